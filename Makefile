@@ -1,0 +1,72 @@
+# Needs CPython >= 3.11, git and make; everything else is installed into .venv. `make` alone says what there is.
+#
+# Settings:  PYTHON=/path/to/python3   what .venv is made from (the default: see .ci/pythons)
+#            ARGS='-k gate -x'         further options for pytest, the demo or the benchmarks
+
+VENV   ?= .venv
+EXTRAS ?= test,lint
+PYTHON ?=
+ARGS   ?=
+export ARGS
+
+# All paths are relative, so that the checkout may lie in a directory with spaces in its name.
+py    := $(VENV)/bin/python
+stamp := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+.PHONY: FORCE help venv demo test test-all lint format bench build clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+venv: $(stamp) ## make .venv, with this package (editable), its tests' needs and its linters
+
+# Out of date, too, where the Python that it was made from is gone. Removes only what is a virtual environment.
+$(stamp): setup.cfg setup.py pyproject.toml $(shell test -x "$(py)" || echo FORCE)
+	@set -e; [ -x "$(py)" ] && [ -e "$@" ] || { \
+	  chosen=$$(sh .ci/pythons "$(PYTHON)"); \
+	  printf '%s\n' "$$chosen" | { read -r version module path; \
+	    echo "making $(VENV) with Python $$version ($$path)"; \
+	    if [ -f "$(VENV)/pyvenv.cfg" ]; then rm -rf "$(VENV)"; fi; \
+	    "$$path" -m "$$module" "$(VENV)" >/dev/null; }; }
+	@echo "installing sccache-dtool[$(EXTRAS)] into $(VENV)"
+	@$(py) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
+	@touch $@
+FORCE:
+
+demo: $(stamp) ## show what the program does, in a scratch directory
+	@$(py) docs/demo.py $(ARGS)
+
+test: $(stamp) ## run all tests
+	@$(py) -m pytest -q $(ARGS)
+
+test-all: ## run all tests under every CPython >= 3.11 on this machine
+	@sh .ci/test-all
+
+lint: $(stamp) ## check style, types, and that imports run downward only
+	@status=0; \
+	$(py) -m ruff check --quiet --output-format concise || status=1; \
+	$(py) -m ruff format --check --quiet --output-format concise || status=1; \
+	$(py) -m mypy --no-error-summary || status=1; \
+	found=$$($(VENV)/bin/lint-imports --no-logo) || { printf '%s\n' "$$found"; status=1; }; \
+	[ $$status != 0 ] || echo "style, types and imports are in order"; \
+	exit $$status
+
+format: $(stamp) ## put the code in form, and mend what ruff can mend safely
+	@$(py) -m ruff check --quiet --fix-only
+	@$(py) -m ruff format --quiet
+
+bench: $(stamp) ## measure what speed is claimed
+	@$(py) benchmarks/run.py $(ARGS)
+
+build: $(stamp) ## make the source distribution and the wheel, in dist/
+	@$(py) -c 'import build' 2>/dev/null || $(py) -m pip install --quiet --quiet --disable-pip-version-check build
+	@$(py) -m build --outdir dist .
+
+clean: ## remove everything that make has made
+	@rm -rf .venv .venvs build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@find sccache_dtool tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,5 @@
+"""``python -m sccache_dtool`` is ``sc-dtool``."""
+
+from sccache_dtool.cli.main import main
+
+main()

@@ -1,0 +1,325 @@
+"""`du`, `ls`, `status`, `why`, `log`, `dir`, `config`: what people ask. None of them changes anything."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from fnmatch import fnmatch
+from typing import Any
+
+import click
+
+from sccache_dtool import __version__
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.errors import UsageError
+from sccache_dtool.items import Item
+from sccache_dtool.reaping import Judged
+from sccache_dtool.units import short_duration
+
+_SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
+_LEASES = Column("LEASES", field("leases"), right=True)
+_USES = Column("USES", field("uses"), right=True)
+
+
+def _last_use(now: float) -> Column:
+    def show(row: Fields) -> str:
+        return "in use" if row["leases"] else output.ago(row["_idle_since"], now)
+
+    return Column("LAST USE", show)
+
+
+def _item_fields(item: Item) -> dict[str, Any]:
+    return {
+        "item": item.key,
+        "name": item.label,
+        "bytes": item.bytes,
+        "entries": sum(copy.generation.entries for copy in item.copies),
+        "copies": len(item.copies),
+        "leases": item.leases,
+        "uses": item.uses,
+        "last_use": output.moment(item.idle_since),
+        "state": _state(item),
+    }
+
+
+def _state(item: Item) -> str:
+    if not item.copies:
+        return "evicted"
+    return "in-use" if item.leases else "idle"
+
+
+@click.command("du")
+@click.option("--by", type=click.Choice(["item", "user"]), default="item", show_default=True, help="Sum up by what.")
+@common_options()
+@pass_invocation
+def du_command(now: Invocation, by: str) -> None:
+    """Show how much space the cache takes, who uses it, and what could be reclaimed."""
+    cache = now.cache()
+    found = [item for item in cache.items() if item.copies]
+    moment = time.time()
+    if by == "item":
+        rows = [{**_item_fields(item), "_idle_since": item.idle_since} for item in found]
+        columns = [Column("ITEM", field("name")), _SIZE, _LEASES, _USES, _last_use(moment)]
+    else:
+        rows = _by_user(cache, found)
+        columns = [
+            Column("FETCHED BY", field("user")),
+            _SIZE,
+            Column("ITEMS", field("items"), right=True),
+            _LEASES,
+            _USES,
+        ]
+    rows.sort(key=lambda row: row["bytes"], reverse=True)
+    now.out.table(by, rows, columns)
+    idle = [item for item in found if not item.leases]
+    total = {
+        "items": len(found),
+        "bytes": sum(item.bytes for item in found),
+        "leases": sum(item.leases for item in found),
+        "uses": sum(item.uses for item in found),
+        "reclaimable_items": len(idle),
+        "reclaimable_bytes": sum(item.bytes for item in idle),
+    }
+    now.out.result(
+        "total",
+        total,
+        f"{output.count(total['items'], 'item')}, {output.size(total['bytes'])}; "
+        f"not in use and reclaimable: {output.count(len(idle), 'item')}, {output.size(total['reclaimable_bytes'])}",
+    )
+
+
+def _by_user(cache: Cache, found: list[Item]) -> list[dict[str, Any]]:
+    users: dict[str, dict[str, Any]] = {}
+    for item in found:
+        for copy in item.copies:
+            user = str(cache.facts(copy).get("by", "?")).partition("@")[0]
+            sums = users.setdefault(user, {"user": user, "bytes": 0, "items": 0, "leases": 0, "uses": 0})
+            sums["bytes"] += copy.generation.bytes
+            sums["items"] += 1
+            sums["leases"] += len(copy.held)
+            sums["uses"] += item.uses
+    return list(users.values())
+
+
+_SORTS: dict[str, Callable[[Item], Any]] = {
+    "name": lambda item: item.label,
+    "size": lambda item: -item.bytes,
+    "uses": lambda item: -item.uses,
+    "last-use": lambda item: -item.idle_since,
+}
+
+
+@click.command("ls")
+@click.option(
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="WHAT",
+    help="Only what is idle, in-use or evicted, or whose name matches a pattern such as 'hg*'. Repeat to narrow.",
+)
+@click.option("--sort", type=click.Choice(list(_SORTS)), default="name", show_default=True, help="In which order.")
+@common_options()
+@pass_invocation
+def ls_command(now: Invocation, filters: tuple[str, ...], sort: str) -> None:
+    """List the items with their keys, states and sources."""
+    cache = now.cache()
+    shown = sorted((item for item in cache.items() if _passes(item, filters)), key=_SORTS[sort])
+    now.out.table(
+        "item",
+        (_listed(cache, item) for item in shown),
+        [
+            Column("NAME", field("name")),
+            Column("KEY", lambda row: row["item"][:12]),
+            _SIZE,
+            Column("STATE", field("state")),
+            Column("SOURCE", lambda row: " ".join(row["source"])),
+        ],
+    )
+
+
+def _passes(item: Item, filters: tuple[str, ...]) -> bool:
+    states = {"idle", "in-use", "evicted"}
+    if not item.copies and "evicted" not in filters:
+        return False
+    return all(_state(item) == word if word in states else fnmatch(item.label, word) for word in filters)
+
+
+def _listed(cache: Cache, item: Item) -> dict[str, Any]:
+    facts = cache.facts(item.copies[0]) if item.copies else {}
+    path = cache.path(item.copies[0]) if item.copies else None
+    source = facts.get("source")
+    return {
+        **_item_fields(item),
+        "source": [str(word) for word in source] if isinstance(source, list) else [],
+        "path": None if path is None else str(path),
+        "fetched": facts.get("fetched"),
+        "fetch_seconds": facts.get("seconds"),
+        "fetched_by": facts.get("by"),
+    }
+
+
+@click.command("status")
+@click.argument("item", required=False)
+@common_options()
+@pass_invocation
+def status_command(now: Invocation, item: str | None) -> None:
+    """Show the state of the cache, or of one ITEM: its copies, and who holds it."""
+    cache = now.cache()
+    if item is None:
+        _cache_status(now, cache)
+        return
+    found = cache.item(cache.find(item))
+    fields = _listed(cache, found)
+    lines = [
+        f"{found.label}: {_state(found)}",
+        f"key      {found.key}",
+        f"source   {' '.join(fields['source']) or 'none'}",
+        f"path     {fields['path'] or 'none'}",
+        f"size     {output.size(found.bytes)} in {fields['entries']:,} files and directories",
+        f"fetched  {fields['fetched'] or 'never'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
+        f"uses     {found.uses}, of which {found.leases} now",
+    ]
+    now.out.result("item", fields, "\n".join(lines))
+    _print_leases(now, cache.judged(found))
+
+
+def _cache_status(now: Invocation, cache: Cache) -> None:
+    glance = cache.overview()
+    found = list(cache.items())
+    present = [item for item in found if item.copies]
+    busy = [item for item in present if item.leases]
+    size = sum(item.bytes for item in present)
+    leases = sum(item.leases for item in busy)
+    fields = {
+        "root": str(glance.root),
+        "id": glance.id,
+        "items": len(present),
+        "bytes": size,
+        "free_bytes": glance.free,
+        "items_in_use": len(busy),
+        "leases": leases,
+        "holders": glance.holders,
+        "fetching": glance.fetching,
+        "trashed": glance.trashed,
+        "uses": sum(item.uses for item in found),
+        "program": __version__,
+    }
+    lines = [
+        f"cache     {glance.root}",
+        f"items     {len(present):,}, {output.size(size)}; {output.size(glance.free)} free",
+        f"in use    {output.count(len(busy), 'item')}, {output.count(leases, 'lease')}",
+        f"holders   {glance.holders:,}",
+        f"fetching  {glance.fetching:,}",
+        f"in trash  {glance.trashed:,}",
+        f"uses      {fields['uses']:,} so far",
+    ]
+    now.out.result("cache", fields, "\n".join(lines))
+
+
+@click.command("why")
+@click.argument("item")
+@common_options()
+@pass_invocation
+def why_command(now: Invocation, item: str) -> None:
+    """Say why ITEM is kept: who holds it, since when, and how that is known."""
+    cache = now.cache()
+    found = cache.item(cache.find(item))
+    fields = {"item": found.key, "name": found.label, "state": _state(found), "leases": found.leases}
+    if not found.copies:
+        reason = (
+            f"{found.label} is not in the cache any more; its last use ended {output.ago(found.last_end, time.time())}"
+        )
+    elif not found.leases:
+        reason = (
+            f"{found.label} is not in use, so `clean` may remove it; "
+            f"its last use ended {output.ago(found.idle_since, time.time())}"
+        )
+    else:
+        reason = f"{found.label} is kept: {output.count(found.leases, 'lease')} held"
+    now.out.result("why", {**fields, "reason": reason}, reason)
+    _print_leases(now, cache.judged(found))
+
+
+def _print_leases(now: Invocation, judged: list[Judged]) -> None:
+    moment = time.time()
+    for one in judged:
+        fields = {
+            "lease": one.held.name,
+            "item": one.held.key,
+            "by": one.by,
+            "since": output.moment(one.since),
+            "verdict": str(one.verdict.state),
+            "evidence": one.verdict.evidence,
+        }
+        human = f"  {one.by}, since {output.ago(one.since, moment)}: {one.verdict.state}, {one.verdict.evidence}"
+        now.out.result("lease", fields, human)
+
+
+@click.command("log")
+@click.argument("item", required=False)
+@click.option("--since", type=duration, metavar="TIME", help="Only uses that ended within this time, such as 7d.")
+@common_options()
+@pass_invocation
+def log_command(now: Invocation, item: str | None, since: float | None) -> None:
+    """Show the finished uses of ITEM, or of all: when, for how long, by whom."""
+    cache = now.cache()
+    keys = [cache.find(item)] if item else [found.key for found in cache.items() if found.finished_uses]
+    earliest = 0.0 if since is None else time.time() - since
+    rows = sorted(_uses(cache, keys, earliest), key=lambda row: str(row["end"]))
+    now.out.table(
+        "use",
+        rows,
+        [
+            Column("END", field("end")),
+            Column("LASTED", lambda row: "?" if row["seconds"] is None else short_duration(row["seconds"]), right=True),
+            Column("ITEM", field("name")),
+            Column("BY", field("by")),
+            Column("HOW", field("how")),
+        ],
+    )
+    if not rows:
+        now.out.note("no use has ended yet" if since is None else "no use has ended in that time")
+
+
+def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, Any]]:
+    for key in keys:
+        for use in cache.uses(key):
+            if use.end >= earliest:
+                yield {
+                    "item": key,
+                    "name": key[33:],
+                    "since": output.moment(use.since),
+                    "end": output.moment(use.end),
+                    "seconds": None if use.since is None else round(max(0.0, use.end - use.since), 3),
+                    "by": use.by,
+                    "how": use.how,
+                    "lease": use.lease,
+                }
+
+
+@click.command("dir")
+@common_options()
+@pass_invocation
+def dir_command(now: Invocation) -> None:
+    """Print the cache's directory."""
+    cache = now.cache()
+    cache.check()
+    now.out.result("dir", {"path": str(cache.root)}, str(cache.root))
+
+
+@click.command("config")
+@click.argument("action", type=click.Choice(["show"]), default="show")
+@common_options()
+@pass_invocation
+def config_command(now: Invocation, action: str) -> None:
+    """Show the settings of the cache: its config.toml, and what stands where that is silent."""
+    if action != "show":
+        raise UsageError(f"config cannot {action}")
+    cache = now.cache()
+    cache.check()
+    settings = cache.settings._asdict()
+    lines = [f"{name:15}{'none' if value is None else short_duration(value)}" for name, value in settings.items()]
+    now.out.result("config", settings, "\n".join(lines))

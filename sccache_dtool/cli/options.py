@@ -1,0 +1,145 @@
+"""Options that several commands share, the types of their values, and what they add up to."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from sccache_dtool import root
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli.output import Output
+from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.units import parse_duration, parse_size
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Value = TypeVar("Value")
+
+
+def size(text: str) -> int:
+    """An option's value in bytes; the error names the accepted forms."""
+    return _convert(parse_size, text)
+
+
+def duration(text: str) -> float:
+    """An option's value in seconds; the error names the accepted forms."""
+    return _convert(parse_duration, text)
+
+
+def _convert(parse: Callable[[str], Value], text: str) -> Value:
+    try:
+        return parse(text)
+    except CacheError as error:
+        raise click.BadParameter(f"{error.message}; {error.hint}") from None
+
+
+class Invocation:
+    """What the options that every command has add up to."""
+
+    def __init__(self) -> None:
+        self.cache_dir: str | None = None
+        self.format = "human"
+        self.color = "auto"
+        self.quiet = False
+        self.verbose = False
+        self.no_input = False
+        self.debug = False
+        self._output: Output | None = None
+
+    @property
+    def out(self) -> Output:
+        """Where everything is printed."""
+        if self._output is None:
+            self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose)
+        return self._output
+
+    def cache(self, directory: str | None = None, **more: Any) -> Cache:
+        """The cache that the command is about."""
+        choice = root.choose(directory or self.cache_dir, os.environ)
+        self.out.detail(f"cache: {choice.path} (from {choice.origin})")
+        return Cache(
+            choice.path,
+            on_warning=self.out.warning,
+            on_note=self.out.note,
+            may_hold_data=choice.may_hold_data,
+            progress=self.out.progress(),
+            **more,
+        )
+
+    def confirm(self, question: str) -> None:
+        """Go on only if a person agrees. Raises UsageError where there is nobody to ask."""
+        if self.no_input or not sys.stdin.isatty():
+            raise UsageError("this asks before it removes, and nobody can be asked here", hint="add -y to agree")
+        click.confirm(question, abort=True, err=True)
+
+
+def invocation(ctx: click.Context) -> Invocation:
+    """The invocation that a context belongs to."""
+    found = ctx.find_object(Invocation)
+    if found is None:
+        found = ctx.find_root().obj = Invocation()
+    return found
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value not in (None, False) and param.name is not None:
+        setattr(invocation(ctx), param.name, value)
+
+
+def common_options(hidden: bool = True) -> Callable[[Command], Command]:
+    """The options that may stand before and after a command's name; shown in the help of `sc-dtool` alone."""
+
+    def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
+        return click.option(*names, expose_value=False, callback=_keep, hidden=hidden, **attributes)
+
+    def decorate(function: Command) -> Command:
+        for add in reversed(
+            (
+                option("-C", "--cache-dir", metavar="DIR", help="The cache's directory. Default: dtool's own."),
+                option("-f", "--format", type=click.Choice(["human", "json", "tsv"]), help="How results are printed."),
+                option("--color", type=click.Choice(["auto", "always", "never"]), help="Colour in what people read."),
+                option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
+                option("-v", "--verbose", is_flag=True, help="Say more on standard error."),
+                option("--no-input", is_flag=True, help="Never ask."),
+                option("--debug", is_flag=True, help="Show a traceback with an error."),
+            )
+        ):
+            function = add(function)
+        return function
+
+    return decorate
+
+
+def naming_options(function: Command) -> Command:
+    """Which item, and on whose behalf: the same for `use`, `unuse`, `run` and `renew`."""
+    for add in reversed(
+        (
+            click.option("-n", "--name", metavar="NAME", help="Name the item. Alone: a pure reference count."),
+            click.option("--size", type=size, metavar="SIZE", help="Room that the item needs, such as 10GB."),
+            click.option(
+                "-d", "--directories", metavar="DIR:DIR", help="Caches to look in; the first with room takes the item."
+            ),
+            click.option(
+                "--holder",
+                default="auto",
+                metavar="WHO",
+                help="Who holds the lease: auto (the calling process), pid:N, or a name.",
+            ),
+            click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+def lasting_options(function: Command) -> Command:
+    """How long a lease lasts and how long to wait for it."""
+    ttl = click.option("--ttl", type=duration, metavar="TIME", help="Lifetime of the lease, such as 12h.")
+    wait = click.option("--wait", type=duration, metavar="TIME", help="Wait so long for somebody else's download.")
+    return ttl(wait(function))

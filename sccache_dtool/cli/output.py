@@ -1,0 +1,174 @@
+"""The only place that prints. Results go to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+
+from sccache_dtool.clock import iso
+from sccache_dtool.errors import CacheError
+from sccache_dtool.records import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sccache_dtool.fetch.progress import Progress
+
+#: Version of the field names in JSON; it changes when one is renamed or taken away.
+JSON_VERSION = 1
+
+Fields = Mapping[str, Any]
+
+
+class Column(NamedTuple):
+    """A column of a table that people read: its title, and how a record's field is shown."""
+
+    title: str
+    show: Callable[[Fields], str]
+    right: bool = False
+
+
+class Output:
+    """Prints in one of three formats: for people, as JSON Lines, or as tab-separated values with a header."""
+
+    def __init__(self, format: str, color: str, *, quiet: bool, verbose: bool) -> None:
+        self.format = format
+        self._color = color
+        self._quiet = quiet
+        self._verbose = verbose
+        self._header: tuple[str, ...] = ()
+
+    # -- results -----------------------------------------------------------------------------------------------------
+
+    def result(self, kind: str, fields: Fields, human: str | None) -> None:
+        """One result; `human` is what a person reads of it, None for nothing."""
+        if self.format == "human":
+            if human is not None:
+                _write(sys.stdout, human)
+        else:
+            self._machine(kind, fields)
+
+    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
+        """Many results of one kind."""
+        if self.format == "human":
+            self._table(list(rows), columns)
+        else:
+            for row in rows:
+                self._machine(kind, row)
+
+    def _machine(self, kind: str, fields: Fields) -> None:
+        if self.format == "json":
+            import json
+
+            _write(sys.stdout, json.dumps({"type": kind, "version": JSON_VERSION, **fields}, ensure_ascii=False))
+            return
+        header = ("type", *fields)
+        if header != self._header:
+            self._header = header
+            _write(sys.stdout, "\t".join(header))
+        _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
+
+    def _table(self, rows: list[Fields], columns: Sequence[Column]) -> None:
+        if not rows:
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+        for row in rows:
+            table.add_row(*(Text(printable(column.show(row))) for column in columns))
+        self._console(sys.stdout).print(table)
+
+    # -- everything else ---------------------------------------------------------------------------------------------
+
+    def note(self, text: str) -> None:
+        """Something worth knowing, unless --quiet."""
+        if not self._quiet:
+            _write(sys.stderr, printable(text))
+
+    def detail(self, text: str) -> None:
+        """Something worth knowing with --verbose."""
+        if self._verbose:
+            _write(sys.stderr, printable(text))
+
+    def warning(self, text: str) -> None:
+        """Something that is not as it should be, and was passed over."""
+        _write(sys.stderr, printable(f"warning: {text}"))
+
+    def error(self, error: CacheError) -> None:
+        """What went wrong, who is concerned, and what to do."""
+        _write(sys.stderr, printable(f"Error: {error.message}"))
+        for line in error.details:
+            _write(sys.stderr, printable(f"  {line}"))
+        if error.hint:
+            _write(sys.stderr, printable(f"hint: {error.hint}"))
+
+    def progress(self) -> Progress | None:
+        """A progress bar, where there is a terminal to show it on."""
+        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return None
+        from sccache_dtool.cli.progress import Bar
+
+        return Bar(lambda: self._console(sys.stderr))
+
+    def _console(self, file: TextIO) -> Console:
+        from rich.console import Console
+
+        plain = self._color == "never" or (
+            self._color == "auto" and (bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb")
+        )
+        return Console(
+            file=file,
+            highlight=False,
+            markup=False,
+            no_color=plain,
+            force_terminal=True if self._color == "always" else None,
+            width=None if file.isatty() else 1000,
+        )
+
+
+# -- how values are shown to people ------------------------------------------------------------------------------------
+
+
+def size(value: int) -> str:
+    """Bytes with a decimal unit: ``1.5 GB``."""
+    import humanize
+
+    return humanize.naturalsize(value)
+
+
+def ago(moment: float | None, now: float) -> str:
+    """How long ago a time was: ``3 days ago``; ``never`` for none."""
+    if moment is None:
+        return "never"
+    import humanize
+
+    return humanize.naturaltime(max(0.0, now - moment))
+
+
+def count(number: int, noun: str) -> str:
+    """``1 item``, ``1,234 items``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def moment(seconds: float | None) -> str | None:
+    """A time for machines: ISO 8601 in UTC."""
+    return None if seconds is None else iso(seconds)
+
+
+def field(name: str) -> Callable[[Fields], str]:
+    """A column that shows a field as it is."""
+    return lambda row: str(row[name])
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return printable(text)
+
+
+def _write(file: TextIO, line: str) -> None:
+    print(line, file=file, flush=True)

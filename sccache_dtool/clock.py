@@ -1,0 +1,31 @@
+"""The only source of time. Which clock a rule may use is part of the rule; see `docs/explanation/clocks.md`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+
+class Clock:
+    """The clocks of this host; tests hand in others."""
+
+    def wall(self) -> float:
+        """Seconds since 1970. It may step, and other hosts' differ: for display and policy, never for safety."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds that never step backwards, for measuring and bounding waits within one process."""
+        return time.monotonic()
+
+    def since_boot(self) -> float:
+        """Seconds since this host booted, time asleep included: comparable between processes of one boot."""
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def sleep(self, seconds: float) -> None:
+        """Do nothing for `seconds`."""
+        time.sleep(seconds)
+
+
+def iso(seconds: float, timespec: str = "seconds") -> str:
+    """A wall-clock time as ISO 8601 in UTC: ``2026-11-21T09:30:12Z``."""
+    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec=timespec)}Z"

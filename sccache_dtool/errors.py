@@ -1,0 +1,102 @@
+"""Every error the program shows: what went wrong, its exit code, and what to do next.
+
+The exit codes are part of the command line's contract; `docs/reference/exit-codes.md` lists them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of `sc-dtool`; stable, scripts may rely on them."""
+
+    DONE = 0
+    ERROR = 1
+    USAGE = 2
+    PARTIAL = 3
+    NO_CACHE = 10
+    TIMED_OUT = 11
+    FETCH_FAILED = 12
+    NO_SPACE = 13
+    IN_USE = 14
+    FINDINGS = 20
+    LEASE_LOST = 75
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+    INTERRUPTED = 130
+
+
+class CacheError(Exception):
+    """Base of all errors that are meant for the user.
+
+    `details` are further lines (who holds what); `hint` says what to do next.
+    """
+
+    exit_code: Exit = Exit.ERROR
+
+    def __init__(self, message: str, *, details: Sequence[str] = (), hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = tuple(details)
+        self.hint = hint
+
+
+class UsageError(CacheError):
+    """The words of a command or the arguments of a call make no sense."""
+
+    exit_code = Exit.USAGE
+
+
+class NoCache(CacheError):
+    """The directory has not been set up as a cache."""
+
+    exit_code = Exit.NO_CACHE
+
+
+class TimedOut(CacheError):
+    """Somebody else was at it for longer than we were told to wait."""
+
+    exit_code = Exit.TIMED_OUT
+
+
+class FetchFailed(CacheError):
+    """The source could not be had, or what came was not what was promised."""
+
+    exit_code = Exit.FETCH_FAILED
+
+
+class NoSpace(CacheError):
+    """The file system is full, or a quota is used up."""
+
+    exit_code = Exit.NO_SPACE
+
+
+class InUse(CacheError):
+    """Somebody holds a lease or a lock on it."""
+
+    exit_code = Exit.IN_USE
+
+
+class LeaseLost(CacheError):
+    """Our holder was revoked: the data may be deleted under us."""
+
+    exit_code = Exit.LEASE_LOST
+
+
+#: errno values that mean "no room left"; a quota is as full as a disk.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+#: errno values by which a server says that a name, or the directory it was in, is gone.
+GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTDIR})
+
+#: errno values by which a server says that a directory is not empty (POSIX allows both).
+NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+
+def explain(error: OSError) -> str:
+    """An operating system error as one plain sentence, with the file it was about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{reason}: {error.filename}" if error.filename else reason

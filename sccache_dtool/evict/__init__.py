@@ -1,0 +1,1 @@
+"""Deciding what may go (pure functions over snapshots), and letting it go."""

@@ -1,0 +1,187 @@
+"""The keeper of a cache: reaps, cleans, removes, restores. Decisions are `policies.py`'s, deeds `trash.py`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from sccache_dtool import holders, items
+from sccache_dtool.clock import Clock
+from sccache_dtool.election import Election
+from sccache_dtool.errors import InUse
+from sccache_dtool.evict import clean, trash
+from sccache_dtool.evict.clean import Cleaned
+from sccache_dtool.evict.policies import Plan, Rules, make_plan
+from sccache_dtool.evict.tidy import Broom, Leftover
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder, HolderRecord
+from sccache_dtool.items import Item
+from sccache_dtool.layout import Layout, TrashName, key_label
+from sccache_dtool.leases import Held
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.process import Proc
+from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
+
+
+class Keeper:
+    """Works on one cache that has been checked to be one."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        clock: Clock,
+        proc: Proc,
+        cache_id: str,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._fs = fs
+        self._layout = layout
+        self._clock = clock
+        self._proc = proc
+        self._id = cache_id
+        self._warn = warn
+
+    def reap(self, *, dry_run: bool = False) -> Reaped:
+        """End all leases whose holder is proved dead."""
+        found = list(self._scan())
+        with self.court() as court:
+            return self._reap(court, found, dry_run=dry_run)
+
+    def plan(self, rules: Rules) -> tuple[Plan, Reaped]:
+        """What `clean` would do now, and what it would reap before."""
+        found = list(self._scan())
+        with self.court() as court:
+            reaped = self._reap(court, found, dry_run=True)
+        now = self._clock.wall()
+        return make_plan(clean.after_reaping(found, reaped, now), rules, now), reaped
+
+    def clean(self, rules: Rules, keep_for: float) -> Cleaned:
+        """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
+
+        `keep_for`: seconds for which what is evicted can be restored.
+        """
+        with self._elected(), self._at_work() as holder:
+            found = list(self._scan())
+            with self.court() as court:
+                reaped = self._reap(court, found, dry_run=False)
+                leftovers = list(self._broom(court).find(copy for item in found for copy in item.copies))
+            now = self._clock.wall()
+            plan = make_plan(clean.after_reaping(found, reaped, now), rules, now)
+            keep_until = int(now + keep_for) if keep_for else 0
+            removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until)
+            tidied = clean.put_away(leftovers, self._warn)
+            clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
+            purged = trash.purge(self._fs, self._layout, now, self._warn)
+        return Cleaned(plan, reaped, tuple(removed), tuple(taken), tuple(failed), tuple(tidied), purged)
+
+    def remove(self, key: str, keep_for: float) -> int:
+        """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
+        found = items.look(self._fs, self._layout, key, self._warn)
+        with self.court() as court:
+            self._reap(court, [found], dry_run=False, everybody=False)
+        now = self._clock.wall()
+        keep_until = int(now + keep_for) if keep_for else 0
+        freed = sum(
+            copy.generation.bytes
+            for copy in found.copies
+            if trash.evict(self._fs, self._layout, key, str(copy.generation), keep_until) is trash.Outcome.EVICTED
+        )
+        left = items.look(self._fs, self._layout, key, self._warn)
+        if left.leases:
+            raise self._in_use(left)
+        trash.purge(self._fs, self._layout, now, self._warn)
+        return freed
+
+    def evict_if_idle(self, key: str) -> bool:
+        """Evict what of an item nobody uses; True if nothing of it is left."""
+        found = items.look(self._fs, self._layout, key, self._warn)
+        outcomes = [trash.evict(self._fs, self._layout, key, str(copy.generation)) for copy in found.copies]
+        trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+        return trash.Outcome.IN_USE not in outcomes
+
+    def restorable(self) -> Iterator[tuple[str, TrashName]]:
+        """Keys of items in the trash, and where they are there."""
+        return trash.restorable(self._fs, self._layout, self._warn)
+
+    def restore(self, key: str, name: TrashName) -> bool:
+        """Bring a copy back from the trash; False if it has gone from there meanwhile."""
+        with self._at_work() as holder:
+            return trash.restore(self._fs, self._layout, self._clock, holder, key, name)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What crashes have left behind."""
+        found = list(self._scan())
+        with self.court() as court:
+            yield from self._broom(court).find(copy for item in found for copy in item.copies)
+
+    def path_of(self, held: Held) -> str:
+        """Where a lease is."""
+        return f"{held.gate(self._layout)}/{held.name}"
+
+    def judged(self, held: Iterable[Held]) -> list[Judged]:
+        """Leases with what can be said of them; writes nothing into the cache."""
+        listed = list(held)
+        with self.court(glance=True) as court:
+            return [court.lease(one) for one in listed]
+
+    def court(self, *, glance: bool = False) -> AbstractContextManager[Court]:
+        """See `reaping.open_court`."""
+        return open_court(self._fs, self._layout, self._clock, self._proc, self._id, glance=glance)
+
+    def election(self, name: str) -> Election:
+        """An election in which this process stands; processes that are proved dead are passed over at once."""
+        owner = holders.program_owner(self._proc)
+        return Election(
+            self._fs, self._layout, self._clock, name, holders.encode(owner, None, self._clock), self._judge_process
+        )
+
+    def _judge_process(self, record: HolderRecord) -> Verdict:
+        return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+
+    def _reap(self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True) -> Reaped:
+        held = [one for item in found for copy in item.copies for one in copy.held]
+        reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody)
+        for failure in reaped.failed:
+            self._warn(failure)
+        return reaped
+
+    def _scan(self) -> Iterator[Item]:
+        return items.scan(self._fs, self._layout, self._warn)
+
+    def _broom(self, court: Court) -> Broom:
+        return Broom(self._fs, self._layout, self._clock, court, self._warn)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[Holder]:
+        """A holder for work areas of ours, so that nobody takes them for abandoned."""
+        owner = holders.program_owner(self._proc)
+        holder = Holder(self._fs, self._layout, self._clock, owner, holders.DEFAULT_TTL)
+        try:
+            yield holder
+        finally:
+            holder.retire()
+
+    @contextmanager
+    def _elected(self) -> Iterator[None]:
+        election = self.election("clean")
+        if not election.poll():
+            winner = election.winner() or "an unknown process"
+            raise InUse(
+                f"another cleaner is at work in {self._layout.root}",
+                details=[winner],
+                hint="nothing was done, and nothing needs to be: it does the same work",
+            )
+        try:
+            yield
+        finally:
+            election.resign()
+
+    def _in_use(self, item: Item) -> InUse:
+        judged = self.judged(held for copy in item.copies for held in copy.held)
+        count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
+        return InUse(
+            f"cannot remove {key_label(item.key)}: {count} held",
+            details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
+            hint="they are released with `sc-dtool unuse`, or reaped once their holder is proved dead",
+        )

@@ -1,0 +1,125 @@
+"""What crashes and kills leave behind, and how each piece is put away. `clean` does it, `doctor` tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from sccache_dtool import records
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import GONE
+from sccache_dtool.evict import trash
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import PROBE
+from sccache_dtool.items import Copy
+from sccache_dtool.layout import HolderName, Layout, WorkName
+from sccache_dtool.liveness import State
+from sccache_dtool.reaping import Court
+
+#: Seconds for which things are left that only their age tells to be abandoned.
+OLD = 86_400.0
+
+
+class Leftover(NamedTuple):
+    """Something that nobody will come back for."""
+
+    path: str
+    what: str
+    put_away: Callable[[], object]  # safe to call twice, and at the same time as another's call
+
+
+class Broom:
+    """Finds leftovers; holds no state but what it was given."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        clock: Clock,
+        court: Court,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._fs = fs
+        self._layout = layout
+        self._clock = clock
+        self._court = court
+        self._warn = warn
+
+    def find(self, copies: Iterable[Copy]) -> Iterator[Leftover]:
+        """All leftovers; `copies` is what a scan saw."""
+        busy: set[str] = set()
+        for copy in copies:
+            busy.update(held.lease.holder for held in copy.held if held.lease)
+            if copy.closed:
+                yield self._closed(copy)
+        yield from self._work_areas()
+        yield from self._half_removed()
+        yield from self._gone_holders(busy)
+        yield from self._probes()
+        yield from self._elections()
+
+    def _closed(self, copy: Copy) -> Leftover:
+        path = self._layout.generation(copy.key, str(copy.generation))
+        return Leftover(
+            path,
+            "a copy whose eviction was interrupted",
+            lambda: trash.evict(self._fs, self._layout, copy.key, str(copy.generation)),
+        )
+
+    def _work_areas(self) -> Iterator[Leftover]:
+        for text in self._fs.names(self._layout.tmp):
+            path = f"{self._layout.tmp}/{text}"
+            work = WorkName.parse(text)
+            if work is None:
+                self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
+            elif work.purpose == "going" or self._court.holder(work.holder)[1].state is State.DEAD:
+                yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+
+    def _discard(self, work: WorkName) -> Callable[[], object]:
+        return lambda: trash.discard_work(self._fs, self._layout, work)
+
+    def _half_removed(self) -> Iterator[Leftover]:
+        for name in trash.listing(self._fs, self._layout, self._warn):
+            if name.going:
+                path = f"{self._layout.trash}/{name}"
+                yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
+
+    def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
+        """Revoked holders without leases. They are kept for a day, for those who want to know."""
+        for text in self._fs.names(self._layout.gone):
+            name = HolderName.parse(text)
+            path = f"{self._layout.gone}/{text}"
+            if name is None:
+                self._warn(f"{self._layout.gone}/{records.printable(text)}: not a holder; left alone")
+            elif name.id not in busy and self._is_old(path):
+                yield Leftover(path, "a holder that was revoked", self._unlink(path))
+
+    def _probes(self) -> Iterator[Leftover]:
+        for text in self._fs.names(self._layout.holders):
+            path = f"{self._layout.holders}/{text}"
+            if text.startswith(PROBE) and self._is_old(path):
+                yield Leftover(path, "the probe of a listing that was killed", self._unlink(path))
+
+    def _elections(self) -> Iterator[Leftover]:
+        """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
+        for text in self._fs.names(self._layout.locks):
+            path = f"{self._layout.locks}/{text}"
+            if self._is_old(path):
+                yield Leftover(path, "what is left of an election", self._unlink(path))
+
+    def _is_old(self, path: str) -> bool:
+        """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""
+        now = self._clock.wall() if self._court.roll.now is None else self._court.roll.now
+        try:
+            status = self._fs.lstat(path)
+            return now - max(status.st_ctime, status.st_mtime) > OLD
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return False
+
+    def _unlink(self, path: str) -> Callable[[], object]:
+        return lambda: self._fs.unlink(path)
+
+    def _remove_tree(self, path: str) -> Callable[[], object]:
+        return lambda: self._fs.remove_tree(path)

@@ -1,0 +1,126 @@
+"""Letting go: close the gate, rename into the trash, delete there at leisure, or restore from there.
+
+Every step may be repeated by anyone, and needs no lock. What is in the trash was closed before, so nobody holds it.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+
+from sccache_dtool import gate, records
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder
+from sccache_dtool.layout import GATE, ITEM_FILE, Generation, Layout, TrashName, WorkName, is_key, unique
+
+
+class Outcome(StrEnum):
+    """What became of an eviction."""
+
+    EVICTED = "evicted"
+    IN_USE = "in use"
+    ALREADY_GONE = "already gone"
+
+
+def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int = 0) -> Outcome:
+    """Ask the file system whether a copy is in use and, if it is not, move it into the trash.
+
+    `keep_until`: seconds since 1970 until which `restore` is to find it; 0: delete it at the next purge.
+    """
+    directory = layout.generation(key, generation)
+    if not gate.close(fs, f"{directory}/{GATE}"):
+        return Outcome.IN_USE
+    parsed = Generation.parse(generation)
+    if parsed is None:
+        raise ValueError(f"{generation!r} is no generation")
+    try:
+        fs.rename(directory, f"{layout.trash}/{TrashName(parsed, keep_until)}")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return Outcome.ALREADY_GONE
+    return Outcome.EVICTED
+
+
+def purge(fs: FileSystem, layout: Layout, now: float, warn: Callable[[str], None]) -> int:
+    """Delete what in the trash is not to be kept any longer; returns how many copies went."""
+    count = 0
+    for name in listing(fs, layout, warn):
+        if name.keep_until > now and not name.going:
+            continue
+        try:
+            going = name._replace(going=True)
+            if not name.going:
+                fs.rename(f"{layout.trash}/{name}", f"{layout.trash}/{going}")
+            fs.remove_tree(f"{layout.trash}/{going}")
+            count += 1
+        except OSError as error:
+            if error.errno not in GONE:
+                warn(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
+    return count
+
+
+def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[TrashName]:
+    """What is in the trash."""
+    for text in fs.names(layout.trash):
+        name = TrashName.parse(text)
+        if name is None:
+            warn(f"{layout.trash}/{records.printable(text)}: not an evicted copy; left alone")
+        else:
+            yield name
+
+
+def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[tuple[str, TrashName]]:
+    """Keys of the items in the trash that are still whole, and where they are."""
+    for name in listing(fs, layout, warn):
+        if name.going:
+            continue
+        try:
+            document = records.decode_document(fs.read_text(f"{layout.trash}/{name}/{ITEM_FILE}"))
+        except (OSError, records.Damaged) as error:
+            warn(f"{layout.trash}/{name}: its item.json cannot be read ({error}); it cannot be restored")
+            continue
+        key = document.get("key")
+        if isinstance(key, str) and is_key(key):
+            yield key, name
+        else:
+            warn(f"{layout.trash}/{name}: its item.json names no item; it cannot be restored")
+
+
+def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: str, name: TrashName) -> bool:
+    """Publish an evicted copy again, under a new name, since a closed one is never used again.
+
+    False if it has gone from the trash meanwhile: the rename out of it lets one of restorer and purger win.
+    """
+    area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'restore')}"
+    try:
+        fs.rename(f"{layout.trash}/{name}", area)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    fs.mkdir(f"{area}/{GATE}")
+    fs.make_dirs(layout.history(key))
+    generation = name.generation._replace(random=unique(), created=int(clock.wall()))
+    fs.rename(area, layout.generation(key, str(generation)))
+    return True
+
+
+def discard_work(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
+    """Remove a work area whose holder is gone; False if it was published or removed meanwhile.
+
+    It is renamed before anything in it is deleted: whoever was only paused, and wakes up, must not publish half.
+    """
+    going = f"{layout.tmp}/{work._replace(purpose='going')}"
+    if work.purpose != "going":
+        try:
+            fs.rename(f"{layout.tmp}/{work}", going)
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or error.errno in GONE:
+                return False
+            raise
+    fs.remove_tree(going)
+    return True

@@ -1,0 +1,240 @@
+"""Every call that touches the file system, in one injectable object.
+
+Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin. The
+operations that decide something (`symlink`, `rename`, `rmdir`, `mkdir`, `create`) are single system calls, because
+on a network file system each is one request that the server answers with one winner. Nothing here follows a
+symbolic link in the last component of a path, and nothing decides by "does it exist?": on NFS that answer may be
+almost a minute old.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import tarfile
+
+#: Bytes moved per read or write; large enough for a network file system's largest request.
+CHUNK = 1 << 20
+
+#: No text file of ours is larger than this; a larger one is somebody's prank or damage.
+TEXT_LIMIT = 1 << 20
+
+_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # NONBLOCK: a FIFO must not hang us
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_NO_WRITE_BITS = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+
+
+class Usage(NamedTuple):
+    """What a tree takes up: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
+
+    bytes: int
+    entries: int
+
+
+class Entry(NamedTuple):
+    """A name in a directory, and whether it is a directory itself (a symbolic link to one is not)."""
+
+    name: str
+    is_dir: bool
+
+
+class FileSystem:
+    """The real file system. All methods raise OSError as the system call does."""
+
+    # -- single calls, atomic on the server ------------------------------------------------------------------------
+
+    def symlink(self, text: str, path: str) -> None:
+        """Create `path` exclusively, as a symbolic link whose text is a record."""
+        os.symlink(text, path)
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename within the cache."""
+        os.rename(source, target)
+
+    def mkdir(self, path: str) -> None:
+        """Create a directory exclusively."""
+        os.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        """Remove an empty directory; the server refuses when there is anything in it."""
+        os.rmdir(path)
+
+    def unlink(self, path: str) -> None:
+        """Remove one name that is not a directory."""
+        os.unlink(path)
+
+    def readlink(self, path: str) -> str:
+        """The text of a symbolic link, without following it."""
+        return os.readlink(path)
+
+    def lstat(self, path: str) -> os.stat_result:
+        """Attributes of the name itself; on NFS they may be a minute old."""
+        return os.lstat(path)
+
+    # -- directories -----------------------------------------------------------------------------------------------
+
+    def names(self, path: str) -> list[str]:
+        """The names in a directory, sorted. On a network file system this is a hint, not a proof."""
+        return sorted(os.listdir(path))
+
+    def entries(self, path: str) -> list[Entry]:
+        """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
+        with os.scandir(path) as found:
+            return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+    def make_dirs(self, path: str) -> None:
+        """Create a directory and what is missing above it."""
+        os.makedirs(path, exist_ok=True)
+
+    # -- records and files -----------------------------------------------------------------------------------------
+
+    def put_record(self, text: str, path: str) -> None:
+        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file."""
+        try:
+            self.symlink(text, path)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            self.write_new(path, text)
+
+    def get_record(self, path: str) -> str:
+        """The text that `put_record` stored. Never follows the link."""
+        try:
+            return self.readlink(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self.read_text(path)
+
+    def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
+        """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
+        fd = os.open(path, _READ_ONLY)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+            data = self._read_all(fd, limit + 1)
+        finally:
+            os.close(fd)
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
+        return data.decode("utf-8", "replace")
+
+    def write_new(self, path: str, text: str) -> None:
+        """Create a file exclusively, with its text on stable storage when this returns."""
+        fd = self.create(path)
+        try:
+            self.write(fd, text.encode())
+            self.sync(fd)
+        finally:
+            self.close(fd)
+
+    def create(self, path: str) -> int:
+        """Create a file exclusively; returns a descriptor for writing."""
+        return os.open(path, _CREATE, 0o666)
+
+    def open(self, path: str) -> int:
+        """Open a file for reading, never through a symbolic link."""
+        return os.open(path, _READ_ONLY)
+
+    def read(self, fd: int, size: int = CHUNK) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        return os.read(fd, size)
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def sync(self, fd: int) -> None:
+        """Wait until what was written is on stable storage."""
+        os.fsync(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; a network file system may report here that a write failed."""
+        os.close(fd)
+
+    # -- trees, only ever within a work area or the trash ------------------------------------------------------------
+
+    def usage(self, path: str) -> Usage:
+        """Bytes and entries of a file or tree, `path` itself included."""
+        size = total = 0
+        for _, status in self._walk(path):
+            total += 1
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return Usage(size, total)
+
+    def seal(self, path: str) -> None:
+        """Make a file or tree durable, its files read-only: what is published never changes.
+
+        Directories stay writable, because whoever may evict must be able to empty them.
+        """
+        for name, status in self._walk(path):
+            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+                continue
+            fd = os.open(name, _READ_ONLY)
+            try:
+                if stat.S_ISREG(status.st_mode):
+                    os.fchmod(fd, stat.S_IMODE(status.st_mode) & _NO_WRITE_BITS)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def remove_tree(self, path: str) -> None:
+        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error."""
+        import shutil
+
+        if not stat.S_ISDIR(self.lstat(path).st_mode):
+            self.unlink(path)
+            return
+
+        def open_up_and_retry(function: Callable[..., object], name: str, error: BaseException) -> None:
+            if isinstance(error, FileNotFoundError):
+                return
+            if not isinstance(error, PermissionError):
+                raise error
+            for directory in (os.path.dirname(name), name):
+                if stat.S_ISDIR(os.lstat(directory).st_mode):
+                    os.chmod(directory, 0o700)
+            shutil.rmtree(name) if stat.S_ISDIR(os.lstat(name).st_mode) else os.unlink(name)
+
+        def on_error(function: Callable[..., object], name: str, info: tuple[object, BaseException, object]) -> None:
+            open_up_and_retry(function, name, info[1])
+
+        shutil.rmtree(path, onerror=on_error)  # `onexc` exists only since Python 3.12
+
+    def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
+        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising."""
+        archive.extractall(directory, filter=check)
+
+    def _walk(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
+        """`path` and all below it, children before their directory, symbolic links not followed."""
+        pending = [(path, os.lstat(path), False)]
+        while pending:
+            name, status, seen = pending.pop()
+            if seen or not stat.S_ISDIR(status.st_mode):
+                yield name, status
+                continue
+            pending.append((name, status, True))
+            with os.scandir(name) as found:
+                pending.extend((entry.path, entry.stat(follow_symlinks=False), False) for entry in found)
+
+    @staticmethod
+    def _read_all(fd: int, limit: int) -> bytes:
+        parts = []
+        while limit > 0 and (part := os.read(fd, limit)):
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts)
+
+    # -- the file system as a whole ----------------------------------------------------------------------------------
+
+    def free_space(self, path: str) -> int:
+        """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3))."""
+        figures = os.statvfs(path)
+        return figures.f_bavail * figures.f_frsize

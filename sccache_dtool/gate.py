@@ -1,0 +1,71 @@
+"""The three operations that the protocol rests on: enter, leave, close.
+
+A lease is a name in a generation's gate, the directory `use/`. The server that holds the directory decides every
+one of these calls, whatever any client has cached: `rmdir` is refused while a name is there, and once it has
+succeeded no name can ever be made there again. That is all that keeps data from being deleted under its readers.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from sccache_dtool.errors import GONE, NOT_EMPTY
+from sccache_dtool.fsops import FileSystem
+
+
+def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
+    """Make `lease` in `gate`: True when it is held, False when the generation was closed. One call.
+
+    Open the payload only after this has returned True. A lease that is there already with our own text is ours:
+    the server did it and its reply was lost (seen on NFS).
+    """
+    path = f"{gate}/{lease}"
+    try:
+        fs.put_record(record, path)
+    except FileExistsError:
+        if fs.get_record(path) != record:
+            raise
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True
+
+
+def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bool:
+    """Move `lease` from `gate` to `history` as `ended`: True when this call ended it. One call.
+
+    The finished lease is the record of the access, so a use is logged exactly once, whoever ends it.
+    False: it had been ended before, by a reaper, or by ourselves with the reply lost.
+    """
+    lease_path, ended_path = f"{gate}/{lease}", f"{history}/{ended}"
+    try:
+        fs.rename(lease_path, ended_path)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+    else:
+        return True
+    fs.make_dirs(history)  # a missing target directory says ENOENT too
+    try:
+        fs.rename(lease_path, ended_path)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True
+
+
+def close(fs: FileSystem, gate: str) -> bool:
+    """Close `gate` for good: True when it is closed, now or before; False when a lease is in it. One call.
+
+    Only ENOENT means that it had been closed before. Every other error is raised and the generation kept.
+    """
+    try:
+        fs.rmdir(gate)
+    except OSError as error:
+        if error.errno in NOT_EMPTY:
+            return False
+        if error.errno != errno.ENOENT:
+            raise
+    return True

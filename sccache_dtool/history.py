@@ -1,0 +1,195 @@
+"""Finished leases: how often and when an item was used, and folding many entries into one.
+
+An entry is a lease that was renamed here, so that a use is counted exactly once. Nothing is ever appended: on NFS
+two clients that append lose each other's lines. Folding publishes a segment first and removes its entries after,
+and readers take the union by the lease's name: a crash in between, or two who fold, counts nothing twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import NamedTuple
+
+from sccache_dtool import records
+from sccache_dtool.clock import iso
+from sccache_dtool.errors import GONE
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import EndedName, SegmentName, unique
+
+#: Entries that make a fold worth its calls.
+FOLD_AT = 100
+
+#: Listings after which a directory that never keeps still is taken as it was last seen.
+_MOST_LISTINGS = 20
+
+_SEGMENT_LIMIT = 1 << 30
+
+
+class Use(NamedTuple):
+    """One finished use."""
+
+    lease: str
+    since: float | None  # seconds since 1970 by the user's own clock; None if its record was damaged
+    end: float
+    by: str  # user@host[process]
+    how: str  # released or reaped
+
+
+class Summary(NamedTuple):
+    """How often an item was used, current uses not counted, and when the last use ended (seconds since 1970)."""
+
+    uses: int
+    last: float | None
+
+
+class _Listing(NamedTuple):
+    entries: tuple[EndedName, ...]
+    segments: tuple[SegmentName, ...]
+    strangers: tuple[str, ...]
+
+
+def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summary:
+    """Count the uses, from names alone where that is exact.
+
+    An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
+    in the middle of a fold, and then the segment is read.
+    """
+    listing = _list(fs, history)
+    for name in listing.strangers:
+        warn(f"{history}/{name}: not a finished lease; left alone")
+    last = max(
+        (*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)), default=None
+    )
+    if not listing.segments:
+        count = len(listing.entries)
+    elif len(listing.segments) == 1 and all(entry.end > listing.segments[0].last for entry in listing.entries):
+        count = listing.segments[0].uses + len(listing.entries)
+    else:
+        count = len(_gather(fs, history, warn, records_too=False).texts)
+    return Summary(count, None if last is None else last / 1000)
+
+
+def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]:
+    """All finished uses, the oldest end first."""
+    texts = _gather(fs, history, warn, records_too=True).texts
+    return sorted((_use(entry, text) for entry, text in texts.items()), key=lambda use: use.end)
+
+
+def fold(fs: FileSystem, history: str, tmp: str, warn: Callable[[str], None], least: int = FOLD_AT) -> int:
+    """Fold entries and segments into one segment if there are at least `least` of them; returns how many.
+
+    `tmp` is a path, not there yet, on the same file system; the segment is written there and published by rename.
+    Only what the new segment holds is removed; a segment that could not be read whole stays.
+    """
+    listing = _list(fs, history)
+    if len(listing.entries) + len(listing.segments) < max(2, least):
+        return 0
+    union = _gather(fs, history, warn, records_too=True)
+    segment = SegmentName(len(union.texts), max(entry.end for entry in union.texts), unique())
+    lines = (f"{entry} {text}\n" for entry, text in sorted(union.texts.items(), key=lambda pair: pair[0].end))
+    try:
+        fs.write_new(tmp, "".join(lines))
+        fs.rename(tmp, f"{history}/{segment}")
+    except OSError:
+        with contextlib.suppress(OSError):
+            fs.unlink(tmp)
+        raise
+    covered = [*(entry for entry in listing.entries if entry in union.texts), *union.whole]
+    for name in covered:
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(f"{history}/{name}")
+    return len(covered)
+
+
+def _list(fs: FileSystem, history: str) -> _Listing:
+    try:
+        found = fs.names(history)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        found = []
+    entries, segments, strangers = [], [], []
+    for name in found:
+        if entry := EndedName.parse(name):
+            entries.append(entry)
+        elif segment := SegmentName.parse(name):
+            segments.append(segment)
+        else:
+            strangers.append(name)
+    return _Listing(tuple(entries), tuple(segments), tuple(strangers))
+
+
+class _Union(NamedTuple):
+    texts: dict[EndedName, str]
+    whole: frozenset[SegmentName]  # segments of which every line was understood
+
+
+def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, records_too: bool) -> _Union:
+    """Every finished lease and its record, the union of entries and segments.
+
+    A listing is not a snapshot: who sees a segment that was not there at the last listing lists again, so that no
+    record is missed between an entry's removal and its segment's appearance.
+    """
+    texts: dict[EndedName, str] = {}
+    seen: set[SegmentName] = set()
+    whole: set[SegmentName] = set()
+    for _ in range(_MOST_LISTINGS):
+        listing = _list(fs, history)
+        for entry in listing.entries:
+            if not texts.get(entry):
+                texts[entry] = _record(fs, f"{history}/{entry}") if records_too else ""
+        fresh = set(listing.segments) - seen
+        for segment in fresh:
+            lines = _segment_lines(fs, f"{history}/{segment}", warn)
+            texts |= {entry: text for entry, text in lines if entry}
+            if lines and all(entry for entry, _ in lines):
+                whole.add(segment)
+        seen |= fresh
+        if not fresh:
+            break
+    return _Union(texts, frozenset(whole))
+
+
+def _record(fs: FileSystem, path: str) -> str:
+    try:
+        return fs.get_record(path).replace("\n", " ")
+    except (OSError, ValueError):
+        return ""
+
+
+def _segment_lines(fs: FileSystem, path: str, warn: Callable[[str], None]) -> list[tuple[EndedName | None, str]]:
+    try:
+        text = fs.read_text(path, _SEGMENT_LIMIT)
+    except FileNotFoundError:  # folded into another meanwhile, which the next listing shows
+        return []
+    except OSError as error:
+        warn(f"{path}: {error.strerror}; its uses are not counted")
+        return []
+    lines = []
+    for line in text.splitlines():
+        name, _, record = line.partition(" ")
+        lines.append((EndedName.parse(name), record))
+    if not all(entry for entry, _ in lines):
+        warn(f"{path}: has lines that are no finished leases; they are not counted")
+    return lines
+
+
+def encode_lease(since: float, by: str) -> str:
+    """The record of a lease: ``<ISO time> <user>@<host>[<process>]``, short enough to be kept in an inode."""
+    return f"{iso(since, timespec='milliseconds')} {by}"
+
+
+def decode_lease(text: str) -> tuple[float | None, str]:
+    """Since when (seconds since 1970, None if damaged) and by whom."""
+    moment, _, by = text.partition(" ")
+    try:
+        return datetime.fromisoformat(moment).timestamp(), records.printable(by)[:200] or "?"
+    except ValueError:
+        return None, "?"
+
+
+def _use(entry: EndedName, text: str) -> Use:
+    since, by = decode_lease(text)
+    return Use(entry.lease, since, entry.end / 1000, by, entry.how)

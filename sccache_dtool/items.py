@@ -1,0 +1,149 @@
+"""What is in the cache: a scan that reads directories and opens no file, and never dies of one bad entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from sccache_dtool import history, layout, records
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName
+from sccache_dtool.leases import Held
+
+Warn = Callable[[str], None]
+
+
+class Copy(NamedTuple):
+    """One generation of an item as a scan saw it."""
+
+    key: str
+    generation: Generation
+    closed: bool  # its gate is gone: nobody can use it any more, its eviction was interrupted
+    held: tuple[Held, ...]
+
+
+class Item(NamedTuple):
+    """An item as a scan saw it; a hint, as every listing is. Times in seconds since 1970, sizes in bytes."""
+
+    key: str
+    copies: tuple[Copy, ...]
+    finished_uses: int
+    last_end: float | None
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return layout.key_label(self.key)
+
+    @property
+    def bytes(self) -> int:
+        """What its copies take up."""
+        return sum(copy.generation.bytes for copy in self.copies)
+
+    @property
+    def leases(self) -> int:
+        """How many leases are held."""
+        return sum(len(copy.held) for copy in self.copies)
+
+    @property
+    def uses(self) -> int:
+        """How many leases there ever were."""
+        return self.finished_uses + self.leases
+
+    @property
+    def idle_since(self) -> float:
+        """When the last use ended or, if there was none, when it was fetched."""
+        fetched = max((float(copy.generation.created) for copy in self.copies), default=0.0)
+        return max(self.last_end or 0.0, fetched)
+
+
+def keys(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[str]:
+    """The keys of all items, ordered."""
+    for shard in _listing(fs, place.items, warn):
+        if not (len(shard) == 2 and shard.isalnum()):
+            warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
+            continue
+        for key in _listing(fs, f"{place.items}/{shard}", warn):
+            if layout.is_key(key) and key.startswith(shard):
+                yield key
+            else:
+                warn(f"{place.items}/{shard}/{records.printable(key)}: not an item; left alone")
+
+
+def scan(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[Item]:
+    """All items of the cache, evicted ones that have a history included, ordered by key."""
+    return (look(fs, place, key, warn) for key in keys(fs, place, warn))
+
+
+def look(fs: FileSystem, place: Layout, key: str, warn: Warn) -> Item:
+    """One item; empty if there is none."""
+    copies = []
+    for name in _listing(fs, place.item(key), warn):
+        if name == HISTORY:
+            continue
+        generation = Generation.parse(name)
+        if generation is None:
+            warn(f"{place.item(key)}/{records.printable(name)}: not a copy of the item; left alone")
+            continue
+        copies.append(_copy(fs, place, key, generation, warn))
+    try:
+        summary = history.summarise(fs, place.history(key), warn)
+    except OSError as error:
+        warn(f"{explain(error)}; the uses of {layout.key_label(key)} are not counted")
+        summary = history.Summary(0, None)
+    return Item(key, tuple(copies), summary.uses, summary.last)
+
+
+def generations(fs: FileSystem, place: Layout, key: str) -> list[Generation]:
+    """The generations of an item, the newest first. One listing; a hint, as the gate alone decides."""
+    try:
+        found = fs.names(place.item(key))
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return []
+    parsed = (Generation.parse(name) for name in found)
+    return sorted((generation for generation in parsed if generation), key=lambda one: one.created, reverse=True)
+
+
+def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation) -> str | None:
+    """The name of what users read in a generation; None if there is not exactly one."""
+    try:
+        found = fs.names(f"{place.generation(key, str(generation))}/{PAYLOAD}")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return None
+    return found[0] if len(found) == 1 else None
+
+
+def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:
+    """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
+    return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
+
+
+def _copy(fs: FileSystem, place: Layout, key: str, generation: Generation, warn: Warn) -> Copy:
+    gate = f"{place.generation(key, str(generation))}/{GATE}"
+    try:
+        found = fs.names(gate)
+    except FileNotFoundError:
+        return Copy(key, generation, True, ())
+    except OSError as error:
+        warn(f"{explain(error)}; counted as held")
+        return Copy(key, generation, False, (Held(key, str(generation), "?", None),))
+    held = tuple(Held(key, str(generation), name, LeaseName.parse(name)) for name in found)
+    for one in held:
+        if one.lease is None:
+            warn(f"{gate}/{records.printable(one.name)}: not a lease; counted as held")
+    return Copy(key, generation, False, held)
+
+
+def _listing(fs: FileSystem, path: str, warn: Warn) -> list[str]:
+    try:
+        return fs.names(path)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        warn(f"{explain(error)}; passed over")
+        return []

@@ -1,0 +1,228 @@
+"""Every path and every name on disk: encode, parse, and nothing else. See `docs/reference/format.md`.
+
+Names carry what a scan needs (bytes and age of a generation, end of a lease), so that a scan reads directories and
+opens no file. Every random part is drawn once and never used again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import NamedTuple
+
+CONTROL = ".sc-dtool"
+FORMAT_VERSION = 1
+FORMAT_MAGIC = "sc-dtool cache"
+TAG_NAME = "CACHEDIR.TAG"
+TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by sc-dtool: backup programs leave the directory out.
+# See https://bford.info/cachedir/
+"""
+
+_KEY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}", re.ASCII)
+_GENERATION = re.compile(r"g([0-9a-f]{16})-(\d{1,12})-(\d{1,18})-(\d{1,12})", re.ASCII)
+_HOLDER = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.(\d{1,12})\.(\d{1,12})", re.ASCII)
+_LEASE = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.(\d{1,12})", re.ASCII)
+_ENDED = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.\d{1,12})~(\d{1,15})~(released|reaped)", re.ASCII)
+_SEGMENT = re.compile(r"segment-(\d{1,12})-(\d{1,15})-([0-9a-f]{16})", re.ASCII)
+_TRASHED = re.compile(r"(g[0-9a-f]{16}-\d{1,12}-\d{1,18}-\d{1,12})~(\d{1,12})(~going)?", re.ASCII)
+_WORK = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.\d{1,12})~([a-z]+)", re.ASCII)
+_SLUG_REFUSES = re.compile(r"[^A-Za-z0-9._+-]+", re.ASCII)
+
+
+def unique(digits: int = 16) -> str:
+    """`digits` random hexadecimal digits."""
+    return os.urandom(digits // 2).hex()
+
+
+def slug(text: str) -> str:
+    """`text` as a file name that reads well in any shell: at most 60 characters of A-Z a-z 0-9 . _ + -"""
+    return _SLUG_REFUSES.sub("_", text).strip("_.-")[-60:].lstrip("_.-") or "item"
+
+
+def item_key(identity: tuple[str, ...], label: str) -> str:
+    """The name of an item's directory: 128 bits of SHA-256 over what identifies it, and a label for people."""
+    import hashlib
+
+    return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{slug(label)}"
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` is one that `item_key` makes."""
+    return _KEY.fullmatch(name) is not None
+
+
+def key_label(key: str) -> str:
+    """The part of a key that is meant for people."""
+    return key[33:]
+
+
+class Generation(NamedTuple):
+    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>``."""
+
+    random: str
+    created: int  # seconds since 1970, by the clock of the host that fetched it
+    bytes: int
+    entries: int
+
+    def __str__(self) -> str:
+        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}"
+
+    @classmethod
+    def parse(cls, name: str) -> Generation | None:
+        """The generation that `name` stands for; None if it is no such name."""
+        match = _GENERATION.fullmatch(name)
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4])) if match else None
+
+
+class HolderName(NamedTuple):
+    """A holder's entry: ``<id>.<beats>.<end>``. The whole heartbeat is in the name."""
+
+    id: str
+    beats: int
+    end: int  # seconds since 1970 by the file system's clock, after which the holder may be taken for gone; 0: open
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.beats}.{self.end}"
+
+    @classmethod
+    def parse(cls, name: str) -> HolderName | None:
+        """The holder that `name` stands for; None if it is no such name."""
+        match = _HOLDER.fullmatch(name)
+        return cls(match[1], int(match[2]), int(match[3])) if match else None
+
+
+class LeaseName(NamedTuple):
+    """A lease in a gate: ``<holder id>.<number>``; unique for ever, because its holder's id is."""
+
+    holder: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.holder}.{self.number}"
+
+    @classmethod
+    def parse(cls, name: str) -> LeaseName | None:
+        """The lease that `name` stands for; None if it is no such name."""
+        match = _LEASE.fullmatch(name)
+        return cls(match[1], int(match[2])) if match else None
+
+
+RELEASED = "released"
+REAPED = "reaped"
+
+
+class EndedName(NamedTuple):
+    """A finished lease in the history: ``<lease>~<end>~released`` or ``…~reaped``."""
+
+    lease: str
+    end: int  # milliseconds since 1970, by the clock of the host that ended it
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.lease}~{self.end}~{self.how}"
+
+    @classmethod
+    def parse(cls, name: str) -> EndedName | None:
+        """The finished lease that `name` stands for; None if it is no such name."""
+        match = _ENDED.fullmatch(name)
+        return cls(match[1], int(match[2]), match[3]) if match else None
+
+
+class SegmentName(NamedTuple):
+    """Many finished leases folded into one file: ``segment-<uses>-<last end>-<random>``."""
+
+    uses: int
+    last: int  # milliseconds since 1970
+    random: str
+
+    def __str__(self) -> str:
+        return f"segment-{self.uses}-{self.last}-{self.random}"
+
+    @classmethod
+    def parse(cls, name: str) -> SegmentName | None:
+        """The segment that `name` stands for; None if it is no such name."""
+        match = _SEGMENT.fullmatch(name)
+        return cls(int(match[1]), int(match[2]), match[3]) if match else None
+
+
+class TrashName(NamedTuple):
+    """An evicted generation: ``<generation>~<keep until>``, and ``…~going`` once its removal has begun."""
+
+    generation: Generation
+    keep_until: int  # seconds since 1970; 0: nobody wants it back
+    going: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.generation}~{self.keep_until}{'~going' if self.going else ''}"
+
+    @classmethod
+    def parse(cls, name: str) -> TrashName | None:
+        """The evicted generation that `name` stands for; None if it is no such name."""
+        match = _TRASHED.fullmatch(name)
+        generation = Generation.parse(match[1]) if match else None
+        return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
+
+
+class WorkName(NamedTuple):
+    """A work area in `tmp/`: ``<lease>~<purpose>``; whose holder is gone, whose work is nobody's."""
+
+    lease: str
+    purpose: str
+
+    def __str__(self) -> str:
+        return f"{self.lease}~{self.purpose}"
+
+    @property
+    def holder(self) -> str:
+        """The id of the holder at work."""
+        return self.lease.rpartition(".")[0]
+
+    @classmethod
+    def parse(cls, name: str) -> WorkName | None:
+        """The work area that `name` stands for; None if it is no such name."""
+        match = _WORK.fullmatch(name)
+        return cls(match[1], match[2]) if match else None
+
+
+class Layout:
+    """The paths below one cache root, which is kept absolute."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.control = f"{self.root}/{CONTROL}"
+        self.format_file = f"{self.control}/FORMAT"
+        self.config_file = f"{self.control}/config.toml"
+        self.items = f"{self.control}/items"
+        self.holders = f"{self.control}/holders"
+        self.gone = f"{self.holders}/gone"
+        self.tmp = f"{self.control}/tmp"
+        self.trash = f"{self.control}/trash"
+        self.locks = f"{self.control}/locks"
+        self.tag_file = f"{self.root}/{TAG_NAME}"
+
+    def item(self, key: str) -> str:
+        """The lock directory of an item."""
+        return f"{self.items}/{key[:2]}/{key}"
+
+    def history(self, key: str) -> str:
+        """Where the item's finished leases are."""
+        return f"{self.items}/{key[:2]}/{key}/history"
+
+    def generation(self, key: str, generation: str) -> str:
+        """One fetched copy of an item."""
+        return f"{self.items}/{key[:2]}/{key}/{generation}"
+
+    def key_of(self, path: str) -> str | None:
+        """The key of the item that `path` lies in; None if it lies in none."""
+        parts = os.path.relpath(path, self.items).split("/")
+        return parts[1] if len(parts) >= 2 and is_key(parts[1]) and parts[1][:2] == parts[0] else None
+
+
+#: The directory of leases in a generation, the one that is asked before anything is deleted.
+GATE = "use"
+PAYLOAD = "payload"
+ITEM_FILE = "item.json"
+HISTORY = "history"
+#: The directories that a cache is made of; `init` makes them all, `doctor --fix` what is missing.
+DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")

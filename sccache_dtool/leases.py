@@ -1,0 +1,125 @@
+"""Leases: taking one in a generation, and giving it back. Reaping is `reaping.py`'s."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from sccache_dtool import gate, history
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import LeaseLost
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder
+from sccache_dtool.layout import GATE, PAYLOAD, RELEASED, Layout, LeaseName
+
+
+class Place(NamedTuple):
+    """One generation of an item, with every path that a use needs."""
+
+    key: str
+    generation: str
+    gate: str
+    history: str
+    payload: Path
+
+    @classmethod
+    def of(cls, layout: Layout, key: str, generation: str, payload: str) -> Place:
+        """The place of a generation whose payload is called `payload`."""
+        directory = layout.generation(key, generation)
+        return cls(key, generation, f"{directory}/{GATE}", layout.history(key), Path(directory, PAYLOAD, payload))
+
+
+def take(fs: FileSystem, clock: Clock, holder: Holder, place: Place) -> Lease | None:
+    """A lease of `holder` on `place`; None if that generation was closed. One file-system call."""
+    name = holder.next_lease()
+    if not gate.enter(fs, place.gate, name, history.encode_lease(clock.wall(), holder.by)):
+        return None
+    return Lease(fs, clock, holder, place, name)
+
+
+class Lease:
+    """Holds an item in the cache: until `release`, nothing can delete what is at `path`.
+
+    A context manager whose value is `path`::
+
+        with cache.use("/data/ref.fa") as path:
+            ...
+    """
+
+    __slots__ = ("_clock", "_fs", "_kept_in", "_lock", "holder", "name", "place", "released")
+
+    def __init__(self, fs: FileSystem, clock: Clock, holder: Holder, place: Place, name: str) -> None:
+        self._fs = fs
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.holder = holder
+        self.place = place
+        self.name = name
+        self.released = False
+        self._kept_in: dict[str, Lease] | None = None
+
+    def keep_in(self, leases: dict[str, Lease]) -> Lease:
+        """Be listed in `leases`, under our name, until we are released."""
+        leases[self.name] = self
+        self._kept_in = leases
+        return self
+
+    @property
+    def path(self) -> Path:
+        """What to read: a file, or a directory."""
+        return self.place.payload
+
+    @property
+    def key(self) -> str:
+        """The key of the item in the cache."""
+        return self.place.key
+
+    def check(self) -> None:
+        """Raise LeaseLost if the holder was revoked since."""
+        if self.holder.lost:
+            raise LeaseLost(f"the lease on {self.key} was revoked", hint="use the item anew")
+
+    def release(self) -> bool:
+        """Give the lease back; True if this call did it. Giving back twice is no error. One file-system call.
+
+        In a forked child this does nothing: the lease is its parent's.
+        """
+        with self._lock:
+            if self.released or not self.holder.is_of_this_process:
+                return False
+            done = end(self._fs, self._clock, self.place.gate, self.place.history, self.name, RELEASED)
+            self.released = True
+        if self._kept_in is not None:
+            self._kept_in.pop(self.name, None)
+        return done
+
+    def __enter__(self) -> Path:
+        return self.place.payload
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.name} on {self.path}{' (released)' if self.released else ''}>"
+
+
+def end(fs: FileSystem, clock: Clock, gate_path: str, history_path: str, lease: str, how: str) -> bool:
+    """Move a lease to the history; True if this call did it."""
+    return gate.leave(fs, gate_path, lease, history_path, f"{lease}~{int(clock.wall() * 1000)}~{how}")
+
+
+class Held(NamedTuple):
+    """A name in a gate, as seen by somebody who looks around."""
+
+    key: str
+    generation: str
+    name: str
+    lease: LeaseName | None  # None: no name that we make; it counts as held all the same
+
+    def gate(self, layout: Layout) -> str:
+        """The directory that the name is in."""
+        return f"{layout.generation(self.key, self.generation)}/{GATE}"

@@ -1,0 +1,21 @@
+"""ALIVE, DEAD or UNKNOWN, each with its evidence in words. DEAD is said only on proof; UNKNOWN counts as alive."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+
+class State(StrEnum):
+    """What can be said of a holder."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Verdict(NamedTuple):
+    """A state and the evidence for it, as a sentence without a full stop."""
+
+    state: State
+    evidence: str

@@ -1,0 +1,116 @@
+"""Lapsed lifetimes: for holders whose process cannot be seen from here.
+
+No clock of two hosts is ever compared. Two proofs are accepted, and either is enough:
+
+- *A fixed end*, which the holder took from the file system's own clock, has passed on that clock and on ours, with
+  a margin. Only where the file system has one clock: local ones and NFS. On Lustre, GPFS or BeeGFS times come from
+  the clients.
+- *Observation*: the name has not changed for the whole lifetime, on this host's clock since boot. What was seen is
+  remembered between runs in a file of this user on this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.layout import HolderName
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.units import short_duration
+
+#: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.
+MARGIN = 60.0
+
+#: File systems that have one clock for all their clients.
+ONE_CLOCK = frozenset("bcachefs btrfs ext2 ext3 ext4 f2fs nfs nfs4 overlay tmpfs xfs zfs".split())
+
+
+class Memory:
+    """When this host first saw each holder under its present name, in seconds since boot."""
+
+    def __init__(self, path: str | None, clock: Clock) -> None:
+        """`path`: the file that outlives this process, None for no file. Its name carries the boot it is of."""
+        self._path = path
+        self._clock = clock
+        self._seen: dict[str, float] = {}
+
+    def unchanged_for(self, name: str) -> float:
+        """Seconds since this host first saw `name`; 0 at the first time."""
+        now = self._clock.since_boot()
+        return max(0.0, now - self._seen.setdefault(name, now))
+
+    @contextlib.contextmanager
+    def remembered(self) -> Iterator[None]:
+        """Read the file before, write it after, and keep others of this host away from it meanwhile.
+
+        Where no file can be kept, what is seen is forgotten at the end: leases are kept longer, never shorter.
+        """
+        import portalocker
+
+        if self._path is None:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            try:
+                os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+                file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10))
+            except (OSError, portalocker.LockException):
+                yield
+                return
+            file.seek(0)
+            self._seen.update(_parse(file.read()))
+            yield
+            with contextlib.suppress(OSError):
+                file.seek(0)
+                file.truncate()
+                json.dump(self._seen, file)
+                file.flush()
+
+    def forget_all_but(self, names: set[str]) -> None:
+        """Drop what is no longer there."""
+        self._seen = {name: first for name, first in self._seen.items() if name in names}
+
+
+def _parse(text: str) -> dict[str, float]:
+    with contextlib.suppress(ValueError):
+        seen = json.loads(text)
+        if isinstance(seen, dict):
+            return {name: float(first) for name, first in seen.items() if isinstance(first, int | float)}
+    return {}
+
+
+def judge(name: HolderName, ttl: float | None, memory: Memory, file_system_now: float | None, wall: float) -> Verdict:
+    """Whether the lifetime of a holder has lapsed.
+
+    `ttl`: its lifetime in seconds, None for none. `file_system_now`: the file system's clock, in seconds since
+    1970, None where it has no single one. `wall`: ours.
+    """
+    if ttl is None:
+        return Verdict(State.UNKNOWN, "it has no lifetime (--ttl)")
+    if name.end and file_system_now is not None and min(file_system_now, wall) > name.end + MARGIN:
+        ago = short_duration(min(file_system_now, wall) - name.end)
+        return Verdict(State.DEAD, f"its lifetime of {short_duration(ttl)} ended {ago} ago without renewal")
+    silent = memory.unchanged_for(str(name))
+    if silent > ttl + MARGIN:
+        return Verdict(State.DEAD, f"no heartbeat for {short_duration(silent)}, lifetime {short_duration(ttl)}")
+    if name.end and file_system_now is not None and file_system_now < name.end:
+        return Verdict(State.UNKNOWN, f"its lifetime goes on for {short_duration(name.end - file_system_now)}")
+    return Verdict(State.UNKNOWN, f"no heartbeat seen for {short_duration(silent)}, lifetime {short_duration(ttl)}")
+
+
+def mount_type(path: str, mounts: str = "/proc/self/mountinfo") -> str:
+    """The type of the file system that `path` is on, such as ``nfs4``; empty if it cannot be told."""
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        with open(mounts, encoding="utf-8", errors="replace") as file:
+            for line in file:
+                fields = line.split()
+                if fields[2] == number and "-" in fields:
+                    return fields[fields.index("-") + 1]
+    except OSError:
+        pass
+    return ""

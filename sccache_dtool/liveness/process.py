@@ -1,0 +1,145 @@
+"""Processes of this host: who they are, and whether they are gone.
+
+A process is identified by boot id, PID and time name space, process number and start time. Its number alone says
+nothing: numbers are used again, and every container has its own. Host names say nothing either.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sccache_dtool.liveness import State, Verdict
+
+#: Position of a field in /proc/<pid>/stat after the command's closing bracket (proc(5) counts from 1, with two before).
+_STATE, _PPID, _THREADS, _START = 0, 1, 17, 19
+
+
+class Stat(NamedTuple):
+    """What the kernel says of a process."""
+
+    command: str  # at most 15 characters, as set by the last exec
+    state: str
+    ppid: int
+    threads: int
+    start: int  # clock ticks since boot
+
+
+class Process(NamedTuple):
+    """A process, told apart from every other that ever ran on any host."""
+
+    boot: str
+    space: str  # "<PID name space>.<time name space>": start times are shifted in a time name space
+    pid: int
+    start: int
+
+    def fields(self) -> dict[str, Any]:
+        """As the fields of a record."""
+        return self._asdict()
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Process | None:
+        """The process that a record names; None if it names none."""
+        boot, space, pid, start = (fields.get(name) for name in cls._fields)
+        if isinstance(boot, str) and isinstance(space, str) and isinstance(pid, int) and isinstance(start, int):
+            return cls(boot, space, pid, start)
+        return None
+
+
+class Proc:
+    """The process file system of this host; tests hand in a directory of their own."""
+
+    def __init__(self, root: str = "/proc") -> None:
+        self.root = root
+        self._here: tuple[str, str] | None = None
+        self._looked_as = 0
+
+    def here(self) -> tuple[str, str] | None:
+        """Boot id and name spaces of this process; None where they cannot be known.
+
+        A /proc of another PID name space (`unshare --pid` without a mount of its own) would show other processes
+        under our numbers: then nothing may be said.
+        """
+        if self._looked_as != os.getpid():
+            self._looked_as = os.getpid()
+            self._here = self._look()
+        return self._here
+
+    def identify(self, pid: int) -> Process | None:
+        """The identity of a process that this process can see; None if it is gone or cannot be seen."""
+        here, stat = self.here(), self.stat(pid)
+        return Process(*here, pid, stat.start) if here and stat else None
+
+    def stat(self, pid: int) -> Stat | None:
+        """What the kernel says of `pid`; None if it says nothing."""
+        text = self._read(f"{pid}/stat")
+        opening, closing = text.find("("), text.rfind(")")
+        fields = text[closing + 2 :].split()
+        if opening < 0 or len(fields) <= _START:
+            return None
+        return Stat(
+            command=text[opening + 1 : closing],
+            state=fields[_STATE],
+            ppid=int(fields[_PPID]),
+            threads=int(fields[_THREADS]),
+            start=int(fields[_START]),
+        )
+
+    def words(self, pid: int) -> tuple[str, ...]:
+        """The command line of `pid`; empty if it cannot be read."""
+        return tuple(self._read(f"{pid}/cmdline").rstrip("\0").split("\0"))
+
+    def is_there(self, pid: int) -> bool:
+        """Whether any process has this number, also where /proc hides other users' processes (hidepid)."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def judge(self, process: Process) -> Verdict:
+        """Whether `process` is alive, as far as this host and name space can tell."""
+        here = self.here()
+        if here is None:
+            return Verdict(State.UNKNOWN, "processes cannot be told apart on this host")
+        if process.boot != here[0]:
+            return Verdict(State.UNKNOWN, f"process {process.pid} is of another host, or of an earlier boot")
+        if process.space != here[1]:
+            return Verdict(
+                State.UNKNOWN, f"process {process.pid} is in another container (PID name space) of this host"
+            )
+        stat = self.stat(process.pid)
+        if stat is None:
+            if self.is_there(process.pid):
+                return Verdict(State.UNKNOWN, f"process {process.pid} is hidden from this user")
+            return Verdict(State.DEAD, f"process {process.pid} of this boot is gone")
+        if stat.start != process.start:
+            return Verdict(State.DEAD, f"process {process.pid} is gone, its number now another process's")
+        if stat.state in "ZX" and stat.threads <= 1:  # a dead leader may have living threads
+            return Verdict(State.DEAD, f"process {process.pid} has ended (a zombie)")
+        return Verdict(State.ALIVE, f"process {process.pid} ({stat.command}) is running")
+
+    def _look(self) -> tuple[str, str] | None:
+        boot = self._read("sys/kernel/random/boot_id").strip()
+        try:
+            if os.readlink(f"{self.root}/self") != str(os.getpid()):
+                return None
+            space = ".".join(_inode(os.readlink(f"{self.root}/self/ns/{kind}")) for kind in ("pid", "time"))
+        except OSError:
+            return None
+        return (boot, space) if boot else None
+
+    def _read(self, name: str) -> str:
+        try:
+            with open(f"{self.root}/{name}", encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except OSError:
+            return ""
+
+
+def _inode(link: str) -> str:
+    """``pid:[4026531836]`` → ``4026531836``."""
+    return link[link.find("[") + 1 : -1]

@@ -1,0 +1,58 @@
+"""Short texts that programs write for each other: one line of JSON, bounded, and never trusted when read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+#: Longest record in bytes: what every file system keeps in a symbolic link (XFS: 1024).
+LIMIT = 1000
+
+_LONGEST_FIELD = 120
+
+
+class Damaged(ValueError):
+    """A text in the cache that is not what we write; it is kept, and counted as held."""
+
+
+def encode(fields: Mapping[str, Any]) -> str:
+    """`fields` as one line of ASCII JSON of at most LIMIT bytes; long texts are cut, absent values left out."""
+    short = {
+        name: value[:_LONGEST_FIELD] if isinstance(value, str) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+    text = json.dumps(short, separators=(",", ":"))
+    if len(text) > LIMIT:
+        short.pop("command", None)
+        text = json.dumps(short, separators=(",", ":"))
+    return text
+
+
+def decode(text: str) -> dict[str, Any]:
+    """The fields of a record. Raises Damaged for anything that `encode` does not write."""
+    if len(text) > LIMIT:
+        raise Damaged(f"a record of more than {LIMIT} characters")
+    return decode_document(text)
+
+
+def encode_document(fields: Mapping[str, Any]) -> str:
+    """`fields` as JSON for people to read with `cat`: for files, whose length is no matter."""
+    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+
+
+def decode_document(text: str) -> dict[str, Any]:
+    """The fields of a JSON object. Raises Damaged for anything else."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Damaged("not JSON") from error
+    if not isinstance(fields, dict):
+        raise Damaged("not a JSON object")
+    return fields
+
+
+def printable(text: str) -> str:
+    """`text` without control characters: what others wrote must not drive the reader's terminal."""
+    return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,0 +1,154 @@
+"""Where the cache is, whether it is one, and setting one up by a single rename."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import CONTROL, DIRECTORIES, FORMAT_MAGIC, FORMAT_VERSION, TAG_NAME, TAG_TEXT, Layout, unique
+
+VARIABLE = "DTOOL_CACHE_DIRECTORY"
+_DTOOL_CONFIG = "~/.config/dtool/dtool.json"
+_DEFAULT = "~/.cache/dtool"
+
+
+class Choice(NamedTuple):
+    """A cache root, and who chose it."""
+
+    path: str
+    origin: str
+    may_hold_data: bool  # dtool's own cache directory: set up although there are files in it
+
+
+def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
+    """The root that a command means: the one given, else dtool's own, found as dtool finds it.
+
+    That is $DTOOL_CACHE_DIRECTORY, then the same name in dtool's configuration file, then ~/.cache/dtool. Unlike
+    dtool, which takes such values as they stand, an empty one is refused and a leading ``~`` means the home directory.
+    """
+    if given is not None:
+        return Choice(_absolute(given, "--cache-dir"), "--cache-dir", False)
+    if VARIABLE in environment:
+        return Choice(_absolute(environment[VARIABLE], f"${VARIABLE}"), f"${VARIABLE}", True)
+    configured = _dtool_setting()
+    if configured is not None:
+        return Choice(_absolute(configured, _DTOOL_CONFIG), _DTOOL_CONFIG, True)
+    return Choice(os.path.expanduser(_DEFAULT), "the default", True)
+
+
+def _absolute(text: str, origin: str) -> str:
+    if not text.strip() or "\0" in text or "\n" in text:
+        raise UsageError(f"{origin} is empty or no path", hint="name the cache's directory, such as /scratch/cache")
+    return os.path.abspath(os.path.expanduser(text))
+
+
+def _dtool_setting() -> str | None:
+    try:
+        with open(os.path.expanduser(_DTOOL_CONFIG), encoding="utf-8") as file:
+            text = file.read()
+    except OSError:
+        return None
+    import json
+
+    try:
+        value = json.loads(text).get(VARIABLE)
+    except (ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
+
+
+def check(fs: FileSystem, layout: Layout) -> str:
+    """The cache's id. Raises NoCache if this is no cache, CacheError if it is one of another version.
+
+    Nothing is ever written to or deleted from a root that has not passed this.
+    """
+    try:
+        text = fs.read_text(layout.format_file, 4096)
+    except FileNotFoundError:
+        raise NoCache(
+            f"no cache in {layout.root}", hint=f"set one up with: sc-dtool --cache-dir {layout.root} init"
+        ) from None
+    except OSError as error:
+        raise NoCache(f"cannot tell whether {layout.root} is a cache: {explain(error)}") from error
+    fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
+    if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id"):
+        raise NoCache(f"{layout.format_file} is not a cache's", hint="nothing is touched; see `sc-dtool init --help`")
+    if fields.get("version") != str(FORMAT_VERSION):
+        raise CacheError(
+            f"{layout.root} has format {fields.get('version')}, and this program knows {FORMAT_VERSION}",
+            hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
+        )
+    return fields["id"]
+
+
+def set_up(fs: FileSystem, layout: Layout) -> bool:
+    """Make `layout.root` a cache; False if it is one already. Raises UsageError for directories that must not be.
+
+    Everything is made aside and put in place by one rename, so that of two who do this at once one wins, and no
+    half-made cache is ever seen.
+    """
+    refuse_unfit(fs, layout.root)
+    fs.make_dirs(layout.root)
+    aside = f"{layout.root}/{CONTROL}.{unique()}"
+    try:
+        for directory in DIRECTORIES:
+            fs.make_dirs(f"{aside}/{directory}")
+        fs.write_new(f"{aside}/FORMAT", f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\n")
+        fs.rename(aside, layout.control)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            fs.remove_tree(aside)
+        if error.errno not in NOT_EMPTY | GONE:
+            raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
+        check(fs, layout)  # somebody else was first, or the reply to our rename was lost
+        return False
+    put_tag(fs, layout)
+    return True
+
+
+def put_tag(fs: FileSystem, layout: Layout) -> None:
+    """Mark the root as a cache for backup programs (https://bford.info/cachedir/)."""
+    with contextlib.suppress(FileExistsError):
+        fs.write_new(layout.tag_file, TAG_TEXT)
+
+
+def refuse_unfit(fs: FileSystem, root: str) -> None:
+    """Raise UsageError for a root that is not to be a cache: /, a home directory, a dtool dataset."""
+    real = os.path.realpath(root)
+    if real == "/" or real in {os.path.realpath(home) for home in _homes()}:
+        raise UsageError(
+            f"{root} is {'the root directory' if real == '/' else 'a home directory'}, so it must not be a cache",
+            hint=f"make a directory for it: sc-dtool --cache-dir {real.rstrip('/')}/cache init",
+        )
+    try:
+        found = fs.names(root)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{root} cannot be a cache: {explain(error)}") from error
+    if ".dtool" in found:
+        raise UsageError(f"{root} is a dtool dataset, so it must not be a cache", hint="choose another directory")
+
+
+def is_empty(fs: FileSystem, root: str) -> bool:
+    """Whether there is nothing in `root`, or no `root` yet; our own half-made beginnings do not count."""
+    try:
+        return all(name.startswith(f"{CONTROL}.") or name == TAG_NAME for name in fs.names(root))
+    except FileNotFoundError:
+        return True
+
+
+def _homes() -> set[str]:
+    import pwd
+
+    homes = {os.path.expanduser("~")}
+    try:
+        homes.add(pwd.getpwuid(os.getuid()).pw_dir)
+        homes.update(entry.pw_dir for entry in pwd.getpwall() if entry.pw_uid >= 1000)
+    except KeyError:
+        pass
+    return homes - {"/", "/nonexistent", ""}
