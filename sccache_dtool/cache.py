@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import config, holders, items, layout, leases, program, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, InUse, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch.stack import Stack, parse_stack
+from sccache_dtool.fetch.wanted import Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
 from sccache_dtool.items import Copy, Item
@@ -21,11 +21,12 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.records import Damaged
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sccache_dtool.doctor import Finding
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.evict.policies import Plan, Rules
-    from sccache_dtool.fetch.populate import Wanted
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.history import Use
     from sccache_dtool.reaping import Judged, Reaped
@@ -95,6 +96,8 @@ class Cache:
     @property
     def root(self) -> Path:
         """The cache's directory, absolute."""
+        from pathlib import Path  # loaded where one is wanted: a short command does without
+
         return Path(self._layout.root)
 
     @property
@@ -176,8 +179,6 @@ class Cache:
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
-        from sccache_dtool.fetch.populate import Wanted
-
         stack = parse_stack(words)
         if name is None and not stack:
             raise UsageError("nothing to use", hint="give a source (a path or URL), or a name with -n NAME, or both")
@@ -248,12 +249,13 @@ class Cache:
 
     # -- giving back -------------------------------------------------------------------------------------------------
 
-    def release(self, owner: Owner, key: str, *, everything: bool = False) -> int:
-        """Give back one use of `owner` on an item, or all; returns how many. Too many is no error: 0."""
+    def release(self, owners: Sequence[Owner], key: str, *, everything: bool = False) -> int:
+        """Give back one use of any of `owners` on an item, or all; returns how many. Too many is no error: 0."""
         self.check()
+        prefixes = tuple(owner.prefix for owner in owners)
         count = 0
         for held in reversed(_held(items.look(self._fs, self._layout, key, self._warn))):
-            if held.lease is None or not held.lease.holder.startswith(owner.prefix):
+            if held.lease is None or not held.lease.holder.startswith(prefixes):
                 continue
             gate, ended = held.gate(self._layout), self._layout.history(key)
             if leases.end(self._fs, self._clock, gate, ended, held.name, layout.RELEASED):
@@ -270,13 +272,14 @@ class Cache:
             if name is not None:
                 self._fs.unlink(f"{self._layout.holders}/{name}")
 
-    def renew(self, owner: Owner) -> int:
-        """Begin another lifetime for all holders of `owner` that have one; returns how many."""
+    def renew(self, owners: Sequence[Owner]) -> int:
+        """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()
+        prefixes = tuple(owner.prefix for owner in owners)
         roll = Roll.call(self._fs, self._layout)
         count = 0
         for name in roll.present.values():
-            if not name.id.startswith(owner.prefix):
+            if not name.id.startswith(prefixes):
                 continue
             ttl = holders.read(self._fs, self._layout, name).ttl
             if ttl is not None and roll.now is not None:
@@ -307,6 +310,8 @@ class Cache:
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; look, but take a lease before you read."""
+        from pathlib import Path
+
         payload = items.payload_name(self._fs, self._layout, copy.key, copy.generation)
         return (
             Path(self._layout.generation(copy.key, str(copy.generation)), layout.PAYLOAD, payload) if payload else None
@@ -359,7 +364,7 @@ class Cache:
         """What a glance at the cache shows."""
         cache_id = self.check()
         roll = Roll.glance(self._fs, self._layout)
-        trashed = [name for name in self._fs.names(self._layout.trash)]
+        trashed = self._fs.names(self._layout.trash)
         working = [work for text in self._fs.names(self._layout.tmp) if (work := layout.WorkName.parse(text))]
         return Overview(
             root=self.root,
@@ -425,9 +430,13 @@ class Cache:
         """On whose behalf a command is run; see `holders.owner_from`."""
         return holders.owner_from(spec, self._proc, self._warn)
 
+    def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
+        """Whose leases a command gives back; see `holders.owners_from`."""
+        return holders.owners_from(spec, self._proc, self._warn)
+
     def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
         """The owner that is a command which we run and beat for."""
-        return holders.process_owner(holders.COMMAND, self._proc, pid)._replace(command=" ".join(command))
+        return holders.process_owner(holders.COMMAND, self._proc, pid)._replace(command=holders.one_line(command))
 
     @property
     def heartbeat_ttl(self) -> float:

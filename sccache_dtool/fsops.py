@@ -133,9 +133,9 @@ class FileSystem:
         finally:
             self.close(fd)
 
-    def create(self, path: str) -> int:
-        """Create a file exclusively; returns a descriptor for writing."""
-        return os.open(path, _CREATE, 0o666)
+    def create(self, path: str, mode: int = 0o666) -> int:
+        """Create a file exclusively, with the permissions in `mode` less the umask; a descriptor for writing."""
+        return os.open(path, _CREATE, mode)
 
     def open(self, path: str) -> int:
         """Open a file for reading, never through a symbolic link."""

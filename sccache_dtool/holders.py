@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool import layout as names
@@ -30,6 +29,9 @@ DEFAULT_TTL = 12 * 3600.0
 #: A heart beats at least six times in a lifetime, so that five may fail.
 BEATS_PER_LIFETIME = 6
 LONGEST_PAUSE = 600.0
+
+#: Characters of a command line that are kept to be shown.
+_COMMAND_SHOWN = 60
 
 #: What the names begin with that a roll call makes in `holders/`, for a moment.
 PROBE = "probe-"
@@ -111,7 +113,25 @@ def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:
             f"process {pid} cannot be seen from here, so it cannot hold a lease",
             hint="is it of another container, or hidden? Give a name and a lifetime: --holder NAME --ttl 12h",
         )
-    return Owner(kind, process, None, " ".join(proc.words(pid)).strip())
+    return Owner(kind, process, None, one_line(proc.words(pid)))
+
+
+def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Owner, ...]:
+    """Whose leases a command is to give back or renew: who ``--holder`` means and, with ``auto``, this process.
+
+    A shell may become its script's last command (`bash -c '…; sc-dtool unuse X'`): then we are the very process
+    that took the lease.
+    """
+    owner = owner_from(spec, proc, warn)
+    if spec != "auto" or proc.identify(os.getpid()) is None:
+        return (owner,)
+    return (process_owner(CALLER, proc, os.getpid()), owner)
+
+
+def one_line(words: Sequence[str]) -> str:
+    """A command line to be shown: white space is one space, and what is long is cut."""
+    text = " ".join(" ".join(words).split())
+    return text if len(text) <= _COMMAND_SHOWN else f"{text[: _COMMAND_SHOWN - 1]}…"
 
 
 def program_owner(proc: Proc) -> Owner:
@@ -176,7 +196,7 @@ def user_name() -> str:
 
 def host_name() -> str:
     """The first part of this host's name, for people; never used to tell hosts apart."""
-    return socket.gethostname().partition(".")[0] or "?"
+    return os.uname().nodename.partition(".")[0] or "?"
 
 
 def encode(owner: Owner, ttl: float | None, clock: Clock) -> str:

@@ -19,15 +19,16 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # See https://bford.info/cachedir/
 """
 
-_KEY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}", re.ASCII)
-_GENERATION = re.compile(r"g([0-9a-f]{16})-(\d{1,12})-(\d{1,18})-(\d{1,12})", re.ASCII)
-_HOLDER = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.(\d{1,12})\.(\d{1,12})", re.ASCII)
-_LEASE = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.(\d{1,12})", re.ASCII)
-_ENDED = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.\d{1,12})~(\d{1,15})~(released|reaped)", re.ASCII)
-_SEGMENT = re.compile(r"segment-(\d{1,12})-(\d{1,15})-([0-9a-f]{16})", re.ASCII)
-_TRASHED = re.compile(r"(g[0-9a-f]{16}-\d{1,12}-\d{1,18}-\d{1,12})~(\d{1,12})(~going)?", re.ASCII)
-_WORK = re.compile(r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.\d{1,12})~([a-z]+)", re.ASCII)
-_SLUG_REFUSES = re.compile(r"[^A-Za-z0-9._+-]+", re.ASCII)
+# Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
+_KEY = r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}"
+_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})"
+_HOLDER = r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
+_LEASE = r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
+_ENDED = r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
+_SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
+_TRASHED = r"(g[0-9a-f]{16}-[0-9]{1,12}-[0-9]{1,18}-[0-9]{1,12})~([0-9]{1,12})(~going)?"
+_WORK = r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
+_SLUG_REFUSES = r"[^A-Za-z0-9._+-]+"
 
 
 def unique(digits: int = 16) -> str:
@@ -37,7 +38,7 @@ def unique(digits: int = 16) -> str:
 
 def slug(text: str) -> str:
     """`text` as a file name that reads well in any shell: at most 60 characters of A-Z a-z 0-9 . _ + -"""
-    return _SLUG_REFUSES.sub("_", text).strip("_.-")[-60:].lstrip("_.-") or "item"
+    return re.sub(_SLUG_REFUSES, "_", text).strip("_.-")[-60:].lstrip("_.-") or "item"
 
 
 def item_key(identity: tuple[str, ...], label: str) -> str:
@@ -49,7 +50,7 @@ def item_key(identity: tuple[str, ...], label: str) -> str:
 
 def is_key(name: str) -> bool:
     """Whether `name` is one that `item_key` makes."""
-    return _KEY.fullmatch(name) is not None
+    return re.fullmatch(_KEY, name) is not None
 
 
 def key_label(key: str) -> str:
@@ -71,7 +72,7 @@ class Generation(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> Generation | None:
         """The generation that `name` stands for; None if it is no such name."""
-        match = _GENERATION.fullmatch(name)
+        match = re.fullmatch(_GENERATION, name)
         return cls(match[1], int(match[2]), int(match[3]), int(match[4])) if match else None
 
 
@@ -88,7 +89,7 @@ class HolderName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> HolderName | None:
         """The holder that `name` stands for; None if it is no such name."""
-        match = _HOLDER.fullmatch(name)
+        match = re.fullmatch(_HOLDER, name)
         return cls(match[1], int(match[2]), int(match[3])) if match else None
 
 
@@ -104,7 +105,7 @@ class LeaseName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> LeaseName | None:
         """The lease that `name` stands for; None if it is no such name."""
-        match = _LEASE.fullmatch(name)
+        match = re.fullmatch(_LEASE, name)
         return cls(match[1], int(match[2])) if match else None
 
 
@@ -125,7 +126,7 @@ class EndedName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> EndedName | None:
         """The finished lease that `name` stands for; None if it is no such name."""
-        match = _ENDED.fullmatch(name)
+        match = re.fullmatch(_ENDED, name)
         return cls(match[1], int(match[2]), match[3]) if match else None
 
 
@@ -142,7 +143,7 @@ class SegmentName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> SegmentName | None:
         """The segment that `name` stands for; None if it is no such name."""
-        match = _SEGMENT.fullmatch(name)
+        match = re.fullmatch(_SEGMENT, name)
         return cls(int(match[1]), int(match[2]), match[3]) if match else None
 
 
@@ -159,7 +160,7 @@ class TrashName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> TrashName | None:
         """The evicted generation that `name` stands for; None if it is no such name."""
-        match = _TRASHED.fullmatch(name)
+        match = re.fullmatch(_TRASHED, name)
         generation = Generation.parse(match[1]) if match else None
         return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
 
@@ -181,7 +182,7 @@ class WorkName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> WorkName | None:
         """The work area that `name` stands for; None if it is no such name."""
-        match = _WORK.fullmatch(name)
+        match = re.fullmatch(_WORK, name)
         return cls(match[1], match[2]) if match else None
 
 

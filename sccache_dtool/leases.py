@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import gate, history
 from sccache_dtool.clock import Clock
@@ -13,6 +11,10 @@ from sccache_dtool.errors import LeaseLost
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import GATE, PAYLOAD, RELEASED, Layout, LeaseName
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
 
 
 class Place(NamedTuple):
@@ -22,13 +24,13 @@ class Place(NamedTuple):
     generation: str
     gate: str
     history: str
-    payload: Path
+    payload: str
 
     @classmethod
     def of(cls, layout: Layout, key: str, generation: str, payload: str) -> Place:
         """The place of a generation whose payload is called `payload`."""
         directory = layout.generation(key, generation)
-        return cls(key, generation, f"{directory}/{GATE}", layout.history(key), Path(directory, PAYLOAD, payload))
+        return cls(key, generation, f"{directory}/{GATE}", layout.history(key), f"{directory}/{PAYLOAD}/{payload}")
 
 
 def take(fs: FileSystem, clock: Clock, holder: Holder, place: Place) -> Lease | None:
@@ -69,7 +71,9 @@ class Lease:
     @property
     def path(self) -> Path:
         """What to read: a file, or a directory."""
-        return self.place.payload
+        from pathlib import Path  # loaded by whoever wants one: the command line does not
+
+        return Path(self.place.payload)
 
     @property
     def key(self) -> str:
@@ -95,8 +99,12 @@ class Lease:
             self._kept_in.pop(self.name, None)
         return done
 
-    def __enter__(self) -> Path:
+    def __fspath__(self) -> str:
+        """The path as text, so that a lease can be given to `open`."""
         return self.place.payload
+
+    def __enter__(self) -> Path:
+        return self.path
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -104,7 +112,7 @@ class Lease:
         self.release()
 
     def __repr__(self) -> str:
-        return f"<Lease {self.name} on {self.path}{' (released)' if self.released else ''}>"
+        return f"<Lease {self.name} on {self.place.payload}{' (released)' if self.released else ''}>"
 
 
 def end(fs: FileSystem, clock: Clock, gate_path: str, history_path: str, lease: str, how: str) -> bool:

@@ -54,8 +54,8 @@ class Child:
     def run(self, command: Sequence[str], extra: Mapping[str, str]) -> int:
         """Become `command`, and return its exit code as a shell gives it: 128 + N for signal N.
 
-        `extra` is added to its environment. Raises CacheError with exit code 127 if there is no such command, 126 if it cannot be
-        run.
+        `extra` is added to its environment. Raises CacheError with exit code 127 if there is no such command,
+        126 if it cannot be run.
         """
         watched = FORWARDED | {signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)

@@ -81,7 +81,10 @@ class Output:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(column.show(row))) for column in columns))
-        self._console(sys.stdout).print(table)
+        console = self._console(sys.stdout)
+        with console.capture() as captured:
+            console.print(table)
+        _write(sys.stdout, "\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     # -- everything else ---------------------------------------------------------------------------------------------
 

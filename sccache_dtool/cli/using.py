@@ -39,16 +39,15 @@ def use_command(
     The lease lasts until `unuse`, or until the process that called ends: the nearest that is no wrapper such as
     timeout, env or sudo. Uses are counted: who calls twice gives back twice.
     """
-    cache, lease, owner = _hold(now, directories, words, name, size, holder, ttl, wait)
+    lease, owner = _hold(now, directories, words, name, size, holder, ttl, wait)
     now.out.detail(f"held by {owner}")
     fields = {
-        "path": str(lease.path),
+        "path": os.fspath(lease),
         "item": lease.key,
         "lease": lease.name,
         "holder": str(owner),
-        "cache": str(cache.root),
     }
-    now.out.result("use", fields, str(lease.path))
+    now.out.result("use", fields, os.fspath(lease))
 
 
 @click.command("unuse")
@@ -72,18 +71,18 @@ def unuse_command(
     Once too often is no error: it says so, and exits 0.
     """
     caches = [now.cache(directory) for directory in _split(directories)]
-    owner = caches[0].owner(holder)
+    owners = caches[0].owners(holder)
     key = caches[0].key_for(words, name)
     released, evicted = 0, False
     for cache in caches:
-        released += cache.release(owner, key, everything=everything)
+        released += cache.release(owners, key, everything=everything)
         if evict_if_last and cache.item(key).copies:
             evicted = cache.evict_if_idle(key)
         if released and not everything:
             break
     if not released:
-        now.out.note(f"nothing to give back: {owner} holds no lease on {name or ' '.join(words)}")
-    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owner)}, None)
+        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}")
+    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])}, None)
 
 
 class _WithCommand(click.Command):
@@ -137,9 +136,9 @@ def run_command(
             child.tell(signal.SIGTERM)
 
     try:
-        _, lease, _ = _hold(now, directories, words, name, size, holder, ttl, wait, child=(child.pid, command))
+        lease, _ = _hold(now, directories, words, name, size, holder, ttl, wait, child=(child.pid, command))
         lease.holder.start_heart(give_up)
-        path = str(lease.path)
+        path = os.fspath(lease)
         try:
             code = child.run([word.replace("{}", path) for word in command], {"SC_DTOOL_PATH": path})
         finally:
@@ -160,11 +159,11 @@ def renew_command(now: Invocation, holder: str) -> None:
     For scripts that run longer than they thought, and for holders that are but a name.
     """
     cache = now.cache()
-    owner = cache.owner(holder)
-    renewed = cache.renew(owner)
+    owners = cache.owners(holder)
+    renewed = cache.renew(owners)
     if not renewed:
-        now.out.note(f"nothing to renew: {owner} holds no lease with a lifetime (--ttl)")
-    now.out.result("renew", {"renewed": renewed, "holder": str(owner)}, None)
+        now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
+    now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])}, None)
 
 
 def _hold(
@@ -177,7 +176,7 @@ def _hold(
     ttl: float | None,
     wait: float | None,
     child: tuple[int, list[str]] | None = None,
-) -> tuple[Cache, Lease, Owner]:
+) -> tuple[Lease, Owner]:
     """A lease on what the words mean, in the first cache that has it, or else the first with room for it."""
     caches = [now.cache(directory) for directory in _split(directories)]
     wanted = caches[0].wanted(words, name)
@@ -187,7 +186,7 @@ def _hold(
     else:
         owner = cache.owner_of_command(*child)
         ttl = cache.heartbeat_ttl if ttl is None else ttl
-    return cache, cache.hold(owner, wanted, ttl=ttl, wait=wait), owner
+    return cache.hold(owner, wanted, ttl=ttl, wait=wait), owner
 
 
 def _first_with_room(caches: list[Cache], size: int | None) -> Cache:

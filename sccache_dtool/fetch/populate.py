@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
-from typing import NamedTuple
 
 from sccache_dtool import history, records
 from sccache_dtool.clock import Clock, iso
@@ -17,7 +16,7 @@ from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, GONE, CacheError, NoSpace, TimedOut, explain
 from sccache_dtool.fetch.fetch import Fetched, fetch
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fetch.stack import Stack
+from sccache_dtool.fetch.wanted import Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import GATE, ITEM_FILE, Generation, Layout, WorkName, unique
@@ -28,15 +27,6 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _NOTE_AFTER = 1.0
 _NOTE_EVERY = 60.0
-
-
-class Wanted(NamedTuple):
-    """An item to be had: its key, what it is called on the command line, how to get it."""
-
-    key: str
-    name: str | None
-    label: str
-    stack: Stack
 
 
 class Populator:

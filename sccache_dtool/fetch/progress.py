@@ -1,0 +1,37 @@
+"""How far a fetch has come, told to whoever shows it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """What a fetch calls while it runs; all calls come from the thread that fetches."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Bytes of `label` begin to come: `total` of them, or an unknown number."""
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes were written."""
+
+    def stage(self, text: str) -> None:
+        """Something else than copying begins now, such as ``"unpacking"``."""
+
+    def done(self) -> None:
+        """It is over, well or badly; called exactly once for each fetch."""
+
+
+class NoProgress:
+    """A Progress that says nothing."""
+
+    def start(self, label: str, total: int | None) -> None:
+        """Say nothing."""
+
+    def advance(self, n: int) -> None:
+        """Say nothing."""
+
+    def stage(self, text: str) -> None:
+        """Say nothing."""
+
+    def done(self) -> None:
+        """Say nothing."""

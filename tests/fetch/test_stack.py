@@ -1,0 +1,212 @@
+"""A loader stack is read as it was meant, and written in one way only."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from sccache_dtool.errors import UsageError
+from sccache_dtool.fetch.stack import Stack, parse_stack
+
+SHA256 = "0123456789abcdef" * 4
+MD5 = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "canonical"),
+    [
+        (["/data/x"], "file:/data/x"),
+        (["x"], "file:/home/me/x"),
+        (["./a/../x/"], "file:/home/me/x"),
+        (["//data///x"], "file:/data/x"),
+        (["a b"], "file:/home/me/a b"),
+        (["~/x"], "file:/home/me/~/x"),
+        (["file:x"], "file:/home/me/x"),
+        (["file:/data/x"], "file:/data/x"),
+        (["FILE:///data/x%20#?"], "file:/data/x%20#?"),
+        (["file://localhost/data/x"], "file:/data/x"),
+        (["./tar"], "file:/home/me/tar"),
+        (["./s3:x"], "file:/home/me/s3:x"),
+        (["http://example.org"], "http://example.org/"),
+        (["HTTP://Example.ORG:80/A?b=C#d"], "http://example.org/A?b=C"),
+        (["https://example.org:443?q"], "https://example.org/?q"),
+        (["https://example.org:08443/"], "https://example.org:8443/"),
+        (["https://example.org:/x?"], "https://example.org/x"),
+        (["https://me:secret@example.org/x"], "https://example.org/x"),
+        (["https://me:s@cret@example.org/x"], "https://example.org/x"),
+        (["http://[2001:DB8::1]:8080/x"], "http://[2001:db8::1]:8080/x"),
+        (["http:http://Example.org/x"], "http://example.org/x"),
+        (["http:https://example.org/x"], "https://example.org/x"),
+    ],
+)
+def test_sources_have_one_canonical_form(words, canonical):
+    """Two users who write one source in two ways get one copy, not two."""
+    stack = parse_stack(words, cwd="/home/me")
+    assert stack.canonical == (canonical,)
+    assert parse_stack(stack.canonical, cwd="/elsewhere").canonical == stack.canonical
+
+
+def test_relative_paths_are_of_the_working_directory(tmp_path, monkeypatch):
+    """`sc-dtool use x` means the x that `ls` shows."""
+    monkeypatch.chdir(tmp_path)
+    assert parse_stack(["x"]).location == f"{tmp_path}/x"
+
+
+def test_a_relative_path_in_a_removed_directory_is_an_error_in_words(tmp_path, monkeypatch):
+    """A job whose directory is gone is told so, and gets no traceback."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(UsageError, match="working directory is gone"):
+        parse_stack(["x"])
+    assert parse_stack(["/x"]).location == "/x"
+
+
+def test_symbolic_links_in_a_source_are_not_resolved(tmp_path):
+    """`/data/current` is one item, wherever it leads today."""
+    (tmp_path / "current").symlink_to("/nowhere")
+    assert parse_stack([f"{tmp_path}/current"]).source == f"file:{tmp_path}/current"
+
+
+def test_steps_are_canonical_too():
+    """A digest in capitals is the same digest."""
+    stack = parse_stack(["/x.tar", f"SHA256:{SHA256.upper()}", f"md5:{MD5}", "tar"])
+    assert stack.steps == (f"sha256:{SHA256}", f"md5:{MD5}", "tar")
+    assert stack.canonical == ("file:/x.tar", *stack.steps)
+    assert stack.source == "file:/x.tar"
+
+
+@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha512", "sha3_256", "blake2b"])
+def test_every_digest_of_hashlib_may_be_given(algorithm):
+    """A checksum that a provider publishes can be used as it is."""
+    value = hashlib.new(algorithm, b"x").hexdigest()
+    assert parse_stack(["/x", f"{algorithm}:{value}"]).steps == (f"{algorithm}:{value}",)
+
+
+def test_no_words_are_an_empty_stack():
+    """A pure reference count needs no source."""
+    assert not parse_stack([])
+    assert parse_stack([]) == Stack()
+    assert (Stack().source, Stack().steps) == ("", ())
+    assert parse_stack(["/x"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["s3://bucket/key"], "unknown kind of source 's3'", "http://"),
+        (["foo:bar"], "unknown kind of source 'foo'", "./foo:bar"),
+        (["tar"], "must be a source", "./tar"),
+        (["tar", "tar"], "must be a source", "./tar"),
+        ([f"sha256:{SHA256}"], "must be a source", "path"),
+        (["sha256:12"], "must be a source", "path"),
+        (["file:"], "names no file", "file:PATH"),
+        (["file://server/x"], "another host", "file:///PATH"),
+        (["http:x"], "as a URL", "http://HOST"),
+        (["http:/x"], "as a URL", "http://HOST"),
+        (["http:ftp://x/y"], "as a URL", "http://HOST"),
+        (["http:///x"], "host and port", "%40"),
+        (["http://example.org:http/"], "host and port", "%40"),
+        (["http://example.org:70000/"], "host and port", "%40"),
+        (["http://exa mple.org/"], "host and port", "%40"),
+        (["http://good.org\\@evil.org:x/"], "host and port", "%40"),
+        (["/x", "tar", f"md5:{MD5}"], "cannot come after tar", "before tar"),
+        (["/x", "tar", "tar"], "cannot come after tar", "once"),
+        (["/x", "tar:gz"], "no step", "write tar"),
+        (["/x", "zip"], "zip is no step", "ALGORITHM:HEX"),
+        (["/x", "/y"], "/y is no step", "first word"),
+        (["/x", "https://example.org/"], "is no step", "first word"),
+        (["/x", "sha257:00"], "unknown step or digest 'sha257'", "sha256"),
+        (["/x", "shake_128:00"], "unknown step or digest", "sha256"),
+        (["/x", "md5:00"], "expected 32 hexadecimal digits, not 2", None),
+        (["/x", "md5:"], "expected 32 hexadecimal digits, not 0", None),
+        (["/x", f"md5:{'g' * 32}"], "expected 32 hexadecimal digits", None),
+        (["/x", f"md5:{'٣' * 32}"], "expected 32 hexadecimal digits", None),
+        ([""], "empty word", None),
+        (["/x", ""], "empty word", None),
+        (["/a\nb"], "control character", None),
+        (["/a\0b"], "control character", None),
+        (["http://example.org/\x1b[2J"], "control character", None),
+        (["/a\x9bb"], "control character", None),
+        (["/a\u2028b"], "control character", None),
+        (["/x", "tar\n"], "control character", None),
+        (["/a\udcffb"], "not valid UTF-8", "symbolic link"),
+    ],
+)
+def test_what_means_nothing_is_refused_in_words(words, message, hint):
+    """A mistyped stack is never taken for another one, and the error says what to write."""
+    with pytest.raises(UsageError, match=message) as caught:
+        parse_stack(words, cwd="/home/me")
+    assert caught.value.message.isprintable()
+    assert hint is None or hint in (caught.value.hint or "")
+
+
+def test_credentials_are_for_fetching_alone():
+    """A password is not stored in the cache, and not shown by a log or a traceback."""
+    stack = parse_stack(["http:https://me:hush@example.org:8443/x.tar?y=z", "tar"])
+    assert stack.location == "https://me:hush@example.org:8443/x.tar?y=z"
+    for shown in (*stack.canonical, stack.source, stack.label, repr(stack), repr(stack.location), f"{stack}"):
+        assert "hush" not in shown
+        assert "me:" not in shown
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:hu/sh@example.org/", "http://me:hu#sh@h/", "s3://me:hush@h/", "http://me:hush@/"]
+)
+def test_errors_show_no_credentials(url):
+    """A mistyped URL with a password does not put it into a job's log."""
+    with pytest.raises(UsageError) as caught:
+        parse_stack([url])
+    assert "sh@" not in f"{caught.value.message} {caught.value.hint}"
+    assert "me:" not in f"{caught.value.message} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("words", "label"),
+    [
+        (["/data/ref.fa"], "ref.fa"),
+        (["/data/ref.tar"], "ref.tar"),
+        (["/data/ref.tar", "tar"], "ref"),
+        (["/data/ref.tar.gz", f"md5:{MD5}", "tar"], "ref"),
+        (["/data/ref.TGZ", "tar"], "ref"),
+        (["/data/ref.v1.tar.bz2", "tar"], "ref.v1"),
+        (["/data/ref.tar.xz", "tar"], "ref"),
+        (["/data/.tar", "tar"], ".tar"),
+        (["/"], "data"),
+        (["https://example.org/a/b.tar?c=/d"], "b.tar"),
+        (["https://example.org/a/b/"], "b"),
+        (["https://example.org"], "example.org"),
+        (["https://example.org/.."], "data"),
+        (["https://example.org/%2e%2e%2Fx"], "%2e%2e%2Fx"),
+        ([], "data"),
+    ],
+)
+def test_the_payload_has_a_name_that_people_know(words, label):
+    """Programs that go by a file's extension work on the copy, and no name leads out of the work area."""
+    assert parse_stack(words).label == label
+
+
+def test_long_names_are_cut_and_keep_their_end():
+    """A name of any length can be stored, and its extension is still there."""
+    label = parse_stack(["/" + "é" * 120 + ".fastq"]).label
+    assert len(label.encode()) <= 100
+    assert label.endswith("éé.fastq")
+
+
+def test_stacks_cannot_be_changed():
+    """What identifies an item stays as it was checked."""
+    with pytest.raises(AttributeError):
+        parse_stack(["/x"]).location = "/y"  # type: ignore[misc]
+
+
+def test_parsing_imports_nothing_heavy():
+    """`sc-dtool use` of an item that is there starts fast."""
+    code = "import sys; from sccache_dtool.fetch.stack import parse_stack; parse_stack(['http://h/x', 'tar']); " + (
+        "print(*{'requests', 'tarfile', 'hashlib', 'urllib', 'urllib.parse', 'dataclasses'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""

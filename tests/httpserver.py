@@ -1,0 +1,163 @@
+"""A web server on the loopback interface for tests: counts what is asked of it, and misbehaves on command.
+
+    with httpserver.serve() as server:
+        url = server.page("/ref.tar", body)              # or: status=404, short=10, stall_after=10, gzip=True …
+        ...
+        assert server.gets["/ref.tar"] == 1
+
+Nothing in it waits for a time; a page that stalls or is held goes on when `server.release()` is called, or when the
+server is closed.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip as gzip_module
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, NamedTuple
+from unittest import mock
+
+
+class Page(NamedTuple):
+    """What a GET of one path gets."""
+
+    body: bytes = b""
+    status: int = 200
+    reason: str | None = None
+    headers: Mapping[str, str] = {}  # noqa: RUF012  (a NamedTuple's default, never changed)
+    announced: int | None = None  # Content-Length to claim, if not the true one
+    unannounced: bool = False  # no Content-Length: the end of the connection is the end of the body
+    short: int | None = None  # close the connection after so many bytes
+    stall_after: int | None = None  # send so many bytes, then nothing until released
+    drip: int | None = None  # send the body in pieces of so many bytes, one for each `server.let_drop()`
+    hold: bool = False  # answer nothing at all until released
+    gzip: bool = False  # compress the body on the way, asked or not
+    auth: tuple[str, str] | None = None  # user and password, without which the answer is 401
+
+
+class Server:
+    """Pages, and what was asked for."""
+
+    def __init__(self) -> None:
+        self.gets: Counter[str] = Counter()
+        self.seen: list[tuple[str, dict[str, str]]] = []  # path and headers of each GET, in order
+        self._pages: dict[str, Page] = {}
+        self._released = threading.Event()
+        self._drops = threading.Semaphore(0)
+        self._asked = threading.Condition()
+        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http.owner = self
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+
+    def page(self, path: str, body: bytes = b"", **how: Any) -> str:
+        """Serve `body` at `path`, in the way that the fields of Page say; its URL."""
+        self._pages[path] = Page(body, **how)
+        return self.url(path)
+
+    def redirect(self, path: str, target: str, status: int = 302) -> str:
+        """Send who asks for `path` on to the URL or path `target`; the URL of `path`."""
+        return self.page(path, status=status, headers={"Location": target})
+
+    def url(self, path: str, userinfo: str = "") -> str:
+        """The URL of a path, with `userinfo` (``"user:password"``) in it if given."""
+        at = f"{userinfo}@" if userinfo else ""
+        return f"http://{at}127.0.0.1:{self._http.server_port}{path}"
+
+    def release(self) -> None:
+        """Let all pages that stall or are held go on, now and in future."""
+        self._released.set()
+
+    def let_drop(self, pieces: int = 1) -> None:
+        """Let pages that drip send so many pieces more."""
+        self._drops.release(pieces)
+
+    def wait_for_gets(self, path: str, number: int = 1, timeout: float = 30) -> None:
+        """Return once `path` was asked for `number` times. Raises TimeoutError."""
+        with self._asked:
+            if not self._asked.wait_for(lambda: self.gets[path] >= number, timeout):
+                raise TimeoutError(f"{path} was asked for {self.gets[path]} times, not {number}")
+
+    def close(self) -> None:
+        """End the server and all its connections."""
+        self._released.set()
+        self._drops.release(1 << 20)
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer one GET."""
+        with self._asked:
+            self.gets[handler.path] += 1
+            self.seen.append((handler.path, dict(handler.headers)))
+            self._asked.notify_all()
+        page = self._pages.get(handler.path, Page(b"<html>no such page</html>", 404))
+        if page.auth is not None and handler.headers.get("Authorization") != _basic(*page.auth):
+            page = Page(b"<html>who are you?</html>", 401, headers={"WWW-Authenticate": 'Basic realm="test"'})
+        if page.hold:
+            self._released.wait()
+        body = gzip_module.compress(page.body) if page.gzip else page.body
+        handler.send_response(page.status, page.reason)
+        for name, value in page.headers.items():
+            handler.send_header(name, value)
+        if page.gzip:
+            handler.send_header("Content-Encoding", "gzip")
+        if not page.unannounced:
+            handler.send_header("Content-Length", str(len(body) if page.announced is None else page.announced))
+        handler.end_headers()
+        self._send(handler, page, body)
+        handler.close_connection = True
+
+    def _send(self, handler: BaseHTTPRequestHandler, page: Page, body: bytes) -> None:
+        if page.short is not None:
+            body = body[: page.short]
+        if page.stall_after is not None:
+            handler.wfile.write(body[: page.stall_after])
+            self._released.wait()
+            body = body[page.stall_after :]
+        if page.drip is None:
+            handler.wfile.write(body)
+            return
+        for begin in range(0, len(body), page.drip):
+            self._drops.acquire()
+            handler.wfile.write(body[begin : begin + page.drip])
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    owner: Server
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that hangs up is a part of many tests."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Http
+
+    def do_GET(self) -> None:  # noqa: N802  (the name is http.server's)
+        self.server.owner.answer(self)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def serve() -> Iterator[Server]:
+    """A Server, for as long as the context lasts; this process and its children reach it past any proxy."""
+    server = Server()
+    try:
+        with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}):
+            yield server
+    finally:
+        server.close()
+
+
+def _basic(user: str, password: str) -> str:
+    return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
