@@ -15,7 +15,7 @@ from sccache_dtool.fetch.wanted import Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
 from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import Layout, LeaseName
+from sccache_dtool.layout import HolderName, Layout, LeaseName
 from sccache_dtool.leases import Held, Lease, Place
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.records import Damaged
@@ -172,7 +172,8 @@ class Cache:
             ttl = self.settings.lease_ttl
         holder = Holder(self._fs, self._layout, self._clock, owner, ttl)
         try:
-            return self._acquire(holder, wanted, self.settings.fetch_wait if wait is None else wait)
+            with holder.beating():
+                return self._acquire(holder, wanted, self.settings.fetch_wait if wait is None else wait)
         except BaseException:
             holder.retire()
             raise
@@ -267,10 +268,13 @@ class Cache:
 
     def _dismiss(self, lease: LeaseName) -> None:
         """Remove the holder of a lease that was its only one: what `hold` makes."""
-        with contextlib.suppress(OSError):
+        try:
+            self._fs.unlink(f"{self._layout.holders}/{HolderName(lease.holder, 0, 0)}")
+        except FileNotFoundError:  # it has a lifetime, so its name has changed
             name = Roll.glance(self._fs, self._layout).present.get(lease.holder)
             if name is not None:
-                self._fs.unlink(f"{self._layout.holders}/{name}")
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.unlink(f"{self._layout.holders}/{name}")
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""

@@ -45,13 +45,13 @@ def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
         try:
             fs.names(path)
         except FileNotFoundError:
-            yield Finding(path, "missing", _maker(fs, path))
+            yield Finding(path, "missing", _maker(fs, path, layout.shared))
         except OSError as error:
             yield Finding(path, explain(error), None)
 
 
-def _maker(fs: FileSystem, path: str) -> Callable[[], object]:
-    return lambda: fs.make_dirs(path)
+def _maker(fs: FileSystem, path: str, shared: bool) -> Callable[[], object]:
+    return lambda: fs.make_dirs(path, shared=shared)
 
 
 def _about_the_root(fs: FileSystem, layout: Layout) -> Iterator[Finding]:

@@ -29,6 +29,10 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _NO_WRITE_BITS = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
 
+#: Permission bits that a directory has in a cache that a group shares.
+SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
+
+
 class Usage(NamedTuple):
     """What a tree takes up: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
 
@@ -56,9 +60,19 @@ class FileSystem:
         """Rename within the cache."""
         os.rename(source, target)
 
-    def mkdir(self, path: str) -> None:
-        """Create a directory exclusively."""
+    def mkdir(self, path: str, *, shared: bool = False) -> None:
+        """Create a directory exclusively; `shared`: its group may write in it, whatever the umask says."""
         os.mkdir(path)
+        if shared:
+            self.share(path)
+
+    def share(self, path: str) -> None:
+        """Let a directory's group write in it, and make what is created there the group's too (setgid)."""
+        fd = os.open(path, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | SHARED_DIRECTORY)
+        finally:
+            os.close(fd)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; the server refuses when there is anything in it."""
@@ -87,9 +101,18 @@ class FileSystem:
         with os.scandir(path) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
 
-    def make_dirs(self, path: str) -> None:
-        """Create a directory and what is missing above it."""
-        os.makedirs(path, exist_ok=True)
+    def make_dirs(self, path: str, *, shared: bool = False) -> None:
+        """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
+        try:
+            self.mkdir(path, shared=shared)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            parent = os.path.dirname(path)
+            if parent == path:
+                raise
+            self.make_dirs(parent, shared=shared)
+            self.make_dirs(path, shared=shared)
 
     # -- records and files -----------------------------------------------------------------------------------------
 
@@ -124,10 +147,12 @@ class FileSystem:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
         return data.decode("utf-8", "replace")
 
-    def write_new(self, path: str, text: str) -> None:
-        """Create a file exclusively, with its text on stable storage when this returns."""
+    def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
+        """Create a file exclusively, its text on stable storage when this returns; `shared`: its group may read it."""
         fd = self.create(path)
         try:
+            if shared:
+                os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
             self.write(fd, text.encode())
             self.sync(fd)
         finally:
@@ -169,18 +194,18 @@ class FileSystem:
             size += status.st_size if stat.S_ISREG(status.st_mode) else 0
         return Usage(size, total)
 
-    def seal(self, path: str) -> None:
+    def seal(self, path: str, *, shared: bool = False) -> None:
         """Make a file or tree durable, its files read-only: what is published never changes.
 
-        Directories stay writable, because whoever may evict must be able to empty them.
+        Directories stay writable, because whoever may evict must be able to empty them. `shared`: their group may
+        write in directories, and read files.
         """
         for name, status in self._walk(path):
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
                 continue
             fd = os.open(name, _READ_ONLY)
             try:
-                if stat.S_ISREG(status.st_mode):
-                    os.fchmod(fd, stat.S_IMODE(status.st_mode) & _NO_WRITE_BITS)
+                os.fchmod(fd, _sealed_mode(status.st_mode, shared))
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -235,6 +260,24 @@ class FileSystem:
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
     def free_space(self, path: str) -> int:
-        """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3))."""
-        figures = os.statvfs(path)
+        """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3)).
+
+        For a path that is not there yet: where it would be made.
+        """
+        try:
+            figures = os.statvfs(path)
+        except FileNotFoundError:
+            if os.path.dirname(path) == path:
+                raise
+            return self.free_space(os.path.dirname(path))
         return figures.f_bavail * figures.f_frsize
+
+
+def _sealed_mode(mode: int, shared: bool) -> int:
+    """The permission bits of a published file or directory that had `mode`."""
+    bits = stat.S_IMODE(mode)
+    if stat.S_ISDIR(mode):
+        return bits | SHARED_DIRECTORY if shared else bits
+    if shared:
+        bits |= (bits & stat.S_IRWXU) >> 3
+    return bits & _NO_WRITE_BITS

@@ -32,7 +32,7 @@ def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
     return True
 
 
-def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bool:
+def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str, *, shared: bool = False) -> bool:
     """Move `lease` from `gate` to `history` as `ended`: True when this call ended it. One call.
 
     The finished lease is the record of the access, so a use is logged exactly once, whoever ends it.
@@ -46,7 +46,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
             raise
     else:
         return True
-    fs.make_dirs(history)  # a missing target directory says ENOENT too
+    fs.make_dirs(history, shared=shared)  # a missing target directory says ENOENT too
     try:
         fs.rename(lease_path, ended_path)
     except OSError as error:

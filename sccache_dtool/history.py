@@ -77,7 +77,15 @@ def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]
     return sorted((_use(entry, text) for entry, text in texts.items()), key=lambda use: use.end)
 
 
-def fold(fs: FileSystem, history: str, tmp: str, warn: Callable[[str], None], least: int = FOLD_AT) -> int:
+def fold(
+    fs: FileSystem,
+    history: str,
+    tmp: str,
+    warn: Callable[[str], None],
+    *,
+    least: int = FOLD_AT,
+    shared: bool = False,
+) -> int:
     """Fold entries and segments into one segment if there are at least `least` of them; returns how many.
 
     `tmp` is a path, not there yet, on the same file system; the segment is written there and published by rename.
@@ -90,7 +98,7 @@ def fold(fs: FileSystem, history: str, tmp: str, warn: Callable[[str], None], le
     segment = SegmentName(len(union.texts), max(entry.end for entry in union.texts), unique())
     lines = (f"{entry} {text}\n" for entry, text in sorted(union.texts.items(), key=lambda pair: pair[0].end))
     try:
-        fs.write_new(tmp, "".join(lines))
+        fs.write_new(tmp, "".join(lines), shared=shared)
         fs.rename(tmp, f"{history}/{segment}")
     except OSError:
         with contextlib.suppress(OSError):

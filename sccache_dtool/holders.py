@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool import layout as names
@@ -267,10 +267,24 @@ class Holder:
 
     def retire(self) -> None:
         """Stop, and remove the entry; all leases have been released before."""
-        if self._heart is not None:
-            self._heart.stop()
+        self.stop_heart()
         with contextlib.suppress(OSError):
             self._fs.unlink(self._path(self._name))
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat for as long as something takes that may be long, such as a download."""
+        self.start_heart(lambda error: None)  # whoever has been revoked will hear of it when the work is to be shown
+        try:
+            yield
+        finally:
+            self.stop_heart()
+
+    def stop_heart(self) -> None:
+        """Beat no more."""
+        if self._heart is not None:
+            self._heart.stop()
+            self._heart = None
 
     def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
         """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked."""
@@ -363,7 +377,8 @@ class Roll(NamedTuple):
         try:
             return cls._list(fs, layout, fs.lstat(probe).st_mtime)
         finally:
-            fs.unlink(probe)
+            with contextlib.suppress(FileNotFoundError):  # the reply to a first request was lost
+                fs.unlink(probe)
 
     @classmethod
     def glance(cls, fs: FileSystem, layout: Layout) -> Roll:

@@ -191,6 +191,7 @@ class Layout:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
+        self.shared = False  # whether a group shares the cache: what FORMAT says, once it was read
         self.control = f"{self.root}/{CONTROL}"
         self.format_file = f"{self.control}/FORMAT"
         self.config_file = f"{self.control}/config.toml"
@@ -216,7 +217,10 @@ class Layout:
 
     def key_of(self, path: str) -> str | None:
         """The key of the item that `path` lies in; None if it lies in none."""
-        parts = os.path.relpath(path, self.items).split("/")
+        inner = os.path.abspath(path).removeprefix(f"{self.items}/")
+        if inner == os.path.abspath(path):
+            inner = os.path.realpath(path).removeprefix(f"{os.path.realpath(self.items)}/")
+        parts = inner.split("/")
         return parts[1] if len(parts) >= 2 and is_key(parts[1]) and parts[1][:2] == parts[0] else None
 
 

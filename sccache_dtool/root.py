@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -82,6 +83,7 @@ def check(fs: FileSystem, layout: Layout) -> str:
             f"{layout.root} has format {fields.get('version')}, and this program knows {FORMAT_VERSION}",
             hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
         )
+    layout.shared = fields.get("shared") == "group"
     return fields["id"]
 
 
@@ -95,9 +97,11 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
     fs.make_dirs(layout.root)
     aside = f"{layout.root}/{CONTROL}.{unique()}"
     try:
+        shared = bool(fs.lstat(layout.root).st_mode & stat.S_IWGRP)
+        fs.mkdir(aside, shared=shared)
         for directory in DIRECTORIES:
-            fs.make_dirs(f"{aside}/{directory}")
-        fs.write_new(f"{aside}/FORMAT", f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\n")
+            fs.mkdir(f"{aside}/{directory}", shared=shared)
+        fs.write_new(f"{aside}/FORMAT", _format(shared), shared=shared)
         fs.rename(aside, layout.control)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -106,14 +110,21 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
             raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
         check(fs, layout)  # somebody else was first, or the reply to our rename was lost
         return False
+    layout.shared = shared
     put_tag(fs, layout)
     return True
+
+
+def _format(shared: bool) -> str:
+    """The text of a new cache's FORMAT. A root that its group may write in makes a cache that the group shares."""
+    sharing = "group" if shared else "no"
+    return f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\nshared: {sharing}\n"
 
 
 def put_tag(fs: FileSystem, layout: Layout) -> None:
     """Mark the root as a cache for backup programs (https://bford.info/cachedir/)."""
     with contextlib.suppress(FileExistsError):
-        fs.write_new(layout.tag_file, TAG_TEXT)
+        fs.write_new(layout.tag_file, TAG_TEXT, shared=layout.shared)
 
 
 def refuse_unfit(fs: FileSystem, root: str) -> None:

@@ -29,7 +29,7 @@ class Page(NamedTuple):
     body: bytes = b""
     status: int = 200
     reason: str | None = None
-    headers: Mapping[str, str] = {}  # noqa: RUF012  (a NamedTuple's default, never changed)
+    headers: Mapping[str, str] = {}
     announced: int | None = None  # Content-Length to claim, if not the true one
     unannounced: bool = False  # no Content-Length: the end of the connection is the end of the body
     short: int | None = None  # close the connection after so many bytes
@@ -86,7 +86,7 @@ class Server:
     def close(self) -> None:
         """End the server and all its connections."""
         self._released.set()
-        self._drops.release(1 << 20)
+        self._drops.release(1000)
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -141,7 +141,7 @@ class _Http(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Http
 
-    def do_GET(self) -> None:  # noqa: N802  (the name is http.server's)
+    def do_GET(self) -> None:
         self.server.owner.answer(self)
 
     def log_message(self, format: str, *args: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NoReturn
 
 from sccache_dtool.errors import CacheError, Exit
@@ -51,15 +51,17 @@ class Child:
         os.close(write_failure)
         self._status: int | None = None
 
-    def run(self, command: Sequence[str], extra: Mapping[str, str]) -> int:
+    def run(self, command: Sequence[str], extra: Mapping[str, str], begin: Callable[[], None]) -> int:
         """Become `command`, and return its exit code as a shell gives it: 128 + N for signal N.
 
-        `extra` is added to its environment. Raises CacheError with exit code 127 if there is no such command,
-        126 if it cannot be run.
+        `extra` is added to its environment. `begin` is called first, with all signals blocked that we watch for: a
+        thread that it starts inherits that, and takes none away from us. Raises CacheError with exit code 127 if there
+        is no such command, 126 if it cannot be run.
         """
         watched = FORWARDED | {signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
         try:
+            begin()
             os.write(self._write_order, json.dumps([list(command), dict(extra)]).encode())
             os.close(self._write_order)
             self._write_order = -1

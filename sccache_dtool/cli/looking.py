@@ -16,6 +16,7 @@ from sccache_dtool.cli.options import Invocation, common_options, duration, pass
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import UsageError
 from sccache_dtool.items import Item
+from sccache_dtool.layout import key_label
 from sccache_dtool.reaping import Judged
 from sccache_dtool.units import short_duration
 
@@ -290,7 +291,7 @@ def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, 
             if use.end >= earliest:
                 yield {
                     "item": key,
-                    "name": key[33:],
+                    "name": key_label(key),
                     "since": output.moment(use.since),
                     "end": output.moment(use.end),
                     "seconds": None if use.since is None else round(max(0.0, use.end - use.since), 3),

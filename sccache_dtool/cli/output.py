@@ -62,7 +62,7 @@ class Output:
         if self.format == "json":
             import json
 
-            _write(sys.stdout, json.dumps({"type": kind, "version": JSON_VERSION, **fields}, ensure_ascii=False))
+            _write(sys.stdout, json.dumps({"type": kind, "version": JSON_VERSION, **fields}))
             return
         header = ("type", *fields)
         if header != self._header:

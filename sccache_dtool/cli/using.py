@@ -75,6 +75,8 @@ def unuse_command(
     key = caches[0].key_for(words, name)
     released, evicted = 0, False
     for cache in caches:
+        if len(caches) > 1 and not cache.has(key):
+            continue
         released += cache.release(owners, key, everything=everything)
         if evict_if_last and cache.item(key).copies:
             evicted = cache.evict_if_idle(key)
@@ -137,10 +139,10 @@ def run_command(
 
     try:
         lease, _ = _hold(now, directories, words, name, size, holder, ttl, wait, child=(child.pid, command))
-        lease.holder.start_heart(give_up)
         path = os.fspath(lease)
+        order = [word.replace("{}", path) for word in command]
         try:
-            code = child.run([word.replace("{}", path) for word in command], {"SC_DTOOL_PATH": path})
+            code = child.run(order, {"SC_DTOOL_PATH": path}, lambda: lease.holder.start_heart(give_up))
         finally:
             lease.release()
             lease.holder.retire()

@@ -103,4 +103,4 @@ def fold_histories(fs: FileSystem, layout: Layout, holder: Holder, items: Iterab
             continue
         tmp = f"{layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
         with contextlib.suppress(OSError):
-            history.fold(fs, layout.history(item.key), tmp, warn)
+            history.fold(fs, layout.history(item.key), tmp, warn, shared=layout.shared)

@@ -158,7 +158,8 @@ class Keeper:
         owner = holders.program_owner(self._proc)
         holder = Holder(self._fs, self._layout, self._clock, owner, holders.DEFAULT_TTL)
         try:
-            yield holder
+            with holder.beating():
+                yield holder
         finally:
             holder.retire()
 

@@ -102,8 +102,8 @@ def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: s
         if error.errno not in GONE:
             raise
         return False
-    fs.mkdir(f"{area}/{GATE}")
-    fs.make_dirs(layout.history(key))
+    fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
+    fs.make_dirs(layout.history(key), shared=layout.shared)
     generation = name.generation._replace(random=unique(), created=int(clock.wall()))
     fs.rename(area, layout.generation(key, str(generation)))
     return True

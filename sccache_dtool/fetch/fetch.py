@@ -24,19 +24,21 @@ class Fetched(NamedTuple):
     announced: int | None  # bytes of the source, if it said so
 
 
-def fetch(fs: FileSystem, stack: Stack, area: str, *, progress: Progress, label: str | None = None) -> Fetched:
+def fetch(
+    fs: FileSystem, stack: Stack, area: str, *, progress: Progress, label: str | None = None, shared: bool = False
+) -> Fetched:
     """Fetch `stack` into `area`, a private empty directory: ``area/payload/<label>`` is made, and nothing else.
 
-    The default of `label` is the stack's. An empty stack makes an empty directory. Raises FetchFailed, NoSpace (a
-    quota included), or UsageError for a label that is no file name; what was made until then is left in `area`, and
-    the caller removes it.
+    The default of `label` is the stack's. An empty stack makes an empty directory. `shared`: the directory's group may
+    read the files, and remove them. Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that is
+    no file name; what was made until then is left in `area`, and the caller removes it.
     """
     name = label or stack.label
     what = stack.source or plain(name)
     if name in (".", "..") or "/" in name or CONTROL.search(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     try:
-        return _carry_out(fs, stack, area, name, progress)
+        return _carry_out(fs, stack, area, name, progress, shared)
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace(
@@ -48,7 +50,7 @@ def fetch(fs: FileSystem, stack: Stack, area: str, *, progress: Progress, label:
         progress.done()
 
 
-def _carry_out(fs: FileSystem, stack: Stack, area: str, name: str, progress: Progress) -> Fetched:
+def _carry_out(fs: FileSystem, stack: Stack, area: str, name: str, progress: Progress, shared: bool) -> Fetched:
     payload = f"{area}/payload"
     target = f"{payload}/{name}"
     digests: dict[str, str] = {}
@@ -71,7 +73,7 @@ def _carry_out(fs: FileSystem, stack: Stack, area: str, name: str, progress: Pro
     else:
         fs.mkdir(target)
     progress.stage("writing to disk")
-    fs.seal(payload)
+    fs.seal(payload, shared=shared)
     usage = fs.usage(target)
     return Fetched(name, usage.bytes, usage.entries, digests, announced)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from sccache_dtool import history, records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.election import Election
-from sccache_dtool.errors import FULL, GONE, CacheError, NoSpace, TimedOut, explain
+from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch.fetch import Fetched, fetch
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.wanted import Wanted
@@ -93,13 +93,22 @@ class Populator:
         area = f"{self._layout.tmp}/{WorkName(name, 'fetch')}"
         began = self._clock.monotonic()
         try:
-            self._fs.mkdir(area)
-            fetched = fetch(self._fs, wanted.stack, area, progress=self._progress, label=wanted.label)
+            self._fs.mkdir(area, shared=self._layout.shared)
+            fetched = fetch(
+                self._fs, wanted.stack, area, progress=self._progress, label=wanted.label, shared=self._layout.shared
+            )
             return self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
         except OSError as error:
             self._discard(area)
             if error.errno in FULL:
-                raise NoSpace(f"no space left in {self._layout.root} for {wanted.label}") from error
+                raise NoSpace(
+                    f"no space left in {self._layout.root} for {wanted.label}", hint="`sc-dtool clean` makes room"
+                ) from error
+            if error.errno in GONE:
+                raise LeaseLost(
+                    f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
+                    hint="use the item again",
+                ) from error
             raise CacheError(f"cannot put {wanted.label} into the cache: {explain(error)}") from error
         except BaseException:
             self._discard(area)
@@ -109,10 +118,11 @@ class Populator:
         now = self._clock.wall()
         generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries))
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
-        self._fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(self._facts(wanted, fetched, now, seconds)))
-        self._fs.mkdir(f"{area}/{GATE}")
+        facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
+        self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)
+        self._fs.mkdir(f"{area}/{GATE}", shared=self._layout.shared)
         self._fs.put_record(history.encode_lease(now, self._holder.by), f"{area}/{GATE}/{name}")
-        self._fs.make_dirs(place.history)
+        self._fs.make_dirs(place.history, shared=self._layout.shared)
         try:
             self._fs.rename(area, self._layout.generation(wanted.key, generation))
         except OSError as error:

@@ -205,7 +205,7 @@ def _download(stack: Stack, sink: Sink, progress: Progress) -> int | None:
             came = response.raw.tell()
     # requests lets some of urllib3's errors through, and UnicodeError for host names that cannot be encoded.
     except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
-        raise FetchFailed(f"cannot fetch {stack.source}: {_network_reason(error, sink.size, announced)}") from error
+        raise FetchFailed(f"cannot fetch {stack.source}: {_network_reason(error, announced)}") from error
     if announced is not None and came != announced:
         raise FetchFailed(f"cannot fetch {stack.source}: {came} bytes came, and {announced} were announced")
     return announced
@@ -235,19 +235,19 @@ def _announced(response: requests.Response) -> int | None:
     return int(length) if length.isascii() and length.isdigit() else None
 
 
-def _network_reason(error: BaseException, came: int, announced: int | None) -> str:
+def _network_reason(error: BaseException, announced: int | None) -> str:
     import requests
     import urllib3
 
     causes = list(_causes(error))
-    if any(isinstance(cause, urllib3.exceptions.ConnectTimeoutError) for cause in causes):
+    if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_TIMEOUT:g} s"
     if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in causes):
-        return f"no data for {READ_TIMEOUT:g} s, after {came} bytes"
-    if any(isinstance(cause, urllib3.exceptions.IncompleteRead) for cause in causes):
-        of = "" if announced is None else f" of {announced}"
-        return f"the connection ended early, after {came}{of} bytes"
+        return f"no data for {READ_TIMEOUT:g} s"
     for cause in reversed(causes):  # the innermost one is what the system said
+        if isinstance(cause, urllib3.exceptions.IncompleteRead):
+            of = "" if announced is None else f" of {announced}"
+            return f"the connection ended early, after {cause.partial}{of} bytes"
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return why(cause)
     return why(error)
