@@ -60,9 +60,12 @@ class FileSystem:
         """Rename within the cache."""
         os.rename(source, target)
 
-    def mkdir(self, path: str, *, shared: bool = False) -> None:
-        """Create a directory exclusively; `shared`: its group may write in it, whatever the umask says."""
-        os.mkdir(path)
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+        """Create a directory exclusively, with the permissions in `mode` less the umask.
+
+        `shared`: its group may write in it, whatever the umask says.
+        """
+        os.mkdir(path, mode)
         if shared:
             self.share(path)
 

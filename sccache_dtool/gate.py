@@ -36,7 +36,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str, *, sh
     """Move `lease` from `gate` to `history` as `ended`: True when this call ended it. One call.
 
     The finished lease is the record of the access, so a use is logged exactly once, whoever ends it.
-    False: it had been ended before, by a reaper, or by ourselves with the reply lost.
+    False: it had been ended before, by somebody else. If it is there as `ended`, the reply to our call was lost.
     """
     lease_path, ended_path = f"{gate}/{lease}", f"{history}/{ended}"
     try:
@@ -52,6 +52,15 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str, *, sh
     except OSError as error:
         if error.errno not in GONE:
             raise
+        return _is_there(fs, ended_path)
+    return True
+
+
+def _is_there(fs: FileSystem, path: str) -> bool:
+    """A hint only: on a network file system what is there may be missed for a while."""
+    try:
+        fs.lstat(path)
+    except OSError:
         return False
     return True
 

@@ -74,7 +74,7 @@ def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summ
 def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]:
     """All finished uses, the oldest end first."""
     texts = _gather(fs, history, warn, records_too=True).texts
-    return sorted((_use(entry, text) for entry, text in texts.items()), key=lambda use: use.end)
+    return sorted((_use(entry, text or "") for entry, text in texts.items()), key=lambda use: use.end)
 
 
 def fold(
@@ -89,14 +89,17 @@ def fold(
     """Fold entries and segments into one segment if there are at least `least` of them; returns how many.
 
     `tmp` is a path, not there yet, on the same file system; the segment is written there and published by rename.
-    Only what the new segment holds is removed; a segment that could not be read whole stays.
+    Only what the new segment holds is removed; an entry or a segment that could not be read whole stays.
     """
     listing = _list(fs, history)
     if len(listing.entries) + len(listing.segments) < max(2, least):
         return 0
     union = _gather(fs, history, warn, records_too=True)
-    segment = SegmentName(len(union.texts), max(entry.end for entry in union.texts), unique())
-    lines = (f"{entry} {text}\n" for entry, text in sorted(union.texts.items(), key=lambda pair: pair[0].end))
+    texts = {entry: text for entry, text in union.texts.items() if text is not None}
+    if not texts:
+        return 0
+    segment = SegmentName(len(texts), max(entry.end for entry in texts), unique())
+    lines = (f"{entry} {text}\n" for entry, text in sorted(texts.items(), key=lambda pair: pair[0].end))
     try:
         fs.write_new(tmp, "".join(lines), shared=shared)
         fs.rename(tmp, f"{history}/{segment}")
@@ -104,7 +107,7 @@ def fold(
         with contextlib.suppress(OSError):
             fs.unlink(tmp)
         raise
-    covered = [*(entry for entry in listing.entries if entry in union.texts), *union.whole]
+    covered = [*(entry for entry in listing.entries if entry in texts), *union.whole]
     for name in covered:
         with contextlib.suppress(FileNotFoundError):
             fs.unlink(f"{history}/{name}")
@@ -130,24 +133,28 @@ def _list(fs: FileSystem, history: str) -> _Listing:
 
 
 class _Union(NamedTuple):
-    texts: dict[EndedName, str]
+    texts: dict[EndedName, str | None]  # None: its record could not be read
     whole: frozenset[SegmentName]  # segments of which every line was understood
 
 
 def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, records_too: bool) -> _Union:
     """Every finished lease and its record, the union of entries and segments.
 
-    A listing is not a snapshot: who sees a segment that was not there at the last listing lists again, so that no
-    record is missed between an entry's removal and its segment's appearance.
+    A listing is not a snapshot: who sees a segment that was not there at the last listing, or finds an entry gone,
+    lists again, so that no record is missed between an entry's removal and its segment's appearance.
     """
-    texts: dict[EndedName, str] = {}
+    texts: dict[EndedName, str | None] = {}
     seen: set[SegmentName] = set()
     whole: set[SegmentName] = set()
     for _ in range(_MOST_LISTINGS):
         listing = _list(fs, history)
+        vanished = False
         for entry in listing.entries:
-            if not texts.get(entry):
-                texts[entry] = _record(fs, f"{history}/{entry}") if records_too else ""
+            if texts.get(entry) is None:
+                try:
+                    texts[entry] = _record(fs, f"{history}/{entry}") if records_too else ""
+                except FileNotFoundError:
+                    texts[entry], vanished = None, True
         fresh = set(listing.segments) - seen
         for segment in fresh:
             lines = _segment_lines(fs, f"{history}/{segment}", warn)
@@ -155,16 +162,19 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
             if lines and all(entry for entry, _ in lines):
                 whole.add(segment)
         seen |= fresh
-        if not fresh:
+        if not fresh and not vanished:
             break
     return _Union(texts, frozenset(whole))
 
 
-def _record(fs: FileSystem, path: str) -> str:
+def _record(fs: FileSystem, path: str) -> str | None:
+    """The record of an entry, in one line; None if it cannot be read. Raises FileNotFoundError."""
     try:
-        return fs.get_record(path).replace("\n", " ")
-    except (OSError, ValueError):
-        return ""
+        return records.printable(fs.get_record(path))
+    except FileNotFoundError:
+        raise
+    except OSError:
+        return None
 
 
 def _segment_lines(fs: FileSystem, path: str, warn: Callable[[str], None]) -> list[tuple[EndedName | None, str]]:
@@ -176,7 +186,7 @@ def _segment_lines(fs: FileSystem, path: str, warn: Callable[[str], None]) -> li
         warn(f"{path}: {error.strerror}; its uses are not counted")
         return []
     lines = []
-    for line in text.splitlines():
+    for line in text.removesuffix("\n").split("\n"):  # and at no other character that ends a line
         name, _, record = line.partition(" ")
         lines.append((EndedName.parse(name), record))
     if not all(entry for entry, _ in lines):

@@ -12,6 +12,7 @@ from sccache_dtool.fetch.sources import retrieve
 from sccache_dtool.fetch.stack import Stack, is_digest
 from sccache_dtool.fetch.transforms import apply_step, compare
 from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import PAYLOAD
 
 
 class Fetched(NamedTuple):
@@ -51,7 +52,7 @@ def fetch(
 
 
 def _carry_out(fs: FileSystem, stack: Stack, area: str, name: str, progress: Progress, shared: bool) -> Fetched:
-    payload = f"{area}/payload"
+    payload = f"{area}/{PAYLOAD}"
     target = f"{payload}/{name}"
     digests: dict[str, str] = {}
     announced = None

@@ -124,8 +124,8 @@ def _follow(fs: FileSystem, path: str) -> str:
 
 
 def _copy_directory(fs: FileSystem, source: str, target: str, progress: Progress) -> None:
-    """Copy a tree; its symbolic links stay as they are."""
-    fs.mkdir(target)
+    """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
+    fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
     ours = _identity(fs.lstat(target))
     pending = [(source, target)]
     while pending:
@@ -136,7 +136,7 @@ def _copy_directory(fs: FileSystem, source: str, target: str, progress: Progress
             if stat.S_ISDIR(status.st_mode):
                 if _identity(status) == ours:
                     raise FetchFailed(f"cannot fetch {plain(source)}: the cache is in it, and would copy itself")
-                fs.mkdir(new)
+                fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
                 pending.append((old, new))
             elif stat.S_ISLNK(status.st_mode):
                 fs.symlink(fs.readlink(old), new)
