@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
-from sccache_dtool.units import parse_duration
+from sccache_dtool.units import parse_duration, parse_lifetime
 
 
 class Config(NamedTuple):
@@ -54,7 +54,8 @@ def _has(tables: dict[str, Any], table: str, key: str) -> bool:
 def _take(tables: dict[str, Any], table: str, key: str, layout: Layout) -> float:
     value = tables[table][key]
     try:
-        return parse_duration(value if isinstance(value, str) else str(value))
+        parse = parse_lifetime if table == "lease" else parse_duration
+        return parse(str(value))
     except CacheError as error:
         raise CacheError(f"{layout.config_file}: [{table}] {key}: {error.message}", hint=error.hint) from error
 

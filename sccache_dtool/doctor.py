@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import items, root
+from sccache_dtool.clock import Clock
 from sccache_dtool.errors import explain
 from sccache_dtool.evict.keeper import Keeper
+from sccache_dtool.evict.tidy import OLD
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Copy
 from sccache_dtool.layout import DIRECTORIES, ITEM_FILE, PAYLOAD, TAG_NAME, Layout
@@ -24,7 +26,7 @@ class Finding(NamedTuple):
 
 
 def examine(
-    fs: FileSystem, layout: Layout, keeper_that_warns: Callable[[Callable[[str], None]], Keeper]
+    fs: FileSystem, layout: Layout, clock: Clock, keeper_that_warns: Callable[[Callable[[str], None]], Keeper]
 ) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
 
@@ -35,7 +37,7 @@ def examine(
         return missing
     strange: list[str] = []
     keeper = keeper_that_warns(strange.append)
-    found = [*_about_the_root(fs, layout), *_in_copies(fs, layout, strange.append), *_left_behind(keeper)]
+    found = [*_about_the_root(fs, layout, clock), *_in_copies(fs, layout, strange.append), *_left_behind(keeper)]
     return [*found, *(_stranger(warning) for warning in dict.fromkeys(strange))]
 
 
@@ -54,12 +56,19 @@ def _maker(fs: FileSystem, path: str, shared: bool) -> Callable[[], object]:
     return lambda: fs.make_dirs(path, shared=shared)
 
 
-def _about_the_root(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
+def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:
     if TAG_NAME not in fs.names(layout.root):
         yield Finding(layout.tag_file, "missing, so backup programs save the cache", lambda: root.put_tag(fs, layout))
+    for path in root.unfinished(fs, layout):
+        if clock.wall() - fs.lstat(path).st_ctime > OLD:
+            yield Finding(path, "the beginnings of a cache that was never finished", _remover(fs, path))
     for path in (layout.root, layout.control):
         if fs.lstat(path).st_mode & stat.S_IWOTH:
             yield Finding(path, "every user of this machine may write, and delete, here; use a group (chmod o-w)", None)
+
+
+def _remover(fs: FileSystem, path: str) -> Callable[[], object]:
+    return lambda: root.remove_unfinished(fs, path)
 
 
 def _in_copies(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[Finding]:
@@ -71,8 +80,11 @@ def _in_copies(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
 
 def _in_copy(fs: FileSystem, layout: Layout, copy: Copy) -> Iterator[Finding]:
     directory = layout.generation(copy.key, str(copy.generation))
-    if items.payload_name(fs, layout, copy.key, copy.generation) is None:
-        yield Finding(f"{directory}/{PAYLOAD}", "not exactly one payload; remove the item: sc-dtool rm", None)
+    try:
+        if items.payload_name(fs, layout, copy.key, copy.generation) is None:
+            yield Finding(f"{directory}/{PAYLOAD}", "not exactly one payload; remove the item: sc-dtool rm", None)
+    except OSError as error:
+        yield Finding(f"{directory}/{PAYLOAD}", f"cannot be read ({error.strerror})", None)
     try:
         items.facts(fs, layout, copy.key, str(copy.generation))
     except (OSError, Damaged) as error:

@@ -8,6 +8,8 @@ for one who is proved dead.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -30,6 +32,9 @@ LIFETIME = 300
 REFRESH = 60.0
 
 _SLOP = 10
+
+#: errno values by which a file system says that it has no hard links, or no more of them.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 class Election:
@@ -58,6 +63,11 @@ class Election:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def sign(self) -> str:
+        """The name that lies beside the lock while we are elected; whoever passes us over removes it."""
+        return os.path.basename(self._sign_path)
+
     def poll(self) -> bool:
         """Whether we are elected now. Never waits; costs one listing while another is at it."""
         found = self._fs.names(self._directory)
@@ -66,54 +76,58 @@ class Election:
         return self._try()
 
     def winner(self) -> str | None:
-        """Who was elected, in words; None if nobody is known."""
-        for sign in self._signs(self._fs.names(self._directory)):
-            record = self._read(sign)
-            if record is not None:
-                return f"{record}, since {record.since}"
-        return None
+        """Who was elected, in words; None if nobody is known. Signs of the killed may lie beside the winner's."""
+        read = [self._read(sign) for sign in self._signs(self._fs.names(self._directory))]
+        known = [record for record in read if record is not None]
+        living = [record for record in known if self._judge(record).state is not State.DEAD]
+        return next((f"{record}, since {record.since}" for record in living or known), None)
 
     def resign(self) -> None:
-        """Let others have it; no error if it was taken from us."""
+        """Let others have it; no error if it was taken from us. The sign goes last: see `_try`."""
         from flufl.lock import NotLockedError
 
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        with contextlib.suppress(OSError):
-            self._fs.unlink(self._sign_path)
         if self._lock is not None:
             with contextlib.suppress(OSError, NotLockedError):
                 self._lock.unlock()
+        self._withdraw()
 
     def _try(self) -> bool:
+        """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
+        one says nothing of its winner, and would keep everybody waiting until it expires.
+        """
         from flufl.lock import AlreadyLockedError, Lock, TimeOutError
 
         lock = Lock(self._lock_path, lifetime=LIFETIME)
+        self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
         except TimeOutError:
+            self._withdraw()
             return False
         except AlreadyLockedError:
             pass  # the reply to the first attempt was lost
         except OSError as error:
+            if error.errno in _NO_HARD_LINKS:
+                return True  # nobody can be elected; everybody may work, since nothing depends on it
+            self._withdraw()
             if error.errno in GONE:
                 return False
-            return self._without_hard_links(error)
+            raise
         self._lock = lock
-        self._fs.put_record(self._record, self._sign_path)
         self._thread = threading.Thread(target=self._refresh, args=(lock,), name="sc-dtool election", daemon=True)
         self._thread.start()
         return True
 
-    def _without_hard_links(self, error: OSError) -> bool:
-        """Where there are no hard links nobody can be elected; everybody may work, since nothing depends on it."""
-        import errno
+    def _announce(self) -> None:
+        with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
+            self._fs.put_record(self._record, self._sign_path)
 
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-            raise error
-        self._fs.put_record(self._record, self._sign_path)
-        return True
+    def _withdraw(self) -> None:
+        with contextlib.suppress(OSError):
+            self._fs.unlink(self._sign_path)
 
     def _refresh(self, lock: Lock) -> None:
         from flufl.lock import NotLockedError
@@ -130,15 +144,18 @@ class Election:
         """Take the lock from a winner who is proved dead, or silent for longer than the lifetime.
 
         Removing the sign has one winner: only who removed it removes the lock, which could be a newer winner's.
+        Ours is there before, so that the next can take over from us in turn if we are killed on the way.
         """
         signs = self._signs(found)
         read = [self._read(sign) for sign in signs]
         if not signs or any(record is None or self._judge(record).state is not State.DEAD for record in read):
             return self._expired(signs)
+        self._announce()
         for name in (*signs, self._lock_name):
             try:
                 self._fs.unlink(f"{self._directory}/{name}")
             except OSError as error:
+                self._withdraw()
                 if error.errno not in GONE:
                     raise
                 return False

@@ -27,6 +27,7 @@ class Exit(IntEnum):
     NOT_EXECUTABLE = 126
     NOT_FOUND = 127
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class CacheError(Exception):
@@ -99,4 +100,5 @@ NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 def explain(error: OSError) -> str:
     """An operating system error as one plain sentence, with the file it was about."""
     reason = error.strerror or str(error) or type(error).__name__
-    return f"{reason}: {error.filename}" if error.filename else reason
+    name = error.filename2 or error.filename  # of a symbolic link the first is its text
+    return f"{reason}: {name}" if name else reason

@@ -9,6 +9,7 @@ almost a minute old.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -89,9 +90,50 @@ class FileSystem:
         """The text of a symbolic link, without following it."""
         return os.readlink(path)
 
+    def is_shared(self, path: str) -> bool:
+        """Whether a directory's group may write in it."""
+        return bool(self.lstat(path).st_mode & stat.S_IWGRP)
+
     def lstat(self, path: str) -> os.stat_result:
         """Attributes of the name itself; on NFS they may be a minute old."""
         return os.lstat(path)
+
+    # -- what others put into the root: reached without following any symbolic link on the way --------------------
+
+    def open_below(self, root: str, inner: str) -> int:
+        """Open for reading what is at `inner`, a path relative to the directory `root`, never through a link."""
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in inner.split("/"):
+            try:
+                below = os.open(part, _READ_ONLY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """Attributes of what is open."""
+        return os.fstat(fd)
+
+    def lstat_in(self, directory: int, name: str) -> os.stat_result:
+        """Attributes of a name in an open directory."""
+        return os.lstat(name, dir_fd=directory)
+
+    def move_out(self, directory: int, name: str, target: str) -> None:
+        """Rename a name in an open directory to the path `target`."""
+        os.rename(name, target, src_dir_fd=directory)
+
+    def move_back(self, source: str, directory: int, name: str) -> None:
+        """Undo `move_out`."""
+        os.rename(source, name, dst_dir_fd=directory)
+
+    def unlink_in(self, directory: int, name: str) -> None:
+        """Remove a name in an open directory that is no directory itself."""
+        os.unlink(name, dir_fd=directory)
+
+    def rmdir_in(self, directory: int, name: str) -> None:
+        """Remove an empty directory in an open one."""
+        os.rmdir(name, dir_fd=directory)
 
     # -- directories -----------------------------------------------------------------------------------------------
 
@@ -115,7 +157,8 @@ class FileSystem:
             if parent == path:
                 raise
             self.make_dirs(parent, shared=shared)
-            self.make_dirs(path, shared=shared)
+            with contextlib.suppress(FileExistsError):
+                self.mkdir(path, shared=shared)
 
     # -- records and files -----------------------------------------------------------------------------------------
 
@@ -221,18 +264,22 @@ class FileSystem:
             self.unlink(path)
             return
 
-        def open_up_and_retry(function: Callable[..., object], name: str, error: BaseException) -> None:
-            if isinstance(error, FileNotFoundError):
-                return
-            if not isinstance(error, PermissionError):
-                raise error
-            for directory in (os.path.dirname(name), name):
-                if stat.S_ISDIR(os.lstat(directory).st_mode):
-                    os.chmod(directory, 0o700)
-            shutil.rmtree(name) if stat.S_ISDIR(os.lstat(name).st_mode) else os.unlink(name)
+        tried: set[str] = set()
 
         def on_error(function: Callable[..., object], name: str, info: tuple[object, BaseException, object]) -> None:
-            open_up_and_retry(function, name, info[1])
+            error = info[1]
+            if isinstance(error, FileNotFoundError):
+                return
+            if not isinstance(error, PermissionError) or name in tried:
+                raise error
+            tried.add(name)
+            for directory in (os.path.dirname(name), name):  # of `path` itself the parent is the cache's, not ours
+                if f"{directory}/".startswith(f"{path}/") and stat.S_ISDIR(os.lstat(directory).st_mode):
+                    os.chmod(directory, 0o700)
+            if stat.S_ISDIR(os.lstat(name).st_mode):
+                shutil.rmtree(name, onerror=on_error)
+            else:
+                os.unlink(name)
 
         shutil.rmtree(path, onerror=on_error)  # `onexc` exists only since Python 3.12
 

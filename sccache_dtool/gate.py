@@ -7,7 +7,9 @@ succeeded no name can ever be made there again. That is all that keeps data from
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 
 from sccache_dtool.errors import GONE, NOT_EMPTY
 from sccache_dtool.fsops import FileSystem
@@ -32,7 +34,7 @@ def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
     return True
 
 
-def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str, *, shared: bool = False) -> bool:
+def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bool:
     """Move `lease` from `gate` to `history` as `ended`: True when this call ended it. One call.
 
     The finished lease is the record of the access, so a use is logged exactly once, whoever ends it.
@@ -46,8 +48,11 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str, *, sh
             raise
     else:
         return True
-    fs.make_dirs(history, shared=shared)  # a missing target directory says ENOENT too
     try:
+        # A missing target directory says ENOENT too. Only that one is made: what is above it holds the lease as well,
+        # and a cache that somebody has removed must not be begun again by halves.
+        with contextlib.suppress(FileExistsError):
+            fs.mkdir(history, shared=fs.is_shared(os.path.dirname(history)))
         fs.rename(lease_path, ended_path)
     except OSError as error:
         if error.errno not in GONE:

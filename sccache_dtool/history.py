@@ -140,13 +140,14 @@ class _Union(NamedTuple):
 def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, records_too: bool) -> _Union:
     """Every finished lease and its record, the union of entries and segments.
 
-    A listing is not a snapshot: who sees a segment that was not there at the last listing, or finds an entry gone,
-    lists again, so that no record is missed between an entry's removal and its segment's appearance.
+    A listing is not a snapshot: it may show neither the segment that a fold publishes meanwhile nor the entries that
+    the fold removes then. So at least two are made, and another one after each that shows a new segment, or an entry
+    that is gone: no record is missed between an entry's removal and its segment's appearance.
     """
     texts: dict[EndedName, str | None] = {}
     seen: set[SegmentName] = set()
     whole: set[SegmentName] = set()
-    for _ in range(_MOST_LISTINGS):
+    for turn in range(_MOST_LISTINGS):
         listing = _list(fs, history)
         vanished = False
         for entry in listing.entries:
@@ -162,7 +163,7 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
             if lines and all(entry for entry, _ in lines):
                 whole.add(segment)
         seen |= fresh
-        if not fresh and not vanished:
+        if turn and not fresh and not vanished:
             break
     return _Union(texts, frozenset(whole))
 

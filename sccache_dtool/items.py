@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sccache_dtool import history, layout, records
-from sccache_dtool.errors import GONE, explain
+from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName
 from sccache_dtool.leases import Held
@@ -90,7 +90,7 @@ def look(fs: FileSystem, place: Layout, key: str, warn: Warn) -> Item:
     try:
         summary = history.summarise(fs, place.history(key), warn)
     except OSError as error:
-        warn(f"{explain(error)}; the uses of {layout.key_label(key)} are not counted")
+        warn(f"{place.history(key)}: {error.strerror}; the uses of {layout.key_label(key)} are not counted")
         summary = history.Summary(0, None)
     return Item(key, tuple(copies), summary.uses, summary.last)
 
@@ -130,7 +130,7 @@ def _copy(fs: FileSystem, place: Layout, key: str, generation: Generation, warn:
     except FileNotFoundError:
         return Copy(key, generation, True, ())
     except OSError as error:
-        warn(f"{explain(error)}; counted as held")
+        warn(f"{gate}: {error.strerror}; counted as held")
         return Copy(key, generation, False, (Held(key, str(generation), "?", None),))
     held = tuple(Held(key, str(generation), name, LeaseName.parse(name)) for name in found)
     for one in held:
@@ -145,5 +145,5 @@ def _listing(fs: FileSystem, path: str, warn: Warn) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        warn(f"{explain(error)}; passed over")
+        warn(f"{path}: {error.strerror}; passed over")
         return []

@@ -22,12 +22,18 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
 _KEY = r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}"
 _GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})"
-_HOLDER = r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
-_LEASE = r"([prsn][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
-_ENDED = r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
+_HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
+_LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
+_ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}-[0-9]{1,12}-[0-9]{1,18}-[0-9]{1,12})~([0-9]{1,12})(~going)?"
-_WORK = r"([prsn][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
+_WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
+_LOOSE = r"([0-9a-f]{40})(\.[^/]*)?"
+_PARTIAL = r"(\.[^/.]*)?\.tmp(\.[0-9A-Za-z]{8})?"
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
+_PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
 _SLUG_REFUSES = r"[^A-Za-z0-9._+-]+"
 
 
@@ -186,6 +192,86 @@ class WorkName(NamedTuple):
         return cls(match[1], match[2]) if match else None
 
 
+class LooseName(NamedTuple):
+    """A file that dtool's own brokers put into the root: ``<identifier><ext>``, and ``….tmp`` while it is coming.
+
+    Of a name that is an identifier and ``.tmp`` alone nobody can tell which of both it is: ``weird.tmp`` is a good
+    name for an item. It counts as coming, and only its age decides.
+    """
+
+    identifier: str
+    partial: bool
+
+    @classmethod
+    def parse(cls, name: str) -> LooseName | None:
+        """The loose file that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_LOOSE, name)
+        return cls(match[1], re.fullmatch(_PARTIAL, match[2] or "") is not None) if match else None
+
+
+def is_uuid(name: str) -> bool:
+    """Whether `name` is a UUID as dtool writes them."""
+    return re.fullmatch(_UUID, name) is not None
+
+
+class StateName(NamedTuple):
+    """How far a fetch is, in its work area: ``at~<state>~<bytes>~<total or x>~<attempts>``; it moves by renames."""
+
+    state: str
+    bytes: int
+    total: int | None
+    attempts: int
+
+    def __str__(self) -> str:
+        return f"at~{self.state}~{self.bytes}~{'x' if self.total is None else self.total}~{self.attempts}"
+
+    @classmethod
+    def parse(cls, name: str) -> StateName | None:
+        """The state that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_STATE, name)
+        if match is None:
+            return None
+        return cls(match[1], int(match[2]), None if match[3] == "x" else int(match[3]), int(match[4]))
+
+
+class PartName(NamedTuple):
+    """How much of a download is on stable storage and will not change: ``part~<number of the source>~<bytes>``."""
+
+    source: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"part~{self.source}~{self.bytes}"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """The part that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_PART, name)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+DONE = "done"
+FAILED = "failed"
+
+
+class OutcomeName(NamedTuple):
+    """How a fetch ended: ``<beginning of the key>~<lease>~<end>~done`` or ``…~failed``."""
+
+    key: str  # the 32 digits that a key begins with
+    lease: str
+    end: int  # milliseconds since 1970, by the clock of the host that fetched
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.key}~{self.lease}~{self.end}~{self.how}"
+
+    @classmethod
+    def parse(cls, name: str) -> OutcomeName | None:
+        """The outcome that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_OUTCOME, name)
+        return cls(match[1], match[2], int(match[3]), match[4]) if match else None
+
+
 class Layout:
     """The paths below one cache root, which is kept absolute."""
 
@@ -201,6 +287,7 @@ class Layout:
         self.tmp = f"{self.control}/tmp"
         self.trash = f"{self.control}/trash"
         self.locks = f"{self.control}/locks"
+        self.transfers = f"{self.control}/transfers"  # made when a fetch ends for the first time
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def item(self, key: str) -> str:
@@ -216,7 +303,12 @@ class Layout:
         return f"{self.items}/{key[:2]}/{key}/{generation}"
 
     def key_of(self, path: str) -> str | None:
-        """The key of the item that `path` lies in; None if it lies in none."""
+        """The key of the item that `path` lies in; None if it lies in none, or is not absolute.
+
+        What is relative may be a label or a source, and somebody who stands in one item may mean another by it.
+        """
+        if not os.path.isabs(path):
+            return None
         inner = os.path.abspath(path).removeprefix(f"{self.items}/")
         if inner == os.path.abspath(path):
             inner = os.path.realpath(path).removeprefix(f"{os.path.realpath(self.items)}/")
@@ -228,6 +320,7 @@ class Layout:
 GATE = "use"
 PAYLOAD = "payload"
 ITEM_FILE = "item.json"
+TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
 #: The directories that a cache is made of; `init` makes them all, `doctor --fix` what is missing.
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -71,9 +72,7 @@ class Lease:
     @property
     def path(self) -> Path:
         """What to read: a file, or a directory."""
-        from pathlib import Path  # loaded by whoever wants one: the command line does not
-
-        return Path(self.place.payload)
+        return _as_path(self.place.payload)
 
     @property
     def key(self) -> str:
@@ -90,8 +89,10 @@ class Lease:
 
         In a forked child this does nothing: the lease is its parent's.
         """
+        if not self.holder.is_of_this_process:  # asked first: a fork may have copied the lock while it was held
+            return False
         with self._lock:
-            if self.released or not self.holder.is_of_this_process:
+            if self.released:
                 return False
             done = end(self._fs, self._clock, self.place.gate, self.place.history, self.name, RELEASED)
             self.released = True
@@ -113,6 +114,14 @@ class Lease:
 
     def __repr__(self) -> str:
         return f"<Lease {self.name} on {self.place.payload}{' (released)' if self.released else ''}>"
+
+
+@functools.lru_cache
+def _as_path(text: str) -> Path:
+    """A path never changes, so that one does for all uses of a copy; making it takes as long as a system call."""
+    from pathlib import Path  # loaded by whoever wants one: the command line does not
+
+    return Path(text)
 
 
 def end(fs: FileSystem, clock: Clock, gate_path: str, history_path: str, lease: str, how: str) -> bool:

@@ -69,6 +69,15 @@ def forget(layout: Layout) -> None:
         program.close()
 
 
+def _after_fork() -> None:
+    """A lock that another thread held at the fork is never released in the child."""
+    global _guard
+    _guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 @atexit.register
 def _close_all() -> None:
     for program in list(_programs.values()):

@@ -7,19 +7,23 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from sccache_dtool import history, holders
+from sccache_dtool import history, holders, records
 from sccache_dtool.clock import Clock
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import REAPED, HolderName, Layout
 from sccache_dtool.leases import Held, end
 from sccache_dtool.liveness import State, Verdict, lifetime
+from sccache_dtool.liveness.jobs import Job
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.schedulers import Docket
 from sccache_dtool.records import Damaged
+from sccache_dtool.units import short_duration
 
 
 class Judged(NamedTuple):
@@ -37,14 +41,41 @@ class Court:
     """Judges leases by their holders; each holder is asked once, however many leases it has."""
 
     def __init__(
-        self, fs: FileSystem, layout: Layout, roll: Roll, judge: Callable[[HolderName, HolderRecord], Verdict]
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        roll: Roll,
+        judge: Callable[[HolderName, HolderRecord], Verdict],
+        warn: Callable[[str], None],
+        docket: Docket | None = None,
     ) -> None:
         self._fs = fs
         self._layout = layout
         self.roll = roll
         self._judge = judge
+        self._warn = warn
+        self._docket = docket
+        self._records: dict[str, HolderRecord] = {}
         self._second_roll: Roll | None = None
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
+
+    def expect(self, ids: Iterable[str]) -> None:
+        """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
+        for id in ids:
+            name = self.roll.present.get(id)
+            if name is None or id in self._known or id in self._records:
+                continue
+            with contextlib.suppress(OSError, Damaged):  # why it cannot be read is told when it is judged
+                record = self._records[id] = holders.read(self._fs, self._layout, name)
+                if record.job is not None and self._docket is not None:
+                    self._docket.expect(record.job)
+
+    def convict(self, id: str, evidence: str) -> None:
+        """Take a holder for dead on a person's word. Raises LookupError if there is none of that id."""
+        if id not in self.roll.present:
+            raise LookupError(id)
+        record, _ = self.holder(id)
+        self._known[id] = record, Verdict(State.DEAD, evidence)
 
     def lease(self, held: Held) -> Judged:
         """What can be said of one lease."""
@@ -69,11 +100,13 @@ class Court:
         if name is None:
             return None, self._missing(id)
         try:
-            record = holders.read(self._fs, self._layout, name)
+            record = self._records.pop(id, None) or holders.read(self._fs, self._layout, name)
         except FileNotFoundError:
             return None, Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         except (OSError, Damaged) as error:
-            return None, Verdict(State.UNKNOWN, f"its holder's record cannot be read ({error})")
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            self._warn(f"{self._layout.holders}/{name}: cannot be read ({reason}); counted as alive")
+            return None, Verdict(State.UNKNOWN, f"its holder's record cannot be read ({reason})")
         return record, self._judge(name, record)
 
     def _missing(self, id: str) -> Verdict:
@@ -95,7 +128,14 @@ class Court:
 
 @contextlib.contextmanager
 def open_court(
-    fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, cache_id: str, *, glance: bool = False
+    fs: FileSystem,
+    layout: Layout,
+    clock: Clock,
+    proc: Proc,
+    cache_id: str,
+    warn: Callable[[str], None],
+    *,
+    glance: bool = False,
 ) -> Iterator[Court]:
     """A court with everybody who is there. What it sees of lifetimes is remembered for the next one on this host.
 
@@ -107,10 +147,28 @@ def open_court(
         one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
         now = roll.now if one_clock else None
 
-        def judge(name: HolderName, record: HolderRecord) -> Verdict:
-            return holders.judge(record, proc, lambda ttl: lifetime.judge(name, ttl, memory, now, clock.wall()))
+        docket = Docket(clock, memory)
 
-        yield Court(fs, layout, roll, judge)
+        def judge(name: HolderName, record: HolderRecord) -> Verdict:
+            def lapsed(ttl: float | None) -> Verdict:
+                return lifetime.judge(name, ttl, memory, now, clock.wall())
+
+            def scheduled(job: Job) -> Verdict:
+                verdict = docket.judge(job)
+                if verdict.state is not State.DEAD or record.ttl is None or record.kind not in holders.BEATING:
+                    return verdict
+                # Where jobs are not kept together by control groups a program can outlive its job, and go on beating.
+                silent = lifetime.silence(name, record.ttl, memory, now)
+                if silent > 2 * holders.pause_between_beats(record.ttl):
+                    return verdict
+                text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
+                return Verdict(State.UNKNOWN, text)
+
+            return holders.judge(record, proc, lapsed, scheduled)
+
+        for stranger in roll.strangers:
+            warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
+        yield Court(fs, layout, roll, judge, warn, docket)
         memory.forget_all_but({str(name) for name in roll.present.values()})
 
 
@@ -152,8 +210,9 @@ def reap(
     ended: list[Judged] = []
     revoked: dict[str, str] = {}
     failed: list[str] = []
+    court.expect(sorted(concerned))
     for id in sorted(concerned & roll.present.keys()):
-        _, verdict = court.holder(id)
+        record, verdict = court.holder(id)
         if verdict.state is not State.DEAD:
             continue
         name = roll.present[id]
@@ -161,7 +220,7 @@ def reap(
             if dry_run or holders.revoke(fs, layout, name):
                 revoked[id] = verdict.evidence
         except OSError as error:
-            failed.append(f"cannot revoke holder {id}: {error.strerror}")
+            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record)}")
     for one in listed:
         judged = court.lease(one)
         if judged.verdict.state is not State.DEAD:
@@ -172,5 +231,14 @@ def reap(
             if dry_run or end(fs, clock, one.gate(layout), layout.history(one.key), one.name, REAPED):
                 ended.append(judged)
         except OSError as error:
-            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {error.strerror}")
+            reason = f"{error.strerror}{_by_whom(error, judged.record)}"
+            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed))
+
+
+def _by_whom(error: OSError, record: HolderRecord | None) -> str:
+    """Who can do what we may not."""
+    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return ""
+    user = "the user who made it" if record is None else f"user {records.printable(record.user)}"
+    return f"; {user}, or the owner of the cache, must do it: sc-dtool reap"

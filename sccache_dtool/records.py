@@ -23,10 +23,10 @@ def encode(fields: Mapping[str, Any]) -> str:
         for name, value in fields.items()
         if value is not None
     }
-    text = json.dumps(short, separators=(",", ":"))
-    if len(text) > LIMIT:
-        short.pop("command", None)
-        text = json.dumps(short, separators=(",", ":"))
+    while len(text := json.dumps(short, separators=(",", ":"))) > LIMIT:  # characters of up to twelve bytes each
+        texts = {name: len(json.dumps(value)) for name, value in short.items() if isinstance(value, str)}
+        longest = max(texts, key=texts.__getitem__)
+        short[longest] = short[longest][: len(short[longest]) // 2]
     return text
 
 

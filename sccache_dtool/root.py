@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -15,6 +16,9 @@ from sccache_dtool.layout import CONTROL, DIRECTORIES, FORMAT_MAGIC, FORMAT_VERS
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
 _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
 _DEFAULT = "~/.cache/dtool"
+
+
+_ASIDE = re.escape(CONTROL) + r"\.[0-9a-f]{16}"
 
 
 class Choice(NamedTuple):
@@ -44,7 +48,15 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
 def _absolute(text: str, origin: str) -> str:
     if not text.strip() or "\0" in text or "\n" in text:
         raise UsageError(f"{origin} is empty or no path", hint="name the cache's directory, such as /scratch/cache")
-    return os.path.abspath(os.path.expanduser(text))
+    path = os.path.expanduser(text)
+    if path.startswith("~"):
+        raise UsageError(f"{origin} is {text}, and there is no such user", hint=f"for that very name write ./{text}")
+    try:
+        return os.path.abspath(path)
+    except FileNotFoundError:
+        raise UsageError(
+            f"cannot tell where {text} is: the working directory is gone", hint="give an absolute path"
+        ) from None
 
 
 def _dtool_setting() -> str | None:
@@ -70,9 +82,7 @@ def check(fs: FileSystem, layout: Layout) -> str:
     try:
         text = fs.read_text(layout.format_file, 4096)
     except FileNotFoundError:
-        raise NoCache(
-            f"no cache in {layout.root}", hint=f"set one up with: sc-dtool --cache-dir {layout.root} init"
-        ) from None
+        raise NoCache(f"no cache in {layout.root}", hint=_how_to_begin(fs, layout)) from None
     except OSError as error:
         raise NoCache(f"cannot tell whether {layout.root} is a cache: {explain(error)}") from error
     fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
@@ -87,6 +97,14 @@ def check(fs: FileSystem, layout: Layout) -> str:
     return fields["id"]
 
 
+def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
+    try:
+        refuse_unfit(fs, layout.root)
+    except UsageError as error:
+        return f"{error.message}; {error.hint}"
+    return f"set one up with: sc-dtool --cache-dir {layout.root} init"
+
+
 def set_up(fs: FileSystem, layout: Layout) -> bool:
     """Make `layout.root` a cache; False if it is one already. Raises UsageError for directories that must not be.
 
@@ -97,7 +115,7 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
     fs.make_dirs(layout.root)
     aside = f"{layout.root}/{CONTROL}.{unique()}"
     try:
-        shared = bool(fs.lstat(layout.root).st_mode & stat.S_IWGRP)
+        shared = fs.is_shared(layout.root)
         fs.mkdir(aside, shared=shared)
         for directory in DIRECTORIES:
             fs.mkdir(f"{aside}/{directory}", shared=shared)
@@ -108,7 +126,16 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
             fs.remove_tree(aside)
         if error.errno not in NOT_EMPTY | GONE:
             raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
-        check(fs, layout)  # somebody else was first, or the reply to our rename was lost
+        try:
+            check(fs, layout)  # somebody else was first, or the reply to our rename was lost
+        except NoCache as refusal:
+            if error.errno in GONE:  # the root is a dangling link, or was removed meanwhile
+                raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
+            raise NoCache(
+                f"{layout.control} is there already, and it is no cache's",
+                details=[refusal.message],
+                hint="nothing was touched; look what it is, and remove it by hand if nobody needs it",
+            ) from error
         return False
     layout.shared = shared
     put_tag(fs, layout)
@@ -119,6 +146,20 @@ def _format(shared: bool) -> str:
     """The text of a new cache's FORMAT. A root that its group may write in makes a cache that the group shares."""
     sharing = "group" if shared else "no"
     return f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\nshared: {sharing}\n"
+
+
+def unfinished(fs: FileSystem, layout: Layout) -> list[str]:
+    """Paths of what was begun by a `set_up` that was killed."""
+    return [f"{layout.root}/{name}" for name in fs.names(layout.root) if re.fullmatch(_ASIDE, name)]
+
+
+def remove_unfinished(fs: FileSystem, path: str) -> None:
+    """Remove the beginnings of a cache, and nothing that anybody put into them: directories only when empty."""
+    with contextlib.suppress(FileNotFoundError):
+        fs.unlink(f"{path}/FORMAT")
+    for directory in (*reversed(DIRECTORIES), ""):
+        with contextlib.suppress(FileNotFoundError):
+            fs.rmdir(f"{path}/{directory}")
 
 
 def put_tag(fs: FileSystem, layout: Layout) -> None:
@@ -143,6 +184,11 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
         raise UsageError(f"{root} cannot be a cache: {explain(error)}") from error
     if ".dtool" in found:
         raise UsageError(f"{root} is a dtool dataset, so it must not be a cache", hint="choose another directory")
+
+
+def is_open_to_all(fs: FileSystem, layout: Layout) -> bool:
+    """Whether every user of the machine may write in the root: then each may delete what others use."""
+    return bool(fs.lstat(layout.root).st_mode & stat.S_IWOTH)
 
 
 def is_empty(fs: FileSystem, root: str) -> bool:

@@ -7,9 +7,16 @@ import re
 from sccache_dtool.errors import UsageError
 
 _DECIMAL = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:(?P<bytes>B)?|(?P<prefix>[kKMGTP])(?P<binary>i)?B)", re.ASCII)
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d|w)", re.ASCII)
+# Texts, not compiled patterns: most commands need none of them, and `re` keeps those that are used.
+_SIZE = r"(?a)(\d{1,18})(?:\.(\d{1,18}))?\s*(?:(?P<bytes>B)?|(?P<prefix>[kKMGTP])(?P<binary>i)?B)"
+_DURATION = r"(?a)(\d{1,18}(?:\.\d{1,18})?)(s|m|h|d|w)"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+#: A thousand years in seconds: every date that comes of it can still be written in a name.
+_LONGEST = 1000 * 366 * 86_400.0
+
+#: Seconds.
+SHORTEST_LIFETIME = 1.0
 
 SIZE_FORMS = "a number of bytes, or with a unit: kB MB GB TB PB (powers of 1000), KiB MiB GiB TiB PiB (powers of 1024)"
 DURATION_FORMS = "a number with a unit: 90s, 15m, 12h, 30d, 4w"
@@ -21,7 +28,7 @@ def parse_size(text: str) -> int:
     kB, MB, GB, TB, PB are powers of 1000 and KiB, MiB, … powers of 1024 (IEC 80000-13). A bare number is
     bytes. Raises UsageError for anything else: a size that is silently read as 0 deletes data.
     """
-    match = _SIZE.fullmatch(text.strip())
+    match = re.fullmatch(_SIZE, text.strip())
     if match is None:
         raise UsageError(f"cannot read {text!r} as a size", hint=f"give {SIZE_FORMS}")
     prefix = match["prefix"]
@@ -29,15 +36,32 @@ def parse_size(text: str) -> int:
         factor = 1
     else:
         factor = (1024 if match["binary"] else 1000) ** _DECIMAL[prefix.lower()]
-    return round(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    fraction = match[2] or ""
+    parts: int = 10 ** len(fraction)
+    return int(match[1] + fraction) * factor // parts
 
 
 def parse_duration(text: str) -> float:
     """Seconds meant by `text`, such as ``"12h"``. Raises UsageError for anything else, a bare number too."""
-    match = _DURATION.fullmatch(text.strip())
+    match = re.fullmatch(_DURATION, text.strip())
     if match is None:
         raise UsageError(f"cannot read {text!r} as a duration", hint=f"give {DURATION_FORMS}")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST:
+        raise UsageError(f"{text!r} is too long a duration", hint="a thousand years, 52000w, is the longest")
+    return seconds
+
+
+def parse_lifetime(text: str) -> float:
+    """Seconds meant by `text`, as a lifetime: at least SHORTEST_LIFETIME. Raises UsageError."""
+    return check_lifetime(parse_duration(text))
+
+
+def check_lifetime(seconds: float) -> float:
+    """`seconds`. Raises UsageError if they are too short a lifetime: a heart beats several times in one."""
+    if seconds < SHORTEST_LIFETIME:
+        raise UsageError(f"{seconds:g} s is too short a lifetime", hint="give 1s or more, such as 12h")
+    return seconds
 
 
 def short_duration(seconds: float) -> str:

@@ -114,7 +114,10 @@ class _NotStarted(CacheError):
 def _become(read_order: int, write_failure: int) -> NoReturn:
     """In the child: wait for the order and obey; leave without a trace if none comes."""
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, *_RESTORED):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # what is ignored stays so, as under `nohup` or `… &`
+                signal.signal(number, signal.SIG_DFL)
+        for number in _RESTORED:
             signal.signal(number, signal.SIG_DFL)
         order = b""
         while part := os.read(read_order, 1 << 16):

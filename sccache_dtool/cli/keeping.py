@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation, size
 from sccache_dtool.cli.output import Column, field
@@ -20,7 +21,9 @@ from sccache_dtool.layout import key_label
 from sccache_dtool.reaping import Reaped
 
 _dry_run = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
-_trash = click.option("--trash", type=duration, metavar="TIME", help="Keep it so long for `restore`, such as 7d.")
+_trash = click.option(
+    "--trash", type=duration, metavar="TIME", help="Keep what is removed this long, for `restore`: 7d."
+)
 
 
 @click.command("init")
@@ -40,12 +43,25 @@ def init_command(now: Invocation, directory: str | None) -> None:
 
 
 @click.command("reap")
+@click.option("--holder", metavar="ID", help="Take this holder for gone on your word: the ID that `why` shows.")
 @_dry_run
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @common_options()
 @pass_invocation
-def reap_command(now: Invocation, dry_run: bool) -> int:
-    """End the leases of processes that are proved to be gone. What cannot be proved is kept."""
-    reaped = now.cache().reap(dry_run=dry_run)
+def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
+    """End the leases of processes and batch jobs that are proved to be gone. What cannot be proved is kept.
+
+    A lease of a host that was switched off, or of a container that is no more, can be proved by nobody; --holder
+    takes your word for it. If you are wrong, data can be removed while it is read.
+    """
+    cache = now.cache()
+    if holder is None:
+        reaped = cache.reap(dry_run=dry_run)
+    else:
+        if not (dry_run or yes):
+            cache.check()
+            now.confirm(f"Are you sure that holder {holder} reads nothing any more?")
+        reaped = cache.reap_on_word(holder, dry_run=dry_run)
     _print_reaped(now, reaped, dry_run)
     would = "would end" if dry_run else "ended"
     fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}
@@ -205,19 +221,39 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 
 
 @click.command("restore")
-@click.argument("items", nargs=-1, required=True, metavar="ITEM...")
+@click.argument("items", nargs=-1, metavar="[ITEM]...")
 @common_options()
 @pass_invocation
 def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
-    """Bring back items that were removed with --trash."""
+    """Bring back items that were removed with --trash; without an ITEM, list them."""
     cache = now.cache()
     cache.check()
+    if not items:
+        _print_trash(now, cache)
+        return Exit.DONE
 
     def restore(item: str) -> None:
         key = cache.restore(item)
         now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
 
     return _each(now, list(items), restore)
+
+
+def _print_trash(now: Invocation, cache: Cache) -> None:
+    rows = [
+        {
+            "item": key,
+            "name": key_label(key),
+            "bytes": name.generation.bytes,
+            "keep_until": output.moment(name.keep_until),
+        }
+        for key, name in cache.restorable()
+    ]
+    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
+    columns += [Column("SIZE", lambda row: output.size(row["bytes"]), right=True), Column("UNTIL", field("keep_until"))]
+    now.out.table("trashed", rows, columns)
+    if not rows:
+        now.out.note("there is nothing to restore; only what is removed with --trash is kept")
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:

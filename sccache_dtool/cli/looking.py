@@ -1,4 +1,4 @@
-"""`du`, `ls`, `status`, `why`, `log`, `dir`, `config`: what people ask. None of them changes anything."""
+"""`ls`, `status`, `why`, `log`, `dir`, `config`: what people ask. None of them changes anything."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from sccache_dtool import __version__
+from sccache_dtool import __version__, config
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
@@ -17,22 +17,26 @@ from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import UsageError
 from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
+from sccache_dtool.liveness import State
 from sccache_dtool.reaping import Judged
 from sccache_dtool.units import short_duration
 
-_SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
-_LEASES = Column("LEASES", field("leases"), right=True)
-_USES = Column("USES", field("uses"), right=True)
+SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
+LEASES = Column("LEASES", field("leases"), right=True)
+USES = Column("USES", field("uses"), right=True)
 
 
-def _last_use(now: float) -> Column:
+def last_use(now: float) -> Column:
+    """A column for rows with `leases` and `_idle_since`, which is in seconds since 1970."""
+
     def show(row: Fields) -> str:
         return "in use" if row["leases"] else output.ago(row["_idle_since"], now)
 
     return Column("LAST USE", show)
 
 
-def _item_fields(item: Item) -> dict[str, Any]:
+def item_fields(item: Item) -> dict[str, Any]:
+    """What every listing of items tells of one."""
     return {
         "item": item.key,
         "name": item.label,
@@ -50,59 +54,6 @@ def _state(item: Item) -> str:
     if not item.copies:
         return "evicted"
     return "in-use" if item.leases else "idle"
-
-
-@click.command("du")
-@click.option("--by", type=click.Choice(["item", "user"]), default="item", show_default=True, help="Sum up by what.")
-@common_options()
-@pass_invocation
-def du_command(now: Invocation, by: str) -> None:
-    """Show how much space the cache takes, who uses it, and what could be reclaimed."""
-    cache = now.cache()
-    found = [item for item in cache.items() if item.copies]
-    moment = time.time()
-    if by == "item":
-        rows = [{**_item_fields(item), "_idle_since": item.idle_since} for item in found]
-        columns = [Column("ITEM", field("name")), _SIZE, _LEASES, _USES, _last_use(moment)]
-    else:
-        rows = _by_user(cache, found)
-        columns = [
-            Column("FETCHED BY", field("user")),
-            _SIZE,
-            Column("ITEMS", field("items"), right=True),
-            _LEASES,
-            _USES,
-        ]
-    rows.sort(key=lambda row: row["bytes"], reverse=True)
-    now.out.table(by, rows, columns)
-    idle = [item for item in found if not item.leases]
-    total = {
-        "items": len(found),
-        "bytes": sum(item.bytes for item in found),
-        "leases": sum(item.leases for item in found),
-        "uses": sum(item.uses for item in found),
-        "reclaimable_items": len(idle),
-        "reclaimable_bytes": sum(item.bytes for item in idle),
-    }
-    now.out.result(
-        "total",
-        total,
-        f"{output.count(total['items'], 'item')}, {output.size(total['bytes'])}; "
-        f"not in use and reclaimable: {output.count(len(idle), 'item')}, {output.size(total['reclaimable_bytes'])}",
-    )
-
-
-def _by_user(cache: Cache, found: list[Item]) -> list[dict[str, Any]]:
-    users: dict[str, dict[str, Any]] = {}
-    for item in found:
-        for copy in item.copies:
-            user = str(cache.facts(copy).get("by", "?")).partition("@")[0]
-            sums = users.setdefault(user, {"user": user, "bytes": 0, "items": 0, "leases": 0, "uses": 0})
-            sums["bytes"] += copy.generation.bytes
-            sums["items"] += 1
-            sums["leases"] += len(copy.held)
-            sums["uses"] += item.uses
-    return list(users.values())
 
 
 _SORTS: dict[str, Callable[[Item], Any]] = {
@@ -134,7 +85,7 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str) -> None:
         [
             Column("NAME", field("name")),
             Column("KEY", lambda row: row["item"][:12]),
-            _SIZE,
+            SIZE,
             Column("STATE", field("state")),
             Column("SOURCE", lambda row: " ".join(row["source"])),
         ],
@@ -149,11 +100,12 @@ def _passes(item: Item, filters: tuple[str, ...]) -> bool:
 
 
 def _listed(cache: Cache, item: Item) -> dict[str, Any]:
-    facts = cache.facts(item.copies[0]) if item.copies else {}
-    path = cache.path(item.copies[0]) if item.copies else None
+    copy = next((one for one in item.copies if not one.closed), None)  # a closed copy is half way into the trash
+    facts = cache.facts(copy) if copy else {}
+    path = cache.path(copy) if copy else None
     source = facts.get("source")
     return {
-        **_item_fields(item),
+        **item_fields(item),
         "source": [str(word) for word in source] if isinstance(source, list) else [],
         "path": None if path is None else str(path),
         "fetched": facts.get("fetched"),
@@ -174,15 +126,15 @@ def status_command(now: Invocation, item: str | None) -> None:
         return
     found = cache.item(cache.find(item))
     fields = _listed(cache, found)
-    lines = [
-        f"{found.label}: {_state(found)}",
-        f"key      {found.key}",
-        f"source   {' '.join(fields['source']) or 'none'}",
-        f"path     {fields['path'] or 'none'}",
-        f"size     {output.size(found.bytes)} in {fields['entries']:,} files and directories",
-        f"fetched  {fields['fetched'] or 'never'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
-        f"uses     {found.uses}, of which {found.leases} now",
-    ]
+    lines = [f"{found.label}: {_state(found)}", f"key      {found.key}"]
+    if found.copies:
+        lines += [
+            f"source   {' '.join(fields['source']) or 'none'}",
+            f"path     {fields['path'] or 'none'}",
+            f"size     {output.size(found.bytes)}, files and directories: {fields['entries']:,}",
+            f"fetched  {fields['fetched'] or '?'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
+        ]
+    lines.append(f"uses     {found.uses}, of which {found.leases} now")
     now.out.result("item", fields, "\n".join(lines))
     _print_leases(now, cache.judged(found))
 
@@ -250,13 +202,17 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
         fields = {
             "lease": one.held.name,
             "item": one.held.key,
+            "holder": None if one.held.lease is None else one.held.lease.holder,
             "by": one.by,
             "since": output.moment(one.since),
             "verdict": str(one.verdict.state),
             "evidence": one.verdict.evidence,
         }
-        human = f"  {one.by}, since {output.ago(one.since, moment)}: {one.verdict.state}, {one.verdict.evidence}"
+        since = "nobody knows when" if one.since is None else output.ago(one.since, moment)
+        human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)
+        if one.verdict.state is State.UNKNOWN and one.held.lease is not None:
+            now.out.note(f"    whoever knows that it has ended can say so: sc-dtool reap --holder {fields['holder']}")
 
 
 @click.command("log")
@@ -267,9 +223,9 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     """Show the finished uses of ITEM, or of all: when, for how long, by whom."""
     cache = now.cache()
-    keys = [cache.find(item)] if item else [found.key for found in cache.items() if found.finished_uses]
+    keys = [found.key for found in cache.items() if found.finished_uses] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
-    rows = sorted(_uses(cache, keys, earliest), key=lambda row: str(row["end"]))
+    rows = sorted(_uses(cache, keys, earliest), key=lambda row: row["_end"])
     now.out.table(
         "use",
         rows,
@@ -294,6 +250,7 @@ def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, 
                     "name": key_label(key),
                     "since": output.moment(use.since),
                     "end": output.moment(use.end),
+                    "_end": use.end,
                     "seconds": None if use.since is None else round(max(0.0, use.end - use.since), 3),
                     "by": use.by,
                     "how": use.how,
@@ -321,6 +278,6 @@ def config_command(now: Invocation, action: str) -> None:
         raise UsageError(f"config cannot {action}")
     cache = now.cache()
     cache.check()
-    settings = cache.settings._asdict()
-    lines = [f"{name:15}{'none' if value is None else short_duration(value)}" for name, value in settings.items()]
+    settings = {".".join(config.PLACES[name]): value for name, value in cache.settings._asdict().items()}
+    lines = [f"{name:22}{'none' if value is None else short_duration(value)}" for name, value in settings.items()]
     now.out.result("config", settings, "\n".join(lines))

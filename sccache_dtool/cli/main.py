@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import os
 import signal
 import sys
 from io import TextIOWrapper
@@ -20,7 +22,8 @@ _COMMANDS = {
     "unuse": "using",
     "run": "using",
     "renew": "using",
-    "du": "looking",
+    "du": "space",
+    "summary": "space",
     "ls": "looking",
     "status": "looking",
     "why": "looking",
@@ -31,20 +34,31 @@ _COMMANDS = {
     "reap": "keeping",
     "doctor": "keeping",
     "init": "keeping",
+    "transfers": "transfers",
+    "loaders": "transfers",
+    "locate": "transfers",
     "dir": "looking",
     "config": "looking",
 }
 
 
-class _Commands(click.Group):
+_AS_ON_DISK = "sc-dtool-as-on-disk"
+
+
+class Commands(click.Group):
     """Loads a command's module only when the command is named: most of a short command's time is loading."""
 
+    #: Of `sc-dtool`'s commands, those that this group has.
+    names: tuple[str, ...] = tuple(_COMMANDS)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
+        """In the order of the help."""
+        return list(self.names)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, its module loaded."""
         module = _COMMANDS.get(cmd_name)
-        if module is None:
+        if module is None or cmd_name not in self.names:
             return None
         from importlib import import_module
 
@@ -54,11 +68,11 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="The options above may also stand after the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
     "10 no cache here, 11 waited too long, 12 fetch or checksum failed, 13 no space, 14 in use, 20 findings, "
-    "75 lease lost, 130 interrupted.",
+    "75 lease lost, 130 interrupted, 143 terminated.",
 )
 @common_options(hidden=False)
 @click.version_option(__version__, prog_name="sc-dtool", message="%(prog)s %(version)s")
@@ -77,10 +91,37 @@ def sc_dtool() -> None:
 
 def main() -> NoReturn:
     """Run the command line; never returns."""
-    signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # who called us wants it ignored (`trap '' TERM`)
+        signal.signal(signal.SIGTERM, _terminate)
+    _open_closed_streams()
     if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it is, UTF-8 or not
+        # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
+        codecs.register_error(_AS_ON_DISK, _as_on_disk)
+        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=_AS_ON_DISK)
     sys.exit(run(sys.argv[1:]))
+
+
+def _open_closed_streams() -> None:
+    """Whoever closed a standard stream (``>&-``) wants to hear nothing; and no file of ours must get its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            fd = os.open(os.devnull, os.O_RDWR)
+            if fd != number:
+                os.dup2(fd, number)
+                os.close(fd)
+            os.set_inheritable(number, True)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes that were no text stay as they are (PEP 383); a character that there is no code for becomes ``?``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    one = UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
+    try:
+        return codecs.lookup_error("surrogateescape")(one)
+    except UnicodeEncodeError:
+        return codecs.lookup_error("replace")(one)
 
 
 def run(words: list[str]) -> int:
@@ -101,11 +142,12 @@ def run(words: list[str]) -> int:
         sys.stderr.close()  # whoever read us has gone, and has said nothing about it
         return Exit.ERROR
     except Exception as error:
-        return _report(error, context)
+        return report(error, context)
     return result if isinstance(result, int) else Exit.DONE
 
 
-def _report(error: Exception, context: click.Context | None) -> int:
+def report(error: Exception, context: click.Context | None) -> int:
+    """Print an error for people; its exit code. With --debug it is raised."""
     now = invocation(context) if context is not None else None
     if now is None or now.debug:
         raise error

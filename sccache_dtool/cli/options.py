@@ -13,7 +13,7 @@ from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.units import parse_duration, parse_size
+from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -27,6 +27,11 @@ def size(text: str) -> int:
 def duration(text: str) -> float:
     """An option's value in seconds; the error names the accepted forms."""
     return _convert(parse_duration, text)
+
+
+def lifetime(text: str) -> float:
+    """A lifetime in seconds; the error names the accepted forms."""
+    return _convert(parse_lifetime, text)
 
 
 def _convert(parse: Callable[[str], Value], text: str) -> Value:
@@ -58,22 +63,22 @@ class Invocation:
 
     def cache(self, directory: str | None = None, **more: Any) -> Cache:
         """The cache that the command is about."""
-        choice = root.choose(directory or self.cache_dir, os.environ)
+        choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
             choice.path,
             on_warning=self.out.warning,
             on_note=self.out.note,
             may_hold_data=choice.may_hold_data,
-            progress=self.out.progress(),
-            **more,
+            **{"progress": self.out.progress(), **more},
         )
 
     def confirm(self, question: str) -> None:
         """Go on only if a person agrees. Raises UsageError where there is nobody to ask."""
         if self.no_input or not sys.stdin.isatty():
             raise UsageError("this asks before it removes, and nobody can be asked here", hint="add -y to agree")
-        click.confirm(question, abort=True, err=True)
+        if not click.confirm(question, err=True):
+            raise CacheError("nothing was removed")
 
 
 def invocation(ctx: click.Context) -> Invocation:
@@ -117,19 +122,16 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
 
 
 def naming_options(function: Command) -> Command:
-    """Which item, and on whose behalf: the same for `use`, `unuse`, `run` and `renew`."""
+    """Which item, and where: the same for `use`, `unuse` and `run`."""
     for add in reversed(
         (
             click.option("-n", "--name", metavar="NAME", help="Name the item. Alone: a pure reference count."),
             click.option("--size", type=size, metavar="SIZE", help="Room that the item needs, such as 10GB."),
             click.option(
-                "-d", "--directories", metavar="DIR:DIR", help="Caches to look in; the first with room takes the item."
-            ),
-            click.option(
-                "--holder",
-                default="auto",
-                metavar="WHO",
-                help="Who holds the lease: auto (the calling process), pid:N, or a name.",
+                "-d",
+                "--directories",
+                metavar="DIR:DIR",
+                help="Caches (or new, or empty directories) to look in; the first with room takes the item.",
             ),
             click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
         )
@@ -138,8 +140,27 @@ def naming_options(function: Command) -> Command:
     return function
 
 
+def holder_option(function: Command) -> Command:
+    """On whose behalf."""
+    return click.option(
+        "--holder",
+        default="auto",
+        metavar="WHO",
+        help="Who holds the lease: auto (the batch job or calling process), pid:N, slurm:ID, or a name.",
+    )(function)
+
+
+def fetching_options(function: Command) -> Command:
+    """How an item is fetched that is not there."""
+    rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download so much a second at most: 10MB.")
+    room = click.option("--make-room", is_flag=True, help="Evict what is idle if there is no room for the item.")
+    return rate(room(function))
+
+
 def lasting_options(function: Command) -> Command:
     """How long a lease lasts and how long to wait for it."""
-    ttl = click.option("--ttl", type=duration, metavar="TIME", help="Lifetime of the lease, such as 12h.")
+    ttl = click.option(
+        "--ttl", type=lifetime, metavar="TIME", help="Other hosts may end the lease after this time: 12h."
+    )
     wait = click.option("--wait", type=duration, metavar="TIME", help="Wait so long for somebody else's download.")
     return ttl(wait(function))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sccache_dtool.clock import iso
-from sccache_dtool.errors import CacheError
+from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.records import printable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Output:
         self._quiet = quiet
         self._verbose = verbose
         self._header: tuple[str, ...] = ()
+        self._warned: set[str] = set()
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -59,6 +60,7 @@ class Output:
                 self._machine(kind, row)
 
     def _machine(self, kind: str, fields: Fields) -> None:
+        fields = {name: value for name, value in fields.items() if not name.startswith("_")}  # a table's own
         if self.format == "json":
             import json
 
@@ -73,6 +75,8 @@ class Output:
     def _table(self, rows: list[Fields], columns: Sequence[Column]) -> None:
         if not rows:
             return
+        from io import StringIO
+
         from rich.table import Table
         from rich.text import Text
 
@@ -81,10 +85,9 @@ class Output:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(column.show(row))) for column in columns))
-        console = self._console(sys.stdout)
-        with console.capture() as captured:
-            console.print(table)
-        _write(sys.stdout, "\n".join(line.rstrip() for line in captured.get().splitlines()))
+        drawn = StringIO()  # and not rich's own capture, which writes to the file all the same, if only nothing
+        self._console(drawn, like=sys.stdout).print(table)
+        _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
@@ -99,7 +102,10 @@ class Output:
             _write(sys.stderr, printable(text))
 
     def warning(self, text: str) -> None:
-        """Something that is not as it should be, and was passed over."""
+        """Something that is not as it should be, and was passed over; said once, however often it is met."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
         _write(sys.stderr, printable(f"warning: {text}"))
 
     def error(self, error: CacheError) -> None:
@@ -111,27 +117,57 @@ class Output:
             _write(sys.stderr, printable(f"hint: {error.hint}"))
 
     def progress(self) -> Progress | None:
-        """A progress bar, where there is a terminal to show it on."""
-        if self._quiet or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            return None
-        from sccache_dtool.cli.progress import Bar
+        """A progress bar, where there is a terminal to show it on, and elsewhere a line a minute."""
+        return None if self._quiet else _Later(self._make_progress)
 
+    def _make_progress(self) -> Progress:
+        from sccache_dtool.cli.progress import Bar, Lines
+
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            return Lines(self.note)
         return Bar(lambda: self._console(sys.stderr))
 
-    def _console(self, file: TextIO) -> Console:
+    def _console(self, file: TextIO, like: TextIO | None = None) -> Console:
+        """A console that writes to `file`, in a way that is fit for `like`."""
         from rich.console import Console
 
         plain = self._color == "never" or (
             self._color == "auto" and (bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb")
         )
+        on_terminal = (like or file).isatty()
         return Console(
             file=file,
             highlight=False,
             markup=False,
-            no_color=plain,
-            force_terminal=True if self._color == "always" else None,
-            width=None if file.isatty() else 1000,
+            color_system=None if plain else "standard" if self._color == "always" else "auto",
+            force_terminal=True if on_terminal or self._color == "always" else None,
+            width=None if on_terminal else 1000,
         )
+
+
+class _Later:
+    """A Progress that is made once there is something to show: most commands find what they want in the cache."""
+
+    def __init__(self, make: Callable[[], Progress]) -> None:
+        self._make = make
+        self._made: Progress | None = None
+
+    def start(self, label: str, total: int | None) -> None:
+        self._progress().start(label, total)
+
+    def advance(self, n: int) -> None:
+        self._progress().advance(n)
+
+    def stage(self, text: str) -> None:
+        self._progress().stage(text)
+
+    def done(self) -> None:
+        self._progress().done()
+
+    def _progress(self) -> Progress:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
 
 
 # -- how values are shown to people ------------------------------------------------------------------------------------
@@ -174,4 +210,10 @@ def _cell(value: Any) -> str:
 
 
 def _write(file: TextIO, line: str) -> None:
-    print(line, file=file, flush=True)
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = "the result" if file is sys.stdout else "messages"
+        raise CacheError(f"cannot write {what}: {explain(error)}") from error

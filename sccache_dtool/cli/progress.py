@@ -1,7 +1,8 @@
-"""A progress bar on standard error, for people who watch."""
+"""How far a fetch is, on standard error: a bar for people who watch, a line a minute for those who read a log."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -56,3 +57,56 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
+
+
+class Lines:
+    """A line a minute, and none for what takes less."""
+
+    #: Seconds between two lines.
+    EVERY = 60.0
+
+    def __init__(self, note: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._note = note
+        self._clock = clock
+        self._label = ""
+        self._total: int | None = None
+        self._bytes = 0
+        self._began = self._next = 0.0
+        self._said = False
+
+    def start(self, label: str, total: int | None) -> None:
+        """Bytes begin to come; `total` in bytes, None if nobody knows."""
+        self._label, self._total, self._bytes = label, total, 0
+        self._began = self._clock()
+        self._next = self._began + self.EVERY
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes are there."""
+        self._bytes += n
+        now = self._clock()
+        if self._label and now >= self._next:
+            self._next = now + self.EVERY
+            self._said = True
+            self._note(f"{self._label}: {self._how_far(now - self._began)}")
+
+    def stage(self, text: str) -> None:
+        """Something else is being done now."""
+        if self._said:
+            self._note(f"{self._label}: {text}")
+
+    def done(self) -> None:
+        """It is over: what there is to say of it, others say."""
+
+    def _how_far(self, seconds: float) -> str:
+        import humanize
+
+        from sccache_dtool.units import short_duration
+
+        rate = self._bytes / seconds
+        if not self._total:
+            return f"{humanize.naturalsize(self._bytes)}, {humanize.naturalsize(rate)}/s"
+        left = short_duration((self._total - self._bytes) / rate) if rate > 0 else "nobody knows how long"
+        return (
+            f"{humanize.naturalsize(self._bytes)} of {humanize.naturalsize(self._total)}, "
+            f"{100 * self._bytes / self._total:.0f} %, {humanize.naturalsize(rate)}/s, {left} left"
+        )

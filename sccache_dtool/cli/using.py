@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, lasting_options, naming_options, pass_invocation
-from sccache_dtool.errors import Exit, LeaseLost, NoSpace, UsageError
+from sccache_dtool.cli.options import (
+    Invocation,
+    common_options,
+    fetching_options,
+    holder_option,
+    lasting_options,
+    naming_options,
+    pass_invocation,
+)
+from sccache_dtool.errors import Exit, LeaseLost, UsageError
+from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.holders import Owner
 from sccache_dtool.leases import Lease
 
 
 @click.command("use")
 @naming_options
+@holder_option
 @lasting_options
+@fetching_options
 @common_options()
 @pass_invocation
 def use_command(
@@ -30,16 +41,26 @@ def use_command(
     words: tuple[str, ...],
     ttl: float | None,
     wait: float | None,
+    max_rate: int | None,
+    make_room: bool,
 ) -> None:
     """Take a lease on an item and print its path, alone.
 
     What is not in the cache is fetched first, by one of all who want it. SOURCE is a path or an http(s) URL, STEP
     what is done with it: sha256:HEX (or another digest) checks it, tar unpacks it.
 
-    The lease lasts until `unuse`, or until the process that called ends: the nearest that is no wrapper such as
-    timeout, env or sudo. Uses are counted: who calls twice gives back twice.
+    The lease lasts until `unuse`, or until the batch job ends that this is called in; outside of jobs, until the
+    process that called ends: the nearest that is no wrapper such as timeout, env or sudo. Uses are counted: who calls twice gives back twice.
+
+    dtool:URI#ITEM is an item of a dtool dataset, and dtool:URI all of them: a directory with their paths.
     """
-    lease, owner = _hold(now, directories, words, name, size, holder, ttl, wait)
+    terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
+    if words and words[0].startswith(DTOOL):
+        from sccache_dtool.cli.staged import use_dataset
+
+        if use_dataset(now, _split(directories), words, name, holder, terms):
+            return
+    lease, owner = _hold(now, directories, words, name, holder, terms)
     now.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
@@ -47,11 +68,17 @@ def use_command(
         "lease": lease.name,
         "holder": str(owner),
     }
-    now.out.result("use", fields, os.fspath(lease))
+    try:
+        now.out.result("use", fields, os.fspath(lease))
+    except BaseException:  # a full disk, a reader that has gone: whoever has no path has no use for the lease
+        lease.release()
+        lease.holder.retire()
+        raise
 
 
 @click.command("unuse")
 @naming_options
+@holder_option
 @click.option("--all", "everything", is_flag=True, help="Give back all uses of this holder on the item.")
 @click.option("--evict-if-last", is_flag=True, help="Remove the item if nobody else uses it.")
 @common_options()
@@ -72,19 +99,34 @@ def unuse_command(
     """
     caches = [now.cache(directory) for directory in _split(directories)]
     owners = caches[0].owners(holder)
-    key = caches[0].key_for(words, name)
+    home = next((cache for cache in caches if words and cache.key_within(words[0])), caches[0])
+    key, give_back, evict = _ways_back(home, words, name)
     released, evicted = 0, False
     for cache in caches:
         if len(caches) > 1 and not cache.has(key):
             continue
-        released += cache.release(owners, key, everything=everything)
+        released += give_back(cache, owners, key, everything=everything)
         if evict_if_last and cache.item(key).copies:
-            evicted = cache.evict_if_idle(key)
+            evicted = evict(cache, key)
         if released and not everything:
             break
     if not released:
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}")
     now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])}, None)
+
+
+def _ways_back(
+    cache: Cache, words: tuple[str, ...], name: str | None
+) -> tuple[str, Callable[..., int], Callable[[Cache, str], bool]]:
+    """What is to be given back, how that is done, and how it is evicted."""
+    within = cache.key_within(words[0]) if words else None
+    if words and (words[0].startswith(DTOOL) or (within or "").endswith(".dataset")):
+        from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
+
+        view = staging.view_of(cache, words, name)
+        if view is not None:
+            return view, staging.release, staging.evict
+    return cache.key_for(words, name), Cache.release, Cache.evict_if_idle
 
 
 class _WithCommand(click.Command):
@@ -103,6 +145,7 @@ class _WithCommand(click.Command):
 @click.command("run", cls=_WithCommand)
 @naming_options
 @lasting_options
+@fetching_options
 @click.option("--keep-going", is_flag=True, help="Let COMMAND go on when its lease is lost.")
 @common_options()
 @click.pass_context
@@ -111,10 +154,11 @@ def run_command(
     name: str | None,
     size: int | None,
     directories: str | None,
-    holder: str,
     words: tuple[str, ...],
     ttl: float | None,
     wait: float | None,
+    max_rate: int | None,
+    make_room: bool,
     keep_going: bool,
 ) -> int:
     """Run COMMAND with a lease on an item, and return its exit code.
@@ -138,21 +182,25 @@ def run_command(
             child.tell(signal.SIGTERM)
 
     try:
-        lease, _ = _hold(now, directories, words, name, size, holder, ttl, wait, child=(child.pid, command))
+        terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
+        lease, _ = _hold(now, directories, words, name, "", terms, child=(child.pid, command))
         path = os.fspath(lease)
         order = [word.replace("{}", path) for word in command]
         try:
             code = child.run(order, {"SC_DTOOL_PATH": path}, lambda: lease.holder.start_heart(give_up))
         finally:
-            lease.release()
+            kept = lease.release()
             lease.holder.retire()
+        if not (kept or lost):  # revoked since the last beat
+            lost.append(lease.holder.revoked())
+            now.out.error(lost[0])
     finally:
         child.abandon()
     return Exit.LEASE_LOST if lost and not keep_going else code
 
 
 @click.command("renew")
-@click.option("--holder", default="auto", metavar="WHO", help="Whose leases: auto, pid:N, or a name.")
+@holder_option
 @common_options()
 @pass_invocation
 def renew_command(now: Invocation, holder: str) -> None:
@@ -173,36 +221,34 @@ def _hold(
     directories: str | None,
     words: tuple[str, ...],
     name: str | None,
-    size: int | None,
     holder: str,
-    ttl: float | None,
-    wait: float | None,
+    terms: dict[str, Any],
     child: tuple[int, list[str]] | None = None,
 ) -> tuple[Lease, Owner]:
-    """A lease on what the words mean, in the first cache that has it, or else the first with room for it."""
+    """A lease on what the words mean, in the first cache that has it, or else the first with room for it.
+
+    `terms` are those of `Cache.hold`.
+    """
     caches = [now.cache(directory) for directory in _split(directories)]
     wanted = caches[0].wanted(words, name)
-    cache = next((cache for cache in caches if cache.has(wanted.key)), None) or _first_with_room(caches, size)
-    if child is None:
-        owner = cache.owner(holder)
-    else:
-        owner = cache.owner_of_command(*child)
-        ttl = cache.heartbeat_ttl if ttl is None else ttl
-    return cache.hold(owner, wanted, ttl=ttl, wait=wait), owner
+    owner = caches[0].owner(holder) if child is None else caches[0].owner_of_command(*child)
+
+    def hold(cache: Cache) -> Lease:
+        ttl = cache.heartbeat_ttl if terms["ttl"] is None and child is not None else terms["ttl"]
+        return cache.hold(owner, wanted, **{**terms, "ttl": ttl})
+
+    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(wanted.key)), None)
+    if there is not None:
+        return hold(there), owner
+    from sccache_dtool.cli.placing import fetch_where_room_is
+
+    return fetch_where_room_is(caches, wanted, terms["size"], terms["make_room"], hold), owner
 
 
-def _first_with_room(caches: list[Cache], size: int | None) -> Cache:
-    if size is None:
-        return caches[0]
-    short = []
-    for cache in caches:
-        free = cache.free_space()
-        if free >= size:
-            return cache
-        short.append(f"{cache.root}: {output.size(size - free)} missing")
-    raise NoSpace(
-        f"no cache has room for {output.size(size)}", details=short, hint="free some with `sc-dtool clean`, or give -d"
-    )
+def _rate(text: int | None) -> float | None:
+    if text is not None and text < 1:
+        raise UsageError("--max-rate must be at least one byte a second")
+    return text
 
 
 def _split(directories: str | None) -> list[Any]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from sccache_dtool import history
 from sccache_dtool.errors import explain
-from sccache_dtool.evict import trash
+from sccache_dtool.evict import loose, trash
 from sccache_dtool.evict.policies import Candidate, Plan
 from sccache_dtool.evict.tidy import Leftover
 from sccache_dtool.fsops import FileSystem
@@ -64,11 +64,18 @@ def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator
 
 
 def carry_out(
-    fs: FileSystem, layout: Layout, plan: Plan, keep_until: int
+    fs: FileSystem, layout: Layout, plan: Plan, keep_until: int, holder: Holder | None = None, now: float = 0.0
 ) -> tuple[list[Candidate], list[Candidate], list[Failure]]:
-    """Evict what the plan names: what went, what was in use by then, what failed."""
+    """Evict what the plan names: what went, what was in use by then, what failed.
+
+    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together.
+    """
     removed, taken, failed = [], [], []
+    of_dtool = {}
     for candidate in plan.remove:
+        if candidate.loose is not None:
+            of_dtool[candidate.loose] = candidate
+            continue
         try:
             outcome = trash.evict(fs, layout, candidate.key, candidate.generation, keep_until)
         except OSError as error:
@@ -78,6 +85,11 @@ def carry_out(
             removed.append(candidate)
         elif outcome is trash.Outcome.IN_USE:
             taken.append(candidate)
+    if of_dtool and holder is not None:
+        done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
+        removed += [of_dtool[one] for one in done.gone]
+        taken += [of_dtool[one] for one in done.changed]
+        failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
     return removed, taken, failed
 
 

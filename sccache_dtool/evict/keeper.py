@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager, contextmanager
 from sccache_dtool import holders, items
 from sccache_dtool.clock import Clock
 from sccache_dtool.election import Election
-from sccache_dtool.errors import InUse
+from sccache_dtool.errors import InUse, UsageError
 from sccache_dtool.evict import clean, trash
+from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Cleaned
+from sccache_dtool.evict.loose import Found
 from sccache_dtool.evict.policies import Plan, Rules, make_plan
 from sccache_dtool.evict.tidy import Broom, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
-from sccache_dtool.items import Item
+from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Layout, TrashName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
@@ -48,13 +50,27 @@ class Keeper:
         with self.court() as court:
             return self._reap(court, found, dry_run=dry_run)
 
+    def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
+        """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
+        found = list(self._scan())
+        with self.court() as court:
+            try:
+                court.convict(holder, f"{holders.user_name()} says that it is gone")
+            except LookupError:
+                raise UsageError(
+                    f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item"
+                ) from None
+            of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
+            return self._reap(court, of_holder, dry_run=dry_run, everybody=False)
+
     def plan(self, rules: Rules) -> tuple[Plan, Reaped]:
         """What `clean` would do now, and what it would reap before."""
         found = list(self._scan())
         with self.court() as court:
             reaped = self._reap(court, found, dry_run=True)
         now = self._clock.wall()
-        return make_plan(clean.after_reaping(found, reaped, now), rules, now), reaped
+        left = self.loose(court.roll.now)
+        return make_plan(clean.after_reaping(found, reaped, now), rules, now, left.files, court.roll.now), reaped
 
     def clean(self, rules: Rules, keep_for: float) -> Cleaned:
         """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
@@ -63,13 +79,16 @@ class Keeper:
         """
         with self._elected(), self._at_work() as holder:
             found = list(self._scan())
+            works = self._fs.names(self._layout.tmp)
             with self.court() as court:
                 reaped = self._reap(court, found, dry_run=False)
-                leftovers = list(self._broom(court).find(copy for item in found for copy in item.copies))
+                leftovers = list(self._broom(court).find((copy for item in found for copy in item.copies), works))
             now = self._clock.wall()
-            plan = make_plan(clean.after_reaping(found, reaped, now), rules, now)
+            left = self.loose(court.roll.now)
+            leftovers.extend(self._of_dtool(left, court.roll.now))
+            plan = make_plan(clean.after_reaping(found, reaped, now), rules, now, left.files, court.roll.now)
             keep_until = int(now + keep_for) if keep_for else 0
-            removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until)
+            removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now)
             tidied = clean.put_away(leftovers, self._warn)
             clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
             purged = trash.purge(self._fs, self._layout, now, self._warn)
@@ -82,13 +101,13 @@ class Keeper:
             self._reap(court, [found], dry_run=False, everybody=False)
         now = self._clock.wall()
         keep_until = int(now + keep_for) if keep_for else 0
-        freed = sum(
-            copy.generation.bytes
-            for copy in found.copies
-            if trash.evict(self._fs, self._layout, key, str(copy.generation), keep_until) is trash.Outcome.EVICTED
-        )
+        freed, taken = 0, False
+        for copy in found.copies:
+            outcome = trash.evict(self._fs, self._layout, key, str(copy.generation), keep_until)
+            freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
+            taken = taken or outcome is trash.Outcome.IN_USE
         left = items.look(self._fs, self._layout, key, self._warn)
-        if left.leases:
+        if left.leases or taken:
             raise self._in_use(left)
         trash.purge(self._fs, self._layout, now, self._warn)
         return freed
@@ -112,8 +131,17 @@ class Keeper:
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
         found = list(self._scan())
+        works = self._fs.names(self._layout.tmp)
         with self.court() as court:
-            yield from self._broom(court).find(copy for item in found for copy in item.copies)
+            yield from self._broom(court).find((copy for item in found for copy in item.copies), works)
+        yield from self._of_dtool(self.loose(court.roll.now), court.roll.now)
+
+    def loose(self, now: float | None = None) -> Found:
+        """What dtool left in the cache; `now`: the file system's clock, if it is known."""
+        return loose_files.scan(self._fs, self._layout, self._clock.wall() if now is None else now, self._warn)
+
+    def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
+        return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
 
     def path_of(self, held: Held) -> str:
         """Where a lease is."""
@@ -123,11 +151,12 @@ class Keeper:
         """Leases with what can be said of them; writes nothing into the cache."""
         listed = list(held)
         with self.court(glance=True) as court:
+            court.expect({one.lease.holder for one in listed if one.lease})
             return [court.lease(one) for one in listed]
 
     def court(self, *, glance: bool = False) -> AbstractContextManager[Court]:
         """See `reaping.open_court`."""
-        return open_court(self._fs, self._layout, self._clock, self._proc, self._id, glance=glance)
+        return open_court(self._fs, self._layout, self._clock, self._proc, self._id, self._warn, glance=glance)
 
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
@@ -179,6 +208,8 @@ class Keeper:
             election.resign()
 
     def _in_use(self, item: Item) -> InUse:
+        if not item.leases:
+            return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
         judged = self.judged(held for copy in item.copies for held in copy.held)
         count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
         return InUse(
@@ -186,3 +217,8 @@ class Keeper:
             details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
             hint="they are released with `sc-dtool unuse`, or reaped once their holder is proved dead",
         )
+
+
+def _only_of(holder: str, copy: Copy) -> Copy:
+    """The copy, with no leases but those of one holder."""
+    return copy._replace(held=tuple(one for one in copy.held if one.lease and one.lease.holder == holder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.evict.loose import YOUNG, Loose
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.units import short_duration
 
@@ -33,6 +34,7 @@ class Candidate(NamedTuple):
     entries: int
     uses: int
     idle_since: float
+    loose: Loose | None = None  # a file that dtool left, and no copy of an item
 
 
 class Kept(NamedTuple):
@@ -64,8 +66,12 @@ class Plan(NamedTuple):
         return 0 if self.goal is None else max(0, self.size - self.freed - self.goal)
 
 
-def make_plan(items: Iterable[Item], rules: Rules, now: float) -> Plan:
-    """The plan that `rules` mean for `items` at the time `now` (seconds since 1970).
+def make_plan(
+    items: Iterable[Item], rules: Rules, now: float, loose: Iterable[Loose] = (), loose_now: float | None = None
+) -> Plan:
+    """The plan that `rules` mean for `items`, and for files that dtool left, at the time `now` (seconds since 1970).
+
+    `loose_now` is the same time on the clock by which the times of `loose` were set.
 
     Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
     trying would be in vain.
@@ -80,6 +86,16 @@ def make_plan(items: Iterable[Item], rules: Rules, now: float) -> Plan:
             kept.append(Kept(item.key, item.label, copy.generation.bytes, reason, bool(copy.held)))
         else:
             eligible.append(_candidate(item, copy))
+    ahead = 0.0 if loose_now is None else loose_now - now
+    for one in loose:
+        if one.is_broken(now + ahead):
+            continue  # it is tidied away, whatever the rules are
+        size += one.bytes
+        reason = _reason_to_keep_loose(one, rules, now + ahead)
+        if reason:
+            kept.append(Kept(one.path, one.path, one.bytes, reason, False))
+        else:
+            eligible.append(Candidate(one.path, one.path, one.path, one.bytes, 1, 0, one.newest - ahead, one))
     eligible.sort(key=lambda candidate: (candidate.idle_since, candidate.key))
     if rules.retain_size is None:
         return Plan(tuple(eligible), tuple(kept), size, None)
@@ -107,6 +123,16 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float) -> str | N
         return f"used within {short_duration(rules.older_than)}"
     if rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
         return f"used {item.uses} times"
+    return None
+
+
+def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
+    """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
+    if one.partial:
+        return "dtool may be downloading it"
+    age = YOUNG if rules.older_than is None else rules.older_than
+    if now - one.newest < age:
+        return f"left by dtool and touched within {short_duration(age)}"
     return None
 
 

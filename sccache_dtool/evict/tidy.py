@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from sccache_dtool.reaping import Court
 
 #: Seconds for which things are left that only their age tells to be abandoned.
 OLD = 86_400.0
+
+#: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
+_OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
 
 
 class Leftover(NamedTuple):
@@ -45,14 +49,17 @@ class Broom:
         self._court = court
         self._warn = warn
 
-    def find(self, copies: Iterable[Copy]) -> Iterator[Leftover]:
-        """All leftovers; `copies` is what a scan saw."""
+    def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
+        """All leftovers; `copies` is what a scan saw, and `works` what a listing of `tmp/` did.
+
+        Both must be older than the court: a newer work area's holder would be missing in its roll.
+        """
         busy: set[str] = set()
         for copy in copies:
             busy.update(held.lease.holder for held in copy.held if held.lease)
             if copy.closed:
                 yield self._closed(copy)
-        yield from self._work_areas()
+        yield from self._work_areas(works)
         yield from self._half_removed()
         yield from self._gone_holders(busy)
         yield from self._probes()
@@ -60,14 +67,15 @@ class Broom:
 
     def _closed(self, copy: Copy) -> Leftover:
         path = self._layout.generation(copy.key, str(copy.generation))
-        return Leftover(
-            path,
-            "a copy whose eviction was interrupted",
-            lambda: trash.evict(self._fs, self._layout, copy.key, str(copy.generation)),
-        )
 
-    def _work_areas(self) -> Iterator[Leftover]:
-        for text in self._fs.names(self._layout.tmp):
+        def finish() -> None:
+            trash.evict(self._fs, self._layout, copy.key, str(copy.generation))
+            trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+
+        return Leftover(path, "a copy whose eviction was interrupted", finish)
+
+    def _work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
+        for text in works:
             path = f"{self._layout.tmp}/{text}"
             work = WorkName.parse(text)
             if work is None:
@@ -104,7 +112,9 @@ class Broom:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
         for text in self._fs.names(self._layout.locks):
             path = f"{self._layout.locks}/{text}"
-            if self._is_old(path):
+            if not _OF_ELECTIONS.search(text):
+                self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
+            elif self._is_old(path):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
     def _is_old(self, path: str) -> bool:

@@ -5,7 +5,9 @@ Every step may be repeated by anyone, and needs no lock. What is in the trash wa
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 
@@ -14,7 +16,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
-from sccache_dtool.layout import GATE, ITEM_FILE, Generation, Layout, TrashName, WorkName, is_key, unique
+from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName, is_key, unique
 
 
 class Outcome(StrEnum):
@@ -30,12 +32,12 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
 
     `keep_until`: seconds since 1970 until which `restore` is to find it; 0: delete it at the next purge.
     """
-    directory = layout.generation(key, generation)
-    if not gate.close(fs, f"{directory}/{GATE}"):
-        return Outcome.IN_USE
     parsed = Generation.parse(generation)
     if parsed is None:
         raise ValueError(f"{generation!r} is no generation")
+    directory = layout.generation(key, generation)
+    if not gate.close(fs, f"{directory}/{GATE}"):
+        return Outcome.IN_USE
     try:
         fs.rename(directory, f"{layout.trash}/{TrashName(parsed, keep_until)}")
     except OSError as error:
@@ -81,8 +83,11 @@ def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
         try:
             document = records.decode_document(fs.read_text(f"{layout.trash}/{name}/{ITEM_FILE}"))
         except (OSError, records.Damaged) as error:
-            warn(f"{layout.trash}/{name}: its item.json cannot be read ({error}); it cannot be restored")
+            if str(name) in fs.names(layout.trash):  # otherwise somebody has just purged or restored it
+                warn(f"{layout.trash}/{name}: its item.json cannot be read ({error}); it cannot be restored")
             continue
+        if "loose" in document:
+            continue  # what dtool left was no item, and is no item now
         key = document.get("key")
         if isinstance(key, str) and is_key(key):
             yield key, name
@@ -93,19 +98,39 @@ def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
 def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: str, name: TrashName) -> bool:
     """Publish an evicted copy again, under a new name, since a closed one is never used again.
 
-    False if it has gone from the trash meanwhile: the rename out of it lets one of restorer and purger win.
+    False if it has gone from the trash meanwhile: the rename out of it lets one of restorer and purger win. Its
+    content goes into a new directory: a client that has the old one cached could take a lease by its old path.
     """
-    area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'restore')}"
+    claimed = WorkName(holder.next_lease(), "restore")
+    old, new = f"{layout.tmp}/{claimed}", f"{layout.tmp}/{WorkName(holder.next_lease(), 'publish')}"
+    fs.mkdir(new, shared=layout.shared)
+    fs.mkdir(f"{new}/{GATE}", shared=layout.shared)
+    fs.make_dirs(layout.history(key), shared=layout.shared)
     try:
-        fs.rename(f"{layout.trash}/{name}", area)
+        if not _moved(fs, f"{layout.trash}/{name}", old):
+            return False
+        for part in (PAYLOAD, ITEM_FILE):
+            if not _moved(fs, f"{old}/{part}", f"{new}/{part}"):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{old}/{part}")
+        generation = name.generation._replace(random=unique(), created=int(clock.wall()))
+        if not _moved(fs, new, layout.generation(key, str(generation))):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new)
+        return True
+    finally:
+        for area in (old, new):
+            with contextlib.suppress(OSError):
+                fs.remove_tree(area)
+
+
+def _moved(fs: FileSystem, source: str, target: str) -> bool:
+    """Rename; False if there was nothing to rename. A target that is there after all says that a reply was lost."""
+    try:
+        fs.rename(source, target)
     except OSError as error:
         if error.errno not in GONE:
             raise
-        return False
-    fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
-    fs.make_dirs(layout.history(key), shared=layout.shared)
-    generation = name.generation._replace(random=unique(), created=int(clock.wall()))
-    fs.rename(area, layout.generation(key, str(generation)))
+        directory, _, name = target.rpartition("/")
+        return name in fs.names(directory)
     return True
 
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from sccache_dtool.clock import Clock
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
+from sccache_dtool.fetch import partial
+from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
+from sccache_dtool.fetch.sink import Throttle
 from sccache_dtool.fetch.sources import retrieve
-from sccache_dtool.fetch.stack import Stack, is_digest
-from sccache_dtool.fetch.transforms import apply_step, compare
+from sccache_dtool.fetch.stack import Chain, Stack, is_digest
+from sccache_dtool.fetch.transfers import Track
+from sccache_dtool.fetch.transforms import apply_step
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import PAYLOAD
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.wanted import Bring
 
 
 class Fetched(NamedTuple):
@@ -25,21 +36,39 @@ class Fetched(NamedTuple):
     announced: int | None  # bytes of the source, if it said so
 
 
+#: What a download is done within: it may wait for a place among those of this host.
+Queue = Callable[[Job], AbstractContextManager[object]]
+
+
 def fetch(
-    fs: FileSystem, stack: Stack, area: str, *, progress: Progress, label: str | None = None, shared: bool = False
+    fs: FileSystem,
+    stack: Stack,
+    area: str,
+    *,
+    progress: Progress,
+    label: str | None = None,
+    shared: bool = False,
+    clock: Clock | None = None,
+    track: Track | None = None,
+    rate: float | None = None,
+    queue: Queue = nullcontext,
+    bring: Bring | None = None,
 ) -> Fetched:
     """Fetch `stack` into `area`, a private empty directory: ``area/payload/<label>`` is made, and nothing else.
 
     The default of `label` is the stack's. An empty stack makes an empty directory. `shared`: the directory's group may
-    read the files, and remove them. Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that is
-    no file name; what was made until then is left in `area`, and the caller removes it.
+    read the files, and remove them. `track`: what others see of it; it takes the place of `progress`. `rate`: bytes a
+    second at most. `bring`: see Wanted. Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that
+    is no file name; what was made until then is left in `area`, and the caller removes it.
     """
+    clock = clock or Clock()
+    job = Job(fs, clock, track or progress, track, None if rate is None else Throttle(rate, clock))
     name = label or stack.label
     what = stack.source or plain(name)
     if name in (".", "..") or "/" in name or CONTROL.search(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     try:
-        return _carry_out(fs, stack, area, name, progress, shared)
+        return _Fetch(job, stack, area, shared, queue, bring).run(name)
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace(
@@ -48,35 +77,73 @@ def fetch(
             ) from error
         raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
     finally:
-        progress.done()
+        job.progress.done()
 
 
-def _carry_out(fs: FileSystem, stack: Stack, area: str, name: str, progress: Progress, shared: bool) -> Fetched:
-    payload = f"{area}/{PAYLOAD}"
-    target = f"{payload}/{name}"
-    digests: dict[str, str] = {}
-    announced = None
-    fs.mkdir(payload)
-    if stack:
-        work = f"{area}/work"
-        fs.mkdir(work)
-        at_once = [_digest(step) for step in takewhile(is_digest, stack.steps)]
-        path = f"{work}/0"
-        retrieved = retrieve(fs, stack, path, [algorithm for algorithm, _ in at_once], progress)
-        announced = retrieved.announced
-        for algorithm, expected in at_once:
-            compare(algorithm, expected, retrieved.digests[algorithm], stack.source)
-        for number, step in enumerate(stack.steps[len(at_once) :], 1):
-            path = apply_step(fs, step, path, f"{work}/{number}", stack.source, progress)
-        digests.update(_digest(step) for step in stack.steps if is_digest(step))
-        fs.rename(path, target)
-        fs.rmdir(work)
-    else:
-        fs.mkdir(target)
-    progress.stage("writing to disk")
-    fs.seal(payload, shared=shared)
-    usage = fs.usage(target)
-    return Fetched(name, usage.bytes, usage.entries, digests, announced)
+class _Fetch:
+    def __init__(self, job: Job, stack: Stack, area: str, shared: bool, queue: Queue, bring: Bring | None) -> None:
+        self._job = job
+        self._fs = job.fs
+        self._stack = stack
+        self._work = f"{area}/work"
+        self._payload = f"{area}/{PAYLOAD}"
+        self._shared = shared
+        self._queue = queue
+        self._bring = bring
+        self._digests: dict[str, str] = {}
+
+    def run(self, name: str) -> Fetched:
+        target = f"{self._payload}/{name}"
+        announced = None
+        self._fs.mkdir(self._payload, shared=self._shared)
+        if self._stack:
+            self._fs.mkdir(self._work, shared=self._shared)
+            announced = self._fill(target)
+            self._fs.rmdir(self._work)
+        else:
+            self._fs.mkdir(target)
+        self._job.progress.stage("writing to disk")
+        self._fs.seal(self._payload, shared=self._shared)
+        usage = self._fs.usage(target)
+        return Fetched(name, usage.bytes, usage.entries, self._digests, announced)
+
+    def _fill(self, target: str) -> int | None:
+        """Make the payload; the bytes announced. All is fetched before anything is unpacked, so that who goes on
+        with an interrupted fetch finds every file that was complete.
+        """
+        chains = self._stack.chains
+        came = []
+        for index, chain in enumerate(chains):
+            job = self._job._replace(number=index, step=chain.steps[0] if chain.steps else "")
+            came.append(self._retrieve(job, chain, f"{self._work}/{index}"))
+        if len(chains) > 1:
+            self._fs.mkdir(target, shared=self._shared)
+        for index, chain in enumerate(chains):
+            path = self._steps(chain, index)
+            self._fs.rename(path, f"{target}/{chain.label}" if len(chains) > 1 else target)
+        announced = [one.announced for one in came]
+        return None if None in announced else sum(size for size in announced if size is not None)
+
+    def _retrieve(self, job: Job, chain: Chain, path: str) -> Retrieved:
+        digests = [_digest(step) for step in takewhile(is_digest, chain.steps)]
+        with nullcontext() if chain.mirrors[0].scheme == "file" else self._queue(job):
+            if self._bring is None:
+                retrieved = retrieve(job, chain, path, digests)
+            else:
+                self._bring(self._fs, path, job.progress)
+                retrieved = Retrieved({}, None)
+        if chain.steps and stat.S_ISDIR(self._fs.lstat(path).st_mode):
+            raise FetchFailed(f"cannot fetch {chain.source}: it is a directory, and {chain.steps[0]} needs a file")
+        return retrieved
+
+    def _steps(self, chain: Chain, index: int) -> str:
+        path = f"{self._work}/{index}"
+        partial.tidy(self._job, path)
+        at_once = len(list(takewhile(is_digest, chain.steps)))
+        for number, step in enumerate(chain.steps[at_once:], 1):
+            path = apply_step(self._job, step, path, f"{self._work}/{index}.{number}", chain.source)
+        self._digests.update(_digest(step) for step in chain.steps if is_digest(step))
+        return path
 
 
 def _digest(step: str) -> tuple[str, str]:

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from sccache_dtool import history, records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.election import Election
-from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.errors import FULL, GONE, CacheError, FetchFailed, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.fetch import slots, transfers
+from sccache_dtool.fetch.attempts import GaveUp
 from sccache_dtool.fetch.fetch import Fetched, fetch
+from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch.takeover import find_abandoned
+from sccache_dtool.fetch.transfers import FETCH, WAIT, State, TakenOver, Track
 from sccache_dtool.fetch.wanted import Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
-from sccache_dtool.layout import GATE, ITEM_FILE, Generation, Layout, WorkName, unique
+from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, Layout, OutcomeName, WorkName, unique
 from sccache_dtool.leases import Lease, Place
 from sccache_dtool.units import short_duration
 
@@ -27,6 +33,15 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _NOTE_AFTER = 1.0
 _NOTE_EVERY = 60.0
+
+
+class Terms(NamedTuple):
+    """On what terms an item is fetched."""
+
+    wait: float  # seconds to wait for somebody else's download
+    size: int | None = None  # bytes that it will need, if somebody said so
+    rate: float | None = None  # bytes a second at most
+    make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
 
 
 class Populator:
@@ -38,81 +53,255 @@ class Populator:
         layout: Layout,
         clock: Clock,
         holder: Holder,
+        worker: Holder,
         progress: Progress,
         note: Callable[[str], None],
     ) -> None:
-        """`note` is told, in a sentence, whom we are waiting for."""
+        """`holder` is to have the lease, and `worker`, this process, has the work area: it is tidied when we are gone.
+
+        `note` is told, in a sentence, whom we are waiting for.
+        """
         self._fs = fs
         self._layout = layout
         self._clock = clock
         self._holder = holder
+        self._worker = worker
         self._progress = progress
         self._note = note
 
     def populate(
-        self, wanted: Wanted, election: Election, take_existing: Callable[[], Lease | None], wait: float
+        self,
+        wanted: Wanted,
+        elect: Callable[[], Election],
+        take_existing: Callable[[], Lease | None],
+        terms: Terms,
     ) -> Lease:
-        """A lease on the item, fetched by us or by somebody else within `wait` seconds.
+        """A lease on the item, fetched by us, or by somebody else within `terms.wait` seconds.
 
-        `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace.
+        `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace; also those
+        of somebody else whose fetch we waited for.
         """
-        lease = self._wait(wanted, election, take_existing, wait)
-        if lease is not None:
-            return lease
-        try:
-            return take_existing() or self._fetch(wanted)
-        finally:
-            election.resign()
-
-    def _wait(
-        self, wanted: Wanted, election: Election, take_existing: Callable[[], Lease | None], wait: float
-    ) -> Lease | None:
-        """A lease on what somebody else has fetched, or None once we are elected to fetch it."""
-        now = self._clock.monotonic()
-        deadline, next_note, pause = now + wait, now + _NOTE_AFTER, _FIRST_PAUSE
-        while not election.poll():
-            now = self._clock.monotonic()
-            if now >= deadline:
-                raise TimedOut(
-                    f"{wanted.label} is still being fetched by somebody else after {short_duration(wait)}",
-                    details=[election.winner() or "it is not known by whom"],
-                    hint="wait longer with --wait; when the one who fetches is gone, the next to ask takes over",
-                )
-            if now >= next_note:
-                self._note(f"waiting for {wanted.label}: fetched by {election.winner() or 'an unknown process'}")
-                next_note = now + _NOTE_EVERY
-            self._clock.sleep(min(pause * random.uniform(0.5, 1.5), deadline - now))
-            pause = min(pause * 1.5, _LONGEST_PAUSE)
-            lease = take_existing()
+        deadline = self._clock.monotonic() + terms.wait
+        while True:
+            election = elect()
+            lease = self._wait(wanted, election, take_existing, deadline, terms.wait)
             if lease is not None:
                 return lease
+            try:
+                lease = take_existing()
+                return lease if lease is not None else self._fetch(wanted, election, terms)
+            except TakenOver:
+                self._note(f"{wanted.label} is fetched by somebody else now: we were silent for too long")
+            finally:
+                election.resign()
+
+    def _wait(
+        self,
+        wanted: Wanted,
+        election: Election,
+        take_existing: Callable[[], Lease | None],
+        deadline: float,
+        wait: float,
+    ) -> Lease | None:
+        """A lease on what somebody else has fetched, or None once we are elected to fetch it."""
+        if election.poll():
+            return None
+        began = self._clock.monotonic()
+        next_note, pause = began + _NOTE_AFTER, _FIRST_PAUSE
+        known = set(self._failures(wanted))
+        with contextlib.ExitStack() as signs:
+            try:
+                while not election.poll():
+                    now = self._clock.monotonic()
+                    if now >= deadline:
+                        raise TimedOut(
+                            f"{wanted.label} is still being fetched by somebody else after {short_duration(wait)}",
+                            details=[self._who(wanted, election)],
+                            hint="wait longer with --wait; when who fetches is gone, the next to ask takes over",
+                        )
+                    if now >= next_note:
+                        if next_note == began + _NOTE_AFTER:
+                            signs.enter_context(self._sign(wanted))
+                        self._note(f"waiting for {wanted.label}: fetched by {self._who(wanted, election)}")
+                        next_note = now + _NOTE_EVERY
+                    self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, deadline - now)))
+                    pause = min(pause * 1.5, _LONGEST_PAUSE)
+                    lease = take_existing()
+                    if lease is not None:
+                        return lease
+                    self._raise_new(wanted, known)
+                self._raise_new(wanted, known)
+            except BaseException:
+                election.resign()
+                raise
         return None
 
-    def _fetch(self, wanted: Wanted) -> Lease:
-        name = self._holder.next_lease()
-        area = f"{self._layout.tmp}/{WorkName(name, 'fetch')}"
-        began = self._clock.monotonic()
-        try:
-            self._fs.mkdir(area, shared=self._layout.shared)
-            fetched = fetch(
-                self._fs, wanted.stack, area, progress=self._progress, label=wanted.label, shared=self._layout.shared
+    def _who(self, wanted: Wanted, election: Election) -> str:
+        """Who fetches, and how far."""
+        who = election.winner() or "an unknown process"
+        for transfer in transfers.running(self._fs, self._layout):
+            if transfer.key == wanted.key and transfer.state not in (State.WAITING, State.ABANDONED):
+                return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
+        return who
+
+    def _failures(self, wanted: Wanted) -> Iterator[OutcomeName]:
+        for name in transfers.outcomes(self._fs, self._layout):
+            if name.key == wanted.key[:32] and name.how == FAILED:
+                yield name
+
+    def _raise_new(self, wanted: Wanted, known: set[OutcomeName]) -> None:
+        """Whoever waited for a fetch that has failed is told why. Who comes later tries again."""
+        for name in set(self._failures(wanted)) - known:
+            try:
+                facts = records.decode_document(self._fs.read_text(f"{self._layout.transfers}/{name}"))
+            except (OSError, records.Damaged):
+                continue
+            kind = NoSpace if facts.get("no_space") else FetchFailed
+            details, hint = facts.get("details"), facts.get("hint")
+            raise kind(
+                records.printable(str(facts.get("error", "the fetch that we waited for failed"))),
+                details=[
+                    *(records.printable(str(line)) for line in (details if isinstance(details, list) else ())),
+                    f"fetched by {records.printable(str(facts.get('by', '?')))}, for whom we waited",
+                ],
+                hint=records.printable(hint) if isinstance(hint, str) else None,
             )
-            return self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
-        except OSError as error:
-            self._discard(area)
-            if error.errno in FULL:
-                raise NoSpace(
-                    f"no space left in {self._layout.root} for {wanted.label}", hint="`sc-dtool clean` makes room"
-                ) from error
-            if error.errno in GONE:
-                raise LeaseLost(
-                    f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
-                    hint="use the item again",
-                ) from error
-            raise CacheError(f"cannot put {wanted.label} into the cache: {explain(error)}") from error
+
+    @contextlib.contextmanager
+    def _sign(self, wanted: Wanted) -> Iterator[None]:
+        """Show that we wait, while we do; a failure to do so is no reason to stop waiting."""
+        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
+        facts = {"key": wanted.key, "label": wanted.label, "by": self._holder.by, "began": self._clock.wall()}
+        with contextlib.suppress(OSError):
+            self._fs.put_record(records.encode(facts), path)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                self._fs.unlink(path)
+
+    # -- fetching ----------------------------------------------------------------------------------------------------
+
+    def _fetch(self, wanted: Wanted, election: Election, terms: Terms) -> Lease:
+        name = self._holder.next_lease()
+        area = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), FETCH)}"
+        began, wall = self._clock.monotonic(), self._clock.wall()
+        facts = {**self._identity(wanted), "by": self._holder.by, "began": wall, "sign": election.sign}
+        track = Track(
+            self._fs, area, self._progress, on_total=lambda total: self._check_room(wanted, total, (wall, area), terms)
+        )
+        made = keep = False
+        try:
+            track.taken = find_abandoned(
+                self._fs, self._layout, wanted.key, f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), 'taken')}"
+            )
+            self._fs.mkdir(area, shared=self._layout.shared)
+            made = True
+            track.begin(facts, terms.size, shared=self._layout.shared)
+            if terms.size is not None:
+                self._check_room(wanted, terms.size, (wall, area), terms)
+            fetched = fetch(
+                self._fs,
+                wanted.stack,
+                area,
+                progress=self._progress,
+                label=wanted.label,
+                shared=self._layout.shared,
+                clock=self._clock,
+                track=track,
+                rate=terms.rate,
+                queue=lambda job: self._slot(job, terms),
+                bring=wanted.bring,
+            )
+            track.end()
+            lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
+            self._note_end(wanted, name, track, wall, DONE, {"bytes": fetched.bytes})
+            return lease
+        except (TakenOver, CacheError, OSError) as error:
+            keep = isinstance(error, GaveUp) and track.keepable
+            if made and self._is_gone(area):
+                if self._holder.lost or self._worker.lost:
+                    raise self._lost(wanted) from error
+                if self._is_gone(self._layout.tmp):
+                    raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
+                raise TakenOver from error
+            failure = self._explain(wanted, error)
+            self._note_end(wanted, name, track, wall, FAILED, _reasons(failure))
+            raise failure from error
         except BaseException:
-            self._discard(area)
+            keep = track.keepable  # interrupted: whoever wants the item next goes on with it
             raise
+        finally:
+            track.end()
+            if not keep:
+                self._discard(area)
+            if track.taken is not None:
+                self._discard(track.taken)
+
+    def _slot(self, job: Job, terms: Terms) -> contextlib.AbstractContextManager[None]:
+        return slots.slot(self._clock, terms.wait, job.track.queue if job.track else lambda: None)
+
+    def _check_room(self, wanted: Wanted, total: int, ours: tuple[float, str], terms: Terms) -> None:
+        """Raise NoSpace at once, and not when the disk is full, if `total` bytes do not fit beside earlier fetches."""
+        taken = transfers.reserved(self._fs, self._layout, ours)
+        missing = total - (self._fs.free_space(self._layout.root) - taken)
+        if missing > 0 and terms.make_room is not None:
+            missing -= terms.make_room(missing)
+        if missing <= 0:
+            return
+        import humanize
+
+        reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
+        raise NoSpace(
+            f"no space left for {wanted.label}, which needs {humanize.naturalsize(total)}",
+            details=[
+                f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
+                f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root)))} free{reserved}"
+            ],
+            hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
+        )
+
+    def _is_gone(self, area: str) -> bool:
+        """Whether our work area was taken away: by a successor, or by `clean` because we were taken for dead."""
+        try:
+            self._fs.names(area)
+        except OSError as error:
+            return error.errno in GONE
+        return False
+
+    def _lost(self, wanted: Wanted) -> LeaseLost:
+        return LeaseLost(
+            f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
+            hint="use the item again",
+        )
+
+    def _explain(self, wanted: Wanted, error: Exception) -> CacheError:
+        if isinstance(error, CacheError):
+            return error
+        if isinstance(error, OSError) and error.errno in FULL:
+            return NoSpace(
+                f"no space left in {self._layout.root} for {wanted.label}", hint="`sc-dtool clean` makes room"
+            )
+        reason = explain(error) if isinstance(error, OSError) else str(error)
+        return CacheError(f"cannot put {wanted.label} into the cache: {reason}")
+
+    def _note_end(
+        self, wanted: Wanted, name: str, track: Track, began: float, how: str, more: dict[str, object]
+    ) -> None:
+        now = self._clock.wall()
+        facts = {
+            **self._identity(wanted),
+            "by": self._holder.by,
+            "began": began,
+            "bytes": track.bytes,
+            "attempts": track.attempts,
+            **more,
+        }
+        outcome = OutcomeName(wanted.key[:32], name, int(now * 1000), how)
+        transfers.note_outcome(self._fs, self._layout, self._clock, outcome, facts)
+
+    def _identity(self, wanted: Wanted) -> dict[str, object]:
+        return {"key": wanted.key, "label": wanted.label, "source": list(wanted.stack.canonical)}
 
     def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
@@ -120,6 +309,7 @@ class Populator:
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
         facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)
+        self._strip(area)
         self._fs.mkdir(f"{area}/{GATE}", shared=self._layout.shared)
         self._fs.put_record(history.encode_lease(now, self._holder.by), f"{area}/{GATE}/{name}")
         self._fs.make_dirs(place.history, shared=self._layout.shared)
@@ -129,6 +319,12 @@ class Populator:
             if error.errno not in GONE or name not in self._fs.names(place.gate):
                 raise  # otherwise the server has done it, and its reply was lost
         return Lease(self._fs, self._clock, self._holder, place, name)
+
+    def _strip(self, area: str) -> None:
+        """Remove from a complete work area what was there only to be shown while it was worked in."""
+        for text in self._fs.names(area):
+            if transfers.is_for_show(text):
+                self._fs.unlink(f"{area}/{text}")
 
     def _facts(self, wanted: Wanted, fetched: Fetched, now: float, seconds: float) -> dict[str, object]:
         return {
@@ -143,9 +339,19 @@ class Populator:
             "fetched": iso(now),
             "seconds": round(seconds, 3),
             "by": self._holder.by,
+            **(wanted.notes or {}),
         }
 
     def _discard(self, area: str) -> None:
         """Remove a work area; what cannot be removed now is removed by `clean`, once we are gone."""
         with contextlib.suppress(OSError):
             self._fs.remove_tree(area)
+
+
+def _reasons(failure: CacheError) -> dict[str, object]:
+    return {
+        "error": failure.message,
+        "details": list(failure.details),
+        "hint": failure.hint,
+        "no_space": isinstance(failure, NoSpace),
+    }

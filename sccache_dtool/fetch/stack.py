@@ -1,10 +1,12 @@
 """A loader stack: where an item comes from, and what is done with it, as words that all users write alike.
 
-The first word is a source, the others are steps: ``https://example.org/ref.tar sha256:… tar``. What is written in
-different ways and means the same gets one canonical form, because that is what identifies an item in the cache.
-To add a source or a step, put its parser into SOURCES or STEPS here, and what does the work into
-`sources.RETRIEVERS` or `transforms.TRANSFORMS`.
+The first word is a source, and steps follow: ``https://example.org/ref.tar sha256:… tar``. Several sources make one
+item, too: a digest checks the source before it, and other steps are done with each of the sources that stand right
+before them. A word may name mirrors, ``URL|URL``: the next is asked when one fails. What is written in different ways
+and means the same gets one canonical form, because that is what identifies an item in the cache.
 
+To add a source or a step within this package, put its parser into SOURCES, REMOTE or STEPS here, and what does the
+work into `sources.RETRIEVERS` or `transforms.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
 Every use of the cache parses a stack, so that nothing heavy is imported here.
 """
 
@@ -21,13 +23,35 @@ from sccache_dtool.fetch.reasons import CONTROL, plain
 #: A payload's name has at most so many bytes: file systems allow 255, and backup programs add to names.
 LABEL_LIMIT = 100
 
-SOURCE_FORMS = "a path, file:PATH, http://… or https://…"
-STEP_FORMS = "tar, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
+SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
+STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
 
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
-_URL = re.compile(r"([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.ASCII | re.IGNORECASE)
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\%]+)(?::(\d{0,5}))?", re.ASCII)
-_TAR_SUFFIX = re.compile(r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)\Z", re.ASCII | re.IGNORECASE)
+#: Schemes that fsspec serves, and what has to be installed for each; see `remote.py`.
+REMOTE = {
+    "abfs": "adlfs",
+    "az": "adlfs",
+    "ftp": "fsspec",
+    "gs": "gcsfs",
+    "hdfs": "pyarrow",
+    "hf": "huggingface_hub",
+    "oci": "ocifs",
+    "oss": "ossfs",
+    "root": "fsspec-xrootd",
+    "s3": "s3fs",
+    "sftp": "paramiko",
+    "smb": "smbprotocol",
+    "webdav": "webdav4",
+    "webhdfs": "requests",
+}
+_SAME = {"gcs": "gs", "ssh": "sftp", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}  # two names of one thing
+_WHOLE_AUTHORITY = frozenset({"abfs", "az", "hf"})  # what stands before the @ is part of the name, and no user
+
+# Texts, not compiled patterns: one source needs few of them, and `re` keeps those.
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
+_URL = r"(?ai)([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?"
+_HOST = r"(?a)(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\%]+)(?::(\d{0,5}))?"
+_REMOTE_URL = r"(?ais)[a-z0-9]+://([^/]*)(/.*)?"
+_BAR = r"\|(?=file:|[A-Za-z][A-Za-z0-9+.-]*://)"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -40,43 +64,97 @@ class Location(str):
         return repr(plain(self))
 
 
-class Stack(NamedTuple):
-    """A loader stack, parsed. It is false when empty: an item without a source, a pure reference count."""
+class Source(NamedTuple):
+    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty."""
 
-    #: The source, then the steps: what identifies the item. There are no credentials in it.
-    canonical: tuple[str, ...] = ()
-    #: What is fetched: an absolute path, or a URL with its credentials.
-    location: Location = Location()
-    #: A file name for the payload: the same for the same canonical stack, on every host.
-    label: str = "data"
+    canonical: str
+    location: Location
+    name: str
+
+    @property
+    def scheme(self) -> str:
+        """What says how it is retrieved."""
+        return self.canonical.partition(":")[0]
+
+
+class Step(NamedTuple):
+    """A further word, parsed."""
+
+    canonical: str
+    unpacks: bool = False  # whether it makes a directory, with which no further step can be done
+    suffix: str = ""  # a pattern for the end that it takes from the payload's name
+
+
+class Chain(NamedTuple):
+    """One source of a stack, in all its mirrors, and what is done with it."""
+
+    mirrors: tuple[Source, ...]
+    steps: tuple[str, ...]
+    label: str
 
     @property
     def source(self) -> str:
-        """The source in its canonical form, fit to be shown; empty for an empty stack."""
+        """The source in its canonical form, fit to be shown."""
+        return "|".join(mirror.canonical for mirror in self.mirrors)
+
+
+class Stack(NamedTuple):
+    """A loader stack, parsed. It is false when empty: an item without a source, a pure reference count."""
+
+    #: The words, sources and steps: what identifies the item. There are no credentials in it.
+    canonical: tuple[str, ...] = ()
+    #: What is fetched first: an absolute path, or a URL with its credentials.
+    location: Location = Location()
+    #: A file name for the payload: the same for the same canonical stack, on every host.
+    label: str = "data"
+    #: What is fetched and done, one after the other. Of several, each becomes an entry of a directory.
+    chains: tuple[Chain, ...] = ()
+
+    @property
+    def source(self) -> str:
+        """The first source in its canonical form, fit to be shown; empty for an empty stack."""
         return self.canonical[0] if self.canonical else ""
 
     @property
     def steps(self) -> tuple[str, ...]:
-        """What is done with the source, in order, in canonical form."""
+        """What follows the first source, in order, in canonical form."""
         return self.canonical[1:]
 
     def __bool__(self) -> bool:
         return bool(self.canonical)
 
 
-class Source(NamedTuple):
-    """The first word, parsed: see Stack; `name` is the last part of its path, and may be empty."""
+class _Block:
+    """Sources in a row, each with its own digests, and the steps that are done with every one of them."""
 
-    canonical: str
-    location: Location
-    name: str
+    def __init__(self, mirrors: tuple[Source, ...]) -> None:
+        self.sources = [(mirrors, [])]  # type: list[tuple[tuple[Source, ...], list[Step]]]
+        self.steps: list[Step] = []
 
+    def add(self, step: Step) -> None:
+        digest = is_digest(step.canonical)
+        before = next((earlier.canonical for earlier in self.steps if earlier.unpacks), None)
+        if before is not None:
+            raise UsageError(
+                f"{plain(step.canonical)} cannot come after {before}, which leaves a directory",
+                hint=f"a digest checks a file: put it before {before}, which is given once",
+            )
+        if digest and not self.steps:
+            self.sources[-1][1].append(step)
+        elif digest and len(self.sources) > 1:
+            raise UsageError(
+                f"{plain(step.canonical)} could be of any of {len(self.sources)} sources",
+                hint="put each digest right after the source that it is of",
+            )
+        else:
+            self.steps.append(step)
 
-class Step(NamedTuple):
-    """A further word, parsed. What `unpacks` turns a file into a directory, which no step can take."""
-
-    canonical: str
-    unpacks: bool = False
+    def chains(self) -> list[Chain]:
+        made = []
+        for mirrors, digests in self.sources:
+            steps = (*digests, *self.steps)
+            made.append(Chain(mirrors, tuple(step.canonical for step in steps), _label(mirrors[0].name, steps)))
+        return made
 
 
 def parse_stack(words: Sequence[str], *, cwd: str | None = None) -> Stack:
@@ -89,46 +167,116 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None) -> Stack:
         return Stack()
     for word in words:
         _check_characters(word)
-    source = _parse_source(words[0], os.getcwd if cwd is None else lambda: cwd)
-    steps: list[Step] = []
+    where = os.getcwd if cwd is None else lambda: cwd
+    first = _parse_sources(words[0], where)
+    blocks, canonical = [_Block(first)], [_join(first)]
     for word in words[1:]:
-        step = _parse_step(word)
-        before = next((earlier.canonical for earlier in steps if earlier.unpacks), None)
-        if before is not None:
+        if _is_source(word):
+            mirrors = _parse_sources(word, where)
+            canonical.append(_join(mirrors))
+            if blocks[-1].steps:
+                blocks.append(_Block(mirrors))
+            else:
+                blocks[-1].sources.append((mirrors, []))
+        else:
+            step = _parse_step(word)
+            canonical.append(step.canonical)
+            blocks[-1].add(step)
+    chains = tuple(chain for block in blocks for chain in block.chains())
+    label = chains[0].label
+    if len(chains) > 1:
+        _check_labels(chains)
+        label = f"{_cut(label, LABEL_LIMIT - 8)}+{len(chains) - 1}"
+    return Stack(tuple(canonical), first[0].location, label, chains)
+
+
+def _join(mirrors: tuple[Source, ...]) -> str:
+    return "|".join(mirror.canonical for mirror in mirrors)
+
+
+def _check_labels(chains: tuple[Chain, ...]) -> None:
+    seen: dict[str, Chain] = {}
+    for chain in chains:
+        other = seen.setdefault(chain.label, chain)
+        if other is not chain:
             raise UsageError(
-                f"{plain(word)} cannot come after {before}, which leaves a directory",
-                hint=f"a digest checks a file: put it before {before}, which is given once",
+                f"two sources of one item would both be called {plain(chain.label)}",
+                details=[other.source, chain.source],
+                hint="use them as two items",
             )
-        steps.append(step)
-    canonical = (source.canonical, *(step.canonical for step in steps))
-    return Stack(canonical, source.location, _label(source.name, "tar" in canonical[1:]))
 
 
 def is_digest(step: str) -> bool:
     """Whether a canonical step is a digest to check, ``algorithm:hex``."""
     name, _, argument = step.partition(":")
-    return bool(argument) and name not in STEPS
+    return bool(argument) and name not in STEPS and _digest_size(name) is not None
 
 
 # -- sources -----------------------------------------------------------------------------------------------------------
 
 
+def _is_source(word: str) -> bool:
+    """Whether a word that is not the first is a source, and no step."""
+    if word.startswith(("/", "./", "../")):
+        return True
+    scheme = re.match(_SCHEME, word)
+    if scheme is None or (name := scheme[1].lower()) in STEPS:
+        return False
+    if name in SOURCES or name in REMOTE or name in _SAME:
+        return True
+    return not _digest_size(name) and _plugin(name) is not None
+
+
+def _parse_sources(word: str, cwd: Callable[[], str]) -> tuple[Source, ...]:
+    """The mirrors that a word names."""
+    return tuple(_parse_source(part, cwd) for part in (re.split(_BAR, word) if "|" in word else (word,)))
+
+
 def _parse_source(word: str, cwd: Callable[[], str]) -> Source:
-    scheme = _SCHEME.match(word)
+    scheme = re.match(_SCHEME, word)
     name = scheme[1].lower() if scheme else None
-    if word in STEPS or (name is not None and name not in SOURCES and (name in STEPS or _digest_size(name))):
+    known = name in SOURCES or name in REMOTE or name in _SAME
+    if word in STEPS or (name is not None and not known and (name in STEPS or _digest_size(name))):
         raise UsageError(
             f"the first word must be a source, and {plain(word)} is a step",
             hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
         )
     if scheme is None or name is None:
         return _local(word, cwd)
-    if name not in SOURCES:
+    if name in SOURCES:
+        return SOURCES[name](word, cwd)
+    if known:
+        return _remote(word)
+    plugin = _plugin(name)
+    if plugin is None:
         raise UsageError(
             f"cannot fetch {plain(word)}: unknown kind of source {scheme[1]!r}",
             hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
         )
-    return SOURCES[name](word, cwd)
+    return plugin(word)
+
+
+def _plugin(scheme: str) -> Callable[[str], Source] | None:
+    from sccache_dtool.fetch.plugins import find_source
+
+    found = find_source(scheme)
+    return None if found is None else found.parse
+
+
+def _remote(word: str) -> Source:
+    """A URL that fsspec understands; only its scheme and its credentials are ours to understand."""
+    scheme, _, _ = word.partition(":")
+    scheme = _SAME.get(scheme.lower(), scheme.lower())
+    match = re.fullmatch(_REMOTE_URL, word)
+    if match is None or not (match[1] or match[2]):
+        raise UsageError(f"cannot read {plain(word)} as a URL", hint=f"write {scheme}://…")
+    authority, path = match[1], match[2] or ""
+    shown = authority if scheme in _WHOLE_AUTHORITY else authority.rpartition("@")[2]
+    if not (shown or path.strip("/")):
+        raise UsageError(f"cannot read the host or bucket in {plain(word)}", hint=f"write {scheme}://HOST/PATH")
+    return Source(
+        f"{scheme}://{shown}{path}", Location(f"{scheme}://{authority}{path}"), path.rstrip("/").rpartition("/")[2]
+    )
 
 
 def _local(path: str, cwd: Callable[[], str]) -> Source:
@@ -155,14 +303,14 @@ def _file(word: str, cwd: Callable[[], str]) -> Source:
 
 def _web(word: str, cwd: Callable[[], str]) -> Source:
     inner = word.partition(":")[2]
-    if word[:5].lower() == "http:" and _URL.fullmatch(inner):
+    if word[:5].lower() == "http:" and re.fullmatch(_URL, inner):
         word = inner  # as pigay's `sc` writes it: http:https://…
-    match = _URL.fullmatch(word)
+    match = re.fullmatch(_URL, word)
     scheme = match[1].lower() if match else ""
     if match is None or scheme not in _DEFAULT_PORTS:
         raise UsageError(f"cannot read {plain(word)} as a URL", hint="write http://HOST/PATH or https://HOST/PATH")
     userinfo, at, authority = match[2].rpartition("@")
-    host = _HOST.fullmatch(authority)
+    host = re.fullmatch(_HOST, authority)
     if host is None or int(host[2] or 0) > 65535:
         raise UsageError(
             f"cannot read the host and port in {plain(word)}",
@@ -186,6 +334,12 @@ def _parse_step(word: str) -> Step:
     name, colon, argument = word.partition(":")
     if name in STEPS:
         return STEPS[name](argument if colon else None)
+    if not (colon and _digest_size(name.lower())):
+        from sccache_dtool.fetch.plugins import find_step
+
+        plugin = find_step(name)
+        if plugin is not None:
+            return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
         raise UsageError(
             f"{plain(word)} is no step", hint=f"the first word is the source, and steps follow: {STEP_FORMS}"
@@ -193,10 +347,16 @@ def _parse_step(word: str) -> Step:
     return _digest(name, argument)
 
 
-def _tar(argument: str | None) -> Step:
-    if argument is not None:
-        raise UsageError(f"tar:{plain(argument)} is no step", hint="write tar; compression is found out by looking")
-    return Step("tar", unpacks=True)
+def _bare(name: str, suffix: str, *, unpacks: bool = False) -> Callable[[str | None], Step]:
+    """The parser of a step that takes no argument."""
+
+    def parse(argument: str | None) -> Step:
+        if argument is not None:
+            hint = "; compression is found out by looking" if name == "tar" else ""
+            raise UsageError(f"{name}:{plain(argument)} is no step", hint=f"write {name}{hint}")
+        return Step(name, unpacks, suffix)
+
+    return parse
 
 
 def _digest(name: str, argument: str) -> Step:
@@ -205,7 +365,9 @@ def _digest(name: str, argument: str) -> Step:
         import hashlib
 
         known = sorted(each for each in hashlib.algorithms_guaranteed if _digest_size(each))
-        raise UsageError(f"unknown step or digest {plain(name)!r}", hint=f"known are tar and {', '.join(known)}")
+        raise UsageError(
+            f"unknown step or digest {plain(name)!r}", hint=f"known are {', '.join((*STEPS, *CHECKSUMS, *known))}"
+        )
     if len(argument) != 2 * size or re.fullmatch("[0-9A-Fa-f]*", argument) is None:
         raise UsageError(
             f"{plain(argument)!r} is no {name.lower()} digest: expected {2 * size} hexadecimal digits"
@@ -216,6 +378,8 @@ def _digest(name: str, argument: str) -> Step:
 
 def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
+    if name in CHECKSUMS:
+        return CHECKSUMS[name]
     import hashlib
 
     try:
@@ -224,8 +388,18 @@ def _digest_size(name: str) -> int | None:
         return None
 
 
-#: Names of steps, and what parses the text after the colon (None without one); all other steps are digests.
-STEPS: dict[str, Callable[[str | None], Step]] = {"tar": _tar}
+#: Names of steps, and what parses the text after the colon (None without one).
+STEPS: dict[str, Callable[[str | None], Step]] = {
+    "tar": _bare("tar", r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)", unpacks=True),
+    "zip": _bare("zip", r"\.zip", unpacks=True),
+    "gz": _bare("gz", r"\.gz"),
+    "bz2": _bare("bz2", r"\.bz2"),
+    "xz": _bare("xz", r"\.xz"),
+    "zst": _bare("zst", r"\.zst"),
+}
+
+#: Checksums that hashlib does not have, and their bytes.
+CHECKSUMS = {"adler32": 4, "crc32": 4}
 
 
 # -- characters and names ----------------------------------------------------------------------------------------------
@@ -245,10 +419,15 @@ def _check_characters(word: str) -> None:
         ) from error
 
 
-def _label(name: str, unpacked: bool) -> str:
+def _label(name: str, steps: Sequence[Step]) -> str:
     """A payload's name from the source's; fixed rules only, because all hosts must come to the same."""
-    if unpacked:
-        name = _TAR_SUFFIX.sub("", name) or name
-    # The end is kept, because programs go by the extension.
-    name = name.encode()[-LABEL_LIMIT:].decode(errors="ignore")
+    for step in steps:
+        if step.suffix:
+            name = re.sub(rf"{step.suffix}\Z", "", name, flags=re.ASCII | re.IGNORECASE) or name
+    name = _cut(name, LABEL_LIMIT)
     return "data" if name in ("", ".", "..") else name
+
+
+def _cut(name: str, limit: int) -> str:
+    """The end of a name, at most `limit` bytes: programs go by the extension."""
+    return name.encode()[-limit:].decode(errors="ignore")

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.stack import is_digest
 from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: Makes its second path from the file at its first. The text names the source in errors.
-Transform = Callable[[FileSystem, str, str, str, Progress], None]
+Transform = Callable[[Job, str, str, str], None]
 
 
-def apply_step(fs: FileSystem, step: str, path: str, target: str, source: str, progress: Progress) -> str:
+def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
     """Do a canonical step with the file at `path`; the path of the outcome.
 
     A digest leaves it where it is; another step makes `target` from it and removes it. `source` is shown in errors.
@@ -21,11 +22,12 @@ def apply_step(fs: FileSystem, step: str, path: str, target: str, source: str, p
     """
     name, _, argument = step.partition(":")
     if is_digest(step):
-        progress.stage("verifying")
-        compare(name, argument, file_digest(fs, path, name), source)
+        job.progress.stage("verifying")
+        compare(name, argument, file_digest(job.fs, path, name), source)
         return path
-    TRANSFORMS[name](fs, path, target, source, progress)
-    fs.unlink(path)
+    job.progress.stage("unpacking" if name in ("tar", "zip") else name)
+    _transform(name)(job, path, target, source)
+    job.fs.unlink(path)
     return target
 
 
@@ -40,9 +42,7 @@ def compare(algorithm: str, expected: str, found: str, source: str) -> None:
 
 def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
     """The digest of a file, in hexadecimal. Raises OSError."""
-    import hashlib
-
-    digest = hashlib.new(algorithm, usedforsecurity=False)
+    digest = checksums.new(algorithm)
     fd = fs.open(path)
     try:
         while data := fs.read(fd, CHUNK):
@@ -52,12 +52,42 @@ def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
     return digest.hexdigest()
 
 
-def _tar(fs: FileSystem, path: str, target: str, source: str, progress: Progress) -> None:
+def _transform(name: str) -> Transform:
+    if name in TRANSFORMS:
+        return TRANSFORMS[name]
+    from sccache_dtool.fetch.plugins import find_step
+
+    plugin = find_step(name)
+    if plugin is None:
+        raise FetchFailed(f"cannot do {name}: nothing that is installed can")
+    return plugin.apply
+
+
+def _tar(job: Job, path: str, target: str, source: str) -> None:
     from sccache_dtool.fetch.untar import unpack
 
-    progress.stage("unpacking")
-    unpack(fs, path, target, source)
+    unpack(job.fs, path, target, source)
+
+
+def _zip(job: Job, path: str, target: str, source: str) -> None:
+    from sccache_dtool.fetch.unzip import unpack
+
+    unpack(job.fs, path, target, source)
+
+
+def _decompress(job: Job, path: str, target: str, source: str, kind: str) -> None:
+    from sccache_dtool.fetch.decompress import decompress
+
+    decompress(job.fs, kind, path, target, source)
+
+
+def _decompressor(kind: str) -> Transform:
+    return lambda job, path, target, source: _decompress(job, path, target, source, kind)
 
 
 #: What carries out a step, by its name; digests are not among them.
-TRANSFORMS: dict[str, Transform] = {"tar": _tar}
+TRANSFORMS: dict[str, Transform] = {
+    "tar": _tar,
+    "zip": _zip,
+    **{kind: _decompressor(kind) for kind in ("gz", "bz2", "xz", "zst")},
+}

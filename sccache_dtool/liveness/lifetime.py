@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator
+from typing import IO
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.layout import HolderName
@@ -36,6 +37,8 @@ class Memory:
         self._path = path
         self._clock = clock
         self._seen: dict[str, float] = {}
+        self._noted: dict[str, float] = {}
+        self._names: set[str] | None = None
 
     def unchanged_for(self, name: str) -> float:
         """Seconds since this host first saw `name`; 0 at the first time."""
@@ -44,33 +47,56 @@ class Memory:
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Read the file before, write it after, and keep others of this host away from it meanwhile.
+        """Read the file before, and write it after. It is locked for a moment only: what is done between may be long.
 
         Where no file can be kept, what is seen is forgotten at the end: leases are kept longer, never shorter.
         """
+        with self._locked() as file:
+            if file is not None:
+                self._add(_parse(file.read()))
+        yield
+        with self._locked() as file:
+            if file is not None:
+                self._add(_parse(file.read()))  # others of this host may have seen more meanwhile
+                with contextlib.suppress(OSError):
+                    file.seek(0)
+                    file.truncate()
+                    json.dump(self._seen | self._noted, file)
+                    file.flush()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[IO[str] | None]:
+        """The file, at its beginning, and nobody else of this host in it; None where that cannot be had."""
         import portalocker
 
-        if self._path is None:
-            yield
-            return
         with contextlib.ExitStack() as stack:
-            try:
-                os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-                file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10))
-            except (OSError, portalocker.LockException):
-                yield
-                return
-            file.seek(0)
-            self._seen.update(_parse(file.read()))
-            yield
-            with contextlib.suppress(OSError):
-                file.seek(0)
-                file.truncate()
-                json.dump(self._seen, file)
-                file.flush()
+            file = None
+            if self._path is not None:
+                with contextlib.suppress(OSError, portalocker.LockException):
+                    os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+                    file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10))
+                    file.seek(0)
+            yield file
+
+    def _add(self, read: dict[str, float]) -> None:
+        """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""
+        for name, value in read.items():
+            if " " in name:  # no holder's name
+                self._noted.setdefault(name, value)
+            elif self._names is None or name in self._names:
+                self._seen[name] = min(value, self._seen.get(name, value))
+
+    def recall(self, what: str) -> float | None:
+        """A number that was noted, by this run or an earlier one of this boot; None for none, or 0."""
+        return self._noted.get(what) or None
+
+    def note(self, what: str, value: float) -> None:
+        """Note a number under a name with a space in it, which no holder has; 0: as if none had been noted."""
+        self._noted[what] = value
 
     def forget_all_but(self, names: set[str]) -> None:
-        """Drop what is no longer there."""
+        """Drop holders that are no longer there."""
+        self._names = names
         self._seen = {name: first for name, first in self._seen.items() if name in names}
 
 
@@ -99,6 +125,13 @@ def judge(name: HolderName, ttl: float | None, memory: Memory, file_system_now: 
     if name.end and file_system_now is not None and file_system_now < name.end:
         return Verdict(State.UNKNOWN, f"its lifetime goes on for {short_duration(name.end - file_system_now)}")
     return Verdict(State.UNKNOWN, f"no heartbeat seen for {short_duration(silent)}, lifetime {short_duration(ttl)}")
+
+
+def silence(name: HolderName, ttl: float, memory: Memory, file_system_now: float | None) -> float:
+    """Seconds since a holder that beats is known to have beaten last: at most so long ago as this host can tell."""
+    if name.end and file_system_now is not None:
+        return max(0.0, file_system_now - (name.end - ttl))
+    return memory.unchanged_for(str(name))
 
 
 def mount_type(path: str, mounts: str = "/proc/self/mountinfo") -> str:

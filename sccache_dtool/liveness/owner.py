@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sccache_dtool.liveness.process import Proc
 
@@ -15,8 +19,46 @@ WRAPPERS = frozenset(
     """.split()
 )
 
+#: Shells, by the name of their program.
+SHELLS = frozenset("ash bash busybox dash ksh mksh sh zsh".split())
+
+#: What lets a shell's command line do more than run one command (or pipeline) and end.
+_GOES_ON = re.compile(r"[;&\n`(){}]")
+
+_COMMAND_OPTION = re.compile(r"-[A-Za-z]*c")  # -c, -lc, -ec …
+
 #: Programs that outlive every job: a lease of theirs would end with the next boot.
 DAEMONS = frozenset("systemd init cron crond CRON atd sshd supervisord".split())
+
+
+#: What says that this may be a batch job: one of these variables, or (`sudo` takes variables away) one of these
+#: programs above us. Whether it is true is for `jobs.find_job` to say.
+_OF_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "_CONDOR_JOB_AD", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
+_KEEPERS = frozenset("slurmstepd pbs_mom condor_starter res".split())
+
+
+class Ancestor(NamedTuple):
+    """A process above this one."""
+
+    pid: int
+    command: str
+
+
+def ancestors(proc: Proc) -> Iterator[Ancestor]:
+    """The processes above this one, the nearest first, as far as they can be seen."""
+    pid, seen = os.getppid(), set[int]()
+    while pid > 0 and pid not in seen:
+        seen.add(pid)
+        stat = proc.stat(pid)
+        if stat is None:
+            return
+        yield Ancestor(pid, stat.command)
+        pid = stat.ppid
+
+
+def may_be_in_job(proc: Proc, environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether it is worth looking which batch job this is; False says that it is none."""
+    return any(name in environ for name in _OF_JOBS) or any(one.command in _KEEPERS for one in ancestors(proc))
 
 
 def find_owner(proc: Proc, start: int | None = None) -> int | None:
@@ -30,10 +72,21 @@ def find_owner(proc: Proc, start: int | None = None) -> int | None:
         stat = proc.stat(pid)
         if stat is None:
             return None
-        if stat.command not in WRAPPERS and not _is_forked_copy(proc, pid, stat.ppid):
+        if not (stat.command in WRAPPERS or _only_calls(proc.words(pid)) or _is_forked_copy(proc, pid, stat.ppid)):
             return pid
         pid = stat.ppid
     return None
+
+
+def _only_calls(words: Sequence[str]) -> bool:
+    """Whether this is a shell that somebody runs for one command: `sh -c 'sc-dtool use X'`, as system(3) does it.
+
+    It ends with that command, so it cannot be the one who reads. With `;`, `&&` or `$(…)` it goes on.
+    """
+    if not words or os.path.basename(words[0]) not in SHELLS:
+        return False
+    line = next((line for option, line in itertools.pairwise(words) if _COMMAND_OPTION.fullmatch(option)), None)
+    return line is not None and _GOES_ON.search(line) is None
 
 
 def _is_forked_copy(proc: Proc, pid: int, parent: int) -> bool:

@@ -16,6 +16,10 @@ from sccache_dtool.liveness import State, Verdict
 _STATE, _PPID, _THREADS, _START = 0, 1, 17, 19
 
 
+#: The highest number that a process can have (proc_sys_kernel(5), pid_max).
+_MOST_PROCESSES = 1 << 22
+
+
 class Stat(NamedTuple):
     """What the kernel says of a process."""
 
@@ -42,7 +46,9 @@ class Process(NamedTuple):
     def from_fields(cls, fields: Mapping[str, Any]) -> Process | None:
         """The process that a record names; None if it names none."""
         boot, space, pid, start = (fields.get(name) for name in cls._fields)
-        if isinstance(boot, str) and isinstance(space, str) and isinstance(pid, int) and isinstance(start, int):
+        if not (isinstance(boot, str) and isinstance(space, str) and isinstance(start, int)):
+            return None
+        if isinstance(pid, int) and 0 < pid <= _MOST_PROCESSES:
             return cls(boot, space, pid, start)
         return None
 
@@ -89,6 +95,15 @@ class Proc:
     def words(self, pid: int) -> tuple[str, ...]:
         """The command line of `pid`; empty if it cannot be read."""
         return tuple(self._read(f"{pid}/cmdline").rstrip("\0").split("\0"))
+
+    def environ(self, pid: int) -> dict[str, str]:
+        """The environment that `pid` was started with; empty if it may not be read."""
+        pairs = (entry.partition("=") for entry in self._read(f"{pid}/environ").split("\0"))
+        return {name: value for name, _, value in pairs if name}
+
+    def cgroups(self) -> str:
+        """The control groups of this process, as the kernel lists them; empty if it does not say."""
+        return self._read("self/cgroup")
 
     def is_there(self, pid: int) -> bool:
         """Whether any process has this number, also where /proc hides other users' processes (hidepid)."""

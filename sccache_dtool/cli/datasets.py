@@ -1,0 +1,112 @@
+"""Sums by dataset: what the cache holds of each, how often it was used, and what time that has saved."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import output
+from sccache_dtool.fetch.wanted import DTOOL
+from sccache_dtool.items import Item
+from sccache_dtool.layout import is_uuid
+
+if TYPE_CHECKING:
+    from sccache_dtool.evict.loose import Loose
+
+#: The label of an item or of a view of a dataset: the beginning of its UUID, and what it is.
+_LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)
+
+
+class Told(NamedTuple):
+    """What is known of an item beside its names: from the facts of its copies, which go when they go."""
+
+    item: Item
+    dataset: str  # a UUID, or the first eight digits of one; empty for what is of no dataset
+    name: str  # the dataset's
+    relpath: str
+    saved: float | None  # seconds; None if it is not known any more what a fetch takes
+
+
+def tell(cache: Cache, item: Item) -> Told:
+    """What is known of an item.
+
+    Time is saved by every use but those that fetched: one for each copy that is there. How long a fetch took is noted
+    with the copy, so after an eviction it is not known until the item is fetched again; its uses count on.
+    """
+    match = _LABEL.fullmatch(item.label)
+    dataset, name, relpath = match[1] if match else "", "", ""
+    seconds: list[float] = []
+    for copy in item.copies:
+        if copy.closed:
+            continue
+        facts = cache.facts(copy)
+        took = facts.get("seconds")
+        if isinstance(took, int | float):
+            seconds.append(float(took))
+        source = facts.get("source")
+        first = str(source[0]) if isinstance(source, list) and source else ""
+        uuid = first.removeprefix(DTOOL).partition("/")[0]
+        if first.startswith(DTOOL) and is_uuid(uuid):
+            dataset = uuid
+        noted = facts.get("dataset")
+        if isinstance(noted, dict):
+            name = str(noted.get("name") or name)
+        relpath = str(facts.get("relpath") or relpath)
+    saved = max(0, item.uses - len(item.copies)) * sum(seconds) / len(seconds) if seconds else None
+    return Told(item, dataset, name, relpath, saved)
+
+
+def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, Any]]:
+    """One record for each dataset, one for everything else, the largest first."""
+    told, left = list(told), list(left)
+    whole = {one.dataset for one in told} | {loose.dataset for loose in left}
+    short = {uuid[:8]: uuid for uuid in whole if is_uuid(uuid)}
+    sums: dict[str, dict[str, Any]] = {}
+
+    def of(dataset: str) -> dict[str, Any]:
+        dataset = short.get(dataset, dataset)
+        return sums.setdefault(
+            dataset,
+            {
+                "dataset": dataset or None,
+                "name": "",
+                "bytes": 0,
+                "items": 0,
+                "loose_files": 0,
+                "loose_bytes": 0,
+                "leases": 0,
+                "uses": 0,
+                "last_use": None,
+                "saved_seconds": 0.0,
+                "_idle_since": 0.0,
+            },
+        )
+
+    for one in told:
+        row = of(one.dataset)
+        row["name"] = row["name"] or one.name
+        row["bytes"] += one.item.bytes
+        row["items"] += bool(one.item.copies) and not is_view(one.item)
+        if not is_view(one.item):
+            row["leases"] += one.item.leases
+            row["uses"] += one.item.uses
+        row["saved_seconds"] += one.saved or 0.0
+        row["_idle_since"] = max(row["_idle_since"], one.item.idle_since)
+    for loose in left:
+        row = of(loose.dataset)
+        row["bytes"] += loose.bytes
+        row["loose_files"] += 1
+        row["loose_bytes"] += loose.bytes
+        row["_idle_since"] = max(row["_idle_since"], loose.newest)
+    for row in sums.values():
+        row["saved_seconds"] = round(row["saved_seconds"], 3)
+        row["last_use"] = output.moment(row["_idle_since"])
+    return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))
+
+
+def is_view(item: Item) -> bool:
+    """Whether an item is but a directory of links that shows a dataset's items."""
+    match = _LABEL.fullmatch(item.label)
+    return match is not None and match[2] == "dataset"

@@ -1,0 +1,32 @@
+"""`dtool cache summary | clean | log`: commands of `sc-dtool` under the name that dtool's specification gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from sccache_dtool.cli.main import Commands, report
+from sccache_dtool.cli.options import common_options
+
+
+class _OfDtool(Commands):
+    """dtool knows neither our errors nor our exit codes."""
+
+    names = ("summary", "clean", "log")
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except Exception as error:
+            code = report(error, ctx)
+        if isinstance(code, int) and code:
+            ctx.exit(code)
+
+
+@click.group("cache", cls=_OfDtool, context_settings={"help_option_names": ["-h", "--help"]})
+@common_options(hidden=False)
+def cache() -> None:
+    """Look at dtool's cache, and clean it. What is in use is never removed; `sc-dtool` can do more."""

@@ -1,0 +1,52 @@
+"""Where to put what is in none of the caches that ``-d`` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli.output import size as shown
+from sccache_dtool.errors import CacheError, NoCache, NoSpace
+from sccache_dtool.fetch.wanted import Wanted
+from sccache_dtool.leases import Lease
+
+
+def fetch_where_room_is(
+    caches: Sequence[Cache], wanted: Wanted, size: int | None, make_room: bool, hold: Callable[[Cache], Lease]
+) -> Lease:
+    """A lease on an item that `hold` fetches into the first of several caches with room for it.
+
+    `size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what running
+    fetches have reserved. Raises NoSpace, with what is missing where, if there is none, also not by evicting what is
+    idle where `make_room` says so.
+    """
+    need = caches[0].announced(wanted) if size is None and wanted.bring is None else size
+    short: list[str] = []
+    for cache in caches:
+        missing = 0 if need is None else need - cache.room()
+        if missing > 0:
+            short.append(f"{cache.root}: {shown(missing)} missing")
+            continue
+        try:
+            return hold(cache)
+        except (NoSpace, NoCache) as error:
+            short.extend(_why(cache, error))
+    if make_room and need is not None:
+        for cache in caches:
+            try:
+                missing = need - cache.room()
+                if missing <= 0 or cache.make_room(missing) >= missing:
+                    return hold(cache)
+            except (NoSpace, NoCache) as error:
+                short.extend(_why(cache, error))
+    raise NoSpace(
+        f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {wanted.label}",
+        details=list(dict.fromkeys(short)),
+        hint="nothing more is idle there: wait, or give another directory with -d"
+        if make_room
+        else "free some with `sc-dtool clean`, evict what is idle with --make-room, or give another directory with -d",
+    )
+
+
+def _why(cache: Cache, error: CacheError) -> Sequence[str]:
+    return error.details if isinstance(error, NoSpace) and error.details else (f"{cache.root}: {error.message}",)

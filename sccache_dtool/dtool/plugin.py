@@ -1,0 +1,258 @@
+"""Leases and right content for every user of dtool, without a changed line.
+
+dtool calls no hooks around item access: what its specification names exists in no release. But it loads all entry
+points of the group `dtool.storage_brokers` before it makes a dataset, and `DataSet.item_content_abspath` is the one
+way to an item's content. So loading this module wraps that method; the broker that the entry point names is none.
+
+dtool catches no error while it loads entry points. Nothing here is imported that could fail before it is needed, and
+whatever fails of ours is answered by dtool's own way, with one warning for the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sccache_dtool.cache import Cache
+    from sccache_dtool.errors import LeaseLost
+    from sccache_dtool.fetch.wanted import Wanted
+    from sccache_dtool.leases import Lease
+
+#: Set to ``off``, everything is as without us. Set to ``debug``, a failure of ours is shown with its traceback.
+SWITCH = "SC_DTOOL_PLUGIN"
+
+#: What marks the method as wrapped, whichever copy of this module did it.
+_MARK = "_sc_dtool_wraps"
+
+Original = Callable[[Any, str], str]
+
+
+class Plugin:
+    """What dtool loads: a storage broker by its `key` alone, which is no URI's scheme."""
+
+    key = "sc-dtool"
+
+
+class _State:
+    """What this process holds; a forked child begins with nothing."""
+
+    def __init__(self) -> None:
+        self.guard = threading.Lock()
+        self.caches: dict[str, Cache] = {}
+        self.held: dict[tuple[str, str], Lease] = {}
+        self.busy: dict[tuple[str, str], threading.Lock] = {}
+        self.warned = False
+
+
+_state = _State()
+
+
+def _forget() -> None:
+    global _state
+    _state = _State()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def is_off() -> bool:
+    """Whether the user has switched the plugin off."""
+    return os.environ.get(SWITCH, "").strip().lower() in ("off", "0", "no", "false")
+
+
+def install() -> bool:
+    """Wrap `DataSet.item_content_abspath`, once; whether it is wrapped now. Never raises."""
+    try:
+        if is_off():
+            return False
+        from dtoolcore import DataSet
+
+        original = DataSet.item_content_abspath
+        if not hasattr(original, _MARK):
+            DataSet.item_content_abspath = _wrapped(original)
+    except Exception as error:
+        _warn_once(error)
+        return False
+    return True
+
+
+def _wrapped(original: Original) -> Original:
+    @functools.wraps(original)
+    def item_content_abspath(self: Any, identifier: str) -> str:
+        if is_off():
+            return original(self, identifier)
+        return _content(self, identifier, functools.partial(original, self, identifier))
+
+    setattr(item_content_abspath, _MARK, original)
+    return item_content_abspath
+
+
+@contextlib.contextmanager
+def leased(dataset: Any, identifier: str) -> Iterator[str]:
+    """The path of an item's content, which nothing can delete until the block ends.
+
+    ::
+
+        with leased(dataset, identifier) as path:
+            ...
+
+    Like `dataset.item_content_abspath`, whose lease lasts until the process ends. Data that dtool does not copy
+    (``file:`` and ``symlink:``) has no lease.
+    """
+    original = getattr(type(dataset).item_content_abspath, _MARK, type(dataset).item_content_abspath)
+    lease, path = (None, "")
+    if not is_off():
+        lease, path = _lease_or_path(dataset, identifier, functools.partial(original, dataset, identifier))
+    if lease is None:
+        yield path or original(dataset, identifier)
+        return
+    try:
+        yield os.fspath(lease)
+    finally:
+        lease.release()
+
+
+def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> str:
+    """The path of an item, leased for the life of this process: one lease for each item, however often it is asked."""
+    state = _state
+    slot = (str(getattr(dataset, "uuid", "")), str(identifier))
+    with state.guard:
+        lease = state.held.get(slot)
+        busy = state.busy.setdefault(slot, threading.Lock())
+    if lease is not None and _still_good(lease):
+        return os.fspath(lease)
+    with busy:
+        lease = state.held.get(slot)
+        if lease is not None and _still_good(lease):
+            return os.fspath(lease)
+        lease, path = _lease_or_path(dataset, identifier, dtools_own_way)
+        if lease is not None:
+            state.held[slot] = lease
+            return os.fspath(lease)
+    return path or dtools_own_way()
+
+
+def _still_good(lease: Lease) -> bool:
+    return not lease.released and lease.holder.usable
+
+
+def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
+    """A lease; or a path that needs none; or neither, where dtool's own way is to be gone.
+
+    Raises what the broker raises, and WrongContent.
+    """
+    try:
+        from sccache_dtool.errors import FetchFailed
+        from sccache_dtool.fetch.broker import BrokerFailed, NoSuchItem, WrongContent
+    except Exception as error:
+        _warn_once(error)
+        return None, ""
+    try:
+        try:
+            return _ours(dataset, identifier, dtools_own_way)
+        except FetchFailed as error:
+            if type(error) is not FetchFailed:
+                raise
+            # Perhaps it is what somebody else's fetch died of, for whom we waited. What ours dies of says more.
+            return _ours(dataset, identifier, dtools_own_way)
+    except BrokerFailed as error:
+        failure = error.original
+    except _Theirs as error:
+        failure = error.original
+    except WrongContent:
+        raise
+    except NoSuchItem:
+        return None, ""  # a question for the broker, which answers it in its own words
+    except Exception as error:
+        _warn_once(error)
+        return None, ""
+    raise failure
+
+
+class _Theirs(Exception):
+    """dtool's own way was gone, and failed."""
+
+    def __init__(self, original: Exception) -> None:
+        self.original = original
+
+
+def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
+    from dtoolcore.storagebroker import DiskStorageBroker
+
+    from sccache_dtool.fetch import broker
+
+    store = dataset._storage_broker
+    if isinstance(store, DiskStorageBroker) or not broker.is_identifier(identifier):
+        return None, ""
+    attributes = broker.cache_attributes(store)
+    cache = _cache(getattr(store, attributes[0]) if attributes else None)
+    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
+    if attributes:
+        return cache.use_wanted(wanted), ""
+    return _of_unknown_broker(cache, wanted, dtools_own_way)
+
+
+def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
+    """A broker that keeps its cache's path where we do not find it: only what it puts into the cache is ours."""
+    if cache.has(wanted.key):
+        return cache.use_wanted(wanted), ""
+    try:
+        path = dtools_own_way()
+    except Exception as error:
+        raise _Theirs(error) from error
+    if not os.path.realpath(path).startswith(f"{os.path.realpath(cache.root)}/"):
+        return None, path
+    return cache.use_wanted(wanted), ""
+
+
+def _cache(directory: str | None) -> Cache:
+    """The cache in the directory that a broker uses, else in the one that dtool is configured to use."""
+    from sccache_dtool import root
+    from sccache_dtool.cache import Cache
+
+    if directory is None or not os.path.isabs(directory):
+        directory = root.choose(None, os.environ).path
+    state = _state
+    with state.guard:
+        if directory not in state.caches:
+            state.caches[directory] = Cache(
+                directory, on_warning=_say, on_note=_say, on_lost=_tell_of_loss, may_hold_data=True
+            )
+        return state.caches[directory]
+
+
+# -- what users are told -----------------------------------------------------------------------------------------------
+
+
+def _warn_once(error: BaseException) -> None:
+    """Say that dtool goes its own way, and why; once for the process."""
+    if _state.warned:
+        return
+    _state.warned = True
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    _say(f"warning: dtool goes on without leases: {reason} (to switch sc-dtool off for good: {SWITCH}=off)")
+    if os.environ.get(SWITCH) == "debug":
+        import traceback
+
+        traceback.print_exception(error)
+
+
+def _tell_of_loss(error: LeaseLost) -> None:
+    _say(f"warning: {error.message}; {error.hint}")
+
+
+def _say(text: str) -> None:
+    """A line on standard error, if there is one; never raises."""
+    with contextlib.suppress(Exception):
+        print(f"sc-dtool: {text}", file=sys.stderr, flush=True)
+
+
+install()

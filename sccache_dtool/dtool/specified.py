@@ -1,0 +1,117 @@
+"""The functions that dtool's specification of a cache manager names, on leases and their history.
+
+In all of them `uri` is a dataset's URI and `uuid` one of its items: the item's identifier, or its path in the
+dataset. One access is one lease, from its taking to its end, so what the specification keeps as two things, a
+counter and a log, cannot disagree.
+
+The cache is dtool's own (``DTOOL_CACHE_DIRECTORY``). All of them may raise CacheError or OSError.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sccache_dtool import root
+from sccache_dtool.cache import Cache
+from sccache_dtool.errors import InUse, NoCache
+from sccache_dtool.fetch.wanted import DTOOL
+from sccache_dtool.items import Item
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.wanted import Wanted
+    from sccache_dtool.leases import Lease
+
+_guard = threading.Lock()
+_taken: dict[tuple[int, str], list[Lease]] = {}  # by process and key: a forked child begins with nothing
+
+
+def pre_item_content_abspath(uri: str, uuid: str) -> None:
+    """The hook before an item's content is asked for."""
+    increment_cache_item_lock_counter(uri, uuid)
+
+
+def post_item_content_abspath(uri: str, uuid: str) -> None:
+    """The hook after it: one access was made.
+
+    A lease that ends here protects nothing that is read later. dtool's users open the file after the call, which is
+    why the plugin does not go this way; see `sccache_dtool.dtool.plugin`.
+    """
+    register_cache_item_access(uri, uuid)
+    decrement_cache_item_lock_counter(uri, uuid)
+
+
+def increment_cache_item_lock_counter(uri: str, uuid: str) -> None:
+    """Take a lease on an item, which is fetched first if it is not there. This process holds it."""
+    cache, wanted = _named(uri, uuid)
+    lease = cache.use_wanted(wanted)
+    with _guard:
+        _taken.setdefault((os.getpid(), wanted.key), []).append(lease)
+
+
+def decrement_cache_item_lock_counter(uri: str, uuid: str) -> None:
+    """Give back a lease that `increment_cache_item_lock_counter` took in this process; nothing if there is none."""
+    _, wanted = _named(uri, uuid)
+    with _guard:
+        leases = _taken.get((os.getpid(), wanted.key))
+        lease = leases.pop() if leases else None
+    if lease is not None:
+        lease.release()
+
+
+def cache_item_lock_counter(uri: str, uuid: str) -> int:
+    """How many leases are held on an item, by all processes of all hosts."""
+    return _item(uri, uuid).leases
+
+
+def register_cache_item_access(uri: str, uuid: str) -> None:
+    """Note an access to an item.
+
+    While this process holds a lease on it there is nothing to do, because that will be in the history when it ends.
+    """
+    cache, wanted = _named(uri, uuid)
+    with _guard:
+        noted = bool(_taken.get((os.getpid(), wanted.key)))
+    if not noted:
+        cache.use_wanted(wanted).release()
+
+
+def remove_cache_item_safely(uri: str, uuid: str) -> bool:
+    """Remove an item that nobody uses; whether it is gone. What is in use stays."""
+    cache, wanted = _named(uri, uuid)
+    try:
+        cache.remove(wanted.key)
+    except InUse:
+        return False
+    except NoCache:
+        pass
+    return True
+
+
+def num_times_accessed(uri: str, uuid: str) -> int:
+    """How often an item has been used, those who use it now included; also after it was removed."""
+    return _item(uri, uuid).uses
+
+
+def last_time_accessed(uri: str, uuid: str) -> datetime | None:
+    """When an item was last used, in UTC: now if it is in use, None if it never was."""
+    item = _item(uri, uuid)
+    if item.leases:
+        return datetime.now(UTC)
+    return None if item.last_end is None else datetime.fromtimestamp(item.last_end, UTC)
+
+
+def _item(uri: str, uuid: str) -> Item:
+    """What the cache has of an item; nothing where there is no cache yet."""
+    cache, wanted = _named(uri, uuid)
+    try:
+        return cache.item(wanted.key)
+    except NoCache:
+        return Item(wanted.key, (), 0, None)
+
+
+def _named(uri: str, uuid: str) -> tuple[Cache, Wanted]:
+    cache = Cache(root.choose(None, os.environ).path, may_hold_data=True)
+    return cache, cache.wanted([f"{DTOOL}{uri}#{uuid}"])

@@ -1,0 +1,265 @@
+"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, counted, and let go.
+
+The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, and it
+lies in a directory that brokers make: one that is named by a UUID, or (dtool-http names it by the path of a URL) one
+in which nothing else is. Datasets are never entered, symbolic links never followed, and nothing outside the root
+or on another file system is looked at.
+
+Nobody holds leases on loose files, so only their age tells whether they may be in use. Age is counted from the
+newest of their times. An access time may make a file younger, and so keep it; whether it is kept up at all depends on
+the mount, so it never makes one older.
+"""
+
+from __future__ import annotations
+
+import functools
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from sccache_dtool import records
+from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.evict.tidy import OLD, Leftover
+from sccache_dtool.fsops import Entry, FileSystem
+from sccache_dtool.holders import Holder
+from sccache_dtool.layout import (
+    CONTROL,
+    ITEM_FILE,
+    PAYLOAD,
+    Generation,
+    Layout,
+    LooseName,
+    TrashName,
+    WorkName,
+    is_uuid,
+    unique,
+)
+
+Warn = Callable[[str], None]
+
+#: Seconds for which a loose file is kept where no rule says how old is old enough, and a partial one always.
+YOUNG = OLD
+
+#: What a dataset's directory has in it, and a cache's has not.
+_DATASET = ".dtool"
+
+#: Directories in which other programs keep files under names of 40 hexadecimal digits: Hugging Face's hub, git.
+_OTHERS = frozenset({"blobs", "objects"})
+
+_DEEPEST = 12
+
+
+class Loose(NamedTuple):
+    """A file that dtool left, as a scan saw it."""
+
+    directory: str  # relative to the root
+    name: str
+    identifier: str
+    partial: bool  # a download that goes on, or that was broken off
+    bytes: int
+    newest: float  # seconds since 1970, by the file system's clock
+    uid: int
+    stamp: tuple[int, int, int, int]  # device, inode, size, time of the last change: whether it is still the same
+
+    @property
+    def path(self) -> str:
+        """Relative to the root."""
+        return f"{self.directory}/{self.name}"
+
+    def is_broken(self, now: float) -> bool:
+        """Whether this is a download that was broken off: nobody has touched it for a day."""
+        return self.partial and now - self.newest > YOUNG
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's UUID or, where it is not known, the directory."""
+        last = self.directory.rpartition("/")[2]
+        return last if is_uuid(last) else self.directory
+
+
+class Found(NamedTuple):
+    """What a scan found: files, and empty directories that are old enough to go."""
+
+    files: tuple[Loose, ...] = ()
+    deserted: tuple[str, ...] = ()
+
+
+def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> Found:
+    """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry."""
+    files: list[Loose] = []
+    deserted: list[str] = []
+    device = fs.lstat(f"{layout.root}/.").st_dev
+    pending = [""]
+    while pending:
+        directory = pending.pop()
+        path = f"{layout.root}/{directory}" if directory else layout.root
+        try:
+            status = fs.lstat(f"{path}/.")
+            entries = fs.entries(path) if status.st_dev == device else []
+        except OSError as error:
+            if error.errno not in GONE:
+                warn(f"{explain(error)}; what dtool may have left there is not counted")
+            continue
+        if any(entry.name == _DATASET for entry in entries):
+            continue
+        known = [] if not directory else _known(directory, entries)
+        if known is None:
+            continue
+        files.extend(one for name in known if (one := _look(fs, layout, directory, name)))
+        if not entries and is_uuid(directory.rpartition("/")[2]) and now - _newest(status, atime=False) > YOUNG:
+            deserted.append(directory)
+        if directory.count("/") < _DEEPEST:
+            pending.extend(
+                f"{directory}/{entry.name}".lstrip("/")
+                for entry in entries
+                if entry.is_dir and not entry.name.startswith(CONTROL) and not entry.name.startswith(".")
+            )
+    return Found(tuple(sorted(files)), tuple(sorted(deserted)))
+
+
+def _known(directory: str, entries: Sequence[Entry]) -> list[str] | None:
+    """Names in a directory that brokers wrote; None if it is not theirs, nor what lies below."""
+    files = [entry.name for entry in entries if not entry.is_dir]
+    known = [name for name in files if LooseName.parse(name)]
+    last = directory.rpartition("/")[2]
+    if is_uuid(last):
+        return known
+    return known if len(known) == len(files) and not (known and last in _OTHERS) else None
+
+
+def _look(fs: FileSystem, layout: Layout, directory: str, name: str) -> Loose | None:
+    parsed = LooseName.parse(name)
+    try:
+        status = fs.lstat(f"{layout.root}/{directory}/{name}")
+    except OSError:
+        return None
+    if parsed is None or not stat.S_ISREG(status.st_mode):
+        return None
+    return Loose(
+        directory,
+        name,
+        parsed.identifier,
+        parsed.partial,
+        status.st_size,
+        _newest(status),
+        status.st_uid,
+        _stamp(status),
+    )
+
+
+def _newest(status: object, *, atime: bool = True) -> float:
+    times = [getattr(status, "st_mtime", 0.0), getattr(status, "st_ctime", 0.0)]
+    return float(max(*times, getattr(status, "st_atime", 0.0) if atime else 0.0))
+
+
+def _stamp(status: object) -> tuple[int, int, int, int]:
+    return tuple(getattr(status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))
+
+
+# -- letting go --------------------------------------------------------------------------------------------------------
+
+
+class Removed(NamedTuple):
+    """What became of loose files."""
+
+    gone: tuple[Loose, ...]
+    changed: tuple[Loose, ...]  # touched since the scan, or gone already
+    failed: tuple[tuple[Loose, str], ...]  # and why
+
+
+def remove(
+    fs: FileSystem, layout: Layout, holder: Holder, files: Iterable[Loose], keep_until: int, now: float
+) -> Removed:
+    """Move loose files into the trash, all of them as one entry; what changed since the scan stays.
+
+    By rename, as items go: who has one open reads on, on NFS too, until the trash is emptied.
+    """
+    area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
+    gone: list[Loose] = []
+    changed: list[Loose] = []
+    failed: list[tuple[Loose, str]] = []
+    fs.mkdir(area, shared=layout.shared)
+    fs.mkdir(f"{area}/{PAYLOAD}", shared=layout.shared)
+    for directory, group in groupby(sorted(files), key=lambda one: one.directory):
+        members = list(group)
+        try:
+            fd = fs.open_below(layout.root, directory)
+        except OSError as error:
+            failed.extend((one, explain(error)) for one in members)
+            continue
+        try:
+            for one in members:
+                try:
+                    moved = _move(fs, fd, one, f"{area}/{PAYLOAD}/{len(gone)}")
+                except OSError as error:
+                    failed.append((one, explain(error)))
+                else:
+                    (gone if moved else changed).append(one)
+        finally:
+            fs.close(fd)
+    _into_trash(fs, layout, area, gone, keep_until, now)
+    return Removed(tuple(gone), tuple(changed), tuple(failed))
+
+
+def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
+    """Move a file out of its directory; False if it is not the one that the scan saw, or gone."""
+    try:
+        status = fs.lstat_in(directory, one.name)
+        if _stamp(status) != one.stamp or _newest(status) != one.newest:
+            return False
+        fs.move_out(directory, one.name, target)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    if _stamp(fs.lstat(target)) == one.stamp:
+        return True
+    fs.move_back(target, directory, one.name)  # a broker has just put a fresh one in its place
+    return False
+
+
+def _into_trash(fs: FileSystem, layout: Layout, area: str, gone: Sequence[Loose], keep_until: int, now: float) -> None:
+    if not gone:
+        fs.remove_tree(area)
+        return
+    generation = Generation(unique(), int(now), sum(one.bytes for one in gone), len(gone) + 1)
+    note = {"format": 1, "loose": len(gone), "first": records.printable(gone[0].path)}
+    fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=layout.shared)
+    fs.rename(area, f"{layout.trash}/{TrashName(generation, keep_until)}")
+
+
+def remove_partial(fs: FileSystem, layout: Layout, one: Loose) -> None:
+    """Unlink what a broken download left. Raises FileNotFoundError if it is gone or has changed."""
+    fd = fs.open_below(layout.root, one.directory)
+    try:
+        status = fs.lstat_in(fd, one.name)
+        if _stamp(status) != one.stamp:
+            raise FileNotFoundError(one.path)
+        fs.unlink_in(fd, one.name)
+    finally:
+        fs.close(fd)
+
+
+def remove_directory(fs: FileSystem, layout: Layout, directory: str) -> None:
+    """Remove an empty directory; one that is not empty any more stays, and is no error."""
+    parent, _, name = directory.rpartition("/")
+    fd = fs.open_below(layout.root, parent or ".")
+    try:
+        fs.rmdir_in(fd, name)
+    except OSError as error:
+        if error.errno not in NOT_EMPTY:
+            raise
+    finally:
+        fs.close(fd)
+
+
+def leftovers(fs: FileSystem, layout: Layout, found: Found, now: float) -> Iterator[Leftover]:
+    """Broken downloads, and directories in which nothing has been for so long that no broker is about to use them."""
+    for one in found.files:
+        if one.is_broken(now):
+            put_away = functools.partial(remove_partial, fs, layout, one)
+            yield Leftover(f"{layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
+    for directory in found.deserted:
+        put_away = functools.partial(remove_directory, fs, layout, directory)
+        yield Leftover(f"{layout.root}/{directory}", "an empty directory of dtool's", put_away)

@@ -1,0 +1,107 @@
+"""Files and directories that this host can read: copied, with nothing that is special, and never while they change."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.stack import Source
+from sccache_dtool.fsops import CHUNK, FileSystem
+
+_MOST_LINKS = 40  # as Linux has it: path_resolution(7)
+
+
+def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+    """Copy the file or directory that `source` names to `path`. Raises FetchFailed or OSError."""
+    origin = _follow(job.fs, source.location)
+    status = job.fs.lstat(origin)
+    if not stat.S_ISDIR(status.st_mode):
+        job.progress.start(source.name, status.st_size)
+        return Retrieved(_copy_file(job, origin, path, algorithms), status.st_size)
+    if job.step:
+        raise FetchFailed(f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file")
+    job.progress.start(source.name, None)
+    _copy_directory(job, origin, path)
+    return Retrieved({}, None)
+
+
+def announced(source: Source) -> int | None:
+    """Bytes of a file; None for a directory, or if nothing can be said."""
+    try:
+        status = os.stat(source.location)
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _follow(fs: FileSystem, path: str) -> str:
+    """The path that the symbolic links in the last component of `path` lead to."""
+    for _ in range(_MOST_LINKS):
+        try:
+            text = fs.readlink(path)
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                return path
+            raise
+        path = os.path.join(os.path.dirname(path), text).rstrip("/") or "/"
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+
+
+def _copy_directory(job: Job, source: str, target: str) -> None:
+    """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
+    fs = job.fs
+    fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
+    ours = _identity(fs.lstat(target))
+    pending = [(source, target)]
+    while pending:
+        here, there = pending.pop()
+        for name in fs.names(here):
+            old, new = f"{here}/{name}", f"{there}/{name}"
+            status = fs.lstat(old)
+            if stat.S_ISDIR(status.st_mode):
+                if _identity(status) == ours:
+                    raise FetchFailed(f"cannot fetch {plain(source)}: the cache is in it, and would copy itself")
+                fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
+                pending.append((old, new))
+            elif stat.S_ISLNK(status.st_mode):
+                fs.symlink(fs.readlink(old), new)
+            else:
+                _copy_file(job, old, new, ())
+
+
+def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
+    """Copy one regular file with its permissions; its digests."""
+    fs = job.fs
+    mode = fs.lstat(source).st_mode
+    if not stat.S_ISREG(mode):  # before it is opened: to open a device may do something
+        raise FetchFailed(f"cannot fetch {plain(source)}: it is {_kind(mode)}, neither a file nor a directory")
+    fd = fs.open(source)
+    try:
+        before = fs.lstat(source)  # after it was opened: before that, NFS may show attributes that are a minute old
+        with job.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
+            while data := fs.read(fd, CHUNK):
+                sink.write(data)
+        after = fs.lstat(source)
+    finally:
+        fs.close(fd)
+    if sink.size < before.st_size or (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise FetchFailed(
+            f"cannot fetch {plain(source)}: it changed while it was copied",
+            details=[f"{before.st_size} bytes at first, {sink.size} copied, {after.st_size} now"],
+            hint="try again when nobody writes it any more",
+        )
+    return sink.digests()
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_IFIFO: "a FIFO", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return kinds.get(stat.S_IFMT(mode), "something special")

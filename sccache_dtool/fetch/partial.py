@@ -1,0 +1,123 @@
+"""A download that can be continued: by a later attempt, and by another process or host when this one is gone.
+
+Beside the bytes lies, in a file of its own, what they are the beginning of. A successor never writes to the same
+file: the one who began may only be frozen, and go on writing when it wakes up. It copies as much as was said to be
+on stable storage (below that mark nothing ever changes) into a new file of its own, and continues there. The one who
+wakes up writes into a file that has no name any more, finds its work area gone, and waits like everybody else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from types import TracebackType
+from typing import NamedTuple
+
+from sccache_dtool import records
+from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.job import Job
+from sccache_dtool.fetch.sink import Sink
+
+_ORIGIN = ".origin"
+
+
+class Origin(NamedTuple):
+    """Which version of which file bytes are the beginning of."""
+
+    source: str  # canonical
+    validator: str | None  # a strong one: the same text means the same bytes
+    length: int | None
+
+    @classmethod
+    def decode(cls, text: str) -> Origin:
+        """Raises records.Damaged for what `records.encode_document` has not made of an Origin."""
+        fields = records.decode_document(text)
+        source, validator, length = (fields.get(name) for name in cls._fields)
+        if not (isinstance(source, str) and isinstance(validator, str | None) and isinstance(length, int | None)):
+            raise records.Damaged("no origin of a download")
+        return cls(source, validator, length)
+
+
+class Partial(Sink):
+    """A Sink that knows what its bytes are the beginning of. A context manager."""
+
+    def __init__(self, job: Job, path: str, algorithms: Sequence[str], source: str) -> None:
+        """`source`: the canonical source; what is the beginning of another one is not continued."""
+        super().__init__(job.fs, path, algorithms, job.progress, throttle=job.throttle)
+        self.origin: Origin | None = None
+        self.resumed = False
+        self._job = job
+        self._source = source
+        try:
+            if not job.fresh:
+                self._adopt()
+            if job.track is not None:
+                job.track.follow(job.number, self)
+                if self.size:
+                    job.track.pulse()
+        except BaseException:
+            super().__exit__(None, None, None)
+            raise
+
+    @property
+    def resumable(self) -> bool:
+        """Whether to ask for the rest: only if it is sure that it is the rest, or if a digest will tell."""
+        return self.size > 0 and self.origin is not None and bool(self.origin.validator or self._algorithms)
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing."""
+        return self.resumable and self.origin is not None and self.size == self.origin.length
+
+    def begin(self, origin: Origin) -> None:
+        """What comes next is the first byte of `origin`; what there was of another version is thrown away."""
+        if self.size or self.origin is not None:
+            self.restart()
+        self.origin = origin
+        self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()), shared=True)
+
+    def restart(self) -> None:
+        """Begin anew; what others could read of the old beginning goes first."""
+        if self._job.track is not None:
+            self._job.track.forget(self._job.number)
+        if self.origin is not None:
+            self._fs.unlink(f"{self._path}{_ORIGIN}")
+        self.origin = None
+        self.resumed = False
+        super().restart()
+
+    def _adopt(self) -> None:
+        """Begin with what another has left, if it is of the same source; what cannot be read is left."""
+        track = self._job.track
+        if track is None or track.taken is None:
+            return
+        there = f"{track.taken}/work/{self._path.rpartition('/')[2]}"
+        try:
+            size = transfers.parts(self._fs, track.taken).get(self._job.number, 0)
+            origin = Origin.decode(self._fs.read_text(f"{there}{_ORIGIN}"))
+            if not size or origin.source != self._source or not (origin.validator or self._algorithms):
+                return
+            if self.take(there, size):
+                self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()), shared=True)
+                self.origin, self.resumed = origin, True
+        except (OSError, records.Damaged):
+            if self.size:
+                super().restart()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._job.track is not None:
+                self._job.track.leave(interrupted=error is not None)
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            super().__exit__(kind, error, trace)
+
+
+def tidy(job: Job, path: str) -> None:
+    """Remove what lies beside a download that is not to be continued any more."""
+    with contextlib.suppress(FileNotFoundError):
+        job.fs.unlink(f"{path}{_ORIGIN}")

@@ -1,0 +1,105 @@
+"""A file that is being filled, with its digests taken on the way and its speed kept within a limit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fsops import CHUNK, FileSystem
+
+#: Seconds of unused speed that may be caught up on.
+_CREDIT = 0.5
+
+
+class Throttle:
+    """Keeps to so many bytes a second on average, by sleeping after each piece."""
+
+    def __init__(self, rate: float, clock: Clock) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._free_at = clock.monotonic()  # when all bytes so far will have been paid for
+
+    def pay(self, n: int) -> None:
+        """Wait as long as `n` bytes more call for."""
+        now = self._clock.monotonic()
+        self._free_at = max(self._free_at, now - _CREDIT) + n / self._rate
+        if self._free_at > now:
+            self._clock.sleep(self._free_at - now)
+
+
+class Sink:
+    """A new file; counts its bytes and takes digests. A context manager."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        path: str,
+        algorithms: Sequence[str],
+        progress: Progress,
+        mode: int = 0o666,
+        throttle: Throttle | None = None,
+    ) -> None:
+        self.size = 0
+        self._fs = fs
+        self._path = path
+        self._algorithms = tuple(algorithms)
+        self._progress = progress
+        self._mode = mode
+        self._throttle = throttle
+        self._digests = checksums.Digests(algorithms)
+        self.fd = fs.create(path, mode)
+
+    def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        self._put(data)
+        if self._throttle is not None:
+            self._throttle.pay(len(data))
+
+    def restart(self) -> None:
+        """Begin anew with a new file. The old one is never cut: somebody may be copying what was in it."""
+        self._fs.close(self.fd)
+        self._fs.unlink(self._path)
+        self.fd = self._fs.create(self._path, self._mode)
+        self._digests.close()
+        self._digests = checksums.Digests(self._algorithms)
+        self._progress.advance(-self.size)
+        self.size = 0
+
+    def take(self, path: str, size: int) -> bool:
+        """Begin with the first `size` bytes of another file; False, with nothing taken, if it has not so many."""
+        fd = self._fs.open(path)
+        try:
+            while self.size < size and (data := self._fs.read(fd, min(CHUNK, size - self.size))):
+                self._put(data)
+        finally:
+            self._fs.close(fd)
+        if self.size != size:
+            self.restart()
+        return self.size == size
+
+    def digests(self) -> dict[str, str]:
+        """The digests of what was written so far, in hexadecimal, by algorithm."""
+        return self._digests.hexdigests()
+
+    def _put(self, data: bytes) -> None:
+        self._fs.write(self.fd, data)
+        self._digests.update(data)
+        self.size += len(data)
+        self._progress.advance(len(data))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._digests.close()
+        try:
+            self._fs.close(self.fd)
+        except OSError:
+            if error is None:  # otherwise the first error says more
+                raise

@@ -1,0 +1,68 @@
+"""Going on with the downloads of a fetch whose process is gone, or was silent for so long that it was passed over.
+
+Only the winner of the item's election comes here, and takes only work areas whose fetcher has no election any more:
+it has resigned, or was proved dead or silent, and then its sign was removed. The whole area changes its name in one
+rename, so that of two who want it one gets it, and whoever only slept finds that it has nothing left to publish.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from sccache_dtool.errors import GONE
+from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.transfers import State
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import Layout, WorkName
+
+
+def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> str | None:
+    """Make the best of the abandoned work areas of an item ours, under the path `target`; None if there is none.
+
+    The others are of no use to anybody, and are removed. A failure means only that nothing is continued.
+    """
+    with contextlib.suppress(OSError):
+        found = [
+            one.area for one in transfers.running(fs, layout) if one.key == key and one.state == State.ABANDONED
+        ]
+        ranked = sorted((sum(_parts(fs, f"{layout.tmp}/{area}").values()), area) for area in found)
+        taken = None
+        while ranked and taken is None:
+            size, area = ranked.pop()
+            if size and _rename(fs, f"{layout.tmp}/{area}", target):
+                taken = target
+            elif not size:
+                ranked.append((size, area))
+                break
+        for _, area in ranked:
+            _remove(fs, layout, area)
+        return taken
+    return None
+
+
+def _parts(fs: FileSystem, area: str) -> dict[int, int]:
+    try:
+        return transfers.parts(fs, area)
+    except OSError:
+        return {}
+
+
+def _rename(fs: FileSystem, area: str, target: str) -> bool:
+    try:
+        fs.rename(area, target)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True
+
+
+def _remove(fs: FileSystem, layout: Layout, area: str) -> None:
+    """Renamed before anything in it is deleted, as `clean` does: who wakes up must not publish half of it."""
+    work = WorkName.parse(area)
+    if work is None:
+        return
+    going = f"{layout.tmp}/{work._replace(purpose='going')}"
+    with contextlib.suppress(OSError):
+        fs.rename(f"{layout.tmp}/{area}", going)
+        fs.remove_tree(going)
