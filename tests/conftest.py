@@ -1,12 +1,22 @@
-"""Markers that ask for something of the machine; a skipped test says what was missing."""
+"""Markers that ask for something of the machine (a skipped test says what was missing), and shared fixtures."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from faults import FakeClock, FakeProc
 from hosts import nshost
+from sccache_dtool import root
+from sccache_dtool.cache import Cache
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import Layout
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -14,3 +24,74 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs root, and runs as user {os.geteuid()}")
     if item.get_closest_marker("hosts") and (reason := nshost.available()):
         pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What observations of lifetimes are remembered in must be no file of the user who runs the tests."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path_factory.getbasetemp() / "state"))
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a server that a test has told to fail; how long the pauses are is tested by itself."""
+    monkeypatch.setattr("sccache_dtool.fetch.attempts.FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def open_tmp_path() -> Iterator[Path]:
+    """A directory that other users can enter, which they cannot those of pytest."""
+    path = Path(tempfile.mkdtemp(prefix="sc-dtool-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Clocks that stand still."""
+    return FakeClock()
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> FakeProc:
+    """A host with no processes but this one."""
+    return FakeProc(str(tmp_path / "proc"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
+    """An empty cache on the real file system, in a process that does not wait for the disk: no test pulls the plug."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    place = Layout(str(tmp_path / "cache"))
+    root.set_up(FileSystem(), place)
+    return place
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    """What was warned of: hand its `append` in."""
+    return []
+
+
+@pytest.fixture
+def make_cache(layout: Layout, clock: FakeClock, proc: FakeProc, warnings: list[str]) -> Iterator[Callable[..., Cache]]:
+    """Makes `Cache` objects of one root, of this host unless told otherwise; all is released at the end."""
+    made: list[Cache] = []
+
+    def make(**more: Any) -> Cache:
+        given = {"clock": clock, "proc": proc, "on_warning": warnings.append, "fs": FileSystem(), **more}
+        made.append(Cache(layout.root, **given))
+        return made[-1]
+
+    yield make
+    for cache in made:
+        cache.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> str:
+    """A file of five bytes to be cached."""
+    path = tmp_path / "ref.fa"
+    path.write_text("ACGT\n")
+    return str(path)

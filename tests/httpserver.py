@@ -2,6 +2,7 @@
 
     with httpserver.serve() as server:
         url = server.page("/ref.tar", body)              # or: status=404, short=10, stall_after=10, gzip=True …
+        url = server.pages("/x", Page(body, short=9), Page(body))     # the first GET, the second and all others
         ...
         assert server.gets["/ref.tar"] == 1
 
@@ -15,6 +16,8 @@ import base64
 import contextlib
 import gzip as gzip_module
 import os
+import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -38,6 +41,10 @@ class Page(NamedTuple):
     hold: bool = False  # answer nothing at all until released
     gzip: bool = False  # compress the body on the way, asked or not
     auth: tuple[str, str] | None = None  # user and password, without which the answer is 401
+    etag: str | None = None  # with one, ranges are served; If-Range is compared with it
+    ranges: bool = True  # serve ranges where a validator allows it
+    part: bytes | None = None  # what is sent instead of the range asked for, as if it were it
+    reset: bool = False  # reset the connection instead of closing it at the end of what is sent
 
 
 class Server:
@@ -46,7 +53,8 @@ class Server:
     def __init__(self) -> None:
         self.gets: Counter[str] = Counter()
         self.seen: list[tuple[str, dict[str, str]]] = []  # path and headers of each GET, in order
-        self._pages: dict[str, Page] = {}
+        self.heads: Counter[str] = Counter()
+        self._pages: dict[str, list[Page]] = {}
         self._released = threading.Event()
         self._drops = threading.Semaphore(0)
         self._asked = threading.Condition()
@@ -57,8 +65,16 @@ class Server:
 
     def page(self, path: str, body: bytes = b"", **how: Any) -> str:
         """Serve `body` at `path`, in the way that the fields of Page say; its URL."""
-        self._pages[path] = Page(body, **how)
+        return self.pages(path, Page(body, **how))
+
+    def pages(self, path: str, *pages: Page) -> str:
+        """Serve one page after the other at `path`, and the last for ever; its URL."""
+        self._pages[path] = list(pages)
         return self.url(path)
+
+    def ranges(self, path: str) -> list[str | None]:
+        """The Range header of each GET of `path`, in order."""
+        return [headers.get("Range") for asked, headers in self.seen if asked == path]
 
     def redirect(self, path: str, target: str, status: int = 302) -> str:
         """Send who asks for `path` on to the URL or path `target`; the URL of `path`."""
@@ -93,17 +109,34 @@ class Server:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         """Answer one GET."""
+        head = handler.command == "HEAD"
         with self._asked:
-            self.gets[handler.path] += 1
-            self.seen.append((handler.path, dict(handler.headers)))
+            if head:
+                self.heads[handler.path] += 1
+            else:
+                self.gets[handler.path] += 1
+                self.seen.append((handler.path, dict(handler.headers)))
+            pages = self._pages.get(handler.path, [Page(b"<html>no such page</html>", 404)])
+            page = pages[0] if head or len(pages) == 1 else pages.pop(0)
             self._asked.notify_all()
-        page = self._pages.get(handler.path, Page(b"<html>no such page</html>", 404))
         if page.auth is not None and handler.headers.get("Authorization") != _basic(*page.auth):
             page = Page(b"<html>who are you?</html>", 401, headers={"WWW-Authenticate": 'Basic realm="test"'})
         if page.hold:
             self._released.wait()
         body = gzip_module.compress(page.body) if page.gzip else page.body
-        handler.send_response(page.status, page.reason)
+        span = _span(handler, page, len(body))
+        if span is None:
+            handler.send_response(page.status, page.reason)
+        elif span.start >= len(body):
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(body)}")
+            body = b""
+        else:
+            handler.send_response(206)
+            handler.send_header("Content-Range", f"bytes {span.start}-{len(body) - 1}/{len(body)}")
+            body = body[span] if page.part is None else page.part
+        if page.etag is not None:
+            handler.send_header("ETag", page.etag)
         for name, value in page.headers.items():
             handler.send_header(name, value)
         if page.gzip:
@@ -111,8 +144,14 @@ class Server:
         if not page.unannounced:
             handler.send_header("Content-Length", str(len(body) if page.announced is None else page.announced))
         handler.end_headers()
-        self._send(handler, page, body)
+        if not head:
+            self._send(handler, page, body)
         handler.close_connection = True
+        if page.reset:
+            linger_not = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: the kernel sends RST instead of FIN
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
+            handler.wfile.flush()
+            handler.connection.close()
 
     def _send(self, handler: BaseHTTPRequestHandler, page: Page, body: bytes) -> None:
         if page.short is not None:
@@ -144,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.owner.answer(self)
 
+    do_HEAD = do_GET
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -157,6 +198,17 @@ def serve() -> Iterator[Server]:
             yield server
     finally:
         server.close()
+
+
+def _span(handler: BaseHTTPRequestHandler, page: Page, size: int) -> slice | None:
+    """The part of the body that is to be sent; None for the whole."""
+    asked = handler.headers.get("Range", "")
+    validator = page.etag or page.headers.get("Last-Modified")
+    if not asked.startswith("bytes=") or not page.ranges or page.status != 200:
+        return None
+    if "If-Range" in handler.headers and handler.headers["If-Range"] != validator:
+        return None
+    return slice(int(asked.removeprefix("bytes=").rstrip("-")), size)
 
 
 def _basic(user: str, password: str) -> str:

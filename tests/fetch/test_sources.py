@@ -13,8 +13,9 @@ import pytest
 import urllib3
 
 import httpserver
+from faults import FakeClock
 from sccache_dtool.errors import Exit, FetchFailed, NoSpace, UsageError
-from sccache_dtool.fetch import sources
+from sccache_dtool.fetch import http
 from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import parse_stack
@@ -61,9 +62,16 @@ def server(tmp_path, monkeypatch):
         yield server
 
 
-def get(area, *words, fs=None, progress=None, label=None):
+def get(area, *words, fs=None, progress=None, label=None, clock=None):
     """Fetch what the words mean; what came, and where it lies."""
-    fetched = fetch(fs or FileSystem(), parse_stack(words), str(area), progress=progress or NoProgress(), label=label)
+    fetched = fetch(
+        fs or FileSystem(),
+        parse_stack(words),
+        str(area),
+        progress=progress or NoProgress(),
+        label=label,
+        clock=clock or FakeClock(),
+    )
     assert os.listdir(area) == ["payload"]
     assert os.listdir(area / "payload") == [fetched.name]
     return fetched, area / "payload" / fetched.name
@@ -335,7 +343,7 @@ def test_a_short_body_is_refused_whatever_the_library_does(area, server, monkeyp
 
 def test_a_server_that_stalls_is_given_up(area, server, monkeypatch):
     """A dead server does not hold a job for ever."""
-    monkeypatch.setattr(sources, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(http, "READ_TIMEOUT", 0.2)
     assert "no data for 0.2 s" in failure(area, server.page("/x", BODY, stall_after=1000)).message
     assert "no data for 0.2 s" in failure_elsewhere(area, server.page("/y", BODY, hold=True)).message
 
@@ -348,7 +356,7 @@ def failure_elsewhere(area, *words):
 
 def test_a_slow_server_is_followed_as_it_sends(area, server):
     """Progress moves while a slow download is under way, and the whole of it arrives."""
-    piece = sources.NETWORK_CHUNK
+    piece = http.NETWORK_CHUNK
     url = server.page("/x", bytes(2 * piece), drip=piece)
     progress = Recorder()
     server.let_drop()

@@ -40,6 +40,15 @@ MD5 = "0123456789abcdef" * 2
         (["http://[2001:DB8::1]:8080/x"], "http://[2001:db8::1]:8080/x"),
         (["http:http://Example.org/x"], "http://example.org/x"),
         (["http:https://example.org/x"], "https://example.org/x"),
+        (["S3A://Bucket/a/Key?x#y"], "s3://Bucket/a/Key?x#y"),
+        (["gcs://bucket/key"], "gs://bucket/key"),
+        (["ssh://me:secret@example.org/x"], "sftp://example.org/x"),
+        (["abfs://container@account.dfs.core.windows.net/x"], "abfs://container@account.dfs.core.windows.net/x"),
+        (["root://eos.example.org//eos/x"], "root://eos.example.org//eos/x"),
+        (["http://a.org/x|HTTP://B.org/y"], "http://a.org/x|http://b.org/y"),
+        (["http://a.org/x|file:z"], "http://a.org/x|file:/home/me/z"),
+        (["./a|b"], "file:/home/me/a|b"),
+        (["dirac:LFN:/vo/x"], "dirac:/vo/x"),
     ],
 )
 def test_sources_have_one_canonical_form(words, canonical):
@@ -98,7 +107,11 @@ def test_no_words_are_an_empty_stack():
 @pytest.mark.parametrize(
     ("words", "message", "hint"),
     [
-        (["s3://bucket/key"], "unknown kind of source 's3'", "http://"),
+        (["s4://bucket/key"], "unknown kind of source 's4'", "http://"),
+        (["s3:bucket/key"], "cannot read s3:bucket/key as a URL", "s3://"),
+        (["s3://"], "as a URL", "s3://"),
+        (["sftp://me@/"], "host or bucket", "sftp://HOST"),
+        (["simplecache::s3://bucket/key"], "unknown kind of source", "loaders"),
         (["foo:bar"], "unknown kind of source 'foo'", "./foo:bar"),
         (["tar"], "must be a source", "./tar"),
         (["tar", "tar"], "must be a source", "./tar"),
@@ -117,9 +130,14 @@ def test_no_words_are_an_empty_stack():
         (["/x", "tar", f"md5:{MD5}"], "cannot come after tar", "before tar"),
         (["/x", "tar", "tar"], "cannot come after tar", "once"),
         (["/x", "tar:gz"], "no step", "write tar"),
-        (["/x", "zip"], "zip is no step", "ALGORITHM:HEX"),
-        (["/x", "/y"], "/y is no step", "first word"),
-        (["/x", "https://example.org/"], "is no step", "first word"),
+        (["/x", "zip:1"], "zip:1 is no step", "write zip"),
+        (["/x", "zap"], "zap is no step", "ALGORITHM:HEX"),
+        (["/x", "y"], "y is no step", "first word"),
+        (["/x", "gopher://example.org/"], "is no step", "first word"),
+        (["/x", "zip", "gz"], "cannot come after zip", "once"),
+        (["/x", "/y", "gz", f"md5:{MD5}"], "could be of any of 2 sources", "right after"),
+        (["/a/x", "/b/x"], "both be called x", "two items"),
+        (["/x", "adler32:1"], "expected 8 hexadecimal digits, not 1", None),
         (["/x", "sha257:00"], "unknown step or digest 'sha257'", "sha256"),
         (["/x", "shake_128:00"], "unknown step or digest", "sha256"),
         (["/x", "md5:00"], "expected 32 hexadecimal digits, not 2", None),
@@ -155,7 +173,7 @@ def test_credentials_are_for_fetching_alone():
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:hu/sh@example.org/", "http://me:hu#sh@h/", "s3://me:hush@h/", "http://me:hush@/"]
+    "url", ["http://me:hu/sh@example.org/", "http://me:hu#sh@h/", "s4://me:hush@h/", "sftp://me:hush@/", "http://me:hush@/"]
 )
 def test_errors_show_no_credentials(url):
     """A mistyped URL with a password does not put it into a job's log."""
@@ -182,6 +200,11 @@ def test_errors_show_no_credentials(url):
         (["https://example.org"], "example.org"),
         (["https://example.org/.."], "data"),
         (["https://example.org/%2e%2e%2Fx"], "%2e%2e%2Fx"),
+        (["/data/ref.fa.gz", "gz"], "ref.fa"),
+        (["/data/ref.tar.zst", f"md5:{MD5}", "zst", "tar"], "ref"),
+        (["/data/ref.zip", "zip"], "ref"),
+        (["/data/a.gz", "/data/b.gz", "gz"], "a+1"),
+        (["http://h/x.bin|http://other/y.bin"], "x.bin"),
         ([], "data"),
     ],
 )
@@ -214,3 +237,34 @@ def test_parsing_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
+
+
+def chains(*words):
+    return [(chain.label, chain.steps) for chain in parse_stack(words).chains]
+
+
+def test_steps_are_done_with_all_sources_right_before_them():
+    """`A md5:… B md5:… tar` unpacks both, each after its own check, as people who know `sc` expect."""
+    assert chains("/a.tar", f"md5:{MD5}", "/b.tar", "tar") == [("a", (f"md5:{MD5}", "tar")), ("b", ("tar",))]
+    assert chains("/a.gz", "/b.gz", "gz", "/c") == [("a", ("gz",)), ("b", ("gz",)), ("c", ())]
+    assert chains("/a.gz", "gz", "/b.gz", "gz") == [("a", ("gz",)), ("b", ("gz",))]
+    assert chains("/a.gz", f"md5:{MD5}", "gz", f"sha256:{SHA256}") == [
+        ("a", (f"md5:{MD5}", "gz", f"sha256:{SHA256}"))
+    ]
+
+
+def test_an_order_is_part_of_what_an_item_is():
+    """Two stacks that give different files are never one item."""
+    assert parse_stack(["/a", "/b", f"md5:{MD5}"]).canonical != parse_stack(["/a", f"md5:{MD5}", "/b"]).canonical
+    assert parse_stack(["/a", "/b"]).source == "file:/a"
+
+
+def test_mirrors_are_one_source():
+    """The second place is asked for the same file, with the same check, under the same name."""
+    stack = parse_stack(["https://me:hush@a.org/x|s3://bucket/y", f"md5:{MD5}"])
+    (chain,) = stack.chains
+    assert [mirror.canonical for mirror in chain.mirrors] == ["https://a.org/x", "s3://bucket/y"]
+    assert chain.mirrors[0].location == "https://me:hush@a.org/x"
+    assert chain.label == "x"
+    assert chain.steps == (f"md5:{MD5}",)
+    assert "hush" not in repr(stack)

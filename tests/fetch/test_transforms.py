@@ -11,9 +11,11 @@ import tarfile
 
 import pytest
 
+from sccache_dtool.clock import Clock
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import transforms
 from sccache_dtool.fetch.fetch import fetch
+from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fsops import FileSystem
@@ -264,7 +266,8 @@ def test_a_digest_can_be_checked_after_other_steps(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"x" * 3_000_000)
     right = hashlib.sha1(b"x" * 3_000_000).hexdigest()
-    arguments = (str(path), str(tmp_path / "y"), "file:/x", NoProgress())
-    assert transforms.apply_step(FileSystem(), f"sha1:{right}", *arguments) == str(path)
+    arguments = (str(path), str(tmp_path / "y"), "file:/x")
+    job = Job(FileSystem(), Clock(), NoProgress())
+    assert transforms.apply_step(job, f"sha1:{right}", *arguments) == str(path)
     with pytest.raises(FetchFailed, match=f"sha1 of file:/x is {right}, not {'0' * 40}"):
-        transforms.apply_step(FileSystem(), f"sha1:{'0' * 40}", *arguments)
+        transforms.apply_step(job, f"sha1:{'0' * 40}", *arguments)

@@ -28,10 +28,11 @@ def available() -> str | None:
     return f"no name spaces here: {said[-1]}"
 
 
-def host_command(name: str, argv: Sequence[str], boot_id: str | None = None) -> list[str]:
+def host_command(name: str, argv: Sequence[str], boot_id: str | None = None, *, network: bool = False) -> list[str]:
     """The command line that runs `argv` on a host called `name`.
 
-    With no `boot_id` each run is a new boot of that host. SIGKILL to the process is a power failure of the host.
+    With no `boot_id` each run is a new boot of that host. With `network` it has this machine's network, and so reaches
+    its loopback. SIGKILL to the process is a power failure of the host.
     """
     boot = [] if boot_id is None else ["-b", boot_id]
-    return ["bash", _SCRIPT, name, *boot, "--", *argv]
+    return ["bash", _SCRIPT, name, *boot, *(["-n"] if network else []), "--", *argv]

@@ -1,14 +1,16 @@
 #!/bin/bash
-# nshost.sh NAME [-b BOOT_ID] [-u SECONDS] -- COMMAND [ARGUMENT]...
+# nshost.sh NAME [-b BOOT_ID] [-u SECONDS] [-n] -- COMMAND [ARGUMENT]...
 #
 # Runs COMMAND as if on another host: several hosts on one shared directory, without
 # virtual machines and in about 50 ms each. The host has its own
 #
-#   host name, process numbers, IPC, network (only a loopback), mounts, machine id
+#   host name (in /etc/hosts, too, so that nobody asks a name server for it), process
+#   numbers, IPC, network (only a loopback), mounts, machine id
 #   -b BOOT_ID   boot id; without it a new one for every call, as after a reboot. Two
 #                calls with one NAME and BOOT_ID are two containers of one host, since
 #                each has a PID name space of its own
 #   -u SECONDS   moves its uptime (CLOCK_BOOTTIME and CLOCK_MONOTONIC) by so much
+#   -n           keeps this machine's network, so that a server on its loopback is reached
 #
 # and shares with this machine the kernel, all files, users, and the wall clock. So it
 # shows who is who and what is alive; it cannot show what a network file system's client
@@ -27,16 +29,17 @@ usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0" >&2; exit 2; }
 
 NAME=${1:-}; shift || usage
 case $NAME in '' | -*) usage ;; esac
-BOOT='' UP=0
+BOOT='' UP=0 NET=--net
 while [ "${1:-}" != -- ]; do
     [ $# -ge 2 ] || usage
+    if [ "$1" = -n ]; then NET=''; shift; continue; fi
     case $1 in -b) BOOT=$2 ;; -u) UP=$2 ;; *) usage ;; esac
     shift 2
 done
 shift
 [ $# -gt 0 ] || usage
 
-ns=(--uts --pid --ipc --net --mount --fork --kill-child=KILL --mount-proc)
+ns=(--uts --pid --ipc ${NET:+"$NET"} --mount --fork --kill-child=KILL --mount-proc)
 [ "$UP" = 0 ] || ns+=(--time --boottime "$UP" --monotonic "$UP")
 # Root in a container may lack the right to do it directly, like any other user.
 unshare --uts true 2>/dev/null || ns+=(--user --map-root-user)
@@ -57,6 +60,10 @@ exec unshare "${ns[@]}" bash -c '
     if [ -e /etc/machine-id ]; then
         printf "%s" "$NSH_NAME" | digest >"$t/machine-id"
         mount --bind "$t/machine-id" /etc/machine-id
+    fi
+    if [ -e /etc/hosts ]; then
+        printf "127.0.0.1 localhost\n127.0.1.1 %s\n" "$NSH_NAME" >"$t/hosts"
+        mount --bind "$t/hosts" /etc/hosts
     fi
     umount -l "$t"; rmdir "$t"
     unset NSH_NAME NSH_BOOT

@@ -1,0 +1,59 @@
+"""What a short command loads. Nothing is timed here: a module that is not loaded costs nothing on any machine."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cli.tool import PYTHON, call, shell
+
+#: Loaded only where something is fetched, drawn, counted, elected or configured.
+HEAVY = """
+    asyncio charset_normalizer concurrent cryptography email flufl fsspec http humanize idna multiprocessing packaging
+    pkg_resources portalocker pygments random requests rich setuptools shutil socket sqlite3 ssl subprocess tarfile
+    tempfile tomllib urllib3 xml zipfile
+    importlib.metadata urllib.request
+    sccache_dtool.doctor sccache_dtool.election sccache_dtool.evict.keeper sccache_dtool.fetch.fetch
+    sccache_dtool.fetch.populate sccache_dtool.cli.looking sccache_dtool.cli.keeping sccache_dtool.cli.child
+""".split()
+
+PROBE = """
+import json, sys
+from sccache_dtool.cli.main import run
+code = run(sys.argv[1:])
+print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def loaded(*words: str) -> set[str]:
+    """The modules that a command has loaded at its end, and the packages that they are in."""
+    done = shell([PYTHON, "-c", PROBE, *words])
+    assert done.code == 0, done
+    modules = json.loads(done.err.splitlines()[-1])
+    return {part for module in modules for part in (module, module.partition(".")[0])}
+
+
+@pytest.mark.parametrize("command", ["use", "unuse"])
+@pytest.mark.parametrize("more", [[], ["-n", "named"], ["--ttl", "1h"]], ids=str)
+def test_a_cached_item_costs_no_heavy_import(source: str, command: str, more: list[str]) -> None:
+    """Each of ten thousand jobs would load a web client to be told a path."""
+    if command == "unuse" and "--ttl" in more:
+        pytest.skip("unuse has no --ttl")
+    assert call("use", source, *more).code == 0
+    assert loaded(command, source, *more) & set(HEAVY) == set()
+
+
+def test_a_command_that_is_not_named_is_not_loaded(source: str) -> None:
+    """Every command would pay for all the others."""
+    call("use", source)
+    modules = loaded("ls", "-f", "json")
+    assert "sccache_dtool.cli.looking" in modules
+    assert {"sccache_dtool.cli.using", "sccache_dtool.cli.keeping", "requests", "rich", "flufl"} & modules == set()
+
+
+def test_help_and_version_load_no_command() -> None:
+    """`sc-dtool --version` would load the whole program."""
+    modules = loaded("--version")
+    assert not [name for name in modules if name.startswith("sccache_dtool.cli.") and name.endswith("ing")]

@@ -1,0 +1,390 @@
+"""Who fetches what and how far, why it failed, how fast it may be, and where it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start, wait_until
+from httpserver import Page, Server
+from sccache_dtool import layout
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli.progress import Lines
+from sccache_dtool.fetch import slots, transfers
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import Layout
+
+MEBIBYTE = 1 << 20
+
+#: The real command, with a sign of life twenty times a second.
+HURRIED = [
+    sys.executable,
+    "-c",
+    "from sccache_dtool.fetch import transfers; transfers.PULSE = 0.05\nfrom sccache_dtool.cli import main; main.main()",
+]
+
+ME = ("--holder", f"pid:{os.getpid()}")
+
+
+def shown(sc: Callable[..., Done], *more: str) -> list[dict[str, object]]:
+    return sc("transfers", "-f", "json", *more).rows("transfer")
+
+
+def wait_for_state(sc: Callable[..., Done], state: str, key: str = "state") -> dict[str, object]:
+    return wait_until(lambda: next((one for one in shown(sc) if one[key] == state), None), state)
+
+
+# -- what is shown -----------------------------------------------------------------------------------------------------
+
+
+def test_a_download_is_seen_while_it_runs(sc: Callable[..., Done], server: Server) -> None:
+    """Who waits for an hour would not know whether anything moves."""
+    sc("init")
+    url = server.page("/ref.bin", bytes(4 * MEBIBYTE), stall_after=MEBIBYTE)
+    with start([*HURRIED, "use", url, *ME]) as fetching, start([*HURRIED, "use", url, *ME]) as waiting:
+        wait_until(lambda: [one for one in shown(sc) if one["bytes"] == MEBIBYTE and one["waiting"]], "how far it is")
+        (one, wait) = sorted(shown(sc), key=lambda row: str(row["state"]))
+        assert (one["state"], one["state_number"], one["total"], one["percent"]) == ("transferring", 2, 4 * MEBIBYTE, 25)
+        assert one["name"] == "ref.bin"
+        assert one["source"] == [url]
+        assert f"[{os.getpid()}]" in str(one["by"])
+        assert one["attempts"] == 1
+        assert float(str(one["rate"])) > 0
+        assert (one["waiting"], wait["state"], wait["item"]) == (1, "waiting", one["item"])
+        text = sc("transfers").out
+        assert "1.0 MB of 4.2 MB, 25 %" in text
+        server.release()
+        done = [finish(fetching), finish(waiting)]
+    assert {one.code for one in done} == {0}
+    waited = next(one for one in done if "waiting for" in one.err)
+    assert "1.0 MB of 4.2 MB, 25 %" in waited.err
+    assert f"process {fetching.pid}" in waited.err or f"process {waiting.pid}" in waited.err
+    (one,) = shown(sc)
+    assert (one["state"], one["state_number"], one["bytes"], one["error"]) == ("done", 3, 4 * MEBIBYTE, None)
+
+
+def test_a_failure_is_seen_with_its_reason(sc: Callable[..., Done], server: Server) -> None:
+    """Who looks for the reason of a failed job would have only that job's log."""
+    sc("use", server.page("/x", b"", status=404))
+    (one,) = shown(sc)
+    assert (one["state"], one["state_number"]) == ("failed", 4)
+    assert "404" in str(one["error"])
+    assert "404" in sc("transfers").out
+
+
+def test_progress_is_not_lost_on_a_failure(sc: Callable[..., Done], server: Server) -> None:
+    """How far it came, and how often it was tried, says whether to try again."""
+    url = server.page("/x", bytes(2 * MEBIBYTE), short=MEBIBYTE, etag='"one"', part=b"")
+    sc("use", url)
+    (one,) = shown(sc)
+    assert (one["bytes"], one["attempts"]) == (MEBIBYTE, 5)
+
+
+def test_what_ended_is_hidden_after_a_minute(
+    sc: Callable[..., Done], source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of what runs would be full of what ran."""
+    sc("use", source)
+    assert len(shown(sc)) == 1
+    monkeypatch.setattr("sccache_dtool.cli.transfers._SHOWN_FOR", -1.0)
+    assert shown(sc) == []
+    assert len(shown(sc, "--all")) == 1
+    assert "--all" in sc("transfers").err
+
+
+def test_what_ended_a_day_ago_is_forgotten(
+    sc: Callable[..., Done], source: str, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache that lives for years would gather a file for each fetch."""
+    sc("use", source)
+    assert len(disk.names("transfers")) == 1
+    monkeypatch.setattr(transfers, "KEEP", -1.0)
+    (tmp_path / "other").write_text("x")
+    sc("use", tmp_path / "other")
+    assert disk.names("transfers") == []
+
+
+def test_what_a_killed_fetch_left_is_called_abandoned(sc: Callable[..., Done], server: Server, disk: Disk) -> None:
+    """A download whose process is gone would be shown as running for ever, and its room kept."""
+    sc("init")
+    url = server.page("/x", bytes(4 * MEBIBYTE), stall_after=MEBIBYTE)
+    with start([*HURRIED, "use", url, *ME]) as fetching:
+        wait_for_state(sc, "transferring")
+        fetching.kill()
+        fetching.wait()
+    for name in disk.names("locks"):  # as the next who wants the item does it
+        (disk.control / "locks" / name).unlink()
+    assert [one["state"] for one in shown(sc)] == ["abandoned"]
+    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
+
+
+def test_a_record_that_nobody_wrote_is_passed_over(sc: Callable[..., Done], disk: Disk, source: str) -> None:
+    """One damaged file would hide everything."""
+    sc("use", source)
+    (name,) = disk.names("transfers")
+    (disk.control / "transfers" / name.replace("~done", "~failed")).write_text("{")
+    (disk.control / "transfers" / "notes").write_text("mine")
+    assert len(shown(sc)) == 1
+
+
+# -- failures reach all who wait ---------------------------------------------------------------------------------------
+
+
+def test_all_who_wait_are_told_why(sc: Callable[..., Done], server: Server) -> None:
+    """Twenty jobs would each find out by themselves that a server says 404, one after the other."""
+    sc("init")
+    url = server.page("/x", b"", status=404, hold=True)
+    with start([SC_DTOOL, "use", url, *ME]) as first:
+        server.wait_for_gets("/x")
+        with start([SC_DTOOL, "use", url, *ME]) as second, start([SC_DTOOL, "use", url, *ME]) as third:
+            wait_until(lambda: sum(one["state"] == "waiting" for one in shown(sc)) == 2, "two who wait")
+            server.release()
+            ended = [finish(one) for one in (first, second, third)]
+    assert [one.code for one in ended] == [12, 12, 12]
+    assert all("the server answered 404" in one.err for one in ended)
+    assert "for whom we waited" in ended[1].err
+    assert server.gets["/x"] == 1
+    server.page("/x", b"ACGT")
+    assert sc("use", url).path.read_bytes() == b"ACGT"  # it is tried again, and not remembered
+
+
+def test_who_comes_after_a_failure_tries_again(sc: Callable[..., Done], server: Server) -> None:
+    """A failure of yesterday would be told for ever."""
+    url = server.pages("/x", Page(b"", 404), Page(b"ACGT"))
+    assert sc("use", url).code == 12
+    assert sc("use", url).code == 0
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_max_rate_is_kept(sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job would take the line of the whole cluster."""
+    naps: list[float] = []
+    monkeypatch.setattr("sccache_dtool.clock.Clock.sleep", lambda self, seconds: naps.append(seconds))
+    assert sc("use", "--max-rate", "1MB", server.page("/x", bytes(2_000_000))).code == 0
+    assert sum(naps) > 0.5
+    assert sc("use", "--max-rate", "fast", server.url("/y")).code == 2
+
+
+def test_downloads_on_one_host_are_bounded(
+    sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hundred jobs that start at once would each get a hundredth of the line, and time out."""
+    sc("init")
+    monkeypatch.setenv(slots.VARIABLE, "1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    a, b = (server.page(path, b"ACGT", hold=True) for path in ("/a", "/b"))
+    with start([SC_DTOOL, "use", a, *ME]) as first:
+        server.wait_for_gets("/a")
+        with start([SC_DTOOL, "use", b, *ME]) as second:
+            assert wait_for_state(sc, "queued")["name"] == "b"
+            assert server.gets["/b"] == 0
+            server.release()
+            assert [finish(first).code, finish(second).code] == [0, 0]
+    assert sc("use", "--wait", "0s", server.page("/c", b"x")).code == 0
+
+
+def test_a_place_is_free_again_when_its_download_is_killed(
+    sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A kill would take a place away until the next boot."""
+    sc("init")
+    monkeypatch.setenv(slots.VARIABLE, "1")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with start([SC_DTOOL, "use", server.page("/a", b"x", hold=True), *ME]) as first:
+        server.wait_for_gets("/a")
+        stuck = sc("use", "--wait", "0s", server.page("/b", b"x"))
+        assert stuck.code == 11
+        assert slots.VARIABLE in stuck.err
+        first.kill()
+        first.wait()
+    assert sc("use", server.url("/b")).code == 0
+
+
+def test_a_line_a_minute_without_a_terminal() -> None:
+    """A log would be empty for six hours, or full of bars."""
+    now = [0.0]
+    said: list[str] = []
+    lines = Lines(said.append, lambda: now[0])
+    lines.start("ref.tar", 10_000_000)
+    for _ in range(5):
+        now[0] += 30
+        lines.advance(1_000_000)
+    assert said == [
+        "ref.tar: 2.0 MB of 10.0 MB, 20 %, 33.3 kB/s, 4 min left",
+        "ref.tar: 4.0 MB of 10.0 MB, 40 %, 33.3 kB/s, 3 min left",
+    ]
+
+
+# -- where to put it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> Iterator[list[Path]]:
+    """Two file systems of three and of twelve mebibytes."""
+    made = []
+    for name, size in (("small", "3m"), ("large", "12m")):
+        place = tmp_path / name
+        place.mkdir()
+        mounted = shell(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)])
+        if mounted.code:
+            for one in made:
+                shell(["umount", "-l", str(one)])
+            pytest.skip(f"cannot mount a small file system here: {mounted.err.strip()}")
+        made.append(place)
+    yield made
+    for place in made:
+        shell(["umount", "-l", str(place)])
+
+
+@pytest.mark.root
+def test_the_first_with_room_takes_it(
+    sc: Callable[..., Done], disks: list[Path], source: str, server: Server, tmp_path: Path
+) -> None:
+    """A download would run into a full disk beside an empty one."""
+    both = f"{disks[0]}:{disks[1]}"
+    assert sc("use", "-d", both, source).path.is_relative_to(disks[0])
+    assert sc("use", "-d", both, "--size", "5MB", "-n", "five").path.is_relative_to(disks[1])
+    # What the source announces is as good as a --size.
+    assert sc("use", "-d", both, server.page("/x", bytes(5 * MEBIBYTE))).path.is_relative_to(disks[1])
+    assert server.heads["/x"] == 1
+    # It is found where it is, whatever is said of the size.
+    assert sc("use", "-d", both, "--size", "5MB", source).path.is_relative_to(disks[0])
+
+
+@pytest.mark.root
+def test_no_room_anywhere_says_how_much_is_missing_where(sc: Callable[..., Done], disks: list[Path], source: str) -> None:
+    """Who is told "no space" asks "how much, and where?"."""
+    done = sc("use", "-d", f"{disks[0]}:{disks[1]}", "--size", "100MB", source)
+    assert done.code == 13
+    assert "no cache has room for 100.0 MB" in one_line_error(done)
+    assert f"{disks[0]}: 96.9 MB missing" in done.err
+    assert f"{disks[1]}: 87.4 MB missing" in done.err
+    assert "--make-room" in done.err
+
+
+@pytest.mark.root
+def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Path], server: Server) -> None:
+    """Two downloads would each see an empty disk, and fill it together."""
+    both = f"{disks[0]}:{disks[1]}"
+    shell([SC_DTOOL, "-C", str(disks[1]), "init"])
+    url = server.page("/x", bytes(8 * MEBIBYTE), stall_after=MEBIBYTE)
+    with start([*HURRIED, "use", "-d", both, url, *ME]) as fetching:
+        wait_until(lambda: transfers.reserved(FileSystem(), Layout(str(disks[1]))) == 7 * MEBIBYTE, "a reservation")
+        done = sc("use", "-d", both, "--size", "6MB", "-n", "other")
+        assert done.code == 13
+        alone = sc("use", "-C", str(disks[1]), "--size", "6MB", "-n", "other")
+        assert alone.code == 13
+        assert "reserved by running fetches" in alone.err
+        server.release()
+        assert finish(fetching).code == 0
+
+
+@pytest.mark.root
+def test_room_is_made_of_what_is_idle(sc: Callable[..., Done], disks: list[Path], tmp_path: Path) -> None:
+    """A cache is full sooner or later, and then every new job would fail until somebody cleans."""
+    cache = ("-C", str(disks[1]))
+    files = []
+    for name in ("old", "held", "new"):
+        (tmp_path / name).write_bytes(bytes(5 * MEBIBYTE))
+        files.append(tmp_path / name)
+    old, held, new = files
+    sc("use", *cache, old)
+    sc("unuse", *cache, old)
+    kept = sc("use", *cache, held).path
+    full = sc("use", *cache, new)
+    assert full.code == 13
+    assert "--make-room" in full.err
+    assert sc("use", *cache, "--make-room", new).path.exists()
+    assert kept.exists()
+    in_use = sc("use", *cache, "--make-room", "--size", "8MB", "-n", "more")
+    assert in_use.code == 13
+    assert kept.exists()
+    assert sc("use", "-d", f"{disks[0]}:{disks[1]}", "--make-room", "--size", "11MB", "-n", "more").code == 13
+
+
+@pytest.mark.root
+def test_an_announced_length_that_does_not_fit_is_told_at_once(
+    sc: Callable[..., Done], disks: list[Path], server: Server
+) -> None:
+    """A day of downloading would end with a full disk."""
+    done = sc("use", "-C", str(disks[0]), server.page("/x", bytes(8 * MEBIBYTE), stall_after=1))
+    assert done.code == 13
+    assert "5.2 MB missing" in done.err
+
+
+# -- where it is, and what there is ------------------------------------------------------------------------------------
+
+
+def test_locate_takes_no_lease(sc: Callable[..., Done], source: str, disk: Disk) -> None:
+    """A script that asks where its data is would hold it for ever."""
+    path = sc("use", source).path
+    before = disk.leases()
+    assert sc("locate", source).path == path
+    assert disk.leases() == before
+    assert sc("locate", "/no/such").code == 1
+
+
+def test_loaders_say_what_is_missing(sc: Callable[..., Done], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wants to fetch from S3 would find out in the job what has to be installed."""
+    for name in ("fsspec", "fsspec.core", "zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    rows = {(row["kind"], row["name"]): row for row in sc("loaders", "-f", "json").rows("loader")}
+    assert rows["source", "http"]["ready"] is True
+    assert rows["source", "s3"]["missing"] == "pip install fsspec s3fs"
+    assert rows["step", "zst"]["missing"] == "pip install zstandard"
+    assert rows["source", "dirac"]["ready"] is False
+    assert rows["step", "adler32"]["ready"] is True
+    assert "not installed: pip install fsspec s3fs" in sc("loaders").out
+
+
+def test_an_item_of_several_sources(sc: Callable[..., Done], server: Server, tmp_path: Path) -> None:
+    """A genome of many files is one item, used and given back together."""
+    make_tar(tmp_path / "b.tar", {"member": b"data"})
+    words = [server.page("/a", b"A"), "adler32:00420042", server.page("/b.tar", (tmp_path / "b.tar").read_bytes())]
+    done = sc("use", *words)
+    assert done.path.name == "a+1"
+    assert sorted(os.listdir(done.path)) == ["a", "b.tar"]
+    assert sc("unuse", *words, "-f", "json").row("unuse")["released"] == 1
+
+
+def test_a_cache_of_an_earlier_release_has_no_transfers(sc: Callable[..., Done], disk: Disk, source: str) -> None:
+    """A directory that is made on first need would be missed in a cache that has not needed it yet."""
+    sc("init")
+    shutil.rmtree(disk.control / "transfers", ignore_errors=True)
+    assert shown(sc) == []
+    assert sc("doctor").code == 0
+    sc("use", source)
+    assert len(shown(sc)) == 1
+    assert sc("doctor").code == 0
+
+
+def test_names_of_outcomes_and_states_are_read_as_they_were_written() -> None:
+    """What one release writes, the next would pass over."""
+    lease = f"p{'0' * 12}-{'1' * 12}.7"
+    for name in (
+        layout.StateName("transferring", 5, None, 1),
+        layout.StateName("queued", 0, 10, 3),
+        layout.PartName(2, 4096),
+        layout.OutcomeName("a" * 32, lease, 1_800_000_000_000, layout.FAILED),
+    ):
+        assert type(name).parse(str(name)) == name
+        assert type(name).parse(f"{name}.old") is None
+
+
+def test_a_program_sees_its_own_transfers(tmp_path: Path, source: str) -> None:
+    """A tool that shows a cache in a page of its own would have to run our command."""
+    with Cache(tmp_path / "cache").use(source):
+        (one,) = Cache(tmp_path / "cache").transfers()
+    assert (one.state, one.bytes, one.percent) == ("done", 5, 100.0)
+    assert json.dumps(one.source)
+    assert threading.active_count() < 20
+    assert call("--version").code == 0

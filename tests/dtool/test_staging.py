@@ -1,0 +1,216 @@
+"""`sc-dtool use dtool:…`: items and whole datasets for batch jobs, in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from dtool import stores
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import main
+from sccache_dtool.dtool import staging
+from sccache_dtool.errors import Exit
+from sccache_dtool.fetch.broker import item_key
+
+FILES = stores.FILES
+FIRST = stores.identifier("a/first.txt")
+
+
+@pytest.fixture
+def sc(cache_dir, capsys):
+    """Runs a command; leases are this process's, or those of a name."""
+
+    def run(*words: object, holder: str | None = None, code: int = Exit.DONE) -> str:
+        given = [str(word) for word in words]
+        if given[0] in ("use", "unuse"):
+            given[1:1] = ["--holder", holder or f"pid:{os.getpid()}"]
+        capsys.readouterr()
+        found = main.run(given)
+        said = capsys.readouterr()
+        assert found == code, said.err
+        return (said.out + said.err).strip() if given[0] == "unuse" else said.out.strip()
+
+    return run
+
+
+def leases(cache_dir: Path, uuid: str) -> dict[str, int]:
+    cache = Cache(cache_dir)
+    return {relpath: cache.item(item_key(uuid, stores.identifier(relpath))).leases for relpath in FILES}
+
+
+def shown(path: str) -> dict[str, bytes]:
+    found = {}
+    for directory, _, names in os.walk(path):
+        for name in names:
+            file = Path(directory, name)
+            found[str(file.relative_to(path))] = file.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("item", ["a/first.txt", "./a/first.txt", FIRST])
+def test_an_item_is_used_and_given_back(sc, dataset, cache_dir, item):
+    """A batch job must get at one item by the name it knows it by, and let go of it by the same words."""
+    word = f"dtool:{dataset.uri}#{item}"
+    path = sc("use", word)
+    assert Path(path).read_bytes() == b"one\n"
+    assert Path(path).name == "first.txt"
+    assert leases(cache_dir, dataset.uuid)["a/first.txt"] == 1
+    sc("clean", "--all", "-y")
+    assert Path(path).exists()
+    sc("unuse", word)
+    assert leases(cache_dir, dataset.uuid)["a/first.txt"] == 0
+    sc("clean", "--all", "-y")
+    assert not Path(path).exists()
+
+
+def test_it_is_the_item_that_the_plugin_serves(sc, dataset, web):
+    """Two copies of everything would be fetched, and neither protect the other's users."""
+    path = dataset.item_content_abspath(FIRST)
+    assert sc("use", f"dtool:{dataset.uri}#{FIRST}") == path
+    assert web.data_requests == 1
+
+
+def test_an_item_of_an_object_store_is_found_without_its_server(sc, on_s3, cache_dir):
+    """A job whose data is there must start while the object store is down: the URI says which item it is."""
+    on_s3.item_content_abspath(FIRST)
+    nowhere = f"s3://no-such-bucket/{on_s3.uuid}"
+    path = sc("use", f"dtool:{nowhere}#a/first.txt")
+    assert Path(path).read_bytes() == b"one\n"
+    sc("unuse", f"dtool:{nowhere}#a/first.txt")
+
+
+def test_steps_can_be_taken_with_an_item(sc, web, tmp_path, cache_dir):
+    """Archives in datasets are as common as elsewhere."""
+    import io
+    import tarfile
+
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as archive:
+        member = tarfile.TarInfo("inner/x.txt")
+        member.size = 3
+        archive.addfile(member, io.BytesIO(b"abc"))
+    stores.make_dataset(f"file://{tmp_path / 'web'}", {"x.tar.gz": data.getvalue()}, "archives")
+    path = sc("use", f"dtool:{web.address}/archives#x.tar.gz", "tar")
+    assert Path(path, "inner/x.txt").read_bytes() == b"abc"
+    assert Path(sc("use", f"dtool:{web.address}/archives#x.tar.gz")).read_bytes() == data.getvalue()
+
+
+def test_a_local_dataset_is_copied_into_the_cache(sc, tmp_path, cache_dir):
+    """Whoever names it here wants it on this disk; the original stays as it is."""
+    dataset = stores.make_dataset(f"file://{tmp_path}", FILES, "mine")
+    path = sc("use", f"dtool:{tmp_path}/mine#second.csv")
+    assert path.startswith(str(cache_dir))
+    assert Path(path).read_bytes() == b"two, three\n"
+    assert (tmp_path / "mine" / "data" / "second.csv").read_bytes() == b"two, three\n"
+    assert dataset.uuid[:8] in path
+
+
+def test_a_whole_dataset_is_one_directory_with_the_relative_paths(sc, dataset, web, cache_dir):
+    """A batch job stages a dataset with one line."""
+    path = sc("use", f"dtool:{dataset.uri}")
+    assert shown(path) == FILES
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+    sc("clean", "--all", "-y")
+    assert shown(path) == FILES
+    assert web.data_requests == len(FILES)
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir, by_path):
+    """Leases that `unuse` forgets would keep the items until the job's end, or for ever."""
+    word = f"dtool:{dataset.uri}"
+    path = sc("use", word)
+    sc("unuse", path if by_path else word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert "nothing to give back" in sc("unuse", word)
+    sc("clean", "--all", "-y")
+    assert not os.path.exists(path)
+
+
+def test_uses_of_a_dataset_are_counted(sc, dataset, cache_dir):
+    """Who uses it twice gives it back twice, and each keeps all its items in between."""
+    word = f"dtool:{dataset.uri}"
+    assert sc("use", word) == sc("use", word) == sc("use", word, holder="pid:1")
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 3)
+    sc("unuse", word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 2)
+    sc("unuse", "--all", word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+    sc("unuse", "--evict-if-last", word, holder="pid:1")
+    assert not any(item.copies for item in Cache(cache_dir).items())
+
+
+def test_giving_back_a_dataset_leaves_single_uses_of_its_items(sc, dataset, cache_dir):
+    """A job that uses both must not lose one with the other."""
+    item, whole = f"dtool:{dataset.uri}#bare", f"dtool:{dataset.uri}"
+    sc("use", item)
+    sc("use", whole)
+    sc("unuse", whole)
+    assert leases(cache_dir, dataset.uuid) == {**dict.fromkeys(FILES, 0), "bare": 1}
+
+
+def test_a_picture_of_evicted_items_is_not_shown_again(sc, dataset, cache_dir, web):
+    """A directory of dangling links is what the next job would get."""
+    word = f"dtool:{dataset.uri}"
+    before = sc("use", word)
+    sc("unuse", word)
+    assert Cache(cache_dir).remove(item_key(dataset.uuid, FIRST)) == 4
+    after = sc("use", word)
+    assert after != before
+    assert shown(after) == FILES
+    assert web.data_requests == len(FILES) + 1
+    assert not os.path.exists(before)
+
+
+def test_a_dataset_that_is_there_needs_no_server(sc, dataset, web, cache_dir, monkeypatch):
+    """As for items: which they are is read from the directory that shows them."""
+    word = f"dtool:{dataset.uri}"
+    path = sc("use", word)
+    sc("unuse", word)
+    monkeypatch.setattr(staging.datasets.Reference, "uuid", dataset.uuid)  # as where the URI ends in it
+    web.stop()
+    assert sc("use", word) == path
+    sc("unuse", word)
+
+
+def test_if_one_item_fails_none_is_held(sc, dataset, web, cache_dir):
+    """A job that gets no path gives nothing back."""
+    web.before_data = lambda number: b"X"
+    assert sc("use", f"dtool:{dataset.uri}", code=Exit.FETCH_FAILED) == ""
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    names = [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"]
+    assert names == []
+
+
+def test_json_says_how_many_items_there_are(sc, dataset):
+    """Scripts must not parse prose."""
+    record = json.loads(sc("-f", "json", "use", "--holder", f"pid:{os.getpid()}", f"dtool:{dataset.uri}"))
+    assert record["items"] == len(FILES)
+    assert shown(record["path"]) == FILES
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["dtool:"], Exit.USAGE, "names no dataset"),
+        (["dtool:http://127.0.0.1:9/x#"], Exit.USAGE, "names no item"),
+        (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool knows no storage of kind 'nosuch'"),
+        (["dtool:/no/such/dataset#c"], Exit.FETCH_FAILED, "not a dataset"),
+        (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be done with a whole dataset"),
+        (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "cannot be given another name"),
+    ],
+)
+def test_what_makes_no_sense_is_said_so(cache_dir, capsys, words, code, said):
+    """An error must say what to write instead."""
+    assert main.run(["use", "--holder", f"pid:{os.getpid()}", *words]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_run_takes_an_item(dataset, cache_dir, capfd):
+    """Jobs that are one command need neither `use` nor `unuse`."""
+    assert main.run(["run", f"dtool:{dataset.uri}#second.csv", "--", "cat", "{}"]) == 0
+    assert capfd.readouterr().out == "two, three\n"
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.USAGE

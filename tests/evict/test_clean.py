@@ -1,0 +1,251 @@
+"""A cleaning from end to end."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults import Counting, Failing, FakeClock, FakeProc, Interposing
+from sccache_dtool import gate, history, holders
+from sccache_dtool.cache import Cache
+from sccache_dtool.errors import InUse
+from sccache_dtool.evict.policies import Rules
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import CALLER, Owner
+from sccache_dtool.layout import EndedName, Layout, SegmentName
+from sccache_dtool.leases import Lease
+
+FS = FileSystem()
+Making = Callable[..., Cache]
+EVERYTHING = Rules(everything=True)
+
+
+@pytest.fixture
+def cache(make_cache: Making) -> Cache:
+    """A cache, used by this process."""
+    return make_cache()
+
+
+@pytest.fixture
+def job(proc: FakeProc) -> Owner:
+    """A job on this host."""
+    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+
+
+@pytest.fixture
+def fill(cache: Cache, tmp_path: Path, clock: FakeClock) -> Callable[[str, int], Lease]:
+    """Puts a file of so many bytes into the cache, a minute after the one before."""
+
+    def fill(name: str, size: int) -> Lease:
+        (tmp_path / name).write_bytes(b"x" * size)
+        clock.let_pass(60)
+        lease = cache.use(tmp_path / name)
+        lease.release()
+        return lease
+
+    return fill
+
+
+def test_what_nobody_uses_goes_and_what_is_used_stays(cache: Cache, fill: Callable[[str, int], Lease]) -> None:
+    """Data would be deleted under its readers, or the disk stay full."""
+    free, held = fill("free", 10), cache.use(name="held")
+    cleaned = cache.clean(EVERYTHING)
+    assert [one.label for one in cleaned.removed] == ["free"]
+    assert [one.label for one in cleaned.plan.keep] == ["held"]
+    assert (cleaned.freed, cleaned.purged, cleaned.failed, cleaned.taken) == (10, 1, (), ())
+    assert not free.path.exists()
+    assert held.path.exists()
+
+
+def test_the_least_recently_used_goes_first_until_the_size_is_reached(
+    cache: Cache, fill: Callable[[str, int], Lease], clock: FakeClock, tmp_path: Path
+) -> None:
+    """`--retain-size` would remove what is used now, or more than it must."""
+    leases = {name: fill(name, 100) for name in "abcd"}
+    clock.let_pass(60)
+    cache.use(Path(tmp_path, "b")).release()
+    cleaned = cache.clean(Rules(retain_size=200))
+    assert [one.label for one in cleaned.removed] == ["a", "c"]
+    assert cleaned.missed == 0
+    assert [name for name in leases if leases[name].path.exists()] == ["b", "d"]
+
+
+def test_a_dry_run_is_what_comes_true_and_writes_nothing_but_a_probe(
+    make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease], job: Owner, proc: FakeProc, source: str
+) -> None:
+    """`--dry-run` would remove something, or show another plan than the one that is carried out."""
+    for name in "abc":
+        fill(name, 100)
+    cache.hold(job, cache.wanted([source]))
+    proc.end(4242)
+    fs = Counting()
+    plan, reaped = make_cache(fs=fs).plan(Rules(retain_size=100))
+    written = [call for call in fs.calls if call.kind in ("symlink", "rename", "mkdir", "rmdir", "unlink", "create")]
+    assert [call.kind for call in written] == ["symlink", "unlink"]
+    assert "probe-" in written[0].path
+    assert len(reaped.leases) == 1
+    cleaned = cache.clean(Rules(retain_size=100))
+    assert cleaned.removed == plan.remove
+    assert [one.held for one in cleaned.reaped.leases] == [one.held for one in reaped.leases]
+
+
+def test_leases_of_the_dead_are_ended_first(
+    cache: Cache, job: Owner, proc: FakeProc, source: str, layout: Layout
+) -> None:
+    """What only dead jobs hold would stay."""
+    lease = cache.hold(job, cache.wanted([source]))
+    proc.end(4242)
+    cleaned = cache.clean(EVERYTHING)
+    assert len(cleaned.reaped.leases) == 1
+    assert [one.key for one in cleaned.removed] == [lease.key]
+    assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
+
+
+def test_a_reaped_use_is_a_use_that_has_just_ended(
+    cache: Cache, job: Owner, proc: FakeProc, source: str, clock: FakeClock
+) -> None:
+    """What a job used until it was killed would be removed as if nobody had used it for a month."""
+    cache.hold(job, cache.wanted([source]))
+    clock.let_pass(30 * 86_400)
+    proc.end(4242)
+    cleaned = cache.clean(Rules(older_than=86_400.0))
+    assert len(cleaned.reaped.leases) == 1
+    assert cleaned.removed == ()
+
+
+def test_what_is_taken_meanwhile_is_told_of_and_stays(
+    make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease], tmp_path: Path
+) -> None:
+    """Who takes a lease between the plan and its carrying out would lose the data, or the cleaner would fail."""
+    lease = fill("a", 10)
+    fs = Interposing()
+    fs.before("rmdir", lambda: cache.use(tmp_path / "a"), within="/use")
+    cleaned = make_cache(fs=fs).clean(EVERYTHING)
+    assert ([one.label for one in cleaned.taken], cleaned.removed, cleaned.failed) == (["a"], (), ())
+    assert lease.path.exists()
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EIO, errno.ENOTDIR])
+def test_what_cannot_be_removed_is_told_of_and_does_not_keep_the_rest(
+    make_cache: Making, fill: Callable[[str, int], Lease], error: int
+) -> None:
+    """One item of another user would stop the cleaning of all, or be half removed."""
+    leases = [fill(name, 10) for name in "abc"]
+    fs = Failing()
+    fs.fail("rmdir", error, within=leases[1].place.generation)
+    cleaned = make_cache(fs=fs).clean(EVERYTHING)
+    assert [one.label for one in cleaned.removed] == ["a", "c"]
+    assert [(one.candidate.label, os.strerror(error) in one.reason) for one in cleaned.failed] == [("b", True)]
+    assert leases[1].path.exists()
+
+
+def test_a_missed_goal_is_told(cache: Cache, fill: Callable[[str, int], Lease], tmp_path: Path) -> None:
+    """A cron job would report success on a full disk."""
+    fill("free", 100)
+    fill("held", 100)
+    cache.use(tmp_path / "held")
+    cleaned = cache.clean(Rules(retain_size=50))
+    assert (cleaned.freed, cleaned.missed) == (100, 50)
+
+
+def test_only_one_cleans(make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease]) -> None:
+    """Two cron jobs would do the same work twice."""
+    fill("a", 10)
+    fs = Interposing()
+    caught: list[InUse] = []
+
+    def clean_too() -> None:
+        with pytest.raises(InUse) as error:
+            cache.clean(EVERYTHING)
+        caught.append(error.value)
+
+    fs.before("rmdir", clean_too, within="/use")
+    assert len(make_cache(fs=fs).clean(EVERYTHING).removed) == 1
+    assert f"process {os.getpid()}" in caught[0].details[0]
+    assert cache.clean(EVERYTHING).removed == ()
+
+
+def test_a_cleaner_leaves_nothing_of_its_own(cache: Cache, fill: Callable[[str, int], Lease], layout: Layout) -> None:
+    """Every cron job would leave holders and locks."""
+    fill("a", 10)
+    before = sorted(os.listdir(layout.holders))
+    cache.clean(EVERYTHING)
+    assert sorted(os.listdir(layout.holders)) == before
+    assert (os.listdir(layout.locks), os.listdir(layout.tmp), os.listdir(layout.trash)) == ([], [], [])
+
+
+@pytest.mark.parametrize("kind", ["names", "rmdir", "rename", "remove_tree", "lstat", "unlink"])
+@pytest.mark.parametrize("nth", [1, 2, 3, 5, 8])
+def test_a_cleaner_that_fails_anywhere_harms_nobody_and_the_next_one_finishes(
+    make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease], layout: Layout, kind: str, nth: int
+) -> None:
+    """A fault in the middle of a cleaning would cost data in use, or leave what nobody can remove."""
+    fill("a", 10)
+    fill("b", 10)
+    held = cache.use(name="held")
+    fs = Failing()
+    fs.fail(kind, errno.EIO, nth=nth)
+    broken = make_cache(fs=fs)
+    broken.check()
+    try:
+        broken.clean(EVERYTHING)
+    except OSError as error:
+        assert error.errno == errno.EIO  # noqa: PT017
+    assert held.path.exists()
+    assert os.listdir(held.place.gate) == [held.name]
+    for name in os.listdir(layout.locks):
+        os.unlink(f"{layout.locks}/{name}")
+    cache.clean(EVERYTHING)
+    assert [item.label for item in cache.items() if item.copies] == ["held"]
+    assert (os.listdir(layout.trash), os.listdir(layout.tmp)) == ([], [])
+    held.check()
+
+
+def test_an_interrupted_eviction_is_tidied(cache: Cache, fill: Callable[[str, int], Lease], layout: Layout) -> None:
+    """A copy that nobody can use would keep its space for ever."""
+    lease = fill("a", 10)
+    assert gate.close(FS, lease.place.gate)
+    cleaned = cache.clean(Rules(older_than=1e9))
+    assert [one.what for one in cleaned.tidied] == ["a copy whose eviction was interrupted"]
+    assert os.listdir(layout.trash) == []
+    assert not lease.path.exists()
+
+
+def test_long_histories_are_folded(cache: Cache, source: str, layout: Layout) -> None:
+    """A cache that is used a million times would have a million files, and a scan take hours."""
+    for _ in range(history.FOLD_AT + 5):
+        lease = cache.use(source)
+        lease.release()
+    cache.clean(Rules(older_than=1e9))
+    names = os.listdir(layout.history(lease.key))
+    assert [SegmentName.parse(name) is not None for name in names] == [True]
+    assert cache.item(lease.key).finished_uses == history.FOLD_AT + 5
+    assert cache.clean(Rules(fewer_uses_than=history.FOLD_AT)).removed == ()
+
+
+def test_a_record_that_nobody_can_read_does_not_stop_the_cleaning(
+    cache: Cache, source: str, layout: Layout, tmp_path: Path
+) -> None:
+    """One odd name of a user would end every later `clean` of everybody with a traceback."""
+    lease = cache.use(source)
+    for number in range(history.FOLD_AT):
+        name = EndedName(f"s0123456789ab-0123456789ab.{number}", 1_600_000_000_000 + number, "released")
+        os.symlink(b"2026-11-21T09:30:12.000Z \xff\xfe@host\x85\xe2\x80\xa8[1]", f"{layout.history(lease.key)}/{name}")
+    cache.clean(Rules(older_than=1e9))
+    assert cache.item(lease.key).finished_uses == history.FOLD_AT
+    assert len(cache.uses(lease.key)) == history.FOLD_AT
+
+
+def test_what_is_evicted_to_the_trash_is_not_deleted(
+    cache: Cache, fill: Callable[[str, int], Lease], layout: Layout
+) -> None:
+    """`clean --trash 7d` would leave nothing to restore."""
+    fill("a", 10)
+    cleaned = cache.clean(EVERYTHING, keep_for=7 * 86_400)
+    assert (len(cleaned.removed), cleaned.purged) == (1, 0)
+    assert len(os.listdir(layout.trash)) == 1
+    assert cache.restore("a")

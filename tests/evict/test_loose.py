@@ -1,0 +1,327 @@
+"""Loose files, which dtool left in the cache: found by strict rules, let go by age, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.evict import loose
+from sccache_dtool.evict.policies import Rules
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder, program_owner
+from sccache_dtool.layout import LooseName
+
+UUID = "0123abcd-0123-4567-89ab-0123456789ab"
+ID = "0123456789abcdef0123456789abcdef01234567"
+OTHER = "f" * 40
+DAY = 86_400
+MONTH = 30 * DAY
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A cache of the real clock: the times of files are the file system's."""
+    cache = Cache(tmp_path / "cache")
+    cache.init()
+    return cache.root
+
+
+def put(root: Path, path: str, *, size: int = 5) -> Path:
+    """A file as dtool leaves it."""
+    file = root / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"x" * size)
+    return file
+
+
+class Ahead(FileSystem):
+    """A file system on which what dtool left was put there some time ago: a change time cannot be set back."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def _older(self, status: os.stat_result) -> os.stat_result:
+        fields = {name: getattr(status, name) for name in ("st_dev", "st_ino", "st_mode", "st_size", "st_uid")}
+        times = {name: getattr(status, name) - self._seconds for name in ("st_atime", "st_mtime", "st_ctime")}
+        return Status(**fields, **times, st_mtime_ns=status.st_mtime_ns)  # type: ignore[return-value]
+
+    def lstat(self, path: str) -> os.stat_result:
+        status = super().lstat(path)
+        return status if "/.sc-dtool/" in path else self._older(status)
+
+    def lstat_in(self, directory: int, name: str) -> os.stat_result:
+        return self._older(super().lstat_in(directory, name))
+
+
+class Status:
+    """As much of a stat as we look at."""
+
+    def __init__(self, **fields: object) -> None:
+        self.__dict__.update(fields)
+
+
+def aged(root: Path, seconds: float) -> Cache:
+    """The cache, with everything in it that dtool left put there `seconds` ago."""
+    return Cache(root, fs=Ahead(seconds))
+
+
+@pytest.mark.parametrize(
+    ("name", "partial"),
+    [
+        (ID, False),
+        (f"{ID}.txt", False),
+        (f"{ID}.gz", False),
+        (f"{ID}.", False),
+        (f"{ID}.tmpx", False),
+        (f"{ID}.fastq.gz", False),
+        (f"{ID}.tmp", True),
+        (f"{ID}.csv.tmp", True),
+        (f"{ID}.tmp.1a2B3c4D", True),
+        (f"{ID}.csv.tmp.1a2B3c4D", True),
+        (f"{ID}.tmp.1a2B3c4", False),
+    ],
+)
+def test_names_that_brokers_write(name, partial):
+    """A partial download taken for a whole one would be counted, and the other way round it would be lost early."""
+    assert LooseName.parse(name) == LooseName(ID, partial)
+
+
+@pytest.mark.parametrize("name", ["", "notes.txt", ID[:-1], f"{ID}0", f"{ID}x", ID.upper(), f".{ID}", f"x{ID}.txt"])
+def test_names_that_brokers_do_not_write(name):
+    """Whatever else is in the root is somebody's data."""
+    assert LooseName.parse(name) is None
+
+
+def test_the_layouts_of_all_brokers_are_found(root):
+    """What is not found is not counted, and fills the disk for good."""
+    for path in (
+        f"{UUID}/{ID}",
+        f"{UUID}/{OTHER}.txt",
+        f"bucket/{UUID}/{ID}.gz",
+        f"s3/{UUID}/{ID}",
+        f"study-1/{ID}.csv",
+    ):
+        put(root, path)
+    found = Cache(root).loose()
+    assert sorted(one.path for one in found) == sorted(
+        [f"{UUID}/{ID}", f"{UUID}/{OTHER}.txt", f"bucket/{UUID}/{ID}.gz", f"s3/{UUID}/{ID}", f"study-1/{ID}.csv"]
+    )
+    assert {one.dataset for one in found} == {UUID, "study-1"}
+
+
+def test_everything_else_in_the_root_is_left_alone(root, tmp_path):
+    """People point the cache at their scratch directory: one wrong match is somebody's thesis."""
+    kept = [
+        put(root, "thesis.tex"),
+        put(root, ID),  # in no directory of a broker's
+        put(root, f"results/{ID}.csv"),
+        put(root, "results/summary.txt"),  # so this is no directory of a broker's
+        put(root, f"results/deeper/{UUID}/{ID}"),
+        put(root, f"{UUID}/notes.txt"),
+        put(root, f"my-dataset/{UUID}/{ID}"),
+        put(root, "my-dataset/.dtool/manifest.json"),
+        put(root, f"hub/models--a--b/blobs/{ID}"),
+        put(root, f".git/{UUID}/{ID}"),
+        put(root, f"{UUID}/.hidden/{ID}"),
+    ]
+    outside = tmp_path / "outside"
+    kept += [put(outside, f"{ID}.txt"), put(outside, f"{UUID}/{ID}")]
+    (root / "linked").symlink_to(outside)
+    (root / "another-uuid").mkdir()
+    (root / "another-uuid" / OTHER).symlink_to(outside / f"{ID}.txt")
+    (root / UUID / f"{ID}.lnk").symlink_to(outside / f"{ID}.txt")
+    (root / UUID / OTHER).mkdir()
+    cache = aged(root, 400 * DAY)
+    assert list(cache.loose()) == []
+    cache.clean(Rules(everything=True, older_than=0.0))
+    assert all(file.is_file() for file in kept)
+    assert (root / "another-uuid" / OTHER).is_symlink()
+    assert (root / UUID / f"{ID}.lnk").is_symlink()
+    assert (root / UUID / OTHER).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("rules", "age", "goes"),
+    [
+        (Rules(older_than=MONTH), 31 * DAY, True),
+        (Rules(older_than=MONTH), 29 * DAY, False),
+        (Rules(older_than=0.0), 1, True),
+        (Rules(everything=True), 2 * DAY, True),
+        (Rules(everything=True), DAY / 2, False),
+        (Rules(retain_size=0), 2 * DAY, True),
+        (Rules(retain_size=0), DAY / 2, False),
+        (Rules(retain_size=5), 2 * DAY, False),
+        (Rules(fewer_uses_than=1), 2 * DAY, True),
+        (Rules(fewer_uses_than=0), 2 * DAY, True),
+        (Rules(older_than=MONTH, retain_size=0), 2 * DAY, False),
+    ],
+)
+def test_age_decides(root, rules, age, goes):
+    """Nobody holds leases on loose files, so a young one may be in use, whatever the rule is."""
+    file = put(root, f"{UUID}/{ID}.txt")
+    cache = aged(root, age)
+    plan, _ = cache.plan(rules)
+    assert [candidate.label for candidate in plan.remove] == ([f"{UUID}/{ID}.txt"] if goes else [])
+    assert file.exists()
+    done = cache.clean(rules)
+    assert file.exists() != goes
+    assert len(done.removed) == goes
+    assert done.freed == (5 if goes else 0)
+
+
+def test_the_newest_of_its_times_counts(root):
+    """A file that was copied here with its old times, or is read every day, is no old file."""
+    read, copied = put(root, f"{UUID}/{ID}"), put(root, f"{UUID}/{OTHER}")
+    now = time.time()
+    os.utime(read, (now + 40 * DAY, now))  # read since
+    os.utime(copied, (now - 400 * DAY, now - 400 * DAY))  # its change time tells when it came
+    cache = aged(root, 20 * DAY)
+    plan, _ = cache.plan(Rules(older_than=MONTH))
+    assert not plan.remove
+    plan, _ = cache.plan(Rules(older_than=10 * DAY))
+    assert [candidate.label for candidate in plan.remove] == [f"{UUID}/{OTHER}"]
+
+
+@pytest.mark.parametrize("name", [f"{ID}.csv.tmp", f"{ID}.tmp.0a1B2c3D", f"{ID}.tmp"])
+def test_broken_downloads_go_after_a_day_whatever_the_rules_are(root, name):
+    """They are of use to nobody, and nobody will ever name them."""
+    file = put(root, f"{UUID}/{name}")
+    aged(root, DAY / 2).clean(Rules(older_than=0.0))
+    assert file.exists()
+    done = aged(root, 2 * DAY).clean(Rules(older_than=400 * DAY))
+    assert not file.exists()
+    assert [leftover.path for leftover in done.tidied] == [str(file)]
+
+
+def test_a_download_under_way_is_kept_even_by_all(root):
+    """To remove it would make another user's download fail."""
+    file = put(root, f"{UUID}/{ID}.csv.tmp")
+    plan, _ = Cache(root).plan(Rules(everything=True, older_than=0.0))
+    assert [kept.reason for kept in plan.keep] == ["dtool may be downloading it"]
+    Cache(root).clean(Rules(everything=True, older_than=0.0))
+    assert file.exists()
+
+
+def test_directories_are_removed_only_when_they_have_been_empty_for_a_day(root):
+    """A broker makes its directory first and its file some requests later: without the directory it dies."""
+    put(root, f"{UUID}/{ID}")
+    (root / "empty").mkdir()
+    aged(root, 2 * DAY).clean(Rules(everything=True))
+    assert (root / UUID).is_dir()
+    aged(root, DAY / 2).clean(Rules(everything=True))
+    assert (root / UUID).is_dir()
+    aged(root, 2 * DAY).clean(Rules(everything=True))
+    assert not (root / UUID).exists()
+    assert (root / "empty").is_dir()
+
+
+def test_what_changes_between_the_plan_and_the_deed_stays(root):
+    """A broker may put a fresh file in an old one's place at any moment."""
+    file = put(root, f"{UUID}/{ID}")
+    put(root, f"{UUID}/{OTHER}")
+    cache = aged(root, 2 * DAY)
+    found = [one._replace(newest=one.newest) for one in cache.loose()]
+    os.utime(file)
+    fs, layout = Ahead(2 * DAY), cache._layout
+    holder = Holder(fs, layout, cache._clock, program_owner(cache._proc), None)
+    done = loose.remove(fs, layout, holder, found, 0, time.time())
+    holder.retire()
+    assert [one.path for one in done.changed] == [f"{UUID}/{ID}"]
+    assert [one.path for one in done.gone] == [f"{UUID}/{OTHER}"]
+    assert file.exists()
+
+
+def test_a_file_put_there_in_the_last_moment_is_put_back(root):
+    """Between the last look and the rename there is always a moment."""
+    file = put(root, f"{UUID}/{ID}")
+
+    class Late(Ahead):
+        def move_out(self, directory: int, name: str, target: str) -> None:
+            fresh = root / "fresh"
+            fresh.write_bytes(b"fresh")
+            fresh.rename(file)
+            super().move_out(directory, name, target)
+
+    done = Cache(root, fs=Late(2 * DAY)).clean(Rules(everything=True))
+    assert [candidate.label for candidate in done.taken] == [f"{UUID}/{ID}"]
+    assert file.read_bytes() == b"fresh"
+
+
+def test_a_directory_swapped_for_a_link_is_not_followed(root, tmp_path):
+    """Whoever may write in the root must not be able to have us delete elsewhere."""
+    put(root, f"{UUID}/{ID}")
+    outside = put(tmp_path / "outside", ID)
+    os.utime(outside, (0, 0))
+
+    class Swapped(Ahead):
+        def open_below(self, top: str, inner: str) -> int:
+            if not (root / UUID).is_symlink():
+                shutil.rmtree(root / UUID)
+                (root / UUID).symlink_to(outside.parent)
+            return super().open_below(top, inner)
+
+    done = Cache(root, fs=Swapped(2 * DAY)).clean(Rules(everything=True))
+    assert len(done.failed) == 1
+    assert outside.exists()
+
+
+def test_they_go_through_the_trash(root):
+    """Who has one open on NFS reads on while the trash is kept; and what was no item is not restored as one."""
+    put(root, f"{UUID}/{ID}")
+    cache = aged(root, 2 * DAY)
+    cache.clean(Rules(everything=True), keep_for=DAY)
+    kept = [path.read_bytes() for path in (root / ".sc-dtool" / "trash").glob("*/payload/*")]
+    assert kept == [b"xxxxx"]
+    warnings: list[str] = []
+    again = Cache(root, on_warning=warnings.append)
+    assert list(again.restorable()) == []
+    again.clean(Rules(older_than=MONTH))
+    assert warnings == []
+
+
+def test_a_clean_that_was_killed_leaves_nothing_for_good(root):
+    """Files moved out of sight by a clean that was killed must not take up space for ever."""
+    put(root, f"{UUID}/{ID}")
+    cache = aged(root, 2 * DAY)
+
+    class Killed(BaseException):
+        pass
+
+    class Dying(Ahead):
+        def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
+            if "~loose" in path:
+                raise Killed
+            super().write_new(path, text, shared=shared)
+
+    with pytest.raises(Killed):
+        Cache(root, fs=Dying(2 * DAY)).clean(Rules(everything=True))
+    cache.clean(Rules(older_than=MONTH))
+    assert os.listdir(root / ".sc-dtool" / "tmp") == []
+    assert os.listdir(root / ".sc-dtool" / "trash") == []
+
+
+@pytest.mark.root
+def test_what_may_not_be_removed_is_told_of(open_tmp_path):
+    """Loose files belong to whoever fetched them: with a tight umask nobody else can remove them."""
+    root = open_tmp_path / "cache"
+    Cache(root).init()
+    put(root, f"{UUID}/{ID}")
+    for path in (root / ".sc-dtool").rglob("*"):
+        path.chmod(0o777)
+    (root / ".sc-dtool").chmod(0o777)
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.setuid(65534)
+            done = aged(root, 2 * DAY).clean(Rules(everything=True))
+            code = 0 if len(done.failed) == 1 and "Permission denied" in done.failed[0].reason else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (root / UUID / ID).exists()

@@ -1,0 +1,191 @@
+"""Which copies may go: pure functions over snapshots."""
+
+from __future__ import annotations
+
+import pytest
+
+from sccache_dtool.evict.policies import Plan, Rules, make_plan
+from sccache_dtool.items import Copy, Item
+from sccache_dtool.layout import Generation, LeaseName, item_key
+from sccache_dtool.leases import Held
+
+NOW = 1_800_000_000.0
+DAY = 86_400.0
+
+
+def item(
+    name: str,
+    *,
+    size: int = 10,
+    used: float | None = None,
+    fetched: float = 30 * DAY,
+    uses: int = 0,
+    leases: int = 0,
+    closed: bool = False,
+) -> Item:
+    """An item of one copy; `used` and `fetched` are seconds ago."""
+    key = item_key((name,), name)
+    generation = Generation("0123456789abcdef", int(NOW - fetched), size, 1)
+    held = tuple(
+        Held(key, str(generation), f"lease {number}", LeaseName("s0123456789ab-0123456789ab", number))
+        for number in range(leases)
+    )
+    last = None if used is None else NOW - used
+    return Item(key, (Copy(key, generation, closed, held),), uses, last)
+
+
+def labels(plan: Plan) -> list[str]:
+    return [candidate.label for candidate in plan.remove]
+
+
+def kept(plan: Plan) -> dict[str, str]:
+    return {kept.label: kept.reason for kept in plan.keep}
+
+
+def test_no_rules_are_told_apart_from_rules() -> None:
+    """`clean` without a condition would remove everything."""
+    assert Rules().empty
+    for rules in (Rules(True), Rules(older_than=0.0), Rules(fewer_uses_than=0), Rules(retain_size=0)):
+        assert not rules.empty
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Rules(True),
+        Rules(older_than=0.0),
+        Rules(fewer_uses_than=10**6),
+        Rules(retain_size=0),
+        Rules(True, 0.0, 10**6, 0),
+    ],
+)
+def test_what_is_held_is_never_planned(rules: Rules) -> None:
+    """A plan would tell of removals that never come, or somebody would carry them out."""
+    plan = make_plan([item("held", leases=2, used=DAY), item("free")], rules, NOW)
+    assert labels(plan) == ["free"]
+    assert kept(plan) == {"held": "in use: 2 leases"}
+    assert plan.keep[0].held
+
+
+def test_an_unknown_name_in_the_gate_is_a_lease() -> None:
+    """Something that a newer release put there would not keep the data."""
+    one = item("held", leases=1)
+    stranger = one.copies[0].held[0]._replace(name="?", lease=None)
+    strange = one._replace(copies=(one.copies[0]._replace(held=(stranger,)),))
+    assert labels(make_plan([strange], Rules(True), NOW)) == []
+
+
+def test_everything_that_is_free_goes_with_all() -> None:
+    """`clean --all` would leave something."""
+    assert set(labels(make_plan([item("a"), item("b", used=0.0, uses=99)], Rules(True), NOW))) == {"a", "b"}
+
+
+def test_older_than_goes_by_the_last_use() -> None:
+    """What is used every day, and was fetched long ago, would be removed."""
+    found = [item("used", used=2 * DAY, fetched=99 * DAY), item("idle", used=8 * DAY, fetched=99 * DAY)]
+    plan = make_plan(found, Rules(older_than=7 * DAY), NOW)
+    assert labels(plan) == ["idle"]
+    assert kept(plan) == {"used": "used within 7 d"}
+
+
+def test_what_was_never_used_is_as_old_as_its_fetch() -> None:
+    """What was fetched for tomorrow's run would be removed today; or what nobody ever uses stay for ever."""
+    found = [item("new", fetched=DAY), item("old", fetched=99 * DAY)]
+    assert labels(make_plan(found, Rules(older_than=7 * DAY), NOW)) == ["old"]
+
+
+def test_older_than_includes_its_limit() -> None:
+    """A cron job at the very second would remove it a day later than asked for."""
+    assert labels(make_plan([item("a", used=7 * DAY)], Rules(older_than=7 * DAY), NOW)) == ["a"]
+    assert labels(make_plan([item("a", used=7 * DAY - 1)], Rules(older_than=7 * DAY), NOW)) == []
+
+
+def test_a_use_in_the_future_is_recent() -> None:
+    """A host whose clock is ahead would make its items the first to go."""
+    assert labels(make_plan([item("a", used=-5 * DAY)], Rules(older_than=DAY), NOW)) == []
+
+
+def test_what_is_used_often_is_excluded() -> None:
+    """`--exclude-frequently-accessed 10` would remove what was used ten times."""
+    found = [item("rare", uses=9), item("often", uses=10)]
+    plan = make_plan(found, Rules(fewer_uses_than=10), NOW)
+    assert labels(plan) == ["rare"]
+    assert kept(plan) == {"often": "used 10 times"}
+
+
+def test_conditions_add_up() -> None:
+    """One of two conditions would be enough to remove something."""
+    found = [
+        item("old rare", used=9 * DAY, uses=1),
+        item("old often", used=9 * DAY, uses=99),
+        item("new rare", used=DAY, uses=1),
+        item("new often", used=DAY, uses=99),
+    ]
+    plan = make_plan(found, Rules(older_than=7 * DAY, fewer_uses_than=10), NOW)
+    assert labels(plan) == ["old_rare"]
+    assert set(kept(plan)) == {"old_often", "new_rare", "new_often"}
+
+
+def test_all_does_not_switch_conditions_off() -> None:
+    """`clean --all --older-than 30d` would remove what was used today."""
+    assert labels(make_plan([item("a", used=DAY)], Rules(True, older_than=7 * DAY), NOW)) == []
+
+
+def test_a_size_is_reached_from_the_least_recently_used() -> None:
+    """What is used now would go, and what nobody uses stay."""
+    found = [item("b", used=2 * DAY), item("a", used=3 * DAY), item("d", used=0.0), item("c", used=DAY)]
+    plan = make_plan(found, Rules(retain_size=20), NOW)
+    assert labels(plan) == ["a", "b"]
+    assert (plan.size, plan.freed, plan.goal, plan.missed) == (40, 20, 20, 0)
+    assert set(kept(plan)) == {"c", "d"}
+
+
+@pytest.mark.parametrize(("goal", "count"), [(40, 0), (39, 1), (30, 1), (29, 2), (1, 4), (0, 4)])
+def test_no_more_goes_than_the_size_asks_for(goal: int, count: int) -> None:
+    """A cache with room left would be emptied further, or stay too full."""
+    found = [item(name, used=DAY) for name in "abcd"]
+    assert len(make_plan(found, Rules(retain_size=goal), NOW).remove) == count
+
+
+def test_what_is_held_counts_towards_the_size() -> None:
+    """A full cache of which half is in use would not be cleaned at all."""
+    found = [item("held", size=100, leases=1, used=9 * DAY), item("free", size=10)]
+    plan = make_plan(found, Rules(retain_size=50), NOW)
+    assert labels(plan) == ["free"]
+    assert plan.missed == 50
+
+
+def test_a_size_is_reached_only_with_what_the_conditions_let_go() -> None:
+    """`--retain-size` with `--older-than` would remove what was used today."""
+    found = [item("old", used=9 * DAY), item("new", used=DAY)]
+    plan = make_plan(found, Rules(older_than=7 * DAY, retain_size=0), NOW)
+    assert labels(plan) == ["old"]
+    assert plan.missed == 10
+
+
+def test_of_equals_always_the_same_goes() -> None:
+    """A dry run would show another plan than the one that is carried out."""
+    found = [item(name, used=DAY) for name in "abcd"]
+    plans = {tuple(labels(make_plan(order, Rules(retain_size=20), NOW))) for order in (found, found[::-1])}
+    assert len(plans) == 1
+
+
+def test_closed_copies_are_no_policys_business() -> None:
+    """What is being removed already would count towards the size, and something else be kept for it."""
+    plan = make_plan([item("closed", closed=True), item("open")], Rules(retain_size=10), NOW)
+    assert (labels(plan), plan.size, plan.keep[0].label) == ([], 10, "open")
+
+
+def test_copies_are_judged_one_by_one() -> None:
+    """A second copy, fetched by accident, would stay for as long as the first is used."""
+    two = item("x", leases=1)
+    spare = two.copies[0]._replace(generation=Generation("f" * 16, int(NOW), 7, 1), held=())
+    plan = make_plan([two._replace(copies=(*two.copies, spare))], Rules(True), NOW)
+    assert [candidate.generation for candidate in plan.remove] == [str(spare.generation)]
+    assert plan.size == 17
+
+
+def test_a_plan_shows_what_it_knows() -> None:
+    """`--dry-run` could not say what would go, how large it is, and how often it was used."""
+    (candidate,) = make_plan([item("a", size=5, uses=3, used=DAY)], Rules(True), NOW).remove
+    assert (candidate.bytes, candidate.entries, candidate.uses, candidate.idle_since) == (5, 1, 3, NOW - DAY)

@@ -1,0 +1,317 @@
+"""Sources that fsspec opens: a real S3 server, a real sshd, and a store that misbehaves on command."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from faults import FakeClock
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch import remote, sources
+from sccache_dtool.fetch.fetch import fetch
+from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.stack import REMOTE, parse_stack
+from sccache_dtool.fsops import FileSystem
+
+BODY = os.urandom(9_000_000)  # more than a block
+
+
+def needs(*modules):
+    gone = [name for name in modules if importlib.util.find_spec(name) is None]
+    return pytest.mark.skipif(bool(gone), reason=f"not installed: {' '.join(gone)}")
+
+
+def md5(data):
+    return f"md5:{hashlib.md5(data).hexdigest()}"
+
+
+@pytest.fixture
+def get(tmp_path):
+    """Fetches what the words mean; the content."""
+    count = iter(range(100))
+
+    def run(*words):
+        area = tmp_path / f"area-{next(count)}"
+        area.mkdir()
+        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        assert os.listdir(area) == ["payload"]
+        return (area / "payload" / fetched.name).read_bytes()
+
+    return run
+
+
+def refused(get, *words):
+    with pytest.raises(FetchFailed) as caught:
+        get(*words)
+    assert caught.value.message.isprintable()
+    return caught.value
+
+
+# -- S3 ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """A bucket on a server of this test; a boto3 client of it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    with pytest.MonkeyPatch.context() as patch:
+        server.start()
+        try:
+            host, port = server.get_host_and_port()
+            for name, value in {
+                "AWS_ACCESS_KEY_ID": "me",
+                "AWS_SECRET_ACCESS_KEY": "hush",
+                "AWS_DEFAULT_REGION": "us-east-1",
+                "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+                "AWS_CONFIG_FILE": "/dev/null",
+                "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+                "no_proxy": "127.0.0.1,localhost",
+            }.items():
+                patch.setenv(name, value)
+            client = boto3.client("s3")
+            client.create_bucket(Bucket="refs")
+            yield client
+        finally:
+            server.stop()
+
+
+s3 = needs("s3fs", "moto", "boto3")
+
+
+@s3
+def test_an_object_of_s3_is_fetched(bucket, get):
+    """Data in an object store could not be cached."""
+    bucket.put_object(Bucket="refs", Key="a/ref #1.fa", Body=BODY)
+    assert get("s3://refs/a/ref #1.fa", md5(BODY)) == BODY
+
+
+@s3
+def test_what_s3_has_not_is_an_error_in_words(bucket, get):
+    """Who mistyped a key would see a traceback of ten libraries."""
+    assert "no such file" in refused(get, "s3://refs/missing").message
+    assert "cannot fetch s3://no-such-bucket/x" in refused(get, "s3://no-such-bucket/x").message
+
+
+@s3
+def test_a_prefix_of_s3_is_no_file(bucket, get):
+    """Some of the objects under a prefix would be taken for all."""
+    bucket.put_object(Bucket="refs", Key="folder/x", Body=b"x")
+    assert "directory" in refused(get, "s3://refs/folder").message
+
+
+@s3
+def test_s3_is_read_through_no_cache_of_fsspec(bucket, get, monkeypatch, tmp_path):
+    """A second copy of every file would fill the home directory, and an old one might be given."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    bucket.put_object(Bucket="refs", Key="changing", Body=b"first")
+    assert get("s3://refs/changing") == b"first"
+    bucket.put_object(Bucket="refs", Key="changing", Body=b"second, longer")
+    assert get("s3://refs/changing") == b"second, longer"
+    assert not (tmp_path / "home").exists()
+
+
+@s3
+def test_s3_says_how_large_a_file_is(bucket):
+    """Where to put it could not be chosen before it is fetched."""
+    bucket.put_object(Bucket="refs", Key="sized", Body=bytes(12345))
+    (chain,) = parse_stack(["s3://refs/sized"]).chains
+    assert sources.announced(chain.mirrors) == 12345
+
+
+# -- sftp --------------------------------------------------------------------------------------------------------------
+
+SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+SFTP = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
+                               "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server") if os.path.exists(path)), None)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory):
+    """A real sshd on the loopback interface, which this user may enter; the beginning of its URLs."""
+    if SSHD is None or SFTP is None:
+        pytest.skip("there is no sshd on this machine (Debian: openssh-server)")
+    import paramiko
+
+    home = tmp_path_factory.mktemp("ssh")
+    home.chmod(0o700)
+    (home / ".ssh").mkdir(mode=0o700)
+    for name in ("host", ".ssh/id_rsa"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", home / name], check=True
+        )
+    keys = home / "authorized_keys"
+    keys.write_text((home / ".ssh/id_rsa.pub").read_text())
+    keys.chmod(0o600)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    (home / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {keys}\n"
+        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp {SFTP}\n"
+    )
+    if os.geteuid() == 0:
+        os.makedirs("/run/sshd", exist_ok=True)
+    daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "config"], stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            assert daemon.poll() is None, "sshd does not start"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(home))
+            patch.delenv("SSH_AUTH_SOCK", raising=False)
+            # paramiko asks for host keys where fsspec tells it to accept them; nothing of the user's is read.
+            assert paramiko.__version__
+            yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}"
+    finally:
+        daemon.terminate()
+        daemon.wait(30)
+
+
+@needs("fsspec", "paramiko")
+def test_a_file_is_fetched_over_sftp(ssh, get, tmp_path):
+    """Data on the login node of another site could not be cached."""
+    (tmp_path / "ref.fa").write_bytes(BODY)
+    assert get(f"{ssh}{tmp_path}/ref.fa", md5(BODY)) == BODY
+
+
+@needs("fsspec", "paramiko")
+def test_what_sftp_has_not_is_an_error_in_words(ssh, get, tmp_path):
+    """Who mistyped a path would see a traceback."""
+    error = refused(get, f"{ssh}{tmp_path}/missing")
+    assert "no such file" in error.message
+    assert getpass.getuser() + "@" not in error.message
+
+
+@needs("fsspec", "paramiko")
+def test_a_directory_over_sftp_is_refused(ssh, get, tmp_path):
+    """Half a directory would be taken for a file."""
+    (tmp_path / "tree").mkdir()
+    assert "directory" in refused(get, f"{ssh}{tmp_path}/tree").message
+
+
+# -- what is missing, and what breaks ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", sorted(REMOTE))
+def test_what_is_not_installed_is_named(get, monkeypatch, scheme):
+    """Who lacks a package would be left to find out which."""
+    for name in ("fsspec", "fsspec.core"):
+        monkeypatch.setitem(sys.modules, name, None)
+    error = refused(get, f"{scheme}://host/x")
+    assert "not installed" in error.message
+    assert error.hint == f"install it: pip install {remote._wanted(scheme)}"
+    assert remote.missing(scheme) == remote._wanted(scheme)
+
+
+class Store:
+    """A store of one file, that misbehaves as it is told."""
+
+    def __init__(self, body, **info):
+        self.bodies = [body]
+        self.facts = {"type": "file", "ETag": "one", **info}
+        self.breaks = []  # numbers of reads that fail
+        self.reads = 0
+        self.seeks = []
+        self.change_at = None
+
+    def info(self, name):
+        return {**self.facts, "size": self.facts.get("size", len(self.bodies[-1]))}
+
+    def invalidate_cache(self):
+        pass
+
+    def open(self, name, mode, **more):
+        store, body = self, self.bodies[-1]
+
+        class File:
+            at = 0
+
+            def seek(self, at):
+                store.seeks.append(at)
+                self.at = at
+
+            def read(self, size):
+                store.reads += 1
+                if store.reads in store.breaks:
+                    raise ConnectionResetError("reset")
+                data = body[self.at : self.at + size]
+                self.at += len(data)
+                if store.reads == store.change_at:
+                    store.facts["ETag"] = "two"
+                    store.bodies.append(store.bodies[-1][::-1])
+                return data
+
+            def close(self):
+                pass
+
+        return File()
+
+
+@pytest.fixture
+def store(monkeypatch):
+    made = Store(BODY)
+    monkeypatch.setattr(remote, "_open_system", lambda source: (made, "x"))
+    return made
+
+
+def test_a_broken_transfer_is_continued(store, get):
+    """A line that breaks once an hour would never bring a file of a terabyte."""
+    store.breaks = [4]
+    assert get("s3://b/x") == BODY
+    assert store.seeks == [3 << 20]
+
+
+def test_without_a_version_it_begins_anew(store, get):
+    """Halves of two versions would be put together."""
+    del store.facts["ETag"]
+    store.breaks = [4]
+    assert get("s3://b/x") == BODY
+    assert store.seeks == []
+
+
+def test_a_file_that_changes_under_the_reader_is_read_again(store, get):
+    """Half of the old and half of the new version would be published."""
+    store.change_at = 3
+    assert get("s3://b/x") == BODY[::-1]
+
+
+def test_a_store_that_gives_less_than_it_says_is_not_believed(store, get):
+    """A source that is shorter than declared would count as done."""
+    store.facts["size"] = len(BODY) + 1
+    assert "were announced" in refused(get, "s3://b/x").message
+
+
+def test_a_store_that_stays_away_is_given_up(store, get):
+    """A job would ask for ever."""
+    store.breaks = range(1, 1000)
+    assert "reset" in refused(get, "s3://b/x").message
+
+
+def test_a_refusal_is_final(store, get, monkeypatch):
+    """A job without rights would be told so only after a minute."""
+    asked = []
+
+    def info(name):
+        asked.append(name)
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(store, "info", info)
+    assert "permission denied" in refused(get, "s3://b/x").message
+    assert len(asked) == 1

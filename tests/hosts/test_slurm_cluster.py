@@ -1,0 +1,371 @@
+"""Leases of jobs on a real Slurm cluster of two nodes: the right verdict at each end that a job can come to."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.tool import PATIENCE, PYTHON, SC_DTOOL, Disk, Done, call, config, shell, wait_until
+from hosts import slurm
+from hosts.slurm import Cluster
+from sccache_dtool.cache import Cache
+from sccache_dtool.holders import JOB, Owner
+from sccache_dtool.liveness.jobs import Job
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """One cluster for all these tests; with accounting, where there is a database."""
+    reason = slurm.lacking(slurm.PROGRAMS)
+    if reason:
+        pytest.skip(reason)
+    directory = Path(tempfile.mkdtemp(prefix="sc-dtool-slurm-"))  # jobs of other users look in here: not pytest's own
+    directory.chmod(0o755)
+    running = Cluster(directory / "lab")
+    try:
+        yield running
+    finally:
+        running.down()
+        shutil.rmtree(directory)
+
+
+def hear(fifo: Path) -> str:
+    """The line that somebody writes into a FIFO; none after a while is an error."""
+    fd = os.open(fifo, os.O_RDWR)  # which waits for nobody
+    try:
+        ready, _, _ = select.select([fd], [], [], PATIENCE)
+        assert ready, f"nobody wrote into {fifo}"
+        return os.read(fd, 1000).decode().strip()
+    finally:
+        os.close(fd)
+
+
+class Shared:
+    """A cache on a directory that all nodes share, and what jobs do with it."""
+
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
+        self.cluster = cluster
+        self.root = directory / "cache"
+        self.source = directory / "ref.fa"
+        self.source.write_text("ACGT\n")
+        self.disk = Disk(self.root)
+        self.directory = directory
+        self._state = str(directory / "state")
+        assert self.sc("init").code == 0
+
+    def sc(self, *words: str | Path, accounting: bool = True) -> Done:
+        """`sc-dtool` on the login node: this one."""
+        environment = self.cluster.environment(accounting, XDG_STATE_HOME=self._state)
+        return call("-C", self.root, *words, env=environment)
+
+    def forget_pauses(self) -> None:
+        """Ask Slurm again at once, although it did not answer before."""
+        shell(["rm", "-rf", self._state])
+
+    def job(self, *options: str, before: str = "", then: str = "", use: bool = True, user: int | None = None) -> str:
+        """A job that uses the item and then waits to be told its exit code; returns once it holds the lease."""
+        fifo = self.directory / f"fifo-{len(list(self.directory.glob('fifo-*')))}"
+        os.mkfifo(fifo)
+        fifo.chmod(0o666)
+        first = f"{SC_DTOOL} -C {self.root} use {self.source} >/dev/null || exit 9" if use else ""
+        script = f"{before}\n{first}\n{then}\necho held >{fifo}\nread code <{fifo}.go; exit $code"
+        os.mkfifo(f"{fifo}.go")
+        os.chmod(f"{fifo}.go", 0o666)
+        number = self.cluster.submit(script, *options, user=user)
+        self.fifos[number] = f"{fifo}.go"
+        assert hear(fifo) == "held"
+        return number
+
+    fifos: dict[str, str] = {}  # noqa: RUF012
+
+    def end(self, job: str, code: int = 0) -> None:
+        """Let a job end by itself."""
+        with open(self.fifos[job], "w") as file:
+            print(code, file=file)
+
+    def why(self, **how: Any) -> list[dict[str, Any]]:
+        """Who holds the item, and what can be said of them."""
+        return self.sc("-f", "json", "why", "ref.fa", **how).rows("lease")
+
+    def verdict(self, **how: Any) -> tuple[str, str]:
+        """What can be said of the only lease."""
+        (lease,) = self.why(**how)
+        return lease["verdict"], lease["evidence"]
+
+    def is_kept(self) -> bool:
+        """Whether a cleaner that removes all it may leaves the item; the cleaner reaps first."""
+        self.sc("clean", "--all", "-y")
+        return bool(self.disk.copies())
+
+
+@pytest.fixture
+def shared(cluster: Cluster, tmp_path: Path) -> Shared:
+    """A new cache."""
+    directory = cluster.work / tmp_path.name
+    directory.mkdir()
+    directory.chmod(0o755)
+    return Shared(cluster, directory)
+
+
+def test_a_job_keeps_its_data_until_it_ends(shared: Shared, cluster: Cluster) -> None:
+    """Data would be deleted under a job on a compute node, or kept for ever after it has ended."""
+    job = shared.job()
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is RUNNING")
+    assert shared.is_kept()
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    state, evidence = shared.verdict()
+    assert state == "dead"
+    assert evidence.startswith(f"Slurm: job {job} COMPLETED at 20")
+    assert not shared.is_kept()
+
+
+def test_a_job_that_failed_is_dead(shared: Shared, cluster: Cluster) -> None:
+    """What a job held that was ended by an error would never be given back."""
+    job = shared.job()
+    shared.end(job, 3)
+    cluster.wait_for(job, "FAILED")
+    assert shared.verdict()[0] == "dead"
+    assert "FAILED" in shared.sc("reap").out
+    assert shared.disk.leases() == []
+
+
+def test_a_cancelled_job_is_kept_until_its_processes_have_ended(shared: Shared, cluster: Cluster) -> None:
+    """A job that tidies up after `scancel`, and still reads, would lose its data."""
+    job = shared.job(before="trap '' TERM")
+    cluster.call("scancel", job)
+    cluster.wait_for(job, "COMPLETING", "CANCELLED")
+    if cluster.states(job) == ["COMPLETING"]:
+        assert shared.verdict()[0] == "alive"
+    cluster.wait_for(job, "CANCELLED")
+    state, evidence = shared.verdict()
+    assert (state, "CANCELLED" in evidence) == ("dead", True)
+
+
+def test_a_requeued_job_loses_what_its_first_start_held(shared: Shared, cluster: Cluster) -> None:
+    """Each start of a job that is preempted again and again would leave a lease behind."""
+    job = shared.job()
+    assert shared.sc("use", "--holder", f"slurm:{job}", shared.source).code == 0
+    cluster.call("scontrol", "requeue", job)
+    cluster.wait_for(job, "PENDING", "RUNNING")
+    found = {lease["verdict"]: lease["evidence"] for lease in shared.why()}
+    assert sorted(found) == ["alive", "dead"]
+    assert "was started again" in found["dead"]
+    shared.sc("reap")
+    assert len(shared.disk.leases()) == 1  # that which was taken for the job, whichever start of it
+    assert shared.is_kept()
+    cluster.call("scancel", job)
+    cluster.wait_for(job, "CANCELLED")
+    assert not shared.is_kept()
+
+
+def test_data_is_kept_for_a_job_that_waits(shared: Shared, cluster: Cluster) -> None:
+    """What a user has fetched for a job would be deleted before the job begins."""
+    job = cluster.submit("true", "--hold")
+    assert shared.sc("use", "--holder", f"slurm:{job}", shared.source).code == 0
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is PENDING")
+    assert shared.is_kept()
+    assert shared.sc("unuse", "--holder", f"slurm:{job}", shared.source).code == 0
+    assert shared.disk.leases() == []
+    assert shared.sc("use", "--holder", f"slurm:{job}@lab", shared.source).code == 0
+    cluster.call("scancel", job)
+    cluster.wait_for(job, "CANCELLED")
+    assert not shared.is_kept()
+
+
+def test_tasks_of_an_array_are_told_apart(shared: Shared, cluster: Cluster) -> None:
+    """One task's end would give back what all others hold; the last has the number of the whole array."""
+    fifo = shared.directory / "array"
+    os.mkfifo(fifo)
+    wait = f"[ $SLURM_ARRAY_TASK_ID = 1 ] || exec sleep 600; read x <{fifo}"
+    array = cluster.submit(f"{SC_DTOOL} -C {shared.root} use {shared.source} >/dev/null\n{wait}", "--array=1-2")
+    wait_until(lambda: len(shared.disk.leases()) == 2, "both tasks hold a lease")
+    with fifo.open("w") as file:
+        print("go", file=file)
+    wait_until(lambda: "COMPLETED" in cluster.states(array), "task 1 ends")
+    found = {lease["evidence"].split()[2]: lease["verdict"] for lease in shared.why()}
+    assert found == {f"{array}_1": "dead", f"{array}_2": "alive"}
+    assert shared.is_kept()
+    cluster.call("scancel", array)
+    wait_until(lambda: "CANCELLED" in cluster.states(array), "task 2 is cancelled")
+    assert not shared.is_kept()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "$SC unuse $SRC",
+        "timeout 60 $SC unuse $SRC",
+        "srun -n1 $SC unuse $SRC",
+        "setsid -w $SC unuse $SRC",
+        "env -i $SC unuse $SRC",
+        "bash -c '$SC unuse $SRC'",
+        "x=$($SC unuse $SRC; echo)",
+        "(cd /; exec $SC unuse $SRC)",
+    ],
+)
+def test_a_lease_is_found_again_from_anywhere_in_the_job(shared: Shared, cluster: Cluster, how: str) -> None:
+    """What a job takes in its script, and gives back in a step or below a wrapper, would stay held."""
+    sc = f"{SC_DTOOL} -C {shared.root}"
+    job = shared.job(before=f'SC="{sc}" SRC={shared.source}; export SC SRC', then=how)
+    assert shared.disk.leases() == []
+    shared.end(job)
+
+
+def test_a_screen_that_outlives_its_job_is_no_part_of_it(shared: Shared, cluster: Cluster) -> None:
+    """A shell that was left running in `screen` would take leases for a job that has ended, and lose its data."""
+    fifo, holders = shared.directory / "orphan", shared.directory / "holders"
+    os.mkfifo(fifo)
+    use = f"{SC_DTOOL} -C {shared.root} -f json use {shared.source}"
+    script = f"read x <{fifo}; {use} >{holders}.new; mv {holders}.new {holders}; sleep 600"
+    job = cluster.submit(f"setsid bash -c {shlex.quote(script)} </dev/null >/dev/null 2>&1 & disown; sleep 0.1")
+    cluster.wait_for(job, "COMPLETED")
+    with fifo.open("w") as file:
+        print("go", file=file)
+    wait_until(holders.exists, "the orphan uses the item")
+    assert "process" in holders.read_text()
+    assert f"job {job}" not in holders.read_text()
+    assert shared.is_kept()
+
+
+def test_a_node_that_fails_keeps_its_leases_until_it_answers(shared: Shared, cluster: Cluster) -> None:
+    """Slurm starts a job again when its node hangs: the first start, which still runs there, would lose its data."""
+    job = shared.job("-w", "n2")
+    cluster.cut_node("n2")
+    cluster.node_is("n2", "down*")
+    state, evidence = shared.verdict()
+    assert state == "unknown"
+    assert "node n2 does not answer" in evidence
+    assert shared.is_kept()
+    cluster.kill_node("n2")
+    assert shared.is_kept()
+    cluster.start_node("n2")
+    cluster.node_is("n2", "idle", "mixed", "allocated", "completing")
+    state, evidence = shared.verdict()
+    assert (state, "was started again" in evidence) == ("dead", True)
+    assert not shared.is_kept()
+    cluster.call("scancel", job)
+
+
+def test_no_answer_is_no_proof(shared: Shared, cluster: Cluster) -> None:
+    """While the controller is down every job would seem to have ended; and each cleaner would wait for it again."""
+    job = shared.job()
+    cluster.stop_controller()
+    try:
+        begin = time.monotonic()
+        state, evidence = shared.verdict()
+        assert state == "unknown"
+        assert "nothing is known" in evidence
+        assert time.monotonic() - begin < 25
+        begin = time.monotonic()
+        assert shared.is_kept()
+        assert "is asked again in" in shared.verdict()[1]
+        assert time.monotonic() - begin < 5
+    finally:
+        cluster.start_controller()
+    shared.forget_pauses()
+    assert shared.verdict()[0] == "alive"
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    assert not shared.is_kept()
+
+
+def test_a_program_in_a_job_ends_with_it(shared: Shared, cluster: Cluster) -> None:
+    """What a Python program held that was killed with its job would be kept for its whole lifetime of twelve hours."""
+    config(shared.root, '[lease]\nheartbeat_ttl = "6s"\n')
+    fifo = shared.directory / "program"
+    os.mkfifo(fifo)
+    use = f"sccache_dtool.Cache({str(shared.root)!r}).use({str(shared.source)!r})"
+    program = f"import sccache_dtool, signal; {use}; print('held', flush=True); signal.pause()"
+    job = cluster.submit(f"exec {PYTHON} -c {shlex.quote(program)} >{fifo}", "--no-requeue")
+    hear(fifo)
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is RUNNING")
+    cluster.call("scancel", "--signal=KILL", "--full", job)
+    cluster.wait_for(job, "CANCELLED", "FAILED")
+    wait_until(lambda: shared.verdict()[0] == "dead", "no heartbeat comes any more")
+    assert not shared.is_kept()
+
+
+# -- the epilog --------------------------------------------------------------------------------------------------------
+
+
+def ended(shared: Shared) -> list[str]:
+    return [use["how"] for use in shared.sc("-f", "json", "log").rows("use")]
+
+
+def test_the_epilog_gives_back_in_milliseconds(shared: Shared, cluster: Cluster) -> None:
+    """What a job held would be kept until somebody reaps; or a slow or failing epilog would drain its node."""
+    cluster.tend(shared.root)
+    job = shared.job()
+    shared.end(job)
+    epilog = wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog runs")
+    assert epilog[0]["code"] == "0"
+    assert int(epilog[0]["milliseconds"]) < 500
+    assert shared.disk.leases() == []
+    assert shared.disk.holders() == []
+    assert ended(shared) == ["released"]
+
+
+def test_the_epilog_works_as_the_jobs_user(shared: Shared, cluster: Cluster) -> None:
+    """On a file server that squashes root no job's leases would be given back; on others, root's files be left."""
+    cluster.tend(shared.root)
+    user = 65534
+    job = shared.job(use=False, user=user)  # as that user no Python need be there
+    cache = Cache(shared.root)
+    owner = Owner(JOB, None, None, "", Job("slurm", "lab", job, "0", "", cluster.nodes_of(job)))
+    lease = cache.hold(owner, cache.wanted([str(shared.source)]))
+    history = Path(lease.place.history)
+    history.rmdir()
+    for path in (shared.root, *shared.root.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o777)
+    shared.end(job)
+    wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog runs")
+    assert shared.disk.leases() == []
+    assert history.stat().st_uid == user
+
+
+def test_the_epilog_leaves_what_is_not_over(shared: Shared, cluster: Cluster) -> None:
+    """One node's epilog would give back what the job reads on its other nodes, or what its next start needs."""
+    cluster.tend(shared.root)
+    job = shared.job("-N", "2")
+    single = shared.job()
+    for number in (job, single):
+        assert shared.sc("use", "--holder", f"slurm:{number}", shared.source).code == 0
+    shared.end(job)
+    shared.end(single)
+    wait_until(lambda: len([one for one in cluster.epilogs() if one["job"] in (job, single)]) == 3, "epilogs run")
+    assert len(shared.disk.leases()) == 3
+    cluster.wait_for(job, "COMPLETED")
+    cluster.wait_for(single, "COMPLETED")
+    assert not shared.is_kept()
+
+
+# -- what the controller has forgotten; last, because it forgets everything ------------------------------------------
+
+
+def test_a_forgotten_job_is_dead_only_where_there_is_an_account_of_it(shared: Shared, cluster: Cluster) -> None:
+    """A job that is not listed would be taken for ended; or its leases, minutes after its end, be kept for ever."""
+    job = shared.job()
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    if cluster.with_accounting:
+        account = ["sacct", "-X", "-n", "-P", "-j", job, "-o", "State"]
+        wait_until(lambda: "COMPLETED" in cluster.call(*account).out, "the accounting hears of it")
+    cluster.forget()
+    state, evidence = shared.verdict(accounting=False)
+    assert (state, "accounting is off" in evidence) == ("unknown", True)
+    if not cluster.with_accounting:
+        pytest.skip(f"the rest needs accounting: {slurm.lacking(slurm.ACCOUNTING)}")
+    state, evidence = shared.verdict()
+    assert (state, f"job {job} COMPLETED at" in evidence) == ("dead", True)
+    assert not shared.is_kept()

@@ -1,0 +1,172 @@
+"""A holder is judged by what this host sees of its process, then by its batch system, then by its lifetime."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+import pytest
+
+from faults import Counting, Failing, FakeClock, FakeProc, OnClock
+from liveness.asked import Commands
+from sccache_dtool import holders, reaping
+from sccache_dtool.clock import iso
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
+from sccache_dtool.layout import Layout
+from sccache_dtool.liveness import State, Verdict, lifetime, schedulers
+from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.liveness.process import Process
+
+HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
+ELSEWHERE = HERE._replace(boot="another")
+IN_JOB = Job("slurm", "lab", "48211", "0", "", "n1")
+ALIVE, DEAD, UNKNOWN = State.ALIVE, State.DEAD, State.UNKNOWN
+
+
+def judge(proc: FakeProc, kind: Kind, process: Process | None, job: State, lapsed: State = UNKNOWN) -> Verdict:
+    record = HolderRecord(kind, "n1", "ada", process, None, "", 3600.0, "", IN_JOB)
+    return holders.judge(record, proc, lambda ttl: Verdict(lapsed, "lifetime"), lambda one: Verdict(job, "Slurm"))
+
+
+@pytest.mark.parametrize("job", State)
+@pytest.mark.parametrize("lapsed", State)
+def test_what_this_host_sees_of_a_process_is_decisive(proc: FakeProc, job: State, lapsed: State) -> None:
+    """A program that outlived its job would lose its data while its host sees it run."""
+    proc.add(HERE.pid, start=HERE.start)
+    for kind in (PROGRAM, COMMAND, CALLER):
+        assert judge(proc, kind, HERE, job, lapsed).state is ALIVE
+    proc.end(HERE.pid)
+    for kind in (PROGRAM, COMMAND, CALLER):
+        assert judge(proc, kind, HERE, job, lapsed).state is DEAD
+
+
+@pytest.mark.parametrize(
+    ("job", "lapsed", "state"),
+    [
+        (ALIVE, DEAD, ALIVE),  # a job that is suspended for longer than a lifetime
+        (DEAD, UNKNOWN, DEAD),
+        (UNKNOWN, DEAD, DEAD),
+        (UNKNOWN, UNKNOWN, UNKNOWN),
+    ],
+)
+def test_then_its_batch_system_then_its_lifetime(proc: FakeProc, job: State, lapsed: State, state: State) -> None:
+    """A job that is suspended would lose its data, or one that has ended keep it for a lifetime."""
+    assert judge(proc, PROGRAM, ELSEWHERE, job, lapsed).state is state
+    assert judge(proc, JOB, None, job, lapsed).state is state
+
+
+def test_the_evidence_is_told_in_words(proc: FakeProc) -> None:
+    """A user would be told that nothing is known, and not why."""
+    evidence = judge(proc, PROGRAM, ELSEWHERE, UNKNOWN).evidence
+    assert evidence == "process 4242 is of another host, or of an earlier boot; Slurm; lifetime"
+    assert judge(proc, JOB, None, DEAD).evidence == "Slurm"
+
+
+@pytest.mark.parametrize("job", State)
+def test_beside_a_job_both_must_have_ended(proc: FakeProc, job: State) -> None:
+    """A shell under `salloc` that goes on after its job would lose what it reads, and the job when the shell ends."""
+    proc.add(HERE.pid, start=HERE.start)
+    assert judge(proc, JOB, HERE, job).state is ALIVE
+    assert judge(proc, JOB, ELSEWHERE, job).state is (ALIVE if job is ALIVE else UNKNOWN)
+    proc.end(HERE.pid)
+    assert judge(proc, JOB, HERE, job).state is job
+
+
+# -- in a court --------------------------------------------------------------------------------------------------------
+
+LISTED = "48211|48211|N/A|0|{}|2026-11-21T10:40:55|n1|lab|N/A|\n"
+
+Court = Callable[..., Verdict]
+
+
+@pytest.fixture
+def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> Court:
+    """Judges a holder as `reap` does, when Slurm says that its job is in this state."""
+
+    def hear(holder: Holder, state: str = "COMPLETED", one_clock: bool = True) -> Verdict:
+        commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
+        monkeypatch.setattr(schedulers.Docket.__init__, "__defaults__", (commands,))
+        monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
+        with reaping.open_court(OnClock(clock), layout, clock, proc, "cache-id", print) as court:
+            return court.holder(holder.id)[1]
+
+    return hear
+
+
+def test_a_program_that_still_beats_is_not_dead_with_its_job(layout: Layout, clock: FakeClock, court: Court) -> None:
+    """Where jobs are not kept in control groups, a program that outlives its job would lose what it reads."""
+    owner = Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB)
+    holder = Holder(OnClock(clock), layout, clock, owner, 3600.0)  # beats every 600 s
+    assert court(holder, "RUNNING").state is ALIVE
+    for _ in range(10):
+        clock.let_pass(600.0)
+        verdict = court(holder)
+        assert verdict.state is UNKNOWN
+        assert "there may have been a heartbeat 10 min ago" in verdict.evidence
+        holder.beat()
+    clock.let_pass(1201.0)
+    assert court(holder) == (DEAD, "Slurm: job 48211 COMPLETED at 2026-11-21 10:40")
+
+
+def test_without_a_common_clock_a_heartbeat_is_waited_for(layout: Layout, clock: FakeClock, court: Court) -> None:
+    """On Lustre or GPFS a program that beats would be taken for dead at the first look."""
+    owner = Owner(COMMAND, ELSEWHERE, None, "x", IN_JOB)
+    holder = Holder(OnClock(clock), layout, clock, owner, 3600.0)
+    assert court(holder, one_clock=False).state is UNKNOWN
+    clock.let_pass(1000.0)
+    assert court(holder, one_clock=False).state is UNKNOWN
+    holder.beat()
+    clock.let_pass(1000.0)
+    assert court(holder, one_clock=False).state is UNKNOWN
+    clock.let_pass(1201.0)
+    assert court(holder, one_clock=False).state is DEAD
+
+
+def test_a_job_itself_needs_no_heartbeat(layout: Layout, clock: FakeClock, court: Court) -> None:
+    """What a job held would be kept for a while after its end for nothing."""
+    owner = Owner(JOB, None, None, "x", IN_JOB)
+    for ttl in (None, 3600.0):
+        assert court(Holder(OnClock(clock), layout, clock, owner, ttl)).state is DEAD
+
+
+def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: FakeProc) -> None:
+    """A cleaner would read every holder twice."""
+    fs = Counting()
+    ids = [Holder(FileSystem(), layout, clock, Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)]
+    with reaping.open_court(fs, layout, clock, proc, "cache-id", print) as court:
+        court.expect([*ids, "nobody"])
+        assert [court.holder(id)[1].state for id in ids] == [DEAD] * 3
+    assert fs.kinds().count("readlink") == 3
+
+
+def test_a_job_is_read_as_written(layout: Layout, clock: FakeClock) -> None:
+    """A job would be judged by the number of another."""
+    for owner in (Owner(JOB, None, None, "align", IN_JOB), Owner(PROGRAM, HERE, None, "x", IN_JOB)):
+        text = holders.encode(owner, 3600.0, clock, "0123-item")
+        record = HolderRecord.decode(text)
+        assert (record.kind, record.process, record.job) == (owner.kind, owner.process, IN_JOB)
+        assert '"item":"0123-item"' in text
+        assert iso(clock.wall()) == record.since
+    assert str(HolderRecord.decode(holders.encode(Owner(JOB, None, None, "align", IN_JOB), None, clock))).endswith(
+        ", Slurm job 48211 (align)"
+    )
+
+
+@pytest.mark.parametrize(("error", "says"), [(errno.EACCES, True), (errno.EPERM, True), (errno.EIO, False)])
+def test_who_may_not_end_a_lease_is_told_who_may(
+    layout: Layout, clock: FakeClock, proc: FakeProc, error: int, says: bool
+) -> None:
+    """A user would be told that something was refused, and not whom to ask."""
+    owner = Owner(CALLER, HERE, None, "x")
+    id = Holder(FileSystem(), layout, clock, owner, None).id
+    fs = Failing()
+    fs.fail("rename", error)
+    with reaping.open_court(fs, layout, clock, proc, "cache-id", print) as court:
+        done = reaping.reap(fs, layout, clock, court, [], dry_run=False)
+    (failure,) = done.failed
+    assert failure.startswith(f"cannot revoke holder {id}: ")
+    assert (
+        failure.endswith(f"; user {holders.user_name()}, or the owner of the cache, must do it: sc-dtool reap") is says
+    )
+    assert done.holders == ()

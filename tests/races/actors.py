@@ -1,0 +1,151 @@
+"""Helpers for tests of races: things with known content, and a file system where others act in between."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from faults import Call, Counting
+from sccache_dtool.cache import Cache
+from sccache_dtool.holders import PROBE
+from sccache_dtool.layout import Layout
+
+
+class Payload(NamedTuple):
+    """Something to be cached, and what identifies its content."""
+
+    path: str
+    digest: str
+
+
+def make_payload(path: Path, size: int = 3000, seed: int = 1) -> Payload:
+    """A directory of three files with random content."""
+    dice = random.Random(seed)
+    (path / "deep").mkdir(parents=True)
+    for name in ("a", "b", "deep/c"):
+        (path / name).write_bytes(dice.randbytes(size))
+    return Payload(str(path), digest_of(str(path)))
+
+
+def digest_of(path: str) -> str:
+    """The SHA-256 of a file, or of the names and contents of a tree. Raises OSError for what is missing."""
+    whole = hashlib.sha256()
+    pending = [path]
+    while pending:
+        here = pending.pop()
+        whole.update(f"{os.path.relpath(here, path)}\n".encode())
+        if os.path.isdir(here):
+            pending.extend(f"{here}/{name}" for name in sorted(os.listdir(here)))
+        else:
+            with open(here, "rb") as file:
+                whole.update(file.read())
+    return whole.hexdigest()
+
+
+class _Slip(NamedTuple):
+    kind: str
+    within: str
+    nth: int
+    act: Callable[[], object]
+
+
+class Slipping(Counting):
+    """Slips somebody else's act in just before or just after a chosen call; each once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._before: list[_Slip] = []
+        self._after: list[_Slip] = []
+        self.results: list[Any] = []  # what the acts returned
+
+    @property
+    def pending(self) -> int:
+        """Acts whose call has not come."""
+        return len(self._before) + len(self._after)
+
+    def before(self, kind: str, within: str, act: Callable[[], object], nth: int = 1) -> None:
+        """Let `act` happen before the `nth` call of `kind` from now on whose arguments have `within` in them."""
+        self._before.append(_Slip(kind, within, nth, act))
+
+    def after(self, kind: str, within: str, act: Callable[[], object], nth: int = 1) -> None:
+        """The same just after such a call, if it succeeds."""
+        self._after.append(_Slip(kind, within, nth, act))
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        self._let_slip(self._before, call)
+        result = do()
+        self._let_slip(self._after, call)
+        return result
+
+    def _let_slip(self, slips: list[_Slip], call: Call) -> None:
+        for slip in [*slips]:
+            if slip.kind != call.kind or slip.within not in str(call):
+                continue
+            slips.remove(slip)
+            if slip.nth > 1:
+                slips.append(slip._replace(nth=slip.nth - 1))
+            else:
+                self.results.append(slip.act())
+
+
+def names(*parts: str) -> list[str]:
+    """What is in a directory, sorted; empty if there is none."""
+    try:
+        return sorted(os.listdir("/".join(parts)))
+    except FileNotFoundError:
+        return []
+
+
+def generations(root: str, key: str) -> list[str]:
+    """The names of an item's copies."""
+    return [name for name in names(Layout(root).item(key)) if name != "history"]
+
+
+def left_in(root: str) -> dict[str, list[str]]:
+    """What is not to be left in a cache that nobody uses: leases, holders, work areas, trash; empty if all is well.
+
+    A killed reaper's probe may stay for a day, and its age is all that tells that it is no living one's.
+    """
+    layout = Layout(root)
+    leases = []
+    for shard in names(layout.items):
+        for key in names(layout.items, shard):
+            for generation in generations(root, key):
+                leases += names(layout.generation(key, generation), "use")
+    found = {
+        "leases": leases,
+        "holders": [name for name in names(layout.holders) if name != "gone" and not name.startswith(PROBE)],
+        "work areas": names(layout.tmp),
+        "trash": names(layout.trash),
+    }
+    return {what: where for what, where in found.items() if where}
+
+
+def findings(cache: Cache, *, for_a_person: bool = False) -> list[str]:
+    """What `doctor` says of a cache; with `for_a_person` only what `--fix` would leave."""
+    return [f"{one.path}: {one.what}" for one in cache.examine() if one.mend is None or not for_a_person]
+
+
+class SlippingAt(Counting):
+    """Slips an act in before the `nth` call of any kind, counted from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nth = -1
+        self.act: Callable[[], object] = lambda: None
+        self.where: Call | None = None  # the call before which it happened
+
+    def arm(self, nth: int, act: Callable[[], object]) -> None:
+        """Count from now on."""
+        self.calls.clear()
+        self.nth, self.act = nth, act
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if len(self.calls) - 1 == self.nth:
+            self.where = call
+            self.act()
+        return do()

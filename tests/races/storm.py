@@ -1,0 +1,471 @@
+"""The storm: processes use, evict, reap and restore at once and without pause, and are killed and stopped at random.
+
+Users check what they read while they hold it, and each keeps a journal outside the cache of every lease it tried to
+take, took, and gave back. When all have ended, `verdict` compares the journals with the history. Everything that is
+not as it must be is a violation, a sentence; a storm without violations is an empty list.
+
+Nobody sleeps. Everybody waits for tokens: evictors and reapers get theirs for so many uses, and users get as many
+again for each eviction that was tried, so that neither runs away from the other; faults, too, come by the number of
+uses. The only clocks are safety nets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import mmap
+import os
+import random
+import select
+import shutil
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import flufl.lock  # noqa: F401  (these four: loaded once, and not by each process that is born)
+import portalocker  # noqa: F401
+
+import sccache_dtool.evict.keeper
+import sccache_dtool.fetch.populate  # noqa: F401
+from races.actors import digest_of, findings, left_in
+from sccache_dtool.cache import Cache
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.evict.policies import Rules
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import RELEASED
+
+EVERYTHING = Rules(everything=True)
+
+#: Seconds without any progress, though nobody is stopped, after which the storm is said to be stuck.
+_STUCK = 30.0
+
+_REPORTS = {b"U": "uses", b"T": "tries to evict", b"E": "evictions", b"R": "reaped", b"V": "violations"}
+
+
+class Item(NamedTuple):
+    """Something to use, and the digest that what is read must have."""
+
+    words: tuple[str, ...]
+    digest: str
+
+
+class Weather(NamedTuple):
+    """How strong a storm is, and for how long. It ends when both counts are reached, or the time is over."""
+
+    seed: int
+    uses: int
+    evictions: int
+    seconds: float = 45.0
+    users: int = 5
+    evictors: int = 2
+    uses_per_eviction: int = 6
+    uses_per_reaping: int = 30
+    uses_per_fault: int = 15  # 0: no faults
+    stopped_at_once: int = 3
+
+
+class Slip:
+    """Slips one use into the middle of one eviction: between its look at the gate and what it does to it."""
+
+    def __init__(self) -> None:
+        self._asked, self._taken, self._evicted = os.pipe(), os.pipe(), os.pipe()
+        self._pending = True
+        self._within = False
+
+    def before_use(self) -> None:
+        """In the user."""
+        if self._pending:
+            os.read(self._asked[0], 1)
+
+    def between_reads(self) -> None:
+        """In the user, which holds the lease and has read once."""
+        if self._pending:
+            self._pending = False
+            os.write(self._taken[1], b".")
+            os.read(self._evicted[0], 1)
+
+    def within_eviction(self) -> None:
+        """In the evictor."""
+        if self._pending:
+            self._pending = False
+            self._within = True
+            os.write(self._asked[1], b".")
+            os.read(self._taken[0], 1)
+
+    def after_eviction(self) -> None:
+        """In the evictor, once it has done what it does."""
+        if self._within:
+            self._within = False
+            os.write(self._evicted[1], b".")
+
+
+class NoSlip(Slip):
+    """Nothing is arranged; a user yields between its two reads."""
+
+    def __init__(self) -> None:
+        self._pending = self._within = False
+
+    def between_reads(self) -> None:
+        os.sched_yield()
+
+
+class _Evicting(FileSystem):
+    """The file system of an evictor: reports evictions, and lets the slip happen just before a gate is closed."""
+
+    def __init__(self, report: Callable[[bytes], None], slip: Slip) -> None:
+        self._report = report
+        self._slip = slip
+
+    def rmdir(self, path: str) -> None:
+        if path.endswith("/use"):
+            self._slip.within_eviction()
+        super().rmdir(path)
+
+    def rename(self, source: str, target: str) -> None:
+        super().rename(source, target)
+        if "/items/" in source and "/trash/" in target:
+            self._report(b"E")
+
+
+class ListThenDelete(_Evicting):
+    """A broken eviction, the obvious one: if a listing shows no lease, the gate is deleted with all that is in it."""
+
+    def rmdir(self, path: str) -> None:
+        if not path.endswith("/use"):
+            super().rmdir(path)
+            return
+        if self.names(path):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+        self._slip.within_eviction()
+        shutil.rmtree(path)
+
+
+class _Journaling(FileSystem):
+    """The file system of a user: notes every lease before it is made, and so before anybody can see it."""
+
+    def __init__(self, note: Callable[..., None]) -> None:
+        self._note = note
+
+    def symlink(self, text: str, path: str) -> None:
+        if "/use/" in path:
+            self._note("try", os.path.basename(path))
+        super().symlink(text, path)
+
+
+class _Hasty(Clock):
+    """Those who wait for a download look again at once: the storm's items are small."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(min(seconds, 0.002))
+
+
+class _Later(Clock):
+    """A clock by which nothing in the trash is to be kept any longer."""
+
+    def wall(self) -> float:
+        return super().wall() + 100_000
+
+
+class Storm:
+    """One storm over one cache."""
+
+    def __init__(
+        self,
+        directory: Path,
+        items: list[Item],
+        weather: Weather,
+        *,
+        slip: Slip | None = None,
+        evicting: type[_Evicting] = _Evicting,
+    ) -> None:
+        self.place = str(directory / "cache")
+        self.items = items
+        self.weather = weather
+        self.counts: Counter[str] = Counter()
+        self._directory = directory
+        self._journals = directory / "journals"
+        self._journals.mkdir()
+        self._slip = slip or NoSlip()
+        self._evicting = evicting
+        self._dice = random.Random(weather.seed)
+        self._stop = mmap.mmap(-1, 1)
+        self._progress = os.pipe()
+        self._tokens = {work: os.pipe() for work in (self._user, self._evictor, self._reaper)}
+        self._running: dict[int, Callable[[int], None]] = {}
+        self._stopped: dict[int, int] = {}  # and the number of uses at which each goes on
+        self._born = 0
+        cache = Cache(self.place, fs=FileSystem())
+        cache.init()
+        self.keys = [cache.key_for(list(item.words)) for item in items]
+
+    def prepare(self, evictions: int) -> None:
+        """Have everything in the cache, unused, and so many evictions before the first use ends."""
+        cache = self._cache(0, _Journaling(lambda *words: self._note(0, *words)))
+        for item in self.items:
+            cache.use(*item.words).release()
+        cache.close()
+        self._grant(self._evictor, evictions)
+
+    # -- the parent ----------------------------------------------------------------------------------------------------
+
+    def rage(self) -> list[str]:
+        """Let it rage, and return the violations."""
+        for _ in range(self.weather.users):
+            self._start(self._user)
+        for _ in range(self.weather.evictors):
+            self._start(self._evictor)
+        self._start(self._reaper)
+        self._grant(self._user, 4 * self.weather.users)
+        stuck = None
+        try:
+            stuck = self._blow()
+        finally:
+            ended = self._calm_down()
+        return [*([stuck] if stuck else []), *ended, *self.verdict()]
+
+    def _blow(self) -> str | None:
+        began = last = time.monotonic()
+        next_fault = self.weather.uses_per_fault
+        while not self.counts["violations"] and (
+            self.counts["uses"] < self.weather.uses or self.counts["evictions"] < self.weather.evictions
+        ):
+            now = time.monotonic()
+            if now - began > self.weather.seconds:
+                break
+            if now - last > _STUCK:
+                return f"nobody got any further for {_STUCK:g} s"
+            ready, _, _ = select.select([self._progress[0]], [], [], 0.2)
+            if not ready:
+                self._go_on(everybody=True)
+                continue
+            last = now
+            self._count(os.read(self._progress[0], 4096))
+            self._go_on()
+            if self.weather.uses_per_fault and self.counts["uses"] >= next_fault:
+                next_fault += self.weather.uses_per_fault
+                self._fault()
+        return None
+
+    def _count(self, reports: bytes) -> None:
+        before = self.counts["uses"]
+        for letter, what in _REPORTS.items():
+            self.counts[what] += reports.count(letter)
+        for work, per in (
+            (self._evictor, self.weather.uses_per_eviction),
+            (self._reaper, self.weather.uses_per_reaping),
+        ):
+            self._grant(work, self.counts["uses"] // per - before // per)
+        self._grant(self._user, reports.count(b"T") * self.weather.uses_per_eviction)
+
+    def _grant(self, work: Callable[[int], None], tokens: int) -> None:
+        os.write(self._tokens[work][1], b"." * tokens)
+
+    def _granted(self, work: Callable[[int], None]) -> bool:
+        """In a child: wait for a token; False when there is nothing more to do."""
+        return bool(os.read(self._tokens[work][0], 1)) and not self._stop[0]
+
+    def _fault(self) -> None:
+        pid = self._dice.choice(list(self._running))
+        if self._dice.random() < 0.5:
+            self.counts["kills"] += 1
+            work = self._running.pop(pid)
+            self._stopped.pop(pid, None)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._start(work)
+            self._grant(work, 1)  # for the one that it may have died with
+        elif len(self._stopped) < self.weather.stopped_at_once:
+            self.counts["stops"] += 1
+            self._stopped[pid] = self.counts["uses"] + self._dice.randrange(5, 60)
+            os.kill(pid, signal.SIGSTOP)
+
+    def _go_on(self, *, everybody: bool = False) -> None:
+        for pid, when in [*self._stopped.items()]:
+            if everybody or self.counts["uses"] >= when:
+                del self._stopped[pid]
+                os.kill(pid, signal.SIGCONT)
+
+    def _calm_down(self) -> list[str]:
+        self._go_on(everybody=True)
+        self._stop[0] = 1
+        for pipe in self._tokens.values():
+            os.close(pipe[1])
+        violations = []
+        os.set_blocking(self._progress[0], False)
+        deadline = time.monotonic() + _STUCK
+        for pid, work in self._running.items():
+            done = 0
+            while not done and time.monotonic() < deadline:
+                done, status = os.waitpid(pid, os.WNOHANG)
+                select.select([self._progress[0]], [], [], 0.01)
+                with contextlib.suppress(BlockingIOError):
+                    reports = os.read(self._progress[0], 1 << 16)
+                    self.counts.update({what: reports.count(letter) for letter, what in _REPORTS.items()})
+            if not done:
+                violations.append(f"{work.__name__} {pid} does not end")
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            elif status:
+                violations.append(f"{work.__name__} {pid} ended with {os.waitstatus_to_exitcode(status)}")
+        for pipe in self._tokens.values():
+            os.close(pipe[0])
+        for end in self._progress:
+            os.close(end)
+        return violations
+
+    def _start(self, work: Callable[[int], None]) -> None:
+        self._born += 1
+        number = self._born
+        pid = os.fork()
+        if pid:
+            self._running[pid] = work
+            return
+        status = 1
+        try:
+            for pipe in self._tokens.values():
+                os.close(pipe[1])
+            os.environ["XDG_STATE_HOME"] = str(self._directory / f"state{number}")
+            work(number)
+            status = 0
+        except BaseException:
+            self._note(number, "violation", traceback.format_exc())
+        finally:
+            os._exit(status)
+
+    # -- the children --------------------------------------------------------------------------------------------------
+
+    def _report(self, letter: bytes) -> None:
+        os.write(self._progress[1], letter)
+
+    def _note(self, number: int, *words: str) -> None:
+        """Write a line into the journal of a process; who is killed in between leaves no half line but at the end."""
+        fd = os.open(self._journals / str(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(fd, (" ".join(words).replace("\n", "\\n") + "\n").encode())
+        os.close(fd)
+        if words[0] == "violation":
+            self._report(b"V")
+
+    def _cache(self, number: int, fs: FileSystem) -> Cache:
+        return Cache(self.place, fs=fs, clock=_Hasty(), on_warning=lambda text: self._note(number, "warning", text))
+
+    def _user(self, number: int) -> None:
+        dice = random.Random(f"{self.weather.seed} {number}")
+        cache = self._cache(number, _Journaling(lambda *words: self._note(number, *words)))
+        while self._granted(self._user):
+            item = dice.choice(self.items)
+            self._slip.before_use()
+            self._use(number, cache, item, depth=dice.choice((0, 0, 0, 1)), dice=dice)
+        cache.close()
+
+    def _use(self, number: int, cache: Cache, item: Item, depth: int, dice: random.Random) -> None:
+        lease = cache.use(*item.words)
+        self._note(number, "took", lease.name)
+        self._read(number, lease.name, os.fspath(lease), item, "first")
+        if depth:
+            self._use(number, cache, dice.choice(self.items), 0, dice)
+        self._slip.between_reads()
+        self._read(number, lease.name, os.fspath(lease), item, "second")
+        if lease.release():
+            self._note(number, "gave", lease.name)
+        else:
+            self._note(number, "violation", f"lease {lease.name} was taken away from a living process")
+        self._report(b"U")
+
+    def _read(self, number: int, lease: str, path: str, item: Item, which: str) -> None:
+        try:
+            whole = digest_of(path) == item.digest
+        except OSError as error:
+            self._note(number, "violation", f"{lease}, {which} reading: {error}")
+            return
+        if not whole:
+            self._note(number, "violation", f"{lease}, {which} reading: {path} is not whole")
+
+    def _evictor(self, number: int) -> None:
+        dice = random.Random(f"{self.weather.seed} {number}")
+        cache = self._cache(number, self._evicting(self._report, self._slip))
+        while self._granted(self._evictor):
+            with contextlib.suppress(InUse, UsageError):  # in use, or not in the trash: as it should be
+                self._evict(number, cache, dice)
+            self._slip.after_eviction()
+            self._report(b"T")
+
+    def _evict(self, number: int, cache: Cache, dice: random.Random) -> None:
+        key = dice.choice(self.keys)
+        chance = dice.random()
+        if chance < 0.4:
+            cache.evict_if_idle(key)
+        elif chance < 0.6:
+            cache.remove(key, keep_for=dice.choice((0, 1000)))
+        elif chance < 0.7:
+            cache.restore(key)
+        else:
+            done = cache.clean(EVERYTHING, keep_for=dice.choice((0, 0, 1000)))
+            for failure in done.failed:
+                self._note(number, "violation", f"clean failed: {failure.reason}")
+
+    def _reaper(self, number: int) -> None:
+        cache = self._cache(number, FileSystem())
+        while self._granted(self._reaper):
+            reaped = cache.reap()
+            self._report(b"R" * len(reaped.leases))
+            for failure in reaped.failed:
+                self._note(number, "violation", failure)
+
+    # -- afterwards ----------------------------------------------------------------------------------------------------
+
+    def verdict(self) -> list[str]:
+        """What is not as it must be, once everybody has ended."""
+        journal = self._read_journals()
+        violations = list(journal["violation"])
+        cache = Cache(self.place, fs=FileSystem(), clock=_Later())
+        cache.reap()
+        cache.clean(EVERYTHING)
+        violations += [f"left behind: {what}: {where}" for what, where in left_in(self.place).items()]
+        violations += [f"doctor says: {finding}" for finding in findings(cache, for_a_person=True)]
+        ended: Counter[str] = Counter()
+        how: dict[str, str] = {}
+        for key in self.keys:
+            uses = cache.uses(key)
+            ended.update(use.lease for use in uses)
+            how |= {use.lease: use.how for use in uses}
+            counted = cache.item(key).uses
+            if counted != len(uses):
+                violations.append(f"{counted} uses of {key} are counted, and {len(uses)} are in the history")
+        self.counts["in history"] = ended.total()
+        self.counts["tried"], self.counts["took"] = len(journal["try"]), len(journal["took"])
+        violations += [f"lease {lease} ended {times} times" for lease, times in ended.items() if times > 1]
+        violations += [f"lease {lease} is not in the history" for lease in journal["took"] - ended.keys()]
+        violations += [f"lease {lease} was never made" for lease in ended.keys() - journal["try"]]
+        violations += [
+            f"lease {lease} was given back, and is said to be {how[lease]}"
+            for lease in journal["gave"]
+            if how.get(lease, RELEASED) != RELEASED
+        ]
+        return violations + self._still_usable(cache)
+
+    def _still_usable(self, cache: Cache) -> list[str]:
+        """Nothing that was killed may keep the next from working."""
+        violations = []
+        for item in self.items:
+            wanted = cache.wanted(item.words)
+            lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, wait=10)
+            if digest_of(os.fspath(lease)) != item.digest:
+                violations.append(f"{lease.key} is not whole after the storm")
+            lease.release()
+            lease.holder.retire()
+        return violations
+
+    def _read_journals(self) -> dict[str, set[str]]:
+        lines: dict[str, set[str]] = {kind: set() for kind in ("try", "took", "gave", "violation", "warning")}
+        for path in self._journals.iterdir():
+            *whole, _ = path.read_text().split("\n")
+            for line in whole:
+                kind, _, rest = line.partition(" ")
+                lines[kind].add(rest)
+        self.warnings = lines["warning"]
+        return lines

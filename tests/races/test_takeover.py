@@ -1,0 +1,312 @@
+"""A download goes on when the one who downloads is killed, frozen or cut off, and who wakes up does no harm."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+import httpserver
+from hosts.nshost import host_command
+from httpserver import Page
+from races.actors import SlippingAt, findings, generations, left_in
+from sccache_dtool.cache import Cache
+from sccache_dtool.evict.policies import Rules
+from sccache_dtool.fetch import transfers
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import Layout, PartName
+
+BODY = os.urandom(6 << 20)
+DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
+ETAG = '"one"'
+PATIENCE = 60.0
+
+#: The real command line, with signs of life so often that nobody waits for them here.
+HURRIED = """
+import sys
+from sccache_dtool import election
+from sccache_dtool.fetch import transfers
+from sccache_dtool.cli import main
+transfers.PULSE, election.LIFETIME, election.REFRESH, election._SLOP = 0.05, 2, 0.3, 0
+main.main()
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[httpserver.Server]:
+    with httpserver.serve() as running:
+        yield running
+
+
+@pytest.fixture
+def layout(place: str) -> Layout:
+    return Layout(place)
+
+
+def sc(place: str, *words: str) -> list[str]:
+    return [sys.executable, "-c", HURRIED, "-C", place, *words]
+
+
+@contextmanager
+def started(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=PATIENCE)
+
+
+def wait_for(what: Callable[[], object], why: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not what():
+        assert time.monotonic() < deadline, f"in vain: {why}"
+        time.sleep(0.01)
+
+
+def noted(layout: Layout) -> int:
+    """Bytes that a download under way has said to be on disk."""
+    most = 0
+    for area in Path(layout.tmp).iterdir():
+        try:
+            found = [PartName.parse(name) for name in os.listdir(area)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        most = max([most, *(part.bytes for part in found if part)])
+    return most
+
+
+def path_of(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    return out.rstrip("\n")
+
+
+def begun(server: httpserver.Server) -> str:
+    """A file whose first download stops in the middle, and stays there."""
+    return server.pages("/x", Page(BODY, stall_after=4 << 20, etag=ETAG), Page(BODY, etag=ETAG))
+
+
+def continued_at(server: httpserver.Server) -> int:
+    (_, second) = server.ranges("/x")
+    assert second is not None, "it was begun anew"
+    return int(second.removeprefix("bytes=").rstrip("-"))
+
+
+# -- real processes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digest", [[], [DIGEST]], ids=["as it is", "checked"])
+def test_after_a_kill_the_next_goes_on(place: str, layout: Layout, server: httpserver.Server, digest: list[str]) -> None:
+    """Six hours of download would be lost with the job that did it."""
+    url = begun(server)
+    with started(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+        with started(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as second:
+            path = path_of(second)
+    assert Path(path).read_bytes() == BODY
+    assert continued_at(server) == 4 << 20
+    assert [name for name in os.listdir(layout.tmp) if name.endswith("taken")] == []
+
+
+def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: httpserver.Server) -> None:
+    """A batch system ends a job politely, and its download would be thrown away out of politeness."""
+    url = begun(server)
+    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.send_signal(signal.SIGTERM)
+        server.release()
+        assert first.wait(PATIENCE) == 128 + signal.SIGTERM
+    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
+        assert Path(path_of(second)).read_bytes() == BODY
+    assert continued_at(server) == 4 << 20
+
+
+def test_who_was_frozen_wakes_up_and_does_no_harm(place: str, layout: Layout, server: httpserver.Server) -> None:
+    """A suspended process would write into the file that its successor continues, or publish half of it."""
+    url = begun(server)
+    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.send_signal(signal.SIGSTOP)
+        with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
+            path = path_of(second)  # within the lifetime of the election
+        assert Path(path).read_bytes() == BODY
+        assert continued_at(server) == 4 << 20
+        server.release()
+        first.send_signal(signal.SIGCONT)
+        assert path_of(first) == path
+    assert Path(path).read_bytes() == BODY
+    assert os.listdir(layout.tmp) == []
+    assert server.gets["/x"] == 2
+
+
+@pytest.mark.hosts
+def test_a_host_that_goes_away_is_succeeded_by_another(place: str, layout: Layout, server: httpserver.Server) -> None:
+    """A power failure on one node would leave all others waiting for it."""
+    url = begun(server)
+    words = ("use", url, DIGEST, "--holder", "a campaign", "--ttl", "1h")
+    with started(host_command("a", sc(place, *words), network=True)) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        with started(host_command("b", sc(place, *words), network=True)) as second:
+            first.kill()
+            path = path_of(second)
+    assert Path(path).read_bytes() == BODY
+    assert continued_at(server) == 4 << 20
+
+
+@pytest.mark.hosts
+def test_one_download_for_64_processes_on_two_hosts(place: str, layout: Layout, server: httpserver.Server) -> None:
+    """Each node of a cluster would fetch the same terabyte."""
+    url = server.page("/x", BODY, hold=True)
+    sc_dtool = [sys.executable, "-m", "sccache_dtool", "-C", place, "use", url, DIGEST, "--holder", "all", "--ttl", "1h"]
+    script = 'for n in $(seq 32); do "$@" 2>/dev/null & done; wait'
+    hosts = [
+        subprocess.Popen(
+            host_command(name, ["bash", "-c", script, "-", *sc_dtool], network=True),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("a", "b")
+    ]
+    try:
+        server.wait_for_gets("/x", timeout=PATIENCE)
+        wait_for(lambda: len(os.listdir(layout.holders)) > 60, "not all have come")
+        server.release()
+        lines = [host.communicate(timeout=2 * PATIENCE)[0].splitlines() for host in hosts]
+    finally:
+        for host in hosts:
+            host.kill()
+            host.wait()
+    assert [len(of_host) for of_host in lines] == [32, 32]
+    (path,) = {line for of_host in lines for line in of_host}
+    assert Path(path).read_bytes() == BODY
+    assert server.gets["/x"] == 1
+
+
+# -- every order of steps ----------------------------------------------------------------------------------------------
+
+
+def pass_over(layout: Layout) -> None:
+    """What happens to the winner of an election who is silent for too long."""
+    for name in os.listdir(layout.locks):
+        if ".lock" in name or ".by-" in name:
+            Path(layout.locks, name).unlink(missing_ok=True)
+
+
+def test_a_takeover_before_every_single_call(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At some moment of a download a successor would make the two of them publish something that is not the file."""
+    monkeypatch.setattr(transfers, "PULSE", 3600.0)
+    body = BODY[: 300 << 10]
+    frozen = SlippingAt()
+    victim, successor = actor(frozen), actor()
+    victim.use(server.page("/warm-up", b"x")).release()
+    paths: list[bytes] = []
+    nth = 0
+    while nth == 0 or frozen.where is not None:
+        url = server.page(f"/{nth}", body, etag=ETAG)
+        frozen.where = None
+
+        def succeed(url: str = url) -> None:
+            frozen.nth = -1
+            pass_over(layout)
+            with successor.use(url) as path:
+                paths.append(path.read_bytes())
+
+        frozen.arm(nth, succeed)
+        with victim.use(url) as path:
+            assert path.read_bytes() == body, f"call {nth}: {frozen.where}"
+        nth += 1
+    assert nth > 30
+    assert set(paths) == {body}
+    assert [name for name in os.listdir(layout.tmp) if name.endswith("~fetch")] == []
+    successor.close()
+    victim.close()
+    cache = actor()
+    cache.clean(Rules(everything=True))
+    assert left_in(place) == {}
+    assert findings(cache) == []
+
+
+def test_what_a_frozen_one_writes_does_not_reach_its_successor(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The successor would continue in a file into which somebody else still writes."""
+    monkeypatch.setattr(transfers, "PULSE", 3600.0)
+    noise = os.urandom(1 << 20)
+
+    class Frozen(FileSystem):
+        def write(self, fd: int, data: bytes) -> None:
+            super().write(fd, data)
+            if os.fstat(fd).st_size == 1 << 20 and not done:
+                done.append(fd)
+                for area in Path(layout.tmp).glob("*~fetch"):  # what the thread that beats does every few seconds
+                    (old,) = area.glob("part~0~*")
+                    old.rename(area / f"part~0~{1 << 20}")
+                held = os.dup(fd)
+                pass_over(layout)
+                with actor().use(url) as path:
+                    seen.append(path.read_bytes())
+                    os.write(held, noise)
+                    seen.append(path.read_bytes())
+                os.close(held)
+
+    done: list[int] = []
+    seen: list[bytes] = []
+    url = server.page("/x", BODY, etag=ETAG)
+    with actor(Frozen()).use(url) as path:
+        assert path.read_bytes() == BODY
+    assert seen == [BODY, BODY]
+    assert server.ranges("/x") == [None, f"bytes={1 << 20}-"]
+    (copy,) = generations(place, Layout(place).key_of(str(path)) or "")
+
+
+def test_only_what_was_said_to_be_on_disk_is_continued(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache]
+) -> None:
+    """After a power failure the end of a file may be a hole of zeros, which nobody would notice without a digest."""
+    url = server.pages("/x", Page(BODY, stall_after=2 << 20, etag=ETAG), Page(BODY, etag=ETAG))
+    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 2 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+    (area,) = Path(layout.tmp).glob("*~fetch")
+    with open(area / "work" / "0", "ab") as file:
+        file.write(bytes(1 << 20))
+    with actor().use(url) as path:
+        assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize("damage", ["origin", "short", "other version", "facts"])
+def test_what_is_damaged_is_not_continued(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], damage: str
+) -> None:
+    """A work area that a crash has damaged would be taken for the beginning of the file."""
+    url = begun(server)
+    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+    (area,) = Path(layout.tmp).glob("*~fetch")
+    if damage == "origin":
+        (area / "work" / "0.origin").write_text("{")
+    elif damage == "short":
+        os.truncate(area / "work" / "0", 1 << 20)
+    elif damage == "other version":
+        server.page("/x", BODY, etag='"two"')
+    else:
+        (area / "transfer.json").write_text("[]")
+    with actor().use(url) as path:
+        assert path.read_bytes() == BODY

@@ -1,0 +1,211 @@
+"""The scripts in `bin/`: what a site puts into Slurm's configuration. They run without Slurm, as Slurm runs them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.tool import Disk
+from faults import FakeProc
+from sccache_dtool import history
+from sccache_dtool.cache import Cache
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import CALLER, JOB, Owner
+from sccache_dtool.layout import Layout
+from sccache_dtool.leases import Lease
+from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.liveness.process import Process
+
+BIN = Path(__file__).parents[1] / "bin"
+EPILOG, PROLOG = BIN / "slurm-epilog.sh", BIN / "slurm-task-prolog.sh"
+
+TAKEN = Job("slurm", "lab", "48211", "0", "", "n1")
+
+#: What Slurm 22.05 gives an epilog, as far as it matters (recorded in tests/hosts/slurmlab.sh's cluster).
+SLURM = {
+    "SLURM_CLUSTER_NAME": "lab",
+    "SLURM_JOB_ID": "48211",
+    "SLURM_JOB_NUM_NODES": "1",
+    "SLURM_JOB_RESTART_COUNT": "0",
+    "SLURMD_NODENAME": "n1",
+    "SLURM_NODELIST": "n1",
+}
+
+
+def run(script: Path, *arguments: str | Path, **changes: str) -> subprocess.CompletedProcess[str]:
+    """Run a script with the few variables that Slurm gives it."""
+    environment = {"PATH": os.environ["PATH"], **SLURM, **changes}
+    words = ["sh", str(script), *map(str, arguments)]
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., Cache]) -> Cache:
+    return make_cache()
+
+
+@pytest.fixture
+def disk(cache: Cache) -> Disk:
+    return Disk(cache.root)
+
+
+@pytest.fixture
+def take(cache: Cache, source: str) -> Callable[..., Lease]:
+    """Takes a lease for a job, as `sc-dtool use` does in it."""
+
+    def take(job: Job = TAKEN, process: Process | None = None, ttl: float | None = None) -> Lease:
+        return cache.hold(Owner(JOB, process, None, "align", job), cache.wanted([source]), ttl=ttl)
+
+    return take
+
+
+def uses(lease: Lease) -> list[history.Use]:
+    return history.read(FileSystem(), lease.place.history, print)
+
+
+@pytest.mark.parametrize("ttl", [None, 3600.0])
+@pytest.mark.parametrize("way", ["argument", "variable"])
+def test_the_epilog_gives_back_what_the_job_holds(
+    cache: Cache, disk: Disk, take: Callable[..., Lease], way: str, ttl: float | None
+) -> None:
+    """What a job held would be kept until somebody reaps, and its use be counted as none or as two."""
+    lease = take(ttl=ttl)
+    take()
+    arguments = [cache.root] if way == "argument" else []
+    done = run(EPILOG, *arguments, SC_DTOOL_CACHES=f"/nonexistent:{cache.root}")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (disk.leases(), disk.holders()) == ([], [])
+    assert [(use.how, use.by) for use in uses(lease)] == [("released", lease.holder.by)] * 2
+    assert all(abs(use.end - os.stat(cache.root).st_mtime) < 3600 for use in uses(lease))
+    assert cache.item(lease.key).copies
+
+
+def test_a_task_of_an_array_is_found_by_the_number_that_its_node_knows(
+    cache: Cache, disk: Disk, take: Callable[..., Lease]
+) -> None:
+    """An epilog is not told of arrays: no task's leases would be given back."""
+    take(TAKEN._replace(id="48200_7", raw="48211"))
+    run(EPILOG, cache.root)
+    assert disk.leases() == []
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        TAKEN._replace(id="48212"),
+        TAKEN._replace(cluster="other"),
+        TAKEN._replace(incarnation="1"),
+        TAKEN._replace(incarnation=""),
+        TAKEN._replace(nodes="n2"),
+        TAKEN._replace(nodes="n[1-2]"),
+        TAKEN._replace(nodes=""),
+        Job("slurm", "lab", "48211"),
+        TAKEN._replace(id="48211_3", raw="48300"),
+    ],
+    ids=str,
+)
+def test_the_epilog_leaves_what_is_not_its_own(cache: Cache, disk: Disk, take: Callable[..., Lease], job: Job) -> None:
+    """Another job, another start of it, or the job's processes on other nodes would lose what they read."""
+    take(job)
+    assert run(EPILOG, cache.root).returncode == 0
+    assert len(disk.leases()) == len(disk.holders()) == 1
+
+
+def test_the_epilog_leaves_what_a_process_holds_too(
+    cache: Cache, disk: Disk, take: Callable[..., Lease], proc: FakeProc, source: str
+) -> None:
+    """A shell under `salloc` on a login node would lose what it reads; a script what it took for itself."""
+    process = proc.identify(os.getpid())
+    take(process=process)
+    cache.hold(Owner(CALLER, process, None, "x", TAKEN), cache.wanted([source]))
+    run(EPILOG, cache.root)
+    assert len(disk.leases()) == 2
+
+
+def test_the_epilog_leaves_a_job_on_several_nodes(cache: Cache, disk: Disk, take: Callable[..., Lease]) -> None:
+    """The first node to end would take the data from all others."""
+    take()
+    run(EPILOG, cache.root, SLURM_JOB_NUM_NODES="2")
+    assert len(disk.leases()) == 1
+
+
+def test_an_item_without_a_history_gets_one(cache: Cache, disk: Disk, take: Callable[..., Lease]) -> None:
+    """A use would stay in the gate for ever, because there is nowhere to put it."""
+    lease = take()
+    os.rmdir(lease.place.history)
+    run(EPILOG, cache.root)
+    assert disk.leases() == []
+    assert len(uses(lease)) == 1
+
+
+@pytest.mark.parametrize("key", ["../../../victim", "", ".", "0123/../../x", "$(touch owned)", "a b", "a*"])
+def test_a_record_made_by_hand_moves_nothing_elsewhere(cache: Cache, layout: Layout, tmp_path: Path, key: str) -> None:
+    """A user could let the epilog rename or remove the files of others."""
+    cache.check()
+    id = f"{Owner(JOB, None, None, '', TAKEN).prefix}0123456789ab"
+    for directory in (tmp_path / "victim" / "g1" / "use", tmp_path / "x" / "g1" / "use"):
+        directory.mkdir(parents=True)
+        (directory / f"{id}.0").write_text("mine")
+    record = f'{{"kind":"job","incarnation":"0","nodes":"n1","item":"{key}"}}'
+    os.symlink(record, f"{layout.holders}/{id}.0.0")
+    assert run(EPILOG, cache.root).returncode == 0
+    assert os.readlink(f"{layout.holders}/{id}.0.0") == record
+    assert len(list(tmp_path.glob("*/g1/use/*"))) == 2
+    assert not os.path.exists("owned")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"SLURM_JOB_ID": ""},
+        {"SLURM_CLUSTER_NAME": ""},
+        {"SLURMD_NODENAME": ""},
+        {"SLURM_JOB_NUM_NODES": ""},
+        {"SLURM_JOB_UID": "nobody such", "SLURM_JOB_USER": "nobody such"},
+        {"SLURM_JOB_ID": "$(false)"},
+    ],
+)
+def test_the_epilog_never_fails(cache: Cache, take: Callable[..., Lease], changes: dict[str, str]) -> None:
+    """A failing epilog drains its node, and soon the whole cluster."""
+    take()
+    for place in (cache.root, "/nonexistent", "/proc", ""):
+        done = run(EPILOG, place, **changes)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_epilog_never_fails_without_programs(cache: Cache, take: Callable[..., Lease], tmp_path: Path) -> None:
+    """On a node without coreutils in PATH the epilog would drain the node."""
+    take()
+    done = subprocess.run(["/bin/sh", str(EPILOG), str(cache.root)], env={**SLURM, "PATH": str(tmp_path)}, timeout=60)
+    assert done.returncode == 0
+
+
+def test_the_epilog_calls_no_slurm_and_no_python() -> None:
+    """An epilog that asks the controller at the end of each of ten thousand jobs takes it down."""
+    code = "".join(line for line in EPILOG.read_text().splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    for word in ("squeue", "scontrol", "sacct", "scancel", "sc-dtool ", "python"):
+        assert word not in code
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_the_scripts_are_plain_shell(shell: str) -> None:
+    """On distributions with another /bin/sh the epilog would be a syntax error, and drain every node."""
+    for script in (EPILOG, PROLOG):
+        words = ["busybox", "sh"] if shell == "busybox" else [shell]
+        try:
+            done = subprocess.run([*words, "-n", str(script)], capture_output=True, text=True)
+        except FileNotFoundError:
+            pytest.skip(f"no {shell} here")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_prolog_tells_where_the_cache_is() -> None:
+    """Each user would have to find out, and set it, in every job script."""
+    done = run(PROLOG, SC_DTOOL_CACHES="/shared/cache:/other")
+    assert (done.returncode, done.stdout) == (0, "export DTOOL_CACHE_DIRECTORY=/shared/cache\n")
+    done = run(PROLOG, SC_DTOOL_CACHES="/shared/cache", DTOOL_CACHE_DIRECTORY="/my/own")
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,86 @@
+"""The settings that all users of a cache share."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from faults import Failing
+from sccache_dtool import config
+from sccache_dtool.config import Config
+from sccache_dtool.errors import CacheError
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import Layout
+
+
+def load(layout: Layout, text: str, warnings: list[str]) -> Config:
+    Path(layout.config_file).write_text(text)
+    return config.load(FileSystem(), layout, warnings.append)
+
+
+def test_without_a_file_there_are_no_settings(layout: Layout, warnings: list[str]) -> None:
+    """A new cache could not be used before somebody has written a file."""
+    assert config.load(FileSystem(), layout, warnings.append) == Config()
+    assert Config().trash_keep == 0
+    assert Config().lease_ttl is None
+
+
+def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
+    """What a data manager has set would have no effect."""
+    text = '[lease]\nttl = "1h"\nheartbeat_ttl = "2h"\n[fetch]\nwait = "3m"\n[clean]\ntrash = "4d"\n'
+    assert load(layout, text, warnings) == Config(3600, 7200, 180, 345_600)
+    assert warnings == []
+    assert set(config.PLACES) == set(Config._fields)
+
+
+def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -> None:
+    """One setting would change all the others."""
+    assert load(layout, '[clean]\ntrash = "1d"\n', warnings) == Config(trash_keep=86_400)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[lease]\nttl = "soon"\n',
+        "[lease]\nttl = 3600\n",
+        "[lease]\nttl = true\n",
+        "[lease]\nttl = []\n",
+        '[lease]\nttl = "0s"\n',
+        '[lease]\nheartbeat_ttl = "0.5s"\n',
+        '[lease]\nttl = "99999999999w"\n',
+        '[clean]\ntrash = ""\n',
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_an_error_that_says_where(
+    layout: Layout, warnings: list[str], text: str
+) -> None:
+    """A slip in the file would give all leases another lifetime, or a heart that beats without a pause."""
+    with pytest.raises(CacheError) as caught:
+        load(layout, text, warnings)
+    assert layout.config_file in caught.value.message
+    assert text.split("\n")[0] in caught.value.message
+
+
+@pytest.mark.parametrize("text", ["garbage", "[lease\n", "ttl = = 1", "[lease]\nttl = '1h'\nttl = '2h'\n"])
+def test_a_file_that_is_no_toml_is_an_error(layout: Layout, warnings: list[str], text: str) -> None:
+    """A broken file would silently mean "no settings", and what is to be kept would be deleted."""
+    with pytest.raises(CacheError, match=r"config\.toml"):
+        load(layout, text, warnings)
+
+
+@pytest.mark.parametrize("text", ['[lease]\nttk = "1h"\n', "[other]\nx = 1\n", 'ttl = "1h"\n', 'lease = "1h"\n'])
+def test_a_setting_that_nobody_knows_is_told_of(layout: Layout, warnings: list[str], text: str) -> None:
+    """A misspelt setting would have no effect, and nobody would notice."""
+    assert load(layout, text, warnings) == Config()
+    assert "passed over" in warnings[0]
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_file_that_cannot_be_read_is_an_error(layout: Layout, warnings: list[str], error: int) -> None:
+    """A passing fault would silently mean "no settings"."""
+    fs = Failing()
+    fs.fail("read_text", error)
+    with pytest.raises(CacheError, match="cannot read"):
+        config.load(fs, layout, warnings.append)

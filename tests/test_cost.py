@@ -1,0 +1,95 @@
+"""What leases, heartbeats and reaping cost, in calls on the file system: counted, and so the same on every machine."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from faults import Counting, FakeClock, FakeProc
+from sccache_dtool import holders, leases, reaping, root
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import JOB, PROGRAM, Holder, Owner
+from sccache_dtool.layout import Generation, Layout, LeaseName
+from sccache_dtool.leases import Held, Place
+from sccache_dtool.liveness import schedulers
+from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.liveness.process import Process
+from sccache_dtool.liveness.schedulers import Reply
+
+LEASES, HOLDERS = 10_000, 100
+KEY = f"{'0123456789abcdef' * 2}-ref.fa"
+GENERATION = Generation("0123456789abcdef", 1_800_000_000, 5, 1)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[tuple[Layout, Place]]:
+    """A copy of an item, on a file system in memory where there is one."""
+    import shutil
+    import tempfile
+
+    base = tempfile.mkdtemp(dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else str(tmp_path / "cost")
+    layout = Layout(f"{base}/cache")
+    root.set_up(FileSystem(), layout)
+    made = Place.of(layout, KEY, str(GENERATION), "ref.fa")
+    FileSystem().make_dirs(made.gate)
+    FileSystem().make_dirs(made.history)
+    yield layout, made
+    shutil.rmtree(base)
+
+
+def test_a_heartbeat_is_one_call_whatever_is_held(place: tuple[Layout, Place], clock: FakeClock) -> None:
+    """A program with ten thousand items in use would keep the file server busy by being alive."""
+    layout, copy = place
+    fs = Counting()
+    owner = Owner(PROGRAM, Process("boot", "space", 1, 1), None, "x")
+    holder = Holder(fs, layout, clock, owner, 3600.0)
+    assert all(leases.take(fs, clock, holder, copy) for _ in range(LEASES))
+    fs.calls.clear()
+    holder.beat()
+    assert fs.kinds() == ["rename"]
+
+
+def held(copy: Place) -> list[Held]:
+    return [Held(KEY, str(GENERATION), name, LeaseName.parse(name)) for name in sorted(os.listdir(copy.gate))]
+
+
+@pytest.mark.parametrize("of", ["processes", "jobs"])
+def test_reaping_asks_each_holder_once(
+    place: tuple[Layout, Place], clock: FakeClock, proc: FakeProc, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    """A cleaner would read a record for each of ten thousand leases, and ask Slurm for each of a hundred jobs."""
+    layout, copy = place
+    asked: list[int] = []
+
+    def squeue(argv: list[str]) -> Reply:
+        assert argv[0] == "squeue"
+        numbers = argv[argv.index("-j") + 1].split(",")
+        asked.append(len(numbers))
+        return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|2026-11-21T10:40:55|n1|lab|N/A|\n" for n in numbers), "")
+
+    monkeypatch.setattr(schedulers, "run_command", squeue)
+    monkeypatch.setattr("sccache_dtool.liveness.schedulers.Docket.__init__.__defaults__", (squeue,))
+    for number in range(HOLDERS):
+        if of == "jobs":
+            owner = Owner(JOB, None, None, "", Job("slurm", "lab", str(1000 + number), "0", "", "n1"))
+        else:
+            owner = holders.process_owner(PROGRAM, proc, proc.add(1000 + number))
+            proc.end(1000 + number)
+        holder = Holder(FileSystem(), layout, clock, owner, None)
+        assert all(leases.take(FileSystem(), clock, holder, copy) for _ in range(LEASES // HOLDERS))
+    listed = held(copy)
+    fs = Counting()
+    with reaping.open_court(fs, layout, clock, proc, "cost", print) as court:
+        done = reaping.reap(fs, layout, clock, court, listed, dry_run=False)
+    assert len(done.leases) == LEASES
+    assert len(done.holders) == HOLDERS
+    of_holders = Counter(call.kind for call in fs.calls if f"{layout.holders}/" in call.path)
+    assert of_holders["readlink"] == HOLDERS  # what each says of itself
+    assert of_holders["rename"] == HOLDERS  # its revocation
+    assert Counter(fs.kinds())["rename"] == HOLDERS + LEASES  # and one for each lease
+    assert asked == ([HOLDERS] if of == "jobs" else [])
+    assert os.listdir(copy.gate) == []

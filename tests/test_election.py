@@ -1,0 +1,214 @@
+"""Electing one to do what need not be done twice."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from faults import Counting, Failing, FakeClock, FakeProc, LostReplies
+from sccache_dtool import election, holders
+from sccache_dtool.election import Election
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import HolderRecord
+from sccache_dtool.layout import Layout
+from sccache_dtool.liveness import State, Verdict
+
+Standing = Callable[..., Election]
+
+
+def judge_as(state: State) -> Callable[[HolderRecord], Verdict]:
+    return lambda record: Verdict(state, "as the test says")
+
+
+@pytest.fixture
+def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Standing:
+    """Stands in the election "work", in the name of a process."""
+
+    def stand(pid: int = os.getpid(), state: State = State.ALIVE, fs: FileSystem | None = None) -> Election:
+        if proc.stat(pid) is None:
+            proc.add(pid, "job")
+        record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
+        return Election(fs or FileSystem(), layout, clock, "work", record, judge_as(state))
+
+    return stand
+
+
+def test_one_is_elected_and_the_others_learn_whom(stand: Standing) -> None:
+    """An item that many jobs want would be fetched by each of them, and nobody could tell who is at it."""
+    first, second = stand(101), stand(102)
+    assert first.poll() is True
+    assert second.poll() is False
+    assert "process 101 (job)" in (second.winner() or "")
+    first.resign()
+    assert second.winner() is None
+    assert second.poll() is True
+    second.resign()
+
+
+def test_who_resigns_leaves_nothing(stand: Standing, layout: Layout) -> None:
+    """Every download would leave files in the cache."""
+    one = stand()
+    assert one.poll()
+    one.resign()
+    assert os.listdir(layout.locks) == []
+    one.resign()
+
+
+def test_a_poll_while_another_works_is_one_listing(stand: Standing) -> None:
+    """A thousand jobs that wait for one download would load the server with lock attempts."""
+    winner = stand()
+    assert winner.poll()
+    fs = Counting()
+    loser = stand(fs=fs)
+    assert loser.poll() is False
+    assert "symlink" not in fs.kinds()
+    assert fs.kinds().count("names") == 1
+    winner.resign()
+
+
+def test_a_winner_that_is_proved_dead_is_passed_over_at_once(stand: Standing, layout: Layout) -> None:
+    """After a fetcher was killed everybody would wait for minutes."""
+    killed = stand(101)
+    assert killed.poll()
+    next_one = stand(102, State.DEAD)
+    assert next_one.poll() is True
+    assert "process 102" in (next_one.winner() or "")
+    killed.resign()  # it was only stopped, and wakes up: nothing of the other's is touched
+    assert "process 102" in (next_one.winner() or "")
+    next_one.resign()
+    # What flufl.lock leaves of the one that was passed over is its claim; the broom's business.
+    assert [name for name in os.listdir(layout.locks) if "|" not in name] == []
+
+
+@pytest.mark.parametrize("state", [State.ALIVE, State.UNKNOWN])
+def test_a_winner_that_may_be_alive_is_waited_for(stand: Standing, state: State) -> None:
+    """A download on another host would be done twice."""
+    winner = stand(101)
+    assert winner.poll()
+    assert stand(102, state).poll() is False
+    winner.resign()
+
+
+def test_a_winner_of_whom_nothing_can_be_read_is_waited_for_until_its_time_is_up(
+    stand: Standing, layout: Layout
+) -> None:
+    """A fetcher that was killed before it signed would stop its item for ever, or be overtaken while it works."""
+    winner = stand(101)
+    assert winner.poll()
+    for name in os.listdir(layout.locks):
+        if ".by-" in name:
+            os.unlink(f"{layout.locks}/{name}")
+    late = stand(102, State.DEAD)
+    assert late.poll() is False
+    assert late.winner() is None
+    until = os.stat(f"{layout.locks}/work.lock").st_mtime
+    late._clock = FakeClock(wall=until + 9)
+    assert late.poll() is False
+    late._clock = FakeClock(wall=until + 11)
+    assert late.poll() is True
+    winner.resign()
+    late.resign()
+
+
+def test_a_silent_winner_is_passed_over_in_time(stand: Standing, layout: Layout) -> None:
+    """After a fetcher's host has crashed, nobody could ever fetch its item."""
+    winner = stand(101)
+    assert winner.poll()
+    late = stand(102, State.UNKNOWN)
+    late._clock = FakeClock(wall=os.stat(f"{layout.locks}/work.lock").st_mtime + 11)
+    assert late.poll() is True
+    assert "process 102" in (late.winner() or "")
+    late.resign()
+    winner.resign()
+
+
+def test_the_lock_is_held_for_minutes(stand: Standing, layout: Layout) -> None:
+    """With flufl.lock's default of 15 s a fetcher that is slow for a moment would be overtaken."""
+    winner = stand()
+    assert winner.poll()
+    path = f"{layout.locks}/work.lock"
+    assert os.stat(path).st_mtime - os.stat(path).st_ctime > election.LIFETIME - 5
+    assert election.REFRESH * 3 < election.LIFETIME
+    winner.resign()
+
+
+@pytest.mark.parametrize("text", ["", "garbage", "{}"])
+def test_a_sign_that_nobody_can_read_is_no_proof_of_death(stand: Standing, layout: Layout, text: str) -> None:
+    """A newer release's fetcher would be overtaken."""
+    winner = stand(101)
+    assert winner.poll()
+    (sign,) = (name for name in os.listdir(layout.locks) if ".by-" in name)
+    os.unlink(f"{layout.locks}/{sign}")
+    Path(layout.locks, sign).write_text(text)
+    assert stand(102, State.DEAD).poll() is False
+    winner.resign()
+
+
+def test_elections_for_different_work_do_not_disturb_each_other(
+    stand: Standing, layout: Layout, clock: FakeClock
+) -> None:
+    """One download at a time would be all that a cache can do."""
+    one = stand()
+    other = Election(FileSystem(), layout, clock, "wor", "{}", judge_as(State.DEAD))
+    assert one.poll()
+    assert other.poll()
+    assert other.winner() is None  # and not the winner of "work"
+    one.resign()
+    other.resign()
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_hard_links_everybody_may_work(
+    stand: Standing, layout: Layout, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    """On file systems without hard links nothing could ever be fetched."""
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr("os.link", refuse)
+    one, other = stand(101), stand(102)
+    assert one.poll() is True
+    assert other.poll() is True
+    one.resign()
+    other.resign()
+    assert not [name for name in os.listdir(layout.locks) if ".by-" in name]
+
+
+def test_a_full_disk_is_told(stand: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job would wait for somebody else's download that does not exist."""
+
+    def refuse(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(OSError, match="No space"):
+        stand().poll()
+
+
+def test_a_lock_that_vanishes_while_it_is_looked_at_is_free(stand: Standing) -> None:
+    """A job would fail because another has just finished."""
+    winner = stand(101)
+    assert winner.poll()
+    fs = Failing()
+    fs.fail("lstat", errno.ENOENT)
+    fs.fail("readlink", errno.ENOENT)
+    late = stand(102, fs=fs)
+    winner.resign()
+    assert late.poll() is True
+    late.resign()
+
+
+def test_a_lost_reply_to_the_sign_is_no_error(stand: Standing, layout: Layout) -> None:
+    """A download would fail because the server restarted."""
+    fs = LostReplies()
+    fs.lose("symlink")
+    one = stand(fs=fs)
+    assert one.poll() is True
+    assert fs.lost
+    one.resign()
+    assert os.listdir(layout.locks) == []

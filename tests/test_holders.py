@@ -1,0 +1,415 @@
+"""Who holds leases: heartbeats, revocations, and roll calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
+from sccache_dtool import holders, records
+from sccache_dtool.errors import LeaseLost
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import CALLER, COMMAND, NAMED, PROBE, PROGRAM, Holder, HolderRecord, Owner, Roll
+from sccache_dtool.layout import HolderName, Layout
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.process import Process
+
+FS = FileSystem()
+JOB = Process("b0071d", "4026531836.4026531834", 4242, 1000)
+OWNER = Owner(CALLER, JOB, None, "job.sh")
+TTL = 3600.0
+
+
+def entries(layout: Layout) -> list[HolderName]:
+    return [name for text in os.listdir(layout.holders) if (name := HolderName.parse(text))]
+
+
+# -- entering and records ----------------------------------------------------------------------------------------------
+
+
+def test_a_holder_without_a_lifetime_is_one_call(layout: Layout, clock: FakeClock) -> None:
+    """`sc-dtool use` would cost more requests than it must."""
+    fs = Counting()
+    holder = Holder(fs, layout, clock, OWNER, None)
+    assert fs.kinds() == ["symlink"]
+    assert [str(name) for name in entries(layout)] == [f"{holder.id}.0.0"]
+
+
+def test_a_holder_with_a_lifetime_has_its_end_on_the_file_systems_clock(layout: Layout) -> None:
+    """A host whose clock is wrong would hold leases for too short, or for ever."""
+    server, host = FakeClock(wall=1_900_000_000.0), FakeClock(wall=1_000.0)
+    Holder(OnClock(server), layout, host, OWNER, TTL)
+    (name,) = entries(layout)
+    assert name.end == 1_900_000_000 + TTL
+
+
+def test_a_pause_while_entering_does_not_make_the_end_earlier(layout: Layout, clock: FakeClock) -> None:
+    """A process that was stopped for a while as it started would beat and be taken for dead all the same."""
+    fs = Interposing()
+    fs.before("lstat", lambda: clock.let_pass(10 * TTL))
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    (name,) = entries(layout)
+    made = os.lstat(f"{layout.holders}/{name}").st_mtime
+    assert name.end >= int(made + 10 * TTL + TTL)
+    clock.let_pass(100.0)
+    holder.beat()
+    (later,) = entries(layout)
+    assert later.end == name.end + 100
+
+
+def test_a_lost_reply_to_entering_is_no_error(layout: Layout, clock: FakeClock) -> None:
+    """A user whose server restarted would be told that a file exists, and not get the data."""
+    fs = LostReplies()
+    fs.lose("symlink")
+    holder = Holder(fs, layout, clock, OWNER, None)
+    assert [name.id for name in entries(layout)] == [holder.id]
+
+
+@pytest.mark.parametrize("ttl", [1e15, 1e300])
+def test_an_endless_lifetime_is_a_name_that_can_be_read(layout: Layout, clock: FakeClock, ttl: float) -> None:
+    """A lease "for ever" would have a holder that nobody finds, and be ended at the next `reap`."""
+    holder = Holder(FS, layout, clock, OWNER, ttl)
+    holder.beat()
+    assert holder.id in Roll.call(FS, layout).present
+
+
+def test_a_full_disk_is_told(layout: Layout, clock: FakeClock) -> None:
+    """A lease would be taken in the name of a holder that is nowhere, and be reaped at once."""
+    fs = Failing()
+    fs.fail("symlink", errno.ENOSPC)
+    with pytest.raises(OSError, match="No space"):
+        Holder(fs, layout, clock, OWNER, None)
+
+
+def test_ids_are_never_used_twice(layout: Layout, clock: FakeClock) -> None:
+    """Two holders of one owner would end each other's leases."""
+    one, other = Holder(FS, layout, clock, OWNER, None), Holder(FS, layout, clock, OWNER, None)
+    assert one.id != other.id
+    assert one.id.startswith(OWNER.prefix)
+    assert other.id.startswith(OWNER.prefix)
+    assert len({one.next_lease() for _ in range(100)} | {other.next_lease()}) == 101
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        OWNER,
+        Owner(PROGRAM, JOB, None, ""),
+        Owner(COMMAND, JOB, None, "x" * 5000),
+        Owner(NAMED, None, "run 7", ""),
+        Owner(NAMED, None, "\U0001f600" * 100, ""),
+    ],
+    ids=["caller", "program", "long command", "name", "long name"],
+)
+@pytest.mark.parametrize("ttl", [None, 1.0, TTL])
+def test_a_record_is_read_as_written(layout: Layout, clock: FakeClock, owner: Owner, ttl: float | None) -> None:
+    """A holder's own record would count as damaged, and its leases stay for ever."""
+    Holder(FS, layout, clock, owner, ttl)
+    (name,) = entries(layout)
+    record = holders.read(FS, layout, name)
+    assert (record.kind, record.process, record.ttl) == (owner.kind, owner.process, ttl)
+    assert record.host == holders.host_name()
+    assert record.user == holders.user_name()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "garbage",
+        "[]",
+        "{}",
+        '{"kind":"emperor","ttl":1}',
+        '{"kind":"process"}',
+        '{"kind":"process","boot":"b","space":"s","pid":"1","start":1}',
+        '{"kind":"process","boot":"b","space":"s","pid":1000000000000000000000000000000,"start":1}',
+        '{"kind":"name","name":"x","boot":"b","space":"s","pid":1,"start":1}',
+        '{"kind":"name","name":"x","ttl":"1h"}',
+    ],
+)
+def test_what_no_holder_writes_is_damaged(text: str) -> None:
+    """A record made by hand would be believed, or end every command with a traceback."""
+    with pytest.raises(records.Damaged):
+        HolderRecord.decode(text)
+
+
+def test_a_record_does_not_drive_the_terminal(layout: Layout, clock: FakeClock) -> None:
+    """A name or command of somebody else's could clear the screen of whoever looks."""
+    text = records.encode({"kind": "name", "name": "x\x1b[2J", "user": "a\nb", "host": "\x9b", "command": "\u202e"})
+    assert str(HolderRecord.decode(text)).isprintable()
+
+
+# -- heartbeats --------------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_is_one_call_and_a_new_name(layout: Layout, clock: FakeClock) -> None:
+    """Thousands of jobs would load the server with more than they must, or not be seen to live."""
+    fs = Counting()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    (before,) = entries(layout)
+    fs.calls.clear()
+    clock.let_pass(600)
+    holder.beat()
+    (after,) = entries(layout)
+    assert fs.kinds() == ["rename"]
+    assert (after.id, after.beats, after.end) == (before.id, before.beats + 1, before.end + 600)
+
+
+def test_a_lost_reply_to_a_heartbeat_is_no_loss(layout: Layout, clock: FakeClock) -> None:
+    """A job would be told to stop because a server restarted."""
+    fs = LostReplies()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.lose("rename")
+    holder.beat()
+    assert fs.lost
+    assert not holder.lost
+    holder.beat()
+    assert [name.beats for name in entries(layout)] == [3]
+
+
+def test_a_revoked_holder_is_told_at_its_next_heartbeat(layout: Layout, clock: FakeClock) -> None:
+    """A job that was taken for dead would go on reading what is being deleted, without a word."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    assert holders.revoke(FS, layout, entries(layout)[0])
+    with pytest.raises(LeaseLost, match="were revoked"):
+        holder.beat()
+    assert holder.lost
+    assert not holder.usable
+    with pytest.raises(LeaseLost):
+        holder.beat()
+    assert entries(layout) == []
+
+
+def test_a_passing_fault_is_no_revocation(layout: Layout, clock: FakeClock) -> None:
+    """A server that is away for a minute would end all jobs."""
+    fs = Failing()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.fail("rename", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        holder.beat()
+    assert not holder.lost
+    fs.mend()
+    holder.beat()
+    assert [name.beats for name in entries(layout)] == [2]
+
+
+def test_a_directory_that_cannot_be_listed_is_no_revocation(layout: Layout, clock: FakeClock) -> None:
+    """A heartbeat whose reply was lost while the server is still half away would end the job."""
+    fs = Failing()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.fail("rename", errno.ENOENT)
+    fs.fail("names", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        holder.beat()
+    assert not holder.lost
+
+
+def test_a_heart_beats_and_tells_of_its_loss_once(layout: Layout, clock: FakeClock) -> None:
+    """A program would not hear that its data may be deleted."""
+    told: list[LeaseLost] = []
+    heard = threading.Event()
+
+    def hear(error: LeaseLost) -> None:
+        told.append(error)
+        heard.set()
+
+    beating = threading.Event()
+    fs = Interposing()
+    holder = Holder(fs, layout, clock, OWNER, 0.01)
+    fs.before("rename", beating.set, within=holder.id, nth=3)
+    holder.start_heart(hear)
+    assert beating.wait(30)
+    while not any(holders.revoke(FS, layout, name) for name in entries(layout)):
+        pass
+    assert heard.wait(30)
+    holder.stop_heart()
+    assert len(told) == 1
+    assert holder.lost
+
+
+def test_a_heart_outlives_passing_faults(layout: Layout, clock: FakeClock) -> None:
+    """A heart that stops at the first fault would lose the leases of a long job."""
+    fs = Failing()
+    told: list[LeaseLost] = []
+    holder = Holder(fs, layout, clock, OWNER, 0.01)
+    over = threading.Event()
+    fs.fail("rename", errno.EIO, within=holder.id, times=3)
+    unhurt = fs.handle
+
+    def handle(call: object, do: object) -> object:
+        result = unhurt(call, do)  # type: ignore[arg-type]
+        over.set()
+        return result
+
+    fs.handle = handle  # type: ignore[method-assign, assignment]
+    holder.start_heart(told.append)
+    assert over.wait(30)
+    holder.stop_heart()
+    assert told == []
+    assert entries(layout)[0].beats >= 2
+
+
+def test_a_heart_without_a_lifetime_does_not_beat(layout: Layout, clock: FakeClock) -> None:
+    """Holders that only their process's end ends would load the server for nothing."""
+    holder = Holder(FS, layout, clock, OWNER, None)
+    before = threading.active_count()
+    holder.start_heart(lambda error: None)
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("ttl", [None, TTL])
+def test_who_retires_leaves_nothing(layout: Layout, clock: FakeClock, ttl: float | None) -> None:
+    """Holders of programs that ended well would pile up."""
+    holder = Holder(FS, layout, clock, OWNER, ttl)
+    holder.start_heart(lambda error: None)
+    holder.retire()
+    assert os.listdir(layout.holders) == ["gone"]
+    holder.retire()
+
+
+def test_a_forked_child_does_not_retire_its_parent(layout: Layout, clock: FakeClock) -> None:
+    """A worker process that ends would let its parent's leases be reaped."""
+    holder = Holder(FS, layout, clock, OWNER, None)
+    child = os.fork()
+    if child == 0:
+        holder.retire()
+        os._exit(0 if not holder.usable and not holder.is_of_this_process else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert len(entries(layout)) == 1
+
+
+# -- revocations -------------------------------------------------------------------------------------------------------
+
+
+def test_a_heartbeat_that_comes_first_wins(layout: Layout, clock: FakeClock) -> None:
+    """A holder that lives would lose its leases in spite of a heartbeat."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    (seen,) = entries(layout)
+    fs = Interposing()
+    fs.before("rename", holder.beat)
+    assert holders.revoke(fs, layout, seen) is False
+    assert [name.id for name in entries(layout)] == [holder.id]
+    assert os.listdir(layout.gone) == []
+
+
+def test_of_two_who_revoke_one_wins(layout: Layout, clock: FakeClock) -> None:
+    """Two cleaners would both believe to have ended a holder, and tell of it twice."""
+    Holder(FS, layout, clock, OWNER, TTL)
+    (seen,) = entries(layout)
+    assert [holders.revoke(FS, layout, seen), holders.revoke(FS, layout, seen)] == [True, False]
+
+
+def test_a_revocation_that_is_refused_is_an_error(layout: Layout, clock: FakeClock) -> None:
+    """A cleaner without permission would end the leases of a holder that does not learn of it."""
+    Holder(FS, layout, clock, OWNER, TTL)
+    fs = Failing()
+    fs.fail("rename", errno.EACCES)
+    with pytest.raises(PermissionError):
+        holders.revoke(fs, layout, entries(layout)[0])
+
+
+# -- roll calls --------------------------------------------------------------------------------------------------------
+
+
+def test_a_roll_call_creates_before_it_lists(layout: Layout, clock: FakeClock) -> None:
+    """On NFS v3 a holder of the same clock tick would be hidden, and its leases be reaped."""
+    Holder(FS, layout, clock, OWNER, None)
+    fs = Counting()
+    roll = Roll.call(fs, layout)
+    assert fs.kinds()[0] == "symlink"
+    assert fs.calls[0].path.startswith(f"{layout.holders}/{PROBE}")
+    assert fs.kinds().index("symlink") < fs.kinds().index("names")
+    assert roll.is_proof
+    assert len(roll.present) == 1
+
+
+def test_a_roll_call_leaves_no_probe(layout: Layout) -> None:
+    """Every look would leave a file in the cache."""
+    Roll.call(FS, layout)
+    assert os.listdir(layout.holders) == ["gone"]
+    fs = Failing()
+    fs.fail("names", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        Roll.call(fs, layout)
+    assert os.listdir(layout.holders) == ["gone"]
+
+
+@pytest.mark.parametrize("kind", ["symlink", "unlink"])
+def test_a_lost_reply_about_the_probe_is_no_error(layout: Layout, kind: str) -> None:
+    """No lease could be judged, and no heartbeat saved, while a server restarts."""
+    fs = LostReplies()
+    fs.lose(kind)
+    assert Roll.call(fs, layout).is_proof
+    assert fs.lost
+    assert os.listdir(layout.holders) == ["gone"]
+
+
+def test_a_glance_writes_nothing_and_proves_nothing(layout: Layout) -> None:
+    """`status` could not be asked by users who may only read, or would say who has ended without knowing."""
+    fs = Counting()
+    roll = Roll.glance(fs, layout)
+    assert set(fs.kinds()) == {"names"}
+    assert not roll.is_proof
+
+
+def test_the_time_of_a_roll_is_the_file_systems(layout: Layout, clock: FakeClock) -> None:
+    """Lifetimes would be reckoned by the clock of a cleaner's host."""
+    clock.let_pass(12_345)
+    assert Roll.call(OnClock(clock), layout).now == clock.wall()
+
+
+def test_a_roll_tells_who_is_there_who_was_revoked_and_what_is_strange(layout: Layout, clock: FakeClock) -> None:
+    """A revoked holder would count as present, or a stranger's file as a holder."""
+    here, revoked = Holder(FS, layout, clock, OWNER, None), Holder(FS, layout, clock, OWNER, None)
+    holders.revoke(FS, layout, HolderName(revoked.id, 0, 0))
+    Path(layout.holders, "README").touch()
+    Path(layout.holders, f"{PROBE}0123456789abcdef").touch()
+    Path(layout.gone, "notes").touch()
+    roll = Roll.call(FS, layout)
+    assert set(roll.present) == {here.id}
+    assert roll.gone == {revoked.id}
+    assert roll.strangers == ("README",)
+
+
+# -- judging -----------------------------------------------------------------------------------------------------------
+
+
+def _dead(ttl: float | None) -> Verdict:
+    return Verdict(State.DEAD, f"lapsed {ttl}")
+
+
+def _never(ttl: float | None) -> Verdict:
+    raise AssertionError("asked")
+
+
+def record(process: Process | None = JOB, ttl: float | None = TTL) -> HolderRecord:
+    return HolderRecord(CALLER if process else NAMED, "h", "u", process, None if process else "n", "", ttl, "?")
+
+
+def test_a_process_that_is_seen_to_run_outlives_its_lifetime(proc: FakeProc) -> None:
+    """A job whose heart stands still for long would lose its leases even on the host that sees it run."""
+    proc.add(4242, start=1000)
+    assert holders.judge(record(), proc, _never).state is State.ALIVE
+
+
+def test_a_process_that_is_seen_to_be_gone_does_not(proc: FakeProc) -> None:
+    """The lease of a killed job would stay until its lifetime ends."""
+    assert holders.judge(record(), proc, _never).state is State.DEAD
+
+
+def test_a_process_that_cannot_be_seen_is_judged_by_its_lifetime(proc: FakeProc) -> None:
+    """Leases of hosts that crashed would never end."""
+    elsewhere = record(JOB._replace(boot="another"))
+    verdict = holders.judge(elsewhere, proc, _dead)
+    assert verdict.state is State.DEAD
+    assert "another host" in verdict.evidence
+    assert f"lapsed {TTL}" in verdict.evidence
+
+
+def test_a_name_is_judged_by_its_lifetime_alone(proc: FakeProc) -> None:
+    """A named holder would be judged by some process."""
+    assert holders.judge(record(None), proc, _dead) == _dead(TTL)
