@@ -18,7 +18,7 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo test test-all lint format bench build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all lint format bench build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +40,9 @@ FORCE:
 
 demo: $(stamp) ## show what the program does, in a scratch directory
 	@$(py) docs/demo.py $(ARGS)
+
+demo-dtool: $(stamp) ## show what it does for users of dtool
+	@$(py) docs/demo_dtool.py $(ARGS)
 
 test: $(stamp) ## run all tests
 	@$(py) -m pytest -q $(ARGS)
