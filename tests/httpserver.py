@@ -183,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.owner.answer(self)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.server.owner.answer(self)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

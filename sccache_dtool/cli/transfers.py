@@ -109,7 +109,7 @@ def loaders_command(now: Invocation) -> None:
 
 def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch import decompress, plugins, remote
-    from sccache_dtool.fetch.stack import CHECKSUMS, REMOTE, SOURCES, STEPS
+    from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
         yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")

@@ -50,7 +50,8 @@ def use_command(
     what is done with it: sha256:HEX (or another digest) checks it, tar unpacks it.
 
     The lease lasts until `unuse`, or until the batch job ends that this is called in; outside of jobs, until the
-    process that called ends: the nearest that is no wrapper such as timeout, env or sudo. Uses are counted: who calls twice gives back twice.
+    process that called ends: the nearest that is no wrapper such as timeout, env or sudo. Uses are counted: who calls
+    twice gives back twice.
 
     dtool:URI#ITEM is an item of a dtool dataset, and dtool:URI all of them: a directory with their paths.
     """

@@ -11,7 +11,7 @@ from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.units import short_duration
 
-#: Attempts in a row that bring no byte; one that brought some is a new beginning.
+#: Attempts in a row that come no further than any before; one that does is a new beginning.
 TRIES = 5
 
 #: Attempts in all: a server that sends a byte at a time must not hold us for ever.
@@ -45,13 +45,13 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
 
     Raises GaveUp when it was in vain too often, or when the server asks for more patience than we have.
     """
-    in_vain = 0
+    in_vain, most = 0, size()
     for number in range(1, MOST_TRIES + 1):
-        before = size()
         try:
             return attempt()
         except Temporary as error:
-            in_vain = 1 if size() > before else in_vain + 1
+            in_vain = 1 if size() > most else in_vain + 1
+            most = max(most, size())
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}",

@@ -17,7 +17,7 @@ from sccache_dtool.fetch.attempts import Temporary, persist
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import REMOTE, Source
+from sccache_dtool.fetch.words import REMOTE, Source
 
 #: Bytes that are asked for at once, and so what is in memory.
 BLOCK = 8 << 20

@@ -30,7 +30,9 @@ def limit() -> int:
     if not text:
         return DEFAULT
     if not (text.isascii() and text.isdigit()):
-        raise UsageError(f"${VARIABLE} is {text!r}, and no number of downloads", hint="give 1 or more, or 0 for no bound")
+        raise UsageError(
+            f"${VARIABLE} is {text!r}, and no number of downloads", hint="give 1 or more, or 0 for no bound"
+        )
     return int(text)
 
 

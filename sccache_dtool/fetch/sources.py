@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import http, local, plugins, remote
 from sccache_dtool.fetch.job import Job, Retrieved
-from sccache_dtool.fetch.stack import REMOTE, Chain, Source
+from sccache_dtool.fetch.stack import Chain, Source
 from sccache_dtool.fetch.transforms import compare
+from sccache_dtool.fetch.words import REMOTE
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]

@@ -22,9 +22,7 @@ def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> str
     The others are of no use to anybody, and are removed. A failure means only that nothing is continued.
     """
     with contextlib.suppress(OSError):
-        found = [
-            one.area for one in transfers.running(fs, layout) if one.key == key and one.state == State.ABANDONED
-        ]
+        found = [one.area for one in transfers.running(fs, layout) if one.key == key and one.state == State.ABANDONED]
         ranked = sorted((sum(_parts(fs, f"{layout.tmp}/{area}").values()), area) for area in found)
         taken = None
         while ranked and taken is None:

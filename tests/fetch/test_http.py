@@ -171,7 +171,9 @@ def test_a_broken_download_is_continued(get, server, how):
 def test_progress_makes_patience_new(get, server):
     """A line that breaks often, and brings something each time, would be given up."""
     cuts = [Page(BODY, short=10_000, etag=ETAG)]
-    cuts += [Page(BODY, etag=ETAG, part=BODY[n : n + 10_000], announced=500_000 - n) for n in range(10_000, 100_000, 10_000)]
+    cuts += [
+        Page(BODY, etag=ETAG, part=BODY[n : n + 10_000], announced=500_000 - n) for n in range(10_000, 100_000, 10_000)
+    ]
     assert get(server.pages("/x", *cuts, Page(BODY, etag=ETAG))) == BODY
     assert server.gets["/x"] == 11
 

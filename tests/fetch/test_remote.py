@@ -20,7 +20,8 @@ from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import remote, sources
 from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
-from sccache_dtool.fetch.stack import REMOTE, parse_stack
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fetch.words import REMOTE
 from sccache_dtool.fsops import FileSystem
 
 BODY = os.urandom(9_000_000)  # more than a block
@@ -134,8 +135,8 @@ def test_s3_says_how_large_a_file_is(bucket):
 # -- sftp --------------------------------------------------------------------------------------------------------------
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-SFTP = next((path for path in ("/usr/lib/openssh/sftp-server", "/usr/libexec/openssh/sftp-server",
-                               "/usr/libexec/sftp-server", "/usr/lib/ssh/sftp-server") if os.path.exists(path)), None)  # fmt: skip
+_PLACES = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/libexec", "/usr/lib/ssh")
+SFTP = next((f"{place}/sftp-server" for place in _PLACES if os.path.exists(f"{place}/sftp-server")), None)
 
 
 @pytest.fixture(scope="module")

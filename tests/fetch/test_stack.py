@@ -173,7 +173,8 @@ def test_credentials_are_for_fetching_alone():
 
 
 @pytest.mark.parametrize(
-    "url", ["http://me:hu/sh@example.org/", "http://me:hu#sh@h/", "s4://me:hush@h/", "sftp://me:hush@/", "http://me:hush@/"]
+    "url",
+    ["http://me:hu/sh@example.org/", "http://me:hu#sh@h/", "s4://me:hush@h/", "sftp://me:hush@/", "http://me:hush@/"],
 )
 def test_errors_show_no_credentials(url):
     """A mistyped URL with a password does not put it into a job's log."""
@@ -229,12 +230,14 @@ def test_stacks_cannot_be_changed():
 def test_parsing_imports_nothing_heavy():
     """`sc-dtool use` of an item that is there starts fast."""
     # What the interpreter has loaded by itself (an editable installation's finder loads much) is not our doing.
-    code = (
-        "import sys; before = set(sys.modules); from sccache_dtool.fetch.stack import parse_stack; parse_stack(['http://h/x', 'tar']); "
-        + (
-            "print(*{'requests', 'tarfile', 'hashlib', 'urllib', 'urllib.parse', 'dataclasses'} & set(sys.modules) - before)"
-        )
-    )
+    code = """
+import sys
+before = set(sys.modules)
+from sccache_dtool.fetch.stack import parse_stack
+parse_stack(["http://h/x", "tar"])
+heavy = {"requests", "tarfile", "hashlib", "urllib", "urllib.parse", "dataclasses"}
+print(*heavy & set(sys.modules) - before)
+"""
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == ""
 
@@ -248,9 +251,7 @@ def test_steps_are_done_with_all_sources_right_before_them():
     assert chains("/a.tar", f"md5:{MD5}", "/b.tar", "tar") == [("a", (f"md5:{MD5}", "tar")), ("b", ("tar",))]
     assert chains("/a.gz", "/b.gz", "gz", "/c") == [("a", ("gz",)), ("b", ("gz",)), ("c", ())]
     assert chains("/a.gz", "gz", "/b.gz", "gz") == [("a", ("gz",)), ("b", ("gz",))]
-    assert chains("/a.gz", f"md5:{MD5}", "gz", f"sha256:{SHA256}") == [
-        ("a", (f"md5:{MD5}", "gz", f"sha256:{SHA256}"))
-    ]
+    assert chains("/a.gz", f"md5:{MD5}", "gz", f"sha256:{SHA256}") == [("a", (f"md5:{MD5}", "gz", f"sha256:{SHA256}"))]
 
 
 def test_an_order_is_part_of_what_an_item_is():

@@ -1,0 +1,292 @@
+"""The words of a loader stack, one by one: sources and steps in the one form that all users' spellings come to.
+
+To add a source or a step within this package, put its parser into SOURCES, REMOTE or STEPS here, and what does the
+work into `sources.RETRIEVERS` or `transforms.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
+Every use of the cache parses words, so that nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sccache_dtool.errors import UsageError
+from sccache_dtool.fetch.reasons import CONTROL, plain
+
+SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
+STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
+
+#: Schemes that fsspec serves, and what has to be installed for each; see `remote.py`.
+REMOTE = {
+    "abfs": "adlfs",
+    "az": "adlfs",
+    "ftp": "fsspec",
+    "gs": "gcsfs",
+    "hdfs": "pyarrow",
+    "hf": "huggingface_hub",
+    "oci": "ocifs",
+    "oss": "ossfs",
+    "root": "fsspec-xrootd",
+    "s3": "s3fs",
+    "sftp": "paramiko",
+    "smb": "smbprotocol",
+    "webdav": "webdav4",
+    "webhdfs": "requests",
+}
+_SAME = {"gcs": "gs", "ssh": "sftp", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}  # two names of one thing
+_WHOLE_AUTHORITY = frozenset({"abfs", "az", "hf"})  # what stands before the @ is part of the name, and no user
+
+# Texts, not compiled patterns: one source needs few of them, and `re` keeps those.
+_SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
+_URL = r"(?ai)([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?"
+_HOST = r"(?a)(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\%]+)(?::(\d{0,5}))?"
+_REMOTE_URL = r"(?ais)[a-z0-9]+://([^/]*)(/.*)?"
+_BAR = r"\|(?=file:|[A-Za-z][A-Za-z0-9+.-]*://)"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class Location(str):
+    """Where a source really is; its `repr` shows no credentials, so that none end in a log or a traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(plain(self))
+
+
+class Source(NamedTuple):
+    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty."""
+
+    canonical: str
+    location: Location
+    name: str
+
+    @property
+    def scheme(self) -> str:
+        """What says how it is retrieved."""
+        return self.canonical.partition(":")[0]
+
+
+class Step(NamedTuple):
+    """A further word, parsed."""
+
+    canonical: str
+    unpacks: bool = False  # whether it makes a directory, with which no further step can be done
+    suffix: str = ""  # a pattern for the end that it takes from the payload's name
+
+
+def is_digest(step: str) -> bool:
+    """Whether a canonical step is a digest to check, ``algorithm:hex``."""
+    name, _, argument = step.partition(":")
+    return bool(argument) and name not in STEPS and _digest_size(name) is not None
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+def is_source(word: str) -> bool:
+    """Whether a word that is not the first is a source, and no step."""
+    if word.startswith(("/", "./", "../")):
+        return True
+    scheme = re.match(_SCHEME, word)
+    if scheme is None or (name := scheme[1].lower()) in STEPS:
+        return False
+    if name in SOURCES or name in REMOTE or name in _SAME:
+        return True
+    return not _digest_size(name) and _plugin(name) is not None
+
+
+def parse_sources(word: str, cwd: Callable[[], str]) -> tuple[Source, ...]:
+    """The mirrors that a word names."""
+    return tuple(_parse_source(part, cwd) for part in (re.split(_BAR, word) if "|" in word else (word,)))
+
+
+def _parse_source(word: str, cwd: Callable[[], str]) -> Source:
+    scheme = re.match(_SCHEME, word)
+    name = scheme[1].lower() if scheme else None
+    known = name in SOURCES or name in REMOTE or name in _SAME
+    if word in STEPS or (name is not None and not known and (name in STEPS or _digest_size(name))):
+        raise UsageError(
+            f"the first word must be a source, and {plain(word)} is a step",
+            hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
+        )
+    if scheme is None or name is None:
+        return _local(word, cwd)
+    if name in SOURCES:
+        return SOURCES[name](word, cwd)
+    if known:
+        return _remote(word)
+    plugin = _plugin(name)
+    if plugin is None:
+        raise UsageError(
+            f"cannot fetch {plain(word)}: unknown kind of source {scheme[1]!r}",
+            hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
+        )
+    return plugin(word)
+
+
+def _plugin(scheme: str) -> Callable[[str], Source] | None:
+    from sccache_dtool.fetch.plugins import find_source
+
+    found = find_source(scheme)
+    return None if found is None else found.parse
+
+
+def _remote(word: str) -> Source:
+    """A URL that fsspec understands; only its scheme and its credentials are ours to understand."""
+    scheme, _, _ = word.partition(":")
+    scheme = _SAME.get(scheme.lower(), scheme.lower())
+    match = re.fullmatch(_REMOTE_URL, word)
+    if match is None or not (match[1] or match[2]):
+        raise UsageError(f"cannot read {plain(word)} as a URL", hint=f"write {scheme}://…")
+    authority, path = match[1], match[2] or ""
+    shown = authority if scheme in _WHOLE_AUTHORITY else authority.rpartition("@")[2]
+    if not (shown or path.strip("/")):
+        raise UsageError(f"cannot read the host or bucket in {plain(word)}", hint=f"write {scheme}://HOST/PATH")
+    return Source(
+        f"{scheme}://{shown}{path}", Location(f"{scheme}://{authority}{path}"), path.rstrip("/").rpartition("/")[2]
+    )
+
+
+def _local(path: str, cwd: Callable[[], str]) -> Source:
+    try:
+        path = os.path.normpath(path if os.path.isabs(path) else os.path.join(cwd(), path))
+    except OSError as error:
+        raise UsageError(f"cannot tell where {path} is: the working directory is gone") from error
+    if path.startswith("//"):  # POSIX lets two slashes mean something else; here they are one path
+        path = path[1:]
+    return Source(f"file:{path}", Location(path), os.path.basename(path))
+
+
+def _file(word: str, cwd: Callable[[], str]) -> Source:
+    path = word[len("file:") :]
+    if path.startswith("//"):
+        host, slash, rest = path[2:].partition("/")
+        if host.lower() not in ("", "localhost") or not slash:
+            raise UsageError(f"{plain(word)} names another host", hint="write file:/PATH or file:///PATH")
+        path = f"/{rest}"
+    if not path:
+        raise UsageError(f"{word} names no file", hint="write file:PATH")
+    return _local(path, cwd)
+
+
+def _web(word: str, cwd: Callable[[], str]) -> Source:
+    inner = word.partition(":")[2]
+    if word[:5].lower() == "http:" and re.fullmatch(_URL, inner):
+        word = inner  # as pigay's `sc` writes it: http:https://…
+    match = re.fullmatch(_URL, word)
+    scheme = match[1].lower() if match else ""
+    if match is None or scheme not in _DEFAULT_PORTS:
+        raise UsageError(f"cannot read {plain(word)} as a URL", hint="write http://HOST/PATH or https://HOST/PATH")
+    userinfo, at, authority = match[2].rpartition("@")
+    host = re.fullmatch(_HOST, authority)
+    if host is None or int(host[2] or 0) > 65535:
+        raise UsageError(
+            f"cannot read the host and port in {plain(word)}",
+            hint="in a user name or password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F",
+        )
+    port = int(host[2]) if host[2] else _DEFAULT_PORTS[scheme]
+    where = host[1].lower() + ("" if port == _DEFAULT_PORTS[scheme] else f":{port}")
+    rest = (match[3] or "/") + (f"?{match[4]}" if match[4] else "")
+    name = match[3].rstrip("/").rpartition("/")[2] or host[1].lower()
+    return Source(f"{scheme}://{where}{rest}", Location(f"{scheme}://{userinfo}{at}{where}{rest}"), name)
+
+
+#: Schemes of sources, and what parses a word that begins with one, given a way to ask for the working directory.
+SOURCES: dict[str, Callable[[str, Callable[[], str]], Source]] = {"file": _file, "http": _web, "https": _web}
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+def parse_step(word: str) -> Step:
+    """The step that a word means. Raises UsageError if it means none."""
+    name, colon, argument = word.partition(":")
+    if name in STEPS:
+        return STEPS[name](argument if colon else None)
+    if not (colon and _digest_size(name.lower())):
+        from sccache_dtool.fetch.plugins import find_step
+
+        plugin = find_step(name)
+        if plugin is not None:
+            return plugin.parse(argument if colon else None)
+    if not colon or argument.startswith("//"):
+        raise UsageError(
+            f"{plain(word)} is no step", hint=f"the first word is the source, and steps follow: {STEP_FORMS}"
+        )
+    return _digest(name, argument)
+
+
+def _bare(name: str, suffix: str, *, unpacks: bool = False) -> Callable[[str | None], Step]:
+    """The parser of a step that takes no argument."""
+
+    def parse(argument: str | None) -> Step:
+        if argument is not None:
+            hint = "; compression is found out by looking" if name == "tar" else ""
+            raise UsageError(f"{name}:{plain(argument)} is no step", hint=f"write {name}{hint}")
+        return Step(name, unpacks, suffix)
+
+    return parse
+
+
+def _digest(name: str, argument: str) -> Step:
+    size = _digest_size(name.lower())
+    if size is None:
+        import hashlib
+
+        known = sorted(each for each in hashlib.algorithms_guaranteed if _digest_size(each))
+        raise UsageError(
+            f"unknown step or digest {plain(name)!r}", hint=f"known are {', '.join((*STEPS, *CHECKSUMS, *known))}"
+        )
+    if len(argument) != 2 * size or re.fullmatch("[0-9A-Fa-f]*", argument) is None:
+        raise UsageError(
+            f"{plain(argument)!r} is no {name.lower()} digest: expected {2 * size} hexadecimal digits"
+            + (f", not {len(argument)}" if len(argument) != 2 * size else "")
+        )
+    return Step(f"{name.lower()}:{argument.lower()}")
+
+
+def _digest_size(name: str) -> int | None:
+    """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
+    if name in CHECKSUMS:
+        return CHECKSUMS[name]
+    import hashlib
+
+    try:
+        return hashlib.new(name, usedforsecurity=False).digest_size or None
+    except (ValueError, TypeError):  # unknown; or known and switched off in this host's OpenSSL
+        return None
+
+
+#: Names of steps, and what parses the text after the colon (None without one).
+STEPS: dict[str, Callable[[str | None], Step]] = {
+    "tar": _bare("tar", r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)", unpacks=True),
+    "zip": _bare("zip", r"\.zip", unpacks=True),
+    "gz": _bare("gz", r"\.gz"),
+    "bz2": _bare("bz2", r"\.bz2"),
+    "xz": _bare("xz", r"\.xz"),
+    "zst": _bare("zst", r"\.zst"),
+}
+
+#: Checksums that hashlib does not have, and their bytes.
+CHECKSUMS = {"adler32": 4, "crc32": 4}
+
+
+# -- characters and names ----------------------------------------------------------------------------------------------
+
+
+def check_characters(word: str) -> None:
+    """Raise UsageError for a word that no source and no step can be."""
+    if not word:
+        raise UsageError("an empty word is no source and no step")
+    if CONTROL.search(word):
+        raise UsageError(f"{plain(word)!r} has a control character in it", hint="a new line or a NUL, for example")
+    try:
+        word.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{plain(word)!a} is not valid UTF-8",
+            hint="make a symbolic link to it that has a name in UTF-8, and give that",
+        ) from error
