@@ -179,7 +179,7 @@ def _run(
 # -- the speed ---------------------------------------------------------------------------------------------------------
 
 _FETCH = (
-    "import resource, sys, time\n"
+    "import sys, time\n"
     "from sccache_dtool.fetch import http, fetch\n"
     "from sccache_dtool.fetch.progress import NoProgress\n"
     "from sccache_dtool.fetch.stack import parse_stack\n"
@@ -189,7 +189,8 @@ _FETCH = (
     "fs.seal = lambda *a, **b: None\n"  # curl does not wait for the disk either
     "began = time.perf_counter()\n"
     "fetch.fetch(fs, parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
-    "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    "took = time.perf_counter() - began\n"
+    "print(took, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])\n"
 )
 
 

@@ -13,7 +13,7 @@ _DURATION = r"(?a)(\d{1,18}(?:\.\d{1,18})?)(s|m|h|d|w)"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
 #: A thousand years in seconds: every date that comes of it can still be written in a name.
-_LONGEST = 1000 * 366 * 86_400.0
+LONGEST = 1000 * 366 * 86_400.0
 
 #: Seconds.
 SHORTEST_LIFETIME = 1.0
@@ -47,7 +47,7 @@ def parse_duration(text: str) -> float:
     if match is None:
         raise UsageError(f"cannot read {text!r} as a duration", hint=f"give {DURATION_FORMS}")
     seconds = float(match[1]) * _SECONDS[match[2]]
-    if seconds > _LONGEST:
+    if seconds > LONGEST:
         raise UsageError(f"{text!r} is too long a duration", hint="a thousand years, 52000w, is the longest")
     return seconds
 

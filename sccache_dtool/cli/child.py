@@ -42,6 +42,7 @@ class Child:
     def __init__(self) -> None:
         read_order, self._write_order = os.pipe()
         self._read_failure, write_failure = os.pipe()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # inherited as ignored, it would never tell of the command's end
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._write_order)

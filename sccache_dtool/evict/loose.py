@@ -44,9 +44,6 @@ YOUNG = OLD
 #: What a dataset's directory has in it, and a cache's has not.
 _DATASET = ".dtool"
 
-#: Directories in which other programs keep files under names of 40 hexadecimal digits: Hugging Face's hub, git.
-_OTHERS = frozenset({"blobs", "objects"})
-
 _DEEPEST = 12
 
 
@@ -119,13 +116,17 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> Found:
 
 
 def _known(directory: str, entries: Sequence[Entry]) -> list[str] | None:
-    """Names in a directory that brokers wrote; None if it is not theirs, nor what lies below."""
+    """Names in a directory that brokers wrote; None if it is not theirs, nor what lies below.
+
+    Brokers write a dataset's items into one flat directory that is named by its UUID, and nothing else. A manifest
+    or a directory beside them is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1
+    names alone are anybody's: such a directory is left alone, at the price of some that plain dtool-http made.
+    """
     files = [entry.name for entry in entries if not entry.is_dir]
+    if not is_uuid(directory.rpartition("/")[2]):
+        return None if files else []
     known = [name for name in files if LooseName.parse(name)]
-    last = directory.rpartition("/")[2]
-    if is_uuid(last):
-        return known
-    return known if len(known) == len(files) and not (known and last in _OTHERS) else None
+    return known if len(known) == len(entries) else None
 
 
 def _look(fs: FileSystem, layout: Layout, directory: str, name: str) -> Loose | None:

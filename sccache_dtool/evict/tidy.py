@@ -110,12 +110,18 @@ class Broom:
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
-        for text in self._fs.names(self._layout.locks):
+        found = self._fs.names(self._layout.locks)
+        for text in found:
             path = f"{self._layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
                 self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
-            elif self._is_old(path):
+            elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
+
+    def _is_of_running(self, sign: str, found: list[str]) -> bool:
+        """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
+        lock = f"{sign.partition('.by-')[0]}.lock"
+        return ".by-" in sign and lock in found and not self._is_old(f"{self._layout.locks}/{lock}")
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""

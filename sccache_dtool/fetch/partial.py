@@ -74,7 +74,7 @@ class Partial(Sink):
         if self.size or self.origin is not None:
             self.restart()
         self.origin = origin
-        self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()), shared=True)
+        self._note_origin(origin)
 
     def restart(self) -> None:
         """Begin anew; what others could read of the old beginning goes first."""
@@ -85,6 +85,9 @@ class Partial(Sink):
         self.origin = None
         self.resumed = False
         super().restart()
+
+    def _note_origin(self, origin: Origin) -> None:
+        self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
 
     def _adopt(self) -> None:
         """Begin with what another has left, if it is of the same source; what cannot be read is left."""
@@ -98,7 +101,7 @@ class Partial(Sink):
             if not size or origin.source != self._source or not (origin.validator or self._algorithms):
                 return
             if self.take(there, size):
-                self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()), shared=True)
+                self._note_origin(origin)
                 self.origin, self.resumed = origin, True
         except (OSError, records.Damaged):
             if self.size:

@@ -91,7 +91,7 @@ class Populator:
                 lease = take_existing()
                 return lease if lease is not None else self._fetch(wanted, election, terms)
             except TakenOver:
-                self._note(f"{wanted.label} is fetched by somebody else now: we were silent for too long")
+                continue  # we were silent for so long that somebody else fetches it: wait for them
             finally:
                 election.resign()
 

@@ -10,6 +10,7 @@ from sccache_dtool.clock import Clock, iso
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.owners import JOB, KINDS, NAMED, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.units import LONGEST
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness.jobs import Job
@@ -47,7 +48,7 @@ class HolderRecord(NamedTuple):
             sound = job is not None
         else:
             sound = kind is not None and (kind is NAMED) == (process is None)
-        if kind is None or not sound or not isinstance(ttl, int | float | None):
+        if kind is None or not sound or not _is_lifetime(ttl):
             raise records.Damaged("not a holder's record")
         name = fields.get("name")
         return cls(
@@ -61,6 +62,11 @@ class HolderRecord(NamedTuple):
             since=str(fields.get("since", "?")),
             job=job,
         )
+
+
+def _is_lifetime(ttl: object) -> bool:
+    """Whether it is a number of seconds that we would write; NaN and what no float holds are not."""
+    return ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and 0 <= ttl <= LONGEST)
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:

@@ -74,7 +74,7 @@ class Memory:
             if self._path is not None:
                 with contextlib.suppress(OSError, portalocker.LockException):
                     os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-                    file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10))
+                    file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10, errors="replace"))
                     file.seek(0)
             yield file
 
@@ -101,7 +101,7 @@ class Memory:
 
 
 def _parse(text: str) -> dict[str, float]:
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, OverflowError, RecursionError):
         seen = json.loads(text)
         if isinstance(seen, dict):
             return {name: float(first) for name, first in seen.items() if isinstance(first, int | float)}

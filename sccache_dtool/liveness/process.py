@@ -142,7 +142,13 @@ class Proc:
         try:
             if os.readlink(f"{self.root}/self") != str(os.getpid()):
                 return None
-            space = ".".join(_inode(os.readlink(f"{self.root}/self/ns/{kind}")) for kind in ("pid", "time"))
+            space = _inode(os.readlink(f"{self.root}/self/ns/pid"))
+        except OSError:
+            return None
+        try:
+            space += f".{_inode(os.readlink(f'{self.root}/self/ns/time'))}"
+        except FileNotFoundError:
+            space += ".0"  # Linux before 5.6 has no time name spaces
         except OSError:
             return None
         return (boot, space) if boot else None

@@ -163,6 +163,10 @@ class Docket:
             except Unanswered as error:
                 reason = str(error)
                 self._leave_alone(scheduler)
+            except Exception as error:  # an answer of another shape than any we know proves nothing, and stops nothing
+                found.clear()
+                reason = f"its answer cannot be understood ({type(error).__name__})"
+                self._leave_alone(scheduler)
         title = TITLES[scheduler]
         for job in jobs:
             verdict = found.get(job, Verdict(State.UNKNOWN, f"of job {job.id} nothing is known: {reason}"))

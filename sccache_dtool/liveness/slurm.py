@@ -173,9 +173,15 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
 def _ended(job: Job, rows: list[Row]) -> Verdict | _Condition:
     last = max(rows, key=lambda row: row.end)
     evidence = f"job {job.id} {last.state}{last.when}"
-    nodes = [row.nodes for row in rows if row.state in _DECIDED and row.nodes != "None assigned"]
+    # One node that reports the end speaks for itself; of several the batch script's speaks for itself alone.
+    rows = [row for row in rows if row.state in _DECIDED or _are_several(row.nodes)]
+    nodes = [row.nodes for row in rows if row.nodes != "None assigned"]
     nodes = [text for text in nodes if not _blank(text)]
     return _Condition(evidence, ",".join(nodes)) if nodes else Verdict(State.DEAD, evidence)
+
+
+def _are_several(nodes: str) -> bool:
+    return "," in nodes or "[" in nodes
 
 
 def _started_again(job: Job, now: Row, nodes: str) -> _Condition:
@@ -239,6 +245,11 @@ def _from_accounting(job: Job, rows: list[Row]) -> Verdict | _Condition:
 # -- nodes that do not answer ------------------------------------------------------------------------------------------
 
 
+def _may_not_answer(state: str) -> bool:
+    """Whether processes may go on on a node: it is silent (`*`), or somebody set it down without asking it."""
+    return "*" in state or state.lower().startswith(("down", "unk", "error", "fail"))
+
+
 def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, Verdict]) -> None:
     reply = run(["sinfo", "-h", "-N", "-a", "-O", "NodeList:|,StateLong:|"])
     if reply.code != 0:
@@ -246,7 +257,7 @@ def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, 
     states = {name: state for name, state, *_ in _split(reply, 2, "sinfo")}
     for job, condition in conditions.items():
         nodes = expand(condition.nodes)
-        silent = [node for node in nodes or () if "*" in states.get(node, "*")]
+        silent = [node for node in nodes or () if _may_not_answer(states.get(node, "unknown"))]
         if not nodes:
             text = f"{condition.evidence}, but on which nodes it ran is not known, and one may not have been reached"
             verdicts[job] = Verdict(State.UNKNOWN, text)

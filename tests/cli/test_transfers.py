@@ -27,7 +27,10 @@ MEBIBYTE = 1 << 20
 HURRIED = [
     sys.executable,
     "-c",
-    "from sccache_dtool.cli import main\nfrom sccache_dtool.fetch import transfers\ntransfers.PULSE = 0.05\nmain.main()",
+    "from sccache_dtool.cli import main\n"
+    "from sccache_dtool.fetch import transfers\n"
+    "transfers.PULSE = 0.05\n"
+    "main.main()",
 ]
 
 ME = ("--holder", f"pid:{os.getpid()}")
@@ -88,8 +91,9 @@ def test_progress_is_not_lost_on_a_failure(sc: Callable[..., Done], server: Serv
     """How far it came, and how often it was tried, says whether to try again."""
     url = server.page("/x", bytes(2 * MEBIBYTE), short=MEBIBYTE, etag='"one"', part=b"")
     sc("use", url)
-    (one,) = shown(sc)
-    assert (one["bytes"], one["attempts"]) == (MEBIBYTE, 5)
+    (left, one) = shown(sc)
+    assert (one["state"], one["bytes"], one["attempts"]) == ("failed", MEBIBYTE, 5)
+    assert left["state"] == "abandoned"
 
 
 def test_what_ended_is_hidden_after_a_minute(
@@ -158,6 +162,24 @@ def test_all_who_wait_are_told_why(sc: Callable[..., Done], server: Server) -> N
     assert server.gets["/x"] == 1
     server.page("/x", b"ACGT")
     assert sc("use", url).path.read_bytes() == b"ACGT"  # it is tried again, and not remembered
+
+
+def test_what_was_given_up_is_continued_by_the_next(sc: Callable[..., Done], server: Server, disk: Disk) -> None:
+    """A line that was down for an hour would cost all that had come before."""
+    body = os.urandom(3 * MEBIBYTE)
+    cut = Page(body, short=2 * MEBIBYTE, etag='"one"')
+    url = server.pages("/x", cut, *[Page(b"", 503)] * 4, Page(body, etag='"one"'))
+    assert sc("use", url).code == 12
+    assert len(disk.names("tmp")) == 1
+    assert sc("use", url).path.read_bytes() == body
+    assert server.ranges("/x")[-1] == f"bytes={2 * MEBIBYTE}-"
+    assert disk.names("tmp") == []
+
+
+def test_little_that_came_is_not_kept(sc: Callable[..., Done], server: Server, disk: Disk) -> None:
+    """Every failure would leave a directory behind."""
+    sc("use", server.page("/x", bytes(1000), short=500, etag='"one"', part=b""))
+    assert disk.names("tmp") == []
 
 
 def test_who_comes_after_a_failure_tries_again(sc: Callable[..., Done], server: Server) -> None:

@@ -69,19 +69,17 @@ def test_a_fifo_does_not_hang_us(dataset, web, cache_dir):
     assert web.data_requests == 1
 
 
-@pytest.mark.parametrize("storage", ["on_s3", "dataset"])
-def test_what_the_real_brokers_leave_is_what_we_know(storage, cache_dir, request, run_python):
+def test_what_the_real_broker_leaves_is_what_we_know(on_s3, cache_dir, run_python):
     """The names and places of loose files are those of released brokers, and no invention of ours."""
     from sccache_dtool.cache import Cache
 
-    source = request.getfixturevalue(storage)
     program = """
 dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
 for identifier in dataset.identifiers:
     dataset.item_content_abspath(identifier)
 """
-    run_python(program, source.uri, SC_DTOOL_PLUGIN="off").end()
+    run_python(program, on_s3.uri, SC_DTOOL_PLUGIN="off").end()
     cache = Cache(cache_dir)
     cache.init()
-    assert {one.identifier for one in cache.loose()} == set(source.identifiers)
-    assert {one.dataset for one in cache.loose()} == {source.uuid if storage == "on_s3" else "study"}
+    assert {one.identifier for one in cache.loose()} == set(on_s3.identifiers)
+    assert {one.dataset for one in cache.loose()} == {on_s3.uuid}

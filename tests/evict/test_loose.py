@@ -104,14 +104,27 @@ def test_the_layouts_of_all_brokers_are_found(root):
         f"{UUID}/{OTHER}.txt",
         f"bucket/{UUID}/{ID}.gz",
         f"s3/{UUID}/{ID}",
-        f"study-1/{ID}.csv",
     ):
         put(root, path)
     found = Cache(root).loose()
     assert sorted(one.path for one in found) == sorted(
-        [f"{UUID}/{ID}", f"{UUID}/{OTHER}.txt", f"bucket/{UUID}/{ID}.gz", f"s3/{UUID}/{ID}", f"study-1/{ID}.csv"]
+        [f"{UUID}/{ID}", f"{UUID}/{OTHER}.txt", f"bucket/{UUID}/{ID}.gz", f"s3/{UUID}/{ID}"]
     )
-    assert {one.dataset for one in found} == {UUID, "study-1"}
+    assert {one.dataset for one in found} == {UUID}
+
+
+def test_copies_of_datasets_and_other_stores_are_left_alone(root):
+    """The only copy of somebody's dataset, mirrored from its bucket, would be cleaned as if it were a cache."""
+    for path in (
+        f"mirror/{UUID}/manifest.json",
+        f"mirror/{UUID}/data/{ID}",
+        f"flat/{UUID}/manifest.json",
+        f"flat/{UUID}/{ID}",
+        f"store/sha1/ab/{ID}.dat",
+        f"study-1/{ID}.csv",  # dtool-http writes so where no UUID is in the URL; nobody can tell it from the others
+    ):
+        put(root, path)
+    assert list(Cache(root).loose()) == []
 
 
 def test_everything_else_in_the_root_is_left_alone(root, tmp_path):
