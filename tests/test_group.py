@@ -46,7 +46,16 @@ def _load_everything() -> None:
         if not module.name.startswith(("sccache_dtool.dtool", "sccache_dtool.__main__")):
             with contextlib.suppress(ImportError):
                 importlib.import_module(module.name)
-    for name in ("flufl.lock", "portalocker", "humanize", "rich.console", "rich.table", "rich.text", "tomllib"):
+    for name in (
+        "encodings.idna",
+        "flufl.lock",
+        "portalocker",
+        "humanize",
+        "rich.console",
+        "rich.table",
+        "rich.text",
+        "tomllib",
+    ):
         importlib.import_module(name)
     output.size(1)
     output.ago(0.0, 1.0)
