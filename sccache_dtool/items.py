@@ -47,6 +47,11 @@ class Item(NamedTuple):
         return sum(len(copy.held) for copy in self.copies)
 
     @property
+    def held(self) -> list[Held]:
+        """The leases on all its copies."""
+        return [held for copy in self.copies for held in copy.held]
+
+    @property
     def uses(self) -> int:
         """How many leases there ever were."""
         return self.finished_uses + self.leases

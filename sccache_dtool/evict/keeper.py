@@ -123,10 +123,22 @@ class Keeper:
         """Keys of items in the trash, and where they are there."""
         return trash.restorable(self._fs, self._layout, self._warn)
 
-    def restore(self, key: str, name: TrashName) -> bool:
-        """Bring a copy back from the trash; False if it has gone from there meanwhile."""
+    def restore(self, word: str) -> str:
+        """Bring back from the trash the item that `word` means; returns its key. Raises UsageError or InUse."""
+        found = [(key, name) for key, name in self.restorable() if _means(word, key)]
+        if not found:
+            raise UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
+        if len({key for key, _ in found}) > 1:
+            raise UsageError(
+                f"{word!r} could be any of several items in the trash", details=sorted({key for key, _ in found})
+            )
+        key, name = max(found, key=lambda pair: pair[1].generation.created)
+        if items.generations(self._fs, self._layout, key):
+            raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
         with self._at_work() as holder:
-            return trash.restore(self._fs, self._layout, self._clock, holder, key, name)
+            if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
+                raise UsageError(f"{word!r} has just been deleted from the trash")
+        return key
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
@@ -169,7 +181,7 @@ class Keeper:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     def _reap(self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True) -> Reaped:
-        held = [one for item in found for copy in item.copies for one in copy.held]
+        held = [one for item in found for one in item.held]
         reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody)
         for failure in reaped.failed:
             self._warn(failure)
@@ -210,13 +222,18 @@ class Keeper:
     def _in_use(self, item: Item) -> InUse:
         if not item.leases:
             return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
-        judged = self.judged(held for copy in item.copies for held in copy.held)
+        judged = self.judged(item.held)
         count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
         return InUse(
             f"cannot remove {key_label(item.key)}: {count} held",
             details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
             hint="they are released with `sc-dtool unuse`, or reaped once their holder is proved dead",
         )
+
+
+def _means(word: str, key: str) -> bool:
+    """Whether a word that a person has typed may mean an item: its key, the beginning of its key, or its label."""
+    return word in (key, key_label(key)) or (len(word) >= 4 and key.startswith(word))
 
 
 def _only_of(holder: str, copy: Copy) -> Copy:

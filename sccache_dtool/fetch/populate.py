@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from sccache_dtool import history, records
 from sccache_dtool.clock import Clock, iso
@@ -22,7 +21,7 @@ from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.takeover import find_abandoned
 from sccache_dtool.fetch.transfers import FETCH, WAIT, State, TakenOver, Track
-from sccache_dtool.fetch.wanted import Wanted
+from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, Layout, OutcomeName, WorkName, unique
@@ -33,15 +32,6 @@ _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
 _NOTE_AFTER = 1.0
 _NOTE_EVERY = 60.0
-
-
-class Terms(NamedTuple):
-    """On what terms an item is fetched."""
-
-    wait: float  # seconds to wait for somebody else's download
-    size: int | None = None  # bytes that it will need, if somebody said so
-    rate: float | None = None  # bytes a second at most
-    make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
 
 
 class Populator:

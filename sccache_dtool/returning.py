@@ -1,0 +1,74 @@
+"""Giving back and renewing what a command holds on somebody's behalf, by the names that are on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from sccache_dtool import holders, leases
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import LeaseLost
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Owner, Roll
+from sccache_dtool.items import Item
+from sccache_dtool.layout import RELEASED, HolderName, Layout
+
+
+def release(
+    fs: FileSystem,
+    layout: Layout,
+    clock: Clock,
+    item: Item,
+    owners: Sequence[Owner],
+    everything: bool,
+    generation: str | None,
+) -> int:
+    """Give back one use of any of `owners` on an item, the latest, or all; returns how many.
+
+    `generation`: only of this copy.
+    """
+    prefixes = tuple(owner.prefix for owner in owners)
+    count = 0
+    for held in reversed(item.held):
+        if held.lease is None or not held.lease.holder.startswith(prefixes):
+            continue
+        if generation not in (None, held.generation):
+            continue
+        if leases.end(fs, clock, held.gate(layout), layout.history(item.key), held.name, RELEASED):
+            count += 1
+            _dismiss(fs, layout, held.lease.holder)
+        if count and not everything:
+            break
+    return count
+
+
+def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
+    """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+    prefixes = tuple(owner.prefix for owner in owners)
+    roll = Roll.call(fs, layout)
+    count = 0
+    for name in roll.present.values():
+        if not name.id.startswith(prefixes):
+            continue
+        with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
+            ttl = holders.read(fs, layout, name).ttl
+            if ttl is not None and roll.now is not None:
+                holders.renew(fs, layout, name, int(roll.now + ttl))
+                count += 1
+    if not count and any(id.startswith(prefixes) for id in roll.gone):
+        raise LeaseLost(
+            f"the leases of {owners[-1]} were revoked, their lifetime being over",
+            hint="what it reads may be deleted: stop, and use the data anew",
+        )
+    return count
+
+
+def _dismiss(fs: FileSystem, layout: Layout, holder: str) -> None:
+    """Remove the holder of a lease that was its only one: what commands make."""
+    try:
+        fs.unlink(f"{layout.holders}/{HolderName(holder, 0, 0)}")
+    except FileNotFoundError:  # it has a lifetime, so its name has changed
+        name = Roll.glance(fs, layout).present.get(holder)
+        if name is not None:
+            with contextlib.suppress(FileNotFoundError):
+                fs.unlink(f"{layout.holders}/{name}")
