@@ -431,7 +431,15 @@ class Cache:
     def _keeper(self, warn: Tell | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
-        return Keeper(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
+        return Keeper(
+            self._fs,
+            self._layout,
+            self._clock,
+            self._proc,
+            self.check(),
+            warn or self._warn,
+            self.settings.dtool_directories,
+        )
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:

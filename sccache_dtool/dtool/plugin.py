@@ -58,9 +58,6 @@ def _forget() -> None:
     _state = _State()
 
 
-os.register_at_fork(after_in_child=_forget)
-
-
 def is_off() -> bool:
     """Whether the user has switched the plugin off."""
     return os.environ.get(SWITCH, "").strip().lower() in ("off", "0", "no", "false")
@@ -75,6 +72,7 @@ def install() -> bool:
 
         original = DataSet.item_content_abspath
         if not hasattr(original, _MARK):
+            os.register_at_fork(after_in_child=_forget)
             DataSet.item_content_abspath = _wrapped(original)
     except Exception as error:
         _warn_once(error)
@@ -139,7 +137,8 @@ def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -
 
 
 def _still_good(lease: Lease) -> bool:
-    return not lease.released and lease.holder.usable
+    """Whether a lease still stands for what it was taken on; people delete by hand, too, and dtool fetched again."""
+    return not lease.released and lease.holder.usable and os.path.exists(lease)
 
 
 def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:

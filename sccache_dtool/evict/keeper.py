@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from sccache_dtool import holders, items
@@ -36,13 +36,16 @@ class Keeper:
         proc: Proc,
         cache_id: str,
         warn: Callable[[str], None],
+        dtool_directories: Collection[str] = (),
     ) -> None:
+        """`dtool_directories`: see `loose.scan`."""
         self._fs = fs
         self._layout = layout
         self._clock = clock
         self._proc = proc
         self._id = cache_id
         self._warn = warn
+        self._dtool_directories = dtool_directories
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
         """End all leases whose holder is proved dead."""
@@ -150,7 +153,8 @@ class Keeper:
 
     def loose(self, now: float | None = None) -> Found:
         """What dtool left in the cache; `now`: the file system's clock, if it is known."""
-        return loose_files.scan(self._fs, self._layout, self._clock.wall() if now is None else now, self._warn)
+        now = self._clock.wall() if now is None else now
+        return loose_files.scan(self._fs, self._layout, now, self._warn, self._dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)

@@ -87,6 +87,15 @@ def test_one_process_holds_one_lease_however_often_it_asks(dataset, cache_dir):
     assert Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).leases == 1
 
 
+def test_what_was_deleted_by_hand_is_fetched_again(dataset, cache_dir):
+    """After an `rm -rf` dtool alone fetches again; with us a script would fail until it is restarted."""
+    path = dataset.item_content_abspath(FIRST)
+    shutil.rmtree(Path(path).parents[1])
+    again = dataset.item_content_abspath(FIRST)
+    assert again != path
+    assert read(again) == b"one\n"
+
+
 def test_a_block_gives_its_lease_back(dataset, cache_dir):
     """A process that lives for weeks must be able to say when it is done with an item."""
     cache = Cache(cache_dir)
