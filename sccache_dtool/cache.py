@@ -187,20 +187,37 @@ class Cache:
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it.
         """
+        holder = self.enter(owner, ttl, wanted.key)
+        try:
+            with holder.beating():
+                return self.acquire(holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room)
+        except BaseException:
+            holder.retire()
+            raise
+
+    def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
+        """A holder that stands for somebody else; `ttl` as for `hold`, `key` of the only item that it will hold."""
         self._check_or_set_up()
         if ttl is None:
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        holder = Holder(self._fs, self._layout, self._clock, owner, ttl, wanted.key)
-        try:
-            with holder.beating():
-                wait = self.settings.fetch_wait if wait is None else wait
-                terms = Terms(wait, size, rate, self.make_room if make_room else None)
-                return self._acquirer(holder).acquire(wanted, terms)
-        except BaseException:
-            holder.retire()
-            raise
+        return Holder(self._fs, self._layout, self._clock, owner, ttl, key)
+
+    def acquire(
+        self,
+        holder: Holder,
+        wanted: Wanted,
+        *,
+        wait: float | None = None,
+        size: int | None = None,
+        rate: float | None = None,
+        make_room: bool = False,
+    ) -> Lease:
+        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
+        wait = self.settings.fetch_wait if wait is None else wait
+        terms = Terms(wait, size, rate, self.make_room if make_room else None)
+        return self._acquirer(holder).acquire(wanted, terms)
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import size as shown
 from sccache_dtool.errors import CacheError, NoCache, NoSpace
 from sccache_dtool.fetch.wanted import Wanted
-from sccache_dtool.leases import Lease
+
+#: What is leased: an item, or all items of a dataset.
+Leased = TypeVar("Leased")
 
 
 def fetch_where_room_is(
-    caches: Sequence[Cache], wanted: Wanted, size: int | None, make_room: bool, hold: Callable[[Cache], Lease]
-) -> Lease:
-    """A lease on an item that `hold` fetches into the first of several caches with room for it.
+    caches: Sequence[Cache], wanted: Wanted, size: int | None, make_room: bool, hold: Callable[[Cache], Leased]
+) -> Leased:
+    """What `hold` leases, fetched into the first of several caches with room for it.
 
     `size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what running
     fetches have reserved. Raises NoSpace, with what is missing where, if there is none, also not by evicting what is

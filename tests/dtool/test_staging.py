@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -213,4 +214,22 @@ def test_run_takes_an_item(dataset, cache_dir, capfd):
     """Jobs that are one command need neither `use` nor `unuse`."""
     assert main.run(["run", f"dtool:{dataset.uri}#second.csv", "--", "cat", "{}"]) == 0
     assert capfd.readouterr().out == "two, three\n"
-    assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.USAGE
+
+
+def test_run_takes_a_whole_dataset(dataset, cache_dir, capfd):
+    """A job that is one command stages its dataset with one line, and nobody can delete it underneath."""
+    clean = f"{sys.executable} -m sccache_dtool -C {cache_dir} clean --all -y"
+    script = f"{clean}; cat {{}}/second.csv {{}}/a/first.txt; ls {cache_dir}/.sc-dtool/holders | grep -c ^r"
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", script]) == 0
+    said = capfd.readouterr().out
+    assert said.endswith("two, three\none\n1\n")  # one holder for all items, and so one heartbeat
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
+
+
+def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):
+    """The command would run on half a dataset."""
+    web.before_data = lambda number: b"X"
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.FETCH_FAILED
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
