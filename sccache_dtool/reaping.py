@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -141,7 +140,7 @@ def open_court(
 
     `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed.
     """
-    memory = lifetime.Memory(_memory_path(proc, cache_id), clock)
+    memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
     with memory.remembered():
         roll = Roll.glance(fs, layout) if glance else Roll.call(fs, layout)
         one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
@@ -169,16 +168,7 @@ def open_court(
         for stranger in roll.strangers:
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
         yield Court(fs, layout, roll, judge, warn, docket)
-        memory.forget_all_but({str(name) for name in roll.present.values()})
-
-
-def _memory_path(proc: Proc, cache_id: str) -> str | None:
-    """Of this user, this boot and these name spaces: times since boot mean nothing elsewhere."""
-    here = proc.here()
-    if here is None:
-        return None
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/sc-dtool/seen-{cache_id}-{here[0]}-{here[1]}.json"
+        memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
 
 
 class Reaped(NamedTuple):

@@ -21,6 +21,7 @@ from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Layout, TrashName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory, memory_path
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
 
@@ -176,10 +177,9 @@ class Keeper:
 
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
-        owner = holders.program_owner(self._proc)
-        return Election(
-            self._fs, self._layout, self._clock, name, holders.encode(owner, None, self._clock), self._judge_process
-        )
+        record = holders.encode(holders.program_owner(self._proc), None, self._clock)
+        memory = Memory(memory_path(self._proc, f"elected-{self._id}"), self._clock)
+        return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))

@@ -209,10 +209,10 @@ class Populator:
             return lease
         except (TakenOver, CacheError, OSError) as error:
             keep = isinstance(error, GaveUp) and track.keepable
-            if made and self._is_gone(area):
+            if made and self._is_taken_away(area):
                 if self._holder.lost or self._worker.lost:
                     raise self._lost(wanted) from error
-                if self._is_gone(self._layout.tmp):
+                if self._is_without_cache():
                     raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
                 raise TakenOver from error
             failure = self._explain(wanted, error)
@@ -251,10 +251,21 @@ class Populator:
             hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
         )
 
-    def _is_gone(self, area: str) -> bool:
-        """Whether our work area was taken away: by a successor, or by `clean` because we were taken for dead."""
+    def _is_taken_away(self, area: str) -> bool:
+        """Whether our work area was renamed: by a successor, or by `clean` because we were taken for dead.
+
+        On NFS a look at it may show for a minute what was there before. To remove it, the server is asked, and refuses
+        because there is something in it.
+        """
         try:
-            self._fs.names(area)
+            self._fs.rmdir(area)
+        except OSError as error:
+            return error.errno in GONE
+        return False
+
+    def _is_without_cache(self) -> bool:
+        try:
+            self._fs.names(self._layout.tmp)
         except OSError as error:
             return error.errno in GONE
         return False

@@ -14,12 +14,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.layout import HolderName
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.process import Proc
 from sccache_dtool.units import short_duration
 
 #: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.
@@ -30,7 +31,7 @@ ONE_CLOCK = frozenset("bcachefs btrfs ext2 ext3 ext4 f2fs nfs nfs4 overlay tmpfs
 
 
 class Memory:
-    """When this host first saw each holder under its present name, in seconds since boot."""
+    """When this host first saw each name, such as a holder's present one, in seconds since boot."""
 
     def __init__(self, path: str | None, clock: Clock) -> None:
         """`path`: the file that outlives this process, None for no file. Its name carries the boot it is of."""
@@ -38,7 +39,7 @@ class Memory:
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._noted: dict[str, float] = {}
-        self._names: set[str] | None = None
+        self._is_wanted: Callable[[str], bool] = lambda name: True
 
     def unchanged_for(self, name: str) -> float:
         """Seconds since this host first saw `name`; 0 at the first time."""
@@ -83,7 +84,7 @@ class Memory:
         for name, value in read.items():
             if " " in name:  # no holder's name
                 self._noted.setdefault(name, value)
-            elif self._names is None or name in self._names:
+            elif self._is_wanted(name):
                 self._seen[name] = min(value, self._seen.get(name, value))
 
     def recall(self, what: str) -> float | None:
@@ -94,10 +95,19 @@ class Memory:
         """Note a number under a name with a space in it, which no holder has; 0: as if none had been noted."""
         self._noted[what] = value
 
-    def forget_all_but(self, names: set[str]) -> None:
-        """Drop holders that are no longer there."""
-        self._names = names
-        self._seen = {name: first for name, first in self._seen.items() if name in names}
+    def forget_unless(self, is_wanted: Callable[[str], bool]) -> None:
+        """Drop names of what is no longer there."""
+        self._is_wanted = is_wanted
+        self._seen = {name: first for name, first in self._seen.items() if is_wanted(name)}
+
+
+def memory_path(proc: Proc, name: str) -> str | None:
+    """Where a memory is kept: of this user, boot and name spaces, since times since boot mean nothing elsewhere."""
+    here = proc.here()
+    if here is None:
+        return None
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{state}/sc-dtool/{name}-{here[0]}-{here[1]}.json"
 
 
 def _parse(text: str) -> dict[str, float]:
