@@ -18,7 +18,7 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo demo-dtool test test-all lint format bench build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs lint format bench build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,10 @@ demo-dtool: $(stamp) ## show what it does for users of dtool
 
 test: $(stamp) ## run all tests
 	@$(py) -m pytest -q $(ARGS)
+
+test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versions of the protocol (as root, on Debian)
+	@bash .ci/packages nfs
+	@NFS=full $(py) -m pytest -q tests/nfs $(ARGS)
 
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all

@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 
-from sccache_dtool import history, records
+from sccache_dtool import history, items, records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, GONE, CacheError, FetchFailed, LeaseLost, NoSpace, TimedOut, explain
@@ -30,6 +30,7 @@ from sccache_dtool.units import short_duration
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 2.0
+_REFRESH_EVERY = 5.0
 _NOTE_AFTER = 1.0
 _NOTE_EVERY = 60.0
 
@@ -78,6 +79,7 @@ class Populator:
             if lease is not None:
                 return lease
             try:
+                items.refresh(self._fs, self._layout, wanted.key)
                 lease = take_existing()
                 return lease if lease is not None else self._fetch(wanted, election, terms)
             except TakenOver:
@@ -97,7 +99,7 @@ class Populator:
         if election.poll():
             return None
         began = self._clock.monotonic()
-        next_note, pause = began + _NOTE_AFTER, _FIRST_PAUSE
+        next_note, next_refresh, pause = began + _NOTE_AFTER, began + _REFRESH_EVERY, _FIRST_PAUSE
         known = set(self._failures(wanted))
         with contextlib.ExitStack() as signs:
             try:
@@ -116,6 +118,9 @@ class Populator:
                         next_note = now + _NOTE_EVERY
                     self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, deadline - now)))
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
+                    if now >= next_refresh:
+                        items.refresh(self._fs, self._layout, wanted.key)
+                        next_refresh = now + _REFRESH_EVERY
                     lease = take_existing()
                     if lease is not None:
                         return lease

@@ -98,12 +98,12 @@ class NfsHost(Host):
         return f"{EXPORT if self.is_server else _MOUNT}/cache"
 
     def freeze(self) -> None:
-        """Stop the whole host, kernel and all."""
-        os.killpg(self._kernel.pid, signal.SIGSTOP)
+        """Stop the whole host: its processes run only through its kernel."""
+        self._kernel.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         """Let it go on."""
-        os.killpg(self._kernel.pid, signal.SIGCONT)
+        self._kernel.send_signal(signal.SIGCONT)
 
     def cut(self) -> None:
         """Pull the plug of its network, but for what the test says to it."""
