@@ -3,8 +3,8 @@
 Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin. The
 operations that decide something (`symlink`, `rename`, `rmdir`, `mkdir`, `create`) are single system calls, because
 on a network file system each is one request that the server answers with one winner. Nothing here follows a
-symbolic link in the last component of a path, and nothing decides by "does it exist?": on NFS that answer may be
-almost a minute old.
+symbolic link in the last component of a path, nor one on the way below the control directory (see `nofollow`), and
+nothing decides by "does it exist?": on NFS that answer may be almost a minute old.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
+
+from sccache_dtool.nofollow import Walk, by_descriptor, open_directory, reached
 
 if TYPE_CHECKING:
     import tarfile
@@ -53,26 +55,39 @@ class FileSystem:
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
 
-    def symlink(self, text: str, path: str) -> None:
-        """Create `path` exclusively, as a symbolic link whose text is a record."""
-        os.symlink(text, path)
+    # `unique`: the names are random, and never used twice. Then one system call by path does: should somebody have
+    # put a link in the place of a directory on the way, there is nothing at its other end that the call could change.
 
-    def rename(self, source: str, target: str) -> None:
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
+        """Create `path` exclusively, as a symbolic link with a text."""
+        if unique:
+            os.symlink(text, path)
+            return
+        with reached(path) as (name, directory):
+            os.symlink(text, name, dir_fd=directory)
+
+    def rename(self, source: str, target: str, *, unique: bool = False) -> None:
         """Rename within the cache."""
-        os.rename(source, target)
+        if unique:
+            os.rename(source, target)
+            return
+        with reached(source) as (old, here), reached(target) as (new, there):
+            os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
 
     def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
         """Create a directory exclusively, with the permissions in `mode` less the umask.
 
         `shared`: its group may write in it, whatever the umask says.
         """
-        os.mkdir(path, mode)
+        with reached(path) as (name, directory):
+            os.mkdir(name, mode, dir_fd=directory)
         if shared:
             self.share(path)
 
     def share(self, path: str) -> None:
         """Let a directory's group write in it, and make what is created there the group's too (setgid)."""
-        fd = os.open(path, _READ_ONLY | os.O_DIRECTORY)
+        with reached(path) as (name, directory):
+            fd = open_directory(name, directory)
         try:
             os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | SHARED_DIRECTORY)
         finally:
@@ -80,19 +95,23 @@ class FileSystem:
 
     def touch(self, path: str) -> None:
         """Set a directory's times to now, so that a network file system's client forgets what it remembers of it."""
-        os.utime(path)
+        with reached(path) as (name, directory):
+            os.utime(name, dir_fd=directory, follow_symlinks=False)
 
     def rmdir(self, path: str) -> None:
         """Remove an empty directory; the server refuses when there is anything in it."""
-        os.rmdir(path)
+        with reached(path) as (name, directory):
+            os.rmdir(name, dir_fd=directory)
 
     def unlink(self, path: str) -> None:
         """Remove one name that is not a directory."""
-        os.unlink(path)
+        with reached(path) as (name, directory):
+            os.unlink(name, dir_fd=directory)
 
     def readlink(self, path: str) -> str:
         """The text of a symbolic link, without following it."""
-        return os.readlink(path)
+        with reached(path) as (name, directory):
+            return os.readlink(name, dir_fd=directory)
 
     def is_shared(self, path: str) -> bool:
         """Whether a directory's group may write in it."""
@@ -100,7 +119,8 @@ class FileSystem:
 
     def lstat(self, path: str) -> os.stat_result:
         """Attributes of the name itself; on NFS they may be a minute old."""
-        return os.lstat(path)
+        with reached(path) as (name, directory):
+            return os.lstat(name, dir_fd=directory)
 
     # -- what others put into the root: reached without following any symbolic link on the way --------------------
 
@@ -125,11 +145,13 @@ class FileSystem:
 
     def move_out(self, directory: int, name: str, target: str) -> None:
         """Rename a name in an open directory to the path `target`."""
-        os.rename(name, target, src_dir_fd=directory)
+        with reached(target) as (new, there):
+            os.rename(name, new, src_dir_fd=directory, dst_dir_fd=there)
 
     def move_back(self, source: str, directory: int, name: str) -> None:
         """Undo `move_out`."""
-        os.rename(source, name, dst_dir_fd=directory)
+        with reached(source) as (old, here):
+            os.rename(old, name, src_dir_fd=here, dst_dir_fd=directory)
 
     def unlink_in(self, directory: int, name: str) -> None:
         """Remove a name in an open directory that is no directory itself."""
@@ -143,7 +165,14 @@ class FileSystem:
 
     def names(self, path: str) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof."""
-        return sorted(os.listdir(path))
+        with reached(path) as (name, directory):
+            if directory is None:
+                return sorted(os.listdir(path))
+            fd = open_directory(name, directory)
+            try:
+                return sorted(os.listdir(fd))
+            finally:
+                os.close(fd)
 
     def entries(self, path: str) -> list[Entry]:
         """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
@@ -167,9 +196,12 @@ class FileSystem:
     # -- records and files -----------------------------------------------------------------------------------------
 
     def put_record(self, text: str, path: str) -> None:
-        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file."""
+        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file.
+
+        The name is one that is never used twice.
+        """
         try:
-            self.symlink(text, path)
+            self.symlink(text, path, unique=True)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
@@ -186,7 +218,7 @@ class FileSystem:
 
     def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
-        fd = os.open(path, _READ_ONLY)
+        fd = self.open(path)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", path)
@@ -210,11 +242,13 @@ class FileSystem:
 
     def create(self, path: str, mode: int = 0o666) -> int:
         """Create a file exclusively, with the permissions in `mode` less the umask; a descriptor for writing."""
-        return os.open(path, _CREATE, mode)
+        with reached(path) as (name, directory):
+            return os.open(name, _CREATE, mode, dir_fd=directory)
 
     def open(self, path: str) -> int:
         """Open a file for reading, never through a symbolic link."""
-        return os.open(path, _READ_ONLY)
+        with reached(path) as (name, directory):
+            return os.open(name, _READ_ONLY, dir_fd=directory)
 
     def read(self, fd: int, size: int = CHUNK) -> bytes:
         """At most `size` bytes; empty at the end."""
@@ -239,9 +273,11 @@ class FileSystem:
     def usage(self, path: str) -> Usage:
         """Bytes and entries of a file or tree, `path` itself included."""
         size = total = 0
-        for _, status in self._walk(path):
-            total += 1
-            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        with Walk(path) as walk:
+            for directory, name, _ in walk:
+                status = os.lstat(name, dir_fd=directory)
+                total += 1
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
         return Usage(size, total)
 
     def seal(self, path: str, *, shared: bool = False) -> None:
@@ -250,58 +286,44 @@ class FileSystem:
         Directories stay writable, because whoever may evict must be able to empty them. `shared`: their group may
         write in directories, and read files.
         """
-        for name, status in self._walk(path):
-            if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
-                continue
-            fd = os.open(name, _READ_ONLY)
-            try:
-                os.fchmod(fd, _sealed_mode(status.st_mode, shared))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+        with Walk(path) as walk:
+            for directory, name, is_dir in walk:
+                if not (is_dir or stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)):
+                    continue
+                fd = os.open(name, _READ_ONLY, dir_fd=directory)
+                try:
+                    os.fchmod(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
 
     def remove_tree(self, path: str) -> None:
         """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error."""
-        import shutil
-
-        if not stat.S_ISDIR(self.lstat(path).st_mode):
-            self.unlink(path)
-            return
-
-        tried: set[str] = set()
-
-        def on_error(function: Callable[..., object], name: str, info: tuple[object, BaseException, object]) -> None:
-            error = info[1]
-            if isinstance(error, FileNotFoundError):
-                return
-            if not isinstance(error, PermissionError) or name in tried:
-                raise error
-            tried.add(name)
-            for directory in (os.path.dirname(name), name):  # of `path` itself the parent is the cache's, not ours
-                if f"{directory}/".startswith(f"{path}/") and stat.S_ISDIR(os.lstat(directory).st_mode):
-                    os.chmod(directory, 0o700)
-            if stat.S_ISDIR(os.lstat(name).st_mode):
-                shutil.rmtree(name, onerror=on_error)
-            else:
-                os.unlink(name)
-
-        shutil.rmtree(path, onerror=on_error)  # `onexc` exists only since Python 3.12
+        with Walk(path, opening=True) as walk:
+            for directory, name, is_dir in walk:
+                with contextlib.suppress(FileNotFoundError):
+                    (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
 
     def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
-        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising."""
-        archive.extractall(directory, filter=check)
+        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
 
-    def _walk(self, path: str) -> Iterator[tuple[str, os.stat_result]]:
-        """`path` and all below it, children before their directory, symbolic links not followed."""
-        pending = [(path, os.lstat(path), False)]
-        while pending:
-            name, status, seen = pending.pop()
-            if seen or not stat.S_ISDIR(status.st_mode):
-                yield name, status
-                continue
-            pending.append((name, status, True))
-            with os.scandir(name) as found:
-                pending.extend((entry.path, entry.stat(follow_symlinks=False), False) for entry in found)
+        Meanwhile nobody else may change anything in there, and its own name is not used: tarfile writes by path, and
+        would follow a link that somebody has put in the place of a directory.
+        """
+        with reached(directory) as (name, above):
+            fd = open_directory(name, above)
+        anchor = by_descriptor(fd)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, stat.S_IRWXU)
+        try:
+            archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
+        except OSError as error:
+            if not str(error.filename).startswith(anchor):
+                raise
+            raise OSError(error.errno, error.strerror, directory + error.filename.removeprefix(anchor)) from error
+        finally:
+            os.fchmod(fd, mode)
+            os.close(fd)
 
     @staticmethod
     def _read_all(fd: int, limit: int) -> bytes:

@@ -42,7 +42,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
     """
     lease_path, ended_path = f"{gate}/{lease}", f"{history}/{ended}"
     try:
-        fs.rename(lease_path, ended_path)
+        fs.rename(lease_path, ended_path, unique=True)
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -53,7 +53,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
         # and a cache that somebody has removed must not be begun again by halves.
         with contextlib.suppress(FileExistsError):
             fs.mkdir(history, shared=fs.is_shared(os.path.dirname(history)))
-        fs.rename(lease_path, ended_path)
+        fs.rename(lease_path, ended_path, unique=True)
     except OSError as error:
         if error.errno not in GONE:
             raise

@@ -10,7 +10,8 @@ import os
 import re
 from typing import NamedTuple
 
-CONTROL = ".sc-dtool"
+from sccache_dtool.nofollow import CONTROL as CONTROL
+
 FORMAT_VERSION = 1
 FORMAT_MAGIC = "sc-dtool cache"
 TAG_NAME = "CACHEDIR.TAG"

@@ -192,8 +192,8 @@ class OnClock(FileSystem):
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
 
-    def symlink(self, text: str, path: str) -> None:
-        super().symlink(text, path)
+    def symlink(self, text: str, path: str, **more: bool) -> None:
+        super().symlink(text, path, **more)
         os.utime(path, (self._clock.wall(), self._clock.wall()), follow_symlinks=False)
 
 

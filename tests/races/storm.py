@@ -130,8 +130,8 @@ class _Evicting(FileSystem):
             self._slip.within_eviction()
         super().rmdir(path)
 
-    def rename(self, source: str, target: str) -> None:
-        super().rename(source, target)
+    def rename(self, source: str, target: str, **more: bool) -> None:
+        super().rename(source, target, **more)
         if "/items/" in source and "/trash/" in target:
             self._report(b"E")
 
@@ -155,10 +155,10 @@ class _Journaling(FileSystem):
     def __init__(self, note: Callable[..., None]) -> None:
         self._note = note
 
-    def symlink(self, text: str, path: str) -> None:
+    def symlink(self, text: str, path: str, **more: bool) -> None:
         if "/use/" in path:
             self._note("try", os.path.basename(path))
-        super().symlink(text, path)
+        super().symlink(text, path, **more)
 
 
 class _Hasty(Clock):
