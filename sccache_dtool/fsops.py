@@ -195,13 +195,10 @@ class FileSystem:
 
     # -- records and files -----------------------------------------------------------------------------------------
 
-    def put_record(self, text: str, path: str) -> None:
-        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file.
-
-        The name is one that is never used twice.
-        """
+    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file."""
         try:
-            self.symlink(text, path, unique=True)
+            self.symlink(text, path, unique=unique)
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise

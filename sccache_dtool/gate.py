@@ -23,7 +23,7 @@ def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
     """
     path = f"{gate}/{lease}"
     try:
-        fs.put_record(record, path)
+        fs.put_record(record, path, unique=True)
     except FileExistsError:
         if fs.get_record(path) != record:
             raise

@@ -1,0 +1,296 @@
+"""A link in the place of a directory, put there before each single call of each command that deletes or writes.
+
+In a cache that a group shares, any member can do that. What is at the other end of the link is the victim's own: not a
+name of it may go, not a bit of it may change, whatever becomes of the command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from faults import FakeClock, FakeProc, OnClock
+from hostile.swaps import Swapping, snapshot
+from sccache_dtool import history, holders
+from sccache_dtool.cache import Cache
+from sccache_dtool.errors import CacheError
+from sccache_dtool.evict.policies import Rules
+from sccache_dtool.evict.tidy import OLD
+from sccache_dtool.fetch import untar
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import PROGRAM, Holder
+from sccache_dtool.layout import GATE, Layout, TrashName, WorkName, unique
+
+EVERYTHING = Rules(everything=True)
+UUID = "12345678-1234-1234-1234-123456789abc"
+SHA1 = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Scene:
+    """A cache with something to do for every command, and a victim who works in it."""
+
+    def __init__(self, place: Path, template: Path, fs: Callable[[FakeClock, Path, Path], Swapping]) -> None:
+        self.place = place
+        self.sources = template.parent / "sources"
+        self.root = place / "cache"
+        shutil.copytree(template, place, symlinks=True)
+        self.clock = FakeClock(wall=time.time() + 3 * OLD)
+        self.fs = fs(self.clock, self.root, place / "outside")
+        self.proc = FakeProc(str(place / "proc-of-victim"))
+        self.cache = Cache(self.root, fs=self.fs, clock=self.clock, proc=self.proc)
+
+    def key(self, label: str) -> str:
+        return Cache(self.root, fs=FileSystem()).find(label)
+
+
+def make_template(place: Path) -> None:
+    """One of everything that is found, evicted, tidied, folded, restored or mended; beside it, things to be cached."""
+    place.mkdir()
+    sources = place.parent / "sources"
+    clock = FakeClock(wall=time.time())
+    proc = FakeProc(str(place / "proc"))
+    cache = Cache(place / "cache", fs=OnClock(clock), clock=clock, proc=proc)
+    cache.init()
+    layout = Layout(str(cache.root))
+    fs = FileSystem()
+    (sources / "ref" / "deep").mkdir(parents=True)
+    (sources / "ref" / "deep" / "file").write_text("ACGT")
+    (sources / "new.fa").write_text("new")
+    with tarfile.open(sources / "new.tar", "w") as tar:
+        for name in ("a/b/one", "a/two"):
+            tar.addfile(member := tarfile.TarInfo(name), io.BytesIO(b"x" * member.size))
+    for label in ("idle", "trashed", "closed", "held"):
+        cache.use(str(sources / "ref"), name=label).release()
+    cache.remove(cache.find("trashed"), keep_for=100 * OLD)
+    copy = cache.item(cache.find("closed")).copies[0]
+    fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
+    dead = proc.add(4242)
+    cache.hold(holders.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
+    gone = Holder(fs, layout, clock, holders.process_owner(PROGRAM, proc, dead), None)
+    area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
+    fs.make_dirs(f"{area}/payload/deep")
+    fs.write_new(f"{area}/payload/deep/part", "half")
+    proc.end(dead)
+    going = TrashName(copy.generation._replace(random=unique()), 0, True)
+    shutil.copytree(sources / "ref", f"{layout.trash}/{going}")
+    for name in (f"{SHA1}.csv", f"{SHA1[::-1]}.csv.tmp"):
+        (cache.root / UUID).mkdir(exist_ok=True)
+        (cache.root / UUID / name).write_text("loose")
+    (cache.root / UUID.replace("abc", "def")).mkdir()
+    aside = cache.root / f".sc-dtool.{unique()}"
+    (aside / "items").mkdir(parents=True)
+    (aside / "FORMAT").write_text("begun")
+    cache.close()
+
+
+def clean(scene: Scene) -> None:
+    scene.cache.clean(EVERYTHING, keep_for=0)
+
+
+def remove(scene: Scene) -> None:
+    scene.cache.remove(scene.key("idle"), keep_for=0)
+
+
+def restore(scene: Scene) -> None:
+    scene.cache.restore("trashed")
+
+
+def doctor(scene: Scene) -> None:
+    for finding in scene.cache.examine():
+        if finding.mend:
+            with contextlib.suppress(CacheError, OSError):
+                finding.mend()
+
+
+def reap(scene: Scene) -> None:
+    scene.cache.reap()
+
+
+def use_and_release(scene: Scene) -> None:
+    scene.cache.use(str(scene.sources / "ref"), name="idle").release()
+
+
+def fetch(scene: Scene) -> None:
+    scene.cache.use(str(scene.sources / "new.fa")).release()
+
+
+def fetch_tree(scene: Scene) -> None:
+    scene.cache.use(str(scene.sources / "new.tar"), "tar").release()
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory on a file system in memory, where there is one: a thousand caches are made here."""
+    there = os.access("/dev/shm", os.W_OK)
+    place = Path(tempfile.mkdtemp(dir="/dev/shm") if there else tmp_path_factory.mktemp("swaps"))
+    yield place
+    shutil.rmtree(place)
+
+
+@pytest.fixture(scope="module")
+def template(memory: Path) -> Path:
+    with mock.patch("os.fsync"):
+        make_template(memory / "template")
+    return memory / "template"
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No waiting for the disk, histories that are folded when they are short, and no memory of other tests."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    monkeypatch.setattr(history, "FOLD_AT", 2)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+def attempt(act: Callable[[Scene], None], scene: Scene) -> None:
+    """Errors that are meant for people are in order; anything else is a fault of ours."""
+    try:
+        with contextlib.suppress(CacheError, OSError):
+            act(scene)
+    finally:
+        scene.cache.close()
+
+
+@pytest.mark.parametrize("act", [clean, remove, restore, doctor, reap, use_and_release, fetch, fetch_tree])
+def test_a_link_in_the_place_of_a_directory_at_every_call(
+    act: Callable[[Scene], None], template: Path, memory: Path
+) -> None:
+    """A colleague could have a victim's own files deleted, moved or opened to the group, by the victim's program."""
+    undisturbed = Scene(memory / act.__name__, template, Swapping)
+    before = snapshot(undisturbed.root)
+    undisturbed.fs.calls.clear()
+    act(undisturbed)
+    undisturbed.cache.close()
+    calls = len(undisturbed.fs.calls)
+    assert snapshot(undisturbed.root) != before, "this proves nothing: it does nothing"
+    done = 0
+    for nth in range(calls):
+        for depth in range(12):
+            scene = Scene(memory / f"{act.__name__}-{nth}-{depth}", template, Swapping)
+            scene.fs.arm(nth, depth)
+            attempt(act, scene)
+            if scene.fs.swapped is None:
+                break
+            done += 1
+            where = (
+                f"before call {nth}: {undisturbed.fs.calls[nth]}, {scene.fs.swapped.relative_to(scene.root)} swapped"
+            )
+            assert scene.fs.changes() == set(), where
+            shutil.rmtree(scene.place)
+    assert done > 0
+    print(f"{act.__name__}: {calls} calls, {done} swaps")
+
+
+# -- within one call of the layer --------------------------------------------------------------------------------------
+
+
+class Hook:
+    """Acts before the `nth` call that Python reports to audit hooks (PEP 578): opens, listings, removals, chmods.
+
+    An audit hook cannot be taken away again, so there is one for all tests.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._nth: int | None = None
+        self._act: Callable[[], None] = lambda: None
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._nth is None or not (event == "open" or event.startswith("os.")):
+            return
+        self.count += 1
+        if self.count - 1 == self._nth:
+            self._nth = None
+            self._act()
+
+    @contextlib.contextmanager
+    def armed(self, nth: int, act: Callable[[], None]) -> Iterator[None]:
+        """Count from 0 within the context."""
+        self.count, self._nth, self._act = 0, nth, act
+        try:
+            yield
+        finally:
+            self._nth = None
+
+
+@pytest.fixture(scope="module")
+def hook() -> Hook:
+    return Hook()
+
+
+def seal_and_measure(tree: Path, archive: Path) -> None:
+    FileSystem().seal(str(tree), shared=True)
+    FileSystem().usage(str(tree))
+
+
+def remove_tree(tree: Path, archive: Path) -> None:
+    FileSystem().remove_tree(str(tree))
+
+
+def unpack(tree: Path, archive: Path) -> None:
+    untar.unpack(FileSystem(), str(archive), str(tree / "unpacked"), "x.tar")
+
+
+def make_victim(directory: Path) -> None:
+    """What a victim has, and would like to keep: also under the names that are in the archive."""
+    for name in ("a/b/one", "a/two", "a/b/c/three", "unpacked/a/two", "unpacked/a/b/one"):
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("precious")
+        path.chmod(0o600)
+    (directory / "a" / "b").chmod(0o500)
+
+
+def is_private(directory: Path, tree: Path) -> bool:
+    """Whether nobody else gets there, because of it or of a directory of `tree` on the way."""
+    places = [place for place in (directory, *directory.parents) if place.is_relative_to(tree)]
+    return any(not place.stat().st_mode & 0o077 for place in places)
+
+
+@pytest.mark.parametrize("act", [seal_and_measure, remove_tree, unpack])
+def test_a_link_in_the_place_of_a_directory_within_a_walk(
+    act: Callable[[Path, Path], None], memory: Path, template: Path, hook: Hook
+) -> None:
+    """A colleague who is quick could have files of the victim's own deleted, overwritten, or opened to the group."""
+    nth, depths, done = 0, ("", "a", "a/b", "a/b/c", "unpacked", "unpacked/a", "unpacked/a/b"), list[Path]()
+    archive = template.parent / "sources" / "new.tar"
+    while True:
+        reached = False
+        for depth in depths:
+            place = memory / f"{act.__name__}-{nth}-{depth.replace('/', '-')}"
+            tree, outside = place / "cache" / ".sc-dtool" / "tmp" / "area", place / "outside"
+            make_victim(tree)
+            make_victim(outside)
+            if act is unpack:
+                shutil.rmtree(tree / "unpacked")
+            before = snapshot(outside)
+
+            def swap(directory: Path = tree / depth, target: Path = outside / depth, tree: Path = tree) -> None:
+                if directory.is_dir() and not is_private(directory.parent, tree):
+                    directory.rename(f"{directory}.aside")
+                    directory.symlink_to(target)
+                    done.append(directory)
+
+            with hook.armed(nth, swap):
+                with contextlib.suppress(CacheError, OSError):
+                    act(tree, archive)
+                reached = reached or hook.count > nth
+            assert snapshot(outside) == before, f"before call {nth}, {depth or 'the tree'} swapped"
+            shutil.rmtree(place)
+        if not reached:
+            break
+        nth += 1
+    assert len(done) > len(depths)
+    print(f"{act.__name__}: {nth} calls, {len(done)} swaps")
