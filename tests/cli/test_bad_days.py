@@ -114,7 +114,7 @@ def test_no_space_for_a_lease_on_what_is_cached(
     """A full disk would give out paths without a lease."""
     sc("use", source)
 
-    def full(self: FileSystem, text: str, path: str) -> None:
+    def full(self: FileSystem, text: str, path: str, **more: bool) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", path)
 
     with monkeypatch.context() as patch:
