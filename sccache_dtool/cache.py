@@ -113,8 +113,7 @@ class Cache:
         """Set the cache up; False if it was one already. Raises UsageError where there must be none."""
         made = root.set_up(self._fs, self._layout)
         self.check()
-        if root.is_open_to_all(self._fs, self._layout):
-            self._warn(f"{self._layout.root}: every user may write, and delete, here; use a group instead (chmod o-w)")
+        self._warn_of_strangers()
         return made
 
     def check(self) -> str:
@@ -445,15 +444,22 @@ class Cache:
         """Release all that this process holds in this cache. It happens by itself when the program ends."""
         program.forget(self._layout)
 
+    def _warn_of_strangers(self) -> None:
+        for path in root.open_to_all(self._fs, self._layout):
+            self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
+
     def _keeper(self, warn: Tell | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
+        cache_id = self.check()
+        if warn is None:
+            self._warn_of_strangers()
         return Keeper(
             self._fs,
             self._layout,
             self._clock,
             self._proc,
-            self.check(),
+            cache_id,
             warn or self._warn,
             self.settings.dtool_directories,
         )

@@ -101,9 +101,11 @@ class Election:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
         one says nothing of its winner, and would keep everybody waiting until it expires.
         """
-        from flufl.lock import AlreadyLockedError, Lock, TimeOutError
+        from flufl.lock import AlreadyLockedError, TimeOutError
 
-        lock = Lock(self._lock_path, lifetime=LIFETIME)
+        from sccache_dtool.locking import CarefulLock
+
+        lock = CarefulLock(self._fs, self._lock_path, LIFETIME)
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep

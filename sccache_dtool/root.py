@@ -186,9 +186,14 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
         raise UsageError(f"{root} is a dtool dataset, so it must not be a cache", hint="choose another directory")
 
 
-def is_open_to_all(fs: FileSystem, layout: Layout) -> bool:
-    """Whether every user of the machine may write in the root: then each may delete what others use."""
-    return bool(fs.lstat(layout.root).st_mode & stat.S_IWOTH)
+def open_to_all(fs: FileSystem, layout: Layout) -> list[str]:
+    """Directories in which every user of the machine may delete and replace what others use.
+
+    In a root with the sticky bit each may only replace what is their own.
+    """
+    modes = {path: fs.lstat(f"{path}/.").st_mode for path in (layout.root, layout.control)}
+    sticky = modes[layout.root] & stat.S_ISVTX
+    return [path for path, mode in modes.items() if mode & stat.S_IWOTH and not (path == layout.root and sticky)]
 
 
 def is_empty(fs: FileSystem, root: str) -> bool:
