@@ -39,7 +39,7 @@ def init_command(now: Invocation, directory: str | None) -> None:
     made = cache.init()
     if not made:
         now.out.note(f"{cache.root} is a cache already")
-    now.out.result("init", {"path": str(cache.root), "made": made}, str(cache.root))
+    now.out.path("init", {"path": str(cache.root), "made": made}, str(cache.root))
 
 
 @click.command("reap")
@@ -155,7 +155,7 @@ def _print_candidates(now: Invocation, kind: str, candidates: tuple[Candidate, .
 def _print_plan(now: Invocation, plan: Plan) -> None:
     _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
     for kept in plan.keep:
-        now.out.result("keep", {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason}, None)
+        now.out.result("keep", {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason})
     fields = {"items": len(plan.remove), "bytes": plan.freed, "kept": len(plan.keep), "missed_bytes": plan.missed}
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_kept(plan)}"
     now.out.result("total", {**fields, "dry_run": True}, text)
@@ -164,7 +164,7 @@ def _print_plan(now: Invocation, plan: Plan) -> None:
 def _print_cleaned(now: Invocation, done: Cleaned) -> None:
     _print_candidates(now, "removed", done.removed, "REMOVED")
     for kept in done.plan.keep:
-        now.out.result("kept", {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason}, None)
+        now.out.result("kept", {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason})
     for candidate in done.taken:
         fields = {**_candidate_fields(candidate), "reason": "in use by now"}
         now.out.result("kept", fields, f"kept {candidate.label}: in use by now")

@@ -135,7 +135,7 @@ def status_command(now: Invocation, item: str | None) -> None:
             f"fetched  {fields['fetched'] or '?'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
         ]
     lines.append(f"uses     {found.uses}, of which {found.leases} now")
-    now.out.result("item", fields, "\n".join(lines))
+    now.out.result("item", fields, *lines)
     _print_leases(now, cache.judged(found))
 
 
@@ -169,7 +169,7 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         f"in trash  {glance.trashed:,}",
         f"uses      {fields['uses']:,} so far",
     ]
-    now.out.result("cache", fields, "\n".join(lines))
+    now.out.result("cache", fields, *lines)
 
 
 @click.command("why")
@@ -265,7 +265,7 @@ def dir_command(now: Invocation) -> None:
     """Print the cache's directory."""
     cache = now.cache()
     cache.check()
-    now.out.result("dir", {"path": str(cache.root)}, str(cache.root))
+    now.out.path("dir", {"path": str(cache.root)}, str(cache.root))
 
 
 @click.command("config")
@@ -280,7 +280,7 @@ def config_command(now: Invocation, action: str) -> None:
     cache.check()
     values = cache.settings._asdict()
     settings = {f"{place.table}.{place.key}": values[name] for name, place in config.SETTINGS.items()}
-    now.out.result("config", settings, "\n".join(f"{name:22}{_setting(value)}" for name, value in settings.items()))
+    now.out.result("config", settings, *(f"{name:22}{_setting(value)}" for name, value in settings.items()))
 
 
 def _setting(value: object) -> str:

@@ -43,13 +43,19 @@ class Output:
 
     # -- results -----------------------------------------------------------------------------------------------------
 
-    def result(self, kind: str, fields: Fields, human: str | None) -> None:
-        """One result; `human` is what a person reads of it, None for nothing."""
-        if self.format == "human":
-            if human is not None:
-                _write(sys.stdout, human)
-        else:
+    def result(self, kind: str, fields: Fields, *lines: str) -> None:
+        """One result; `lines` are what a person reads of it. What others have put into a line cannot begin another."""
+        if self.format != "human":
             self._machine(kind, fields)
+        elif lines:
+            _write(sys.stdout, "\n".join(map(printable, lines)))
+
+    def path(self, kind: str, fields: Fields, path: str) -> None:
+        """One result of which people and scripts want the path, as it is: its names are of those who called us."""
+        if self.format != "human":
+            self._machine(kind, fields)
+        else:
+            _write(sys.stdout, path)
 
     def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
         """Many results of one kind."""

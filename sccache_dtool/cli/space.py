@@ -224,4 +224,4 @@ def _print_totals(
         f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them now",
         f"saved   {short_duration(fields['saved_seconds'])} of fetching, by all uses but those that fetched",
     ]
-    now.out.result("summary", fields, "\n".join(lines))
+    now.out.result("summary", fields, *lines)

@@ -39,7 +39,7 @@ def use_dataset(
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
     try:
-        now.out.result("use", fields, os.fspath(view))
+        now.out.path("use", fields, os.fspath(view))
     except BaseException:  # whoever has no path has no use for the leases
         staging.release(chosen, [owner], view.key)
         raise

@@ -163,7 +163,7 @@ def locate_command(
         for copy in cache.item(key).copies:
             path = None if copy.closed else cache.path(copy)
             if path is not None:
-                now.out.result("locate", {"path": str(path), "item": key}, str(path))
+                now.out.path("locate", {"path": str(path), "item": key}, str(path))
                 return
     if not words and name is None:
         raise UsageError("nothing to locate", hint="give the words that `use` was given")

@@ -73,7 +73,7 @@ def use_command(
         "holder": str(owner),
     }
     try:
-        now.out.result("use", fields, os.fspath(lease))
+        now.out.path("use", fields, os.fspath(lease))
     except BaseException:  # a full disk, a reader that has gone: whoever has no path has no use for the lease
         lease.release()
         lease.holder.retire()
@@ -116,7 +116,7 @@ def unuse_command(
             break
     if not released:
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}")
-    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])}, None)
+    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
 def _ways_back(
@@ -217,7 +217,7 @@ def renew_command(now: Invocation, holder: str) -> None:
     renewed = cache.renew(owners)
     if not renewed:
         now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
-    now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])}, None)
+    now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
 
 
 def _is_dataset(words: tuple[str, ...]) -> bool:
