@@ -70,7 +70,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
 
     try:
         tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CacheError(f"{layout.config_file}: {error}") from error
     _warn_of_others(tables, layout, warn)
     given = {name: setting for name, setting in SETTINGS.items() if setting.key in _table(tables, setting.table)}

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sccache_dtool.errors import GONE
+from sccache_dtool.errors import FULL, GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord
 from sccache_dtool.layout import Layout, unique
@@ -115,7 +115,9 @@ class Election:
         except AlreadyLockedError:
             pass  # the reply to the first attempt was lost
         except OSError as error:
-            if error.errno in _NO_HARD_LINKS:
+            if error.errno in _NO_HARD_LINKS | FULL:
+                with contextlib.suppress(OSError):
+                    self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text
                 return True  # nobody can be elected; everybody may work, since nothing depends on it
             self._withdraw()
             if error.errno in GONE:
@@ -127,8 +129,13 @@ class Election:
         return True
 
     def _announce(self) -> None:
-        with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
+        try:
             self._fs.put_record(self._record, self._sign_path)
+        except FileExistsError:
+            pass  # we have announced it before, or the reply was lost
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     def _withdraw(self) -> None:
         with contextlib.suppress(OSError):

@@ -24,7 +24,9 @@ FOLD_AT = 100
 #: Listings after which a directory that never keeps still is taken as it was last seen.
 _MOST_LISTINGS = 20
 
+#: No segment is larger than this, nor has longer lines: in bytes.
 _SEGMENT_LIMIT = 1 << 30
+_LONGEST_LINE = 1 << 14
 
 
 class Use(NamedTuple):
@@ -58,7 +60,7 @@ def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summ
     """
     listing = _list(fs, history)
     for name in listing.strangers:
-        warn(f"{history}/{name}: not a finished lease; left alone")
+        warn(f"{history}/{records.printable(name)}: not a finished lease; left alone")
     last = max(
         (*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)), default=None
     )
@@ -158,7 +160,7 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
                     texts[entry], vanished = None, True
         fresh = set(listing.segments) - seen
         for segment in fresh:
-            lines = _segment_lines(fs, f"{history}/{segment}", warn)
+            lines = _segment_lines(fs, f"{history}/{segment}", segment.uses, warn)
             texts |= {entry: text for entry, text in lines if entry}
             if lines and all(entry for entry, _ in lines):
                 whole.add(segment)
@@ -178,9 +180,11 @@ def _record(fs: FileSystem, path: str) -> str | None:
         return None
 
 
-def _segment_lines(fs: FileSystem, path: str, warn: Callable[[str], None]) -> list[tuple[EndedName | None, str]]:
+def _segment_lines(
+    fs: FileSystem, path: str, uses: int, warn: Callable[[str], None]
+) -> list[tuple[EndedName | None, str]]:
     try:
-        text = fs.read_text(path, _SEGMENT_LIMIT)
+        text = fs.read_text(path, min(_SEGMENT_LIMIT, uses * _LONGEST_LINE))
     except FileNotFoundError:  # folded into another meanwhile, which the next listing shows
         return []
     except OSError as error:

@@ -128,14 +128,20 @@ class Walk:
             os.close(self._here)
             self._here = -1
         if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):
-            inner = "/".join((*(level.name for level in self._levels[1:]), self._name)) if self._levels else ""
-            raise OSError(error.errno, error.strerror, _shortened(f"{self._path}/{inner}".rstrip("/"))) from None
+            raise self._named(error) from None
+
+    def _named(self, error: OSError) -> OSError:
+        inner = (*(level.name for level in self._levels[1:]), self._name) if self._levels else ()
+        return OSError(error.errno, error.strerror, _shortened("/".join((self._path, *inner))))
 
     def __iter__(self) -> Iterator[Found]:
         with reached(self._path) as (name, above):
             is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
             if is_dir:
-                yield from self._below(name, above)
+                try:
+                    yield from self._below(name, above)
+                except OSError as error:
+                    raise self._named(error) from None
             yield Found(above, name, is_dir)
 
     def _below(self, name: str, above: int | None) -> Iterator[Found]:

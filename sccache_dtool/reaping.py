@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
 from sccache_dtool.clock import Clock
+from sccache_dtool.errors import FULL, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import REAPED, HolderName, Layout
@@ -142,7 +143,7 @@ def open_court(
     """
     memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
     with memory.remembered():
-        roll = Roll.glance(fs, layout) if glance else Roll.call(fs, layout)
+        roll = Roll.glance(fs, layout) if glance else _call(fs, layout, warn)
         one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
         now = roll.now if one_clock else None
 
@@ -169,6 +170,17 @@ def open_court(
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
         yield Court(fs, layout, roll, judge, warn, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
+
+
+def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Roll:
+    """The roll; on a full disk, what a glance shows of it."""
+    try:
+        return Roll.call(fs, layout)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        warn(f"{explain(error)}; until there is room, nobody is taken for gone because they are missing")
+        return Roll.glance(fs, layout)
 
 
 class Reaped(NamedTuple):

@@ -85,7 +85,9 @@ def carry_out(
             removed.append(candidate)
         elif outcome is trash.Outcome.IN_USE:
             taken.append(candidate)
-    if of_dtool and holder is not None:
+    if holder is None:
+        failed += [Failure(candidate, "no space left to move it to the trash") for candidate in of_dtool.values()]
+    elif of_dtool:
         done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
         removed += [of_dtool[one] for one in done.gone]
         taken += [of_dtool[one] for one in done.changed]
