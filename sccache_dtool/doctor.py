@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -62,9 +61,8 @@ def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Fi
     for path in root.unfinished(fs, layout):
         if clock.wall() - fs.lstat(path).st_ctime > OLD:
             yield Finding(path, "the beginnings of a cache that was never finished", _remover(fs, path))
-    for path in (layout.root, layout.control):
-        if fs.lstat(path).st_mode & stat.S_IWOTH:
-            yield Finding(path, "every user of this machine may write, and delete, here; use a group (chmod o-w)", None)
+    for path in root.open_to_all(fs, layout):
+        yield Finding(path, "every user of this machine may write, and delete, here; use a group (chmod o-w)", None)
 
 
 def _remover(fs: FileSystem, path: str) -> Callable[[], object]:

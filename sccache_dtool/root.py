@@ -115,7 +115,7 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
     fs.make_dirs(layout.root)
     aside = f"{layout.root}/{CONTROL}.{unique()}"
     try:
-        shared = fs.is_shared(layout.root)
+        shared = fs.is_shared(f"{layout.root}/.")  # and not of a link that leads there
         fs.mkdir(aside, shared=shared)
         for directory in DIRECTORIES:
             fs.mkdir(f"{aside}/{directory}", shared=shared)
@@ -187,13 +187,9 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
 
 
 def open_to_all(fs: FileSystem, layout: Layout) -> list[str]:
-    """Directories in which every user of the machine may delete and replace what others use.
-
-    In a root with the sticky bit each may only replace what is their own.
-    """
-    modes = {path: fs.lstat(f"{path}/.").st_mode for path in (layout.root, layout.control)}
-    sticky = modes[layout.root] & stat.S_ISVTX
-    return [path for path, mode in modes.items() if mode & stat.S_IWOTH and not (path == layout.root and sticky)]
+    """Directories in which every user of the machine may write: then each may delete what others use."""
+    places = (layout.root, layout.control)
+    return [path for path in places if fs.lstat(f"{path}/.").st_mode & stat.S_IWOTH]  # the root may be a link
 
 
 def is_empty(fs: FileSystem, root: str) -> bool:

@@ -305,3 +305,26 @@ def test_an_empty_directory_is_told(tmp_path: Path) -> None:
     assert root.is_empty(FS, str(tmp_path))
     (tmp_path / "mine").touch()
     assert not root.is_empty(FS, str(tmp_path))
+
+
+def test_a_root_that_is_a_link_is_judged_by_where_it_leads(tmp_path: Path) -> None:
+    """Every link has mode 777: a private cache would be opened to the group, and warned of by every command."""
+    (tmp_path / "real").mkdir(mode=0o755)
+    (tmp_path / "link").symlink_to("real")
+    fs, place = FileSystem(), Layout(str(tmp_path / "link"))
+    root.set_up(fs, place)
+    assert not place.shared
+    assert root.open_to_all(fs, place) == []
+
+
+def test_a_control_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    """A colleague could have all commands work in another cache than the one that was meant."""
+    fs = FileSystem()
+    for name in ("mine", "shared"):
+        root.set_up(fs, Layout(str(tmp_path / name)))
+    (tmp_path / "shared" / ".sc-dtool").rename(tmp_path / "aside")
+    (tmp_path / "shared" / ".sc-dtool").symlink_to(tmp_path / "mine" / ".sc-dtool")
+    with pytest.raises(
+        NoCache, match=r"a symbolic link is in the way, and none is followed here: .*/shared/\.sc-dtool"
+    ):
+        root.check(fs, Layout(str(tmp_path / "shared")))

@@ -70,13 +70,14 @@ def make_template(place: Path) -> None:
     with tarfile.open(sources / "new.tar", "w") as tar:
         for name in ("a/b/one", "a/two"):
             tar.addfile(member := tarfile.TarInfo(name), io.BytesIO(b"x" * member.size))
-    for label in ("idle", "trashed", "closed", "held"):
+    for label in ("idle", "trashed", "closed", "held", "named"):
         cache.use(str(sources / "ref"), name=label).release()
     cache.remove(cache.find("trashed"), keep_for=100 * OLD)
     copy = cache.item(cache.find("closed")).copies[0]
     fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
     dead = proc.add(4242)
     cache.hold(holders.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
+    cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), ttl=3600.0)
     gone = Holder(fs, layout, clock, holders.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")
@@ -121,6 +122,14 @@ def use_and_release(scene: Scene) -> None:
     scene.cache.use(str(scene.sources / "ref"), name="idle").release()
 
 
+def unuse(scene: Scene) -> None:
+    scene.cache.release([scene.cache.owner("somebody")], scene.key("named"))
+
+
+def renew(scene: Scene) -> None:
+    scene.cache.renew([scene.cache.owner("somebody")])
+
+
 def fetch(scene: Scene) -> None:
     scene.cache.use(str(scene.sources / "new.fa")).release()
 
@@ -162,7 +171,9 @@ def attempt(act: Callable[[Scene], None], scene: Scene) -> None:
         scene.cache.close()
 
 
-@pytest.mark.parametrize("act", [clean, remove, restore, doctor, reap, use_and_release, fetch, fetch_tree])
+@pytest.mark.parametrize(
+    "act", [clean, remove, restore, doctor, reap, use_and_release, unuse, renew, fetch, fetch_tree]
+)
 def test_a_link_in_the_place_of_a_directory_at_every_call(
     act: Callable[[Scene], None], template: Path, memory: Path
 ) -> None:
