@@ -98,6 +98,14 @@ class FileSystem:
         """Attributes of the name itself; on NFS they may be a minute old."""
         return os.lstat(path)
 
+    def changed(self, directory: str) -> int:
+        """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
+        fd = os.open(directory, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            return os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+
     # -- what others put into the root: reached without following any symbolic link on the way --------------------
 
     def open_below(self, root: str, inner: str) -> int:

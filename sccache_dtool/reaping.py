@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.schedulers import Docket
 from sccache_dtool.records import Damaged
 from sccache_dtool.units import short_duration
+
+#: How often we wait for a moment without a change among the holders, to tell who is missing.
+_PATIENCE = 3
 
 
 class Judged(NamedTuple):
@@ -44,6 +48,7 @@ class Court:
         self,
         fs: FileSystem,
         layout: Layout,
+        clock: Clock,
         roll: Roll,
         judge: Callable[[HolderName, HolderRecord], Verdict],
         warn: Callable[[str], None],
@@ -51,12 +56,12 @@ class Court:
     ) -> None:
         self._fs = fs
         self._layout = layout
+        self._clock = clock
         self.roll = roll
         self._judge = judge
         self._warn = warn
         self._docket = docket
         self._records: dict[str, HolderRecord] = {}
-        self._second_roll: Roll | None = None
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
 
     def expect(self, ids: Iterable[str]) -> None:
@@ -69,6 +74,10 @@ class Court:
                 record = self._records[id] = holders.read(self._fs, self._layout, name)
                 if record.job is not None and self._docket is not None:
                     self._docket.expect(record.job)
+
+    def spare(self, id: str, state: State, reason: str) -> None:
+        """Take back a sentence: a holder that was not revoked keeps its leases and its work."""
+        self._known[id] = self.holder(id)[0], Verdict(state, reason)
 
     def convict(self, id: str, evidence: str) -> None:
         """Take a holder for dead on a person's word. Raises LookupError if there is none of that id."""
@@ -113,11 +122,17 @@ class Court:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.roll.is_proof:
             return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
-        if self._second_roll is None:
-            self._second_roll = Roll.call(self._fs, self._layout)
-        if id in self._second_roll.present:
+        if self._silent_roll is None:
+            return Verdict(State.UNKNOWN, "its holder is not listed; a quieter time will tell whether it has ended")
+        if id in self._silent_roll.present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
+
+    @functools.cached_property
+    def _silent_roll(self) -> Roll | None:
+        """Who was there at a moment when nobody came or went; None if there was none, for all our patience."""
+        calls = (Roll.call_in_silence(self._fs, self._layout, self._clock) for _ in range(_PATIENCE))
+        return next((roll for roll in calls if roll is not None), None)
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:
@@ -168,7 +183,7 @@ def open_court(
 
         for stranger in roll.strangers:
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
-        yield Court(fs, layout, roll, judge, warn, docket)
+        yield Court(fs, layout, clock, roll, judge, warn, docket)
         memory.forget_all_but({str(name) for name in roll.present.values()})
 
 
@@ -219,14 +234,15 @@ def reap(
         try:
             if dry_run or holders.revoke(fs, layout, name):
                 revoked[id] = verdict.evidence
+            else:
+                court.spare(id, State.ALIVE, "its holder has just shown a heartbeat")
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record)}")
+            court.spare(id, State.UNKNOWN, "its holder cannot be revoked")
     for one in listed:
         judged = court.lease(one)
         if judged.verdict.state is not State.DEAD:
             continue
-        if judged.holder is not None and judged.holder.id not in revoked:
-            continue  # it showed a heartbeat in the meantime
         try:
             if dry_run or end(fs, clock, one.gate(layout), layout.history(one.key), one.name, REAPED):
                 ended.append(judged)

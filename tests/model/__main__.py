@@ -1,4 +1,4 @@
-"""`make model`: explore every scenario, refute every mutant, say what was found, and write it into the documentation."""
+"""`make model`: explore every scenario, refute every mutant, say what was found, and write it into the docs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def explore(tell: Tell) -> Iterator[Result]:
     for name, scenario in scenarios().items():
         result = Explorer(scenario, violated).run()
         verdict = result.violation or "holds"
-        tell(f"{name:52} {result.states:8,} states {result.transitions:9,} transitions {result.seconds:6.1f} s  {verdict}")
+        tell(
+            f"{name:51}{result.states:8,} states {result.transitions:9,} transitions {result.seconds:5.1f} s  {verdict}"
+        )
         for line in result.trace:
             tell(f"    {line}")
         yield result

@@ -149,17 +149,23 @@ def call_the_roll(me: str, number: int) -> Program:
     present = yield from list_without_a_snapshot("holders")
     gone = yield "names", "holders/gone"
     yield from _suppressing((ENOENT,), "unlink", probe)
-    return tuple(name for name in present if name != "gone" and not name.startswith("probe-")), gone
+    return _of_holders(present), gone
 
 
-def call_a_still_roll(me: str, number: int) -> Program:
+def call_in_silence(me: str, number: int) -> Program:
     """Names in holders/, listed while nothing changed there; None if there was no such moment."""
     probe = f"holders/probe-{me}{number}"
     yield from _suppressing((EEXIST,), "symlink", "probe", probe)
+    yield "lstat", probe
     first = yield "names", "holders"
     present = yield "names-still", "holders", *first
+    yield "names", "holders/gone"
     yield from _suppressing((ENOENT,), "unlink", probe)
-    return None if present is None else tuple(name for name in present if name != "gone" and not name.startswith("probe-"))
+    return None if present is None else _of_holders(present)
+
+
+def _of_holders(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in names if name != "gone" and not name.startswith("probe-"))
 
 
 def list_without_a_snapshot(path: str) -> Program:
@@ -229,7 +235,7 @@ def ask(me: str, court: Court, holder: str) -> Program:
     if holder in court.present:
         return holder in court.dead, court
     if not court.asked:
-        names = yield from call_a_still_roll(me, 2)
+        names = yield from call_in_silence(me, 2)
         court = court._replace(second=names if names is None else _ids(names), asked=True)
     return court.second is not None and holder not in court.second, court
 
@@ -403,8 +409,12 @@ def fold(me: str) -> Program:
         return
     texts, segments = yield from gather()
     tmp = f"tmp/{me}~fold"
-    yield from write_new(tmp, " ".join(texts))
-    yield "rename", tmp, f"{HISTORY}/segment-{me}"
+    try:
+        yield from write_new(tmp, " ".join(texts))
+        yield "rename", tmp, f"{HISTORY}/segment-{me}"
+    except Refused as refusal:
+        yield from _suppressing((*GONE, EIO), "unlink", tmp)
+        raise Refused(refusal.why) from None
     covered = (*(name for name in listing if name in texts), *segments)
     while covered:
         name, covered = covered[0], covered[1:]

@@ -8,7 +8,7 @@ after it was renamed. `Tree.ways` remembers where names once led, for listings a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache
 from typing import NamedTuple
 
 #: An act on the server: its kind, and what it is given.
@@ -126,7 +126,7 @@ class Step(NamedTuple):
     ways: tuple[tuple[str, str, str], ...] = ()  # where names led until now
 
 
-@lru_cache(maxsize=None)
+@cache
 def split(path: str) -> tuple[str, ...]:
     """The names that a path is made of."""
     return tuple(path.split("/")) if path else ()

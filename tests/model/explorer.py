@@ -271,7 +271,10 @@ class Explorer:
             yield "dead", tree, luck, ""
         else:
             yield "alive", tree, luck, ""
-            if luck.lapses and self._lives[self._names.index(options[0])].nodes[state.at[self._names.index(options[0])]].call:
+            if (
+                luck.lapses
+                and self._lives[self._names.index(options[0])].nodes[state.at[self._names.index(options[0])]].call
+            ):
                 yield "dead", tree, luck._replace(lapses=luck.lapses - 1), ", its lifetime having lapsed"
 
     def _listings(self, state: State, actor: int, call: Call, result: object) -> Iterator[tuple[object, str]]:
@@ -406,9 +409,7 @@ class Explorer:
         return next((number for number, fine in enumerate(good) if not fine), None)
 
     def _is_over(self, state: State) -> bool:
-        return all(
-            node < 0 or self._lives[actor].nodes[node].call is None for actor, node in enumerate(state.at)
-        )
+        return all(node < 0 or self._lives[actor].nodes[node].call is None for actor, node in enumerate(state.at))
 
     def _trace(self, state: int, parents: array[int], moves: list[Moved]) -> tuple[str, ...]:
         lines = []
@@ -513,5 +514,3 @@ def _shown(answer: object) -> str:
     if isinstance(answer, tuple):
         return f": {' '.join(answer) or 'nothing'}"
     return "" if answer is None else f": {answer}"
-
-

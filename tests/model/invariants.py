@@ -8,9 +8,7 @@ from model.explorer import Fact, finished, visible_leases
 
 def violated(tree: Tree, facts: frozenset[Fact]) -> str | None:
     """The first thing that does not hold, as a sentence; None if all is well."""
-    return (
-        _data_is_deleted(tree, facts) or _half_is_shown(tree) or _miscounted(tree, facts) or _robbed(tree)
-    )
+    return _data_is_deleted(tree, facts) or _half_is_shown(tree) or _miscounted(tree, facts) or _robbed(tree)
 
 
 def _data_is_deleted(tree: Tree, facts: frozenset[Fact]) -> str | None:
@@ -58,7 +56,9 @@ def _robbed(tree: Tree) -> str | None:
 
 def is_whole(tree: Tree, generation: str) -> bool:
     payload = tree.at(f"item/{generation}/payload")
-    return payload is not None and tree.names.get((payload, "data")) == WHOLE and bool(tree.at(f"item/{generation}/json"))
+    return (
+        payload is not None and tree.names.get((payload, "data")) == WHOLE and bool(tree.at(f"item/{generation}/json"))
+    )
 
 
 def _holder(name: str) -> str:

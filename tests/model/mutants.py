@@ -16,11 +16,8 @@ from model.actors import (
     Program,
     _suppressing,
     call_the_roll,
-    evict,
     gather,
-    leave,
     list_without_a_snapshot,
-    purge,
     remove_tree,
     write_new,
 )
@@ -202,7 +199,9 @@ def _evict_by_name(generation: str) -> Program:
 
 
 MUTANTS = [
-    Mutant("an eviction that lists the leases, and then deletes", "two users, two evictors", {"close": _list_then_delete}),
+    Mutant(
+        "an eviction that lists the leases, and then deletes", "two users, two evictors", {"close": _list_then_delete}
+    ),
     Mutant(
         "a marker instead of the gate",
         "two users, two evictors",
@@ -219,7 +218,9 @@ MUTANTS = [
         "a fetcher and two evictors",
         {"publish": _publish_under_one_name},
     ),
-    Mutant("a lease that is made after the publication", "a fetcher and two evictors", {"publish": _publish_then_lease}),
+    Mutant(
+        "a lease that is made after the publication", "a fetcher and two evictors", {"publish": _publish_then_lease}
+    ),
     Mutant("a reaper that does not revoke", "a heart that beats, a reaper", {"revoke": _only_say_revoked}),
     Mutant(
         "a holder that one listing misses is taken for gone",
@@ -236,8 +237,12 @@ MUTANTS = [
         "a slow fetcher and a cleaner",
         {"_judge_all": _dead_though_it_has_beaten},
     ),
-    Mutant("a release that writes the record, then removes the lease", "a user, two reapers", {"leave": _write_then_unlink}),
-    Mutant("a release that removes the lease, then writes the record", "a user, two reapers", {"leave": _unlink_then_write}),
+    Mutant(
+        "a release that writes the record, then removes the lease", "a user, two reapers", {"leave": _write_then_unlink}
+    ),
+    Mutant(
+        "a release that removes the lease, then writes the record", "a user, two reapers", {"leave": _unlink_then_write}
+    ),
     Mutant("a fold that deletes before it publishes", "two folders and a release", {"fold": _fold_before_publishing}),
     Mutant("a reader that lists once", "a reader, a folder and a release", {"gather": _gather_once}),
     Mutant(
