@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -63,6 +62,7 @@ class Court:
         self._docket = docket
         self._records: dict[str, HolderRecord] = {}
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
+        self._silent: list[Roll] | None = None  # the roll that was called in silence, if there was one; None: not tried
 
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
@@ -122,17 +122,19 @@ class Court:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.roll.is_proof:
             return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
-        if self._silent_roll is None:
+        if self._silent is None:
+            self._silent = self._call_in_silence()
+        if not self._silent:
             return Verdict(State.UNKNOWN, "its holder is not listed; a quieter time will tell whether it has ended")
-        if id in self._silent_roll.present:
+        if id in self._silent[0].present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
 
-    @functools.cached_property
-    def _silent_roll(self) -> Roll | None:
-        """Who was there at a moment when nobody came or went; None if there was none, for all our patience."""
+    def _call_in_silence(self) -> list[Roll]:
+        """Who was there at a moment when nobody came or went; nothing if there was none, for all our patience."""
         calls = (Roll.call_in_silence(self._fs, self._layout, self._clock) for _ in range(_PATIENCE))
-        return next((roll for roll in calls if roll is not None), None)
+        heard = next((roll for roll in calls if roll is not None), None)
+        return [] if heard is None else [heard]
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:
