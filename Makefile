@@ -2,11 +2,13 @@
 #
 # Settings:  PYTHON=/path/to/python3   what .venv is made from (the default: see .ci/pythons)
 #            ARGS='-k gate -x'         further options for pytest, the demo or the benchmarks
+#            MINUTES=60                how long `make torture` takes
 
 VENV   ?= .venv
 EXTRAS ?= test,lint
 PYTHON ?=
 ARGS   ?=
+MINUTES ?= 10
 export ARGS
 
 # All paths are relative, so that the checkout may lie in a directory with spaces in its name.
@@ -18,7 +20,7 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo demo-dtool test test-all lint format bench build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all model torture lint format bench build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,12 @@ test: $(stamp) ## run all tests
 
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all
+
+model: $(stamp) ## explore the protocol's model, refute wrong ones, and write the figures into the docs
+	@PYTHONPATH=tests $(py) -m model
+
+torture: $(stamp) ## MINUTES=… of crashes, orders of steps, misfortunes and storm; the figures go into the docs
+	@PYTHONPATH=tests $(py) -m races.torture $(MINUTES) $(ARGS)
 
 lint: $(stamp) ## check style, types, and that imports run downward only
 	@status=0; \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -23,3 +24,17 @@ def write(block: str, lines: Iterable[str]) -> None:
     marks = re.compile(rf"(<!-- {block}: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
     assert marks.search(page), f"{PAGE} has no place for {block}"
     PAGE.write_text(marks.sub(lambda found: f"{found[1]}{text}\n{found[2]}", page, count=1), encoding="utf-8")
+
+
+def tally(what: str, name: str, **counts: int) -> None:
+    """Note what a test has done, for whoever asked for it: a line of JSON in the file $FIGURES."""
+    if path := os.environ.get("FIGURES"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"what": what, "name": name, **counts}) + "\n")
+
+
+def tallied(path: str, what: str) -> list[dict[str, int | str]]:
+    """What was noted of one kind, in order."""
+    with open(path, encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    return [line for line in lines if line["what"] == what]

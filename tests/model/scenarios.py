@@ -93,11 +93,11 @@ def scenarios() -> dict[str, Scenario]:
         ),
         Scenario(
             "two folders and a release",
-            _tree(*COPY, **_ended("a.0", "b.0")),
+            _tree(*COPY, **_ended("a.0", "b.0"), **{"item/g0/use/u1.0": "u1.0"}),
             {
                 "f1": partial(actors.fold, "f1"),
                 "f2": partial(actors.fold, "f2"),
-                "u1": partial(actors.user, "u1", 1),
+                "u1": partial(actors.release, "u1", "g0", "u1.0"),
             },
             Luck(crashes=1, lost=1),
         ),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from figures import tally
 from races.baton import Play, Scene
 from races.directors import Chance, Played, systematically
 from races.plays import CASES, CROWDS, Case
@@ -41,6 +42,7 @@ def test_orders_with_few_switches(tmp_path: Path, case: Case) -> None:
     for played in systematically(Scene(tmp_path, case.prepare), case.named(), 2, SAMPLE, SEED):
         assert not played.violations, told(played)
         count += 1
+    tally("orders", case.name, played=count)
     print(f"{count} orders, seed {SEED}")
     assert count > 20
 
