@@ -62,6 +62,7 @@ class Court:
         self._docket = docket
         self._records: dict[str, HolderRecord] = {}
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
+        self._revoked: set[str] = set()
         self._silent: list[Roll] | None = None  # the roll that was called in silence, if there was one; None: not tried
 
     def expect(self, ids: Iterable[str]) -> None:
@@ -75,8 +76,26 @@ class Court:
                 if record.job is not None and self._docket is not None:
                     self._docket.expect(record.job)
 
-    def spare(self, id: str, state: State, reason: str) -> None:
-        """Take back a sentence: a holder that was not revoked keeps its leases and its work."""
+    def revoke(self, id: str) -> bool:
+        """Take the entry of a dead holder away, before anything of its is. False: it has beaten, and is not dead.
+
+        Raises OSError, and then, too, it keeps its leases and its work.
+        """
+        name = self.roll.present.get(id)
+        if name is None or id in self._revoked:
+            return True
+        try:
+            done = holders.revoke(self._fs, self._layout, name)
+        except OSError:
+            self._spare(id, State.UNKNOWN, "its holder cannot be revoked")
+            raise
+        if done:
+            self._revoked.add(id)
+        else:
+            self._spare(id, State.ALIVE, "its holder has just shown a heartbeat")
+        return done
+
+    def _spare(self, id: str, state: State, reason: str) -> None:
         self._known[id] = self.holder(id)[0], Verdict(state, reason)
 
     def convict(self, id: str, evidence: str) -> None:
@@ -232,15 +251,11 @@ def reap(
         record, verdict = court.holder(id)
         if verdict.state is not State.DEAD:
             continue
-        name = roll.present[id]
         try:
-            if dry_run or holders.revoke(fs, layout, name):
+            if dry_run or court.revoke(id):
                 revoked[id] = verdict.evidence
-            else:
-                court.spare(id, State.ALIVE, "its holder has just shown a heartbeat")
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record)}")
-            court.spare(id, State.UNKNOWN, "its holder cannot be revoked")
     for one in listed:
         judged = court.lease(one)
         if judged.verdict.state is not State.DEAD:

@@ -276,7 +276,8 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 
 
 @pytest.mark.usefixtures("one_clock")
-def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, place: str) -> None:
+@pytest.mark.parametrize("command", ["clean", "doctor"])
+def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, place: str, command: str) -> None:
     """A download, or a copy on its way out of the trash, would be taken from a process that has just shown it lives."""
     clock, fs = Shifted(), Slipping()
     holder = Holder(FileSystem(), Layout(place), clock, Owner(holders.NAMED, None, "somebody", ""), 100.0)
@@ -286,7 +287,13 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
     area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore')}"
     os.mkdir(area)
     fs.before("rename", "/holders/gone/", holder.beat)
-    actor(fs).clean(EVERYTHING)
+    cache = actor(fs)
+    if command == "clean":
+        cache.clean(EVERYTHING)
+    else:
+        for finding in cache.examine():
+            if finding.mend is not None:
+                finding.mend()
     assert fs.pending == 0
     assert os.path.isdir(area)
     holder.retire()
