@@ -10,8 +10,10 @@ over and the directory is gone.)
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -20,6 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
+from unittest import mock
 
 from faults import REPEATED, Call, Counting, FakeClock
 from races.actors import findings, left_in
@@ -182,6 +185,10 @@ class Play:
 
     def run(self) -> list[str]:
         """Play it, put everything in order, and return what is wrong."""
+        with _the_same_names("play"):
+            return self._run()
+
+    def _run(self) -> list[str]:
         threads = [threading.Thread(target=self._live, args=(actor,), daemon=True) for actor in self._actors]
         try:
             for thread in threads:
@@ -387,11 +394,12 @@ class Scene:
         Path(self.source).write_bytes(CONTENT)
         self.made: set[str] = set()
         self.cache = Cache(self.place, fs=FileSystem(), proc=Host(99, set()))
-        self.cache.init()
         self.layout = Layout(self.place)
         self.key = self.cache.key_for([self.source])
-        for act in prepare:
-            act(self)
+        with _the_same_names("scene"):
+            self.cache.init()
+            for act in prepare:
+                act(self)
 
     def hold(self) -> Lease:
         """A lease of a process that is alive until told otherwise."""
@@ -409,6 +417,11 @@ class Scene:
     def orphan(self) -> None:
         """A lease whose holder has ended."""
         self.hold().holder.retire()
+
+
+def _the_same_names(seed: str) -> contextlib.AbstractContextManager[object]:
+    """Names are drawn by chance, and listings are sorted: for an order to be the same again they must be, too."""
+    return mock.patch("os.urandom", random.Random(seed).randbytes)
 
 
 def _error(name: str, call: Call) -> OSError:
