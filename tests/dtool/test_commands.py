@@ -134,6 +134,17 @@ def test_log_tells_who_used_what(dtool, used):
     assert [row["name"] for row in rows] == [f"{used.uuid[:8]}.{FIRST}"] * 3
 
 
+def test_a_reader_that_goes_away_is_no_error(used, cache_dir, dtool):
+    """`dtool cache log | head -1` must not complain of a broken pipe."""
+    program = shutil.which("dtool", path=os.path.dirname(sys.executable))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([program, "cache", "log"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_cache_is_said_so(dtool):
     """`dtool cache` before anything was cached must not be a traceback."""
     assert "no cache in" in dtool("cache", "summary", code=Exit.NO_CACHE)
