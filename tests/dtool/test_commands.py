@@ -98,8 +98,22 @@ def test_summary_remembers_the_uses_of_what_is_gone(dtool, used, cache_dir):
         ("evicted", 3, None),
         ("in-use", 1, 0.0),
     ]
+    out = dtool("cache", "-f", "json", "summary")
+    (row,) = records(out, "dataset")
+    assert (row["uses"], row["saved_seconds"]) == (4, 0.0)
+    (total,) = records(out, "summary")
+    assert (total["uses"], total["saved_seconds"], total["saved_unknown_uses"]) == (4, 0.0, 3)
+    assert "not counted: 3 uses of what was evicted" in dtool("cache", "summary")
+
+
+def test_what_a_dataset_saved_that_is_gone_is_not_called_nothing(dtool, dataset, cache_dir):
+    """A data manager who reads "0 s" would throw out what is worth most."""
+    with leased(dataset, FIRST):
+        pass
+    dtool("cache", "clean", "--all", "-y")
     (row,) = records(dtool("cache", "-f", "json", "summary"), "dataset")
-    assert row["uses"] == 4
+    assert (row["uses"], row["saved_seconds"]) == (1, None)
+    assert "?" in dtool("cache", "summary")
 
 
 @pytest.mark.parametrize(
