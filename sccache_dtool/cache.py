@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
@@ -300,9 +300,21 @@ class Cache:
 
         `generation`: only of this copy.
         """
+        return self.release_copies(owners, [(key, generation)], everything=everything)
+
+    def release_copies(
+        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
+    ) -> int:
+        """As `release`, for many keys with their generations: holders are listed once."""
         self.check()
-        item = items.look(self._fs, self._layout, key, self._warn)
-        return returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        ended: list[str] = []
+        try:
+            for key, generation in copies:
+                item = items.look(self._fs, self._layout, key, self._warn)
+                ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        finally:
+            returning.dismiss(self._fs, self._layout, ended)
+        return len(ended)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""

@@ -255,8 +255,7 @@ def release(cache: Cache, owners: Sequence[Owner], key: str, *, everything: bool
     count = 0
     for copy in cache.item(key).copies:
         for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
-            for shown in _links(str(cache.path(copy))) or ():
-                cache.release(owners, shown.key, generation=shown.generation)
+            cache.release_copies(owners, [(one.key, one.generation) for one in _links(str(cache.path(copy))) or ()])
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:
                 return count

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from sccache_dtool import holders, items
 from sccache_dtool.clock import Clock
 from sccache_dtool.election import Election
-from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.errors import FULL, InUse, UsageError
 from sccache_dtool.evict import clean, trash
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Cleaned
@@ -81,7 +81,7 @@ class Keeper:
 
         `keep_for`: seconds for which what is evicted can be restored.
         """
-        with self._elected(), self._at_work() as holder:
+        with self._elected(), self._at_work_if_room() as holder:
             found = list(self._scan())
             works = self._fs.names(self._layout.tmp)
             with self.court() as court:
@@ -94,7 +94,8 @@ class Keeper:
             keep_until = int(now + keep_for) if keep_for else 0
             removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now)
             tidied = clean.put_away(leftovers, self._warn)
-            clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
+            if holder is not None:
+                clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
             purged = trash.purge(self._fs, self._layout, now, self._warn)
         return Cleaned(plan, reaped, tuple(removed), tuple(taken), tuple(failed), tuple(tidied), purged)
 
@@ -209,9 +210,21 @@ class Keeper:
             holder.retire()
 
     @contextmanager
+    def _at_work_if_room(self) -> Iterator[Holder | None]:
+        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        with ExitStack() as entered:
+            holder = None
+            try:
+                holder = entered.enter_context(self._at_work())
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            yield holder
+
+    @contextmanager
     def _elected(self) -> Iterator[None]:
         election = self.election("clean")
-        if not election.poll():
+        if not self._is_elected(election):
             winner = election.winner() or "an unknown process"
             raise InUse(
                 f"another cleaner is at work in {self._layout.root}",
@@ -222,6 +235,15 @@ class Keeper:
             yield
         finally:
             election.resign()
+
+    def _is_elected(self, election: Election) -> bool:
+        """Whether we may clean. On a full disk nobody can be elected, and everybody may: it only saves work."""
+        try:
+            return election.poll()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return True
 
     def _in_use(self, item: Item) -> InUse:
         if not item.leases:

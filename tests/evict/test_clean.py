@@ -249,3 +249,23 @@ def test_what_is_evicted_to_the_trash_is_not_deleted(
     assert (len(cleaned.removed), cleaned.purged) == (1, 0)
     assert len(os.listdir(layout.trash)) == 1
     assert cache.restore("a")
+
+
+class Full(FileSystem):
+    """A disk without a free block: what has no room in a directory cannot be made."""
+
+    def put_record(self, text: str, path: str) -> None:
+        if len(text) > 59:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        super().put_record(text, path)
+
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def test_a_full_disk_can_be_cleaned(make_cache: Making, fill: Callable[[str, int], Lease]) -> None:
+    """That is when it is needed most: neither an election nor a holder may be what there is no room for."""
+    fill("a", 10).release()
+    cleaned = make_cache(fs=Full()).clean(Rules(everything=True))
+    assert cleaned.freed == 10
+    assert not cleaned.failed
