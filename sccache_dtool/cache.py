@@ -316,6 +316,11 @@ class Cache:
             returning.dismiss(self._fs, self._layout, ended)
         return len(ended)
 
+    def holder_above(self, key: str) -> Owner | None:
+        """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
+        self.check()
+        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn), self._proc)
+
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()

@@ -12,6 +12,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Owner, Roll
 from sccache_dtool.items import Item
 from sccache_dtool.layout import RELEASED, HolderName, Layout
+from sccache_dtool.liveness.process import Proc
 
 
 def release(
@@ -39,6 +40,16 @@ def release(
         if ended and not everything:
             break
     return ended
+
+
+def holder_above(item: Item, proc: Proc) -> Owner | None:
+    """The nearest process above this one that holds an item; None if there is none.
+
+    What it took is not given back for it: a script that calls once too often would take it from its caller.
+    """
+    holding = [held.lease.holder for held in item.held if held.lease]
+    owners = holders.owners_above(proc) if holding else ()
+    return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
 
 
 def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
