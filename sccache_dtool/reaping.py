@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
-from sccache_dtool.clock import Clock
+from sccache_dtool.clock import Clock, from_iso
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import REAPED, HolderName, Layout
@@ -149,16 +149,19 @@ def open_court(
         docket = Docket(clock, memory)
 
         def judge(name: HolderName, record: HolderRecord) -> Verdict:
+            pause = _pause(record)
+
             def lapsed(ttl: float | None) -> Verdict:
-                return lifetime.judge(name, ttl, memory, now, clock.wall())
+                promised = (from_iso(record.since) or 0.0) + (ttl or 0.0)
+                return lifetime.judge(name, ttl, memory, now, clock.wall(), pause, promised)
 
             def scheduled(job: Job) -> Verdict:
                 verdict = docket.judge(job)
-                if verdict.state is not State.DEAD or record.ttl is None or record.kind not in holders.BEATING:
+                if verdict.state is not State.DEAD or pause is None:
                     return verdict
                 # Where jobs are not kept together by control groups a program can outlive its job, and go on beating.
-                silent = lifetime.silence(name, record.ttl, memory, now)
-                if silent > 2 * holders.pause_between_beats(record.ttl):
+                silent = memory.unchanged_for(str(name))
+                if silent > lifetime.MISSED_BEATS * pause:
                     return verdict
                 text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
                 return Verdict(State.UNKNOWN, text)
@@ -169,6 +172,13 @@ def open_court(
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
         yield Court(fs, layout, roll, judge, warn, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
+
+
+def _pause(record: HolderRecord) -> float | None:
+    """Seconds between two heartbeats of a holder; None if it shows none."""
+    if record.kind not in holders.BEATING or record.ttl is None:
+        return None
+    return holders.pause_between_beats(record.ttl)
 
 
 class Reaped(NamedTuple):
