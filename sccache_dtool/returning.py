@@ -26,7 +26,9 @@ def release(
 ) -> list[str]:
     """Give back one use of any of `owners` on an item, the latest, or all; returns who held each.
 
-    `generation`: only of this copy.
+    `generation`: only of this copy. Two calls that end the same lease in the same millisecond may both count it, for
+    one of them may be the other's repetition whose reply was lost: then a lease too many is left, and never one too
+    few.
     """
     prefixes = tuple(owner.prefix for owner in owners)
     ended: list[str] = []
