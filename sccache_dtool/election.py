@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
 LIFETIME = 300
 
+#: What the names of locks end with; before it stands what is to be done.
+LOCK = ".lock"
+
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
 
@@ -56,7 +59,7 @@ class Election:
         self._memory = memory
         self._remembers = False
         self._directory = layout.locks
-        self._lock_name = f"{name}.lock"
+        self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._sign_path = f"{layout.locks}/{self._sign_prefix}{unique()}"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from sccache_dtool import holders, items
 from sccache_dtool.clock import Clock
-from sccache_dtool.election import Election
+from sccache_dtool.election import LOCK, Election
 from sccache_dtool.errors import FULL, InUse, UsageError
 from sccache_dtool.evict import clean, trash
 from sccache_dtool.evict import loose as loose_files
@@ -49,10 +49,20 @@ class Keeper:
         self._dtool_directories = dtool_directories
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead."""
+        """End all leases whose holder is proved dead, and the elections that such have won."""
+        if not dry_run:
+            self._end_elections_of_the_dead()
         found = list(self._scan())
         with self.court() as court:
             return self._reap(court, found, dry_run=dry_run)
+
+    def _end_elections_of_the_dead(self) -> None:
+        """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
+        for name in self._fs.names(self._layout.locks):
+            if name.endswith(LOCK):
+                election = self.election(name.removesuffix(LOCK))
+                if election.poll():
+                    election.resign()
 
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""

@@ -12,12 +12,15 @@ import pytest
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing
 from sccache_dtool import gate, history, holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.election import Election
 from sccache_dtool.errors import InUse
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, Owner
 from sccache_dtool.layout import EndedName, Layout, SegmentName
 from sccache_dtool.leases import Lease
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -48,6 +51,29 @@ def fill(cache: Cache, tmp_path: Path, clock: FakeClock) -> Callable[[str, int],
         return lease
 
     return fill
+
+
+def test_reap_ends_the_elections_of_the_dead_and_of_nobody_else(
+    cache: Cache, layout: Layout, proc: FakeProc, clock: FakeClock
+) -> None:
+    """Other hosts would wait for minutes for a fetcher that was killed on this one, or download beside a living one."""
+    winners = []
+    unknown = Verdict(State.UNKNOWN, "not asked")
+    for number, what in ((4242, "of the dead"), (4343, "of the living")):
+        owner = holders.process_owner(CALLER, proc, proc.add(number, "job"))
+        memory = Memory(None, clock)
+        record = holders.encode(owner, None, clock)
+        winners.append(Election(FileSystem(), layout, what, record, lambda _: unknown, memory))
+        assert winners[-1].poll()
+    proc.end(4242)
+    cache.reap(dry_run=True)
+    assert len(os.listdir(layout.locks)) == 6  # of each the lock, flufl.lock's claim, and the sign
+    cache.reap()
+    left = [name for name in os.listdir(layout.locks) if "|" not in name]
+    assert len(left) == 2
+    assert all(name.startswith("of the living.") for name in left)
+    for winner in winners:
+        winner.resign()
 
 
 def test_what_nobody_uses_goes_and_what_is_used_stays(cache: Cache, fill: Callable[[str, int], Lease]) -> None:

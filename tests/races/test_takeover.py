@@ -35,7 +35,7 @@ import sys
 from sccache_dtool import election
 from sccache_dtool.fetch import transfers
 from sccache_dtool.cli import main
-transfers.PULSE, election.LIFETIME, election.REFRESH, election._SLOP = 0.05, 2, 0.3, 0
+transfers.PULSE, election.LIFETIME, election.REFRESH = 0.05, 2, 0.3
 main.main()
 """
 
