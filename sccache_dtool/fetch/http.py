@@ -18,7 +18,7 @@ from sccache_dtool.fetch.attempts import Temporary, persist, retry_after
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import Source
+from sccache_dtool.fetch.words import Source
 
 if TYPE_CHECKING:
     import requests
@@ -67,7 +67,7 @@ def announced(source: Source) -> int | None:
     try:
         with requests.Session() as session:
             response = session.head(
-                _without_user(source),
+                source.canonical,  # which has no user in it
                 allow_redirects=True,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 headers={"Accept-Encoding": "identity"},
@@ -119,7 +119,7 @@ class _Download:
             if partial.origin is not None and partial.origin.validator:
                 headers["If-Range"] = partial.origin.validator
         response = self._session.get(
-            _without_user(self._source),
+            self._source.canonical,  # which has no user in it
             stream=True,
             timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
             headers=headers,
@@ -205,7 +205,7 @@ class _Download:
         """Begin to show progress, once."""
         if not self._shown:
             self._shown = True
-            self._job.progress.start(self._source.name, total)
+            self._job.progress.start(self._source.name, total, self._partial.size)
 
 
 def _user(source: Source) -> HTTPBasicAuth | None:
@@ -219,11 +219,6 @@ def _user(source: Source) -> HTTPBasicAuth | None:
         return None
     user, _, password = userinfo.partition(":")
     return HTTPBasicAuth(unquote_to_bytes(user), unquote_to_bytes(password))
-
-
-def _without_user(source: Source) -> str:
-    """The URL to ask for: the canonical form has no user in it."""
-    return source.canonical
 
 
 def _length(response: requests.Response) -> int | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from sccache_dtool.fetch.job import Job, Retrieved
-    from sccache_dtool.fetch.stack import Source, Step
+    from sccache_dtool.fetch.words import Source, Step
 
 SOURCES = "sccache_dtool.sources"
 STEPS = "sccache_dtool.steps"

@@ -93,7 +93,7 @@ class _Download:
             partial.begin(origin)
         if not self._shown:
             self._shown = True
-            self._job.progress.start(self._source.name, origin.length)
+            self._job.progress.start(self._source.name, origin.length, partial.size)
         if partial.size != origin.length:
             for data in self._pieces(system, name):
                 partial.write(data)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.job import Job
-from sccache_dtool.fetch.stack import is_digest
+from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: Makes its second path from the file at its first. The text names the source in errors.

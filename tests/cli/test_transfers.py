@@ -27,11 +27,10 @@ MEBIBYTE = 1 << 20
 HURRIED = [
     sys.executable,
     "-c",
-    "from sccache_dtool.cli import main\n"
-    "from sccache_dtool.fetch import transfers\n"
-    "transfers.PULSE = 0.05\n"
-    "main.main()",
+    "from sccache_dtool.cli import main\nfrom sccache_dtool.fetch import track\ntrack.PULSE = 0.05\nmain.main()",
 ]
+
+ETAG = '"one"'
 
 ME = ("--holder", f"pid:{os.getpid()}")
 
@@ -315,6 +314,55 @@ def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Pa
         assert "reserved by running fetches" in alone.err
         server.release()
         assert finish(fetching).code == 0
+
+
+@pytest.mark.root
+def test_what_is_being_fetched_is_waited_for_where_that_is(
+    sc: Callable[..., Done], disks: list[Path], server: Server, tmp_path: Path
+) -> None:
+    """A download that fills most of a disk would leave too little there for itself, and run again on the next one."""
+    third = tmp_path / "third"
+    third.mkdir()
+    shell([SC_DTOOL, "-C", str(disks[1]), "init"])
+    body = bytes(8 * MEBIBYTE)
+    url = server.pages("/x", Page(body, stall_after=MEBIBYTE), Page(body))
+    with start([*HURRIED, "use", "-d", f"{disks[1]}:{third}", url, *ME]) as first:
+        wait_until(lambda: transfers.reserved(FileSystem(), Layout(str(disks[1]))) == 7 * MEBIBYTE, "a reservation")
+        for there in (f"{disks[1]}:{third}", f"{third}:{disks[1]}"):
+            late = sc("use", "-d", there, "--wait", "0s", url)
+            assert late.code == 11
+            assert f"process {first.pid}" in late.err
+        server.release()
+        assert finish(first).code == 0
+    assert server.gets["/x"] == 1
+
+
+@pytest.mark.root
+def test_files_that_fit_one_after_the_other_fit(sc: Callable[..., Done], disks: list[Path], server: Server) -> None:
+    """What has come already would be counted as still to come, and an item of two thirds of the disk refused."""
+    words = [server.page(f"/{name}", bytes(4 * MEBIBYTE)) for name in "ab"]
+    assert sc("use", "-C", str(disks[1]), *words).code == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("came", [3, 5, 8], ids=["a third", "a half", "more than fits twice"])
+def test_what_was_interrupted_need_not_fit_twice(
+    sc: Callable[..., Done], disks: list[Path], server: Server, came: int
+) -> None:
+    """A download of most of a disk could never be taken over: its beginning would stand in its own way."""
+    body = os.urandom(9 * MEBIBYTE)
+    url = server.pages("/x", Page(body, stall_after=came * MEBIBYTE, etag=ETAG), Page(body, etag=ETAG))
+    cache = ("-C", str(disks[1]))
+    sc("init", *cache)
+    with start([*HURRIED, *cache, "use", url, *ME]) as first:
+        mark = f"part~0~{came * MEBIBYTE}"
+        wait_until(lambda: mark in {path.name for path in disks[1].glob(".sc-dtool/tmp/*/*")}, "how far it is")
+        first.kill()
+        first.wait()
+    done = sc("use", *cache, url)
+    assert done.path.read_bytes() == body, done.err
+    continued = None if came == 8 else f"bytes={came * MEBIBYTE}-"
+    assert server.ranges("/x") == [None, continued]
 
 
 @pytest.mark.root

@@ -18,7 +18,8 @@ from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.job import Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin, StepPlugin
 from sccache_dtool.fetch.progress import NoProgress
-from sccache_dtool.fetch.stack import Location, Source, Step, parse_stack
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fetch.words import Location, Source, Step
 from sccache_dtool.fsops import FileSystem
 
 BODY = b"of the grid" * 1000
