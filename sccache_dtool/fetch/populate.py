@@ -150,7 +150,12 @@ class Populator:
                 self._discard(track.taken)
 
     def _slot(self, job: Job, terms: Terms) -> contextlib.AbstractContextManager[None]:
-        return slots.slot(self._clock, terms.wait, job.track.queue if job.track else lambda: None)
+        return slots.slot(self._clock, terms.wait, lambda: self._queued(job))
+
+    def _queued(self, job: Job) -> None:
+        if job.track is not None:
+            job.track.queue()
+        self._note("waiting for other downloads of yours on this host to end")
 
     def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
