@@ -93,7 +93,15 @@ def _retriever(source: Source) -> Retriever:
     plugin = plugins.find_source(source.scheme)
     if plugin is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
-    return plugin.retrieve
+    return _guarded(plugin.retrieve)
+
+
+def _guarded(retriever: Retriever) -> Retriever:
+    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+        with plugins.failing_in_words(f"cannot fetch {source.canonical}", source.scheme):
+            return retriever(job, source, path, algorithms)
+
+    return retrieve_with_plugin
 
 
 def _make_room(job: Job, path: str) -> None:

@@ -179,6 +179,26 @@ def test_a_plugin_that_cannot_be_loaded_is_named(others, thing):
     assert parse_stack(["/x"]).source == "file:/x"
 
 
+def _break(*_):
+    raise KeyError("no such\x1b[31m field")
+
+
+def test_a_fault_in_a_plugin_is_an_error_in_words(others, get, tmp_path):
+    """All who wait for the item would not be told, and each run into the same fault, with a traceback."""
+    source = SourcePlugin(lambda word: Source(word, Location(word[5:]), "echo"), _break)
+    others[plugins.SOURCES].append(Point("echo", source))
+    others[plugins.STEPS].append(Point("break", StepPlugin(lambda argument: Step("break"), _break)))
+    (tmp_path / "x").write_bytes(b"x")
+    assert refused(get, "echo:abc").hint == "this is a fault in the plugin echo"
+    (tmp_path / "area" / "payload").rmdir()
+    (tmp_path / "area" / "work").rmdir()
+    (tmp_path / "area").rmdir()
+    error = refused(get, f"{tmp_path}/x", "break")
+    assert "cannot do break" in error.message
+    assert "KeyError" in error.message
+    assert error.message.isprintable()
+
+
 def test_built_in_words_look_for_no_plugin():
     """Each of ten thousand jobs would read the metadata of all installed packages."""
     code = (
