@@ -276,6 +276,19 @@ def test_a_compressed_file_stays_compressed(get, server, name):
     assert get(url, md5(packed)) == packed
 
 
+@pytest.mark.parametrize("coding", ["br9", "gzip, br9"])
+def test_a_coding_that_nobody_knows_is_refused(get, server, coding):
+    """Compressed bytes would be published as the file, because this host cannot decompress them."""
+    error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": coding}))
+    assert "coded as br9" in error.message
+
+
+def test_what_is_not_coded_as_it_says_is_refused_in_words(get, server):
+    """Who reads the log would find the names of three libraries' exceptions."""
+    error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": "gzip"}))
+    assert error.message.endswith("what the server sent cannot be decoded in the way that it says")
+
+
 def test_a_page_that_says_sorry_with_status_200_fails_its_digest(get, server):
     """A login page would be read as data by every job to come."""
     assert "md5" in refused(get, server.page("/x", b"<html>please log in</html>"), md5(BODY)).message
