@@ -254,6 +254,16 @@ class Cache:
 
         return self.free_space() - transfers.reserved(self._fs, self._layout)
 
+    def is_fetching(self, key: str) -> bool:
+        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        try:
+            self.check()
+        except NoCache:
+            return False
+        from sccache_dtool.fetch import transfers
+
+        return transfers.is_fetched(self._fs, self._layout, key)
+
     def make_room(self, missing: int) -> int:
         """Evict what is idle, the least recently used first, to free `missing` bytes; returns how many it freed."""
         from sccache_dtool.evict.policies import Rules

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
@@ -104,9 +106,9 @@ class Election:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
         one says nothing of its winner, and would keep everybody waiting until it expires.
         """
-        from flufl.lock import AlreadyLockedError, Lock, TimeOutError
+        from flufl.lock import AlreadyLockedError, TimeOutError
 
-        lock = Lock(self._lock_path, lifetime=LIFETIME)
+        lock = _new_lock(self._lock_path)
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -199,3 +201,29 @@ class Election:
             return HolderRecord.decode(self._fs.get_record(f"{self._directory}/{sign}"))
         except (OSError, Damaged):
             return None
+
+
+_naming = threading.Lock()
+
+
+class _OwnName:
+    """What flufl.lock asks of `socket`, answered by this host alone."""
+
+    getfqdn = staticmethod(socket.gethostname)
+
+
+def _new_lock(path: str) -> Lock:
+    """A lock of flufl.lock, made without a name server.
+
+    It puts this host's full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
+    at every miss. The name the host has for itself will do: a claim has the process and a random number in it, too.
+    """
+    from flufl.lock import Lock
+
+    theirs: Any = sys.modules[Lock.__module__]
+    with _naming:
+        theirs.socket = _OwnName
+        try:
+            return Lock(path, lifetime=LIFETIME)
+        finally:
+            theirs.socket = socket

@@ -21,8 +21,9 @@ from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import broker, datasets
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.stack import Chain, Location, Source, Stack
+from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.fetch.words import Location, Source
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache

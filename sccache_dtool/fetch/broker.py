@@ -23,9 +23,10 @@ from sccache_dtool import layout
 from sccache_dtool.errors import FULL, FetchFailed
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Location, Source, Stack, parse_stack
+from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Stack, parse_stack
 from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.fetch.words import Location, Source
 from sccache_dtool.fsops import CHUNK, FileSystem
 from sccache_dtool.layout import LooseName
 
