@@ -165,8 +165,11 @@ def make_tar(path: Path, members: Mapping[str, bytes]) -> str:
 
 
 def one_line_error(done: Done) -> str:
-    """The error of a command: one line, with further lines only for details and the hint, and no traceback."""
-    lines = done.err.splitlines()
+    """The error of a command: one line, with further lines only for details and the hint, and no traceback.
+
+    What a command tells of its attempts before it gives up is no error.
+    """
+    lines = [line for line in done.err.splitlines() if "; trying again in " not in line]
     errors = [line for line in lines if line.startswith("Error: ")]
     assert len(errors) == 1, done
     assert all(
