@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sccache_dtool import config, holders, items, layout, leases, program, root
+from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
+from sccache_dtool.acquiring import Acquirer
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import CacheError, FetchFailed, InUse, LeaseLost, NoCache, UsageError
-from sccache_dtool.fetch.stack import Stack, parse_stack
-from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.errors import InUse, LeaseLost, NoCache
+from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
 from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import HolderName, Layout, LeaseName, TrashName
-from sccache_dtool.leases import Held, Lease, Place
+from sccache_dtool.layout import Layout, TrashName
+from sccache_dtool.leases import Lease, Place
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.records import Damaged
 from sccache_dtool.units import check_lifetime
@@ -167,7 +166,7 @@ class Cache:
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
-        lease = self._acquire(member.holder, wanted, self.settings.fetch_wait)
+        lease = self._acquirer(member.holder).acquire(wanted, Terms(self.settings.fetch_wait))
         self._program = member
         return lease.keep_in(member.leases)
 
@@ -188,40 +187,41 @@ class Cache:
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it.
         """
+        holder = self.enter(owner, ttl, wanted.key)
+        try:
+            with holder.beating():
+                return self.acquire(holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room)
+        except BaseException:
+            holder.retire()
+            raise
+
+    def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
+        """A holder that stands for somebody else; `ttl` as for `hold`, `key` of the only item that it will hold."""
         self._check_or_set_up()
         if ttl is None:
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        holder = Holder(self._fs, self._layout, self._clock, owner, ttl, wanted.key)
-        try:
-            with holder.beating():
-                wait = self.settings.fetch_wait if wait is None else wait
-                return self._acquire(holder, wanted, wait, size, rate, make_room)
-        except BaseException:
-            holder.retire()
-            raise
+        return Holder(self._fs, self._layout, self._clock, owner, ttl, key)
+
+    def acquire(
+        self,
+        holder: Holder,
+        wanted: Wanted,
+        *,
+        wait: float | None = None,
+        size: int | None = None,
+        rate: float | None = None,
+        make_room: bool = False,
+    ) -> Lease:
+        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
+        wait = self.settings.fetch_wait if wait is None else wait
+        terms = Terms(wait, size, rate, self.make_room if make_room else None)
+        return self._acquirer(holder).acquire(wanted, terms)
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
-        if words and words[0].startswith(DTOOL):
-            from sccache_dtool.fetch.datasets import wanted_from_words
-
-            of_dataset = wanted_from_words(words, self._layout.root)
-            stack = of_dataset.stack
-        else:
-            of_dataset, stack = None, parse_stack(words)
-        if name is None and not stack:
-            raise UsageError("nothing to use", hint="give a source (a path or URL), or a name with -n NAME, or both")
-        if name is not None and not (name.strip() and name.isprintable() and len(name) <= 200):
-            raise UsageError(f"{name!r} cannot be an item's name", hint="give 1 to 200 printable characters")
-        if of_dataset is not None:
-            if name is None:
-                return of_dataset
-            whole = of_dataset.complete() if of_dataset.complete is not None else of_dataset
-            return whole._replace(key=self._key(whole.stack, name), name=name)
-        label = stack.label if stack else layout.slug(name or "")
-        return Wanted(self._key(stack, name), name, label, stack)
+        return wanted_from(words, name, self._layout.root)
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
         """The key of the item that the words of `use` mean, or a path that it printed. Raises UsageError."""
@@ -244,12 +244,6 @@ class Cache:
         """Bytes that may still be written to the cache's file system."""
         return self._fs.free_space(self._layout.root)
 
-    @staticmethod
-    def _key(stack: Stack, name: str | None) -> str:
-        if name is not None:
-            return layout.item_key((f"name:{name}",), name)
-        return layout.item_key(stack.canonical, stack.label)
-
     def room(self) -> int:
         """Bytes that are free, less what running fetches have reserved."""
         try:
@@ -259,6 +253,16 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         return self.free_space() - transfers.reserved(self._fs, self._layout)
+
+    def is_fetching(self, key: str) -> bool:
+        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        try:
+            self.check()
+        except NoCache:
+            return False
+        from sccache_dtool.fetch import transfers
+
+        return transfers.is_fetched(self._fs, self._layout, key)
 
     def make_room(self, missing: int) -> int:
         """Evict what is idle, the least recently used first, to free `missing` bytes; returns how many it freed."""
@@ -284,78 +288,17 @@ class Cache:
         self.check()
         return [*transfers.running(self._fs, self._layout), *transfers.ended(self._fs, self._layout)]
 
-    def _acquire(
-        self,
-        holder: Holder,
-        wanted: Wanted,
-        wait: float,
-        size: int | None = None,
-        rate: float | None = None,
-        make_room: bool = False,
-    ) -> Lease:
-        lease = self._take_existing(holder, wanted)
-        if lease is not None:
-            return lease
-        if wanted.complete is not None:
-            wanted = wanted.complete()
-        from sccache_dtool.fetch.populate import Populator, Terms
-        from sccache_dtool.fetch.progress import NoProgress
-
-        with self._worker(holder) as worker:
-            progress = self._progress or NoProgress()
-            return Populator(self._fs, self._layout, self._clock, holder, worker, progress, self._note).populate(
-                wanted,
-                lambda: self._keeper().election(wanted.key[:32]),
-                lambda: self._take_existing(holder, wanted),
-                Terms(wait, size, rate, self.make_room if make_room else None),
-            )
-
-    @contextlib.contextmanager
-    def _worker(self, holder: Holder) -> Iterator[Holder]:
-        """This process as a holder, for work areas: who is to have the lease may live on when we are killed."""
-        if holder.owner.kind is holders.PROGRAM:
-            yield holder
-            return
-        owner = holders.program_owner(self._proc)
-        worker = Holder(self._fs, self._layout, self._clock, owner, self.settings.heartbeat_ttl)
-        try:
-            with worker.beating():
-                yield worker
-        finally:
-            worker.retire()
-
-    def _take_existing(self, holder: Holder, wanted: Wanted) -> Lease | None:
-        """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says."""
-        for generation in items.generations(self._fs, self._layout, wanted.key):
-            payload: str | None = wanted.label
-            if wanted.complete is not None:
-                payload = items.payload_name(self._fs, self._layout, wanted.key, generation)
-            if payload is None:
-                continue
-            place = Place.of(self._layout, wanted.key, str(generation), payload)
-            if wanted.fits is not None and not wanted.fits(place.payload):
-                continue
-            if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
-                continue
-            lease = leases.take(self._fs, self._clock, holder, place)
-            if lease is not None:
-                return lease
-        return None
-
-    def _is_of_same_stack(self, wanted: Wanted, generation: str) -> bool:
-        """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
-        try:
-            there = items.facts(self._fs, self._layout, wanted.key, generation).get("source")
-        except FileNotFoundError:
-            return False
-        except (OSError, Damaged) as error:
-            raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
-        if there == list(wanted.stack.canonical):
-            return True
-        raise UsageError(
-            f"{wanted.name} is in the cache already, made from something else",
-            details=[f"there: {_words(there)}", f"asked: {_words(wanted.stack.canonical)}"],
-            hint="choose another name, or remove the item first: sc-dtool rm",
+    def _acquirer(self, holder: Holder) -> Acquirer:
+        return Acquirer(
+            self._fs,
+            self._layout,
+            self._clock,
+            self._proc,
+            holder,
+            self.settings.heartbeat_ttl,
+            self._progress,
+            self._note,
+            lambda key: self._keeper().election(key),
         )
 
     # -- giving back -------------------------------------------------------------------------------------------------
@@ -367,52 +310,31 @@ class Cache:
 
         `generation`: only of this copy.
         """
-        self.check()
-        prefixes = tuple(owner.prefix for owner in owners)
-        count = 0
-        for held in reversed(_held(items.look(self._fs, self._layout, key, self._warn))):
-            if held.lease is None or not held.lease.holder.startswith(prefixes):
-                continue
-            if generation not in (None, held.generation):
-                continue
-            gate, ended = held.gate(self._layout), self._layout.history(key)
-            if leases.end(self._fs, self._clock, gate, ended, held.name, layout.RELEASED):
-                count += 1
-                self._dismiss(held.lease)
-            if count and not everything:
-                break
-        return count
+        return self.release_copies(owners, [(key, generation)], everything=everything)
 
-    def _dismiss(self, lease: LeaseName) -> None:
-        """Remove the holder of a lease that was its only one: what `hold` makes."""
+    def release_copies(
+        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
+    ) -> int:
+        """As `release`, for many keys with their generations: holders are listed once."""
+        self.check()
+        ended: list[str] = []
         try:
-            self._fs.unlink(f"{self._layout.holders}/{HolderName(lease.holder, 0, 0)}")
-        except FileNotFoundError:  # it has a lifetime, so its name has changed
-            name = Roll.glance(self._fs, self._layout).present.get(lease.holder)
-            if name is not None:
-                with contextlib.suppress(FileNotFoundError):
-                    self._fs.unlink(f"{self._layout.holders}/{name}")
+            for key, generation in copies:
+                item = items.look(self._fs, self._layout, key, self._warn)
+                ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        finally:
+            returning.dismiss(self._fs, self._layout, ended)
+        return len(ended)
+
+    def holder_above(self, key: str) -> Owner | None:
+        """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
+        self.check()
+        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()
-        prefixes = tuple(owner.prefix for owner in owners)
-        roll = Roll.call(self._fs, self._layout)
-        count = 0
-        for name in roll.present.values():
-            if not name.id.startswith(prefixes):
-                continue
-            with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
-                ttl = holders.read(self._fs, self._layout, name).ttl
-                if ttl is not None and roll.now is not None:
-                    holders.renew(self._fs, self._layout, name, int(roll.now + ttl))
-                    count += 1
-        if not count and any(id.startswith(prefixes) for id in roll.gone):
-            raise LeaseLost(
-                f"the leases of {owners[-1]} were revoked, their lifetime being over",
-                hint="what it reads may be deleted: stop, and use the data anew",
-            )
-        return count
+        return returning.renew(self._fs, self._layout, owners)
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
@@ -453,36 +375,7 @@ class Cache:
         Raises UsageError if none does, or several do.
         """
         self.check()
-        within = self._layout.key_of(word)
-        if within is not None:
-            return within
-        keys = list(items.keys(self._fs, self._layout, self._warn))
-        # `./ref.fa` means that very file, and no item of somebody else's that is called so.
-        label = "" if word.startswith((".", "/")) or not word else layout.slug(word)
-        of_source = self._keys_of_source(word)
-        for matches in (
-            [key for key in keys if key == word],
-            [key for key in keys if layout.key_label(key) == label],
-            [key for key in keys if len(word) >= 4 and key.startswith(word)],
-            [key for key in keys if key in of_source],
-        ):
-            if len(matches) > 1:
-                matches = [key for key in matches if self.has(key)] or matches  # rather than what was evicted
-            if len(matches) == 1:
-                return matches[0]
-            if matches:
-                raise UsageError(
-                    f"{word!r} could be any of {len(matches)} items",
-                    details=matches[:10],
-                    hint="give more of the key",
-                )
-        raise UsageError(f"there is no item {word!r} in {self._layout.root}", hint="list them with: sc-dtool ls")
-
-    def _keys_of_source(self, word: str) -> set[str]:
-        try:
-            return {self.wanted([word]).key}
-        except (UsageError, FetchFailed):
-            return set()
+        return finding.find(self._fs, self._layout, word, self._warn)
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
@@ -490,7 +383,7 @@ class Cache:
 
     def judged(self, item: Item) -> list[Judged]:
         """Who holds an item, and what can be said of each. Writes nothing into the cache."""
-        return self._keeper().judged(_held(item))
+        return self._keeper().judged(item.held)
 
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
@@ -549,23 +442,7 @@ class Cache:
 
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
-        found = [
-            (key, name)
-            for key, name in self.restorable()
-            if word in (key, layout.key_label(key)) or (len(word) >= 4 and key.startswith(word))
-        ]
-        if not found:
-            raise UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
-        if len({key for key, _ in found}) > 1:
-            raise UsageError(
-                f"{word!r} could be any of several items in the trash", details=sorted({key for key, _ in found})
-            )
-        key, name = max(found, key=lambda pair: pair[1].generation.created)
-        if items.generations(self._fs, self._layout, key):
-            raise InUse(f"{layout.key_label(key)} is in the cache already", hint="the copy in the trash stays there")
-        if not self._keeper().restore(key, name):
-            raise UsageError(f"{word!r} has just been deleted from the trash")
-        return key
+        return self._keeper().restore(word)
 
     def examine(self) -> list[Finding]:
         """Everything in the cache that is not as it should be."""
@@ -598,17 +475,17 @@ class Cache:
     def _keeper(self, warn: Tell | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
-        return Keeper(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
-
-
-def _held(item: Item) -> list[Held]:
-    return [held for copy in item.copies for held in copy.held]
+        return Keeper(
+            self._fs,
+            self._layout,
+            self._clock,
+            self._proc,
+            self.check(),
+            warn or self._warn,
+            self.settings.dtool_directories,
+        )
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:
     """Whether a call means the same item after a change of the working directory."""
     return words[0] is None or str(words[0]).startswith(("/", "http:", "https:", "file:/"))
-
-
-def _words(stack: object) -> str:
-    return " ".join(str(word) for word in stack) if isinstance(stack, list | tuple) and stack else "(no source)"

@@ -30,9 +30,10 @@ def test_without_a_file_there_are_no_settings(layout: Layout, warnings: list[str
 def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     """What a data manager has set would have no effect."""
     text = '[lease]\nttl = "1h"\nheartbeat_ttl = "2h"\n[fetch]\nwait = "3m"\n[clean]\ntrash = "4d"\n'
-    assert load(layout, text, warnings) == Config(3600, 7200, 180, 345_600)
+    text += '[dtool]\ndirectories = ["study-1", "mirror/*"]\n'
+    assert load(layout, text, warnings) == Config(3600, 7200, 180, 345_600, ("study-1", "mirror/*"))
     assert warnings == []
-    assert set(config.PLACES) == set(Config._fields)
+    assert set(config.SETTINGS) == set(Config._fields)
 
 
 def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -> None:
@@ -51,6 +52,11 @@ def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -
         '[lease]\nheartbeat_ttl = "0.5s"\n',
         '[lease]\nttl = "99999999999w"\n',
         '[clean]\ntrash = ""\n',
+        "[dtool]\ndirectories = 1\n",
+        "[dtool]\ndirectories = [1]\n",
+        '[dtool]\ndirectories = ["/etc"]\n',
+        '[dtool]\ndirectories = ["a/../b"]\n',
+        '[dtool]\ndirectories = [""]\n',
     ],
 )
 def test_a_setting_that_makes_no_sense_is_an_error_that_says_where(

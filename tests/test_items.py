@@ -188,3 +188,19 @@ def test_there_is_exactly_one_payload(fs: FakeFilesystem) -> None:
     assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
     fs.remove_object(f"{directory}/{PAYLOAD}")
     assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
+
+
+def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem, warnings: list[str]) -> None:
+    """On NFS a host that has looked before would not see what another has fetched meanwhile, and fetch it again."""
+    put(fs)
+    counting = Counting()
+    items.refresh(counting, PLACE, KEY)
+    shard = f"{PLACE.items}/{KEY[:2]}"
+    assert [call.arguments[0] for call in counting.calls] == [PLACE.items, shard, f"{shard}/{KEY}"]
+    assert {call.kind for call in counting.calls} == {"touch"}
+
+
+def test_what_is_not_there_needs_no_refreshing(fs: FakeFilesystem) -> None:
+    """The first use of an item would fail."""
+    items.refresh(FileSystem(), PLACE, KEY)
+    assert not fs.exists(PLACE.items)

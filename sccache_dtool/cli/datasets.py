@@ -79,7 +79,7 @@ def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, An
                 "leases": 0,
                 "uses": 0,
                 "last_use": None,
-                "saved_seconds": 0.0,
+                "saved_seconds": None,
                 "_idle_since": 0.0,
             },
         )
@@ -92,7 +92,8 @@ def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, An
         if not is_view(one.item):
             row["leases"] += one.item.leases
             row["uses"] += one.item.uses
-        row["saved_seconds"] += one.saved or 0.0
+            if one.saved is not None:
+                row["saved_seconds"] = round((row["saved_seconds"] or 0.0) + one.saved, 3)
         row["_idle_since"] = max(row["_idle_since"], one.item.idle_since)
     for loose in left:
         row = of(loose.dataset)
@@ -101,7 +102,6 @@ def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, An
         row["loose_bytes"] += loose.bytes
         row["_idle_since"] = max(row["_idle_since"], loose.newest)
     for row in sums.values():
-        row["saved_seconds"] = round(row["saved_seconds"], 3)
         row["last_use"] = output.moment(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))
 

@@ -278,6 +278,12 @@ def config_command(now: Invocation, action: str) -> None:
         raise UsageError(f"config cannot {action}")
     cache = now.cache()
     cache.check()
-    settings = {".".join(config.PLACES[name]): value for name, value in cache.settings._asdict().items()}
-    lines = [f"{name:22}{'none' if value is None else short_duration(value)}" for name, value in settings.items()]
-    now.out.result("config", settings, "\n".join(lines))
+    values = cache.settings._asdict()
+    settings = {f"{place.table}.{place.key}": values[name] for name, place in config.SETTINGS.items()}
+    now.out.result("config", settings, "\n".join(f"{name:22}{_setting(value)}" for name, value in settings.items()))
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, float):
+        return short_duration(value)
+    return ", ".join(value) if value and isinstance(value, tuple) else "none"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from sccache_dtool import holders, items
 from sccache_dtool.clock import Clock
-from sccache_dtool.election import Election
-from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.election import LOCK, Election
+from sccache_dtool.errors import FULL, InUse, UsageError
 from sccache_dtool.evict import clean, trash
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Cleaned
@@ -21,6 +21,7 @@ from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Layout, TrashName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory, memory_path
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
 
@@ -36,19 +37,32 @@ class Keeper:
         proc: Proc,
         cache_id: str,
         warn: Callable[[str], None],
+        dtool_directories: Collection[str] = (),
     ) -> None:
+        """`dtool_directories`: see `loose.scan`."""
         self._fs = fs
         self._layout = layout
         self._clock = clock
         self._proc = proc
         self._id = cache_id
         self._warn = warn
+        self._dtool_directories = dtool_directories
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead."""
+        """End all leases whose holder is proved dead, and the elections that such have won."""
+        if not dry_run:
+            self._end_elections_of_the_dead()
         found = list(self._scan())
         with self.court() as court:
             return self._reap(court, found, dry_run=dry_run)
+
+    def _end_elections_of_the_dead(self) -> None:
+        """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
+        for name in self._fs.names(self._layout.locks):
+            if name.endswith(LOCK):
+                election = self.election(name.removesuffix(LOCK))
+                if election.poll():
+                    election.resign()
 
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
@@ -77,7 +91,7 @@ class Keeper:
 
         `keep_for`: seconds for which what is evicted can be restored.
         """
-        with self._elected(), self._at_work() as holder:
+        with self._elected(), self._at_work_if_room() as holder:
             found = list(self._scan())
             works = self._fs.names(self._layout.tmp)
             with self.court() as court:
@@ -90,7 +104,8 @@ class Keeper:
             keep_until = int(now + keep_for) if keep_for else 0
             removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now)
             tidied = clean.put_away(leftovers, self._warn)
-            clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
+            if holder is not None:
+                clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
             purged = trash.purge(self._fs, self._layout, now, self._warn)
         return Cleaned(plan, reaped, tuple(removed), tuple(taken), tuple(failed), tuple(tidied), purged)
 
@@ -123,10 +138,22 @@ class Keeper:
         """Keys of items in the trash, and where they are there."""
         return trash.restorable(self._fs, self._layout, self._warn)
 
-    def restore(self, key: str, name: TrashName) -> bool:
-        """Bring a copy back from the trash; False if it has gone from there meanwhile."""
+    def restore(self, word: str) -> str:
+        """Bring back from the trash the item that `word` means; returns its key. Raises UsageError or InUse."""
+        found = [(key, name) for key, name in self.restorable() if _means(word, key)]
+        if not found:
+            raise UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
+        if len({key for key, _ in found}) > 1:
+            raise UsageError(
+                f"{word!r} could be any of several items in the trash", details=sorted({key for key, _ in found})
+            )
+        key, name = max(found, key=lambda pair: pair[1].generation.created)
+        if items.generations(self._fs, self._layout, key):
+            raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
         with self._at_work() as holder:
-            return trash.restore(self._fs, self._layout, self._clock, holder, key, name)
+            if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
+                raise UsageError(f"{word!r} has just been deleted from the trash")
+        return key
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
@@ -138,7 +165,8 @@ class Keeper:
 
     def loose(self, now: float | None = None) -> Found:
         """What dtool left in the cache; `now`: the file system's clock, if it is known."""
-        return loose_files.scan(self._fs, self._layout, self._clock.wall() if now is None else now, self._warn)
+        now = self._clock.wall() if now is None else now
+        return loose_files.scan(self._fs, self._layout, now, self._warn, self._dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
@@ -160,16 +188,15 @@ class Keeper:
 
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
-        owner = holders.program_owner(self._proc)
-        return Election(
-            self._fs, self._layout, self._clock, name, holders.encode(owner, None, self._clock), self._judge_process
-        )
+        record = holders.encode(holders.program_owner(self._proc), None, self._clock)
+        memory = Memory(memory_path(self._proc, f"elected-{self._id}"), self._clock)
+        return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     def _reap(self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True) -> Reaped:
-        held = [one for item in found for copy in item.copies for one in copy.held]
+        held = [one for item in found for one in item.held]
         reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody)
         for failure in reaped.failed:
             self._warn(failure)
@@ -193,9 +220,21 @@ class Keeper:
             holder.retire()
 
     @contextmanager
+    def _at_work_if_room(self) -> Iterator[Holder | None]:
+        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        with ExitStack() as entered:
+            holder = None
+            try:
+                holder = entered.enter_context(self._at_work())
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            yield holder
+
+    @contextmanager
     def _elected(self) -> Iterator[None]:
         election = self.election("clean")
-        if not election.poll():
+        if not self._is_elected(election):
             winner = election.winner() or "an unknown process"
             raise InUse(
                 f"another cleaner is at work in {self._layout.root}",
@@ -207,16 +246,30 @@ class Keeper:
         finally:
             election.resign()
 
+    def _is_elected(self, election: Election) -> bool:
+        """Whether we may clean. On a full disk nobody can be elected, and everybody may: it only saves work."""
+        try:
+            return election.poll()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return True
+
     def _in_use(self, item: Item) -> InUse:
         if not item.leases:
             return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
-        judged = self.judged(held for copy in item.copies for held in copy.held)
+        judged = self.judged(item.held)
         count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
         return InUse(
             f"cannot remove {key_label(item.key)}: {count} held",
             details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
             hint="they are released with `sc-dtool unuse`, or reaped once their holder is proved dead",
         )
+
+
+def _means(word: str, key: str) -> bool:
+    """Whether a word that a person has typed may mean an item: its key, the beginning of its key, or its label."""
+    return word in (key, key_label(key)) or (len(word) >= 4 and key.startswith(word))
 
 
 def _only_of(holder: str, copy: Copy) -> Copy:

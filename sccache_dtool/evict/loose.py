@@ -1,9 +1,9 @@
 """Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, counted, and let go.
 
-The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, and it
-lies in a directory that brokers make: one that is named by a UUID, or (dtool-http names it by the path of a URL) one
-in which nothing else is. Datasets are never entered, symbolic links never followed, and nothing outside the root
-or on another file system is looked at.
+The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, nothing
+else is in its directory, and that is named by a UUID or by the cache's settings (dtool-http names directories by the
+path of a URL, which may be any). Datasets are never entered, symbolic links never followed, and nothing outside the
+root or on another file system is looked at.
 
 Nobody holds leases on loose files, so only their age tells whether they may be in use. Age is counted from the
 newest of their times. An access time may make a file younger, and so keep it; whether it is kept up at all depends on
@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import functools
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import NamedTuple
 
@@ -45,6 +46,9 @@ YOUNG = OLD
 _DATASET = ".dtool"
 
 _DEEPEST = 12
+
+#: Where brokers make their directories; the latter are from times when each kind of storage had a cache of its own.
+_PARENTS = frozenset({"", "s3", "http", "azure", "irods", "ecs"})
 
 
 class Loose(NamedTuple):
@@ -82,8 +86,11 @@ class Found(NamedTuple):
     deserted: tuple[str, ...] = ()
 
 
-def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> Found:
-    """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry."""
+def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, named: Collection[str] = ()) -> Found:
+    """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
+
+    `named`: patterns of directories below the root in which brokers write and nobody else.
+    """
     files: list[Loose] = []
     deserted: list[str] = []
     device = fs.lstat(f"{layout.root}/.").st_dev
@@ -100,11 +107,12 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> Found:
             continue
         if any(entry.name == _DATASET for entry in entries):
             continue
-        known = [] if not directory else _known(directory, entries)
+        of_dtool = _is_uuid_of(directory) or any(fnmatchcase(directory, pattern) for pattern in named)
+        known = [] if not directory else _known(entries, of_dtool=of_dtool)
         if known is None:
             continue
         files.extend(one for name in known if (one := _look(fs, layout, directory, name)))
-        if not entries and is_uuid(directory.rpartition("/")[2]) and now - _newest(status, atime=False) > YOUNG:
+        if not entries and _is_made_by_broker(directory) and now - _newest(status, atime=False) > YOUNG:
             deserted.append(directory)
         if directory.count("/") < _DEEPEST:
             pending.extend(
@@ -115,18 +123,26 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> Found:
     return Found(tuple(sorted(files)), tuple(sorted(deserted)))
 
 
-def _known(directory: str, entries: Sequence[Entry]) -> list[str] | None:
+def _is_uuid_of(directory: str) -> bool:
+    return is_uuid(directory.rpartition("/")[2])
+
+
+def _is_made_by_broker(directory: str) -> bool:
+    """Whether an empty directory can be nothing but a dataset's; elsewhere, somebody's program may expect it."""
+    return _is_uuid_of(directory) and directory.rpartition("/")[0] in _PARENTS
+
+
+def _known(entries: Sequence[Entry], *, of_dtool: bool) -> list[str] | None:
     """Names in a directory that brokers wrote; None if it is not theirs, nor what lies below.
 
-    Brokers write a dataset's items into one flat directory that is named by its UUID, and nothing else. A manifest
-    or a directory beside them is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1
-    names alone are anybody's: such a directory is left alone, at the price of some that plain dtool-http made.
+    Brokers write a dataset's items into one flat directory, and nothing else. A manifest or a directory beside them
+    is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1 names alone are anybody's:
+    such a directory is left alone, at the price of some that plain dtool-http made.
     """
-    files = [entry.name for entry in entries if not entry.is_dir]
-    if not is_uuid(directory.rpartition("/")[2]):
-        return None if files else []
-    known = [name for name in files if LooseName.parse(name)]
-    return known if len(known) == len(entries) else None
+    if all(entry.is_dir for entry in entries):
+        return []
+    known = [entry.name for entry in entries if not entry.is_dir and LooseName.parse(entry.name)]
+    return known if of_dtool and len(known) == len(entries) else None
 
 
 def _look(fs: FileSystem, layout: Layout, directory: str, name: str) -> Loose | None:

@@ -1,11 +1,13 @@
-"""What the words of a command or call mean."""
+"""What the words of a command or call mean, and on what terms it is to be had."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.fetch.stack import Stack
+from sccache_dtool.errors import UsageError
+from sccache_dtool.fetch.stack import Stack, parse_stack
+from sccache_dtool.layout import item_key, slug
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
@@ -34,3 +36,39 @@ class Wanted(NamedTuple):
     complete: Callable[[], Wanted] | None = None
     #: Whether the payload at a path will do; None: every copy of the item does.
     fits: Callable[[str], bool] | None = None
+
+
+class Terms(NamedTuple):
+    """On what terms an item is fetched."""
+
+    wait: float  # seconds to wait for somebody else's download
+    size: int | None = None  # bytes that it will need, if somebody said so
+    rate: float | None = None  # bytes a second at most
+    make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
+
+
+def wanted_from(words: Sequence[str], name: str | None, root: str) -> Wanted:
+    """The item of the cache at `root` that words and a name mean. Raises UsageError if they mean none."""
+    if words and words[0].startswith(DTOOL):
+        from sccache_dtool.fetch.datasets import wanted_from_words
+
+        of_dataset = wanted_from_words(words, root)
+        stack = of_dataset.stack
+    else:
+        of_dataset, stack = None, parse_stack(words)
+    if name is None and not stack:
+        raise UsageError("nothing to use", hint="give a source (a path or URL), or a name with -n NAME, or both")
+    if name is not None and not (name.strip() and name.isprintable() and len(name) <= 200):
+        raise UsageError(f"{name!r} cannot be an item's name", hint="give 1 to 200 printable characters")
+    if of_dataset is not None:
+        if name is None:
+            return of_dataset
+        whole = of_dataset.complete() if of_dataset.complete is not None else of_dataset
+        return whole._replace(key=_key(whole.stack, name), name=name)
+    return Wanted(_key(stack, name), name, stack.label if stack else slug(name or ""), stack)
+
+
+def _key(stack: Stack, name: str | None) -> str:
+    if name is not None:
+        return item_key((f"name:{name}",), name)
+    return item_key(stack.canonical, stack.label)

@@ -127,6 +127,18 @@ def test_copies_of_datasets_and_other_stores_are_left_alone(root):
     assert list(Cache(root).loose()) == []
 
 
+def test_directories_that_the_settings_name_are_dtools(root):
+    """What dtool-http wrote by the path of a URL without a UUID would fill the disk for good."""
+    (root / ".sc-dtool" / "config.toml").write_text('[dtool]\ndirectories = ["study-1", "mirror/*"]\n')
+    ours = [put(root, f"study-1/{ID}.csv"), put(root, f"mirror/2024/{OTHER}")]
+    kept = [put(root, f"study-2/{ID}.csv"), put(root, f"mirror/2023/{ID}"), put(root, "mirror/2023/notes.txt")]
+    cache = aged(root, 400 * DAY)
+    assert sorted(one.dataset for one in cache.loose()) == ["mirror/2024", "study-1"]
+    cache.clean(Rules(everything=True))
+    assert not any(file.exists() for file in ours)
+    assert all(file.exists() for file in kept)
+
+
 def test_everything_else_in_the_root_is_left_alone(root, tmp_path):
     """People point the cache at their scratch directory: one wrong match is somebody's thesis."""
     kept = [
@@ -224,6 +236,7 @@ def test_directories_are_removed_only_when_they_have_been_empty_for_a_day(root):
     """A broker makes its directory first and its file some requests later: without the directory it dies."""
     put(root, f"{UUID}/{ID}")
     (root / "empty").mkdir()
+    (root / "runs" / UUID).mkdir(parents=True)  # a program may be about to write into it
     aged(root, 2 * DAY).clean(Rules(everything=True))
     assert (root / UUID).is_dir()
     aged(root, DAY / 2).clean(Rules(everything=True))
@@ -231,6 +244,7 @@ def test_directories_are_removed_only_when_they_have_been_empty_for_a_day(root):
     aged(root, 2 * DAY).clean(Rules(everything=True))
     assert not (root / UUID).exists()
     assert (root / "empty").is_dir()
+    assert (root / "runs" / UUID).is_dir()
 
 
 def test_what_changes_between_the_plan_and_the_deed_stays(root):

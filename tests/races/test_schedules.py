@@ -28,7 +28,7 @@ SAMPLE = int(os.environ.get("SAMPLE", "10"))  # of the orders with two switches,
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test pulls the plug; and each actor is as if on a host that remembers nothing."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    monkeypatch.setattr("sccache_dtool.reaping._memory_path", lambda proc, cache_id: None)
+    monkeypatch.setattr("sccache_dtool.liveness.lifetime.memory_path", lambda proc, name: None)
 
 
 def told(played: Played) -> str:

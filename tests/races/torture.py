@@ -40,7 +40,7 @@ def play(seed: str, until: float) -> tuple[Played, list[str]]:
     with (
         tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory,
         mock.patch("os.fsync"),
-        mock.patch("sccache_dtool.reaping._memory_path", return_value=None),
+        mock.patch("sccache_dtool.liveness.lifetime.memory_path", return_value=None),
     ):
         scenes = []
         for number, case in enumerate([*CROWDS, *CASES]):
