@@ -51,7 +51,7 @@ test: $(stamp) ## run all tests
 
 test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versions of the protocol (as root, on Debian)
 	@bash .ci/packages nfs
-	@NFS=full $(py) -m pytest -q tests/nfs $(ARGS)
+	@PYTHONPATH=tests $(py) -m nfs $(ARGS)
 
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all
