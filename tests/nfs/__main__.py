@@ -1,4 +1,4 @@
-"""`make test-nfs`: all tests on real NFS at full length; if they pass, what they did is written into the documentation."""
+"""`make test-nfs`: the tests on real NFS at full length; if they pass, what they did goes into the documentation."""
 
 from __future__ import annotations
 
