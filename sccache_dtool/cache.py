@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
 from sccache_dtool.acquiring import Acquirer
 from sccache_dtool.clock import Clock
+from sccache_dtool.crew import Crew
 from sccache_dtool.errors import InUse, LeaseLost, NoCache
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
-from sccache_dtool.items import Copy, Item
+from sccache_dtool.items import Copy, Item, Sum
 from sccache_dtool.layout import Layout, TrashName
 from sccache_dtool.leases import Lease, Place
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.records import Damaged
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sccache_dtool.doctor import Finding
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
-    from sccache_dtool.evict.loose import Loose
+    from sccache_dtool.evict.loose import Loose, Pile
     from sccache_dtool.evict.policies import Plan, Rules
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
@@ -40,6 +40,10 @@ Tell = Callable[[str], None]
 
 
 def _silently(text: str) -> None:
+    """Tell nobody."""
+
+
+def _watch_silently(done: int, total: int) -> None:
     """Tell nobody."""
 
 
@@ -69,6 +73,8 @@ class Cache:
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
+        jobs: int | None = 1,
+        on_scan: Callable[[int, int], None] = _watch_silently,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
         proc: Proc | None = None,
@@ -77,7 +83,9 @@ class Cache:
 
         `on_warning` is told of what is damaged and passed over, `on_note` whom we are waiting for, `on_lost`
         (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
-        where there are files already, as in dtool's own cache directory. `fs`, `clock` and `proc` are for tests.
+        where there are files already, as in dtool's own cache directory. `jobs`: how many look-ups may run at a
+        time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
+        is told how many of how many parts of a scan are done. `fs`, `clock` and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
         self._fs = fs
@@ -88,6 +96,8 @@ class Cache:
         self._on_lost = on_lost
         self._progress = progress
         self._may_hold_data = may_hold_data
+        self._jobs = jobs
+        self._on_scan = on_scan
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -299,6 +309,21 @@ class Cache:
         self.check()
         return items.scan(self._fs, self._layout, self._warn)
 
+    def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
+        """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
+
+        `fold` may be called in another process: a function of a module, or a `functools.partial` of one.
+        """
+        self.check()
+        with self._crew() as crew:
+            yield from items.survey(self._fs, self._layout, self._warn, crew, fold, uses=uses)
+
+    def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+        """Everything in the cache with the facts of its copies: a file is read for each."""
+        self.check()
+        with self._crew() as crew:
+            yield from items.told(self._fs, self._layout, self._warn, crew)
+
     def item(self, key: str) -> Item:
         """One item as it is now."""
         self.check()
@@ -306,12 +331,7 @@ class Cache:
 
     def facts(self, copy: Copy) -> dict[str, Any]:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
-        try:
-            return items.facts(self._fs, self._layout, copy.key, str(copy.generation))
-        except (OSError, Damaged) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self._warn(f"{self._layout.generation(copy.key, str(copy.generation))}/{layout.ITEM_FILE}: {reason}")
-            return {}
+        return items.facts_or_none(self._fs, self._layout, copy, self._warn)
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; look, but take a lease before you read."""
@@ -336,6 +356,10 @@ class Cache:
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
         return self._keeper().loose().files
+
+    def piles(self, untouched_since: float = 0.0) -> list[Pile]:
+        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old."""
+        return self._keeper().piles(untouched_since)
 
     def judged(self, item: Item) -> list[Judged]:
         """Who holds an item, and what can be said of each. Writes nothing into the cache."""
@@ -439,7 +463,11 @@ class Cache:
             self.check(),
             warn or self._warn,
             self.settings.dtool_directories,
+            self._crew,
         )
+
+    def _crew(self) -> Crew:
+        return Crew(self._jobs, self._on_scan)
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -145,6 +145,18 @@ class FileSystem:
         """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
         with os.scandir(path) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+    def statuses(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out."""
+        fd = os.open(path, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            for name in names:
+                try:
+                    yield name, self.lstat_in(fd, name)
+                except OSError:
+                    continue
+        finally:
+            os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""

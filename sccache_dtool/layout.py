@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 CONTROL = ".sc-dtool"
@@ -207,6 +208,11 @@ class LooseName(NamedTuple):
         """The loose file that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_LOOSE, name)
         return cls(match[1], re.fullmatch(_PARTIAL, match[2] or "") is not None) if match else None
+
+
+def are_loose(names: Sequence[str]) -> bool:
+    """Whether all of `names` are such as `LooseName` stands for; in one go, as there may be a million of them."""
+    return re.fullmatch(rf"(?:{_LOOSE}/)*", "/".join((*names, ""))) is not None
 
 
 def is_uuid(name: str) -> bool:

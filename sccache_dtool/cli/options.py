@@ -51,6 +51,7 @@ class Invocation:
         self.quiet = False
         self.verbose = False
         self.no_input = False
+        self.jobs: int | None = None
         self.debug = False
         self._output: Output | None = None
 
@@ -70,6 +71,8 @@ class Invocation:
             on_warning=self.out.warning,
             on_note=self.out.note,
             may_hold_data=choice.may_hold_data,
+            jobs=self.jobs,
+            on_scan=self.out.scanned,
             **{"progress": self.out.progress(), **more},
         )
 
@@ -111,6 +114,7 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
                 option("--color", type=click.Choice(["auto", "always", "never"]), help="Colour in what people read."),
                 option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
                 option("-v", "--verbose", is_flag=True, help="Say more on standard error."),
+                option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Look-ups at a time."),
                 option("--no-input", is_flag=True, help="Never ask."),
                 option("--debug", is_flag=True, help="Show a traceback with an error."),
             )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sccache_dtool.clock import iso
@@ -14,12 +15,16 @@ from sccache_dtool.records import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sccache_dtool.cli.progress import Share
     from sccache_dtool.fetch.progress import Progress
 
 #: Version of the field names in JSON; it changes when one is renamed or taken away.
 JSON_VERSION = 1
 
 Fields = Mapping[str, Any]
+
+#: Rows of a table that are drawn at a time, their columns as wide as these need.
+_ROWS = 1000
 
 
 class Column(NamedTuple):
@@ -40,6 +45,7 @@ class Output:
         self._verbose = verbose
         self._header: tuple[str, ...] = ()
         self._warned: set[str] = set()
+        self._share: Share | None = None
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -54,7 +60,7 @@ class Output:
     def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
         """Many results of one kind."""
         if self.format == "human":
-            self._table(list(rows), columns)
+            self._table(iter(rows), columns)
         else:
             for row in rows:
                 self._machine(kind, row)
@@ -72,15 +78,20 @@ class Output:
             _write(sys.stdout, "\t".join(header))
         _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
 
-    def _table(self, rows: list[Fields], columns: Sequence[Column]) -> None:
-        if not rows:
-            return
+    def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
+        """Drawn in pieces, so that there need not be a million rows in memory; most tables are of one."""
+        first = True
+        while piece := list(islice(rows, _ROWS)):
+            self._draw(piece, columns, header=first)
+            first = False
+
+    def _draw(self, rows: list[Fields], columns: Sequence[Column], *, header: bool) -> None:
         from io import StringIO
 
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold")
+        table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
         for column in columns:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for row in rows:
@@ -115,6 +126,15 @@ class Output:
             _write(sys.stderr, printable(f"  {line}"))
         if error.hint:
             _write(sys.stderr, printable(f"hint: {error.hint}"))
+
+    def scanned(self, done: int, total: int) -> None:
+        """How much of a scan is done, on a terminal, once it has taken a while."""
+        if self._share is None:
+            from sccache_dtool.cli.progress import Share
+
+            watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
+            self._share = Share("looking through the cache", sys.stderr if watched else None)
+        self._share.show(done, total)
 
     def progress(self) -> Progress | None:
         """A progress bar, where there is a terminal to show it on, and elsewhere a line a minute."""

@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, contextmanager
 
 from sccache_dtool import holders, items
 from sccache_dtool.clock import Clock
+from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import InUse, UsageError
 from sccache_dtool.evict import clean, trash
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Cleaned
-from sccache_dtool.evict.loose import Found
+from sccache_dtool.evict.loose import Found, Pile
 from sccache_dtool.evict.policies import Plan, Rules, make_plan
 from sccache_dtool.evict.tidy import Broom, Leftover
 from sccache_dtool.fsops import FileSystem
@@ -37,6 +38,7 @@ class Keeper:
         cache_id: str,
         warn: Callable[[str], None],
         dtool_directories: Collection[str] = (),
+        crew: Callable[[], Crew] = Crew,
     ) -> None:
         """`dtool_directories`: see `loose.scan`."""
         self._fs = fs
@@ -46,6 +48,7 @@ class Keeper:
         self._id = cache_id
         self._warn = warn
         self._dtool_directories = dtool_directories
+        self._crew = crew
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
         """End all leases whose holder is proved dead."""
@@ -154,7 +157,15 @@ class Keeper:
     def loose(self, now: float | None = None) -> Found:
         """What dtool left in the cache; `now`: the file system's clock, if it is known."""
         now = self._clock.wall() if now is None else now
-        return loose_files.scan(self._fs, self._layout, now, self._warn, self._dtool_directories)
+        with self._crew() as crew:
+            return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._dtool_directories)
+
+    def piles(self, untouched_since: float) -> list[Pile]:
+        """What dtool left in the cache, summed up by directory."""
+        named = self._dtool_directories
+        with self._crew() as crew:
+            found = loose_files.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
+            return list(found)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
