@@ -8,12 +8,13 @@ it worse. Which of both it is, the first pieces of work tell; what is soon done 
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -83,17 +84,16 @@ class Crew:
     def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
         """The results of `work` for each of the tasks, in their order."""
         total = len(tasks)
-        wall = cpu = 0.0
+        spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
-            began, used = time.perf_counter(), time.thread_time()
+            before = _Spent.by_now()
             result = work(task)
-            wall += time.perf_counter() - began
-            cpu += time.thread_time() - used
+            spent = spent.plus(before, _Spent.by_now())
             yield result
             done = number + 1
             self._watch(done, total)
-            if self._jobs != 1 and wall > _PROBE and (total - done) * wall / done > _WORTH:
-                for result in self._many(work, tasks[done:], waiting=cpu < wall / 2):
+            if self._jobs != 1 and spent.wall > _PROBE and (total - done) * spent.wall / done > _WORTH:
+                for result in self._many(work, tasks[done:], waiting=spent.waiting):
                     yield result
                     done += 1
                     self._watch(done, total)
@@ -141,6 +141,31 @@ class Crew:
                     self._helpers.remove(helper)
                     helper.end()
                     ready |= {number: _attempt(work, tasks[number]) for number in helper.at}
+
+
+class _Spent(NamedTuple):
+    """What a thread has spent."""
+
+    wall: float  # seconds
+    cpu: float
+    gave_up: int  # how often it gave the processor up by itself, less how often that was taken away
+
+    @classmethod
+    def by_now(cls) -> _Spent:
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw)
+
+    def plus(self, before: _Spent, after: _Spent) -> _Spent:
+        return _Spent(
+            self.wall + after.wall - before.wall,
+            self.cpu + after.cpu - before.cpu,
+            self.gave_up + after.gave_up - before.gave_up,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has waited for something, rather than for a processor that others are using."""
+        return self.cpu < self.wall / 2 and self.gave_up > 0
 
 
 class _Outcome:

@@ -30,22 +30,31 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
     oldest: float | None = None
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
-    for item in items:
-        uses += item.uses
-        if not item.copies:
+    for item in items:  # once for each of a million items: no calls but where there is something to do
+        _, copies, finished, last_end = item
+        if not copies:
+            uses += finished
             continue
-        held, mine = item.leases, item.bytes
+        held = mine = 0
+        since = last_end or 0.0
+        for _, generation, _, leased in copies:
+            mine += generation.bytes
+            entries += generation.entries
+            if generation.created > since:
+                since = float(generation.created)
+            if leased:
+                held += len(leased)
         count += 1
         size += mine
-        entries += sum(copy.generation.entries for copy in item.copies)
         leases += held
+        uses += finished + held
         if held:
             busy += 1
         else:
             idle += 1
             idle_size += mine
-            since = item.idle_since
-            oldest = since if oldest is None else min(oldest, since)
+            if oldest is None or since < oldest:
+                oldest = since
         if top and mine > least:
             heapq.heappush(largest, (mine, item.key, item))
             if len(largest) > top:
