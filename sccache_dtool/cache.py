@@ -15,7 +15,7 @@ from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
 from sccache_dtool.items import Copy, Item, Sum
-from sccache_dtool.layout import Layout, TrashName
+from sccache_dtool.layout import Layout, PinName, TrashName
 from sccache_dtool.leases import Lease, Place
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.units import check_lifetime
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.evict.loose import Loose, Pile
+    from sccache_dtool.evict.plans import Planned
     from sccache_dtool.evict.policies import Plan, Rules
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
@@ -333,6 +334,10 @@ class Cache:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
         return items.facts_or_none(self._fs, self._layout, copy, self._warn)
 
+    def facts_of(self, key: str, generation: str) -> dict[str, Any]:
+        """As `facts`, of a copy that a plan names."""
+        return items.facts_if_readable(self._fs, self._layout, key, generation, self._warn)
+
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; look, but take a lease before you read."""
         from pathlib import Path
@@ -397,16 +402,69 @@ class Cache:
         """End the leases of one holder, by its id, because a person knows that it is gone."""
         return self._keeper().reap_on_word(holder, dry_run=dry_run)
 
-    def plan(self, rules: Rules) -> tuple[Plan, Reaped]:
-        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe."""
-        return self._keeper().plan(rules)
+    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe.
 
-    def clean(self, rules: Rules, *, keep_for: float | None = None) -> Cleaned:
+        `ahead`: what it would do in so many seconds, if nobody used anything until then.
+        """
+        return self._keeper().plan(rules, ahead=ahead)
+
+    def clean(
+        self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
         """Evict what `rules` let go. `keep_for`: seconds for which `restore` finds it (default: the cache's).
 
         Nothing in use is ever evicted: the file system refuses. Raises InUse while another cleaner is at work.
+        `most_seconds`: after which the rest is left for the next time; `why`: for the record in `cleanings/`.
         """
-        return self._keeper().clean(rules, self.settings.trash_keep if keep_for is None else keep_for)
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean(rules, keep_for, most_seconds, why)
+
+    def clean_as_planned(
+        self, planned: Planned, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what a plan says, as far as it is still true: what was used, or pinned, since then stays."""
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean_as_planned(planned, keep_for, most_seconds, why)
+
+    def policy(self) -> Rules:
+        """What `config.toml` says of cleaning."""
+        from sccache_dtool.evict.policies import Rules
+
+        settings = self.settings
+        return Rules(
+            older_than=settings.clean_older_than,
+            fewer_uses_than=settings.clean_fewer_uses,
+            retain_size=settings.clean_retain_size,
+            larger_than=settings.clean_larger_than,
+            limits=settings.limits,
+            order=settings.clean_order,
+            exclude=settings.clean_exclude,
+            grace=settings.clean_grace,
+        )
+
+    def pin(self, key: str, until: float | None = None) -> None:
+        """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        by = f"{holders.user_name()}@{holders.host_name()}"
+        pins.pin(self._fs, self._layout, key, int(until or 0), by, self._warn)
+
+    def unpin(self, key: str) -> bool:
+        """Let an item be cleaned again; False if it was not pinned."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        return pins.unpin(self._fs, self._layout, key, self._warn)
+
+    def pins(self) -> list[tuple[PinName, str]]:
+        """All pins, and by whom."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        found = pins.listing(self._fs, self._layout, self._warn)
+        return [(name, pins.by_whom(self._fs, self._layout, name)) for name in found]
 
     def remove(self, key: str, *, keep_for: float | None = None) -> int:
         """Evict one item; returns the bytes. Raises InUse, naming who holds it."""

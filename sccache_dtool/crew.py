@@ -34,6 +34,9 @@ _PROBE = 0.02
 #: Seconds that must be left for helpers to be worth their start.
 _WORTH = 0.1
 
+#: Tasks that are many.
+_MANY = 1000
+
 #: Tasks that a helper has at a time: one that it works on, and one that it need not wait for.
 _AHEAD = 2
 
@@ -74,6 +77,11 @@ class Crew:
         if not self._helpers and wanted > 1 and threading.active_count() == 1:
             for _ in range(wanted):
                 self._helpers.append(_Helper(self._helpers))
+
+    def muster_for(self, tasks: Sequence[object]) -> None:
+        """Start helper processes if there will be much to do, and threads by then."""
+        if self._jobs != 1 and len(tasks) > _MANY:
+            self.muster()
 
     def dismiss(self) -> None:
         """End the helpers, whatever they are at."""

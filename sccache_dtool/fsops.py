@@ -16,6 +16,8 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from sccache_dtool.errors import GONE
+
 if TYPE_CHECKING:
     import tarfile
 
@@ -140,6 +142,15 @@ class FileSystem:
     def names(self, path: str) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof."""
         return sorted(os.listdir(path))
+
+    def names_if_any(self, path: str) -> list[str]:
+        """As `names`; none for a directory that is not there, as it is made when it is needed."""
+        try:
+            return self.names(path)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return []
 
     def entries(self, path: str) -> list[Entry]:
         """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
@@ -295,6 +306,16 @@ class FileSystem:
 
         shutil.rmtree(path, onerror=on_error)  # `onexc` exists only since Python 3.12
 
+    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
+        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        fd = os.open(directory, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+
     def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
         """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising."""
         archive.extractall(directory, filter=check)
@@ -320,6 +341,13 @@ class FileSystem:
         return b"".join(parts)
 
     # -- the file system as a whole ----------------------------------------------------------------------------------
+
+    def room(self, path: str) -> tuple[int, int, int, int]:
+        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3))."""
+        figures = os.statvfs(path)
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        return used + free, free, figures.f_files, figures.f_favail
 
     def free_space(self, path: str) -> int:
         """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3)).

@@ -33,6 +33,7 @@ class Item(NamedTuple):
     copies: tuple[Copy, ...]
     finished_uses: int
     last_end: float | None
+    unfolded: int = 0  # names in its history
 
     @property
     def label(self) -> str:
@@ -75,6 +76,11 @@ def shards(fs: FileSystem, place: Layout, warn: Warn) -> list[str]:
         else:
             warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
     return found
+
+
+def unsettled(items: Iterator[Item]) -> list[Item]:
+    """Those of the items that somebody uses, or that are half way into the trash."""
+    return [item for item in items if any(copy.held or copy.closed for copy in item.copies)]
 
 
 def keys(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[str]:
@@ -149,13 +155,16 @@ def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[It
 
 def facts_or_none(fs: FileSystem, place: Layout, copy: Copy, warn: Warn) -> Facts:
     """As `facts`; empty, with a warning, if they cannot be read, and for a copy that is on its way out."""
-    if copy.closed:
-        return {}
+    return {} if copy.closed else facts_if_readable(fs, place, copy.key, str(copy.generation), warn)
+
+
+def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, warn: Warn) -> Facts:
+    """As `facts`; empty, with a warning, if they cannot be read."""
     try:
-        return facts(fs, place, copy.key, str(copy.generation))
+        return facts(fs, place, key, generation)
     except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        warn(f"{place.generation(copy.key, str(copy.generation))}/{ITEM_FILE}: {reason}")
+        warn(f"{place.generation(key, generation)}/{ITEM_FILE}: {reason}")
         return {}
 
 
@@ -174,10 +183,10 @@ def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = Tr
             warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
             continue
         copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn))
-    return Item(key, tuple(copies), summary.uses, summary.last)
+    return Item(key, tuple(copies), summary.uses, summary.last, summary.names)
 
 
-_NO_USES = history.Summary(0, None)
+_NO_USES = history.Summary(0, None, 0)
 
 
 def _uses(fs: FileSystem, place: Layout, key: str, warn: Warn) -> history.Summary:

@@ -13,7 +13,8 @@ from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
+from sccache_dtool.marks import Mark, parse_entries_mark, parse_mark
+from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -32,6 +33,21 @@ def duration(text: str) -> float:
 def lifetime(text: str) -> float:
     """A lifetime in seconds; the error names the accepted forms."""
     return _convert(parse_lifetime, text)
+
+
+def until(text: str) -> float:
+    """A time in seconds since 1970, given as a date, or as how long from now."""
+    return _convert(parse_until, text)
+
+
+def mark(text: str) -> Mark:
+    """A high or low mark in bytes; the error names the accepted forms."""
+    return _convert(parse_mark, text)
+
+
+def files_mark(text: str) -> Mark:
+    """A high or low mark in files and directories; the error names the accepted forms."""
+    return _convert(parse_entries_mark, text)
 
 
 def _convert(parse: Callable[[str], Value], text: str) -> Value:
@@ -168,3 +184,10 @@ def lasting_options(function: Command) -> Command:
     )
     wait = click.option("--wait", type=duration, metavar="TIME", help="Wait so long for somebody else's download.")
     return ttl(wait(function))
+
+
+#: Of everything that removes something.
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+trash_option = click.option(
+    "--trash", type=duration, metavar="TIME", help="Keep what is removed this long, for `restore`: 7d."
+)

@@ -166,11 +166,12 @@ def _by_user(told: Iterable[tuple[Item, Sequence[Fields]]], left: Iterable[Pile]
             sums["uses"] += item.uses
     for pile in left:
         for uid, size in pile.bytes_of.items():
-            of(_user(uid))["bytes"] += size
+            of(user_of(uid))["bytes"] += size
     return list(users.values())
 
 
-def _user(uid: int) -> str:
+def user_of(uid: int) -> str:
+    """A user's name or, if it has none here, number."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -58,7 +58,7 @@ def test_an_eviction_is_two_calls_and_frees_the_name(layout: Layout, directory: 
     assert evict(layout, fs) is Outcome.EVICTED
     assert fs.kinds() == ["rmdir", "rename"]
     assert not directory.exists()
-    assert Path(layout.trash, str(TrashName(GENERATION, 0)), PAYLOAD, "ref.fa").read_text() == "ACGT\n"
+    assert Path(layout.trash, str(TrashName(GENERATION, 0, going=True)), PAYLOAD, "ref.fa").read_text() == "ACGT\n"
 
 
 def test_what_is_leased_stays_as_it_is(layout: Layout, directory: Path) -> None:
