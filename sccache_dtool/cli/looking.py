@@ -19,6 +19,7 @@ from sccache_dtool.errors import UsageError
 from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
 from sccache_dtool.liveness import State
+from sccache_dtool.marks import Mark
 from sccache_dtool.reaping import Judged
 from sccache_dtool.sums import add_up, total
 from sccache_dtool.units import short_duration
@@ -291,11 +292,16 @@ def config_command(now: Invocation, action: str) -> None:
     cache = now.cache()
     cache.check()
     values = cache.settings._asdict()
-    settings = {f"{place.table}.{place.key}": values[name] for name, place in config.SETTINGS.items()}
-    now.out.result("config", settings, "\n".join(f"{name:22}{_setting(value)}" for name, value in settings.items()))
+    settings = {
+        f"{place.table}.{place.key}": str(values[name]) if isinstance(values[name], Mark) else values[name]
+        for name, place in config.SETTINGS.items()
+    }
+    now.out.result("config", settings, "\n".join(f"{name:34}{_setting(value)}" for name, value in settings.items()))
 
 
 def _setting(value: object) -> str:
+    if value is None or value == ():
+        return "none"
     if isinstance(value, float):
         return short_duration(value)
-    return ", ".join(value) if value and isinstance(value, tuple) else "none"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -24,7 +24,7 @@ JSON_VERSION = 1
 Fields = Mapping[str, Any]
 
 #: Rows of a table that are drawn at a time, their columns as wide as these need.
-_ROWS = 1000
+_ROWS = 200
 
 
 class Column(NamedTuple):
@@ -80,18 +80,19 @@ class Output:
 
     def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
         """Drawn in pieces, so that there need not be a million rows in memory; most tables are of one."""
-        first = True
-        while piece := list(islice(rows, _ROWS)):
-            self._draw(piece, columns, header=first)
-            first = False
+        first = list(islice(rows, _ROWS))
+        if first:
+            self._draw(first, columns)
+        while piece := list(islice(rows, _ROWS)):  # nobody looks at so many, and rich would take minutes for them
+            _write(sys.stdout, "\n".join(_plainly(piece, columns)))
 
-    def _draw(self, rows: list[Fields], columns: Sequence[Column], *, header: bool) -> None:
+    def _draw(self, rows: list[Fields], columns: Sequence[Column]) -> None:
         from io import StringIO
 
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=None, pad_edge=False, header_style="bold", show_header=header)
+        table = Table(box=None, pad_edge=False, header_style="bold")
         for column in columns:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for row in rows:
@@ -188,6 +189,17 @@ class _Later:
         if self._made is None:
             self._made = self._make()
         return self._made
+
+
+def _plainly(rows: list[Fields], columns: Sequence[Column]) -> Iterator[str]:
+    """Rows in columns as wide as they need."""
+    cells = [[printable(column.show(row)) for column in columns] for row in rows]
+    widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
+    for texts in cells:
+        placed = zip(texts, widths, columns, strict=True)
+        yield "  ".join(
+            text.rjust(width) if column.right else text.ljust(width) for text, width, column in placed
+        ).rstrip()
 
 
 # -- how values are shown to people ------------------------------------------------------------------------------------

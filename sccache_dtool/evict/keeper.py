@@ -104,9 +104,9 @@ class Keeper:
             census = self._census(crew, rules, now)
             left = self._loose(crew)
             works = self._fs.names(self._layout.tmp)
-            plan = self._quiet(census, rules, now, left, works)
-            if plan is not None:
-                return Cleaned(plan, Reaped((), (), ()))
+            quiet = self._quiet(census, rules, now, left, works)
+            if quiet is not None:
+                return quiet
             crew.muster_for(census.sifted.eligible)
             with self._elected(), self._at_work() as holder, self.court() as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
@@ -122,9 +122,9 @@ class Keeper:
                 pins.tidy(self._fs, self._layout, now, self._warn)
                 done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left)
                 if done.missed_both != (0, 0):
-                    held = [one for item in census.sifted.unsettled for copy in item.copies for one in copy.held]
                     ended = {judged.held for judged in reaped.leases}
-                    done = done._replace(in_the_way=tuple(court.lease(one) for one in held if one not in ended))
+                    held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                    done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
                 return self._finish(done, holder, now, why, crew, deadline)
 
     def clean_as_planned(self, planned: Planned, keep_for: float, most_seconds: float | None, why: str) -> Cleaned:
@@ -155,6 +155,10 @@ class Keeper:
                 )
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
                 done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left)
+                if done.missed_both != (0, 0):
+                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
+                    found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
+                    done = done._replace(in_the_way=tuple(self.judged(one for item in found for one in item.held)))
                 return self._finish(done, holder, now, why, crew, deadline)
 
     def _carry_out(
@@ -193,8 +197,8 @@ class Keeper:
         sifted = settle(census.sifted, busy, rules, now, census.pinned)
         return conclude(add_loose(sifted, left.files, rules, now, drift), rules, now, self._room())
 
-    def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Plan | None:
-        """The plan, if there is nothing to do at all: nothing to remove, to reap or to tidy. Writes nothing."""
+    def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
+        """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         fs, layout, sifted = self._fs, self._layout, census.sifted
         if sifted.to_fold or works or any(copy.closed for item in sifted.unsettled for copy in item.copies):
             return None
@@ -205,14 +209,16 @@ class Keeper:
         if any(one.is_broken(now) for one in left.files) or pins.any_expired(fs, layout, now, self._warn):
             return None
         with self.court(glance=True) as court:
-            held = [one for item in sifted.unsettled for copy in item.copies for one in copy.held]
-            verdicts = [court.holder(id)[1] for id in court.roll.present]
-            verdicts += [court.lease(one).verdict for one in held]
+            held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
+            verdicts = [one.verdict for one in held]
+            verdicts += [court.holder(id)[1] for id in court.roll.present]
         if court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
         plan = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
-        return None if plan.remove else plan
+        if plan.remove:
+            return None
+        return Cleaned(plan, Reaped((), (), ()), in_the_way=() if plan.missed_after(()) == (0, 0) else held)
 
     def _room(self) -> Room:
         return Room(*self._fs.room(self._layout.root))
