@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.history import Use
+    from sccache_dtool.metrics import Saved, State
     from sccache_dtool.reaping import Judged, Reaped
+    from sccache_dtool.sums import Sums
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -392,6 +394,33 @@ class Cache:
             free=self._fs.free_space(self._layout.root),
         )
 
+    def state(self) -> State:
+        """What a monitor wants to know; see `metrics.text`."""
+        from sccache_dtool.evict import audit
+        from sccache_dtool.metrics import Saved, State
+        from sccache_dtool.sums import Sums, total
+
+        glance = self.overview()
+        whole, parts = Saved(), list[Sums]()
+        for sums, more in self.survey(_sums_and_saved):
+            parts.append(sums)
+            whole = Saved(whole.bytes + more.bytes, whole.seconds + more.seconds)
+        left = self.piles()
+        return State(
+            cache_id=glance.id,
+            root=self._layout.root,
+            sums=total(parts, 0),
+            saved=whole,
+            loose_files=sum(pile.files for pile in left),
+            loose_bytes=sum(pile.bytes for pile in left),
+            cleanings=tuple(audit.listing(self._fs, self._layout, self._warn)),
+            holders=glance.holders,
+            fetching=glance.fetching,
+            trashed=glance.trashed,
+            free=glance.free,
+            now=self._clock.wall(),
+        )
+
     # -- keeping -----------------------------------------------------------------------------------------------------
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
@@ -526,6 +555,14 @@ class Cache:
 
     def _crew(self) -> Crew:
         return Crew(self._jobs, self._on_scan)
+
+
+def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:
+    from sccache_dtool.metrics import saved
+    from sccache_dtool.sums import add_up
+
+    listed = list(found)
+    return add_up(0, iter(listed)), saved(iter(listed))
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:

@@ -281,13 +281,13 @@ class FileSystem:
 
     def remove_tree(self, path: str) -> None:
         """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error."""
-        if not stat.S_ISDIR(self.lstat(path).st_mode):
-            self.unlink(path)
-            return
         try:
             _remove_plain_tree(path, None)
         except (OSError, RecursionError):
-            self._remove_odd_tree(path)
+            if stat.S_ISDIR(self.lstat(path).st_mode):
+                self._remove_odd_tree(path)
+            else:
+                self.unlink(path)
 
     @staticmethod
     def _remove_odd_tree(path: str) -> None:

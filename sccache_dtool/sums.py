@@ -20,13 +20,14 @@ class Sums(NamedTuple):
     busy_items: int = 0
     idle_items: int = 0
     idle_bytes: int = 0
+    copies: int = 0
     oldest_idle: float | None = None  # since when the longest idle item is so, in seconds since 1970
     largest: tuple[Item, ...] = ()
 
 
 def add_up(top: int, items: Iterator[Item]) -> Sums:
     """The sums of items, and the `top` largest of them."""
-    count = size = entries = leases = uses = busy = idle = idle_size = 0
+    count = copied = size = entries = leases = uses = busy = idle = idle_size = 0
     oldest: float | None = None
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
@@ -45,6 +46,7 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
             if leased:
                 held += len(leased)
         count += 1
+        copied += len(copies)
         size += mine
         leases += held
         uses += finished + held
@@ -61,7 +63,7 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
                 heapq.heappop(largest)
                 least = largest[0][0]
     kept = tuple(item for _, _, item in sorted(largest, reverse=True))
-    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, oldest, kept)
+    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, copied, oldest, kept)
 
 
 def total(parts: Iterable[Sums], top: int) -> Sums:
@@ -70,6 +72,6 @@ def total(parts: Iterable[Sums], top: int) -> Sums:
     for part in parts:
         idle = [since for since in (whole.oldest_idle, part.oldest_idle) if since is not None]
         largest = heapq.nlargest(top, (*whole.largest, *part.largest), key=lambda item: (item.bytes, item.key))
-        added = (mine + its for mine, its in zip(whole[:8], part[:8], strict=True))
+        added = (mine + its for mine, its in zip(whole[:9], part[:9], strict=True))
         whole = Sums._make((*added, min(idle, default=None), tuple(largest)))
     return whole

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,6 +11,7 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
+from sccache_dtool.cli.files import write_file
 from sccache_dtool.cli.keeping import print_reaped
 from sccache_dtool.cli.options import (
     Command,
@@ -27,7 +26,7 @@ from sccache_dtool.cli.options import (
     trash_option,
 )
 from sccache_dtool.cli.output import Column, field
-from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+from sccache_dtool.errors import Exit, UsageError, explain
 from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules
 from sccache_dtool.marks import ORDERS, Limits
 from sccache_dtool.units import short_duration
@@ -191,21 +190,6 @@ def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
     write_file(into, lines)
     now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
-
-
-def write_file(path: str, lines: Iterable[str]) -> None:
-    """Write a file whole, or not at all: whoever reads it meanwhile sees the old one."""
-    tmp = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(tmp, "x", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(tmp, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(tmp)
-        raise CacheError(f"cannot write {explain(error)}") from error
 
 
 def _read_plan(path: str) -> Planned:

@@ -33,6 +33,7 @@ _COMMANDS = {
     "unpin": "keeping",
     "rm": "keeping",
     "restore": "keeping",
+    "metrics": "monitoring",
     "reap": "keeping",
     "doctor": "keeping",
     "init": "keeping",

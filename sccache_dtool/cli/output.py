@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -56,6 +57,10 @@ class Output:
                 _write(sys.stdout, human)
         else:
             self._machine(kind, fields)
+
+    def text(self, lines: str) -> None:
+        """A text in a form of its own, whatever the format."""
+        _write(sys.stdout, lines.removesuffix("\n"))
 
     def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
         """Many results of one kind."""
@@ -205,6 +210,7 @@ def _plainly(rows: list[Fields], columns: Sequence[Column]) -> Iterator[str]:
 # -- how values are shown to people ------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def size(value: int) -> str:
     """Bytes with a decimal unit: ``1.5 GB``."""
     import humanize
@@ -216,9 +222,20 @@ def ago(moment: float | None, now: float) -> str:
     """How long ago a time was: ``3 days ago``; ``never`` for none."""
     if moment is None:
         return "never"
+    seconds = max(0.0, now - moment)
+    return _long_ago(int(seconds // 60) * 60) if seconds > 3600 else _natural(seconds)
+
+
+@functools.lru_cache
+def _long_ago(seconds: int) -> str:
+    """Minutes make no difference to hours: few texts for a million rows."""
+    return _natural(seconds)
+
+
+def _natural(seconds: float) -> str:
     import humanize
 
-    return humanize.naturaltime(max(0.0, now - moment))
+    return humanize.naturaltime(seconds)
 
 
 def count(number: int, noun: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -50,8 +50,7 @@ class Candidate(NamedTuple):
     @property
     def entries(self) -> int:
         """Files and directories."""
-        parsed = self.parsed
-        return parsed.entries if parsed else 1
+        return 1 if self.loose else int(self.place.rpartition("/")[2].split("-", 4)[3])
 
     @property
     def created(self) -> float:
@@ -268,14 +267,15 @@ class Plan(NamedTuple):
         """By how many bytes the goal is missed even so."""
         return self.missed_after(self.remove)[0]
 
-    def missed_after(self, removed: Iterable[Candidate]) -> tuple[int, int]:
+    def missed_after(self, removed: Sequence[Candidate]) -> tuple[int, int]:
         """By how many bytes and entries the goal is missed if these are gone."""
         if self.goal is None:
             return 0, 0
-        size, entries = self.size, self.entries
-        for candidate in removed:
-            size -= candidate.bytes
-            entries -= candidate.entries
+        size = entries = 0
+        if self.goal.bytes is not None:
+            size = self.size - sum(candidate.bytes for candidate in removed)
+        if self.goal.entries is not None:
+            entries = self.entries - sum(candidate.entries for candidate in removed)
         return self.goal.missed(size, entries)
 
 
@@ -297,7 +297,8 @@ def conclude(sifted: Sifted, rules: Rules, now: float, room: Room | None = None)
         if aim.missed(size, entries) == (0, 0):
             break
         size -= candidate.bytes
-        entries -= candidate.entries
+        if aim.entries is not None:
+            entries -= candidate.entries
         count += 1
     kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in eligible[count:]))
     return Plan(tuple(eligible[:count]), kept, sifted.bytes, sifted.entries, aim)
