@@ -9,7 +9,7 @@ from sccache_dtool.errors import UsageError
 from sccache_dtool.units import SIZE_FORMS, parse_size
 
 #: In which order copies go; the first is what is done if nobody says. How each is reckoned: `evict/policies.py`.
-ORDERS = ("lru", "lfu", "largest", "oldest", "cost")
+ORDERS = ("cost", "lru", "lfu", "largest", "oldest")
 
 
 class Mark(NamedTuple):

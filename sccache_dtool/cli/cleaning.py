@@ -248,10 +248,8 @@ def _print_plan(now: Invocation, plan: Plan) -> int:
 
 
 def _nothing_over(plan: Plan) -> str:
-    return (
-        f"nothing is over its mark: {output.size(plan.size)} in {output.count(plan.entries, 'file')} "
-        "and directories; nothing to do"
-    )
+    what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
+    return f"nothing is over its mark: {what}; nothing to do"
 
 
 def _print_cleaned(now: Invocation, done: Cleaned) -> int:

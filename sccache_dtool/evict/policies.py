@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -84,20 +85,24 @@ class Kept(NamedTuple):
 
 # -- in which order --------------------------------------------------------------------------------------------------
 
-#: Seconds that a fetch is taken to need where nobody has noted it: to begin with, and for each byte.
-_BEGIN, _EACH_BYTE = 1.0, 1e-8
+#: Seconds that a fetch takes at least, as shorter ones differ by chance; and for each byte where nobody has noted it.
+_LEAST, _EACH_BYTE = 1.0, 1e-8
 
 #: Seconds that are added to the time since the last use, so that what was used just now is not worth without end.
 _FRESH = 3600.0
 
 
 def _worth(candidate: Candidate, now: float) -> float:
-    """Seconds of fetching that keeping a byte is likely to save in a second: how often it was used in its idle time."""
+    """How much keeping it is worth: the more uses in the shorter time since, the slower its fetch for its size.
+
+    The root, as the replay of access logs shows (`benchmarks/replay.py`): with the plain rate of the fetch, many
+    small files from slow sources would drive out what makes up most of the bytes.
+    """
     parsed = candidate.parsed
     size = max(1, candidate.bytes)
-    took = parsed.took if parsed is not None and parsed.took is not None else None
-    seconds = took / 1000 if took else _BEGIN + _EACH_BYTE * size
-    return (candidate.uses + 1) * seconds / (size * (max(0.0, now - candidate.idle_since) + _FRESH))
+    noted = parsed.took if parsed is not None else None
+    seconds = max(_LEAST, _EACH_BYTE * size if noted is None else noted / 1000)
+    return max(1, candidate.uses) * math.sqrt(seconds / size) / (max(0.0, now - candidate.idle_since) + _FRESH)
 
 
 #: What goes first, by the name of the order: the least by these. The clock is `now`, in seconds since 1970.
