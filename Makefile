@@ -18,10 +18,10 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo demo-dtool test test-all lint format bench build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs lint format bench bench-fetching build clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 venv: $(stamp) ## make .venv, with this package (editable), its tests' needs and its linters
 
@@ -47,6 +47,10 @@ demo-dtool: $(stamp) ## show what it does for users of dtool
 test: $(stamp) ## run all tests
 	@$(py) -m pytest -q $(ARGS)
 
+test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versions of the protocol (as root, on Debian)
+	@bash .ci/packages nfs
+	@NFS=full $(py) -m pytest -q tests/nfs $(ARGS)
+
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all
 
@@ -65,6 +69,11 @@ format: $(stamp) ## put the code in form, and mend what ruff can mend safely
 
 bench: $(stamp) ## measure what speed is claimed
 	@$(py) benchmarks/run.py $(ARGS)
+
+bench-fetching: $(stamp) ## measure downloads beside curl, fsspec, pooch and cached-path (the extra "bench")
+	@$(py) -c 'import aiohttp, cached_path, fsspec, pooch' 2>/dev/null || \
+	  $(py) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(py) benchmarks/fetching.py $(ARGS)
 
 build: $(stamp) ## make the source distribution and the wheel, in dist/
 	@$(py) -c 'import build' 2>/dev/null || $(py) -m pip install --quiet --quiet --disable-pip-version-check build

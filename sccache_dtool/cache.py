@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
@@ -200,20 +200,37 @@ class Cache:
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it.
         """
+        holder = self.enter(owner, ttl, wanted.key)
+        try:
+            with holder.beating():
+                return self.acquire(holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room)
+        except BaseException:
+            holder.retire()
+            raise
+
+    def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
+        """A holder that stands for somebody else; `ttl` as for `hold`, `key` of the only item that it will hold."""
         self._check_or_set_up()
         if ttl is None:
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        holder = Holder(self._fs, self._layout, self._clock, owner, ttl, wanted.key)
-        try:
-            with holder.beating():
-                wait = self.settings.fetch_wait if wait is None else wait
-                terms = Terms(wait, size, rate, self.make_room if make_room else None)
-                return self._acquirer(holder).acquire(wanted, terms)
-        except BaseException:
-            holder.retire()
-            raise
+        return Holder(self._fs, self._layout, self._clock, owner, ttl, key)
+
+    def acquire(
+        self,
+        holder: Holder,
+        wanted: Wanted,
+        *,
+        wait: float | None = None,
+        size: int | None = None,
+        rate: float | None = None,
+        make_room: bool = False,
+    ) -> Lease:
+        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
+        wait = self.settings.fetch_wait if wait is None else wait
+        terms = Terms(wait, size, rate, self.make_room if make_room else None)
+        return self._acquirer(holder).acquire(wanted, terms)
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
@@ -250,13 +267,27 @@ class Cache:
 
         return self.free_space() - transfers.reserved(self._fs, self._layout)
 
+    def is_fetching(self, key: str) -> bool:
+        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        try:
+            self.check()
+        except NoCache:
+            return False
+        from sccache_dtool.fetch import transfers
+
+        return transfers.is_fetched(self._fs, self._layout, key)
+
     def make_room(self, missing: int) -> int:
-        """Evict what is idle, the least recently used first, to free `missing` bytes; returns how many it freed."""
+        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed."""
         from sccache_dtool.evict.policies import Rules
 
-        there = sum(item.bytes for item in self.items())
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+        policy = self.policy()
+        rules = Rules(
+            retain_size=max(0, there - missing), order=policy.order, exclude=policy.exclude, grace=policy.grace
+        )
         try:
-            return self.clean(Rules(retain_size=max(0, there - missing)), keep_for=0).freed
+            return self.clean(rules, keep_for=0, why=f"room for {missing} bytes").freed
         except InUse:  # another cleaner is at work
             return 0
 
@@ -296,9 +327,26 @@ class Cache:
 
         `generation`: only of this copy.
         """
+        return self.release_copies(owners, [(key, generation)], everything=everything)
+
+    def release_copies(
+        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
+    ) -> int:
+        """As `release`, for many keys with their generations: holders are listed once."""
         self.check()
-        item = items.look(self._fs, self._layout, key, self._warn)
-        return returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        ended: list[str] = []
+        try:
+            for key, generation in copies:
+                item = items.look(self._fs, self._layout, key, self._warn)
+                ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        finally:
+            returning.dismiss(self._fs, self._layout, ended)
+        return len(ended)
+
+    def holder_above(self, key: str) -> Owner | None:
+        """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
+        self.check()
+        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""

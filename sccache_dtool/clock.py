@@ -42,6 +42,21 @@ class Deadline(NamedTuple):
 NO_DEADLINE = Deadline(Clock(), None)
 
 
+def local(seconds: float) -> str:
+    """A wall-clock time as people of this host's time zone write it: ``2026-11-21 14:02``."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def from_iso(text: object) -> float | None:
+    """Seconds since 1970 of what `iso` has made; None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def iso(seconds: float, timespec: str = "seconds") -> str:
     """A wall-clock time as ISO 8601 in UTC: ``2026-11-21T09:30:12Z``."""
     return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec=timespec)}Z"

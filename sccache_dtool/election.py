@@ -10,28 +10,32 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord
 from sccache_dtool.layout import Layout, unique
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.records import Damaged
 
 if TYPE_CHECKING:
     from flufl.lock import Lock
 
-#: Seconds after which a silent winner is passed over (flufl.lock allows ten more for skewed clocks).
+#: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
+#: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
 LIFETIME = 300
+
+#: What the names of locks end with; before it stands what is to be done.
+LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
-
-_SLOP = 10
 
 #: errno values by which a file system says that it has no hard links, or no more of them.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
@@ -44,16 +48,20 @@ class Election:
         self,
         fs: FileSystem,
         layout: Layout,
-        clock: Clock,
         name: str,
         record: str,
         judge: Callable[[HolderRecord], Verdict],
+        memory: Memory,
     ) -> None:
-        """`name`: what is to be done, as a file name; `record`: who we are; `judge`: whether another is alive."""
+        """`name`: what is to be done, as a file name; `record`: who we are; `judge`: whether another is alive.
+
+        `memory`: what this host has seen of winners before, since a cron job looks only once.
+        """
         self._fs = fs
-        self._clock = clock
+        self._memory = memory
+        self._remembers = False
         self._directory = layout.locks
-        self._lock_name = f"{name}.lock"
+        self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._sign_path = f"{layout.locks}/{self._sign_prefix}{unique()}"
@@ -98,9 +106,9 @@ class Election:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
         one says nothing of its winner, and would keep everybody waiting until it expires.
         """
-        from flufl.lock import AlreadyLockedError, Lock, TimeOutError
+        from flufl.lock import AlreadyLockedError, TimeOutError
 
-        lock = Lock(self._lock_path, lifetime=LIFETIME)
+        lock = _new_lock(self._lock_path)
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -149,7 +157,7 @@ class Election:
         signs = self._signs(found)
         read = [self._read(sign) for sign in signs]
         if not signs or any(record is None or self._judge(record).state is not State.DEAD for record in read):
-            return self._expired(signs)
+            return self._is_silent(found)
         self._announce()
         for name in (*signs, self._lock_name):
             try:
@@ -161,19 +169,29 @@ class Election:
                 return False
         return True
 
-    def _expired(self, signs: list[str]) -> bool:
+    def _is_silent(self, found: list[str]) -> bool:
+        """Whether the winner has been silent for the lifetime; then its lock and its sign are removed."""
         try:
-            until = self._fs.lstat(self._lock_path).st_mtime
+            refreshed = self._fs.lstat(self._lock_path).st_mtime_ns
         except OSError as error:
             if error.errno not in GONE:
                 raise
             return True
-        if self._clock.wall() <= until + _SLOP:
+        if self._unchanged_for(f"{self._lock_name}@{refreshed}", found) <= LIFETIME:
             return False
-        for name in (*signs, self._lock_name):
+        for name in (*self._signs(found), self._lock_name):
             with contextlib.suppress(FileNotFoundError):
                 self._fs.unlink(f"{self._directory}/{name}")
         return True
+
+    def _unchanged_for(self, sight: str, found: list[str]) -> float:
+        """Seconds since this host first saw a lock as it is now. Only the first poll looks into the host's memory."""
+        if self._remembers:
+            return self._memory.unchanged_for(sight)
+        self._remembers = True
+        with self._memory.remembered():
+            self._memory.forget_unless(lambda name: name.partition("@")[0] in found)
+            return self._memory.unchanged_for(sight)
 
     def _signs(self, found: list[str]) -> list[str]:
         return [name for name in found if name.startswith(self._sign_prefix)]
@@ -183,3 +201,29 @@ class Election:
             return HolderRecord.decode(self._fs.get_record(f"{self._directory}/{sign}"))
         except (OSError, Damaged):
             return None
+
+
+_naming = threading.Lock()
+
+
+class _OwnName:
+    """What flufl.lock asks of `socket`, answered by this host alone."""
+
+    getfqdn = staticmethod(socket.gethostname)
+
+
+def _new_lock(path: str) -> Lock:
+    """A lock of flufl.lock, made without a name server.
+
+    It puts this host's full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
+    at every miss. The name the host has for itself will do: a claim has the process and a random number in it, too.
+    """
+    from flufl.lock import Lock
+
+    theirs: Any = sys.modules[Lock.__module__]
+    with _naming:
+        theirs.socket = _OwnName
+        try:
+            return Lock(path, lifetime=LIFETIME)
+        finally:
+            theirs.socket = socket

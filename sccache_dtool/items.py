@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -207,6 +209,16 @@ def generations(fs: FileSystem, place: Layout, key: str) -> list[Generation]:
         return []
     parsed = (Generation.parse(name) for name in found)
     return sorted((generation for generation in parsed if generation), key=lambda one: one.created, reverse=True)
+
+
+def refresh(fs: FileSystem, place: Layout, key: str) -> None:
+    """Have the next look at an item be the server's answer; one request for each directory on the way.
+
+    What another host has put there, NFS may hide for a minute, and version 3 for good if nothing else changes.
+    """
+    with contextlib.suppress(OSError):  # not there, or not ours to change: then the look has to do
+        for directory in (place.items, os.path.dirname(place.item(key)), place.item(key)):
+            fs.touch(directory)
 
 
 def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation) -> str | None:

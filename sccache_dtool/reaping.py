@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
-from sccache_dtool.clock import Clock
+from sccache_dtool.clock import Clock, from_iso
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import REAPED, HolderName, Layout
@@ -141,7 +140,7 @@ def open_court(
 
     `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed.
     """
-    memory = lifetime.Memory(_memory_path(proc, cache_id), clock)
+    memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
     with memory.remembered():
         roll = Roll.glance(fs, layout) if glance else Roll.call(fs, layout)
         one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
@@ -150,16 +149,19 @@ def open_court(
         docket = Docket(clock, memory)
 
         def judge(name: HolderName, record: HolderRecord) -> Verdict:
+            pause = _pause(record)
+
             def lapsed(ttl: float | None) -> Verdict:
-                return lifetime.judge(name, ttl, memory, now, clock.wall())
+                promised = (from_iso(record.since) or 0.0) + (ttl or 0.0)
+                return lifetime.judge(name, ttl, memory, now, clock.wall(), pause, promised)
 
             def scheduled(job: Job) -> Verdict:
                 verdict = docket.judge(job)
-                if verdict.state is not State.DEAD or record.ttl is None or record.kind not in holders.BEATING:
+                if verdict.state is not State.DEAD or pause is None:
                     return verdict
                 # Where jobs are not kept together by control groups a program can outlive its job, and go on beating.
-                silent = lifetime.silence(name, record.ttl, memory, now)
-                if silent > 2 * holders.pause_between_beats(record.ttl):
+                silent = memory.unchanged_for(str(name))
+                if silent > lifetime.MISSED_BEATS * pause:
                     return verdict
                 text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
                 return Verdict(State.UNKNOWN, text)
@@ -169,16 +171,14 @@ def open_court(
         for stranger in roll.strangers:
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
         yield Court(fs, layout, roll, judge, warn, docket)
-        memory.forget_all_but({str(name) for name in roll.present.values()})
+        memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
 
 
-def _memory_path(proc: Proc, cache_id: str) -> str | None:
-    """Of this user, this boot and these name spaces: times since boot mean nothing elsewhere."""
-    here = proc.here()
-    if here is None:
+def _pause(record: HolderRecord) -> float | None:
+    """Seconds between two heartbeats of a holder; None if it shows none."""
+    if record.kind not in holders.BEATING or record.ttl is None:
         return None
-    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/sc-dtool/seen-{cache_id}-{here[0]}-{here[1]}.json"
+    return holders.pause_between_beats(record.ttl)
 
 
 class Reaped(NamedTuple):

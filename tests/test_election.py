@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import flufl.lock._lockfile
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, LostReplies
@@ -16,6 +18,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord
 from sccache_dtool.layout import Layout
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory
 
 Standing = Callable[..., Election]
 
@@ -28,11 +31,17 @@ def judge_as(state: State) -> Callable[[HolderRecord], Verdict]:
 def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Standing:
     """Stands in the election "work", in the name of a process."""
 
-    def stand(pid: int = os.getpid(), state: State = State.ALIVE, fs: FileSystem | None = None) -> Election:
+    def stand(
+        pid: int = os.getpid(),
+        state: State = State.ALIVE,
+        fs: FileSystem | None = None,
+        seen_by: FakeClock | None = None,
+    ) -> Election:
         if proc.stat(pid) is None:
             proc.add(pid, "job")
         record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
-        return Election(fs or FileSystem(), layout, clock, "work", record, judge_as(state))
+        memory = Memory(str(layout.root) + ".memory", seen_by or clock)
+        return Election(fs or FileSystem(), layout, "work", record, judge_as(state), memory)
 
     return stand
 
@@ -47,6 +56,18 @@ def test_one_is_elected_and_the_others_learn_whom(stand: Standing) -> None:
     assert second.winner() is None
     assert second.poll() is True
     second.resign()
+
+
+def test_no_name_server_is_asked(stand: Standing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a dead name server each miss would stand still for half a minute before anything is fetched."""
+    asked: list[object] = []
+    for name in ("getfqdn", "gethostbyaddr", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, lambda *given: asked.append(given) or "elsewhere")
+    one = stand()
+    assert one.poll()
+    one.resign()
+    assert asked == []
+    assert flufl.lock._lockfile.socket is socket  # as it was, for whoever else uses flufl.lock in this process
 
 
 def test_who_resigns_leaves_nothing(stand: Standing, layout: Layout) -> None:
@@ -102,13 +123,13 @@ def test_a_winner_of_whom_nothing_can_be_read_is_waited_for_until_its_time_is_up
     for name in os.listdir(layout.locks):
         if ".by-" in name:
             os.unlink(f"{layout.locks}/{name}")
-    late = stand(102, State.DEAD)
+    clock = FakeClock()
+    late = stand(102, State.DEAD, seen_by=clock)
     assert late.poll() is False
     assert late.winner() is None
-    until = os.stat(f"{layout.locks}/work.lock").st_mtime
-    late._clock = FakeClock(wall=until + 9)
+    clock.let_pass(election.LIFETIME)
     assert late.poll() is False
-    late._clock = FakeClock(wall=until + 11)
+    clock.let_pass(1)
     assert late.poll() is True
     winner.resign()
     late.resign()
@@ -118,10 +139,50 @@ def test_a_silent_winner_is_passed_over_in_time(stand: Standing, layout: Layout)
     """After a fetcher's host has crashed, nobody could ever fetch its item."""
     winner = stand(101)
     assert winner.poll()
-    late = stand(102, State.UNKNOWN)
-    late._clock = FakeClock(wall=os.stat(f"{layout.locks}/work.lock").st_mtime + 11)
+    clock = FakeClock()
+    late = stand(102, State.UNKNOWN, seen_by=clock)
+    assert late.poll() is False
+    clock.let_pass(election.LIFETIME + 1)
     assert late.poll() is True
     assert "process 102" in (late.winner() or "")
+    late.resign()
+    winner.resign()
+
+
+@pytest.mark.parametrize("ahead", [-400 * 86_400, -3600, 3600, 400 * 86_400])
+def test_a_winner_whose_clock_is_wrong_is_waited_for(stand: Standing, layout: Layout, ahead: float) -> None:
+    """Hosts whose clocks are an hour apart would take each download from each other, and none would ever be done."""
+    winner = stand(101)
+    assert winner.poll()
+    path = f"{layout.locks}/work.lock"
+    os.utime(path, (0, os.stat(path).st_mtime + ahead))
+    assert stand(102, State.UNKNOWN).poll() is False
+    winner.resign()
+
+
+def test_a_winner_that_goes_on_is_never_passed_over(stand: Standing, layout: Layout) -> None:
+    """A download of some hours would be begun anew every few minutes."""
+    winner = stand(101)
+    assert winner.poll()
+    clock = FakeClock()
+    late = stand(102, State.UNKNOWN, seen_by=clock)
+    path = f"{layout.locks}/work.lock"
+    for minute in range(60):
+        assert late.poll() is False
+        clock.let_pass(60)
+        os.utime(path, (0, 1000 + minute))
+    winner.resign()
+
+
+def test_cron_jobs_that_look_once_remember_what_they_saw(stand: Standing) -> None:
+    """A cleaner that has died on another host would keep all others from cleaning for ever."""
+    winner = stand(101)
+    assert winner.poll()
+    clock = FakeClock()
+    assert stand(102, State.UNKNOWN, seen_by=clock).poll() is False
+    clock.let_pass(election.LIFETIME + 1)
+    late = stand(103, State.UNKNOWN, seen_by=clock)
+    assert late.poll() is True
     late.resign()
     winner.resign()
 
@@ -153,7 +214,7 @@ def test_elections_for_different_work_do_not_disturb_each_other(
 ) -> None:
     """One download at a time would be all that a cache can do."""
     one = stand()
-    other = Election(FileSystem(), layout, clock, "wor", "{}", judge_as(State.DEAD))
+    other = Election(FileSystem(), layout, "wor", "{}", judge_as(State.DEAD), Memory(None, clock))
     assert one.poll()
     assert other.poll()
     assert other.winner() is None  # and not the winner of "work"

@@ -227,3 +227,19 @@ def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> N
     assert whole.bytes == sum(10 + number for number in range(20))
     assert whole.oldest_idle == 1_800_000_003
     assert [item.bytes for item in whole.largest] == [29, 28, 27, 26, 25]
+
+
+def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem, warnings: list[str]) -> None:
+    """On NFS a host that has looked before would not see what another has fetched meanwhile, and fetch it again."""
+    put(fs)
+    counting = Counting()
+    items.refresh(counting, PLACE, KEY)
+    shard = f"{PLACE.items}/{KEY[:2]}"
+    assert [call.arguments[0] for call in counting.calls] == [PLACE.items, shard, f"{shard}/{KEY}"]
+    assert {call.kind for call in counting.calls} == {"touch"}
+
+
+def test_what_is_not_there_needs_no_refreshing(fs: FakeFilesystem) -> None:
+    """The first use of an item would fail."""
+    items.refresh(FileSystem(), PLACE, KEY)
+    assert not fs.exists(PLACE.items)

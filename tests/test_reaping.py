@@ -16,7 +16,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
 from sccache_dtool.layout import GATE, Generation, HolderName, Layout, LeaseName
 from sccache_dtool.leases import Held, Lease, Place
-from sccache_dtool.liveness import State
+from sccache_dtool.liveness import State, lifetime
 from sccache_dtool.reaping import Court, Judged, Reaped
 
 FS = FileSystem()
@@ -433,7 +433,7 @@ def test_a_new_boot_forgets_what_was_observed(
 
 def test_another_cache_has_another_memory(clock: FakeClock, proc: FakeProc) -> None:
     """What was seen in one cache would be taken for seen in another, or be forgotten for it."""
-    paths = {reaping._memory_path(proc, id) for id in ("one", "two")}
+    paths = {lifetime.memory_path(proc, id) for id in ("one", "two")}
     assert len(paths) == 2
     assert all(path and path.startswith(os.environ["XDG_STATE_HOME"]) for path in paths)
 

@@ -75,7 +75,7 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
                 "leases": 0,
                 "uses": 0,
                 "last_use": None,
-                "saved_seconds": 0.0,
+                "saved_seconds": None,
                 "_idle_since": 0.0,
             },
         )
@@ -88,7 +88,8 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
         if not is_view(one.item):
             row["leases"] += one.item.leases
             row["uses"] += one.item.uses
-        row["saved_seconds"] += one.saved or 0.0
+            if one.saved is not None:
+                row["saved_seconds"] = round((row["saved_seconds"] or 0.0) + one.saved, 3)
         row["_idle_since"] = max(row["_idle_since"], one.item.idle_since)
     for pile in left:
         row = of(pile.dataset)
@@ -97,7 +98,6 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
         row["loose_bytes"] += pile.bytes
         row["_idle_since"] = max(row["_idle_since"], pile.newest)
     for row in sums.values():
-        row["saved_seconds"] = round(row["saved_seconds"], 3)
         row["last_use"] = output.moment(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))
 

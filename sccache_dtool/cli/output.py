@@ -178,8 +178,8 @@ class _Later:
         self._make = make
         self._made: Progress | None = None
 
-    def start(self, label: str, total: int | None) -> None:
-        self._progress().start(label, total)
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        self._progress().start(label, total, there)
 
     def advance(self, n: int) -> None:
         self._progress().advance(n)

@@ -19,8 +19,9 @@ class Bar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def start(self, label: str, total: int | None) -> None:
-        """Begin to show; `total` in bytes, None if nobody knows."""
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """Begin to show, in the place of what was shown before; see Progress."""
+        self.done()
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -40,7 +41,7 @@ class Bar:
             transient=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(label, total=total)
+        self._task = self._progress.add_task(label, total=total, completed=there)
 
     def advance(self, n: int) -> None:
         """`n` more bytes are there."""
@@ -103,13 +104,13 @@ class Lines:
         self._clock = clock
         self._label = ""
         self._total: int | None = None
-        self._bytes = 0
+        self._there = self._bytes = 0
         self._began = self._next = 0.0
         self._said = False
 
-    def start(self, label: str, total: int | None) -> None:
-        """Bytes begin to come; `total` in bytes, None if nobody knows."""
-        self._label, self._total, self._bytes = label, total, 0
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """Bytes begin to come; see Progress."""
+        self._label, self._total, self._there, self._bytes = label, total, there, there
         self._began = self._clock()
         self._next = self._began + self.EVERY
 
@@ -135,7 +136,7 @@ class Lines:
 
         from sccache_dtool.units import short_duration
 
-        rate = self._bytes / seconds
+        rate = max(0.0, (self._bytes - self._there) / seconds)
         if not self._total:
             return f"{humanize.naturalsize(self._bytes)}, {humanize.naturalsize(rate)}/s"
         left = short_duration((self._total - self._bytes) / rate) if rate > 0 else "nobody knows how long"

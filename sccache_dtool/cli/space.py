@@ -237,7 +237,7 @@ def _print_totals(
     idle = [item for item in present if not item.leases]
     old = [item for item in idle if moment - item.idle_since >= unused]
     old_files, old_bytes = (sum(pile.old[i] for pile in left) for i in (0, 1))
-    used = [one.item for one in told if not is_view(one.item)]
+    used = [one for one in told if not is_view(one.item)]
     loose_bytes = sum(one.bytes for one in left)
     loose_files = sum(one.files for one in left)
     fields: dict[str, Any] = {
@@ -252,11 +252,14 @@ def _print_totals(
         "unused_bytes": sum(item.bytes for item in old) + old_bytes,
         "idle_items": len(idle),
         "idle_bytes": sum(item.bytes for item in idle),
-        "leases": sum(item.leases for item in used),
-        "uses": sum(item.uses for item in used),
-        "saved_seconds": round(sum(one.saved or 0.0 for one in told), 3),
+        "leases": sum(one.item.leases for one in used),
+        "uses": sum(one.item.uses for one in used),
+        "saved_seconds": round(sum(one.saved or 0.0 for one in used), 3),
+        "saved_unknown_uses": sum(one.item.uses for one in used if one.saved is None),
     }
     size = output.size
+    gone = fields["saved_unknown_uses"]
+    and_more = f"; not counted: {output.count(gone, 'use')} of what was evicted" if gone else ""
     lines = [
         f"cache   {fields['root']}",
         f"space   {size(fields['bytes'])}: {output.count(len(present), 'item')}, "
@@ -265,6 +268,6 @@ def _print_totals(
         f"{output.count(old_files, 'loose file')}",
         f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} that nobody uses now",
         f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them now",
-        f"saved   {short_duration(fields['saved_seconds'])} of fetching, by all uses but those that fetched",
+        f"saved   {short_duration(fields['saved_seconds'])} of fetching, by all uses but those that fetched{and_more}",
     ]
     now.out.result("summary", fields, "\n".join(lines))

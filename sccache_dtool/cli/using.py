@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from sccache_dtool.errors import Exit, LeaseLost, UsageError
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.holders import Owner
 from sccache_dtool.leases import Lease
+
+if TYPE_CHECKING:
+    from sccache_dtool.dtool.staging import Staged
 
 
 @click.command("use")
@@ -56,11 +59,11 @@ def use_command(
     dtool:URI#ITEM is an item of a dtool dataset, and dtool:URI all of them: a directory with their paths.
     """
     terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
-    if words and words[0].startswith(DTOOL):
+    if _is_dataset(words):
         from sccache_dtool.cli.staged import use_dataset
 
-        if use_dataset(now, _split(directories), words, name, holder, terms):
-            return
+        use_dataset(now, _split(directories), words, name, holder, terms)
+        return
     lease, owner = _hold(now, directories, words, name, holder, terms)
     now.out.detail(f"held by {owner}")
     fields = {
@@ -112,7 +115,10 @@ def unuse_command(
         if released and not everything:
             break
     if not released:
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}")
+        there = (cache for cache in caches if cache.has(key)) if holder == "auto" else iter(())
+        above = next((found for cache in there if (found := cache.holder_above(key))), None)
+        hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
+        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}{hint}")
     now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])}, None)
 
 
@@ -184,7 +190,7 @@ def run_command(
 
     try:
         terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
-        lease, _ = _hold(now, directories, words, name, "", terms, child=(child.pid, command))
+        lease = _hold_for_command(now, directories, words, name, terms, (child.pid, command))
         path = os.fspath(lease)
         order = [word.replace("{}", path) for word in command]
         try:
@@ -215,6 +221,30 @@ def renew_command(now: Invocation, holder: str) -> None:
     if not renewed:
         now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])}, None)
+
+
+def _is_dataset(words: tuple[str, ...]) -> bool:
+    """Whether the words mean a whole dtool dataset. dtool's modules are loaded only where one may be meant."""
+    if not (words and words[0].startswith(DTOOL)):
+        return False
+    from sccache_dtool.dtool import staging
+
+    return staging.is_dataset(words)
+
+
+def _hold_for_command(
+    now: Invocation,
+    directories: str | None,
+    words: tuple[str, ...],
+    name: str | None,
+    terms: dict[str, Any],
+    child: tuple[int, list[str]],
+) -> Lease | Staged:
+    if _is_dataset(words):
+        from sccache_dtool.cli.staged import hold_dataset
+
+        return hold_dataset(now, _split(directories), words, name, terms, child)
+    return _hold(now, directories, words, name, "", terms, child)[0]
 
 
 def _hold(

@@ -14,21 +14,22 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import broker, datasets
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.stack import Chain, Location, Source, Stack
+from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.fetch.words import Location, Source
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fsops import FileSystem
-    from sccache_dtool.holders import Owner
+    from sccache_dtool.holders import Holder, Owner
     from sccache_dtool.leases import Lease
 
 #: Items that are fetched at the same time.
@@ -79,18 +80,34 @@ def view_key(uuid: str) -> str:
 # -- use ---------------------------------------------------------------------------------------------------------------
 
 
-def hold(cache: Cache, words: Sequence[str], owner: Owner, *, progress: Progress | None = None, **terms: Any) -> Lease:
-    """Lease all items of a dataset for `owner`, what is missing fetched first; the lease on a view that shows them.
+class Staged(NamedTuple):
+    """A dataset in use: leases on all its items, and on the view that shows them."""
 
-    `terms` are those of `Cache.hold`. All or nothing: what was leased before something failed is given back.
+    view: Lease
+    leases: tuple[Lease, ...]
+
+    def __fspath__(self) -> str:
+        return os.fspath(self.view)
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds them, where one holder has them all."""
+        return self.view.holder
+
+    def release(self) -> bool:
+        """Give everything back; False if any lease was lost before."""
+        given_back = [lease.release() for lease in (*self.leases, self.view)]
+        return all(given_back)
+
+
+def hold(cache: Cache, words: Sequence[str], hold_one: Callable[[Wanted], Lease], progress: Progress | None) -> Staged:
+    """Lease all items of a dataset, what is missing fetched first, and a view that shows them.
+
+    All or nothing: what was leased before something failed is given back. `hold_one` is called from several threads.
     """
     uri = datasets.parse(words).uri
     uuid = datasets.parse(words).uuid
     relpaths = _relpaths(cache, uuid, uri)
-
-    def hold_one(wanted: Wanted) -> Lease:
-        return cache.hold(owner, wanted, **terms)
-
     with contextlib.ExitStack() as undo:
         leases = _hold_items(cache, uuid, uri, relpaths, undo, hold_one, progress or NoProgress())
         links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
@@ -98,7 +115,7 @@ def hold(cache: Cache, words: Sequence[str], owner: Owner, *, progress: Progress
         undo.pop_all()
     if len(cache.item(view.key).copies) > 1:
         cache.evict_if_idle(view.key)  # pictures of what is gone; ours is leased, and stays
-    return view
+    return Staged(view, tuple(leases.values()))
 
 
 def wanted(words: Sequence[str]) -> Wanted:
@@ -111,11 +128,6 @@ def bytes_of(words: Sequence[str]) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
     manifest = broker.manifest_of(datasets.open_dataset(datasets.parse(words).uri))
     return sum(int(properties["size_in_bytes"]) for properties in manifest["items"].values())
-
-
-def count(view: Lease) -> int:
-    """How many items a view shows."""
-    return len(_links(os.fspath(view)) or ())
 
 
 def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
@@ -244,8 +256,7 @@ def release(cache: Cache, owners: Sequence[Owner], key: str, *, everything: bool
     count = 0
     for copy in cache.item(key).copies:
         for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
-            for shown in _links(str(cache.path(copy))) or ():
-                cache.release(owners, shown.key, generation=shown.generation)
+            cache.release_copies(owners, [(one.key, one.generation) for one in _links(str(cache.path(copy))) or ()])
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:
                 return count

@@ -102,14 +102,15 @@ def carry_out(
     layout: Layout,
     plan: Plan,
     keep_until: int,
-    holder: Holder,
+    holder: Holder | None,
     now: float,
     crew: Crew,
     deadline: Deadline = NO_DEADLINE,
 ) -> Carried:
     """Evict what the plan names.
 
-    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together;
+    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
+    without a holder, on a full disk);
     after `deadline` nothing more is begun.
     """
     removed: list[Candidate] = []
@@ -133,7 +134,7 @@ def carry_out(
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool and deadline.is_over():
         left += of_dtool.values()
-    elif of_dtool:
+    elif of_dtool and holder is not None:
         done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
         removed += [of_dtool[one] for one in done.gone]
         taken += [of_dtool[one] for one in done.changed]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import NamedTuple
 
 from sccache_dtool import holders, items
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
 from sccache_dtool.crew import Crew
-from sccache_dtool.election import Election
-from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.election import LOCK, Election
+from sccache_dtool.errors import FULL, InUse, UsageError, explain
 from sccache_dtool.evict import audit, clean, pins, plans, trash
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Carried, Cleaned
@@ -25,6 +25,7 @@ from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Layout, TrashName, WorkName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory, memory_path
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.marks import Room
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
@@ -62,10 +63,20 @@ class Keeper:
         self._crew = crew
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead."""
+        """End all leases whose holder is proved dead, and the elections that such have won."""
+        if not dry_run:
+            self._end_elections_of_the_dead()
         found = self._unsettled()
         with self.court() as court:
             return self._reap(court, found, dry_run=dry_run)
+
+    def _end_elections_of_the_dead(self) -> None:
+        """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
+        for name in self._fs.names(self._layout.locks):
+            if name.endswith(LOCK):
+                election = self.election(name.removesuffix(LOCK))
+                if election.poll():
+                    election.resign()
 
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
@@ -108,7 +119,7 @@ class Keeper:
             if quiet is not None:
                 return quiet
             crew.muster_for(census.sifted.eligible)
-            with self._elected(), self._at_work() as holder, self.court() as court:
+            with self._elected(), self._at_work_if_room() as holder, self.court() as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
                 copies = (copy for item in census.sifted.unsettled for copy in item.copies)
                 leftovers = list(self._broom(court).find(copies, works))
@@ -118,7 +129,8 @@ class Keeper:
                 plan = self._settle(census, rules, now, reaped, left, drift)
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
                 tidied = tuple(clean.put_away(leftovers, self._warn))
-                clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
+                if holder is not None:
+                    clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
                 pins.tidy(self._fs, self._layout, now, self._warn)
                 done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left)
                 if done.missed_both != (0, 0):
@@ -140,7 +152,7 @@ class Keeper:
             there = (
                 {one.path: one for one in self._loose(crew).files} if any(one.loose for one in planned.remove) else {}
             )
-            with self._elected(), self._at_work() as holder:
+            with self._elected(), self._at_work_if_room() as holder:
                 now = self._clock.wall()
                 pinned = pins.pinned(self._fs, self._layout, now, self._warn)
                 look = functools.partial(plans.still_true, self._fs, self._layout, pinned, there)
@@ -162,15 +174,21 @@ class Keeper:
                 return self._finish(done, holder, now, why, crew, deadline)
 
     def _carry_out(
-        self, plan: Plan, keep_for: float, holder: Holder, now: float, crew: Crew, deadline: Deadline
+        self, plan: Plan, keep_for: float, holder: Holder | None, now: float, crew: Crew, deadline: Deadline
     ) -> Carried:
         keep_until = int(now + keep_for) if keep_for else 0
         return clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, deadline)
 
-    def _finish(self, done: Cleaned, holder: Holder, now: float, why: str, crew: Crew, deadline: Deadline) -> Cleaned:
+    def _finish(
+        self, done: Cleaned, holder: Holder | None, now: float, why: str, crew: Crew, deadline: Deadline
+    ) -> Cleaned:
         """Note what was done, and then delete what is in the trash: names were freed first, and space comes after."""
-        tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-        audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+        if holder is not None:
+            tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+            try:
+                audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+            except OSError as error:
+                self._warn(f"{explain(error)}; of this cleaning there is no record")
         purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
         return done._replace(purged=purged)
 
@@ -313,10 +331,9 @@ class Keeper:
 
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
-        owner = holders.program_owner(self._proc)
-        return Election(
-            self._fs, self._layout, self._clock, name, holders.encode(owner, None, self._clock), self._judge_process
-        )
+        record = holders.encode(holders.program_owner(self._proc), None, self._clock)
+        memory = Memory(memory_path(self._proc, f"elected-{self._id}"), self._clock)
+        return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
@@ -349,9 +366,21 @@ class Keeper:
             holder.retire()
 
     @contextmanager
+    def _at_work_if_room(self) -> Iterator[Holder | None]:
+        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        with ExitStack() as entered:
+            holder = None
+            try:
+                holder = entered.enter_context(self._at_work())
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            yield holder
+
+    @contextmanager
     def _elected(self) -> Iterator[None]:
         election = self.election("clean")
-        if not election.poll():
+        if not self._is_elected(election):
             winner = election.winner() or "an unknown process"
             raise InUse(
                 f"another cleaner is at work in {self._layout.root}",
@@ -362,6 +391,15 @@ class Keeper:
             yield
         finally:
             election.resign()
+
+    def _is_elected(self, election: Election) -> bool:
+        """Whether we may clean. On a full disk nobody can be elected, and everybody may: it only saves work."""
+        try:
+            return election.poll()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return True
 
     def _in_use(self, item: Item) -> InUse:
         if not item.leases:

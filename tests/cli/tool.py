@@ -104,6 +104,14 @@ def wait_until(what: Callable[[], Any], why: str) -> Any:
     return value
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for nothing but to be taken away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def environment(**more: str | None) -> dict[str, str]:
     """The environment with some variables changed, or taken away (None)."""
     merged = {**os.environ, **more}

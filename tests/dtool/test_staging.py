@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sccache_dtool.cli import main
 from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit
 from sccache_dtool.fetch.broker import item_key
+from sccache_dtool.holders import Roll
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -130,6 +132,17 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert not os.path.exists(path)
 
 
+def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
+    """A listing for each item would make it minutes for a dataset of some thousand items."""
+    listed = []
+    glance = Roll.glance
+    monkeypatch.setattr(Roll, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
+    word = f"dtool:{dataset.uri}"
+    sc("use", "--ttl", "1h", word)
+    sc("unuse", word)
+    assert len(listed) == 2  # one for the items, and one for the directory that shows them
+
+
 def test_uses_of_a_dataset_are_counted(sc, dataset, cache_dir):
     """Who uses it twice gives it back twice, and each keeps all its items in between."""
     word = f"dtool:{dataset.uri}"
@@ -213,4 +226,22 @@ def test_run_takes_an_item(dataset, cache_dir, capfd):
     """Jobs that are one command need neither `use` nor `unuse`."""
     assert main.run(["run", f"dtool:{dataset.uri}#second.csv", "--", "cat", "{}"]) == 0
     assert capfd.readouterr().out == "two, three\n"
-    assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.USAGE
+
+
+def test_run_takes_a_whole_dataset(dataset, cache_dir, capfd):
+    """A job that is one command stages its dataset with one line, and nobody can delete it underneath."""
+    clean = f"{sys.executable} -m sccache_dtool -C {cache_dir} clean --all -y"
+    script = f"{clean}; cat {{}}/second.csv {{}}/a/first.txt; ls {cache_dir}/.sc-dtool/holders | grep -c ^r"
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", script]) == 0
+    said = capfd.readouterr().out
+    assert said.endswith("two, three\none\n1\n")  # one holder for all items, and so one heartbeat
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
+
+
+def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):
+    """The command would run on half a dataset."""
+    web.before_data = lambda number: b"X"
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.FETCH_FAILED
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hosts.nshost import host_command
@@ -28,12 +28,12 @@ class Host:
     def __init__(self, name: str, environment: Mapping[str, str], boot_id: str | None = None) -> None:
         """Begin to boot it; its network is this machine's."""
         self.name = name
+        self.attach(host_command(name, [sys.executable, _AGENT], boot_id, network=True), environment)
+
+    def attach(self, argv: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Have a command of this machine carry what is said, to the agent and back."""
         self._process = subprocess.Popen(
-            host_command(name, [sys.executable, _AGENT], boot_id, network=True),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
         )
 
     def __enter__(self) -> Host:

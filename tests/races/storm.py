@@ -19,10 +19,11 @@ import random
 import select
 import shutil
 import signal
+import tarfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ import portalocker  # noqa: F401
 
 import sccache_dtool.evict.keeper
 import sccache_dtool.fetch.populate  # noqa: F401
-from races.actors import digest_of, findings, left_in
+from races.actors import digest_of, findings, left_in, make_payload
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import InUse, UsageError
@@ -43,6 +44,9 @@ EVERYTHING = Rules(everything=True)
 
 #: Seconds without any progress, though nobody is stopped, after which the storm is said to be stuck.
 _STUCK = 30.0
+
+#: What was noted, by the kind of note.
+Journal = dict[str, set[str]]
 
 _REPORTS = {b"U": "uses", b"T": "tries to evict", b"E": "evictions", b"R": "reaped", b"V": "violations"}
 
@@ -182,8 +186,10 @@ class Storm:
         *,
         slip: Slip | None = None,
         evicting: type[_Evicting] = _Evicting,
+        place: str | None = None,
     ) -> None:
-        self.place = str(directory / "cache")
+        """In `directory` is what only this host writes; `place`, the cache, may rage on other hosts as well."""
+        self.place = place or str(directory / "cache")
         self.items = items
         self.weather = weather
         self.counts: Counter[str] = Counter()
@@ -199,9 +205,7 @@ class Storm:
         self._running: dict[int, Callable[[int], None]] = {}
         self._stopped: dict[int, int] = {}  # and the number of uses at which each goes on
         self._born = 0
-        cache = Cache(self.place, fs=FileSystem())
-        cache.init()
-        self.keys = [cache.key_for(list(item.words)) for item in items]
+        Cache(self.place, fs=FileSystem()).init()
 
     def prepare(self, evictions: int) -> None:
         """Have everything in the cache, unused, and so many evictions before the first use ends."""
@@ -215,6 +219,14 @@ class Storm:
 
     def rage(self) -> list[str]:
         """Let it rage, and return the violations."""
+        stuck = self.blow()
+        journal = self.read_journals()
+        violations, self.counts["in history"] = verdict(self.place, self.items, journal)
+        self.counts["tried"], self.counts["took"] = len(journal["try"]), len(journal["took"])
+        return [*stuck, *violations]
+
+    def blow(self) -> list[str]:
+        """Let it rage, and return what is wrong with those who did; what they did, their journals tell."""
         for _ in range(self.weather.users):
             self._start(self._user)
         for _ in range(self.weather.evictors):
@@ -223,12 +235,12 @@ class Storm:
         self._grant(self._user, 4 * self.weather.users)
         stuck = None
         try:
-            stuck = self._blow()
+            stuck = self._blow_until_enough()
         finally:
             ended = self._calm_down()
-        return [*([stuck] if stuck else []), *ended, *self.verdict()]
+        return [*([stuck] if stuck else []), *ended]
 
-    def _blow(self) -> str | None:
+    def _blow_until_enough(self) -> str | None:
         began = last = time.monotonic()
         next_fault = self.weather.uses_per_fault
         while not self.counts["violations"] and (
@@ -395,7 +407,7 @@ class Storm:
             self._report(b"T")
 
     def _evict(self, number: int, cache: Cache, dice: random.Random) -> None:
-        key = dice.choice(self.keys)
+        key = cache.key_for(dice.choice(self.items).words)
         chance = dice.random()
         if chance < 0.4:
             cache.evict_if_idle(key)
@@ -416,52 +428,9 @@ class Storm:
             for failure in reaped.failed:
                 self._note(number, "violation", failure)
 
-    # -- afterwards ----------------------------------------------------------------------------------------------------
-
-    def verdict(self) -> list[str]:
-        """What is not as it must be, once everybody has ended."""
-        journal = self._read_journals()
-        violations = list(journal["violation"])
-        cache = Cache(self.place, fs=FileSystem(), clock=_Later())
-        cache.reap()
-        cache.clean(EVERYTHING)
-        violations += [f"left behind: {what}: {where}" for what, where in left_in(self.place).items()]
-        violations += [f"doctor says: {finding}" for finding in findings(cache, for_a_person=True)]
-        ended: Counter[str] = Counter()
-        how: dict[str, str] = {}
-        for key in self.keys:
-            uses = cache.uses(key)
-            ended.update(use.lease for use in uses)
-            how |= {use.lease: use.how for use in uses}
-            counted = cache.item(key).uses
-            if counted != len(uses):
-                violations.append(f"{counted} uses of {key} are counted, and {len(uses)} are in the history")
-        self.counts["in history"] = ended.total()
-        self.counts["tried"], self.counts["took"] = len(journal["try"]), len(journal["took"])
-        violations += [f"lease {lease} ended {times} times" for lease, times in ended.items() if times > 1]
-        violations += [f"lease {lease} is not in the history" for lease in journal["took"] - ended.keys()]
-        violations += [f"lease {lease} was never made" for lease in ended.keys() - journal["try"]]
-        violations += [
-            f"lease {lease} was given back, and is said to be {how[lease]}"
-            for lease in journal["gave"]
-            if how.get(lease, RELEASED) != RELEASED
-        ]
-        return violations + self._still_usable(cache)
-
-    def _still_usable(self, cache: Cache) -> list[str]:
-        """Nothing that was killed may keep the next from working."""
-        violations = []
-        for item in self.items:
-            wanted = cache.wanted(item.words)
-            lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, wait=10)
-            if digest_of(os.fspath(lease)) != item.digest:
-                violations.append(f"{lease.key} is not whole after the storm")
-            lease.release()
-            lease.holder.retire()
-        return violations
-
-    def _read_journals(self) -> dict[str, set[str]]:
-        lines: dict[str, set[str]] = {kind: set() for kind in ("try", "took", "gave", "violation", "warning")}
+    def read_journals(self) -> Journal:
+        """What everybody who is gone has noted, line by line."""
+        lines: Journal = {kind: set() for kind in ("try", "took", "gave", "violation", "warning")}
         for path in self._journals.iterdir():
             *whole, _ = path.read_text().split("\n")
             for line in whole:
@@ -469,3 +438,63 @@ class Storm:
                 lines[kind].add(rest)
         self.warnings = lines["warning"]
         return lines
+
+
+# -- afterwards --------------------------------------------------------------------------------------------------------
+
+
+def verdict(place: str, items: Sequence[Item], journal: Journal) -> tuple[list[str], int]:
+    """What is not as it must be, once everybody has ended, and how many uses are in the history."""
+    violations = list(journal["violation"])
+    cache = Cache(place, fs=FileSystem(), clock=_Later())
+    cache.reap()
+    cache.clean(EVERYTHING)
+    violations += [f"left behind: {what}: {where}" for what, where in left_in(place).items()]
+    violations += [f"doctor says: {finding}" for finding in findings(cache, for_a_person=True)]
+    ended: Counter[str] = Counter()
+    how: dict[str, str] = {}
+    for key in (cache.key_for(item.words) for item in items):
+        uses = cache.uses(key)
+        ended.update(use.lease for use in uses)
+        how |= {use.lease: use.how for use in uses}
+        counted = cache.item(key).uses
+        if counted != len(uses):
+            violations.append(f"{counted} uses of {key} are counted, and {len(uses)} are in the history")
+    violations += [f"lease {lease} ended {times} times" for lease, times in ended.items() if times > 1]
+    violations += [f"lease {lease} is not in the history" for lease in journal["took"] - ended.keys()]
+    violations += [f"lease {lease} was never made" for lease in ended.keys() - journal["try"]]
+    violations += [
+        f"lease {lease} was given back, and is said to be {how[lease]}"
+        for lease in journal["gave"]
+        if how.get(lease, RELEASED) != RELEASED
+    ]
+    return violations + _still_usable(cache, items), ended.total()
+
+
+def _still_usable(cache: Cache, items: Sequence[Item]) -> list[str]:
+    """Nothing that was killed may keep the next from working."""
+    violations = []
+    for item in items:
+        wanted = cache.wanted(item.words)
+        lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, wait=10)
+        if digest_of(os.fspath(lease)) != item.digest:
+            violations.append(f"{lease.key} is not whole after the storm")
+        lease.release()
+        lease.holder.retire()
+    return violations
+
+
+def make_items(directory: Path) -> list[Item]:
+    """Nine: files, directories and tars."""
+    items = []
+    for number in range(3):
+        tree = make_payload(directory / f"tree{number}", 5000, seed=number)
+        file = directory / f"file{number}"
+        file.write_bytes(random.Random(number).randbytes(50_000))
+        archive = directory / f"archive{number}.tar"
+        with tarfile.open(archive, "w") as tar:
+            tar.add(tree.path, ".")
+        items.append(Item((tree.path,), tree.digest))
+        items.append(Item((str(file),), digest_of(str(file))))
+        items.append(Item((str(archive), "tar"), tree.digest))
+    return items

@@ -8,32 +8,14 @@ from __future__ import annotations
 
 import os
 import random
-import tarfile
 from pathlib import Path
 
 import pytest
 
-from races.actors import digest_of, make_payload
-from races.storm import Item, ListThenDelete, Slip, Storm, Weather, _Evicting
+from races.storm import ListThenDelete, Slip, Storm, Weather, _Evicting, make_items
 
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(10**6)))
 TIMES = float(os.environ.get("STORM", "1"))
-
-
-def make_items(directory: Path) -> list[Item]:
-    """Nine: files, directories and tars."""
-    items = []
-    for number in range(3):
-        tree = make_payload(directory / f"tree{number}", 5000, seed=number)
-        file = directory / f"file{number}"
-        file.write_bytes(random.Random(number).randbytes(50_000))
-        archive = directory / f"archive{number}.tar"
-        with tarfile.open(archive, "w") as tar:
-            tar.add(tree.path, ".")
-        items.append(Item((tree.path,), tree.digest))
-        items.append(Item((str(file),), digest_of(str(file))))
-        items.append(Item((str(archive), "tar"), tree.digest))
-    return items
 
 
 def test_storm(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""One laboratory for all tests that only use it, and another for each that needs one of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nfs import lab as laboratory
+from nfs.lab import Lab
+
+#: NFS=full (`make test-nfs`): every version of the protocol and long storms; else the two that differ most.
+FULL = os.environ.get("NFS") == "full"
+VERSIONS = ("3", "4.0", "4.2") if FULL else ("3", "4.2")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    given = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")}
+    if "version" in metafunc.fixturenames and "version" not in given:
+        metafunc.parametrize("version", VERSIONS)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _needs() -> None:
+    if reason := laboratory.lacking():
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A server `s` and the clients `a` and `b`, whose clock is an hour ahead."""
+    with Lab(tmp_path_factory.mktemp("nfs"), skew={"b": 3600}) as made:
+        yield made
+
+
+@pytest.fixture
+def mounted(lab: Lab, version: str) -> Iterator[Lab]:
+    """The laboratory, with an empty export mounted by all clients."""
+    with lab.mounted(version):
+        yield lab
+
+
+@pytest.fixture
+def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
+    """Makes laboratories that end with the test."""
+    with ExitStack() as stack:
+
+        def make(**more: Any) -> Lab:
+            return stack.enter_context(Lab(tmp_path, **more))
+
+        yield make
