@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 
 class Clock:
@@ -24,6 +25,21 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Do nothing for `seconds`."""
         time.sleep(seconds)
+
+
+class Deadline(NamedTuple):
+    """A time on the monotonic clock after which nothing more is begun."""
+
+    clock: Clock
+    at: float | None
+
+    def is_over(self) -> bool:
+        """Whether it has come."""
+        return self.at is not None and self.clock.monotonic() > self.at
+
+
+#: There is time for everything.
+NO_DEADLINE = Deadline(Clock(), None)
 
 
 def local(seconds: float) -> str:

@@ -13,8 +13,10 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
+
+from sccache_dtool.errors import GONE
 
 if TYPE_CHECKING:
     import tarfile
@@ -153,10 +155,31 @@ class FileSystem:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof."""
         return sorted(os.listdir(path))
 
+    def names_if_any(self, path: str) -> list[str]:
+        """As `names`; none for a directory that is not there, as it is made when it is needed."""
+        try:
+            return self.names(path)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return []
+
     def entries(self, path: str) -> list[Entry]:
         """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
         with os.scandir(path) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+    def statuses(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out."""
+        fd = os.open(path, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            for name in names:
+                try:
+                    yield name, self.lstat_in(fd, name)
+                except OSError:
+                    continue
+        finally:
+            os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
@@ -270,11 +293,18 @@ class FileSystem:
 
     def remove_tree(self, path: str) -> None:
         """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error."""
-        import shutil
+        try:
+            _remove_plain_tree(path, None)
+        except (OSError, RecursionError):
+            if stat.S_ISDIR(self.lstat(path).st_mode):
+                self._remove_odd_tree(path)
+            else:
+                self.unlink(path)
 
-        if not stat.S_ISDIR(self.lstat(path).st_mode):
-            self.unlink(path)
-            return
+    @staticmethod
+    def _remove_odd_tree(path: str) -> None:
+        """Remove a tree that somebody else removes as well, or that is read-only, or very deep; errors are its own."""
+        import shutil
 
         tried: set[str] = set()
 
@@ -294,6 +324,16 @@ class FileSystem:
                 os.unlink(name)
 
         shutil.rmtree(path, onerror=on_error)  # `onexc` exists only since Python 3.12
+
+    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
+        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        fd = os.open(directory, _READ_ONLY | os.O_DIRECTORY)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
         """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising."""
@@ -321,6 +361,13 @@ class FileSystem:
 
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
+    def room(self, path: str) -> tuple[int, int, int, int]:
+        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3))."""
+        figures = os.statvfs(path)
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        return used + free, free, figures.f_files, figures.f_favail
+
     def free_space(self, path: str) -> int:
         """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3)).
 
@@ -333,6 +380,22 @@ class FileSystem:
                 raise
             return self.free_space(os.path.dirname(path))
         return figures.f_bavail * figures.f_frsize
+
+
+def _remove_plain_tree(name: str, parent: int | None) -> None:
+    """Remove a directory and all below it, never through a symbolic link: `rm -r` in as few calls as there can be."""
+    fd = os.open(name, _READ_ONLY | os.O_DIRECTORY, dir_fd=parent)
+    try:
+        with os.scandir(fd) as found:
+            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+        for inner, is_directory in entries:
+            if is_directory:
+                _remove_plain_tree(inner, fd)
+            else:
+                os.unlink(inner, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
 
 
 def _sealed_mode(mode: int, shared: bool) -> int:

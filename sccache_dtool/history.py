@@ -41,6 +41,7 @@ class Summary(NamedTuple):
 
     uses: int
     last: float | None
+    names: int = 0  # in the directory: many, unless they were folded
 
 
 class _Listing(NamedTuple):
@@ -67,7 +68,8 @@ def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summ
         count = listing.segments[0].uses + len(listing.entries)
     else:
         count = len(_gather(fs, history, warn, records_too=False).texts)
-    return Summary(count, None if last is None else last / 1000)
+    names = len(listing.entries) + len(listing.segments)
+    return Summary(count, None if last is None else last / 1000, names)
 
 
 def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]:

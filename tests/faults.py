@@ -46,7 +46,7 @@ class Counting(FileSystem):
         return do()
 
 
-_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs"}
+_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any"}
 
 
 def _forward(kind: str) -> Callable[..., Any]:

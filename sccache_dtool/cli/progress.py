@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,6 +58,39 @@ class Bar:
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
+
+
+class Share:
+    """How much of a long scan is done: one line that is written over, and gone at the end."""
+
+    #: Seconds before it is shown, and between two figures.
+    AFTER, EVERY = 1.0, 0.2
+
+    def __init__(self, label: str, file: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Shown in `file`; nowhere if that is None."""
+        self._label = label
+        self._file = file
+        self._clock = clock
+        self._next = clock() + self.AFTER
+        self._shown = False
+
+    def show(self, done: int, total: int) -> None:
+        """So many of so many parts are done."""
+        if self._file is None:
+            return
+        if done >= total:
+            if self._shown:
+                self._write("\r\x1b[K")
+            self._shown = False
+        elif self._clock() >= self._next:
+            self._next = self._clock() + self.EVERY
+            self._shown = True
+            self._write(f"\r{self._label}: {100 * done / total:.0f} %\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._file is not None:
+            self._file.write(text)
+            self._file.flush()
 
 
 class Lines:

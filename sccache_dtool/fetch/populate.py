@@ -232,7 +232,7 @@ class Populator:
 
     def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
-        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries))
+        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, int(seconds * 1000)))
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
         facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)

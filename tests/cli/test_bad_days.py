@@ -442,7 +442,7 @@ def test_an_item_json_that_is_garbage(sc: Sc, source: str, disk: Disk, text: str
         assert sc(*words).code == 0
         assert sc("-f", "json", *words).code == 0
     if not text.startswith('{"'):
-        assert f"warning: {facts}: " in sc("ls").err
+        assert f"warning: {facts}: " in sc("ls", "-l").err
 
 
 def test_a_history_that_is_garbage(sc: Sc, source: str, disk: Disk) -> None:
@@ -539,7 +539,7 @@ def test_what_may_not_be_read(without_rights: list[str], source: str, sc: Sc, di
         place = places[where]
         (generation.parent / "history").mkdir(exist_ok=True)
     _give_away(place, 0)
-    done = shell([*without_rights, PYTHON, "-c", SEVERAL, "du", "ls", "status", "log", "reap", "clean --all -y"])
+    done = shell([*without_rights, PYTHON, "-c", SEVERAL, "du", "ls --long", "status", "log", "reap", "clean --all -y"])
     assert done.code == 0, done
     assert "Traceback" not in done.err
     assert str(place).removesuffix("~fetch") in done.err
@@ -560,7 +560,7 @@ def test_a_cache_that_may_only_be_read(without_rights: list[str], source: str, s
     for words in (["du"], ["ls"], ["status"], ["status", "ref.fa"], ["why", "ref.fa"], ["log"], ["dir"], ["config"]):
         done = shell([*without_rights, SC_DTOOL, "-q", *words])
         assert (done.code, done.err) == (0, ""), (words, done)
-    for words in (["use", source], ["unuse", source], ["reap"], ["clean", "--all", "-y"], ["rm", "ref.fa"], ["renew"]):
+    for words in (["use", source], ["unuse", source], ["reap"], ["rm", "ref.fa"], ["renew"]):
         done = shell([*without_rights, SC_DTOOL, *words])
         assert done.code in ((0, 1) if words[0] == "unuse" else (1,)), (words, done)
         if done.code:
