@@ -575,7 +575,7 @@ def test_a_read_only_mount(source: str, sc: Sc, disk: Disk) -> None:
     mount = f"mount --bind {disk.root} {disk.root} && mount -o remount,ro,bind {disk.root}"
     if shell(["unshare", "--mount", "sh", "-c", mount]).code:
         pytest.skip("no mount name spaces here")
-    for words, code in (("du", 0), ("why ref.fa", 0), ("status", 0), (f"use {source}", 1), ("clean --all -y", 1)):
+    for words, code in (("du", 0), ("why ref.fa", 0), ("status", 0), (f"use {source}", 1), ("reap", 1)):
         done = shell(["unshare", "--mount", "sh", "-c", f"{mount} && exec sc-dtool {words}"])
         assert done.code == code, done
         if code:
