@@ -25,8 +25,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def helped(at_once: None) -> Iterator[Crew]:
-    """A crew that has helpers, whatever takes the time."""
+def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    """A crew that has helpers, whatever takes the time, and whatever threads other tests have left."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
     with Crew(None) as made:
         made.muster()
         assert len(made._helpers) == 3
