@@ -2,11 +2,13 @@
 #
 # Settings:  PYTHON=/path/to/python3   what .venv is made from (the default: see .ci/pythons)
 #            ARGS='-k gate -x'         further options for pytest, the demo or the benchmarks
+#            MINUTES=60                how long `make torture` takes
 
 VENV   ?= .venv
 EXTRAS ?= test,lint
 PYTHON ?=
 ARGS   ?=
+MINUTES ?= 10
 export ARGS
 
 # All paths are relative, so that the checkout may lie in a directory with spaces in its name.
@@ -18,10 +20,10 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs lint format bench build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs model torture lint format bench bench-fetching build clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 venv: $(stamp) ## make .venv, with this package (editable), its tests' needs and its linters
 
@@ -49,10 +51,16 @@ test: $(stamp) ## run all tests
 
 test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versions of the protocol (as root, on Debian)
 	@bash .ci/packages nfs
-	@NFS=full $(py) -m pytest -q tests/nfs $(ARGS)
+	@PYTHONPATH=tests $(py) -m nfs $(ARGS)
 
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all
+
+model: $(stamp) ## explore the protocol's model, refute wrong ones, and write the figures into the docs
+	@PYTHONPATH=tests $(py) -m model
+
+torture: $(stamp) ## MINUTES=… of crashes, orders of steps, misfortunes and storm; the figures go into the docs
+	@PYTHONPATH=tests $(py) -m races.torture $(MINUTES) $(ARGS)
 
 lint: $(stamp) ## check style, types, and that imports run downward only
 	@status=0; \
@@ -69,6 +77,11 @@ format: $(stamp) ## put the code in form, and mend what ruff can mend safely
 
 bench: $(stamp) ## measure what speed is claimed
 	@$(py) benchmarks/run.py $(ARGS)
+
+bench-fetching: $(stamp) ## measure downloads beside curl, fsspec, pooch and cached-path (the extra "bench")
+	@$(py) -c 'import aiohttp, cached_path, fsspec, pooch' 2>/dev/null || \
+	  $(py) -m pip install --quiet --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(py) benchmarks/fetching.py $(ARGS)
 
 build: $(stamp) ## make the source distribution and the wheel, in dist/
 	@$(py) -c 'import build' 2>/dev/null || $(py) -m pip install --quiet --quiet --disable-pip-version-check build

@@ -1,9 +1,9 @@
-"""Downloads, beside others: `python benchmarks/fetching.py` (options: --race, --speed, --json, --size MB, --dir DIR).
+"""Downloads, beside others: `make bench-fetching` (ARGS: --race, --speed, --json, --size MB, --rounds N, --dir DIR).
 
 The race: eight processes want one file, a fifth of a second apart, and its download takes 1.6 seconds. How many get
 the right bytes, and how often is the server asked? The speed: one large file, digest taken on the way, beside `curl`,
 which takes none; in turns, as a ratio, with the processor time of both and the memory of ours. What is not installed
-(`pip install fsspec aiohttp pooch cached-path`) is left out, and said so.
+(the extra `bench` has it) is left out, and said so.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _USES = 100
 _LOCKS = 10
 
 #: Methods of FileSystem that are made of others, which are counted instead.
-_COMPOSED = frozenset({"put_record", "get_record", "write_new", "make_dirs"})
+_COMPOSED = frozenset({"put_record", "get_record", "write_new", "make_dirs", "names_if_any"})
 
 
 class Counting(FileSystem):

@@ -26,9 +26,9 @@ _BENCHMARKS = ((in_process.figures, 100, 15.0), (from_shell.figures, 120, 30.0),
 def main() -> int:
     arguments = _arguments()
     with tempfile.TemporaryDirectory(prefix="sc-dtool-bench-", dir=arguments.dir) as scratch:
-        ran_on = _ran_on(scratch)
+        where = ran_on(scratch)
         if not arguments.json:
-            print("\n".join(f"{name:<12}{value}" for name, value in ran_on.items()), end="\n\n", flush=True)
+            print("\n".join(f"{name:<12}{value}" for name, value in where.items()), end="\n\n", flush=True)
         found: list[Figure] = []
         for number, (benchmark, rounds, budget) in enumerate(_BENCHMARKS):
             directory = Path(scratch, str(number))
@@ -36,9 +36,9 @@ def main() -> int:
             for figure in benchmark(directory, arguments.rounds or rounds, budget):
                 found.append(figure)
                 if not arguments.json:
-                    print(_line(figure), flush=True)
+                    print(line(figure), flush=True)
     if arguments.json:
-        print(json.dumps({"version": 1, "ran_on": ran_on, "figures": [figure.fields() for figure in found]}, indent=2))
+        print(json.dumps({"version": 1, "ran_on": where, "figures": [figure.fields() for figure in found]}, indent=2))
     missed = [figure.name for figure in found if not figure.met]
     if missed and arguments.check:
         print(f"missed: {', '.join(missed)}", file=sys.stderr)
@@ -64,7 +64,7 @@ def _positive(text: str) -> int:
     return number
 
 
-def _ran_on(directory: str) -> dict[str, Any]:
+def ran_on(directory: str) -> dict[str, Any]:
     """What a result must name to be worth anything."""
     return {
         "file system": mount_type(directory) or "unknown",
@@ -91,10 +91,12 @@ def _commit() -> str:
     return asked.stdout.strip()
 
 
-def _line(figure: Figure) -> str:
+def line(figure: Figure) -> str:
+    """A figure for people."""
     verdict = "met" if figure.met else "MISSED"
-    if figure.sign == "=":
-        return f"{figure.what}: {figure.value:g} (target: {figure.target:g}, {verdict})"
+    if not figure.medians:
+        most = "at most " if figure.sign == "<=" else ""
+        return f"{figure.what}: {figure.value:g} (target: {most}{figure.target:g}, {verdict})"
     if figure.target is None:
         target = "no target, to compare with"
     else:

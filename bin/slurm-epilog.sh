@@ -5,11 +5,11 @@
 # own. CACHE are the caches' directories; without any, those in $SC_DTOOL_CACHES (with colons between), or the lines of
 # /etc/sc-dtool/caches. Copy this file to every node; it needs neither Python nor sc-dtool.
 #
-# It only renames and unlinks, calls no Slurm command, and always exits 0: a failing epilog drains the node. Root may
-# not write on a file server that squashes it, so the work is done as the job's user. Left to `sc-dtool reap`, which
-# asks Slurm, are: jobs on several nodes (the others' processes may still run), leases that were taken for a job with
-# `--holder slurm:ID` (they last through requeues), and leases of Python programs and of `sc-dtool run`, which end
-# with their process.
+# It only renames and unlinks, calls no Slurm command, gives up after $SC_DTOOL_SECONDS (10), and always exits 0: an
+# epilog that fails, or hangs because a file server does, drains the node. Root may not write on a file server that
+# squashes it, so the work is done as the job's user. Left to `sc-dtool reap`, which asks Slurm, are: jobs on several
+# nodes (the others' processes may still run), leases that were taken for a job with `--holder slurm:ID` (they last
+# through requeues), and leases of Python programs and of `sc-dtool run`, which end with their process.
 #
 # To try it without Slurm:  SLURM_CLUSTER_NAME=c SLURM_JOB_ID=1 SLURM_JOB_NUM_NODES=1 SLURMD_NODENAME=n1 slurm-epilog.sh CACHE
 trap 'exit 0' EXIT
@@ -68,8 +68,11 @@ release_all() {
     done
 }
 
-if [ "$(id -u)" = 0 ] && [ "${SLURM_JOB_UID:-0}" != 0 ] && [ -z "$SC_DTOOL_DROPPED" ]; then
-    export SC_DTOOL_DROPPED=1
+if [ -z "$SC_DTOOL_STAGE" ] && command -v timeout; then
+    # With KILL, timeout ends itself as well: nobody waits for a process that not even KILL ends.
+    SC_DTOOL_STAGE=limited timeout -s KILL "${SC_DTOOL_SECONDS:-10}" /bin/sh "$0" "$@"
+elif [ "$(id -u)" = 0 ] && [ "${SLURM_JOB_UID:-0}" != 0 ] && [ "$SC_DTOOL_STAGE" != dropped ]; then
+    export SC_DTOOL_STAGE=dropped
     if command -v setpriv; then
         setpriv --reuid="$SLURM_JOB_UID" --regid="${SLURM_JOB_GID:-$SLURM_JOB_UID}" --init-groups /bin/sh "$0" "$@"
     else

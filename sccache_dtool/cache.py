@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
 from sccache_dtool.acquiring import Acquirer
 from sccache_dtool.clock import Clock
+from sccache_dtool.crew import Crew
 from sccache_dtool.errors import InUse, LeaseLost, NoCache
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner, Roll
-from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import Layout, TrashName
+from sccache_dtool.items import Copy, Item, Sum
+from sccache_dtool.layout import Layout, PinName, TrashName
 from sccache_dtool.leases import Lease, Place
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.records import Damaged
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from sccache_dtool.doctor import Finding
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
-    from sccache_dtool.evict.loose import Loose
+    from sccache_dtool.evict.loose import Loose, Pile
+    from sccache_dtool.evict.plans import Planned
     from sccache_dtool.evict.policies import Plan, Rules
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.history import Use
+    from sccache_dtool.metrics import Saved, State
     from sccache_dtool.reaping import Judged, Reaped
+    from sccache_dtool.sums import Sums
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -40,6 +43,10 @@ Tell = Callable[[str], None]
 
 
 def _silently(text: str) -> None:
+    """Tell nobody."""
+
+
+def _watch_silently(done: int, total: int) -> None:
     """Tell nobody."""
 
 
@@ -69,6 +76,8 @@ class Cache:
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
+        jobs: int | None = 1,
+        on_scan: Callable[[int, int], None] = _watch_silently,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
         proc: Proc | None = None,
@@ -77,7 +86,9 @@ class Cache:
 
         `on_warning` is told of what is damaged and passed over, `on_note` whom we are waiting for, `on_lost`
         (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
-        where there are files already, as in dtool's own cache directory. `fs`, `clock` and `proc` are for tests.
+        where there are files already, as in dtool's own cache directory. `jobs`: how many look-ups may run at a
+        time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
+        is told how many of how many parts of a scan are done. `fs`, `clock` and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
         self._fs = fs
@@ -88,6 +99,8 @@ class Cache:
         self._on_lost = on_lost
         self._progress = progress
         self._may_hold_data = may_hold_data
+        self._jobs = jobs
+        self._on_scan = on_scan
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -253,13 +266,27 @@ class Cache:
 
         return self.free_space() - transfers.reserved(self._fs, self._layout)
 
+    def is_fetching(self, key: str) -> bool:
+        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        try:
+            self.check()
+        except NoCache:
+            return False
+        from sccache_dtool.fetch import transfers
+
+        return transfers.is_fetched(self._fs, self._layout, key)
+
     def make_room(self, missing: int) -> int:
-        """Evict what is idle, the least recently used first, to free `missing` bytes; returns how many it freed."""
+        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed."""
         from sccache_dtool.evict.policies import Rules
 
-        there = sum(item.bytes for item in self.items())
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+        policy = self.policy()
+        rules = Rules(
+            retain_size=max(0, there - missing), order=policy.order, exclude=policy.exclude, grace=policy.grace
+        )
         try:
-            return self.clean(Rules(retain_size=max(0, there - missing)), keep_for=0).freed
+            return self.clean(rules, keep_for=0, why=f"room for {missing} bytes").freed
         except InUse:  # another cleaner is at work
             return 0
 
@@ -299,9 +326,26 @@ class Cache:
 
         `generation`: only of this copy.
         """
+        return self.release_copies(owners, [(key, generation)], everything=everything)
+
+    def release_copies(
+        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
+    ) -> int:
+        """As `release`, for many keys with their generations: holders are listed once."""
         self.check()
-        item = items.look(self._fs, self._layout, key, self._warn)
-        return returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        ended: list[str] = []
+        try:
+            for key, generation in copies:
+                item = items.look(self._fs, self._layout, key, self._warn)
+                ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+        finally:
+            returning.dismiss(self._fs, self._layout, ended)
+        return len(ended)
+
+    def holder_above(self, key: str) -> Owner | None:
+        """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
+        self.check()
+        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
@@ -315,6 +359,21 @@ class Cache:
         self.check()
         return items.scan(self._fs, self._layout, self._warn)
 
+    def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
+        """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
+
+        `fold` may be called in another process: a function of a module, or a `functools.partial` of one.
+        """
+        self.check()
+        with self._crew() as crew:
+            yield from items.survey(self._fs, self._layout, self._warn, crew, fold, uses=uses)
+
+    def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+        """Everything in the cache with the facts of its copies: a file is read for each."""
+        self.check()
+        with self._crew() as crew:
+            yield from items.told(self._fs, self._layout, self._warn, crew)
+
     def item(self, key: str) -> Item:
         """One item as it is now."""
         self.check()
@@ -322,12 +381,11 @@ class Cache:
 
     def facts(self, copy: Copy) -> dict[str, Any]:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
-        try:
-            return items.facts(self._fs, self._layout, copy.key, str(copy.generation))
-        except (OSError, Damaged) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            self._warn(f"{self._layout.generation(copy.key, str(copy.generation))}/{layout.ITEM_FILE}: {reason}")
-            return {}
+        return items.facts_or_none(self._fs, self._layout, copy, self._warn)
+
+    def facts_of(self, key: str, generation: str) -> dict[str, Any]:
+        """As `facts`, of a copy that a plan names."""
+        return items.facts_if_readable(self._fs, self._layout, key, generation, self._warn)
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; look, but take a lease before you read."""
@@ -352,6 +410,10 @@ class Cache:
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
         return self._keeper().loose().files
+
+    def piles(self, untouched_since: float = 0.0) -> list[Pile]:
+        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old."""
+        return self._keeper().piles(untouched_since)
 
     def judged(self, item: Item) -> list[Judged]:
         """Who holds an item, and what can be said of each. Writes nothing into the cache."""
@@ -379,6 +441,33 @@ class Cache:
             free=self._fs.free_space(self._layout.root),
         )
 
+    def state(self) -> State:
+        """What a monitor wants to know; see `metrics.text`."""
+        from sccache_dtool.evict import audit
+        from sccache_dtool.metrics import Saved, State
+        from sccache_dtool.sums import Sums, total
+
+        glance = self.overview()
+        whole, parts = Saved(), list[Sums]()
+        for sums, more in self.survey(_sums_and_saved):
+            parts.append(sums)
+            whole = Saved(whole.bytes + more.bytes, whole.seconds + more.seconds)
+        left = self.piles()
+        return State(
+            cache_id=glance.id,
+            root=self._layout.root,
+            sums=total(parts, 0),
+            saved=whole,
+            loose_files=sum(pile.files for pile in left),
+            loose_bytes=sum(pile.bytes for pile in left),
+            cleanings=tuple(audit.listing(self._fs, self._layout, self._warn)),
+            holders=glance.holders,
+            fetching=glance.fetching,
+            trashed=glance.trashed,
+            free=glance.free,
+            now=self._clock.wall(),
+        )
+
     # -- keeping -----------------------------------------------------------------------------------------------------
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
@@ -389,16 +478,69 @@ class Cache:
         """End the leases of one holder, by its id, because a person knows that it is gone."""
         return self._keeper().reap_on_word(holder, dry_run=dry_run)
 
-    def plan(self, rules: Rules) -> tuple[Plan, Reaped]:
-        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe."""
-        return self._keeper().plan(rules)
+    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe.
 
-    def clean(self, rules: Rules, *, keep_for: float | None = None) -> Cleaned:
+        `ahead`: what it would do in so many seconds, if nobody used anything until then.
+        """
+        return self._keeper().plan(rules, ahead=ahead)
+
+    def clean(
+        self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
         """Evict what `rules` let go. `keep_for`: seconds for which `restore` finds it (default: the cache's).
 
         Nothing in use is ever evicted: the file system refuses. Raises InUse while another cleaner is at work.
+        `most_seconds`: after which the rest is left for the next time; `why`: for the record in `cleanings/`.
         """
-        return self._keeper().clean(rules, self.settings.trash_keep if keep_for is None else keep_for)
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean(rules, keep_for, most_seconds, why)
+
+    def clean_as_planned(
+        self, planned: Planned, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what a plan says, as far as it is still true: what was used, or pinned, since then stays."""
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean_as_planned(planned, keep_for, most_seconds, why)
+
+    def policy(self) -> Rules:
+        """What `config.toml` says of cleaning."""
+        from sccache_dtool.evict.policies import Rules
+
+        settings = self.settings
+        return Rules(
+            older_than=settings.clean_older_than,
+            fewer_uses_than=settings.clean_fewer_uses,
+            retain_size=settings.clean_retain_size,
+            larger_than=settings.clean_larger_than,
+            limits=settings.limits,
+            order=settings.clean_order,
+            exclude=settings.clean_exclude,
+            grace=settings.clean_grace,
+        )
+
+    def pin(self, key: str, until: float | None = None) -> None:
+        """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        by = f"{holders.user_name()}@{holders.host_name()}"
+        pins.pin(self._fs, self._layout, key, int(until or 0), by, self._warn)
+
+    def unpin(self, key: str) -> bool:
+        """Let an item be cleaned again; False if it was not pinned."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        return pins.unpin(self._fs, self._layout, key, self._warn)
+
+    def pins(self) -> list[tuple[PinName, str]]:
+        """All pins, and by whom."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        found = pins.listing(self._fs, self._layout, self._warn)
+        return [(name, pins.by_whom(self._fs, self._layout, name)) for name in found]
 
     def remove(self, key: str, *, keep_for: float | None = None) -> int:
         """Evict one item; returns the bytes. Raises InUse, naming who holds it."""
@@ -462,7 +604,19 @@ class Cache:
             cache_id,
             warn or self._warn,
             self.settings.dtool_directories,
+            self._crew,
         )
+
+    def _crew(self) -> Crew:
+        return Crew(self._jobs, self._on_scan)
+
+
+def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:
+    from sccache_dtool.metrics import saved
+    from sccache_dtool.sums import add_up
+
+    listed = list(found)
+    return add_up(0, iter(listed)), saved(iter(listed))
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:

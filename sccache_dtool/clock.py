@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 
 class Clock:
@@ -24,6 +25,36 @@ class Clock:
     def sleep(self, seconds: float) -> None:
         """Do nothing for `seconds`."""
         time.sleep(seconds)
+
+
+class Deadline(NamedTuple):
+    """A time on the monotonic clock after which nothing more is begun."""
+
+    clock: Clock
+    at: float | None
+
+    def is_over(self) -> bool:
+        """Whether it has come."""
+        return self.at is not None and self.clock.monotonic() > self.at
+
+
+#: There is time for everything.
+NO_DEADLINE = Deadline(Clock(), None)
+
+
+def local(seconds: float) -> str:
+    """A wall-clock time as people of this host's time zone write it: ``2026-11-21 14:02``."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def from_iso(text: object) -> float | None:
+    """Seconds since 1970 of what `iso` has made; None for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def iso(seconds: float, timespec: str = "seconds") -> str:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from sccache_dtool.errors import CacheError, UsageError, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
-from sccache_dtool.units import parse_duration, parse_lifetime
+from sccache_dtool.marks import ORDERS, Limits, Mark, parse_entries_mark, parse_fraction, parse_mark
+from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
 
 
 class Config(NamedTuple):
@@ -18,7 +19,32 @@ class Config(NamedTuple):
     heartbeat_ttl: float = 12 * 3600.0  # lifetime of holders that beat: `run`, and Python programs
     fetch_wait: float = 3600.0  # how long to wait for somebody else's download
     trash_keep: float = 0.0  # how long `clean` and `rm` keep what they evict for `restore`
+    clean_capacity: int | None = None  # bytes that shares are of; None: the file system's
+    clean_high: Mark | None = None  # in bytes: `clean` begins above it
+    clean_low: Mark | None = None  # and stops below it
+    clean_high_files: Mark | None = None  # the same in entries (inodes)
+    clean_low_files: Mark | None = None
+    clean_least_free: int | None = None  # bytes that the file system must have left
+    clean_older_than: float | None = None  # the conditions of `clean`, as on its command line
+    clean_fewer_uses: int | None = None
+    clean_larger_than: int | None = None
+    clean_retain_size: int | None = None
+    clean_order: str = ORDERS[0]
+    clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
+    clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+
+    @property
+    def limits(self) -> Limits:
+        """When `clean` begins, and where it stops."""
+        return Limits(
+            self.clean_capacity,
+            self.clean_high,
+            self.clean_low,
+            self.clean_high_files,
+            self.clean_low_files,
+            self.clean_least_free,
+        )
 
 
 class Setting(NamedTuple):
@@ -35,6 +61,38 @@ def _duration(value: object) -> float:
 
 def _lifetime(value: object) -> float:
     return parse_lifetime(str(value))
+
+
+def _size(value: object) -> int:
+    return parse_size(str(value))
+
+
+def _mark(value: object) -> Mark:
+    return parse_mark(str(value))
+
+
+def _files_mark(value: object) -> Mark:
+    return parse_entries_mark(str(value))
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise UsageError(f"{value!r} is no number of uses", hint="give a whole number, such as 10")
+    return value
+
+
+def _order(value: object) -> str:
+    if value not in ORDERS:
+        raise UsageError(f"{value!r} is no order", hint=f"give one of {', '.join(ORDERS)}")
+    return str(value)
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    """Patterns of items' names."""
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(pattern, str) and pattern for pattern in listed):
+        raise UsageError(f"{value!r} is no list of patterns", hint='give a list such as ["hg38*", "*.fa"]')
+    return tuple(listed)
 
 
 def _directories(value: object) -> tuple[str, ...]:
@@ -54,8 +112,28 @@ SETTINGS = {
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
     "trash_keep": Setting("clean", "trash", _duration),
+    "clean_capacity": Setting("clean", "capacity", _size),
+    "clean_high": Setting("clean", "high_watermark", _mark),
+    "clean_low": Setting("clean", "low_watermark", _mark),
+    "clean_high_files": Setting("clean", "high_watermark_files", _files_mark),
+    "clean_low_files": Setting("clean", "low_watermark_files", _files_mark),
+    "clean_least_free": Setting("clean", "min_free", _size),
+    "clean_older_than": Setting("clean", "older_than", _duration),
+    "clean_fewer_uses": Setting("clean", "exclude_frequently_accessed", _count),
+    "clean_larger_than": Setting("clean", "larger_than", _size),
+    "clean_retain_size": Setting("clean", "retain_size", _size),
+    "clean_order": Setting("clean", "order", _order),
+    "clean_exclude": Setting("clean", "exclude", _patterns),
+    "clean_grace": Setting("clean", "grace", _duration),
     "dtool_directories": Setting("dtool", "directories", _directories),
 }
+
+#: What the Whole Tale data manager calls some of them.
+ALIASES = (
+    ("clean_capacity", Setting("clean", "private_storage_capacity", _size)),
+    ("clean_high", Setting("clean", "gc_collect_start_fraction", parse_fraction)),
+    ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
+)
 
 
 def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
@@ -73,7 +151,8 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CacheError(f"{layout.config_file}: {error}") from error
     _warn_of_others(tables, layout, warn)
-    given = {name: setting for name, setting in SETTINGS.items() if setting.key in _table(tables, setting.table)}
+    known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
+    given = {name: setting for name, setting in known if setting.key in _table(tables, setting.table)}
     return Config(**{name: _take(tables, setting, layout) for name, setting in given.items()})
 
 
@@ -91,7 +170,7 @@ def _take(tables: dict[str, Any], setting: Setting, layout: Layout) -> Any:
 
 
 def _warn_of_others(tables: dict[str, Any], layout: Layout, warn: Callable[[str], None]) -> None:
-    known = {(setting.table, setting.key) for setting in SETTINGS.values()}
+    known = {(setting.table, setting.key) for setting in (*SETTINGS.values(), *(one for _, one in ALIASES))}
     for table, settings in tables.items():
         for key in settings if isinstance(settings, dict) else ("",):
             if (table, key) not in known:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
+import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.errors import FULL, GONE
 from sccache_dtool.fsops import FileSystem
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
 LIFETIME = 300
+
+#: What the names of locks end with; before it stands what is to be done.
+LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
@@ -56,7 +61,7 @@ class Election:
         self._memory = memory
         self._remembers = False
         self._directory = layout.locks
-        self._lock_name = f"{name}.lock"
+        self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._sign_path = f"{layout.locks}/{self._sign_prefix}{unique()}"
@@ -103,9 +108,7 @@ class Election:
         """
         from flufl.lock import AlreadyLockedError, TimeOutError
 
-        from sccache_dtool.locking import CarefulLock
-
-        lock = CarefulLock(self._fs, self._lock_path, LIFETIME)
+        lock = _new_lock(self._fs, self._lock_path)
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -205,3 +208,31 @@ class Election:
             return HolderRecord.decode(self._fs.get_record(f"{self._directory}/{sign}"))
         except (OSError, Damaged):
             return None
+
+
+_naming = threading.Lock()
+
+
+class _OwnName:
+    """What flufl.lock asks of `socket`, answered by this host alone."""
+
+    getfqdn = staticmethod(socket.gethostname)
+
+
+def _new_lock(fs: FileSystem, path: str) -> Lock:
+    """A lock of flufl.lock, made without a name server.
+
+    It puts this host's full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
+    at every miss. The name the host has for itself will do: a claim has the process and a random number in it, too.
+    """
+    from flufl.lock import Lock
+
+    from sccache_dtool.locking import CarefulLock
+
+    theirs: Any = sys.modules[Lock.__module__]
+    with _naming:
+        theirs.socket = _OwnName
+        try:
+            return CarefulLock(fs, path, LIFETIME)
+        finally:
+            theirs.socket = socket

@@ -13,9 +13,10 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from sccache_dtool.errors import GONE
 from sccache_dtool.nofollow import Walk, by_descriptor, open_directory, reached
 
 if TYPE_CHECKING:
@@ -122,6 +123,15 @@ class FileSystem:
         with reached(path) as (name, directory):
             return os.lstat(name, dir_fd=directory)
 
+    def changed(self, directory: str) -> int:
+        """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
+        with reached(directory) as (name, above):
+            fd = open_directory(name, above)
+        try:
+            return os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+
     # -- what others put into the root: reached without following any symbolic link on the way --------------------
 
     def open_below(self, root: str, inner: str) -> int:
@@ -174,10 +184,32 @@ class FileSystem:
             finally:
                 os.close(fd)
 
+    def names_if_any(self, path: str) -> list[str]:
+        """As `names`; none for a directory that is not there, as it is made when it is needed."""
+        try:
+            return self.names(path)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return []
+
     def entries(self, path: str) -> list[Entry]:
         """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
         with os.scandir(path) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+    def statuses(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out."""
+        with reached(path) as (last, above):
+            fd = open_directory(last, above)
+        try:
+            for name in names:
+                try:
+                    yield name, self.lstat_in(fd, name)
+                except OSError:
+                    continue
+        finally:
+            os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
@@ -301,6 +333,17 @@ class FileSystem:
                 with contextlib.suppress(FileNotFoundError):
                     (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
 
+    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
+        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        with reached(directory) as (last, above):
+            fd = open_directory(last, above)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+
     def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
         """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
 
@@ -331,6 +374,13 @@ class FileSystem:
         return b"".join(parts)
 
     # -- the file system as a whole ----------------------------------------------------------------------------------
+
+    def room(self, path: str) -> tuple[int, int, int, int]:
+        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3))."""
+        figures = os.statvfs(path)
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        return used + free, free, figures.f_files, figures.f_favail
 
     def free_space(self, path: str) -> int:
         """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3)).

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from datetime import datetime
 from typing import NamedTuple
 
 from sccache_dtool import records
-from sccache_dtool.clock import iso
+from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import EndedName, SegmentName, unique
@@ -44,6 +43,7 @@ class Summary(NamedTuple):
 
     uses: int
     last: float | None
+    names: int = 0  # in the directory: many, unless they were folded
 
 
 class _Listing(NamedTuple):
@@ -70,7 +70,8 @@ def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summ
         count = listing.segments[0].uses + len(listing.entries)
     else:
         count = len(_gather(fs, history, warn, records_too=False).texts)
-    return Summary(count, None if last is None else last / 1000)
+    names = len(listing.entries) + len(listing.segments)
+    return Summary(count, None if last is None else last / 1000, names)
 
 
 def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]:
@@ -207,10 +208,8 @@ def encode_lease(since: float, by: str) -> str:
 def decode_lease(text: str) -> tuple[float | None, str]:
     """Since when (seconds since 1970, None if damaged) and by whom."""
     moment, _, by = text.partition(" ")
-    try:
-        return datetime.fromisoformat(moment).timestamp(), records.printable(by)[:200] or "?"
-    except ValueError:
-        return None, "?"
+    since = from_iso(moment)
+    return since, "?" if since is None else records.printable(by)[:200] or "?"
 
 
 def _use(entry: EndedName, text: str) -> Use:

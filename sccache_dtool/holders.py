@@ -32,6 +32,7 @@ from sccache_dtool.liveness.owners import (
     host_name,
     one_line,
     owner_from,
+    owners_above,
     owners_from,
     process_owner,
     program_owner,
@@ -62,6 +63,7 @@ __all__ = [
     "judge",
     "one_line",
     "owner_from",
+    "owners_above",
     "owners_from",
     "pause_between_beats",
     "process_owner",
@@ -81,6 +83,10 @@ LONGEST_PAUSE = 600.0
 
 #: The latest end that a name can tell of, in seconds since 1970.
 _LATEST = 10**12 - 1
+
+#: Seconds within which two changes of a directory may bear the same time: Linux counts in ticks of 1 to 10 ms.
+_TICK = 0.05
+_WHOLE_SECOND = 10**9
 
 #: What the names begin with that a roll call makes in `holders/`, for a moment.
 PROBE = "probe-"
@@ -273,14 +279,21 @@ class Roll(NamedTuple):
         Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
         created name's time is the file system's present time.
         """
-        probe = f"{layout.holders}/{PROBE}{names.unique()}"
-        with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
-            fs.put_record("probe", probe)
-        try:
+        with _probe(fs, layout) as probe:
             return cls._list(fs, layout, fs.lstat(probe).st_mtime)
-        finally:
-            with contextlib.suppress(FileNotFoundError):  # as above
-                fs.unlink(probe)
+
+    @classmethod
+    def call_in_silence(cls, fs: FileSystem, layout: Layout, clock: Clock) -> Roll | None:
+        """As `call`, while nobody comes, goes or beats; None if somebody does.
+
+        A listing may miss a name that is renamed meanwhile (readdir(3)), each time anew: only when nothing has changed
+        in the directory is who is missing really missing. Where times are kept in whole seconds that cannot be told.
+        """
+        with _probe(fs, layout) as probe:
+            before = fs.changed(layout.holders)
+            clock.sleep(_TICK)
+            roll = cls._list(fs, layout, fs.lstat(probe).st_mtime)
+            return roll if fs.changed(layout.holders) == before and before % _WHOLE_SECOND else None
 
     @classmethod
     def glance(cls, fs: FileSystem, layout: Layout) -> Roll:
@@ -298,6 +311,19 @@ class Roll(NamedTuple):
                 strangers.append(text)
         gone = (HolderName.parse(text) for text in fs.names(layout.gone))
         return cls(present, frozenset(name.id for name in gone if name), now, tuple(strangers))
+
+
+@contextlib.contextmanager
+def _probe(fs: FileSystem, layout: Layout) -> Iterator[str]:
+    """A name of our own in `holders/`, for a moment."""
+    path = f"{layout.holders}/{PROBE}{names.unique()}"
+    with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
+        fs.put_record("probe", path)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # as above
+            fs.unlink(path)
 
 
 def read(fs: FileSystem, layout: Layout, name: HolderName) -> HolderRecord:

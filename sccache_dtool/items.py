@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from sccache_dtool import history, layout, records
+from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName
 from sccache_dtool.leases import Held
 
 Warn = Callable[[str], None]
+Sum = TypeVar("Sum")
 
 
 class Copy(NamedTuple):
@@ -32,6 +35,7 @@ class Item(NamedTuple):
     copies: tuple[Copy, ...]
     finished_uses: int
     last_end: float | None
+    unfolded: int = 0  # names in its history
 
     @property
     def label(self) -> str:
@@ -65,17 +69,34 @@ class Item(NamedTuple):
         return max(self.last_end or 0.0, fetched)
 
 
+def shards(fs: FileSystem, place: Layout, warn: Warn) -> list[str]:
+    """The directories that items are in, ordered."""
+    found = []
+    for shard in _listing(fs, place.items, warn):
+        if len(shard) == 2 and shard.isalnum():
+            found.append(shard)
+        else:
+            warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
+    return found
+
+
+def unsettled(items: Iterator[Item]) -> list[Item]:
+    """Those of the items that somebody uses, or that are half way into the trash."""
+    return [item for item in items if any(copy.held or copy.closed for copy in item.copies)]
+
+
 def keys(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[str]:
     """The keys of all items, ordered."""
-    for shard in _listing(fs, place.items, warn):
-        if not (len(shard) == 2 and shard.isalnum()):
-            warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
-            continue
-        for key in _listing(fs, f"{place.items}/{shard}", warn):
-            if layout.is_key(key) and key.startswith(shard):
-                yield key
-            else:
-                warn(f"{place.items}/{shard}/{records.printable(key)}: not an item; left alone")
+    for shard in shards(fs, place, warn):
+        yield from _keys_in(fs, place, shard, warn)
+
+
+def _keys_in(fs: FileSystem, place: Layout, shard: str, warn: Warn) -> Iterator[str]:
+    for key in _listing(fs, f"{place.items}/{shard}", warn):
+        if layout.is_key(key) and key.startswith(shard):
+            yield key
+        else:
+            warn(f"{place.items}/{shard}/{records.printable(key)}: not an item; left alone")
 
 
 def scan(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[Item]:
@@ -83,23 +104,99 @@ def scan(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[Item]:
     return (look(fs, place, key, warn) for key in keys(fs, place, warn))
 
 
-def look(fs: FileSystem, place: Layout, key: str, warn: Warn) -> Item:
-    """One item; empty if there is none."""
+def survey(
+    fs: FileSystem,
+    place: Layout,
+    warn: Warn,
+    crew: Crew,
+    fold: Callable[[Iterator[Item]], Sum],
+    *,
+    uses: bool = True,
+) -> Iterator[Sum]:
+    """What `fold` makes of the items of each shard, which the crew looks at, many at a time.
+
+    Only what `fold` returns is kept, and comes from other processes, so that a million items need not be in memory.
+    `uses`: whether finished uses are counted; without, an item costs one listing less, and says that there were none.
+    """
+    work = functools.partial(_fold_shard, fs, place, fold, uses)
+    for result, warnings in crew.each(work, shards(fs, place, warn)):
+        for warning in warnings:
+            warn(warning)
+        yield result
+
+
+def _fold_shard(
+    fs: FileSystem, place: Layout, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str
+) -> tuple[Sum, list[str]]:
+    warnings: list[str] = []
+    warn = warnings.append
+    found = fold(look(fs, place, key, warn, uses=uses) for key in _keys_in(fs, place, shard, warn))
+    return found, warnings
+
+
+Facts = dict[str, Any]
+
+
+def told(fs: FileSystem, place: Layout, warn: Warn, crew: Crew) -> Iterator[tuple[Item, list[Facts]]]:
+    """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
+    for part in survey(fs, place, warn, crew, functools.partial(_tell, fs, place)):
+        for item, noted, warnings in part:
+            for warning in warnings:
+                warn(warning)
+            yield item, noted
+
+
+def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[Item, list[Facts], list[str]]]:
+    found = []
+    for item in items:
+        warnings: list[str] = []
+        noted = [facts_or_none(fs, place, copy, warnings.append) for copy in item.copies]
+        found.append((item, noted, warnings))
+    return found
+
+
+def facts_or_none(fs: FileSystem, place: Layout, copy: Copy, warn: Warn) -> Facts:
+    """As `facts`; empty, with a warning, if they cannot be read, and for a copy that is on its way out."""
+    return {} if copy.closed else facts_if_readable(fs, place, copy.key, str(copy.generation), warn)
+
+
+def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, warn: Warn) -> Facts:
+    """As `facts`; empty, with a warning, if they cannot be read."""
+    try:
+        return facts(fs, place, key, generation)
+    except (OSError, records.Damaged) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        warn(f"{place.generation(key, generation)}/{ITEM_FILE}: {reason}")
+        return {}
+
+
+def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = True) -> Item:
+    """One item; empty if there is none. `uses`: whether finished uses are counted."""
     copies = []
-    for name in _listing(fs, place.item(key), warn):
+    summary = _NO_USES
+    directory = place.item(key)
+    for name in _listing(fs, directory, warn):
         if name == HISTORY:
+            if uses:
+                summary = _uses(fs, place, key, warn)
             continue
         generation = Generation.parse(name)
         if generation is None:
-            warn(f"{place.item(key)}/{records.printable(name)}: not a copy of the item; left alone")
+            warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
             continue
-        copies.append(_copy(fs, place, key, generation, warn))
+        copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn))
+    return Item(key, tuple(copies), summary.uses, summary.last, summary.names)
+
+
+_NO_USES = history.Summary(0, None, 0)
+
+
+def _uses(fs: FileSystem, place: Layout, key: str, warn: Warn) -> history.Summary:
     try:
-        summary = history.summarise(fs, place.history(key), warn)
+        return history.summarise(fs, place.history(key), warn)
     except OSError as error:
         warn(f"{place.history(key)}: {error.strerror}; the uses of {layout.key_label(key)} are not counted")
-        summary = history.Summary(0, None)
-    return Item(key, tuple(copies), summary.uses, summary.last)
+        return _NO_USES
 
 
 def generations(fs: FileSystem, place: Layout, key: str) -> list[Generation]:
@@ -140,8 +237,7 @@ def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str,
     return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
 
 
-def _copy(fs: FileSystem, place: Layout, key: str, generation: Generation, warn: Warn) -> Copy:
-    gate = f"{place.generation(key, str(generation))}/{GATE}"
+def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: Warn) -> Copy:
     try:
         found = fs.names(gate)
     except FileNotFoundError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sccache_dtool.nofollow import CONTROL as CONTROL
@@ -22,12 +23,12 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 
 # Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
 _KEY = r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}"
-_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})"
+_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?"
 _HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
 _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
 _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
-_TRASHED = r"(g[0-9a-f]{16}-[0-9]{1,12}-[0-9]{1,18}-[0-9]{1,12})~([0-9]{1,12})(~going)?"
+_TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
 _WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
 _LOOSE = r"([0-9a-f]{40})(\.[^/]*)?"
 _PARTIAL = r"(\.[^/.]*)?\.tmp(\.[0-9A-Za-z]{8})?"
@@ -35,6 +36,7 @@ _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
+_CLEANING = r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})"
 _SLUG_REFUSES = r"[^A-Za-z0-9._+-]+"
 
 
@@ -66,21 +68,26 @@ def key_label(key: str) -> str:
 
 
 class Generation(NamedTuple):
-    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>``."""
+    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>``, the last only if it is known."""
 
     random: str
     created: int  # seconds since 1970, by the clock of the host that fetched it
     bytes: int
     entries: int
+    took: int | None = None  # milliseconds that the fetch took
 
     def __str__(self) -> str:
-        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}"
+        took = "" if self.took is None else f"-t{self.took}"
+        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}{took}"
 
     @classmethod
     def parse(cls, name: str) -> Generation | None:
         """The generation that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_GENERATION, name)
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4])) if match else None
+        if match is None:
+            return None
+        took = None if match[5] is None else int(match[5])
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took)
 
 
 class HolderName(NamedTuple):
@@ -193,6 +200,41 @@ class WorkName(NamedTuple):
         return cls(match[1], match[2]) if match else None
 
 
+class PinName(NamedTuple):
+    """A pin: ``<key>~<until>``; an item that has one stays."""
+
+    key: str
+    until: int  # seconds since 1970; 0: for good
+
+    def __str__(self) -> str:
+        return f"{self.key}~{self.until}"
+
+    @classmethod
+    def parse(cls, name: str) -> PinName | None:
+        """The pin that `name` stands for; None if it is no such name."""
+        key, _, until = name.rpartition("~")
+        return cls(key, int(until)) if is_key(key) and re.fullmatch(r"[0-9]{1,12}", until) else None
+
+
+class CleaningName(NamedTuple):
+    """The record of a cleaning: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``."""
+
+    end: int  # milliseconds since 1970
+    copies: int
+    bytes: int
+    reaped: int
+    random: str
+
+    def __str__(self) -> str:
+        return f"{self.end}~{self.copies}~{self.bytes}~{self.reaped}~{self.random}"
+
+    @classmethod
+    def parse(cls, name: str) -> CleaningName | None:
+        """The record that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_CLEANING, name)
+        return cls(int(match[1]), int(match[2]), int(match[3]), int(match[4]), match[5]) if match else None
+
+
 class LooseName(NamedTuple):
     """A file that dtool's own brokers put into the root: ``<identifier><ext>``, and ``….tmp`` while it is coming.
 
@@ -208,6 +250,11 @@ class LooseName(NamedTuple):
         """The loose file that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_LOOSE, name)
         return cls(match[1], re.fullmatch(_PARTIAL, match[2] or "") is not None) if match else None
+
+
+def are_loose(names: Sequence[str]) -> bool:
+    """Whether all of `names` are such as `LooseName` stands for; in one go, as there may be a million of them."""
+    return re.fullmatch(rf"(?:{_LOOSE}/)*", "/".join((*names, ""))) is not None
 
 
 def is_uuid(name: str) -> bool:
@@ -289,6 +336,8 @@ class Layout:
         self.trash = f"{self.control}/trash"
         self.locks = f"{self.control}/locks"
         self.transfers = f"{self.control}/transfers"  # made when a fetch ends for the first time
+        self.pins = f"{self.control}/pins"  # made when an item is pinned for the first time
+        self.cleanings = f"{self.control}/cleanings"  # made when a cleaning removes something for the first time
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def item(self, key: str) -> str:

@@ -41,8 +41,16 @@ class Program:
         self.holder.retire()
 
     def _tell(self, error: LeaseLost) -> None:
+        """Tell everybody; one who fails over it does not keep it from the others, and is shown as a thread's error."""
         for tell in self.on_lost:
-            tell(error)
+            try:
+                tell(error)
+            except Exception as failure:
+                threading.excepthook(
+                    threading.ExceptHookArgs(
+                        (type(failure), failure, failure.__traceback__, threading.current_thread())
+                    )
+                )
 
 
 _programs: dict[tuple[int, str, int], Program] = {}

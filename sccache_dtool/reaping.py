@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
-from sccache_dtool.clock import Clock
+from sccache_dtool.clock import Clock, from_iso
 from sccache_dtool.errors import FULL, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
@@ -24,6 +24,9 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.schedulers import Docket
 from sccache_dtool.records import Damaged
 from sccache_dtool.units import short_duration
+
+#: How often we wait for a moment without a change among the holders, to tell who is missing.
+_PATIENCE = 3
 
 
 class Judged(NamedTuple):
@@ -44,6 +47,7 @@ class Court:
         self,
         fs: FileSystem,
         layout: Layout,
+        clock: Clock,
         roll: Roll,
         judge: Callable[[HolderName, HolderRecord], Verdict],
         warn: Callable[[str], None],
@@ -51,13 +55,15 @@ class Court:
     ) -> None:
         self._fs = fs
         self._layout = layout
+        self._clock = clock
         self.roll = roll
         self._judge = judge
         self._warn = warn
         self._docket = docket
         self._records: dict[str, HolderRecord] = {}
-        self._second_roll: Roll | None = None
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
+        self._revoked: set[str] = set()
+        self._silent: list[Roll] | None = None  # the roll that was called in silence, if there was one; None: not tried
 
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
@@ -69,6 +75,28 @@ class Court:
                 record = self._records[id] = holders.read(self._fs, self._layout, name)
                 if record.job is not None and self._docket is not None:
                     self._docket.expect(record.job)
+
+    def revoke(self, id: str) -> bool:
+        """Take the entry of a dead holder away, before anything of its is. False: it has beaten, and is not dead.
+
+        Raises OSError, and then, too, it keeps its leases and its work.
+        """
+        name = self.roll.present.get(id)
+        if name is None or id in self._revoked:
+            return True
+        try:
+            done = holders.revoke(self._fs, self._layout, name)
+        except OSError:
+            self._spare(id, State.UNKNOWN, "its holder cannot be revoked")
+            raise
+        if done:
+            self._revoked.add(id)
+        else:
+            self._spare(id, State.ALIVE, "its holder has just shown a heartbeat")
+        return done
+
+    def _spare(self, id: str, state: State, reason: str) -> None:
+        self._known[id] = self.holder(id)[0], Verdict(state, reason)
 
     def convict(self, id: str, evidence: str) -> None:
         """Take a holder for dead on a person's word. Raises LookupError if there is none of that id."""
@@ -113,11 +141,19 @@ class Court:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.roll.is_proof:
             return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
-        if self._second_roll is None:
-            self._second_roll = Roll.call(self._fs, self._layout)
-        if id in self._second_roll.present:
+        if self._silent is None:
+            self._silent = self._call_in_silence()
+        if not self._silent:
+            return Verdict(State.UNKNOWN, "its holder is not listed; a quieter time will tell whether it has ended")
+        if id in self._silent[0].present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
+
+    def _call_in_silence(self) -> list[Roll]:
+        """Who was there at a moment when nobody came or went; nothing if there was none, for all our patience."""
+        calls = (Roll.call_in_silence(self._fs, self._layout, self._clock) for _ in range(_PATIENCE))
+        heard = next((roll for roll in calls if roll is not None), None)
+        return [] if heard is None else [heard]
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:
@@ -150,16 +186,19 @@ def open_court(
         docket = Docket(clock, memory)
 
         def judge(name: HolderName, record: HolderRecord) -> Verdict:
+            pause = _pause(record)
+
             def lapsed(ttl: float | None) -> Verdict:
-                return lifetime.judge(name, ttl, memory, now, clock.wall())
+                promised = (from_iso(record.since) or 0.0) + (ttl or 0.0)
+                return lifetime.judge(name, ttl, memory, now, clock.wall(), pause, promised)
 
             def scheduled(job: Job) -> Verdict:
                 verdict = docket.judge(job)
-                if verdict.state is not State.DEAD or record.ttl is None or record.kind not in holders.BEATING:
+                if verdict.state is not State.DEAD or pause is None:
                     return verdict
                 # Where jobs are not kept together by control groups a program can outlive its job, and go on beating.
-                silent = lifetime.silence(name, record.ttl, memory, now)
-                if silent > 2 * holders.pause_between_beats(record.ttl):
+                silent = memory.unchanged_for(str(name))
+                if silent > lifetime.MISSED_BEATS * pause:
                     return verdict
                 text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
                 return Verdict(State.UNKNOWN, text)
@@ -168,7 +207,7 @@ def open_court(
 
         for stranger in roll.strangers:
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
-        yield Court(fs, layout, roll, judge, warn, docket)
+        yield Court(fs, layout, clock, roll, judge, warn, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
 
 
@@ -181,6 +220,13 @@ def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Roll:
             raise
         warn(f"{explain(error)}; until there is room, nobody is taken for gone because they are missing")
         return Roll.glance(fs, layout)
+
+
+def _pause(record: HolderRecord) -> float | None:
+    """Seconds between two heartbeats of a holder; None if it shows none."""
+    if record.kind not in holders.BEATING or record.ttl is None:
+        return None
+    return holders.pause_between_beats(record.ttl)
 
 
 class Reaped(NamedTuple):
@@ -217,9 +263,8 @@ def reap(
         record, verdict = court.holder(id)
         if verdict.state is not State.DEAD:
             continue
-        name = roll.present[id]
         try:
-            if dry_run or holders.revoke(fs, layout, name):
+            if dry_run or court.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record)}")
@@ -227,8 +272,6 @@ def reap(
         judged = court.lease(one)
         if judged.verdict.state is not State.DEAD:
             continue
-        if judged.holder is not None and judged.holder.id not in revoked:
-            continue  # it showed a heartbeat in the meantime
         try:
             if dry_run or end(fs, clock, one.gate(layout), layout.history(one.key), one.name, REAPED):
                 ended.append(judged)

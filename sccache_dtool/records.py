@@ -55,4 +55,6 @@ def decode_document(text: str) -> dict[str, Any]:
 
 def printable(text: str) -> str:
     """`text` without control characters: what others wrote must not drive the reader's terminal."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else "�" for character in text)

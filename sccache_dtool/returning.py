@@ -12,6 +12,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Owner, Roll
 from sccache_dtool.items import Item
 from sccache_dtool.layout import RELEASED, HolderName, Layout
+from sccache_dtool.liveness.process import Proc
 
 
 def release(
@@ -22,26 +23,35 @@ def release(
     owners: Sequence[Owner],
     everything: bool,
     generation: str | None,
-) -> int:
-    """Give back one use of any of `owners` on an item, the latest, or all; returns how many.
+) -> list[str]:
+    """Give back one use of any of `owners` on an item, the latest, or all; returns who held each.
 
-    `generation`: only of this copy.
+    `generation`: only of this copy. Two calls that end the same lease in the same millisecond may both count it, for
+    one of them may be the other's repetition whose reply was lost: then a lease too many is left, and never one too
+    few.
     """
     prefixes = tuple(owner.prefix for owner in owners)
     ended: list[str] = []
-    try:
-        for held in reversed(item.held):
-            if held.lease is None or not held.lease.holder.startswith(prefixes):
-                continue
-            if generation not in (None, held.generation):
-                continue
-            if leases.end(fs, clock, held.gate(layout), layout.history(item.key), held.name, RELEASED):
-                ended.append(held.lease.holder)
-            if ended and not everything:
-                break
-    finally:
-        _dismiss(fs, layout, dict.fromkeys(ended))
-    return len(ended)
+    for held in reversed(item.held):
+        if held.lease is None or not held.lease.holder.startswith(prefixes):
+            continue
+        if generation not in (None, held.generation):
+            continue
+        if leases.end(fs, clock, held.gate(layout), layout.history(item.key), held.name, RELEASED):
+            ended.append(held.lease.holder)
+        if ended and not everything:
+            break
+    return ended
+
+
+def holder_above(item: Item, proc: Proc) -> Owner | None:
+    """The nearest process above this one that holds an item; None if there is none.
+
+    What it took is not given back for it: a script that calls once too often would take it from its caller.
+    """
+    holding = [held.lease.holder for held in item.held if held.lease]
+    owners = holders.owners_above(proc) if holding else ()
+    return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
 
 
 def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
@@ -65,8 +75,8 @@ def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
     return count
 
 
-def _dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
-    """Remove the holders of leases that were their only ones: what commands make. One listing, however many."""
+def dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
+    """Remove holders of leases that were their only ones: what commands make."""
     renamed = []
     for id in ids:
         try:
@@ -74,7 +84,6 @@ def _dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
         except FileNotFoundError:  # it has a lifetime, so its name has changed
             renamed.append(id)
     present = Roll.glance(fs, layout).present if renamed else {}
-    for id in renamed:
-        if id in present:
-            with contextlib.suppress(FileNotFoundError):
-                fs.unlink(f"{layout.holders}/{present[id]}")
+    for name in (present[id] for id in renamed if id in present):
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(f"{layout.holders}/{name}")

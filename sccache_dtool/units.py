@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from datetime import datetime
 
 from sccache_dtool.errors import UsageError
 
@@ -50,6 +52,20 @@ def parse_duration(text: str) -> float:
     if seconds > LONGEST:
         raise UsageError(f"{text!r} is too long a duration", hint="a thousand years, 52000w, is the longest")
     return seconds
+
+
+def parse_until(text: str) -> float:
+    """Seconds since 1970 meant by `text`: a date or time in ISO 8601, by the local clock if it names no zone, or a
+    duration from now. Raises UsageError for anything else, and for what is past.
+    """
+    now = time.time()
+    try:
+        moment = datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        moment = now + parse_duration(text)
+    if moment <= now:
+        raise UsageError(f"{text!r} is past", hint="give a date to come, such as 2099-12-31, or a duration: 30d")
+    return moment
 
 
 def parse_lifetime(text: str) -> float:

@@ -33,6 +33,12 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 @pytest.fixture(autouse=True)
+def _own_slots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test must not wait for a place among the downloads of other tests, or of the user who runs them."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.getbasetemp()))
+
+
+@pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a server that a test has told to fail; how long the pauses are is tested by itself."""
     monkeypatch.setattr("sccache_dtool.fetch.attempts.FIRST_PAUSE", 0.001)

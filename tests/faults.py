@@ -46,7 +46,7 @@ class Counting(FileSystem):
         return do()
 
 
-_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs"}
+_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any"}
 
 
 def _forward(kind: str) -> Callable[..., Any]:
@@ -89,7 +89,7 @@ class _Striking(Counting):
 
 
 #: What a server says to a repeated request that it has already carried out (measured on NFS).
-_REPEATED = {
+REPEATED = {
     "symlink": errno.EEXIST,
     "mkdir": errno.EEXIST,
     "create": errno.EEXIST,
@@ -116,7 +116,7 @@ class LostReplies(_Striking):
         struck = [self._strikes(fault, call) for fault in self._faults]  # each counts the call
         if any(struck):
             self.lost.append(call)
-            number = _REPEATED[call.kind]
+            number = REPEATED[call.kind]
             raise OSError(number, os.strerror(number), call.path)
         return result
 

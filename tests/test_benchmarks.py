@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sccache_dtool.marks import ORDERS
+
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
 
@@ -49,6 +51,29 @@ def test_every_claim_is_measured(report: dict[str, Any]) -> None:
         assert 0 < figure["least"] <= figure["value"] <= figure["most"]
         assert figure["rounds"] >= 2
         assert isinstance(figure["met"], bool)
+
+
+def test_large_caches_are_measured(tmp_path: Path) -> None:
+    """The benchmark of a million items would be found broken by whoever waits an hour for it."""
+    run = [sys.executable, str(RUN.parent / "scale.py"), "--items", "1000", "--rounds", "2", "--dir", str(tmp_path)]
+    parts = [word for part in ("items", "loose", "eviction", "growth") for word in ("--only", part)]
+    done = subprocess.run([*run, *parts, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    found = {figure["name"]: figure for figure in json.loads(done.stdout)["figures"]}
+    assert found.keys() >= {"du-items", "clean-idle", "du-loose", "evict", "growth", "memory-du", "memory-clean"}
+    assert found["clean-writes"]["value"] == 0
+
+
+def test_orders_are_replayed_against_one_that_knows_the_future() -> None:
+    """The default order would rest on figures that nobody can repeat."""
+    run = [sys.executable, str(RUN.parent / "replay.py"), "--length", "2000", "--json"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for shares in json.loads(done.stdout)["traces"].values():
+        assert shares.keys() == {*ORDERS, "offline"}
+        best = shares.pop("offline")
+        assert all(share["bytes"] <= best["bytes"] for share in shares.values())
 
 
 def test_use_and_release_are_two_calls(report: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk
+from cli.tool import Disk, has_ended, wait_until
 from faults import FakeProc
 from sccache_dtool import history
 from sccache_dtool.cache import Cache
@@ -182,6 +182,20 @@ def test_the_epilog_never_fails_without_programs(cache: Cache, take: Callable[..
     take()
     done = subprocess.run(["/bin/sh", str(EPILOG), str(cache.root)], env={**SLURM, "PATH": str(tmp_path)}, timeout=60)
     assert done.returncode == 0
+
+
+def test_the_epilog_gives_up_when_a_file_server_hangs(cache: Cache, take: Callable[..., Lease], tmp_path: Path) -> None:
+    """A file server that is away would let every node that ends a job wait for it, and drain."""
+    take()
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    hung = tmp_path / "pid"
+    (programs / "mv").write_text(f"#!/bin/sh\ntrap '' TERM\necho $$ >{hung}\nexec sleep 600\n")
+    (programs / "mv").chmod(0o755)
+    done = run(EPILOG, cache.root, PATH=f"{programs}:{os.environ['PATH']}", SC_DTOOL_SECONDS="1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    pid = int(hung.read_text())
+    wait_until(lambda: has_ended(pid), "what hung is killed")
 
 
 def test_the_epilog_calls_no_slurm_and_no_python() -> None:

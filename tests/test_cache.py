@@ -459,6 +459,27 @@ def test_whoever_asked_is_told_of_a_loss(make_cache: Making, source: str) -> Non
     assert [error.message for error in told] == ["gone"]
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_who_fails_over_a_loss_does_not_keep_it_from_the_others(
+    make_cache: Making, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library whose callback raises would leave the rest of its program reading what is being deleted."""
+    told: list[LeaseLost] = []
+    failures: list[object] = []
+    monkeypatch.setattr("threading.excepthook", lambda of: failures.append(of.exc_value))
+    failure = RuntimeError("the log is full")
+
+    def fail(error: LeaseLost) -> None:
+        raise failure
+
+    lease = make_cache(on_lost=fail, fs=FS).use(source)
+    make_cache(on_lost=told.append, fs=FS).use(source)
+    (member,) = [one for one in program._programs.values() if one.holder is lease.holder]
+    member._tell(LeaseLost("gone"))
+    assert [error.message for error in told] == ["gone"]
+    assert failures == [failure]
+
+
 # -- fork and exit -----------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,9 @@ from sccache_dtool.config import Config
 from sccache_dtool.errors import CacheError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
+from sccache_dtool.marks import Limits, Mark
+
+TB = 10**12
 
 
 def load(layout: Layout, text: str, warnings: list[str]) -> Config:
@@ -30,10 +33,25 @@ def test_without_a_file_there_are_no_settings(layout: Layout, warnings: list[str
 def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     """What a data manager has set would have no effect."""
     text = '[lease]\nttl = "1h"\nheartbeat_ttl = "2h"\n[fetch]\nwait = "3m"\n[clean]\ntrash = "4d"\n'
+    text += 'capacity = "10TB"\nhigh_watermark = "90%"\nlow_watermark = "7TB"\nmin_free = "1GB"\n'
+    text += 'high_watermark_files = "1000000"\nlow_watermark_files = "50%"\nolder_than = "5d"\nlarger_than = "1kB"\n'
+    text += 'exclude_frequently_accessed = 9\nretain_size = "5TB"\norder = "cost"\nexclude = ["hg*"]\ngrace = "1h"\n'
     text += '[dtool]\ndirectories = ["study-1", "mirror/*"]\n'
-    assert load(layout, text, warnings) == Config(3600, 7200, 180, 345_600, ("study-1", "mirror/*"))
+    limits = (10 * TB, Mark(0.9, True), Mark(7 * TB, False), Mark(1_000_000, False), Mark(0.5, True), 10**9)
+    conditions = (432_000, 9, 1000, 5 * TB, "cost", ("hg*",), 3600)
+    read = load(layout, text, warnings)
+    assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"))
+    assert read.limits == limits
     assert warnings == []
     assert set(config.SETTINGS) == set(Config._fields)
+
+
+def test_the_data_managers_names_are_understood(layout: Layout, warnings: list[str]) -> None:
+    """Whoever comes from the Whole Tale data manager would have to learn other words for the same."""
+    text = "[clean]\nprivate_storage_capacity = 1000\ngc_collect_start_fraction = 0.5\ngc_collect_end_fraction = 0.25\n"
+    assert load(layout, text, warnings).limits == Limits(1000, Mark(0.5, True), Mark(0.25, True))
+    assert load(layout, f'{text}high_watermark = "90%"\n', warnings).limits.high == Mark(0.9, True)
+    assert warnings == []
 
 
 def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -> None:
@@ -44,6 +62,14 @@ def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -
 @pytest.mark.parametrize(
     "text",
     [
+        '[clean]\nhigh_watermark = "190%"\n',
+        '[clean]\nhigh_watermark = "many"\n',
+        '[clean]\nlow_watermark_files = "1.5"\n',
+        "[clean]\ngc_collect_start_fraction = 90\n",
+        "[clean]\nexclude_frequently_accessed = -1\n",
+        '[clean]\norder = "random"\n',
+        "[clean]\nexclude = [1]\n",
+        '[clean]\ncapacity = "90%"\n',
         '[lease]\nttl = "soon"\n',
         "[lease]\nttl = 3600\n",
         "[lease]\nttl = true\n",

@@ -64,12 +64,13 @@ def test_reaping_asks_each_holder_once(
     """A cleaner would read a record for each of ten thousand leases, and ask Slurm for each of a hundred jobs."""
     layout, copy = place
     asked: list[int] = []
+    now = int(clock.wall())
 
     def squeue(argv: list[str]) -> Reply:
         assert argv[0] == "squeue"
         numbers = argv[argv.index("-j") + 1].split(",")
         asked.append(len(numbers))
-        return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|2026-11-21T10:40:55|n1|lab|N/A|\n" for n in numbers), "")
+        return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|{now}|{now}|{now}|n1|lab|N/A|\n" for n in numbers), "")
 
     monkeypatch.setattr(schedulers, "run_command", squeue)
     monkeypatch.setattr("sccache_dtool.liveness.schedulers.Docket.__init__.__defaults__", (squeue,))

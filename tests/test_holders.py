@@ -129,6 +129,15 @@ def test_a_record_is_read_as_written(layout: Layout, clock: FakeClock, owner: Ow
         '{"kind":"process","boot":"b","space":"s","pid":1000000000000000000000000000000,"start":1}',
         '{"kind":"name","name":"x","boot":"b","space":"s","pid":1,"start":1}',
         '{"kind":"name","name":"x","ttl":"1h"}',
+        '{"kind":"name","name":"x","ttl":-1}',
+        '{"kind":"name","name":"x","ttl":true}',
+        '{"kind":"name","name":"x","ttl":NaN}',
+        '{"kind":"name","name":"x","ttl":Infinity}',
+        '{"kind":"name","name":"x","ttl":1e400}',
+        f'{{"kind":"name","name":"x","ttl":1{"0" * 400}}}',
+        '{"kind":"name","name":"x","ttl":[1]}',
+        '{"kind":"command","name":"x"}',
+        '{"kind":"job","name":"x"}',
     ],
 )
 def test_what_no_holder_writes_is_damaged(text: str) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import functools
+from collections.abc import Iterator
 
 import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 
 from faults import Counting, Failing
-from sccache_dtool import items
+from sccache_dtool import items, sums
+from sccache_dtool.crew import Crew
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, item_key
 
@@ -118,7 +121,7 @@ def test_one_bad_item_does_not_hide_the_others(fs: FakeFilesystem, warnings: lis
     assert (found[keys[0]].bytes, found[keys[0]].finished_uses) == (100, 0)
     assert found[keys[1]].copies == ()
     assert (found[keys[2]].bytes, found[keys[2]].finished_uses) == (100, 1)
-    assert len(warnings) == 3
+    assert len(warnings) == 2
 
 
 @pytest.mark.parametrize(
@@ -188,6 +191,42 @@ def test_there_is_exactly_one_payload(fs: FakeFilesystem) -> None:
     assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
     fs.remove_object(f"{directory}/{PAYLOAD}")
     assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
+
+
+def test_a_survey_opens_no_file(fs: FakeFilesystem, warnings: list[str]) -> None:
+    """`du`, `ls`, `status` and `clean` of a million items would read a million files."""
+    for name in "abc":
+        key = item_key((name,), name)
+        put(fs, ONE, f"{HOLDER}.0", key=key)
+        finish(fs, f"{HOLDER}.7~1800000100000~released", f"segment-5-1800000000000-{'0' * 16}", key=key)
+    on = Counting()
+    (total,) = {sum(part) for part in [list(items.survey(on, PLACE, warnings.append, Crew(), count_uses))]}
+    assert total == 3 * 7
+    assert set(on.kinds()) == {"names"}
+    assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 3
+    on.calls.clear()
+    list(items.survey(on, PLACE, warnings.append, Crew(), count_uses, uses=False))
+    assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 2
+
+
+def count_uses(found: Iterator[items.Item]) -> int:
+    return sum(item.uses for item in found)
+
+
+def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> None:
+    """`du` would show other sums for a large cache than for a small one."""
+    for number in range(20):
+        key = item_key((str(number),), f"i{number}")
+        leases = [f"{HOLDER}.0"] if number < 3 else []
+        put(fs, Generation(f"{number:016x}", 1_800_000_000 + number, 10 + number, 1), *leases, key=key)
+    scanned = items.scan(FileSystem(), PLACE, warnings.append)
+    parts = items.survey(FileSystem(), PLACE, warnings.append, Crew(), functools.partial(sums.add_up, 5))
+    whole, at_once = sums.total(parts, 5), sums.add_up(5, scanned)
+    assert whole == at_once
+    assert (whole.items, whole.busy_items, whole.idle_items, whole.leases) == (20, 3, 17, 3)
+    assert whole.bytes == sum(10 + number for number in range(20))
+    assert whole.oldest_idle == 1_800_000_003
+    assert [item.bytes for item in whole.largest] == [29, 28, 27, 26, 25]
 
 
 def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem, warnings: list[str]) -> None:

@@ -492,6 +492,6 @@ def test_a_court_hears_each_holder_once(layout: Layout) -> None:
         asked.append(name)
         return reaping.Verdict(State.UNKNOWN, "?")
 
-    court = Court(FS, layout, Roll.call(FS, layout), judge, print)
+    court = Court(FS, layout, FakeClock(), Roll.call(FS, layout), judge, print)
     assert court.holder(holder.id) == court.holder(holder.id)
     assert len(asked) == 1

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.items import Item
 from sccache_dtool.layout import is_uuid
 
 if TYPE_CHECKING:
-    from sccache_dtool.evict.loose import Loose
+    from sccache_dtool.evict.loose import Pile
 
 #: The label of an item or of a view of a dataset: the beginning of its UUID, and what it is.
 _LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)
@@ -29,8 +28,8 @@ class Told(NamedTuple):
     saved: float | None  # seconds; None if it is not known any more what a fetch takes
 
 
-def tell(cache: Cache, item: Item) -> Told:
-    """What is known of an item.
+def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
+    """What is known of an item; `noted` are the facts of its copies.
 
     Time is saved by every use but those that fetched: one for each copy that is there. How long a fetch took is noted
     with the copy, so after an eviction it is not known until the item is fetched again; its uses count on.
@@ -38,10 +37,7 @@ def tell(cache: Cache, item: Item) -> Told:
     match = _LABEL.fullmatch(item.label)
     dataset, name, relpath = match[1] if match else "", "", ""
     seconds: list[float] = []
-    for copy in item.copies:
-        if copy.closed:
-            continue
-        facts = cache.facts(copy)
+    for facts in noted:
         took = facts.get("seconds")
         if isinstance(took, int | float):
             seconds.append(float(took))
@@ -50,18 +46,18 @@ def tell(cache: Cache, item: Item) -> Told:
         uuid = first.removeprefix(DTOOL).partition("/")[0]
         if first.startswith(DTOOL) and is_uuid(uuid):
             dataset = uuid
-        noted = facts.get("dataset")
-        if isinstance(noted, dict):
-            name = str(noted.get("name") or name)
+        of = facts.get("dataset")
+        if isinstance(of, dict):
+            name = str(of.get("name") or name)
         relpath = str(facts.get("relpath") or relpath)
     saved = max(0, item.uses - len(item.copies)) * sum(seconds) / len(seconds) if seconds else None
     return Told(item, dataset, name, relpath, saved)
 
 
-def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, Any]]:
+def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any]]:
     """One record for each dataset, one for everything else, the largest first."""
     told, left = list(told), list(left)
-    whole = {one.dataset for one in told} | {loose.dataset for loose in left}
+    whole = {one.dataset for one in told} | {pile.dataset for pile in left}
     short = {uuid[:8]: uuid for uuid in whole if is_uuid(uuid)}
     sums: dict[str, dict[str, Any]] = {}
 
@@ -79,7 +75,7 @@ def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, An
                 "leases": 0,
                 "uses": 0,
                 "last_use": None,
-                "saved_seconds": 0.0,
+                "saved_seconds": None,
                 "_idle_since": 0.0,
             },
         )
@@ -92,16 +88,16 @@ def by_dataset(told: Iterable[Told], left: Iterable[Loose]) -> list[dict[str, An
         if not is_view(one.item):
             row["leases"] += one.item.leases
             row["uses"] += one.item.uses
-        row["saved_seconds"] += one.saved or 0.0
+            if one.saved is not None:
+                row["saved_seconds"] = round((row["saved_seconds"] or 0.0) + one.saved, 3)
         row["_idle_since"] = max(row["_idle_since"], one.item.idle_since)
-    for loose in left:
-        row = of(loose.dataset)
-        row["bytes"] += loose.bytes
-        row["loose_files"] += 1
-        row["loose_bytes"] += loose.bytes
-        row["_idle_since"] = max(row["_idle_since"], loose.newest)
+    for pile in left:
+        row = of(pile.dataset)
+        row["bytes"] += pile.bytes
+        row["loose_files"] += pile.files
+        row["loose_bytes"] += pile.bytes
+        row["_idle_since"] = max(row["_idle_since"], pile.newest)
     for row in sums.values():
-        row["saved_seconds"] = round(row["saved_seconds"], 3)
         row["last_use"] = output.moment(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))
 

@@ -18,8 +18,8 @@ class _OfDtool(Commands):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise
+        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+            raise  # click sees to those
         except Exception as error:
             code = report(error, ctx)
         if isinstance(code, int) and code:

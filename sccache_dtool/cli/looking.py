@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
 from typing import Any
 
@@ -18,7 +19,9 @@ from sccache_dtool.errors import UsageError
 from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
 from sccache_dtool.liveness import State
+from sccache_dtool.marks import Mark
 from sccache_dtool.reaping import Judged
+from sccache_dtool.sums import add_up, total
 from sccache_dtool.units import short_duration
 
 SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
@@ -72,24 +75,34 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
     metavar="WHAT",
     help="Only what is idle, in-use or evicted, or whose name matches a pattern such as 'hg*'. Repeat to narrow.",
 )
-@click.option("--sort", type=click.Choice(list(_SORTS)), default="name", show_default=True, help="In which order.")
+@click.option(
+    "--sort",
+    type=click.Choice(list(_SORTS)),
+    help="In which order. Default: by name for people, and as they come for programs.",
+)
+@click.option("-l", "--long", is_flag=True, help="Also the source and the path of each: reads a file for each item.")
 @common_options()
 @pass_invocation
-def ls_command(now: Invocation, filters: tuple[str, ...], sort: str) -> None:
-    """List the items with their keys, states and sources."""
+def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
+    """List the items with their keys, sizes and states."""
     cache = now.cache()
-    shown = sorted((item for item in cache.items() if _passes(item, filters)), key=_SORTS[sort])
-    now.out.table(
-        "item",
-        (_listed(cache, item) for item in shown),
-        [
-            Column("NAME", field("name")),
-            Column("KEY", lambda row: row["item"][:12]),
-            SIZE,
-            Column("STATE", field("state")),
-            Column("SOURCE", lambda row: " ".join(row["source"])),
-        ],
-    )
+    moment = time.time()
+    found: Iterable[Item] = (item for part in cache.survey(functools.partial(_passing, filters)) for item in part)
+    if sort or now.format == "human":
+        found = sorted(found, key=_SORTS[sort or "name"])
+    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12]), SIZE]
+    columns += [Column("STATE", field("state")), USES, last_use(moment)]
+    if long:
+        columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
+    now.out.table("item", (_listed(cache, item) if long else _row(item) for item in found), columns)
+
+
+def _row(item: Item) -> dict[str, Any]:
+    return {**item_fields(item), "_idle_since": item.idle_since}
+
+
+def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> list[Item]:
+    return [item for item in items if _passes(item, filters)]
 
 
 def _passes(item: Item, filters: tuple[str, ...]) -> bool:
@@ -105,7 +118,7 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
     path = cache.path(copy) if copy else None
     source = facts.get("source")
     return {
-        **item_fields(item),
+        **_row(item),
         "source": [str(word) for word in source] if isinstance(source, list) else [],
         "path": None if path is None else str(path),
         "fetched": facts.get("fetched"),
@@ -141,29 +154,25 @@ def status_command(now: Invocation, item: str | None) -> None:
 
 def _cache_status(now: Invocation, cache: Cache) -> None:
     glance = cache.overview()
-    found = list(cache.items())
-    present = [item for item in found if item.copies]
-    busy = [item for item in present if item.leases]
-    size = sum(item.bytes for item in present)
-    leases = sum(item.leases for item in busy)
+    sums = total(cache.survey(functools.partial(add_up, 0)), 0)
     fields = {
         "root": str(glance.root),
         "id": glance.id,
-        "items": len(present),
-        "bytes": size,
+        "items": sums.items,
+        "bytes": sums.bytes,
         "free_bytes": glance.free,
-        "items_in_use": len(busy),
-        "leases": leases,
+        "items_in_use": sums.busy_items,
+        "leases": sums.leases,
         "holders": glance.holders,
         "fetching": glance.fetching,
         "trashed": glance.trashed,
-        "uses": sum(item.uses for item in found),
+        "uses": sums.uses,
         "program": __version__,
     }
     lines = [
         f"cache     {glance.root}",
-        f"items     {len(present):,}, {output.size(size)}; {output.size(glance.free)} free",
-        f"in use    {output.count(len(busy), 'item')}, {output.count(leases, 'lease')}",
+        f"items     {sums.items:,}, {output.size(sums.bytes)}; {output.size(glance.free)} free",
+        f"in use    {output.count(sums.busy_items, 'item')}, {output.count(sums.leases, 'lease')}",
         f"holders   {glance.holders:,}",
         f"fetching  {glance.fetching:,}",
         f"in trash  {glance.trashed:,}",
@@ -223,7 +232,7 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     """Show the finished uses of ITEM, or of all: when, for how long, by whom."""
     cache = now.cache()
-    keys = [found.key for found in cache.items() if found.finished_uses] if item is None else [cache.find(item)]
+    keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
     rows = sorted(_uses(cache, keys, earliest), key=lambda row: row["_end"])
     now.out.table(
@@ -239,6 +248,10 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     )
     if not rows:
         now.out.note("no use has ended yet" if since is None else "no use has ended in that time")
+
+
+def _used(items: Iterator[Item]) -> list[str]:
+    return [item.key for item in items if item.finished_uses]
 
 
 def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, Any]]:
@@ -279,11 +292,16 @@ def config_command(now: Invocation, action: str) -> None:
     cache = now.cache()
     cache.check()
     values = cache.settings._asdict()
-    settings = {f"{place.table}.{place.key}": values[name] for name, place in config.SETTINGS.items()}
-    now.out.result("config", settings, *(f"{name:22}{_setting(value)}" for name, value in settings.items()))
+    settings = {
+        f"{place.table}.{place.key}": str(values[name]) if isinstance(values[name], Mark) else values[name]
+        for name, place in config.SETTINGS.items()
+    }
+    now.out.result("config", settings, *(f"{name:34}{_setting(value)}" for name, value in settings.items()))
 
 
 def _setting(value: object) -> str:
+    if value is None or value == ():
+        return "none"
     if isinstance(value, float):
         return short_duration(value)
-    return ", ".join(value) if value and isinstance(value, tuple) else "none"
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

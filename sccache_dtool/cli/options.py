@@ -13,7 +13,8 @@ from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
+from sccache_dtool.marks import Mark, parse_entries_mark, parse_mark
+from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -34,6 +35,21 @@ def lifetime(text: str) -> float:
     return _convert(parse_lifetime, text)
 
 
+def until(text: str) -> float:
+    """A time in seconds since 1970, given as a date, or as how long from now."""
+    return _convert(parse_until, text)
+
+
+def mark(text: str) -> Mark:
+    """A high or low mark in bytes; the error names the accepted forms."""
+    return _convert(parse_mark, text)
+
+
+def files_mark(text: str) -> Mark:
+    """A high or low mark in files and directories; the error names the accepted forms."""
+    return _convert(parse_entries_mark, text)
+
+
 def _convert(parse: Callable[[str], Value], text: str) -> Value:
     try:
         return parse(text)
@@ -51,6 +67,7 @@ class Invocation:
         self.quiet = False
         self.verbose = False
         self.no_input = False
+        self.jobs: int | None = None
         self.debug = False
         self._output: Output | None = None
 
@@ -70,6 +87,8 @@ class Invocation:
             on_warning=self.out.warning,
             on_note=self.out.note,
             may_hold_data=choice.may_hold_data,
+            jobs=self.jobs,
+            on_scan=self.out.scanned,
             **{"progress": self.out.progress(), **more},
         )
 
@@ -111,6 +130,7 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
                 option("--color", type=click.Choice(["auto", "always", "never"]), help="Colour in what people read."),
                 option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
                 option("-v", "--verbose", is_flag=True, help="Say more on standard error."),
+                option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Look-ups at a time."),
                 option("--no-input", is_flag=True, help="Never ask."),
                 option("--debug", is_flag=True, help="Show a traceback with an error."),
             )
@@ -164,3 +184,10 @@ def lasting_options(function: Command) -> Command:
     )
     wait = click.option("--wait", type=duration, metavar="TIME", help="Wait so long for somebody else's download.")
     return ttl(wait(function))
+
+
+#: Of everything that removes something.
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+trash_option = click.option(
+    "--trash", type=duration, metavar="TIME", help="Keep what is removed this long, for `restore`: 7d."
+)

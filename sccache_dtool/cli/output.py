@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sccache_dtool.clock import iso
@@ -14,12 +16,16 @@ from sccache_dtool.records import printable
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sccache_dtool.cli.progress import Share
     from sccache_dtool.fetch.progress import Progress
 
 #: Version of the field names in JSON; it changes when one is renamed or taken away.
 JSON_VERSION = 1
 
 Fields = Mapping[str, Any]
+
+#: Rows of a table that are drawn at a time, their columns as wide as these need.
+_ROWS = 200
 
 
 class Column(NamedTuple):
@@ -40,6 +46,7 @@ class Output:
         self._verbose = verbose
         self._header: tuple[str, ...] = ()
         self._warned: set[str] = set()
+        self._share: Share | None = None
 
     # -- results -----------------------------------------------------------------------------------------------------
 
@@ -57,10 +64,14 @@ class Output:
         else:
             _write(sys.stdout, path)
 
+    def text(self, lines: str) -> None:
+        """A text in a form of its own, whatever the format."""
+        _write(sys.stdout, lines.removesuffix("\n"))
+
     def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
         """Many results of one kind."""
         if self.format == "human":
-            self._table(list(rows), columns)
+            self._table(iter(rows), columns)
         else:
             for row in rows:
                 self._machine(kind, row)
@@ -78,9 +89,15 @@ class Output:
             _write(sys.stdout, "\t".join(header))
         _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
 
-    def _table(self, rows: list[Fields], columns: Sequence[Column]) -> None:
-        if not rows:
-            return
+    def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
+        """Drawn in pieces, so that there need not be a million rows in memory; most tables are of one."""
+        first = list(islice(rows, _ROWS))
+        if first:
+            self._draw(first, columns)
+        while piece := list(islice(rows, _ROWS)):  # nobody looks at so many, and rich would take minutes for them
+            _write(sys.stdout, "\n".join(_plainly(piece, columns)))
+
+    def _draw(self, rows: list[Fields], columns: Sequence[Column]) -> None:
         from io import StringIO
 
         from rich.table import Table
@@ -122,6 +139,15 @@ class Output:
         if error.hint:
             _write(sys.stderr, printable(f"hint: {error.hint}"))
 
+    def scanned(self, done: int, total: int) -> None:
+        """How much of a scan is done, on a terminal, once it has taken a while."""
+        if self._share is None:
+            from sccache_dtool.cli.progress import Share
+
+            watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
+            self._share = Share("looking through the cache", sys.stderr if watched else None)
+        self._share.show(done, total)
+
     def progress(self) -> Progress | None:
         """A progress bar, where there is a terminal to show it on, and elsewhere a line a minute."""
         return None if self._quiet else _Later(self._make_progress)
@@ -158,8 +184,8 @@ class _Later:
         self._make = make
         self._made: Progress | None = None
 
-    def start(self, label: str, total: int | None) -> None:
-        self._progress().start(label, total)
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        self._progress().start(label, total, there)
 
     def advance(self, n: int) -> None:
         self._progress().advance(n)
@@ -176,9 +202,21 @@ class _Later:
         return self._made
 
 
+def _plainly(rows: list[Fields], columns: Sequence[Column]) -> Iterator[str]:
+    """Rows in columns as wide as they need."""
+    cells = [[printable(column.show(row)) for column in columns] for row in rows]
+    widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
+    for texts in cells:
+        placed = zip(texts, widths, columns, strict=True)
+        yield "  ".join(
+            text.rjust(width) if column.right else text.ljust(width) for text, width, column in placed
+        ).rstrip()
+
+
 # -- how values are shown to people ------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def size(value: int) -> str:
     """Bytes with a decimal unit: ``1.5 GB``."""
     import humanize
@@ -190,9 +228,20 @@ def ago(moment: float | None, now: float) -> str:
     """How long ago a time was: ``3 days ago``; ``never`` for none."""
     if moment is None:
         return "never"
+    seconds = max(0.0, now - moment)
+    return _long_ago(int(seconds // 60) * 60) if seconds > 3600 else _natural(seconds)
+
+
+@functools.lru_cache
+def _long_ago(seconds: int) -> str:
+    """Minutes make no difference to hours: few texts for a million rows."""
+    return _natural(seconds)
+
+
+def _natural(seconds: float) -> str:
     import humanize
 
-    return humanize.naturaltime(max(0.0, now - moment))
+    return humanize.naturaltime(seconds)
 
 
 def count(number: int, noun: str) -> str:

@@ -19,15 +19,18 @@ def fetch_where_room_is(
 ) -> Leased:
     """What `hold` leases, fetched into the first of several caches with room for it.
 
+    A cache into which somebody is fetching it already comes first: it is waited for there, and not fetched twice.
+
     `size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what running
     fetches have reserved. Raises NoSpace, with what is missing where, if there is none, also not by evicting what is
     idle where `make_room` says so.
     """
     need = caches[0].announced(wanted) if size is None and wanted.bring is None else size
     short: list[str] = []
-    for cache in caches:
+    for cache in sorted(caches, key=lambda cache: not cache.is_fetching(wanted.key)):
         missing = 0 if need is None else need - cache.room()
-        if missing > 0:
+        # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
+        if missing > 0 and not cache.is_fetching(wanted.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
             continue
         try:

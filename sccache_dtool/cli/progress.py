@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,8 +19,9 @@ class Bar:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
-    def start(self, label: str, total: int | None) -> None:
-        """Begin to show; `total` in bytes, None if nobody knows."""
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """Begin to show, in the place of what was shown before; see Progress."""
+        self.done()
         from rich.progress import (
             BarColumn,
             DownloadColumn,
@@ -40,7 +41,7 @@ class Bar:
             transient=True,
         )
         self._progress.start()
-        self._task = self._progress.add_task(label, total=total)
+        self._task = self._progress.add_task(label, total=total, completed=there)
 
     def advance(self, n: int) -> None:
         """`n` more bytes are there."""
@@ -59,6 +60,39 @@ class Bar:
             self._progress = self._task = None
 
 
+class Share:
+    """How much of a long scan is done: one line that is written over, and gone at the end."""
+
+    #: Seconds before it is shown, and between two figures.
+    AFTER, EVERY = 1.0, 0.2
+
+    def __init__(self, label: str, file: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
+        """Shown in `file`; nowhere if that is None."""
+        self._label = label
+        self._file = file
+        self._clock = clock
+        self._next = clock() + self.AFTER
+        self._shown = False
+
+    def show(self, done: int, total: int) -> None:
+        """So many of so many parts are done."""
+        if self._file is None:
+            return
+        if done >= total:
+            if self._shown:
+                self._write("\r\x1b[K")
+            self._shown = False
+        elif self._clock() >= self._next:
+            self._next = self._clock() + self.EVERY
+            self._shown = True
+            self._write(f"\r{self._label}: {100 * done / total:.0f} %\x1b[K")
+
+    def _write(self, text: str) -> None:
+        if self._file is not None:
+            self._file.write(text)
+            self._file.flush()
+
+
 class Lines:
     """A line a minute, and none for what takes less."""
 
@@ -70,13 +104,13 @@ class Lines:
         self._clock = clock
         self._label = ""
         self._total: int | None = None
-        self._bytes = 0
+        self._there = self._bytes = 0
         self._began = self._next = 0.0
         self._said = False
 
-    def start(self, label: str, total: int | None) -> None:
-        """Bytes begin to come; `total` in bytes, None if nobody knows."""
-        self._label, self._total, self._bytes = label, total, 0
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """Bytes begin to come; see Progress."""
+        self._label, self._total, self._there, self._bytes = label, total, there, there
         self._began = self._clock()
         self._next = self._began + self.EVERY
 
@@ -102,7 +136,7 @@ class Lines:
 
         from sccache_dtool.units import short_duration
 
-        rate = self._bytes / seconds
+        rate = max(0.0, (self._bytes - self._there) / seconds)
         if not self._total:
             return f"{humanize.naturalsize(self._bytes)}, {humanize.naturalsize(rate)}/s"
         left = short_duration((self._total - self._bytes) / rate) if rate > 0 else "nobody knows how long"

@@ -115,7 +115,10 @@ def unuse_command(
         if released and not everything:
             break
     if not released:
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}")
+        there = (cache for cache in caches if cache.has(key)) if holder == "auto" else iter(())
+        above = next((found for cache in there if (found := cache.holder_above(key))), None)
+        hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
+        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}{hint}")
     now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 

@@ -30,6 +30,14 @@ SWITCH = "SC_DTOOL_PLUGIN"
 #: What marks the method as wrapped, whichever copy of this module did it.
 _MARK = "_sc_dtool_wraps"
 
+#: What an access needs of ours, and what it needs beside that if it must fetch.
+_TO_USE = ("sccache_dtool.cache", "sccache_dtool.fetch.broker")
+_TO_FETCH = ("flufl.lock", "portalocker", "sccache_dtool.evict.keeper", "sccache_dtool.fetch.populate")
+
+#: Held while those are loaded, and while this process forks: a child that is forked in the middle of another thread's
+#: import waits for ever for its end.
+_loading = threading.RLock()
+
 Original = Callable[[Any, str], str]
 
 
@@ -58,6 +66,11 @@ def _forget() -> None:
     _state = _State()
 
 
+def _after_fork_in_child() -> None:
+    _loading.release()
+    _forget()
+
+
 def is_off() -> bool:
     """Whether the user has switched the plugin off."""
     return os.environ.get(SWITCH, "").strip().lower() in ("off", "0", "no", "false")
@@ -72,7 +85,9 @@ def install() -> bool:
 
         original = DataSet.item_content_abspath
         if not hasattr(original, _MARK):
-            os.register_at_fork(after_in_child=_forget)
+            os.register_at_fork(
+                before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_after_fork_in_child
+            )
             DataSet.item_content_abspath = _wrapped(original)
     except Exception as error:
         _warn_once(error)
@@ -147,6 +162,7 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
     Raises what the broker raises, and WrongContent.
     """
     try:
+        _load(_TO_USE)
         from sccache_dtool.errors import FetchFailed
         from sccache_dtool.fetch.broker import BrokerFailed, NoSuchItem, WrongContent
     except Exception as error:
@@ -170,8 +186,21 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
         return None, ""  # a question for the broker, which answers it in its own words
     except Exception as error:
         _warn_once(error)
-        return None, ""
+        return None, _unleased(dataset, identifier)
     raise failure
+
+
+def _load(names: tuple[str, ...]) -> None:
+    from importlib import import_module
+
+    with _loading:
+        for name in names:
+            import_module(name)
+
+
+def _about_to_fetch(dataset: Any) -> Any:
+    _load(_TO_FETCH)
+    return dataset
 
 
 class _Theirs(Exception):
@@ -189,12 +218,27 @@ def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> t
     store = dataset._storage_broker
     if isinstance(store, DiskStorageBroker) or not broker.is_identifier(identifier):
         return None, ""
-    attributes = broker.cache_attributes(store)
-    cache = _cache(getattr(store, attributes[0]) if attributes else None)
-    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
-    if attributes:
+    cache = _cache(store)
+    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: _about_to_fetch(dataset))
+    if broker.cache_attributes(store):
         return cache.use_wanted(wanted), ""
     return _of_unknown_broker(cache, wanted, dtools_own_way)
+
+
+def _unleased(dataset: Any, identifier: str) -> str:
+    """The path of a copy on which no lease can be taken, as in a cache that we may only read; empty if there is none.
+
+    dtool's own way would fetch it again, into the same directory.
+    """
+    with contextlib.suppress(Exception):  # what is wrong has been said
+        from sccache_dtool.fetch import broker
+
+        cache = _cache(dataset._storage_broker)
+        for copy in cache.item(broker.item_key(dataset.uuid, identifier)).copies:
+            path = None if copy.closed else cache.path(copy)
+            if path is not None and os.access(path, os.R_OK):
+                return str(path)
+    return ""
 
 
 def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
@@ -210,12 +254,15 @@ def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[]
     return cache.use_wanted(wanted), ""
 
 
-def _cache(directory: str | None) -> Cache:
+def _cache(store: Any) -> Cache:
     """The cache in the directory that a broker uses, else in the one that dtool is configured to use."""
     from sccache_dtool import root
     from sccache_dtool.cache import Cache
+    from sccache_dtool.fetch import broker
 
-    if directory is None or not os.path.isabs(directory):
+    attributes = broker.cache_attributes(store)
+    directory = getattr(store, attributes[0]) if attributes else ""
+    if not os.path.isabs(directory):
         directory = root.choose(None, os.environ).path
     state = _state
     with state.guard:
@@ -235,8 +282,10 @@ def _warn_once(error: BaseException) -> None:
         return
     _state.warned = True
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.strerror:
-        reason = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    if isinstance(error, OSError):
+        from sccache_dtool.errors import explain
+
+        reason = explain(error)
     _say(f"warning: dtool goes on without leases: {reason} (to switch sc-dtool off for good: {SWITCH}=off)")
     if os.environ.get(SWITCH) == "debug":
         import traceback

@@ -21,8 +21,9 @@ from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import broker, datasets
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.stack import Chain, Location, Source, Stack
+from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.fetch.words import Location, Source
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
@@ -255,8 +256,7 @@ def release(cache: Cache, owners: Sequence[Owner], key: str, *, everything: bool
     count = 0
     for copy in cache.item(key).copies:
         for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
-            for shown in _links(str(cache.path(copy))) or ():
-                cache.release(owners, shown.key, generation=shown.generation)
+            cache.release_copies(owners, [(one.key, one.generation) for one in _links(str(cache.path(copy))) or ()])
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:
                 return count

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sccache_dtool import history
+from sccache_dtool.clock import NO_DEADLINE, Deadline
+from sccache_dtool.crew import Crew
 from sccache_dtool.errors import explain
 from sccache_dtool.evict import loose, trash
-from sccache_dtool.evict.policies import Candidate, Plan
+from sccache_dtool.evict.policies import Candidate, Kept, Plan
 from sccache_dtool.evict.tidy import Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.items import Item
 from sccache_dtool.layout import Layout, WorkName
-from sccache_dtool.reaping import Reaped
+from sccache_dtool.reaping import Judged, Reaped
 
 Warn = Callable[[str], None]
 
@@ -27,16 +30,27 @@ class Failure(NamedTuple):
     reason: str
 
 
+class Carried(NamedTuple):
+    """What became of what a plan would remove."""
+
+    removed: tuple[Candidate, ...] = ()
+    taken: tuple[Candidate, ...] = ()  # in use by the time they were asked for
+    failed: tuple[Failure, ...] = ()
+    left: tuple[Candidate, ...] = ()  # there was no time for them
+
+
 class Cleaned(NamedTuple):
     """What a cleaning did. Sizes in bytes."""
 
     plan: Plan
     reaped: Reaped
-    removed: tuple[Candidate, ...]
-    taken: tuple[Candidate, ...]  # in use by the time they were asked for
-    failed: tuple[Failure, ...]
-    tidied: tuple[Leftover, ...]
-    purged: int  # copies deleted from the trash, earlier evictions included
+    removed: tuple[Candidate, ...] = ()
+    taken: tuple[Candidate, ...] = ()  # in use by the time they were asked for
+    failed: tuple[Failure, ...] = ()
+    tidied: tuple[Leftover, ...] = ()
+    purged: int = 0  # copies deleted from the trash, earlier evictions included
+    left: tuple[Candidate, ...] = ()  # there was no time for them
+    in_the_way: tuple[Judged, ...] = ()  # leases, where the goal was missed
 
     @property
     def freed(self) -> int:
@@ -44,9 +58,25 @@ class Cleaned(NamedTuple):
         return sum(candidate.bytes for candidate in self.removed)
 
     @property
+    def kept(self) -> tuple[Kept, ...]:
+        """All that stayed, and why."""
+        taken = (Kept(candidate, "in use by now", True) for candidate in self.taken)
+        return (*self.plan.keep, *taken, *(Kept(candidate, "no time was left") for candidate in self.left))
+
+    @property
+    def missed_both(self) -> tuple[int, int]:
+        """By how many bytes and entries the goal was missed."""
+        return self.plan.missed_after(self.removed)
+
+    @property
     def missed(self) -> int:
-        """By how much the goal was missed."""
-        return 0 if self.plan.goal is None else max(0, self.plan.size - self.freed - self.plan.goal)
+        """By how many bytes the goal was missed."""
+        return self.missed_both[0]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was done that was to be done."""
+        return not (self.failed or self.left) and self.missed_both == (0, 0)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:
@@ -63,36 +93,70 @@ def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator
             yield item
 
 
-def carry_out(
-    fs: FileSystem, layout: Layout, plan: Plan, keep_until: int, holder: Holder | None = None, now: float = 0.0
-) -> tuple[list[Candidate], list[Candidate], list[Failure]]:
-    """Evict what the plan names: what went, what was in use by then, what failed.
+#: Copies that are evicted as one piece of work.
+_AT_ONCE = 64
 
-    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together.
+
+def carry_out(
+    fs: FileSystem,
+    layout: Layout,
+    plan: Plan,
+    keep_until: int,
+    holder: Holder | None,
+    now: float,
+    crew: Crew,
+    deadline: Deadline = NO_DEADLINE,
+) -> Carried:
+    """Evict what the plan names.
+
+    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
+    without a holder, on a full disk);
+    after `deadline` nothing more is begun.
     """
-    removed, taken, failed = [], [], []
-    of_dtool = {}
-    for candidate in plan.remove:
-        if candidate.loose is not None:
-            of_dtool[candidate.loose] = candidate
-            continue
-        try:
-            outcome = trash.evict(fs, layout, candidate.key, candidate.generation, keep_until)
-        except OSError as error:
-            failed.append(Failure(candidate, explain(error)))
-            continue
-        if outcome is trash.Outcome.EVICTED:
-            removed.append(candidate)
-        elif outcome is trash.Outcome.IN_USE:
-            taken.append(candidate)
-    if holder is None:
-        failed += [Failure(candidate, "no space left to move it to the trash") for candidate in of_dtool.values()]
-    elif of_dtool:
+    removed: list[Candidate] = []
+    taken: list[Candidate] = []
+    failed: list[Failure] = []
+    left: list[Candidate] = []
+    copies = [candidate for candidate in plan.remove if candidate.loose is None]
+    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
+    places = [[candidate.place for candidate in piece] for piece in pieces]
+    evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
+    for piece, outcomes in zip(pieces, crew.each(evict, places), strict=True):
+        for candidate, (outcome, reason) in zip(piece, outcomes, strict=True):
+            if outcome is trash.Outcome.EVICTED:
+                removed.append(candidate)
+            elif outcome is trash.Outcome.IN_USE:
+                taken.append(candidate)
+            elif reason is not None:
+                failed.append(Failure(candidate, reason))
+            elif outcome is None:
+                left.append(candidate)
+    of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
+    if of_dtool and deadline.is_over():
+        left += of_dtool.values()
+    elif of_dtool and holder is not None:
         done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
         removed += [of_dtool[one] for one in done.gone]
         taken += [of_dtool[one] for one in done.changed]
         failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
-    return removed, taken, failed
+    return Carried(tuple(removed), tuple(taken), tuple(failed), tuple(left))
+
+
+def _evict_each(
+    fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
+) -> list[tuple[trash.Outcome | None, str | None]]:
+    """What became of each copy, or why it failed; neither: there was no time left."""
+    found: list[tuple[trash.Outcome | None, str | None]] = []
+    for place in places:
+        if deadline.is_over():
+            found.append((None, None))
+            continue
+        key, _, generation = place.partition("/")
+        try:
+            found.append((trash.evict(fs, layout, key, generation, keep_until), None))
+        except OSError as error:
+            found.append((None, explain(error)))
+    return found
 
 
 def put_away(leftovers: Iterable[Leftover], warn: Warn) -> list[Leftover]:
@@ -110,11 +174,9 @@ def put_away(leftovers: Iterable[Leftover], warn: Warn) -> list[Leftover]:
     return done
 
 
-def fold_histories(fs: FileSystem, layout: Layout, holder: Holder, items: Iterable[Item], warn: Warn) -> None:
+def fold_histories(fs: FileSystem, layout: Layout, holder: Holder, keys: Iterable[str], warn: Warn) -> None:
     """Fold long histories; a failure costs nothing but the next listing's length."""
-    for item in items:
-        if item.finished_uses < history.FOLD_AT:
-            continue
+    for key in keys:
         tmp = f"{layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
         with contextlib.suppress(OSError):
-            history.fold(fs, layout.history(item.key), tmp, warn, shared=layout.shared)
+            history.fold(fs, layout.history(key), tmp, warn, shared=layout.shared)

@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import functools
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import NamedTuple
 
 from sccache_dtool import holders, items
-from sccache_dtool.clock import Clock
-from sccache_dtool.election import Election
-from sccache_dtool.errors import FULL, InUse, UsageError
-from sccache_dtool.evict import clean, trash
+from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
+from sccache_dtool.crew import Crew
+from sccache_dtool.election import LOCK, Election
+from sccache_dtool.errors import FULL, InUse, UsageError, explain
+from sccache_dtool.evict import audit, clean, pins, plans, trash
 from sccache_dtool.evict import loose as loose_files
-from sccache_dtool.evict.clean import Cleaned
-from sccache_dtool.evict.loose import Found
-from sccache_dtool.evict.policies import Plan, Rules, make_plan
+from sccache_dtool.evict.clean import Carried, Cleaned
+from sccache_dtool.evict.loose import Found, Pile
+from sccache_dtool.evict.plans import Planned
+from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules, Sifted, add_loose, conclude, settle, sift
 from sccache_dtool.evict.tidy import Broom, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import Layout, TrashName, key_label
+from sccache_dtool.layout import Layout, TrashName, WorkName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory, memory_path
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.marks import Room
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
+
+
+class _Census(NamedTuple):
+    """What a scan for a cleaning saw."""
+
+    sifted: Sifted
+    pinned: frozenset[str]
 
 
 class Keeper:
@@ -38,6 +50,7 @@ class Keeper:
         cache_id: str,
         warn: Callable[[str], None],
         dtool_directories: Collection[str] = (),
+        crew: Callable[[], Crew] = Crew,
     ) -> None:
         """`dtool_directories`: see `loose.scan`."""
         self._fs = fs
@@ -47,16 +60,27 @@ class Keeper:
         self._id = cache_id
         self._warn = warn
         self._dtool_directories = dtool_directories
+        self._crew = crew
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead."""
-        found = list(self._scan())
+        """End all leases whose holder is proved dead, and the elections that such have won."""
+        if not dry_run:
+            self._end_elections_of_the_dead()
+        found = self._unsettled()
         with self.court() as court:
             return self._reap(court, found, dry_run=dry_run)
 
+    def _end_elections_of_the_dead(self) -> None:
+        """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
+        for name in self._fs.names(self._layout.locks):
+            if name.endswith(LOCK):
+                election = self.election(name.removesuffix(LOCK))
+                if election.poll():
+                    election.resign()
+
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
-        found = list(self._scan())
+        found = self._unsettled()
         with self.court() as court:
             try:
                 court.convict(holder, f"{holders.user_name()} says that it is gone")
@@ -67,37 +91,155 @@ class Keeper:
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
             return self._reap(court, of_holder, dry_run=dry_run, everybody=False)
 
-    def plan(self, rules: Rules) -> tuple[Plan, Reaped]:
-        """What `clean` would do now, and what it would reap before."""
-        found = list(self._scan())
-        with self.court() as court:
-            reaped = self._reap(court, found, dry_run=True)
-        now = self._clock.wall()
-        left = self.loose(court.roll.now)
-        return make_plan(clean.after_reaping(found, reaped, now), rules, now, left.files, court.roll.now), reaped
+    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+        """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
+        now = self._clock.wall() + ahead
+        with self._crew() as crew:
+            census = self._census(crew, rules, now)
+            left = self._loose(crew)
+            with self.court() as court:
+                reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
+        drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
+        return self._settle(census, rules, now, reaped, left, drift), reaped
 
-    def clean(self, rules: Rules, keep_for: float) -> Cleaned:
+    def clean(self, rules: Rules, keep_for: float, most_seconds: float | None = None, why: str = "") -> Cleaned:
         """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
 
-        `keep_for`: seconds for which what is evicted can be restored.
+        `keep_for`: seconds for which what is evicted can be restored; `most_seconds`: after which nothing more is
+        begun, and the rest left for the next time; `why`: for the record. Where there is nothing to do nothing is
+        written.
         """
-        with self._elected(), self._at_work_if_there_is_room() as holder:
-            found = list(self._scan())
-            works = self._fs.names(self._layout.tmp)
-            with self.court() as court:
-                reaped = self._reap(court, found, dry_run=False)
-                leftovers = list(self._broom(court).find((copy for item in found for copy in item.copies), works))
+        deadline = self._deadline(most_seconds)
+        with self._crew() as crew:
             now = self._clock.wall()
-            left = self.loose(court.roll.now)
-            leftovers.extend(self._of_dtool(left, court.roll.now))
-            plan = make_plan(clean.after_reaping(found, reaped, now), rules, now, left.files, court.roll.now)
-            keep_until = int(now + keep_for) if keep_for else 0
-            removed, taken, failed = clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now)
-            tidied = clean.put_away(leftovers, self._warn)
-            if holder is not None:
-                clean.fold_histories(self._fs, self._layout, holder, found, self._warn)
-            purged = trash.purge(self._fs, self._layout, now, self._warn)
-        return Cleaned(plan, reaped, tuple(removed), tuple(taken), tuple(failed), tuple(tidied), purged)
+            census = self._census(crew, rules, now)
+            left = self._loose(crew)
+            works = self._fs.names(self._layout.tmp)
+            quiet = self._quiet(census, rules, now, left, works)
+            if quiet is not None:
+                return quiet
+            crew.muster_for(census.sifted.eligible)
+            with self._elected(), self._at_work_if_room() as holder, self.court() as court:
+                reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
+                copies = (copy for item in census.sifted.unsettled for copy in item.copies)
+                leftovers = list(self._broom(court).find(copies, works))
+                now = self._clock.wall()
+                leftovers.extend(self._of_dtool(left, court.roll.now))
+                drift = 0.0 if court.roll.now is None else court.roll.now - now
+                plan = self._settle(census, rules, now, reaped, left, drift)
+                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
+                tidied = tuple(clean.put_away(leftovers, self._warn))
+                if holder is not None:
+                    clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
+                pins.tidy(self._fs, self._layout, now, self._warn)
+                done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left)
+                if done.missed_both != (0, 0):
+                    ended = {judged.held for judged in reaped.leases}
+                    held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                    done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
+                return self._finish(done, holder, now, why, crew, deadline)
+
+    def clean_as_planned(self, planned: Planned, keep_for: float, most_seconds: float | None, why: str) -> Cleaned:
+        """Carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
+
+        Raises UsageError for the plan of another cache, InUse while another cleaner is at work.
+        """
+        if planned.cache_id != self._id:
+            raise UsageError("this is the plan of another cache", hint="make one here: sc-dtool clean -n -o plan.json")
+        deadline = self._deadline(most_seconds)
+        with self._crew() as crew:
+            crew.muster_for(planned.remove)
+            there = (
+                {one.path: one for one in self._loose(crew).files} if any(one.loose for one in planned.remove) else {}
+            )
+            with self._elected(), self._at_work_if_room() as holder:
+                now = self._clock.wall()
+                pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+                look = functools.partial(plans.still_true, self._fs, self._layout, pinned, there)
+                pieces = [planned.remove[i : i + 64] for i in range(0, len(planned.remove), 64)]
+                judged = [one for piece in crew.each(look, pieces) for one in piece]
+                plan = Plan(
+                    tuple(one for one in judged if isinstance(one, Candidate)),
+                    tuple(one for one in judged if isinstance(one, Kept)),
+                    planned.size,
+                    planned.entries,
+                    planned.goal,
+                )
+                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
+                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left)
+                if done.missed_both != (0, 0):
+                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
+                    found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
+                    done = done._replace(in_the_way=tuple(self.judged(one for item in found for one in item.held)))
+                return self._finish(done, holder, now, why, crew, deadline)
+
+    def _carry_out(
+        self, plan: Plan, keep_for: float, holder: Holder | None, now: float, crew: Crew, deadline: Deadline
+    ) -> Carried:
+        keep_until = int(now + keep_for) if keep_for else 0
+        return clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, deadline)
+
+    def _finish(
+        self, done: Cleaned, holder: Holder | None, now: float, why: str, crew: Crew, deadline: Deadline
+    ) -> Cleaned:
+        """Note what was done, and then delete what is in the trash: names were freed first, and space comes after."""
+        if holder is not None:
+            tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+            try:
+                audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+            except OSError as error:
+                self._warn(f"{explain(error)}; of this cleaning there is no record")
+        purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
+        return done._replace(purged=purged)
+
+    def _deadline(self, most_seconds: float | None) -> Deadline:
+        return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
+
+    def _census(self, crew: Crew, rules: Rules, now: float) -> _Census:
+        """All copies, sorted by the rules; what has leases is not judged yet."""
+        pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+        fold = functools.partial(sift, rules, now, pinned)
+        eligible: list[Candidate] = []
+        whole = Sifted(eligible, [], 0, 0, [], [])
+        for part in items.survey(self._fs, self._layout, self._warn, crew, fold):
+            whole.eligible.extend(part.eligible)
+            whole.kept.extend(part.kept)
+            whole.unsettled.extend(part.unsettled)
+            whole.to_fold.extend(part.to_fold)
+            whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
+        return _Census(whole, pinned)
+
+    def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
+        """The plan, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
+        busy = clean.after_reaping(census.sifted.unsettled, reaped, now)
+        sifted = settle(census.sifted, busy, rules, now, census.pinned)
+        return conclude(add_loose(sifted, left.files, rules, now, drift), rules, now, self._room())
+
+    def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
+        """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
+        fs, layout, sifted = self._fs, self._layout, census.sifted
+        if sifted.to_fold or works or any(copy.closed for item in sifted.unsettled for copy in item.copies):
+            return None
+        if fs.names(layout.gone) or fs.names(layout.locks) or left.deserted:
+            return None
+        if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._warn)):
+            return None
+        if any(one.is_broken(now) for one in left.files) or pins.any_expired(fs, layout, now, self._warn):
+            return None
+        with self.court(glance=True) as court:
+            held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
+            verdicts = [one.verdict for one in held]
+            verdicts += [court.holder(id)[1] for id in court.roll.present]
+        if court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+            return None
+        copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
+        plan = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
+        if plan.remove:
+            return None
+        return Cleaned(plan, Reaped((), (), ()), in_the_way=() if plan.missed_after(()) == (0, 0) else held)
+
+    def _room(self) -> Room:
+        return Room(*self._fs.room(self._layout.root))
 
     def remove(self, key: str, keep_for: float) -> int:
         """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
@@ -147,16 +289,27 @@ class Keeper:
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
-        found = list(self._scan())
+        found = self._unsettled()
         works = self._fs.names(self._layout.tmp)
         with self.court() as court:
             yield from self._broom(court).find((copy for item in found for copy in item.copies), works)
-        yield from self._of_dtool(self.loose(court.roll.now), court.roll.now)
+        yield from self._of_dtool(self.loose(), court.roll.now)
 
-    def loose(self, now: float | None = None) -> Found:
-        """What dtool left in the cache; `now`: the file system's clock, if it is known."""
-        now = self._clock.wall() if now is None else now
-        return loose_files.scan(self._fs, self._layout, now, self._warn, self._dtool_directories)
+    def loose(self) -> Found:
+        """What dtool left in the cache."""
+        with self._crew() as crew:
+            return self._loose(crew)
+
+    def _loose(self, crew: Crew) -> Found:
+        now = self._clock.wall()
+        return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._dtool_directories)
+
+    def piles(self, untouched_since: float) -> list[Pile]:
+        """What dtool left in the cache, summed up by directory."""
+        named = self._dtool_directories
+        with self._crew() as crew:
+            found = loose_files.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
+            return list(found)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
@@ -192,8 +345,11 @@ class Keeper:
             self._warn(failure)
         return reaped
 
-    def _scan(self) -> Iterator[Item]:
-        return items.scan(self._fs, self._layout, self._warn)
+    def _unsettled(self) -> list[Item]:
+        """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
+        with self._crew() as crew:
+            parts = items.survey(self._fs, self._layout, self._warn, crew, items.unsettled, uses=False)
+            return [item for part in parts for item in part]
 
     def _broom(self, court: Court) -> Broom:
         return Broom(self._fs, self._layout, self._clock, court, self._warn)
@@ -210,15 +366,15 @@ class Keeper:
             holder.retire()
 
     @contextmanager
-    def _at_work_if_there_is_room(self) -> Iterator[Holder | None]:
-        """None on a full disk: what needs no work area can be done all the same, and makes room."""
-        with ExitStack() as work:
+    def _at_work_if_room(self) -> Iterator[Holder | None]:
+        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        with ExitStack() as entered:
+            holder = None
             try:
-                holder = work.enter_context(self._at_work())
+                holder = entered.enter_context(self._at_work())
             except OSError as error:
                 if error.errno not in FULL:
                     raise
-                holder = None
             yield holder
 
     @contextmanager

@@ -13,19 +13,20 @@ the mount, so it never makes one older.
 from __future__ import annotations
 
 import functools
+import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from sccache_dtool import records
+from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.evict.tidy import OLD, Leftover
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import (
-    CONTROL,
     ITEM_FILE,
     PAYLOAD,
     Generation,
@@ -33,6 +34,7 @@ from sccache_dtool.layout import (
     LooseName,
     TrashName,
     WorkName,
+    are_loose,
     is_uuid,
     unique,
 )
@@ -56,8 +58,6 @@ class Loose(NamedTuple):
 
     directory: str  # relative to the root
     name: str
-    identifier: str
-    partial: bool  # a download that goes on, or that was broken off
     bytes: int
     newest: float  # seconds since 1970, by the file system's clock
     uid: int
@@ -68,9 +68,26 @@ class Loose(NamedTuple):
         """Relative to the root."""
         return f"{self.directory}/{self.name}"
 
+    @property
+    def partial(self) -> bool:
+        """Whether this is a download that goes on, or that was broken off."""
+        parsed = LooseName.parse(self.name)
+        return parsed is None or parsed.partial
+
     def is_broken(self, now: float) -> bool:
         """Whether this is a download that was broken off: nobody has touched it for a day."""
-        return self.partial and now - self.newest > YOUNG
+        return now - self.newest > YOUNG and self.partial
+
+
+class Pile(NamedTuple):
+    """The loose files of one directory, summed up."""
+
+    directory: str
+    files: int
+    bytes: int
+    newest: float
+    bytes_of: dict[int, int]  # by user id
+    old: tuple[int, int] = (0, 0)  # files, and bytes of those, that nobody has touched since a given time
 
     @property
     def dataset(self) -> str:
@@ -86,41 +103,161 @@ class Found(NamedTuple):
     deserted: tuple[str, ...] = ()
 
 
-def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, named: Collection[str] = ()) -> Found:
+Statuses = Iterable[tuple[str, os.stat_result]]
+Sum = TypeVar("Sum")
+
+
+def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, named: Collection[str] = ()) -> Found:
     """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
 
     `named`: patterns of directories below the root in which brokers write and nobody else.
     """
     files: list[Loose] = []
     deserted: list[str] = []
-    device = fs.lstat(f"{layout.root}/.").st_dev
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        path = f"{layout.root}/{directory}" if directory else layout.root
-        try:
-            status = fs.lstat(f"{path}/.")
-            entries = fs.entries(path) if status.st_dev == device else []
-        except OSError as error:
-            if error.errno not in GONE:
-                warn(f"{explain(error)}; what dtool may have left there is not counted")
-            continue
-        if any(entry.name == _DATASET for entry in entries):
-            continue
-        of_dtool = _is_uuid_of(directory) or any(fnmatchcase(directory, pattern) for pattern in named)
-        known = [] if not directory else _known(entries, of_dtool=of_dtool)
-        if known is None:
-            continue
-        files.extend(one for name in known if (one := _look(fs, layout, directory, name)))
-        if not entries and _is_made_by_broker(directory) and now - _newest(status, atime=False) > YOUNG:
-            deserted.append(directory)
-        if directory.count("/") < _DEEPEST:
-            pending.extend(
-                f"{directory}/{entry.name}".lstrip("/")
-                for entry in entries
-                if entry.is_dir and not entry.name.startswith(CONTROL) and not entry.name.startswith(".")
-            )
+    for visit in _visits(fs, layout, now, warn, crew, named, _files):
+        files.extend(visit.found or ())
+        if visit.deserted:
+            deserted.append(visit.directory)
     return Found(tuple(sorted(files)), tuple(sorted(deserted)))
+
+
+def piles(
+    fs: FileSystem, layout: Layout, warn: Warn, crew: Crew, named: Collection[str] = (), *, untouched_since: float = 0.0
+) -> Iterator[Pile]:
+    """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
+    fold = functools.partial(_pile, untouched_since)
+    for visit in _visits(fs, layout, 0.0, warn, crew, named, fold):
+        if visit.found is not None and visit.found.files:
+            yield visit.found
+
+
+def _files(directory: str, statuses: Statuses) -> list[Loose]:
+    return [
+        Loose(directory, name, status.st_size, _newest(status), status.st_uid, _stamp(status))
+        for name, status in statuses
+        if _is_file(status.st_mode)
+    ]
+
+
+def _pile(untouched_since: float, directory: str, statuses: Statuses) -> Pile:
+    files = size = old = old_size = 0
+    newest = 0.0
+    bytes_of: dict[int, int] = {}
+    is_file = _is_file
+    for _, status in statuses:  # once for each of a million files: no calls but where there is something to do
+        if not is_file(status.st_mode):
+            continue
+        mine, uid = status.st_size, status.st_uid
+        files += 1
+        size += mine
+        bytes_of[uid] = bytes_of[uid] + mine if uid in bytes_of else mine
+        touched, changed, read = status.st_mtime, status.st_ctime, status.st_atime
+        if changed > touched:
+            touched = changed
+        if read > touched:
+            touched = read
+        if touched > newest:
+            newest = touched
+        if touched <= untouched_since:
+            old += 1
+            old_size += mine
+    return Pile(directory, files, size, newest, bytes_of, (old, old_size))
+
+
+def _is_file(mode: int) -> bool:
+    """Whether this is a file. Raises IsADirectoryError for a directory, which no broker makes there."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    return stat.S_ISREG(mode)
+
+
+class _Visit(NamedTuple, Generic[Sum]):
+    """What there was in one directory."""
+
+    directory: str
+    found: Sum | None = None
+    below: tuple[str, ...] = ()
+    deserted: bool = False
+    warning: str | None = None
+
+
+#: Directories that are visited as one piece of work, so that handing it out costs little beside it.
+_AT_ONCE = 16
+
+
+def _visits(
+    fs: FileSystem,
+    layout: Layout,
+    now: float,
+    warn: Warn,
+    crew: Crew,
+    named: Collection[str],
+    fold: Callable[[str, Statuses], Sum],
+) -> Iterator[_Visit[Sum]]:
+    """A visit of every directory in which there may be loose files, level by level."""
+    where = _Where(fs, layout.root, fs.lstat(f"{layout.root}/.").st_dev, now, tuple(named))
+    work = functools.partial(_visit_each, where, fold)
+    level = [""]
+    while level:
+        below: list[str] = []
+        for visits in crew.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
+            for visit in visits:
+                if visit.warning is not None:
+                    warn(visit.warning)
+                below += visit.below
+                yield visit
+        level = below
+
+
+class _Where(NamedTuple):
+    """What is the same for all visits."""
+
+    fs: FileSystem
+    root: str
+    device: int
+    now: float
+    named: tuple[str, ...]
+
+
+def _visit_each(where: _Where, fold: Callable[[str, Statuses], Sum], directories: Sequence[str]) -> list[_Visit[Sum]]:
+    return [_visit(where, fold, directory) for directory in directories]
+
+
+def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) -> _Visit[Sum]:
+    """What is in one directory, if it is one that brokers alone can have made.
+
+    Brokers write a dataset's items into one flat directory, and nothing else. A manifest or a directory beside them
+    is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1 names alone are anybody's:
+    such a directory is left alone, at the price of some that plain dtool-http made.
+    """
+    fs, path = where.fs, f"{where.root}/{directory}" if directory else where.root
+    try:
+        status = fs.lstat(f"{path}/.")
+        if status.st_dev != where.device:
+            return _Visit(directory)
+        if directory and (_is_uuid_of(directory) or any(fnmatchcase(directory, each) for each in where.named)):
+            names = fs.names(path)
+            if names and are_loose(names):
+                return _Visit(directory, fold(directory, fs.statuses(path, names)))
+        entries = fs.entries(path)
+    except IsADirectoryError:
+        return _Visit(directory)
+    except OSError as error:
+        if error.errno in GONE:
+            return _Visit(directory)
+        return _Visit(directory, warning=f"{explain(error)}; what dtool may have left there is not counted")
+    if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
+        return _Visit(directory)
+    old = not entries and _is_made_by_broker(directory) and where.now - _newest(status, atime=False) > YOUNG
+    return _Visit(directory, None, _below(directory, entries), old)
+
+
+def _below(directory: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+    if directory.count("/") >= _DEEPEST:
+        return ()
+    return tuple(
+        f"{directory}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir and not entry.name.startswith(".")
+    )
 
 
 def _is_uuid_of(directory: str) -> bool:
@@ -130,39 +267,6 @@ def _is_uuid_of(directory: str) -> bool:
 def _is_made_by_broker(directory: str) -> bool:
     """Whether an empty directory can be nothing but a dataset's; elsewhere, somebody's program may expect it."""
     return _is_uuid_of(directory) and directory.rpartition("/")[0] in _PARENTS
-
-
-def _known(entries: Sequence[Entry], *, of_dtool: bool) -> list[str] | None:
-    """Names in a directory that brokers wrote; None if it is not theirs, nor what lies below.
-
-    Brokers write a dataset's items into one flat directory, and nothing else. A manifest or a directory beside them
-    is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1 names alone are anybody's:
-    such a directory is left alone, at the price of some that plain dtool-http made.
-    """
-    if all(entry.is_dir for entry in entries):
-        return []
-    known = [entry.name for entry in entries if not entry.is_dir and LooseName.parse(entry.name)]
-    return known if of_dtool and len(known) == len(entries) else None
-
-
-def _look(fs: FileSystem, layout: Layout, directory: str, name: str) -> Loose | None:
-    parsed = LooseName.parse(name)
-    try:
-        status = fs.lstat(f"{layout.root}/{directory}/{name}")
-    except OSError:
-        return None
-    if parsed is None or not stat.S_ISREG(status.st_mode):
-        return None
-    return Loose(
-        directory,
-        name,
-        parsed.identifier,
-        parsed.partial,
-        status.st_size,
-        _newest(status),
-        status.st_uid,
-        _stamp(status),
-    )
 
 
 def _newest(status: object, *, atime: bool = True) -> float:

@@ -2,49 +2,254 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from sccache_dtool.evict.loose import YOUNG, Loose
+from sccache_dtool.history import FOLD_AT
 from sccache_dtool.items import Copy, Item
+from sccache_dtool.layout import Generation, key_label
+from sccache_dtool.marks import ORDERS, Goal, Limits, Room, goal
 from sccache_dtool.units import short_duration
 
 
-class Rules(NamedTuple):
-    """What a user asked for. Conditions AND together; `retain_size` is where to stop, least recently used first."""
-
-    everything: bool = False
-    older_than: float | None = None  # seconds since the last use
-    fewer_uses_than: int | None = None
-    retain_size: int | None = None  # bytes
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing was asked for at all."""
-        return self == Rules()
-
-
 class Candidate(NamedTuple):
-    """A copy that a plan would remove. Sizes in bytes, times in seconds since 1970."""
+    """A copy that may go. Sizes in bytes, times in seconds since 1970. Small: there may be a million of them."""
 
-    key: str
-    label: str
-    generation: str
-    bytes: int
-    entries: int
+    place: str  # `<key>/<generation>`, or the path of a file that dtool left
     uses: int
     idle_since: float
     loose: Loose | None = None  # a file that dtool left, and no copy of an item
+
+    @property
+    def key(self) -> str:
+        """The item's key, or the file's path."""
+        return self.place if self.loose else self.place.partition("/")[0]
+
+    @property
+    def generation(self) -> str:
+        """The copy's name, or the file's path."""
+        return self.place if self.loose else self.place.partition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.place if self.loose else key_label(self.key)
+
+    @property
+    def parsed(self) -> Generation | None:
+        """What the copy's name says; None for a file that dtool left."""
+        return None if self.loose else Generation.parse(self.generation)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up."""
+        return self.loose.bytes if self.loose else int(self.place.rpartition("/")[2].split("-", 3)[2])
+
+    @property
+    def entries(self) -> int:
+        """Files and directories."""
+        return 1 if self.loose else int(self.place.rpartition("/")[2].split("-", 4)[3])
+
+    @property
+    def created(self) -> float:
+        """When it was fetched."""
+        parsed = self.parsed
+        return float(parsed.created) if parsed else self.idle_since
 
 
 class Kept(NamedTuple):
     """A copy that a plan leaves, and why."""
 
-    key: str
-    label: str
-    bytes: int
+    candidate: Candidate
     reason: str
-    held: bool
+    held: bool = False
+
+    @property
+    def key(self) -> str:
+        """The item's key, or the file's path."""
+        return self.candidate.key
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.candidate.label
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up."""
+        return self.candidate.bytes
+
+
+# -- in which order --------------------------------------------------------------------------------------------------
+
+#: Seconds that a fetch takes at least, as shorter ones differ by chance; and for each byte where nobody has noted it.
+_LEAST, _EACH_BYTE = 1.0, 1e-8
+
+#: Seconds that are added to the time since the last use, so that what was used just now is not worth without end.
+_FRESH = 3600.0
+
+
+def _worth(candidate: Candidate, now: float) -> float:
+    """How much keeping it is worth: the more uses in the shorter time since, the slower its fetch for its size.
+
+    The root, as the replay of access logs shows (`benchmarks/replay.py`): with the plain rate of the fetch, many
+    small files from slow sources would drive out what makes up most of the bytes.
+    """
+    parsed = candidate.parsed
+    size = max(1, candidate.bytes)
+    noted = parsed.took if parsed is not None else None
+    seconds = max(_LEAST, _EACH_BYTE * size if noted is None else noted / 1000)
+    return max(1, candidate.uses) * math.sqrt(seconds / size) / (max(0.0, now - candidate.idle_since) + _FRESH)
+
+
+#: What goes first, by the name of the order: the least by these. The clock is `now`, in seconds since 1970.
+_FIRST: dict[str, Callable[[Candidate, float], float]] = {
+    "lru": lambda candidate, now: candidate.idle_since,
+    "lfu": lambda candidate, now: candidate.uses,
+    "largest": lambda candidate, now: -candidate.bytes,
+    "oldest": lambda candidate, now: candidate.created,
+    "cost": _worth,
+}
+
+
+def in_order(candidates: Iterable[Candidate], order: str, now: float) -> list[Candidate]:
+    """Candidates, what goes first in front; of equals the least recently used, and always in the same order."""
+    first = _FIRST[order]
+    return sorted(candidates, key=lambda one: (first(one, now), one.idle_since, one.place))
+
+
+# -- what may go -----------------------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """What a user asked for. Conditions AND together; `retain_size` and `limits` are where to stop, in `order`."""
+
+    everything: bool = False
+    older_than: float | None = None  # seconds since the last use
+    fewer_uses_than: int | None = None
+    retain_size: int | None = None  # bytes
+    larger_than: int | None = None  # bytes
+    limits: Limits = Limits()
+    order: str = ORDERS[0]
+    exclude: tuple[str, ...] = ()  # patterns of names that stay
+    grace: float = 0.0  # seconds for which a fresh copy stays
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked for at all."""
+        conditions = (self.older_than, self.fewer_uses_than, self.retain_size, self.larger_than)
+        return not self.everything and self.limits == Limits() and all(one is None for one in conditions)
+
+
+class Sifted(NamedTuple):
+    """Copies, sorted into those that may go and those that stay, whatever the goal is."""
+
+    eligible: list[Candidate]
+    kept: list[Kept]
+    bytes: int  # of all
+    entries: int
+    unsettled: list[Item]  # items with leases or closed copies: not among the rest, as a reaping may change them
+    to_fold: list[str]  # keys of items with long histories
+
+
+def sift(rules: Rules, now: float, pinned: Collection[str], items: Iterator[Item]) -> Sifted:
+    """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
+    sifted = Sifted([], [], 0, 0, [], [])
+    size = entries = 0
+    for item in items:
+        if item.unfolded >= FOLD_AT:
+            sifted.to_fold.append(item.key)
+        if any(copy.held or copy.closed for copy in item.copies):
+            sifted.unsettled.append(item)
+            continue
+        for copy in item.copies:
+            size += copy.generation.bytes
+            entries += copy.generation.entries
+            _judge(item, copy, rules, now, pinned, sifted)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def settle(sifted: Sifted, items: Iterable[Item], rules: Rules, now: float, pinned: Collection[str]) -> Sifted:
+    """Add items with leases, as a reaping has left them. Closed copies are no policy's business: they are tidied."""
+    size, entries = sifted.bytes, sifted.entries
+    for item in items:
+        for copy in item.copies:
+            if not copy.closed:
+                size += copy.generation.bytes
+                entries += copy.generation.entries
+                _judge(item, copy, rules, now, pinned, sifted)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, ahead: float) -> Sifted:
+    """Add files that dtool left. `ahead`: by how much the clock that set their times is ahead of ours."""
+    size, entries = sifted.bytes, sifted.entries
+    for one in files:
+        if one.is_broken(now + ahead):
+            continue  # it is tidied away, whatever the rules are
+        size += one.bytes
+        entries += 1
+        candidate = Candidate(one.path, 0, one.newest - ahead, one)
+        reason = _reason_to_keep_loose(one, rules, now + ahead)
+        if reason:
+            sifted.kept.append(Kept(candidate, reason))
+        else:
+            sifted.eligible.append(candidate)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def _judge(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], sifted: Sifted) -> None:
+    candidate = Candidate(f"{item.key}/{copy.generation}", item.uses, item.idle_since)
+    reason = _reason_to_keep(item, copy, rules, now, pinned)
+    if reason:
+        sifted.kept.append(Kept(candidate, reason, bool(copy.held)))
+    else:
+        sifted.eligible.append(candidate)
+
+
+def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str]) -> str | None:
+    """Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
+    trying would be in vain.
+    """
+    if copy.held:
+        return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
+    if item.key in pinned:
+        return "pinned"
+    if rules.exclude and _matches(rules.exclude, item.label, item.key):
+        return "excluded"
+    if rules.grace and now - copy.generation.created < rules.grace:
+        return f"fetched within {short_duration(rules.grace)}"
+    if rules.older_than is not None and now - item.idle_since < rules.older_than:
+        return f"used within {short_duration(rules.older_than)}"
+    if rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
+        return f"used {item.uses} times"
+    if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
+        return "not larger than asked for"
+    return None
+
+
+def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
+    """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
+    if one.partial:
+        return "dtool may be downloading it"
+    if rules.exclude and _matches(rules.exclude, one.name, one.path):
+        return "excluded"
+    age = YOUNG if rules.older_than is None else rules.older_than
+    if now - one.newest < age:
+        return f"left by dtool and touched within {short_duration(age)}"
+    if rules.larger_than is not None and one.bytes <= rules.larger_than:
+        return "not larger than asked for"
+    return None
+
+
+def _matches(patterns: Iterable[str], *names: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+
+
+# -- how much goes ---------------------------------------------------------------------------------------------------
 
 
 class Plan(NamedTuple):
@@ -53,7 +258,9 @@ class Plan(NamedTuple):
     remove: tuple[Candidate, ...]
     keep: tuple[Kept, ...]
     size: int
-    goal: int | None  # the size to come down to; None: whatever the conditions give
+    entries: int
+    goal: Goal | None  # what to come down to; None: whatever the conditions give
+    within: bool = False  # limits were asked for, and nothing is over them
 
     @property
     def freed(self) -> int:
@@ -62,87 +269,61 @@ class Plan(NamedTuple):
 
     @property
     def missed(self) -> int:
-        """By how much the goal is missed even so."""
-        return 0 if self.goal is None else max(0, self.size - self.freed - self.goal)
+        """By how many bytes the goal is missed even so."""
+        return self.missed_after(self.remove)[0]
+
+    def missed_after(self, removed: Sequence[Candidate]) -> tuple[int, int]:
+        """By how many bytes and entries the goal is missed if these are gone."""
+        if self.goal is None:
+            return 0, 0
+        size = entries = 0
+        if self.goal.bytes is not None:
+            size = self.size - sum(candidate.bytes for candidate in removed)
+        if self.goal.entries is not None:
+            entries = self.entries - sum(candidate.entries for candidate in removed)
+        return self.goal.missed(size, entries)
+
+
+#: Why something stays that might go.
+ENOUGH = "later in order than what suffices to reach the goal"
+
+
+def conclude(sifted: Sifted, rules: Rules, now: float, room: Room | None = None) -> Plan:
+    """The plan for sifted copies; `room` is that of the file system, if limits depend on it."""
+    aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
+    if aim is None and rules.limits != Limits():
+        return Plan((), (), sifted.bytes, sifted.entries, None, within=True)
+    eligible = in_order(sifted.eligible, rules.order, now)
+    if aim is None:
+        return Plan(tuple(eligible), tuple(sifted.kept), sifted.bytes, sifted.entries, None)
+    size, entries = sifted.bytes, sifted.entries
+    count = 0
+    for candidate in eligible:
+        if aim.missed(size, entries) == (0, 0):
+            break
+        size -= candidate.bytes
+        if aim.entries is not None:
+            entries -= candidate.entries
+        count += 1
+    kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in eligible[count:]))
+    return Plan(tuple(eligible[:count]), kept, sifted.bytes, sifted.entries, aim)
 
 
 def make_plan(
-    items: Iterable[Item], rules: Rules, now: float, loose: Iterable[Loose] = (), loose_now: float | None = None
+    items: Iterable[Item],
+    rules: Rules,
+    now: float,
+    loose: Iterable[Loose] = (),
+    loose_now: float | None = None,
+    *,
+    pinned: Collection[str] = (),
+    room: Room | None = None,
 ) -> Plan:
     """The plan that `rules` mean for `items`, and for files that dtool left, at the time `now` (seconds since 1970).
 
     `loose_now` is the same time on the clock by which the times of `loose` were set.
-
-    Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
-    trying would be in vain.
     """
-    eligible: list[Candidate] = []
-    kept: list[Kept] = []
-    size = 0
-    for item, copy in _open_copies(items):
-        size += copy.generation.bytes
-        reason = _reason_to_keep(item, copy, rules, now)
-        if reason:
-            kept.append(Kept(item.key, item.label, copy.generation.bytes, reason, bool(copy.held)))
-        else:
-            eligible.append(_candidate(item, copy))
-    ahead = 0.0 if loose_now is None else loose_now - now
-    for one in loose:
-        if one.is_broken(now + ahead):
-            continue  # it is tidied away, whatever the rules are
-        size += one.bytes
-        reason = _reason_to_keep_loose(one, rules, now + ahead)
-        if reason:
-            kept.append(Kept(one.path, one.path, one.bytes, reason, False))
-        else:
-            eligible.append(Candidate(one.path, one.path, one.path, one.bytes, 1, 0, one.newest - ahead, one))
-    eligible.sort(key=lambda candidate: (candidate.idle_since, candidate.key))
-    if rules.retain_size is None:
-        return Plan(tuple(eligible), tuple(kept), size, None)
-    remaining = size
-    remove: list[Candidate] = []
-    for candidate in eligible:
-        if remaining > rules.retain_size:
-            remove.append(candidate)
-            remaining -= candidate.bytes
-        else:
-            reason = "used more recently than what suffices to reach the size"
-            kept.append(Kept(candidate.key, candidate.label, candidate.bytes, reason, False))
-    return Plan(tuple(remove), tuple(kept), size, rules.retain_size)
-
-
-def _open_copies(items: Iterable[Item]) -> Iterator[tuple[Item, Copy]]:
-    """Every copy that can be used; closed ones are not the policy's business, they are tidied anyway."""
-    return ((item, copy) for item in items for copy in item.copies if not copy.closed)
-
-
-def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float) -> str | None:
-    if copy.held:
-        return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
-    if rules.older_than is not None and now - item.idle_since < rules.older_than:
-        return f"used within {short_duration(rules.older_than)}"
-    if rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
-        return f"used {item.uses} times"
-    return None
-
-
-def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
-    """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
-    if one.partial:
-        return "dtool may be downloading it"
-    age = YOUNG if rules.older_than is None else rules.older_than
-    if now - one.newest < age:
-        return f"left by dtool and touched within {short_duration(age)}"
-    return None
-
-
-def _candidate(item: Item, copy: Copy) -> Candidate:
-    return Candidate(
-        key=item.key,
-        label=item.label,
-        generation=str(copy.generation),
-        bytes=copy.generation.bytes,
-        entries=copy.generation.entries,
-        uses=item.uses,
-        idle_since=item.idle_since,
-    )
+    sifted = sift(rules, now, pinned, iter(items))
+    sifted = settle(sifted, sifted.unsettled, rules, now, pinned)
+    sifted = add_loose(sifted, loose, rules, now, 0.0 if loose_now is None else loose_now - now)
+    return conclude(sifted, rules, now, room)

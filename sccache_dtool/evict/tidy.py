@@ -84,7 +84,11 @@ class Broom:
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
-        return lambda: trash.discard_work(self._fs, self._layout, work)
+        def discard() -> None:
+            if work.purpose == "going" or self._court.revoke(work.holder):
+                trash.discard_work(self._fs, self._layout, work)
+
+        return discard
 
     def _half_removed(self) -> Iterator[Leftover]:
         for name in trash.listing(self._fs, self._layout, self._warn):

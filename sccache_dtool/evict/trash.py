@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 
 from sccache_dtool import gate, records
-from sccache_dtool.clock import Clock
+from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
+from sccache_dtool.crew import THREADS, Crew
 from sccache_dtool.errors import GONE, explain
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName, is_key, unique
 
@@ -30,7 +33,8 @@ class Outcome(StrEnum):
 def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int = 0) -> Outcome:
     """Ask the file system whether a copy is in use and, if it is not, move it into the trash.
 
-    `keep_until`: seconds since 1970 until which `restore` is to find it; 0: delete it at the next purge.
+    `keep_until`: seconds since 1970 until which `restore` is to find it; 0: nobody wants it, so that its removal has
+    begun, and the next purge goes on with it.
     """
     parsed = Generation.parse(generation)
     if parsed is None:
@@ -39,7 +43,7 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     if not gate.close(fs, f"{directory}/{GATE}"):
         return Outcome.IN_USE
     try:
-        fs.rename(directory, f"{layout.trash}/{TrashName(parsed, keep_until)}")
+        fs.rename(directory, f"{layout.trash}/{TrashName(parsed, keep_until, going=not keep_until)}")
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -47,22 +51,106 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     return Outcome.EVICTED
 
 
-def purge(fs: FileSystem, layout: Layout, now: float, warn: Callable[[str], None]) -> int:
-    """Delete what in the trash is not to be kept any longer; returns how many copies went."""
+def purge(
+    fs: FileSystem,
+    layout: Layout,
+    now: float,
+    warn: Callable[[str], None],
+    crew: Crew | None = None,
+    deadline: Deadline = NO_DEADLINE,
+) -> int:
+    """Delete what in the trash is not to be kept any longer; returns how many copies went.
+
+    `crew`: who helps; `deadline`: after which the rest is left for the next purge.
+    """
+    crew = crew or Crew()
+    expired = [name for name in listing(fs, layout, warn) if is_expired(name, now)]
+    large = [name for name in expired if name.generation.entries > _LARGE]
+    for name in large:
+        _empty(fs, f"{layout.trash}/{_going(fs, layout, name)}", crew, deadline)
     count = 0
-    for name in listing(fs, layout, warn):
-        if name.keep_until > now and not name.going:
-            continue
+    pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
+    for removed, warnings in crew.each(functools.partial(_remove_each, fs, layout, deadline), pieces):
+        count += removed
+        for warning in warnings:
+            warn(warning)
+    return count
+
+
+#: Copies that are removed as one piece of work, and names of one directory.
+_AT_ONCE, _NAMES_AT_ONCE = 32, 1000
+
+#: Entries above which a copy is worth being removed by several at a time.
+_LARGE = 10_000
+
+
+def is_expired(name: TrashName, now: float) -> bool:
+    """Whether nobody wants it back any more."""
+    return name.going or name.keep_until <= now
+
+
+def _going(fs: FileSystem, layout: Layout, name: TrashName) -> TrashName:
+    """Say by its name that a copy's removal has begun: it is not whole any more. Returns the new name."""
+    going = name._replace(going=True)
+    if not name.going:
+        with contextlib.suppress(FileNotFoundError):  # somebody else has said so, or the reply was lost
+            fs.rename(f"{layout.trash}/{name}", f"{layout.trash}/{going}")
+    return going
+
+
+def _remove_each(
+    fs: FileSystem, layout: Layout, deadline: Deadline, names: Sequence[TrashName]
+) -> tuple[int, list[str]]:
+    count, warnings = 0, []
+    for name in names:
+        if deadline.is_over():
+            break
         try:
-            going = name._replace(going=True)
-            if not name.going:
-                fs.rename(f"{layout.trash}/{name}", f"{layout.trash}/{going}")
-            fs.remove_tree(f"{layout.trash}/{going}")
+            fs.remove_tree(f"{layout.trash}/{_going(fs, layout, name)}")
             count += 1
         except OSError as error:
             if error.errno not in GONE:
-                warn(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
-    return count
+                warnings.append(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
+    return count, warnings
+
+
+def _empty(fs: FileSystem, path: str, crew: Crew, deadline: Deadline) -> None:
+    """Remove most of a large tree, many parts at a time; what is left is for `remove_tree`, errors included."""
+    pending = [path]
+    while pending and len(pending) < 4 * THREADS:
+        below = [f"{directory}/{name}" for directory in pending for name in _directories(fs, directory)]
+        if not below:
+            break
+        pending = below
+    for directory in [path, *pending]:
+        names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
+        pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
+        deque(crew.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
+    if pending != [path]:
+        deque(crew.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)
+
+
+def _directories(fs: FileSystem, path: str) -> list[str]:
+    return [entry.name for entry in _entries(fs, path) if entry.is_dir]
+
+
+def _entries(fs: FileSystem, path: str) -> list[Entry]:
+    with contextlib.suppress(OSError):
+        return fs.entries(path)
+    return []
+
+
+def _unlink_each(fs: FileSystem, directory: str, deadline: Deadline, names: Sequence[str]) -> None:
+    if deadline.is_over():
+        return
+    with contextlib.suppress(OSError):
+        fs.unlink_all(directory, names)
+
+
+def _remove_part(fs: FileSystem, deadline: Deadline, path: str) -> None:
+    if not deadline.is_over():
+        with contextlib.suppress(OSError):
+            fs.remove_tree(path)
 
 
 def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[TrashName]:

@@ -61,7 +61,9 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}", details=[f"given up after {number} attempts"]
                 ) from error
-            job.clock.sleep(pause(in_vain) if error.after is None else error.after)
+            seconds = pause(in_vain) if error.after is None else error.after
+            job.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
+            job.clock.sleep(seconds)
             job.attempt()
     raise AssertionError("the last attempt returns or raises")
 

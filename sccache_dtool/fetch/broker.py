@@ -23,9 +23,10 @@ from sccache_dtool import layout
 from sccache_dtool.errors import FULL, FetchFailed
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Location, Source, Stack, parse_stack
+from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Stack, parse_stack
 from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.fetch.words import Location, Source
 from sccache_dtool.fsops import CHUNK, FileSystem
 from sccache_dtool.layout import LooseName
 
@@ -91,7 +92,10 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
     manifest = manifest_of(dataset)
     properties = manifest["items"].get(identifier)
     if properties is None:
-        raise NoSuchItem(f"dataset {plain(dataset.name)} has no item {identifier}", hint="list them: dtool item ls")
+        raise NoSuchItem(
+            f"dataset {plain(dataset.name)} has no item {identifier}",
+            hint=f"list them: dtool ls {plain(str(dataset.uri))}",
+        )
     relpath = str(properties["relpath"])
     digest = expected_digest(manifest, properties)
     canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
@@ -192,7 +196,7 @@ class Bringer(NamedTuple):
         raise WrongContent(
             f"{self.what} arrived wrong twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
-            hint="the storage, or something on the way to it, has damaged it: compare with `dtool verify`",
+            hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
         )
 
     def _expected(self) -> str:

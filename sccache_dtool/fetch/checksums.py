@@ -45,8 +45,8 @@ def new(name: str) -> Digest:
 #: Bytes after which digests are taken in a thread of their own: a short file is done before that would pay.
 _ASIDE_FROM = 8 << 20
 
-#: Pieces that may wait for that thread, and so what is in memory.
-_MOST_WAITING = 16
+#: Pieces that may wait for that thread: so few that they are still in the processor's cache when their turn comes.
+_MOST_WAITING = 2
 
 
 class Digests:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
 from sccache_dtool.fetch import partial
-from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.sink import Throttle
 from sccache_dtool.fetch.sources import retrieve
-from sccache_dtool.fetch.stack import Chain, Stack, is_digest
-from sccache_dtool.fetch.transfers import Track
+from sccache_dtool.fetch.stack import Chain, Stack
+from sccache_dtool.fetch.track import Track
 from sccache_dtool.fetch.transforms import apply_step
+from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import PAYLOAD
 
@@ -53,16 +54,20 @@ def fetch(
     rate: float | None = None,
     queue: Queue = nullcontext,
     bring: Bring | None = None,
+    note: Callable[[str], None] = silently,
 ) -> Fetched:
     """Fetch `stack` into `area`, a private empty directory: ``area/payload/<label>`` is made, and nothing else.
 
     The default of `label` is the stack's. An empty stack makes an empty directory. `shared`: the directory's group may
     read the files, and remove them. `track`: what others see of it; it takes the place of `progress`. `rate`: bytes a
-    second at most. `bring`: see Wanted. Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that
+    second at most. `bring`: see Wanted. `note` is told what we wait for.
+
+    Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that
     is no file name; what was made until then is left in `area`, and the caller removes it.
     """
     clock = clock or Clock()
-    job = Job(fs, clock, track or progress, track, None if rate is None else Throttle(rate, clock))
+    throttle = None if rate is None else Throttle(rate, clock)
+    job = Job(fs, clock, track or progress, track, throttle, note=note)
     name = label or stack.label
     what = stack.source or plain(name)
     if name in (".", "..") or "/" in name or CONTROL.search(name):

@@ -18,7 +18,7 @@ from sccache_dtool.fetch.attempts import Temporary, persist, retry_after
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import Source
+from sccache_dtool.fetch.words import Source
 
 if TYPE_CHECKING:
     import requests
@@ -67,7 +67,7 @@ def announced(source: Source) -> int | None:
     try:
         with requests.Session() as session:
             response = session.head(
-                _without_user(source),
+                source.canonical,  # which has no user in it
                 allow_redirects=True,
                 timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
                 headers={"Accept-Encoding": "identity"},
@@ -119,7 +119,7 @@ class _Download:
             if partial.origin is not None and partial.origin.validator:
                 headers["If-Range"] = partial.origin.validator
         response = self._session.get(
-            _without_user(self._source),
+            self._source.canonical,  # which has no user in it
             stream=True,
             timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
             headers=headers,
@@ -143,8 +143,9 @@ class _Download:
 
     def _receive(self, response: requests.Response) -> None:
         partial = self._partial
-        coded = response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity")
-        decode = coded and not _COMPRESSED.search(self._source.name)
+        decode = bool(_codings(response)) and not _COMPRESSED.search(self._source.name)
+        if decode:
+            self._check_codings(response)
         coming = _length(response)
         if response.status_code == _PART:
             self._continue(response, decode)
@@ -164,6 +165,19 @@ class _Download:
         if not decode and self.announced is not None and partial.size != self.announced:
             partial.restart()
             raise Temporary(f"the parts add up to another size than the {self.announced} bytes announced")
+
+    def _check_codings(self, response: requests.Response) -> None:
+        """Raise FetchFailed for a coding that would be left as it is, and be stored in the place of the file."""
+        from urllib3.response import HTTPResponse
+
+        unknown = [coding for coding in _codings(response) if coding not in HTTPResponse.CONTENT_DECODERS]
+        if unknown:
+            names = plain(", ".join(unknown))
+            raise FetchFailed(
+                f"cannot fetch {self._source.canonical}: the server sends it coded as {names}, "
+                "which was not asked for and cannot be decoded here",
+                hint="urllib3 decodes br with the package brotli, and zstd with Python 3.14 or its extra zstd",
+            )
 
     def _pieces(self, response: requests.Response, decode: bool) -> Iterator[bytes]:
         """The body; after a while in larger pieces, if the line is fast."""
@@ -205,7 +219,7 @@ class _Download:
         """Begin to show progress, once."""
         if not self._shown:
             self._shown = True
-            self._job.progress.start(self._source.name, total)
+            self._job.progress.start(self._source.name, total, self._partial.size)
 
 
 def _user(source: Source) -> HTTPBasicAuth | None:
@@ -221,9 +235,10 @@ def _user(source: Source) -> HTTPBasicAuth | None:
     return HTTPBasicAuth(unquote_to_bytes(user), unquote_to_bytes(password))
 
 
-def _without_user(source: Source) -> str:
-    """The URL to ask for: the canonical form has no user in it."""
-    return source.canonical
+def _codings(response: requests.Response) -> list[str]:
+    """What the body was coded with on its way."""
+    given = (coding.strip().lower() for coding in response.headers.get("Content-Encoding", "").split(","))
+    return [coding for coding in given if coding not in ("", "identity")]
 
 
 def _length(response: requests.Response) -> int | None:
@@ -269,6 +284,8 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _network_reason(error: BaseException, announced: int | None, came: int) -> str:
+    from http.client import HTTPException
+
     import requests
     import urllib3
 
@@ -284,6 +301,10 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
             return f"the connection ended early, after {max(came, cause.partial)}{of} bytes"
         if isinstance(cause, ConnectionResetError) or getattr(cause, "errno", None) == errno.ECONNRESET:
             return f"the connection was reset, after {came} bytes"
+        if isinstance(cause, urllib3.exceptions.DecodeError):
+            return "what the server sent cannot be decoded in the way that it says"
+        if isinstance(cause, HTTPException):
+            return f"what the server answered is no proper HTTP ({type(cause).__name__})"
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return why(cause)
     return why(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.clock import Clock
@@ -11,7 +11,7 @@ from sccache_dtool.fetch.sink import Sink, Throttle
 from sccache_dtool.fsops import FileSystem
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.transfers import Track
+    from sccache_dtool.fetch.track import Track
 
 
 class Retrieved(NamedTuple):
@@ -20,6 +20,10 @@ class Retrieved(NamedTuple):
     digests: dict[str, str]
     announced: int | None
     resumed: bool = False  # whether it was put together from several attempts
+
+
+def silently(text: str) -> None:
+    """Nobody is told."""
 
 
 class Job(NamedTuple):
@@ -33,6 +37,7 @@ class Job(NamedTuple):
     number: int = 0  # number of the source that is being fetched
     step: str = ""  # what is done first with what comes, and needs a file; empty for nothing
     fresh: bool = False  # whether what others have begun must not be continued
+    note: Callable[[str], None] = silently  # told, in a sentence, what we wait for
 
     def sink(self, path: str, algorithms: Sequence[str], mode: int = 0o666) -> Sink:
         """A new file at `path`, counted and digested while it is written."""

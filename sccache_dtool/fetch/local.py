@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.stack import Source
+from sccache_dtool.fetch.words import Source
 from sccache_dtool.fsops import CHUNK, FileSystem
 
 _MOST_LINKS = 40  # as Linux has it: path_resolution(7)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from sccache_dtool import records
+from sccache_dtool.errors import FULL
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.sink import Sink
@@ -49,12 +50,13 @@ class Partial(Sink):
         self._job = job
         self._source = source
         try:
-            if not job.fresh:
-                self._adopt()
+            left = None if job.fresh else self._adopt()
             if job.track is not None:
                 job.track.follow(job.number, self)
                 if self.size:
                     job.track.pulse()
+            if left is not None:
+                self._fs.unlink(left)  # only now that ours is said to be on disk: a large file need not fit twice
         except BaseException:
             super().__exit__(None, None, None)
             raise
@@ -89,23 +91,31 @@ class Partial(Sink):
     def _note_origin(self, origin: Origin) -> None:
         self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
 
-    def _adopt(self) -> None:
-        """Begin with what another has left, if it is of the same source; what cannot be read is left."""
+    def _adopt(self) -> str | None:
+        """Begin with what another has left, if it is of the same source; the path of what was copied.
+
+        What cannot be read is left. What there is no room to copy is removed: it takes the room that we need.
+        """
         track = self._job.track
         if track is None or track.taken is None:
-            return
+            return None
         there = f"{track.taken}/work/{self._path.rpartition('/')[2]}"
         try:
             size = transfers.parts(self._fs, track.taken).get(self._job.number, 0)
             origin = Origin.decode(self._fs.read_text(f"{there}{_ORIGIN}"))
             if not size or origin.source != self._source or not (origin.validator or self._algorithms):
-                return
-            if self.take(there, size):
-                self._note_origin(origin)
-                self.origin, self.resumed = origin, True
-        except (OSError, records.Damaged):
+                return None
+            if not self.take(there, size):
+                return None
+            self._note_origin(origin)
+        except (OSError, records.Damaged) as error:
             if self.size:
                 super().restart()
+            if isinstance(error, OSError) and error.errno in FULL:
+                self._fs.remove_tree(track.taken)
+            return None
+        self.origin, self.resumed = origin, True
+        return there
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

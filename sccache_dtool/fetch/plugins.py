@@ -7,16 +7,19 @@ nothing built in understands, so that they cost nothing else.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from sccache_dtool.errors import CacheError
+from sccache_dtool.errors import CacheError, FetchFailed
+from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.track import TakenOver
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from sccache_dtool.fetch.job import Job, Retrieved
-    from sccache_dtool.fetch.stack import Source, Step
+    from sccache_dtool.fetch.words import Source, Step
 
 SOURCES = "sccache_dtool.sources"
 STEPS = "sccache_dtool.steps"
@@ -65,6 +68,18 @@ def find_step(name: str) -> StepPlugin | None:
     """The plugin for a step; None if there is none. Raises CacheError for one that cannot be loaded."""
     found = _find(STEPS, name)
     return None if found is None else _load(found, StepPlugin)
+
+
+@contextlib.contextmanager
+def failing_in_words(what: str, plugin: str) -> Iterator[None]:
+    """Whatever a stranger's code raises while it does `what` is a FetchFailed: it is told to all who wait."""
+    try:
+        yield
+    except (CacheError, OSError, TakenOver):
+        raise
+    except Exception as error:
+        reason = plain(f"{type(error).__name__}: {error}")
+        raise FetchFailed(f"{what}: {reason}", hint=f"this is a fault in the plugin {plugin}") from error
 
 
 def listing(group: str) -> Iterator[tuple[str, str, SourcePlugin | StepPlugin | CacheError]]:

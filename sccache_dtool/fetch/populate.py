@@ -7,32 +7,26 @@ A second generation that is published by accident is only a duplicate, and can b
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from sccache_dtool import history, items, records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.election import Election
-from sccache_dtool.errors import FULL, GONE, CacheError, FetchFailed, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import slots, transfers
 from sccache_dtool.fetch.attempts import GaveUp
 from sccache_dtool.fetch.fetch import Fetched, fetch
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.takeover import find_abandoned
-from sccache_dtool.fetch.transfers import FETCH, WAIT, State, TakenOver, Track
+from sccache_dtool.fetch.track import TakenOver, Track
+from sccache_dtool.fetch.transfers import FETCH, TAKEN
+from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, Layout, OutcomeName, WorkName, unique
 from sccache_dtool.leases import Lease, Place
-from sccache_dtool.units import short_duration
-
-_FIRST_PAUSE = 0.05
-_LONGEST_PAUSE = 2.0
-_REFRESH_EVERY = 5.0
-_NOTE_AFTER = 1.0
-_NOTE_EVERY = 60.0
 
 
 class Populator:
@@ -50,7 +44,7 @@ class Populator:
     ) -> None:
         """`holder` is to have the lease, and `worker`, this process, has the work area: it is tidied when we are gone.
 
-        `note` is told, in a sentence, whom we are waiting for.
+        `note` is told, in a sentence, whom or what we are waiting for.
         """
         self._fs = fs
         self._layout = layout
@@ -72,10 +66,10 @@ class Populator:
         `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace; also those
         of somebody else whose fetch we waited for.
         """
-        deadline = self._clock.monotonic() + terms.wait
+        waiter = Waiter(self._fs, self._layout, self._clock, self._holder, self._worker, self._note, wanted, terms)
         while True:
             election = elect()
-            lease = self._wait(wanted, election, take_existing, deadline, terms.wait)
+            lease = waiter.wait(election, take_existing)
             if lease is not None:
                 return lease
             try:
@@ -87,114 +81,34 @@ class Populator:
             finally:
                 election.resign()
 
-    def _wait(
-        self,
-        wanted: Wanted,
-        election: Election,
-        take_existing: Callable[[], Lease | None],
-        deadline: float,
-        wait: float,
-    ) -> Lease | None:
-        """A lease on what somebody else has fetched, or None once we are elected to fetch it."""
-        if election.poll():
-            return None
-        began = self._clock.monotonic()
-        next_note, next_refresh, pause = began + _NOTE_AFTER, began + _REFRESH_EVERY, _FIRST_PAUSE
-        known = set(self._failures(wanted))
-        with contextlib.ExitStack() as signs:
-            try:
-                while not election.poll():
-                    now = self._clock.monotonic()
-                    if now >= deadline:
-                        raise TimedOut(
-                            f"{wanted.label} is still being fetched by somebody else after {short_duration(wait)}",
-                            details=[self._who(wanted, election)],
-                            hint="wait longer with --wait; when who fetches is gone, the next to ask takes over",
-                        )
-                    if now >= next_note:
-                        if next_note == began + _NOTE_AFTER:
-                            signs.enter_context(self._sign(wanted))
-                        self._note(f"waiting for {wanted.label}: fetched by {self._who(wanted, election)}")
-                        next_note = now + _NOTE_EVERY
-                    self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, deadline - now)))
-                    pause = min(pause * 1.5, _LONGEST_PAUSE)
-                    if now >= next_refresh:
-                        items.refresh(self._fs, self._layout, wanted.key)
-                        next_refresh = now + _REFRESH_EVERY
-                    lease = take_existing()
-                    if lease is not None:
-                        return lease
-                    self._raise_new(wanted, known)
-                self._raise_new(wanted, known)
-            except BaseException:
-                election.resign()
-                raise
-        return None
-
-    def _who(self, wanted: Wanted, election: Election) -> str:
-        """Who fetches, and how far."""
-        who = election.winner() or "an unknown process"
-        for transfer in transfers.running(self._fs, self._layout):
-            if transfer.key == wanted.key and transfer.state not in (State.WAITING, State.ABANDONED):
-                return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
-        return who
-
-    def _failures(self, wanted: Wanted) -> Iterator[OutcomeName]:
-        for name in transfers.outcomes(self._fs, self._layout):
-            if name.key == wanted.key[:32] and name.how == FAILED:
-                yield name
-
-    def _raise_new(self, wanted: Wanted, known: set[OutcomeName]) -> None:
-        """Whoever waited for a fetch that has failed is told why. Who comes later tries again."""
-        for name in set(self._failures(wanted)) - known:
-            try:
-                facts = records.decode_document(self._fs.read_text(f"{self._layout.transfers}/{name}"))
-            except (OSError, records.Damaged):
-                continue
-            kind = NoSpace if facts.get("no_space") else FetchFailed
-            details, hint = facts.get("details"), facts.get("hint")
-            raise kind(
-                records.printable(str(facts.get("error", "the fetch that we waited for failed"))),
-                details=[
-                    *(records.printable(str(line)) for line in (details if isinstance(details, list) else ())),
-                    f"fetched by {records.printable(str(facts.get('by', '?')))}, for whom we waited",
-                ],
-                hint=records.printable(hint) if isinstance(hint, str) else None,
-            )
-
-    @contextlib.contextmanager
-    def _sign(self, wanted: Wanted) -> Iterator[None]:
-        """Show that we wait, while we do; a failure to do so is no reason to stop waiting."""
-        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
-        facts = {"key": wanted.key, "label": wanted.label, "by": self._holder.by, "began": self._clock.wall()}
-        with contextlib.suppress(OSError):
-            self._fs.put_record(records.encode(facts), path)
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                self._fs.unlink(path)
-
-    # -- fetching ----------------------------------------------------------------------------------------------------
-
     def _fetch(self, wanted: Wanted, election: Election, terms: Terms) -> Lease:
         name = self._holder.next_lease()
-        area = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), FETCH)}"
+        work = str(WorkName(self._worker.next_lease(), FETCH))
+        area = f"{self._layout.tmp}/{work}"
         began, wall = self._clock.monotonic(), self._clock.wall()
-        facts = {**self._identity(wanted), "by": self._holder.by, "began": wall, "sign": election.sign}
         track = Track(
-            self._fs, area, self._progress, on_total=lambda total: self._check_room(wanted, total, (wall, area), terms)
+            self._fs,
+            area,
+            self._progress,
+            on_total=lambda coming: self._check_room(wanted, coming, (wall, work), terms),
         )
         made = keep = False
         try:
-            track.taken = find_abandoned(
-                self._fs, self._layout, wanted.key, f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), 'taken')}"
-            )
+            aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN)}"
+            taken = find_abandoned(self._fs, self._layout, wanted.key, aside)
+            track.taken = taken.area if taken else None
+            facts = {
+                **self._identity(wanted),
+                "by": self._holder.by,
+                "began": wall,
+                "sign": election.sign,
+                "there": taken.bytes if taken else 0,
+            }
             self._fs.mkdir(area, shared=self._layout.shared)
             made = True
             track.begin(facts, terms.size, shared=self._layout.shared)
             if terms.size is not None:
-                self._check_room(wanted, terms.size, (wall, area), terms)
+                self._check_room(wanted, terms.size, (wall, work), terms)
             fetched = fetch(
                 self._fs,
                 wanted.stack,
@@ -207,6 +121,7 @@ class Populator:
                 rate=terms.rate,
                 queue=lambda job: self._slot(job, terms),
                 bring=wanted.bring,
+                note=self._note,
             )
             track.end()
             lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
@@ -221,7 +136,8 @@ class Populator:
                     raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
                 raise TakenOver from error
             failure = self._explain(wanted, error)
-            self._note_end(wanted, name, track, wall, FAILED, _reasons(failure))
+            if not isinstance(failure, TimedOut):  # our own patience: others may have more, and fetch it
+                self._note_end(wanted, name, track, wall, FAILED, _reasons(failure))
             raise failure from error
         except BaseException:
             keep = track.keepable  # interrupted: whoever wants the item next goes on with it
@@ -234,12 +150,17 @@ class Populator:
                 self._discard(track.taken)
 
     def _slot(self, job: Job, terms: Terms) -> contextlib.AbstractContextManager[None]:
-        return slots.slot(self._clock, terms.wait, job.track.queue if job.track else lambda: None)
+        return slots.slot(self._clock, terms.wait, lambda: self._queued(job))
 
-    def _check_room(self, wanted: Wanted, total: int, ours: tuple[float, str], terms: Terms) -> None:
-        """Raise NoSpace at once, and not when the disk is full, if `total` bytes do not fit beside earlier fetches."""
+    def _queued(self, job: Job) -> None:
+        if job.track is not None:
+            job.track.queue()
+        self._note("waiting for other downloads of yours on this host to end")
+
+    def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
+        """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
         taken = transfers.reserved(self._fs, self._layout, ours)
-        missing = total - (self._fs.free_space(self._layout.root) - taken)
+        missing = coming - (self._fs.free_space(self._layout.root) - taken)
         if missing > 0 and terms.make_room is not None:
             missing -= terms.make_room(missing)
         if missing <= 0:
@@ -248,7 +169,7 @@ class Populator:
 
         reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
         raise NoSpace(
-            f"no space left for {wanted.label}, which needs {humanize.naturalsize(total)}",
+            f"no space left for {wanted.label}, which needs {humanize.naturalsize(coming)}",
             details=[
                 f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
                 f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root)))} free{reserved}"
@@ -311,7 +232,7 @@ class Populator:
 
     def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
-        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries))
+        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, int(seconds * 1000)))
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
         facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)

@@ -8,8 +8,11 @@ from typing import Protocol
 class Progress(Protocol):
     """What a fetch calls while it runs; all calls come from the thread that fetches."""
 
-    def start(self, label: str, total: int | None) -> None:
-        """Bytes of `label` begin to come: `total` of them, or an unknown number."""
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """Bytes of `label` begin to come: `total` in all, or an unknown number.
+
+        `there`: how many of them an interrupted download has left. They are not told to `advance` once more.
+        """
 
     def advance(self, n: int) -> None:
         """`n` more bytes were written."""
@@ -24,7 +27,7 @@ class Progress(Protocol):
 class NoProgress:
     """A Progress that says nothing."""
 
-    def start(self, label: str, total: int | None) -> None:
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
         """Say nothing."""
 
     def advance(self, n: int) -> None:

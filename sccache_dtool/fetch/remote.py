@@ -56,6 +56,7 @@ def missing(scheme: str) -> str | None:
     """What to install for a scheme, as the words of a pip command; None if it is there."""
     try:
         import_module("fsspec").get_filesystem_class(scheme)
+        import_module(REMOTE[scheme].replace("-", "_"))  # some of fsspec's classes miss it only when they are used
     except (ImportError, ValueError):
         return _wanted(scheme)
     return None
@@ -93,7 +94,7 @@ class _Download:
             partial.begin(origin)
         if not self._shown:
             self._shown = True
-            self._job.progress.start(self._source.name, origin.length)
+            self._job.progress.start(self._source.name, origin.length, partial.size)
         if partial.size != origin.length:
             for data in self._pieces(system, name):
                 partial.write(data)

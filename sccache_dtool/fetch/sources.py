@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import stat
 from collections.abc import Callable, Iterable, Sequence
 
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import http, local, plugins, remote
 from sccache_dtool.fetch.job import Job, Retrieved
-from sccache_dtool.fetch.stack import Chain, Source
+from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.transforms import compare
-from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.fetch.words import REMOTE, Source
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
@@ -92,13 +93,25 @@ def _retriever(source: Source) -> Retriever:
     plugin = plugins.find_source(source.scheme)
     if plugin is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
-    return plugin.retrieve
+    return _guarded(plugin.retrieve)
+
+
+def _guarded(retriever: Retriever) -> Retriever:
+    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+        with plugins.failing_in_words(f"cannot fetch {source.canonical}", source.scheme):
+            return retriever(job, source, path, algorithms)
+
+    return retrieve_with_plugin
 
 
 def _make_room(job: Job, path: str) -> None:
     """Remove what a failed attempt left: others must not continue it, and the next one makes the path anew."""
     if job.track is not None:
         job.track.forget(job.number)
+    with contextlib.suppress(FileNotFoundError):
+        status = job.fs.lstat(path)
+        if stat.S_ISREG(status.st_mode):
+            job.progress.advance(-status.st_size)
     for left in (path, f"{path}.origin"):
         with contextlib.suppress(FileNotFoundError):
             job.fs.remove_tree(left)

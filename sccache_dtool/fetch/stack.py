@@ -26,8 +26,6 @@ from sccache_dtool.fetch.words import (
     parse_step,
 )
 
-__all__ = ["LABEL_LIMIT", "Chain", "Location", "Source", "Stack", "Step", "is_digest", "parse_stack"]
-
 #: A payload's name has at most so many bytes: file systems allow 255, and backup programs add to names.
 LABEL_LIMIT = 100
 

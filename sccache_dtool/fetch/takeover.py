@@ -8,6 +8,7 @@ rename, so that of two who want it one gets it, and whoever only slept finds tha
 from __future__ import annotations
 
 import contextlib
+from typing import NamedTuple
 
 from sccache_dtool.errors import GONE
 from sccache_dtool.fetch import transfers
@@ -16,33 +17,36 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, WorkName
 
 
-def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> str | None:
+class Taken(NamedTuple):
+    """A work area that was another's, and how many bytes in it can be relied on."""
+
+    area: str
+    bytes: int
+
+
+def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> Taken | None:
     """Make the best of the abandoned work areas of an item ours, under the path `target`; None if there is none.
 
     The others are of no use to anybody, and are removed. A failure means only that nothing is continued.
     """
     with contextlib.suppress(OSError):
         found = [one.area for one in transfers.running(fs, layout) if one.key == key and one.state == State.ABANDONED]
-        ranked = sorted((sum(_parts(fs, f"{layout.tmp}/{area}").values()), area) for area in found)
         taken = None
-        while ranked and taken is None:
-            size, area = ranked.pop()
-            if size and _rename(fs, f"{layout.tmp}/{area}", target):
-                taken = target
-            elif not size:
-                ranked.append((size, area))
-                break
-        for _, area in ranked:
-            _remove(fs, layout, area)
+        for size, area in sorted(((_size(fs, f"{layout.tmp}/{area}"), area) for area in found), reverse=True):
+            if size and taken is None and _rename(fs, f"{layout.tmp}/{area}", target):
+                taken = Taken(target, size)
+            else:
+                _remove(fs, layout, area)
         return taken
     return None
 
 
-def _parts(fs: FileSystem, area: str) -> dict[int, int]:
+def _size(fs: FileSystem, area: str) -> int:
+    """Bytes that can be relied on."""
     try:
-        return transfers.parts(fs, area)
+        return sum(transfers.parts(fs, area).values())
     except OSError:
-        return {}
+        return 0
 
 
 def _rename(fs: FileSystem, area: str, target: str) -> bool:

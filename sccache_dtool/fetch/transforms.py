@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.job import Job
-from sccache_dtool.fetch.stack import is_digest
+from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: Makes its second path from the file at its first. The text names the source in errors.
@@ -55,12 +55,18 @@ def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
 def _transform(name: str) -> Transform:
     if name in TRANSFORMS:
         return TRANSFORMS[name]
-    from sccache_dtool.fetch.plugins import find_step
+    from sccache_dtool.fetch.plugins import failing_in_words, find_step
 
     plugin = find_step(name)
     if plugin is None:
         raise FetchFailed(f"cannot do {name}: nothing that is installed can")
-    return plugin.apply
+    apply = plugin.apply
+
+    def apply_plugin(job: Job, path: str, target: str, source: str) -> None:
+        with failing_in_words(f"cannot do {name} with {source}", name):
+            apply(job, path, target, source)
+
+    return apply_plugin
 
 
 def _tar(job: Job, path: str, target: str, source: str) -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from sccache_dtool.clock import from_iso
 from sccache_dtool.liveness.owner import Ancestor, ancestors
 from sccache_dtool.liveness.process import Proc
 
@@ -21,9 +22,24 @@ TITLES = {"slurm": "Slurm", "pbs": "PBS", "htcondor": "HTCondor", "lsf": "LSF", 
 #: Node lists longer than this are not recorded: a record is short, and half a list would be a wrong one.
 _LONGEST_NODE_LIST = 100
 
-#: What a job's id, and the name of its cluster, may be made of: they become words of command lines.
-_ID = r"[A-Za-z0-9][A-Za-z0-9._/\[\]-]{0,99}"
+#: Seconds by which the clocks of a batch system and of a host that takes leases may differ. Slurm's own messages are
+#: refused where it is more than 300.
+CLOCKS_APART = 600.0
+
+#: What is said of an end that is not known to be that of the job which the lease is of.
+NOT_AFTER = "but not after this lease was taken, as far as is told: that was another job of its number"
+
+#: What jobs' ids, and the names of their clusters, look like. They become words of command lines, and one that a batch
+#: system does not understand makes some of them answer for no job at all.
+_IDS = {
+    "slurm": r"[0-9]{1,12}(_[0-9]{1,12})?",
+    "pbs": r"[0-9]{1,15}(\[[0-9]{0,12}\])?",
+    "htcondor": r"[0-9]{1,12}\.[0-9]{1,12}",
+    "lsf": r"[0-9]{1,12}(\[[0-9]{1,12}\])?",
+    "kubernetes": r"[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}",
+}
 _CLUSTER = r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}"
+_NUMBER = r"[0-9]{0,15}"
 
 
 class Job(NamedTuple):
@@ -32,9 +48,11 @@ class Job(NamedTuple):
     scheduler: str  # a key of TITLES
     cluster: str  # Slurm's cluster, PBS's server, HTCondor's schedd, LSF's submission host; empty for Kubernetes
     id: str  # as people write it: 48211, or 48200_7 for a task of an array
-    incarnation: str = ""  # which start of it (Slurm: how often it was restarted); empty: any, also one to come
+    incarnation: str = ""  # which of that id (Slurm: after so many restarts); empty: any, also one to come
     raw: str = ""  # the number by which a node knows a task of a Slurm array; the last task's is the array's own
     nodes: str = ""  # where it runs, as the batch system writes lists of nodes; empty if not known
+    started: str = ""  # when, in seconds since 1970 by the batch system's clock; empty if not known
+    seen: float = 0.0  # when a lease was taken for it, by its host's clock: it had not ended then; 0: not known
 
     @property
     def identity(self) -> str:
@@ -44,26 +62,37 @@ class Job(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """As the fields of a record; what is empty is left out."""
         named = {"scheduler": self.scheduler, "cluster": self.cluster, "job": self.id}
-        return named | {key: getattr(self, key) for key in ("incarnation", "raw", "nodes") if getattr(self, key)}
+        others = ("incarnation", "raw", "nodes", "started")
+        return named | {key: getattr(self, key) for key in others if getattr(self, key)}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Job | None:
         """The job that a record names; None if it names none that could be asked for."""
-        texts = [fields.get(key, "") for key in ("scheduler", "cluster", "job", "incarnation", "raw", "nodes")]
+        keys = ("scheduler", "cluster", "job", "incarnation", "raw", "nodes", "started")
+        texts = [fields.get(key, "") for key in keys]
         if not all(isinstance(text, str) for text in texts):
             return None
-        job = cls(*texts)
+        job = cls(*texts)._replace(seen=from_iso(fields.get("since")) or 0.0)
         return job if job.is_sound else None
+
+    def may_have_ended(self, when: float | None) -> bool:
+        """Whether a job of this id that ended then may be this one. Ids are used again, and this was there at `seen`.
+
+        The clocks of two hosts are compared, but only to doubt an end that all else proves.
+        """
+        return when is not None and self.seen > 0 and when >= self.seen - CLOCKS_APART
 
     @property
     def is_sound(self) -> bool:
         """Whether its texts are such as batch systems write; others would be words of a command line, too."""
         return (
             self.scheduler in TITLES
-            and re.fullmatch(_ID, self.id) is not None
+            and re.fullmatch(_IDS[self.scheduler], self.id) is not None
             and (not self.cluster or re.fullmatch(_CLUSTER, self.cluster) is not None)
-            and (not self.raw or (self.raw.isascii() and self.raw.isdigit()))
-            and (self.scheduler != "slurm" or not self.incarnation or self.incarnation.isdecimal())
+            and (self.scheduler != "pbs" or "@" not in self.cluster)  # to qstat, what follows is a host to be asked
+            and re.fullmatch(_NUMBER, self.raw) is not None
+            and (self.scheduler == "kubernetes" or re.fullmatch(_NUMBER, self.incarnation) is not None)
+            and re.fullmatch(_NUMBER, self.started) is not None
         )
 
     def __str__(self) -> str:
@@ -131,7 +160,8 @@ def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
         return None
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     is_task = array.isdecimal() and task.isdecimal()
-    nodes = "" if "SLURM_HET_SIZE" in environ else environ.get("SLURM_JOB_NODELIST", "")  # other parts have others
+    is_part = "SLURM_HET_SIZE" in environ  # of a heterogeneous job; the other parts have other nodes and starts
+    nodes = "" if is_part else environ.get("SLURM_JOB_NODELIST", "")
     job = Job(
         "slurm",
         cluster,
@@ -139,11 +169,13 @@ def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
         environ.get("SLURM_RESTART_COUNT", "0"),
         number if is_task else "",
         nodes if len(nodes) <= _LONGEST_NODE_LIST else "",
+        # Since Slurm 23. The one that `salloc` knows is too early where nodes must be booted first.
+        environ.get("SLURM_JOB_START_TIME", "") if within and not is_part else "",
     )
     return Found(job, environ.get("SLURM_JOB_NAME", ""), within)
 
 
-# -- the others; none of them tells a job which start of it this is ---------------------------------------------------
+# -- the others; none of them tells a job how often it was restarted ---------------------------------------------------
 
 
 def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
@@ -156,18 +188,21 @@ def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found
 
 
 def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
-    """HTCondor writes what it knows of a job into a file: ``GlobalJobId = "schedd#12.0#1700000000"``."""
+    """HTCondor writes what it knows of a job into a file: ``GlobalJobId = "schedd#12.0#1700000000"``.
+
+    The last number is when it was submitted: a schedd that was set up anew begins with job 1 again.
+    """
     keeper = _position(above, frozenset({"condor_starter"}))
     if keeper is None:
         return None
     for candidate in _environments(proc, environ, above, keeper):
         try:
             with open(candidate.get("_CONDOR_JOB_AD", ""), encoding="utf-8", errors="replace") as file:
-                match = re.search(r'^GlobalJobId\s*=\s*"([^"#]+)#([0-9]+\.[0-9]+)#', file.read(1 << 20), re.MULTILINE)
+                match = re.search(r'^GlobalJobId\s*=\s*"([^"#]+)#([0-9.]+)#([0-9]+)"', file.read(1 << 20), re.MULTILINE)
         except OSError:
             continue
         if match is not None:
-            return Found(Job("htcondor", match[1], match[2]), "", True)
+            return Found(Job("htcondor", match[1], match[2], match[3]), "", True)
     return None
 
 
@@ -221,8 +256,6 @@ def parse_spec(spec: str, place: Callable[[str, str], str]) -> Job | None:
     id, _, cluster = rest.partition("@")
     if scheduler == "pbs" and not cluster:
         id, _, cluster = id.partition(".")
-    if scheduler == "slurm" and not re.fullmatch(r"[0-9]+(_[0-9]+)?", id):
-        return None
     if not Job(scheduler, cluster, id).is_sound:
         return None
     if not cluster and scheduler != "kubernetes":

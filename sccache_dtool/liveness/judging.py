@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sccache_dtool import records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.owners import JOB, KINDS, NAMED, Kind, Owner, host_name, user_name
+from sccache_dtool.liveness.owners import JOB, KINDS, NAMED, PROGRAM, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.units import LONGEST
 
@@ -43,14 +43,9 @@ class HolderRecord(NamedTuple):
         fields = records.decode(text)
         kind = KINDS.get(str(fields.get("kind")))
         process, job = Process.from_fields(fields), _job(fields)
-        ttl = fields.get("ttl")
-        if kind is JOB:
-            sound = job is not None
-        else:
-            sound = kind is not None and (kind is NAMED) == (process is None)
-        if kind is None or not sound or not _is_lifetime(ttl):
+        ttl, name = fields.get("ttl"), fields.get("name")
+        if kind is None or not _is_whole(kind, process, job, name) or not _is_lifetime(ttl):
             raise records.Damaged("not a holder's record")
-        name = fields.get("name")
         return cls(
             kind=kind,
             host=str(fields.get("host", "?")),
@@ -62,6 +57,15 @@ class HolderRecord(NamedTuple):
             since=str(fields.get("since", "?")),
             job=job,
         )
+
+
+def _is_whole(kind: Kind, process: Process | None, job: Job | None, name: object) -> bool:
+    """Whether a record says whom it is of. A program where processes cannot be told apart goes by a name of its own."""
+    if kind is JOB:
+        return job is not None
+    if kind is NAMED:
+        return process is None
+    return process is not None or (kind is PROGRAM and name is not None)
 
 
 def _is_lifetime(ttl: object) -> bool:

@@ -48,6 +48,8 @@ def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
     if phase in ("Pending", "Running"):
         return Verdict(State.ALIVE, f"job {job.id} is {phase}")
     containers = pod["status"].get("containerStatuses")
+    if phase in ("Succeeded", "Failed") and not job.incarnation:
+        return Verdict(State.UNKNOWN, f"job {job.id} {phase}, but which pod of that name the lease is of was not noted")
     ended = [one["state"]["terminated"] for one in containers or () if "terminated" in one.get("state", {})]
     if phase in ("Succeeded", "Failed") and containers and len(ended) == len(containers):
         return Verdict(State.DEAD, f"job {job.id} {phase} at {max(str(one.get('finishedAt', '?')) for one in ended)}")

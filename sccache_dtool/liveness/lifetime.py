@@ -4,7 +4,8 @@ No clock of two hosts is ever compared. Two proofs are accepted, and either is e
 
 - *A fixed end*, which the holder took from the file system's own clock, has passed on that clock and on ours, with
   a margin. Only where the file system has one clock: local ones and NFS. On Lustre, GPFS or BeeGFS times come from
-  the clients.
+  the clients. That clock, too, may be set right after the end was taken from it; so of a holder that beats, this host
+  must also have seen no heartbeat for several times as long as there is between two.
 - *Observation*: the name has not changed for the whole lifetime, on this host's clock since boot. What was seen is
   remembered between runs in a file of this user on this host.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from typing import IO
 
@@ -25,6 +27,16 @@ from sccache_dtool.units import short_duration
 
 #: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.
 MARGIN = 60.0
+
+#: So many heartbeats must have been missed before a fixed end is believed of a holder that beats.
+MISSED_BEATS = 4
+
+#: Files of other boots in which nothing has been noted for so many seconds are of no use to anybody. A home directory
+#: may be shared, so that the boot of another host, whose cleaner runs, looks like an old one of this.
+FORGOTTEN = 30 * 86_400.0
+
+#: The names that `memory_path` makes: what is noted, of which cache, boot and name spaces.
+_MEMORY = re.compile(r"(elected|seen)-[0-9a-f]+-.*\.json")
 
 #: File systems that have one clock for all their clients.
 ONE_CLOCK = frozenset("bcachefs btrfs ext2 ext3 ext4 f2fs nfs nfs4 overlay tmpfs xfs zfs".split())
@@ -54,7 +66,10 @@ class Memory:
         """
         with self._locked() as file:
             if file is not None:
-                self._add(_parse(file.read()))
+                text = file.read()
+                self._add(_parse(text))
+                if not text:  # the first time in this boot
+                    _tidy_beside(file.name)
         yield
         with self._locked() as file:
             if file is not None:
@@ -68,16 +83,8 @@ class Memory:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str] | None]:
         """The file, at its beginning, and nobody else of this host in it; None where that cannot be had."""
-        import portalocker
-
         with contextlib.ExitStack() as stack:
-            file = None
-            if self._path is not None:
-                with contextlib.suppress(OSError, portalocker.LockException):
-                    os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-                    file = stack.enter_context(portalocker.Lock(self._path, "a+", timeout=10, errors="replace"))
-                    file.seek(0)
-            yield file
+            yield None if self._path is None else _opened(self._path, stack)
 
     def _add(self, read: dict[str, float]) -> None:
         """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""
@@ -110,38 +117,73 @@ def memory_path(proc: Proc, name: str) -> str | None:
     return f"{state}/sc-dtool/{name}-{here[0]}-{here[1]}.json"
 
 
+def _tidy_beside(path: str) -> None:
+    """Remove the files of boots that nobody notes anything of any more."""
+    with contextlib.suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
+        now = os.stat(path).st_mtime  # on the clock of the file system that the others are on, too
+        for entry in entries:
+            if _MEMORY.fullmatch(entry.name) and entry.stat().st_mtime < now - FORGOTTEN:
+                with contextlib.suppress(OSError):
+                    os.unlink(entry.path)
+
+
+def _opened(path: str, stack: contextlib.ExitStack) -> IO[str] | None:
+    """A file, locked until `stack` ends; None where that cannot be had."""
+    try:
+        import portalocker  # which fails where there is no directory for temporary files
+    except OSError:
+        return None
+    with contextlib.suppress(OSError, portalocker.LockException):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        file: IO[str] = stack.enter_context(portalocker.Lock(path, "a+", timeout=10, errors="replace"))
+        file.seek(0)
+        return file
+    return None
+
+
 def _parse(text: str) -> dict[str, float]:
     with contextlib.suppress(ValueError, OverflowError, RecursionError):
         seen = json.loads(text)
         if isinstance(seen, dict):
-            return {name: float(first) for name, first in seen.items() if isinstance(first, int | float)}
+            return {name: float(time) for name, time in seen.items() if _is_since_boot(time)}
     return {}
 
 
-def judge(name: HolderName, ttl: float | None, memory: Memory, file_system_now: float | None, wall: float) -> Verdict:
+def _is_since_boot(time: object) -> bool:
+    """Whether it is a number of seconds; NaN is none, and before the boot there was nothing."""
+    return isinstance(time, int | float) and not isinstance(time, bool) and time >= 0
+
+
+def judge(
+    name: HolderName,
+    ttl: float | None,
+    memory: Memory,
+    file_system_now: float | None,
+    wall: float,
+    pause: float | None = None,
+    promised: float = 0.0,
+) -> Verdict:
     """Whether the lifetime of a holder has lapsed.
 
     `ttl`: its lifetime in seconds, None for none. `file_system_now`: the file system's clock, in seconds since
-    1970, None where it has no single one. `wall`: ours.
+    1970, None where it has no single one. `wall`: ours. `pause`: seconds between two heartbeats, None for a holder
+    that shows none. `promised`: the end as the holder's own host reckoned it at the beginning; it only defers.
     """
     if ttl is None:
         return Verdict(State.UNKNOWN, "it has no lifetime (--ttl)")
-    if name.end and file_system_now is not None and min(file_system_now, wall) > name.end + MARGIN:
-        ago = short_duration(min(file_system_now, wall) - name.end)
-        return Verdict(State.DEAD, f"its lifetime of {short_duration(ttl)} ended {ago} ago without renewal")
     silent = memory.unchanged_for(str(name))
+    end = max(name.end, promised)
+    if name.end and file_system_now is not None and min(file_system_now, wall) > end + MARGIN:
+        ago = short_duration(min(file_system_now, wall) - end)
+        evidence = f"its lifetime of {short_duration(ttl)} ended {ago} ago without renewal"
+        if pause is None or silent > MISSED_BEATS * pause + MARGIN:
+            return Verdict(State.DEAD, evidence)
+        return Verdict(State.UNKNOWN, f"{evidence}, but it has been watched for {short_duration(silent)} only")
     if silent > ttl + MARGIN:
         return Verdict(State.DEAD, f"no heartbeat for {short_duration(silent)}, lifetime {short_duration(ttl)}")
     if name.end and file_system_now is not None and file_system_now < name.end:
         return Verdict(State.UNKNOWN, f"its lifetime goes on for {short_duration(name.end - file_system_now)}")
     return Verdict(State.UNKNOWN, f"no heartbeat seen for {short_duration(silent)}, lifetime {short_duration(ttl)}")
-
-
-def silence(name: HolderName, ttl: float, memory: Memory, file_system_now: float | None) -> float:
-    """Seconds since a holder that beats is known to have beaten last: at most so long ago as this host can tell."""
-    if name.end and file_system_now is not None:
-        return max(0.0, file_system_now - (name.end - ttl))
-    return memory.unchanged_for(str(name))
 
 
 def mount_type(path: str, mounts: str = "/proc/self/mountinfo") -> str:

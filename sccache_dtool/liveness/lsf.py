@@ -15,6 +15,9 @@ from sccache_dtool.liveness.jobs import Job
 from sccache_dtool.liveness.schedulers import Run, Unanswered, batches
 
 _ENDED = frozenset({"DONE", "EXIT"})
+#: Why jobs end of which LSF itself does not know whether their host has ended them (`bkill -r`, hosts that are silent).
+_UNSEEN = ("TERM_FORCE_", "TERM_REMOVE_HUNG_JOB", "TERM_ZOMBIE")
+
 _LIVING = frozenset({"PEND", "PROV", "PSUSP", "RUN", "SSUSP", "USUSP", "WAIT"})  # UNKWN, ZOMBI: its host is silent
 
 
@@ -27,7 +30,11 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
             continue
         state = str(record.get("STAT", ""))
         when = f" at {str(record['FINISH_TIME']).removesuffix(' L')}" if record.get("FINISH_TIME") else ""
-        if state in _ENDED:
+        reason = str(record.get("EXIT_REASON", ""))
+        if state in _ENDED and any(word in reason for word in _UNSEEN):
+            text = f"job {job.id} {state}{when} ({reason[:60]}): its host may not have ended it"
+            verdicts[job] = Verdict(State.UNKNOWN, text)
+        elif state in _ENDED:
             verdicts[job] = Verdict(State.DEAD, f"job {job.id} {state}{when}")
         else:
             known = State.ALIVE if state in _LIVING else State.UNKNOWN
@@ -37,7 +44,7 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
 def _records(ids: Sequence[str], run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Id, submission host and record of the jobs that are listed."""
     for batch in batches(dict.fromkeys(ids)):
-        fields = "jobid jobindex stat from_host finish_time"
+        fields = "jobid jobindex stat from_host finish_time exit_reason"
         reply = run(["bjobs", "-a", "-u", "all", "-json", "-o", fields, *batch])
         try:
             answer = json.loads(reply.out)

@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from sccache_dtool.liveness.process import Proc
 
-#: Programs that only start another and wait for it; who called them is the one who uses the data.
+#: Programs that only start another and wait for it; who called them is the one who uses the data. `starter` is what
+#: Apptainer runs a container with.
 WRAPPERS = frozenset(
     """
-    chrt doas env flock ionice ltrace nice nohup numactl perf prlimit runuser script setpriv setsid stdbuf strace su
-    sudo systemd-inhibit taskset time timeout unbuffer valgrind watch xargs
+    chrt doas env find flock ionice ltrace mpiexec mpirun nice nohup numactl parallel perf prlimit runuser
+    script setpriv setsid starter starter-suid stdbuf strace su sudo systemd-inhibit taskset time timeout
+    unbuffer valgrind watch xargs
     conda hatch micromamba nox pdm pipenv pipx pixi poetry tox uv uvx
     """.split()
 )
@@ -28,8 +30,7 @@ _GOES_ON = re.compile(r"[;&\n`(){}]")
 _COMMAND_OPTION = re.compile(r"-[A-Za-z]*c")  # -c, -lc, -ec …
 
 #: Programs that outlive every job: a lease of theirs would end with the next boot.
-DAEMONS = frozenset("systemd init cron crond CRON atd sshd supervisord".split())
-
+DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervisord conmon containerd-shim".split())
 
 #: What says that this may be a batch job: one of these variables, or (`sudo` takes variables away) one of these
 #: programs above us. Whether it is true is for `jobs.find_job` to say.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import layout as names
 from sccache_dtool.errors import UsageError
-from sccache_dtool.liveness.owner import DAEMONS, find_owner, may_be_in_job
+from sccache_dtool.liveness.owner import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
 
 if TYPE_CHECKING:
@@ -188,6 +188,13 @@ def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Own
     return (*others, owner)
 
 
+def owners_above(proc: Proc) -> Iterator[Owner]:
+    """Every process above this one as an owner, the nearest first."""
+    for one in ancestors(proc):
+        if proc.identify(one.pid) is not None:
+            yield process_owner(CALLER, proc, one.pid)
+
+
 def one_line(words: Sequence[str]) -> str:
     """A command line to be shown: white space is one space, and what is long is cut."""
     text = " ".join(" ".join(words).split())
@@ -202,7 +209,7 @@ def program_owner(proc: Proc) -> Owner:
     try:
         return in_its_job(process_owner(PROGRAM, proc, os.getpid()), proc)
     except UsageError:
-        return Owner(NAMED, None, f"process {os.getpid()} on {host_name()}, {names.unique()}", "")
+        return Owner(PROGRAM, None, f"process {os.getpid()} on {host_name()}, {names.unique()}", "")
 
 
 def command_owner(proc: Proc, pid: int, command: Sequence[str]) -> Owner:

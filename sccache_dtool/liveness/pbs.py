@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from typing import Any
 
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.liveness.jobs import NOT_AFTER, Job
 from sccache_dtool.liveness.schedulers import Run, Unanswered, batches
 
 #: Finished, and finished subjob of an array; all others have, or will have, processes. M: moved to another server.
@@ -60,10 +61,23 @@ def _verdict(job: Job, about: dict[str, Any]) -> Verdict:
         return Verdict(State.ALIVE, f"job {job.id} is {_LIVING[state]}")
     if state not in _ENDED:
         return Verdict(State.UNKNOWN, f"job {job.id} is in state {state[:10]!r}")
-    code = about.get("Exit_status")
+    code, mtime = about.get("Exit_status"), about.get("mtime")
     result = "" if code is None else f" with exit status {code}"
-    when = f", last seen {about['mtime']}" if isinstance(about.get("mtime"), str) else ""
-    return Verdict(State.DEAD, f"job {job.id} {_ENDED[state]}{result}{when}")
+    when = f", last seen {mtime}" if isinstance(mtime, str) else ""
+    evidence = f"job {job.id} {_ENDED[state]}{result}{when}"
+    if code is None and about.get("exec_host"):  # qdel -W force, while its host did not answer
+        return Verdict(State.UNKNOWN, f"{evidence}, but without an exit status: its host may not have ended it")
+    if not job.may_have_ended(_seconds(mtime)):
+        return Verdict(State.UNKNOWN, f"{evidence}, {NOT_AFTER}")
+    return Verdict(State.DEAD, evidence)
+
+
+def _seconds(text: object) -> float | None:
+    """Seconds since 1970 of a time as qstat writes it, ``Mon Jan 24 08:40:13 2022``, in this host's time zone."""
+    try:
+        return time.mktime(time.strptime(text)) if isinstance(text, str) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def place(id: str, run: Run) -> str:

@@ -37,12 +37,16 @@ _SHOWN = 120
 _MISLEADING = ("SQUEUE_", "SACCT_", "SINFO_", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT", "LSB_BJOBS_", "PBS_DEFAULT")
 
 
+#: Variables that make what they print independent of the user: untranslated, times in seconds since 1970.
+_LEADING = {"LC_ALL": "C", "SLURM_TIME_FORMAT": "%s"}
+
+
 class Unanswered(Exception):
     """A question was not answered, and why, in words."""
 
 
 class Absent(Unanswered):
-    """This host has not got the command; asking again soon does no harm."""
+    """The command cannot be run on this host; trying again soon does no harm to anybody."""
 
 
 class Reply(NamedTuple):
@@ -86,14 +90,18 @@ def run_command(argv: Sequence[str]) -> Reply:
     import tempfile
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_MISLEADING)}
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with contextlib.ExitStack() as stack:
+        try:
+            out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
+        except OSError as error:
+            raise Absent(f"there is no room for the answer of {argv[0]} on this host ({error.strerror})") from None
         try:
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
-                env=environment | {"LC_ALL": "C"},
+                env=environment | _LEADING,
                 start_new_session=True,
             )
         except OSError as error:

@@ -2,6 +2,9 @@
 
 A job that the controller has declared ended may have processes yet, on a node that does not answer it: because the
 network is cut, or slurmd hangs. So where the controller decided, and not the node, the node must have come back.
+
+Numbers of jobs are used again, and two clusters may have one name. So an end is believed only of the start that was
+noted; or, where none was, of a start and an end that lie around the time when the lease was taken.
 """
 
 from __future__ import annotations
@@ -11,8 +14,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sccache_dtool.clock import local
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.liveness.jobs import CLOCKS_APART, Job
 from sccache_dtool.liveness.schedulers import Absent, Reply, Run, Unanswered, batches
 
 #: States that a node reported: the processes have ended there.
@@ -31,8 +35,10 @@ _LIVING = frozenset(
     """.split()
 )
 
-_QUEUE_FIELDS = "JobID ArrayJobID ArrayTaskID RestartCnt State EndTime NodeList Cluster HetJobID".split()
-_ACCOUNT_FIELDS = "JobIDRaw JobID State End Submit NodeList Cluster".split()
+_QUEUE_FIELDS = (
+    "JobID ArrayJobID ArrayTaskID RestartCnt State SubmitTime StartTime EndTime NodeList Cluster HetJobID".split()
+)
+_ACCOUNT_FIELDS = "JobIDRaw JobID State Submit Start End NodeList Cluster".split()
 
 
 class Row(NamedTuple):
@@ -43,15 +49,17 @@ class Row(NamedTuple):
     array: str
     restarts: int
     state: str
-    end: str
+    submitted: float | None  # this and what follows by the controller's clock, in seconds since 1970; of a
+    started: float | None  # job that was put back into the queue, when that was
+    ended: float | None
     nodes: str
     cluster: str
     whole: str = ""  # the number of the heterogeneous job that it is a part of
 
     @property
     def when(self) -> str:
-        """`` at 2026-11-21 14:02``, by the controller's clock in local time; nothing if not known."""
-        return f" at {self.end[:16].replace('T', ' ')}" if self.end[:1].isdigit() else ""
+        """`` at 2026-11-21 14:02``; nothing if not known."""
+        return "" if self.ended is None else f" at {local(self.ended)}"
 
 
 class _Condition(NamedTuple):
@@ -68,8 +76,9 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
         rows = [row._replace(cluster=name) if _blank(row.cluster) else row for row in rows]
     conditions: dict[Job, _Condition] = {}
     forgotten = []
+    by_number = _by_number(rows)
     for job in jobs:
-        mine = [row for row in rows if _means(job, row)]
+        mine = [row for row in by_number.get(job.raw or job.id, ()) if _means(job, row)]
         if not mine:
             forgotten.append(job)
         else:
@@ -118,18 +127,24 @@ def _queue(jobs: Sequence[Job], run: Run) -> list[Row]:
     rows = []
     for ids in batches(dict.fromkeys(job.raw or job.id for job in jobs)):
         fields = ",".join(f"{field}:|" for field in _QUEUE_FIELDS)
-        reply = run(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(ids), "-O", fields])
+        reply = run(["squeue", "-h", "-a", "-r", "-t", "all", "-j", ",".join(ids), "-O", fields])
         if reply.code != 0:
             if "Invalid job id" in reply.err:
                 continue
             raise Unanswered(f"squeue: {reply.complaint}")
-        for raw, array, task, restarts, state, end, nodes, cluster, whole in _split(
+        for raw, array, task, restarts, state, *times, nodes, cluster, whole in _split(
             reply, len(_QUEUE_FIELDS), "squeue"
         ):
             id = f"{array}_{task}" if task.isdecimal() else raw
             number = int(restarts) if restarts.isdecimal() else 0
-            rows.append(Row(raw, id, array, number, state, end, nodes, cluster, whole))
+            submitted, started, ended = map(_time, times)
+            rows.append(Row(raw, id, array, number, state, submitted, started, ended, nodes, cluster, whole))
     return rows
+
+
+def _time(text: str) -> float | None:
+    """Seconds since 1970, as Slurm writes times when asked to; None for ``N/A``, ``NONE`` and ``Unknown``."""
+    return float(text) if text.isdecimal() and len(text) < 12 else None
 
 
 def _split(reply: Reply, count: int, command: str) -> Iterator[list[str]]:
@@ -140,6 +155,15 @@ def _split(reply: Reply, count: int, command: str) -> Iterator[list[str]]:
         if len(fields) < count:
             raise Unanswered(f"{command} gave an answer that cannot be understood: {line[:80]!r}")
         yield fields[:count]
+
+
+def _by_number(rows: list[Row]) -> dict[str, list[Row]]:
+    """Rows by every number that they may be meant by; ten thousand holders must not each look through all of them."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for number in {row.raw, row.id, row.array, row.whole}:
+            found.setdefault(number, []).append(row)
+    return found
 
 
 def _means(job: Job, row: Row) -> bool:
@@ -166,17 +190,38 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
         if start in (None, row.restarts) or row.state == "COMPLETING":
             return Verdict(State.ALIVE, f"job {job.id} is {row.state}")
     if living or any(row.restarts != start for row in rows if start is not None):
-        return _started_again(job, (living or rows)[0], job.nodes)
+        now = (living or rows)[0]
+        # Putting a job back into the queue is submitting it anew.
+        return _started_again(job, now, job.nodes) if job.may_have_ended(now.submitted) else _is_anothers(job)
     return _ended(job, rows)
 
 
+def _is_anothers(job: Job) -> Verdict:
+    return Verdict(State.UNKNOWN, f"the job {job.id} that is listed was there at another time: its number is another's")
+
+
+def _lies_around(job: Job, rows: list[Row]) -> bool:
+    """Whether rows that have ended may be of this job: of the start that was noted, or of one at the right time."""
+    if job.started:
+        return any(row.started == float(job.started) for row in rows)
+    if not any(job.may_have_ended(row.ended) for row in rows):
+        return False
+    first = [row for row in rows if not row.restarts]
+    begins = [row.started for row in rows] if job.incarnation else [row.submitted for row in first]
+    return not begins or any(begin is not None and begin <= job.seen + CLOCKS_APART for begin in begins)
+
+
 def _ended(job: Job, rows: list[Row]) -> Verdict | _Condition:
-    last = max(rows, key=lambda row: row.end)
+    if not _lies_around(job, rows):
+        return _is_anothers(job)
+    last = max(rows, key=lambda row: row.ended or 0.0)
     evidence = f"job {job.id} {last.state}{last.when}"
-    # One node that reports the end speaks for itself; of several the batch script's speaks for itself alone.
-    rows = [row for row in rows if row.state in _DECIDED or _are_several(row.nodes)]
-    nodes = [row.nodes for row in rows if row.nodes != "None assigned"]
-    nodes = [text for text in nodes if not _blank(text)]
+    # One node that reports the end speaks for itself; of several the batch script's speaks for itself alone. Those that
+    # were noted count as well: with `--no-kill` Slurm takes a node that fails out of its list of the job's.
+    unsure = [row for row in rows if row.state in _DECIDED or _are_several(row.nodes) or _are_several(job.nodes)]
+    nodes = [row.nodes for row in unsure if row.nodes != "None assigned" and not _blank(row.nodes)]
+    if unsure and job.incarnation:  # the lease was taken in it, so it did run
+        return _Condition(evidence, ",".join(filter(None, [job.nodes, *nodes])))
     return _Condition(evidence, ",".join(nodes)) if nodes else Verdict(State.DEAD, evidence)
 
 
@@ -209,17 +254,20 @@ def _ask_accounting(
             return
         if reply.code != 0:
             raise Unanswered(f"sacct: {reply.complaint}")
-        for raw, id, state, end, submit, nodes, cluster in _split(reply, len(_ACCOUNT_FIELDS), "sacct"):
+        for raw, id, state, *times, nodes, cluster in _split(reply, len(_ACCOUNT_FIELDS), "sacct"):
             array, whole = id.partition("_")[0], id.partition("+")[0]
-            row = Row(raw, id, array, 0, state.partition(" ")[0], end, nodes, cluster, whole)
-            rows.append((submit, row))
-    rows.sort(key=lambda pair: pair[0])
+            submitted, started, ended = map(_time, times)
+            state = state.partition(" ")[0]  # CANCELLED by 1001
+            rows.append(Row(raw, id, array, 0, state, submitted, started, ended, nodes, cluster, whole))
+    rows.sort(key=lambda row: row.submitted or 0.0)
+    by_number = _by_number(rows)
     for job in jobs:
-        mine = [row for _, row in rows if row.cluster == job.cluster and _means(job, row)]
+        candidates = by_number.get(job.raw or job.id, [])
+        mine = [row for row in candidates if row.cluster == job.cluster and _means(job, row)]
         if mine:
             _settle(job, _from_accounting(job, mine), verdicts, conditions)
         else:
-            others = sorted({row.cluster for _, row in rows if _means(job._replace(cluster=row.cluster), row)})
+            others = sorted({row.cluster for row in candidates if _means(job._replace(cluster=row.cluster), row)})
             text = f"of cluster {', '.join(others)}, not {job.cluster}" if others else "not listed, or hidden"
             verdicts[job] = Verdict(State.UNKNOWN, f"job {job.id} is {text}; that is no proof")
 
@@ -228,18 +276,27 @@ def _from_accounting(job: Job, rows: list[Row]) -> Verdict | _Condition:
     """`rows` are in the order in which they were submitted: there is one for each start of a job."""
     tasks: dict[str, list[Row]] = {}
     for row in rows:
-        tasks.setdefault(row.id, []).append(row)
+        starts = tasks.setdefault(row.id, [])
+        starts.append(row._replace(restarts=len(starts)))
     for starts in tasks.values():
         if starts[-1].state not in _ENDED:
             text = f"job {job.id} is {starts[-1].state[:40]} to its accounting, and unknown to its controller"
             return Verdict(State.UNKNOWN, text)
-    start = int(job.incarnation) if job.incarnation else -1
-    if any(len(starts) <= start for starts in tasks.values()):
-        return Verdict(State.UNKNOWN, f"the accounting has not heard of start {start} of job {job.id}")
-    ours = [starts[start] for starts in tasks.values()]
+    ours = [row for starts in tasks.values() for row in starts if _is_start(job, row, len(starts))]
+    if len(ours) < len(tasks):
+        return Verdict(State.UNKNOWN, f"the accounting has not heard of that start of job {job.id}")
+    if not _lies_around(job, ours):
+        return _is_anothers(job)
     if all(row.state in _ENDED for row in ours):
         return _ended(job, ours)
     return _started_again(job, rows[-1], ",".join(row.nodes for row in ours))  # REQUEUED
+
+
+def _is_start(job: Job, row: Row, count: int) -> bool:
+    """Whether a row is of the start that the lease is of: the one that was noted, or else the last of `count`."""
+    if job.started:
+        return row.started == float(job.started)
+    return row.restarts == (int(job.incarnation) if job.incarnation else count - 1)
 
 
 # -- nodes that do not answer ------------------------------------------------------------------------------------------
@@ -257,7 +314,7 @@ def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, 
     states = {name: state for name, state, *_ in _split(reply, 2, "sinfo")}
     for job, condition in conditions.items():
         nodes = expand(condition.nodes)
-        silent = [node for node in nodes or () if _may_not_answer(states.get(node, "unknown"))]
+        silent = [node for node in dict.fromkeys(nodes or ()) if _may_not_answer(states.get(node, "unknown"))]
         if not nodes:
             text = f"{condition.evidence}, but on which nodes it ran is not known, and one may not have been reached"
             verdicts[job] = Verdict(State.UNKNOWN, text)

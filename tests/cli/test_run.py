@@ -58,6 +58,14 @@ def test_death_by_signal_is_128_and_its_number(source: str, number: int) -> None
     assert call("run", source, "--", "sh", "-c", f"kill -{int(number)} $$").code == 128 + number
 
 
+def test_whoever_ignores_the_end_of_children_is_no_hindrance(source: str) -> None:
+    """Below a daemon that ignores SIGCHLD `run` would wait for ever for a command that has ended."""
+    ignore = (
+        "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    assert shell([PYTHON, "-c", ignore, SC_DTOOL, "run", source, "--", "sh", "-c", "exit 7"]).code == 7
+
+
 def test_the_path_is_in_braces_and_in_the_environment(source: str) -> None:
     """A command could not find what the lease is on."""
     done = call("run", source, "--", "sh", "-c", 'echo "{}"; echo "$SC_DTOOL_PATH"; cat {}; echo --in={}')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -11,12 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start, wait_until
 from httpserver import Page, Server
 from sccache_dtool import layout
 from sccache_dtool.cache import Cache
-from sccache_dtool.cli.progress import Lines
+from sccache_dtool.cli.progress import Bar, Lines
 from sccache_dtool.fetch import slots, transfers
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
@@ -27,11 +29,10 @@ MEBIBYTE = 1 << 20
 HURRIED = [
     sys.executable,
     "-c",
-    "from sccache_dtool.cli import main\n"
-    "from sccache_dtool.fetch import transfers\n"
-    "transfers.PULSE = 0.05\n"
-    "main.main()",
+    "from sccache_dtool.cli import main\nfrom sccache_dtool.fetch import track\ntrack.PULSE = 0.05\nmain.main()",
 ]
+
+ETAG = '"one"'
 
 ME = ("--holder", f"pid:{os.getpid()}")
 
@@ -219,6 +220,28 @@ def test_downloads_on_one_host_are_bounded(
     assert sc("use", "--wait", "0s", server.page("/c", b"x")).code == 0
 
 
+def test_who_ran_out_of_patience_in_a_queue_has_not_failed_for_others(
+    sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A short --wait on a busy host would end the jobs of all hosts that have the patience, or the room."""
+    sc("init")
+    (tmp_path / "another host").mkdir()
+    monkeypatch.setenv(slots.VARIABLE, "1")
+    b = server.page("/b", b"ACGT")
+    with start([SC_DTOOL, "use", server.page("/a", b"x", hold=True), *ME]):
+        server.wait_for_gets("/a")
+        with start([SC_DTOOL, "use", b, *ME, "--wait", "3s"]) as hasty:
+            wait_for_state(sc, "queued")
+            monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "another host"))
+            with start([SC_DTOOL, "use", b, *ME]) as patient:
+                first = finish(hasty)
+                assert first.code == 11
+                assert "waiting for other downloads of yours" in first.err
+                done = finish(patient)
+                assert done.code == 0, done.err
+        server.release()
+
+
 def test_a_place_is_free_again_when_its_download_is_killed(
     sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -234,6 +257,30 @@ def test_a_place_is_free_again_when_its_download_is_killed(
         first.kill()
         first.wait()
     assert sc("use", server.url("/b")).code == 0
+
+
+def test_what_was_there_already_is_no_speed() -> None:
+    """Who takes over five hours of download would be told that the rest takes a second."""
+    now = [0.0]
+    said: list[str] = []
+    lines = Lines(said.append, lambda: now[0])
+    lines.start("ref.tar", 10_000_000, 8_000_000)
+    now[0] = 60
+    lines.advance(600_000)
+    assert said == ["ref.tar: 8.6 MB of 10.0 MB, 86 %, 10.0 kB/s, 2 min left"]
+
+
+def test_one_bar_at_a_time() -> None:
+    """Each source of an item would leave a bar of its own that never ends; some terminals' libraries even fail."""
+    shown = io.StringIO()
+    bar = Bar(lambda: Console(file=shown, force_terminal=True, width=100))
+    bar.start("first", 10)
+    first = bar._progress
+    bar.start("second", 10, 5)
+    assert first is not None
+    assert not first.live.is_started
+    bar.done()
+    assert "5/10" in shown.getvalue()
 
 
 def test_a_line_a_minute_without_a_terminal() -> None:
@@ -315,6 +362,55 @@ def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Pa
         assert "reserved by running fetches" in alone.err
         server.release()
         assert finish(fetching).code == 0
+
+
+@pytest.mark.root
+def test_what_is_being_fetched_is_waited_for_where_that_is(
+    sc: Callable[..., Done], disks: list[Path], server: Server, tmp_path: Path
+) -> None:
+    """A download that fills most of a disk would leave too little there for itself, and run again on the next one."""
+    third = tmp_path / "third"
+    third.mkdir()
+    shell([SC_DTOOL, "-C", str(disks[1]), "init"])
+    body = bytes(8 * MEBIBYTE)
+    url = server.pages("/x", Page(body, stall_after=MEBIBYTE), Page(body))
+    with start([*HURRIED, "use", "-d", f"{disks[1]}:{third}", url, *ME]) as first:
+        wait_until(lambda: transfers.reserved(FileSystem(), Layout(str(disks[1]))) == 7 * MEBIBYTE, "a reservation")
+        for there in (f"{disks[1]}:{third}", f"{third}:{disks[1]}"):
+            late = sc("use", "-d", there, "--wait", "0s", url)
+            assert late.code == 11
+            assert f"process {first.pid}" in late.err
+        server.release()
+        assert finish(first).code == 0
+    assert server.gets["/x"] == 1
+
+
+@pytest.mark.root
+def test_files_that_fit_one_after_the_other_fit(sc: Callable[..., Done], disks: list[Path], server: Server) -> None:
+    """What has come already would be counted as still to come, and an item of two thirds of the disk refused."""
+    words = [server.page(f"/{name}", bytes(4 * MEBIBYTE)) for name in "ab"]
+    assert sc("use", "-C", str(disks[1]), *words).code == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("came", [3, 5, 8], ids=["a third", "a half", "more than fits twice"])
+def test_what_was_interrupted_need_not_fit_twice(
+    sc: Callable[..., Done], disks: list[Path], server: Server, came: int
+) -> None:
+    """A download of most of a disk could never be taken over: its beginning would stand in its own way."""
+    body = os.urandom(9 * MEBIBYTE)
+    url = server.pages("/x", Page(body, stall_after=came * MEBIBYTE, etag=ETAG), Page(body, etag=ETAG))
+    cache = ("-C", str(disks[1]))
+    sc("init", *cache)
+    with start([*HURRIED, *cache, "use", url, *ME]) as first:
+        mark = f"part~0~{came * MEBIBYTE}"
+        wait_until(lambda: mark in {path.name for path in disks[1].glob(".sc-dtool/tmp/*/*")}, "how far it is")
+        first.kill()
+        first.wait()
+    done = sc("use", *cache, url)
+    assert done.path.read_bytes() == body, done.err
+    continued = None if came == 8 else f"bytes={came * MEBIBYTE}-"
+    assert server.ranges("/x") == [None, continued]
 
 
 @pytest.mark.root

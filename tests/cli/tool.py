@@ -104,6 +104,14 @@ def wait_until(what: Callable[[], Any], why: str) -> Any:
     return value
 
 
+def has_ended(pid: int) -> bool:
+    """Whether a process is gone, or waits for nothing but to be taken away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
 def environment(**more: str | None) -> dict[str, str]:
     """The environment with some variables changed, or taken away (None)."""
     merged = {**os.environ, **more}
@@ -157,8 +165,11 @@ def make_tar(path: Path, members: Mapping[str, bytes]) -> str:
 
 
 def one_line_error(done: Done) -> str:
-    """The error of a command: one line, with further lines only for details and the hint, and no traceback."""
-    lines = done.err.splitlines()
+    """The error of a command: one line, with further lines only for details and the hint, and no traceback.
+
+    What a command tells of its attempts before it gives up is no error.
+    """
+    lines = [line for line in done.err.splitlines() if "; trying again in " not in line]
     errors = [line for line in lines if line.startswith("Error: ")]
     assert len(errors) == 1, done
     assert all(

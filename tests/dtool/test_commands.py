@@ -98,8 +98,22 @@ def test_summary_remembers_the_uses_of_what_is_gone(dtool, used, cache_dir):
         ("evicted", 3, None),
         ("in-use", 1, 0.0),
     ]
+    out = dtool("cache", "-f", "json", "summary")
+    (row,) = records(out, "dataset")
+    assert (row["uses"], row["saved_seconds"]) == (4, 0.0)
+    (total,) = records(out, "summary")
+    assert (total["uses"], total["saved_seconds"], total["saved_unknown_uses"]) == (4, 0.0, 3)
+    assert "not counted: 3 uses of what was evicted" in dtool("cache", "summary")
+
+
+def test_what_a_dataset_saved_that_is_gone_is_not_called_nothing(dtool, dataset, cache_dir):
+    """A data manager who reads "0 s" would throw out what is worth most."""
+    with leased(dataset, FIRST):
+        pass
+    dtool("cache", "clean", "--all", "-y")
     (row,) = records(dtool("cache", "-f", "json", "summary"), "dataset")
-    assert row["uses"] == 4
+    assert (row["uses"], row["saved_seconds"]) == (1, None)
+    assert "?" in dtool("cache", "summary")
 
 
 @pytest.mark.parametrize(
@@ -132,6 +146,17 @@ def test_log_tells_who_used_what(dtool, used):
     """Each finished use is in the log exactly once."""
     rows = records(dtool("cache", "-f", "json", "log"), "use")
     assert [row["name"] for row in rows] == [f"{used.uuid[:8]}.{FIRST}"] * 3
+
+
+def test_a_reader_that_goes_away_is_no_error(used, cache_dir, dtool):
+    """`dtool cache log | head -1` must not complain of a broken pipe."""
+    program = shutil.which("dtool", path=os.path.dirname(sys.executable))
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([program, "cache", "log"], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert "Error" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_no_cache_is_said_so(dtool):

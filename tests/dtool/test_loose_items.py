@@ -81,5 +81,5 @@ for identifier in dataset.identifiers:
     run_python(program, on_s3.uri, SC_DTOOL_PLUGIN="off").end()
     cache = Cache(cache_dir)
     cache.init()
-    assert {one.identifier for one in cache.loose()} == set(on_s3.identifiers)
-    assert {one.dataset for one in cache.loose()} == {on_s3.uuid}
+    assert {one.name.partition(".")[0] for one in cache.loose()} == set(on_s3.identifiers)
+    assert {pile.dataset for pile in cache.piles()} == {on_s3.uuid}

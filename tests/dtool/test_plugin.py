@@ -292,6 +292,70 @@ def test_a_cache_that_is_not_writable_fails_as_it_did_without_us(dataset, open_t
     assert err.strip().splitlines()[-1].startswith("PermissionError")
 
 
+@pytest.mark.root
+def test_what_is_in_a_cache_that_one_may_only_read_is_served_without_a_lease(dataset, open_tmp_path, run_python, web):
+    """Where one user fetches and others only read, dtool alone serves its hits; ours must be served as well."""
+    theirs = open_tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o755)
+    content_is_there(run_python(CONTENT, dataset.uri, SC_DTOOL_PLUGIN="", DTOOL_CACHE_DIRECTORY=str(theirs)))
+    served = web.data_requests
+    program = stores.AS_OTHERS + "become(65534, 65534)\n" + CONTENT
+    err = content_is_there(run_python(program, dataset.uri, SC_DTOOL_PLUGIN="", DTOOL_CACHE_DIRECTORY=str(theirs)))
+    (line,) = err.splitlines()
+    assert f"goes on without leases: Permission denied: {theirs}/.sc-dtool/" in line
+    assert web.data_requests == served + len(FILES)  # by `become`, into a cache of its own
+
+
+def test_a_fork_in_the_middle_of_our_loading_leaves_no_child_that_hangs(dataset, cache_dir, run_python):
+    """Pools fork while threads load data; a child must not wait for a module that nobody goes on loading in it."""
+    program = """
+import importlib.abc, signal, threading
+loading, forked = threading.Event(), threading.Event()
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == sys.argv[3]:
+            loading.set()
+            forked.wait(0.5)  # it cannot come if the fork waits for us
+dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
+assert sys.argv[3] not in sys.modules
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=dataset.item_content_abspath, args=[sys.argv[2]])
+thread.start()
+assert loading.wait(100)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    dataset.item_content_abspath(sys.argv[2])
+    os._exit(0)
+forked.set()
+say(os.waitpid(pid, 0)[1])
+thread.join()
+input()
+"""
+    for module in (*plugin._TO_USE, *plugin._TO_FETCH):
+        process = run_python(program, dataset.uri, FIRST, module)
+        assert process.line() == "0", module
+        process.end()
+        shutil.rmtree(cache_dir)
+
+
+def test_everything_of_ours_is_loaded_before_a_fetch_begins(dataset, cache_dir, run_python):
+    """What is loaded later a fork may cut off."""
+    program = """
+from sccache_dtool.dtool import plugin
+dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
+plugin._load(plugin._TO_USE)
+plugin._load(plugin._TO_FETCH)
+before = set(sys.modules)
+dataset.item_content_abspath(sys.argv[2])
+say("new:", *sorted(name for name in set(sys.modules) - before if name.startswith("sccache_dtool")))
+"""
+    process = run_python(program, dataset.uri, FIRST)
+    assert process.line() == "new:"
+    process.end()
+
+
 def test_a_fault_of_ours_is_warned_of_once(dataset, cache_dir, run_python):
     """Our bugs are ours."""
     program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_wanted = None\n" + CONTENT

@@ -15,6 +15,7 @@ from sccache_dtool.cli import main
 from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit
 from sccache_dtool.fetch.broker import item_key
+from sccache_dtool.holders import Roll
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -129,6 +130,17 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert "nothing to give back" in sc("unuse", word)
     sc("clean", "--all", "-y")
     assert not os.path.exists(path)
+
+
+def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
+    """A listing for each item would make it minutes for a dataset of some thousand items."""
+    listed = []
+    glance = Roll.glance
+    monkeypatch.setattr(Roll, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
+    word = f"dtool:{dataset.uri}"
+    sc("use", "--ttl", "1h", word)
+    sc("unuse", word)
+    assert len(listed) == 2  # one for the items, and one for the directory that shows them
 
 
 def test_uses_of_a_dataset_are_counted(sc, dataset, cache_dir):

@@ -12,12 +12,15 @@ import pytest
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing
 from sccache_dtool import gate, history, holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.election import Election
 from sccache_dtool.errors import InUse
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, Owner
 from sccache_dtool.layout import EndedName, Layout, SegmentName
 from sccache_dtool.leases import Lease
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -48,6 +51,29 @@ def fill(cache: Cache, tmp_path: Path, clock: FakeClock) -> Callable[[str, int],
         return lease
 
     return fill
+
+
+def test_reap_ends_the_elections_of_the_dead_and_of_nobody_else(
+    cache: Cache, layout: Layout, proc: FakeProc, clock: FakeClock
+) -> None:
+    """Other hosts would wait for minutes for a fetcher that was killed on this one, or download beside a living one."""
+    winners = []
+    unknown = Verdict(State.UNKNOWN, "not asked")
+    for number, what in ((4242, "of the dead"), (4343, "of the living")):
+        owner = holders.process_owner(CALLER, proc, proc.add(number, "job"))
+        memory = Memory(None, clock)
+        record = holders.encode(owner, None, clock)
+        winners.append(Election(FileSystem(), layout, what, record, lambda _: unknown, memory))
+        assert winners[-1].poll()
+    proc.end(4242)
+    cache.reap(dry_run=True)
+    assert len(os.listdir(layout.locks)) == 6  # of each the lock, flufl.lock's claim, and the sign
+    cache.reap()
+    left = [name for name in os.listdir(layout.locks) if "|" not in name]
+    assert len(left) == 2
+    assert all(name.startswith("of the living.") for name in left)
+    for winner in winners:
+        winner.resign()
 
 
 def test_what_nobody_uses_goes_and_what_is_used_stays(cache: Cache, fill: Callable[[str, int], Lease]) -> None:
@@ -249,3 +275,23 @@ def test_what_is_evicted_to_the_trash_is_not_deleted(
     assert (len(cleaned.removed), cleaned.purged) == (1, 0)
     assert len(os.listdir(layout.trash)) == 1
     assert cache.restore("a")
+
+
+class Full(FileSystem):
+    """A disk without a free block: what has no room in a directory cannot be made."""
+
+    def put_record(self, text: str, path: str, **more: bool) -> None:
+        if len(text) > 59:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        super().put_record(text, path)
+
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+
+def test_a_full_disk_can_be_cleaned(make_cache: Making, fill: Callable[[str, int], Lease]) -> None:
+    """That is when it is needed most: neither an election nor a holder may be what there is no room for."""
+    fill("a", 10).release()
+    cleaned = make_cache(fs=Full()).clean(Rules(everything=True))
+    assert cleaned.freed == 10
+    assert not cleaned.failed

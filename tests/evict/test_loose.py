@@ -110,7 +110,7 @@ def test_the_layouts_of_all_brokers_are_found(root):
     assert sorted(one.path for one in found) == sorted(
         [f"{UUID}/{ID}", f"{UUID}/{OTHER}.txt", f"bucket/{UUID}/{ID}.gz", f"s3/{UUID}/{ID}"]
     )
-    assert {one.dataset for one in found} == {UUID}
+    assert {pile.dataset for pile in Cache(root).piles()} == {UUID}
 
 
 def test_copies_of_datasets_and_other_stores_are_left_alone(root):
@@ -133,7 +133,7 @@ def test_directories_that_the_settings_name_are_dtools(root):
     ours = [put(root, f"study-1/{ID}.csv"), put(root, f"mirror/2024/{OTHER}")]
     kept = [put(root, f"study-2/{ID}.csv"), put(root, f"mirror/2023/{ID}"), put(root, "mirror/2023/notes.txt")]
     cache = aged(root, 400 * DAY)
-    assert sorted(one.dataset for one in cache.loose()) == ["mirror/2024", "study-1"]
+    assert sorted(pile.dataset for pile in cache.piles()) == ["mirror/2024", "study-1"]
     cache.clean(Rules(everything=True))
     assert not any(file.exists() for file in ours)
     assert all(file.exists() for file in kept)

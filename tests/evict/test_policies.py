@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sccache_dtool.evict.policies import Plan, Rules, make_plan
+from sccache_dtool.evict.policies import ENOUGH, Plan, Rules, make_plan
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Generation, LeaseName, item_key
 from sccache_dtool.leases import Held
+from sccache_dtool.marks import ORDERS, Goal, Limits, Mark, Room
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0
@@ -136,7 +137,7 @@ def test_a_size_is_reached_from_the_least_recently_used() -> None:
     found = [item("b", used=2 * DAY), item("a", used=3 * DAY), item("d", used=0.0), item("c", used=DAY)]
     plan = make_plan(found, Rules(retain_size=20), NOW)
     assert labels(plan) == ["a", "b"]
-    assert (plan.size, plan.freed, plan.goal, plan.missed) == (40, 20, 20, 0)
+    assert (plan.size, plan.freed, plan.goal, plan.missed) == (40, 20, Goal(20), 0)
     assert set(kept(plan)) == {"c", "d"}
 
 
@@ -189,3 +190,118 @@ def test_a_plan_shows_what_it_knows() -> None:
     """`--dry-run` could not say what would go, how large it is, and how often it was used."""
     (candidate,) = make_plan([item("a", size=5, uses=3, used=DAY)], Rules(True), NOW).remove
     assert (candidate.bytes, candidate.entries, candidate.uses, candidate.idle_since) == (5, 1, 3, NOW - DAY)
+
+
+# -- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_excluded_or_fresh_stays_whatever_the_rules() -> None:
+    """What a person wants to keep, or has just fetched for the next job, would go with `--all`."""
+    found = [item("pinned"), item("hg38"), item("fresh", fetched=60), item("rest")]
+    rules = Rules(True, exclude=("hg*",), grace=3600)
+    plan = make_plan(found, rules, NOW, pinned={found[0].key})
+    assert labels(plan) == ["rest"]
+    assert kept(plan) == {"pinned": "pinned", "hg38": "excluded", "fresh": "fetched within 60 min"}
+
+
+def test_only_what_is_larger() -> None:
+    """`--larger-than 1GB` would spare what is large, or take what is small."""
+    plan = make_plan([item("large", size=11), item("small", size=10)], Rules(larger_than=10), NOW)
+    assert labels(plan) == ["large"]
+
+
+# -- in which order --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("order", "first"),
+    [("lru", "idle"), ("lfu", "rare"), ("largest", "big"), ("oldest", "old"), ("cost", "big")],
+)
+def test_each_order_has_its_own_first(order: str, first: str) -> None:
+    """An order would be another one by a different name."""
+    found = [
+        item("idle", used=20 * DAY, uses=9, fetched=21 * DAY),
+        item("rare", used=DAY, uses=0),
+        item("big", size=10**12, used=DAY, uses=9),
+        item("old", used=DAY, uses=9, fetched=90 * DAY),
+    ]
+    total = sum(one.bytes for one in found)
+    assert labels(make_plan(found, Rules(retain_size=total - 1, order=order), NOW)) == [first]
+
+
+def test_what_was_quick_to_fetch_goes_before_what_was_slow() -> None:
+    """The cost-aware order would not weigh what a fetch costs."""
+    quick, slow = item("quick", used=DAY, uses=3), item("slow", used=DAY, uses=3)
+    took = {"quick": 10, "slow": 100_000}
+    found = [
+        one._replace(
+            copies=(one.copies[0]._replace(generation=one.copies[0].generation._replace(took=took[one.label])),)
+        )
+        for one in (slow, quick)
+    ]
+    assert labels(make_plan(found, Rules(retain_size=19, order="cost"), NOW)) == ["quick"]
+
+
+def test_there_is_a_rule_for_every_order() -> None:
+    """An order that `--order` offers would be a traceback."""
+    for order in ORDERS:
+        assert len(make_plan([item("a"), item("b")], Rules(retain_size=0, order=order), NOW).remove) == 2
+
+
+# -- how much goes ---------------------------------------------------------------------------------------------------
+
+PERCENT = {number: Mark(number / 100, True) for number in range(101)}
+
+
+def four(size: int = 10) -> list[Item]:
+    return [item(name, size=size, used=DAY) for name in "abcd"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "removed"),
+    [
+        (Limits(capacity=40), 0),
+        (Limits(capacity=39), 1),
+        (Limits(50, PERCENT[80], PERCENT[40]), 0),  # 40 is not above 80 % of 50
+        (Limits(50, PERCENT[79], PERCENT[40]), 2),
+        (Limits(50, PERCENT[79]), 1),  # no low mark: as soon as it is below the high one
+        (Limits(50, PERCENT[50], PERCENT[90]), 2),  # a low mark above the high one is the high one
+        (Limits(high=Mark(30, False), low=Mark(15, False)), 3),
+        (Limits(entries_high=Mark(3, False), entries_low=Mark(1, False)), 3),
+        (Limits(entries_high=Mark(4, False), entries_low=Mark(1, False)), 0),
+    ],
+)
+def test_limits_of_what_the_cache_holds(limits: Limits, removed: int) -> None:
+    """A cache would be cleaned below its mark, or not down to its low one."""
+    plan = make_plan(four(), Rules(limits=limits), NOW)
+    assert len(plan.remove) == removed
+    assert plan.within == (removed == 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "room", "removed"),
+    [
+        (Limits(high=PERCENT[90], low=PERCENT[75]), Room(100, 11, 1000, 900), 0),
+        (Limits(high=PERCENT[90], low=PERCENT[75]), Room(100, 5, 1000, 900), 2),  # 95 used: 20 must go
+        (Limits(high=PERCENT[90], low=PERCENT[75]), Room(1000, 0, 1000, 900), 4),  # others have filled it: all we can
+        (Limits(least_free=15), Room(100, 15, 1000, 900), 0),
+        (Limits(least_free=15), Room(100, 14, 1000, 900), 1),
+        (Limits(entries_high=PERCENT[90], entries_low=PERCENT[80]), Room(100, 50, 10, 0), 2),
+        (Limits(entries_high=PERCENT[90], entries_low=PERCENT[80]), Room(100, 50, 0, 0), 0),  # it does not count them
+    ],
+)
+def test_limits_of_the_file_system(limits: Limits, room: Room, removed: int) -> None:
+    """A disk that others fill as well would run full, or the cache be emptied for nothing."""
+    plan = make_plan(four(), Rules(limits=limits), NOW, room=room)
+    assert len(plan.remove) == removed
+
+
+def test_the_strictest_of_several_goals_holds() -> None:
+    """With a size and a mark one of the two would be forgotten."""
+    assert len(make_plan(four(), Rules(retain_size=35, limits=Limits(capacity=15)), NOW).remove) == 3
+
+
+def test_what_is_enough_says_so() -> None:
+    """Why an item stays could not be told."""
+    plan = make_plan(four(), Rules(retain_size=39), NOW)
+    assert set(kept(plan).values()) == {ENOUGH}

@@ -222,7 +222,8 @@ def test_putting_away_twice_and_at_once_is_no_error(make_cache: Making, layout: 
     Path(layout.tmp, str(WorkName(f"{ID}.0", "fetch"))).mkdir()
     Path(layout.trash, str(TrashName(generation, 0, True)), "x").mkdir(parents=True)
     Path(layout.holders, f"{PROBE}0123456789abcdef").touch()
-    Path(layout.items, "01", f"{'0123456789abcdef' * 2}-x", str(generation)).mkdir(parents=True)
+    other = generation._replace(random="f" * 16)
+    Path(layout.items, "01", f"{'0123456789abcdef' * 2}-x", str(other)).mkdir(parents=True)
     clock.let_pass(OLD + 100)
     found = leftovers(cache)
     assert len(found) == 4
@@ -234,4 +235,4 @@ def test_putting_away_twice_and_at_once_is_no_error(make_cache: Making, layout: 
                 continue
     assert leftovers(cache) == []
     assert os.listdir(layout.tmp) == []
-    assert not os.path.exists(f"{layout.items}/01/{'0123456789abcdef' * 2}-x/{generation}/{GATE}")
+    assert not os.path.exists(f"{layout.items}/01/{'0123456789abcdef' * 2}-x/{other}/{GATE}")

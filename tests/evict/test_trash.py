@@ -58,7 +58,7 @@ def test_an_eviction_is_two_calls_and_frees_the_name(layout: Layout, directory: 
     assert evict(layout, fs) is Outcome.EVICTED
     assert fs.kinds() == ["rmdir", "rename"]
     assert not directory.exists()
-    assert Path(layout.trash, str(TrashName(GENERATION, 0)), PAYLOAD, "ref.fa").read_text() == "ACGT\n"
+    assert Path(layout.trash, str(TrashName(GENERATION, 0, going=True)), PAYLOAD, "ref.fa").read_text() == "ACGT\n"
 
 
 def test_what_is_leased_stays_as_it_is(layout: Layout, directory: Path) -> None:
@@ -469,3 +469,24 @@ def test_a_segment_that_was_not_published_is_discarded(layout: Layout) -> None:
     Path(layout.tmp, str(work)).touch()
     assert trash.discard_work(FS, layout, work) is True
     assert os.listdir(layout.tmp) == []
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_large_copy_is_removed_in_parts(layout: Layout, monkeypatch: pytest.MonkeyPatch, deep: bool) -> None:
+    """A dataset of a million files would be removed by one process, for hours; or something of it be left."""
+    monkeypatch.setattr(trash, "_LARGE", 10)
+    monkeypatch.setattr(trash, "_NAMES_AT_ONCE", 7)
+    name = TrashName(Generation("a" * 16, 1_700_000_000, 5, 99), 0, going=True)
+    payload = Path(layout.trash, str(name), PAYLOAD, "big")
+    for number in range(30):
+        directory = payload / f"d{number % 3}" / f"e{number % 5}" if deep else payload
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / f"f{number}").touch()
+    outside = Path(layout.root, "outside")
+    outside.mkdir()
+    (outside / "kept").touch()
+    (payload / "link").symlink_to(outside)
+    warnings: list[str] = []
+    assert trash.purge(FS, layout, 0.0, warnings.append) == 1
+    assert (os.listdir(layout.trash), warnings) == ([], [])
+    assert (outside / "kept").exists()

@@ -18,7 +18,8 @@ from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.job import Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin, StepPlugin
 from sccache_dtool.fetch.progress import NoProgress
-from sccache_dtool.fetch.stack import Location, Source, Step, parse_stack
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fetch.words import Location, Source, Step
 from sccache_dtool.fsops import FileSystem
 
 BODY = b"of the grid" * 1000
@@ -176,6 +177,26 @@ def test_a_plugin_that_cannot_be_loaded_is_named(others, thing):
     ((name, package, error),) = plugins.listing(plugins.SOURCES)
     assert (name, package, type(error)) == ("echo", "other-package", CacheError)
     assert parse_stack(["/x"]).source == "file:/x"
+
+
+def _break(*_):
+    raise KeyError("no such\x1b[31m field")
+
+
+def test_a_fault_in_a_plugin_is_an_error_in_words(others, get, tmp_path):
+    """All who wait for the item would not be told, and each run into the same fault, with a traceback."""
+    source = SourcePlugin(lambda word: Source(word, Location(word[5:]), "echo"), _break)
+    others[plugins.SOURCES].append(Point("echo", source))
+    others[plugins.STEPS].append(Point("break", StepPlugin(lambda argument: Step("break"), _break)))
+    (tmp_path / "x").write_bytes(b"x")
+    assert refused(get, "echo:abc").hint == "this is a fault in the plugin echo"
+    (tmp_path / "area" / "payload").rmdir()
+    (tmp_path / "area" / "work").rmdir()
+    (tmp_path / "area").rmdir()
+    error = refused(get, f"{tmp_path}/x", "break")
+    assert "cannot do break" in error.message
+    assert "KeyError" in error.message
+    assert error.message.isprintable()
 
 
 def test_built_in_words_look_for_no_plugin():

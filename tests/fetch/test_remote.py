@@ -144,7 +144,6 @@ def ssh(tmp_path_factory):
     """A real sshd on the loopback interface, which this user may enter; the beginning of its URLs."""
     if SSHD is None or SFTP is None:
         pytest.skip("there is no sshd on this machine (Debian: openssh-server)")
-    import paramiko
 
     home = tmp_path_factory.mktemp("ssh")
     home.chmod(0o700)
@@ -177,8 +176,6 @@ def ssh(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HOME", str(home))
             patch.delenv("SSH_AUTH_SOCK", raising=False)
-            # paramiko asks for host keys where fsspec tells it to accept them; nothing of the user's is read.
-            assert paramiko.__version__
             yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}"
     finally:
         daemon.terminate()
@@ -219,6 +216,15 @@ def test_what_is_not_installed_is_named(get, monkeypatch, scheme):
     assert "not installed" in error.message
     assert error.hint == f"install it: pip install {remote._wanted(scheme)}"
     assert remote.missing(scheme) == remote._wanted(scheme)
+
+
+@needs("fsspec")
+def test_what_fsspec_finds_missing_only_when_it_is_used_is_named(get, monkeypatch):
+    """`loaders` would call ready what cannot be fetched."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.fs", None)
+    assert remote.missing("hdfs") == "fsspec pyarrow"
+    assert refused(get, "hdfs://host/x").hint == "install it: pip install fsspec pyarrow"
 
 
 class Store:

@@ -34,7 +34,7 @@ class Recorder:
         self.ended = 0
         self.moved = threading.Event()
 
-    def start(self, label, total):
+    def start(self, label, total, there=0):
         self.started.append((label, total))
 
     def advance(self, n):

@@ -58,6 +58,7 @@ CALLS = {
     "in one shell for one command": """bash -c '"$SC" {} "$SRC"'""",
     "in sh -c, under timeout": """timeout 60 sh -c 'exec "$SC" {} "$SRC"'""",
     "under sudo": 'sudo -E "$SC" {} "$SRC"',
+    "under find": 'find "$SRC" -exec "$SC" {} "$SRC" ";"',
     "as another program's child": """xargs -I@ "$SC" {} @ <<<"$SRC" """,
 }
 
@@ -112,6 +113,18 @@ def test_a_shell_that_becomes_unuse(disk: Disk, environment: Mapping[str, str]) 
     """`bash -c '…; sc-dtool unuse X'` would give nothing back: its shell becomes that very command."""
     assert shell(["bash", "-c", '"$SC" use "$SRC" >/dev/null; "$SC" unuse "$SRC"'], env=environment).code == 0
     assert disk.leases() == []
+
+
+def test_what_a_caller_holds_is_told_and_not_taken(disk: Disk, environment: Mapping[str, str], tmp_path: Path) -> None:
+    """A helper that gives back once too often would take the data from its caller, or nobody learn whose it is."""
+    inner = """bash -c '"$SC" unuse "$SRC"; true'"""
+    text = f'"$SC" use "$SRC" >/dev/null\n{inner} 2>{tmp_path}/said; echo tried; read x; true'
+    with start([script(tmp_path / "job.sh", text)], env=environment) as job:
+        assert heard(job) == "tried"
+        assert len(disk.leases()) == 1
+        said = (tmp_path / "said").read_text()
+        assert "nothing to give back" in said
+        assert f"above it, does: unuse --holder pid:{job.pid}\n" in said
 
 
 def test_a_notebook_holds_what_its_cells_take(disk: Disk, environment: Mapping[str, str]) -> None:

@@ -6,9 +6,11 @@ id (two machines, which may even have one host name), or the PID name space (two
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,6 +21,7 @@ import pytest
 import httpserver
 from hosts.machine import Done, Host
 from sccache_dtool.cache import Cache
+from sccache_dtool.clock import iso
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import HolderName, Layout
 from sccache_dtool.liveness import lifetime
@@ -55,6 +58,7 @@ print([int(run(["--cache-dir", place, *words])) for words in commands])
 SLOW_CLEANER = """
 import sys
 from sccache_dtool.cache import Cache
+from sccache_dtool.clock import iso
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 class Slow(FileSystem):
@@ -184,8 +188,8 @@ def test_after_a_power_failure_the_next_boot_cannot_tell(pair: Callable[[str], P
 def test_a_lapsed_lifetime_counts_where_the_process_cannot_be_seen(pair: Callable[[str], Pair]) -> None:
     """A job that is alive would lose its data on its own host, or a dead node's leases would be kept for ever.
 
-    The lease's end is put into the past by renaming its holder's entry, which is what an end that has passed looks
-    like; nobody has to wait for it.
+    The holder is entered anew as one that came 13 hours ago, which is what an end that has passed looks like; nobody
+    has to wait for it.
     """
     two = pair("two machines of one name")
     if (kind := lifetime.mount_type(two.place)) not in lifetime.ONE_CLOCK:
@@ -195,7 +199,12 @@ def test_a_lapsed_lifetime_counts_where_the_process_cannot_be_seen(pair: Callabl
     two.cannot_be_taken_by(two.b, path)
     layout = Layout(two.place)
     (name,) = (name for text in os.listdir(layout.holders) if (name := HolderName.parse(text)))
-    os.rename(f"{layout.holders}/{name}", f"{layout.holders}/{name._replace(end=name.end - 13 * 3600)}")
+    entered, ended = f"{layout.holders}/{name}", f"{layout.holders}/{name._replace(end=name.end - 13 * 3600)}"
+    os.rename(entered, ended)
+    two.cannot_be_taken_by(two.b, path)  # the server's clock may have been set meanwhile
+    text = os.readlink(ended)
+    os.unlink(ended)
+    os.symlink(text.replace(json.loads(text)["since"], iso(time.time() - 13 * 3600)), ended)
     two.cannot_be_taken_by(two.a, path)
     code, out, _ = two.on(two.b, "reap")
     assert code == 0

@@ -1,8 +1,14 @@
-"""What the answers of PBS, HTCondor, LSF and Kubernetes prove. Where each was recorded stands beside it."""
+"""What the answers of PBS, HTCondor, LSF and Kubernetes prove.
+
+No server of any of them could be run for these tests: Debian 12 packages none, and PyPI's `htcondor` has neither
+daemons nor `condor_q`. So the answers are what others have recorded or documented; where, stands beside each. What
+is said here of ends by force follows the manuals alone.
+"""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -19,11 +25,16 @@ def ask(module: Any, job: Job, **replies: str | Reply) -> Verdict | None:
     return verdicts.get(job)
 
 
+def seconds(text: str) -> float:
+    """Since 1970, of a time as `qstat` writes it: in the time zone of whoever calls it."""
+    return time.mktime(time.strptime(text))
+
+
 # -- PBS ---------------------------------------------------------------------------------------------------------------
 
 #: Of a job on ALCF's Polaris test bed, as PSI/J's developers' documentation quotes it (`qstat -f -F json -x`), in full
 #: form with the fields of a job of PBS 19.2.8 that a public accounting script quotes.
-PBS_JOB = Job("pbs", "edtb-01.mcp.alcf.anl.gov", "2154")
+PBS_JOB = Job("pbs", "edtb-01.mcp.alcf.anl.gov", "2154", seen=seconds("Mon Jan 24 08:39:30 2022"))
 PBS_FINISHED = """{
     "timestamp":1643013612,
     "pbs_version":"2022.0.0.20211103141832",
@@ -74,6 +85,32 @@ def test_pbs_a_state_that_says_nothing_proves_nothing(word: str) -> None:
     assert verdict.state is State.UNKNOWN
 
 
+@pytest.mark.parametrize("word", ["F", "X"])
+def test_pbs_an_end_by_force_is_no_proof(word: str) -> None:
+    """A job that `qdel -W force` dropped because its host did not answer would lose its data there."""
+    forced = PBS_FINISHED.replace('"F"', f'"{word}"').replace('"Exit_status":0', '"exec_host":"n1/0"')
+    verdict = ask(pbs, PBS_JOB, qstat=forced)
+    assert verdict is not None
+    assert verdict.state is State.UNKNOWN
+    never_ran = forced.replace('"exec_host":"n1/0"', '"ctime":"Mon Jan 24 08:39:11 2022"')
+    verdict = ask(pbs, PBS_JOB, qstat=never_ran)
+    assert verdict is not None
+    assert verdict.state is State.DEAD
+
+
+@pytest.mark.parametrize("seen", [seconds("Mon Jan 24 08:50:14 2022"), 0.0])
+def test_pbs_an_end_before_the_lease_is_another_jobs(seen: float) -> None:
+    """A server that was set up anew counts from 0 again: the end of an old job would be taken for ours."""
+    verdict = ask(pbs, PBS_JOB._replace(seen=seen), qstat=PBS_FINISHED)
+    assert verdict is not None
+    assert verdict.state is State.UNKNOWN
+    for mtime in ('"x"', "null", "7"):
+        said = PBS_FINISHED.replace('"Mon Jan 24 08:40:13 2022"', mtime)
+        verdict = ask(pbs, PBS_JOB, qstat=said)
+        assert verdict is not None
+        assert verdict.state is State.UNKNOWN
+
+
 def test_pbs_absent_is_not_dead() -> None:
     """A job that is hidden, or older than the server's history, would be taken for ended."""
     assert ask(pbs, PBS_JOB, qstat=PBS_NOT_KNOWN) is None
@@ -99,7 +136,7 @@ def test_pbs_some_jobs_are_known_and_others_not() -> None:
 # -- HTCondor ----------------------------------------------------------------------------------------------------------
 
 #: Of `condor_q -json` at Jefferson Lab, as comments in the portal for CLAS12's jobs quote it; only the asked fields.
-CONDOR_JOB = Job("htcondor", "scosg16.jlab.org", "3472942.81")
+CONDOR_JOB = Job("htcondor", "scosg16.jlab.org", "3472942.81", "1616890323", seen=1617110000.0)
 CONDOR_AD = {
     "ClusterId": 3472942,
     "EnteredCurrentStatus": 1617115471,
@@ -125,9 +162,39 @@ def test_condor_what_has_left_the_queue_is_dead() -> None:
     """What a job held would be kept for ever on every pool."""
     verdict = ask(htcondor, CONDOR_JOB, condor_q="", condor_history=condor(4))
     assert verdict == (State.DEAD, "job 3472942.81 has left the queue, completed since 2021-03-30T14:44:31Z")
-    verdict = ask(htcondor, CONDOR_JOB, condor_q="", condor_history=condor(3))
+    for ad in ({}, {"NumJobStarts": 1, "LastRemoteHost": "slot1@n1"}):  # removed from the queue, and on a host
+        verdict = ask(htcondor, CONDOR_JOB, condor_q="", condor_history=condor(3, **ad))
+        assert verdict is not None
+        assert verdict.state is State.DEAD
+
+
+@pytest.mark.parametrize("ad", [{"RemoteHost": "slot1@n1"}, {"RemoteHost": "b", "LastRemoteHost": "a"}, {}])
+def test_condor_a_removal_by_force_is_no_proof(ad: dict[str, str]) -> None:
+    """A job that `condor_rm -forcex` dropped while its host did not answer would lose its data there."""
+    verdict = ask(htcondor, CONDOR_JOB, condor_q="", condor_history=condor(3, NumJobStarts=1, **ad))
+    assert verdict is not None
+    assert verdict.state is State.UNKNOWN
+
+
+def test_condor_a_job_of_the_same_number_is_not_ours() -> None:
+    """A schedd that was set up anew counts from 1 again: the end of an old job would be taken for ours."""
+    for job in (CONDOR_JOB._replace(incarnation="1700000000"), CONDOR_JOB._replace(incarnation="1")):
+        assert ask(htcondor, job, condor_q=condor(2), condor_history=condor(4)) is None
+    named = CONDOR_JOB._replace(incarnation="")  # --holder htcondor:3472942.81
+    verdict = ask(htcondor, named, condor_q="", condor_history=condor(4))
     assert verdict is not None
     assert verdict.state is State.DEAD
+    for seen in (1617115471 + 601, 0.0):
+        verdict = ask(htcondor, named._replace(seen=seen), condor_q="", condor_history=condor(4))
+        assert verdict is not None
+        assert verdict.state is State.UNKNOWN
+
+
+def test_condor_other_users_jobs_are_asked_for() -> None:
+    """Whoever cleans for a group would see its own jobs alone."""
+    commands = Commands(condor_q=condor(2))
+    htcondor.ask([CONDOR_JOB], commands, {})
+    assert "-allusers" in commands.asked[0]
 
 
 @pytest.mark.parametrize("status", [1, 2, 5, 7, 99])
@@ -205,6 +272,26 @@ def test_lsf_states(word: str, state: State) -> None:
     assert verdict.state is state
 
 
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("TERM_FORCE_OWNER: job killed by owner without time for cleanup", State.UNKNOWN),
+        ("TERM_FORCE_ADMIN", State.UNKNOWN),
+        ("TERM_ZOMBIE", State.UNKNOWN),
+        ("TERM_REMOVE_HUNG_JOB", State.UNKNOWN),
+        ("TERM_OWNER: job killed by owner", State.DEAD),
+        ("TERM_MEMLIMIT: job killed after reaching LSF memory usage limit", State.DEAD),
+        ("", State.DEAD),
+    ],
+)
+def test_lsf_an_end_by_force_is_no_proof(reason: str, state: State) -> None:
+    """A job that `bkill -r` dropped because its host did not answer would lose its data there."""
+    said = LSF_DONE.replace("DONE", "EXIT").replace('"STAT"', f'"EXIT_REASON":"{reason}","STAT"')
+    verdict = ask(lsf, LSF_JOB, bjobs=said)
+    assert verdict is not None
+    assert verdict.state is state
+
+
 def test_lsf_other_jobs_are_not_ours() -> None:
     """The end of another task, or of another cluster's job of that number, would be taken for ours."""
     assert ask(lsf, LSF_JOB._replace(id="22005[2]"), bjobs=LSF_DONE) is None
@@ -262,6 +349,14 @@ def test_kubernetes_a_pod_that_runs_is_alive(phase: str) -> None:
 def test_kubernetes_what_nobody_has_seen_end_is_unknown(said: str) -> None:
     """A pod on a node that is lost, or another pod of its name, would be taken for ended."""
     verdict = ask(kubernetes, POD_JOB, kubectl=said)
+    assert verdict is not None
+    assert verdict.state is State.UNKNOWN
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_kubernetes_without_a_unique_id_no_end_is_proof(phase: str) -> None:
+    """A pod of a StatefulSet is made again under its name: the end of the first would be taken for the second's."""
+    verdict = ask(kubernetes, POD_JOB._replace(incarnation=""), kubectl=pod(phase, ENDED))
     assert verdict is not None
     assert verdict.state is State.UNKNOWN
 

@@ -126,6 +126,19 @@ def test_tasks_and_restarts_are_noted(proc: FakeProc, above: Above) -> None:
     assert found.job == Job("slurm", "lab", "48200_7", "3", "48211", "n[1-2]")
 
 
+def test_the_start_of_a_job_is_noted(proc: FakeProc, above: Above) -> None:
+    """When numbers are used again, another job's end would be taken for this one's."""
+    environ = {**SLURM, "SLURM_JOB_START_TIME": "1795269223"}
+    above(STEPD, "bash")
+    found = jobs.find_job(proc, environ)
+    assert found is not None
+    assert found.job == EXPECTED._replace(started="1795269223")
+    above("salloc", "bash")  # which knows a time from before its nodes were booted
+    beside = jobs.find_job(proc, environ)
+    assert beside is not None
+    assert beside.job.started == ""
+
+
 def test_a_keeper_of_a_part_of_a_heterogeneous_job_is_believed(proc: FakeProc, above: Above) -> None:
     """In such jobs no lease would belong to the job."""
     above(("slurmstepd", "slurmstepd: [48210+1.0]"), "bash")
@@ -162,7 +175,9 @@ def test_htcondor(proc: FakeProc, above: Above, tmp_path: Path) -> None:
     ad.write_text('Arguments = ""\nGlobalJobId = "scosg16.jlab.org#3472942.81#1616890323"\nJobStatus = 2\n')
     environ = {"_CONDOR_JOB_AD": str(ad)}
     above("condor_starter", "condor_exec.exe")
-    assert jobs.find_job(proc, environ) == Found(Job("htcondor", "scosg16.jlab.org", "3472942.81"), "", True)
+    assert jobs.find_job(proc, environ) == Found(
+        Job("htcondor", "scosg16.jlab.org", "3472942.81", "1616890323"), "", True
+    )
     ad.write_text("x")
     assert jobs.find_job(proc, environ) is None
     assert jobs.find_job(proc, {"_CONDOR_JOB_AD": str(tmp_path / "none")}) is None
@@ -348,7 +363,15 @@ def test_other_names_with_colons_are_names(proc: FakeProc) -> None:
         {"cluster": "-M"},
         {"raw": "x"},
         {"incarnation": "x"},
+        {"incarnation": "9" * 5000},
         {"nodes": 1},
+        {"started": "yesterday"},
+        {"started": 7},
+        {"job": "abc"},
+        {"job": "48211,1"},
+        {"scheduler": "pbs", "cluster": "server@elsewhere"},
+        {"scheduler": "htcondor"},
+        {"scheduler": "kubernetes"},
     ],
 )
 def test_what_is_no_job_in_a_record_is_none(change: dict[str, object]) -> None:

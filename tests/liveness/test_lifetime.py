@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -128,7 +131,24 @@ def test_a_file_that_cannot_be_kept_is_done_without(tmp_path: Path, clock: FakeC
         assert judge(clock, memory=memory).state is State.UNKNOWN
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"%s": "x"}', '{"%s": null}', '{"%s": [1]}', '{"%s": 1e15}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        "[" * 100_000,
+        '{"%s": 1e999}',
+        '{"%s": NaN}',
+        '{"%s": -1e9}',
+        '{"%s": 1%s}',
+        '{"%s": "x"}',
+        '{"%s": null}',
+        '{"%s": [1]}',
+        '{"%s": 1e15}',
+    ],
+)
 def test_a_damaged_memory_proves_nothing(tmp_path: Path, clock: FakeClock, text: str) -> None:
     """A half-written file of observations would end leases, or all commands."""
     path = tmp_path / "seen.json"
@@ -148,6 +168,38 @@ def test_who_has_gone_is_forgotten(tmp_path: Path, clock: FakeClock) -> None:
         memory.unchanged_for("here")
         memory.forget_unless({"here", "never seen"}.__contains__)
     assert list(json.loads(path.read_text())) == ["here"]
+
+
+def test_files_of_boots_that_are_over_are_removed(tmp_path: Path, clock: FakeClock) -> None:
+    """Each boot of each node would leave a file in a user's home directory for ever."""
+    names = {"seen-c1-boot1.json": 31, "elected-c1-boot1.json": 31, "seen-c1-boot2.json": 29, "notes.json": 31}
+    for name, days in names.items():
+        (tmp_path / name).write_text("{}")
+        os.utime(tmp_path / name, (time.time() - days * 86_400,) * 2)
+    for _ in range(2):
+        memory = Memory(str(tmp_path / "seen-c1-boot3.json"), clock)
+        with memory.remembered():
+            memory.unchanged_for("holder")
+        assert sorted(os.listdir(tmp_path)) == ["notes.json", "seen-c1-boot2.json", "seen-c1-boot3.json"]
+
+
+def test_without_a_directory_for_temporary_files_it_goes_on(tmp_path: Path) -> None:
+    """On a node whose disks are full no command would do anything but fail."""
+    script = f"""
+import tempfile
+tempfile._candidate_tempdir_list = lambda: [{str(tmp_path / "missing")!r}]
+from sccache_dtool.clock import Clock
+from sccache_dtool.liveness import schedulers
+from sccache_dtool.liveness.lifetime import Memory
+with Memory({str(tmp_path / "seen.json")!r}, Clock()).remembered():
+    try:
+        schedulers.run_command(["true"])
+    except schedulers.Absent as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("there is no room for the answer of true on this host")
 
 
 def test_an_error_in_a_run_is_not_hidden(tmp_path: Path, clock: FakeClock) -> None:

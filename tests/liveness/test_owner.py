@@ -9,8 +9,8 @@ import pytest
 
 from faults import FakeProc
 from sccache_dtool.errors import UsageError
-from sccache_dtool.holders import CALLER, NAMED, owner_from, owners_from, process_owner, program_owner
-from sccache_dtool.liveness.owner import find_owner
+from sccache_dtool.holders import CALLER, NAMED, PROGRAM, owner_from, owners_from, process_owner, program_owner
+from sccache_dtool.liveness.owner import DAEMONS, find_owner
 from sccache_dtool.liveness.process import Proc
 
 
@@ -118,14 +118,15 @@ def test_auto_is_the_calling_process(
     assert str(owner) == "process 101 (bash job.sh)"
 
 
+@pytest.mark.parametrize("daemon", sorted(DAEMONS))
 def test_a_daemon_is_warned_of(
-    monkeypatch: pytest.MonkeyPatch, proc: FakeProc, chain: Callable[..., int], warnings: list[str]
+    monkeypatch: pytest.MonkeyPatch, proc: FakeProc, chain: Callable[..., int], warnings: list[str], daemon: str
 ) -> None:
     """A lease taken from cron would stay until the next boot without anybody having been told."""
-    last = chain("cron", "timeout 9 sc-dtool use x")
+    last = chain(daemon, "timeout 9 sc-dtool use x")
     monkeypatch.setattr("os.getppid", lambda: last)
     assert owner_from("auto", proc, warnings.append).process is not None
-    assert "cron" in warnings[0]
+    assert daemon in warnings[0]
     assert "--ttl" in warnings[0]
 
 
@@ -177,5 +178,5 @@ def test_a_number_used_again_is_another_owner(proc: FakeProc) -> None:
 def test_where_processes_cannot_be_told_apart_a_program_has_a_name_of_its_own() -> None:
     """Two programs on hosts without /proc would be one holder, and end each other's leases."""
     nowhere = Proc("/nothing")
-    assert program_owner(nowhere).kind is NAMED
+    assert program_owner(nowhere).kind is PROGRAM
     assert program_owner(nowhere).token != program_owner(nowhere).token

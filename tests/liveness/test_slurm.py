@@ -2,41 +2,64 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
+
 import pytest
 
 from liveness.asked import Commands
+from sccache_dtool.clock import local
 from sccache_dtool.liveness import State, Verdict, slurm
 from sccache_dtool.liveness.jobs import Job
 from sccache_dtool.liveness.schedulers import Absent, Reply, Unanswered
 
-JOB = Job("slurm", "lab", "4", "0", "", "n1")
 
-#: The trailing `|` is Slurm's. Fields: JobID ArrayJobID ArrayTaskID RestartCnt State EndTime NodeList Cluster HetJobID
-RUNNING = "4|4|N/A|0|RUNNING|2027-11-21T10:43:10|n1|lab|N/A|\n"
-COMPLETED = "4|4|N/A|0|COMPLETED|2026-11-21T10:40:55|n1|lab|N/A|\n"
-CANCELLED = "4|4|N/A|0|CANCELLED|2026-11-21T10:42:23|n1|lab|N/A|\n"
-NODE_FAIL = "4|4|N/A|0|NODE_FAIL|2026-11-21T10:43:39|n1|lab|N/A|\n"
-BEING_REQUEUED = "4|4|N/A|1|COMPLETING|NONE|n1|lab|N/A|\n"
-REQUEUED = "4|4|N/A|1|PENDING|NONE||lab|N/A|\n"
-ARRAY = "2|1|1|0|COMPLETED|2026-11-21T10:40:55|n1|lab|N/A|\n1|1|2|0|RUNNING|NONE|n1|lab|N/A|\n"
-HETEROGENEOUS = "4|4|N/A|0|COMPLETED|2026-11-21T10:42:33|n1|lab|4|\n6|6|N/A|0|RUNNING|NONE|n2|lab|4|\n"
+def at(time: str) -> int:
+    """Seconds since 1970, as Slurm's commands are asked to write times."""
+    return int(datetime.fromisoformat(f"2026-11-21T{time}Z").timestamp())
+
+
+JOB = Job("slurm", "lab", "4", "0", "", "n1", seen=at("10:40:53"))
+SECOND = JOB._replace(incarnation="1", nodes="n2", seen=at("10:46:00"))
+
+#: The trailing `|` is Slurm's. Fields: JobID ArrayJobID ArrayTaskID RestartCnt State SubmitTime StartTime EndTime
+#: NodeList Cluster HetJobID
+BEGUN = f"{at('10:40:50')}|{at('10:40:52')}"
+RUNNING = f"4|4|N/A|0|RUNNING|{BEGUN}|{at('23:43:10')}|n1|lab|N/A|\n"
+COMPLETED = f"4|4|N/A|0|COMPLETED|{BEGUN}|{at('10:40:55')}|n1|lab|N/A|\n"
+CANCELLED = f"4|4|N/A|0|CANCELLED|{BEGUN}|{at('10:42:23')}|n1|lab|N/A|\n"
+NODE_FAIL = f"4|4|N/A|0|NODE_FAIL|{BEGUN}|{at('10:43:39')}|n1|lab|N/A|\n"
+BEING_REQUEUED = f"4|4|N/A|1|COMPLETING|{at('10:43:11')}|{at('10:45:11')}|NONE|n1|lab|N/A|\n"
+REQUEUED = f"4|4|N/A|1|PENDING|{at('10:43:11')}|{at('10:45:11')}|NONE||lab|N/A|\n"
+ARRAY = f"""\
+2|1|1|0|COMPLETED|{BEGUN}|{at("10:40:55")}|n1|lab|N/A|
+1|1|2|0|RUNNING|{BEGUN}|NONE|n1|lab|N/A|
+"""
+HETEROGENEOUS = f"""\
+4|4|N/A|0|COMPLETED|{BEGUN}|{at("10:42:33")}|n1|lab|4|
+6|6|N/A|0|RUNNING|{BEGUN}|NONE|n2|lab|4|
+"""
 NOT_KNOWN = Reply(1, "", "slurm_load_jobs error: Invalid job id specified\n")
 NO_CONTROLLER = Reply(1, "", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
 NO_ACCOUNTING = Reply(1, "", "Slurm accounting storage is disabled\n")
 
-#: JobIDRaw|JobID|State|End|Submit|NodeList|Cluster
-ACCOUNT = "4|4|COMPLETED|2026-11-21T10:40:55|2026-11-21T10:40:50|n1|lab\n"
-ACCOUNT_REQUEUED = """\
-4|4|REQUEUED|2026-11-21T10:43:11|2026-11-21T10:43:10|n2|lab
-4|4|PENDING|Unknown|2026-11-21T10:43:11|None assigned|lab
+#: JobIDRaw|JobID|State|Submit|Start|End|NodeList|Cluster
+ACCOUNT = f"4|4|COMPLETED|{BEGUN}|{at('10:40:55')}|n1|lab\n"
+ACCOUNT_REQUEUED = f"""\
+4|4|REQUEUED|{BEGUN}|{at("10:43:11")}|n2|lab
+4|4|PENDING|{at("10:43:11")}|Unknown|Unknown|None assigned|lab
 """
-ACCOUNT_TWICE = """\
-4|4|NODE_FAIL|2026-11-21T10:43:39|2026-11-21T10:43:08|n1|lab
-4|4|COMPLETED|2026-11-21T10:50:00|2026-11-21T10:43:39|n2|lab
+ACCOUNT_TWICE = f"""\
+4|4|NODE_FAIL|{BEGUN}|{at("10:43:39")}|n1|lab
+4|4|COMPLETED|{at("10:43:39")}|{at("10:45:39")}|{at("10:50:00")}|n2|lab
 """
 
 ANSWERING = "n1|idle|\nn2|allocated|\n"
 SILENT = "n1|down*|\nn2|idle|\n"
+
+
+def ended(word: str, time: str) -> str:
+    return f"job 4 {word} at {local(at(f'{time}:00'))}"
 
 
 def ask(job: Job = JOB, nodes: str = ANSWERING, account: object = NO_ACCOUNTING, **replies: object) -> Verdict | None:
@@ -62,7 +85,7 @@ def test_a_job_that_has_or_will_have_processes_is_alive(word: str) -> None:
 @pytest.mark.parametrize("word", sorted(slurm._ENDED))
 def test_every_end_of_a_job_is_proof(word: str) -> None:
     """What jobs held that ended otherwise than by themselves would be kept for ever."""
-    assert ask(squeue=COMPLETED.replace("COMPLETED", word)) == (State.DEAD, f"job 4 {word} at 2026-11-21 10:40")
+    assert ask(squeue=COMPLETED.replace("COMPLETED", word)) == (State.DEAD, ended(word, "10:40"))
 
 
 @pytest.mark.parametrize("word", ["REVOKED", "SOMETHING_NEW", "", "running"])
@@ -105,26 +128,93 @@ def test_where_squeue_names_no_cluster_the_controller_is_asked() -> None:
         ask(squeue=blank, scontrol=Reply(1, "", "no controller"))
 
 
+# -- numbers that are used again ------------------------------------------------------------------------------------
+
+NOTED = JOB._replace(started=str(at("10:40:52")))
+ANYONE = JOB._replace(incarnation="", nodes="")  # --holder slurm:4
+YEAR = 365 * 86_400
+
+
+def earlier(text: str, seconds: int = YEAR) -> str:
+    """The same of a job that was there so much earlier (or later)."""
+    return re.sub(r"[0-9]{10}", lambda match: str(int(match[0]) - seconds), text)
+
+
+@pytest.mark.parametrize("job", [JOB, NOTED, ANYONE], ids=["in it", "its start noted", "named"])
+def test_the_end_of_another_job_of_its_number_is_no_proof(job: Job) -> None:
+    """When numbers begin anew, or two clusters have one name, a running job would lose its data by another's end."""
+    assert state(job, squeue=COMPLETED) is State.DEAD
+    assert state(job, squeue=NOT_KNOWN, account=ACCOUNT) is State.DEAD
+    for other in (YEAR, 900, -900, -YEAR):
+        assert state(job, squeue=earlier(COMPLETED, other)) is State.UNKNOWN
+        assert state(job, squeue=NOT_KNOWN, account=earlier(ACCOUNT, other)) is State.UNKNOWN
+    verdict = ask(job, squeue=earlier(COMPLETED))
+    assert verdict is not None
+    assert "its number is another's" in verdict.evidence
+
+
+def test_the_start_that_was_noted_must_be_the_very_one() -> None:
+    """Of two jobs that began within minutes, the end of one would be taken for the other's."""
+    assert state(NOTED, squeue=earlier(COMPLETED, 1)) is State.UNKNOWN
+    assert state(NOTED, squeue=NOT_KNOWN, account=earlier(ACCOUNT, -1)) is State.UNKNOWN
+    assert state(JOB, squeue=earlier(COMPLETED, 1)) is State.DEAD
+
+
+def test_among_several_accounts_that_of_the_noted_start_decides() -> None:
+    """What a job held would be kept for ever, because years ago another had its number; or end with that other's."""
+    both = earlier(ACCOUNT.replace("COMPLETED", "FAILED")) + ACCOUNT
+    assert ask(NOTED, squeue=NOT_KNOWN, account=both) == (State.DEAD, ended("COMPLETED", "10:40"))
+    assert state(ANYONE, squeue=NOT_KNOWN, account=both) is State.DEAD
+    assert state(JOB, squeue=NOT_KNOWN, account=both) is State.UNKNOWN  # which of them is its start 0?
+
+
+def test_a_requeue_from_before_the_lease_is_another_jobs() -> None:
+    """A job of another cluster that was requeued once would end the leases of ours, which was not."""
+    assert state(squeue=REQUEUED) is State.DEAD
+    assert state(squeue=earlier(REQUEUED)) is State.UNKNOWN
+    assert state(squeue=REQUEUED.replace(str(at("10:43:11")), "N/A")) is State.UNKNOWN
+
+
+def test_without_the_time_of_the_lease_no_end_is_proof() -> None:
+    """A record that does not say when it was made would be judged by a number alone."""
+    for job in (JOB._replace(seen=0.0), ANYONE._replace(seen=0.0)):
+        assert state(job, squeue=COMPLETED) is State.UNKNOWN
+        assert state(job, squeue=RUNNING) is State.ALIVE
+
+
+@pytest.mark.parametrize("word", ["Unknown", "N/A", "", "2026-11-21T10:40:55"])
+def test_an_end_without_a_time_is_no_proof(word: str) -> None:
+    """A release of Slurm that writes times in another way would let every number do for proof."""
+    assert state(squeue=COMPLETED.replace(str(at("10:40:55")), word)) is State.UNKNOWN
+
+
+def test_jobs_that_are_hidden_are_asked_for() -> None:
+    """Jobs in a hidden partition would be unknown for ever."""
+    commands = Commands(squeue=RUNNING)
+    slurm.ask([JOB], commands, {})
+    assert "-a" in commands.asked[0]
+
+
 # -- arrays ------------------------------------------------------------------------------------------------------------
 
 
 def test_tasks_of_an_array_are_told_apart() -> None:
     """The end of one task would end the leases of another; the last one has the number of the whole array."""
-    assert state(Job("slurm", "lab", "1_1", "0", "2"), squeue=ARRAY) is State.DEAD
-    assert state(Job("slurm", "lab", "1_2", "0", "1"), squeue=ARRAY) is State.ALIVE
-    assert state(Job("slurm", "lab", "1_1"), squeue=ARRAY) is State.DEAD
-    assert state(Job("slurm", "lab", "1_2"), squeue=ARRAY) is State.ALIVE
+    assert state(Job("slurm", "lab", "1_1", "0", "2", seen=at("10:40:53")), squeue=ARRAY) is State.DEAD
+    assert state(Job("slurm", "lab", "1_2", "0", "1", seen=at("10:40:53")), squeue=ARRAY) is State.ALIVE
+    assert state(Job("slurm", "lab", "1_1", seen=at("10:40:53")), squeue=ARRAY) is State.DEAD
+    assert state(Job("slurm", "lab", "1_2", seen=at("10:40:53")), squeue=ARRAY) is State.ALIVE
 
 
 def test_an_array_lives_as_long_as_one_of_its_tasks() -> None:
     """A lease for all tasks would end with the first."""
-    assert state(Job("slurm", "lab", "1"), squeue=ARRAY) is State.ALIVE
-    assert state(Job("slurm", "lab", "1"), squeue=ARRAY.replace("RUNNING", "FAILED")) is State.DEAD
+    assert state(Job("slurm", "lab", "1", seen=at("10:40:53")), squeue=ARRAY) is State.ALIVE
+    assert state(Job("slurm", "lab", "1", seen=at("10:40:53")), squeue=ARRAY.replace("RUNNING", "FAILED")) is State.DEAD
 
 
 def test_a_job_submitted_by_a_task_is_known_by_its_own_number() -> None:
     """The command sbatch hands a task's variables on: the job would be judged by the task that submitted it."""
-    assert state(Job("slurm", "lab", "1_1", "0", "4"), squeue=RUNNING) is State.ALIVE
+    assert state(Job("slurm", "lab", "1_1", "0", "4", seen=at("10:40:53")), squeue=RUNNING) is State.ALIVE
 
 
 def test_a_heterogeneous_job_lives_as_long_as_one_of_its_parts() -> None:
@@ -154,10 +244,10 @@ def test_an_end_that_the_node_has_reported_is_proof() -> None:
 
 def test_a_job_that_ended_elsewhere_after_its_node_failed_is_no_proof_for_its_first_start() -> None:
     """A first start that hangs on its node would lose its data when the second has completed on another."""
-    second = COMPLETED.replace("|0|", "|1|").replace("|n1|", "|n2|")
+    second = f"4|4|N/A|1|COMPLETED|{at('10:43:39')}|{at('10:45:39')}|{at('10:50:00')}|n2|lab|N/A|\n"
     assert state(squeue=second, nodes=SILENT) is State.UNKNOWN
     assert state(squeue=second, nodes=ANSWERING) is State.DEAD
-    assert state(JOB._replace(incarnation="1", nodes="n2"), squeue=second, nodes=SILENT) is State.DEAD
+    assert state(SECOND, squeue=second, nodes=SILENT) is State.DEAD
 
 
 def test_where_the_nodes_are_not_known_nothing_is_proved() -> None:
@@ -171,6 +261,59 @@ def test_a_failing_sinfo_is_no_proof() -> None:
     with pytest.raises(Unanswered):
         slurm.ask([JOB], Commands(squeue=REQUEUED, sinfo=Reply(1, "", "no")), verdicts)
     assert verdicts[JOB].state is State.UNKNOWN
+
+
+MANY = "4|4|N/A|0|{}|" + BEGUN + f"|{at('10:40:55')}|n[1-2]|lab|N/A|\n"
+
+
+@pytest.mark.parametrize("word", sorted(slurm._ENDED))
+def test_a_job_on_several_nodes_has_ended_where_all_of_them_answer(word: str) -> None:
+    """The batch script's node reports its own end only: what reads on another, that hangs, would lose its data."""
+    job = JOB._replace(nodes="n[1-2]")
+    verdict = ask(job, squeue=MANY.format(word), nodes="n1|idle|\nn2|down*|\n")
+    assert verdict is not None
+    assert (verdict.state, "node n2 does not answer" in verdict.evidence) == (State.UNKNOWN, True)
+    assert state(job, squeue=MANY.format(word), nodes="n1|idle|\n") is State.UNKNOWN
+    assert state(job, squeue=MANY.format(word)) is State.DEAD
+    shrunk = COMPLETED.replace("COMPLETED", word)  # --no-kill: n2, which is silent, is taken out of the list
+    assert state(job, squeue=shrunk, nodes="n1|idle|\nn2|down*|\n") is State.UNKNOWN
+    account = ACCOUNT.replace("COMPLETED", word).replace("|n1|", "|n[1-2]|")
+    assert state(job, squeue=NOT_KNOWN, account=account, nodes="n1|idle|\nn2|down*|\n") is State.UNKNOWN
+    assert state(job, squeue=NOT_KNOWN, account=account) is State.DEAD
+
+
+@pytest.mark.parametrize(
+    ("word", "answers"),
+    [
+        ("idle", True),
+        ("mixed", True),
+        ("draining", True),
+        ("drained", True),
+        ("idle~", True),
+        ("down", False),
+        ("down*", False),
+        ("idle*", False),
+        ("drained*", False),
+        ("down~", False),
+        ("unknown", False),
+        ("unk*", False),
+        ("error", False),
+        ("fail", False),
+        ("", True),
+    ],
+)
+def test_which_nodes_may_not_have_answered(word: str, answers: bool) -> None:
+    """An administrator who sets a node down does not ask it: what goes on there would lose its data."""
+    assert state(squeue=CANCELLED, nodes=f"n1|{word}|\n") is (State.DEAD if answers else State.UNKNOWN)
+
+
+def test_a_job_that_ran_on_nodes_that_are_not_listed_is_no_proof() -> None:
+    """A job whose node was taken out of the cluster would be taken for one that never ran."""
+    nowhere = NODE_FAIL.replace("|n1|", "||")
+    assert state(squeue=nowhere, nodes=SILENT) is State.UNKNOWN
+    assert state(squeue=nowhere) is State.DEAD
+    assert state(JOB._replace(nodes=""), squeue=nowhere) is State.UNKNOWN
+    assert state(ANYONE, squeue=nowhere) is State.DEAD  # cancelled in the queue
 
 
 @pytest.mark.parametrize(
@@ -209,7 +352,7 @@ def test_absent_is_not_dead(queue: object) -> None:
 
 def test_the_accounting_proves_what_the_controller_has_forgotten() -> None:
     """What a job held would be kept for ever, five minutes after its end."""
-    assert ask(squeue=NOT_KNOWN, account=ACCOUNT) == (State.DEAD, "job 4 COMPLETED at 2026-11-21 10:40")
+    assert ask(squeue=NOT_KNOWN, account=ACCOUNT) == (State.DEAD, ended("COMPLETED", "10:40"))
     assert state(squeue=NOT_KNOWN, account=ACCOUNT.replace("COMPLETED", "CANCELLED by 1001")) is State.DEAD
 
 
@@ -230,10 +373,10 @@ def test_what_only_the_accounting_takes_for_running_is_not_known(word: str) -> N
 
 def test_each_start_has_an_account_of_its_own() -> None:
     """The end of the first start would be taken for that of the second, which runs."""
-    first, second = JOB, JOB._replace(incarnation="1", nodes="n2")
+    first, second = JOB, SECOND
     assert state(second, squeue=NOT_KNOWN, account=ACCOUNT_REQUEUED) is State.UNKNOWN
-    assert ask(second, squeue=NOT_KNOWN, account=ACCOUNT_TWICE) == (State.DEAD, "job 4 COMPLETED at 2026-11-21 10:50")
-    assert ask(first, squeue=NOT_KNOWN, account=ACCOUNT_TWICE) == (State.DEAD, "job 4 NODE_FAIL at 2026-11-21 10:43")
+    assert ask(second, squeue=NOT_KNOWN, account=ACCOUNT_TWICE) == (State.DEAD, ended("COMPLETED", "10:50"))
+    assert ask(first, squeue=NOT_KNOWN, account=ACCOUNT_TWICE) == (State.DEAD, ended("NODE_FAIL", "10:43"))
     assert state(first, squeue=NOT_KNOWN, account=ACCOUNT_TWICE, nodes=SILENT) is State.UNKNOWN
     assert state(JOB._replace(incarnation="2"), squeue=NOT_KNOWN, account=ACCOUNT_TWICE) is State.UNKNOWN
 
@@ -267,7 +410,7 @@ def test_what_squeue_said_stands_when_sacct_fails() -> None:
     verdicts: dict[Job, Verdict] = {}
     with pytest.raises(Unanswered):
         slurm.ask([JOB, JOB._replace(id="5")], Commands(squeue=COMPLETED, sacct=Reply(1, "", "down")), verdicts)
-    assert verdicts == {JOB: Verdict(State.DEAD, "job 4 COMPLETED at 2026-11-21 10:40")}
+    assert verdicts == {JOB: Verdict(State.DEAD, ended("COMPLETED", "10:40"))}
 
 
 def test_the_cluster_of_a_queued_job_is_found() -> None:

@@ -10,17 +10,18 @@ import pytest
 from faults import Counting, Failing, FakeClock, FakeProc, OnClock
 from liveness.asked import Commands
 from sccache_dtool import holders, reaping
-from sccache_dtool.clock import iso
+from sccache_dtool.clock import iso, local
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
 from sccache_dtool.layout import Layout
 from sccache_dtool.liveness import State, Verdict, lifetime, schedulers
 from sccache_dtool.liveness.jobs import Job
-from sccache_dtool.liveness.process import Process
+from sccache_dtool.liveness.owners import program_owner
+from sccache_dtool.liveness.process import Proc, Process
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
-IN_JOB = Job("slurm", "lab", "48211", "0", "", "n1")
+IN_JOB = Job("slurm", "lab", "48211", "0", "", "n1", "1699999940")
 ALIVE, DEAD, UNKNOWN = State.ALIVE, State.DEAD, State.UNKNOWN
 
 
@@ -75,7 +76,9 @@ def test_beside_a_job_both_must_have_ended(proc: FakeProc, job: State) -> None:
 
 # -- in a court --------------------------------------------------------------------------------------------------------
 
-LISTED = "48211|48211|N/A|0|{}|2026-11-21T10:40:55|n1|lab|N/A|\n"
+#: Since 2023-11-14 22:12 UTC, a minute before the holders are entered.
+LISTED = "48211|48211|N/A|0|{}|1699999940|1699999940|1700000000|n1|lab|N/A|\n"
+ENDED = f"Slurm: job 48211 COMPLETED at {local(1_700_000_000)}"
 
 Court = Callable[..., Verdict]
 
@@ -103,10 +106,46 @@ def test_a_program_that_still_beats_is_not_dead_with_its_job(layout: Layout, clo
         clock.let_pass(600.0)
         verdict = court(holder)
         assert verdict.state is UNKNOWN
-        assert "there may have been a heartbeat 10 min ago" in verdict.evidence
+        assert "but there may have been a heartbeat" in verdict.evidence
         holder.beat()
-    clock.let_pass(1201.0)
-    assert court(holder) == (DEAD, "Slurm: job 48211 COMPLETED at 2026-11-21 10:40")
+    assert court(holder).state is UNKNOWN
+    clock.let_pass(2400.0)
+    assert court(holder).state is UNKNOWN
+    clock.let_pass(1.0)
+    assert court(holder) == (DEAD, ENDED)
+
+
+def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
+    layout: Layout, clock: FakeClock, court: Court, proc: FakeProc
+) -> None:
+    """A server whose clock was a day behind, and is set right, would cost every running program its leases."""
+    server = FakeClock(wall=clock.wall() - 86_400.0)
+    fs = OnClock(server)
+    programs = [Owner(kind, ELSEWHERE._replace(pid=pid), None, "x") for pid, kind in ((1, PROGRAM), (2, COMMAND))]
+    programs.append(program_owner(Proc("/nothing")))
+    programs.append(Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB))  # which has ended, as far as Slurm knows
+    running = [Holder(fs, layout, clock, owner, 3600.0) for owner in programs]
+    for _ in range(12):  # the server's clock has been set right; their ends are still reckoned on the old one
+        assert {court(holder).state for holder in running} == {UNKNOWN}
+        clock.let_pass(600.0)
+        for holder in running:
+            holder.beat()
+    verdicts = [court(holder) for holder in running]
+    assert {verdict.state for verdict in verdicts} == {UNKNOWN}
+    assert "ended 60 min ago without renewal, but it has been watched for 0 s only" in verdicts[0].evidence
+    clock.let_pass(2461.0)  # no heartbeat any more: four are missed, and a minute
+    assert {court(holder).state for holder in running} == {DEAD}
+
+
+def test_a_lifetime_lasts_though_the_server_was_behind(layout: Layout, clock: FakeClock, court: Court) -> None:
+    """A lease of an hour would end at once when the server's clock is set right by a day, though its host was right."""
+    behind = OnClock(FakeClock(wall=clock.wall() - 86_400.0))
+    holder = Holder(behind, layout, clock, Owner(CALLER, ELSEWHERE, None, "x"), 3600.0)
+    assert court(holder).state is UNKNOWN
+    clock.let_pass(3500.0)
+    assert court(holder).state is UNKNOWN
+    clock.let_pass(161.0)
+    assert court(holder).state is DEAD
 
 
 def test_without_a_common_clock_a_heartbeat_is_waited_for(layout: Layout, clock: FakeClock, court: Court) -> None:
@@ -119,7 +158,7 @@ def test_without_a_common_clock_a_heartbeat_is_waited_for(layout: Layout, clock:
     holder.beat()
     clock.let_pass(1000.0)
     assert court(holder, one_clock=False).state is UNKNOWN
-    clock.let_pass(1201.0)
+    clock.let_pass(2401.0)
     assert court(holder, one_clock=False).state is DEAD
 
 
@@ -145,7 +184,11 @@ def test_a_job_is_read_as_written(layout: Layout, clock: FakeClock) -> None:
     for owner in (Owner(JOB, None, None, "align", IN_JOB), Owner(PROGRAM, HERE, None, "x", IN_JOB)):
         text = holders.encode(owner, 3600.0, clock, "0123-item")
         record = HolderRecord.decode(text)
-        assert (record.kind, record.process, record.job) == (owner.kind, owner.process, IN_JOB)
+        assert (record.kind, record.process, record.job) == (
+            owner.kind,
+            owner.process,
+            IN_JOB._replace(seen=clock.wall()),
+        )
         assert '"item":"0123-item"' in text
         assert iso(clock.wall()) == record.since
     assert str(HolderRecord.decode(holders.encode(Owner(JOB, None, None, "align", IN_JOB), None, clock))).endswith(

@@ -6,8 +6,10 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
+import figures
 from nfs.conftest import FULL
 from nfs.lab import Lab
 from races.storm import make_items
@@ -18,7 +20,7 @@ SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(10**6)))
 USES, EVICTIONS, SECONDS = (4000, 400, 300) if FULL else (150, 20, 60)
 
 
-def test_a_storm_of_all_hosts(mounted: Lab, tmp_path: Path) -> None:
+def test_a_storm_of_all_hosts(mounted: Lab, version: str, tmp_path: Path) -> None:
     """Jobs on two nodes would read what a cleaner on one of them has deleted, or their uses would be lost."""
     print(f"seed {SEED}")
     items = tmp_path / "items.json"
@@ -30,6 +32,7 @@ def test_a_storm_of_all_hosts(mounted: Lab, tmp_path: Path) -> None:
         weather["evictors"] = 1
         running[client] = client.start(sys.executable, _PROGRAM, "rage", client.place, json.dumps(weather), str(items))
     journal: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
     for client, pid in running.items():
         done = client.wait(pid)
         assert done.code == 0, done
@@ -38,6 +41,7 @@ def test_a_storm_of_all_hosts(mounted: Lab, tmp_path: Path) -> None:
         assert [*said["wrong"], *said["journal"]["violation"]] == []
         assert said["counts"]["uses"] > 0
         assert said["counts"]["evictions"] > 0
+        counts.update(said["counts"])
         for kind, lines in said["journal"].items():
             journal.setdefault(kind, []).extend(lines)
         assert client.sc_dtool("reap").code == 0  # who is killed on a host, nobody but that host can prove dead
@@ -48,3 +52,5 @@ def test_a_storm_of_all_hosts(mounted: Lab, tmp_path: Path) -> None:
     found = json.loads(judge.out)
     print(found["in history"], "uses in the history")
     assert found["violations"] == []
+    done = {what: counts[what] for what in ("uses", "evictions", "reaped", "kills", "stops")}
+    figures.tally("nfs storm", version, hosts=len(running), **done, **{"in the history": found["in history"]})

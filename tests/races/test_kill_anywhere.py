@@ -7,11 +7,14 @@ After every accident: what is visible is complete, the source is as it was, and 
 from __future__ import annotations
 
 import contextlib
+import gzip
+import hashlib
 import io
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,15 +22,20 @@ from typing import NamedTuple
 
 import pytest
 
+from figures import tally
 from races import crash
-from races.actors import Payload, digest_of, generations, left_in, make_payload, names
+from races.actors import digest_of, generations, left_in, make_payload, names
 from sccache_dtool.cache import Cache
-from sccache_dtool.cli.main import run
+from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, WorkName
 
 SEED = int(os.environ.get("SEED", "20261121"))
-MOST_POINTS = int(os.environ.get("CRASH_POINTS", "24"))  # of each command; CRASH_POINTS=1000 leaves none out
+MOST_POINTS = int(os.environ.get("CRASH_POINTS", "18"))  # of each command; CRASH_POINTS=1000 leaves none out
+
+#: Commands that write into the cache.
+WRITING = ("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init")
+_LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config")
 
 
 class Result(NamedTuple):
@@ -57,30 +65,71 @@ def job() -> Iterator[int]:
         process.communicate()
 
 
+class Thing(NamedTuple):
+    """Something to use: the words that mean it, and what is read then."""
+
+    words: tuple[str, ...]
+    digest: str
+
+
+def _a_tree(directory: Path) -> Thing:
+    payload = make_payload(directory / "ref", 50)
+    return Thing((payload.path,), payload.digest)
+
+
+def _a_tar(directory: Path) -> Thing:
+    payload = make_payload(directory / "ref", 50)
+    archive = directory / "ref.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(payload.path, ".")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    return Thing((str(archive), f"sha256:{digest}", "tar"), payload.digest)
+
+
+def _two_files(directory: Path) -> Thing:
+    """Two sources that become one directory, one of them compressed."""
+    payload = make_payload(directory / "ref", 50)
+    compressed = directory / "b.gz"
+    compressed.write_bytes(gzip.compress(Path(payload.path, "b").read_bytes()))
+    os.remove(f"{payload.path}/deep/c")
+    os.rmdir(f"{payload.path}/deep")
+    return Thing((str(compressed), "gz", f"{payload.path}/a"), digest_of(payload.path))
+
+
+def _an_item_of_a_dataset(directory: Path) -> Thing:
+    dtoolcore = pytest.importorskip("dtoolcore", reason="dtool is not installed")
+    with dtoolcore.DataSetCreator("ds", f"file://{directory}") as creator:
+        with open(creator.prepare_staging_abspath_promise("second.csv"), "w") as file:
+            file.write("two, three\n")
+        uri = creator.uri
+    return Thing((f"dtool:{uri}#second.csv",), digest_of(str(directory / "ds" / "data" / "second.csv")))
+
+
 class Scene:
     """Where an accident is to happen: a cache in some state, and what leases there were in it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, make: Callable[[Path], Thing]) -> None:
         self.place = str(directory / "cache")
-        self.payload = make_payload(directory / "ref", 50)
+        self.thing = make(directory)
         self.cache = Cache(self.place, fs=FileSystem())
         self.cache.init()
         self.layout = Layout(self.place)
-        self.key = self.cache.key_for([self.payload.path])
+        self.wanted = self.cache.wanted(self.thing.words)
+        self.key = self.wanted.key
 
     def use(self, times: int = 1) -> None:
         """Use the item, and give it back."""
         for _ in range(times):
-            self.cache.use(self.payload.path).release()
+            self.cache.use(*self.thing.words).release()
 
     def held_by(self, pid: int) -> None:
         """Let a process hold it."""
-        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted([self.payload.path]))
+        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
 
     def held_by_the_dead(self) -> str:
         """Let a process that is gone hold it; the holder's id."""
         with job() as pid:
-            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted([self.payload.path]))
+            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
         return lease.holder.id
 
     def locked_by_the_dead(self) -> None:
@@ -119,6 +168,17 @@ def _in_use(scene: Scene) -> None:
     scene.use()
 
 
+def _renewable(scene: Scene) -> None:
+    """`renew` finds a lease of the job that has a lifetime: see `Accidents.prepare`."""
+    scene.use()
+
+
+def _bare(scene: Scene) -> None:
+    """No cache, and an empty directory for one."""
+    shutil.rmtree(scene.place)
+    os.mkdir(scene.place)
+
+
 def _locked(scene: Scene) -> None:
     scene.locked_by_the_dead()
 
@@ -150,14 +210,19 @@ def _half_made(scene: Scene) -> None:
 
 
 class Case(NamedTuple):
-    """A command, and the state in which it begins. $D: the cache; $S: the source; $P: a process that runs on."""
+    """A command, and the state in which it begins. $S: what is used; $P: a process that runs on."""
 
     before: Callable[[Scene], None]
     words: str
+    thing: Callable[[Path], Thing] = _a_tree
+    most: int = MOST_POINTS  # points at which it is killed
 
 
 CASES = {
     "use, a miss": Case(_nothing, "use --holder pid:$P $S"),
+    "use, a tar": Case(_nothing, "use --holder pid:$P $S", _a_tar),
+    "use, two files": Case(_nothing, "use --holder pid:$P $S", _two_files),
+    "use, an item of a dataset": Case(_nothing, "use --holder pid:$P $S", _an_item_of_a_dataset, MOST_POINTS // 3),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "clean, taking over": Case(_locked, "clean --all -y"),
@@ -170,6 +235,9 @@ CASES = {
     "rm --trash": Case(_idle, "rm --trash 1d ref"),
     "restore": Case(_binned, "restore ref"),
     "reap": Case(_reapable, "reap"),
+    "renew": Case(_renewable, "renew --holder pid:$P"),
+    "clean --trash": Case(_idle, "clean --all -y --trash 1d"),
+    "init": Case(_bare, "init"),
     "doctor --fix": Case(_half_made, "doctor --fix"),
 }
 
@@ -182,21 +250,22 @@ class Accidents:
         self.directory = directory
         scene_directory = directory / "scene"
         scene_directory.mkdir()
-        scene = Scene(scene_directory)
+        scene = Scene(scene_directory, case.thing)
         case.before(scene)
         scene.cache.close()
         self.scene = scene
-        self.payload: Payload = scene.payload
-        self.made = {use.lease for use in scene.cache.uses(scene.key)}
+        self.thing = scene.thing
+        self.made = set() if case.before is _bare else {use.lease for use in scene.cache.uses(scene.key)}
 
     def prepare(self, name: str, pid: int) -> tuple[str, list[str], dict[str, str]]:
         """A fresh copy of the cache; where it is, the command line, and the environment."""
         place = str(self.directory / name)
         shutil.copytree(self.scene.place, place, symlinks=True)
-        if self.case.before is _in_use:
+        if self.case.before in (_in_use, _renewable):
             cache = Cache(place, fs=FileSystem())
-            cache.hold(cache.owner(f"pid:{pid}"), cache.wanted([self.payload.path]))
-        values = {"$P": str(pid), "$S": self.payload.path}
+            ttl = 3600.0 if self.case.before is _renewable else None
+            cache.hold(cache.owner(f"pid:{pid}"), cache.wanted(self.thing.words), ttl=ttl)
+        values = {"$P": str(pid), "$S": " ".join(self.thing.words)}
         words = self.case.words
         for variable, value in values.items():
             words = words.replace(variable, value)
@@ -225,16 +294,17 @@ class Accidents:
         put_right = [("clean", "--all", "-y"), ("doctor", "--fix")]
         if self.case.before is _half_made:  # `clean` wants its directories, and only `doctor` makes them
             put_right.reverse()
+        if self.case.before is _bare:
+            put_right.insert(0, ("init",))
         for words in put_right:
             done = sc_dtool(place, *words)
             assert done.code == 0, f"{where}: {done}"
         self._only_whole_copies(place, cache, where)
         holder = ("--holder", f"pid:{os.getpid()}")
-        used = sc_dtool(place, "use", "--wait", "20s", *holder, self.payload.path)
+        used = sc_dtool(place, "use", "--wait", "20s", *holder, *self.thing.words)
         assert used.code == 0, f"{where}: {used}"
-        assert digest_of(used.out.removesuffix("\n")) == self.payload.digest, where
-        assert sc_dtool(place, "unuse", *holder, self.payload.path).code == 0, where
-        assert digest_of(self.payload.path) == self.payload.digest, f"{where}: the source has changed"
+        assert digest_of(used.out.removesuffix("\n")) == self.thing.digest, where
+        assert sc_dtool(place, "unuse", *holder, *self.thing.words).code == 0, where
         leases = [use.lease for use in cache.uses(self.scene.key)]
         assert len(leases) == len(set(leases)) == cache.item(self.scene.key).uses, where
         assert self.made <= set(leases), where
@@ -251,7 +321,14 @@ class Accidents:
         for generation in generations(place, self.scene.key):
             directory = cache._layout.generation(self.scene.key, generation)
             if "use" in names(directory):
-                assert digest_of(f"{directory}/payload/ref") == self.payload.digest, where
+                (name,) = names(directory, "payload")
+                assert digest_of(f"{directory}/payload/{name}") == self.thing.digest, where
+
+
+def test_every_command_that_writes_is_killed() -> None:
+    """A new command, or a forgotten one, would be the one that leaves a cache stuck."""
+    assert {case.words.split()[0] for case in CASES.values()} == set(WRITING)
+    assert set(WRITING) | set(_LOOKING) == set(Commands.names)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -261,12 +338,13 @@ def test_kill_anywhere(tmp_path: Path, name: str) -> None:
         pytest.skip(reason)
     accidents = Accidents(CASES[name], tmp_path)
     found = accidents.find_points()
-    chosen = crash.sample(found, MOST_POINTS, SEED)
+    chosen = crash.sample(found, CASES[name].most, SEED)
     missed = 0
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for place, point, killed in pool.map(accidents.happen, enumerate(chosen)):
             missed += not killed
             accidents.check(place, point)
+    tally("crash points", name, at=len(chosen), of=len(found))
     print(f"{name}: {len(chosen)} of {len(found)} crash points, seed {SEED}; {missed} were not reached")
     assert chosen, "the command changed nothing"
     assert missed <= len(chosen) // 10

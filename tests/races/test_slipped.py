@@ -50,9 +50,15 @@ Actor = Callable[..., Cache]
 
 
 class Shifted(Clock):
-    """A clock that can be put back, so that a holder's end is one that has passed."""
+    """A clock that can be put back, so that a holder's end is one that has passed.
+
+    Its time of day is behind always, so that the holder's host itself took it for a passed one.
+    """
 
     shift = 0.0
+
+    def wall(self) -> float:
+        return super().wall() - 5000
 
     def since_boot(self) -> float:
         return super().since_boot() + self.shift
@@ -248,19 +254,22 @@ def test_a_revocation_just_before_the_heartbeat_is_noticed(actor: Actor, payload
 
 
 @pytest.mark.usefixtures("one_clock")
-def test_a_heartbeat_between_two_listings_is_no_end(actor: Actor, place: str, payload: Payload) -> None:
-    """A holder that a listing misses, because it was just then renamed, would be taken for gone."""
+@pytest.mark.parametrize("times", [1, 2, 1000])
+def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
+    actor: Actor, place: str, payload: Payload, times: int
+) -> None:
+    """A holder that listings miss, because it was just then renamed, would be taken for gone."""
     user = actor(clock=Shifted())
     lease = user.hold(user.owner("a job"), user.wanted([payload.path]), ttl=100)
 
     class Missing(FileSystem):
-        """The first listing misses a name that is renamed meanwhile, as readdir(3) allows."""
+        """The first listings miss a name that is renamed meanwhile, as readdir(3) allows."""
 
         missed = 0
 
         def names(self, path: str) -> list[str]:
             found = super().names(path)
-            if path == Layout(place).holders and not self.missed:
+            if path == Layout(place).holders and self.missed < times:
                 self.missed += 1
                 lease.holder.beat()
                 return [name for name in found if not name.startswith(lease.holder.id)]
@@ -270,6 +279,30 @@ def test_a_heartbeat_between_two_listings_is_no_end(actor: Actor, place: str, pa
     assert not actor(fs).reap().leases
     assert fs.missed
     lease.holder.beat()
+
+
+@pytest.mark.usefixtures("one_clock")
+@pytest.mark.parametrize("command", ["clean", "doctor"])
+def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, place: str, command: str) -> None:
+    """A download, or a copy on its way out of the trash, would be taken from a process that has just shown it lives."""
+    clock, fs = Shifted(), Slipping()
+    holder = Holder(FileSystem(), Layout(place), clock, Owner(holders.NAMED, None, "somebody", ""), 100.0)
+    clock.shift = -5000
+    holder.beat()
+    clock.shift = 0
+    area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore')}"
+    os.mkdir(area)
+    fs.before("rename", "/holders/gone/", holder.beat)
+    cache = actor(fs)
+    if command == "clean":
+        cache.clean(EVERYTHING)
+    else:
+        for finding in cache.examine():
+            if finding.mend is not None:
+                finding.mend()
+    assert fs.pending == 0
+    assert os.path.isdir(area)
+    holder.retire()
 
 
 def test_giving_back_and_reaping_at_once_count_once(actor: Actor, payload: Payload) -> None:

@@ -20,7 +20,7 @@ from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
 from sccache_dtool.cache import Cache
 from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch import track
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, PartName
 
@@ -33,9 +33,9 @@ PATIENCE = 60.0
 HURRIED = """
 import sys
 from sccache_dtool import election
-from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch import track
 from sccache_dtool.cli import main
-transfers.PULSE, election.LIFETIME, election.REFRESH, election._SLOP = 0.05, 2, 0.3, 0
+track.PULSE, election.LIFETIME, election.REFRESH = 0.05, 2, 0.3
 main.main()
 """
 
@@ -223,7 +223,7 @@ def test_a_takeover_before_every_single_call(
     place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At some moment of a download a successor would make the two of them publish something that is not the file."""
-    monkeypatch.setattr(transfers, "PULSE", 3600.0)
+    monkeypatch.setattr(track, "PULSE", 3600.0)
     body = BODY[: 300 << 10]
     frozen = SlippingAt()
     victim, successor = actor(frozen), actor()
@@ -259,7 +259,7 @@ def test_what_a_frozen_one_writes_does_not_reach_its_successor(
     place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The successor would continue in a file into which somebody else still writes."""
-    monkeypatch.setattr(transfers, "PULSE", 3600.0)
+    monkeypatch.setattr(track, "PULSE", 3600.0)
     noise = os.urandom(1 << 20)
 
     class Frozen(FileSystem):

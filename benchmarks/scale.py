@@ -1,0 +1,291 @@
+"""Whether a large cache is looked through, and cleaned, as fast as the machine allows: beside du, gdu and rm.
+
+``scale.py [--dir DIRECTORY] [--items N] [--rounds N] [--json] [--only NAME]``. Trees are made with few calls, their
+files empty: what is measured are names and directories. At full size this takes an hour and ten million inodes; the
+sizes of all parts are shares of `--items`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import Figure, count, in_turns, ratio
+from run import line, ran_on
+
+from sccache_dtool import Cache
+
+#: Items of the largest tree; the others are shares of it.
+FULL = 1_000_000
+
+_HERE = Path(__file__).parent
+_TOOL = [str(Path(sys.executable).parent / "sc-dtool"), "-q"]
+_USED = "2026-11-21T10:00:00.000 ada@login1[process 4242 (python)]"
+
+
+# -- trees -------------------------------------------------------------------------------------------------------------
+
+
+def managed(root: Path, number: int) -> None:
+    """A cache of so many items, one file each, each used once."""
+    Cache(root).init()
+    keys = (f"{hashlib.sha256(str(n).encode()).hexdigest()[:32]}-item{n}.dat" for n in range(number))
+    shards: dict[str, list[str]] = {}
+    for key in keys:
+        shards.setdefault(key[:2], []).append(key)
+    _by_two(_fill_shards, root / ".sc-dtool" / "items", sorted(shards.items()))
+
+
+def _fill_shards(items: Path, shards: Sequence[tuple[str, list[str]]]) -> None:
+    now = int(time.time())
+    for shard, keys in shards:
+        os.mkdir(items / shard)
+        os.chdir(items / shard)
+        for number, key in enumerate(keys):
+            copy = f"{key}/g{os.urandom(8).hex()}-{now - 86_400 - number}-{1000 + number}-1-t250"
+            for directory in (key, copy, f"{copy}/use", f"{copy}/payload", f"{key}/history"):
+                os.mkdir(directory)
+            for file in (f"{copy}/payload/data", f"{copy}/item.json"):
+                os.close(os.open(file, os.O_CREAT | os.O_WRONLY))
+            holder = f"p{os.urandom(6).hex()}-{os.urandom(6).hex()}"
+            os.symlink(_USED, f"{key}/history/{holder}.0~{(now - number) * 1000}~released")
+
+
+def loose(root: Path, files: int, directories: int) -> None:
+    """A cache of dtool's, with so many files that its brokers left in so many directories."""
+    Cache(root).init()
+    names = [str(uuid.UUID(int=(1 << 100) + n)) for n in range(directories)]
+    _by_two(_fill_datasets, root, [(name, files // directories) for name in names])
+
+
+def _fill_datasets(root: Path, datasets: Sequence[tuple[str, int]]) -> None:
+    for name, files in datasets:
+        os.mkdir(root / name)
+        os.chdir(root / name)
+        for number in range(files):
+            digest = hashlib.sha1(f"{name}{number}".encode()).hexdigest()
+            os.close(os.open(f"{digest}.fq", os.O_CREAT | os.O_WRONLY))
+
+
+def _by_two(fill: Callable[[Path, Any], None], root: Path, parts: Sequence[Any]) -> None:
+    children = []
+    for half in (0, 1):
+        child = os.fork()
+        if child == 0:
+            fill(root, parts[half::2])
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        if os.waitpid(child, 0)[1]:
+            raise RuntimeError("a tree could not be made")
+
+
+# -- measuring ---------------------------------------------------------------------------------------------------------
+
+
+def _timed(argv: Sequence[str | Path], *, codes: Sequence[int] = (0,)) -> float:
+    """Seconds that a command takes; Python's own variables, which may forbid byte code, are taken away."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    begin = time.perf_counter()
+    done = subprocess.run(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+    seconds = time.perf_counter() - begin
+    if done.returncode not in codes:
+        raise RuntimeError(f"{argv}: {done.returncode}, {done.stderr.decode()}")
+    return seconds
+
+
+def _tool(root: Path, *words: str) -> Callable[[], float]:
+    argv = [*_TOOL, "-C", str(root), *words]
+    return lambda: _timed(argv)
+
+
+def _du(root: Path) -> Callable[[], float]:
+    return lambda: _timed(["du", "-s", str(root)])
+
+
+def of_items(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """`du` of managed items beside ``du -s``, and a `clean` that finds nothing to do."""
+    root, number = directory / "items", items // 5
+    managed(root, number)
+    (root / ".sc-dtool" / "config.toml").write_text('[clean]\nhigh_watermark = "100%"\n')
+    runners = {"sc-dtool du": _tool(root, "du"), "du -s": _du(root), "clean": _tool(root, "clean")}
+    for runner in runners.values():
+        runner()
+    before = _changes(root)
+    times = in_turns(runners, rounds, 3600.0)
+    what = f"sc-dtool du of {number:,} items, beside du -s"
+    yield ratio("du-items", what, "sc-dtool du", "du -s", times, "<=", 0.35)
+    seconds = times["sc-dtool du"]
+    again = {"later": seconds[1:], "first": [seconds[0]] * len(seconds[1:])}
+    yield ratio("du-again", "later runs of that, beside the first", "later", "first", again)
+    yield ratio("clean-idle", f"a clean of {number:,} items with nothing to do", "clean", "sc-dtool du", times)
+    yield count("clean-writes", "directories that it changed", [len(_changes(root) ^ before)], 0)
+    shutil.rmtree(root)
+
+
+def _changes(root: Path) -> set[tuple[str, int]]:
+    """The times of the directories in which anything would be written."""
+    control = root / ".sc-dtool"
+    names = [control, *(control / name for name in ("holders", "locks", "tmp", "trash"))]
+    return {(str(name), name.stat().st_mtime_ns) for name in names}
+
+
+def of_loose(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """`du` of loose files beside ``du -s`` and gdu."""
+    root, number = directory / "loose", items // 5
+    loose(root, number, max(1, number // 100))
+    runners = {"sc-dtool du": _tool(root, "du"), "du -s": _du(root)}
+    if shutil.which("gdu"):
+        runners["gdu"] = lambda: _timed(["gdu", "-n", "-p", str(root)])
+    for runner in runners.values():
+        runner()
+    times = in_turns(runners, rounds, 3600.0)
+    what = f"sc-dtool du of {number:,} loose files, beside"
+    yield ratio("du-loose", f"{what} du -s", "sc-dtool du", "du -s", times, "<=", 1.2)
+    if "gdu" in runners:
+        yield ratio("du-loose-gdu", f"{what} gdu -n -p", "sc-dtool du", "gdu", times, "<=", 0.5)
+    shutil.rmtree(root)
+
+
+def of_eviction(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """Evicting half of the items beside ``rm -rf`` of the same trees."""
+    number = items // 10
+    times: dict[str, list[float]] = {"clean": [], "rm -rf": []}
+    for round in range(rounds):
+        order: list[tuple[str, Callable[[Path], float]]] = [("clean", _clean_half), ("rm -rf", _remove_half)]
+        for name, remove in order if round % 2 else reversed(order):
+            root = directory / "evicted"
+            managed(root, number)
+            os.sync()
+            times[name].append(remove(root))
+            shutil.rmtree(root)
+    what = f"evicting {number // 2:,} of {number:,} items, beside rm -rf of the same trees"
+    yield ratio("evict", what, "clean", "rm -rf", times, "<=", 1.5)
+
+
+def _copies(root: Path) -> list[Path]:
+    return [copy for copy in (root / ".sc-dtool" / "items").glob("*/*/*") if copy.name != "history"]
+
+
+def _clean_half(root: Path) -> float:
+    left = sum(int(copy.name.split("-")[2]) for copy in _copies(root)) // 2
+    return _tool(root, "clean", "--retain-size", str(left))()
+
+
+def _remove_half(root: Path) -> float:
+    copies = _copies(root)
+    listed = b"\0".join(str(copy).encode() for copy in copies[: len(copies) // 2])
+    begin = time.perf_counter()
+    subprocess.run(["xargs", "-0", "rm", "-rf"], input=listed, check=True)
+    return time.perf_counter() - begin
+
+
+def of_latency(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """`du` behind a millisecond of latency beside ``du -s``, through FUSE."""
+    try:
+        import mfusepy  # noqa: F401
+    except (ImportError, OSError) as error:
+        print(f"latency: not measured, {error}", file=sys.stderr)
+        return
+    root, mount, number = directory / "fast", directory / "slow", max(100, items // 500)
+    managed(root, number)
+    mount.mkdir()
+    argv = [sys.executable, str(_HERE / "slow_fs.py"), str(root), str(mount), "0.001"]
+    server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not (mount / ".sc-dtool").exists():
+            if server.poll() is not None:
+                print("latency: not measured, FUSE cannot be mounted here", file=sys.stderr)
+                return
+            time.sleep(0.05)
+
+        def forgotten(run: Callable[[], float]) -> Callable[[], float]:
+            def wait_and_run() -> float:
+                time.sleep(1.5)  # until the kernel has forgotten what it knew of names
+                return run()
+
+            return wait_and_run
+
+        runners = {"sc-dtool du": forgotten(_tool(mount, "du")), "du -s": forgotten(_du(mount))}
+        times = in_turns(runners, rounds, 3600.0)
+        what = f"du -s of {number:,} items 1 ms away, beside sc-dtool du"
+        yield ratio("latency", what, "du -s", "sc-dtool du", times, ">=", 10.0)
+    finally:
+        subprocess.run(["fusermount3", "-u", str(mount)], check=False)
+        server.wait()
+        shutil.rmtree(root)
+
+
+def of_growth(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """What an item costs in a cache a hundred times as large, and how much memory that takes."""
+    seconds: dict[str, list[float]] = {}
+    for name, number in (("small", items // 100), ("large", items)):
+        root = directory / name
+        managed(root, number)
+        run = _tool(root, "du")
+        run()
+        seconds[name] = [run() / number for _ in range(rounds)]
+        if name == "large":
+            for words in (["du"], ["status"], ["ls"], ["clean", "--all", "-n"]):
+                yield _memory(root, number, words)
+        shutil.rmtree(root)
+    what = f"what du costs for each of {items:,} items, beside each of {items // 100:,}"
+    yield ratio("growth", what, "large", "small", seconds, "<=", 1.3)
+
+
+def _memory(root: Path, number: int, words: Sequence[str]) -> Figure:
+    """MiB that a command takes at most, its helpers not counted, which come and go with a part each."""
+    argv = [*_TOOL, "-C", str(root), "-f", "json", *words]
+    code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); "
+    code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+    mib = int(done.stdout) / 1024
+    what = f"MiB that `{' '.join(words)}` of {number:,} items takes"
+    return Figure(f"memory-{words[0]}", what, "<=", 500.0, mib, mib, mib, 1, {})
+
+
+_PARTS = {
+    "items": of_items,
+    "loose": of_loose,
+    "eviction": of_eviction,
+    "latency": of_latency,
+    "growth": of_growth,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dir", help="where to measure (default: a temporary directory)")
+    parser.add_argument("--items", type=int, default=FULL, help=f"items of the largest tree (default: {FULL:,})")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default: 3)")
+    parser.add_argument("--only", action="append", choices=list(_PARTS), help="only this part; may be repeated")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    found: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="sc-dtool-scale-", dir=arguments.dir) as scratch:
+        where = ran_on(scratch)
+        for name in arguments.only or _PARTS:
+            directory = Path(scratch, name)
+            directory.mkdir()
+            for figure in _PARTS[name](directory, arguments.items, arguments.rounds):
+                found.append(figure)
+                if not arguments.json:
+                    print(line(figure), flush=True)
+    if arguments.json:
+        print(json.dumps({"version": 1, "ran_on": where, "figures": [one.fields() for one in found]}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,352 @@
+"""`clean`: by the cache's own policy, by conditions, or by a plan; what data managers and cron call."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import output
+from sccache_dtool.cli.files import write_file
+from sccache_dtool.cli.keeping import print_reaped
+from sccache_dtool.cli.options import (
+    Command,
+    Invocation,
+    common_options,
+    dry_run_option,
+    duration,
+    files_mark,
+    mark,
+    pass_invocation,
+    size,
+    trash_option,
+)
+from sccache_dtool.cli.output import Column, field
+from sccache_dtool.errors import Exit, UsageError, explain
+from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules
+from sccache_dtool.marks import ORDERS, Limits
+from sccache_dtool.units import short_duration
+
+if TYPE_CHECKING:
+    from sccache_dtool.evict.clean import Cleaned
+    from sccache_dtool.evict.plans import Planned
+
+
+def _conditions(function: Command) -> Command:
+    """What may go, and how much."""
+    count = click.IntRange(min=0)
+    for add in reversed(
+        (
+            click.option("--all", "everything", is_flag=True, help="Everything that is not in use; asks, unless -y."),
+            click.option(
+                "--older-than", type=duration, metavar="TIME", help="What has not been used for so long: 30d."
+            ),
+            click.option(
+                "--exclude-frequently-accessed",
+                "fewer_uses_than",
+                type=count,
+                metavar="N",
+                help="Only what was used fewer than N times.",
+            ),
+            click.option("--larger-than", type=size, metavar="SIZE", help="Only what is larger: 1GB."),
+            click.option("--retain-size", type=size, metavar="SIZE", help="Stop at this size: 1TB."),
+            click.option(
+                "--high-watermark", "high", type=mark, metavar="MARK", help="Begin above this: 90%, or a size."
+            ),
+            click.option("--low-watermark", "low", type=mark, metavar="MARK", help="And stop below this: 75%."),
+            click.option(
+                "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
+            ),
+            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", hidden=True),
+            click.option("--capacity", type=size, metavar="SIZE", help="What shares are of. Default: the file system."),
+            click.option(
+                "--min-free", "least_free", type=size, metavar="SIZE", help="Leave so much of the file system free."
+            ),
+        )
+    ):
+        function = add(function)
+    return function
+
+
+@click.command("clean")
+@_conditions
+@click.option(
+    "--order", type=click.Choice(ORDERS), help=f"What goes first, where there is a goal. Default: {ORDERS[0]}."
+)
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="What stays, by name: 'hg38*'. May be repeated.")
+@click.option("--grace", type=duration, metavar="TIME", help="Keep what was fetched within this time: 1h.")
+@click.option("--plan", "plan_file", metavar="FILE", help="Carry out what of this plan is still true.")
+@click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE.")
+@click.option("--notice", type=duration, metavar="TIME", help="Only list what would go within this time: 7d.")
+@click.option(
+    "--by", type=click.Choice(["item", "user"]), default="item", help="With --notice: grouped by who fetched."
+)
+@click.option("--max-runtime", type=duration, metavar="TIME", help="Begin nothing after this time; the rest is left.")
+@dry_run_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@trash_option
+@common_options()
+@pass_invocation
+def clean_command(
+    now: Invocation,
+    /,
+    order: str | None,
+    exclude: tuple[str, ...],
+    grace: float | None,
+    plan_file: str | None,
+    into: str | None,
+    notice: float | None,
+    by: str,
+    max_runtime: float | None,
+    dry_run: bool,
+    yes: bool,
+    trash: float | None,
+    **conditions: Any,
+) -> int:
+    """Remove what is not in use: by the policy in config.toml or, if there are any, by the conditions given here.
+
+    Conditions add up; what is leased, pinned or excluded always stays. Where nothing is over its mark nothing is done.
+    Leases of processes that are proved to be gone are ended first, and what crashes have left behind is tidied up.
+    """
+    cache = now.cache()
+    cache.check()
+    _check_options(plan_file, into, notice, dry_run, conditions)
+    if plan_file is not None:
+        done = cache.clean_as_planned(
+            _read_plan(plan_file), keep_for=trash, most_seconds=max_runtime, why=f"plan {plan_file}"
+        )
+        return _print_cleaned(now, done)
+    rules = _rules(cache, conditions)
+    rules = rules._replace(
+        order=order or rules.order,
+        exclude=(*rules.exclude, *exclude),
+        grace=rules.grace if grace is None else grace,
+    )
+    if notice is not None:
+        return _print_notice(now, cache, rules, notice, by)
+    if dry_run:
+        plan, reaped = cache.plan(rules)
+        print_reaped(now, reaped, True)
+        if into is not None:
+            _write_plan(now, cache, plan, into)
+        return _print_plan(now, plan)
+    if rules.everything and not yes:
+        now.confirm(f"Remove everything from {cache.root} that is not in use?")
+    done = cache.clean(rules, keep_for=trash, most_seconds=max_runtime, why=_words_of(rules))
+    return _print_cleaned(now, done)
+
+
+def _check_options(
+    plan_file: str | None, into: str | None, notice: float | None, dry_run: bool, conditions: dict[str, Any]
+) -> None:
+    given = any(value not in (None, False) for value in conditions.values())
+    if plan_file is not None and (given or dry_run or notice is not None):
+        raise UsageError(
+            "--plan carries out a plan as it is", hint="make another one with the conditions: sc-dtool clean -n -o FILE"
+        )
+    if into is not None and not dry_run:
+        raise UsageError("-o writes a plan, which only -n makes", hint="sc-dtool clean -n -o FILE")
+
+
+def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
+    """The conditions of the command line or, without any, those of the cache's policy; what it protects, always."""
+    policy = cache.policy()
+    limits = Limits(**{name: conditions.pop(name) for name in Limits._fields})
+    asked = Rules(**conditions, limits=limits)
+    if asked.empty and policy.empty:
+        raise UsageError(
+            "nothing says what to remove",
+            hint="give --older-than 30d, --retain-size 1TB, --high-watermark 90% or --all, or a policy in config.toml",
+        )
+    if asked.empty:
+        return policy
+    if limits != Limits() and limits.capacity is None:
+        asked = asked._replace(limits=limits._replace(capacity=policy.limits.capacity))
+    return asked._replace(order=policy.order, exclude=policy.exclude, grace=policy.grace)
+
+
+def _words_of(rules: Rules) -> str:
+    """What was asked for, for the record."""
+    words = []
+    for name, value in rules._asdict().items():
+        if name == "limits":
+            words += [f"{each} {what}" for each, what in value._asdict().items() if what is not None]
+        elif value not in (None, False, (), 0.0):
+            words.append(f"{name} {' '.join(value) if isinstance(value, tuple) else value}")
+    return ", ".join(words)
+
+
+# -- plans -----------------------------------------------------------------------------------------------------------
+
+
+def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
+    from sccache_dtool import holders
+    from sccache_dtool.evict import plans
+
+    lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
+    write_file(into, lines)
+    now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
+
+
+def _read_plan(path: str) -> Planned:
+    from sccache_dtool.evict import plans
+
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return plans.decode(file.read())
+    except OSError as error:
+        raise UsageError(f"cannot read {explain(error)}") from error
+
+
+# -- what is printed -------------------------------------------------------------------------------------------------
+
+
+def _candidate_fields(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "item": candidate.key,
+        "name": candidate.label,
+        "bytes": candidate.bytes,
+        "uses": candidate.uses,
+        "last_use": output.moment(candidate.idle_since),
+    }
+
+
+def _kept_fields(kept: Kept) -> dict[str, Any]:
+    return {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason}
+
+
+def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate], title: str) -> None:
+    moment = time.time()
+    now.out.table(
+        kind,
+        ({**_candidate_fields(one), "copy": one.generation, "_idle_since": one.idle_since} for one in candidates),
+        [
+            Column(title, field("name")),
+            Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
+            Column("USES", field("uses"), right=True),
+            Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
+        ],
+    )
+
+
+def _print_plan(now: Invocation, plan: Plan) -> int:
+    _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
+    if now.format != "human":
+        for kept in plan.keep:
+            now.out.result("keep", _kept_fields(kept))
+    missed, missed_entries = plan.missed_after(plan.remove)
+    fields = {"items": len(plan.remove), "bytes": plan.freed, "kept": len(plan.keep), "missed_bytes": missed}
+    text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
+    if plan.within:
+        text = _nothing_over(plan)
+    now.out.result("total", {**fields, "missed_entries": missed_entries, "dry_run": True}, text)
+    return Exit.DONE
+
+
+def _nothing_over(plan: Plan) -> str:
+    what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
+    return f"nothing is over its mark: {what}; nothing to do"
+
+
+def _print_cleaned(now: Invocation, done: Cleaned) -> int:
+    print_reaped(now, done.reaped, False)
+    _print_candidates(now, "removed", done.removed, "REMOVED")
+    if now.format != "human":
+        for kept in done.plan.keep:
+            now.out.result("kept", _kept_fields(kept))
+    for candidate in done.taken:
+        fields = {**_candidate_fields(candidate), "reason": "in use by now"}
+        now.out.result("kept", fields, f"kept {candidate.label}: in use by now")
+    for failure in done.failed:
+        fields = {**_candidate_fields(failure.candidate), "reason": failure.reason}
+        now.out.result("failed", fields, f"failed to remove {failure.candidate.label}: {failure.reason}")
+    for leftover in done.tidied:
+        now.out.detail(f"tidied up {leftover.path}: {leftover.what}")
+    missed, missed_entries = done.missed_both
+    fields = {
+        "items": len(done.removed),
+        "bytes": done.freed,
+        "kept": len(done.plan.keep) + len(done.taken),
+        "failed": len(done.failed),
+        "left": len(done.left),
+        "missed_bytes": missed,
+        "missed_entries": missed_entries,
+        "tidied": len(done.tidied),
+        "purged": done.purged,
+        "dry_run": False,
+    }
+    now.out.result("total", fields, *_sentences(done))
+    return Exit.DONE if done.complete else Exit.PARTIAL
+
+
+def _sentences(done: Cleaned) -> Iterable[str]:
+    if done.plan.within and not done.tidied and not done.reaped.leases:
+        yield _nothing_over(done.plan)
+        return
+    yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
+    if done.left:
+        yield f"the time was over: {output.count(len(done.left), 'item')} left for the next time"
+    missed, missed_entries = done.missed_both
+    if missed or missed_entries:
+        by = [output.size(missed)] * bool(missed) + [output.count(missed_entries, "file")] * bool(missed_entries)
+        yield f"the goal was missed by {' and '.join(by)}: what is left is in use or kept by the conditions"
+    if missed or missed_entries:
+        for kept in done.plan.keep:
+            if kept.held:
+                yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
+        for judged in done.in_the_way:
+            yield f"    {judged.by}: {judged.verdict.state}, {judged.verdict.evidence}"
+
+
+def _reasons(keep: Iterable[Kept]) -> str:
+    """What is kept, by reason: ``; kept 2 in use, 1 used within 30 d``."""
+    reasons = Counter("in use" if kept.held else kept.reason for kept in keep)
+    return "; kept " + ", ".join(f"{number} {reason}" for reason, number in reasons.items()) if reasons else ""
+
+
+# -- notice ----------------------------------------------------------------------------------------------------------
+
+
+def _print_notice(now: Invocation, cache: Cache, rules: Rules, notice: float, by: str) -> int:
+    """What would go if nobody used anything until then; whoever wants to keep something uses it, or pins it."""
+    plan, _ = cache.plan(rules, ahead=notice)
+    users = _fetched_by(cache, plan.remove)
+    rows = [{**_candidate_fields(one), "copy": one.generation, "user": users[one.place]} for one in plan.remove]
+    moment = time.time()
+    columns = [
+        Column("FETCHED BY", field("user")),
+        Column("WOULD GO", field("name")),
+        Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
+        Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
+    ]
+    if by == "user":
+        sums: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            one = sums.setdefault(row["user"], {"user": row["user"], "bytes": 0, "items": []})
+            one["bytes"] += row["bytes"]
+            one["items"].append(row["name"])
+        columns = [columns[0], columns[2], Column("ITEMS", lambda row: " ".join(row["items"]))]
+        now.out.table("notice", sorted(sums.values(), key=lambda row: -row["bytes"]), columns)
+    else:
+        shown = zip(rows, plan.remove, strict=True)
+        now.out.table("notice", ({**row, "_idle_since": one.idle_since} for row, one in shown), columns)
+    fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
+    what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"
+    now.out.result("total", {**fields, "dry_run": True}, f"{what}, would go within {short_duration(notice)}")
+    return Exit.DONE
+
+
+def _fetched_by(cache: Cache, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """Who fetched each; of what dtool left, whose file it is."""
+    from sccache_dtool.cli.space import user_of
+
+    def tell(one: Candidate) -> str:
+        if one.loose is not None:
+            return user_of(one.loose.uid)
+        return str(cache.facts_of(one.key, one.generation).get("by", "?")).partition("@")[0]
+
+    return {one.place: tell(one) for one in candidates}

@@ -1,0 +1,24 @@
+"""Files that commands write for whoever called them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable
+
+from sccache_dtool.errors import CacheError, explain
+
+
+def write_file(path: str, lines: Iterable[str]) -> None:
+    """Write a file whole, or not at all: whoever reads it meanwhile sees the old one. Raises CacheError."""
+    tmp = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(tmp, "x", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(tmp, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(tmp)
+        raise CacheError(f"cannot write {explain(error)}") from error

@@ -1,0 +1,264 @@
+"""Many pieces of work at a time: threads where a server is waited for, processes where the processor is.
+
+Python's threads run one at a time, so that they help only those who wait: requests to a file server take a thousand
+times as long as the processor needs for them. On a local disk it is the processor that takes the time, and threads make
+it worse. Which of both it is, the first pieces of work tell; what is soon done is done without either.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+#: Threads that wait for a server: where a request takes a millisecond, some ten thousand a second.
+THREADS = 32
+
+#: Processes at most: more do not help a scan, whose directories lie on one file system.
+_MOST_PROCESSES = 8
+
+#: Seconds of work after which it is known what takes the time.
+_PROBE = 0.02
+
+#: Seconds that must be left for helpers to be worth their start.
+_WORTH = 0.1
+
+#: Tasks that are many.
+_MANY = 1000
+
+#: Tasks that a helper has at a time: one that it works on, and one that it need not wait for.
+_AHEAD = 2
+
+#: Results that may be kept for an earlier one that is not there yet, for each helper.
+_WINDOW = 16
+
+
+def _tell_nobody(done: int, total: int) -> None:
+    """Nobody watches."""
+
+
+class Crew:
+    """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
+
+    `each` returns results in the order of the tasks. What is to be done by helper processes must do no harm if it is
+    done twice: what a helper was at when it was killed is done again, by us.
+    """
+
+    def __init__(self, jobs: int | None = 1, watch: Callable[[int, int], None] = _tell_nobody) -> None:
+        """`watch` is told how many of how many tasks are done."""
+        self._jobs = jobs
+        self._watch = watch
+        self._helpers: list[_Helper] = []
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.dismiss()
+
+    def muster(self) -> None:
+        """Start helper processes now: by fork, which is safe only as long as there are no threads."""
+        import threading
+
+        wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
+        if not self._helpers and wanted > 1 and threading.active_count() == 1:
+            for _ in range(wanted):
+                self._helpers.append(_Helper(self._helpers))
+
+    def muster_for(self, tasks: Sequence[object]) -> None:
+        """Start helper processes if there will be much to do, and threads by then."""
+        if self._jobs != 1 and len(tasks) > _MANY:
+            self.muster()
+
+    def dismiss(self) -> None:
+        """End the helpers, whatever they are at."""
+        for helper in self._helpers:
+            helper.end()
+        self._helpers = []
+
+    def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        """The results of `work` for each of the tasks, in their order."""
+        total = len(tasks)
+        spent = _Spent(0.0, 0.0, 0)
+        for number, task in enumerate(tasks):
+            before = _Spent.by_now()
+            result = work(task)
+            spent = spent.plus(before, _Spent.by_now())
+            yield result
+            done = number + 1
+            self._watch(done, total)
+            if self._jobs != 1 and spent.wall > _PROBE and (total - done) * spent.wall / done > _WORTH:
+                for result in self._many(work, tasks[done:], waiting=spent.waiting):
+                    yield result
+                    done += 1
+                    self._watch(done, total)
+                return
+
+    def _many(self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool) -> Iterator[Result]:
+        if waiting:
+            return _by_threads(work, tasks, self._jobs or THREADS)
+        self.muster()
+        return self._by_processes(work, tasks) if self._helpers else map(work, tasks)
+
+    def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+        from multiprocessing.connection import wait
+
+        try:
+            yield from self._hand_out(work, tasks, wait)
+        finally:
+            if any(helper.at for helper in self._helpers):  # nobody wants the rest
+                self.dismiss()
+
+    def _hand_out(
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], wait: Callable[[Any], Any]
+    ) -> Iterator[Result]:
+        ready: dict[int, Any] = {}
+        given = taken = 0
+        while taken < len(tasks):
+            while given < min(len(tasks), taken + _WINDOW * max(1, len(self._helpers))):
+                helper = min(self._helpers, key=lambda one: len(one.at), default=None)
+                if helper is not None and len(helper.at) >= _AHEAD:
+                    break
+                if helper is None:
+                    ready[given] = _attempt(work, tasks[given])
+                else:
+                    helper.give(work, given, tasks[given])
+                given += 1
+            while taken in ready:
+                yield ready.pop(taken).get()
+                taken += 1
+            working = {helper.connection: helper for helper in self._helpers if helper.at}
+            for connection in wait(list(working)) if working and taken not in ready else ():
+                helper = working[connection]
+                try:
+                    ready[helper.at.popleft()] = helper.connection.recv()
+                except (EOFError, OSError):  # it was killed: what it was at is done by us
+                    self._helpers.remove(helper)
+                    helper.end()
+                    ready |= {number: _attempt(work, tasks[number]) for number in helper.at}
+
+
+class _Spent(NamedTuple):
+    """What a thread has spent."""
+
+    wall: float  # seconds
+    cpu: float
+    gave_up: int  # how often it gave the processor up by itself, less how often that was taken away
+
+    @classmethod
+    def by_now(cls) -> _Spent:
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw)
+
+    def plus(self, before: _Spent, after: _Spent) -> _Spent:
+        return _Spent(
+            self.wall + after.wall - before.wall,
+            self.cpu + after.cpu - before.cpu,
+            self.gave_up + after.gave_up - before.gave_up,
+        )
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has waited for something, rather than for a processor that others are using."""
+        return self.cpu < self.wall / 2 and self.gave_up > 0
+
+
+class _Outcome:
+    """A result, or the error that came instead."""
+
+    def __init__(self, result: Any, error: Exception | None) -> None:
+        self._result = result
+        self._error = error
+
+    def get(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def _attempt(work: Callable[[Any], Any], task: Any) -> _Outcome:
+    try:
+        return _Outcome(work(task), None)
+    except Exception as error:
+        return _Outcome(None, error)
+
+
+class _Helper:
+    """A forked process that does what it is given, until nobody is there to give it more."""
+
+    def __init__(self, others: Sequence[_Helper]) -> None:
+        from multiprocessing import Pipe
+
+        self.at: deque[int] = deque()
+        self.connection: Connection[Any, Any]
+        ours, its = Pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            ours.close()
+            for other in others:
+                other.connection.close()  # or its helper would not see that we are gone
+            _serve(its)
+        its.close()
+        self.connection = ours
+
+    def give(self, work: Callable[[Any], Any], number: int, task: Any) -> None:
+        """Give it a task. That it is dead is found when its answer is wanted."""
+        self.at.append(number)
+        try:
+            self.connection.send((work, task))
+        except OSError:
+            pass
+
+    def end(self) -> None:
+        """End it."""
+        self.connection.close()
+        try:
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+def _serve(connection: Connection[Any, Any]) -> None:
+    """What a helper does; never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one who gives the work, and then ends us
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        while True:
+            work, task = connection.recv()
+            connection.send(_attempt(work, task))
+    except BaseException:
+        os._exit(0)  # nobody is there any more; nothing of our parent's is to be tidied by us
+
+
+def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Iterator[Result]:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+    with ThreadPoolExecutor(number, thread_name_prefix="sc-dtool crew") as pool:
+        pending: deque[Future[Result]] = deque()
+        try:
+            for task in tasks:
+                pending.append(pool.submit(work, task))
+                if len(pending) > 2 * number:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,64 @@
+"""What cleanings have removed: a file for each in `cleanings/`, its name with the sums, so that they add up unread."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from sccache_dtool import records
+from sccache_dtool.clock import iso
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import CleaningName, Layout, unique
+
+if TYPE_CHECKING:
+    from sccache_dtool.evict.clean import Cleaned
+
+#: Version of the records.
+_VERSION = 1
+
+
+def write(fs: FileSystem, layout: Layout, done: Cleaned, now: float, by: str, why: str, tmp: str) -> None:
+    """Note what a cleaning did, if it did anything; `tmp` is a path, not there yet, on the same file system."""
+    if not (done.removed or done.failed or done.reaped.leases):
+        return
+    name = CleaningName(int(now * 1000), len(done.removed), done.freed, len(done.reaped.leases), unique())
+    fs.write_new(tmp, "".join(f"{json.dumps(line)}\n" for line in _lines(done, now, by, why)))
+    fs.make_dirs(layout.cleanings, shared=layout.shared)
+    fs.rename(tmp, f"{layout.cleanings}/{name}")
+
+
+def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, Any]]:
+    reasons: dict[str, int] = {}
+    for kept in done.kept:
+        reasons["in use" if kept.held else kept.reason] = reasons.get("in use" if kept.held else kept.reason, 0) + 1
+    missed, missed_entries = done.missed_both
+    yield {
+        "format": _VERSION,
+        "ended": iso(now),
+        "by": by,
+        "why": why,
+        "removed": len(done.removed),
+        "bytes": done.freed,
+        "missed_bytes": missed,
+        "missed_entries": missed_entries,
+        "kept": reasons,
+    }
+    for candidate in done.removed:
+        yield {"removed": candidate.place, "bytes": candidate.bytes, "uses": candidate.uses}
+    for failure in done.failed:
+        yield {"failed": failure.candidate.place, "reason": failure.reason}
+    for judged in done.reaped.leases:
+        yield {"reaped": judged.held.name, "item": judged.held.key, "by": judged.by, "why": judged.verdict.evidence}
+
+
+def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> list[CleaningName]:
+    """All cleanings that have removed something."""
+    names = []
+    for text in fs.names_if_any(layout.cleanings):
+        name = CleaningName.parse(text)
+        if name is None:
+            warn(f"{layout.cleanings}/{records.printable(text)}: not the record of a cleaning; left alone")
+        else:
+            names.append(name)
+    return names

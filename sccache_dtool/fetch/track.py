@@ -1,0 +1,198 @@
+"""A fetch of ours as others see it: it says how far it is, and how much of its downloads can be relied on.
+
+Saying it is renaming: see `transfers.py`. Whoever finds that the name to be changed is gone has been taken over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from sccache_dtool import records
+from sccache_dtool.errors import GONE
+from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch.sink import Sink
+from sccache_dtool.fetch.transfers import State
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import TRANSFER_FILE, PartName, StateName
+
+#: Seconds between two signs of progress, and so what a download can lose when its host dies.
+PULSE = 5.0
+
+#: Bytes of interrupted downloads that are kept for the next who wants the item; less is faster fetched again.
+WORTH_KEEPING = 1 << 20
+
+
+class TakenOver(Exception):
+    """Somebody else goes on with our fetch: we were silent for so long that we were passed over."""
+
+
+class Track:
+    """A fetch of ours as others see it. It is a Progress, and hands on what it hears to another."""
+
+    def __init__(self, fs: FileSystem, area: str, shown: Progress, *, on_total: Callable[[int], None]) -> None:
+        """`on_total` is told how many bytes are still to come, as soon as that is known; it may raise NoSpace."""
+        self.taken: str | None = None  # the work area of another, from which its downloads can be continued
+        self._fs = fs
+        self._area = area
+        self._shown = shown
+        self._on_total = on_total
+        self._lock = threading.Lock()
+        self._now = StateName(State.INITIALIZING, 0, None, 1)
+        self._placed: StateName | None = None
+        self._parts: dict[int, PartName] = {}
+        self._following: tuple[int, Sink] | None = None
+        self._bytes = 0
+        self._expected = 0
+        self._lost = False
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- a life ------------------------------------------------------------------------------------------------------
+
+    def begin(self, facts: dict[str, Any], size: int | None, *, shared: bool) -> None:
+        """Say what is fetched; `size`: bytes that it will need, if somebody said so."""
+        self._fs.write_new(f"{self._area}/{TRANSFER_FILE}", records.encode_document(facts), shared=shared)
+        self._expected = size or 0
+        self._now = self._now._replace(total=size)
+        self._fs.put_record("-", f"{self._area}/{self._now}")
+        self._placed = self._now
+        self._thread = threading.Thread(target=self._run, name="sc-dtool transfer", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Say no more."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes there so far."""
+        return self._bytes
+
+    @property
+    def attempts(self) -> int:
+        """How often it was tried."""
+        return self._now.attempts
+
+    @property
+    def keepable(self) -> bool:
+        """Whether there is so much of downloads that it is worth keeping for who goes on with them."""
+        return sum(part.bytes for part in self._parts.values()) >= WORTH_KEEPING
+
+    # -- what the fetch says -----------------------------------------------------------------------------------------
+
+    def start(self, label: str, total: int | None, there: int = 0) -> None:
+        """See Progress."""
+        if total is not None:
+            self._expected = max(self._expected, self._bytes - there + total)
+            self._on_total(self._expected - self._bytes)
+        self._say(State.TRANSFERRING)
+        self._shown.start(label, total, there)
+
+    def advance(self, n: int) -> None:
+        """See Progress."""
+        if self._lost:
+            raise TakenOver
+        self._bytes += n
+        self._shown.advance(n)
+
+    def stage(self, text: str) -> None:
+        """See Progress."""
+        self._say(State.PROCESSING)
+        self._shown.stage(text)
+
+    def queue(self) -> None:
+        """We wait for other downloads of this host to end."""
+        self._say(State.QUEUED)
+
+    def attempt(self, number: int) -> None:
+        """It is tried again, for the `number`-th time in all."""
+        self._now = self._now._replace(attempts=number)
+        self._say(State.TRANSFERRING)
+
+    def done(self) -> None:
+        """See Progress."""
+        self._shown.done()
+
+    # -- downloads that others may continue --------------------------------------------------------------------------
+
+    def follow(self, index: int, sink: Sink) -> None:
+        """From now on say how far the download of source `index` is, which fills `sink`."""
+        with self._lock:
+            self._following = (index, sink)
+            if index not in self._parts:
+                self._parts[index] = PartName(index, 0)
+                self._fs.put_record("-", f"{self._area}/{self._parts[index]}")
+
+    def leave(self, *, interrupted: bool) -> None:
+        """The file is about to be closed; `interrupted`: it is not complete, so note how far it is."""
+        try:
+            if interrupted:
+                self.pulse()
+        finally:
+            with self._lock:
+                self._following = None
+
+    def forget(self, index: int) -> None:
+        """What there is of source `index` is no beginning of anything: called before it is thrown away."""
+        with self._lock:
+            part = self._parts.get(index)
+            if part is not None and part.bytes:
+                self._rename(part, PartName(index, 0))
+                self._parts[index] = PartName(index, 0)
+
+    def pulse(self) -> None:
+        """Put on stable storage what is there, then say so. Raises TakenOver, or OSError."""
+        with self._lock:
+            if self._following is not None:
+                index, sink = self._following
+                part = PartName(index, sink.size)
+                if part != self._parts[index]:
+                    self._fs.sync(sink.fd)
+                    self._rename(self._parts[index], part)
+                    self._parts[index] = part
+            self._place()
+
+    # -- within ------------------------------------------------------------------------------------------------------
+
+    def _say(self, state: State) -> None:
+        with self._lock:
+            self._now = self._now._replace(state=state)
+            self._place()
+
+    def _place(self) -> None:
+        expected = max(self._expected, self._bytes) if self._expected else None
+        self._now = self._now._replace(bytes=max(0, self._bytes), total=expected)
+        if self._placed is not None and self._now != self._placed:
+            self._rename(self._placed, self._now)
+            self._placed = self._now
+
+    def _rename(self, old: object, new: object) -> None:
+        try:
+            self._fs.rename(f"{self._area}/{old}", f"{self._area}/{new}")
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            if not self._is_there(str(new)):  # otherwise it was done, and the reply lost
+                self._lost = True
+                raise TakenOver from None
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            return name in self._fs.names(self._area)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return False
+
+    def _run(self) -> None:
+        while not self._stop.wait(PULSE):
+            try:
+                self.pulse()
+            except TakenOver:
+                return  # the next `advance` says it to the fetch
+            except OSError:
+                continue  # the fetch itself meets what is wrong

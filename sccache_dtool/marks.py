@@ -1,0 +1,130 @@
+"""How full a cache may be: high and low marks, in bytes and in entries, and a floor for what must be free."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from sccache_dtool.errors import UsageError
+from sccache_dtool.units import SIZE_FORMS, parse_size
+
+#: In which order copies go; the first is what is done if nobody says. How each is reckoned: `evict/policies.py`.
+ORDERS = ("cost", "lru", "lfu", "largest", "oldest")
+
+
+class Mark(NamedTuple):
+    """A share of the capacity, or a number of bytes or entries."""
+
+    value: float
+    is_share: bool
+
+    def of(self, capacity: int) -> int:
+        """The mark in bytes or entries."""
+        return int(self.value * capacity) if self.is_share else int(self.value)
+
+    def __str__(self) -> str:
+        return f"{100 * self.value:g}%" if self.is_share else f"{self.value:.0f}"
+
+
+def parse_mark(text: str) -> Mark:
+    """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError."""
+    share = _share(text)
+    return share if share is not None else Mark(parse_size(text), False)
+
+
+def parse_entries_mark(text: str) -> Mark:
+    """A mark in entries: ``"90%"``, or a number. Raises UsageError."""
+    share = _share(text)
+    if share is not None:
+        return share
+    if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
+        raise UsageError(f"cannot read {text!r} as a number of files", hint="give a number, or a share such as 90%")
+    return Mark(int(text), False)
+
+
+def parse_fraction(value: object) -> Mark:
+    """A mark as the data manager writes it: a fraction between 0 and 1. Raises UsageError."""
+    try:
+        fraction = float(str(value))
+    except ValueError:
+        fraction = -1.0
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"{value!r} is no fraction", hint="give a number from 0 to 1, such as 0.9")
+    return Mark(fraction, True)
+
+
+def _share(text: str) -> Mark | None:
+    match = re.fullmatch(r"(?a)(\d{1,3}(?:\.\d{1,6})?)\s*%", text.strip())
+    if match is None:
+        if "%" in text:
+            raise UsageError(f"cannot read {text!r} as a share", hint=f"give 90%, or {SIZE_FORMS}")
+        return None
+    share = float(match[1]) / 100
+    if share > 1:
+        raise UsageError(f"{text!r} is more than all", hint="give 100% or less")
+    return Mark(share, True)
+
+
+class Limits(NamedTuple):
+    """When to begin to clean, and where to stop. Shares are of the capacity or, without one, of the file system."""
+
+    capacity: int | None = None  # bytes
+    high: Mark | None = None
+    low: Mark | None = None
+    entries_high: Mark | None = None
+    entries_low: Mark | None = None
+    least_free: int | None = None  # bytes that the file system must have left
+
+
+class Room(NamedTuple):
+    """What a file system has, in bytes and entries (inodes)."""
+
+    bytes: int
+    free: int
+    entries: int
+    free_entries: int
+
+
+class Goal(NamedTuple):
+    """What a cache is to come down to; None: whatever it is."""
+
+    bytes: int | None = None
+    entries: int | None = None
+
+    def missed(self, size: int, entries: int) -> tuple[int, int]:
+        """By how many bytes and entries it is missed."""
+        over = 0 if self.bytes is None else max(0, size - self.bytes)
+        return over, 0 if self.entries is None else max(0, entries - self.entries)
+
+
+def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room: Room | None) -> Goal | None:
+    """What a cache that holds `size` bytes in `entries` must come down to; None if nothing is over its mark.
+
+    A share of a capacity is compared with what the cache holds; a share of the file system with what is used there,
+    by whomever: what the others use cannot be cleaned, but the cache can make up for it.
+    """
+    sizes = [] if retain_size is None else [retain_size]
+    if limits.capacity is not None:
+        sizes += _come_down(limits.high or Mark(1.0, True), limits.low, limits.capacity, size, size)
+    elif limits.high is not None and not limits.high.is_share:
+        sizes += _come_down(limits.high, limits.low, limits.high.of(0), size, size)
+    elif limits.high is not None and room is not None:
+        sizes += _come_down(limits.high, limits.low, room.bytes, room.bytes - room.free, size)
+    if limits.least_free is not None and room is not None and room.free < limits.least_free:
+        sizes.append(max(0, size - (limits.least_free - room.free)))
+    counts = []
+    high = limits.entries_high
+    if high is not None and not high.is_share:
+        counts += _come_down(high, limits.entries_low, high.of(0), entries, entries)
+    elif high is not None and room is not None and room.entries:  # some file systems do not count
+        counts += _come_down(high, limits.entries_low, room.entries, room.entries - room.free_entries, entries)
+    if not sizes and not counts:
+        return None
+    return Goal(min(sizes, default=None), min(counts, default=None))
+
+
+def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int) -> list[int]:
+    """What of ours may stay if `used` is over the high mark: what brings it to the low one."""
+    if used <= high.of(capacity):
+        return []
+    return [max(0, ours - (used - min(high.of(capacity), (low or high).of(capacity))))]

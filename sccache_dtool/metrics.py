@@ -1,0 +1,104 @@
+"""What a monitor wants to know, as Prometheus reads it: from names alone, so that it may be asked every few minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from sccache_dtool.items import Item
+from sccache_dtool.layout import CleaningName
+from sccache_dtool.sums import Sums
+
+
+class Saved(NamedTuple):
+    """What keeping items has saved: all uses but those that fetched, as far as their copies are there."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+
+
+def saved(items: Iterator[Item]) -> Saved:
+    """What the items have saved."""
+    size, seconds = 0, 0.0
+    for item in items:
+        if not item.copies:
+            continue
+        again = max(0, item.uses - len(item.copies))
+        size += again * item.copies[0].generation.bytes
+        took = [copy.generation.took for copy in item.copies if copy.generation.took is not None]
+        if took:
+            seconds += again * sum(took) / len(took) / 1000
+    return Saved(size, seconds)
+
+
+class State(NamedTuple):
+    """What is known of a cache at a moment."""
+
+    cache_id: str
+    root: str
+    sums: Sums
+    saved: Saved
+    loose_files: int
+    loose_bytes: int
+    cleanings: tuple[CleaningName, ...]
+    holders: int
+    fetching: int
+    trashed: int
+    free: int
+    now: float
+
+
+class _Metric(NamedTuple):
+    name: str
+    kind: str  # gauge or counter
+    help: str
+    value: float
+
+
+def text(state: State) -> Iterator[str]:
+    """The lines of a Prometheus text file (exposition format 0.0.4)."""
+    labels = _labels({"cache": state.cache_id, "root": state.root})
+    for metric in _metrics(state):
+        yield f"# HELP sc_dtool_{metric.name} {metric.help}\n"
+        yield f"# TYPE sc_dtool_{metric.name} {metric.kind}\n"
+        yield f"sc_dtool_{metric.name}{labels} {metric.value:.15g}\n"
+
+
+def _metrics(state: State) -> Iterable[_Metric]:
+    sums = state.sums
+    evicted = sum(one.copies for one in state.cleanings)
+    fetched = sums.copies + evicted
+    idle = 0.0 if sums.oldest_idle is None else max(0.0, state.now - sums.oldest_idle)
+    return (
+        _Metric("bytes", "gauge", "Size of what is in the cache.", sums.bytes + state.loose_bytes),
+        _Metric("items", "gauge", "Items in the cache.", sums.items),
+        _Metric("entries", "gauge", "Files and directories of items.", sums.entries),
+        _Metric("loose_files", "gauge", "Files that dtool left without the plugin.", state.loose_files),
+        _Metric("loose_bytes", "gauge", "Size of files that dtool left without the plugin.", state.loose_bytes),
+        _Metric("free_bytes", "gauge", "What the file system has left.", state.free),
+        _Metric("idle_bytes", "gauge", "Size of what nobody uses now.", sums.idle_bytes),
+        _Metric("oldest_idle_seconds", "gauge", "Time since the last use of what was longest unused.", idle),
+        _Metric("leases", "gauge", "Leases held.", sums.leases),
+        _Metric("items_in_use", "gauge", "Items with a lease.", sums.busy_items),
+        _Metric("holders", "gauge", "Processes and jobs that may hold leases.", state.holders),
+        _Metric("fetching", "gauge", "Fetches under way.", state.fetching),
+        _Metric("trashed", "gauge", "Evicted copies not yet deleted.", state.trashed),
+        _Metric("uses_total", "counter", "Leases that there ever were.", sums.uses),
+        _Metric("misses_total", "counter", "Copies fetched: there, or evicted by a cleaning.", fetched),
+        _Metric("hits_total", "counter", "Uses that did not fetch.", max(0, sums.uses - fetched)),
+        _Metric("evictions_total", "counter", "Copies that cleanings have evicted.", evicted),
+        _Metric("evicted_bytes_total", "counter", "Their size.", sum(one.bytes for one in state.cleanings)),
+        _Metric(
+            "reaped_total", "counter", "Leases that cleanings have ended.", sum(one.reaped for one in state.cleanings)
+        ),
+        _Metric("saved_bytes", "gauge", "What was not fetched again, of what is there.", state.saved.bytes),
+        _Metric("saved_seconds", "gauge", "Time that took no fetch, of what is there.", state.saved.seconds),
+        _Metric("scrape_time_seconds", "gauge", "When this was found out.", state.now),
+    )
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items()) + "}"

@@ -1,0 +1,304 @@
+"""A cache that looks after itself: its policy, plans that are carried out later, pins, notice, records, metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.tool import Disk, Done, config, one_line_error
+
+Sc = Callable[..., Done]
+Put = Callable[..., Path]
+
+
+@pytest.fixture
+def put(sc: Sc, tmp_path: Path) -> Put:
+    """Makes an item of so many bytes, used once; its path."""
+
+    def make(name: str, size: int = 1000) -> Path:
+        source = tmp_path / name
+        source.write_bytes(bytes(size))
+        path = sc("use", source).path
+        sc("unuse", source)
+        return path
+
+    return make
+
+
+def times(root: Path) -> dict[str, int]:
+    """When each directory of the cache was changed."""
+    return {name: os.stat(name).st_mtime_ns for name, _, _ in os.walk(root)}
+
+
+def last_line(done: Done) -> str:
+    return done.out.splitlines()[-1]
+
+
+# -- the cache's policy ----------------------------------------------------------------------------------------------
+
+
+def test_clean_without_options_applies_the_policy(sc: Sc, put: Put, root: Path) -> None:
+    """A cron job would have to repeat what config.toml says, and drift away from it."""
+    paths = [put(name) for name in "abcd"]
+    config(root, '[clean]\ncapacity = "4kB"\nhigh_watermark = "90%"\nlow_watermark = "50%"\n')
+    done = sc("clean")
+    assert (done.code, last_line(done)) == (
+        0,
+        "removed 2 items, 2.0 kB; kept 2 later in order than what suffices to reach the goal",
+    )
+    assert sum(path.exists() for path in paths) == 2
+
+
+def test_below_the_mark_nothing_is_done_in_one_line(sc: Sc, put: Put, root: Path) -> None:
+    """A cron job would write into the cache, and into the log, every hour for nothing."""
+    put("a")
+    config(root, '[clean]\ncapacity = "4kB"\n')
+    before = times(root)
+    done = sc("clean")
+    assert done == Done(0, "nothing is over its mark: 1.0 kB in 1 files and directories; nothing to do\n", "")
+    assert times(root) == before
+
+
+def test_holders_that_are_alive_are_no_reason_to_write(sc: Sc, put: Put, root: Path, source: str) -> None:
+    """A cache in use would be written to by every cron job of every login node."""
+    sc("use", source)
+    config(root, '[clean]\ncapacity = "4kB"\n')
+    before = times(root)
+    assert sc("clean").code == 0
+    assert times(root) == before
+
+
+def test_conditions_given_replace_those_of_the_policy_and_not_what_it_protects(sc: Sc, put: Put, root: Path) -> None:
+    """`clean --all` of a colleague would remove what the data manager has excluded."""
+    kept, gone = put("hg38.fa"), put("x")
+    config(root, '[clean]\nolder_than = "90d"\nexclude = ["hg38*"]\n')
+    assert sc("clean").out.startswith("removed 0 items")
+    assert last_line(sc("clean", "--all", "-y")) == "removed 1 item, 1.0 kB; kept 1 excluded"
+    assert (kept.exists(), gone.exists()) == (True, False)
+
+
+def test_a_grace_keeps_what_was_just_fetched(sc: Sc, put: Put) -> None:
+    """What was fetched for the next job of a workflow would be gone when it starts."""
+    path = put("a")
+    assert last_line(sc("clean", "--retain-size", "0", "--grace", "1h")).startswith("the goal was missed")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "left"),
+    [
+        (["--larger-than", "1500"], ["a"]),
+        (["--all", "-y", "--exclude", "b*"], ["b"]),
+        (["--retain-size", "2kB", "--order", "largest"], ["a"]),
+        (["--high-watermark", "2kB", "--low-watermark", "1kB"], ["a"]),
+        (["--high-watermark-files", "1"], ["a"]),
+        (["--high-watermark", "99%", "--capacity", "1GB"], ["a", "b"]),
+        (["--min-free", "1"], ["a", "b"]),
+    ],
+)
+def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> None:
+    """An option would be taken and do nothing."""
+    paths = {"a": put("a", 1000), "b": put("b", 2000)}
+    assert sc("clean", *words).code == 0
+    assert [name for name, path in paths.items() if path.exists()] == left
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_path: Path, root: Path) -> None:
+    """What was used, pinned or fetched after somebody looked at the plan would go, or what he agreed to stay."""
+    paths = {name: put(name) for name in ("idle", "used", "held", "pinned", "gone")}
+    plan = tmp_path / "plan.json"
+    assert sc("clean", "--all", "-n", "-o", plan).code == 0
+    assert all(path.exists() for path in paths.values())
+    put("late")
+    sc("use", tmp_path / "used")
+    sc("unuse", tmp_path / "used")
+    sc("use", tmp_path / "held")
+    sc("pin", "pinned")
+    sc("rm", "gone")
+    done = sc("-f", "json", "clean", "--plan", plan)
+    assert [row["name"] for row in done.rows("removed")] == ["idle"]
+    assert {row["name"]: row["reason"] for row in done.rows("kept")} == {
+        "used": "used since the plan was made",
+        "held": "in use: 1 lease",
+        "pinned": "pinned",
+        "gone": "gone since the plan was made",
+    }
+    assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned"]
+    assert sc("ls").out.count("late") == 1
+
+
+def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Whoever is to agree to a plan could not read it."""
+    put("a")
+    sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json")
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert (plan["format"], plan["bytes"], plan["goal_bytes"]) == (1, 1000, 0)
+    (one,) = plan["remove"]
+    assert (one["item"].endswith("-a"), one["bytes"], one["uses"]) == (True, 1000, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"format": 2}', '{"format": 1, "remove": [{"item": "../../x", "copy": "y"}]}', "\0" * 100],
+)
+def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text: str) -> None:
+    """A damaged file, or one that somebody has tampered with, would remove something."""
+    path = put("a")
+    (tmp_path / "plan.json").write_text(text)
+    done = sc("clean", "--plan", tmp_path / "plan.json")
+    assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
+    assert path.exists()
+
+
+def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Two caches with the same items would be confused."""
+    path = put("a")
+    sc("clean", "--all", "-n", "-o", tmp_path / "plan.json")
+    text = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps({**text, "cache": "other"}))
+    assert sc("clean", "--plan", tmp_path / "plan.json").code == 2
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--plan", "p", "--all"], ["--plan", "p", "-n"], ["-o", "p", "--all", "-y"], ["--plan", "missing.json"]],
+)
+def test_plans_and_conditions_do_not_mix(sc: Sc, put: Put, words: list[str]) -> None:
+    """A plan would be carried out with other conditions than those that somebody has agreed to."""
+    path = put("a")
+    assert sc("clean", *words).code == 2
+    assert path.exists()
+
+
+# -- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def test_a_cleaning_leaves_a_record(sc: Sc, put: Put, disk: Disk) -> None:
+    """Nobody could say a month later what has removed a reference, and why."""
+    put("a"), put("b")
+    sc("clean", "--retain-size", "1kB")
+    (name,) = disk.names("cleanings")
+    head, *rest = map(json.loads, (disk.control / "cleanings" / name).read_text().splitlines())
+    assert (head["removed"], head["bytes"], head["why"]) == (1, 1000, "retain_size 1000, order cost")
+    assert head["kept"] == {"later in order than what suffices to reach the goal": 1}
+    assert len(rest) == 1
+    assert name.split("~")[1:4] == ["1", "1000", "0"]
+    sc("clean", "--retain-size", "1kB")
+    assert disk.names("cleanings") == [name]
+
+
+def test_a_missed_goal_names_who_is_in_the_way(sc: Sc, source: str) -> None:
+    """A cron job's mail would say that the disk is full, and not whom to ask."""
+    sc("use", source)
+    done = sc("clean", "--retain-size", "0")
+    assert done.code == 3
+    *_, item, holder = done.out.splitlines()
+    assert item == "  ref.fa, 5 Bytes: in use: 1 lease"
+    assert f"process {os.getpid()}" in holder
+    assert "is running" in holder
+
+
+def test_when_the_time_is_over_the_rest_is_left_for_the_next_time(sc: Sc, put: Put, disk: Disk) -> None:
+    """A cron job would run into the next one, or leave something half done."""
+    paths = [put(name) for name in "ab"]
+    done = sc("clean", "--all", "-y", "--max-runtime", "0s")
+    assert (done.code, last_line(done)) == (3, "the time was over: 2 items left for the next time")
+    assert all(path.exists() for path in paths)
+    assert disk.names("trash") == []
+    assert sc("clean", "--all", "-y", "--max-runtime", "1h").code == 0
+    assert not any(path.exists() for path in paths)
+
+
+# -- pins and notice ---------------------------------------------------------------------------------------------------
+
+
+def test_what_is_pinned_stays_until_it_is_unpinned(sc: Sc, put: Put, disk: Disk) -> None:
+    """The reference of the course next week would be gone when it begins."""
+    path = put("a")
+    assert sc("pin", "a").out == "pinned a for good\n"
+    assert last_line(sc("clean", "--all", "-y")) == "removed 0 items, 0 Bytes; kept 1 pinned"
+    assert "a " in sc("pin").out
+    assert sc("unpin", "a").code == 0
+    assert disk.names("pins") == []
+    sc("clean", "--all", "-y")
+    assert not path.exists()
+
+
+def test_a_pin_runs_out(sc: Sc, put: Put, disk: Disk) -> None:
+    """What was pinned for a course three years ago would stay for ever."""
+    put("a")
+    sc("pin", "a", "--until", "2099-12-31")
+    (name,) = disk.names("pins")
+    key = name.partition("~")[0]
+    (disk.control / "pins" / name).rename(disk.control / "pins" / f"{key}~{int(time.time()) - 1}")
+    assert last_line(sc("clean", "--all", "-y")) == "removed 1 item, 1.0 kB"
+    assert disk.names("pins") == []
+
+
+def test_a_later_pin_replaces_the_earlier_one(sc: Sc, put: Put, disk: Disk) -> None:
+    """A pin that was shortened would go on for its first time."""
+    put("a")
+    sc("pin", "a")
+    sc("pin", "a", "--until", "30d")
+    (name,) = disk.names("pins")
+    assert not name.endswith("~0")
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2001-01-01", "30", ""])
+def test_a_pin_needs_a_time_to_come(sc: Sc, put: Put, disk: Disk, when: str) -> None:
+    """A typing error would pin something until the past, which is not at all."""
+    put("a")
+    assert sc("pin", "a", "--until", when).code == 2
+    assert not (disk.control / "pins").exists()
+
+
+def test_notice_lists_what_will_go_and_for_whom(sc: Sc, put: Put) -> None:
+    """Users would learn that their data goes when it is gone."""
+    path = put("a")
+    rows = sc("-f", "json", "clean", "--older-than", "5d", "--notice", "7d").rows("notice")
+    assert [(row["name"], row["bytes"]) for row in rows] == [("a", 1000)]
+    assert rows[0]["user"]
+    (row,) = sc("-f", "json", "clean", "--older-than", "5d", "--notice", "7d", "--by", "user").rows("notice")
+    assert (row["user"], row["items"], row["bytes"]) == (rows[0]["user"], ["a"], 1000)
+    assert sc("-f", "json", "clean", "--older-than", "9d", "--notice", "7d").rows("notice") == []
+    assert sc("clean", "--older-than", "5d", "--notice", "7d").out.count("\n") == 3
+    assert path.exists()
+
+
+# -- metrics -----------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_path: Path) -> None:
+    """The monitor would have nothing to draw, or refuse the file."""
+    put("a"), put("b")
+    sc("use", source)
+    sc("clean", "--retain-size", "1005")
+    file = tmp_path / "sc_dtool.prom"
+    assert sc("metrics", "-o", file) == Done(0, "", "")
+    values = {}
+    for line in file.read_text().splitlines():
+        if not line.startswith("#"):
+            name, value = line.rpartition(" ")[::2]
+            assert name.endswith('"}')
+            values[name.partition("{")[0]] = float(value)
+    expected = {"items": 2, "bytes": 1005, "leases": 1, "evictions_total": 1, "misses_total": 3, "uses_total": 3}
+    assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
+    assert sorted(tmp_path.glob("*.tmp")) == []
+    assert sc("metrics").out.count("# TYPE") == len(values)
+
+
+def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """A full disk would leave half a file, which the monitor takes for the whole."""
+    put("a")
+    done = sc("metrics", "-o", tmp_path / "missing" / "x.prom")
+    assert done.code == 1
+    assert one_line_error(done).startswith("Error: cannot write No such file or directory")

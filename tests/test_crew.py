@@ -1,0 +1,154 @@
+"""Many pieces of work at a time: in order, complete, and none the worse for a helper that dies."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sccache_dtool import crew
+from sccache_dtool.crew import Crew
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is too little work to be shared."""
+    monkeypatch.setattr(crew, "_PROBE", 0.0)
+    monkeypatch.setattr(crew, "_WORTH", -1.0)
+    monkeypatch.setattr(crew, "_processors", lambda: 3)
+
+
+@pytest.fixture
+def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
+    """A crew that has helpers, whatever takes the time, and whatever threads other tests have left."""
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    with Crew(None) as made:
+        made.muster()
+        assert len(made._helpers) == 3
+        made._many = lambda work, tasks, waiting: made._by_processes(work, tasks)  # type: ignore[method-assign]
+        yield made
+
+
+def number_and_process(number: int) -> tuple[int, int]:
+    return number, os.getpid()
+
+
+def test_work_that_is_soon_done_is_done_by_ourselves() -> None:
+    """Every `du` of a small cache would start processes."""
+    with Crew(None) as made:
+        assert {pid for _, pid in made.each(number_and_process, range(500))} == {os.getpid()}
+        assert not made._helpers
+
+
+def test_results_come_in_order_from_several_processes(helped: Crew) -> None:
+    """A listing would be shuffled, or only one processor be used."""
+    found = list(helped.each(number_and_process, range(200)))
+    assert [number for number, _ in found] == list(range(200))
+    assert len({pid for _, pid in found}) == 4
+
+
+def killing(marker: str, number: int) -> int:
+    """Kill the process that gets number 7, the first time."""
+    if number == 7:
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return number
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Crew, tmp_path: Path) -> None:
+    """An out-of-memory killer would make items vanish from a listing, or hang it."""
+    work = functools.partial(killing, str(tmp_path / "killed"))
+    assert list(helped.each(work, range(100))) == list(range(100))
+    assert len(helped._helpers) == 2
+
+
+def test_all_helpers_may_die(helped: Crew) -> None:
+    """The last one's death would end the scan."""
+    for helper in helped._helpers:
+        os.kill(helper._pid, signal.SIGKILL)
+    assert [number for number, _ in helped.each(number_and_process, range(50))] == list(range(50))
+
+
+def refusing(number: int) -> int:
+    if number == 5:
+        raise PermissionError(13, "Permission denied", "x")
+    return number
+
+
+def test_an_error_comes_where_its_result_would(helped: Crew) -> None:
+    """A scan that failed would look like a small cache."""
+    found: list[int] = []
+    with pytest.raises(PermissionError, match="Permission denied"):
+        found.extend(helped.each(refusing, range(20)))
+    assert found == [0, 1, 2, 3, 4]
+
+
+def test_whoever_stops_early_leaves_nobody_behind(at_once: None) -> None:
+    """`sc-dtool ls | head` would leave processes that go on scanning."""
+    with Crew(None) as made:
+        made.muster()
+        pids = [helper._pid for helper in made._helpers]
+        results = made._by_processes(number_and_process, range(1000))
+        assert next(results)[0] == 0
+        results.close()  # type: ignore[attr-defined]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_waiting_is_shared_by_threads(at_once: None) -> None:
+    """A scan of a server a millisecond away would take a millisecond for each directory."""
+    together = threading.Barrier(8)
+
+    def wait(number: int) -> int:
+        if number == 0:
+            time.sleep(0.05)  # what a server takes: this is how the crew sees that it is waited for
+        else:
+            together.wait(timeout=30)  # passes only if eight are at it at a time
+        return number
+
+    assert list(Crew(8).each(wait, range(17))) == list(range(17))
+
+
+def test_one_job_is_one_at_a_time(at_once: None) -> None:
+    """`--jobs 1`, and programs that use `Cache`, would get threads that they did not ask for."""
+    used: set[int] = set()
+
+    def note(number: int) -> int:
+        used.add(threading.get_ident())
+        return number
+
+    assert list(Crew(1).each(note, range(50))) == list(range(50))
+    assert used == {threading.get_ident()}
+
+
+def test_no_fork_beside_threads(at_once: None) -> None:
+    """A lock that another thread holds would be held for ever in the helper."""
+    ended = threading.Event()
+    thread = threading.Thread(target=ended.wait)
+    thread.start()
+    try:
+        with Crew(None) as made:
+            made.muster()
+            assert not made._helpers
+            assert list(made.each(refusing, range(5))) == list(range(5))
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_the_watch_is_told_of_every_piece(helped: Crew) -> None:
+    """A progress display would stand still, or never end."""
+    told: list[tuple[int, int]] = []
+    helped._watch = lambda done, total: told.append((done, total))
+    list(helped.each(number_and_process, range(10)))
+    assert told == [(number + 1, 10) for number in range(10)]

@@ -1,0 +1,99 @@
+"""What `bin/cron` has for cron, scrontab and systemd: each sample is run, with the paths that a site would put in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.tool import SCRIPTS, config
+from sccache_dtool.cache import Cache
+
+CRON = Path(__file__).parents[1] / "bin" / "cron"
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., Cache], tmp_path: Path) -> Cache:
+    """A cache that is over its mark, with nobody who uses it."""
+    cache = make_cache()
+    for name in "ab":
+        (tmp_path / name).write_bytes(bytes(1000))
+        cache.use(tmp_path / name).release()
+    cache.close()
+    config(cache.root, '[clean]\ncapacity = "1500"\n')
+    return cache
+
+
+def left(cache: Cache) -> int:
+    return sum(bool(item.copies) for item in cache.items())
+
+
+def at_this_site(name: str, cache: Cache) -> str:
+    """A sample with the paths changed, as it says."""
+    text = (CRON / name).read_text().replace("/shared/lab/cache", str(cache.root))
+    return text.replace("/opt/sc-dtool/bin/clean.sh", str(CRON / "clean.sh")).replace("/opt/sc-dtool/bin", SCRIPTS)
+
+
+def run(*words: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": f"{SCRIPTS}:{os.environ['PATH']}", "HOME": os.environ["HOME"], **more}
+    argv = ["sh", str(CRON / "clean.sh"), *map(str, words)]
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_what_is_done_is_not_mailed(cache: Cache) -> None:
+    """Cron would send a mail every hour, and nobody read those that matter."""
+    done = run(cache.root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert left(cache) == 1
+
+
+def test_what_a_person_must_do_is_mailed(cache: Cache, tmp_path: Path) -> None:
+    """A cache that cannot be cleaned would run full in silence."""
+    done = run(cache.root, "--retain-size", "0", "--exclude", "*")
+    assert done.returncode == 3
+    assert "the goal was missed by 2.0 kB" in done.stdout
+    assert run(tmp_path / "missing").returncode == 10
+
+
+def test_metrics_are_written_after_it(cache: Cache, tmp_path: Path) -> None:
+    """The monitor would show the cache as it was before."""
+    file = tmp_path / "cache.prom"
+    assert run(cache.root, SC_DTOOL_METRICS=str(file)).returncode == 0
+    assert re.search(r"^sc_dtool_items\{.*\} 1$", file.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["crontab", "scrontab"])
+def test_the_line_of_a_crontab_cleans(cache: Cache, name: str) -> None:
+    """A sample that does not run as it stands would be copied to every site."""
+    lines = [line for line in at_this_site(name, cache).splitlines() if line and not line.startswith("#")]
+    path = next((line.removeprefix("PATH=") for line in lines if line.startswith("PATH=")), os.environ["PATH"])
+    (command,) = [line.split(None, 5)[5] for line in lines if not line.startswith("PATH=")]
+    environment = {"PATH": path, "HOME": os.environ["HOME"]}  # and nothing else, as under cron
+    done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert left(cache) == 1
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
+def test_systemd_understands_the_units(cache: Cache, tmp_path: Path) -> None:
+    """A typing error in a unit would show only when it is enabled, as a cache that is never cleaned."""
+    for name in ("sc-dtool-clean.service", "sc-dtool-clean.timer"):
+        (tmp_path / name).write_text(at_this_site(name, cache))
+    units = sorted(map(str, tmp_path.glob("sc-dtool-clean.*")))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, [line for line in done.stderr.splitlines() if "sc-dtool" in line]) == (0, [])
+
+
+def test_the_service_runs_what_it_says(cache: Cache) -> None:
+    """The unit could be in order, and what it starts be not."""
+    text = at_this_site("sc-dtool-clean.service", cache)
+    (command,) = re.findall(r"^ExecStart=(.*)$", text, re.MULTILINE)
+    (path,) = re.findall(r"^Environment=PATH=(.*)$", text, re.MULTILINE)
+    done = subprocess.run(command.split(), env={"PATH": path}, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert left(cache) == 1
