@@ -283,7 +283,7 @@ class Full(FileSystem):
     def put_record(self, text: str, path: str, **more: bool) -> None:
         if len(text) > 59:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
-        super().put_record(text, path)
+        super().put_record(text, path, **more)
 
     def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
