@@ -47,7 +47,8 @@ class Memory:
 
     def __init__(self, path: str | None, clock: Clock) -> None:
         """`path`: the file that outlives this process, None for no file. Its name carries the boot it is of."""
-        self._path = path
+        self.path = path
+        self.is_lost = False  # True once what was seen could not be kept for the next run
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._noted: dict[str, float] = {}
@@ -72,19 +73,22 @@ class Memory:
                     _tidy_beside(file.name)
         yield
         with self._locked() as file:
+            self.is_lost = file is None and bool(self._seen)
             if file is not None:
                 self._add(_parse(file.read()))  # others of this host may have seen more meanwhile
-                with contextlib.suppress(OSError):
+                try:
                     file.seek(0)
                     file.truncate()
                     json.dump(self._seen | self._noted, file)
                     file.flush()
+                except OSError:
+                    self.is_lost = bool(self._seen)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str] | None]:
         """The file, at its beginning, and nobody else of this host in it; None where that cannot be had."""
         with contextlib.ExitStack() as stack:
-            yield None if self._path is None else _opened(self._path, stack)
+            yield None if self.path is None else _opened(self.path, stack)
 
     def _add(self, read: dict[str, float]) -> None:
         """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""

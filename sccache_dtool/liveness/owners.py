@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: Characters of a command line that are kept to be shown.
 _COMMAND_SHOWN = 60
 
+#: So many processes between a command and its owner are noted, those nearest to the owner: a record is short.
+MOST_BETWEEN = 8
+
 
 class Kind(NamedTuple):
     """What sort of owner a holder stands for; `letter` begins its id."""
@@ -48,6 +51,7 @@ class Owner(NamedTuple):
     name: str | None
     command: str
     job: Job | None = None
+    between: tuple[Process, ...] = ()  # passed over to find `process`; while one of them runs, it may be reading
 
     @property
     def token(self) -> str:
@@ -108,13 +112,16 @@ def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
     found = job_here(proc)
     if found is not None and found.within:
         return Owner(JOB, None, None, one_line([found.name]), found.job)
-    pid = find_owner(proc)
-    if pid is None:
+    caller = find_owner(proc)
+    if caller is None:
         raise UsageError(
             "cannot tell which process is to hold the lease",
             hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
         )
+    pid, between = caller
     owner = process_owner(CALLER, proc, pid)
+    seen = (proc.identify(one) for one in between[-MOST_BETWEEN:])
+    owner = owner._replace(between=tuple(filter(None, seen)))
     if found is not None:
         return owner._replace(kind=JOB, job=found.job)
     stat = proc.stat(pid)
@@ -180,9 +187,9 @@ def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Own
         return (owner,)
     others: list[Owner] = []
     if owner.job is not None:
-        pid = find_owner(proc)
-        if pid is not None and proc.identify(pid) is not None:
-            others.append(process_owner(CALLER, proc, pid))
+        caller = find_owner(proc)
+        if caller is not None and proc.identify(caller.pid) is not None:
+            others.append(process_owner(CALLER, proc, caller.pid))
     if proc.identify(os.getpid()) is not None:
         others.append(process_owner(CALLER, proc, os.getpid()))
     return (*others, owner)
