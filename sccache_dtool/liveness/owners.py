@@ -92,8 +92,34 @@ def owner_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
     """The owner that ``--holder`` means: ``auto``, ``pid:N``, ``slurm:ID`` (``pbs:`` …), or a name.
 
     ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is no wrapper.
-    Raises UsageError when nobody can be found, or when process N cannot be seen.
+    Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
     """
+    owner = _named(spec, proc, warn)
+    if owner.job is not None and spec != "auto":
+        _check_that_it_lasts(owner.job, warn)
+    return owner
+
+
+def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+    from sccache_dtool.clock import Clock
+    from sccache_dtool.liveness import State, schedulers
+    from sccache_dtool.liveness.lifetime import Memory
+
+    clock = Clock()
+    docket = schedulers.Docket(clock, Memory(None, clock), schedulers.run_command)
+    verdict = docket.judge(job._replace(seen=clock.wall()))
+    if verdict.state is State.DEAD:
+        raise UsageError(
+            f"no lease can be held for a job that has ended ({verdict.evidence})",
+            hint="is it another's number? Without --holder the lease is the calling process's",
+        )
+    if verdict.state is State.UNKNOWN:
+        warn(f"the lease may be kept for ever, unless it has a lifetime (--ttl): {verdict.evidence}")
+
+
+def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+    """As `owner_from`, also for a job that has ended: what it holds may be given back."""
     if spec == "auto":
         return _auto(proc, warn)
     if spec.startswith("pid:"):
@@ -182,7 +208,7 @@ def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Own
     that took the lease. In a job it may have been taken for the calling process. The last one is who would take a
     lease now.
     """
-    owner = owner_from(spec, proc, warn)
+    owner = _named(spec, proc, warn)
     if spec != "auto":
         return (owner,)
     others: list[Owner] = []
