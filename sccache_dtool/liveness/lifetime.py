@@ -35,7 +35,7 @@ MISSED_BEATS = 4
 #: may be shared, so that the boot of another host, whose cleaner runs, looks like an old one of this.
 FORGOTTEN = 30 * 86_400.0
 
-#: The names that `memory_path` makes: what is noted, of which cache, boot and name spaces.
+#: The names that `memory_path` makes: what is noted, of which cache and boot.
 _MEMORY = re.compile(r"(elected|seen)-[0-9a-f]+-.*\.json")
 
 #: File systems that have one clock for all their clients.
@@ -113,12 +113,12 @@ class Memory:
 
 
 def memory_path(proc: Proc, name: str) -> str | None:
-    """Where a memory is kept: of this user, boot and name spaces, since times since boot mean nothing elsewhere."""
-    here = proc.here()
-    if here is None:
+    """Where a memory is kept: of this user and boot, since times since boot mean nothing elsewhere."""
+    domain = proc.uptime_domain()
+    if domain is None:
         return None
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/sc-dtool/{name}-{here[0]}-{here[1]}.json"
+    return f"{state}/sc-dtool/{name}-{domain}.json"
 
 
 def _tidy_beside(path: str) -> None:
