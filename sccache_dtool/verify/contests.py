@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from sccache_dtool.errors import GONE, NOT_EMPTY
+from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.verify.findings import Finding, Place, Weight
 from sccache_dtool.verify.probes import is_refused
 
@@ -156,8 +156,12 @@ def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
 def run_here(place: Place) -> Iterator[Finding]:
     """All contests, between two threads of this process."""
     for number, (name, contest) in enumerate(CONTESTS.items()):
-        runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(len(HEAD_STARTS))]
-        yield judge(name, runs, Weight.UNFIT)
+        try:
+            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(len(HEAD_STARTS))]
+        except OSError as error:
+            yield Finding(name, Weight.UNFIT, f"failed: {explain(error)}")
+        else:
+            yield judge(name, runs, Weight.UNFIT)
 
 
 def _between_threads(place: Place, contest: Contest) -> Sides:

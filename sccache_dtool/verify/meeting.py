@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sccache_dtool.errors import TimedOut, UsageError
+from sccache_dtool.errors import TimedOut, UsageError, explain
 from sccache_dtool.layout import VERIFICATION, unique
 from sccache_dtool.records import printable
 from sccache_dtool.verify.findings import Place, Tell
@@ -44,15 +44,19 @@ def _introduced(said: Said) -> Host:
 
 
 @contextlib.contextmanager
-def room(directory: Place) -> Iterator[Place]:
-    """A new directory for all that is tried; removed at the end, whatever happens."""
+def room(directory: Place, tell: Tell) -> Iterator[Place]:
+    """A new directory for all that is tried; removed at the end, whatever happens. `tell`: told if it cannot be."""
     name = f"{VERIFICATION}{unique()}"
     made = directory.make(name)
     try:
         yield made
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        try:
             directory.fs.remove_tree(made.path)
+        except FileNotFoundError:
+            pass  # a peer that took us for dead has removed it
+        except OSError as error:
+            tell(f"cannot remove {made.path} ({explain(error)}): remove it by hand")
 
 
 def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -> tuple[Talk, Host] | None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.liveness.lifetime import ONE_CLOCK
+from sccache_dtool.units import short_duration
 from sccache_dtool.verify import contests
 from sccache_dtool.verify.contests import CONTESTS, Sides
 from sccache_dtool.verify.findings import Finding, Place, Tell, Weight
@@ -18,6 +19,9 @@ from sccache_dtool.verify.talk import Goodbye, PeerFailed, Said, Talk, fresh_nam
 
 #: Seconds for which a host is given time to see what the other has made. NFS takes up to 60 by default.
 LONGEST_DELAY = 75.0
+
+#: What the contests of one host are called, too, and this.
+_BETWEEN = ", between hosts"
 
 _ROUNDS = 20
 _SIZE = 1 << 20
@@ -39,7 +43,7 @@ Errand = Callable[[Place, Talk, Said], dict[str, object]]
 
 def run(pair: Pair) -> Iterator[Finding]:
     """All checks between two hosts. What the peer could not do is a finding; what the leader cannot do is raised."""
-    checks: dict[str, Check] = {**{name: partial(_contest, name) for name in CONTESTS}, **_CHECKS}
+    checks: dict[str, Check] = {f"{name}{_BETWEEN}": partial(_contest, name) for name in CONTESTS} | _CHECKS
     for name, check in checks.items():
         try:
             yield check(pair)._replace(check=name)
@@ -217,7 +221,8 @@ def _clocks(pair: Pair) -> Finding:
         what = f"times come from the hosts, whose clocks differ, and not from a server, as they should on {pair.kind}"
         return _finding(Weight.ONE_HOST, f"{what}: set the clocks (NTP)", **figures)
     if of_clients:
-        what = f"times come from the hosts, whose clocks differ by {abs(other_stamp - stamp):.0f} s: set them (NTP)"
+        apart = short_duration(abs(other_stamp - stamp))
+        what = f"times come from the hosts, whose clocks differ by {apart}: set them (NTP)"
         return _finding(Weight.TOLD, f"{what}; leases do not depend on it", **figures)
     what = f"that of the file system is {say_offset(ours)} of this host's, {say_offset(theirs)} of the other's"
     if max(abs(ours), abs(theirs)) > CLOCKS_DIFFER:

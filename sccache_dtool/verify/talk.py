@@ -10,7 +10,7 @@ from typing import Any
 
 from sccache_dtool import records
 from sccache_dtool.errors import TimedOut
-from sccache_dtool.layout import unique
+from sccache_dtool.layout import VERIFICATION, unique
 from sccache_dtool.verify.findings import Place
 
 #: Seconds between two looks: the first, and the longest.
@@ -21,13 +21,13 @@ Said = Mapping[str, Any]
 
 def fresh_names(place: Place) -> list[str]:
     """The names in a directory as they are on the server: it is listed after a create of our own in it."""
-    nudge = f"{place.path}/nudge-{unique()}"
-    place.fs.mkdir(nudge)
+    nudge = f"{place.path}/{VERIFICATION}{unique()}"
+    place.fs.put_record("nudge", nudge)
     try:
         return place.fs.names(place.path)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            place.fs.rmdir(nudge)
+            place.fs.unlink(nudge)
 
 
 def wait_for(place: Place, look: Callable[[], Said | None], seconds: float, whom: str) -> Said:

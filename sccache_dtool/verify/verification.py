@@ -45,9 +45,13 @@ def verify(
     findings = list(kinds.judge(mount))
     if kinds.is_refused(mount):
         return Report(directory, kind, (me.name,), False, tuple(findings))
-    with meeting.room(place) as room:
-        found = meeting.find_peer(place, room, me, role, tell)
+    with meeting.room(place, tell) as room:
         findings += chain(probes.run(room), contests.run_here(room))
+        try:
+            found = meeting.find_peer(place, room, me, role, tell)
+        except OSError as error:
+            findings.append(Finding(TWO_HOSTS, Weight.UNFIT, f"failed: {explain(error)}"))
+            found = None
         if found is None:
             findings.append(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))
             return Report(directory, kind, (me.name,), False, tuple(findings))
