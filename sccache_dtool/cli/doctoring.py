@@ -11,11 +11,12 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.doctor import Finding
-from sccache_dtool.errors import Exit, UsageError, explain
+from sccache_dtool.errors import CacheError, Exit, UsageError, explain
 
 
 @click.command("doctor")
 @click.option("--fix", is_flag=True, help="Repair what can be repaired without a person's judgement.")
+@click.option("--verify-content", is_flag=True, help="Read all payloads again, and compare digests.")
 @click.option(
     "--verify-filesystem",
     "directory",
@@ -26,22 +27,27 @@ from sccache_dtool.errors import Exit, UsageError, explain
 @click.option("--wait", type=duration, metavar="TIME", help="With --verify-filesystem: wait so long for the other.")
 @common_options()
 @pass_invocation
-def doctor_command(now: Invocation, fix: bool, directory: str | None, peer: bool, wait: float | None) -> int:
+def doctor_command(
+    now: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
+) -> int:
     """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be.
 
     With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit.
     Two tasks of one srun take part as two hosts.
     """
     if directory is not None:
-        if fix:
-            raise UsageError("--fix repairs caches; a file system cannot be repaired here", hint="leave it out")
+        if fix or verify_content:
+            raise UsageError("--fix and --verify-content are about a cache, not a file system", hint="run doctor twice")
         return _verify(now, directory, peer, wait)
     if peer or wait is not None:
         raise UsageError("--peer and --wait are of --verify-filesystem", hint="say --verify-filesystem DIR, too")
-    return _examine(now, fix)
+    return _examine(now, fix, verify_content)
 
 
-def _examine(now: Invocation, fix: bool) -> int:
+# -- caches ------------------------------------------------------------------------------------------------------------
+
+
+def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
     cache = now.cache()
     findings = cache.examine()
     mended = 0
@@ -51,13 +57,30 @@ def _examine(now: Invocation, fix: bool) -> int:
         findings = cache.examine()
         if before & {finding.path for finding in findings if finding.mend}:
             break
+    if verify_content:
+        checked = cache.verify_content()
+        left = [finding for finding in checked.bad if not (fix and _mend(now, finding))]
+        mended += len(checked.bad) - len(left)
+        findings += left
+        fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
+        text = f"read {output.count(checked.read, 'payload')}, {checked.without_digest} have no digest to compare with"
+        now.out.result("content", fields, text)
     for finding in findings:
-        fields = {"path": finding.path, "finding": finding.what, "repairable": finding.mend is not None}
-        repair = " (--fix repairs it)" if finding.mend and not fix else ""
-        now.out.result("finding", fields, f"{finding.path}: {finding.what}{repair}")
+        _print_finding(now, finding, fix)
     text = f"{output.count(len(findings), 'finding')}" + (f", {mended} repaired" if fix else "")
     now.out.result("total", {"findings": len(findings), "repaired": mended}, text)
     return Exit.FINDINGS if findings else Exit.DONE
+
+
+def _print_finding(now: Invocation, finding: Finding, fix: bool) -> None:
+    fields = {
+        "path": finding.path,
+        "finding": finding.what,
+        "repairable": finding.mend is not None,
+        "remedy": finding.remedy,
+    }
+    remedy = f" (--fix {finding.remedy})" if finding.mend else f"; {finding.remedy}"
+    now.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
 
 
 def _mend(now: Invocation, finding: Finding) -> bool:
@@ -69,6 +92,9 @@ def _mend(now: Invocation, finding: Finding) -> bool:
         return False  # mended by somebody else, or along with another finding
     except OSError as error:
         now.out.warning(f"{explain(error)}; not repaired")
+        return False
+    except CacheError as error:
+        now.out.warning(": ".join((error.message, *error.details)) + "; not repaired")
         return False
     now.out.result(
         "repaired", {"path": finding.path, "finding": finding.what}, f"repaired {finding.path}: {finding.what}"

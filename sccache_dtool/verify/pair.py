@@ -224,7 +224,7 @@ def _clocks(pair: Pair) -> Finding:
         apart = short_duration(abs(other_stamp - stamp))
         what = f"times come from the hosts, whose clocks differ by {apart}: set them (NTP)"
         return _finding(Weight.TOLD, f"{what}; leases do not depend on it", **figures)
-    what = f"that of the file system is {say_offset(ours)} of this host's, {say_offset(theirs)} of the other's"
+    what = f"that of the file system is {say_offset(ours)} this host's, and {say_offset(theirs)} the other's"
     if max(abs(ours), abs(theirs)) > CLOCKS_DIFFER:
         return _finding(Weight.TOLD, f"{what}: lifetimes last longer by that; set the clocks (NTP)", **figures)
     return _finding(Weight.GOOD, what, **figures)

@@ -214,15 +214,14 @@ def clock_offset(place: Place, name: str) -> tuple[float, float]:
 
 
 def say_offset(seconds: float) -> str:
-    """An offset in words."""
-    if abs(seconds) < 1:
-        return f"{abs(seconds):.2f} s {'ahead' if seconds > 0 else 'behind'}"
-    return f"{short_duration(abs(seconds))} {'ahead' if seconds > 0 else 'behind'}"
+    """An offset in words, to stand before whose clock it is compared with."""
+    size = f"{abs(seconds):.2f} s" if abs(seconds) < 2 else short_duration(abs(seconds))
+    return f"{size} ahead of" if seconds > 0 else f"{size} behind"
 
 
 def _clock(place: Place) -> Finding:
     offset, _ = clock_offset(place, "now")
-    text = f"that of the file system is {say_offset(offset)} of this host's"
+    text = f"that of the file system is {say_offset(offset)} this host's"
     if abs(offset) > CLOCKS_DIFFER:
         return _told(f"{text}: lifetimes last longer by that; set the clocks (NTP)", offset=offset)
     return _good(text, offset=offset)

@@ -35,7 +35,10 @@ def wait_for(place: Place, look: Callable[[], Said | None], seconds: float, whom
     end, pause = place.clock.monotonic() + seconds, _FIRST_PAUSE
     while (found := look()) is None:
         if place.clock.monotonic() > end:
-            raise TimedOut(f"no word from {whom} within {seconds:.0f} s")
+            raise TimedOut(
+                f"no word from {whom} within {seconds:.0f} s",
+                hint="is the command running on both hosts, with the same directory, on one mount? --wait waits longer",
+            )
         place.clock.sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
     return found

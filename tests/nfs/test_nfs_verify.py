@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 
-from nfs.conftest import FULL
+import pytest
+
+from nfs.conftest import FULL, VERSIONS
 from nfs.lab import Lab
 
+#: Half a minute passes until one host sees by itself what another has made: the short run tries one version.
+_VERSIONS = VERSIONS if FULL else ("4.2",)
 
+
+@pytest.mark.parametrize("version", _VERSIONS)
 def test_nfs_is_fit_for_two_hosts(mounted: Lab, version: str) -> None:
     """Users would be told that their NFS is unfit, or that it is fit without anybody having tried it between hosts."""
     a, b = mounted.clients
@@ -24,7 +30,6 @@ def test_nfs_is_fit_for_two_hosts(mounted: Lab, version: str) -> None:
     checks = {record["check"]: record for record in records[1:]}
     assert checks["clocks of two hosts"]["result"] == "note"  # that of b is an hour ahead
     assert abs(checks["clocks of two hosts"]["figures"]["offset_of_peer"] + 3600) < 60
-    assert "for two processes" not in led.out
     assert a.do("ls", "-A", place) == ""
     if FULL:
         assert checks["visibility between hosts"]["figures"]["delay_listed"] is not None

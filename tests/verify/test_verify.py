@@ -301,7 +301,7 @@ def test_what_is_known_of_types_and_options_is_told(
     assert any(word in what for what in told)
 
 
-# -- which part ----------------------------------------------------------------------------------------------------------
+# -- which part ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -332,7 +332,7 @@ def test_two_steps_do_not_meet() -> None:
     assert first != second
 
 
-# -- two hosts -----------------------------------------------------------------------------------------------------------
+# -- two hosts -------------------------------------------------------------------------------------------------------
 
 
 def both(place: str, tmp_path: Path, of_leader: FileSystem, of_peer: FileSystem, boots: str = "ab") -> Report:
