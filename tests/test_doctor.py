@@ -247,6 +247,7 @@ STRANGE = {
     "tmp": "{tmp}/README",
     "trash": "{trash}/README",
     "locks": "{locks}/README",
+    "transfers": "{transfers}/README",
     "newline": "{trash}/READ\nME",
 }
 
@@ -541,7 +542,7 @@ def test_what_a_verification_left_is_removed_when_it_is_old(cache: Cache, layout
     assert not left.exists()
 
 
-@pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}"])
+@pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}", "{transfers}"])
 def test_a_directory_of_the_cache_that_cannot_be_listed_is_told_of(
     make_cache: Making, cache: Cache, source: str, layout: Layout, place: str
 ) -> None:

@@ -13,7 +13,8 @@ from sccache_dtool.doctor.copies import EVICTS, Evict
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import GONE, CacheError, explain
 from sccache_dtool.fetch import checksums
-from sccache_dtool.fetch.stack import is_digest, parse_stack
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Copy
 from sccache_dtool.layout import PAYLOAD, Layout, key_label
