@@ -124,7 +124,7 @@ class Broom:
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
     def _look_at_outcomes(self) -> None:
-        """How fetches ended is no leftover: the next one that ends removes what is old. But others' files are told of."""
+        """How fetches ended is no leftover: the next that ends removes what is old. Others' files are told of."""
         try:
             found = self._fs.names(self._layout.transfers)
         except FileNotFoundError:  # it is made with the first
