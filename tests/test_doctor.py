@@ -175,6 +175,19 @@ def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: Fake
     assert cache.examine() == []
 
 
+def test_a_lease_whose_holder_is_missing_is_ended(cache: Cache, job: Owner, source: str, layout: Layout) -> None:
+    """What a killed `unuse` leaves, or a slip with `rm` in holders/, would keep its item for ever."""
+    lease = cache.hold(job, cache.wanted([source]))
+    (name,) = (name for name in os.listdir(layout.holders) if name.startswith(lease.holder.id))
+    os.unlink(f"{layout.holders}/{name}")
+    (finding,) = cache.examine()
+    assert finding.path == f"{lease.place.gate}/{lease.name}"
+    assert "has ended" in finding.what
+    mend(cache)
+    assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
+    assert cache.examine() == []
+
+
 def test_a_holder_that_is_gone_is_revoked(
     cache: Cache, job: Owner, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
