@@ -284,6 +284,14 @@ def test_what_is_not_ours_is_told_of_once_and_left_to_a_person(
     assert place.read_text() == "mine"
 
 
+def test_a_colon_in_the_root_is_part_of_the_path(tmp_path: Path, proc: FakeProc) -> None:
+    """The doctor would tell of a file that there is not."""
+    cache = Cache(tmp_path / "data: of 2026", proc=proc)
+    cache.init()
+    (cache.root / ".sc-dtool/trash/README").touch()
+    assert [finding.path for finding in cache.examine()] == [str(cache.root / ".sc-dtool/trash/README")]
+
+
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
 def test_what_cannot_be_listed_is_told_of(make_cache: Making, source: str, layout: Layout, error: int) -> None:
     """A directory without permissions would look as if nothing were in it."""
@@ -304,10 +312,8 @@ def test_a_holder_that_cannot_be_understood_is_told_of(cache: Cache, layout: Lay
     assert [(finding.path, finding.mend) for finding in found] == [(path, None)]
 
 
-def test_several_at_once_are_all_mended(
-    cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
-) -> None:
-    """One finding would hide another, or be mended at its cost."""
+def _everything(cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str) -> None:
+    """Leave something of each kind."""
     cache.hold(job, cache.wanted([source]))
     proc.end(4242)
     os.unlink(layout.tag_file)
@@ -315,6 +321,14 @@ def test_several_at_once_are_all_mended(
         leave(cache, layout)
     Path(layout.trash, "README").touch()
     clock.let_pass(DAYS)
+
+
+def test_several_at_once_are_all_mended(
+    cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
+) -> None:
+    """One finding would hide another, or be mended at its cost; or a person not learn what to do about one."""
+    _everything(cache, layout, clock, job, proc, source)
+    assert all(finding.remedy for finding in cache.examine())
     mend(cache)
     left = cache.examine()
     assert [os.path.basename(finding.path) for finding in left] == ["README"]
@@ -576,17 +590,3 @@ def test_a_file_in_the_place_of_a_directory_is_left_to_a_person(cache: Cache, la
     path.write_text("mine")
     assert (str(path), None) in [(finding.path, finding.mend) for finding in cache.examine()]
     assert path.read_text() == "mine"
-
-
-def test_every_finding_says_what_to_do(
-    cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
-) -> None:
-    """A person would learn that something is wrong and not what to do about it."""
-    cache.hold(job, cache.wanted([source]))
-    proc.end(4242)
-    os.unlink(layout.tag_file)
-    for leave in (_interrupted_eviction, _work, _half_deleted, _probe, _revoked, _lock):
-        leave(cache, layout)
-    Path(layout.trash, "README").touch()
-    clock.let_pass(DAYS)
-    assert all(finding.remedy for finding in cache.examine())

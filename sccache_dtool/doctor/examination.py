@@ -46,7 +46,7 @@ def examine(
         *_in_copies(fs, layout, scanned, keeper),
         *_left_behind(keeper),
     ]
-    return [*found, *(_stranger(fs, clock, warning) for warning in dict.fromkeys(strange))]
+    return [*found, *(_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange))]
 
 
 def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
@@ -118,8 +118,9 @@ def _left_behind(keeper: Keeper) -> Iterator[Finding]:
             yield Finding(holder, f"a holder that is gone: {evidence}", keeper.reap, "revokes it")
 
 
-def _stranger(fs: FileSystem, clock: Clock, warning: str) -> Finding:
-    path, _, text = warning.partition(": ")
+def _stranger(fs: FileSystem, layout: Layout, clock: Clock, warning: str) -> Finding:
+    inner, _, text = warning.removeprefix(layout.root).partition(": ")  # the root may have a colon in it
+    path = f"{layout.root}{inner}" if warning.startswith(layout.root) else inner
     if _SILLY.search(path):
         return _deleted_while_open(fs, clock, path)
     what, _, remedy = text.partition("; ")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sccache_dtool.layout import VERIFICATION, unique
 from sccache_dtool.records import printable
 from sccache_dtool.verify.findings import Place, Tell
 from sccache_dtool.verify.role import Role
-from sccache_dtool.verify.talk import Said, Talk, fresh_names, read_said, wait_for
+from sccache_dtool.verify.talk import RELAXED, Said, Talk, fresh_names, read_said, wait_for
 
 _CARD, _CALL = ".peer", ".call"
 _TALK = "talk"
@@ -78,7 +79,7 @@ def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -
         return {} if directory.clock.monotonic() > end else None
 
     try:
-        said = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer")
+        said = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
     finally:
         for card in called:
             with contextlib.suppress(FileNotFoundError):
@@ -103,6 +104,16 @@ def _room_of(room: Place) -> str:
     return json.dumps({"room": room.path.rpartition("/")[2]})
 
 
+def _is_room(directory: Place, name: str) -> bool:
+    """Whether a name that somebody has written is that of a room: a directory, and no link to somewhere else."""
+    if not name.startswith(VERIFICATION) or "/" in name:
+        return False
+    try:
+        return stat.S_ISDIR(directory.fs.lstat(f"{directory.path}/{name}").st_mode)
+    except OSError:
+        return False
+
+
 @contextlib.contextmanager
 def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[Place, Talk]]:
     """As the peer: the leader's room, and a talk with it. Raises TimedOut if no leader comes within the role's time.
@@ -117,10 +128,10 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
     def look() -> Said | None:
         name = f"{card}{_CALL}"
         said = read_said(directory, name) if name in fresh_names(directory) else None
-        return said if said and str(said.get("room", "")).startswith(VERIFICATION) and "/" not in said["room"] else None
+        return said if said and _is_room(directory, str(said.get("room", ""))) else None
 
     try:
-        called = wait_for(directory, look, role.wait, "a leader")
+        called = wait_for(directory, look, role.wait, "a leader", RELAXED)
     finally:
         with contextlib.suppress(FileNotFoundError):
             directory.fs.unlink(f"{directory.path}/{card}{_CARD}")

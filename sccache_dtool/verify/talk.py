@@ -13,8 +13,8 @@ from sccache_dtool.errors import TimedOut
 from sccache_dtool.layout import VERIFICATION, unique
 from sccache_dtool.verify.findings import Place
 
-#: Seconds between two looks: the first, and the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.1
+#: Seconds between two looks: the first; the longest within a talk, and while one waits for the other to come.
+_FIRST_PAUSE, _LONGEST_PAUSE, RELAXED = 0.005, 0.1, 1.0
 
 Said = Mapping[str, Any]
 
@@ -30,7 +30,9 @@ def fresh_names(place: Place) -> list[str]:
             place.fs.unlink(nudge)
 
 
-def wait_for(place: Place, look: Callable[[], Said | None], seconds: float, whom: str) -> Said:
+def wait_for(
+    place: Place, look: Callable[[], Said | None], seconds: float, whom: str, longest_pause: float = _LONGEST_PAUSE
+) -> Said:
     """Look until there is something. Raises TimedOut, naming whom we have waited for."""
     end, pause = place.clock.monotonic() + seconds, _FIRST_PAUSE
     while (found := look()) is None:
@@ -40,7 +42,7 @@ def wait_for(place: Place, look: Callable[[], Said | None], seconds: float, whom
                 hint="is the command running on both hosts, with the same directory, on one mount? --wait waits longer",
             )
         place.clock.sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        pause = min(2 * pause, longest_pause)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -458,6 +459,21 @@ def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypat
         report = verify(FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
     assert report.fitness is Fitness.ONE_HOST
     assert "no word from node7 within 1 s" in report.verdict
+
+
+@pytest.mark.parametrize("room", ["link", "../place", "data", ""])
+def test_a_peer_enters_no_room_that_is_none(room: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write in a directory could send the peer of another user through a link into that user's own files."""
+    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
+    name = f"{VERIFICATION}link" if room == "link" else room
+    if room == "link":
+        os.symlink(place, f"{place}/{name}")
+    os.symlink(json.dumps({"room": name}), f"{place}/{VERIFICATION}0123456789abcdef.call")
+    with pytest.raises(TimedOut):
+        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
+    for left in set(os.listdir(place)) - {"data"}:
+        assert os.path.islink(f"{place}/{left}")
+        os.unlink(f"{place}/{left}")
 
 
 def test_a_peer_without_a_leader_gives_up(place: str) -> None:
