@@ -139,7 +139,8 @@ def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
     pairs = [pair for sides in runs for pair in zip(sides.first, sides.second, strict=True)]
     both = pairs.count((WON, WON))
     nobody = sum(WON not in pair for pair in pairs)
-    failed = sum(FAILED in pair for pair in pairs)
+    failed = sum(FAILED in pair and WON not in pair for pair in pairs)
+    unusual = pairs.count((WON, FAILED)) + pairs.count((FAILED, WON))
     won = f"{pairs.count((WON, REFUSED))} to {pairs.count((REFUSED, WON))}"
     figures = {"rounds": len(pairs), "both": both, "nobody": nobody, "failed": failed}
     if both:
@@ -147,6 +148,9 @@ def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
         return Finding(name, weight, what, figures)
     if failed:
         return Finding(name, weight, f"{failed} of {len(pairs)} rounds failed", figures)
+    if unusual:
+        what = f"one winner in each of {len(pairs)} rounds; the other was refused for an unusual reason in {unusual}"
+        return Finding(name, Weight.TOLD, what, figures)
     if nobody:
         what = f"one winner at most in {len(pairs)} rounds, and none in {nobody}: replies were lost, which is harmless"
         return Finding(name, Weight.TOLD, what, figures)

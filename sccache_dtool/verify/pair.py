@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -202,7 +203,7 @@ def _look_at_target(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
 
 def _rename(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
     act = partial(place.fs.rename, f"{place.path}/source", f"{place.path}/target")
-    return {"refused": is_refused(act, NOT_EMPTY)}
+    return {"refused": is_refused(act, NOT_EMPTY | {errno.EPERM})}  # EPERM: what SFTP makes of every refusal
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------

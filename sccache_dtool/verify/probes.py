@@ -124,14 +124,19 @@ def _rename(place: Place) -> Finding:
     fs, path = place.fs, place.path
     for name in ("source", "full"):
         place.make(name).put("file", name.encode())
-    if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/full"), NOT_EMPTY):
-        return _unfit("a directory can be renamed onto one that is not empty, whose content is lost")
+    unusual = None
+    try:
+        if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/full"), NOT_EMPTY):
+            return _unfit("a directory can be renamed onto one that is not empty, whose content is lost")
+    except PermissionError as error:  # what SFTP makes of every refusal
+        unusual = error.strerror
     fs.rename(f"{path}/source", f"{path}/target")
-    if fs.read_text(f"{path}/target/file") != "source" or "source" in fs.names(path):
+    if fs.read_text(f"{path}/full/file") != "full" or fs.read_text(f"{path}/target/file") != "source":
         return _unfit("a renamed directory is not what and where it should be")
     if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/again"), GONE):
         return _unfit("what is not there can be renamed")
-    return _good("whole directories, and never onto one that is not empty")
+    what = "whole directories, and never onto one that is not empty"
+    return _told(f"{what}, though it says of that: {unusual}") if unusual else _good(what)
 
 
 def _open_files(place: Place) -> Finding:

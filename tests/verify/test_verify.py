@@ -212,6 +212,25 @@ def test_lost_replies_are_no_second_winner(place: str, tmp_path: Path) -> None:
     assert "replies were lost" in found(report, Weight.TOLD)["a heartbeat against a revocation"]
 
 
+class SaysNoMore(FileSystem):
+    """As SFTP has it: what is refused is not permitted, whatever the reason."""
+
+    def rename(self, source: str, target: str) -> None:
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), source) from None
+            raise
+
+
+def test_a_refusal_for_an_unusual_reason_is_a_refusal(place: str, tmp_path: Path) -> None:
+    """A file system that loses nothing would be called unfit for its choice of words."""
+    report = alone(SaysNoMore(), place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert found(report, Weight.TOLD).keys() >= {"rename", "two who publish under one name"}
+
+
 @pytest.mark.parametrize("limit", [200, 100])
 def test_short_names_are_told_of_or_unfit(limit: int, place: str, tmp_path: Path) -> None:
     """Elections and records would fail in the middle of the night with "File name too long"."""
