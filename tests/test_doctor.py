@@ -460,6 +460,28 @@ def test_content_is_read_in_pieces(make_cache: Making, tmp_path: Path) -> None:
     assert fs.kinds().count("read") == 4
 
 
+def test_reading_content_shows_how_far_it_is(make_cache: Making, source: str) -> None:
+    """Whoever has hours of data read again could not tell whether it goes on."""
+    make_cache().use(source, _sha256("ACGT\n"))
+    said: list[object] = []
+
+    class Noting:
+        def start(self, label: str, total: int | None) -> None:
+            said.append((label, total))
+
+        def advance(self, n: int) -> None:
+            said.append(n)
+
+        def stage(self, text: str) -> None:
+            said.append(text)
+
+        def done(self) -> None:
+            said.append("done")
+
+    make_cache(progress=Noting()).verify_content()
+    assert said == [("reading ref.fa", 5), 5, "done"]
+
+
 # -- text that is garbage, settings, permissions -----------------------------------------------------------------------
 
 
