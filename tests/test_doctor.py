@@ -261,6 +261,8 @@ STRANGE = {
     "trash": "{trash}/README",
     "locks": "{locks}/README",
     "transfers": "{transfers}/README",
+    "pins": "{pins}/README",
+    "cleanings": "{cleanings}/README",
     "newline": "{trash}/READ\nME",
 }
 
@@ -591,7 +593,9 @@ def test_what_a_verification_left_is_removed_when_it_is_old(cache: Cache, layout
     assert not left.exists()
 
 
-@pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}", "{transfers}"])
+@pytest.mark.parametrize(
+    "place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}", "{transfers}", "{pins}"]
+)
 def test_a_directory_of_the_cache_that_cannot_be_listed_is_told_of(
     make_cache: Making, cache: Cache, source: str, layout: Layout, place: str
 ) -> None:

@@ -17,7 +17,8 @@ from sccache_dtool.evict.keeper import Keeper
 from sccache_dtool.evict.tidy import OLD
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Item
-from sccache_dtool.layout import DIRECTORIES, TAG_NAME, VERIFICATION, Layout
+from sccache_dtool.layout import DIRECTORIES, TAG_NAME, VERIFICATION, CleaningName, Layout, OutcomeName, PinName
+from sccache_dtool.records import printable
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
@@ -38,12 +39,12 @@ def examine(
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
     keeper = keeper_that_warns(strange.append, settings)
-    scanned = list(items.scan(fs, layout, strange.append))
     found = [
         *_about_the_root(fs, layout, clock),
         *misunderstood,
-        *permissions.findings(fs, layout, scanned),
-        *_in_copies(fs, layout, scanned, keeper),
+        *_made_when_needed(fs, layout, strange.append),
+        *permissions.of_cache(fs, layout),
+        *_in_items(fs, layout, items.scan(fs, layout, strange.append), keeper),
         *_left_behind(keeper),
     ]
     return [*found, *(_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange))]
@@ -99,8 +100,25 @@ def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[
         ]
 
 
-def _in_copies(fs: FileSystem, layout: Layout, scanned: list[Item], keeper: Keeper) -> Iterator[Finding]:
+def _made_when_needed(fs: FileSystem, layout: Layout, warn: Warn) -> Iterator[Finding]:
+    for path, (parse, what) in {
+        layout.transfers: (OutcomeName.parse, "not how a fetch ended"),
+        layout.pins: (PinName.parse, "not a pin"),
+        layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
+    }.items():
+        try:
+            found = fs.names_if_any(path)
+        except OSError as error:
+            yield Finding(path, explain(error), None, "look what it is, and who owns it")
+            continue
+        for name in found:
+            if parse(name) is None:
+                warn(f"{path}/{printable(name)}: {what}; left alone")
+
+
+def _in_items(fs: FileSystem, layout: Layout, scanned: Iterator[Item], keeper: Keeper) -> Iterator[Finding]:
     for item in scanned:
+        yield from permissions.of_item(fs, layout, item)
         for copy in item.copies:
             if not copy.closed:
                 yield from copies.findings(fs, layout, copy, keeper.remove_copy)

@@ -13,7 +13,7 @@ from sccache_dtool.evict import trash
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROBE
 from sccache_dtool.items import Copy
-from sccache_dtool.layout import HolderName, Layout, OutcomeName, WorkName
+from sccache_dtool.layout import HolderName, Layout, WorkName
 from sccache_dtool.liveness import State
 from sccache_dtool.reaping import Court
 
@@ -64,7 +64,6 @@ class Broom:
         yield from self._gone_holders(busy)
         yield from self._probes()
         yield from self._elections()
-        self._look_at_outcomes()
 
     def _closed(self, copy: Copy) -> Leftover:
         path = self._layout.generation(copy.key, str(copy.generation))
@@ -122,19 +121,6 @@ class Broom:
                 self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
-
-    def _look_at_outcomes(self) -> None:
-        """How fetches ended is no leftover: the next that ends removes what is old. Others' files are told of."""
-        try:
-            found = self._fs.names(self._layout.transfers)
-        except FileNotFoundError:  # it is made with the first
-            return
-        except OSError as error:
-            self._warn(f"{self._layout.transfers}: {error.strerror}; passed over")
-            return
-        for text in found:
-            if OutcomeName.parse(text) is None:
-                self._warn(f"{self._layout.transfers}/{records.printable(text)}: not how a fetch ended; left alone")
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
