@@ -1,7 +1,7 @@
 """Races of which exactly one side may win: what every lease and every eviction depends on.
 
-Two hosts go through the same names, one of them backwards, so that they meet on the way, each with what it remembers
-of directories that the other is changing.
+Two hosts first go one after the other, each with what it remembers of directories that the other has changed; then both
+at once through the same names, one of them backwards, so that they meet on the way.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Act = Callable[[Place], object]
 WON, REFUSED, FAILED = "1", "0", "x"
 
 #: Names in one run of a contest.
-NAMES = 40
+NAMES = 30
 
-#: Of each run, the seconds by which the leader starts later: its peer hears of the start a little after it.
-HEAD_STARTS = (0.0, 0.01, 0.03)
+#: Runs of a contest between two threads.
+_RUNS = 4
 
 
 class Contest(NamedTuple):
@@ -161,7 +161,7 @@ def run_here(place: Place) -> Iterator[Finding]:
     """All contests, between two threads of this process."""
     for number, (name, contest) in enumerate(CONTESTS.items()):
         try:
-            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(len(HEAD_STARTS))]
+            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(_RUNS)]
         except OSError as error:
             yield Finding(name, Weight.UNFIT, f"failed: {explain(error)}")
         else:

@@ -24,6 +24,9 @@ LONGEST_DELAY = 75.0
 #: What the contests of one host are called, too, and this.
 _BETWEEN = ", between hosts"
 
+#: Seconds by which the leader starts later in one of the runs: the peer hears of the start a little after it.
+_HEAD_START = 0.02
+
 _ROUNDS = 20
 _SIZE = 1 << 20
 
@@ -76,15 +79,31 @@ def _finding(weight: Weight, what: str, **figures: float | None) -> Finding:
 def _contest(name: str, pair: Pair) -> Finding:
     contest = CONTESTS[name]
     runs = []
-    for head_start in contests.HEAD_STARTS:
+    for compete in (_leader_first, _peer_first, _both_at_once, partial(_both_at_once, head_start=_HEAD_START)):
         place, inner = _room(pair)
         grounds = contests.grounds(place, contest, contests.NAMES)
         pair.talk.ask("contest", inner, name=name, names=contests.NAMES)
-        pair.talk.say(go=True)
-        place.clock.sleep(head_start)
-        first = contests.attempt(contest.first, grounds)
-        runs.append(Sides(first, str(pair.talk.answer()["second"])))
+        runs.append(compete(pair, partial(contests.attempt, contest.first, grounds)))
     return contests.judge(name, runs, Weight.ONE_HOST)
+
+
+def _leader_first(pair: Pair, attempt: Callable[[], str]) -> Sides:
+    first = attempt()
+    pair.talk.say(go=True)
+    return Sides(first, str(pair.talk.answer()["second"]))
+
+
+def _peer_first(pair: Pair, attempt: Callable[[], str]) -> Sides:
+    pair.talk.say(go=True)
+    second = str(pair.talk.answer()["second"])
+    return Sides(attempt(), second)
+
+
+def _both_at_once(pair: Pair, attempt: Callable[[], str], head_start: float = 0.0) -> Sides:
+    pair.talk.say(go=True)
+    pair.place.clock.sleep(head_start)
+    first = attempt()
+    return Sides(first, str(pair.talk.answer()["second"]))
 
 
 def _take_part(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
