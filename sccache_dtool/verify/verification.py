@@ -44,7 +44,7 @@ def verify(
     me = _this_host(place, proc or Proc())
     findings = list(kinds.judge(mount))
     if kinds.is_refused(mount):
-        return Report(directory, kind, (me.name,), False, tuple(findings))
+        return Report(directory, kind, (me.name,), independent=False, findings=tuple(findings))
     with meeting.room(place, tell) as room:
         findings += chain(probes.run(room), contests.run_here(room))
         try:
@@ -67,10 +67,21 @@ _ALONE = "no peer took part: start `sc-dtool doctor --verify-filesystem DIR --pe
 
 
 def assist(
-    fs: FileSystem, directory: str, role: Role, tell: Tell, *, clock: Clock | None = None, proc: Proc | None = None
+    fs: FileSystem,
+    directory: str,
+    role: Role,
+    tell: Tell,
+    *,
+    clock: Clock | None = None,
+    proc: Proc | None = None,
+    mounts: str = "/proc/self/mountinfo",
 ) -> Said:
     """As the peer of somebody's `verify`: the verdict (`goodbye`) and `fitness`. Raises TimedOut if nobody comes."""
     place = _place(fs, directory, clock)
+    mount = mount_of(directory, mounts)
+    if kinds.is_refused(mount):
+        refused = Report(directory, "", (host_name(),), independent=False, findings=tuple(kinds.judge(mount)))
+        return {"goodbye": refused.verdict, "fitness": refused.fitness}
     with meeting.join(place, _this_host(place, proc or Proc()), role, tell) as (room, talk):
         return pair.serve(room, talk)
 

@@ -291,6 +291,8 @@ def test_an_object_store_is_refused_and_not_touched(mount: str, place: str, tmp_
     report = verify(fs, place, ALONE, lambda text: None, mounts=mounted(place, tmp_path, mount))
     assert report.fitness is Fitness.UNFIT
     assert "object store" in report.verdict
+    said = assist(fs, place, PEER, lambda text: None, mounts=mounted(place, tmp_path, mount))
+    assert said == {"goodbye": report.verdict, "fitness": Fitness.UNFIT}
     assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
 
 
