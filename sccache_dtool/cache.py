@@ -23,7 +23,7 @@ from sccache_dtool.units import check_lifetime
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sccache_dtool.doctor import Finding
+    from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.evict.loose import Loose, Pile
@@ -566,6 +566,13 @@ class Cache:
         self.check()
         return examine(self._fs, self._layout, self._clock, self._keeper)
 
+    def verify_content(self) -> Checked:
+        """Read all payloads again that have a digest, and compare."""
+        from sccache_dtool.doctor import verify_content
+
+        evict = self._keeper(settings=config.Config()).remove_copy
+        return verify_content(self._fs, self._layout, self._progress, evict, self._warn)
+
     def owner(self, spec: str = "auto") -> Owner:
         """On whose behalf a command is run; see `holders.owner_from`."""
         return holders.owner_from(spec, self._proc, self._warn)
@@ -587,7 +594,7 @@ class Cache:
         """Release all that this process holds in this cache. It happens by itself when the program ends."""
         program.forget(self._layout)
 
-    def _keeper(self, warn: Tell | None = None) -> Keeper:
+    def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
         return Keeper(
@@ -597,7 +604,7 @@ class Cache:
             self._proc,
             self.check(),
             warn or self._warn,
-            self.settings.dtool_directories,
+            (settings or self.settings).dtool_directories,
             self._crew,
         )
 

@@ -59,6 +59,10 @@ class FileSystem:
         """Create `path` exclusively, as a symbolic link whose text is a record."""
         os.symlink(text, path)
 
+    def link(self, source: str, path: str) -> None:
+        """Create `path` exclusively, as another name of the file `source`."""
+        os.link(source, path, follow_symlinks=False)
+
     def rename(self, source: str, target: str) -> None:
         """Rename within the cache."""
         os.rename(source, target)

@@ -23,6 +23,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.layout import HolderName
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.mounts import mount_of
 from sccache_dtool.units import short_duration
 
 #: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.
@@ -192,14 +193,5 @@ def judge(
 
 def mount_type(path: str, mounts: str = "/proc/self/mountinfo") -> str:
     """The type of the file system that `path` is on, such as ``nfs4``; empty if it cannot be told."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                fields = line.split()
-                if fields[2] == number and "-" in fields:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        pass
-    return ""
+    mount = mount_of(path, mounts)
+    return mount.type if mount else ""
