@@ -20,7 +20,7 @@ stamp := $(VENV)/.installed
 .SUFFIXES:
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs model torture lint format bench bench-fetching build clean
+.PHONY: FORCE help venv demo demo-dtool test test-all test-nfs test-gluster model torture lint format bench bench-fetching build clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,10 @@ test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versi
 
 test-all: ## run all tests under every CPython >= 3.11 on this machine
 	@sh .ci/test-all
+
+test-gluster: $(stamp) ## run the tests on GlusterFS: two clients of a replicated volume (as root, on Debian)
+	@bash .ci/packages gluster
+	@$(py) -m pytest -q tests/gluster $(ARGS)
 
 model: $(stamp) ## explore the protocol's model, refute wrong ones, and write the figures into the docs
 	@PYTHONPATH=tests $(py) -m model

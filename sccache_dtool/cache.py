@@ -23,7 +23,7 @@ from sccache_dtool.units import check_lifetime
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sccache_dtool.doctor import Finding
+    from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.evict.loose import Loose, Pile
@@ -565,6 +565,13 @@ class Cache:
         self.check()
         return examine(self._fs, self._layout, self._clock, self._keeper)
 
+    def verify_content(self) -> Checked:
+        """Read all payloads again that have a digest, and compare."""
+        from sccache_dtool.doctor import verify_content
+
+        evict = self._keeper(settings=config.Config()).remove_copy
+        return verify_content(self._fs, self._layout, self._progress, evict, self._warn)
+
     def owner(self, spec: str = "auto") -> Owner:
         """On whose behalf a command is run; see `holders.owner_from`."""
         return holders.owner_from(spec, self._proc, self._warn)
@@ -590,7 +597,7 @@ class Cache:
         for path in root.open_to_all(self._fs, self._layout):
             self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
 
-    def _keeper(self, warn: Tell | None = None) -> Keeper:
+    def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
         cache_id = self.check()
@@ -603,7 +610,7 @@ class Cache:
             self._proc,
             cache_id,
             warn or self._warn,
-            self.settings.dtool_directories,
+            (settings or self.settings).dtool_directories,
             self._crew,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from sccache_dtool import items, layout
 from sccache_dtool.errors import FetchFailed, UsageError
+from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.wanted import wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
@@ -35,9 +36,11 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Callable[[str], None]) 
             return matches[0]
         if matches:
             raise UsageError(
-                f"{word!r} could be any of {len(matches)} items", details=matches[:10], hint="give more of the key"
+                f"{plain(word)!r} could be any of {len(matches)} items",
+                details=matches[:10],
+                hint="give more of the key",
             )
-    raise UsageError(f"there is no item {word!r} in {place.root}", hint="list them with: sc-dtool ls")
+    raise UsageError(f"there is no item {plain(word)!r} in {place.root}", hint="list them with: sc-dtool ls")
 
 
 def _key_of_source(word: str, root: str) -> str | None:

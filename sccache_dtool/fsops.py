@@ -67,6 +67,11 @@ class FileSystem:
         with reached(path) as (name, directory):
             os.symlink(text, name, dir_fd=directory)
 
+    def link(self, source: str, path: str) -> None:
+        """Create `path` exclusively, as another name of the file `source`."""
+        with reached(source) as (old, here), reached(path) as (new, there):
+            os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+
     def rename(self, source: str, target: str, *, unique: bool = False) -> None:
         """Rename within the cache."""
         if unique:

@@ -366,6 +366,8 @@ class Layout:
         return parts[1] if len(parts) >= 2 and is_key(parts[1]) and parts[1][:2] == parts[0] else None
 
 
+#: What names begin with that a verification of a file system makes in a directory, for as long as it runs.
+VERIFICATION = f"{CONTROL}-verify-"
 #: The directory of leases in a generation, the one that is asked before anything is deleted.
 GATE = "use"
 PAYLOAD = "payload"

@@ -209,6 +209,9 @@ def open_court(
             warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
         yield Court(fs, layout, clock, roll, judge, warn, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
+    if memory.is_lost and not glance:
+        where = "there is no place for it" if memory.path is None else f"{memory.path} cannot be written"
+        warn(f"what was seen of lifetimes is forgotten ({where}): dead holders of other hosts may be kept for ever")
 
 
 def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Roll:

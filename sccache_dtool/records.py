@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,9 @@ from typing import Any
 LIMIT = 1000
 
 _LONGEST_FIELD = 120
+
+# To the last "@": a password may have any character in it that its owner forgot to encode.
+_USERS = r"//\S*@"
 
 
 class Damaged(ValueError):
@@ -51,6 +55,11 @@ def decode_document(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise Damaged("not a JSON object")
     return fields
+
+
+def without_users(text: str) -> str:
+    """`text` with its URLs without user names and passwords: what is shown, others read."""
+    return re.sub(_USERS, "//", text)
 
 
 def printable(text: str) -> str:

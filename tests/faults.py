@@ -209,7 +209,9 @@ class FakeProc(Proc):
             file.write(f"{boot}\n")
         os.makedirs(f"{root}/{os.getpid()}/ns")
         os.symlink(f"pid:[{pid_space}]", f"{root}/{os.getpid()}/ns/pid")
-        os.symlink(f"time:[{time_space}]", f"{root}/{os.getpid()}/ns/time")
+        for name in ("time", "time_for_children"):
+            os.symlink(f"time:[{time_space}]", f"{root}/{os.getpid()}/ns/{name}")
+        self.shift(0)
         os.symlink(str(os.getpid()), f"{root}/self")
         self.add(os.getpid(), "python", start=77)
 
@@ -232,6 +234,11 @@ class FakeProc(Proc):
         with open(f"{self.root}/{pid}/cmdline", "w") as file:
             file.write("".join(f"{word}\0" for word in ((command,) if words is None else words)))
         return pid
+
+    def shift(self, seconds: int) -> None:
+        """Set the clock since boot of our time name space."""
+        with open(f"{self.root}/{os.getpid()}/timens_offsets", "w") as file:
+            file.write(f"monotonic           0         0\nboottime   {seconds:10}         0\n")
 
     def end(self, pid: int) -> None:
         """Let a process end."""

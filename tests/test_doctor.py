@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,20 @@ from faults import Counting, Failing, FakeClock, FakeProc, OnClock
 from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.doctor import Finding
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.errors import CacheError, InUse
+from sccache_dtool.fsops import CHUNK, FileSystem
 from sccache_dtool.holders import CALLER, PROBE, Holder, Owner
-from sccache_dtool.layout import DIRECTORIES, ITEM_FILE, PAYLOAD, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.layout import (
+    DIRECTORIES,
+    ITEM_FILE,
+    PAYLOAD,
+    VERIFICATION,
+    Generation,
+    HolderName,
+    Layout,
+    TrashName,
+    WorkName,
+)
 from sccache_dtool.leases import Lease
 
 FS = FileSystem()
@@ -103,13 +117,6 @@ def test_a_cache_that_everybody_may_write_to_is_told_of(cache: Cache, layout: La
     assert "every user" in finding.what
 
 
-def _no_payload(lease: Lease) -> str:
-    path = Path(lease.place.payload)
-    path.chmod(0o600)
-    path.unlink()
-    return str(path.parent)
-
-
 def _two_payloads(lease: Lease) -> str:
     Path(lease.place.payload).with_name("second").touch()
     return str(Path(lease.place.payload).parent)
@@ -127,15 +134,22 @@ def _damaged_description(lease: Lease) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("damage", [_no_payload, _two_payloads, _no_description, _damaged_description])
+def _of_another(lease: Lease) -> str:
+    path = Path(lease.place.gate).parent / ITEM_FILE
+    path.write_text(path.read_text().replace(lease.key, f"{'0' * 32}-other"))
+    return str(path)
+
+
+@pytest.mark.parametrize("damage", [_two_payloads, _no_description, _damaged_description, _of_another])
 def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     cache: Cache, source: str, damage: Callable[[Lease], str]
 ) -> None:
     """Users would be given a copy that is damaged, and nobody would know; or it would be deleted under them."""
     lease = cache.use(source)
     path = damage(lease)
-    (finding,) = cache.examine()
+    finding = cache.examine()[0]
     assert (finding.path, finding.mend) == (path, None)
+    assert finding.remedy
     assert PAYLOAD in path or ITEM_FILE in path
     lease.release()
     cache.remove(lease.key)
@@ -157,6 +171,19 @@ def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: Fake
     assert "4242" in finding.what
     mend(cache)
     assert os.listdir(lease.place.gate) == []
+    assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
+    assert cache.examine() == []
+
+
+def test_a_lease_whose_holder_is_missing_is_ended(cache: Cache, job: Owner, source: str, layout: Layout) -> None:
+    """What a killed `unuse` leaves, or a slip with `rm` in holders/, would keep its item for ever."""
+    lease = cache.hold(job, cache.wanted([source]))
+    (name,) = (name for name in os.listdir(layout.holders) if name.startswith(lease.holder.id))
+    os.unlink(f"{layout.holders}/{name}")
+    (finding,) = cache.examine()
+    assert finding.path == f"{lease.place.gate}/{lease.name}"
+    assert "has ended" in finding.what
+    mend(cache)
     assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
     assert cache.examine() == []
 
@@ -233,6 +260,9 @@ STRANGE = {
     "tmp": "{tmp}/README",
     "trash": "{trash}/README",
     "locks": "{locks}/README",
+    "transfers": "{transfers}/README",
+    "pins": "{pins}/README",
+    "cleanings": "{cleanings}/README",
     "newline": "{trash}/READ\nME",
 }
 
@@ -256,6 +286,14 @@ def test_what_is_not_ours_is_told_of_once_and_left_to_a_person(
     assert place.read_text() == "mine"
 
 
+def test_a_colon_in_the_root_is_part_of_the_path(tmp_path: Path, proc: FakeProc) -> None:
+    """The doctor would tell of a file that there is not."""
+    cache = Cache(tmp_path / "data: of 2026", proc=proc)
+    cache.init()
+    (cache.root / ".sc-dtool/trash/README").touch()
+    assert [finding.path for finding in cache.examine()] == [str(cache.root / ".sc-dtool/trash/README")]
+
+
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO])
 def test_what_cannot_be_listed_is_told_of(make_cache: Making, source: str, layout: Layout, error: int) -> None:
     """A directory without permissions would look as if nothing were in it."""
@@ -276,10 +314,8 @@ def test_a_holder_that_cannot_be_understood_is_told_of(cache: Cache, layout: Lay
     assert [(finding.path, finding.mend) for finding in found] == [(path, None)]
 
 
-def test_several_at_once_are_all_mended(
-    cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
-) -> None:
-    """One finding would hide another, or be mended at its cost."""
+def _everything(cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str) -> None:
+    """Leave something of each kind."""
     cache.hold(job, cache.wanted([source]))
     proc.end(4242)
     os.unlink(layout.tag_file)
@@ -287,6 +323,296 @@ def test_several_at_once_are_all_mended(
         leave(cache, layout)
     Path(layout.trash, "README").touch()
     clock.let_pass(DAYS)
+
+
+def test_several_at_once_are_all_mended(
+    cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
+) -> None:
+    """One finding would hide another, or be mended at its cost; or a person not learn what to do about one."""
+    _everything(cache, layout, clock, job, proc, source)
+    assert all(finding.remedy for finding in cache.examine())
     mend(cache)
     left = cache.examine()
     assert [os.path.basename(finding.path) for finding in left] == ["README"]
+
+
+# -- copies that are bad -----------------------------------------------------------------------------------------------
+
+
+def _no_payload(path: Path) -> None:
+    path.unlink()
+
+
+def _truncated(path: Path) -> None:
+    path.chmod(0o600)
+    os.truncate(path, 2)
+
+
+def _more_in_it(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "more").write_text("ACGT\n")
+
+
+@pytest.mark.parametrize("damage", [_no_payload, _truncated, _more_in_it])
+def test_a_bad_copy_is_evicted_but_never_while_it_is_leased(
+    cache: Cache, source: str, damage: Callable[[Path], None]
+) -> None:
+    """Users would be given what is not there any more; or it would be taken away under somebody who reads it."""
+    lease = cache.use(source)
+    damage(Path(lease.place.payload))
+    (finding,) = cache.examine()
+    assert finding.path.startswith(str(Path(lease.place.payload).parent))
+    assert finding.mend is not None
+    with pytest.raises(InUse) as refused:
+        finding.mend()
+    assert "is running" in refused.value.details[0]
+    assert os.path.isdir(lease.place.gate)
+    lease.release()
+    mend(cache)
+    assert cache.examine() == []
+    assert cache.use(source).path.read_text() == "ACGT\n"
+
+
+def test_what_has_no_source_is_not_evicted_for_its_size(cache: Cache) -> None:
+    """What somebody has put into an item that is only a name is nowhere else, and would be deleted."""
+    lease = cache.use(name="mine")
+    (lease.path / "notes").write_text("mine alone")
+    lease.release()
+    (finding,) = cache.examine()
+    assert "was changed" in finding.what
+    assert finding.mend is None
+
+
+def _sha256(text: str) -> str:
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def test_content_is_read_again_and_compared(cache: Cache, source: str) -> None:
+    """Bits that have rotted on the disk would be handed out for ever."""
+    leases = [cache.use(source, _sha256("ACGT\n")), cache.use(source)]
+    checked = cache.verify_content()
+    assert (checked.bad, checked.read, checked.without_digest) == ((), 1, 1)
+    bad = Path(leases[0].place.payload)
+    bad.chmod(0o600)
+    bad.write_text("ACGA\n")
+    assert cache.examine() == []
+    (finding,) = cache.verify_content().bad
+    assert finding.path == str(bad)
+    assert "sha256" in finding.what
+    assert finding.mend is not None
+    with pytest.raises(InUse):
+        finding.mend()
+    assert bad.exists()
+    leases[0].release()
+    finding.mend()
+    assert not bad.exists()
+    assert os.path.exists(leases[1].place.payload)
+    assert cache.verify_content().bad == ()
+
+
+def test_only_digests_of_what_was_kept_are_compared(cache: Cache, tmp_path: Path) -> None:
+    """A good copy would be evicted because the digest of its archive is not that of its content."""
+    packed, text = tmp_path / "ref.txt.gz", "ACGT" * 100
+    packed.write_bytes(gzip.compress(text.encode()))
+    of_packed = f"sha256:{hashlib.sha256(packed.read_bytes()).hexdigest()}"
+    cache.use(str(packed), of_packed, "gz")
+    assert cache.verify_content() == ((), 0, 1)
+    both = cache.use(str(packed), of_packed, "gz", _sha256(text))
+    assert cache.verify_content() == ((), 1, 1)
+    Path(both.place.payload).chmod(0o600)
+    Path(both.place.payload).write_text("ACGA" * 100)
+    assert len(cache.verify_content().bad) == 1
+
+
+def test_each_of_several_sources_is_compared(cache: Cache, tmp_path: Path) -> None:
+    """Of an item made of several files only the first would be read."""
+    words = []
+    for name in ("one", "two"):
+        (tmp_path / name).write_text(name)
+        words += [str(tmp_path / name), _sha256(name)]
+    lease = cache.use(*words)
+    assert cache.verify_content() == ((), 1, 0)
+    second = Path(lease.place.payload, "two")
+    second.chmod(0o600)
+    second.write_text("tw0")
+    (finding,) = cache.verify_content().bad
+    assert finding.path == str(second)
+
+
+def test_content_that_cannot_be_read_is_kept(make_cache: Making, source: str) -> None:
+    """A payload on a disk with errors, or without permissions, would be taken for bad and deleted."""
+    lease = make_cache().use(source, _sha256("ACGT\n"))
+    fs = Failing()
+    fs.fail("read", errno.EIO)
+    (finding,) = make_cache(fs=fs).verify_content().bad
+    assert finding.mend is None
+    assert "cannot be read" in finding.what
+    assert os.path.exists(lease.place.payload)
+
+
+def test_content_is_read_in_pieces(make_cache: Making, tmp_path: Path) -> None:
+    """A payload larger than the memory would end the program, or the node."""
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * (3 * CHUNK))
+    digest = f"md5:{hashlib.md5(large.read_bytes()).hexdigest()}"
+    make_cache().use(str(large), digest)
+    fs = Counting()
+    assert make_cache(fs=fs).verify_content().bad == ()
+    assert fs.kinds().count("read") == 4
+
+
+def test_reading_content_shows_how_far_it_is(make_cache: Making, source: str) -> None:
+    """Whoever has hours of data read again could not tell whether it goes on."""
+    make_cache().use(source, _sha256("ACGT\n"))
+    said: list[object] = []
+
+    class Noting:
+        def start(self, label: str, total: int | None) -> None:
+            said.append((label, total))
+
+        def advance(self, n: int) -> None:
+            said.append(n)
+
+        def stage(self, text: str) -> None:
+            said.append(text)
+
+        def done(self) -> None:
+            said.append("done")
+
+    make_cache(progress=Noting()).verify_content()
+    assert said == [("reading ref.fa", 5), 5, "done"]
+
+
+# -- text that is garbage, settings, permissions -----------------------------------------------------------------------
+
+
+def test_a_lease_that_cannot_be_understood_is_told_of_and_kept(cache: Cache, source: str) -> None:
+    """Whoever wonders who holds an item would see `?` and no reason."""
+    lease = cache.use(source)
+    path = f"{lease.place.gate}/{lease.name}"
+    os.unlink(path)
+    os.symlink("garbage", path)
+    (finding,) = cache.examine()
+    assert (finding.path, finding.mend) == (path, None)
+
+
+def test_settings_that_cannot_be_understood_are_a_finding(cache: Cache, make_cache: Making, layout: Layout) -> None:
+    """A slip in config.toml would keep the doctor itself from looking."""
+    Path(layout.config_file).write_text("[clean\n")
+    (finding,) = make_cache().examine()
+    assert (finding.path, finding.mend) == (layout.config_file, None)
+    Path(layout.config_file).write_text("[clean]\nrubbish = 1\n")
+    (finding,) = make_cache().examine()
+    assert "rubbish" in finding.what
+    assert Path(layout.config_file).exists()
+
+
+@pytest.mark.parametrize("text", ["garbage", "", "sc-dtool cache\nversion: 99\nid: 0123\nshared: no\n"])
+def test_another_format_is_not_touched(
+    make_cache: Making, cache: Cache, source: str, layout: Layout, text: str
+) -> None:
+    """An older program would repair a newer one's cache to death."""
+    cache.use(source).release()
+    _interrupted_eviction(cache, layout)
+    Path(layout.format_file).write_text(text)
+    before = sorted(str(path) for path in Path(layout.root).rglob("*"))
+    fs = Counting()
+    with pytest.raises(CacheError):
+        make_cache(fs=fs).examine()
+    with pytest.raises(CacheError):
+        make_cache(fs=fs).verify_content()
+    assert sorted(str(path) for path in Path(layout.root).rglob("*")) == before
+    assert set(fs.kinds()) <= {"read_text", "names", "lstat"}
+
+
+@pytest.fixture
+def of_group(cache: Cache, layout: Layout, source: str) -> Lease:
+    """A lease in a cache that a group shares, all of whose directories are the group's."""
+    text = Path(layout.format_file).read_text()
+    Path(layout.format_file).write_text(text.replace("shared: no", "shared: group"))
+    cache.use(source).release()
+    lease = cache.use(source)
+    for path in (layout.control, *(str(one) for one in Path(layout.control).rglob("*") if one.is_dir())):
+        FS.share(path)
+    return lease
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["{control}", "{items}", "{holders}", "{tmp}", "{trash}", "{shard}", "{item}", "{history}", "{copy}", "{gate}"],
+)
+def test_what_the_group_cannot_write_in_is_given_to_it(
+    make_cache: Making, of_group: Lease, layout: Layout, place: str
+) -> None:
+    """Members of a group could not take leases, or not evict, where one of them has a umask of 077."""
+    inside = layout.item(of_group.key)
+    more = {"shard": os.path.dirname(inside), "item": inside, "history": f"{inside}/history"}
+    path = place.format(**vars(layout), **more, copy=os.path.dirname(of_group.place.gate), gate=of_group.place.gate)
+    assert make_cache().examine() == []
+    os.chmod(path, 0o700)
+    found = make_cache().examine()
+    assert [finding.path for finding in found] == [path]
+    mend(make_cache())
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o2770
+    assert make_cache().examine() == []
+
+
+def test_in_a_cache_of_one_user_permissions_are_his(cache: Cache, layout: Layout) -> None:
+    """The doctor would open a private cache to the group."""
+    os.chmod(layout.items, 0o700)
+    assert cache.examine() == []
+
+
+def test_files_that_nfs_has_kept_are_removed_when_they_are_old(
+    cache: Cache, layout: Layout, source: str, clock: FakeClock, job: Owner
+) -> None:
+    """What NFS keeps for a host that crashed would stay for ever, and an item with it count as held."""
+    lease = cache.hold(job, cache.wanted([source]))
+    kept = [f"{lease.place.gate}/.nfs0000000012345678000000ab", f"{layout.trash}/.nfs0000000012345678000000ac"]
+    for path in kept:
+        Path(path).touch()
+    found = cache.examine()
+    assert sorted(finding.path for finding in found) == sorted(kept)
+    assert [finding.mend for finding in found] == [None, None]
+    clock.let_pass(DAYS)
+    mend(cache)
+    assert not any(os.path.exists(path) for path in kept)
+    assert os.path.lexists(f"{lease.place.gate}/{lease.name}")
+
+
+def test_what_a_verification_left_is_removed_when_it_is_old(cache: Cache, layout: Layout, clock: FakeClock) -> None:
+    """What a verification left that was killed would stay; or one under way be swept away."""
+    left = Path(layout.root, f"{VERIFICATION}0123456789abcdef")
+    (left / "talk").mkdir(parents=True)
+    assert cache.examine() == []
+    clock.let_pass(DAYS)
+    (finding,) = cache.examine()
+    assert finding.path == str(left)
+    mend(cache)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(
+    "place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}", "{transfers}", "{pins}"]
+)
+def test_a_directory_of_the_cache_that_cannot_be_listed_is_told_of(
+    make_cache: Making, cache: Cache, source: str, layout: Layout, place: str
+) -> None:
+    """The doctor would end in a traceback where it is needed most, or call everything in there missing."""
+    cache.use(source)
+    path = place.format(**vars(layout))
+    fs = Failing()
+    fs.fail("names", errno.EACCES, within=path)
+    found = make_cache(fs=fs).examine()
+    assert any(finding.path == path and finding.mend is None for finding in found)
+
+
+@pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}"])
+def test_a_file_in_the_place_of_a_directory_is_left_to_a_person(cache: Cache, layout: Layout, place: str) -> None:
+    """Somebody's file would be deleted to make room for a directory of ours."""
+    path = Path(place.format(**vars(layout)))
+    FS.remove_tree(str(path))
+    path.write_text("mine")
+    assert (str(path), None) in [(finding.path, finding.mend) for finding in cache.examine()]
+    assert path.read_text() == "mine"

@@ -17,6 +17,7 @@ from sccache_dtool.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
 from sccache_dtool.layout import GATE, Generation, HolderName, Layout, LeaseName
 from sccache_dtool.leases import Held, Lease, Place
 from sccache_dtool.liveness import State, lifetime
+from sccache_dtool.liveness.process import Process
 from sccache_dtool.reaping import Court, Judged, Reaped
 
 FS = FileSystem()
@@ -86,6 +87,21 @@ def judge(
 
 def ended(place: Place) -> list[history.Use]:
     return history.read(FS, place.history, print)
+
+
+def test_who_cannot_remember_what_it_saw_is_told(
+    take: Taking, reap: Reaping, warnings: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cleaner of a user without a home would keep what was on a host that crashed for ever, without a word."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    reap()
+    assert warnings == []  # there was nothing to remember
+    elsewhere = Process("another", "1.1", 7, 7)
+    take(Owner(PROGRAM, elsewhere, None, ""), TTL)
+    reap()
+    assert len(warnings) == 1
+    assert f"{tmp_path}/file/sc-dtool/seen-cache-id-" in warnings[0]
 
 
 # -- who is reaped, and who is not -------------------------------------------------------------------------------------

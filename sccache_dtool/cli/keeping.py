@@ -1,4 +1,4 @@
-"""`init`, `reap`, `rm`, `restore`, `pin`, `unpin`, `doctor`: what data managers call."""
+"""`init`, `reap`, `rm`, `restore`, `pin`, `unpin`: what data managers call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, dry_run_option, pass_invocation, trash_option, until
 from sccache_dtool.cli.output import Column, field
-from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
 from sccache_dtool.layout import key_label
 from sccache_dtool.reaping import Reaped
@@ -185,43 +184,3 @@ def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
     if not codes:
         return Exit.DONE
     return codes[0] if len(codes) == len(items) else Exit.PARTIAL
-
-
-@click.command("doctor")
-@click.option("--fix", is_flag=True, help="Repair what can be repaired without a person's judgement.")
-@common_options()
-@pass_invocation
-def doctor_command(now: Invocation, fix: bool) -> int:
-    """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be."""
-    cache = now.cache()
-    findings = cache.examine()
-    mended = 0
-    while fix and any(finding.mend for finding in findings):
-        before = {finding.path for finding in findings if finding.mend}
-        mended += sum(_mend(now, finding) for finding in findings)
-        findings = cache.examine()
-        if before & {finding.path for finding in findings if finding.mend}:
-            break
-    for finding in findings:
-        fields = {"path": finding.path, "finding": finding.what, "repairable": finding.mend is not None}
-        repair = " (--fix repairs it)" if finding.mend and not fix else ""
-        now.out.result("finding", fields, f"{finding.path}: {finding.what}{repair}")
-    text = f"{output.count(len(findings), 'finding')}" + (f", {mended} repaired" if fix else "")
-    now.out.result("total", {"findings": len(findings), "repaired": mended}, text)
-    return Exit.FINDINGS if findings else Exit.DONE
-
-
-def _mend(now: Invocation, finding: Finding) -> bool:
-    if finding.mend is None:
-        return False
-    try:
-        finding.mend()
-    except FileNotFoundError:
-        return False  # mended by somebody else, or along with another finding
-    except OSError as error:
-        now.out.warning(f"{explain(error)}; not repaired")
-        return False
-    now.out.result(
-        "repaired", {"path": finding.path, "finding": finding.what}, f"repaired {finding.path}: {finding.what}"
-    )
-    return True

@@ -35,7 +35,7 @@ _COMMANDS = {
     "restore": "keeping",
     "metrics": "monitoring",
     "reap": "keeping",
-    "doctor": "keeping",
+    "doctor": "doctoring",
     "init": "keeping",
     "transfers": "transfers",
     "loaders": "transfers",

@@ -48,11 +48,17 @@ def fetch_where_room_is(
     raise NoSpace(
         f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {wanted.label}",
         details=list(dict.fromkeys(short)),
-        hint="nothing more is idle there: wait, or give another directory with -d"
-        if make_room
-        else "free some with `sc-dtool clean`, evict what is idle with --make-room, or give another directory with -d",
+        hint=_hint(make_room, need),
     )
 
 
 def _why(cache: Cache, error: CacheError) -> Sequence[str]:
     return error.details if isinstance(error, NoSpace) and error.details else (f"{cache.root}: {error.message}",)
+
+
+def _hint(make_room: bool, need: int | None) -> str:
+    if not make_room:
+        return "free some with `sc-dtool clean`, evict what is idle with --make-room, or give another directory with -d"
+    if need is None:
+        return "its source does not say how much room it needs: give --size, and room is made for that"
+    return "nothing more is idle there: wait, or give another directory with -d"

@@ -13,6 +13,7 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, naming_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer
 
 #: Seconds after which what has ended is shown with --all only.
@@ -167,4 +168,4 @@ def locate_command(
                 return
     if not words and name is None:
         raise UsageError("nothing to locate", hint="give the words that `use` was given")
-    raise CacheError(f"{name or ' '.join(words)} is not in {' or '.join(str(cache.root) for cache in caches)}")
+    raise CacheError(f"{name or plain(' '.join(words))} is not in {' or '.join(str(cache.root) for cache in caches)}")

@@ -20,6 +20,7 @@ from sccache_dtool.cli.options import (
     pass_invocation,
 )
 from sccache_dtool.errors import Exit, LeaseLost, UsageError
+from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.holders import Owner
 from sccache_dtool.leases import Lease
@@ -118,7 +119,7 @@ def unuse_command(
         there = (cache for cache in caches if cache.has(key)) if holder == "auto" else iter(())
         above = next((found for cache in there if (found := cache.holder_above(key))), None)
         hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or ' '.join(words)}{hint}")
+        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 

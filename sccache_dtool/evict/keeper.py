@@ -243,17 +243,29 @@ class Keeper:
 
     def remove(self, key: str, keep_for: float) -> int:
         """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
-        found = items.look(self._fs, self._layout, key, self._warn)
+        return self._remove(lambda: items.look(self._fs, self._layout, key, self._warn), keep_for)
+
+    def remove_copy(self, copy: Copy) -> int:
+        """Evict one copy of an item; returns the bytes. Raises InUse, naming who holds it."""
+
+        def look() -> Item:
+            found = items.look(self._fs, self._layout, copy.key, self._warn)
+            return found._replace(copies=tuple(one for one in found.copies if one.generation == copy.generation))
+
+        return self._remove(look, 0.0)
+
+    def _remove(self, look: Callable[[], Item], keep_for: float) -> int:
+        found = look()
         with self.court() as court:
             self._reap(court, [found], dry_run=False, everybody=False)
         now = self._clock.wall()
         keep_until = int(now + keep_for) if keep_for else 0
         freed, taken = 0, False
         for copy in found.copies:
-            outcome = trash.evict(self._fs, self._layout, key, str(copy.generation), keep_until)
+            outcome = trash.evict(self._fs, self._layout, copy.key, str(copy.generation), keep_until)
             freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
             taken = taken or outcome is trash.Outcome.IN_USE
-        left = items.look(self._fs, self._layout, key, self._warn)
+        left = look()
         if left.leases or taken:
             raise self._in_use(left)
         trash.purge(self._fs, self._layout, now, self._warn)

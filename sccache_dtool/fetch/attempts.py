@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.job import Job
-from sccache_dtool.units import short_duration
+from sccache_dtool.units import LONGEST, short_duration
 
 #: Attempts in a row that come no further than any before; one that does is a new beginning.
 TRIES = 5
@@ -61,7 +62,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}", details=[f"given up after {number} attempts"]
                 ) from error
-            seconds = pause(in_vain) if error.after is None else error.after
+            seconds = max(pause(in_vain), error.after or 0.0)  # "at once" is no answer of a server in trouble
             job.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
             job.clock.sleep(seconds)
             job.attempt()
@@ -77,9 +78,17 @@ def retry_after(value: str | None, wall: float) -> float | None:
     """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3): a number, or a date; None if it says nothing."""
     if value is None:
         return None
-    if value.strip().isascii() and value.strip().isdigit():
-        return float(value)
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), LONGEST)
+    date = http_date(text)
+    return None if date is None else max(0.0, date - wall)
+
+
+def http_date(text: str) -> float | None:
+    """The seconds since 1970 that a date in a header means; None if it means none."""
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - wall)
-    except (ValueError, TypeError):
+        date = parsedate_to_datetime(text)
+        return (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, OverflowError):
         return None

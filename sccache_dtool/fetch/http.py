@@ -10,11 +10,10 @@ import errno
 import re
 import socket
 from collections.abc import Iterator, Sequence
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.attempts import Temporary, persist, retry_after
+from sccache_dtool.fetch.attempts import Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import plain, why
@@ -27,6 +26,9 @@ if TYPE_CHECKING:
 #: Seconds to wait for a connection, and for the next bytes on it.
 CONNECT_TIMEOUT = 10.0
 READ_TIMEOUT = 60.0
+
+#: Seconds to wait for an answer that may be done without: how large a file is, before it is fetched.
+SIZE_TIMEOUT = 10.0
 
 #: Bytes per read from the network: small enough that progress is seen on a slow line.
 NETWORK_CHUNK = 1 << 17
@@ -47,7 +49,8 @@ _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 # Files that are compressed themselves. Servers label them with their own compression, as if it were done on the way;
 # what was asked for is the file, and curl and wget keep it, too.
 _COMPRESSED = re.compile(r"\.(gz|tgz|bgz|svgz)\Z", re.ASCII | re.IGNORECASE)
-_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", re.ASCII)
+_SIZE = r"\d{1,18}"
+_RANGE = re.compile(rf"bytes ({_SIZE})-({_SIZE})/({_SIZE}|\*)", re.ASCII)
 
 
 def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
@@ -69,7 +72,7 @@ def announced(source: Source) -> int | None:
             response = session.head(
                 source.canonical,  # which has no user in it
                 allow_redirects=True,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                timeout=SIZE_TIMEOUT,
                 headers={"Accept-Encoding": "identity"},
                 auth=_user(source),
             )
@@ -103,8 +106,7 @@ class _Download:
         try:
             with self._ask() as response:
                 self._receive(response)
-        # requests lets some of urllib3's errors through, and UnicodeError for host names that cannot be encoded.
-        except (requests.RequestException, urllib3.exceptions.HTTPError, UnicodeError) as error:
+        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
             reason = _network_reason(error, self.announced, self._partial.size)
             if _may_pass(error):
                 raise Temporary(reason) from error
@@ -118,13 +120,16 @@ class _Download:
             headers["Range"] = f"bytes={have}-"
             if partial.origin is not None and partial.origin.validator:
                 headers["If-Range"] = partial.origin.validator
-        response = self._session.get(
-            self._source.canonical,  # which has no user in it
-            stream=True,
-            timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-            headers=headers,
-            auth=_user(self._source),
-        )
+        try:
+            response = self._session.get(
+                self._source.canonical,  # which has no user in it
+                stream=True,
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                headers=headers,
+                auth=_user(self._source),
+            )
+        except ValueError as error:  # what requests lets through of a URL that cannot be read, here or redirected to
+            raise FetchFailed(f"cannot fetch {self._source.canonical}: {why(error)}") from error
         status = response.status_code
         if status in _WHOLE or (have and status == _PART):
             return response
@@ -242,9 +247,19 @@ def _codings(response: requests.Response) -> list[str]:
 
 
 def _length(response: requests.Response) -> int | None:
-    """Bytes that the server said it would send, encoded as they are sent."""
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+    """Bytes that the server said it would send, encoded as they are sent.
+
+    Raises requests' InvalidHeader for what is no number (RFC 9112, 6.3): no end could be told from a cut.
+    """
+    from requests.exceptions import InvalidHeader
+
+    text = response.headers.get("Content-Length")
+    if text is None:
+        return None
+    length = text.partition(",")[0].strip()  # servers behind each other may each say it; urllib3 compares
+    if re.fullmatch(_SIZE, length, re.ASCII) is None:
+        raise InvalidHeader(f"the server announced {plain(text[:40])!r} bytes, which is no number")
+    return int(length)
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -256,11 +271,8 @@ def _validator(response: requests.Response) -> str | None:
     if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"'):
         return etag
     modified = response.headers.get("Last-Modified", "").strip()
-    try:
-        sent = parsedate_to_datetime(response.headers.get("Date", ""))
-        return modified if (sent - parsedate_to_datetime(modified)).total_seconds() >= 1 else None
-    except (ValueError, TypeError):
-        return None
+    sent, changed = http_date(response.headers.get("Date", "")), http_date(modified)
+    return modified if sent is not None and changed is not None and sent - changed >= 1 else None
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import re
 
 from sccache_dtool.errors import explain
+from sccache_dtool.records import without_users
 
 #: What may drive a terminal or break a line: C0, DEL, C1, and Unicode's line and paragraph separators.
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-# To the last "@": a password may have any character in it that its owner forgot to encode.
-_USERINFO = re.compile(r"//\S*@")
-
 
 def plain(text: str) -> str:
     """`text` in one line without control characters, and its URLs without user names and passwords."""
-    return _USERINFO.sub("//", CONTROL.sub(" ", text)).strip()
+    return without_users(CONTROL.sub(" ", text)).strip()
 
 
 def why(error: BaseException) -> str:

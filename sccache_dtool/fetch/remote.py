@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.attempts import Temporary, persist
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.words import REMOTE, Source
 
@@ -24,6 +25,15 @@ BLOCK = 8 << 20
 
 #: Bytes that are written at once.
 _PIECE = 1 << 20
+
+#: Seconds to wait for what a store is asked: not all packages have a limit of their own, and a block may come slowly.
+PATIENCE = 300.0
+
+#: The same for what may be done without: how large a file is, before it is fetched; and that a file is closed.
+SIZE_PATIENCE = 30.0
+CLOSE_PATIENCE = 3.0
+
+Result = TypeVar("Result")
 
 # What stores call the version of a file. A size alone is none; times are kept to a second or better.
 _VERSIONS = (
@@ -45,9 +55,7 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
 def announced(source: Source) -> int | None:
     """Bytes that the store says `source` has; None if it does not say. Raises nothing but FetchFailed."""
     try:
-        with _failures(source):
-            system, name = _open_system(source)
-            return _size(system.info(name))
+        return _size(_ask(source, lambda: _info(*_open_system(source)), SIZE_PATIENCE))
     except (Temporary, FetchFailed):
         return None
 
@@ -78,10 +86,8 @@ class _Download:
 
     def attempt(self) -> None:
         """Fetch what is missing. Raises Temporary or FetchFailed."""
-        with _failures(self._source):
-            system, name = _open_system(self._source)
-            system.invalidate_cache()
-            before = system.info(name)
+        system, name = _ask(self._source, lambda: _open_system(self._source))
+        before = _ask(self._source, lambda: _info(system, name))
         if before.get("type") == "directory":
             raise FetchFailed(
                 f"cannot fetch {self._source.canonical}: it is a directory", hint="give its files, each by its URL"
@@ -102,29 +108,21 @@ class _Download:
             size = partial.size
             partial.restart()
             raise Temporary(f"{size} bytes came, and {origin.length} were announced")
-        with _failures(self._source):
-            system.invalidate_cache()
-            after = system.info(name)
+        after = _ask(self._source, lambda: _info(system, name))
         if (_version(after), _size(after)) != (origin.validator, origin.length):
             partial.restart()
             raise Temporary("it changed while it was downloaded")
 
     def _pieces(self, system: Any, name: str) -> Iterator[bytes]:
-        with _failures(self._source):
-            file = system.open(name, "rb", block_size=BLOCK, cache_type="readahead")
+        file = _ask(self._source, lambda: system.open(name, "rb", block_size=BLOCK, cache_type="readahead"))
         try:
             if self._partial.size:
-                with _failures(self._source):
-                    file.seek(self._partial.size)
-            while True:
-                with _failures(self._source):
-                    data = file.read(_PIECE)
-                if not data:
-                    return
+                _ask(self._source, lambda: file.seek(self._partial.size))
+            while data := _ask(self._source, lambda: file.read(_PIECE)):
                 yield data
         finally:
             with contextlib.suppress(Exception):
-                file.close()
+                within(CLOSE_PATIENCE, file.close)
 
 
 def _open_system(source: Source) -> tuple[Any, str]:
@@ -138,6 +136,19 @@ def _open_system(source: Source) -> tuple[Any, str]:
             hint=f"install it: pip install {_wanted(source.scheme)}",
         ) from error
     return system, str(name)
+
+
+def _info(system: Any, name: str) -> Mapping[str, Any]:
+    """What the store says of the file now."""
+    system.invalidate_cache()
+    info: Mapping[str, Any] = system.info(name)
+    return info
+
+
+def _ask(source: Source, question: Callable[[], Result], patience: float | None = None) -> Result:
+    """What a store answers, in the end. Raises Temporary or FetchFailed."""
+    with _failures(source):
+        return within(PATIENCE if patience is None else patience, question)
 
 
 @contextlib.contextmanager

@@ -110,8 +110,9 @@ class Track:
 
     def attempt(self, number: int) -> None:
         """It is tried again, for the `number`-th time in all."""
-        self._now = self._now._replace(attempts=number)
-        self._say(State.TRANSFERRING)
+        with self._lock:
+            self._now = self._now._replace(state=State.TRANSFERRING, attempts=number)
+            self._place()
 
     def done(self) -> None:
         """See Progress."""

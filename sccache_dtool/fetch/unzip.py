@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
+from itertools import takewhile
 from typing import NoReturn
 
 from sccache_dtool.errors import FULL, CacheError, FetchFailed
@@ -41,6 +42,7 @@ class _Unpacker:
         self._archive = archive
         self._directory = directory
         self._source = source
+        self._links: set[str] = set()
 
     def run(self) -> None:
         links = []
@@ -74,18 +76,17 @@ class _Unpacker:
     def _link(self, member: zipfile.ZipInfo, parts: list[str]) -> None:
         if member.file_size > _LONGEST_LINK:
             self._refuse(member, "it is a link of more than 4096 bytes")
+        if any("/".join(parts[:depth]) in self._links for depth in range(1, len(parts))):
+            self._refuse(member, "a symbolic link of the archive is in its way")  # it would lie elsewhere than it says
         text = os.fsdecode(self._archive.read(member))
-        depth = len(parts) - 1
-        for part in text.split("/"):
-            depth += -1 if part == ".." else part not in ("", ".")
-            if depth < 0:
-                break
+        way = [part for part in text.split("/") if part not in ("", ".")]
+        climbs = len(list(takewhile(lambda part: part == "..", way)))
         # Down and up again may lead anywhere, if what it goes down through is itself a link.
-        climbs_late = ".." in text.lstrip("./").split("/")
-        if not text or text.startswith("/") or depth < 0 or climbs_late:
+        if not text or text.startswith("/") or climbs >= len(parts) or ".." in way[climbs:]:
             self._refuse(member, "it is a link that leads outside, or may")
         self._fs.make_dirs(self._path(parts[:-1]))
         self._fs.symlink(text, self._path(parts))
+        self._links.add("/".join(parts))
 
     def _parts(self, member: zipfile.ZipInfo) -> list[str]:
         name = member.filename.replace("\\", "/")

@@ -261,4 +261,5 @@ def parse_spec(spec: str, place: Callable[[str, str], str]) -> Job | None:
     if not cluster and scheduler != "kubernetes":
         cluster = place(scheduler, id)
     job = Job(scheduler, cluster, id)
-    return job if job.is_sound else None
+    can_be_found = bool(cluster) or scheduler == "kubernetes"  # nobody could ever say of another that it has ended
+    return job if job.is_sound and can_be_found else None

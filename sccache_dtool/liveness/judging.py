@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sccache_dtool import records
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.owners import JOB, KINDS, NAMED, PROGRAM, Kind, Owner, host_name, user_name
+from sccache_dtool.liveness.owners import JOB, KINDS, MOST_BETWEEN, NAMED, PROGRAM, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.units import LONGEST
 
@@ -28,6 +28,7 @@ class HolderRecord(NamedTuple):
     ttl: float | None  # seconds
     since: str
     job: Job | None = None
+    between: tuple[Process, ...] = ()  # see `Owner.between`
 
     def __str__(self) -> str:
         if self.kind is JOB:
@@ -56,6 +57,7 @@ class HolderRecord(NamedTuple):
             ttl=None if ttl is None else float(ttl),
             since=str(fields.get("since", "?")),
             job=job,
+            between=_between(process, fields["between"]) if "between" in fields else (),
         )
 
 
@@ -82,6 +84,19 @@ def _job(fields: Mapping[str, Any]) -> Job | None:
     return Job.from_fields(fields)
 
 
+def _between(process: Process | None, pairs: object) -> tuple[Process, ...]:
+    """Further processes of the same host, given by number and start. Raises records.Damaged for anything else."""
+    if process is None or not isinstance(pairs, list) or len(pairs) > MOST_BETWEEN:
+        raise records.Damaged("not a holder's record")
+    try:
+        found = [Process.from_fields({**process.fields(), "pid": pid, "start": start}) for pid, start in pairs]
+    except (TypeError, ValueError):
+        found = [None]
+    if None in found:
+        raise records.Damaged("not a holder's record")
+    return tuple(filter(None, found))
+
+
 def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = None) -> str:
     """The record of a holder; HolderRecord.decode reads it.
 
@@ -97,6 +112,7 @@ def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = Non
     }
     if owner.process is not None:
         fields |= owner.process.fields()
+        fields["between"] = [[one.pid, one.start] for one in owner.between] or None
     if owner.job is not None:
         fields |= owner.job.fields() | {"item": item}
     return records.encode(fields | {"command": owner.command or None})
@@ -113,7 +129,7 @@ def judge(
     `lapsed` is asked with the lifetime in seconds, and `scheduled` for the job, only where what comes before decides
     nothing. A job that runs keeps its holders whatever their lifetime says: it may be suspended.
     """
-    seen = proc.judge(record.process) if record.process is not None else None
+    seen = _see(record, proc)
     if seen is not None and (seen.state is State.ALIVE or (seen.state is State.DEAD and record.kind is not JOB)):
         return seen
     told = [seen.evidence] if seen is not None else []
@@ -126,3 +142,19 @@ def judge(
             return Verdict(job.state, job.evidence)
     lifetime = lapsed(record.ttl)
     return Verdict(lifetime.state, "; ".join((*told, lifetime.evidence)))
+
+
+def _see(record: HolderRecord, proc: Proc) -> Verdict | None:
+    """What this host sees of a holder's processes; None if it has none.
+
+    A shell's copy in the background may go on reading when its script has ended.
+    """
+    if record.process is None:
+        return None
+    seen = proc.judge(record.process)
+    if seen.state is State.DEAD:
+        for one in record.between:
+            called = proc.judge(one)
+            if called.state is not State.DEAD:
+                return Verdict(called.state, f"{seen.evidence}, but {called.evidence}, which called for it")
+    return seen

@@ -23,6 +23,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.layout import HolderName
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.mounts import mount_of
 from sccache_dtool.units import short_duration
 
 #: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.
@@ -35,7 +36,7 @@ MISSED_BEATS = 4
 #: may be shared, so that the boot of another host, whose cleaner runs, looks like an old one of this.
 FORGOTTEN = 30 * 86_400.0
 
-#: The names that `memory_path` makes: what is noted, of which cache, boot and name spaces.
+#: The names that `memory_path` makes: what is noted, of which cache and boot.
 _MEMORY = re.compile(r"(elected|seen)-[0-9a-f]+-.*\.json")
 
 #: File systems that have one clock for all their clients.
@@ -47,7 +48,8 @@ class Memory:
 
     def __init__(self, path: str | None, clock: Clock) -> None:
         """`path`: the file that outlives this process, None for no file. Its name carries the boot it is of."""
-        self._path = path
+        self.path = path
+        self.is_lost = False  # True once what was seen could not be kept for the next run
         self._clock = clock
         self._seen: dict[str, float] = {}
         self._noted: dict[str, float] = {}
@@ -72,19 +74,22 @@ class Memory:
                     _tidy_beside(file.name)
         yield
         with self._locked() as file:
+            self.is_lost = file is None and bool(self._seen)
             if file is not None:
                 self._add(_parse(file.read()))  # others of this host may have seen more meanwhile
-                with contextlib.suppress(OSError):
+                try:
                     file.seek(0)
                     file.truncate()
                     json.dump(self._seen | self._noted, file)
                     file.flush()
+                except OSError:
+                    self.is_lost = bool(self._seen)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[IO[str] | None]:
         """The file, at its beginning, and nobody else of this host in it; None where that cannot be had."""
         with contextlib.ExitStack() as stack:
-            yield None if self._path is None else _opened(self._path, stack)
+            yield None if self.path is None else _opened(self.path, stack)
 
     def _add(self, read: dict[str, float]) -> None:
         """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""
@@ -109,12 +114,12 @@ class Memory:
 
 
 def memory_path(proc: Proc, name: str) -> str | None:
-    """Where a memory is kept: of this user, boot and name spaces, since times since boot mean nothing elsewhere."""
-    here = proc.here()
-    if here is None:
+    """Where a memory is kept: of this user and boot, since times since boot mean nothing elsewhere."""
+    domain = proc.uptime_domain()
+    if domain is None:
         return None
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/sc-dtool/{name}-{here[0]}-{here[1]}.json"
+    return f"{state}/sc-dtool/{name}-{domain}.json"
 
 
 def _tidy_beside(path: str) -> None:
@@ -188,14 +193,5 @@ def judge(
 
 def mount_type(path: str, mounts: str = "/proc/self/mountinfo") -> str:
     """The type of the file system that `path` is on, such as ``nfs4``; empty if it cannot be told."""
-    device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        with open(mounts, encoding="utf-8", errors="replace") as file:
-            for line in file:
-                fields = line.split()
-                if fields[2] == number and "-" in fields:
-                    return fields[fields.index("-") + 1]
-    except OSError:
-        pass
-    return ""
+    mount = mount_of(path, mounts)
+    return mount.type if mount else ""

@@ -14,12 +14,15 @@ from sccache_dtool.liveness.process import Proc
 #: Apptainer runs a container with.
 WRAPPERS = frozenset(
     """
-    chrt doas env find flock ionice ltrace mpiexec mpirun nice nohup numactl parallel perf prlimit runuser
-    script setpriv setsid starter starter-suid stdbuf strace su sudo systemd-inhibit taskset time timeout
-    unbuffer valgrind watch xargs
-    conda hatch micromamba nox pdm pipenv pipx pixi poetry tox uv uvx
+    bwrap chroot chrt dbus-run-session doas env fakeroot find flock ionice ltrace mpiexec mpirun newgrp nice nohup
+    nsenter numactl parallel perf pkexec prlimit runuser script setpriv setsid sg starter starter-suid stdbuf strace su
+    sudo systemd-inhibit taskset time timeout unbuffer unshare valgrind watch xargs xvfb-run
+    conda hatch mamba micromamba nox pdm pipenv pipx pixi poetry tox uv uvx
     """.split()
 )
+
+#: Wrappers that call through a script which they write for that: their child is theirs, too.
+_WRITE_SCRIPTS = frozenset("conda mamba micromamba".split())
 
 #: Shells, by the name of their program.
 SHELLS = frozenset("ash bash busybox dash ksh mksh sh zsh".split())
@@ -27,10 +30,16 @@ SHELLS = frozenset("ash bash busybox dash ksh mksh sh zsh".split())
 #: What lets a shell's command line do more than run one command (or pipeline) and end.
 _GOES_ON = re.compile(r"[;&\n`(){}]")
 
+#: Where those characters mean nothing of the kind: in quotes, and in redirections such as ``2>&1``.
+_HARMLESS = re.compile(r"""'[^']*'|"[^"`$\\]*"|[<>]&[0-9-]|&>""")
+
 _COMMAND_OPTION = re.compile(r"-[A-Za-z]*c")  # -c, -lc, -ec …
 
-#: Programs that outlive every job: a lease of theirs would end with the next boot.
-DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervisord conmon containerd-shim".split())
+#: Programs of which nobody can say how long they last, until the next boot or but a moment: their leases are no one's.
+DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervisord conmon containerd-shim".split()) | {
+    "screen",
+    "tmux: server",
+}
 
 #: What says that this may be a batch job: one of these variables, or (`sudo` takes variables away) one of these
 #: programs above us. Whether it is true is for `jobs.find_job` to say.
@@ -62,19 +71,33 @@ def may_be_in_job(proc: Proc, environ: Mapping[str, str] = os.environ) -> bool:
     return any(name in environ for name in _OF_JOBS) or any(one.command in _KEEPERS for one in ancestors(proc))
 
 
-def find_owner(proc: Proc, start: int | None = None) -> int | None:
+class Found(NamedTuple):
+    """The process on whose behalf a command runs."""
+
+    pid: int
+    between: tuple[int, ...]  # those that were passed over on the way up to it, the nearest first
+
+
+def find_owner(proc: Proc, start: int | None = None) -> Found | None:
     """The nearest ancestor (of this process, or from `start` on) that is not a wrapper; None if there is none.
 
     A shell that runs `$(…)` or `(…)` forks without a new program: such copies, known by their parent's very
     command line, are passed over too, because they end with the brackets. The longer-lived is the safer owner.
     """
     pid = os.getppid() if start is None else start
+    between: list[int] = []
     while pid > 0:
         stat = proc.stat(pid)
         if stat is None:
             return None
-        if not (stat.command in WRAPPERS or _only_calls(proc.words(pid)) or _is_forked_copy(proc, pid, stat.ppid)):
-            return pid
+        if not (
+            stat.command in WRAPPERS
+            or _only_calls(proc.words(pid))
+            or _is_forked_copy(proc, pid, stat.ppid)
+            or _is_wrappers_script(proc, pid, stat.ppid)
+        ):
+            return Found(pid, tuple(between))
+        between.append(pid)
         pid = stat.ppid
     return None
 
@@ -87,9 +110,14 @@ def _only_calls(words: Sequence[str]) -> bool:
     if not words or os.path.basename(words[0]) not in SHELLS:
         return False
     line = next((line for option, line in itertools.pairwise(words) if _COMMAND_OPTION.fullmatch(option)), None)
-    return line is not None and _GOES_ON.search(line) is None
+    return line is not None and _GOES_ON.search(_HARMLESS.sub("", line)) is None
 
 
 def _is_forked_copy(proc: Proc, pid: int, parent: int) -> bool:
     words = proc.words(pid)
     return parent > 0 and any(words) and words == proc.words(parent)
+
+
+def _is_wrappers_script(proc: Proc, pid: int, parent: int) -> bool:
+    above = proc.stat(parent)
+    return above is not None and above.command in _WRITE_SCRIPTS and os.path.basename(proc.words(pid)[0]) in SHELLS

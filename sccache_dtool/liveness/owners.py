@@ -10,12 +10,16 @@ from sccache_dtool import layout as names
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.owner import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.records import without_users
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness.jobs import Found, Job
 
 #: Characters of a command line that are kept to be shown.
 _COMMAND_SHOWN = 60
+
+#: So many processes between a command and its owner are noted, those nearest to the owner: a record is short.
+MOST_BETWEEN = 8
 
 
 class Kind(NamedTuple):
@@ -48,6 +52,7 @@ class Owner(NamedTuple):
     name: str | None
     command: str
     job: Job | None = None
+    between: tuple[Process, ...] = ()  # passed over to find `process`; while one of them runs, it may be reading
 
     @property
     def token(self) -> str:
@@ -88,8 +93,34 @@ def owner_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
     """The owner that ``--holder`` means: ``auto``, ``pid:N``, ``slurm:ID`` (``pbs:`` …), or a name.
 
     ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is no wrapper.
-    Raises UsageError when nobody can be found, or when process N cannot be seen.
+    Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
     """
+    owner = _named(spec, proc, warn)
+    if owner.job is not None and spec != "auto":
+        _check_that_it_lasts(owner.job, warn)
+    return owner
+
+
+def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+    from sccache_dtool.clock import Clock
+    from sccache_dtool.liveness import State, schedulers
+    from sccache_dtool.liveness.lifetime import Memory
+
+    clock = Clock()
+    docket = schedulers.Docket(clock, Memory(None, clock), schedulers.run_command)
+    verdict = docket.judge(job._replace(seen=clock.wall()))
+    if verdict.state is State.DEAD:
+        raise UsageError(
+            f"no lease can be held for a job that has ended ({verdict.evidence})",
+            hint="is it another's number? Without --holder the lease is the calling process's",
+        )
+    if verdict.state is State.UNKNOWN:
+        warn(f"the lease may be kept for ever, unless it has a lifetime (--ttl): {verdict.evidence}")
+
+
+def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+    """As `owner_from`, also for a job that has ended: what it holds may be given back."""
     if spec == "auto":
         return _auto(proc, warn)
     if spec.startswith("pid:"):
@@ -108,13 +139,16 @@ def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
     found = job_here(proc)
     if found is not None and found.within:
         return Owner(JOB, None, None, one_line([found.name]), found.job)
-    pid = find_owner(proc)
-    if pid is None:
+    caller = find_owner(proc)
+    if caller is None:
         raise UsageError(
             "cannot tell which process is to hold the lease",
             hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
         )
+    pid, between = caller
     owner = process_owner(CALLER, proc, pid)
+    seen = (proc.identify(one) for one in between[-MOST_BETWEEN:])
+    owner = owner._replace(between=tuple(filter(None, seen)))
     if found is not None:
         return owner._replace(kind=JOB, job=found.job)
     stat = proc.stat(pid)
@@ -175,14 +209,14 @@ def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Own
     that took the lease. In a job it may have been taken for the calling process. The last one is who would take a
     lease now.
     """
-    owner = owner_from(spec, proc, warn)
+    owner = _named(spec, proc, warn)
     if spec != "auto":
         return (owner,)
     others: list[Owner] = []
     if owner.job is not None:
-        pid = find_owner(proc)
-        if pid is not None and proc.identify(pid) is not None:
-            others.append(process_owner(CALLER, proc, pid))
+        caller = find_owner(proc)
+        if caller is not None and proc.identify(caller.pid) is not None:
+            others.append(process_owner(CALLER, proc, caller.pid))
     if proc.identify(os.getpid()) is not None:
         others.append(process_owner(CALLER, proc, os.getpid()))
     return (*others, owner)
@@ -196,8 +230,8 @@ def owners_above(proc: Proc) -> Iterator[Owner]:
 
 
 def one_line(words: Sequence[str]) -> str:
-    """A command line to be shown: white space is one space, and what is long is cut."""
-    text = " ".join(" ".join(words).split())
+    """A command line to be shown: white space is one space, URLs have no users, and what is long is cut."""
+    text = without_users(" ".join(" ".join(words).split()))
     return text if len(text) <= _COMMAND_SHOWN else f"{text[: _COMMAND_SHOWN - 1]}…"
 
 

@@ -72,6 +72,26 @@ class Proc:
             self._here = self._look()
         return self._here
 
+    def uptime_domain(self) -> str | None:
+        """What those share whose times since boot may be compared; None where it cannot be known.
+
+        A time name space shifts them. Its number tells nothing: the next one may have it, with another shift.
+        """
+        here = self.here()
+        if here is None:
+            return None
+        try:
+            spaces = {_inode(os.readlink(f"{self.root}/self/ns/{name}")) for name in ("time", "time_for_children")}
+        except FileNotFoundError:
+            return here[0]  # Linux before 5.6 has no time name spaces
+        except OSError:
+            return None
+        lines = (line.split() for line in self._read("self/timens_offsets").splitlines())  # those of the children
+        shift = next((words[1:] for words in lines if words[:1] == ["boottime"]), None)
+        if len(spaces) > 1 or not shift:
+            return None
+        return f"{here[0]}-{'.'.join(shift)}"
+
     def identify(self, pid: int) -> Process | None:
         """The identity of a process that this process can see; None if it is gone or cannot be seen."""
         here, stat = self.here(), self.stat(pid)

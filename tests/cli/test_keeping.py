@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -209,7 +210,7 @@ def test_a_missing_directory_is_made_again(sc: Sc, disk: Disk, directory: str) -
     shutil.rmtree(disk.control / directory)
     done = sc("doctor")
     assert done.code == 20
-    assert f"{disk.control / directory}: missing (--fix repairs it)" in done.out
+    assert f"{disk.control / directory}: missing (--fix makes it)" in done.out
     assert not (disk.control / directory).exists()
     assert sc("doctor", "--fix").code == 0
     assert (disk.control / directory).is_dir()
@@ -269,6 +270,79 @@ def test_damage_to_a_copy_needs_a_person(sc: Sc, source: str, disk: Disk) -> Non
     assert done.code == 20
     assert f"{copy / 'item.json'}: cannot be read" in done.out
     assert len(disk.leases()) == 1
+
+
+def test_doctor_says_who_holds_what_it_cannot_repair(sc: Sc, source: str, disk: Disk) -> None:
+    """Whoever repairs a cache would not learn whom to ask about the copy that is bad."""
+    digest = f"sha256:{hashlib.sha256(Path(source).read_bytes()).hexdigest()}"
+    path = Path(sc("use", source, digest).out.strip())
+    assert sc("doctor", "--verify-content").code == 0
+    path.chmod(0o600)
+    path.write_bytes(path.read_bytes()[::-1])
+    assert sc("doctor").code == 0
+    assert "unless somebody uses it" in sc("doctor", "--verify-content").out
+    done = sc("doctor", "--verify-content", "--fix")
+    assert done.code == 20
+    assert f"process {os.getpid()}" in done.err
+    assert "not repaired" in done.err
+    assert path.exists()
+    sc("unuse", source, digest)
+    said = sc("-f", "json", "doctor", "--verify-content", "--fix")
+    assert said.code == 0
+    assert (said.row("content")["read"], said.row("content")["bad"]) == (1, 1)
+    assert said.row("repaired")["path"] == str(path)
+    assert not path.exists()
+
+
+def test_doctor_verifies_file_systems_where_there_is_no_cache(sc: Sc, root: Path, tmp_path: Path) -> None:
+    """A file system could be verified only after it had been trusted with a cache."""
+    place = tmp_path / "mount"
+    place.mkdir()
+    done = sc("-f", "json", "doctor", "--verify-filesystem", place)
+    assert done.code == 3
+    verdict = done.row("verdict")
+    assert (verdict["path"], verdict["fitness"]) == (str(place), "fit for one host")
+    assert os.listdir(place) == []
+    assert not root.exists()
+    first, *rest = sc("doctor", "--verify-filesystem", place).out.splitlines()
+    assert first.startswith(f"{place}: fit for one host: ")
+    assert any("rmdir" in line for line in rest)
+
+
+def test_two_commands_verify_together(tmp_path: Path) -> None:
+    """`srun -N2 sc-dtool doctor --verify-filesystem DIR` would try out one host only, or hang."""
+    from contextlib import ExitStack
+
+    place = tmp_path / "mount"
+    place.mkdir()
+    step = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "3"}
+    words = ["env", *(f"{name}={value}" for name, value in step.items())]
+    with ExitStack() as stack:
+        command = [SC_DTOOL, "-f", "json", "doctor", "--verify-filesystem", str(place)]
+        tasks = [stack.enter_context(start([*words, f"SLURM_PROCID={rank}", *command])) for rank in range(3)]
+        done = [finish(task) for task in tasks]
+    assert [one.code for one in done] == [3, 3, 0], done
+    assert done[0].row("verdict") == done[1].row("verdict")
+    assert "on one host" in done[0].row("verdict")["verdict"]
+    assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--peer"], ["--wait", "1s"], ["--fix", "--verify-filesystem", "."], ["--verify-filesystem", "missing"]],
+    ids=" ".join,
+)
+def test_options_of_doctor_that_make_no_sense_are_refused(sc: Sc, words: list[str]) -> None:
+    """A forgotten --verify-filesystem would make something else of a command."""
+    assert sc("doctor", *words).code == 2
+
+
+def test_a_peer_that_nobody_joins_says_so(sc: Sc, tmp_path: Path) -> None:
+    """A peer on the wrong host would wait for ever."""
+    done = sc("doctor", "--verify-filesystem", tmp_path, "--peer", "--wait", "0s")
+    assert done.code == 11
+    assert "leader" in done.err
+    assert "hint: " in done.err
 
 
 def test_doctor_leaves_a_running_fetch_alone(server: Server, sc: Sc) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk, Done, config, one_line_error, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, config, heard, one_line_error, say, start, wait_until
 from httpserver import Server
 
 Sc = Callable[..., Done]
@@ -98,6 +99,29 @@ def test_ls_names_sources_without_credentials(sc: Sc, server: Server) -> None:
     assert row["path"] == str(path)
     for words in (["ls"], ["ls", "-l"], ["status", "x.bin"], ["why", "x.bin"], ["log"], ["du"]):
         assert "secret" not in sc(*words).out
+
+
+def test_no_password_is_shown_of_the_command_that_holds(sc: Sc, root: Path, server: Server) -> None:
+    """The command line of a job has the password in it that its URL had, and everybody sees who holds what."""
+    server.page("/x.bin", b"x")
+    url = server.url("/x.bin", "me:secret")
+    use = shlex.join([SC_DTOOL, "-C", str(root), "use", url])
+    with start(["sh", "-c", f": {url}; {use}; read wait"]) as job:  # at its beginning: a long line is cut
+        heard(job)
+        for words in (["status", "x.bin"], ["why", "x.bin"], ["-f", "json", "why", "x.bin"]):
+            shown = sc(*words).out
+            assert f": {server.url('/x.bin')}" in shown
+            assert "secret" not in shown
+        say(job)
+
+
+@pytest.mark.parametrize("command", ["unuse", "locate", "why", "log", "status"])
+def test_no_password_is_said_back(sc: Sc, command: str) -> None:
+    """The log of a job is read by others, and would have the password of its URL in it."""
+    sc("init")
+    done = sc(command, "http://me:secret@127.0.0.1:1/x.bin")
+    assert "127.0.0.1:1/x.bin" in done.err
+    assert "secret" not in done.err
 
 
 @pytest.mark.usefixtures("used")

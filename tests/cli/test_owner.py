@@ -202,6 +202,26 @@ def test_a_program_that_calls_through_a_shell(interpreter: str, sc: Sc, source: 
         assert sc("reap").out == "ended 0 leases\n"
 
 
+def test_a_background_that_outlives_its_script_keeps_its_data(sc: Sc, source: str, disk: Disk, tmp_path: Path) -> None:
+    """What a script has left in the background would read while its data is deleted."""
+    script = tmp_path / "job.sh"
+    copy = f"exec 3<&0; (p=$(sc-dtool use {source}); echo $p; read line <&3; cat $p; read line <&3) &\nread line"
+    script.write_text(copy)
+    with start(["bash", str(script)]) as job:
+        path = Path(heard(job))
+        job.send_signal(9)
+        job.wait()
+        assert sc("reap").out == "ended 0 leases\n"
+        assert "which called for it" in sc("why", "ref.fa").out
+        say(job)
+        assert heard(job) == "ACGT"
+        assert path.exists()
+        say(job)
+        said = wait_until(lambda: sc("reap").out.removeprefix("ended 0 leases\n"), "nobody is left, and it is kept")
+    assert said.endswith("ended 1 lease\n")
+    assert disk.leases() == disk.holders() == []
+
+
 def test_the_death_of_a_script_is_seen(sc: Sc, source: str, disk: Disk) -> None:
     """A job that is killed would keep its data in the cache for ever."""
     with start(["bash", "-c", f"p=$(sc-dtool use {source}); echo $p; read line"]) as job:

@@ -437,6 +437,22 @@ def test_room_is_made_of_what_is_idle(sc: Callable[..., Done], disks: list[Path]
 
 
 @pytest.mark.root
+def test_room_for_nobody_knows_how_much_is_asked_for(
+    sc: Callable[..., Done], disks: list[Path], server: Server, tmp_path: Path
+) -> None:
+    """Who gave --make-room was told that nothing is idle, where the size was all that was missing."""
+    (tmp_path / "idle").write_bytes(bytes(6 * MEBIBYTE))
+    sc("use", "-C", str(disks[1]), tmp_path / "idle")
+    sc("unuse", "-C", str(disks[1]), tmp_path / "idle")
+    url = server.page("/x", bytes(7 * MEBIBYTE), unannounced=True)
+    two = ("-d", f"{disks[0]}:{disks[1]}", "--make-room", url)
+    unsaid = sc("use", *two)
+    assert unsaid.code == 13
+    assert "give --size" in unsaid.err
+    assert sc("use", "--size", "8MB", *two).path.exists()
+
+
+@pytest.mark.root
 def test_an_announced_length_that_does_not_fit_is_told_at_once(
     sc: Callable[..., Done], disks: list[Path], server: Server
 ) -> None:

@@ -129,6 +129,34 @@ def test_a_server_that_wants_too_much_patience_is_given_up(get, server, clock):
     assert clock.naps == []
 
 
+@pytest.mark.parametrize("after", ["0", "Mon, 01 Jan 2001 00:00:00 GMT", "Mon, 01 Jan 2001 00:00:00 -0000"])
+def test_a_server_that_says_at_once_is_given_time_all_the_same(get, server, clock, after):
+    """All five attempts would be made within a blink, and the job would fail that a second's patience had saved."""
+    refused(get, server.page("/x", b"", status=503, headers={"Retry-After": after}))
+    assert all(nap >= 0.5 * 2**number for number, nap in enumerate(clock.naps))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"},
+        {"Retry-After": "9" * 400},
+        {"Date": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
+    ],
+)
+def test_numbers_that_no_clock_knows_are_no_traceback(get, server, headers):
+    """A word of a server would look like a fault of ours, and those who wait would not be told."""
+    status = 503 if "Retry-After" in headers else 404
+    assert str(status) in refused(get, server.page("/x", b"no", status=status, headers=headers)).message
+    if status == 404:
+        assert get(server.page("/y", BODY, headers=headers)) == BODY
+
+
+def test_a_redirect_to_what_is_no_url_is_an_error_in_words(get, server):
+    """A proxy's mistake would look like a fault of ours, and those who wait would not be told."""
+    assert "Invalid IPv6 URL" in refused(get, server.redirect("/x", "http://[::1")).message
+
+
 def test_somebody_who_never_answers_is_given_up(get, server, clock):
     """A dead server would be asked for ever."""
     error = refused(get, server.page("/x", b"", status=503))
@@ -300,6 +328,20 @@ def test_a_server_that_announces_too_much_or_too_little(get, server):
     assert get(server.page("/y", BODY, announced=400_000)) == BODY[:400_000]  # more cannot be seen: HTTP ends there
 
 
+@pytest.mark.parametrize("length", ["-5", "9" * 5000, "five", ""])
+def test_a_length_that_is_none_is_an_error(get, server, length):
+    """Where the end is not known, a body that was cut would be taken for whole."""
+    headers = {"Content-Length": length}
+    assert "is no number" in refused(get, server.page("/x", BODY, unannounced=True, headers=headers)).message
+
+
+def test_a_length_that_is_said_twice_is_one(get, server):
+    """Two proxies behind each other may each say it."""
+    headers = {"Content-Length": f"{len(BODY)}, {len(BODY)}"}
+    assert get(server.page("/x", BODY, unannounced=True, headers=headers)) == BODY
+    assert refused(get, server.page("/y", BODY, short=200_000, unannounced=True, headers=headers))
+
+
 def test_the_user_in_a_url_wins_over_netrc(get, server, tmp_path):
     """Who writes a user into the URL, because that of ~/.netrc may not read it, would be sent as the latter."""
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login other password wrong\n")
@@ -415,6 +457,13 @@ def test_what_a_source_announces_is_asked_without_a_get(server):
     (chain,) = parse_stack([server.page("/y", b"", status=404)]).chains
     assert sources.announced(chain.mirrors) is None
     assert not server.gets
+
+
+def test_a_server_that_does_not_say_its_size_is_not_waited_for(server, monkeypatch):
+    """A job that gives a choice of directories would stand still for a minute for each mirror before it begins."""
+    monkeypatch.setattr(http, "SIZE_TIMEOUT", 0.2)
+    silent, other = server.page("/x", BODY, hold=True), server.page("/y", BODY)
+    assert sources.announced(parse_stack([f"{silent}|{other}"]).chains[0].mirrors) == len(BODY)
 
 
 def test_a_read_takes_larger_pieces_on_a_fast_line(get, server, monkeypatch):

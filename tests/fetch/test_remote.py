@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -234,6 +235,7 @@ class Store:
         self.bodies = [body]
         self.facts = {"type": "file", "ETag": "one", **info}
         self.breaks = []  # numbers of reads that fail
+        self.hangs = {}  # numbers of reads that wait for an event
         self.reads = 0
         self.seeks = []
         self.change_at = None
@@ -258,6 +260,8 @@ class Store:
                 store.reads += 1
                 if store.reads in store.breaks:
                     raise ConnectionResetError("reset")
+                if store.reads in store.hangs:
+                    store.hangs[store.reads].wait()
                 data = body[self.at : self.at + size]
                 self.at += len(data)
                 if store.reads == store.change_at:
@@ -309,6 +313,17 @@ def test_a_store_that_stays_away_is_given_up(store, get):
     """A job would ask for ever."""
     store.breaks = range(1, 1000)
     assert "reset" in refused(get, "s3://b/x").message
+
+
+def test_a_store_that_falls_silent_is_asked_anew(store, get, monkeypatch):
+    """A job would hang for ever: some packages, such as that for sftp, wait without limit."""
+    monkeypatch.setattr(remote, "PATIENCE", 2.0)
+    store.hangs[4] = threading.Event()
+    try:
+        assert get("s3://b/x") == BODY
+    finally:
+        store.hangs[4].set()
+    assert store.seeks == [3 << 20]
 
 
 def test_a_refusal_is_final(store, get, monkeypatch):

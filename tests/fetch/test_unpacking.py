@@ -215,6 +215,19 @@ def test_nothing_is_written_through_a_link(refused):
     refused(zipped((link, b"."), ("d/evil", b"x")), "zip")
 
 
+@pytest.mark.parametrize(
+    "links",
+    [
+        pytest.param([("a/b/x", b"../.."), ("a/b/x/y", b"../../../evil")], id="a link that is made through a link"),
+        pytest.param([("...", b"."), ("y", b".../../evil")], id="down through a link with a name of dots"),
+    ],
+)
+def test_links_together_do_not_lead_outside(refused, links):
+    """Each of two links may look harmless, and both together have others read what is none of theirs."""
+    members = [(special(name, stat.S_IFLNK | 0o777), text) for name, text in links]
+    assert "refused member" in refused(zipped(("a/b/f", b"x"), *members), "zip")
+
+
 @pytest.mark.parametrize("damage", ["cut", "bytes", "no zip", "twice"])
 def test_a_damaged_zip_is_refused(refused, damage):
     """Half an archive would be taken for all of it."""

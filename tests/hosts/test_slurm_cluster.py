@@ -417,3 +417,16 @@ def test_a_forgotten_job_is_dead_only_where_there_is_an_account_of_it(shared: Sh
     state, evidence = shared.verdict()
     assert (state, f"job {job} COMPLETED at" in evidence) == ("dead", True)
     assert not shared.is_kept()
+
+
+def test_srun_starts_both_who_verify_a_file_system(shared: Shared) -> None:
+    """`srun -N2 sc-dtool doctor --verify-filesystem DIR` would have two lead, or two jobs meet, or nobody."""
+    place = shared.directory / "mount"
+    place.mkdir()
+    verify = [SC_DTOOL, "-f", "json", "doctor", "--verify-filesystem", str(place)]
+    done = shared.cluster.call("srun", "-N2", "-n2", *verify)
+    verdicts = {line for line in done.out.splitlines() if '"type": "verdict"' in line}
+    assert len(verdicts) == 1, done
+    assert "only" not in verdicts.pop()
+    assert '"check": "visibility between hosts"' in done.out
+    assert os.listdir(place) == []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
 from faults import FakeProc
+from liveness.asked import Commands
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness import jobs, owners, schedulers
 from sccache_dtool.liveness.jobs import Found, Job
@@ -345,6 +347,34 @@ def test_a_cluster_that_cannot_be_asked_for_must_be_named(proc: FakeProc, monkey
         owners.owner_from("slurm:48211", proc, print)
     assert "--holder slurm:48211@CLUSTER" in (caught.value.hint or "")
     assert owners.owner_from("slurm:48211@lab", proc, print).job == Job("slurm", "lab", "48211")
+
+
+@pytest.mark.parametrize("spec", ["pbs:12", "htcondor:12.0", "lsf:12", "slurm:12"])
+def test_a_job_of_no_cluster_is_refused(spec: str) -> None:
+    """A lease would be taken for a job that has left the queue, and nobody could ever say that it has ended."""
+    assert jobs.parse_spec(spec, lambda scheduler, id: "") is None
+
+
+def test_a_job_that_has_ended_holds_nothing_more(
+    proc: FakeProc, monkeypatch: pytest.MonkeyPatch, warnings: list[str]
+) -> None:
+    """A user would be given a path whose lease has ended already; or, by a slip of the pen, one that never ends."""
+    now = int(time.time())
+
+    def answers(**replies: str | schedulers.Reply) -> None:
+        monkeypatch.setattr(schedulers, "run_command", Commands(**replies))
+
+    answers(squeue=f"4|4|N/A|0|CANCELLED|{now}|{now}|{now}||lab|N/A|\n")
+    with pytest.raises(UsageError, match="job 4 CANCELLED"):
+        owners.owner_from("slurm:4@lab", proc, warnings.append)
+    assert owners.owners_from("slurm:4@lab", proc, warnings.append)[0].job == Job("slurm", "lab", "4")
+    answers(squeue=f"4|4|N/A|0|PENDING|{now}|N/A|N/A||lab|N/A|\n")
+    owners.owner_from("slurm:4@lab", proc, warnings.append)
+    assert warnings == []
+    answers(squeue=schedulers.Reply(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct="")
+    owners.owner_from("slurm:4@lab", proc, warnings.append)
+    assert len(warnings) == 1
+    assert "job 4 is not listed" in warnings[0]
 
 
 def test_other_names_with_colons_are_names(proc: FakeProc) -> None:

@@ -10,7 +10,7 @@ import pytest
 from faults import FakeProc
 from sccache_dtool.errors import UsageError
 from sccache_dtool.holders import CALLER, NAMED, PROGRAM, owner_from, owners_from, process_owner, program_owner
-from sccache_dtool.liveness.owner import DAEMONS, find_owner
+from sccache_dtool.liveness.owner import DAEMONS, Found, find_owner
 from sccache_dtool.liveness.process import Proc
 
 
@@ -30,9 +30,14 @@ def chain(proc: FakeProc) -> Callable[..., int]:
     return make
 
 
+def holds(found: Found | None) -> int | None:
+    """The number of the owner that was found."""
+    return None if found is None else found.pid
+
+
 def test_the_caller_holds(proc: FakeProc, chain: Callable[..., int]) -> None:
     """A lease would end with `sc-dtool use` itself, and protect nothing."""
-    assert find_owner(proc, chain("sshd: ada", "bash", "/bin/sh job.sh")) == 102
+    assert holds(find_owner(proc, chain("sshd: ada", "bash", "/bin/sh job.sh"))) == 102
 
 
 @pytest.mark.parametrize(
@@ -56,32 +61,73 @@ def test_the_caller_holds(proc: FakeProc, chain: Callable[..., int]) -> None:
 )
 def test_wrappers_hold_nothing(proc: FakeProc, chain: Callable[..., int], wrappers: list[str]) -> None:
     """`timeout 60 sc-dtool use` would take a lease that ends at once."""
-    assert find_owner(proc, chain("sshd: ada", "/bin/sh job.sh", *wrappers)) == 101
+    assert holds(find_owner(proc, chain("sshd: ada", "/bin/sh job.sh", *wrappers))) == 101
 
 
 def test_a_script_between_wrappers_holds(proc: FakeProc, chain: Callable[..., int]) -> None:
     """A lease taken in a script would be held by a process above it, and outlive the script's job."""
-    assert find_owner(proc, chain("bash", "timeout 60 ./job.sh", "/bin/bash ./job.sh", "env sc-dtool use x")) == 102
+    assert (
+        holds(find_owner(proc, chain("bash", "timeout 60 ./job.sh", "/bin/bash ./job.sh", "env sc-dtool use x"))) == 102
+    )
 
 
 def test_forked_copies_of_a_shell_hold_nothing(proc: FakeProc, chain: Callable[..., int]) -> None:
     """`p=$(sc-dtool use x)` would take a lease that ends with the closing bracket."""
-    assert find_owner(proc, chain("sshd: ada", "bash job.sh 7", "bash job.sh 7", "bash job.sh 7")) == 101
+    assert holds(find_owner(proc, chain("sshd: ada", "bash job.sh 7", "bash job.sh 7", "bash job.sh 7"))) == 101
 
 
 def test_forked_copies_and_wrappers_mix(proc: FakeProc, chain: Callable[..., int]) -> None:
     """`p=$(timeout 60 sc-dtool use x)` would take a lease that ends at once."""
-    assert find_owner(proc, chain("bash job.sh", "bash job.sh", "timeout 60 sc-dtool use x")) == 100
+    assert holds(find_owner(proc, chain("bash job.sh", "bash job.sh", "timeout 60 sc-dtool use x"))) == 100
+
+
+@pytest.mark.parametrize(
+    ("line", "owner"),
+    [
+        ("sc-dtool use x", 100),
+        ("sc-dtool use x > path 2>&1", 100),
+        ("sc-dtool use x &> path", 100),
+        ("sc-dtool use 'https://example.org/x?a=1&b=2'", 100),
+        ('sc-dtool use "https://example.org/x?a=1&b=2"', 100),
+        ("sc-dtool use x | xargs align", 100),
+        ("sc-dtool use x && align", 101),
+        ("sc-dtool use x 2>&1 && align", 101),
+        ("sc-dtool use x & align", 101),
+        ('align "$(sc-dtool use x)"', 101),
+        ("sc-dtool use x; align", 101),
+    ],
+)
+def test_a_shell_for_one_command_holds_nothing(
+    proc: FakeProc, chain: Callable[..., int], line: str, owner: int
+) -> None:
+    """A program that calls through a shell would get a path whose lease has ended already."""
+    assert holds(find_owner(proc, chain("python program.py", ["sh", "-c", line]))) == owner
+
+
+@pytest.mark.parametrize("wrapper", ["conda", "mamba", "micromamba"])
+def test_a_script_that_a_wrapper_has_written_holds_nothing(
+    proc: FakeProc, chain: Callable[..., int], wrapper: str
+) -> None:
+    """`conda run sc-dtool use` would give a path whose lease has ended already."""
+    wrappers = f"{wrapper} run -n env sc-dtool use x", "/bin/bash /tmp/tmpm8b8i0r3"
+    assert holds(find_owner(proc, chain("bash job.sh", *wrappers))) == 100
+    assert holds(find_owner(proc, chain("bash", *wrappers, "bash job.sh"))) == 103
+
+
+def test_who_is_passed_over_is_told(proc: FakeProc, chain: Callable[..., int]) -> None:
+    """A shell's copy in the background, which outlives its script, would lose what it reads."""
+    last = chain("bash job.sh", "bash job.sh", "bash job.sh", "timeout 60 sc-dtool use x")
+    assert find_owner(proc, last) == Found(100, (103, 102, 101))
 
 
 def test_the_same_script_with_other_words_is_no_copy(proc: FakeProc, chain: Callable[..., int]) -> None:
     """A script that calls itself for each sample would hold all leases until the whole run ends."""
-    assert find_owner(proc, chain("bash job.sh all", "bash job.sh one")) == 101
+    assert holds(find_owner(proc, chain("bash job.sh all", "bash job.sh one"))) == 101
 
 
 def test_processes_without_a_command_line_are_no_copies(proc: FakeProc, chain: Callable[..., int]) -> None:
     """Processes whose command line is empty or hidden would be taken for copies of each other."""
-    assert find_owner(proc, chain([], [])) == 101
+    assert holds(find_owner(proc, chain([], []))) == 101
 
 
 def test_nobody_is_found_where_an_ancestor_is_hidden(proc: FakeProc, chain: Callable[..., int]) -> None:
@@ -113,7 +159,8 @@ def test_auto_is_the_calling_process(
     last = chain("sshd: ada", "bash job.sh", "timeout 9 sc-dtool use x")
     monkeypatch.setattr("os.getppid", lambda: last)
     owner = owner_from("auto", proc, print)
-    assert owner == process_owner(CALLER, proc, 101)
+    assert owner.process == proc.identify(101)
+    assert owner.between == (proc.identify(102),)
     assert owner.token == owner_from("pid:101", proc, print).token
     assert str(owner) == "process 101 (bash job.sh)"
 
@@ -123,7 +170,7 @@ def test_a_daemon_is_warned_of(
     monkeypatch: pytest.MonkeyPatch, proc: FakeProc, chain: Callable[..., int], warnings: list[str], daemon: str
 ) -> None:
     """A lease taken from cron would stay until the next boot without anybody having been told."""
-    last = chain(daemon, "timeout 9 sc-dtool use x")
+    last = chain([daemon], "timeout 9 sc-dtool use x")
     monkeypatch.setattr("os.getppid", lambda: last)
     assert owner_from("auto", proc, warnings.append).process is not None
     assert daemon in warnings[0]

@@ -180,3 +180,37 @@ def test_asking_for_a_process_of_another_user_is_no_proof() -> None:
     """A process that we may not signal would be taken for dead."""
     assert Proc().is_there(1) is True
     assert Proc().is_there(os.getpid()) is True
+
+
+# -- clocks since boot -------------------------------------------------------------------------------------------------
+
+
+def test_clocks_since_boot_are_told_apart_by_their_shift(tmp_path: Path) -> None:
+    """A cleaner in a container of its own each day would forget what it saw; or believe a clock that was shifted."""
+
+    def domain(name: str, shift: int = 0, **more: str) -> str | None:
+        proc = FakeProc(str(tmp_path / name), **more)
+        proc.shift(shift)
+        return proc.uptime_domain()
+
+    here = domain("one")
+    assert here is not None
+    assert domain("another container", space="7.4026531834") == here
+    assert domain("another time name space, not shifted", space="7.8") == here
+    assert domain("shifted", shift=500, space="7.8") not in (None, here)
+    assert domain("another boot", boot="b1") not in (None, here)
+
+
+def test_a_clock_whose_shift_is_not_known_is_compared_with_none(proc: FakeProc) -> None:
+    """What was seen by another clock would be taken for silence, and a live holder for dead."""
+    ours = f"{proc.root}/{os.getpid()}"
+    text = Path(f"{ours}/timens_offsets").read_text()
+    Path(f"{ours}/timens_offsets").write_text("boottime")
+    assert proc.uptime_domain() is None
+    Path(f"{ours}/timens_offsets").write_text(text)
+    os.unlink(f"{ours}/ns/time_for_children")
+    os.symlink("time:[7]", f"{ours}/ns/time_for_children")  # the file tells of that one
+    assert proc.uptime_domain() is None
+    os.unlink(f"{ours}/ns/time_for_children")
+    os.unlink(f"{ours}/ns/time")  # Linux before 5.6
+    assert proc.uptime_domain() == "b0071d"

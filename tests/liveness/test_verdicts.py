@@ -9,7 +9,7 @@ import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, OnClock
 from liveness.asked import Commands
-from sccache_dtool import holders, reaping
+from sccache_dtool import holders, reaping, records
 from sccache_dtool.clock import iso, local
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
@@ -62,6 +62,40 @@ def test_the_evidence_is_told_in_words(proc: FakeProc) -> None:
     evidence = judge(proc, PROGRAM, ELSEWHERE, UNKNOWN).evidence
     assert evidence == "process 4242 is of another host, or of an earlier boot; Slurm; lifetime"
     assert judge(proc, JOB, None, DEAD).evidence == "Slurm"
+
+
+def test_whoever_called_for_an_owner_keeps_its_lease(proc: FakeProc) -> None:
+    """A script that ends before its own background would take away what that reads."""
+    callers = HERE._replace(pid=4243), HERE._replace(pid=4244)
+    owner = Owner(CALLER, HERE, None, "bash job.sh", None, callers)
+    record = HolderRecord.decode(holders.encode(owner, None, FakeClock()))
+    for one in callers:
+        proc.add(one.pid, start=one.start)
+
+    def verdict() -> Verdict:
+        return holders.judge(record, proc, lambda ttl: Verdict(UNKNOWN, "lifetime"))
+
+    assert verdict().state is ALIVE
+    assert "process 4242 of this boot is gone, but process 4243 (job) is running" in verdict().evidence
+    proc.end(4243)
+    assert verdict().state is ALIVE
+    proc.hidden.add(4244)
+    proc.end(4244)
+    assert verdict().state is UNKNOWN
+    proc.hidden.clear()
+    assert verdict() == Verdict(DEAD, "process 4242 of this boot is gone")
+    proc.add(4244, start=HERE.start + 1)
+    assert verdict().state is DEAD
+
+
+@pytest.mark.parametrize(
+    "between", [7, "x", {}, [7], [[7]], [["7", 1]], [[7, None]], [[7, 1]] * 9, [[0, 1]], [[7, 1, 2]]]
+)
+def test_callers_that_nobody_wrote_are_damage(between: object) -> None:
+    """A damaged record would be judged by half of its processes."""
+    fields = records.decode(holders.encode(Owner(CALLER, HERE, None, ""), None, FakeClock()))
+    with pytest.raises(records.Damaged):
+        HolderRecord.decode(records.encode(fields | {"between": between}))
 
 
 @pytest.mark.parametrize("job", State)

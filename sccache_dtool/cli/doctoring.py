@@ -1,0 +1,142 @@
+"""`doctor`: what is wrong with a cache, and whether a file system is fit for one."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from sccache_dtool import records
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.output import Column, field
+from sccache_dtool.doctor import Finding
+from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+
+
+@click.command("doctor")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired without a person's judgement.")
+@click.option("--verify-content", is_flag=True, help="Read all payloads again, and compare digests.")
+@click.option(
+    "--verify-filesystem",
+    "directory",
+    metavar="DIR",
+    help="Try out whether the file system of DIR, which need be no cache, is fit for one.",
+)
+@click.option("--peer", is_flag=True, help="With --verify-filesystem: be the second of two hosts. Start it first.")
+@click.option("--wait", type=duration, metavar="TIME", help="With --verify-filesystem: wait so long for the other.")
+@common_options()
+@pass_invocation
+def doctor_command(
+    now: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
+) -> int:
+    """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be.
+
+    With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit.
+    Two tasks of one srun take part as two hosts.
+    """
+    if directory is not None:
+        if fix or verify_content:
+            raise UsageError("--fix and --verify-content are about a cache, not a file system", hint="run doctor twice")
+        return _verify(now, directory, peer, wait)
+    if peer or wait is not None:
+        raise UsageError("--peer and --wait are of --verify-filesystem", hint="say --verify-filesystem DIR, too")
+    return _examine(now, fix, verify_content)
+
+
+# -- caches ------------------------------------------------------------------------------------------------------------
+
+
+def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
+    cache = now.cache()
+    findings = cache.examine()
+    mended = 0
+    while fix and any(finding.mend for finding in findings):
+        before = {finding.path for finding in findings if finding.mend}
+        mended += sum(_mend(now, finding) for finding in findings)
+        findings = cache.examine()
+        if before & {finding.path for finding in findings if finding.mend}:
+            break
+    if verify_content:
+        checked = cache.verify_content()
+        left = [finding for finding in checked.bad if not (fix and _mend(now, finding))]
+        mended += len(checked.bad) - len(left)
+        findings += left
+        fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
+        text = f"read {output.count(checked.read, 'payload')}, {checked.without_digest} have no digest to compare with"
+        now.out.result("content", fields, text)
+    for finding in findings:
+        _print_finding(now, finding, fix)
+    text = f"{output.count(len(findings), 'finding')}" + (f", {mended} repaired" if fix else "")
+    now.out.result("total", {"findings": len(findings), "repaired": mended}, text)
+    return Exit.FINDINGS if findings else Exit.DONE
+
+
+def _print_finding(now: Invocation, finding: Finding, fix: bool) -> None:
+    fields = {
+        "path": finding.path,
+        "finding": finding.what,
+        "repairable": finding.mend is not None,
+        "remedy": finding.remedy,
+    }
+    remedy = f" (--fix {finding.remedy})" if finding.mend else f"; {finding.remedy}"
+    now.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
+
+
+def _mend(now: Invocation, finding: Finding) -> bool:
+    if finding.mend is None:
+        return False
+    try:
+        finding.mend()
+    except FileNotFoundError:
+        return False  # mended by somebody else, or along with another finding
+    except OSError as error:
+        now.out.warning(f"{explain(error)}; not repaired")
+        return False
+    except CacheError as error:
+        now.out.warning(": ".join((error.message, *error.details)) + "; not repaired")
+        return False
+    now.out.result(
+        "repaired", {"path": finding.path, "finding": finding.what}, f"repaired {finding.path}: {finding.what}"
+    )
+    return True
+
+
+# -- file systems ------------------------------------------------------------------------------------------------------
+
+
+def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> int:
+    from sccache_dtool import verify
+    from sccache_dtool.fsops import FileSystem
+
+    codes = {
+        verify.Fitness.FIT: Exit.DONE,
+        verify.Fitness.ONE_HOST: Exit.PARTIAL,
+        verify.Fitness.UNFIT: Exit.FINDINGS,
+    }
+    role = verify.role_from(os.environ, peer=peer, wait=wait)
+    path = os.path.abspath(directory)
+    if role.part is verify.Part.NONE:
+        now.out.note("two take part in a verification; this task has nothing to do")
+        return Exit.DONE
+    if role.part is verify.Part.PEER:
+        said = verify.assist(FileSystem(), path, role, now.out.note)
+        fitness = verify.Fitness(said["fitness"])
+        _print_verdict(now, path, fitness, str(said["goodbye"]))
+        return codes[fitness]
+    report = verify.verify(FileSystem(), path, role, now.out.note)
+    _print_verdict(now, path, report.fitness, report.verdict)
+    now.out.table(
+        "check",
+        (
+            {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
+            for one in report.findings
+        ),
+        [Column("RESULT", field("result")), Column("CHECK", field("check")), Column("EVIDENCE", field("evidence"))],
+    )
+    return codes[report.fitness]
+
+
+def _print_verdict(now: Invocation, path: str, fitness: str, verdict: str) -> None:
+    fields = {"path": path, "fitness": str(fitness), "verdict": verdict}
+    now.out.result("verdict", fields, f"{path}: {records.printable(verdict)}")

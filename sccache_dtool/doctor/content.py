@@ -1,0 +1,127 @@
+"""Reading whole payloads again: whether they still are what was published."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sccache_dtool import items
+from sccache_dtool.doctor.copies import EVICTS, Evict
+from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.errors import GONE, CacheError, explain
+from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.items import Copy
+from sccache_dtool.layout import PAYLOAD, Layout, key_label
+from sccache_dtool.records import Damaged
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.progress import Progress
+
+#: Digests by algorithm, of a file below a payload ("" for the payload itself).
+Expected = dict[str, dict[str, str]]
+
+
+class Checked(NamedTuple):
+    """What came of it: bad copies, how many were read, and how many have no digest that could be checked."""
+
+    bad: tuple[Finding, ...]
+    read: int
+    without_digest: int
+
+
+def verify_content(
+    fs: FileSystem, layout: Layout, progress: Progress | None, evict: Evict, warn: Callable[[str], None]
+) -> Checked:
+    """Read all payloads that have a digest, with a buffer of one size however large they are.
+
+    Sizes are compared by `examine`. What cannot be read, or has just been evicted, is passed over: it is not bad.
+    """
+    bad: list[Finding] = []
+    read = without = 0
+    for item in items.scan(fs, layout, warn):
+        for copy in item.copies:
+            expected = {} if copy.closed else _expected(fs, layout, copy)
+            if not any(expected.values()):
+                without += not copy.closed
+                continue
+            read += 1
+            bad.extend(_read(fs, layout, copy, expected, progress, evict))
+    return Checked(tuple(bad), read, without)
+
+
+def _expected(fs: FileSystem, layout: Layout, copy: Copy) -> Expected:
+    """Which digests the files of a payload have: those that were checked after everything else was done."""
+    try:
+        facts = items.facts(fs, layout, copy.key, str(copy.generation))
+    except (OSError, Damaged):
+        return {}
+    words = facts.get("source")
+    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+        return {}
+    try:
+        chains = parse_stack(words, cwd="/").chains
+    except CacheError:  # of a dataset, or of a plugin that is not here
+        steps = words[1:]
+        return {"": _noted(facts)} if all(is_digest(step) for step in steps) else {"": _last(steps)}
+    if len(chains) == 1:
+        return {"": _last(chains[0].steps)}
+    return {f"/{chain.label}": _last(chain.steps) for chain in chains}
+
+
+def _last(steps: Any) -> dict[str, str]:
+    pairs = (step.partition(":") for step in takewhile(is_digest, reversed(steps)))
+    return {algorithm: digits for algorithm, _, digits in pairs}
+
+
+def _noted(facts: dict[str, Any]) -> dict[str, str]:
+    noted = facts.get("digests")
+    pairs = noted.items() if isinstance(noted, dict) else ()
+    return {name: digits for name, digits in pairs if isinstance(digits, str) and is_digest(f"{name}:{digits}")}
+
+
+def _read(
+    fs: FileSystem, layout: Layout, copy: Copy, expected: Expected, progress: Progress | None, evict: Evict
+) -> Iterator[Finding]:
+    directory = layout.generation(copy.key, str(copy.generation))
+    try:
+        name = items.payload_name(fs, layout, copy.key, copy.generation)
+        if name is None:
+            return  # told of by `examine`
+        if progress is not None:
+            progress.start(f"reading {key_label(copy.key)}", copy.generation.bytes)
+        for inner, digests in expected.items():
+            path = f"{directory}/{PAYLOAD}/{name}{inner}"
+            wrong = {} if not digests else _wrong(fs, path, digests, progress)
+            for algorithm, found in wrong.items():
+                what = f"its {algorithm} is {found}, and was {digests[algorithm]} when it was published"
+                yield Finding(path, what, partial(evict, copy), EVICTS)
+                break
+    except OSError as error:
+        if error.errno not in GONE:  # otherwise it was evicted while it was read
+            yield Finding(directory, f"cannot be read: {explain(error)}", None, "try again; look at the file system")
+    finally:
+        if progress is not None:
+            progress.done()
+
+
+def _wrong(fs: FileSystem, path: str, digests: dict[str, str], progress: Progress | None) -> dict[str, str]:
+    """The digests of a file that are others than they should be, by algorithm, with what they are."""
+    taken = checksums.Digests(sorted(digests))
+    fd = fs.open(path)
+    try:
+        if not stat.S_ISREG(fs.fstat(fd).st_mode):
+            return dict.fromkeys(digests, "that of no file at all")
+        for data in iter(partial(fs.read, fd), b""):
+            taken.update(data)
+            if progress is not None:
+                progress.advance(len(data))
+    finally:
+        fs.close(fd)
+        found = taken.hexdigests()
+    return {name: digits for name, digits in found.items() if digits != digests[name]}

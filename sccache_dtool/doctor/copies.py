@@ -1,0 +1,96 @@
+"""What can be wrong with a copy of an item: its payload, its description, its leases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from sccache_dtool import history, items
+from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.fsops import FileSystem, Usage
+from sccache_dtool.items import Copy
+from sccache_dtool.layout import ITEM_FILE, PAYLOAD, Layout
+from sccache_dtool.leases import Held
+from sccache_dtool.records import Damaged, printable
+
+#: Evicts a copy through its gate. Raises InUse.
+Evict = Callable[[Copy], object]
+
+EVICTS = "evicts this copy, unless somebody uses it"
+BY_HAND = "look at it; then sc-dtool rm"
+
+
+def findings(fs: FileSystem, layout: Layout, copy: Copy, evict: Evict) -> Iterator[Finding]:
+    """All that is wrong with a copy whose gate is open."""
+    directory = layout.generation(copy.key, str(copy.generation))
+    facts, damage = _description(fs, layout, f"{directory}/{ITEM_FILE}", copy)
+    yield from damage
+    yield from _payload(fs, f"{directory}/{PAYLOAD}", copy, partial(evict, copy), bool(facts.get("source")))
+    for held in copy.held:
+        yield from _lease(fs, f"{held.gate(layout)}/{held.name}", held)
+
+
+def _payload(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object], has_source: bool) -> Iterator[Finding]:
+    try:
+        found = fs.names(path)
+    except FileNotFoundError:
+        found = []
+    except OSError as error:
+        yield Finding(path, f"cannot be read ({error.strerror})", None, "its owner can mend its permissions")
+        return
+    if not found:
+        yield Finding(path, "there is no payload", mend, EVICTS)
+    elif len(found) > 1:
+        what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
+        yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
+    else:
+        yield from _size(fs, f"{path}/{found[0]}", copy, mend if has_source else None)
+
+
+def _size(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object] | None) -> Iterator[Finding]:
+    """A payload never changes, and the copy's name says how large it was when it was verified.
+
+    What has no source cannot be had again, and somebody may have put into it what is nowhere else: `mend` is None.
+    """
+    try:
+        usage = fs.usage(path)
+    except OSError as error:
+        if error.errno not in GONE:  # otherwise it has just been evicted
+            yield Finding(path, f"cannot be read: {explain(error)}", None, "its owner can mend its permissions")
+        return
+    noted = Usage(copy.generation.bytes, copy.generation.entries)
+    if usage != noted:
+        what = f"it was changed: {_said(noted)} when it was published, {_said(usage)} now"
+        yield Finding(path, what, mend, EVICTS if mend else BY_HAND)
+
+
+def _said(usage: Usage) -> str:
+    return f"{usage.bytes} bytes in {usage.entries} {'entry' if usage.entries == 1 else 'entries'}"
+
+
+def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple[dict[str, Any], list[Finding]]:
+    """What `item.json` says, and what is wrong with it."""
+    try:
+        facts = items.facts(fs, layout, copy.key, str(copy.generation))
+    except (OSError, Damaged) as error:
+        remedy = "the data may be good, but what it is, nobody can tell: sc-dtool rm"
+        return {}, [Finding(path, f"cannot be read ({error})", None, remedy)]
+    if facts.get("key") == copy.key:
+        return facts, []
+    what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
+    return {}, [Finding(path, what, None, BY_HAND)]
+
+
+def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:
+    if held.lease is None:
+        return  # a name that nobody of ours makes: told of by the scan
+    try:
+        since, _ = history.decode_lease(fs.get_record(path))
+    except OSError as error:
+        if error.errno in GONE:
+            return
+        since = None
+    if since is None:
+        yield Finding(path, "the text of this lease cannot be understood", None, "it is kept; its name still counts")

@@ -1,0 +1,101 @@
+"""What the probes find, and the verdict that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.fsops import FileSystem
+
+
+class Weight(IntEnum):
+    """What a finding means for the verdict; the heaviest decides."""
+
+    GOOD = 0
+    TOLD = 1  # worth knowing; nothing depends on it
+    ONE_HOST = 2  # leases would not hold between hosts
+    UNFIT = 3  # leases would not hold at all
+
+    @property
+    def word(self) -> str:
+        """For people and programs: ``good``, ``note``, ``one host``, ``unfit``."""
+        return ("good", "note", "one host", "unfit")[self]
+
+
+class Fitness(StrEnum):
+    """What a file system is good for."""
+
+    FIT = "fit"
+    ONE_HOST = "fit for one host"
+    UNFIT = "unfit"
+
+
+class Finding(NamedTuple):
+    """What one check has shown. Figures are seconds or counts, by name."""
+
+    check: str
+    weight: Weight
+    what: str
+    figures: Mapping[str, Any] = MappingProxyType({})
+
+
+class Report(NamedTuple):
+    """What all checks have shown, and who took part."""
+
+    directory: str
+    kind: str  # of the file system
+    hosts: tuple[str, ...]
+    independent: bool  # two of them, with nothing but the file system in common
+    findings: tuple[Finding, ...]
+
+    @property
+    def fitness(self) -> Fitness:
+        """Only what was tried is vouched for: without a second host, nothing is said of several."""
+        heaviest = max((finding.weight for finding in self.findings), default=Weight.GOOD)
+        if heaviest is Weight.UNFIT:
+            return Fitness.UNFIT
+        return Fitness.FIT if self.independent and heaviest < Weight.ONE_HOST else Fitness.ONE_HOST
+
+    @property
+    def verdict(self) -> str:
+        """One line: what it is good for, and why it is no better."""
+        heaviest = max(self.findings, key=lambda finding: finding.weight, default=None)
+        if heaviest is not None and heaviest.weight >= Weight.ONE_HOST:
+            reason = f"{heaviest.check}: {heaviest.what}"
+        elif self.independent:
+            reason = f"every check passed on {' and '.join(self.hosts)} ({self.kind})"
+        elif len(self.hosts) > 1:
+            reason = f"both who took part are on one host, {self.hosts[0]}, and on one mount ({self.kind})"
+        else:
+            reason = f"only {self.hosts[0]} took part ({self.kind})"
+        return f"{self.fitness}: {reason}"
+
+
+class Place(NamedTuple):
+    """A directory of ours in which things are tried, and what they are tried with."""
+
+    fs: FileSystem
+    clock: Clock
+    path: str
+    shared: bool = False  # its group takes part
+
+    def make(self, name: str) -> Place:
+        """A new directory in it."""
+        path = f"{self.path}/{name}"
+        self.fs.mkdir(path, shared=self.shared)
+        return self._replace(path=path)
+
+    def put(self, path: str, data: bytes) -> None:
+        """A new file in it, complete and durable."""
+        fd = self.fs.create(f"{self.path}/{path}")
+        try:
+            self.fs.write(fd, data)
+            self.fs.sync(fd)
+        finally:
+            self.fs.close(fd)
+
+
+Tell = Callable[[str], None]

@@ -1,0 +1,248 @@
+"""What one host can try alone. Each probe has a directory of its own, and says in one finding what it has seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.records import LIMIT
+from sccache_dtool.units import short_duration
+from sccache_dtool.verify.findings import Finding, Place, Weight
+
+#: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
+OURS = 160
+
+#: Bytes of the longest name that POSIX systems usually have; payloads are called like their source.
+LONGEST = 255
+
+#: Seconds by which clocks may differ before it is worth a word: the margin that lifetimes have.
+CLOCKS_DIFFER = 60.0
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+Probe = Callable[[Place], Finding]
+
+
+def run(place: Place) -> Iterator[Finding]:
+    """All of them, one after the other. What a probe did not expect is a finding, too."""
+    for name, probe in PROBES.items():
+        try:
+            yield probe(place.make(name.replace(" ", "-")))._replace(check=name)
+        except OSError as error:
+            yield Finding(name, Weight.UNFIT, f"failed: {explain(error)}")
+
+
+def _good(what: str, **figures: float) -> Finding:
+    return Finding("", Weight.GOOD, what, figures)
+
+
+def _told(what: str, **figures: float) -> Finding:
+    return Finding("", Weight.TOLD, what, figures)
+
+
+def _unfit(what: str) -> Finding:
+    return Finding("", Weight.UNFIT, what)
+
+
+def is_refused(act: Callable[[], object], allowed: frozenset[int]) -> bool:
+    """Whether an act was refused, and for one of the reasons that are right; other errors are raised."""
+    try:
+        act()
+    except OSError as error:
+        if error.errno not in allowed:
+            raise
+        return True
+    return False
+
+
+def ways_to_create(place: Place, source: str) -> dict[str, Callable[[str], object]]:
+    """All ways to make a name that there are here, each given its path. Makes the file `source`, for links to it."""
+    fs = place.fs
+
+    def file(path: str) -> None:
+        fs.close(fs.create(path))
+
+    place.put(source, b"")
+    ways: dict[str, Callable[[str], object]] = {
+        "symlink": partial(fs.symlink, "text"),
+        "mkdir": fs.mkdir,
+        "file": file,
+        "link": partial(fs.link, f"{place.path}/{source}"),
+    }
+    return {
+        way: make
+        for way, make in ways.items()
+        if not is_refused(partial(make, f"{place.path}/{source}.{way}"), _NO_LINKS)
+    }
+
+
+def _exclusive_creation(place: Place) -> Finding:
+    ways = ways_to_create(place, "source")
+    for way, make in ways.items():
+        make(f"{place.path}/{way}")
+        if not is_refused(partial(make, f"{place.path}/{way}"), frozenset({errno.EEXIST})):
+            return _unfit(f"a name that is there can be made once more ({way})")
+    return _good(f"what is there cannot be made again: {', '.join(ways)}")
+
+
+def _symbolic_links(place: Place) -> Finding:
+    text, path = "r" * LIMIT, f"{place.path}/record"
+    try:
+        place.fs.symlink(text, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            return _unfit(f"no record of {LIMIT} bytes can be kept: {explain(error)}")
+        return _told("there are none; records are files, which costs more requests")
+    if place.fs.readlink(path) != text:
+        return _unfit("the text of a link does not come back as it was written")
+    place.fs.mkdir(f"{place.path}/history")
+    place.fs.rename(path, f"{place.path}/history/ended")
+    if place.fs.readlink(f"{place.path}/history/ended") != text:
+        return _unfit("a renamed link has lost its text")
+    return _good(f"records of {LIMIT} bytes are kept, and can be renamed")
+
+
+def _rmdir(place: Place) -> Finding:
+    gate = place.make("use")
+    ways = ways_to_create(place, "source")
+    for way, make in ways.items():
+        make(f"{gate.path}/{way}")
+        if not is_refused(partial(place.fs.rmdir, gate.path), NOT_EMPTY):
+            return _unfit(f"it removes a directory with a name in it ({way})")
+        (place.fs.rmdir if way == "mkdir" else place.fs.unlink)(f"{gate.path}/{way}")
+    place.fs.rmdir(gate.path)
+    for way, make in ways.items():
+        if not is_refused(partial(make, f"{gate.path}/{way}"), GONE):
+            return _unfit(f"a name could be made in a directory that was removed ({way})")
+    return _good("it refuses while there is a name, and no name can be made afterwards")
+
+
+def _rename(place: Place) -> Finding:
+    fs, path = place.fs, place.path
+    for name in ("source", "full"):
+        place.make(name).put("file", name.encode())
+    unusual = None
+    try:
+        if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/full"), NOT_EMPTY):
+            return _unfit("a directory can be renamed onto one that is not empty, whose content is lost")
+    except PermissionError as error:  # what SFTP makes of every refusal
+        unusual = error.strerror
+    fs.rename(f"{path}/source", f"{path}/target")
+    if fs.read_text(f"{path}/full/file") != "full" or fs.read_text(f"{path}/target/file") != "source":
+        return _unfit("a renamed directory is not what and where it should be")
+    if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/again"), GONE):
+        return _unfit("what is not there can be renamed")
+    what = "whole directories, and never onto one that is not empty"
+    return _told(f"{what}, though it says of that: {unusual}") if unusual else _good(what)
+
+
+def _open_files(place: Place) -> Finding:
+    fs, data = place.fs, os.urandom(1 << 16)
+    place.make("generation").put("payload", data)
+    fd = fs.open(f"{place.path}/generation/payload")
+    try:
+        fs.rename(f"{place.path}/generation", f"{place.path}/trash")
+        read = b"".join(iter(partial(fs.read, fd), b""))
+    finally:
+        fs.close(fd)
+    if read != data:
+        return _unfit("what is open cannot be read on once its directory was renamed")
+    return _good("what is open can be read on after its directory was renamed")
+
+
+def _hard_links(place: Place) -> Finding:
+    if "link" in ways_to_create(place, "file"):
+        return _good("there are hard links, which elections are made of")
+    return _told("there are none, so nobody can be elected: a download may be done twice, and nothing is lost")
+
+
+def _names(place: Place) -> Finding:
+    for name in ("n" * (OURS - 8) + "~|,+.x-y", "Upper", "upper"):
+        try:
+            place.make(name)
+        except OSError as error:
+            if name == "upper" and error.errno == errno.EEXIST:
+                return _told("upper and lower case are the same: a payload that has both cannot be unpacked")
+            return _unfit(f"a name that we need cannot be made ({name[-12:]}): {error.strerror}")
+    if f"{'n' * (OURS - 8)}~|,+.x-y" not in place.fs.names(place.path):
+        return _unfit("a name does not come back as it was written")
+    try:
+        place.make("l" * LONGEST)
+    except OSError as error:
+        return _told(f"names of {OURS} bytes, but not of {LONGEST} ({error.strerror}): long ones cannot be unpacked")
+    return _good(f"up to {LONGEST} bytes, and all characters that we use", longest=LONGEST)
+
+
+def _durability(place: Place) -> Finding:
+    began = place.clock.monotonic()
+    place.put("file", b"d" * 4096)
+    seconds = place.clock.monotonic() - began
+    if place.fs.read_text(f"{place.path}/file") != "d" * 4096:
+        return _unfit("what was written and synchronised does not come back")
+    return _good(f"a file is on stable storage after {1000 * seconds:.1f} ms", fsync=seconds)
+
+
+def _refreshing(place: Place) -> Finding:
+    """What is made must show at once, also where its absence was seen before; and a directory can be touched."""
+    for number in range(10):
+        place.fs.touch(place.path)
+        name, path = f"n{number}", f"{place.path}/n{number}"
+        if name in place.fs.names(place.path) or not is_refused(partial(place.fs.lstat, path), GONE):
+            return _unfit("a name is shown that nobody has made")
+        place.fs.mkdir(path)
+        if name not in place.fs.names(place.path):
+            return _unfit("a listing does not show what this host has just made")
+    return _good("a listing shows at once what this host has made; directories can be touched")
+
+
+def _group(place: Place) -> Finding:
+    inner = place.make("shared")
+    try:
+        place.fs.share(inner.path)
+    except OSError as error:
+        return _told(f"directories cannot be given to the group ({error.strerror}): a cache is of one user")
+    if not place.fs.is_shared(inner.path):
+        return _told("permissions are not kept: whether a group can share a cache, the mount decides")
+    return _good("directories can be given to a group")
+
+
+def clock_offset(place: Place, name: str) -> tuple[float, float]:
+    """By how many seconds the file system's clock is ahead of ours, and its time; our time is that of the middle."""
+    before = place.clock.wall()
+    place.fs.mkdir(f"{place.path}/{name}")
+    after = place.clock.wall()
+    stamp = place.fs.lstat(f"{place.path}/{name}").st_mtime
+    return stamp - (before + after) / 2, stamp
+
+
+def say_offset(seconds: float) -> str:
+    """An offset in words, to stand before whose clock it is compared with."""
+    size = f"{abs(seconds):.2f} s" if abs(seconds) < 2 else short_duration(abs(seconds))
+    return f"{size} ahead of" if seconds > 0 else f"{size} behind"
+
+
+def _clock(place: Place) -> Finding:
+    offset, _ = clock_offset(place, "now")
+    text = f"that of the file system is {say_offset(offset)} this host's"
+    if abs(offset) > CLOCKS_DIFFER:
+        return _told(f"{text}: lifetimes last longer by that; set the clocks (NTP)", offset=offset)
+    return _good(text, offset=offset)
+
+
+#: In the order in which they are run and shown.
+PROBES: dict[str, Probe] = {
+    "exclusive creation": _exclusive_creation,
+    "symbolic links": _symbolic_links,
+    "rmdir": _rmdir,
+    "rename": _rename,
+    "open files": _open_files,
+    "hard links": _hard_links,
+    "names": _names,
+    "fsync": _durability,
+    "listings": _refreshing,
+    "permissions": _group,
+    "clock": _clock,
+}

@@ -1,0 +1,108 @@
+"""How two hosts that share nothing but the directory talk to each other: names in it, one for each thing said."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sccache_dtool import records
+from sccache_dtool.errors import TimedOut
+from sccache_dtool.layout import VERIFICATION, unique
+from sccache_dtool.verify.findings import Place
+
+#: Seconds between two looks: the first; the longest within a talk, and while one waits for the other to come.
+_FIRST_PAUSE, _LONGEST_PAUSE, RELAXED = 0.005, 0.1, 1.0
+
+Said = Mapping[str, Any]
+
+
+def fresh_names(place: Place) -> list[str]:
+    """The names in a directory as they are on the server: it is listed after a create of our own in it."""
+    nudge = f"{place.path}/{VERIFICATION}{unique()}"
+    place.fs.put_record("nudge", nudge)
+    try:
+        return place.fs.names(place.path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            place.fs.unlink(nudge)
+
+
+def wait_for(
+    place: Place, look: Callable[[], Said | None], seconds: float, whom: str, longest_pause: float = _LONGEST_PAUSE
+) -> Said:
+    """Look until there is something. Raises TimedOut, naming whom we have waited for."""
+    end, pause = place.clock.monotonic() + seconds, _FIRST_PAUSE
+    while (found := look()) is None:
+        if place.clock.monotonic() > end:
+            raise TimedOut(
+                f"no word from {whom} within {seconds:.0f} s",
+                hint="is the command running on both hosts, with the same directory, on one mount? --wait waits longer",
+            )
+        place.clock.sleep(pause)
+        pause = min(2 * pause, longest_pause)
+    return found
+
+
+def read_said(place: Place, name: str) -> Said | None:
+    """What was said under a name; None while it is not there as a whole."""
+    try:
+        return records.decode(place.fs.get_record(f"{place.path}/{name}"))
+    except (OSError, records.Damaged):
+        return None
+
+
+class PeerFailed(Exception):
+    """The other side could not do what it was asked for."""
+
+
+class Goodbye(Exception):
+    """The other side has ended the conversation; `said` is what it said then."""
+
+    def __init__(self, said: Said) -> None:
+        super().__init__("goodbye")
+        self.said = said
+
+
+class Talk:
+    """One side of a conversation."""
+
+    def __init__(self, place: Place, me: str, other: str, name_of_other: str, patience: float) -> None:
+        """`me` and `other`: a word for each side, in the names; `patience`: seconds for each answer."""
+        self._place = place
+        self._mine = (f"{number}.{me}" for number in itertools.count())
+        self._others = (f"{number}.{other}" for number in itertools.count())
+        self._patience = patience
+        self.name_of_other = name_of_other
+
+    def say(self, **fields: object) -> None:
+        """Say something; texts are cut if all of it is too long for a record."""
+        text = json.dumps(fields, separators=(",", ":"))
+        short = text if len(text) <= records.LIMIT else records.encode(fields)
+        self._place.fs.put_record(short, f"{self._place.path}/{next(self._mine)}")
+
+    def hear(self, patience: float | None = None) -> Said:
+        """What the other says next. Raises TimedOut, or Goodbye."""
+        name = next(self._others)
+
+        def look() -> Said | None:
+            return read_said(self._place, name) if name in fresh_names(self._place) else None
+
+        said = wait_for(self._place, look, patience or self._patience, self.name_of_other)
+        if "goodbye" in said:
+            raise Goodbye(said)
+        return said
+
+    def answer(self, patience: float | None = None) -> Said:
+        """What the other answers. Raises TimedOut, or PeerFailed."""
+        said = self.hear(patience)
+        if "failed" in said:
+            raise PeerFailed(str(said["failed"]))
+        return said
+
+    def ask(self, errand: str, room: str, **more: object) -> Said:
+        """Have the other do something in a directory, and hear the answer. Raises TimedOut, or PeerFailed."""
+        self.say(**{"do": errand, "in": room, **more})
+        return self.answer()

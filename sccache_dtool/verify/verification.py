@@ -1,0 +1,111 @@
+"""A whole verification: what the mount tells, what one host can try, what two can, and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import TimedOut, UsageError, explain
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.liveness.owners import host_name
+from sccache_dtool.liveness.process import Proc
+from sccache_dtool.mounts import mount_of
+from sccache_dtool.records import printable
+from sccache_dtool.verify import contests, kinds, meeting, pair, probes
+from sccache_dtool.verify.findings import Finding, Place, Report, Tell, Weight
+from sccache_dtool.verify.meeting import Host
+from sccache_dtool.verify.pair import Pair
+from sccache_dtool.verify.role import Role
+from sccache_dtool.verify.talk import Said
+
+TWO_HOSTS = "two hosts"
+
+
+def verify(
+    fs: FileSystem,
+    directory: str,
+    role: Role,
+    tell: Tell,
+    *,
+    clock: Clock | None = None,
+    proc: Proc | None = None,
+    mounts: str = "/proc/self/mountinfo",
+    longest_delay: float = pair.LONGEST_DELAY,
+) -> Report:
+    """Try out the file system of `directory`, with the peer that comes within the role's time.
+
+    `tell`: told whom we wait for. `mounts` and what follows `tell` otherwise are for tests. What is made is removed;
+    nothing else in `directory` is touched. Raises UsageError if it is no directory that we may write in.
+    """
+    place = _place(fs, directory, clock)
+    mount = mount_of(directory, mounts)
+    kind = printable(mount.type) if mount else "of unknown type"
+    me = _this_host(place, proc or Proc())
+    findings = list(kinds.judge(mount))
+    if kinds.is_refused(mount):
+        return Report(directory, kind, (me.name,), independent=False, findings=tuple(findings))
+    with meeting.room(place, tell) as room:
+        findings += chain(probes.run(room), contests.run_here(room))
+        try:
+            found = meeting.find_peer(place, room, me, role, tell)
+        except OSError as error:
+            findings.append(Finding(TWO_HOSTS, Weight.UNFIT, f"failed: {explain(error)}"))
+            found = None
+        if found is None:
+            findings.append(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))
+            return Report(directory, kind, (me.name,), False, tuple(findings))
+        talk, peer = found
+        if all(finding.weight < Weight.UNFIT for finding in findings):
+            findings += _of_two(Pair(room, talk, mount.type if mount else "", longest_delay, tell))
+        report = Report(directory, kind, (me.name, peer.name), me.is_independent_of(peer), tuple(findings))
+        talk.say(goodbye=report.verdict[:600], fitness=report.fitness)
+    return report
+
+
+_ALONE = "no peer took part: start `sc-dtool doctor --verify-filesystem DIR --peer` on another host first"
+
+
+def assist(
+    fs: FileSystem,
+    directory: str,
+    role: Role,
+    tell: Tell,
+    *,
+    clock: Clock | None = None,
+    proc: Proc | None = None,
+    mounts: str = "/proc/self/mountinfo",
+) -> Said:
+    """As the peer of somebody's `verify`: the verdict (`goodbye`) and `fitness`. Raises TimedOut if nobody comes."""
+    place = _place(fs, directory, clock)
+    mount = mount_of(directory, mounts)
+    if kinds.is_refused(mount):
+        refused = Report(directory, "", (host_name(),), independent=False, findings=tuple(kinds.judge(mount)))
+        return {"goodbye": refused.verdict, "fitness": refused.fitness}
+    with meeting.join(place, _this_host(place, proc or Proc()), role, tell) as (room, talk):
+        return pair.serve(room, talk)
+
+
+def _of_two(both: Pair) -> Iterator[Finding]:
+    """What two find; if one of them falls silent or cannot go on, that is said, and the rest is left out."""
+    try:
+        yield from pair.run(both)
+    except TimedOut as error:
+        yield Finding(TWO_HOSTS, Weight.ONE_HOST, f"broken off: {error.message}")
+    except OSError as error:
+        yield Finding(TWO_HOSTS, Weight.ONE_HOST, f"broken off: {explain(error)}")
+
+
+def _place(fs: FileSystem, directory: str, clock: Clock | None) -> Place:
+    try:
+        fs.names(directory)
+        return Place(fs, clock or Clock(), directory, fs.is_shared(directory))
+    except OSError as error:
+        raise UsageError(
+            f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you may write"
+        ) from error
+
+
+def _this_host(place: Place, proc: Proc) -> Host:
+    here = proc.here()
+    return Host(host_name(), here[0] if here else "", place.fs.lstat(place.path).st_dev)

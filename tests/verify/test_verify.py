@@ -1,0 +1,503 @@
+"""Whether a file system is fit: what the probes find on good and on bad ones, and that they leave nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from faults import Counting, Failing, FakeProc, LostReplies
+from sccache_dtool.errors import TimedOut, UsageError
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import VERIFICATION
+from sccache_dtool.verify import Fitness, Part, Report, Role, Weight, assist, contests, meeting, role_from, verify
+
+ALONE = Role(Part.LEAD, "", 0.0)
+LEADER = Role(Part.LEAD, "", 30.0)
+PEER = Role(Part.PEER, "", 30.0)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the disk, and few rounds will do."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    monkeypatch.setattr(contests, "NAMES", 6)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[str]:
+    """A directory with something in it, in which nothing may change."""
+    path = tmp_path / "place"
+    path.mkdir()
+    (path / "data").write_text("mine")
+    before = os.stat(path / "data")
+    yield str(path)
+    assert os.listdir(path) == ["data"]
+    assert os.stat(path / "data") == before
+
+
+def alone(fs: FileSystem, place: str, tmp_path: Path) -> Report:
+    """A verification by one host, whose file system has a type that says nothing."""
+    return verify(fs, place, ALONE, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
+
+
+def found(report: Report, weight: Weight) -> dict[str, str]:
+    """What was found of a weight."""
+    return {one.check: one.what for one in report.findings if one.weight == weight}
+
+
+def test_a_good_file_system_is_fit_for_the_host_that_tried(place: str, tmp_path: Path) -> None:
+    """A good disk would be called unfit; or several hosts be vouched for, of which none took part."""
+    report = alone(FileSystem(), place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert "only" in report.verdict
+    assert "took part" in report.verdict
+    assert found(report, Weight.UNFIT) == found(report, Weight.ONE_HOST) == {}
+    assert found(report, Weight.TOLD).keys() == {"file system", "two hosts"}
+
+
+class DeletesTheFull(FileSystem):
+    """Its rmdir takes what is in the directory along."""
+
+    def rmdir(self, path: str) -> None:
+        shutil.rmtree(path)
+
+
+class RemovesNothing(FileSystem):
+    """Its rmdir says that it has been done, and has not."""
+
+    def rmdir(self, path: str) -> None:
+        if os.listdir(path):
+            raise OSError(errno.ENOTEMPTY, "not empty", path)
+
+
+class ReplacesNames(FileSystem):
+    """Makes what is there once more."""
+
+    def symlink(self, text: str, path: str) -> None:
+        if os.path.islink(path):
+            os.unlink(path)
+        os.symlink(text, path)
+
+
+class ReplacesTheFull(FileSystem):
+    """Renames directories onto others, whatever is in them."""
+
+    def rename(self, source: str, target: str) -> None:
+        if os.path.isdir(source) and os.path.isdir(target):
+            shutil.rmtree(target)
+        os.rename(source, target)
+
+
+class LosesTexts(FileSystem):
+    """Keeps the first bytes of a symbolic link."""
+
+    def symlink(self, text: str, path: str) -> None:
+        os.symlink(text[:255], path)
+
+
+class HidesNames(FileSystem):
+    """Lists a directory as it was at the first time."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, list[str]] = {}
+
+    def names(self, path: str) -> list[str]:
+        return self._seen.setdefault(path, super().names(path))
+
+
+class LooksBeforeItRemoves(FileSystem):
+    """Its rmdir looks, and removes later what was empty then; who makes a name meanwhile is told that it is there."""
+
+    def __init__(self) -> None:
+        self._made = threading.Event()
+
+    def symlink(self, text: str, path: str) -> None:
+        super().symlink(text, path)
+        if path.endswith("/use/lease"):
+            self._made.set()
+
+    def rmdir(self, path: str) -> None:
+        if re.search(r"/r\d+/use$", path) is None:
+            super().rmdir(path)
+            return
+        if os.listdir(path):
+            raise OSError(errno.ENOTEMPTY, "not empty", path)
+        self._made.wait(5)
+        self._made.clear()
+        shutil.rmtree(path)
+
+
+class LooksBeforeItCreates(FileSystem):
+    """Two who make one record at once are both told that they have."""
+
+    def __init__(self) -> None:
+        self._both = threading.Barrier(2)
+
+    def symlink(self, text: str, path: str) -> None:
+        if re.search(r"/r\d+/name$", path) is None:
+            super().symlink(text, path)
+            return
+        self._both.wait(5)
+        try:
+            super().symlink(text, path)
+        except FileExistsError:
+            pass
+
+
+@pytest.mark.parametrize(
+    ("make", "check"),
+    [
+        (DeletesTheFull, "rmdir"),
+        (RemovesNothing, "rmdir"),
+        (ReplacesNames, "exclusive creation"),
+        (ReplacesTheFull, "rename"),
+        (LosesTexts, "symbolic links"),
+        (LooksBeforeItRemoves, "eviction against a new lease"),
+        (LooksBeforeItCreates, "two who make one record"),
+    ],
+)
+def test_a_bad_file_system_is_unfit(make: Callable[[], FileSystem], check: str, place: str, tmp_path: Path) -> None:
+    """Data would be deleted under its readers on a file system that was called fit."""
+    report = alone(make(), place, tmp_path)
+    assert report.fitness is Fitness.UNFIT
+    assert report.verdict.startswith("unfit: ")
+    assert "\n" not in report.verdict
+    assert check in found(report, Weight.UNFIT)
+
+
+@pytest.mark.parametrize("kind", ["mkdir", "symlink", "rename", "rmdir", "create", "sync", "touch", "names"])
+def test_what_fails_is_a_finding_and_nothing_is_left(kind: str, place: str, tmp_path: Path) -> None:
+    """A mount that answers with errors would end in a traceback, or be littered."""
+    fs = Failing()
+    fs.fail(kind, errno.EIO, within="" if kind == "sync" else VERIFICATION, nth=3)
+    report = alone(fs, place, tmp_path)
+    assert report.fitness is Fitness.UNFIT
+    assert any("failed" in what for what in found(report, Weight.UNFIT).values())
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "check", "what"),
+    [
+        ("symlink", errno.EPERM, "symbolic links", "records are files"),
+        ("link", errno.EPERM, "hard links", "nothing is lost"),
+        ("share", errno.EPERM, "permissions", "of one user"),
+    ],
+)
+def test_what_can_be_done_without_is_told_of(
+    kind: str, error: int, check: str, what: str, place: str, tmp_path: Path
+) -> None:
+    """A file system that is fit would be refused for what nothing depends on."""
+    fs = Failing()
+    fs.fail(kind, error)
+    report = alone(fs, place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert what in found(report, Weight.TOLD)[check]
+
+
+def test_lost_replies_are_no_second_winner(place: str, tmp_path: Path) -> None:
+    """A bad network would be taken for a bad file system."""
+    fs = LostReplies()
+    fs.lose("rename", within="holder.0", times=4)
+    report = alone(fs, place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert "replies were lost" in found(report, Weight.TOLD)["a heartbeat against a revocation"]
+
+
+class SaysNoMore(FileSystem):
+    """As SFTP has it: what is refused is not permitted, whatever the reason."""
+
+    def rename(self, source: str, target: str) -> None:
+        try:
+            os.rename(source, target)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), source) from None
+            raise
+
+
+def test_a_refusal_for_an_unusual_reason_is_a_refusal(place: str, tmp_path: Path) -> None:
+    """A file system that loses nothing would be called unfit for its choice of words."""
+    report = alone(SaysNoMore(), place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert found(report, Weight.TOLD).keys() >= {"rename", "two who publish under one name"}
+
+
+@pytest.mark.parametrize("limit", [200, 100])
+def test_short_names_are_told_of_or_unfit(limit: int, place: str, tmp_path: Path) -> None:
+    """Elections and records would fail in the middle of the night with "File name too long"."""
+
+    class Short(FileSystem):
+        def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+            if len(os.path.basename(path)) > limit:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path)
+            super().mkdir(path, mode, shared=shared)
+
+    report = alone(Short(), place, tmp_path)
+    assert "names" in found(report, Weight.TOLD if limit == 200 else Weight.UNFIT)
+
+
+def test_what_cannot_be_removed_is_named(place: str, tmp_path: Path) -> None:
+    """A verification would end in a traceback and leave its directory behind without a word."""
+    fs, said = Failing(), list[str]()
+    fs.fail("remove_tree", errno.EIO)
+    verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
+    (left,) = (name for name in os.listdir(place) if name.startswith(VERIFICATION))
+    assert any(left in one and "by hand" in one for one in said)
+    shutil.rmtree(f"{place}/{left}")
+
+
+def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
+    """A slip in DIR would end in a traceback."""
+    with pytest.raises(UsageError, match="cannot verify"):
+        alone(FileSystem(), str(tmp_path / "missing"), tmp_path)
+
+
+# -- what the mount tells ----------------------------------------------------------------------------------------------
+
+
+def mounted(place: str, tmp_path: Path, type_source_options: str) -> str:
+    """A mountinfo that says what `place` is."""
+    device = os.stat(place).st_dev
+    path = tmp_path / "mountinfo"
+    path.write_text(f"30 1 {os.major(device)}:{os.minor(device)} / / rw,relatime shared:1 - {type_source_options}\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "mount",
+    [
+        "fuse.s3fs s3fs rw",
+        "fuse.goofys bucket rw",
+        "fuse.rclone remote:path rw",
+        "fuse.gcsfuse bucket rw",
+        "fuse mountpoint-s3 rw",
+        "fuse.mountpoint-s3 bucket rw",
+        "fuse blobfuse2 rw",
+        "fuse.blobfuse2 blobfuse2 rw",
+    ],
+)
+def test_an_object_store_is_refused_and_not_touched(mount: str, place: str, tmp_path: Path) -> None:
+    """Data would be lost on what looks like a file system for a while; or a bucket be littered by the trial."""
+    fs = Counting()
+    report = verify(fs, place, ALONE, lambda text: None, mounts=mounted(place, tmp_path, mount))
+    assert report.fitness is Fitness.UNFIT
+    assert "object store" in report.verdict
+    said = assist(fs, place, PEER, lambda text: None, mounts=mounted(place, tmp_path, mount))
+    assert said == {"goodbye": report.verdict, "fitness": Fitness.UNFIT}
+    assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
+
+
+@pytest.mark.parametrize(
+    ("mount", "weight", "word"),
+    [
+        ("fuse.sshfs me@there:/data rw", Weight.ONE_HOST, "20 s old"),
+        ("nfs4 s:/e rw,vers=4.2,hard,local_lock=none", Weight.GOOD, "vers=4.2"),
+        ("nfs s:/e rw,vers=2", Weight.UNFIT, "vers=2"),
+        ("nfs s:/e rw,vers=3,local_lock=all", Weight.TOLD, "local_lock"),
+        ("nfs4 s:/e rw,vers=4.1,nocto", Weight.TOLD, "nocto"),
+        ("nfs4 s:/e rw,vers=4.1,acregmin=600,acregmax=600,acdirmin=600,acdirmax=600", Weight.TOLD, "600 s"),
+        ("nfs4 s:/e rw,vers=4.1,soft", Weight.TOLD, "soft"),
+        ("nfs4 s:/e rw,vers=4.1,noac", Weight.TOLD, "noac"),
+        ("ext4 /dev/sda1 ro", Weight.UNFIT, "nothing can be written"),
+        ("fuse.glusterfs s:vol rw", Weight.GOOD, "glusterfs"),
+        ("ext4 /dev/my\\040disk rw", Weight.GOOD, "/dev/my disk"),
+    ],
+)
+def test_what_is_known_of_types_and_options_is_told(
+    mount: str, weight: Weight, word: str, place: str, tmp_path: Path
+) -> None:
+    """An unfit mount would be found out by the loss of data, since no probe can see what its options will do."""
+    report = verify(FileSystem(), place, ALONE, lambda text: None, mounts=mounted(place, tmp_path, mount))
+    told = [
+        one.what for one in report.findings if one.check in ("file system", "mount options") and one.weight == weight
+    ]
+    assert any(word in what for what in told)
+
+
+# -- which part ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("environment", "peer", "part", "waits"),
+    [
+        ({}, False, Part.LEAD, False),
+        ({}, True, Part.PEER, True),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, True),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.PEER, True),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, Part.NONE, True),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, Part.LEAD, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, Part.LEAD, False),
+        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, Part.PEER, True),
+    ],
+)
+def test_slurm_says_who_is_the_peer(environment: dict[str, str], peer: bool, part: Part, waits: bool) -> None:
+    """Under `srun -N2` both would lead and test one host each; or a batch script would wait for a peer in vain."""
+    role = role_from(environment, peer=peer, wait=None)
+    assert (role.part, role.wait > 0) == (part, waits)
+    assert role_from(environment, peer=peer, wait=7.0).wait == 7.0
+
+
+def test_two_steps_do_not_meet() -> None:
+    """A task of one job would talk with a task of another, about different mounts."""
+    steps = [{"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": job} for job in ("1", "2")]
+    first, second = (role_from(step, peer=False, wait=None).meeting for step in steps)
+    assert first != second
+
+
+# -- two hosts -------------------------------------------------------------------------------------------------------
+
+
+def both(place: str, tmp_path: Path, of_leader: FileSystem, of_peer: FileSystem, boots: str = "ab") -> Report:
+    """A verification by two hosts, each with its own look at the file system."""
+    procs = [FakeProc(str(tmp_path / f"proc{number}"), boot=boot) for number, boot in enumerate(boots)]
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(assist, of_peer, place, PEER, lambda text: None, proc=procs[1])
+        report = verify(
+            of_leader,
+            place,
+            LEADER,
+            lambda text: None,
+            proc=procs[0],
+            mounts=str(tmp_path / "no mountinfo"),
+            longest_delay=2.0,
+        )
+        assert peer.result(30) == {"goodbye": report.verdict, "fitness": report.fitness}
+    return report
+
+
+def test_two_hosts_find_a_good_file_system_fit(place: str, tmp_path: Path) -> None:
+    """Nobody would ever be told that a file system is fit for several hosts."""
+    report = both(place, tmp_path, FileSystem(), FileSystem())
+    assert report.fitness is Fitness.FIT, report.findings
+    figures = {name: value for one in report.findings for name, value in one.figures.items()}
+    assert figures["delay_listed"] < 2.0
+    assert figures["delay_looked_up"] < 2.0
+
+
+def test_two_processes_of_one_host_are_one_host(place: str, tmp_path: Path) -> None:
+    """Two shells on one host would vouch for what hosts do to each other."""
+    report = both(place, tmp_path, FileSystem(), FileSystem(), boots="aa")
+    assert report.fitness is Fitness.ONE_HOST
+    assert "one host" in report.verdict
+    assert len(report.hosts) == 2
+
+
+class OwnClock(FileSystem):
+    """A host whose clock is an hour ahead, on a file system that takes times from its clients."""
+
+    def lstat(self, path: str) -> os.stat_result:
+        status = os.lstat(path)
+        return os.stat_result([*status[:7], *(when + 3600 for when in status[7:10])])
+
+
+class Late(FileSystem):
+    """A host that is never shown what others have made in a directory once it has listed it."""
+
+    def names(self, path: str) -> list[str]:
+        found = super().names(path)
+        return [name for name in found if not (name.startswith("n") and name[1:].isdecimal())]
+
+
+class ReadsHalf(FileSystem):
+    """A host that reads the beginning of what another has written."""
+
+    def read(self, fd: int, size: int = 4096) -> bytes:
+        return os.read(fd, size)[: size // 2] if size <= 4096 else b""
+
+
+class Refuses(FileSystem):
+    """A host that may rename nothing."""
+
+    def rename(self, source: str, target: str) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), source)
+
+
+@pytest.mark.parametrize(
+    ("make", "check", "word"),
+    [
+        (Late, "names made by another host", "taken for dead"),
+        (ReadsHalf, "a copy published by another host", "something else"),
+        (ReplacesTheFull, "rename onto what another host filled", "is replaced"),
+        (ReplacesNames, "two who make one record, between hosts", "both won"),
+        (Refuses, "rename onto what another host filled", "Permission denied"),
+    ],
+)
+def test_a_host_that_sees_otherwise_makes_it_fit_for_one(
+    make: Callable[[], FileSystem], check: str, word: str, place: str, tmp_path: Path
+) -> None:
+    """A file system would be called fit on which leases of two hosts do not hold each other off."""
+    report = both(place, tmp_path, FileSystem(), make())
+    assert report.fitness is Fitness.ONE_HOST
+    assert word in found(report, Weight.ONE_HOST)[check]
+
+
+def test_times_that_come_from_the_hosts_are_told_of(place: str, tmp_path: Path) -> None:
+    """Nobody would hear that the clocks of two nodes differ by an hour."""
+    report = both(place, tmp_path, FileSystem(), OwnClock())
+    assert report.fitness is Fitness.FIT
+    assert "differ by 60 min" in found(report, Weight.TOLD)["clocks of two hosts"]
+
+
+def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card of a peer that is no more would keep every later verification waiting."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    card = f"{place}/{VERIFICATION}0123456789abcdef.peer"
+    os.symlink('{"host":"gone","meeting":""}', card)
+    report = alone(FileSystem(), place, tmp_path)
+    os.unlink(card)
+    assert len(report.hosts) == 1
+    assert report.fitness is Fitness.ONE_HOST
+
+
+def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader would wait for ever for a host that was switched off, or not say for whom it waited."""
+    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
+    peer = FakeProc(str(tmp_path / "proc"), boot="b")
+    with ThreadPoolExecutor() as pool:
+
+        def answer_once() -> None:
+            fs = FileSystem()
+            me = meeting.Host("node7", "b", 1)
+            from sccache_dtool.clock import Clock
+            from sccache_dtool.verify.findings import Place
+
+            with meeting.join(Place(fs, Clock(), place), me, PEER, lambda text: None):
+                assert peer.here()
+
+        pool.submit(answer_once)
+        report = verify(FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
+    assert report.fitness is Fitness.ONE_HOST
+    assert "no word from node7 within 1 s" in report.verdict
+
+
+@pytest.mark.parametrize("room", ["link", "../place", "data", ""])
+def test_a_peer_enters_no_room_that_is_none(room: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write in a directory could send the peer of another user through a link into that user's own files."""
+    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
+    name = f"{VERIFICATION}link" if room == "link" else room
+    if room == "link":
+        os.symlink(place, f"{place}/{name}")
+    os.symlink(json.dumps({"room": name}), f"{place}/{VERIFICATION}0123456789abcdef.call")
+    with pytest.raises(TimedOut):
+        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
+    for left in set(os.listdir(place)) - {"data"}:
+        assert os.path.islink(f"{place}/{left}")
+        os.unlink(f"{place}/{left}")
+
+
+def test_a_peer_without_a_leader_gives_up(place: str) -> None:
+    """A peer that was started on the wrong mount would wait for ever."""
+    with pytest.raises(TimedOut, match="no word from a leader"):
+        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
