@@ -266,10 +266,12 @@ def _judge_all(present: tuple[str, ...]) -> Program:
 # -- evict/trash.py ----------------------------------------------------------------------------------------------------
 
 
-def evict(generation: str) -> Program:
+def evict(generation: str, *, keep: bool = False) -> Program:
+    """`keep`: for who wants it back; else its removal has begun with that."""
     if not (yield from close(f"item/{generation}/use")):
         return False
-    return (yield from _suppressing(GONE, "rename", f"item/{generation}", f"trash/{generation}"))
+    name = generation if keep else f"{generation}~going"
+    return (yield from _suppressing(GONE, "rename", f"item/{generation}", f"trash/{name}"))
 
 
 def purge() -> Program:
@@ -287,11 +289,6 @@ def purge() -> Program:
 
 
 def remove_tree(path: str) -> Program:
-    yield "lstat", path
-    yield from _remove(path)
-
-
-def _remove(path: str) -> Program:
     try:
         found = yield f"{IN_TREE}names", path
     except Refused as refusal:
@@ -301,7 +298,7 @@ def _remove(path: str) -> Program:
     while found:
         name, found = found[0], found[1:]
         if name == "use":
-            yield from _remove(f"{path}/{name}")
+            yield from remove_tree(f"{path}/{name}")
         else:
             yield from _suppressing((ENOENT,), f"{IN_TREE}unlink", f"{path}/{name}")
     yield from _suppressing((ENOENT,), f"{IN_TREE}rmdir", path)

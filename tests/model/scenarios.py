@@ -157,7 +157,7 @@ def scenarios() -> dict[str, Scenario]:
             _tree(*COPY),
             {
                 "u1": partial(actors.user, "u1", 2),
-                "e1": partial(actors.alone, partial(actors.evict, "g0")),
+                "e1": partial(actors.alone, partial(actors.evict, "g0", keep=True)),
                 "s1": partial(actors.restorer, "s1"),
             },
             Luck(stale=1),

@@ -317,6 +317,13 @@ OPERATIONS = {
         {},
         lambda: actors.evict("g0"),
     ),
+    "evict, for who wants it back": Operation(
+        _nothing,
+        lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation, 2_000_000_000),
+        _PLAIN,
+        {},
+        lambda: actors.evict("g0", keep=True),
+    ),
     "evict, in use": Operation(
         _lease,
         lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation),

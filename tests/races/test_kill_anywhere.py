@@ -34,8 +34,8 @@ SEED = int(os.environ.get("SEED", "20261121"))
 MOST_POINTS = int(os.environ.get("CRASH_POINTS", "18"))  # of each command; CRASH_POINTS=1000 leaves none out
 
 #: Commands that write into the cache.
-WRITING = ("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init")
-_LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config")
+WRITING = ("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin")
+_LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "metrics")
 
 
 class Result(NamedTuple):
@@ -202,6 +202,11 @@ def _binned(scene: Scene) -> None:
     scene.cache.remove(scene.key, keep_for=100_000)
 
 
+def _pinned(scene: Scene) -> None:
+    scene.use()
+    scene.cache.pin(scene.key, scene.cache._clock.wall() + 100_000)
+
+
 def _half_made(scene: Scene) -> None:
     scene.use()
     scene.left_by_the_dead()
@@ -238,6 +243,8 @@ CASES = {
     "renew": Case(_renewable, "renew --holder pid:$P"),
     "clean --trash": Case(_idle, "clean --all -y --trash 1d"),
     "init": Case(_bare, "init"),
+    "pin": Case(_idle, "pin --until 1d ref"),
+    "unpin": Case(_pinned, "unpin ref"),
     "doctor --fix": Case(_half_made, "doctor --fix"),
 }
 
