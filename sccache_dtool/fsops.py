@@ -252,7 +252,8 @@ class FileSystem:
 
     def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
-        fd = self.open(path)
+        with reached(path) as (name, directory):
+            fd = os.open(name, _READ_ONLY, dir_fd=directory)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", path)
