@@ -32,8 +32,9 @@ def _needs() -> None:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A server `s` and the clients `a` and `b`, whose clock is an hour ahead."""
-    with Lab(tmp_path_factory.mktemp("nfs"), skew={"b": 3600}) as made:
+    """A server `s` and the clients `a`, `b`, whose clock is an hour ahead, and, at full length, `c`, an hour behind."""
+    clients = "abc" if FULL else "ab"
+    with Lab(tmp_path_factory.mktemp("nfs"), clients, skew={"b": 3600, "c": -3600}) as made:
         yield made
 
 
