@@ -46,8 +46,8 @@ demo: $(stamp) ## show what the program does, in a scratch directory
 demo-dtool: $(stamp) ## show what it does for users of dtool
 	@$(py) docs/demo_dtool.py $(ARGS)
 
-test: $(stamp) ## run all tests
-	@$(py) -m pytest -q $(ARGS)
+test: $(stamp) ## run all tests, a file on each processor at a time
+	@$(py) -m pytest -q --numprocesses auto --dist loadfile $(ARGS)
 
 test-nfs: $(stamp) ## run the long tests on real NFS: several kernels, all versions of the protocol (as root, on Debian)
 	@bash .ci/packages nfs
