@@ -4,7 +4,7 @@
 is cleaned from its high mark to its low one. For each order, and for one that knows the future, how much was found in
 the cache: by count, by bytes, and by the time that fetching would have taken. The future is known to `offline`: what is
 used again last goes first. For items of one size no order has more hits; for items of many it is a bar, and no proof.
-A log of your own: ``--trace FILE`` with lines ``<seconds> <name> <bytes> <seconds of a fetch>``.
+A log of your own: ``--trace FILE`` with lines ``<seconds> <name> <bytes> [<seconds of a fetch>]``; default: 1 s each.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def read(path: str) -> list[Access]:
     """A log of somebody's."""
     found = []
     for text in Path(path).read_text().splitlines():
-        time, name, size, seconds = text.split()
-        found.append(Access(float(time), File(name, int(size), float(seconds))))
+        time, name, size, *seconds = text.split()
+        found.append(Access(float(time), File(name, int(size), float(seconds[0] if seconds else 1))))
     return found
 
 
