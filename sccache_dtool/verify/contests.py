@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -172,17 +173,23 @@ def _between_threads(place: Place, contest: Contest) -> Sides:
     """Threads can meet at every name, which two hosts cannot."""
     ground = grounds(place, contest, NAMES)
     met = threading.Barrier(2)
-    second: list[str] = []
 
     def together(act: Act, ground: Place) -> str:
         met.wait()
         return _attempt(act, ground)
 
-    def other() -> None:
-        second.extend(together(contest.second, one) for one in ground)
+    def side(act: Act) -> str:
+        try:
+            return "".join(together(act, one) for one in ground)
+        except BaseException:
+            met.abort()  # or the other side would wait for ever
+            raise
 
-    thread = threading.Thread(target=other, daemon=True)
-    thread.start()
-    first = "".join(together(contest.first, one) for one in ground)
-    thread.join()
-    return Sides(first, "".join(second))
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(side, contest.second)
+        try:
+            first = side(contest.first)
+        except threading.BrokenBarrierError:
+            second.result()  # raises what went wrong there
+            raise
+        return Sides(first, second.result())

@@ -58,11 +58,6 @@ def judge(mount: Mount | None) -> Iterator[Finding]:
         yield from _of_nfs(mount.options)
 
 
-def is_refused(mount: Mount | None) -> bool:
-    """Whether nothing is even tried."""
-    return mount is not None and program_of(mount) in OBJECT_STORES
-
-
 def _of_nfs(options: dict[str, str]) -> Iterator[Finding]:
     told = []
     version = options.get("vers", "")

@@ -44,11 +44,21 @@ def _introduced(said: Said) -> Host:
     return Host(printable(str(said.get("host", "?")))[:64], str(said.get("boot")), int(said.get("device", 0)))
 
 
+def cannot_be_used(directory: str, error: OSError) -> UsageError:
+    """That a directory cannot be listed, or nothing be made in it."""
+    return UsageError(
+        f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you may write"
+    )
+
+
 @contextlib.contextmanager
 def room(directory: Place, tell: Tell) -> Iterator[Place]:
     """A new directory for all that is tried; removed at the end, whatever happens. `tell`: told if it cannot be."""
     name = f"{VERIFICATION}{unique()}"
-    made = directory.make(name)
+    try:
+        made = directory.make(name)
+    except OSError as error:
+        raise cannot_be_used(directory.path, error) from error
     try:
         yield made
     finally:
@@ -122,7 +132,10 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
     """
     card = f"{VERIFICATION}{unique()}"
     introduction = {"host": me.name[:64], "boot": me.boot, "device": me.device, "meeting": role.meeting}
-    directory.fs.put_record(json.dumps(introduction), f"{directory.path}/{card}{_CARD}")
+    try:
+        directory.fs.put_record(json.dumps(introduction), f"{directory.path}/{card}{_CARD}")
+    except OSError as error:
+        raise cannot_be_used(directory.path, error) from error
     tell(f"waiting {role.wait:.0f} s at most for the other host, which is to verify {directory.path}, too")
 
     def look() -> Said | None:

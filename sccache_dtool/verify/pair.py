@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -61,12 +63,29 @@ def serve(place: Place, talk: Talk) -> Said:
         while True:
             asked = talk.hear()
             try:
-                answer = _ERRANDS[asked["do"]](place._replace(path=f"{place.path}/{asked['in']}"), talk, asked)
+                answer = _errand(asked)(_entered(place, str(asked.get("in"))), talk, asked)
             except OSError as error:
                 answer = {"failed": explain(error)}
             talk.say(**answer)
     except Goodbye as goodbye:
+        with contextlib.suppress(OSError):  # a leader that did not wait for it
+            talk.say(goodbye="heard")
         return goodbye.said
+
+
+def _errand(asked: Said) -> Errand:
+    """What is asked for; of another release it may be something that we do not know."""
+    errand = _ERRANDS.get(str(asked.get("do")))
+    if errand is None:
+        raise OSError(errno.EOPNOTSUPP, "does not know what it is asked for: another release?")
+    return errand
+
+
+def _entered(place: Place, name: str) -> Place:
+    """The directory of a check, which is in the room and nowhere else, whatever somebody has written."""
+    if re.fullmatch(r"p[0-9]+", name) is None:
+        raise OSError(errno.EINVAL, "not the directory of a check", name)
+    return place._replace(path=f"{place.path}/{name}")
 
 
 def _finding(weight: Weight, what: str, **figures: float | None) -> Finding:

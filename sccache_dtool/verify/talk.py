@@ -75,6 +75,7 @@ class Talk:
         self._mine = (f"{number}.{me}" for number in itertools.count())
         self._others = (f"{number}.{other}" for number in itertools.count())
         self._patience = patience
+        self._is_silent = False  # the other has let us wait in vain
         self.name_of_other = name_of_other
 
     def say(self, **fields: object) -> None:
@@ -90,7 +91,11 @@ class Talk:
         def look() -> Said | None:
             return read_said(self._place, name) if name in fresh_names(self._place) else None
 
-        said = wait_for(self._place, look, patience or self._patience, self.name_of_other)
+        try:
+            said = wait_for(self._place, look, patience or self._patience, self.name_of_other)
+        except TimedOut:
+            self._is_silent = True
+            raise
         if "goodbye" in said:
             raise Goodbye(said)
         return said
@@ -101,6 +106,13 @@ class Talk:
         if "failed" in said:
             raise PeerFailed(str(said["failed"]))
         return said
+
+    def part(self, goodbye: str, **more: object) -> None:
+        """Say goodbye, and wait until the other has heard it: only then may what we talk in be removed."""
+        self.say(goodbye=goodbye, **more)
+        if not self._is_silent:
+            with contextlib.suppress(Goodbye, TimedOut):
+                self.hear()
 
     def ask(self, errand: str, room: str, **more: object) -> Said:
         """Have the other do something in a directory, and hear the answer. Raises TimedOut, or PeerFailed."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import TimedOut, UsageError, explain
+from sccache_dtool.errors import TimedOut, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.liveness.owners import host_name
 from sccache_dtool.liveness.process import Proc
@@ -43,7 +43,7 @@ def verify(
     kind = printable(mount.type) if mount else "of unknown type"
     me = _this_host(place, proc or Proc())
     findings = list(kinds.judge(mount))
-    if kinds.is_refused(mount):
+    if _is_settled(findings):
         return Report(directory, kind, (me.name,), independent=False, findings=tuple(findings))
     with meeting.room(place, tell) as room:
         findings += chain(probes.run(room), contests.run_here(room))
@@ -59,7 +59,7 @@ def verify(
         if all(finding.weight < Weight.UNFIT for finding in findings):
             findings += _of_two(Pair(room, talk, mount.type if mount else "", longest_delay, tell))
         report = Report(directory, kind, (me.name, peer.name), me.is_independent_of(peer), tuple(findings))
-        talk.say(goodbye=report.verdict[:600], fitness=report.fitness)
+        talk.part(report.verdict[:600], fitness=report.fitness)
     return report
 
 
@@ -79,11 +79,17 @@ def assist(
     """As the peer of somebody's `verify`: the verdict (`goodbye`) and `fitness`. Raises TimedOut if nobody comes."""
     place = _place(fs, directory, clock)
     mount = mount_of(directory, mounts)
-    if kinds.is_refused(mount):
-        refused = Report(directory, "", (host_name(),), independent=False, findings=tuple(kinds.judge(mount)))
+    findings = tuple(kinds.judge(mount))
+    if _is_settled(findings):
+        refused = Report(directory, "", (host_name(),), independent=False, findings=findings)
         return {"goodbye": refused.verdict, "fitness": refused.fitness}
     with meeting.join(place, _this_host(place, proc or Proc()), role, tell) as (room, talk):
         return pair.serve(room, talk)
+
+
+def _is_settled(findings: Iterable[Finding]) -> bool:
+    """Whether what the mount tells is enough: then nothing is even tried."""
+    return any(finding.weight is Weight.UNFIT for finding in findings)
 
 
 def _of_two(both: Pair) -> Iterator[Finding]:
@@ -101,9 +107,7 @@ def _place(fs: FileSystem, directory: str, clock: Clock | None) -> Place:
         fs.names(directory)
         return Place(fs, clock or Clock(), directory, fs.is_shared(directory))
     except OSError as error:
-        raise UsageError(
-            f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you may write"
-        ) from error
+        raise meeting.cannot_be_used(directory, error) from error
 
 
 def _this_host(place: Place, proc: Proc) -> Host:

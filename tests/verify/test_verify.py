@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,10 +16,25 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, FakeProc, LostReplies
+from sccache_dtool.clock import Clock
 from sccache_dtool.errors import TimedOut, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import VERIFICATION
-from sccache_dtool.verify import Fitness, Part, Report, Role, Weight, assist, contests, meeting, role_from, verify
+from sccache_dtool.verify import (
+    Fitness,
+    Part,
+    Report,
+    Role,
+    Weight,
+    assist,
+    contests,
+    meeting,
+    pair,
+    role_from,
+    verify,
+)
+from sccache_dtool.verify.findings import Place
+from sccache_dtool.verify.talk import Goodbye, Talk
 
 ALONE = Role(Part.LEAD, "", 0.0)
 LEADER = Role(Part.LEAD, "", 30.0)
@@ -82,7 +98,7 @@ class RemovesNothing(FileSystem):
 class ReplacesNames(FileSystem):
     """Makes what is there once more."""
 
-    def symlink(self, text: str, path: str) -> None:
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
         if os.path.islink(path):
             os.unlink(path)
         os.symlink(text, path)
@@ -91,7 +107,7 @@ class ReplacesNames(FileSystem):
 class ReplacesTheFull(FileSystem):
     """Renames directories onto others, whatever is in them."""
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, unique: bool = False) -> None:
         if os.path.isdir(source) and os.path.isdir(target):
             shutil.rmtree(target)
         os.rename(source, target)
@@ -100,7 +116,7 @@ class ReplacesTheFull(FileSystem):
 class LosesTexts(FileSystem):
     """Keeps the first bytes of a symbolic link."""
 
-    def symlink(self, text: str, path: str) -> None:
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
         os.symlink(text[:255], path)
 
 
@@ -120,7 +136,7 @@ class LooksBeforeItRemoves(FileSystem):
     def __init__(self) -> None:
         self._made = threading.Event()
 
-    def symlink(self, text: str, path: str) -> None:
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
         super().symlink(text, path)
         if path.endswith("/use/lease"):
             self._made.set()
@@ -142,7 +158,7 @@ class LooksBeforeItCreates(FileSystem):
     def __init__(self) -> None:
         self._both = threading.Barrier(2)
 
-    def symlink(self, text: str, path: str) -> None:
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
         if re.search(r"/r\d+/name$", path) is None:
             super().symlink(text, path)
             return
@@ -212,10 +228,25 @@ def test_lost_replies_are_no_second_winner(place: str, tmp_path: Path) -> None:
     assert "replies were lost" in found(report, Weight.TOLD)["a heartbeat against a revocation"]
 
 
+@pytest.mark.parametrize("raises_in", ["first", "second"])
+def test_a_fault_of_our_own_in_a_contest_is_raised(
+    raises_in: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One side would wait for ever for the other, which has ended with a traceback."""
+
+    def act(place: Place) -> None:
+        raise TypeError("not called like this")
+
+    contest = contests.CONTESTS["two who make one record"]
+    monkeypatch.setitem(contests.CONTESTS, "two who make one record", contest._replace(**{raises_in: act}))
+    with pytest.raises(TypeError, match="not called like this"):
+        alone(FileSystem(), place, tmp_path)
+
+
 class SaysNoMore(FileSystem):
     """As SFTP has it: what is refused is not permitted, whatever the reason."""
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, unique: bool = False) -> None:
         try:
             os.rename(source, target)
         except OSError as error:
@@ -259,6 +290,17 @@ def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     """A slip in DIR would end in a traceback."""
     with pytest.raises(UsageError, match="cannot verify"):
         alone(FileSystem(), str(tmp_path / "missing"), tmp_path)
+
+
+@pytest.mark.parametrize("role", [ALONE, PEER], ids=["leader", "peer"])
+def test_where_nothing_can_be_made_a_person_is_told_what_to_give(place: str, tmp_path: Path, role: Role) -> None:
+    """Whoever may only read would see the name of a directory of ours, and not learn what is wanted."""
+    fs = Failing()
+    fs.fail("mkdir", errno.EACCES, nth=1)
+    fs.fail("symlink", errno.EACCES, nth=1)
+    with pytest.raises(UsageError, match=f"cannot verify {place}: Permission denied") as refused:
+        (assist if role is PEER else verify)(fs, place, role, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
+    assert "in which you may write" in str(refused.value.hint)
 
 
 # -- what the mount tells ----------------------------------------------------------------------------------------------
@@ -323,6 +365,16 @@ def test_what_is_known_of_types_and_options_is_told(
     assert any(word in what for what in told)
 
 
+def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, tmp_path: Path) -> None:
+    """Of a read-only mount there would be an error in the place of a verdict."""
+    fs = Counting()
+    mounts = mounted(place, tmp_path, "ext4 /dev/sda1 ro")
+    report = verify(fs, place, ALONE, lambda text: None, mounts=mounts)
+    assert report.verdict == "unfit: mount options: ro: nothing can be written"
+    assert assist(fs, place, PEER, lambda text: None, mounts=mounts)["fitness"] is Fitness.UNFIT
+    assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
+
+
 # -- which part ------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +436,23 @@ def test_two_hosts_find_a_good_file_system_fit(place: str, tmp_path: Path) -> No
     assert figures["delay_looked_up"] < 2.0
 
 
+class Sleepy(FileSystem):
+    """Of a host that is slow to look for what is said last."""
+
+    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+        if text == "nudge" and any('"goodbye"' in said for said in self._said(os.path.dirname(path))):
+            time.sleep(0.5)
+        super().put_record(text, path, unique=unique)
+
+    def _said(self, talk: str) -> list[str]:
+        return [self.get_record(f"{talk}/{name}") for name in os.listdir(talk) if name.endswith(".leader")]
+
+
+def test_a_peer_that_is_slow_hears_the_verdict(place: str, tmp_path: Path) -> None:
+    """The leader would have removed what they talk in, and the peer end with an error that means nothing."""
+    assert both(place, tmp_path, FileSystem(), Sleepy()).fitness is Fitness.FIT
+
+
 def test_two_processes_of_one_host_are_one_host(place: str, tmp_path: Path) -> None:
     """Two shells on one host would vouch for what hosts do to each other."""
     report = both(place, tmp_path, FileSystem(), FileSystem(), boots="aa")
@@ -418,7 +487,7 @@ class ReadsHalf(FileSystem):
 class Refuses(FileSystem):
     """A host that may rename nothing."""
 
-    def rename(self, source: str, target: str) -> None:
+    def rename(self, source: str, target: str, *, unique: bool = False) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES), source)
 
 
@@ -470,9 +539,6 @@ def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypat
         def answer_once() -> None:
             fs = FileSystem()
             me = meeting.Host("node7", "b", 1)
-            from sccache_dtool.clock import Clock
-            from sccache_dtool.verify.findings import Place
-
             with meeting.join(Place(fs, Clock(), place), me, PEER, lambda text: None):
                 assert peer.here()
 
@@ -501,3 +567,36 @@ def test_a_peer_without_a_leader_gives_up(place: str) -> None:
     """A peer that was started on the wrong mount would wait for ever."""
     with pytest.raises(TimedOut, match="no word from a leader"):
         assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
+
+
+class Script(Talk):
+    """A leader that says what it is told to, and hears what the peer answers."""
+
+    def __init__(self, *says: dict[str, object]) -> None:
+        self.says = [*says, {"goodbye": "done"}]
+        self.heard: list[dict[str, object]] = []
+
+    def hear(self, patience: float | None = None) -> dict[str, object]:
+        said = self.says.pop(0)
+        if "goodbye" in said:
+            raise Goodbye(said)
+        return said
+
+    def say(self, **fields: object) -> None:
+        self.heard.append(fields)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        ({"do": "clock", "in": "../place"}, "not the directory of a check"),
+        ({"do": "clock", "in": ".."}, "not the directory of a check"),
+        ({"do": "clock"}, "not the directory of a check"),
+        ({"do": "something new", "in": "p0"}, "another release"),
+    ],
+)
+def test_a_peer_does_nothing_that_it_does_not_know(asked: dict[str, object], answer: str, place: str) -> None:
+    """Who may write in a directory could have another user make names anywhere; or a newer release get a traceback."""
+    talk = Script(asked)
+    assert pair.serve(Place(FileSystem(), Clock(), place), talk) == {"goodbye": "done"}
+    assert answer in str(talk.heard[0]["failed"])
