@@ -368,6 +368,13 @@ class Layout:
 
 #: What names begin with that a verification of a file system makes in a directory, for as long as it runs.
 VERIFICATION = f"{CONTROL}-verify-"
+
+
+def is_of_verification(name: str) -> bool:
+    """Whether `name` is one that a verification makes: a room, a nudge, a peer's card, or the call that answers it."""
+    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
+
+
 #: The directory of leases in a generation, the one that is asked before anything is deleted.
 GATE = "use"
 PAYLOAD = "payload"
@@ -376,3 +383,5 @@ TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
 #: The directories that a cache is made of; `init` makes them all, `doctor --fix` what is missing.
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
+#: Those that are made when there is something to put into them.
+MADE_LATER = ("transfers", "pins", "cleanings")

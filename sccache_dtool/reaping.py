@@ -110,7 +110,7 @@ class Court:
         since, by = self._text(held)
         if held.lease is None:
             verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool makes; somebody may mean something by it")
-            return Judged(held, None, None, since, by, verdict)
+            return Judged(held, None, None, since, records.printable(held.name), verdict)
         record, verdict = self.holder(held.lease.holder)
         name = self.roll.present.get(held.lease.holder)
         return Judged(held, name, record, since, str(record) if record else by, verdict)

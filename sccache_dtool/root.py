@@ -90,7 +90,7 @@ def check(fs: FileSystem, layout: Layout) -> str:
         raise NoCache(f"{layout.format_file} is not a cache's", hint="nothing is touched; see `sc-dtool init --help`")
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
-            f"{layout.root} has format {fields.get('version')}, and this program knows {FORMAT_VERSION}",
+            f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
             hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
         )
     layout.shared = fields.get("shared") == "group"

@@ -188,6 +188,41 @@ def test_a_lease_whose_holder_is_missing_is_ended(cache: Cache, job: Owner, sour
     assert cache.examine() == []
 
 
+def test_one_reaping_ends_all_leases(make_cache: Making, proc: FakeProc, source: str, layout: Layout) -> None:
+    """After the crash of a large job the doctor would look through the whole cache again for each lease."""
+    fs = Counting()
+    cache = make_cache(fs=fs)
+    calls = []
+    for many in (1, 20):
+        for pid in range(4242, 4242 + many):
+            cache.hold(holders.process_owner(CALLER, proc, proc.add(pid, "job", start=1000)), cache.wanted([source]))
+            proc.end(pid)
+        found = cache.examine()
+        assert len(found) == many
+        fs.calls.clear()
+        for finding in found:
+            assert finding.mend is not None
+            finding.mend()
+        calls.append(sum(call.kind == "names" and str(call).count(layout.items) > 0 for call in fs.calls))
+    assert calls[0] == calls[1]
+    assert cache.examine() == []
+
+
+def test_a_lease_that_cannot_be_ended_is_not_called_repaired(
+    make_cache: Making, cache: Cache, job: Owner, proc: FakeProc, source: str, layout: Layout
+) -> None:
+    """The doctor would say that it has repaired what is as it was, and not who can."""
+    cache.hold(job, cache.wanted([source]))
+    proc.end(4242)
+    fs = Failing()
+    fs.fail("rename", errno.EACCES, within=f"{layout.gone}/")
+    (finding,) = make_cache(fs=fs).examine()
+    assert finding.mend is not None
+    with pytest.raises(CacheError) as refused:
+        finding.mend()
+    assert "the owner of the cache, must do it" in refused.value.details[0]
+
+
 def test_a_holder_that_is_gone_is_revoked(
     cache: Cache, job: Owner, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
@@ -250,6 +285,8 @@ def test_what_crashes_leave_is_put_away(
 
 
 STRANGE = {
+    "control": "{control}/README",
+    "copy": "{gate}/../README",
     "items": "{items}/README",
     "shard": "{items}/ab/README",
     "item": "{item}/README",
@@ -508,7 +545,9 @@ def test_settings_that_cannot_be_understood_are_a_finding(cache: Cache, make_cac
     assert Path(layout.config_file).exists()
 
 
-@pytest.mark.parametrize("text", ["garbage", "", "sc-dtool cache\nversion: 99\nid: 0123\nshared: no\n"])
+@pytest.mark.parametrize(
+    "text", ["garbage", "", "sc-dtool cache\nid: 0123\n", "sc-dtool cache\nversion: 99\nid: 0123\nshared: no\n"]
+)
 def test_another_format_is_not_touched(
     make_cache: Making, cache: Cache, source: str, layout: Layout, text: str
 ) -> None:
@@ -593,6 +632,15 @@ def test_what_a_verification_left_is_removed_when_it_is_old(cache: Cache, layout
     assert not left.exists()
 
 
+def test_what_only_looks_like_a_verification_stays(cache: Cache, layout: Layout, clock: FakeClock) -> None:
+    """Somebody's notes on a verification, outside the cache, would be deleted."""
+    notes = Path(layout.root, f"{VERIFICATION}notes")
+    notes.write_text("mine")
+    clock.let_pass(DAYS)
+    mend(cache)
+    assert notes.read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}", "{gone}", "{transfers}", "{pins}"]
 )
@@ -606,6 +654,19 @@ def test_a_directory_of_the_cache_that_cannot_be_listed_is_told_of(
     fs.fail("names", errno.EACCES, within=path)
     found = make_cache(fs=fs).examine()
     assert any(finding.path == path and finding.mend is None for finding in found)
+
+
+@pytest.mark.parametrize("place", ["{transfers}", "{pins}", "{cleanings}"])
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("/tmp")], ids=["file", "link"])
+def test_what_is_in_the_place_of_a_directory_that_is_made_later_is_told_of(
+    cache: Cache, layout: Layout, place: str, put: Callable[[Path], None]
+) -> None:
+    """Nothing could be pinned, and nobody would learn why."""
+    path = Path(place.format(**vars(layout)))
+    FS.make_dirs(str(path))
+    FS.remove_tree(str(path))
+    put(path)
+    assert [(finding.path, finding.mend) for finding in cache.examine()] == [(str(path), None)]
 
 
 @pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}"])

@@ -168,7 +168,7 @@ def test_an_item_with_five_thousand_leases(
                 )
         layout = Layout(str(root))
         assert cache.item(wanted.key).leases == leases
-        for words in (["status", "ref.fa"], ["why", "ref.fa"], ["du"], ["reap"], ["clean", "--all", "-y"]):
+        for words in (["status", "ref.fa"], ["why", "ref.fa"], ["du"], ["doctor"], ["reap"], ["clean", "--all", "-y"]):
             work.setdefault(" ".join(words), []).append(calls_of_python(functools.partial(main.run, words)))
         everything = ["unuse", "--all", "--holder", "long-lived", source]
         work.setdefault("unuse", []).append(calls_of_python(functools.partial(main.run, everything)))

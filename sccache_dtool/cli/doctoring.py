@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import click
 
@@ -12,6 +13,12 @@ from sccache_dtool.cli.options import Invocation, common_options, duration, pass
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+
+#: How often is looked again, as one repair brings to light what else there is; others may go on leaving new things.
+_ROUNDS = 10
+
+#: How many details a warning shows.
+_DETAILS = 3
 
 
 @click.command("doctor")
@@ -51,8 +58,10 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
     cache = now.cache()
     findings = cache.examine()
     mended = 0
-    while fix and any(finding.mend for finding in findings):
+    for _ in range(_ROUNDS if fix else 0):
         before = {finding.path for finding in findings if finding.mend}
+        if not before:
+            break
         mended += sum(_mend(now, finding) for finding in findings)
         findings = cache.examine()
         if before & {finding.path for finding in findings if finding.mend}:
@@ -94,12 +103,18 @@ def _mend(now: Invocation, finding: Finding) -> bool:
         now.out.warning(f"{explain(error)}; not repaired")
         return False
     except CacheError as error:
-        now.out.warning(": ".join((error.message, *error.details)) + "; not repaired")
+        now.out.warning(": ".join((error.message, *_some(error.details))) + "; not repaired")
         return False
     now.out.result(
         "repaired", {"path": finding.path, "finding": finding.what}, f"repaired {finding.path}: {finding.what}"
     )
     return True
+
+
+def _some(details: Sequence[str]) -> list[str]:
+    """Details for one line: of thousands who hold an item, a few tell enough."""
+    more = [f"and {len(details) - _DETAILS} more"] if len(details) > _DETAILS else []
+    return [*details[:_DETAILS], *more]
 
 
 # -- file systems ------------------------------------------------------------------------------------------------------

@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Collection, Iterator
+from functools import cached_property, partial
 
 from sccache_dtool import config, items, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.config import Config
 from sccache_dtool.doctor import copies, permissions
 from sccache_dtool.doctor.findings import Finding
-from sccache_dtool.errors import GONE, CacheError, explain
+from sccache_dtool.errors import GONE, CacheError
 from sccache_dtool.evict.keeper import Keeper
 from sccache_dtool.evict.tidy import OLD
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Item
-from sccache_dtool.layout import DIRECTORIES, TAG_NAME, VERIFICATION, CleaningName, Layout, OutcomeName, PinName
+from sccache_dtool.layout import (
+    DIRECTORIES,
+    GATE,
+    ITEM_FILE,
+    MADE_LATER,
+    PAYLOAD,
+    TAG_NAME,
+    CleaningName,
+    Layout,
+    OutcomeName,
+    PinName,
+    is_of_verification,
+)
+from sccache_dtool.reaping import Reaped
 from sccache_dtool.records import printable
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
+
+#: All that there can be in the control directory, and in a copy of an item.
+_IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})
+_IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 
 Warn = Callable[[str], None]
 
@@ -38,12 +57,13 @@ def examine(
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
     keeper = keeper_that_warns(strange.append, settings)
+    _strangers_in(fs, layout.control, _IN_CONTROL, strange.append)
     found = [
         *_about_the_root(fs, layout, clock),
         *misunderstood,
         *_made_when_needed(fs, layout, strange.append),
         *permissions.of_cache(fs, layout),
-        *_in_items(fs, layout, items.scan(fs, layout, strange.append), keeper),
+        *_in_items(fs, layout, items.scan(fs, layout, strange.append), keeper, strange.append),
         *_left_behind(keeper),
     ]
     return [*found, *(_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange))]
@@ -57,7 +77,7 @@ def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
         except FileNotFoundError:
             yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
         except OSError as error:
-            yield Finding(path, explain(error), None, "look what it is, and who owns it")
+            yield Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")
 
 
 def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:
@@ -70,7 +90,7 @@ def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Fi
             yield Finding(path, what, partial(root.remove_unfinished, fs, path), "removes what is empty")
     for name in fs.names(layout.root):
         path = f"{layout.root}/{name}"
-        if name.startswith(VERIFICATION) and _is_old(fs, clock, path):
+        if is_of_verification(name) and _is_old(fs, clock, path):
             what = "what a verification of the file system left that was killed"
             yield Finding(path, what, partial(fs.remove_tree, path), "removes it")
     for path in root.open_to_all(fs, layout):
@@ -105,33 +125,74 @@ def _made_when_needed(fs: FileSystem, layout: Layout, warn: Warn) -> Iterator[Fi
         layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
     }.items():
         try:
-            found = fs.names_if_any(path)
+            found = fs.names(path)
+        except FileNotFoundError:
+            continue
         except OSError as error:
-            yield Finding(path, explain(error), None, "look what it is, and who owns it")
+            yield Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")
             continue
         for name in found:
             if parse(name) is None:
                 warn(f"{path}/{printable(name)}: {what}; left alone")
 
 
-def _in_items(fs: FileSystem, layout: Layout, scanned: Iterator[Item], keeper: Keeper) -> Iterator[Finding]:
+def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: Warn) -> None:
+    """Tell of names in a directory in which we make none but these."""
+    try:
+        found = fs.names_if_any(directory)
+    except OSError as error:
+        warn(f"{directory}: {error.strerror}; passed over")
+        return
+    for name in found:
+        if name not in known:
+            warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
+
+
+def _in_items(fs: FileSystem, layout: Layout, scanned: Iterator[Item], keeper: Keeper, warn: Warn) -> Iterator[Finding]:
     for item in scanned:
         yield from permissions.of_item(fs, layout, item)
         for copy in item.copies:
             if not copy.closed:
                 yield from copies.findings(fs, layout, copy, keeper.remove_copy)
+                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn)
 
 
 def _left_behind(keeper: Keeper) -> Iterator[Finding]:
     for leftover in keeper.leftovers():
         yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
     reaped = keeper.reap(dry_run=True)
+    reap = _Reaping(keeper)
     for judged in reaped.leases:
+        path = keeper.path_of(judged.held)
         what = f"a lease that nobody holds: {judged.verdict.evidence}"
-        yield Finding(keeper.path_of(judged.held), what, keeper.reap, "ends it")
+        yield Finding(path, what, partial(reap.must_end, path), "ends it")
     if not reaped.leases:
         for holder, evidence in reaped.holders:
-            yield Finding(holder, f"a holder that is gone: {evidence}", keeper.reap, "revokes it")
+            yield Finding(holder, f"a holder that is gone: {evidence}", partial(reap.must_end, holder), "revokes it")
+
+
+class _Reaping:
+    """One reaping that mends many findings: it looks at the whole cache, so that one for each would be too many."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def must_end(self, name: str) -> None:
+        """End the lease at this path, or the holder of this id. Raises FileNotFoundError if others were first."""
+        if name in self._ended:
+            return
+        if self._done.failed:
+            raise CacheError(f"{name}: not ended", details=self._done.failed)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+    @cached_property
+    def _done(self) -> Reaped:
+        return self._keeper.reap()
+
+    @cached_property
+    def _ended(self) -> frozenset[str]:
+        leases = (self._keeper.path_of(judged.held) for judged in self._done.leases)
+        return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
 
 
 def _stranger(fs: FileSystem, layout: Layout, clock: Clock, warning: str) -> Finding:

@@ -10,14 +10,14 @@ from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import SHARED_DIRECTORY, FileSystem
 from sccache_dtool.items import Item
-from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, PAYLOAD, Layout
+from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, MADE_LATER, PAYLOAD, Layout
 
 
 def of_cache(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
     """Of the directories that a cache is made of."""
-    made_later = (layout.transfers, layout.pins, layout.cleanings)
     shards = (f"{layout.items}/{name}" for name in fs.names(layout.items)) if layout.shared else ()
-    for path in (layout.control, *(f"{layout.control}/{name}" for name in DIRECTORIES), *made_later, *shards):
+    made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
+    for path in (layout.control, *made, *shards):
         yield from _of_directory(fs, layout, path)
 
 
