@@ -16,7 +16,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.errors import GONE
 from sccache_dtool.nofollow import Walk, by_descriptor, open_directory, reached
 
 if TYPE_CHECKING:
@@ -193,9 +192,7 @@ class FileSystem:
         """As `names`; none for a directory that is not there, as it is made when it is needed."""
         try:
             return self.names(path)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
+        except FileNotFoundError:  # and nothing else: what is no directory, or stale, might have names all the same
             return []
 
     def entries(self, path: str) -> list[Entry]:

@@ -141,7 +141,8 @@ def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: 
     try:
         found = fs.names_if_any(directory)
     except OSError as error:
-        warn(f"{directory}: {error.strerror}; passed over")
+        if error.errno not in GONE:
+            warn(f"{directory}: {error.strerror}; passed over")
         return
     for name in found:
         if name not in known:

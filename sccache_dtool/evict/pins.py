@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable
 
 from sccache_dtool import records
+from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, PinName
 
@@ -13,9 +14,16 @@ Warn = Callable[[str], None]
 
 
 def listing(fs: FileSystem, layout: Layout, warn: Warn) -> list[PinName]:
-    """All pins, those among them that have run out."""
+    """All pins, those among them that have run out. Raises CacheError if nobody can tell: then nothing is evicted."""
+    try:
+        found = fs.names_if_any(layout.pins)
+    except OSError as error:
+        raise CacheError(
+            f"cannot tell what is pinned: {explain(error)}",
+            hint="nothing is removed until that is known; look what is there, and who owns it",
+        ) from error
     pins = []
-    for text in fs.names_if_any(layout.pins):
+    for text in found:
         name = PinName.parse(text)
         if name is None:
             warn(f"{layout.pins}/{records.printable(text)}: not a pin; left alone")
