@@ -18,7 +18,7 @@ def main() -> int:
     with tempfile.NamedTemporaryFile() as notes:
         os.environ |= {"NFS": "full", "FIGURES": notes.name}
         code = pytest.main(["-q", str(Path(__file__).parent), *sys.argv[1:]])
-        if code == pytest.ExitCode.OK:
+        if code == pytest.ExitCode.OK and not sys.argv[1:]:  # some of the tests are not what the page tells of
             figures.write("nfs", _table(figures.tallied(notes.name, "nfs storm")))
     return int(code)
 
