@@ -32,7 +32,13 @@ _MARK = "_sc_dtool_wraps"
 
 #: What an access needs of ours, and what it needs beside that if it must fetch.
 _TO_USE = ("sccache_dtool.cache", "sccache_dtool.fetch.broker")
-_TO_FETCH = ("flufl.lock", "portalocker", "sccache_dtool.evict.keeper", "sccache_dtool.fetch.populate")
+_TO_FETCH = (
+    "flufl.lock",
+    "portalocker",
+    "sccache_dtool.evict.keeper",
+    "sccache_dtool.fetch.populate",
+    "sccache_dtool.locking",
+)
 
 #: Held while those are loaded, and while this process forks: a child that is forked in the middle of another thread's
 #: import waits for ever for its end.
