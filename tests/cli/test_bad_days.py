@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -194,6 +195,17 @@ def _kill_while_it_fetches(script: str, server: Server) -> None:
         server.wait_for_gets("/x.bin")
         os.killpg(job.pid, signal.SIGKILL)
         job.wait()
+        wait_until(lambda: not _is_running(job.pid), "the end of all processes of the job")
+
+
+def _is_running(group: int) -> bool:
+    """Whether a process of a group is left; a killed one is there until the kernel gets round to it."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(") ")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def test_killed_in_the_middle_of_a_download(server: Server, sc: Sc, disk: Disk) -> None:
