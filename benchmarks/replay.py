@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sccache_dtool.evict.policies import Candidate, in_order
+from sccache_dtool.evict.policies import Candidate, candidate, in_order
+from sccache_dtool.layout import Generation
 from sccache_dtool.marks import ORDERS
 
 HIGH, LOW = 0.95, 0.80
@@ -124,15 +125,15 @@ Order = Callable[[Mapping[str, _Kept], float, int], Sequence[str]]
 def _by_policy(order: str) -> Order:
     def sort(kept: Mapping[str, _Kept], now: float, number: int) -> list[str]:
         names = {_key(name): name for name in kept}
-        candidates = (_candidate(_key(name), one) for name, one in kept.items())
-        return [names[candidate.key] for candidate in in_order(candidates, order, now)]
+        candidates = (_candidate(_key(name), one, order, now) for name, one in kept.items())
+        return [names[candidate.key] for candidate in in_order(candidates)]
 
     return sort
 
 
-def _candidate(key: str, one: _Kept) -> Candidate:
-    copy = f"g{'0' * 16}-{int(one.since)}-{one.file.bytes}-1-t{int(one.file.seconds * 1000)}"
-    return Candidate(f"{key}/{copy}", one.uses, one.last)
+def _candidate(key: str, one: _Kept, order: str, now: float) -> Candidate:
+    copy = Generation("0" * 16, int(one.since), one.file.bytes, 1, int(one.file.seconds * 1000))
+    return candidate(key, copy, one.uses, one.last, order, now)
 
 
 def _key(name: str) -> str:

@@ -16,7 +16,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.nofollow import Walk, by_descriptor, open_directory, reached
+from sccache_dtool.nofollow import Walk, Way, by_descriptor, open_directory, opened, reached, way_to
 
 if TYPE_CHECKING:
     import tarfile
@@ -71,12 +71,12 @@ class FileSystem:
         with reached(source) as (old, here), reached(path) as (new, there):
             os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
 
-    def rename(self, source: str, target: str, *, unique: bool = False) -> None:
-        """Rename within the cache."""
+    def rename(self, source: str, target: str, *, unique: bool = False, via: Way | None = None) -> None:
+        """Rename within the cache; `via`: a way to a directory above `source`."""
         if unique:
             os.rename(source, target)
             return
-        with reached(source) as (old, here), reached(target) as (new, there):
+        with reached(source, via) as (old, here), reached(target) as (new, there):
             os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
 
     def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
@@ -91,8 +91,7 @@ class FileSystem:
 
     def share(self, path: str) -> None:
         """Let a directory's group write in it, and make what is created there the group's too (setgid)."""
-        with reached(path) as (name, directory):
-            fd = open_directory(name, directory)
+        fd = open_directory(path)
         try:
             os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | SHARED_DIRECTORY)
         finally:
@@ -103,9 +102,9 @@ class FileSystem:
         with reached(path) as (name, directory):
             os.utime(name, dir_fd=directory, follow_symlinks=False)
 
-    def rmdir(self, path: str) -> None:
-        """Remove an empty directory; the server refuses when there is anything in it."""
-        with reached(path) as (name, directory):
+    def rmdir(self, path: str, *, via: Way | None = None) -> None:
+        """Remove an empty directory; the server refuses when there is anything in it. `via`: as for rename."""
+        with reached(path, via) as (name, directory):
             os.rmdir(name, dir_fd=directory)
 
     def unlink(self, path: str) -> None:
@@ -129,8 +128,7 @@ class FileSystem:
 
     def changed(self, directory: str) -> int:
         """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
-        with reached(directory) as (name, above):
-            fd = open_directory(name, above)
+        fd = open_directory(directory)
         try:
             return os.fstat(fd).st_mtime_ns
         finally:
@@ -177,16 +175,22 @@ class FileSystem:
 
     # -- directories -----------------------------------------------------------------------------------------------
 
-    def names(self, path: str) -> list[str]:
-        """The names in a directory, sorted. On a network file system this is a hint, not a proof."""
-        with reached(path) as (name, directory):
-            if directory is None:
-                return sorted(os.listdir(path))
-            fd = open_directory(name, directory)
-            try:
-                return sorted(os.listdir(fd))
-            finally:
-                os.close(fd)
+    def way_to(self, path: str, via: Way | None = None) -> Way:
+        """Open a directory, for many calls below it; `via`: one above it. The caller closes it, as a context."""
+        return way_to(path, via)
+
+    def names(self, path: str, *, via: Way | None = None) -> list[str]:
+        """The names in a directory, sorted. On a network file system this is a hint, not a proof.
+
+        `via`: a way to it, or to a directory above it.
+        """
+        if via is not None and via.path == path:
+            return sorted(os.listdir(via.directory))
+        fd = open_directory(path, via)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
 
     def names_if_any(self, path: str) -> list[str]:
         """As `names`; none for a directory that is not there, as it is made when it is needed."""
@@ -202,8 +206,7 @@ class FileSystem:
 
     def statuses(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
         """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out."""
-        with reached(path) as (last, above):
-            fd = open_directory(last, above)
+        fd = open_directory(path)
         try:
             for name in names:
                 try:
@@ -249,8 +252,7 @@ class FileSystem:
 
     def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
-        with reached(path) as (name, directory):
-            fd = os.open(name, _READ_ONLY, dir_fd=directory)
+        fd = opened(path, _READ_ONLY)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", path)
@@ -274,13 +276,11 @@ class FileSystem:
 
     def create(self, path: str, mode: int = 0o666) -> int:
         """Create a file exclusively, with the permissions in `mode` less the umask; a descriptor for writing."""
-        with reached(path) as (name, directory):
-            return os.open(name, _CREATE, mode, dir_fd=directory)
+        return opened(path, _CREATE, mode=mode)
 
     def open(self, path: str) -> int:
         """Open a file for reading, never through a symbolic link."""
-        with reached(path) as (name, directory):
-            return os.open(name, _READ_ONLY, dir_fd=directory)
+        return opened(path, _READ_ONLY)
 
     def read(self, fd: int, size: int = CHUNK) -> bytes:
         """At most `size` bytes; empty at the end."""
@@ -338,8 +338,7 @@ class FileSystem:
 
     def unlink_all(self, directory: str, names: Iterable[str]) -> None:
         """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
-        with reached(directory) as (last, above):
-            fd = open_directory(last, above)
+        fd = open_directory(directory)
         try:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
@@ -353,8 +352,7 @@ class FileSystem:
         Meanwhile nobody else may change anything in there, and its own name is not used: tarfile writes by path, and
         would follow a link that somebody has put in the place of a directory.
         """
-        with reached(directory) as (name, above):
-            fd = open_directory(name, above)
+        fd = open_directory(directory)
         anchor = by_descriptor(fd)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
         os.fchmod(fd, stat.S_IRWXU)

@@ -13,6 +13,7 @@ import os
 
 from sccache_dtool.errors import GONE, NOT_EMPTY
 from sccache_dtool.fsops import FileSystem
+from sccache_dtool.nofollow import Way
 
 
 def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
@@ -70,13 +71,14 @@ def _is_there(fs: FileSystem, path: str) -> bool:
     return True
 
 
-def close(fs: FileSystem, gate: str) -> bool:
+def close(fs: FileSystem, gate: str, via: Way | None = None) -> bool:
     """Close `gate` for good: True when it is closed, now or before; False when a lease is in it. One call.
 
-    Only ENOENT means that it had been closed before. Every other error is raised and the generation kept.
+    Only ENOENT means that it had been closed before. Every other error is raised and the generation kept. `via`: a
+    way to a directory above.
     """
     try:
-        fs.rmdir(gate)
+        fs.rmdir(gate, via=via)
     except OSError as error:
         if error.errno in NOT_EMPTY:
             return False

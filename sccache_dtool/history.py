@@ -16,6 +16,7 @@ from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import EndedName, SegmentName, unique
+from sccache_dtool.nofollow import Way
 
 #: Entries that make a fold worth its calls.
 FOLD_AT = 100
@@ -52,13 +53,13 @@ class _Listing(NamedTuple):
     strangers: tuple[str, ...]
 
 
-def summarise(fs: FileSystem, history: str, warn: Callable[[str], None]) -> Summary:
-    """Count the uses, from names alone where that is exact.
+def summarise(fs: FileSystem, history: str, warn: Callable[[str], None], via: Way | None = None) -> Summary:
+    """Count the uses, from names alone where that is exact. `via`: a way to a directory above.
 
     An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
     in the middle of a fold, and then the segment is read.
     """
-    listing = _list(fs, history)
+    listing = _list(fs, history, via)
     for name in listing.strangers:
         warn(f"{history}/{records.printable(name)}: not a finished lease; left alone")
     last = max(
@@ -117,9 +118,9 @@ def fold(
     return len(covered)
 
 
-def _list(fs: FileSystem, history: str) -> _Listing:
+def _list(fs: FileSystem, history: str, via: Way | None = None) -> _Listing:
     try:
-        found = fs.names(history)
+        found = fs.names(history, via=via)
     except OSError as error:
         if error.errno not in GONE:
             raise

@@ -14,6 +14,7 @@ from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName
 from sccache_dtool.leases import Held
+from sccache_dtool.nofollow import Way
 
 Warn = Callable[[str], None]
 Sum = TypeVar("Sum")
@@ -91,8 +92,8 @@ def keys(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[str]:
         yield from _keys_in(fs, place, shard, warn)
 
 
-def _keys_in(fs: FileSystem, place: Layout, shard: str, warn: Warn) -> Iterator[str]:
-    for key in _listing(fs, f"{place.items}/{shard}", warn):
+def _keys_in(fs: FileSystem, place: Layout, shard: str, warn: Warn, via: Way | None = None) -> Iterator[str]:
+    for key in _listing(fs, f"{place.items}/{shard}", warn, via):
         if layout.is_key(key) and key.startswith(shard):
             yield key
         else:
@@ -129,9 +130,16 @@ def _fold_shard(
     fs: FileSystem, place: Layout, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str
 ) -> tuple[Sum, list[str]]:
     warnings: list[str] = []
-    warn = warnings.append
-    found = fold(look(fs, place, key, warn, uses=uses) for key in _keys_in(fs, place, shard, warn))
+    found = fold(_looks(fs, place, shard, warnings.append, uses=uses))
     return found, warnings
+
+
+def _looks(fs: FileSystem, place: Layout, shard: str, warn: Warn, *, uses: bool) -> Iterator[Item]:
+    way = _way_to(fs, f"{place.items}/{shard}", warn)
+    if way is not None:
+        with way:
+            for key in _keys_in(fs, place, shard, warn, way):
+                yield look(fs, place, key, warn, uses=uses, via=way)
 
 
 Facts = dict[str, Any]
@@ -170,30 +178,34 @@ def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, 
         return {}
 
 
-def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = True) -> Item:
-    """One item; empty if there is none. `uses`: whether finished uses are counted."""
-    copies = []
+def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = True, via: Way | None = None) -> Item:
+    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
+    copies: list[Copy] = []
     summary = _NO_USES
     directory = place.item(key)
-    for name in _listing(fs, directory, warn):
-        if name == HISTORY:
-            if uses:
-                summary = _uses(fs, place, key, warn)
-            continue
-        generation = Generation.parse(name)
-        if generation is None:
-            warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
-            continue
-        copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn))
+    way = _way_to(fs, directory, warn, via)
+    if way is None:
+        return Item(key, (), 0, None)
+    with way:
+        for name in _listing(fs, directory, warn, way):
+            if name == HISTORY:
+                if uses:
+                    summary = _uses(fs, place, key, warn, way)
+                continue
+            generation = Generation.parse(name)
+            if generation is None:
+                warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
+                continue
+            copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn, way))
     return Item(key, tuple(copies), summary.uses, summary.last, summary.names)
 
 
 _NO_USES = history.Summary(0, None, 0)
 
 
-def _uses(fs: FileSystem, place: Layout, key: str, warn: Warn) -> history.Summary:
+def _uses(fs: FileSystem, place: Layout, key: str, warn: Warn, via: Way | None) -> history.Summary:
     try:
-        return history.summarise(fs, place.history(key), warn)
+        return history.summarise(fs, place.history(key), warn, via)
     except OSError as error:
         warn(f"{place.history(key)}: {error.strerror}; the uses of {layout.key_label(key)} are not counted")
         return _NO_USES
@@ -237,9 +249,9 @@ def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str,
     return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
 
 
-def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: Warn) -> Copy:
+def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: Warn, via: Way | None) -> Copy:
     try:
-        found = fs.names(gate)
+        found = fs.names(gate, via=via)
     except FileNotFoundError:
         return Copy(key, generation, True, ())
     except OSError as error:
@@ -252,11 +264,23 @@ def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: War
     return Copy(key, generation, False, held)
 
 
-def _listing(fs: FileSystem, path: str, warn: Warn) -> list[str]:
+def _way_to(fs: FileSystem, path: str, warn: Warn, via: Way | None = None) -> Way | None:
+    """A way to a directory; None if it is not there or, with a warning, cannot be opened."""
     try:
-        return fs.names(path)
-    except FileNotFoundError:
-        return []
+        return fs.way_to(path, via)
     except OSError as error:
-        warn(f"{path}: {error.strerror}; passed over")
+        _tell_why(path, error, warn)
+        return None
+
+
+def _listing(fs: FileSystem, path: str, warn: Warn, via: Way | None = None) -> list[str]:
+    try:
+        return fs.names(path, via=via)
+    except OSError as error:
+        _tell_why(path, error, warn)
         return []
+
+
+def _tell_why(path: str, error: OSError, warn: Warn) -> None:
+    if not isinstance(error, FileNotFoundError):
+        warn(f"{path}: {error.strerror}; passed over")

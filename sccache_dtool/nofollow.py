@@ -32,18 +32,50 @@ _LISTING = os.O_RDONLY | _DIRECTORY
 _LONGEST_SHOWN = 1000
 
 
+class Way(NamedTuple):
+    """An open directory, from which what is below it is reached without going all the way again; closed as a context.
+
+    It stays the directory that was opened, wherever that is moved; shards and items never are.
+    """
+
+    path: str
+    directory: int
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.directory)
+
+
+def way_to(path: str, via: Way | None = None) -> Way:
+    """The way to a directory, to be closed by the caller; `via`: one to a directory above it."""
+    return Way(path, opened(path, _LISTING, via))
+
+
+def open_directory(path: str, via: Way | None = None) -> int:
+    """Open a directory in order to list it."""
+    return opened(path, _LISTING, via)
+
+
+def opened(path: str, flags: int, via: Way | None = None, mode: int = 0) -> int:
+    """Open what is at a path (open(2)), reached as by `reached`."""
+    name, directory = _reach(path, via)
+    try:
+        return os.open(name, flags, mode, dir_fd=directory)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from None
+    finally:
+        _leave(directory, via)
+
+
 @contextlib.contextmanager
-def reached(path: str) -> Iterator[tuple[str, int | None]]:
+def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None]]:
     """A name and the open directory that it is in, for calls that take ``dir_fd``; errors name the whole path.
 
-    What does not lie in a control directory is handed out as it is, with no directory.
+    What does not lie in a control directory is handed out as it is, with no directory. `via`: a way to one above it.
     """
-    match = re.fullmatch(_GUARDED, path, re.DOTALL)
-    if match is None:
-        yield path, None
-        return
-    *way, name = match[2].split("/")
-    directory = _descend(match[1], way, path)
+    name, directory = _reach(path, via)
     try:
         yield name, directory
     except OSError as error:
@@ -51,27 +83,44 @@ def reached(path: str) -> Iterator[tuple[str, int | None]]:
             raise
         raise OSError(error.errno, error.strerror, path) from None
     finally:
+        _leave(directory, via)
+
+
+def _reach(path: str, via: Way | None) -> tuple[str, int | None]:
+    """A name, and the directory that it is in, to be left with `_leave`."""
+    if via is not None:
+        top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
+    else:
+        match = re.fullmatch(_GUARDED, path, re.DOTALL)
+        if match is None:
+            return path, None
+        top, inner = match.groups()
+        here = _enter(None, top, path, len(top))
+    *way, name = inner.split("/")
+    end = len(top)
+    for part in way:
+        end += len(part) + 1
+        try:
+            below = _enter(here, part, path, end)
+        finally:
+            _leave(here, via)
+        here = below
+    return name, here
+
+
+def _leave(directory: int | None, via: Way | None) -> None:
+    """Close a directory, unless it is the caller's."""
+    if directory is not None and (via is None or directory != via.directory):
         os.close(directory)
 
 
-def _descend(top: str, way: list[str], path: str) -> int:
-    here = _enter(None, top, top, path)
-    for depth, name in enumerate(way, 1):
-        try:
-            below = _enter(here, name, "/".join((top, *way[:depth])), path)
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
-def _enter(directory: int | None, name: str, here: str, path: str) -> int:
-    """Open a directory on the way to `path`; `here` is its own."""
+def _enter(directory: int | None, name: str, path: str, end: int) -> int:
+    """Open a directory on the way to `path`; its own path ends at `end`."""
     try:
         return os.open(name, _WAY, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(directory, name):
-            raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", here) from None
+            raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", path[:end]) from None
         raise OSError(error.errno, error.strerror, path) from None
 
 
@@ -80,11 +129,6 @@ def _is_link(directory: int | None, name: str) -> bool:
         return stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode)
     except OSError:
         return False
-
-
-def open_directory(name: str, directory: int | None) -> int:
-    """Open a directory in order to list it."""
-    return os.open(name, _LISTING, dir_fd=directory)
 
 
 class Found(NamedTuple):
@@ -163,7 +207,7 @@ class Walk:
     def _go_down(self, name: str, directory: int | None) -> Iterator[Found]:
         if self._opening:
             _give_us_access(name, directory)
-        below = open_directory(name, directory)
+        below = os.open(name, _LISTING, dir_fd=directory)
         if self._here >= 0:
             os.close(self._here)
         self._here = below
@@ -175,7 +219,7 @@ class Walk:
                 yield Found(below, self._name, False)
 
     def _go_up(self) -> None:
-        up = open_directory("..", self._here)
+        up = os.open("..", _LISTING, dir_fd=self._here)
         os.close(self._here)
         self._here = up
         if _identity(up) != self._levels[-1].identity:

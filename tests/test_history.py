@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -264,8 +265,8 @@ class HidingOnce(Interposing):
         super().__init__()
         self._hidden = False
 
-    def names(self, path: str) -> list[str]:
-        found = super().names(path)
+    def names(self, path: str, **more: Any) -> list[str]:
+        found = super().names(path, **more)
         if not self._hidden:
             self._hidden, found = True, []
         return found

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -377,11 +378,11 @@ class HidingOnce(FileSystem):
         self.directory = directory
         self.hidden = 0
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str, **more: Any) -> list[str]:
         if path == self.directory and not self.hidden:
             self.hidden += 1
             return ["gone"]
-        return super().names(path)
+        return super().names(path, **more)
 
 
 def test_a_holder_that_one_roll_misses_is_not_dead(

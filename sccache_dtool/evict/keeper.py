@@ -17,7 +17,18 @@ from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.clean import Carried, Cleaned
 from sccache_dtool.evict.loose import Found, Pile
 from sccache_dtool.evict.plans import Planned
-from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules, Sifted, add_loose, conclude, settle, sift
+from sccache_dtool.evict.policies import (
+    Candidate,
+    Kept,
+    Plan,
+    Rules,
+    Sifted,
+    add_loose,
+    conclude,
+    removes_any,
+    settle,
+    sift,
+)
 from sccache_dtool.evict.tidy import Broom, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
@@ -100,7 +111,7 @@ class Keeper:
             with self.court() as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
         drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
-        return self._settle(census, rules, now, reaped, left, drift), reaped
+        return self._plan(census, rules, now, reaped, left, drift), reaped
 
     def clean(self, rules: Rules, keep_for: float, most_seconds: float | None = None, why: str = "") -> Cleaned:
         """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
@@ -126,7 +137,7 @@ class Keeper:
                 now = self._clock.wall()
                 leftovers.extend(self._of_dtool(left, court.roll.now))
                 drift = 0.0 if court.roll.now is None else court.roll.now - now
-                plan = self._settle(census, rules, now, reaped, left, drift)
+                plan = self._plan(census, rules, now, reaped, left, drift)
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
                 tidied = tuple(clean.put_away(leftovers, self._warn))
                 if holder is not None:
@@ -209,11 +220,14 @@ class Keeper:
             whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
         return _Census(whole, pinned)
 
-    def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
-        """The plan, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
+    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
+        return conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room())
+
+    def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Sifted:
+        """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
         busy = clean.after_reaping(census.sifted.unsettled, reaped, now)
         sifted = settle(census.sifted, busy, rules, now, census.pinned)
-        return conclude(add_loose(sifted, left.files, rules, now, drift), rules, now, self._room())
+        return add_loose(sifted, left.files, rules, now, drift)
 
     def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
@@ -233,9 +247,11 @@ class Keeper:
         if court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
-        plan = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
-        if plan.remove:
+        settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
+        room = self._room()
+        if removes_any(settled, rules, room):
             return None
+        plan = conclude(settled, rules, room)
         return Cleaned(plan, Reaped((), (), ()), in_the_way=() if plan.missed_after(()) == (0, 0) else held)
 
     def _room(self) -> Room:

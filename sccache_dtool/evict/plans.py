@@ -82,7 +82,7 @@ def _decode_one(fields: Mapping[str, Any]) -> Candidate:
         device, inode, size, changed = (int(number) for number in fields["stamp"])
         newest = float(fields["newest"])
         one = Loose(directory, name, int(fields["bytes"]), newest, 0, (device, inode, size, changed))
-        return Candidate(one.path, uses, since, one)
+        return Candidate(one.path, uses, since, loose=one)
     key, generation = str(fields["item"]), str(fields["copy"])
     if not is_key(key) or Generation.parse(generation) is None:
         raise ValueError(key)

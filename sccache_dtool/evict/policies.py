@@ -21,6 +21,7 @@ class Candidate(NamedTuple):
     place: str  # `<key>/<generation>`, or the path of a file that dtool left
     uses: int
     idle_since: float
+    rank: float = 0.0  # by an order: what has the least goes first
     loose: Loose | None = None  # a file that dtool left, and no copy of an item
 
     @property
@@ -39,11 +40,6 @@ class Candidate(NamedTuple):
         return self.place if self.loose else key_label(self.key)
 
     @property
-    def parsed(self) -> Generation | None:
-        """What the copy's name says; None for a file that dtool left."""
-        return None if self.loose else Generation.parse(self.generation)
-
-    @property
     def bytes(self) -> int:
         """What it takes up."""
         return self.loose.bytes if self.loose else int(self.place.rpartition("/")[2].split("-", 3)[2])
@@ -52,12 +48,6 @@ class Candidate(NamedTuple):
     def entries(self) -> int:
         """Files and directories."""
         return 1 if self.loose else int(self.place.rpartition("/")[2].split("-", 4)[3])
-
-    @property
-    def created(self) -> float:
-        """When it was fetched."""
-        parsed = self.parsed
-        return float(parsed.created) if parsed else self.idle_since
 
 
 class Kept(NamedTuple):
@@ -92,33 +82,55 @@ _LEAST, _EACH_BYTE = 1.0, 1e-8
 _FRESH = 3600.0
 
 
-def _worth(candidate: Candidate, now: float) -> float:
+class _Past(NamedTuple):
+    """What an order goes by. Bytes, and seconds since 1970."""
+
+    uses: int
+    idle_since: float
+    bytes: int
+    created: float
+    took: float | None  # seconds of the fetch, if they are known
+
+
+def _worth(past: _Past, now: float) -> float:
     """How much keeping it is worth: the more uses in the shorter time since, the slower its fetch for its size.
 
     The root, as the replay of access logs shows (`benchmarks/replay.py`): with the plain rate of the fetch, many
     small files from slow sources would drive out what makes up most of the bytes.
     """
-    parsed = candidate.parsed
-    size = max(1, candidate.bytes)
-    noted = parsed.took if parsed is not None else None
-    seconds = max(_LEAST, _EACH_BYTE * size if noted is None else noted / 1000)
-    return max(1, candidate.uses) * math.sqrt(seconds / size) / (max(0.0, now - candidate.idle_since) + _FRESH)
+    size = max(1, past.bytes)
+    seconds = max(_LEAST, _EACH_BYTE * size if past.took is None else past.took)
+    return max(1, past.uses) * math.sqrt(seconds / size) / (max(0.0, now - past.idle_since) + _FRESH)
 
 
 #: What goes first, by the name of the order: the least by these. The clock is `now`, in seconds since 1970.
-_FIRST: dict[str, Callable[[Candidate, float], float]] = {
-    "lru": lambda candidate, now: candidate.idle_since,
-    "lfu": lambda candidate, now: candidate.uses,
-    "largest": lambda candidate, now: -candidate.bytes,
-    "oldest": lambda candidate, now: candidate.created,
+_FIRST: dict[str, Callable[[_Past, float], float]] = {
+    "lru": lambda past, now: past.idle_since,
+    "lfu": lambda past, now: past.uses,
+    "largest": lambda past, now: -past.bytes,
+    "oldest": lambda past, now: past.created,
     "cost": _worth,
 }
 
 
-def in_order(candidates: Iterable[Candidate], order: str, now: float) -> list[Candidate]:
+def candidate(key: str, generation: Generation, uses: int, idle_since: float, order: str, now: float) -> Candidate:
+    """A copy that may go, ranked by `order`."""
+    took = None if generation.took is None else generation.took / 1000
+    past = _Past(uses, idle_since, generation.bytes, generation.created, took)
+    return Candidate(f"{key}/{generation}", uses, idle_since, _FIRST[order](past, now))
+
+
+def _loose_candidate(one: Loose, idle_since: float, order: str, now: float) -> Candidate:
+    past = _Past(0, idle_since, one.bytes, idle_since, None)
+    return Candidate(one.path, 0, idle_since, _FIRST[order](past, now), one)
+
+
+def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates, what goes first in front; of equals the least recently used, and always in the same order."""
-    first = _FIRST[order]
-    return sorted(candidates, key=lambda one: (first(one, now), one.idle_since, one.place))
+    found = sorted(candidates, key=lambda one: one.place)
+    found.sort(key=lambda one: one.idle_since)  # three times by one thing: a million pairs would take much memory
+    found.sort(key=lambda one: one.rank)
+    return found
 
 
 # -- what may go -----------------------------------------------------------------------------------------------------
@@ -192,22 +204,22 @@ def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, 
             continue  # it is tidied away, whatever the rules are
         size += one.bytes
         entries += 1
-        candidate = Candidate(one.path, 0, one.newest - ahead, one)
+        ranked = _loose_candidate(one, one.newest - ahead, rules.order, now)
         reason = _reason_to_keep_loose(one, rules, now + ahead)
         if reason:
-            sifted.kept.append(Kept(candidate, reason))
+            sifted.kept.append(Kept(ranked, reason))
         else:
-            sifted.eligible.append(candidate)
+            sifted.eligible.append(ranked)
     return sifted._replace(bytes=size, entries=entries)
 
 
 def _judge(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], sifted: Sifted) -> None:
-    candidate = Candidate(f"{item.key}/{copy.generation}", item.uses, item.idle_since)
+    ranked = candidate(item.key, copy.generation, item.uses, item.idle_since, rules.order, now)
     reason = _reason_to_keep(item, copy, rules, now, pinned)
     if reason:
-        sifted.kept.append(Kept(candidate, reason, bool(copy.held)))
+        sifted.kept.append(Kept(ranked, reason, bool(copy.held)))
     else:
-        sifted.eligible.append(candidate)
+        sifted.eligible.append(ranked)
 
 
 def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str]) -> str | None:
@@ -288,12 +300,23 @@ class Plan(NamedTuple):
 ENOUGH = "later in order than what suffices to reach the goal"
 
 
-def conclude(sifted: Sifted, rules: Rules, now: float, room: Room | None = None) -> Plan:
+def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
+    """Whether there is anything in the plan for sifted copies; as `conclude`, without putting them in order."""
+    aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
+    if aim is None:
+        return bool(sifted.eligible) and rules.limits == Limits()
+    return bool(sifted.eligible) and aim.missed(sifted.bytes, sifted.entries) != (0, 0)
+
+
+def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
     """The plan for sifted copies; `room` is that of the file system, if limits depend on it."""
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
     if aim is None and rules.limits != Limits():
         return Plan((), (), sifted.bytes, sifted.entries, None, within=True)
-    eligible = in_order(sifted.eligible, rules.order, now)
+    if not removes_any(sifted, rules, room):
+        kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in sifted.eligible))
+        return Plan((), kept, sifted.bytes, sifted.entries, aim)
+    eligible = in_order(sifted.eligible)
     if aim is None:
         return Plan(tuple(eligible), tuple(sifted.kept), sifted.bytes, sifted.entries, None)
     size, entries = sifted.bytes, sifted.entries
@@ -326,4 +349,4 @@ def make_plan(
     sifted = sift(rules, now, pinned, iter(items))
     sifted = settle(sifted, sifted.unsettled, rules, now, pinned)
     sifted = add_loose(sifted, loose, rules, now, 0.0 if loose_now is None else loose_now - now)
-    return conclude(sifted, rules, now, room)
+    return conclude(sifted, rules, room)

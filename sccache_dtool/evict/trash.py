@@ -40,14 +40,20 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     if parsed is None:
         raise ValueError(f"{generation!r} is no generation")
     directory = layout.generation(key, generation)
-    if not gate.close(fs, f"{directory}/{GATE}"):
-        return Outcome.IN_USE
+    trashed = TrashName(parsed, keep_until, going=not keep_until)
     try:
-        fs.rename(directory, f"{layout.trash}/{TrashName(parsed, keep_until, going=not keep_until)}")
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
+        item = fs.way_to(layout.item(key))
+    except FileNotFoundError:
         return Outcome.ALREADY_GONE
+    with item:
+        if not gate.close(fs, f"{directory}/{GATE}", item):
+            return Outcome.IN_USE
+        try:
+            fs.rename(directory, f"{layout.trash}/{trashed}", via=item)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return Outcome.ALREADY_GONE
     return Outcome.EVICTED
 
 

@@ -7,6 +7,7 @@ import pty
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -245,10 +246,10 @@ def test_what_cannot_be_removed_is_told(sc: Sc, item: Item, monkeypatch: pytest.
     item("b")
     remove = FileSystem.rmdir
 
-    def refuse(self: FileSystem, path: str) -> None:
+    def refuse(self: FileSystem, path: str, **more: Any) -> None:
         if "-a/" in path:
             raise PermissionError(13, "Permission denied", path)
-        remove(self, path)
+        remove(self, path, **more)
 
     monkeypatch.setattr(FileSystem, "rmdir", refuse)
     done = sc("clean", "--all", "-y")

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,8 +126,8 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
     class Late(Interposing):
         """After the second roll call, which is the third listing of holders with that of `gone`, begin."""
 
-        def names(self, path: str) -> list[str]:
-            found = super().names(path)
+        def names(self, path: str, **more: Any) -> list[str]:
+            found = super().names(path, **more)
             rolls = sum(call.kind == "names" and call.path == layout.holders for call in self.calls)
             if path == layout.holders and rolls == 2 and not works:
                 begin()

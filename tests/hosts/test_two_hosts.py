@@ -62,10 +62,10 @@ from sccache_dtool.clock import iso
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 class Slow(FileSystem):
-    def rmdir(self, path):
+    def rmdir(self, path, **more):
         print(path, flush=True)
         sys.stdin.read()
-        super().rmdir(path)
+        super().rmdir(path, **more)
 print(len(Cache(sys.argv[1], fs=Slow()).clean(Rules(everything=True)).removed))
 """
 

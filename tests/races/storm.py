@@ -25,7 +25,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flufl.lock  # noqa: F401  (these four: loaded once, and not by each process that is born)
 import portalocker  # noqa: F401
@@ -125,12 +125,12 @@ class _Evicting(FileSystem):
         self._report = report
         self._slip = slip
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, **more: Any) -> None:
         if path.endswith("/use"):
             self._slip.within_eviction()
-        super().rmdir(path)
+        super().rmdir(path, **more)
 
-    def rename(self, source: str, target: str, **more: bool) -> None:
+    def rename(self, source: str, target: str, **more: Any) -> None:
         super().rename(source, target, **more)
         if "/items/" in source and "/trash/" in target:
             self._report(b"E")
@@ -139,9 +139,9 @@ class _Evicting(FileSystem):
 class ListThenDelete(_Evicting):
     """A broken eviction, the obvious one: if a listing shows no lease, the gate is deleted with all that is in it."""
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, **more: Any) -> None:
         if not path.endswith("/use"):
-            super().rmdir(path)
+            super().rmdir(path, **more)
             return
         if self.names(path):
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)

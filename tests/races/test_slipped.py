@@ -267,8 +267,8 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 
         missed = 0
 
-        def names(self, path: str) -> list[str]:
-            found = super().names(path)
+        def names(self, path: str, **more: Any) -> list[str]:
+            found = super().names(path, **more)
             if path == Layout(place).holders and self.missed < times:
                 self.missed += 1
                 lease.holder.beat()
@@ -349,8 +349,8 @@ def test_a_reader_whose_listing_a_fold_runs_into(actor: Actor, place: str, paylo
 
         torn = 0
 
-        def names(self, path: str) -> list[str]:
-            found = super().names(path)
+        def names(self, path: str, **more: Any) -> list[str]:
+            found = super().names(path, **more)
             if path == where and not self.torn:
                 self.torn += 1
                 history.fold(FileSystem(), where, f"{place}/.sc-dtool/tmp/one", print, least=2)

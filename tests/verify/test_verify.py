@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -83,14 +84,14 @@ def test_a_good_file_system_is_fit_for_the_host_that_tried(place: str, tmp_path:
 class DeletesTheFull(FileSystem):
     """Its rmdir takes what is in the directory along."""
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, **more: Any) -> None:
         shutil.rmtree(path)
 
 
 class RemovesNothing(FileSystem):
     """Its rmdir says that it has been done, and has not."""
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, **more: Any) -> None:
         if os.listdir(path):
             raise OSError(errno.ENOTEMPTY, "not empty", path)
 
@@ -141,7 +142,7 @@ class LooksBeforeItRemoves(FileSystem):
         if path.endswith("/use/lease"):
             self._made.set()
 
-    def rmdir(self, path: str) -> None:
+    def rmdir(self, path: str, **more: Any) -> None:
         if re.search(r"/r\d+/use$", path) is None:
             super().rmdir(path)
             return
