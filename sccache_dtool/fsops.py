@@ -329,12 +329,17 @@ class FileSystem:
                 finally:
                     os.close(fd)
 
-    def remove_tree(self, path: str) -> None:
-        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error."""
-        with Walk(path, opening=True) as walk:
+    def remove_tree(self, path: str, *, via: Way | None = None) -> None:
+        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error.
+
+        `via`: a way to a directory above it.
+        """
+        with Walk(path, opening=True, via=via) as walk:
             for directory, name, is_dir in walk:
-                with contextlib.suppress(FileNotFoundError):
+                try:
                     (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
+                except FileNotFoundError:
+                    continue
 
     def unlink_all(self, directory: str, names: Iterable[str]) -> None:
         """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""

@@ -139,28 +139,39 @@ class Found(NamedTuple):
     is_dir: bool
 
 
-class _Level(NamedTuple):
+#: Directories of a tree that a walk has open at a time, innermost first; above them, it goes back by "..".
+_MOST_OPEN = 50
+
+
+class _Level:
     """A directory that a walk is in."""
 
-    name: str
-    identity: tuple[int, int]
-    ahead: list[str]  # directories in it, still to be entered
+    def __init__(self, name: str, directory: int, identity: tuple[int, int], ahead: list[str]) -> None:
+        self.name = name
+        self.directory = directory  # open; -1: not any more
+        self.identity = identity
+        self.ahead = ahead  # directories in it, still to be entered
+
+    def close(self) -> None:
+        if self.directory >= 0:
+            os.close(self.directory)
+            self.directory = -1
 
 
 class Walk:
     """A file or tree, children before their directory; a context manager that names what an error is about.
 
-    One descriptor is open at a time, so that a tree may be of any depth. The way back up is checked: it must lead to
+    Few descriptors are open at a time, so that a tree may be of any depth. The way back up is checked: it must lead to
     where we came from, or somebody has moved what we are in.
     """
 
-    def __init__(self, path: str, *, opening: bool = False) -> None:
-        """`opening`: give us the right to empty directories of ours that are read-only."""
+    def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
+        """`opening`: give us the right to empty directories of ours that are read-only; `via`: as for `reached`."""
         self._path = path
         self._opening = opening
+        self._via = via
         self._levels: list[_Level] = []
         self._name = ""
-        self._here = -1
 
     def __enter__(self) -> Self:
         return self
@@ -168,9 +179,8 @@ class Walk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._here >= 0:
-            os.close(self._here)
-            self._here = -1
+        for level in self._levels:
+            level.close()
         if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):
             raise self._named(error) from None
 
@@ -179,7 +189,7 @@ class Walk:
         return OSError(error.errno, error.strerror, _shortened("/".join((self._path, *inner))))
 
     def __iter__(self) -> Iterator[Found]:
-        with reached(self._path) as (name, above):
+        with reached(self._path, self._via) as (name, above):
             is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
             if is_dir:
                 try:
@@ -195,51 +205,64 @@ class Walk:
             if level.ahead:
                 self._name = level.ahead.pop()
                 with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
-                    yield from self._go_down(self._name, self._here)
+                    yield from self._go_down(self._name, level.directory)
                 continue
-            self._levels.pop()
-            if not self._levels:
+            if len(self._levels) == 1:
+                self._levels.pop().close()
                 return
             self._go_up()
             self._name = level.name
-            yield Found(self._here, level.name, True)
+            yield Found(self._levels[-1].directory, level.name, True)
 
-    def _go_down(self, name: str, directory: int | None) -> Iterator[Found]:
-        if self._opening:
-            _give_us_access(name, directory)
-        below = os.open(name, _LISTING, dir_fd=directory)
-        if self._here >= 0:
-            os.close(self._here)
-        self._here = below
-        with os.scandir(below) as found:
+    def _go_down(self, name: str, above: int | None) -> Iterator[Found]:
+        directory = self._open(name, above)
+        status = os.fstat(directory)
+        level = _Level(name, directory, (status.st_dev, status.st_ino), [])
+        self._levels.append(level)
+        if len(self._levels) > _MOST_OPEN:
+            self._levels[-_MOST_OPEN - 1].close()
+        if self._opening and _is_closed_to_us(status):
+            with contextlib.suppress(OSError):  # what cannot be done here fails where access is needed
+                os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+        with os.scandir(directory) as found:
             entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-        self._levels.append(_Level(name, _identity(below), [inner for inner, is_dir in entries if is_dir]))
+        level.ahead = [inner for inner, is_dir in entries if is_dir]
         for self._name, is_dir in entries:
             if not is_dir:
-                yield Found(below, self._name, False)
+                yield Found(directory, self._name, False)
+
+    def _open(self, name: str, above: int | None) -> int:
+        try:
+            return os.open(name, _LISTING, dir_fd=above)
+        except PermissionError:
+            if not self._opening:
+                raise
+        _let_us_in(name, above)
+        return os.open(name, _LISTING, dir_fd=above)
 
     def _go_up(self) -> None:
-        up = os.open("..", _LISTING, dir_fd=self._here)
-        os.close(self._here)
-        self._here = up
-        if _identity(up) != self._levels[-1].identity:
-            raise OSError(errno.ESTALE, "was moved away meanwhile")
+        left, level = self._levels[-1], self._levels[-2]
+        if level.directory < 0:
+            level.directory = os.open("..", _LISTING, dir_fd=left.directory)
+            status = os.fstat(level.directory)
+            if (status.st_dev, status.st_ino) != level.identity:
+                raise OSError(errno.ESTALE, "was moved away meanwhile")
+        self._levels.pop().close()
 
 
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
+def _is_closed_to_us(status: os.stat_result) -> bool:
+    """Whether a directory is ours, and read-only."""
+    return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
 
 
-def _give_us_access(name: str, directory: int | None) -> None:
-    """Let its owner into a directory that is read-only; what cannot be done here fails where access is needed."""
-    status = os.lstat(name, dir_fd=directory)
-    if status.st_uid != os.geteuid() or status.st_mode & stat.S_IRWXU == stat.S_IRWXU:
-        return
+def _let_us_in(name: str, above: int | None) -> None:
+    """Let its owner into a directory that cannot even be opened."""
     with contextlib.suppress(OSError):
-        fd = os.open(name, _WAY, dir_fd=directory)
+        fd = os.open(name, _WAY, dir_fd=above)
         try:
-            os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+            status = os.fstat(fd)
+            if _is_closed_to_us(status):
+                os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         finally:
             os.close(fd)
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.plans import Planned
 
 
+#: Removed items that people are shown: a plan (-n) is for reading, but this has happened.
+_SHOWN = 50
+
+
 def _conditions(function: Command) -> Command:
     """What may go, and how much."""
     count = click.IntRange(min=0)
@@ -254,7 +258,10 @@ def _nothing_over(plan: Plan) -> str:
 
 def _print_cleaned(now: Invocation, done: Cleaned) -> int:
     print_reaped(now, done.reaped, False)
-    _print_candidates(now, "removed", done.removed, "REMOVED")
+    shown = done.removed if now.format != "human" else done.removed[:_SHOWN]
+    _print_candidates(now, "removed", shown, "REMOVED")
+    if len(done.removed) > len(shown):
+        now.out.note(f"and {len(done.removed) - len(shown):,} more; with -f json all of them are listed")
     if now.format != "human":
         for kept in done.plan.keep:
             now.out.result("kept", _kept_fields(kept))

@@ -108,15 +108,16 @@ def _remove_each(
     fs: FileSystem, layout: Layout, deadline: Deadline, names: Sequence[TrashName]
 ) -> tuple[int, list[str]]:
     count, warnings = 0, []
-    for name in names:
-        if deadline.is_over():
-            break
-        try:
-            fs.remove_tree(f"{layout.trash}/{_going(fs, layout, name)}")
-            count += 1
-        except OSError as error:
-            if error.errno not in GONE:
-                warnings.append(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
+    with fs.way_to(layout.trash) as way:
+        for name in names:
+            if deadline.is_over():
+                break
+            try:
+                fs.remove_tree(f"{layout.trash}/{_going(fs, layout, name)}", via=way)
+                count += 1
+            except OSError as error:
+                if error.errno not in GONE:
+                    warnings.append(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
     return count, warnings
 
 
