@@ -195,10 +195,17 @@ def serve() -> Iterator[Server]:
     """A Server, for as long as the context lasts; this process and its children reach it past any proxy."""
     server = Server()
     try:
-        with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}):
+        with past_proxies():
             yield server
     finally:
         server.close()
+
+
+@contextlib.contextmanager
+def past_proxies() -> Iterator[None]:
+    """Let this process and its children reach servers on the loopback interface themselves."""
+    with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}):
+        yield
 
 
 def _span(handler: BaseHTTPRequestHandler, page: Page, size: int) -> slice | None:

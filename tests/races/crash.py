@@ -14,7 +14,7 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 _CALLS = (
@@ -51,10 +51,15 @@ def unavailable() -> str | None:
     return None
 
 
-def points(argv: Sequence[str], environment: Mapping[str, str], directory: str) -> list[Point]:
-    """Run a command undisturbed; every call of its that changes something below `directory`."""
+def points(
+    argv: Sequence[str], environment: Mapping[str, str], directory: str, codes: Collection[int] = (0,)
+) -> list[Point]:
+    """Run a command undisturbed; every call of its that changes something below `directory`.
+
+    `codes`: with which it may end.
+    """
     done, lines = _strace(argv, environment)
-    assert done.returncode == 0, f"the undisturbed run ended with {done.returncode}:\n{done.stdout}"
+    assert done.returncode in codes, f"the undisturbed run ended with {done.returncode}:\n{done.stdout}"
     found, seen = [], dict[str, int]()
     for line in lines:
         call = line.partition("(")[0]
