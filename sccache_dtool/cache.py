@@ -566,11 +566,11 @@ class Cache:
         return examine(self._fs, self._layout, self._clock, self._keeper)
 
     def verify_content(self) -> Checked:
-        """Read all payloads again that have a digest, and compare."""
+        """Read all payloads again that have a digest, and compare. What is strange besides, `examine` tells."""
         from sccache_dtool.doctor import verify_content
 
-        evict = self._keeper(settings=config.Config()).remove_copy
-        return verify_content(self._fs, self._layout, self._progress, evict, self._warn)
+        evict = self._keeper(_silently, config.Config()).remove_copy
+        return verify_content(self._fs, self._layout, self._progress, evict)
 
     def owner(self, spec: str = "auto") -> Owner:
         """On whose behalf a command is run; see `holders.owner_from`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import click
 
@@ -17,7 +17,7 @@ from sccache_dtool.errors import CacheError, Exit, UsageError, explain
 #: How often is looked again, as one repair brings to light what else there is; others may go on leaving new things.
 _ROUNDS = 10
 
-#: How many details a warning shows.
+#: How many details a finding shows.
 _DETAILS = 3
 
 
@@ -57,58 +57,73 @@ def doctor_command(
 def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
     cache = now.cache()
     findings = cache.examine()
-    mended = 0
+    repairs = _Repairs(now)
     for _ in range(_ROUNDS if fix else 0):
         before = {finding.path for finding in findings if finding.mend}
         if not before:
             break
-        mended += sum(_mend(now, finding) for finding in findings)
+        repairs.attempt(findings)
         findings = cache.examine()
         if before & {finding.path for finding in findings if finding.mend}:
             break
     if verify_content:
         checked = cache.verify_content()
-        left = [finding for finding in checked.bad if not (fix and _mend(now, finding))]
-        mended += len(checked.bad) - len(left)
-        findings += left
+        findings += repairs.attempt(checked.bad) if fix else checked.bad
         fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
         text = f"read {output.count(checked.read, 'payload')}, {checked.without_digest} have no digest to compare with"
         now.out.result("content", fields, text)
     for finding in findings:
-        _print_finding(now, finding, fix)
-    text = f"{output.count(len(findings), 'finding')}" + (f", {mended} repaired" if fix else "")
-    now.out.result("total", {"findings": len(findings), "repaired": mended}, text)
+        _print_finding(now, finding, repairs.refused.get(finding.path))
+    text = f"{output.count(len(findings), 'finding')}" + (f", {repairs.done} repaired" if fix else "")
+    now.out.result("total", {"findings": len(findings), "repaired": repairs.done}, text)
     return Exit.FINDINGS if findings else Exit.DONE
 
 
-def _print_finding(now: Invocation, finding: Finding, fix: bool) -> None:
+def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> None:
+    """What is not as it should be, and what is to be done; `refused`: why it could not be repaired."""
     fields = {
         "path": finding.path,
         "finding": finding.what,
         "repairable": finding.mend is not None,
         "remedy": finding.remedy,
+        "not_repaired": refused,
     }
-    remedy = f" (--fix {finding.remedy})" if finding.mend else f"; {finding.remedy}"
+    if finding.mend is None:
+        remedy = f"; {finding.remedy}"
+    elif refused is None:
+        remedy = f" (--fix {finding.remedy})"
+    else:
+        remedy = f"; not repaired: {refused}"
     now.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
 
 
-def _mend(now: Invocation, finding: Finding) -> bool:
-    if finding.mend is None:
-        return False
-    try:
-        finding.mend()
-    except FileNotFoundError:
-        return False  # mended by somebody else, or along with another finding
-    except OSError as error:
-        now.out.warning(f"{explain(error)}; not repaired")
-        return False
-    except CacheError as error:
-        now.out.warning(": ".join((error.message, *_some(error.details))) + "; not repaired")
-        return False
-    now.out.result(
-        "repaired", {"path": finding.path, "finding": finding.what}, f"repaired {finding.path}: {finding.what}"
-    )
-    return True
+class _Repairs:
+    """Repairs as they go: what is done is told at once, and of what is not it is kept why."""
+
+    def __init__(self, now: Invocation) -> None:
+        self._now = now
+        self.done = 0
+        self.refused: dict[str, str] = {}  # by path
+
+    def attempt(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Repair what can be repaired; returns the rest."""
+        return [finding for finding in findings if not (finding.mend and self._mend(finding, finding.mend))]
+
+    def _mend(self, finding: Finding, mend: Callable[[], object]) -> bool:
+        try:
+            mend()
+        except FileNotFoundError:
+            return False  # mended by somebody else, or along with another finding
+        except OSError as error:
+            self.refused[finding.path] = explain(error).removeprefix(f"{finding.path}: ")
+            return False
+        except CacheError as error:
+            self.refused[finding.path] = ": ".join((error.message, *_some(error.details)))
+            return False
+        self.done += 1
+        what = {"path": finding.path, "finding": finding.what}
+        self._now.out.result("repaired", what, f"repaired {finding.path}: {finding.what}")
+        return True
 
 
 def _some(details: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,16 +35,14 @@ class Checked(NamedTuple):
     without_digest: int
 
 
-def verify_content(
-    fs: FileSystem, layout: Layout, progress: Progress | None, evict: Evict, warn: Callable[[str], None]
-) -> Checked:
+def verify_content(fs: FileSystem, layout: Layout, progress: Progress | None, evict: Evict) -> Checked:
     """Read all payloads that have a digest, with a buffer of one size however large they are.
 
-    Sizes are compared by `examine`. What cannot be read, or has just been evicted, is passed over: it is not bad.
+    Sizes are compared, and strangers told of, by `examine`. What has just been evicted is passed over: it is not bad.
     """
     bad: list[Finding] = []
     read = without = 0
-    for item in items.scan(fs, layout, warn):
+    for item in items.scan(fs, layout, _passed_over):
         for copy in item.copies:
             expected = {} if copy.closed else _expected(fs, layout, copy)
             if not any(expected.values()):
@@ -53,6 +51,10 @@ def verify_content(
             read += 1
             bad.extend(_read(fs, layout, copy, expected, progress, evict))
     return Checked(tuple(bad), read, without)
+
+
+def _passed_over(warning: str) -> None:
+    """Told by `examine`."""
 
 
 def _expected(fs: FileSystem, layout: Layout, copy: Copy) -> Expected:
