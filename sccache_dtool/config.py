@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from sccache_dtool.errors import CacheError, UsageError, explain
+from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 from sccache_dtool.marks import ORDERS, Limits, Mark, parse_entries_mark, parse_fraction, parse_mark
@@ -143,7 +143,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        raise CacheError(f"cannot read {explain(error)}") from error
+        raise CacheError(f"{layout.config_file}: cannot be read: {error.strerror}") from error
     import tomllib
 
     try:

@@ -16,7 +16,16 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.nofollow import Walk, Way, by_descriptor, open_directory, opened, reached, way_to
+from sccache_dtool.nofollow import (
+    Walk,
+    Way,
+    by_descriptor,
+    give_permissions,
+    open_directory,
+    opened,
+    reached,
+    way_to,
+)
 
 if TYPE_CHECKING:
     import tarfile
@@ -96,6 +105,10 @@ class FileSystem:
             os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | SHARED_DIRECTORY)
         finally:
             os.close(fd)
+
+    def permit(self, directory: str, mode: int) -> None:
+        """Set a directory's permission bits."""
+        give_permissions(directory, mode)
 
     def touch(self, path: str) -> None:
         """Set a directory's times to now, so that a network file system's client forgets what it remembers of it."""

@@ -56,7 +56,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
             fs.mkdir(history, shared=fs.is_shared(os.path.dirname(history)))
         fs.rename(lease_path, ended_path, unique=True)
     except OSError as error:
-        if error.errno not in GONE:
+        if error.errno not in GONE or error.errno == errno.ENOTDIR:  # a file is in the history's place
             raise
         return _is_there(fs, ended_path)
     return True

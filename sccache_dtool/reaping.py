@@ -249,15 +249,16 @@ def reap(
     *,
     dry_run: bool,
     everybody: bool = True,
+    also: Iterable[str] = (),
 ) -> Reaped:
     """End the leases in `held` of every holder that is proved dead, and revoke such holders.
 
-    `everybody`: judge all holders, those too that have no lease in `held`. `held` must have been listed before the
-    court was opened: a newer lease's holder would be missing in its roll.
+    `everybody`: judge all holders, those too that have no lease in `held`; otherwise those in `also`. `held` must have
+    been listed before the court was opened: a newer lease's holder would be missing in its roll.
     """
     roll = court.roll
     listed = [one for one in held if one.lease]
-    concerned = set(roll.present) if everybody else {one.lease.holder for one in listed if one.lease}
+    concerned = set(roll.present) if everybody else {*also, *(one.lease.holder for one in listed if one.lease)}
     ended: list[Judged] = []
     revoked: dict[str, str] = {}
     failed: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -84,7 +85,10 @@ def check(fs: FileSystem, layout: Layout) -> str:
     except FileNotFoundError:
         raise NoCache(f"no cache in {layout.root}", hint=_how_to_begin(fs, layout)) from None
     except OSError as error:
-        raise NoCache(f"cannot tell whether {layout.root} is a cache: {explain(error)}") from error
+        raise NoCache(
+            f"cannot tell whether {layout.root} is a cache: {explain(error)}",
+            hint="nothing is touched; look what it is, and who owns it",
+        ) from error
     fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
     if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id"):
         raise NoCache(f"{layout.format_file} is not a cache's", hint="nothing is touched; see `sc-dtool init --help`")
@@ -166,6 +170,14 @@ def put_tag(fs: FileSystem, layout: Layout) -> None:
     """Mark the root as a cache for backup programs (https://bford.info/cachedir/)."""
     with contextlib.suppress(FileExistsError):
         fs.write_new(layout.tag_file, TAG_TEXT, shared=layout.shared)
+
+
+def is_tagged(fs: FileSystem, layout: Layout) -> bool:
+    """Whether the tag is one that backup programs know; True where it cannot be read."""
+    try:
+        return fs.read_text(layout.tag_file).startswith(TAG_TEXT.partition("\n")[0])
+    except OSError as error:
+        return error.errno != errno.EINVAL  # which says that it is no file
 
 
 def refuse_unfit(fs: FileSystem, root: str) -> None:

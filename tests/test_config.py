@@ -114,5 +114,5 @@ def test_a_file_that_cannot_be_read_is_an_error(layout: Layout, warnings: list[s
     """A passing fault would silently mean "no settings"."""
     fs = Failing()
     fs.fail("read_text", error)
-    with pytest.raises(CacheError, match="cannot read"):
+    with pytest.raises(CacheError, match="cannot be read"):
         config.load(fs, layout, warnings.append)

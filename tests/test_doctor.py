@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import os
 import stat
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -677,3 +678,193 @@ def test_a_file_in_the_place_of_a_directory_is_left_to_a_person(cache: Cache, la
     path.write_text("mine")
     assert (str(path), None) in [(finding.path, finding.mend) for finding in cache.examine()]
     assert path.read_text() == "mine"
+
+
+# -- what clumsy and hostile people do ---------------------------------------------------------------------------------
+
+
+def _place_of(lease: Lease, layout: Layout, what: str) -> Path:
+    """Where something of an item's is."""
+    copy = Path(lease.place.gate).parent
+    return {
+        "shard": copy.parents[1],
+        "item": copy.parent,
+        "history": copy.parent / "history",
+        "copy": copy,
+        "gate": copy / "use",
+        "payloads": copy / PAYLOAD,
+        "payload": Path(lease.place.payload),
+        "item.json": copy / ITEM_FILE,
+        "items": Path(layout.items),
+        "FORMAT": Path(layout.format_file),
+        "config.toml": Path(layout.config_file),
+        "root": Path(layout.root),
+    }[what]
+
+
+@pytest.mark.parametrize("put", [Path.touch, lambda path: path.symlink_to("/tmp")], ids=["file", "link"])
+@pytest.mark.parametrize("what", ["shard", "item", "history", "copy", "gate", "payloads"])
+def test_what_is_in_a_directory_s_place_is_told_of_once_and_kept(
+    cache: Cache, layout: Layout, source: str, what: str, put: Callable[[Path], None]
+) -> None:
+    """Somebody's file would be deleted; or three complaints in the system's words would hide what is wrong."""
+    lease = cache.use(source)
+    place = _place_of(lease, layout, what)
+    lease.release()
+    FS.remove_tree(str(place))
+    put(place)
+    (finding,) = cache.examine()
+    assert (finding.path, finding.mend) == (str(place), None)
+    assert "in a directory's place" in finding.what
+    mend(cache)
+    assert place.is_symlink() or place.is_file()
+
+
+def test_a_use_that_cannot_be_put_into_the_history_is_not_called_given_back(
+    cache: Cache, layout: Layout, source: str
+) -> None:
+    """A lease would stay for ever, and who gives it back be told that there is none."""
+    lease = cache.use(source)
+    history = _place_of(lease, layout, "history")
+    FS.remove_tree(str(history))
+    history.touch()
+    with pytest.raises(NotADirectoryError):
+        lease.release()
+    assert os.path.lexists(f"{lease.place.gate}/{lease.name}")
+    history.unlink()
+    assert lease.release()
+
+
+@pytest.mark.parametrize("mode", [0, 0o500, 0o777], ids=oct)
+@pytest.mark.parametrize("what", ["items", "shard", "item", "history", "copy", "gate", "payloads"])
+def test_a_directory_with_bad_permissions_is_mended(
+    cache: Cache, layout: Layout, source: str, what: str, mode: int
+) -> None:
+    """After a slip with chmod an item could not be used, or every user of the machine could delete it."""
+    lease = cache.use(source)
+    lease.release()
+    place = _place_of(lease, layout, what)
+    before = stat.S_IMODE(place.stat().st_mode)
+    place.chmod(mode)
+    (finding,) = cache.examine()
+    assert finding.path == str(place)
+    mend(cache)
+    assert stat.S_IMODE(place.stat().st_mode) & 0o702 == before & 0o702 == 0o700
+    assert cache.examine() == []
+
+
+def _as_told(finding: Finding) -> None:
+    """Do what a finding says that the owner can do."""
+    command = finding.remedy.removeprefix("its owner can say: ").split()
+    assert command[0] == "chmod"
+    subprocess.run([*command, finding.path], check=True)
+
+
+@pytest.mark.parametrize("mode", [0, 0o666], ids=oct)
+@pytest.mark.parametrize("what", ["FORMAT", "config.toml", "item.json", "payload"])
+def test_a_file_with_bad_permissions_is_told_of(
+    make_cache: Making, cache: Cache, layout: Layout, source: str, what: str, mode: int
+) -> None:
+    """What nobody can read would look like a cache in order; or every user of the machine could change it."""
+    lease = cache.use(source)
+    lease.release()
+    Path(layout.config_file).touch()
+    place = _place_of(lease, layout, what)
+    place.chmod(mode)
+    (finding,) = cache.examine()
+    assert (finding.path, finding.mend) == (str(place), None)
+    _as_told(finding)
+    assert make_cache().examine() == []
+
+
+@pytest.mark.parametrize("what", ["root", "FORMAT", "config.toml", "item.json", "payload"])
+def test_what_others_of_the_group_cannot_read_is_told_of(
+    make_cache: Making, of_group: Lease, layout: Layout, what: str
+) -> None:
+    """A cache would serve the one who filled it, and everybody else of the group would see errors."""
+    Path(layout.config_file).touch()
+    place = _place_of(of_group, layout, what)
+    for path in (layout.format_file, layout.config_file, layout.root):
+        os.chmod(path, os.stat(path).st_mode | 0o50)
+    assert make_cache().examine() == []
+    place.chmod(0o700 if place.is_dir() else 0o600)
+    (finding,) = make_cache().examine()
+    assert (finding.path, finding.mend) == (str(place), None)
+    assert "others of the group cannot" in finding.what
+    _as_told(finding)
+    assert make_cache().examine() == []
+
+
+def test_a_directory_that_the_group_shares_in_is_read_by_it(make_cache: Making, layout: Layout, tmp_path: Path) -> None:
+    """A payload that is a directory would be told of as a file is, and be out of reach after what was advised."""
+    tree = tmp_path / "tree"
+    (tree / "deep").mkdir(parents=True)
+    (tree / "deep" / "file").write_text("text")
+    cache = make_cache()
+    cache.init()
+    lease = cache.use(str(tree))
+    lease.release()
+    lease.path.chmod(0)
+    (finding,) = cache.examine()
+    assert finding.path == str(lease.path)
+    _as_told(finding)
+    assert (lease.path / "deep" / "file").read_text() == "text"
+    assert cache.examine() == []
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.write_text("mine")], ids=["directory", "text"])
+def test_a_tag_that_is_none_is_told_of(cache: Cache, layout: Layout, put: Callable[[Path], object]) -> None:
+    """Backup programs would save the cache, and a look at the root show nothing that is missing."""
+    tag = Path(layout.tag_file)
+    tag.unlink()
+    put(tag)
+    (finding,) = cache.examine()
+    assert (finding.path, finding.mend) == (str(tag), None)
+    FS.remove_tree(str(tag))
+    mend(cache)
+    assert cache.examine() == []
+
+
+def test_a_directory_in_a_lock_s_place_is_told_of(cache: Cache, layout: Layout, clock: FakeClock) -> None:
+    """Nobody could clean any more, each being told that another cleaner is at work."""
+    path = Path(layout.locks, "clean.lock")
+    path.mkdir()
+    clock.let_pass(DAYS)
+    (finding,) = cache.examine()
+    assert (finding.path, finding.mend) == (str(path), None)
+    assert "in a lock's place" in finding.what
+
+
+def test_what_nobody_wants_back_is_deleted(cache: Cache, layout: Layout) -> None:
+    """Loose files that a clean had moved to the trash when it was killed would stay until somebody cleans again."""
+    path = Path(layout.trash, str(TRASHED._replace(going=False)))
+    (path / PAYLOAD).mkdir(parents=True)
+    kept = Path(layout.trash, str(TRASHED._replace(going=False, keep_until=1_700_000_000)))
+    kept.mkdir()
+    (finding,) = cache.examine()
+    assert finding.path == str(path)
+    mend(cache)
+    assert os.listdir(layout.trash) == [kept.name]
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.symlink_to("garbage")], ids=["directory", "garbage"])
+def test_a_holder_that_cannot_be_understood_goes_on_a_person_s_word(
+    cache: Cache, layout: Layout, put: Callable[[Path], object]
+) -> None:
+    """What the doctor advises would do nothing, and its finding stay for ever."""
+    put(Path(layout.holders, str(HolderName(ID, 0, 0))))
+    (finding,) = cache.examine()
+    assert f"sc-dtool reap --holder {ID}" in finding.remedy
+    assert [holder for holder, _ in cache.reap_on_word(ID).holders] == [ID]
+    assert cache.examine() == []
+
+
+def test_a_lease_of_nobody_whose_text_is_garbage_is_one_finding(cache: Cache, source: str) -> None:
+    """A person would be asked to judge what --fix has ended."""
+    lease = cache.use(source)
+    path = f"{lease.place.gate}/{ID}.5"
+    os.symlink("garbage", path)
+    (finding,) = cache.examine()
+    assert finding.path == path
+    mend(cache)
+    assert cache.examine() == []

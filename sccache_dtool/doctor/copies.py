@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import errno
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from sccache_dtool import history, items
 from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import FileSystem, Usage
 from sccache_dtool.items import Copy
@@ -22,31 +24,41 @@ EVICTS = "evicts this copy, unless somebody uses it"
 BY_HAND = "look at it; then sc-dtool rm"
 
 
-def findings(fs: FileSystem, layout: Layout, copy: Copy, evict: Evict) -> Iterator[Finding]:
+def findings(fs: FileSystem, layout: Layout, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
     """All that is wrong with a copy whose gate is open."""
     directory = layout.generation(copy.key, str(copy.generation))
     facts, damage = _description(fs, layout, f"{directory}/{ITEM_FILE}", copy)
     yield from damage
-    yield from _payload(fs, f"{directory}/{PAYLOAD}", copy, partial(evict, copy), bool(facts.get("source")))
+    payload = f"{directory}/{PAYLOAD}"
+    try:
+        found = fs.names(payload)
+    except FileNotFoundError:
+        found = []
+    except OSError as error:
+        yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_mend(error))
+    else:
+        for name in found:
+            yield from permissions.of_file(f"{payload}/{name}")
+        yield from _payload(fs, payload, found, facts, copy, partial(evict, copy))
     for held in copy.held:
         yield from _lease(fs, f"{held.gate(layout)}/{held.name}", held)
 
 
-def _payload(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object], has_source: bool) -> Iterator[Finding]:
-    try:
-        found = fs.names(path)
-    except FileNotFoundError:
-        found = []
-    except OSError as error:
-        yield Finding(path, f"cannot be read ({error.strerror})", None, "its owner can mend its permissions")
-        return
+def _who_can_mend(error: OSError) -> str:
+    may_not = error.errno in (errno.EACCES, errno.EPERM)
+    return "its owner can mend its permissions" if may_not else "look what it is, and who owns it"
+
+
+def _payload(
+    fs: FileSystem, path: str, found: Sequence[str], facts: dict[str, Any], copy: Copy, mend: Callable[[], object]
+) -> Iterator[Finding]:
     if not found:
         yield Finding(path, "there is no payload", mend, EVICTS)
     elif len(found) > 1:
         what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
         yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
     else:
-        yield from _size(fs, f"{path}/{found[0]}", copy, mend if has_source else None)
+        yield from _size(fs, f"{path}/{found[0]}", copy, mend if facts.get("source") else None)
 
 
 def _size(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object] | None) -> Iterator[Finding]:
@@ -58,7 +70,7 @@ def _size(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object] | No
         usage = fs.usage(path)
     except OSError as error:
         if error.errno not in GONE:  # otherwise it has just been evicted
-            yield Finding(path, f"cannot be read: {explain(error)}", None, "its owner can mend its permissions")
+            yield Finding(path, f"cannot be read: {explain(error)}", None, _who_can_mend(error))
         return
     noted = Usage(copy.generation.bytes, copy.generation.entries)
     if usage != noted:
@@ -76,7 +88,8 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
         facts = items.facts(fs, layout, copy.key, str(copy.generation))
     except (OSError, Damaged) as error:
         remedy = "the data may be good, but what it is, nobody can tell: sc-dtool rm"
-        return {}, [Finding(path, f"cannot be read ({error})", None, remedy)]
+        reason = error.strerror if isinstance(error, OSError) else error
+        return {}, [Finding(path, f"cannot be read ({reason})", None, remedy)]
     if facts.get("key") == copy.key:
         return facts, []
     what = f"describes another item: {printable(str(facts.get('key')))[:100]}"

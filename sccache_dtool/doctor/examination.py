@@ -11,8 +11,9 @@ from functools import cached_property, partial
 from sccache_dtool import config, items, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.config import Config
-from sccache_dtool.doctor import copies, permissions
+from sccache_dtool.doctor import copies
 from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
 from sccache_dtool.evict.keeper import Keeper
 from sccache_dtool.evict.tidy import OLD
@@ -26,6 +27,7 @@ from sccache_dtool.layout import (
     PAYLOAD,
     TAG_NAME,
     CleaningName,
+    HolderName,
     Layout,
     OutcomeName,
     PinName,
@@ -57,16 +59,30 @@ def examine(
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
     keeper = keeper_that_warns(strange.append, settings)
+    permissions = Permissions(fs, layout)
     _strangers_in(fs, layout.control, _IN_CONTROL, strange.append)
+    _look_at_made_later(fs, layout, strange.append)
     found = [
         *_about_the_root(fs, layout, clock),
         *misunderstood,
-        *_made_when_needed(fs, layout, strange.append),
-        *permissions.of_cache(fs, layout),
-        *_in_items(fs, layout, items.scan(fs, layout, strange.append), keeper, strange.append),
+        *permissions.of_cache(),
+        *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, keeper, strange.append),
         *_left_behind(keeper),
     ]
-    return [*found, *(_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange))]
+    found += [_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange)]
+    return _each_once(found, permissions.misplaced)
+
+
+def _each_once(found: list[Finding], misplaced: list[str]) -> list[Finding]:
+    """Of each path what can be mended or, if nothing can, what was found first; of what is `misplaced` that alone."""
+    told = {finding.path for finding in found if finding.mend}
+    once = []
+    for finding in found:
+        above = finding.path.startswith(tuple(f"{path}/" for path in misplaced))
+        if finding.mend or not (above or finding.path in told):
+            once.append(finding)
+            told.add(finding.path)
+    return once
 
 
 def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
@@ -84,6 +100,9 @@ def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Fi
     if TAG_NAME not in fs.names(layout.root):
         what = "missing, so backup programs save the cache"
         yield Finding(layout.tag_file, what, partial(root.put_tag, fs, layout), "makes it")
+    elif not root.is_tagged(fs, layout):
+        what = "not a cache directory tag, so backup programs save the cache"
+        yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
     for path in root.unfinished(fs, layout):
         if _is_old(fs, clock, path):
             what = "the beginnings of a cache that was never finished"
@@ -113,12 +132,10 @@ def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[
         return config.load(fs, layout, warn), []
     except CacheError as error:
         what = error.message.removeprefix(f"{layout.config_file}: ")
-        return Config(), [
-            Finding(layout.config_file, f"cannot be understood: {what}", None, error.hint or "correct it")
-        ]
+        return Config(), [Finding(layout.config_file, f"cannot be used: {what}", None, error.hint or "correct it")]
 
 
-def _made_when_needed(fs: FileSystem, layout: Layout, warn: Warn) -> Iterator[Finding]:
+def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
     for path, (parse, what) in {
         layout.transfers: (OutcomeName.parse, "not how a fetch ended"),
         layout.pins: (PinName.parse, "not a pin"),
@@ -129,7 +146,7 @@ def _made_when_needed(fs: FileSystem, layout: Layout, warn: Warn) -> Iterator[Fi
         except FileNotFoundError:
             continue
         except OSError as error:
-            yield Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")
+            warn(f"{path}: {error.strerror}; passed over")
             continue
         for name in found:
             if parse(name) is None:
@@ -149,12 +166,14 @@ def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: 
             warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
 
 
-def _in_items(fs: FileSystem, layout: Layout, scanned: Iterator[Item], keeper: Keeper, warn: Warn) -> Iterator[Finding]:
+def _in_items(
+    fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, keeper: Keeper, warn: Warn
+) -> Iterator[Finding]:
     for item in scanned:
-        yield from permissions.of_item(fs, layout, item)
+        yield from permissions.of_item(item)
         for copy in item.copies:
             if not copy.closed:
-                yield from copies.findings(fs, layout, copy, keeper.remove_copy)
+                yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
                 _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn)
 
 
@@ -196,13 +215,24 @@ class _Reaping:
         return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
 
 
+#: What a person can do, by what the scan has made of it.
+_WHAT_TO_DO = {
+    "left alone": "left alone; remove it if nobody needs it",
+    "passed over": "passed over; look what it is, and who owns it",
+    "counted as held": "counted as held; remove it if it is nobody's",
+    "counted as alive": "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
+}
+
+
 def _stranger(fs: FileSystem, layout: Layout, clock: Clock, warning: str) -> Finding:
     inner, _, text = warning.removeprefix(layout.root).partition(": ")  # the root may have a colon in it
     path = f"{layout.root}{inner}" if warning.startswith(layout.root) else inner
     if _SILLY.search(path):
         return _deleted_while_open(fs, clock, path)
-    what, _, remedy = text.partition("; ")
-    return Finding(path, what, None, remedy or "look at it; it is left alone")
+    what, _, so = text.partition("; ")
+    remedy = _WHAT_TO_DO.get(so, so) or "look at it; it is left alone"
+    holder = HolderName.parse(path.rpartition("/")[2])
+    return Finding(path, what, None, remedy.format(holder=holder.id if holder else "ID"))
 
 
 def _deleted_while_open(fs: FileSystem, clock: Clock, path: str) -> Finding:

@@ -1,51 +1,123 @@
-"""In a cache that a group shares: what its members cannot do to directories that another of them has made."""
+"""What the permissions of a cache let nobody do who should, or everybody."""
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator
 from functools import partial
 
+from sccache_dtool import items
 from sccache_dtool.doctor.findings import Finding
-from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import SHARED_DIRECTORY, FileSystem
 from sccache_dtool.items import Item
-from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, MADE_LATER, PAYLOAD, Layout
+from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD, Layout
+
+_READ = stat.S_IRUSR | stat.S_IRGRP
+_ENTER = stat.S_IXUSR | stat.S_IXGRP
 
 
-def of_cache(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
-    """Of the directories that a cache is made of."""
-    shards = (f"{layout.items}/{name}" for name in fs.names(layout.items)) if layout.shared else ()
-    made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
-    for path in (layout.control, *made, *shards):
-        yield from _of_directory(fs, layout, path)
+class Permissions:
+    """Of one cache: where a group shares it, its members can do everything in it; elsewhere its owner can.
+
+    Only directories are ever mended: a file may have been put there as a hard link to one whose permissions are
+    nobody's business. What cannot be looked at is passed over, since its directory is told of.
+    """
+
+    def __init__(self, fs: FileSystem, layout: Layout) -> None:
+        self._fs = fs
+        self._layout = layout
+        self._needed = SHARED_DIRECTORY if layout.shared else stat.S_IRWXU
+        self._whose = stat.S_IRWXU | stat.S_IRWXG if layout.shared else stat.S_IRWXU
+        self._who = "others of the group" if layout.shared else "its owner"
+        self.misplaced: list[str] = []  # where something else is in a directory's place: nothing below it is there
+        self._group = fs.lstat(layout.control).st_gid
+
+    def of_cache(self) -> Iterator[Finding]:
+        """Of the directories that a cache is made of, and of what is said of it in files."""
+        layout = self._layout
+        yield from self._of_root()
+        made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
+        for path in (layout.control, *made, *self._shards()):
+            yield from self._of_directory(path)
+        for path in (layout.format_file, layout.config_file):
+            yield from self.of_file(path)
+
+    def of_item(self, item: Item) -> Iterator[Finding]:
+        """Of an item's directories and descriptions, payloads left out."""
+        for path in (self._layout.item(item.key), f"{self._layout.item(item.key)}/{HISTORY}"):
+            yield from self._of_directory(path)
+        for copy in item.copies:
+            directory = self._layout.generation(copy.key, str(copy.generation))
+            for path in (directory, f"{directory}/{GATE}", f"{directory}/{PAYLOAD}"):
+                yield from self._of_directory(path)
+            yield from self.of_file(f"{directory}/{ITEM_FILE}")
+
+    def of_file(self, path: str) -> Iterator[Finding]:
+        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
+        status = self._status(path)
+        if status is None or stat.S_ISLNK(status.st_mode):
+            return
+        is_dir = stat.S_ISDIR(status.st_mode)
+        chmod = "chmod -R" if is_dir else "chmod"
+        missing = self._missing(status, _READ | (_ENTER if is_dir else 0))
+        if missing:
+            what = f"its permissions are {_octal(status)}, so {self._who} cannot read it"
+            yield Finding(path, what, None, f"its owner can say: {chmod} {missing}")
+        elif status.st_mode & stat.S_IWOTH:
+            yield Finding(path, _open_to_all(status, "it"), None, f"its owner can say: {chmod} o-w")
+
+    def _of_root(self) -> Iterator[Finding]:
+        status = self._status(f"{self._layout.root}/.")  # the root may be a link
+        missing = status and self._missing(status, _READ | _ENTER)
+        if status and missing:
+            what = f"its permissions are {_octal(status)}, so {self._who} cannot come in"
+            yield Finding(self._layout.root, what, None, f"its owner can say: chmod {missing}")
+
+    def _of_directory(self, path: str) -> Iterator[Finding]:
+        """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
+        status = self._status(path)
+        if status is None:
+            return
+        mode = status.st_mode
+        mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | self._needed)
+        if not stat.S_ISDIR(mode):
+            self.misplaced.append(path)
+            what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in a directory's place"
+            yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
+        elif mode & self._needed != self._needed:
+            what = f"its permissions are {_octal(status)}, so {self._who} can do nothing here"
+            does = "gives it to the group" if self._layout.shared else "opens it again"
+            yield Finding(path, what, mend, f"{does} (its owner must do it)")
+        elif self._layout.shared and status.st_gid != self._group:
+            what = f"it belongs to group {status.st_gid}, and the cache to {self._group}"
+            yield Finding(path, what, None, f"its owner can say: chgrp {self._group}")
+        elif mode & stat.S_IWOTH and path != self._layout.control:  # which is told of with the root
+            yield Finding(path, _open_to_all(status, "here"), mend, "closes it to them (its owner must do it)")
+
+    def _missing(self, status: os.stat_result, wanted: int) -> str:
+        """What of the permissions wanted is not there, as chmod(1) wants it; empty if nothing is missing."""
+        missing = wanted & self._whose & ~status.st_mode
+        classes = (("u", missing >> 6 & 7), ("g", missing >> 3 & 7))
+        return ",".join(f"{who}+{'r' * bool(bits & 4)}{'X' * bool(bits & 1)}" for who, bits in classes if bits)
+
+    def _status(self, path: str) -> os.stat_result | None:
+        try:
+            return self._fs.lstat(path)
+        except OSError:
+            return None
+
+    def _shards(self) -> list[str]:
+        return [f"{self._layout.items}/{name}" for name in items.shards(self._fs, self._layout, _passed_over)]
 
 
-def of_item(fs: FileSystem, layout: Layout, item: Item) -> Iterator[Finding]:
-    """Of an item's directories, those within payloads left out."""
-    for path in (layout.item(item.key), f"{layout.item(item.key)}/{HISTORY}"):
-        yield from _of_directory(fs, layout, path)
-    for copy in item.copies:
-        directory = layout.generation(copy.key, str(copy.generation))
-        for path in (directory, f"{directory}/{GATE}", f"{directory}/{PAYLOAD}"):
-            yield from _of_directory(fs, layout, path)
+def _passed_over(warning: str) -> None:
+    """Told of by the scan."""
 
 
-def _of_directory(fs: FileSystem, layout: Layout, path: str) -> Iterator[Finding]:
-    """Whether the group can write in it, and its entries become the group's."""
-    if not layout.shared:
-        return
-    try:
-        status, group = fs.lstat(path), fs.lstat(layout.control).st_gid
-    except OSError as error:
-        if error.errno not in GONE:
-            yield Finding(path, f"cannot be looked at: {explain(error)}", None, "look who owns it")
-        return
-    if not stat.S_ISDIR(status.st_mode):
-        return
-    if status.st_mode & SHARED_DIRECTORY != SHARED_DIRECTORY:
-        what = f"its permissions are {stat.S_IMODE(status.st_mode):o}, so others of the group can do nothing here"
-        yield Finding(path, what, partial(fs.share, path), "gives it to the group (its owner must do it)")
-    elif status.st_gid != group:
-        what = f"it belongs to group {status.st_gid}, and the cache to {group}"
-        yield Finding(path, what, None, f"its owner can say: chgrp {group}")
+def _octal(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):o}"
+
+
+def _open_to_all(status: os.stat_result, where: str) -> str:
+    return f"its permissions are {_octal(status)}, so every user of this machine may write {where}"

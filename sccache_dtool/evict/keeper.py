@@ -100,7 +100,7 @@ class Keeper:
                     f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item"
                 ) from None
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
-            return self._reap(court, of_holder, dry_run=dry_run, everybody=False)
+            return self._reap(court, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
     def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
@@ -366,9 +366,11 @@ class Keeper:
     def _judge_process(self, record: HolderRecord) -> Verdict:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
-    def _reap(self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True) -> Reaped:
+    def _reap(
+        self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Iterable[str] = ()
+    ) -> Reaped:
         held = [one for item in found for one in item.held]
-        reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody)
+        reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody, also=also)
         for failure in reaped.failed:
             self._warn(failure)
         return reaped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class Broom:
 
     def _half_removed(self) -> Iterator[Leftover]:
         for name in trash.listing(self._fs, self._layout, self._warn):
-            if name.going:
+            if name.going or not name.keep_until:
                 path = f"{self._layout.trash}/{name}"
                 yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
 
@@ -119,6 +120,8 @@ class Broom:
             path = f"{self._layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
                 self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
+            elif self._is_directory(path):
+                self._warn(f"{path}: a directory in a lock's place; left alone")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
@@ -137,6 +140,12 @@ class Broom:
             if error.errno not in GONE:
                 raise
             return False
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(self._fs.lstat(path).st_mode)
+        except OSError:
+            return False  # gone by now; or it cannot be removed, which is told then
 
     def _unlink(self, path: str) -> Callable[[], object]:
         return lambda: self._fs.unlink(path)
