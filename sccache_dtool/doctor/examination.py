@@ -53,13 +53,13 @@ def examine(
 
     While a directory is missing nothing else can be told: mend, and examine again.
     """
-    missing = list(_missing_directories(fs, layout))
+    permissions = Permissions(fs, layout)
+    missing = list(_missing_directories(fs, layout, permissions))
     if missing:
-        return missing
+        return _each_once(missing, permissions.shut)
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
     keeper = keeper_that_warns(strange.append, settings)
-    permissions = Permissions(fs, layout)
     _strangers_in(fs, layout.control, _IN_CONTROL, strange.append)
     _look_at_made_later(fs, layout, strange.append)
     found = [
@@ -70,22 +70,22 @@ def examine(
         *_left_behind(keeper),
     ]
     found += [_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange)]
-    return _each_once(found, permissions.misplaced)
+    return _each_once(found, permissions.shut)
 
 
-def _each_once(found: list[Finding], misplaced: list[str]) -> list[Finding]:
-    """Of each path what can be mended or, if nothing can, what was found first; of what is `misplaced` that alone."""
+def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:
+    """Of each path what can be mended or, if nothing can, what was found first; nothing below what is `shut`."""
     told = {finding.path for finding in found if finding.mend}
     once = []
     for finding in found:
-        above = finding.path.startswith(tuple(f"{path}/" for path in misplaced))
+        above = finding.path.startswith(tuple(f"{path}/" for path in shut))
         if finding.mend or not (above or finding.path in told):
             once.append(finding)
             told.add(finding.path)
     return once
 
 
-def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
+def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permissions) -> Iterator[Finding]:
     for name in DIRECTORIES:
         path = f"{layout.control}/{name}"
         try:
@@ -93,7 +93,8 @@ def _missing_directories(fs: FileSystem, layout: Layout) -> Iterator[Finding]:
         except FileNotFoundError:
             yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
         except OSError as error:
-            yield Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")
+            unlisted = [Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")]
+            yield from list(permissions.of_directory(path)) or unlisted
 
 
 def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:

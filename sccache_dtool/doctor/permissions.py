@@ -30,7 +30,7 @@ class Permissions:
         self._needed = SHARED_DIRECTORY if layout.shared else stat.S_IRWXU
         self._whose = stat.S_IRWXU | stat.S_IRWXG if layout.shared else stat.S_IRWXU
         self._who = "others of the group" if layout.shared else "its owner"
-        self.misplaced: list[str] = []  # where something else is in a directory's place: nothing below it is there
+        self.shut: list[str] = []  # what is no directory that can be entered: what is below it is told of later
         self._group = fs.lstat(layout.control).st_gid
 
     def of_cache(self) -> Iterator[Finding]:
@@ -39,18 +39,18 @@ class Permissions:
         yield from self._of_root()
         made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
         for path in (layout.control, *made, *self._shards()):
-            yield from self._of_directory(path)
+            yield from self.of_directory(path)
         for path in (layout.format_file, layout.config_file):
             yield from self.of_file(path)
 
     def of_item(self, item: Item) -> Iterator[Finding]:
         """Of an item's directories and descriptions, payloads left out."""
         for path in (self._layout.item(item.key), f"{self._layout.item(item.key)}/{HISTORY}"):
-            yield from self._of_directory(path)
+            yield from self.of_directory(path)
         for copy in item.copies:
             directory = self._layout.generation(copy.key, str(copy.generation))
             for path in (directory, f"{directory}/{GATE}", f"{directory}/{PAYLOAD}"):
-                yield from self._of_directory(path)
+                yield from self.of_directory(path)
             yield from self.of_file(f"{directory}/{ITEM_FILE}")
 
     def of_file(self, path: str) -> Iterator[Finding]:
@@ -74,15 +74,16 @@ class Permissions:
             what = f"its permissions are {_octal(status)}, so {self._who} cannot come in"
             yield Finding(self._layout.root, what, None, f"its owner can say: chmod {missing}")
 
-    def _of_directory(self, path: str) -> Iterator[Finding]:
+    def of_directory(self, path: str) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
         status = self._status(path)
         if status is None:
             return
         mode = status.st_mode
         mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | self._needed)
+        if not stat.S_ISDIR(mode) or self._needed & _ENTER & ~mode:
+            self.shut.append(path)
         if not stat.S_ISDIR(mode):
-            self.misplaced.append(path)
             what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in a directory's place"
             yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
         elif mode & self._needed != self._needed:

@@ -364,3 +364,44 @@ def test_a_directory_that_is_a_link_by_turns(scene: Scene, what: str) -> None:
             run_as(VICTIM, scene.root, "clean", "--all", "-y")
             run_as(VICTIM, scene.root, "doctor", "--fix")
     scene.check()
+
+
+# -- permissions -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "what", ["items", "holders", "trash", "items/??", "items/??/*", "items/??/*/history", "items/??/*/g*/use"]
+)
+def test_its_owner_repairs_what_lets_nobody_in(what: str) -> None:
+    """The tests of the doctor are root's, whom every directory lets in; others would be told of what is below, too."""
+    with open_directory() as place:
+        root = place / "own"
+        root.mkdir()
+        shutil.chown(root, VICTIM, VICTIM)
+        source = place / "ref.fa"
+        source.write_text("ACGT\n")
+        load_everything()
+        for words in (["use", str(source)], ["unuse", str(source)]):
+            assert run_as(VICTIM, root, words[0], "--holder", "her", *words[1:]).code == 0
+        (path,) = (root / ".sc-dtool").glob(what)
+        path.chmod(0)
+        found = run_as(VICTIM, root, "-f", "json", "doctor")
+        assert [row["path"] for row in map(json.loads, found.out.splitlines()) if row["type"] == "finding"] == [
+            str(path)
+        ]
+        mended = run_as(VICTIM, root, "doctor", "--fix")
+        assert mended.code == 0, mended
+        assert run_as(VICTIM, root, "doctor") == (0, "0 findings\n", "")
+
+
+def test_what_another_one_owns_is_not_repaired_and_says_so_once(scene: Scene) -> None:
+    """A member would believe that she has opened to the group what another one has closed."""
+    scene.copy.parent.joinpath("history").chmod(0o700)
+    shutil.chown(scene.copy.parent / "history", MALLORY)
+    done = scene.victim("doctor", "--fix")
+    assert done.code == 20
+    (line,) = (line for line in done.out.splitlines() if "history" in line)
+    assert "others of the group can do nothing here; not repaired: Operation not permitted" in line
+    assert done.err == ""
+    by_owner = run_as(MALLORY, scene.root, "doctor", "--fix")
+    assert by_owner.code == 0, by_owner
