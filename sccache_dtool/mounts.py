@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 
@@ -16,33 +16,57 @@ class Mount(NamedTuple):
     options: dict[str, str]  # those of the mount and of the file system; without a value: ""
 
 
-def mount_of(path: str, mounts: str = "/proc/self/mountinfo") -> Mount | None:
-    """The file system that `path` is on, by its device number; None if it cannot be told.
+#: File systems that give each of their subvolumes a device number of its own, which the list of mounts does not show.
+_WITH_SUBVOLUMES = frozenset({"bcachefs", "btrfs"})
 
-    Of several mounts of one device, the last one on the longest way to `path`.
-    """
+
+class _Line(NamedTuple):
+    """What the kernel says of one mount."""
+
+    device: str  # ``major:minor``
+    point: str
+    mount: Mount
+
+
+def mount_of(path: str, mounts: str = "/proc/self/mountinfo") -> Mount | None:
+    """The file system that `path` is on; None if it cannot be told."""
     device = os.stat(path).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    real = os.path.realpath(path)
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
-            found = [(point, mount) for line in file for of, point, mount in _parse(line) if of == number]
+            return find(file, f"{os.major(device)}:{os.minor(device)}", os.path.realpath(path))
     except OSError:
         return None
-    above = [(len(point), mount) for point, mount in found if f"{real}/".startswith(f"{point.rstrip('/')}/")]
-    longest = max((length for length, _ in above), default=0)
-    candidates = [mount for length, mount in above if length == longest] or [mount for _, mount in found]
-    return candidates[-1] if candidates else None
 
 
-def _parse(line: str) -> Iterator[tuple[str, str, Mount]]:
-    """Device, mount point and mount of a line; nothing for a line that is none."""
+def find(mountinfo: Iterable[str], device: str, path: str) -> Mount | None:
+    """The mount of the device ``major:minor`` that leads to `path`, which has no symbolic links in it.
+
+    Of several mounts of one device, the last one on the longest way to `path`. A device that is not mounted is a
+    subvolume's if what `path` lies in has such.
+    """
+    lines = [parsed for line in mountinfo for parsed in _parse(line)]
+    found = [line for line in lines if line.device == device]
+    if found:
+        return (_nearest(found, path) or found[-1]).mount
+    around = _nearest(lines, path)
+    return around.mount if around is not None and around.mount.type in _WITH_SUBVOLUMES else None
+
+
+def _nearest(lines: Iterable[_Line], path: str) -> _Line | None:
+    """The last of those that are mounted on the longest way to `path`; None if none is on the way."""
+    above = [line for line in lines if f"{path}/".startswith(f"{line.point.rstrip('/')}/")]
+    longest = max((len(line.point) for line in above), default=0)
+    return next((line for line in reversed(above) if len(line.point) == longest), None)
+
+
+def _parse(line: str) -> Iterator[_Line]:
+    """What a line says; nothing for a line that is none."""
     before, _, after = line.rstrip("\n").partition(" - ")
     fields, rest = before.split(" "), after.split(" ")
     if len(fields) >= 6 and len(rest) >= 3:
         words = [*fields[5].split(","), *rest[2].split(",")]
         options = {name: value for name, _, value in (word.partition("=") for word in words)}
-        yield fields[2], _plain(fields[4]), Mount(rest[0], _plain(rest[1]), options)
+        yield _Line(fields[2], _plain(fields[4]), Mount(rest[0], _plain(rest[1]), options))
 
 
 def _plain(text: str) -> str:
