@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sccache_dtool.nofollow import CONTROL as CONTROL
+from sccache_dtool.nofollow import VERIFICATION as VERIFICATION
 
 FORMAT_VERSION = 1
 FORMAT_MAGIC = "sc-dtool cache"
@@ -364,10 +365,6 @@ class Layout:
             inner = os.path.realpath(path).removeprefix(f"{os.path.realpath(self.items)}/")
         parts = inner.split("/")
         return parts[1] if len(parts) >= 2 and is_key(parts[1]) and parts[1][:2] == parts[0] else None
-
-
-#: What names begin with that a verification of a file system makes in a directory, for as long as it runs.
-VERIFICATION = f"{CONTROL}-verify-"
 
 
 def is_of_verification(name: str) -> bool:

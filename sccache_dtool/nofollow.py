@@ -19,7 +19,10 @@ from typing import NamedTuple, Self
 #: Below a directory of this name, and below the beginnings of one, no symbolic link is followed.
 CONTROL = ".sc-dtool"
 
-_GUARDED = rf"(.*?/{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?)/(.+)"
+#: What names begin with that a verification of a file system makes in a directory; there, too, none is followed.
+VERIFICATION = f"{CONTROL}-verify-"
+
+_GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIFICATION)}[0-9a-f]{{16}}))/(.+)"
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sccache_dtool.errors import TimedOut, UsageError, explain
-from sccache_dtool.layout import VERIFICATION, unique
+from sccache_dtool.layout import VERIFICATION, is_of_verification, unique
 from sccache_dtool.records import printable
 from sccache_dtool.verify.findings import Place, Tell
 from sccache_dtool.verify.role import Role
@@ -116,7 +116,7 @@ def _room_of(room: Place) -> str:
 
 def _is_room(directory: Place, name: str) -> bool:
     """Whether a name that somebody has written is that of a room: a directory, and no link to somewhere else."""
-    if not name.startswith(VERIFICATION) or "/" in name:
+    if not is_of_verification(name):
         return False
     try:
         return stat.S_ISDIR(directory.fs.lstat(f"{directory.path}/{name}").st_mode)

@@ -31,6 +31,8 @@ from sccache_dtool.fetch import untar
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROGRAM, Holder
 from sccache_dtool.layout import GATE, Layout, TrashName, WorkName, unique
+from sccache_dtool.verify import Part, contests, verify
+from sccache_dtool.verify.role import Role
 
 EVERYTHING = Rules(everything=True)
 UUID = "12345678-1234-1234-1234-123456789abc"
@@ -201,6 +203,32 @@ def test_a_link_in_the_place_of_a_directory_at_every_call(
             shutil.rmtree(scene.place)
     assert done > 0
     print(f"{act.__name__}: {calls} calls, {done} swaps")
+
+
+def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever verifies a mount that a group writes to could have files of her own deleted, moved or replaced."""
+    monkeypatch.setattr(contests, "NAMES", 2)
+    monkeypatch.setattr(contests, "_RUNS", 1)
+    swaps: dict[str, int] = {}
+    calls = nth = 0
+    while nth <= calls:
+        for depth in range(4):
+            place = memory / f"verify-{nth}-{depth}"
+            root = place / "mount"
+            root.mkdir(parents=True)
+            fs = Swapping(FakeClock(time.time()), root, place / "outside")
+            fs.arm(nth, depth)
+            with contextlib.suppress(CacheError, OSError):
+                verify(fs, str(root), Role(Part.LEAD, "", 0.0), lambda text: None)
+            if fs.swapped is None:
+                calls = max(calls, len(fs.calls))
+                break
+            assert fs.changes() == set(), f"before call {nth}: {fs.calls[nth]}, {fs.swapped} swapped"
+            swaps[fs.calls[nth].kind] = swaps.get(fs.calls[nth].kind, 0) + 1
+            shutil.rmtree(place)
+        nth += 1
+    assert {"unlink", "rename", "rmdir", "remove_tree", "mkdir", "create", "symlink"} <= swaps.keys()
+    print(f"verify: {calls} calls, {sum(swaps.values())} swaps")
 
 
 # -- within one call of the layer --------------------------------------------------------------------------------------
