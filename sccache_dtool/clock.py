@@ -42,9 +42,18 @@ class Deadline(NamedTuple):
 NO_DEADLINE = Deadline(Clock(), None)
 
 
+#: A day less than can be written with four digits for the year, in any time zone.
+_LAST = 253_402_214_400.0
+
+
+def _in_calendar(seconds: float) -> float:
+    """A time that others have written, and may have made up; what no calendar has, at its edge."""
+    return min(max(seconds, 0.0), _LAST)
+
+
 def local(seconds: float) -> str:
     """A wall-clock time as people of this host's time zone write it: ``2026-11-21 14:02``."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(_in_calendar(seconds)))
 
 
 def from_iso(text: object) -> float | None:
@@ -57,6 +66,11 @@ def from_iso(text: object) -> float | None:
         return None
 
 
+def date(seconds: float) -> datetime:
+    """A wall-clock time as a date in UTC."""
+    return datetime.fromtimestamp(_in_calendar(seconds), UTC)
+
+
 def iso(seconds: float, timespec: str = "seconds") -> str:
     """A wall-clock time as ISO 8601 in UTC: ``2026-11-21T09:30:12Z``."""
-    return f"{datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat(timespec=timespec)}Z"
+    return f"{date(seconds).replace(tzinfo=None).isoformat(timespec=timespec)}Z"

@@ -387,7 +387,7 @@ class FileSystem:
     @staticmethod
     def _read_all(fd: int, limit: int) -> bytes:
         parts = []
-        while limit > 0 and (part := os.read(fd, limit)):
+        while limit > 0 and (part := os.read(fd, min(limit, CHUNK))):  # memory is taken for what there is, no more
             parts.append(part)
             limit -= len(part)
         return b"".join(parts)

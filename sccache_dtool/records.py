@@ -49,12 +49,30 @@ def encode_document(fields: Mapping[str, Any]) -> str:
 def decode_document(text: str) -> dict[str, Any]:
     """The fields of a JSON object. Raises Damaged for anything else."""
     try:
-        fields = json.loads(text)
+        fields = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise Damaged("not JSON") from error
     if not isinstance(fields, dict):
         raise Damaged("not a JSON object")
     return fields
+
+
+#: No number of ours is as large; others cannot be reckoned with.
+_LARGEST = 10**18
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if abs(number) > _LARGEST:
+        raise ValueError("not a number that we write")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not abs(number) <= _LARGEST:  # nor is NaN
+        raise ValueError("not a number that we write")
+    return number
 
 
 def without_users(text: str) -> str:

@@ -19,6 +19,8 @@ _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
 _DEFAULT = "~/.cache/dtool"
 
 
+#: What names a cache, all its users' memories of it included.
+_ID = r"[0-9a-f]{1,64}"
 _ASIDE = re.escape(CONTROL) + r"\.[0-9a-f]{16}"
 
 
@@ -97,6 +99,8 @@ def check(fs: FileSystem, layout: Layout) -> str:
             f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
             hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
         )
+    if re.fullmatch(_ID, fields["id"]) is None:  # it becomes part of a path in the user's own directory
+        raise NoCache(f"{layout.format_file} has an id that no release makes", hint="nothing was touched")
     layout.shared = fields.get("shared") == "group"
     return fields["id"]
 

@@ -43,6 +43,13 @@ def test_what_is_no_record_is_damaged(text: str) -> None:
         records.decode(text)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400", "1e19", "-1e19", "1" * 20, "9" * 5000])
+def test_a_number_that_we_do_not_write_is_damage(number: str) -> None:
+    """What is reckoned with it would overflow, and end a command with a traceback."""
+    with pytest.raises(Damaged):
+        records.decode_document(f'{{"bytes": {number}}}')
+
+
 def test_a_deep_document_is_damaged() -> None:
     """An `item.json` made by hand could end `clean` for all users of a cache."""
     with pytest.raises(Damaged):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from sccache_dtool import root
 from sccache_dtool.cache import Cache
+from sccache_dtool.clock import date
 from sccache_dtool.errors import InUse, NoCache
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.items import Item
@@ -100,7 +101,7 @@ def last_time_accessed(uri: str, uuid: str) -> datetime | None:
     item = _item(uri, uuid)
     if item.leases:
         return datetime.now(UTC)
-    return None if item.last_end is None else datetime.fromtimestamp(item.last_end, UTC)
+    return None if item.last_end is None else date(item.last_end)
 
 
 def _item(uri: str, uuid: str) -> Item:

@@ -20,7 +20,17 @@ import pytest
 
 from hostile.swaps import snapshot
 from hostile.users import PATIENCE, Done, act_as, become, load_everything, open_directory, run_as, share
-from sccache_dtool.layout import Generation, HolderName, Layout, PinName, SegmentName, TrashName, WorkName
+from sccache_dtool.layout import (
+    Generation,
+    HolderName,
+    Layout,
+    PinName,
+    SegmentName,
+    StateName,
+    TrashName,
+    WorkName,
+)
+from sccache_dtool.liveness.process import Proc
 
 pytestmark = pytest.mark.root
 
@@ -185,6 +195,86 @@ def test_what_others_named_is_shown_without_driving_the_terminal(scene: Scene, f
             assert json.loads(line)["type"]
     assert shown > 10
     scene.check()
+
+
+# -- numbers that nobody can reckon with -------------------------------------------------------------------------------
+
+
+def test_names_with_absurd_numbers(scene: Scene) -> None:
+    """One name that a colleague makes up would end everybody's `du`, `ls` and `clean` with a fault."""
+    most = 10**12 - 1
+    absurd = Generation("0" * 16, most, 10**18 - 1, most, most)
+    trashed = f"{scene.layout.trash}/{TrashName(absurd, most)}"
+
+    def spoil() -> None:
+        os.makedirs(f"{scene.copy.parent}/{absurd}/use")
+        os.symlink("x", f"{scene.copy.parent}/history/{ID}.5~{10**15 - 1}~released")
+        os.makedirs(trashed)
+        Path(f"{trashed}/item.json").write_text(json.dumps({"key": scene.key}))
+        os.makedirs(scene.layout.pins)
+        os.symlink("x", f"{scene.layout.pins}/{PinName(scene.key, most)}")
+        os.symlink("{}", f"{scene.layout.holders}/{HolderName(ID, most, most)}")
+
+    scene.mallory(spoil)
+    for _ in scene.everything():
+        pass
+    scene.check()
+
+
+def test_a_segment_that_claims_to_be_huge(scene: Scene) -> None:
+    """Memory would be taken for what a name says, and every command end for want of it."""
+    segment = SegmentName(10**12 - 1, 1_700_000_000_000, "0" * 16)
+    scene.mallory(lambda: Path(f"{scene.copy.parent}/history/{segment}").write_text("x"))
+    for _ in scene.everything():
+        pass
+    assert scene.victim("unuse", "--holder", "first", str(scene.source)).code == 0
+
+
+@pytest.mark.parametrize("number", ["Infinity", "NaN", "1e308", "-1e17", "9" * 300, "-1"])
+def test_records_with_absurd_numbers(scene: Scene, number: str) -> None:
+    """A record that a colleague makes up would end `transfers` or `summary` with a fault."""
+    names = ("bytes", "seconds", "began", "attempts", "there", "total", "ttl", "since", "pid", "start", "fetched")
+    text = f'{{"key": {json.dumps(scene.key)}, "source": ["x"], ' + ", ".join(f'"{name}": {number}' for name in names)
+
+    def spoil() -> None:
+        os.rename(f"{scene.copy}/item.json", f"{scene.copy}/use/item.json")
+        Path(f"{scene.copy}/item.json").write_text(f"{text}}}")
+        outcome = f"{scene.key[:32]}~{ID}.9~{int(time.time() * 1000)}~done"
+        Path(f"{scene.layout.transfers}/{outcome}").write_text(f"{text}}}")
+        work = f"{scene.layout.tmp}/{WorkName(f'{ID}.6', 'fetch')}"
+        os.makedirs(work)
+        Path(f"{work}/transfer.json").write_text(f"{text}}}")
+        os.symlink("-", f"{work}/{StateName('transferring', 10**18 - 1, 10**18 - 1, 1)}")
+        for kind in "prsnj":
+            os.symlink(f'{text}, "kind": "{kind}"}}', f"{scene.layout.holders}/{kind}{ID[1:]}.0.0")
+
+    scene.mallory(spoil)
+    for _ in scene.everything():
+        pass
+    scene.check()
+
+
+def test_an_id_that_is_a_path(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A memory of a cache is a file called by its id: a colleague could have any file of the victim's overwritten."""
+    state = scene.own / "state"
+    state.mkdir()
+    shutil.chown(state, VICTIM, VICTIM)
+    monkeypatch.setenv("XDG_STATE_HOME", str(state))
+    domain = Proc().uptime_domain()
+
+    def spoil() -> None:
+        os.mkdir(f"{scene.root}/evil")
+        os.symlink(scene.own / "thesis", f"{scene.root}/evil/x-{domain}.json")
+        os.rename(scene.layout.format_file, f"{scene.root}/aside")
+        id = f"{'/..' * 12}{scene.root}/evil/x"
+        Path(scene.layout.format_file).write_text(f"sc-dtool cache\nversion: 1\nid: {id}\nshared: group\n")
+        os.chmod(scene.layout.format_file, 0o644)
+
+    scene.mallory(spoil)
+    for words in (["reap"], ["clean", "--all", "-y"], ["use", "--holder", "her", "{source}"], ["doctor", "--fix"]):
+        assert scene.victim(*words).code == 10
+    assert (scene.own / "thesis").read_text() == "precious"
+    assert os.listdir(state) == []
 
 
 # -- things in the place of records ------------------------------------------------------------------------------------
