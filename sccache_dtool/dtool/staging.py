@@ -224,8 +224,10 @@ _DEPTH = 5
 
 
 def _parts(link: str) -> tuple[str, str, str]:
-    """Key, generation and name in ``…/<2 hex>/<key>/<generation>/payload/<name>``."""
+    """Key, generation and name in ``…/<2 hex>/<key>/<generation>/payload/<name>``. Raises ValueError for others."""
     _, key, generation, _, name = link.split("/")[-5:]
+    if not layout.is_key(key) or layout.Generation.parse(generation) is None:
+        raise ValueError(link)  # what somebody has made up, such as a way out of the cache
     return key, generation, name
 
 

@@ -66,7 +66,7 @@ def decode(text: str) -> Planned:
         remove = tuple(_decode_one(one) for one in fields["remove"])
         size, entries = int(fields["cache_bytes"]), int(fields["cache_entries"])
         return Planned(str(fields["cache"]), remove, size, entries, None if goal == Goal() else goal)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         hint = "sc-dtool clean -n -o plan.json writes one"
         raise UsageError("this is no plan that this release can read", hint=hint) from None
 

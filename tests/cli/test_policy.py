@@ -147,7 +147,15 @@ def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"format": 2}', '{"format": 1, "remove": [{"item": "../../x", "copy": "y"}]}', "\0" * 100],
+    [
+        "",
+        "[]",
+        "{",
+        '{"format": 2}',
+        '{"format": 1, "remove": [{"item": "../../x", "copy": "y"}]}',
+        '{"format": 1, "goal_bytes": null, "goal_entries": null, "remove": [], "cache_bytes": Infinity}',
+        "\0" * 100,
+    ],
 )
 def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text: str) -> None:
     """A damaged file, or one that somebody has tampered with, would remove something."""

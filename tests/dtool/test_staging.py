@@ -132,6 +132,19 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert not os.path.exists(path)
 
 
+def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):
+    """A member of the group could have what lies beside the cache deleted by whoever gives a dataset back."""
+    view = Path(sc("use", f"dtool:{dataset.uri}"))
+    beside = cache_dir / "g0123456789abcdef-1700000000-8-1"
+    (beside / "use").mkdir(parents=True)
+    (beside / "thesis").write_text("precious")
+    (view / "second.csv").unlink()
+    (view / "second.csv").symlink_to(f"../../../../../x/../{beside.name}/payload/x")
+    sc("unuse", "--all", "--evict-if-last", f"dtool:{dataset.uri}")
+    assert (beside / "thesis").read_text() == "precious"
+    assert (beside / "use").is_dir()
+
+
 def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
     """A listing for each item would make it minutes for a dataset of some thousand items."""
     listed = []
