@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Outcome, Result, Task, attempt
-from sccache_dtool.errors import CacheError, Exit
+from sccache_dtool.errors import CacheError
 from sccache_dtool.layout import unique
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.team import board as boards
@@ -37,8 +37,6 @@ _PATIENCE = 5.0
 
 class Superseded(CacheError):
     """Another task has taken over: we were silent for too long."""
-
-    exit_code = Exit.DONE
 
 
 class Lead:
@@ -90,7 +88,7 @@ class Lead:
         self._stop_heart()
         if not self._board.move(self._sign, DONE):
             seen = self._board.look()
-            if seen is not None and not seen.done:
+            if seen is None or not seen.done:
                 raise self._was_superseded()
 
     # -- sharing -----------------------------------------------------------------------------------------------------
@@ -118,10 +116,8 @@ class Lead:
             if piece in round.results:
                 return self._received(piece) or round.done_here(piece)
             seen = self._board.look()
-            if self._superseded:
+            if self._superseded or seen is None:
                 raise self._was_superseded()
-            if seen is None:  # somebody has removed the board
-                return round.done_here(piece.again)
             self._give_up_the_silent(seen, round)
             if round.is_ours(seen, number):
                 mine = piece._replace(by=f"{self._rank}-{unique(8)}")
@@ -184,8 +180,8 @@ class Lead:
         following = lead_name(max(int(self._sign.partition("~")[2]) + 1, int(self._clock.monotonic() - self._began)))
         if not self._board.move(self._sign, following):
             seen = self._board.look()
-            if seen is None or seen.sign != following:  # and it is not the reply that was lost
-                self._superseded = seen is not None
+            if seen is None or seen.sign != following:  # otherwise it is the reply that was lost
+                self._superseded = True
                 return
         self._sign = following
 
@@ -196,8 +192,7 @@ class Lead:
 
     def _was_superseded(self) -> Superseded:
         return Superseded(
-            f"another task has taken over from task {self._rank}, of which nothing was seen for {boards.SILENCE:.0f} s",
-            hint="nothing is lost: the other begins again, and prints the result",
+            f"another task has taken over from task {self._rank}, of which nothing was seen for {boards.SILENCE:.0f} s"
         )
 
     # -- our own member ----------------------------------------------------------------------------------------------

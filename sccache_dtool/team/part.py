@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sccache_dtool import __version__, holders
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import explain
+from sccache_dtool.errors import TimedOut, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.layout import Layout
@@ -44,27 +44,20 @@ class Part:
         self._tell = tell
 
     def take(self, command: Callable[[Lead | None], Value]) -> Value | None:
-        """What `command` returns, called by the leader, with a Lead where it can have one; None for who has helped."""
-        if self._task.leads:
-            return self._lead(command, ())
-        known: set[str] = set()
-        left: Board | None = None
+        """What `command` returns, called by the leader, with a Lead where it can have one; None for who has helped.
+
+        Raises TimedOut where nobody leads.
+        """
+        leads, inherited = self._task.leads, None
         while True:
-            board = self._find(known)
-            if board is None and left is not None and self._inherit(left, None):
-                return self._lead(command, self._given_up(left), left)
-            if board is None:
-                self._tell(f"{self._named} has waited for one that leads for {boards.SILENCE:.0f} s, in vain")
+            if leads or inherited is not None:
+                try:
+                    return self._lead(command, inherited)
+                except Superseded as error:
+                    self._tell(error.message)
+            leads, inherited = False, self._help()
+            if inherited is None:
                 return None
-            known.add(str(board.name))
-            member = Member(board, self._clock, self._task.rank, self._jobs)
-            ending = member.work()
-            if ending is Ending.DONE:
-                board.leave(self._task.rank, self._task.total)
-                return None
-            if ending is Ending.SILENT and self._inherit(board, member.sign):
-                return self._lead(command, self._given_up(board), board)
-            left = board
 
     @property
     def _named(self) -> str:
@@ -72,9 +65,9 @@ class Part:
 
     # -- leading -----------------------------------------------------------------------------------------------------
 
-    def _lead(
-        self, command: Callable[[Lead | None], Value], lost: tuple[str, ...], old: Board | None = None
-    ) -> Value | None:
+    def _lead(self, command: Callable[[Lead | None], Value], inherited: Board | None) -> Value:
+        """What `command` returns. Raises Superseded."""
+        lost = () if inherited is None else self._given_up(inherited)
         owner = holders.program_owner(self._proc)
         about = About(self._task.step, __version__, holders.encode(owner, None, self._clock), lost)
         try:
@@ -87,13 +80,10 @@ class Part:
             holder.retire()
             return self._alone(command, error)
         try:
-            if old is not None:
+            if inherited is not None:
                 with contextlib.suppress(OSError):
-                    old.remove()
+                    inherited.remove()
             return self._led(command, board, holder, _processes(lost))
-        except Superseded as error:
-            self._tell(error.message)
-            return None
         finally:
             holder.retire()
 
@@ -117,6 +107,29 @@ class Part:
         return command(None)
 
     # -- helping -----------------------------------------------------------------------------------------------------
+
+    def _help(self) -> Board | None:
+        """Help until all is done: None; or until it is for us to lead: the board of the one that was lost."""
+        known: set[str] = set()
+        left: Board | None = None
+        while True:
+            board = self._find(known)
+            if board is None:
+                if left is not None and self._inherit(left, None):
+                    return left
+                raise TimedOut(
+                    f"no task that leads was seen for {boards.SILENCE:.0f} s",
+                    hint="task 0 leads; if it was lost before it began, start all of them again",
+                )
+            known.add(str(board.name))
+            member = Member(board, self._clock, self._task.rank, self._jobs)
+            ending = member.work()
+            if ending is Ending.DONE:
+                board.leave(self._task.rank, self._task.total)
+                return None
+            if ending is Ending.SILENT and self._inherit(board, member.sign):
+                return board
+            left = board
 
     def _find(self, known: set[str]) -> Board | None:
         """The board of our leader, other than those that are known; None if there is none for too long."""
