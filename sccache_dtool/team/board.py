@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable
+from types import TracebackType
 from typing import NamedTuple
 
 from sccache_dtool import records
@@ -80,17 +81,16 @@ class Board:
 
     def look(self) -> Seen | None:
         """What is on it, as the server has it, whatever this host has cached; None if it is gone."""
-        try:
+        with _IfThere():
             self._fs.touch(self._path)
             return Seen.of(self._fs.names(self._path))
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return None
+        return None
+
+    # Who puts something up on a board that is gone learns of it at the next look.
 
     def sign(self, name: object, text: str) -> None:
         """Put up a name of ours with a text."""
-        with contextlib.suppress(FileExistsError):  # the reply was lost
+        with contextlib.suppress(FileExistsError), _IfThere():  # it exists: the reply was lost
             self._fs.put_record(text, f"{self._path}/{name}")
 
     def text_of(self, name: object) -> str:
@@ -103,12 +103,13 @@ class Board:
     def post(self, name: object, data: bytes) -> None:
         """Put up a file, which appears whole."""
         draft = f"{self._path}/draft~{unique()}"
-        fd = self._fs.create(draft, 0o600)
-        try:
-            self._fs.write(fd, data)
-        finally:
-            self._fs.close(fd)
-        self._moved(draft, f"{self._path}/{name}")
+        with _IfThere():
+            fd = self._fs.create(draft, 0o600)
+            try:
+                self._fs.write(fd, data)
+            finally:
+                self._fs.close(fd)
+            self._fs.rename(draft, f"{self._path}/{name}")
 
     def read(self, name: object) -> bytes:
         """What a file of ours has in it. Raises OSError for one that is not ours alone."""
@@ -120,13 +121,10 @@ class Board:
 
     def strike(self, name: object) -> bool:
         """Take a name down; False if it is not there any more."""
-        try:
+        with _IfThere():
             self._fs.unlink(f"{self._path}/{name}")
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def leave(self, rank: int, count: int) -> None:
         """Say that a task has seen the end. The last one removes the board."""
@@ -143,13 +141,22 @@ class Board:
             self._fs.remove_tree(going)
 
     def _moved(self, source: str, target: str) -> bool:
-        try:
+        with _IfThere():
             self._fs.rename(source, target)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return False
-        return True
+            return True
+        return False
+
+
+class _IfThere:
+    """What is not there any more is no error."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        return isinstance(error, OSError) and error.errno in GONE
 
 
 def all_boards(fs: FileSystem, layout: Layout) -> list[Board]:
@@ -165,8 +172,10 @@ class Watch:
     So that who was stopped itself, or saw nothing while the server was away, does not take the others for silent.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, patience: int = 1) -> None:
+        """`patience`: how many times the usual silence is too long."""
         self._clock = clock
+        self._patience = patience
         self._looked = clock.monotonic()
         self._unchanged: dict[str, float] = {}
 
@@ -177,7 +186,7 @@ class Watch:
         self._looked = now
         before = self._unchanged
         self._unchanged = {name: before[name] + gap if name in before else 0.0 for name in map(str, names)}
-        return [name for name, seconds in self._unchanged.items() if seconds > SILENCE]
+        return [name for name, seconds in self._unchanged.items() if seconds > self._patience * SILENCE]
 
 
 def beat() -> float:

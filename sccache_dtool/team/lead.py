@@ -31,8 +31,11 @@ _PIECES_EACH = 4
 #: Seconds between two looks at the board: the first and the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 
+#: How many silences a piece may take somebody who lives: one request to a server that hangs would hold up all.
+_PATIENCE = 10
+
 #: Seconds in which a member of ours ends that is told to.
-_PATIENCE = 5.0
+_TO_END = 5.0
 
 
 class Superseded(CacheError):
@@ -118,7 +121,9 @@ class Lead:
             seen = self._board.look()
             if self._superseded or seen is None:
                 raise self._was_superseded()
-            self._give_up_the_silent(seen, round)
+            self._give_up(seen, round)
+            self._give_to_others(seen, round)
+            round.note(seen)
             if round.is_ours(seen, number):
                 mine = piece._replace(by=f"{self._rank}-{unique(8)}")
                 if self._board.move(piece, mine):
@@ -139,7 +144,7 @@ class Lead:
         self._board.strike(piece.result)
         return outcome
 
-    def _give_up_the_silent(self, seen: Seen, round: _Round) -> None:
+    def _give_up(self, seen: Seen, round: _Round) -> None:
         """Members that show no life are struck off the board, and their pieces are anybody's."""
         silent = round.members.look(seen.members)
         for member in seen.members:
@@ -147,16 +152,22 @@ class Lead:
                 who = self._board.text_of(member)
                 if self._board.strike(member):  # or it has just beaten
                     self._warn(f"{who} has ended or is silent; others do its work")
-                    self._free(piece for piece in seen.pieces if piece.by == member.id)
-        there = {member.id for member in seen.members}
-        orphans = [piece for piece in seen.pieces if piece.by and piece.by not in there]
-        lasting = round.orphans.look(orphans)
-        self._free(piece for piece in orphans if str(piece) in lasting)
-        round.note(seen)
+                    for piece in seen.pieces:
+                        if piece.by == member.id:
+                            self._board.move(piece, piece.again)
 
-    def _free(self, pieces: Iterator[PieceName]) -> None:
-        for piece in pieces:
-            self._board.move(piece, piece.again)
+    def _give_to_others(self, seen: Seen, round: _Round) -> None:
+        """What was taken by nobody who is there, or so long ago that a request to a server may hang, is anybody's."""
+        there = {member.id: member for member in seen.members}
+        taken = [piece for piece in seen.pieces if piece.by]
+        slow = round.taken.look(taken)
+        lost = round.orphans.look(piece for piece in taken if piece.by not in there)
+        for piece in taken:
+            if str(piece) in slow and piece.by in there:
+                who, seconds = self._board.text_of(there[piece.by]), _PATIENCE * boards.SILENCE
+                self._warn(f"{who} has been at a piece for {seconds:.0f} s; it is given to others, too")
+            if str(piece) in (*slow, *lost):
+                self._board.move(piece, piece.again)
 
     def _clear(self, round: _Round) -> None:
         """Take down what is left of a round: all of it if somebody has lost interest, else what came twice."""
@@ -220,7 +231,7 @@ class Lead:
     def _end_member(self) -> None:
         """End it; one that hangs in a request to a server is left to end with that."""
         for number in (signal.SIGTERM, signal.SIGKILL):
-            end = time.monotonic() + _PATIENCE
+            end = time.monotonic() + _TO_END
             if self._has_ended():
                 return
             assert self._member is not None
@@ -241,6 +252,7 @@ class _Round:
         self.pieces = [PieceName(number, i, 0) for i in range(len(parts))]
         self.results: frozenset[PieceName] = frozenset()
         self.members, self.orphans, self._missing = Watch(clock), Watch(clock), Watch(clock)
+        self.taken = Watch(clock, _PATIENCE)
         self._work = work
         self._again = again
         self._parts = parts

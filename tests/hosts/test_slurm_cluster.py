@@ -464,8 +464,9 @@ def test_all_tasks_of_a_step_clean_together(shared: Shared, plays: dict[int, str
     if plays is not None:
 
         def let_go() -> None:
-            wait_until(lambda: len(list(shared.disk.control.glob("tmp/*~team/piece~*~*~*~*"))) == 4, "all have a piece")
-            (shared.directory / "events" / "all").touch()
+            events = shared.directory / "events"
+            wait_until(lambda: len(list(events.glob("waiting-*"))) == 4, "each task is about to evict")
+            (events / "all").touch()
 
         releasing = threading.Thread(target=let_go)
         releasing.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 
 from cli.tool import PATIENCE, Disk, Done, call, wait_until
+from faults import Failing
 from sccache_dtool.cache import Cache
+from sccache_dtool.layout import Layout
+from sccache_dtool.team.task import Task
 
 PLAY = str(Path(__file__).with_name("play.py"))
 
@@ -140,19 +144,14 @@ def test_the_result_is_that_of_one(cache: Cache, tasks: Tasks, disk: Disk, comma
 
 def test_all_tasks_evict(tasks: Tasks, disk: Disk) -> None:
     """The other hosts of a job would look on while one does all the work."""
-    tasks.start(*CLEAN, plays={0: "wait@two", 1: "wait@two", 2: "wait@two"})
-    wait_until(lambda: len(taken(disk)) == 3, "each of three tasks has taken a piece")
-    (tasks.events / "two").touch()
+    tasks.start(*CLEAN, plays=dict.fromkeys(range(3), "wait@go"))
+    for rank in range(3):
+        tasks.reached(f"waiting-{rank}")
+    (tasks.events / "go").touch()
     total = removed(*(tasks.end(rank) for rank in range(3)))
     assert (total["items"], total["gone"], total["failed"]) == (ITEMS, 0, 0)
-    assert len(list(tasks.events.glob("evicting-*"))) == 3
     assert len(disk.names("trash")) == ITEMS == recorded(disk)
     assert disk.names("tmp") == []
-
-
-def taken(disk: Disk) -> list[Path]:
-    """Pieces that somebody works on."""
-    return list(disk.control.glob("tmp/*~team/piece~*~*~*~*"))
 
 
 def test_what_a_killed_task_was_at_is_done_by_the_others(tasks: Tasks, disk: Disk) -> None:
@@ -229,6 +228,43 @@ def test_a_late_task_is_told_that_all_is_done(tasks: Tasks, disk: Disk) -> None:
     tasks.start("du", ranks=range(2, 3))
     assert tasks.end(2) == Done(0, "", "")
     assert disk.names("tmp") == []
+
+
+def test_who_waits_for_a_request_that_hangs_does_not_hold_up_the_others(tasks: Tasks, disk: Disk) -> None:
+    """A node on which one request to the file server hangs would hang all, for ever, and nobody know which it is."""
+    tasks.start(*CLEAN, plays={0: "wait@hang", 1: "hang@2", 2: "wait@hang"})
+    done = [tasks.end(0), tasks.end(2)]
+    total = removed(*done)
+    assert (total["items"], total["failed"], total["gone"]) == (ITEMS, 0, 0)
+    assert "task 1, process" in done[0].err
+    assert "it is given to others, too" in done[0].err
+    tasks.end(1)
+
+
+def test_a_board_that_somebody_removes_is_missed(tasks: Tasks, disk: Disk) -> None:
+    """Whoever tidies up by hand would have all tasks wait for ever, or end without a word."""
+    tasks.start(*CLEAN, plays=dict.fromkeys(range(3), "wait@go"))
+    for rank in range(3):
+        tasks.reached(f"waiting-{rank}")
+    (board,) = disk.control.glob("tmp/*~team")
+    board.rename(disk.root / "elsewhere")
+    (tasks.events / "go").touch()
+    done = [tasks.end(rank) for rank in range(3)]
+    assert [(one.code, one.out) for one in done] == [(11, ""), (0, ""), (0, "")]
+    assert all("no task that leads was seen" in one.err for one in done)
+    assert call("-C", disk.root, "clean", "--all", "-y").code == 0
+    assert disk.copies() == disk.names("tmp") == []
+
+
+def test_where_nothing_can_be_written_the_first_task_works_alone(
+    make_cache: Callable[..., Cache], layout: Layout, warnings: list[str]
+) -> None:
+    """`srun sc-dtool du` of a cache that is not ours, or full, would fail, or be done by each."""
+    fs = Failing()
+    fs.fail("mkdir", errno.EROFS, within="~team")
+    assert make_cache(fs=fs).take_part(Task("step", 0, 2), lambda team: team) is None
+    assert "works alone" in warnings[0]
+    assert os.listdir(layout.tmp) == []
 
 
 def test_helpers_without_a_leader_say_so(tasks: Tasks, disk: Disk) -> None:
