@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import SCRIPTS, config
+from cli.tool import PATIENCE, SCRIPTS, config, wait_until
 from sccache_dtool.cache import Cache
 
 CRON = Path(__file__).parents[1] / "bin" / "cron"
@@ -77,6 +77,47 @@ def test_the_line_of_a_crontab_cleans(cache: Cache, name: str) -> None:
     done = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert left(cache) == 1
+
+
+#: A host with a crontab spool of its own, on which it is three seconds to 17 past. Cron gives its jobs nothing of its
+#: own environment, so that they have the time of day as it is.
+_CRON = r"""
+mount --make-rprivate /
+mount -t tmpfs none /run
+mount -t tmpfs -o mode=1730,gid=crontab none /var/spool/cron/crontabs
+mount -t tmpfs none /etc/cron.d
+mount --bind /dev/null /etc/crontab
+crontab - || exit
+exec faketime -f "@2026-11-21 10:16:57" cron -f
+"""
+
+
+def cron_is_lacking() -> str | None:
+    """Why no cron can be run here; None if it can."""
+    found = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [name for name in ("cron", "crontab", "faketime", "unshare") if not shutil.which(name, path=found)]
+    if missing:
+        return f"no {', '.join(missing)} here (on Debian: see .ci/packages)"
+    return f"needs root, and runs as user {os.geteuid()}" if os.geteuid() != 0 else None
+
+
+@pytest.mark.skipif(cron_is_lacking() is not None, reason=str(cron_is_lacking()))
+def test_cron_runs_the_line(cache: Cache, tmp_path: Path) -> None:
+    """What is fine for a shell need not be for cron: a line that it refuses, a PATH that it sets otherwise."""
+    environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TZ": "UTC", "HOME": os.environ["HOME"]}
+    host = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", _CRON]
+    log = tmp_path / "cron.log"
+    with log.open("w") as said:
+        cron = subprocess.Popen(host, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, env=environment)
+    try:
+        assert cron.stdin is not None
+        cron.stdin.write(at_this_site("crontab", cache))
+        cron.stdin.close()
+        wait_until(lambda: left(cache) == 1 or cron.poll() is not None, "cron cleans")
+    finally:
+        cron.kill()
+        cron.wait(timeout=PATIENCE)
+    assert left(cache) == 1, log.read_text()
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")

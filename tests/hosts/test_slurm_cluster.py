@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PATIENCE, PYTHON, SC_DTOOL, Disk, Done, call, config, shell, wait_until
+from cli.tool import PATIENCE, PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell, wait_until
 from hosts import slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
@@ -505,3 +505,19 @@ def test_a_command_of_a_script_works_for_itself(shared: Shared) -> None:
     script = f"[ $SLURM_PROCID = 0 ] || {SC_DTOOL} -C {shared.root} -f json du; true"
     done = shell(["srun", "-n2", "sh", "-c", script], env=shared.cluster.environment())
     assert (done.code, done.row("total")["items"]) == (0, 0)
+
+
+def test_the_line_of_the_scrontab_cleans_as_a_job(shared: Shared, cluster: Cluster) -> None:
+    """Options that Slurm does not know, or a line that finds no `sc-dtool` on a node, would show as a full cache."""
+    config(shared.root, '[clean]\nolder_than = "0s"\n')
+    Cache(shared.root).use(shared.source).release()
+    bin = Path(__file__).parents[2] / "bin" / "cron"
+    text = (bin / "scrontab").read_text().replace("/shared/lab/cache", str(shared.root))
+    text = text.replace("/opt/sc-dtool/bin/clean.sh", str(bin / "clean.sh")).replace("/opt/sc-dtool/bin", SCRIPTS)
+    lines = text.splitlines()
+    options = [line.replace("#SCRON", "#SBATCH") for line in lines if line.startswith("#SCRON")]
+    (command,) = [line.split(None, 5)[5] for line in lines if not line.startswith("#")]
+    assert len(shared.disk.copies()) == 1
+    job = cluster.submit("\n".join([*options, command]), f"--chdir={shared.directory}")
+    cluster.wait_for(job, "COMPLETED")
+    assert shared.disk.copies() == []
