@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool import config, finding, holders, items, layout, leases, program, returning, root
 from sccache_dtool.acquiring import Acquirer
@@ -35,11 +35,14 @@ if TYPE_CHECKING:
     from sccache_dtool.metrics import Saved, State
     from sccache_dtool.reaping import Judged, Reaped
     from sccache_dtool.sums import Sums
+    from sccache_dtool.team.lead import Lead
+    from sccache_dtool.team.task import Task
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
 
 Tell = Callable[[str], None]
+Value = TypeVar("Value")
 
 
 def _silently(text: str) -> None:
@@ -78,6 +81,7 @@ class Cache:
         may_hold_data: bool = False,
         jobs: int | None = 1,
         on_scan: Callable[[int, int], None] = _watch_silently,
+        team: Lead | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
         proc: Proc | None = None,
@@ -88,7 +92,8 @@ class Cache:
         (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
         where there are files already, as in dtool's own cache directory. `jobs`: how many look-ups may run at a
         time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
-        is told how many of how many parts of a scan are done. `fs`, `clock` and `proc` are for tests.
+        is told how many of how many parts of a scan are done; `team`: who shares the work, see `take_part`. `fs`,
+        `clock` and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
         self._fs = fs
@@ -101,6 +106,7 @@ class Cache:
         self._may_hold_data = may_hold_data
         self._jobs = jobs
         self._on_scan = on_scan
+        self._team = team
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -143,6 +149,16 @@ class Cache:
             if not (self._may_hold_data or root.is_empty(self._fs, self._layout.root)):
                 raise
             self.init()
+
+    def take_part(self, task: Task, command: Callable[[Lead | None], Value]) -> Value | None:
+        """What `command` returns, which one of many tasks calls, with the team that others make; None for these.
+
+        `command` makes a Cache that has the team. It must do no harm if it is done twice.
+        """
+        from sccache_dtool.team.part import Part
+
+        self.check()
+        return Part(self._fs, self._layout, self._clock, self._proc, task, self._jobs, self._warn).take(command)
 
     # -- using -------------------------------------------------------------------------------------------------------
 
@@ -612,10 +628,11 @@ class Cache:
             warn or self._warn,
             (settings or self.settings).dtool_directories,
             self._crew,
+            self._team.lost if self._team is not None else frozenset(),
         )
 
     def _crew(self) -> Crew:
-        return Crew(self._jobs, self._on_scan)
+        return Crew(self._jobs, self._on_scan, self._team)
 
 
 def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -48,6 +48,19 @@ def _tell_nobody(done: int, total: int) -> None:
     """Nobody watches."""
 
 
+class Team(Protocol):
+    """Other processes, perhaps on other hosts, that share work with this one."""
+
+    #: Seconds of work that must be left for them to be worth asking.
+    worth: float
+
+    def share(
+        self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
+    ) -> Iterator[Result]:
+        """The results of `work` for each of the tasks, in their order; of `again` for one that was begun before."""
+        ...
+
+
 class Crew:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
@@ -55,11 +68,17 @@ class Crew:
     done twice: what a helper was at when it was killed is done again, by us.
     """
 
-    def __init__(self, jobs: int | None = 1, watch: Callable[[int, int], None] = _tell_nobody) -> None:
-        """`watch` is told how many of how many tasks are done."""
+    def __init__(
+        self,
+        jobs: int | None = 1,
+        watch: Callable[[int, int], None] = _tell_nobody,
+        team: Team | None = None,
+    ) -> None:
+        """`watch` is told how many of how many tasks are done; `team`: who takes part in what is much."""
         self._jobs = jobs
         self._watch = watch
-        self._helpers: list[_Helper] = []
+        self._team = team
+        self._helpers: list[Helper] = []
 
     def __enter__(self) -> Crew:
         return self
@@ -74,9 +93,9 @@ class Crew:
         import threading
 
         wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
-        if not self._helpers and wanted > 1 and threading.active_count() == 1:
+        if self._team is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
             for _ in range(wanted):
-                self._helpers.append(_Helper(self._helpers))
+                self._helpers.append(Helper(self._helpers))
 
     def muster_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
@@ -89,8 +108,17 @@ class Crew:
             helper.end()
         self._helpers = []
 
-    def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
-        """The results of `work` for each of the tasks, in their order."""
+    def each(
+        self,
+        work: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        again: Callable[[Task], Result] | None = None,
+    ) -> Iterator[Result]:
+        """The results of `work` for each of the tasks, in their order.
+
+        `again`: what to do instead with a task that was begun before, by one who was lost over it.
+        """
+        again = again or work
         total = len(tasks)
         spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
@@ -100,30 +128,49 @@ class Crew:
             yield result
             done = number + 1
             self._watch(done, total)
-            if self._jobs != 1 and spent.wall > _PROBE and (total - done) * spent.wall / done > _WORTH:
-                for result in self._many(work, tasks[done:], waiting=spent.waiting):
+            if spent.wall > _PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
+                for result in self._many(work, again, tasks[done:], waiting=spent.waiting):
                     yield result
                     done += 1
                     self._watch(done, total)
                 return
 
-    def _many(self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool) -> Iterator[Result]:
+    def _is_worth_sharing(self, seconds: float) -> bool:
+        """Whether so much work is worth being shared."""
+        return seconds > self._team.worth if self._team is not None else self._jobs != 1 and seconds > _WORTH
+
+    def _many(
+        self,
+        work: Callable[[Task], Result],
+        again: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        *,
+        waiting: bool,
+    ) -> Iterator[Result]:
+        if self._team is not None:
+            return self._team.share(work, again, tasks)
         if waiting:
             return _by_threads(work, tasks, self._jobs or THREADS)
         self.muster()
-        return self._by_processes(work, tasks) if self._helpers else map(work, tasks)
+        return self._by_processes(work, again, tasks) if self._helpers else map(work, tasks)
 
-    def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Iterator[Result]:
+    def _by_processes(
+        self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
+    ) -> Iterator[Result]:
         from multiprocessing.connection import wait
 
         try:
-            yield from self._hand_out(work, tasks, wait)
+            yield from self._hand_out(work, again, tasks, wait)
         finally:
             if any(helper.at for helper in self._helpers):  # nobody wants the rest
                 self.dismiss()
 
     def _hand_out(
-        self, work: Callable[[Task], Result], tasks: Sequence[Task], wait: Callable[[Any], Any]
+        self,
+        work: Callable[[Task], Result],
+        again: Callable[[Task], Result],
+        tasks: Sequence[Task],
+        wait: Callable[[Any], Any],
     ) -> Iterator[Result]:
         ready: dict[int, Any] = {}
         given = taken = 0
@@ -133,7 +180,7 @@ class Crew:
                 if helper is not None and len(helper.at) >= _AHEAD:
                     break
                 if helper is None:
-                    ready[given] = _attempt(work, tasks[given])
+                    ready[given] = attempt(work, tasks[given])
                 else:
                     helper.give(work, given, tasks[given])
                 given += 1
@@ -148,7 +195,7 @@ class Crew:
                 except (EOFError, OSError):  # it was killed: what it was at is done by us
                     self._helpers.remove(helper)
                     helper.end()
-                    ready |= {number: _attempt(work, tasks[number]) for number in helper.at}
+                    ready |= {number: attempt(again, tasks[number]) for number in helper.at}
 
 
 class _Spent(NamedTuple):
@@ -176,7 +223,7 @@ class _Spent(NamedTuple):
         return self.cpu < self.wall / 2 and self.gave_up > 0
 
 
-class _Outcome:
+class Outcome:
     """A result, or the error that came instead."""
 
     def __init__(self, result: Any, error: Exception | None) -> None:
@@ -184,22 +231,24 @@ class _Outcome:
         self._error = error
 
     def get(self) -> Any:
+        """The result. Raises the error."""
         if self._error is not None:
             raise self._error
         return self._result
 
 
-def _attempt(work: Callable[[Any], Any], task: Any) -> _Outcome:
+def attempt(work: Callable[[Any], Any], task: Any) -> Outcome:
+    """What comes of a task."""
     try:
-        return _Outcome(work(task), None)
+        return Outcome(work(task), None)
     except Exception as error:
-        return _Outcome(None, error)
+        return Outcome(None, error)
 
 
-class _Helper:
+class Helper:
     """A forked process that does what it is given, until nobody is there to give it more."""
 
-    def __init__(self, others: Sequence[_Helper]) -> None:
+    def __init__(self, others: Sequence[Helper]) -> None:
         from multiprocessing import Pipe
 
         self.at: deque[int] = deque()
@@ -239,7 +288,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
     try:
         while True:
             work, task = connection.recv()
-            connection.send(_attempt(work, task))
+            connection.send(attempt(work, task))
     except BaseException:
         os._exit(0)  # nobody is there any more; nothing of our parent's is to be tidied by us
 

@@ -6,12 +6,12 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.tool import SCRIPTS, config
+from cli.tool import PATIENCE, SCRIPTS, config, wait_until
 from sccache_dtool.cache import Cache
 
 CRON = Path(__file__).parents[1] / "bin" / "cron"
@@ -79,6 +79,48 @@ def test_the_line_of_a_crontab_cleans(cache: Cache, name: str) -> None:
     assert left(cache) == 1
 
 
+#: A host with a crontab spool of its own, on which it is three seconds to 17 past. Cron gives its jobs nothing of its
+#: own environment, so that they have the time of day as it is.
+_CRON = r"""
+mount --make-rprivate /
+mount -t tmpfs none /run
+mount -t tmpfs -o mode=1730,gid=crontab none /var/spool/cron/crontabs
+mount -t tmpfs none /etc/cron.d
+mount -t tmpfs none /dev/shm
+mount --bind /dev/null /etc/crontab
+crontab - || exit
+exec faketime -f "@2026-11-21 10:16:57" cron -f
+"""
+
+
+def cron_is_lacking() -> str | None:
+    """Why no cron can be run here; None if it can."""
+    found = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    missing = [name for name in ("cron", "crontab", "faketime", "unshare") if not shutil.which(name, path=found)]
+    if missing:
+        return f"no {', '.join(missing)} here (on Debian: see .ci/packages)"
+    return f"needs root, and runs as user {os.geteuid()}" if os.geteuid() != 0 else None
+
+
+@pytest.mark.skipif(cron_is_lacking() is not None, reason=str(cron_is_lacking()))
+def test_cron_runs_the_line(cache: Cache, tmp_path: Path) -> None:
+    """What is fine for a shell need not be for cron: a line that it refuses, a PATH that it sets otherwise."""
+    environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TZ": "UTC", "HOME": os.environ["HOME"]}
+    host = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", _CRON]
+    log = tmp_path / "cron.log"
+    with log.open("w") as said:
+        cron = subprocess.Popen(host, stdin=subprocess.PIPE, stdout=said, stderr=said, text=True, env=environment)
+    try:
+        assert cron.stdin is not None
+        cron.stdin.write(at_this_site("crontab", cache))
+        cron.stdin.close()
+        wait_until(lambda: left(cache) == 1 or cron.poll() is not None, "cron cleans")
+    finally:
+        cron.kill()
+        cron.wait(timeout=PATIENCE)
+    assert left(cache) == 1, log.read_text()
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd-analyze is not installed")
 def test_systemd_understands_the_units(cache: Cache, tmp_path: Path) -> None:
     """A typing error in a unit would show only when it is enabled, as a cache that is never cleaned."""
@@ -87,6 +129,72 @@ def test_systemd_understands_the_units(cache: Cache, tmp_path: Path) -> None:
     units = sorted(map(str, tmp_path.glob("sc-dtool-clean.*")))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", *units], capture_output=True, text=True, timeout=60)
     assert (done.returncode, [line for line in done.stderr.splitlines() if "sc-dtool" in line]) == (0, [])
+
+
+#: A host that systemd has started, in a control group of its own; all that it knows are the units in $UNITS.
+_SYSTEMD = r"""
+mount --make-rprivate /
+mount -t tmpfs none /run
+mkdir /run/group
+mount -t cgroup2 none /run/group || exit 77
+mkdir "/run/group/$GROUP" || exit 77
+echo $$ >"/run/group/$GROUP/cgroup.procs"
+umount /run/group
+exec unshare --cgroup --uts --ipc --pid --fork --kill-child=KILL --mount --mount-proc sh -c "
+    umount -l /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
+    mount -t tmpfs none /var/lib/systemd
+    exec env -i container=test SYSTEMD_UNIT_PATH='$UNITS' /lib/systemd/systemd --unit=timers.target \
+        --log-target=console --show-status=0
+"
+"""
+
+#: Let the timer's time come now; `hourly` is none to wait for.
+_NOW = "[Timer]\nOnCalendar=\nOnActiveSec=0\nRandomizedDelaySec=0\n"
+
+
+def systemd_is_lacking() -> str | None:
+    """Why systemd cannot be started here; None if it can."""
+    if not (os.access("/lib/systemd/systemd", os.X_OK) and shutil.which("unshare")):
+        return "no systemd, or no unshare, here"
+    return f"needs root, and runs as user {os.geteuid()}" if os.geteuid() != 0 else None
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Iterator[str]:
+    """The name of a control group, which is removed with all that systemd has made in it."""
+    name = f"sc-dtool-{os.getpid()}"
+    yield name
+    script = 'mount -t cgroup2 none "$0" || exit 0; cd "$0" && { [ ! -d "$1" ] || find "$1" -depth -type d -exec rmdir "{}" +; }'
+    remove = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), name]
+    wait_until(lambda: subprocess.run(remove, capture_output=True).returncode == 0, "what was in the group has ended")
+
+
+@pytest.mark.skipif(systemd_is_lacking() is not None, reason=str(systemd_is_lacking()))
+def test_systemd_cleans_when_the_time_has_come(cache: Cache, tmp_path: Path, group: str) -> None:
+    """A timer that is not enabled by what it says, or starts nothing, would show as a cache that is full."""
+    units = tmp_path / "units"
+    (units / "timers.target.wants").mkdir(parents=True)
+    (units / "sc-dtool-clean.timer.d").mkdir()
+    (units / "sc-dtool-clean.timer.d" / "now.conf").write_text(_NOW)
+    for name in ("sc-dtool-clean.service", "sc-dtool-clean.timer"):
+        (units / name).write_text(at_this_site(name, cache))
+    wanted = re.findall(r"^WantedBy=(.*)$", (units / "sc-dtool-clean.timer").read_text(), re.MULTILINE)
+    (units / f"{wanted[0]}.wants" / "sc-dtool-clean.timer").symlink_to("../sc-dtool-clean.timer")  # as `enable` does
+    for target in ("sysinit", "basic", "timers", "shutdown", "time-set", "time-sync"):
+        (units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
+    log = tmp_path / "systemd.log"
+    with log.open("w") as said:
+        environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "GROUP": group, "UNITS": str(units)}
+        host = subprocess.Popen(["unshare", "--mount", "sh", "-c", _SYSTEMD], stdout=said, stderr=said, env=environment)
+    try:
+        wait_until(lambda: left(cache) == 1 or host.poll() is not None, "systemd cleans")
+    finally:
+        host.kill()
+        host.wait(timeout=PATIENCE)
+    if host.returncode == 77:
+        pytest.skip(f"no control groups can be made here: {log.read_text()}")
+    assert left(cache) == 1, log.read_text()
 
 
 def test_the_service_runs_what_it_says(cache: Cache) -> None:

@@ -26,6 +26,7 @@ from sccache_dtool.cli.options import (
     trash_option,
 )
 from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import Exit, UsageError, explain
 from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules
 from sccache_dtool.marks import ORDERS, Limits
@@ -95,6 +96,7 @@ def _conditions(function: Command) -> Command:
 @trash_option
 @common_options()
 @pass_invocation
+@by_all_tasks
 def clean_command(
     now: Invocation,
     /,
@@ -280,6 +282,7 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
         "kept": len(done.plan.keep) + len(done.taken),
         "failed": len(done.failed),
         "left": len(done.left),
+        "gone": len(done.gone),
         "missed_bytes": missed,
         "missed_entries": missed_entries,
         "tidied": len(done.tidied),
@@ -295,6 +298,8 @@ def _sentences(done: Cleaned) -> Iterable[str]:
         yield _nothing_over(done.plan)
         return
     yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
+    if done.gone:
+        yield f"{output.count(len(done.gone), 'item')} had gone already: removed by somebody else"
     if done.left:
         yield f"the time was over: {output.count(len(done.left), 'item')} left for the next time"
     missed, missed_entries = done.missed_both

@@ -15,6 +15,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import UsageError
 from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
@@ -83,6 +84,7 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
 @click.option("-l", "--long", is_flag=True, help="Also the source and the path of each: reads a file for each item.")
 @common_options()
 @pass_invocation
+@by_all_tasks
 def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
     """List the items with their keys, sizes and states."""
     cache = now.cache()
@@ -131,6 +133,7 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 @click.argument("item", required=False)
 @common_options()
 @pass_invocation
+@by_all_tasks
 def status_command(now: Invocation, item: str | None) -> None:
     """Show the state of the cache, or of one ITEM: its copies, and who holds it."""
     cache = now.cache()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,6 +15,9 @@ from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.marks import Mark, parse_entries_mark, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
+
+if TYPE_CHECKING:
+    from sccache_dtool.team.lead import Lead
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -69,6 +72,7 @@ class Invocation:
         self.no_input = False
         self.jobs: int | None = None
         self.debug = False
+        self.team: Lead | None = None
         self._output: Output | None = None
 
     @property
@@ -89,6 +93,7 @@ class Invocation:
             may_hold_data=choice.may_hold_data,
             jobs=self.jobs,
             on_scan=self.out.scanned,
+            team=self.team,
             **{"progress": self.out.progress(), **more},
         )
 

@@ -16,6 +16,7 @@ from sccache_dtool.cli.datasets import Told, by_dataset, is_view, tell
 from sccache_dtool.cli.looking import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.items import Item
 from sccache_dtool.sums import Sums, add_up, total
 from sccache_dtool.units import short_duration
@@ -53,6 +54,7 @@ def _dataset_name(row: Fields) -> str:
 )
 @common_options()
 @pass_invocation
+@by_all_tasks
 def du_command(now: Invocation, by: str, top: int | None) -> None:
     """Show how much space the cache takes, who uses it, and what could be reclaimed.
 
@@ -190,6 +192,7 @@ def user_of(uid: int) -> str:
 )
 @common_options()
 @pass_invocation
+@by_all_tasks
 def summary_command(now: Invocation, by: str, unused: float) -> None:
     """Show what the cache is good for: space, what is unused, how often each was used, how much time that saved."""
     cache = now.cache()

@@ -37,6 +37,7 @@ class Carried(NamedTuple):
     taken: tuple[Candidate, ...] = ()  # in use by the time they were asked for
     failed: tuple[Failure, ...] = ()
     left: tuple[Candidate, ...] = ()  # there was no time for them
+    gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
 
 
 class Cleaned(NamedTuple):
@@ -51,6 +52,7 @@ class Cleaned(NamedTuple):
     purged: int = 0  # copies deleted from the trash, earlier evictions included
     left: tuple[Candidate, ...] = ()  # there was no time for them
     in_the_way: tuple[Judged, ...] = ()  # leases, where the goal was missed
+    gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
 
     @property
     def freed(self) -> int:
@@ -66,7 +68,7 @@ class Cleaned(NamedTuple):
     @property
     def missed_both(self) -> tuple[int, int]:
         """By how many bytes and entries the goal was missed."""
-        return self.plan.missed_after(self.removed)
+        return self.plan.missed_after((*self.removed, *self.gone))
 
     @property
     def missed(self) -> int:
@@ -117,11 +119,13 @@ def carry_out(
     taken: list[Candidate] = []
     failed: list[Failure] = []
     left: list[Candidate] = []
+    gone: list[Candidate] = []
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
     evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
-    for piece, outcomes in zip(pieces, crew.each(evict, places), strict=True):
+    again = functools.partial(_evict_again, fs, layout, keep_until, deadline)
+    for piece, outcomes in zip(pieces, crew.each(evict, places, again), strict=True):
         for candidate, (outcome, reason) in zip(piece, outcomes, strict=True):
             if outcome is trash.Outcome.EVICTED:
                 removed.append(candidate)
@@ -131,6 +135,8 @@ def carry_out(
                 failed.append(Failure(candidate, reason))
             elif outcome is None:
                 left.append(candidate)
+            else:
+                gone.append(candidate)
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool and deadline.is_over():
         left += of_dtool.values()
@@ -139,14 +145,27 @@ def carry_out(
         removed += [of_dtool[one] for one in done.gone]
         taken += [of_dtool[one] for one in done.changed]
         failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
-    return Carried(tuple(removed), tuple(taken), tuple(failed), tuple(left))
+    return Carried(tuple(removed), tuple(taken), tuple(failed), tuple(left), tuple(gone))
+
+
+#: What became of a copy, or why it failed; neither: there was no time left.
+_Became = tuple[trash.Outcome | None, str | None]
+
+
+def _evict_again(
+    fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
+) -> list[_Became]:
+    """As `_evict_each`, after one who was lost over it: what is gone already, that one has evicted."""
+    became = _evict_each(fs, layout, keep_until, deadline, places)
+    gone, evicted = trash.Outcome.ALREADY_GONE, trash.Outcome.EVICTED
+    return [(evicted if outcome is gone else outcome, reason) for outcome, reason in became]
 
 
 def _evict_each(
     fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
-) -> list[tuple[trash.Outcome | None, str | None]]:
-    """What became of each copy, or why it failed; neither: there was no time left."""
-    found: list[tuple[trash.Outcome | None, str | None]] = []
+) -> list[_Became]:
+    """What became of each copy."""
+    found: list[_Became] = []
     for place in places:
         if deadline.is_over():
             found.append((None, None))

@@ -37,7 +37,7 @@ from sccache_dtool.layout import Layout, TrashName, WorkName, key_label
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory, memory_path
-from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.marks import Room
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
 
@@ -62,8 +62,9 @@ class Keeper:
         warn: Callable[[str], None],
         dtool_directories: Collection[str] = (),
         crew: Callable[[], Crew] = Crew,
+        given_up: Collection[Process] = (),
     ) -> None:
-        """`dtool_directories`: see `loose.scan`."""
+        """`dtool_directories`: see `loose.scan`; `given_up`: whose work we have taken over, and so their elections."""
         self._fs = fs
         self._layout = layout
         self._clock = clock
@@ -72,6 +73,7 @@ class Keeper:
         self._warn = warn
         self._dtool_directories = dtool_directories
         self._crew = crew
+        self._given_up = given_up
 
     def reap(self, *, dry_run: bool = False) -> Reaped:
         """End all leases whose holder is proved dead, and the elections that such have won."""
@@ -143,7 +145,7 @@ class Keeper:
                 if holder is not None:
                     clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
                 pins.tidy(self._fs, self._layout, now, self._warn)
-                done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left)
+                done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left, gone=carried.gone)
                 if done.missed_both != (0, 0):
                     ended = {judged.held for judged in reaped.leases}
                     held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
@@ -177,7 +179,7 @@ class Keeper:
                     planned.goal,
                 )
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
-                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left)
+                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left, gone=carried.gone)
                 if done.missed_both != (0, 0):
                     keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
                     found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
@@ -364,6 +366,8 @@ class Keeper:
         return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
+        if record.process in self._given_up:
+            return Verdict(State.DEAD, "its work was taken over")
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     def _reap(

@@ -169,6 +169,19 @@ def test_what_is_taken_meanwhile_is_told_of_and_stays(
     assert lease.path.exists()
 
 
+def test_what_somebody_else_has_removed_meanwhile_counts_to_the_goal(
+    make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease]
+) -> None:
+    """A cron job would tell of a missed goal, although less is there than it wanted; or boast of what others did."""
+    leases = [fill(name, 100) for name in "ab"]
+    fs = Interposing()
+    fs.before("rmdir", lambda: cache.remove(leases[0].place.key, keep_for=0), within="/use")
+    cleaned = make_cache(fs=fs).clean(Rules(retain_size=0))
+    assert ([one.label for one in cleaned.gone], [one.label for one in cleaned.removed]) == (["a"], ["b"])
+    assert cleaned.missed == 0
+    assert cleaned.complete
+
+
 @pytest.mark.parametrize("error", [errno.EACCES, errno.ESTALE, errno.EIO, errno.ENOTDIR])
 def test_what_cannot_be_removed_is_told_of_and_does_not_keep_the_rest(
     make_cache: Making, fill: Callable[[str, int], Lease], error: int

@@ -65,7 +65,7 @@ PrologFlags=Alloc
 JobRequeue=1
 EOF
     for i in $(seq "$NODES"); do
-        echo "NodeName=n$i NodeHostname=n$i NodeAddr=127.0.0.1 Port=$((PORT + 10 + i)) CPUs=8 RealMemory=1000 State=UNKNOWN"
+        echo "NodeName=n$i NodeHostname=n$i NodeAddr=127.0.0.1 Port=$((PORT + 10 + i)) CPUs=8 RealMemory=2000 State=UNKNOWN"
     done >>"$SLURM_CONF"
     echo "PartitionName=main Nodes=n[1-$NODES] Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO" >>"$SLURM_CONF"
     cp "$SLURM_CONF" "$WORK/etc/without-accounting/slurm.conf"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shlex
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PATIENCE, PYTHON, SC_DTOOL, Disk, Done, call, config, shell, wait_until
+from cli.tool import PATIENCE, PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell, wait_until
 from hosts import slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
@@ -430,3 +432,92 @@ def test_srun_starts_both_who_verify_a_file_system(shared: Shared) -> None:
     assert "only" not in verdicts.pop()
     assert '"check": "visibility between hosts"' in done.out
     assert os.listdir(place) == []
+
+
+# -- one command by the tasks of a step ------------------------------------------------------------------------------
+
+PLAY = Path(__file__).parents[1] / "team" / "play.py"
+
+#: Items in the cache: enough for each task to have some.
+ITEMS = 40
+
+
+def step(shared: Shared, *words: str, tasks: int, plays: dict[int, str] | None = None) -> Done:
+    """Run a command as so many tasks on both nodes, and what is played meanwhile (see `team/play.py`)."""
+    cache = Cache(shared.root)
+    for number in range(ITEMS):
+        cache.use(shared.source, name=f"item-{number}")
+    cache.close()
+    events = shared.directory / "events"
+    events.mkdir(exist_ok=True)
+    command = [SC_DTOOL] if plays is None else [PYTHON, str(PLAY)]
+    return shell(
+        ["srun", "-N2", f"-n{tasks}", *command, "-C", str(shared.root), "-f", "json", *words],
+        env=shared.cluster.environment(EVENTS=str(events), PLAYS=json.dumps(plays or {})),
+    )
+
+
+@pytest.mark.parametrize("plays", [None, dict.fromkeys(range(4), "wait@all")])
+def test_all_tasks_of_a_step_clean_together(shared: Shared, plays: dict[int, str] | None) -> None:
+    """`srun -n 4 sc-dtool clean` would clean four times, print four results, or have three tasks look on."""
+    (shared.directory / "events").mkdir()
+    if plays is not None:
+
+        def let_go() -> None:
+            events = shared.directory / "events"
+            wait_until(lambda: len(list(events.glob("waiting-*"))) == 4, "each task is about to evict")
+            (events / "all").touch()
+
+        releasing = threading.Thread(target=let_go)
+        releasing.start()
+    done = step(shared, "clean", "--all", "-y", "--trash", "1d", tasks=4, plays=plays)
+    if plays is not None:
+        releasing.join()
+    assert (done.code, done.err) == (0, "")
+    total = done.row("total")
+    assert (total["items"], total["failed"], total["gone"]) == (ITEMS, 0, 0)
+    assert len(shared.disk.names("trash")) == ITEMS
+    assert shared.disk.names("tmp") == shared.disk.names("locks") == shared.disk.holders() == []
+
+
+def test_the_tasks_of_a_step_tell_of_one_cache_once(shared: Shared) -> None:
+    """`srun sc-dtool du` would print its sums once for each task."""
+    done = step(shared, "du", tasks=4)
+    assert (done.code, done.row("total")["items"]) == (0, ITEMS)
+    assert shared.disk.names("tmp") == []
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_step_does_its_work_though_a_node_is_lost(shared: Shared, lost: int) -> None:
+    """One node that fails would leave the cache half cleaned, or the step hanging; the first one leads."""
+    plays = {lost: "kill@2", 1 - lost: "wait@kill"}
+    done = step(shared, "clean", "--all", "-y", "--trash", "1d", tasks=2, plays=plays)
+    assert done.code == 137  # srun's: that a task was killed is no secret
+    total = done.row("total")
+    assert (total["failed"], total["gone"]) == (0, 0)
+    assert total["items"] == ITEMS or lost == 0  # who led has taken with it the count of what it had removed
+    assert len(shared.disk.names("trash")) == ITEMS
+    assert ("takes over" in done.err) == (lost == 0)
+
+
+def test_a_command_of_a_script_works_for_itself(shared: Shared) -> None:
+    """A task whose script calls `du` would wait for other tasks, which do something else."""
+    script = f"[ $SLURM_PROCID = 0 ] || {SC_DTOOL} -C {shared.root} -f json du; true"
+    done = shell(["srun", "-n2", "sh", "-c", script], env=shared.cluster.environment())
+    assert (done.code, done.row("total")["items"]) == (0, 0)
+
+
+def test_the_line_of_the_scrontab_cleans_as_a_job(shared: Shared, cluster: Cluster) -> None:
+    """Options that Slurm does not know, or a line that finds no `sc-dtool` on a node, would show as a full cache."""
+    config(shared.root, '[clean]\nolder_than = "0s"\n')
+    Cache(shared.root).use(shared.source).release()
+    bin = Path(__file__).parents[2] / "bin" / "cron"
+    text = (bin / "scrontab").read_text().replace("/shared/lab/cache", str(shared.root))
+    text = text.replace("/opt/sc-dtool/bin/clean.sh", str(bin / "clean.sh")).replace("/opt/sc-dtool/bin", SCRIPTS)
+    lines = text.splitlines()
+    options = [line.replace("#SCRON", "#SBATCH") for line in lines if line.startswith("#SCRON")]
+    (command,) = [line.split(None, 5)[5] for line in lines if not line.startswith("#")]
+    assert len(shared.disk.copies()) == 1
+    job = cluster.submit("\n".join([*options, command]), f"--chdir={shared.directory}")
+    cluster.wait_for(job, "COMPLETED")
+    assert shared.disk.copies() == []
