@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -63,11 +64,23 @@ def skewed(offset: str, file: Path | None = None) -> dict[str, str]:
     return {"LD_PRELOAD": library, "NO_FAKE_STAT": "1", "DONT_FAKE_MONOTONIC": "1", **which}
 
 
+#: Where libfaketime keeps the clock of a process; what was killed leaves it behind.
+CLOCKS = "/dev/shm/faketime_shm_*"
+
+
+def remove_clocks_of_the_killed(others: set[str]) -> None:
+    for path in set(glob.glob(CLOCKS)) - others:
+        if not os.path.exists(f"/proc/{path.rpartition('_')[2]}"):
+            Path(path).unlink(missing_ok=True)
+            Path(path.replace("faketime_shm_", "sem.faketime_sem_")).unlink(missing_ok=True)
+
+
 class Several:
     """Hosts on one cache, each with a clock of its own."""
 
     def __init__(self, stack: ExitStack, directory: Path, source: str) -> None:
         self._stack = stack
+        stack.callback(remove_clocks_of_the_killed, set(glob.glob(CLOCKS)))
         self._directory = directory
         self._source = source
         self.place = directory / "cache"
