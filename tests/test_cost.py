@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, FakeClock, FakeProc
-from sccache_dtool import holders, leases, reaping, root
+from sccache_dtool import holders, items, leases, reaping, root
+from sccache_dtool.crew import Crew
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import JOB, PROGRAM, Holder, Owner
 from sccache_dtool.layout import Generation, Layout, LeaseName
@@ -94,3 +95,28 @@ def test_reaping_asks_each_holder_once(
     assert Counter(fs.kinds())["rename"] == HOLDERS + LEASES  # and one for each lease
     assert asked == ([HOLDERS] if of == "jobs" else [])
     assert os.listdir(copy.gate) == []
+
+
+@pytest.mark.parametrize("uses", [False, True])
+def test_a_scan_opens_no_more_than_the_directories_it_reads_and_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uses: bool
+) -> None:
+    """A million items would take millions of needless requests: each open of a directory is one, over NFS."""
+    layout = Layout(str(tmp_path / "cache"))
+    root.set_up(FileSystem(), layout)
+    keys = [f"ab{number:030x}-x" for number in range(50)]
+    for key in keys:
+        for directory in (Place.of(layout, key, str(GENERATION), "x").gate, layout.history(key)):
+            FileSystem().make_dirs(directory)
+    opened: list[object] = []
+    really_open = os.open
+
+    def count(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        opened.append(path)
+        return really_open(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", count)
+    (found,) = items.survey(FileSystem(), layout, print, Crew(), list, uses=uses)
+    assert [item.key for item in found] == keys
+    each = 4 if uses else 3  # the item, the copy, its gate; and the history, if uses are to be counted
+    assert len(opened) <= each * len(keys) + 10

@@ -238,6 +238,24 @@ def test_a_long_history_is_folded_and_no_use_is_lost(sc: Sc, source: str, disk: 
     assert len(sc("-f", "json", "log").rows("use")) == 101
 
 
+def test_of_many_items_people_are_shown_some_and_programs_all(sc: Sc, tmp_path: Path) -> None:
+    """Cron would mail a data manager fifty thousand lines, and a program that reads them miss some."""
+    source = tmp_path / "source"
+    source.write_text("x")
+    for wanted in ("human", "json"):
+        for number in range(60):
+            assert sc("use", "--holder", "me", "--name", f"item{number}", str(source)).code == 0
+            assert sc("unuse", "--holder", "me", "--name", f"item{number}", str(source)).code == 0
+        done = sc("-f", wanted, "clean", "--all", "-y")
+        assert done.code == 0
+        if wanted == "human":
+            assert done.out.count("item") == 51  # and the total
+            assert "and 10 more" in done.err
+            assert "removed 60 items" in done.out
+        else:
+            assert done.out.count('"removed"') == 60
+
+
 def test_what_cannot_be_removed_is_told(sc: Sc, item: Item, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cleaning that failed in part would look like one that worked."""
     from sccache_dtool.fsops import FileSystem
