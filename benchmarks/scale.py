@@ -117,6 +117,21 @@ def _du(root: Path) -> Callable[[], float]:
     return lambda: _timed(["du", "-s", str(root)])
 
 
+def _du_at_once(root: Path) -> Callable[[], float]:
+    directories = [path for path in root.iterdir() if path.is_dir()]
+    number = len(os.sched_getaffinity(0))
+    commands = [["du", "-s", *map(str, directories[i::number])] for i in range(number)]
+
+    def run() -> float:
+        begin = time.perf_counter()
+        running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+        if any([one.wait() for one in running]):
+            raise RuntimeError("du failed")
+        return time.perf_counter() - begin
+
+    return run
+
+
 def of_items(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """`du` of managed items beside ``du -s``, and a `clean` that finds nothing to do."""
     root, number = directory / "items", items // 5
@@ -151,6 +166,7 @@ def of_loose(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     runners = {"sc-dtool du": _tool(root, "du"), "du -s": _du(root)}
     if shutil.which("gdu"):
         runners["gdu"] = lambda: _timed(["gdu", "-n", "-p", str(root)])
+        runners["du -s of all parts at once"] = _du_at_once(root)
     for runner in runners.values():
         runner()
     times = in_turns(runners, rounds, 3600.0)
@@ -158,6 +174,8 @@ def of_loose(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     yield ratio("du-loose", f"{what} du -s", "sc-dtool du", "du -s", times, "<=", 1.2)
     if "gdu" in runners:
         yield ratio("du-loose-gdu", f"{what} gdu -n -p", "sc-dtool du", "gdu", times, "<=", 0.5)
+        what = "du -s of all parts at once, one for each processor, beside gdu: no program in C does better"
+        yield ratio("du-loose-limit", what, "du -s of all parts at once", "gdu", times)
     shutil.rmtree(root)
 
 
