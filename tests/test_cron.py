@@ -165,7 +165,8 @@ def group(tmp_path: Path) -> Iterator[str]:
     """The name of a control group, which is removed with all that systemd has made in it."""
     name = f"sc-dtool-{os.getpid()}"
     yield name
-    script = 'mount -t cgroup2 none "$0" || exit 0; cd "$0" && { [ ! -d "$1" ] || find "$1" -depth -type d -exec rmdir "{}" +; }'
+    find = 'find "$1" -depth -type d -exec rmdir "{}" +'
+    script = f'mount -t cgroup2 none "$0" || exit 0; cd "$0" && {{ [ ! -d "$1" ] || {find}; }}'
     remove = ["unshare", "--mount", "sh", "-c", script, str(tmp_path), name]
     wait_until(lambda: subprocess.run(remove, capture_output=True).returncode == 0, "what was in the group has ended")
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Outcome, Result, Task, attempt
-from sccache_dtool.errors import CacheError
+from sccache_dtool.errors import FULL, CacheError
 from sccache_dtool.layout import unique
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.team import board as boards
@@ -25,8 +25,9 @@ from sccache_dtool.team.pieces import Work, receive, send_piece
 
 Tell = Callable[[str], None]
 
-#: Pieces for each task: so that those who are slow, or come late, keep nobody waiting for long.
-_PIECES_EACH = 4
+#: Pieces for each task, so that those who are slow, or come late, keep nobody waiting for long; and at least, so that
+#: what comes of one is not too much to be in memory at once.
+_PIECES_EACH, _LEAST_PIECES = 4, 16
 
 #: Seconds between two looks at the board: the first and the longest.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
@@ -101,15 +102,27 @@ class Lead:
     ) -> Iterator[Result]:
         """The results of `work` for each of the tasks, in their order; of `again` for one that was begun before."""
         self._round += 1
-        size = math.ceil(len(tasks) / (_PIECES_EACH * self._tasks))
+        size = math.ceil(len(tasks) / max(_LEAST_PIECES, _PIECES_EACH * self._tasks))
         round = _Round(self._round, work, again, [tasks[i : i + size] for i in range(0, len(tasks), size)], self._clock)
-        for piece in round.pieces:
-            self._board.post(piece, round.encoded(piece, self._clock.monotonic() - self._began))
         try:
-            for number in range(len(round.pieces)):
-                yield from self._outcome(round, number).get()
+            if self._put_up(round):
+                for number in range(len(round.pieces)):
+                    yield from self._outcome(round, number).get()
+            else:
+                yield from map(again, tasks)
         finally:
             self._clear(round)
+
+    def _put_up(self, round: _Round) -> bool:
+        """Put up all pieces; False if there is no room for them: what is asked for may be to make some."""
+        try:
+            for piece in round.pieces:
+                self._board.post(piece, round.encoded(piece, self._clock.monotonic() - self._began))
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return False
+        return True
 
     def _outcome(self, round: _Round, number: int) -> Outcome:
         """Wait for what comes of a piece: done by a member or, if there is none who could, by us."""
@@ -117,7 +130,7 @@ class Lead:
         while True:
             piece = round.pieces[number]
             if piece in round.results:
-                return self._received(piece) or round.done_here(piece)
+                return self._received(piece) or round.done_here(piece.again)
             seen = self._board.look()
             if self._superseded or seen is None:
                 raise self._was_superseded()
@@ -127,7 +140,9 @@ class Lead:
             if round.is_ours(seen, number):
                 mine = piece._replace(by=f"{self._rank}-{unique(8)}")
                 if self._board.move(piece, mine):
-                    return round.done_here(mine)
+                    outcome = round.done_here(mine)
+                    self._board.strike(mine)
+                    return outcome
             elif round.has_vanished(seen, number):
                 return round.done_here(piece.again)
             elif round.pieces[number] not in round.results:
@@ -224,7 +239,10 @@ class Lead:
         return member.rank == self._rank and self._has_ended()
 
     def _has_ended(self) -> bool:
-        if self._member is not None and os.waitpid(self._member, os.WNOHANG) != (0, 0):
+        try:
+            if self._member is not None and os.waitpid(self._member, os.WNOHANG) != (0, 0):
+                self._member = None
+        except ChildProcessError:  # who started us has said that nobody waits for children
             self._member = None
         return self._member is None
 

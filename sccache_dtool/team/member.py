@@ -24,7 +24,7 @@ from sccache_dtool.team.pieces import do_piece
 MOST_ATTEMPTS = 3
 
 #: Seconds between two looks at a board without work: the first and the longest.
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 
 
 class Ending(Enum):

@@ -40,6 +40,11 @@ def _reach(name: str) -> None:
     (_events / name).touch()
 
 
+def _is_reached(name: str) -> bool:
+    os.utime(_events)  # or NFS may hide for a minute what another host has made
+    return name in os.listdir(_events)
+
+
 def _evict_in_play(fs: Any, layout: Any, key: str, *more: Any) -> trash.Outcome:
     global _count
     _count += 1
@@ -53,9 +58,9 @@ def _evict_in_play(fs: Any, layout: Any, key: str, *more: Any) -> trash.Outcome:
         if _play == "die" and _argument in key:
             _reach(f"died-{os.getpid()}")
             os.kill(os.getpid(), signal.SIGKILL)
-        if _play == "wait" and not (_events / _argument).exists():
+        if _play == "wait" and not _is_reached(_argument):
             _reach(f"waiting-{_task.rank}")
-            while not (_events / _argument).exists():
+            while not _is_reached(_argument):
                 time.sleep(0.005)
     return _evict(fs, layout, key, *more)
 

@@ -1,0 +1,131 @@
+"""Keeping a cache in order: ending what the dead hold, removing and restoring, pinning, repairing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sccache_dtool import config, holders
+from sccache_dtool.errors import InUse
+from sccache_dtool.face.looking import Looking
+from sccache_dtool.face.opened import silently
+from sccache_dtool.layout import TrashName
+
+if TYPE_CHECKING:
+    from sccache_dtool.doctor import Checked, Finding
+    from sccache_dtool.evict.clean import Cleaned
+    from sccache_dtool.evict.plans import Planned
+    from sccache_dtool.evict.policies import Plan, Rules
+    from sccache_dtool.reaping import Reaped
+
+
+class Keeping(Looking):
+    """What data managers do with a cache."""
+
+    def reap(self, *, dry_run: bool = False) -> Reaped:
+        """End the leases of all holders that are proved dead, and say on what evidence."""
+        return self._keeper().reap(dry_run=dry_run)
+
+    def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
+        """End the leases of one holder, by its id, because a person knows that it is gone."""
+        return self._keeper().reap_on_word(holder, dry_run=dry_run)
+
+    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe.
+
+        `ahead`: what it would do in so many seconds, if nobody used anything until then.
+        """
+        return self._keeper().plan(rules, ahead=ahead)
+
+    def clean(
+        self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what `rules` let go. `keep_for`: seconds for which `restore` finds it (default: the cache's).
+
+        Nothing in use is ever evicted: the file system refuses. Raises InUse while another cleaner is at work.
+        `most_seconds`: after which the rest is left for the next time; `why`: for the record in `cleanings/`.
+        """
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean(rules, keep_for, most_seconds, why)
+
+    def clean_as_planned(
+        self, planned: Planned, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what a plan says, as far as it is still true: what was used, or pinned, since then stays."""
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().clean_as_planned(planned, keep_for, most_seconds, why)
+
+    def make_room(self, missing: int) -> int:
+        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed."""
+        from sccache_dtool.evict.policies import Rules
+
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+        policy = self.policy()
+        rules = Rules(
+            retain_size=max(0, there - missing), order=policy.order, exclude=policy.exclude, grace=policy.grace
+        )
+        try:
+            return self.clean(rules, keep_for=0, why=f"room for {missing} bytes").freed
+        except InUse:  # another cleaner is at work
+            return 0
+
+    def policy(self) -> Rules:
+        """What `config.toml` says of cleaning."""
+        from sccache_dtool.evict.policies import Rules
+
+        settings = self.settings
+        return Rules(
+            older_than=settings.clean_older_than,
+            fewer_uses_than=settings.clean_fewer_uses,
+            retain_size=settings.clean_retain_size,
+            larger_than=settings.clean_larger_than,
+            limits=settings.limits,
+            order=settings.clean_order,
+            exclude=settings.clean_exclude,
+            grace=settings.clean_grace,
+        )
+
+    def pin(self, key: str, until: float | None = None) -> None:
+        """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        by = f"{holders.user_name()}@{holders.host_name()}"
+        pins.pin(self._fs, self._layout, key, int(until or 0), by, self._warn)
+
+    def unpin(self, key: str) -> bool:
+        """Let an item be cleaned again; False if it was not pinned."""
+        from sccache_dtool.evict import pins
+
+        self.check()
+        return pins.unpin(self._fs, self._layout, key, self._warn)
+
+    def remove(self, key: str, *, keep_for: float | None = None) -> int:
+        """Evict one item; returns the bytes. Raises InUse, naming who holds it."""
+        return self._keeper().remove(key, self.settings.trash_keep if keep_for is None else keep_for)
+
+    def evict_if_idle(self, key: str) -> bool:
+        """Evict an item unless somebody holds it; True if nothing is left of it."""
+        return self._keeper().evict_if_idle(key)
+
+    def restorable(self) -> Iterator[tuple[str, TrashName]]:
+        """Keys of the items in the trash that can be brought back, and where they are there."""
+        return self._keeper().restorable()
+
+    def restore(self, word: str) -> str:
+        """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
+        return self._keeper().restore(word)
+
+    def examine(self) -> list[Finding]:
+        """Everything in the cache that is not as it should be."""
+        from sccache_dtool.doctor import examine
+
+        self.check()
+        return examine(self._fs, self._layout, self._clock, self._keeper)
+
+    def verify_content(self) -> Checked:
+        """Read all payloads again that have a digest, and compare. What is strange besides, `examine` tells."""
+        from sccache_dtool.doctor import verify_content
+
+        evict = self._keeper(silently, config.Config()).remove_copy
+        return verify_content(self._fs, self._layout, self._progress, evict)
