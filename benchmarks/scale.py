@@ -125,7 +125,8 @@ def _du_at_once(root: Path) -> Callable[[], float]:
     def run() -> float:
         begin = time.perf_counter()
         running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
-        if any([one.wait() for one in running]):
+        codes = [one.wait() for one in running]
+        if any(codes):
             raise RuntimeError("du failed")
         return time.perf_counter() - begin
 

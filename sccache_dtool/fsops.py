@@ -199,7 +199,7 @@ class FileSystem:
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
-        fd = open_directory(path, via)
+        fd = open_directory(path, via, as_is=True)
         try:
             return sorted(os.listdir(fd))
         finally:

@@ -56,9 +56,9 @@ def way_to(path: str, via: Way | None = None) -> Way:
     return Way(path, opened(path, _LISTING, via))
 
 
-def open_directory(path: str, via: Way | None = None) -> int:
-    """Open a directory in order to list it."""
-    return opened(path, _LISTING, via)
+def open_directory(path: str, via: Way | None = None, *, as_is: bool = False) -> int:
+    """Open a directory in order to list it. `as_is`: what is in no control directory may be a link to one."""
+    return opened(path, _LISTING, via, as_is=as_is)
 
 
 def give_permissions(path: str, mode: int) -> None:
@@ -70,9 +70,11 @@ def give_permissions(path: str, mode: int) -> None:
         os.close(fd)
 
 
-def opened(path: str, flags: int, via: Way | None = None, mode: int = 0) -> int:
+def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`."""
     name, directory = _reach(path, via)
+    if as_is and directory is None:
+        flags &= ~os.O_NOFOLLOW
     try:
         return os.open(name, flags, mode, dir_fd=directory)
     except OSError as error:
