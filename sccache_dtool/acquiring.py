@@ -42,14 +42,13 @@ class Acquirer(NamedTuple):
             return lease
         if wanted.complete is not None:
             wanted = wanted.complete()
+        from sccache_dtool.fetch.errand import Errand
         from sccache_dtool.fetch.populate import Populator
         from sccache_dtool.fetch.progress import NoProgress
 
         with self._worker() as worker:
-            populator = Populator(
-                self.fs, self.layout, self.clock, self.holder, worker, self.progress or NoProgress(), self.note
-            )
-            return populator.populate(
+            errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.note)
+            return Populator(errand, self.progress or NoProgress()).populate(
                 wanted, lambda: self.elect(wanted.key[:32]), lambda: self._take_existing(wanted), terms
             )
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 from sccache_dtool.nofollow import CONTROL as CONTROL
 from sccache_dtool.nofollow import VERIFICATION as VERIFICATION
+from sccache_dtool.records import printable
 
 FORMAT_VERSION = 1
 FORMAT_MAGIC = "sc-dtool cache"
@@ -66,6 +67,21 @@ def is_key(name: str) -> bool:
 def key_label(key: str) -> str:
     """The part of a key that is meant for people."""
     return key[33:]
+
+
+Name = TypeVar("Name")
+
+
+def understood(
+    directory: str, names: Iterable[str], parse: Callable[[str], Name | None], what: str, warn: Callable[[str], None]
+) -> Iterator[Name]:
+    """What names in a directory stand for; `warn` is told of those that stand for nothing of ours, and are `what`."""
+    for text in names:
+        name = parse(text)
+        if name is None:
+            warn(f"{directory}/{printable(text)}: {what}; left alone")
+        else:
+            yield name
 
 
 class Generation(NamedTuple):

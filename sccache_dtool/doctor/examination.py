@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
@@ -32,6 +33,7 @@ from sccache_dtool.layout import (
     OutcomeName,
     PinName,
     is_of_verification,
+    understood,
 )
 from sccache_dtool.reaping import Reaped
 from sccache_dtool.records import printable
@@ -149,9 +151,7 @@ def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
         except OSError as error:
             warn(f"{path}: {error.strerror}; passed over")
             continue
-        for name in found:
-            if parse(name) is None:
-                warn(f"{path}/{printable(name)}: {what}; left alone")
+        deque(understood(path, found, parse, what, warn), maxlen=0)
 
 
 def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: Warn) -> None:

@@ -6,10 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sccache_dtool import records
 from sccache_dtool.clock import iso
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import CleaningName, Layout, unique
+from sccache_dtool.layout import CleaningName, Layout, understood, unique
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
@@ -54,11 +53,5 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
 
 def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> list[CleaningName]:
     """All cleanings that have removed something."""
-    names = []
-    for text in fs.names_if_any(layout.cleanings):
-        name = CleaningName.parse(text)
-        if name is None:
-            warn(f"{layout.cleanings}/{records.printable(text)}: not the record of a cleaning; left alone")
-        else:
-            names.append(name)
-    return names
+    found = fs.names_if_any(layout.cleanings)
+    return list(understood(layout.cleanings, found, CleaningName.parse, "not the record of a cleaning", warn))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sccache_dtool import records
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, PinName
+from sccache_dtool.layout import Layout, PinName, understood
 
 Warn = Callable[[str], None]
 
@@ -22,14 +22,7 @@ def listing(fs: FileSystem, layout: Layout, warn: Warn) -> list[PinName]:
             f"cannot tell what is pinned: {explain(error)}",
             hint="nothing is removed until that is known; look what is there, and who owns it",
         ) from error
-    pins = []
-    for text in found:
-        name = PinName.parse(text)
-        if name is None:
-            warn(f"{layout.pins}/{records.printable(text)}: not a pin; left alone")
-        else:
-            pins.append(name)
-    return pins
+    return list(understood(layout.pins, found, PinName.parse, "not a pin", warn))
 
 
 def pinned(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> frozenset[str]:

@@ -19,7 +19,18 @@ from sccache_dtool.crew import THREADS, Crew
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
-from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName, is_key, unique
+from sccache_dtool.layout import (
+    GATE,
+    ITEM_FILE,
+    PAYLOAD,
+    Generation,
+    Layout,
+    TrashName,
+    WorkName,
+    is_key,
+    understood,
+    unique,
+)
 
 
 class Outcome(StrEnum):
@@ -162,12 +173,7 @@ def _remove_part(fs: FileSystem, deadline: Deadline, path: str) -> None:
 
 def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[TrashName]:
     """What is in the trash."""
-    for text in fs.names(layout.trash):
-        name = TrashName.parse(text)
-        if name is None:
-            warn(f"{layout.trash}/{records.printable(text)}: not an evicted copy; left alone")
-        else:
-            yield name
+    return understood(layout.trash, fs.names(layout.trash), TrashName.parse, "not an evicted copy", warn)
 
 
 def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[tuple[str, TrashName]]:

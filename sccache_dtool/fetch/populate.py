@@ -10,11 +10,12 @@ import contextlib
 from collections.abc import Callable
 
 from sccache_dtool import history, items, records
-from sccache_dtool.clock import Clock, iso
+from sccache_dtool.clock import iso
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import slots, transfers
 from sccache_dtool.fetch.attempts import GaveUp
+from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.fetch import Fetched, fetch
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
@@ -23,36 +24,17 @@ from sccache_dtool.fetch.track import TakenOver, Track
 from sccache_dtool.fetch.transfers import FETCH, TAKEN
 from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.fetch.wanted import Terms, Wanted
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, Layout, OutcomeName, WorkName, unique
+from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
 from sccache_dtool.leases import Lease, Place
 
 
 class Populator:
     """Fetches items for one holder."""
 
-    def __init__(
-        self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
-        holder: Holder,
-        worker: Holder,
-        progress: Progress,
-        note: Callable[[str], None],
-    ) -> None:
-        """`holder` is to have the lease, and `worker`, this process, has the work area: it is tidied when we are gone.
-
-        `note` is told, in a sentence, whom or what we are waiting for.
-        """
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
-        self._holder = holder
-        self._worker = worker
+    def __init__(self, errand: Errand, progress: Progress) -> None:
+        self._errand = errand
+        self._fs, self._layout, self._clock, self._holder, self._worker, self._note = errand
         self._progress = progress
-        self._note = note
 
     def populate(
         self,
@@ -66,7 +48,7 @@ class Populator:
         `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace; also those
         of somebody else whose fetch we waited for.
         """
-        waiter = Waiter(self._fs, self._layout, self._clock, self._holder, self._worker, self._note, wanted, terms)
+        waiter = Waiter(self._errand, wanted, terms)
         while True:
             election = elect()
             lease = waiter.wait(election, take_existing)

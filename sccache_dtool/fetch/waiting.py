@@ -10,15 +10,13 @@ import random
 from collections.abc import Callable, Iterator
 
 from sccache_dtool import items, records
-from sccache_dtool.clock import Clock
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.fetch.wanted import Terms, Wanted
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import FAILED, Layout, OutcomeName, WorkName
+from sccache_dtool.layout import FAILED, OutcomeName, WorkName
 from sccache_dtool.leases import Lease
 from sccache_dtool.units import short_duration
 
@@ -30,29 +28,13 @@ _NOTE_EVERY = 60.0
 
 
 class Waiter:
-    """Waits for one holder for one item, at most until `deadline`."""
+    """Waits for one holder for one item, for as long as its terms say."""
 
-    def __init__(
-        self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
-        holder: Holder,
-        worker: Holder,
-        note: Callable[[str], None],
-        wanted: Wanted,
-        terms: Terms,
-    ) -> None:
-        """`worker`, this process, has the sign that `holder` waits; `note` is told for whom, in a sentence."""
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
-        self._holder = holder
-        self._worker = worker
-        self._note = note
+    def __init__(self, errand: Errand, wanted: Wanted, terms: Terms) -> None:
+        self._fs, self._layout, self._clock, self._holder, self._worker, self._note = errand
         self._wanted = wanted
         self._terms = terms
-        self._deadline = clock.monotonic() + terms.wait
+        self._deadline = self._clock.monotonic() + terms.wait
 
     def wait(self, election: Election, take_existing: Callable[[], Lease | None]) -> Lease | None:
         """A lease on what somebody else has fetched, or None once we are elected to fetch it.

@@ -11,32 +11,14 @@ import zlib
 
 import pytest
 
-from faults import FakeClock
 from sccache_dtool.errors import CacheError, FetchFailed, UsageError
 from sccache_dtool.fetch import dirac, plugins
-from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.job import Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin, StepPlugin
-from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import Location, Source, Step
-from sccache_dtool.fsops import FileSystem
 
 BODY = b"of the grid" * 1000
-
-
-@pytest.fixture
-def get(tmp_path):
-    """Fetches what the words mean; the content."""
-    area = tmp_path / "area"
-
-    def run(*words):
-        area.mkdir()
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
-        assert os.listdir(area) == ["payload"]
-        return (area / "payload" / fetched.name).read_bytes()
-
-    return run
 
 
 def refused(get, *words):
@@ -190,9 +172,6 @@ def test_a_fault_in_a_plugin_is_an_error_in_words(others, get, tmp_path):
     others[plugins.STEPS].append(Point("break", StepPlugin(lambda argument: Step("break"), _break)))
     (tmp_path / "x").write_bytes(b"x")
     assert refused(get, "echo:abc").hint == "this is a fault in the plugin echo"
-    (tmp_path / "area" / "payload").rmdir()
-    (tmp_path / "area" / "work").rmdir()
-    (tmp_path / "area").rmdir()
     error = refused(get, f"{tmp_path}/x", "break")
     assert "cannot do break" in error.message
     assert "KeyError" in error.message

@@ -16,14 +16,10 @@ import time
 
 import pytest
 
-from faults import FakeClock
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import remote, sources
-from sccache_dtool.fetch.fetch import fetch
-from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import REMOTE
-from sccache_dtool.fsops import FileSystem
 
 BODY = os.urandom(9_000_000)  # more than a block
 
@@ -35,21 +31,6 @@ def needs(*modules):
 
 def md5(data):
     return f"md5:{hashlib.md5(data).hexdigest()}"
-
-
-@pytest.fixture
-def get(tmp_path):
-    """Fetches what the words mean; the content."""
-    count = iter(range(100))
-
-    def run(*words):
-        area = tmp_path / f"area-{next(count)}"
-        area.mkdir()
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
-        assert os.listdir(area) == ["payload"]
-        return (area / "payload" / fetched.name).read_bytes()
-
-    return run
 
 
 def refused(get, *words):

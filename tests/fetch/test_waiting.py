@@ -9,6 +9,7 @@ import pytest
 from faults import FakeClock
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.fetch.wanted import Terms, wanted_from
 from sccache_dtool.fsops import FileSystem
@@ -53,7 +54,7 @@ def test_the_reason_of_a_failure_is_ours_unless_we_can_do_more(
     wanted = wanted_from(["https://example.org/x"], None, layout.root)
     terms = Terms(60, make_room=(lambda missing: missing) if make_room else None)
     nobody: Any = None
-    waiter = Waiter(FileSystem(), layout, FakeClock(), nobody, nobody, print, wanted, terms)
+    waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, print), wanted, terms)
     election: Any = Lost(layout, facts, wanted.key)
     if kind is None:
         assert waiter.wait(election, lambda: None) is None

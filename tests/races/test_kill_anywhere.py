@@ -425,7 +425,7 @@ CASES = {
         put_right=("doctor --fix --verify-content", "clean --all -y"),
         bad=True,
     ),
-    "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=MOST_POINTS // 3, codes=(0, 3)),
+    "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, codes=(0, 3)),
     "metrics": Case(_idle, "metrics -o $C/sc.prom", put_right=("$again", "clean --all -y"), writes="sc.prom"),
 }
 

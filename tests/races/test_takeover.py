@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import httpserver
+from cli.tool import start
 from hosts.nshost import host_command
 from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
@@ -53,17 +53,6 @@ def layout(place: str) -> Layout:
 
 def sc(place: str, *words: str) -> list[str]:
     return [sys.executable, "-c", HURRIED, "-C", place, *words]
-
-
-@contextmanager
-def started(argv: list[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=PATIENCE)
 
 
 def wait_for(what: Callable[[], object], why: str) -> None:
@@ -111,11 +100,11 @@ def test_after_a_kill_the_next_goes_on(
 ) -> None:
     """Six hours of download would be lost with the job that did it."""
     url = begun(server)
-    with started(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as first:
+    with start(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as first:
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
-        with started(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as second:
+        with start(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as second:
             path = path_of(second)
     assert Path(path).read_bytes() == BODY
     assert continued_at(server) == 4 << 20
@@ -125,12 +114,12 @@ def test_after_a_kill_the_next_goes_on(
 def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: httpserver.Server) -> None:
     """A batch system ends a job politely, and its download would be thrown away out of politeness."""
     url = begun(server)
-    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.send_signal(signal.SIGTERM)
         server.release()
         assert first.wait(PATIENCE) == 128 + signal.SIGTERM
-    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
         assert Path(path_of(second)).read_bytes() == BODY
     assert continued_at(server) == 4 << 20
 
@@ -138,10 +127,10 @@ def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: http
 def test_who_was_frozen_wakes_up_and_does_no_harm(place: str, layout: Layout, server: httpserver.Server) -> None:
     """A suspended process would write into the file that its successor continues, or publish half of it."""
     url = begun(server)
-    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.send_signal(signal.SIGSTOP)
-        with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
+        with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
             path = path_of(second)  # within the lifetime of the election
         assert Path(path).read_bytes() == BODY
         assert continued_at(server) == 4 << 20
@@ -158,9 +147,9 @@ def test_a_host_that_goes_away_is_succeeded_by_another(place: str, layout: Layou
     """A power failure on one node would leave all others waiting for it."""
     url = begun(server)
     words = ("use", url, DIGEST, "--holder", "a campaign", "--ttl", "1h")
-    with started(host_command("a", sc(place, *words), network=True)) as first:
+    with start(host_command("a", sc(place, *words), network=True)) as first:
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
-        with started(host_command("b", sc(place, *words), network=True)) as second:
+        with start(host_command("b", sc(place, *words), network=True)) as second:
             first.kill()
             path = path_of(second)
     assert Path(path).read_bytes() == BODY
@@ -293,7 +282,7 @@ def test_only_what_was_said_to_be_on_disk_is_continued(
 ) -> None:
     """After a power failure the end of a file may be a hole of zeros, which nobody would notice without a digest."""
     url = server.pages("/x", Page(BODY, stall_after=2 << 20, etag=ETAG), Page(BODY, etag=ETAG))
-    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
         wait_for(lambda: noted(layout) == 2 << 20, "no sign of progress")
         first.kill()
         first.wait()
@@ -310,7 +299,7 @@ def test_what_is_damaged_is_not_continued(
 ) -> None:
     """A work area that a crash has damaged would be taken for the beginning of the file."""
     url = begun(server)
-    with started(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()

@@ -1,0 +1,22 @@
+"""For whom an item is had, by whom, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder
+from sccache_dtool.layout import Layout
+
+
+class Errand(NamedTuple):
+    """What waiting for an item and fetching it have in common."""
+
+    fs: FileSystem
+    layout: Layout
+    clock: Clock
+    holder: Holder  # is to have the lease
+    worker: Holder  # this process, of whom work areas and signs are: they are tidied when it is gone
+    note: Callable[[str], None]  # told, in a sentence, whom or what we are waiting for

@@ -1,0 +1,28 @@
+"""Fetching without a cache around it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from faults import FakeClock
+from sccache_dtool.fetch.fetch import fetch
+from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.fsops import FileSystem
+
+
+@pytest.fixture
+def get(tmp_path):
+    """Fetches what the words mean; the content."""
+    count = iter(range(100))
+
+    def run(*words):
+        area = tmp_path / f"area-{next(count)}"
+        area.mkdir()
+        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        assert os.listdir(area) == ["payload"]
+        return (area / "payload" / fetched.name).read_bytes()
+
+    return run
