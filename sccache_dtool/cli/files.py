@@ -7,11 +7,12 @@ import os
 from collections.abc import Iterable
 
 from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.layout import unique
 
 
 def write_file(path: str, lines: Iterable[str]) -> None:
     """Write a file whole, or not at all: whoever reads it meanwhile sees the old one. Raises CacheError."""
-    tmp = f"{path}.{os.getpid()}.tmp"
+    tmp = f"{path}.{unique()}.tmp"  # a number of a process would come again, in a container above all
     try:
         with open(tmp, "x", encoding="utf-8") as file:
             file.writelines(lines)

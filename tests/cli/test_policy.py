@@ -310,3 +310,23 @@ def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp
     done = sc("metrics", "-o", tmp_path / "missing" / "x.prom")
     assert done.code == 1
     assert one_line_error(done).startswith("Error: cannot write No such file or directory")
+
+
+def test_what_a_killed_process_of_the_same_number_left_is_not_in_the_way(
+    sc: Sc, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a container each run has the same number: after one kill the monitor would have no figures any more."""
+    put("a")
+    file = tmp_path / "x.prom"
+    with monkeypatch.context() as killed:
+        killed.setattr("os.replace", _end)
+        with pytest.raises(BaseExceptionGroup):
+            sc("metrics", "-o", file)
+    assert len(list(tmp_path.glob("x.prom.*"))) == 1
+    assert sc("metrics", "-o", file).code == 0
+    assert file.read_text().endswith("\n")
+
+
+def _end(*arguments: object) -> None:
+    """As a kill does, it is caught by nobody."""
+    raise BaseExceptionGroup("killed", [SystemExit(137)])
