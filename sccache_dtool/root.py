@@ -184,6 +184,20 @@ def is_tagged(fs: FileSystem, layout: Layout) -> bool:
         return error.errno != errno.EINVAL  # which says that it is no file
 
 
+def is_torn_tag(fs: FileSystem, layout: Layout) -> bool:
+    """Whether the tag is the beginning of ours: who wrote it was killed."""
+    try:
+        return TAG_TEXT.startswith(fs.read_text(layout.tag_file))
+    except OSError:
+        return False
+
+
+def put_tag_again(fs: FileSystem, layout: Layout) -> None:
+    """Replace a torn tag."""
+    fs.unlink(layout.tag_file)
+    put_tag(fs, layout)
+
+
 def refuse_unfit(fs: FileSystem, root: str) -> None:
     """Raise UsageError for a root that is not to be a cache: /, a home directory, a dtool dataset."""
     real = os.path.realpath(root)

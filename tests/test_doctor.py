@@ -108,6 +108,17 @@ def test_a_missing_tag_is_made(cache: Cache, layout: Layout) -> None:
     assert Path(layout.tag_file).read_text().startswith("Signature: ")
 
 
+@pytest.mark.parametrize("length", [0, 20, 100])
+def test_a_tag_that_was_not_written_to_its_end_is_made_anew(cache: Cache, layout: Layout, length: int) -> None:
+    """After a crash in `init`, a person would have to put right what no person has made."""
+    tag = Path(layout.tag_file)
+    whole = tag.read_text()
+    tag.write_text(whole[:length])
+    mend(cache)
+    assert tag.read_text() in (whole, whole[:length])
+    assert tag.read_text().startswith("Signature: 8a477f597d28d172789f06886806bc55")
+
+
 @pytest.mark.parametrize("directory", ["root", "control"])
 def test_a_cache_that_everybody_may_write_to_is_told_of(cache: Cache, layout: Layout, directory: str) -> None:
     """Anybody on the machine could delete or replace what others read, and nobody would be told."""

@@ -105,7 +105,10 @@ def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Fi
         yield Finding(layout.tag_file, what, partial(root.put_tag, fs, layout), "makes it")
     elif not root.is_tagged(fs, layout):
         what = "not a cache directory tag, so backup programs save the cache"
-        yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
+        if root.is_torn_tag(fs, layout):
+            yield Finding(layout.tag_file, what, partial(root.put_tag_again, fs, layout), "makes it anew")
+        else:
+            yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
     for path in root.unfinished(fs, layout):
         if _is_old(fs, clock, path):
             what = "the beginnings of a cache that was never finished"
