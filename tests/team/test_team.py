@@ -161,6 +161,16 @@ def test_all_tasks_evict(tasks: Tasks, disk: Disk) -> None:
     assert disk.names("tmp") == []
 
 
+def test_the_time_is_over_for_all(tasks: Tasks, disk: Disk) -> None:
+    """A cron job with many tasks would go on beyond its time, on the hosts where nobody looks at the clock."""
+    tasks.start(*CLEAN, "--max-runtime", "0s")
+    done = [tasks.end(rank) for rank in range(3)]
+    assert [one.code for one in done] == [3, 0, 0]
+    total = removed(*done)
+    assert (total["items"], total["left"]) == (0, ITEMS)
+    assert len(disk.copies()) == ITEMS
+
+
 def test_what_a_killed_task_was_at_is_done_by_the_others(tasks: Tasks, disk: Disk) -> None:
     """One node that fails would leave a part of the cache uncleaned, or have what it evicted told as a failure."""
     tasks.start(*CLEAN, plays={0: "wait@stop", 1: "stop@2", 2: "wait@stop"})
