@@ -25,6 +25,7 @@ from sccache_dtool.layout import (
     DIRECTORIES,
     ITEM_FILE,
     PAYLOAD,
+    TAG_TEXT,
     VERIFICATION,
     Generation,
     HolderName,
@@ -823,6 +824,16 @@ def test_a_tag_that_is_none_is_told_of(cache: Cache, layout: Layout, put: Callab
     FS.remove_tree(str(tag))
     mend(cache)
     assert cache.examine() == []
+
+
+@pytest.mark.parametrize("text", ["", TAG_TEXT[:20]])
+def test_a_tag_that_was_begun_is_made_anew(cache: Cache, layout: Layout, text: str) -> None:
+    """A set-up that was killed would ask for a person, who knows no more of it."""
+    Path(layout.tag_file).write_text(text)
+    (finding,) = cache.examine()
+    assert finding.path == layout.tag_file
+    mend(cache)
+    assert Path(layout.tag_file).read_text() == TAG_TEXT
 
 
 def test_a_directory_in_a_lock_s_place_is_told_of(cache: Cache, layout: Layout, clock: FakeClock) -> None:
