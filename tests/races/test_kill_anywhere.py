@@ -318,7 +318,7 @@ def _closed_to_the_group(scene: Scene) -> None:
     scene.cache = Cache(scene.place, fs=FileSystem())
     scene.use()
     for path in Path(scene.layout.control).rglob("*"):
-        if path.is_dir() and path.parent.name != "payload":  # of what users fetched, the doctor changes nothing
+        if path.is_dir() and "payload" not in path.parent.parts:  # of what is in payloads the doctor only tells
             path.chmod(0o700)
 
 
