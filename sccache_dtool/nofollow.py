@@ -43,32 +43,44 @@ def reached(path: str) -> Iterator[tuple[str, int | None]]:
         yield path, None
         return
     *way, name = match[2].split("/")
-    directory = _descend(match[1], way, path)
     try:
-        yield name, directory
+        directory = _descend(match[1], way, path, _WAY)
+        try:
+            yield name, directory
+        finally:
+            os.close(directory)
     except OSError as error:
+        if error.errno == errno.ESTALE:
+            _look_again(match[1], way, path)
         if os.path.isabs(str(error.filename)):
             raise
         raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        os.close(directory)
 
 
-def _descend(top: str, way: list[str], path: str) -> int:
-    here = _enter(None, top, top, path)
+def _descend(top: str, way: list[str], path: str, flags: int) -> int:
+    here = _enter(None, top, top, path, flags)
     for depth, name in enumerate(way, 1):
         try:
-            below = _enter(here, name, "/".join((top, *way[:depth])), path)
+            below = _enter(here, name, "/".join((top, *way[:depth])), path, flags)
         finally:
             os.close(here)
         here = below
     return here
 
 
-def _enter(directory: int | None, name: str, here: str, path: str) -> int:
+def _look_again(top: str, way: list[str], path: str) -> None:
+    """Raise what a network file system says of a way that has just proved stale: most often that it is gone.
+
+    For O_PATH its client asks nothing and goes on remembering what another host has removed; to list, it asks.
+    """
+    with contextlib.suppress(PermissionError):  # a directory that we may pass through and not list
+        os.close(_descend(top, way, path, _LISTING))
+
+
+def _enter(directory: int | None, name: str, here: str, path: str, flags: int) -> int:
     """Open a directory on the way to `path`; `here` is its own."""
     try:
-        return os.open(name, _WAY, dir_fd=directory)
+        return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(directory, name):
             raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", here) from None
