@@ -603,6 +603,7 @@ class Cache:
         cache_id = self.check()
         if warn is None:
             self._warn_of_strangers()
+        settings = settings or self.settings
         return Keeper(
             self._fs,
             self._layout,
@@ -610,7 +611,8 @@ class Cache:
             self._proc,
             cache_id,
             warn or self._warn,
-            (settings or self.settings).dtool_directories,
+            settings.heartbeat_ttl,
+            settings.dtool_directories,
             self._crew,
         )
 
