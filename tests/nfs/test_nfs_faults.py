@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from nfs.conftest import FULL, VERSIONS
 from nfs.lab import Lab, NfsHost
 
 #: A program that uses an item so often and gives it back, and says how often it has so far.
@@ -63,7 +62,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline, "it has not happened"
 
 
-@pytest.mark.parametrize("version", VERSIONS if FULL else ["4.2"])
+@pytest.mark.parametrize("version", ["4.2"])
 def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, source: str) -> None:
     """Cut off, frozen and crashed hosts keep what they use for their lifetime, and no longer; those that come back
     learn that they have lost it, before they read what is not there any more.
