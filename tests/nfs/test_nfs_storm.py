@@ -81,3 +81,21 @@ def test_the_storm_would_notice(mounted: Lab, mutant: str, items: str) -> None:
     print(*ordeal.seen(), sep="\n")
     ordeal.end()
     figures.tally("nfs mutant", mutant, uses=ordeal.totals()["uses"])
+
+
+@pytest.mark.skipif(not FULL, reason="only `make test-nfs` tries the watch itself")
+@pytest.mark.parametrize("version", ["4.2"])
+def test_the_watch_would_notice(mounted: Lab, items: str) -> None:
+    """What is visible and not whole would be found out only by whoever happens to read it."""
+    print(f"seed {SEED}")
+    ordeal = Ordeal(mounted, 2, items, SEED)
+    ordeal.begin(may_be_robbed=0)
+    ordeal.go_on()
+    damage = f"for file in {mounted.server.place}/.sc-dtool/items/*/*/g*/payload/file*; do : >$file; done"
+
+    def is_seen() -> bool:
+        mounted.server.run("sh", "-c", damage)
+        return any(line.startswith("seen on the server") for line in ordeal.seen())
+
+    ordeal.wait_until(is_seen, "damage is seen", in_order=False)
+    ordeal.end()
