@@ -22,13 +22,16 @@ _PROGRAM = str(Path(__file__).with_name("storm_on_host.py"))
 #: Seconds in which something must have happened. A host that was cut off waits for up to twice as long as it was.
 PATIENCE = 300.0
 
-#: Lifetimes of a few seconds (there is a margin of a minute), and nobody waits long for a fetcher that fell silent.
-CONFIG = """
+#: Nobody waits long for a fetcher that fell silent.
+_CONFIG = """
 [lease]
-heartbeat_ttl = "10s"
+heartbeat_ttl = "{lifetime}"
 [fetch]
 wait = "5s"
 """
+
+#: Where hosts are to be taken for dead, and where nobody is, however slow the machine. There is a margin of a minute.
+_SHORT, _LONG = "20s", "2h"
 
 #: A storm with less of everything than on one machine: three hosts and a server share two processors.
 _WEATHER = {
@@ -88,7 +91,8 @@ class Ordeal:
         """Let it rage. Of the hosts so many, the last ones, will be taken for dead; the first runs the mutant."""
         assert self._hosts[0].sc_dtool("init").code == 0
         config = f"{self._hosts[0].place}/.sc-dtool/config.toml"
-        self._hosts[0].do("sh", "-c", 'printf %s "$0" >"$1"', CONFIG, config)
+        settings = _CONFIG.format(lifetime=_SHORT if may_be_robbed else _LONG)
+        self._hosts[0].do("sh", "-c", 'printf %s "$0" >"$1"', settings, config)
         self._start_watch()
         for number, host in enumerate(self._hosts):
             robbed = number >= len(self._hosts) - may_be_robbed
@@ -153,7 +157,7 @@ class Ordeal:
         """Wait until these hosts, or all, have used some things more."""
         before = {host: self._uses(host) for host in hosts or self._raging}
         for host, uses in before.items():
-            enough = uses + self._dice.randrange(20, 40)
+            enough = uses + self._dice.randrange(15, 30)
             self.wait_until(lambda: self._uses(host) >= enough, f"{host.name} goes on")  # noqa: B023
 
     def wait_until(self, happened: Callable[[], bool], what: str, *, in_order: bool = True) -> None:
@@ -197,7 +201,7 @@ class Ordeal:
         self.counts["crashes"] += 1
 
     def part_briefly(self) -> None:
-        """The second host is cut off, for less than a lifetime; nobody may lose anything by it."""
+        """The second host is cut off for a while."""
         host, others = self._hosts[1], [one for one in self._hosts if one is not self._hosts[1]]
         host.cut()
         self.go_on(*others)
@@ -205,7 +209,7 @@ class Ordeal:
         self.counts["partitions"] += 1
 
     def stand_still_briefly(self) -> None:
-        """The last host stands still, for less than a lifetime; nobody may lose anything by it."""
+        """The last host stands still for a while."""
         host, others = self._hosts[-1], self._hosts[:-1]
         host.freeze()
         self.go_on(*others)
@@ -214,7 +218,6 @@ class Ordeal:
 
     def fall_silent(self) -> None:
         """All but the first are cut off or stand still until they are taken for dead, and so is who has crashed."""
-        assert not self.journal()["robbed"], "nobody has been taken for dead yet"
         silent = self._hosts[1:]
         print(f"{time.monotonic() - self._began:5.0f} s  silence", flush=True)
         frozen = [silent[-1]]

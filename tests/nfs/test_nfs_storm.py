@@ -41,7 +41,10 @@ def items(tmp_path: Path) -> str:
 
 @pytest.mark.parametrize("hosts", [2, 3] if FULL else [2])
 def test_a_storm_of_several_hosts(mounted: Lab, version: str, hosts: int, items: str, tmp_path: Path) -> None:
-    """Jobs on two nodes would read what a cleaner on one of them has deleted, or their uses would be lost."""
+    """Jobs on two nodes would read what a cleaner on one of them has deleted, or their uses would be lost.
+
+    Of two hosts none may lose a lease, whatever befalls it; of three the first may not.
+    """
     print(f"seed {SEED}")
     began = time.monotonic()
     everything = hosts > 2
