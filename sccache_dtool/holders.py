@@ -45,7 +45,6 @@ __all__ = [
     "BEATS_PER_LIFETIME",
     "CALLER",
     "COMMAND",
-    "DEFAULT_TTL",
     "JOB",
     "LONGEST_PAUSE",
     "NAMED",
@@ -73,9 +72,6 @@ __all__ = [
     "revoke",
     "user_name",
 ]
-
-#: Lifetime in seconds of holders that beat, unless they are told otherwise.
-DEFAULT_TTL = 12 * 3600.0
 
 #: A heart beats at least six times in a lifetime, so that five may fail.
 BEATS_PER_LIFETIME = 6

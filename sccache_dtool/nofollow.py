@@ -72,15 +72,16 @@ def give_permissions(path: str, mode: int) -> None:
 
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`."""
-    name, directory = _reach(path, via)
-    if as_is and directory is None:
-        flags &= ~os.O_NOFOLLOW
     try:
-        return os.open(name, flags, mode, dir_fd=directory)
+        name, directory = _reach(path, via, _WAY)
+        if as_is and directory is None:
+            flags &= ~os.O_NOFOLLOW
+        try:
+            return os.open(name, flags, mode, dir_fd=directory)
+        finally:
+            _leave(directory, via)
     except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        _leave(directory, via)
+        raise _about(path, error) from None
 
 
 @contextlib.contextmanager
@@ -89,19 +90,36 @@ def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None
 
     What does not lie in a control directory is handed out as it is, with no directory. `via`: a way to one above it.
     """
-    name, directory = _reach(path, via)
     try:
-        yield name, directory
+        name, directory = _reach(path, via, _WAY)
+        try:
+            yield name, directory
+        finally:
+            _leave(directory, via)
     except OSError as error:
-        if os.path.isabs(str(error.filename)):
-            raise
-        raise OSError(error.errno, error.strerror, path) from None
-    finally:
-        _leave(directory, via)
+        raise _about(path, error) from None
 
 
-def _reach(path: str, via: Way | None) -> tuple[str, int | None]:
-    """A name, and the directory that it is in, to be left with `_leave`."""
+def _about(path: str, error: OSError) -> OSError:
+    """The error, saying which path it is about; what is stale is most often gone."""
+    if error.errno == errno.ESTALE:
+        _look_again(path)
+    if os.path.isabs(str(error.filename)):
+        return error
+    return OSError(error.errno, error.strerror, path)
+
+
+def _look_again(path: str) -> None:
+    """Raise what a network file system says of a way that has just proved stale: most often that it is gone.
+
+    For O_PATH its client asks nothing and goes on remembering what another host has removed; to list, it asks.
+    """
+    with contextlib.suppress(PermissionError):  # a directory that we may pass through and not list
+        _leave(_reach(path, None, _LISTING)[1], None)
+
+
+def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
+    """A name, and the directory that it is in, to be left with `_leave`; `flags`: to open those on the way."""
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
@@ -109,13 +127,13 @@ def _reach(path: str, via: Way | None) -> tuple[str, int | None]:
         if match is None:
             return path, None
         top, inner = match.groups()
-        here = _enter(None, top, path, len(top))
+        here = _enter(None, top, path, len(top), flags)
     *way, name = inner.split("/")
     end = len(top)
     for part in way:
         end += len(part) + 1
         try:
-            below = _enter(here, part, path, end)
+            below = _enter(here, part, path, end, flags)
         finally:
             _leave(here, via)
         here = below
@@ -128,10 +146,10 @@ def _leave(directory: int | None, via: Way | None) -> None:
         os.close(directory)
 
 
-def _enter(directory: int | None, name: str, path: str, end: int) -> int:
+def _enter(directory: int | None, name: str, path: str, end: int, flags: int) -> int:
     """Open a directory on the way to `path`; its own path ends at `end`."""
     try:
-        return os.open(name, _WAY, dir_fd=directory)
+        return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(directory, name):
             raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", path[:end]) from None

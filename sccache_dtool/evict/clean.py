@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sccache_dtool import history
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.crew import Crew
-from sccache_dtool.errors import explain
+from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose, trash
 from sccache_dtool.evict.policies import Candidate, Kept, Plan
 from sccache_dtool.evict.tidy import Leftover
@@ -184,10 +184,9 @@ def put_away(leftovers: Iterable[Leftover], warn: Warn) -> list[Leftover]:
     for leftover in leftovers:
         try:
             leftover.put_away()
-        except FileNotFoundError:
-            continue  # somebody else did
         except OSError as error:
-            warn(f"{explain(error)}; {leftover.what} is left for the next time")
+            if error.errno not in GONE:  # otherwise somebody else did
+                warn(f"{explain(error)}; {leftover.what} is left for the next time")
             continue
         done.append(leftover)
     return done

@@ -35,17 +35,21 @@ class Post:
         proc: Proc,
         cache_id: str,
         warn: Callable[[str], None],
+        heartbeat_ttl: float,
         dtool_directories: Collection[str] = (),
         crew: Callable[[], Crew] = Crew,
         given_up: Collection[Process] = (),
     ) -> None:
-        """`dtool_directories`: see `loose.scan`; `given_up`: whose work we have taken over, and so their elections."""
+        """`heartbeat_ttl`: our lifetime in seconds while we are at work; `dtool_directories`: see `loose.scan`;
+        `given_up`: whose work we have taken over, and so their elections.
+        """
         self._fs = fs
         self._layout = layout
         self._clock = clock
         self._proc = proc
         self._id = cache_id
         self._warn = warn
+        self._heartbeat_ttl = heartbeat_ttl
         self._dtool_directories = dtool_directories
         self._crew = crew
         self._given_up = given_up
@@ -110,7 +114,7 @@ class Post:
     def _at_work(self) -> Iterator[Holder]:
         """A holder for work areas of ours, so that nobody takes them for abandoned."""
         owner = holders.program_owner(self._proc)
-        holder = Holder(self._fs, self._layout, self._clock, owner, holders.DEFAULT_TTL)
+        holder = Holder(self._fs, self._layout, self._clock, owner, self._heartbeat_ttl)
         try:
             with holder.beating():
                 yield holder

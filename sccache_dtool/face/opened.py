@@ -132,7 +132,9 @@ class Opened:
         from sccache_dtool.team.part import Part
 
         self.check()
-        return Part(self._fs, self._layout, self._clock, self._proc, task, self._jobs, self._warn).take(command)
+        heartbeat_ttl = self.settings.heartbeat_ttl
+        part = Part(self._fs, self._layout, self._clock, self._proc, task, self._jobs, self._warn, heartbeat_ttl)
+        return part.take(command)
 
     def _warn_of_strangers(self) -> None:
         for path in root.open_to_all(self._fs, self._layout):
@@ -144,6 +146,7 @@ class Opened:
         cache_id = self.check()
         if warn is None:
             self._warn_of_strangers()
+        settings = settings or self.settings
         return Keeper(
             self._fs,
             self._layout,
@@ -151,7 +154,8 @@ class Opened:
             self._proc,
             cache_id,
             warn or self._warn,
-            (settings or self.settings).dtool_directories,
+            settings.heartbeat_ttl,
+            settings.dtool_directories,
             self._crew,
             self._team.lost if self._team is not None else frozenset(),
         )

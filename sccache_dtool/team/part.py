@@ -32,9 +32,17 @@ class Part:
     """The part of one task; `take` it once."""
 
     def __init__(
-        self, fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, task: Task, jobs: int | None, tell: Tell
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        clock: Clock,
+        proc: Proc,
+        task: Task,
+        jobs: int | None,
+        tell: Tell,
+        heartbeat_ttl: float,
     ) -> None:
-        """`tell` is told what people should know."""
+        """`tell` is told what people should know; `heartbeat_ttl`: our lifetime in seconds while we lead."""
         self._fs = fs
         self._layout = layout
         self._clock = clock
@@ -42,6 +50,7 @@ class Part:
         self._task = task
         self._jobs = jobs
         self._tell = tell
+        self._heartbeat_ttl = heartbeat_ttl
 
     def take(self, command: Callable[[Lead | None], Value]) -> Value | None:
         """What `command` returns, called by the leader, with a Lead where it can have one; None for who has helped.
@@ -71,7 +80,7 @@ class Part:
         owner = holders.program_owner(self._proc)
         about = About(self._task.step, __version__, holders.encode(owner, None, self._clock), lost)
         try:
-            holder = Holder(self._fs, self._layout, self._clock, owner, holders.DEFAULT_TTL)
+            holder = Holder(self._fs, self._layout, self._clock, owner, self._heartbeat_ttl)
         except OSError as error:
             return self._alone(command, error)
         try:

@@ -66,7 +66,7 @@ def _file(place: Place) -> None:
 
 
 def _holder(place: Place) -> None:
-    place.fs.put_record("a holder", f"{place.path}/holder.0")
+    place.record("a holder", "holder.0")
 
 
 def _beat(place: Place) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
@@ -75,7 +77,11 @@ class Report(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A directory of ours in which things are tried, and what they are tried with."""
+    """A directory of ours in which things are tried, and what they are tried with.
+
+    Its methods are for what nobody else does under these names. If it is said to have been done before, the server did
+    it, and the reply was lost on the way: that is no finding.
+    """
 
     fs: FileSystem
     clock: Clock
@@ -85,12 +91,44 @@ class Place(NamedTuple):
     def make(self, name: str) -> Place:
         """A new directory in it."""
         path = f"{self.path}/{name}"
-        self.fs.mkdir(path, shared=self.shared)
+        try:
+            self.fs.mkdir(path, shared=self.shared)
+        except FileExistsError:
+            if self.shared:
+                self.fs.share(path)
         return self._replace(path=path)
+
+    def record(self, text: str, name: str) -> None:
+        """A new record in it."""
+        with contextlib.suppress(FileExistsError):
+            self.fs.put_record(text, f"{self.path}/{name}")
+
+    def move(self, source: str, target: str) -> None:
+        """Give something in it another name in it."""
+        try:
+            self.fs.rename(f"{self.path}/{source}", f"{self.path}/{target}")
+        except FileNotFoundError:
+            directory, _, name = target.rpartition("/")
+            if name not in self.fs.names(os.path.join(self.path, directory)):
+                raise
+
+    def remove(self, name: str) -> None:
+        """Remove a name in it that is not a directory."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.unlink(f"{self.path}/{name}")
+
+    def remove_directory(self, name: str) -> None:
+        """Remove an empty directory in it."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rmdir(f"{self.path}/{name}")
 
     def put(self, path: str, data: bytes) -> None:
         """A new file in it, complete and durable."""
-        fd = self.fs.create(f"{self.path}/{path}")
+        try:
+            fd = self.fs.create(f"{self.path}/{path}")
+        except FileExistsError:
+            self.remove(path)
+            fd = self.fs.create(f"{self.path}/{path}")
         try:
             self.fs.write(fd, data)
             self.fs.sync(fd)

@@ -83,7 +83,7 @@ def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -
         for card in _cards(directory, role.meeting) - called:
             called.add(card)
             end = directory.clock.monotonic() + _ANSWER
-            directory.fs.put_record(_room_of(room), f"{directory.path}/{card}{_CALL}")
+            directory.record(_room_of(room), f"{card}{_CALL}")
         if "0.peer" in fresh_names(talk):
             return read_said(talk, "0.peer")
         return {} if directory.clock.monotonic() > end else None
@@ -92,8 +92,7 @@ def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -
         said = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
     finally:
         for card in called:
-            with contextlib.suppress(FileNotFoundError):
-                directory.fs.unlink(f"{directory.path}/{card}{_CALL}")
+            directory.remove(f"{card}{_CALL}")
     if not said:
         return None
     peer = _introduced(said)
@@ -131,9 +130,9 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
     What the leader leaves there because it was killed is removed, too.
     """
     card = f"{VERIFICATION}{unique()}"
-    introduction = {"host": me.name[:64], "boot": me.boot, "device": me.device, "meeting": role.meeting}
+    introduction = {"host": me.name[:64], "boot": me.boot, "device": me.device, "meeting": role.meeting, "card": card}
     try:
-        directory.fs.put_record(json.dumps(introduction), f"{directory.path}/{card}{_CARD}")
+        directory.record(json.dumps(introduction), f"{card}{_CARD}")
     except OSError as error:
         raise cannot_be_used(directory.path, error) from error
     tell(f"waiting {role.wait:.0f} s at most for the other host, which is to verify {directory.path}, too")
@@ -146,8 +145,7 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
     try:
         called = wait_for(directory, look, role.wait, "a leader", RELAXED)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            directory.fs.unlink(f"{directory.path}/{card}{_CARD}")
+        directory.remove(f"{card}{_CARD}")
     room = directory._replace(path=f"{directory.path}/{called['room']}")
     talk = Talk(room._replace(path=f"{room.path}/{_TALK}"), "peer", "leader", "the leader", PATIENCE)
     try:

@@ -145,7 +145,7 @@ def _listing_after_create(pair: Pair) -> Finding:
     place, inner = _room(pair)
     for number in range(_ROUNDS):
         pair.talk.ask("list", inner, name="")
-        place.fs.mkdir(f"{place.path}/n{number}")
+        place.make(f"n{number}")
         if not pair.talk.ask("list", inner, name=f"n{number}")["there"]:
             what = f"{pair.talk.name_of_other} does not see what was made before, even after a create of its own"
             return _finding(Weight.ONE_HOST, f"{what}: living holders would be taken for dead")
@@ -162,7 +162,7 @@ def _delay(pair: Pair) -> Finding:
     looked_up, listed = place.make("looked-up"), place.make("listed")
     pair.talk.ask("look", inner)
     for seen in (looked_up, listed):
-        seen.fs.mkdir(f"{seen.path}/name")
+        seen.make("name")
     pair.tell(f"waiting {pair.longest_delay:.0f} s at most until {pair.talk.name_of_other} sees what was made here")
     answer = pair.talk.ask("watch", inner, longest=pair.longest_delay)
     delays = {how: answer[how] for how in ("looked up", "listed")}
@@ -201,9 +201,9 @@ def _published(pair: Pair) -> Finding:
     place, inner = _room(pair)
     data = os.urandom(_SIZE)
     place.make("tmp").put("payload", data)
-    place.fs.rename(f"{place.path}/tmp", f"{place.path}/generation")
+    place.move("tmp", "generation")
     pair.talk.ask("read", inner)
-    place.fs.rename(f"{place.path}/generation", f"{place.path}/trash")
+    place.move("generation", "trash")
     pair.talk.say(go=True)
     if pair.talk.answer()["digest"] != hashlib.sha256(data).hexdigest():
         return _finding(Weight.ONE_HOST, f"{pair.talk.name_of_other} reads something else than was published")

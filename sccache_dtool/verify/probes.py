@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Callable, Iterator
@@ -75,14 +76,20 @@ def ways_to_create(place: Place, source: str) -> dict[str, Callable[[str], objec
     return {
         way: make
         for way, make in ways.items()
-        if not is_refused(partial(make, f"{place.path}/{source}.{way}"), _NO_LINKS)
+        if not is_refused(partial(_once, make, f"{place.path}/{source}.{way}"), _NO_LINKS)
     }
+
+
+def _once(make: Callable[[str], object], path: str) -> None:
+    """Make a name that nobody else makes: if it is there, the reply to a first request was lost."""
+    with contextlib.suppress(FileExistsError):
+        make(path)
 
 
 def _exclusive_creation(place: Place) -> Finding:
     ways = ways_to_create(place, "source")
     for way, make in ways.items():
-        make(f"{place.path}/{way}")
+        _once(make, f"{place.path}/{way}")
         if not is_refused(partial(make, f"{place.path}/{way}"), frozenset({errno.EEXIST})):
             return _unfit(f"a name that is there can be made once more ({way})")
     return _good(f"what is there cannot be made again: {', '.join(ways)}")
@@ -91,15 +98,15 @@ def _exclusive_creation(place: Place) -> Finding:
 def _symbolic_links(place: Place) -> Finding:
     text, path = "r" * LIMIT, f"{place.path}/record"
     try:
-        place.fs.symlink(text, path)
+        _once(partial(place.fs.symlink, text), path)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             return _unfit(f"no record of {LIMIT} bytes can be kept: {explain(error)}")
         return _told("there are none; records are files, which costs more requests")
     if place.fs.readlink(path) != text:
         return _unfit("the text of a link does not come back as it was written")
-    place.fs.mkdir(f"{place.path}/history")
-    place.fs.rename(path, f"{place.path}/history/ended")
+    place.make("history")
+    place.move("record", "history/ended")
     if place.fs.readlink(f"{place.path}/history/ended") != text:
         return _unfit("a renamed link has lost its text")
     return _good(f"records of {LIMIT} bytes are kept, and can be renamed")
@@ -109,11 +116,11 @@ def _rmdir(place: Place) -> Finding:
     gate = place.make("use")
     ways = ways_to_create(place, "source")
     for way, make in ways.items():
-        make(f"{gate.path}/{way}")
+        _once(make, f"{gate.path}/{way}")
         if not is_refused(partial(place.fs.rmdir, gate.path), NOT_EMPTY):
             return _unfit(f"it removes a directory with a name in it ({way})")
-        (place.fs.rmdir if way == "mkdir" else place.fs.unlink)(f"{gate.path}/{way}")
-    place.fs.rmdir(gate.path)
+        (gate.remove_directory if way == "mkdir" else gate.remove)(way)
+    place.remove_directory("use")
     for way, make in ways.items():
         if not is_refused(partial(make, f"{gate.path}/{way}"), GONE):
             return _unfit(f"a name could be made in a directory that was removed ({way})")
@@ -130,7 +137,7 @@ def _rename(place: Place) -> Finding:
             return _unfit("a directory can be renamed onto one that is not empty, whose content is lost")
     except PermissionError as error:  # what SFTP makes of every refusal
         unusual = error.strerror
-    fs.rename(f"{path}/source", f"{path}/target")
+    place.move("source", "target")
     if fs.read_text(f"{path}/full/file") != "full" or fs.read_text(f"{path}/target/file") != "source":
         return _unfit("a renamed directory is not what and where it should be")
     if not is_refused(partial(fs.rename, f"{path}/source", f"{path}/again"), GONE):
@@ -144,7 +151,7 @@ def _open_files(place: Place) -> Finding:
     place.make("generation").put("payload", data)
     fd = fs.open(f"{place.path}/generation/payload")
     try:
-        fs.rename(f"{place.path}/generation", f"{place.path}/trash")
+        place.move("generation", "trash")
         read = b"".join(iter(partial(fs.read, fd), b""))
     finally:
         fs.close(fd)
@@ -160,15 +167,17 @@ def _hard_links(place: Place) -> Finding:
 
 
 def _names(place: Place) -> Finding:
-    for name in ("n" * (OURS - 8) + "~|,+.x-y", "Upper", "upper"):
+    ours = "n" * (OURS - 8) + "~|,+.x-y"
+    for name in (ours, "Upper", "upper"):
         try:
             place.make(name)
         except OSError as error:
-            if name == "upper" and error.errno == errno.EEXIST:
-                return _told("upper and lower case are the same: a payload that has both cannot be unpacked")
             return _unfit(f"a name that we need cannot be made ({name[-12:]}): {error.strerror}")
-    if f"{'n' * (OURS - 8)}~|,+.x-y" not in place.fs.names(place.path):
+    found = place.fs.names(place.path)
+    if ours not in found:
         return _unfit("a name does not come back as it was written")
+    if "Upper" not in found or "upper" not in found:
+        return _told("upper and lower case are the same: a payload that has both cannot be unpacked")
     try:
         place.make("l" * LONGEST)
     except OSError as error:
@@ -192,7 +201,7 @@ def _refreshing(place: Place) -> Finding:
         name, path = f"n{number}", f"{place.path}/n{number}"
         if name in place.fs.names(place.path) or not is_refused(partial(place.fs.lstat, path), GONE):
             return _unfit("a name is shown that nobody has made")
-        place.fs.mkdir(path)
+        place.make(name)
         if name not in place.fs.names(place.path):
             return _unfit("a listing does not show what this host has just made")
     return _good("a listing shows at once what this host has made; directories can be touched")
@@ -212,7 +221,7 @@ def _group(place: Place) -> Finding:
 def clock_offset(place: Place, name: str) -> tuple[float, float]:
     """By how many seconds the file system's clock is ahead of ours, and its time; our time is that of the middle."""
     before = place.clock.wall()
-    place.fs.mkdir(f"{place.path}/{name}")
+    place.make(name)
     after = place.clock.wall()
     stamp = place.fs.lstat(f"{place.path}/{name}").st_mtime
     return stamp - (before + after) / 2, stamp

@@ -21,13 +21,12 @@ Said = Mapping[str, Any]
 
 def fresh_names(place: Place) -> list[str]:
     """The names in a directory as they are on the server: it is listed after a create of our own in it."""
-    nudge = f"{place.path}/{VERIFICATION}{unique()}"
-    place.fs.put_record("nudge", nudge)
+    nudge = f"{VERIFICATION}{unique()}"
+    place.record("nudge", nudge)
     try:
         return place.fs.names(place.path)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            place.fs.unlink(nudge)
+        place.remove(nudge)
 
 
 def wait_for(
@@ -82,7 +81,12 @@ class Talk:
         """Say something; texts are cut if all of it is too long for a record."""
         text = json.dumps(fields, separators=(",", ":"))
         short = text if len(text) <= records.LIMIT else records.encode(fields)
-        self._place.fs.put_record(short, f"{self._place.path}/{next(self._mine)}")
+        path = f"{self._place.path}/{next(self._mine)}"
+        try:
+            self._place.fs.put_record(short, path)
+        except FileExistsError:
+            if self._place.fs.get_record(path) != short:
+                raise  # somebody else has said it; otherwise the reply was lost
 
     def hear(self, patience: float | None = None) -> Said:
         """What the other says next. Raises TimedOut, or Goodbye."""

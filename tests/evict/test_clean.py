@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -229,6 +230,19 @@ def test_a_cleaner_leaves_nothing_of_its_own(cache: Cache, fill: Callable[[str, 
     cache.clean(EVERYTHING)
     assert sorted(os.listdir(layout.holders)) == before
     assert (os.listdir(layout.locks), os.listdir(layout.tmp), os.listdir(layout.trash)) == ([], [], [])
+
+
+def test_a_cleaner_lives_as_long_as_the_settings_say(
+    make_cache: Making, fill: Callable[[str, int], Lease], layout: Layout
+) -> None:
+    """What a cleaner on a host that has crashed was working at would stay for half a day, whatever is configured."""
+    fill("a", 10)
+    Path(layout.config_file).write_text('[lease]\nheartbeat_ttl = "7m"\n')
+    fs = Counting()
+    make_cache(fs=fs).clean(EVERYTHING)
+    made = [call.arguments[0] for call in fs.calls if call.kind == "symlink" and f"{layout.holders}/p" in str(call)]
+    lifetimes = [json.loads(text)["ttl"] for text in made if text.startswith("{")]
+    assert lifetimes == [420.0]
 
 
 @pytest.mark.parametrize("kind", ["names", "rmdir", "rename", "remove_tree", "lstat", "unlink"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from faults import FakeClock, FakeProc, Interposing, OnClock
 from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.evict.clean import put_away
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.evict.tidy import OLD, Leftover
 from sccache_dtool.fsops import FileSystem
@@ -53,6 +55,18 @@ def paths(cache: Cache) -> list[str]:
 def put_all_away(cache: Cache) -> None:
     for leftover in leftovers(cache):
         leftover.put_away()
+
+
+@pytest.mark.parametrize(("number", "warnings"), [(errno.ENOENT, 0), (errno.ESTALE, 0), (errno.EIO, 1)])
+def test_what_another_host_puts_away_meanwhile_is_no_matter(number: int, warnings: int) -> None:
+    """Cron jobs of two hosts would send mail, "Stale file handle", whenever they tidy up the same."""
+
+    def fail() -> None:
+        raise OSError(number, os.strerror(number), "/cache/.sc-dtool/trash/x")
+
+    told: list[str] = []
+    assert put_away([Leftover("/cache/.sc-dtool/trash/x", "an evicted copy", fail)], told.append) == []
+    assert len(told) == warnings
 
 
 def test_a_new_cache_has_no_leftovers(cache: Cache) -> None:

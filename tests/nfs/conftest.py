@@ -19,8 +19,8 @@ VERSIONS = ("3", "4.0", "4.2") if FULL else ("3", "4.2")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    given = {name for mark in metafunc.definition.iter_markers("parametrize") for name in mark.args[0].split(",")}
-    if "version" in metafunc.fixturenames and "version" not in given:
+    given = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "version" in metafunc.fixturenames and not any("version" in names for names in given):
         metafunc.parametrize("version", VERSIONS)
 
 

@@ -9,12 +9,14 @@
 #   LAB_PYTHON             the interpreter for the agent
 #   LAB_MODULES            the directory with the modules of this kernel
 #   LAB_SKEW               seconds by which its clock is ahead
+#   LAB_NOTES              the directory of the machine that is to be at /mnt/notes
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run TMPDIR=/run/tmp LANG=C.UTF-8 PYTHONPYCACHEPREFIX=/run/pycache
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir -p /run/tmp /run/lock /run/rpcbind /run/root/lib /mnt/nfs
+mkdir -p /run/tmp /run/lock /run/rpcbind /run/root/lib /mnt/nfs /mnt/notes
+mount -t hostfs -o "$LAB_NOTES" none /mnt/notes
 chmod 1777 /run/tmp
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
@@ -50,7 +52,8 @@ if [ "$LAB_ROLE" = server ]; then
     /run/modprobe lockd nlm_grace_period=3 # else locks of version 3 are refused for long after a start
     /run/modprobe nfsd
     mkdir -p /mnt/export
-    mount -t ext4 /dev/ubda /mnt/export
+    /run/modprobe -a quota_tree quota_v2
+    mount -t ext4 -o usrquota /dev/ubda /mnt/export # with limits enforced
     chmod 1777 /mnt/export
     mount -t nfsd nfsd /proc/fs/nfsd
     exportfs -o rw,no_root_squash,no_subtree_check,insecure,fsid=0 "10.77.0.0/24:/mnt/export"

@@ -10,11 +10,13 @@ Everything of a laboratory is below one directory and in one network name space,
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -29,10 +31,13 @@ _MOUNT = "/mnt/nfs"
 #: What there is of it on the server.
 EXPORT = "/mnt/export"
 
+#: Where every host writes what must outlive it: a directory of the machine, whatever becomes of the network.
+NOTES = "/mnt/notes"
+
 #: Seconds in which a host is up, or something is given up; nothing waits for as long as that.
 PATIENCE = 60.0
 
-_PROGRAMS = "ip mkfs.ext4 rpcbind exportfs rpc.nfsd rpc.mountd rpc.statd modprobe mount.nfs".split()
+_PROGRAMS = "ip tc mkfs.ext4 setquota rpcbind exportfs rpc.nfsd rpc.mountd rpc.statd modprobe mount.nfs".split()
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 
@@ -114,10 +119,19 @@ class NfsHost(Host):
         self._lab.ip("link", "set", f"{self.name}0", "master", "br0")
 
     def suffer(self, *what: str) -> None:
-        """Have what it sends to the others delayed or lost, in the words of netem; nothing: no more."""
-        self.run("tc", "qdisc", "del", "dev", "vec0", "root")
-        if what:
-            self.do("tc", "qdisc", "add", "dev", "vec0", "root", "netem", *what)
+        """Have what it sends to the others delayed or lost, in the words of netem."""
+        self.do("tc", "qdisc", "replace", "dev", "vec0", "root", "netem", *what)
+
+    def recover(self) -> int:
+        """End that; how many packets were lost."""
+        (queue,) = json.loads(self.do("tc", "-s", "-j", "qdisc", "show", "dev", "vec0", "root"))
+        self.do("tc", "qdisc", "del", "dev", "vec0", "root")
+        return int(queue["drops"])
+
+    @property
+    def boot_id(self) -> str:
+        """What tells this boot from every other."""
+        return self.do("cat", "/proc/sys/kernel/random/boot_id").strip()
 
     def crash(self) -> None:
         """A power failure: the kernel and all its processes are gone, and nothing is written."""
@@ -134,7 +148,9 @@ class Lab:
     def __init__(self, work: Path, clients: Sequence[str] = ("a", "b"), skew: Mapping[str, int] | None = None) -> None:
         self._work = work
         self._space = f"sc-dtool-{os.getpid()}"
+        self.version = ""  # of NFS, while it is mounted
         self._disk = work / "export.img"
+        self.notes = Path(tempfile.mkdtemp(dir="/dev/shm"))  # where nothing waits for a disk
         names = [_SERVER, *clients]
         self._run("ip", "netns", "add", self._space)
         try:
@@ -170,13 +186,18 @@ class Lab:
     @contextlib.contextmanager
     def mounted(self, version: str) -> Iterator[None]:
         """With the server's files, and nothing in them, mounted on all clients."""
+        self.version = version
         self.server.do("sh", "-c", f"rm -rf {EXPORT}/cache*")
+        for left in self.notes.iterdir():
+            shutil.rmtree(left)
         for client in self.clients:
             client.mount(version)
         try:
             yield
         finally:
             for client in self.clients:
+                client.heal()  # a test that has failed may not have come to that
+                client.thaw()
                 client.run("umount", "-f", "-l", _MOUNT)
 
     def down(self) -> None:
@@ -184,6 +205,7 @@ class Lab:
         for host in getattr(self, "_hosts", {}).values():
             host.crash()
         subprocess.run(["ip", "netns", "delete", self._space], env={**os.environ, "PATH": _PATH}, check=False)
+        shutil.rmtree(self.notes)
 
     # -- for the hosts -------------------------------------------------------------------------------------------------
 
@@ -209,6 +231,7 @@ class Lab:
             "PYTHON": sys.executable,
             "MODULES": _MODULES,
             "SKEW": skew or "",
+            "NOTES": self.notes,
         }
         cards = [f"vec{net}:transport=tap,ifname={name}{net},mac=02:00:00:00:0{net}:{number:02x}" for net in (0, 1)]
         kernel = [_KERNEL, "mem=192M", f"umid={self._space}{name}", f"uml_dir={self._work}/uml"]
@@ -241,7 +264,7 @@ class Lab:
     def _make_disk(self) -> None:
         with self._disk.open("wb") as disk:
             disk.truncate(512 << 20)
-        self._run("mkfs.ext4", "-q", "-i", "4096", str(self._disk))
+        self._run("mkfs.ext4", "-q", "-i", "4096", "-O", "quota", "-E", "quotatype=usrquota", str(self._disk))
 
     def _run(self, *argv: str) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, env={**os.environ, "PATH": _PATH}, check=False)

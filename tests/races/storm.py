@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import mmap
 import os
 import random
@@ -35,20 +36,32 @@ import sccache_dtool.fetch.populate  # noqa: F401
 from races.actors import digest_of, findings, left_in, make_payload
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.errors import InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import RELEASED
+from sccache_dtool.layout import REAPED, RELEASED
 
 EVERYTHING = Rules(everything=True)
 
-#: Seconds without any progress, though nobody is stopped, after which the storm is said to be stuck.
-_STUCK = 30.0
+#: Seconds in which everybody ends who is told to.
+_PATIENCE = 30.0
 
 #: What was noted, by the kind of note.
 Journal = dict[str, set[str]]
 
-_REPORTS = {b"U": "uses", b"T": "tries to evict", b"E": "evictions", b"R": "reaped", b"V": "violations"}
+#: The kinds of notes. `wrong`: what somebody held was not there, or not theirs any more. `robbed`: the same on a host
+#: that may have been taken for dead. `lost`: a program there was told so. `waited`: in vain, for another's fetch.
+#: `counts`: of all that has happened so far.
+KINDS = ("try", "took", "gave", "wrong", "robbed", "lost", "waited", "violation", "warning", "counts")
+
+_REPORTS = {
+    b"U": "uses",
+    b"W": "uses given up",
+    b"T": "tries to evict",
+    b"E": "evictions",
+    b"R": "reaped",
+    b"V": "violations",
+}
 
 
 class Item(NamedTuple):
@@ -71,6 +84,10 @@ class Weather(NamedTuple):
     uses_per_reaping: int = 30
     uses_per_fault: int = 15  # 0: no faults
     stopped_at_once: int = 3
+    pause: float = 0.002  # the longest, of those who wait for a download: the storm's items are small
+    stuck: float = 30.0  # without any progress, though nobody is stopped: then it is said to be stuck
+    durable: bool = False  # notes survive a power failure
+    may_be_robbed: bool = False  # by others, who take this host for dead
 
 
 class Slip:
@@ -162,10 +179,48 @@ class _Journaling(FileSystem):
 
 
 class _Hasty(Clock):
-    """Those who wait for a download look again at once: the storm's items are small."""
+    """Those who wait for a download look again soon."""
+
+    def __init__(self, longest: float) -> None:
+        self._longest = longest
 
     def sleep(self, seconds: float) -> None:
-        super().sleep(min(seconds, 0.002))
+        super().sleep(min(seconds, self._longest))
+
+
+class Notes:
+    """Journals in a directory, one for each process; who is killed in between leaves no half line but at the end."""
+
+    def __init__(self, directory: Path, *, durable: bool = False) -> None:
+        self._directory = directory
+        self._durable = durable
+
+    def add(self, number: int, *words: str) -> None:
+        """Write a line into the journal of a process."""
+        fd = os.open(self._directory / str(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        os.write(fd, (" ".join(words).replace("\n", "\\n") + "\n").encode())
+        if self._durable:
+            os.fsync(fd)
+        os.close(fd)
+
+    def read(self) -> Journal:
+        """All lines so far, by their kind."""
+        lines: Journal = {kind: set() for kind in KINDS}
+        for path in self._directory.iterdir():
+            *whole, _ = path.read_text().split("\n")
+            for line in whole:
+                kind, _, rest = line.partition(" ")
+                lines[kind].add(rest)
+        return lines
+
+    def counts(self) -> Counter[str]:
+        """The counts as they were noted last."""
+        with contextlib.suppress(FileNotFoundError):
+            *whole, _ = (self._directory / "0").read_text().split("\n")
+            for line in reversed(whole):
+                if line.startswith("counts "):
+                    return Counter(json.loads(line.removeprefix("counts ")))
+        return Counter()
 
 
 class _Later(Clock):
@@ -187,15 +242,22 @@ class Storm:
         slip: Slip | None = None,
         evicting: type[_Evicting] = _Evicting,
         place: str | None = None,
+        journals: Path | None = None,
+        until: int | None = None,
     ) -> None:
-        """In `directory` is what only this host writes; `place`, the cache, may rage on other hosts as well."""
+        """In `directory` is what only this host writes; `place`, the cache, may rage on other hosts as well.
+
+        `journals`: an empty directory for them; `until`: a descriptor whose end ends the storm.
+        """
         self.place = place or str(directory / "cache")
         self.items = items
         self.weather = weather
         self.counts: Counter[str] = Counter()
         self._directory = directory
-        self._journals = directory / "journals"
-        self._journals.mkdir()
+        journals = journals or directory / "journals"
+        journals.mkdir(exist_ok=True)
+        self.notes = Notes(journals, durable=weather.durable)
+        self._until = until
         self._slip = slip or NoSlip()
         self._evicting = evicting
         self._dice = random.Random(weather.seed)
@@ -220,7 +282,8 @@ class Storm:
     def rage(self) -> list[str]:
         """Let it rage, and return the violations."""
         stuck = self.blow()
-        journal = self.read_journals()
+        journal = self.notes.read()
+        self.warnings = journal["warning"]
         violations, self.counts["in history"] = verdict(self.place, self.items, journal)
         self.counts["tried"], self.counts["took"] = len(journal["try"]), len(journal["took"])
         return [*stuck, *violations]
@@ -249,14 +312,18 @@ class Storm:
             now = time.monotonic()
             if now - began > self.weather.seconds:
                 break
-            if now - last > _STUCK:
-                return f"nobody got any further for {_STUCK:g} s"
-            ready, _, _ = select.select([self._progress[0]], [], [], 0.2)
+            if now - last > self.weather.stuck:
+                return f"nobody got any further for {self.weather.stuck:g} s"
+            told = [] if self._until is None else [self._until]
+            ready, _, _ = select.select([self._progress[0], *told], [], [], 0.2)
+            if self._until in ready and not os.read(self._until, 1):
+                break
             if not ready:
                 self._go_on(everybody=True)
                 continue
             last = now
             self._count(os.read(self._progress[0], 4096))
+            self._note(0, "counts", json.dumps(self.counts))
             self._go_on()
             if self.weather.uses_per_fault and self.counts["uses"] >= next_fault:
                 next_fault += self.weather.uses_per_fault
@@ -272,7 +339,7 @@ class Storm:
             (self._reaper, self.weather.uses_per_reaping),
         ):
             self._grant(work, self.counts["uses"] // per - before // per)
-        self._grant(self._user, reports.count(b"T") * self.weather.uses_per_eviction)
+        self._grant(self._user, reports.count(b"T") * self.weather.uses_per_eviction + reports.count(b"W"))
 
     def _grant(self, work: Callable[[int], None], tokens: int) -> None:
         os.write(self._tokens[work][1], b"." * tokens)
@@ -309,7 +376,7 @@ class Storm:
             os.close(pipe[1])
         violations = []
         os.set_blocking(self._progress[0], False)
-        deadline = time.monotonic() + _STUCK
+        deadline = time.monotonic() + _PATIENCE
         for pid, work in self._running.items():
             done = 0
             while not done and time.monotonic() < deadline:
@@ -328,6 +395,7 @@ class Storm:
             os.close(pipe[0])
         for end in self._progress:
             os.close(end)
+        self._note(0, "counts", json.dumps(self.counts))
         return violations
 
     def _start(self, work: Callable[[int], None]) -> None:
@@ -341,7 +409,7 @@ class Storm:
         try:
             for pipe in self._tokens.values():
                 os.close(pipe[1])
-            os.environ["XDG_STATE_HOME"] = str(self._directory / f"state{number}")
+            os.environ["XDG_STATE_HOME"] = str(self._directory / f"state of {work.__name__}")
             work(number)
             status = 0
         except BaseException:
@@ -355,15 +423,13 @@ class Storm:
         os.write(self._progress[1], letter)
 
     def _note(self, number: int, *words: str) -> None:
-        """Write a line into the journal of a process; who is killed in between leaves no half line but at the end."""
-        fd = os.open(self._journals / str(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(fd, (" ".join(words).replace("\n", "\\n") + "\n").encode())
-        os.close(fd)
-        if words[0] == "violation":
+        self.notes.add(number, *words)
+        if words[0] in ("violation", "wrong"):
             self._report(b"V")
 
     def _cache(self, number: int, fs: FileSystem) -> Cache:
-        return Cache(self.place, fs=fs, clock=_Hasty(), on_warning=lambda text: self._note(number, "warning", text))
+        clock = _Hasty(self.weather.pause)
+        return Cache(self.place, fs=fs, clock=clock, on_warning=lambda text: self._note(number, "warning", text))
 
     def _user(self, number: int) -> None:
         dice = random.Random(f"{self.weather.seed} {number}")
@@ -371,7 +437,14 @@ class Storm:
         while self._granted(self._user):
             item = dice.choice(self.items)
             self._slip.before_use()
-            self._use(number, cache, item, depth=dice.choice((0, 0, 0, 1)), dice=dice)
+            try:
+                self._use(number, cache, item, depth=dice.choice((0, 0, 0, 1)), dice=dice)
+            except TimedOut as error:
+                self._note(number, "waited", error.message)
+                self._report(b"W")
+            except LeaseLost as error:
+                self._note(number, "lost" if self.weather.may_be_robbed else "wrong", f"{number} {error.message}")
+                self._report(b"W")
         cache.close()
 
     def _use(self, number: int, cache: Cache, item: Item, depth: int, dice: random.Random) -> None:
@@ -385,17 +458,20 @@ class Storm:
         if lease.release():
             self._note(number, "gave", lease.name)
         else:
-            self._note(number, "violation", f"lease {lease.name} was taken away from a living process")
+            self._wrong(number, lease.name, "was taken away from a living process")
         self._report(b"U")
+
+    def _wrong(self, number: int, lease: str, what: str) -> None:
+        self._note(number, "robbed" if self.weather.may_be_robbed else "wrong", f"{lease} {what}")
 
     def _read(self, number: int, lease: str, path: str, item: Item, which: str) -> None:
         try:
             whole = digest_of(path) == item.digest
         except OSError as error:
-            self._note(number, "violation", f"{lease}, {which} reading: {error}")
+            self._wrong(number, lease, f"{which} reading: {error}")
             return
         if not whole:
-            self._note(number, "violation", f"{lease}, {which} reading: {path} is not whole")
+            self._wrong(number, lease, f"{which} reading: {path} is not whole")
 
     def _evictor(self, number: int) -> None:
         dice = random.Random(f"{self.weather.seed} {number}")
@@ -428,24 +504,13 @@ class Storm:
             for failure in reaped.failed:
                 self._note(number, "violation", failure)
 
-    def read_journals(self) -> Journal:
-        """What everybody who is gone has noted, line by line."""
-        lines: Journal = {kind: set() for kind in ("try", "took", "gave", "violation", "warning")}
-        for path in self._journals.iterdir():
-            *whole, _ = path.read_text().split("\n")
-            for line in whole:
-                kind, _, rest = line.partition(" ")
-                lines[kind].add(rest)
-        self.warnings = lines["warning"]
-        return lines
-
 
 # -- afterwards --------------------------------------------------------------------------------------------------------
 
 
 def verdict(place: str, items: Sequence[Item], journal: Journal) -> tuple[list[str], int]:
     """What is not as it must be, once everybody has ended, and how many uses are in the history."""
-    violations = list(journal["violation"])
+    violations = [*journal["violation"], *journal["wrong"]]
     cache = Cache(place, fs=FileSystem(), clock=_Later())
     cache.reap()
     cache.clean(EVERYTHING)
@@ -468,6 +533,7 @@ def verdict(place: str, items: Sequence[Item], journal: Journal) -> tuple[list[s
         for lease in journal["gave"]
         if how.get(lease, RELEASED) != RELEASED
     ]
+    violations += [line for line in journal["robbed"] if how.get(line.partition(" ")[0]) != REAPED]
     return violations + _still_usable(cache, items), ended.total()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeProc, LostReplies
+from faults import REPEATED, Call, Counting, Failing, FakeProc, LostReplies
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import TimedOut, UsageError
 from sccache_dtool.fsops import FileSystem
@@ -227,6 +227,48 @@ def test_lost_replies_are_no_second_winner(place: str, tmp_path: Path) -> None:
     report = alone(fs, place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
     assert "replies were lost" in found(report, Weight.TOLD)["a heartbeat against a revocation"]
+
+
+class Noting(Counting):
+    """Notes where something is changed, in the room: once for all places that differ in numbers only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places: dict[tuple[str, str], str] = {}
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if call.kind in REPEATED and VERIFICATION in call.path:
+            inner = re.split("[0-9a-f]{16}", call.path)[-1]
+            self.places.setdefault((call.kind, re.sub("[0-9]+", "0", inner)), inner)
+        return do()
+
+
+def test_a_lost_reply_is_no_finding(place: str, tmp_path: Path) -> None:
+    """A good NFS would be called unfit because it was slow for a moment, and a request was sent to it twice."""
+    noting = Noting()
+    alone(noting, place, tmp_path)
+    places = [(kind, inner) for (kind, _), inner in noting.places.items()]
+    lost = 0
+    for part in range(4):
+        fs = LostReplies()
+        for kind, inner in places[part::4]:
+            fs.lose(kind, within=inner)
+        assert found(alone(fs, place, tmp_path), Weight.UNFIT) == {}, fs.lost
+        lost += len(fs.lost)
+    assert lost > 50
+
+
+@pytest.mark.parametrize("side", ["leader", "peer"])
+def test_lost_replies_of_two_hosts_are_no_finding(side: str, place: str, tmp_path: Path) -> None:
+    """Two hosts on a network that loses something would be told not to share a cache, or wait for each other."""
+    losing = LostReplies()
+    for kind in ("mkdir", "symlink", "rename", "unlink"):
+        for nth in range(1, 400, 7):
+            losing.lose(kind, nth=nth)
+    of_leader, of_peer = (losing, FileSystem()) if side == "leader" else (FileSystem(), losing)
+    report = both(place, tmp_path, of_leader, of_peer)
+    assert {call.kind for call in losing.lost} == {"mkdir", "symlink", "rename", "unlink"}
+    assert report.fitness is Fitness.FIT, report.verdict
 
 
 @pytest.mark.parametrize("raises_in", ["first", "second"])
