@@ -416,6 +416,22 @@ def test_a_hard_link_to_a_file_of_the_victim_s(scene: Scene) -> None:
     scene.check()
 
 
+def test_a_hard_link_in_the_place_of_a_file_is_not_opened_to_the_group(scene: Scene) -> None:
+    """The doctor would let the group read a file of the victim's own, in the belief that it is one of the cache's."""
+    (payload,) = (scene.copy / "payload").iterdir()
+    for place in (scene.copy / "item.json", payload, Path(scene.layout.config_file), Path(scene.layout.format_file)):
+        before = place.read_bytes() if place.exists() else None
+        place.unlink(missing_ok=True)
+        os.link(scene.own / "thesis", place)  # as if fs.protected_hardlinks were 0
+        scene.victim("doctor", "--fix")
+        scene.check()
+        place.unlink()
+        if before is not None:
+            place.write_bytes(before)
+            place.chmod(0o640)
+            shutil.chown(place, VICTIM, "users")
+
+
 # -- races -------------------------------------------------------------------------------------------------------------
 
 
