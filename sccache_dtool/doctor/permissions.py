@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
@@ -45,18 +46,23 @@ class Permissions:
 
     def of_item(self, item: Item) -> Iterator[Finding]:
         """Of an item's directories and descriptions, payloads left out."""
-        for path in (self._layout.item(item.key), f"{self._layout.item(item.key)}/{HISTORY}"):
-            yield from self.of_directory(path)
+        directory = self._layout.item(item.key)
+        yield from self.of_directory(directory)
+        for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
+            yield from self._of_directory(path, status)
         for copy in item.copies:
-            directory = self._layout.generation(copy.key, str(copy.generation))
-            for path in (directory, f"{directory}/{GATE}", f"{directory}/{PAYLOAD}"):
-                yield from self.of_directory(path)
-            yield from self.of_file(f"{directory}/{ITEM_FILE}")
+            for path, status in self._statuses(f"{directory}/{copy.generation}", GATE, PAYLOAD, ITEM_FILE):
+                judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
+                yield from judge(path, status)
 
     def of_file(self, path: str) -> Iterator[Finding]:
         """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
         status = self._status(path)
-        if status is None or stat.S_ISLNK(status.st_mode):
+        if status is not None:
+            yield from self._of_file(path, status)
+
+    def _of_file(self, path: str, status: os.stat_result) -> Iterator[Finding]:
+        if stat.S_ISLNK(status.st_mode):
             return
         is_dir = stat.S_ISDIR(status.st_mode)
         chmod = "chmod -R" if is_dir else "chmod"
@@ -77,8 +83,10 @@ class Permissions:
     def of_directory(self, path: str) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
         status = self._status(path)
-        if status is None:
-            return
+        if status is not None:
+            yield from self._of_directory(path, status)
+
+    def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
         mode = status.st_mode
         mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | self._needed)
         if not stat.S_ISDIR(mode) or self._needed & _ENTER & ~mode:
@@ -107,6 +115,12 @@ class Permissions:
             return self._fs.lstat(path)
         except OSError:
             return None
+
+    def _statuses(self, directory: str, *names: str) -> Iterator[tuple[str, os.stat_result]]:
+        """Paths and attributes of names in a directory."""
+        with contextlib.suppress(OSError):
+            for name, status in self._fs.statuses(directory, names):
+                yield f"{directory}/{name}", status
 
     def _shards(self) -> list[str]:
         return [f"{self._layout.items}/{name}" for name in items.shards(self._fs, self._layout, _passed_over)]
