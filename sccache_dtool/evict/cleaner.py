@@ -1,0 +1,200 @@
+"""A cleaning from the first look to the record of it: by rules, or by a plan that somebody has looked at."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sccache_dtool import items
+from sccache_dtool.clock import NO_DEADLINE, Deadline
+from sccache_dtool.crew import Crew
+from sccache_dtool.errors import UsageError, explain
+from sccache_dtool.evict import audit, clean, pins, plans, trash
+from sccache_dtool.evict.clean import Carried, Cleaned
+from sccache_dtool.evict.loose import Found
+from sccache_dtool.evict.plans import Planned
+from sccache_dtool.evict.policies import (
+    Candidate,
+    Kept,
+    Plan,
+    Rules,
+    Sifted,
+    add_loose,
+    conclude,
+    removes_any,
+    settle,
+    sift,
+)
+from sccache_dtool.evict.post import Post
+from sccache_dtool.holders import Holder
+from sccache_dtool.layout import WorkName
+from sccache_dtool.liveness import State
+from sccache_dtool.marks import Room
+from sccache_dtool.reaping import Reaped
+
+
+class _Census(NamedTuple):
+    """What a scan for a cleaning saw."""
+
+    sifted: Sifted
+    pinned: frozenset[str]
+
+
+class Cleaner(Post):
+    """Cleans; decisions are `policies.py`'s, deeds `clean.py`'s and `trash.py`'s."""
+
+    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+        """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
+        now = self._clock.wall() + ahead
+        with self._crew() as crew:
+            census = self._census(crew, rules, now)
+            left = self._loose(crew)
+            with self.court() as court:
+                reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
+        drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
+        return self._plan(census, rules, now, reaped, left, drift), reaped
+
+    def clean(self, rules: Rules, keep_for: float, most_seconds: float | None = None, why: str = "") -> Cleaned:
+        """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
+
+        `keep_for`: seconds for which what is evicted can be restored; `most_seconds`: after which nothing more is
+        begun, and the rest left for the next time; `why`: for the record. Where there is nothing to do nothing is
+        written.
+        """
+        deadline = self._deadline(most_seconds)
+        with self._crew() as crew:
+            now = self._clock.wall()
+            census = self._census(crew, rules, now)
+            left = self._loose(crew)
+            works = self._fs.names(self._layout.tmp)
+            quiet = self._quiet(census, rules, now, left, works)
+            if quiet is not None:
+                return quiet
+            crew.muster_for(census.sifted.eligible)
+            with self._elected(), self._at_work_if_room() as holder, self.court() as court:
+                reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
+                copies = (copy for item in census.sifted.unsettled for copy in item.copies)
+                leftovers = list(self._broom(court).find(copies, works))
+                now = self._clock.wall()
+                leftovers.extend(self._of_dtool(left, court.roll.now))
+                drift = 0.0 if court.roll.now is None else court.roll.now - now
+                plan = self._plan(census, rules, now, reaped, left, drift)
+                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
+                tidied = tuple(clean.put_away(leftovers, self._warn))
+                if holder is not None:
+                    clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
+                pins.tidy(self._fs, self._layout, now, self._warn)
+                done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left, gone=carried.gone)
+                if done.missed_both != (0, 0):
+                    ended = {judged.held for judged in reaped.leases}
+                    held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                    done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
+                return self._finish(done, holder, now, why, crew, deadline)
+
+    def clean_as_planned(self, planned: Planned, keep_for: float, most_seconds: float | None, why: str) -> Cleaned:
+        """Carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
+
+        Raises UsageError for the plan of another cache, InUse while another cleaner is at work.
+        """
+        if planned.cache_id != self._id:
+            raise UsageError("this is the plan of another cache", hint="make one here: sc-dtool clean -n -o plan.json")
+        deadline = self._deadline(most_seconds)
+        with self._crew() as crew:
+            crew.muster_for(planned.remove)
+            there = (
+                {one.path: one for one in self._loose(crew).files} if any(one.loose for one in planned.remove) else {}
+            )
+            with self._elected(), self._at_work_if_room() as holder:
+                now = self._clock.wall()
+                pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+                look = functools.partial(plans.still_true, self._fs, self._layout, pinned, there)
+                pieces = [planned.remove[i : i + 64] for i in range(0, len(planned.remove), 64)]
+                judged = [one for piece in crew.each(look, pieces) for one in piece]
+                plan = Plan(
+                    tuple(one for one in judged if isinstance(one, Candidate)),
+                    tuple(one for one in judged if isinstance(one, Kept)),
+                    planned.size,
+                    planned.entries,
+                    planned.goal,
+                )
+                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
+                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left, gone=carried.gone)
+                if done.missed_both != (0, 0):
+                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
+                    found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
+                    done = done._replace(in_the_way=tuple(self.judged(one for item in found for one in item.held)))
+                return self._finish(done, holder, now, why, crew, deadline)
+
+    def _carry_out(
+        self, plan: Plan, keep_for: float, holder: Holder | None, now: float, crew: Crew, deadline: Deadline
+    ) -> Carried:
+        keep_until = int(now + keep_for) if keep_for else 0
+        return clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, deadline)
+
+    def _finish(
+        self, done: Cleaned, holder: Holder | None, now: float, why: str, crew: Crew, deadline: Deadline
+    ) -> Cleaned:
+        """Note what was done, and then delete what is in the trash: names were freed first, and space comes after."""
+        if holder is not None:
+            tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+            try:
+                audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+            except OSError as error:
+                self._warn(f"{explain(error)}; of this cleaning there is no record")
+        purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
+        return done._replace(purged=purged)
+
+    def _deadline(self, most_seconds: float | None) -> Deadline:
+        return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
+
+    def _census(self, crew: Crew, rules: Rules, now: float) -> _Census:
+        """All copies, sorted by the rules; what has leases is not judged yet."""
+        pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+        fold = functools.partial(sift, rules, now, pinned)
+        eligible: list[Candidate] = []
+        whole = Sifted(eligible, [], 0, 0, [], [])
+        for part in items.survey(self._fs, self._layout, self._warn, crew, fold):
+            whole.eligible.extend(part.eligible)
+            whole.kept.extend(part.kept)
+            whole.unsettled.extend(part.unsettled)
+            whole.to_fold.extend(part.to_fold)
+            whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
+        return _Census(whole, pinned)
+
+    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
+        return conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room())
+
+    def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Sifted:
+        """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
+        busy = clean.after_reaping(census.sifted.unsettled, reaped, now)
+        sifted = settle(census.sifted, busy, rules, now, census.pinned)
+        return add_loose(sifted, left.files, rules, now, drift)
+
+    def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
+        """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
+        fs, layout, sifted = self._fs, self._layout, census.sifted
+        if sifted.to_fold or works or any(copy.closed for item in sifted.unsettled for copy in item.copies):
+            return None
+        if fs.names(layout.gone) or fs.names(layout.locks) or left.deserted:
+            return None
+        if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._warn)):
+            return None
+        if any(one.is_broken(now) for one in left.files) or pins.any_expired(fs, layout, now, self._warn):
+            return None
+        with self.court(glance=True) as court:
+            held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
+            verdicts = [one.verdict for one in held]
+            verdicts += [court.holder(id)[1] for id in court.roll.present]
+        if court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+            return None
+        copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
+        settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
+        room = self._room()
+        if removes_any(settled, rules, room):
+            return None
+        plan = conclude(settled, rules, room)
+        return Cleaned(plan, Reaped((), (), ()), in_the_way=() if plan.missed_after(()) == (0, 0) else held)
+
+    def _room(self) -> Room:
+        return Room(*self._fs.room(self._layout.root))

@@ -1,0 +1,145 @@
+"""Where cleaners and keepers stand: whom they judge, and how only one of them is at work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+from sccache_dtool import holders, items
+from sccache_dtool.clock import Clock
+from sccache_dtool.crew import Crew
+from sccache_dtool.election import Election
+from sccache_dtool.errors import FULL, InUse
+from sccache_dtool.evict import loose as loose_files
+from sccache_dtool.evict.loose import Found
+from sccache_dtool.evict.tidy import Broom, Leftover
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder, HolderRecord
+from sccache_dtool.items import Item
+from sccache_dtool.layout import Layout
+from sccache_dtool.leases import Held
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.lifetime import Memory, memory_path
+from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
+
+
+class Post:
+    """What is needed for work on one cache that has been checked to be one."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        clock: Clock,
+        proc: Proc,
+        cache_id: str,
+        warn: Callable[[str], None],
+        dtool_directories: Collection[str] = (),
+        crew: Callable[[], Crew] = Crew,
+        given_up: Collection[Process] = (),
+    ) -> None:
+        """`dtool_directories`: see `loose.scan`; `given_up`: whose work we have taken over, and so their elections."""
+        self._fs = fs
+        self._layout = layout
+        self._clock = clock
+        self._proc = proc
+        self._id = cache_id
+        self._warn = warn
+        self._dtool_directories = dtool_directories
+        self._crew = crew
+        self._given_up = given_up
+
+    def court(self, *, glance: bool = False) -> AbstractContextManager[Court]:
+        """See `reaping.open_court`."""
+        return open_court(self._fs, self._layout, self._clock, self._proc, self._id, self._warn, glance=glance)
+
+    def judged(self, held: Iterable[Held]) -> list[Judged]:
+        """Leases with what can be said of them; writes nothing into the cache."""
+        listed = list(held)
+        with self.court(glance=True) as court:
+            court.expect({one.lease.holder for one in listed if one.lease})
+            return [court.lease(one) for one in listed]
+
+    def path_of(self, held: Held) -> str:
+        """Where a lease is."""
+        return f"{held.gate(self._layout)}/{held.name}"
+
+    def election(self, name: str) -> Election:
+        """An election in which this process stands; processes that are proved dead are passed over at once."""
+        record = holders.encode(holders.program_owner(self._proc), None, self._clock)
+        memory = Memory(memory_path(self._proc, f"elected-{self._id}"), self._clock)
+        return Election(self._fs, self._layout, name, record, self._judge_process, memory)
+
+    def _judge_process(self, record: HolderRecord) -> Verdict:
+        if record.process in self._given_up:
+            return Verdict(State.DEAD, "its work was taken over")
+        return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+
+    def _reap(
+        self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Iterable[str] = ()
+    ) -> Reaped:
+        held = [one for item in found for one in item.held]
+        reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody, also=also)
+        for failure in reaped.failed:
+            self._warn(failure)
+        return reaped
+
+    def _unsettled(self) -> list[Item]:
+        """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
+        with self._crew() as crew:
+            parts = items.survey(self._fs, self._layout, self._warn, crew, items.unsettled, uses=False)
+            return [item for part in parts for item in part]
+
+    def _broom(self, court: Court) -> Broom:
+        return Broom(self._fs, self._layout, self._clock, court, self._warn)
+
+    def loose(self) -> Found:
+        """What dtool left in the cache."""
+        with self._crew() as crew:
+            return self._loose(crew)
+
+    def _loose(self, crew: Crew) -> Found:
+        now = self._clock.wall()
+        return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._dtool_directories)
+
+    def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
+        return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
+
+    @contextmanager
+    def _at_work(self) -> Iterator[Holder]:
+        """A holder for work areas of ours, so that nobody takes them for abandoned."""
+        owner = holders.program_owner(self._proc)
+        holder = Holder(self._fs, self._layout, self._clock, owner, holders.DEFAULT_TTL)
+        try:
+            with holder.beating():
+                yield holder
+        finally:
+            holder.retire()
+
+    @contextmanager
+    def _at_work_if_room(self) -> Iterator[Holder | None]:
+        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        with ExitStack() as entered:
+            holder = None
+            try:
+                holder = entered.enter_context(self._at_work())
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+            yield holder
+
+    @contextmanager
+    def _elected(self) -> Iterator[None]:
+        election = self.election("clean")
+        if not election.poll():
+            winner = election.winner() or "an unknown process"
+            raise InUse(
+                f"another cleaner is at work in {self._layout.root}",
+                details=[winner],
+                hint="nothing was done, and nothing needs to be: it does the same work",
+            )
+        try:
+            yield
+        finally:
+            election.resign()
