@@ -8,6 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Mapping
+from enum import Enum
 from typing import NamedTuple
 
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
@@ -176,25 +177,29 @@ def put_tag(fs: FileSystem, layout: Layout) -> None:
         fs.write_new(layout.tag_file, TAG_TEXT, shared=layout.shared)
 
 
-def is_tagged(fs: FileSystem, layout: Layout) -> bool:
-    """Whether the tag is one that backup programs know; True where it cannot be read."""
+class Tag(Enum):
+    """What is in the place of the tag."""
+
+    GOOD = "one that backup programs know"
+    BEGUN = "one of ours that was not written to its end"
+    OTHER = "something else"
+
+
+def tag(fs: FileSystem, layout: Layout) -> Tag:
+    """What is in the place of the tag; what cannot be read is taken for good."""
     try:
-        return fs.read_text(layout.tag_file).startswith(TAG_TEXT.partition("\n")[0])
+        text = fs.read_text(layout.tag_file)
     except OSError as error:
-        return error.errno != errno.EINVAL  # which says that it is no file
+        return Tag.OTHER if error.errno == errno.EINVAL else Tag.GOOD  # EINVAL: it is no file
+    if text.startswith(TAG_TEXT.partition("\n")[0]):
+        return Tag.GOOD
+    return Tag.BEGUN if TAG_TEXT.startswith(text) else Tag.OTHER
 
 
-def is_torn_tag(fs: FileSystem, layout: Layout) -> bool:
-    """Whether the tag is the beginning of ours: who wrote it was killed."""
-    try:
-        return TAG_TEXT.startswith(fs.read_text(layout.tag_file))
-    except OSError:
-        return False
-
-
-def put_tag_again(fs: FileSystem, layout: Layout) -> None:
-    """Replace a torn tag."""
-    fs.unlink(layout.tag_file)
+def put_tag_anew(fs: FileSystem, layout: Layout) -> None:
+    """In the place of one that was not written to its end."""
+    if tag(fs, layout) is Tag.BEGUN:
+        fs.unlink(layout.tag_file)
     put_tag(fs, layout)
 
 

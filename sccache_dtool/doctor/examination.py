@@ -37,6 +37,7 @@ from sccache_dtool.layout import (
 )
 from sccache_dtool.reaping import Reaped
 from sccache_dtool.records import printable
+from sccache_dtool.root import Tag
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
@@ -100,15 +101,13 @@ def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permission
 
 
 def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:
-    if TAG_NAME not in fs.names(layout.root):
-        what = "missing, so backup programs save the cache"
-        yield Finding(layout.tag_file, what, partial(root.put_tag, fs, layout), "makes it")
-    elif not root.is_tagged(fs, layout):
+    tag = root.tag(fs, layout) if TAG_NAME in fs.names(layout.root) else None
+    if tag is None or tag is Tag.BEGUN:
+        what = f"{'missing' if tag is None else 'not written to its end'}, so backup programs save the cache"
+        yield Finding(layout.tag_file, what, partial(root.put_tag_anew, fs, layout), "makes it")
+    elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs save the cache"
-        if root.is_torn_tag(fs, layout):
-            yield Finding(layout.tag_file, what, partial(root.put_tag_again, fs, layout), "makes it anew")
-        else:
-            yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
+        yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
     for path in root.unfinished(fs, layout):
         if _is_old(fs, clock, path):
             what = "the beginnings of a cache that was never finished"
