@@ -27,9 +27,14 @@ class Mark(NamedTuple):
 
 
 def parse_mark(text: str) -> Mark:
-    """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError."""
+    """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError, also for 90: bytes are not meant."""
     share = _share(text)
-    return share if share is not None else Mark(parse_size(text), False)
+    if share is not None:
+        return share
+    size = parse_size(text)
+    if 0 < size <= 100:
+        raise UsageError(f"{text!r} would be a mark of {size} bytes", hint="give 90% for a share, or a size: 9TB")
+    return Mark(size, False)
 
 
 def parse_entries_mark(text: str) -> Mark:
@@ -74,6 +79,23 @@ class Limits(NamedTuple):
     entries_high: Mark | None = None
     entries_low: Mark | None = None
     least_free: int | None = None  # bytes that the file system must have left
+
+
+def check(limits: Limits) -> Limits:
+    """`limits`. Raises UsageError for a low mark that would never be used, or that is above the high one."""
+    high = Mark(1.0, True) if limits.high is None and limits.capacity is not None else limits.high
+    _check_pair(high, limits.low, "watermark")
+    _check_pair(limits.entries_high, limits.entries_low, "watermark for files")
+    return limits
+
+
+def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
+    if low is None:
+        return
+    if high is None:
+        raise UsageError(f"the low {what}, {low}, has no high one: nothing would begin to clean", hint="give both")
+    if low.is_share == high.is_share and low.value > high.value:
+        raise UsageError(f"the low {what}, {low}, is above the high one, {high}", hint="cleaning ends at the low one")
 
 
 class Room(NamedTuple):

@@ -29,7 +29,7 @@ from sccache_dtool.cli.output import Column, field
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import Exit, UsageError, explain
 from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules
-from sccache_dtool.marks import ORDERS, Limits
+from sccache_dtool.marks import ORDERS, Limits, check
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
@@ -171,8 +171,8 @@ def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
     if asked.empty:
         return policy
     if limits != Limits() and limits.capacity is None:
-        asked = asked._replace(limits=limits._replace(capacity=policy.limits.capacity))
-    return asked._replace(order=policy.order, exclude=policy.exclude, grace=policy.grace)
+        limits = limits._replace(capacity=policy.limits.capacity)
+    return asked._replace(limits=check(limits), order=policy.order, exclude=policy.exclude, grace=policy.grace)
 
 
 def _words_of(rules: Rules) -> str:

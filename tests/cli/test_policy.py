@@ -108,6 +108,34 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     assert [name for name, path in paths.items() if path.exists()] == left
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
+        (["--high-watermark", "90"], "'90' would be a mark of 90 bytes"),
+        (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
+        (["--low-watermark", "75%"], "the low watermark, 75%, has no high one"),
+        (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
+        (["--low-watermark-files", "1"], "the low watermark for files, 1, has no high one"),
+    ],
+)
+def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
+    """A forgotten per cent sign would empty the cache, and a forgotten high mark keep it from ever being cleaned."""
+    path = put("a")
+    done = sc("clean", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert path.exists()
+
+
+def test_a_low_mark_alone_goes_with_the_capacity_of_the_policy(sc: Sc, put: Put, root: Path) -> None:
+    """Whoever gives another low mark for once would have to repeat what the cache may take."""
+    for name in "abc":
+        put(name)
+    config(root, '[clean]\ncapacity = "2kB"\n')
+    assert last_line(sc("clean", "--low-watermark", "50%")).startswith("removed 2 items")
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
