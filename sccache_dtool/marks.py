@@ -108,7 +108,7 @@ class Room(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What a cache is to come down to; None: whatever it is."""
+    """What a cache is to come down to; None: whatever it is. Below 0 if others have too much: it is missed."""
 
     bytes: int | None = None
     entries: int | None = None
@@ -133,7 +133,7 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     elif limits.high is not None and room is not None:
         sizes += _come_down(limits.high, limits.low, room.bytes, room.bytes - room.free, size)
     if limits.least_free is not None and room is not None and room.free < limits.least_free:
-        sizes.append(max(0, size - (limits.least_free - room.free)))
+        sizes.append(size - (limits.least_free - room.free))
     counts = []
     high = limits.entries_high
     if high is not None and not high.is_share:
@@ -149,4 +149,4 @@ def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int
     """What of ours may stay if `used` is over the high mark: what brings it to the low one."""
     if used <= high.of(capacity):
         return []
-    return [max(0, ours - (used - min(high.of(capacity), (low or high).of(capacity))))]
+    return [ours - (used - min(high.of(capacity), (low or high).of(capacity)))]

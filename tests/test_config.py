@@ -94,8 +94,7 @@ def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -
 def test_a_setting_that_makes_no_sense_is_an_error_that_says_where(
     layout: Layout, warnings: list[str], text: str
 ) -> None:
-    """A slip in the file would give all leases another lifetime, have a share (0.9) deleted down to as few bytes, or
-    nothing ever cleaned."""
+    """A slip in the file would give all leases another lifetime, or have all deleted but 0.9 bytes, or never any."""
     with pytest.raises(CacheError) as caught:
         load(layout, text, warnings)
     assert layout.config_file in caught.value.message

@@ -136,6 +136,16 @@ def test_a_low_mark_alone_goes_with_the_capacity_of_the_policy(sc: Sc, put: Put,
     assert last_line(sc("clean", "--low-watermark", "50%")).startswith("removed 2 items")
 
 
+def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put) -> None:
+    """A cron job would empty the cache each hour, and nobody hear that others fill the disk."""
+    path = put("a")
+    for code, verb, words in ((0, "would be", ["-n"]), (3, "was", []), (3, "was", [])):
+        done = sc("clean", "--min-free", "1000PB", *words)
+        assert done.code == code
+        assert last_line(done).startswith(f"the goal {verb} missed by")
+    assert not path.exists()
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
@@ -206,10 +216,36 @@ def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "words",
-    [["--plan", "p", "--all"], ["--plan", "p", "-n"], ["-o", "p", "--all", "-y"], ["--plan", "missing.json"]],
+    [
+        ["--all"],
+        ["--retain-size", "0"],
+        ["-n"],
+        ["--exclude", "a"],
+        ["--grace", "1h"],
+        ["--order", "lru"],
+        ["--notice", "7d"],
+    ],
 )
-def test_plans_and_conditions_do_not_mix(sc: Sc, put: Put, words: list[str]) -> None:
-    """A plan would be carried out with other conditions than those that somebody has agreed to."""
+def test_a_plan_is_carried_out_as_it_is(sc: Sc, put: Put, tmp_path: Path, words: list[str]) -> None:
+    """What somebody excludes while the plan is carried out would go: the option was taken, and did nothing."""
+    path = put("a")
+    sc("clean", "--all", "-n", "-o", tmp_path / "plan.json")
+    done = sc("clean", "--plan", tmp_path / "plan.json", *words)
+    assert (done.code, one_line_error(done)) == (2, "Error: --plan carries out a plan as it is")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "p", "--all", "-y"],
+        ["--plan", "missing.json"],
+        ["--notice", "7d", "-n", "-o", "p", "--all"],
+        ["--by", "user", "--all", "-y"],
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list[str]) -> None:
+    """A plan would be looked for that was not written, or all be removed that was only to be listed."""
     path = put("a")
     assert sc("clean", *words).code == 2
     assert path.exists()

@@ -296,6 +296,13 @@ def test_limits_of_the_file_system(limits: Limits, room: Room, removed: int) -> 
     assert len(plan.remove) == removed
 
 
+def test_what_others_take_counts_as_missed() -> None:
+    """A disk that others have filled would be told of as if it had room again."""
+    for limits in (Limits(high=PERCENT[90], low=PERCENT[75]), Limits(least_free=250)):
+        plan = make_plan(four(), Rules(limits=limits), NOW, room=Room(1000, 0, 1000, 900))
+        assert (len(plan.remove), plan.missed) == (4, 250 - 40)
+
+
 def test_the_strictest_of_several_goals_holds() -> None:
     """With a size and a mark one of the two would be forgotten."""
     assert len(make_plan(four(), Rules(retain_size=35, limits=Limits(capacity=15)), NOW).remove) == 3
