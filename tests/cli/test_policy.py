@@ -150,8 +150,8 @@ def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put) -> None:
 
 
 def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_path: Path, root: Path) -> None:
-    """What was used, pinned or fetched after somebody looked at the plan would go, or what he agreed to stay."""
-    paths = {name: put(name) for name in ("idle", "used", "held", "pinned", "gone")}
+    """What was used, protected or fetched after somebody looked at the plan would go, or what he agreed to stay."""
+    paths = {name: put(name) for name in ("idle", "used", "held", "pinned", "excluded", "gone")}
     plan = tmp_path / "plan.json"
     assert sc("clean", "--all", "-n", "-o", plan).code == 0
     assert all(path.exists() for path in paths.values())
@@ -160,6 +160,7 @@ def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_
     sc("unuse", tmp_path / "used")
     sc("use", tmp_path / "held")
     sc("pin", "pinned")
+    config(root, '[clean]\nexclude = ["excl*"]\n')
     sc("rm", "gone")
     done = sc("-f", "json", "clean", "--plan", plan)
     assert [row["name"] for row in done.rows("removed")] == ["idle"]
@@ -167,10 +168,20 @@ def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_
         "used": "used since the plan was made",
         "held": "in use: 1 lease",
         "pinned": "pinned",
-        "gone": "gone since the plan was made",
+        "excluded": "excluded",
     }
-    assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned"]
+    assert done.rows("total")[0]["gone"] == 1
+    assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned", "excluded"]
     assert sc("ls").out.count("late") == 1
+
+
+def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """A second run of the same job would send a mail that the goal was missed, with nothing in the way."""
+    put("a")
+    sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json")
+    assert sc("clean", "--plan", tmp_path / "plan.json").code == 0
+    done = sc("clean", "--plan", tmp_path / "plan.json")
+    assert (done.code, last_line(done)) == (0, "1 item had gone already: removed by somebody else")
 
 
 def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
@@ -325,11 +336,19 @@ def test_a_later_pin_replaces_the_earlier_one(sc: Sc, put: Put, disk: Disk) -> N
     assert not name.endswith("~0")
 
 
-@pytest.mark.parametrize("when", ["yesterday", "2001-01-01", "30", ""])
+def test_a_pin_without_an_item_pins_nothing(sc: Sc, put: Put) -> None:
+    """A script whose list of items is empty would be told that all is well."""
+    put("a")
+    assert sc("pin", "--until", "30d").code == 2
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2001-01-01", "2099-02-30", "30", ""])
 def test_a_pin_needs_a_time_to_come(sc: Sc, put: Put, disk: Disk, when: str) -> None:
     """A typing error would pin something until the past, which is not at all."""
     put("a")
-    assert sc("pin", "a", "--until", when).code == 2
+    done = sc("pin", "a", "--until", when)
+    assert done.code == 2
+    assert "2099-12-31" in done.err
     assert not (disk.control / "pins").exists()
 
 
