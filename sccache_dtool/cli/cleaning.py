@@ -13,6 +13,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.files import write_file
 from sccache_dtool.cli.keeping import print_reaped
+from sccache_dtool.cli.looking import lease_fields
 from sccache_dtool.cli.options import (
     Command,
     Invocation,
@@ -35,9 +36,11 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.plans import Planned
+    from sccache_dtool.reaping import Judged
 
 
-#: Removed items that people are shown: a plan (-n) is for reading, but this has happened.
+#: Items that people are shown of those that were removed, or were in the way: a plan (-n) is for reading, but this has
+#: happened.
 _SHOWN = 50
 
 
@@ -66,7 +69,7 @@ def _conditions(function: Command) -> Command:
             click.option(
                 "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
             ),
-            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", hidden=True),
+            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", help="Stop there."),
             click.option("--capacity", type=size, metavar="SIZE", help="What shares are of. Default: the file system."),
             click.option(
                 "--min-free", "least_free", type=size, metavar="SIZE", help="Leave so much of the file system free."
@@ -282,6 +285,9 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
     for failure in done.failed:
         fields = {**_candidate_fields(failure.candidate), "reason": failure.reason}
         now.out.result("failed", fields, f"failed to remove {failure.candidate.label}: {failure.reason}")
+    if now.format != "human":
+        for judged in done.in_the_way:
+            now.out.result("lease", lease_fields(judged))
     for leftover in done.tidied:
         now.out.detail(f"tidied up {leftover.path}: {leftover.what}")
     missed, missed_entries = done.missed_both
@@ -314,11 +320,21 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     missed, missed_entries = done.missed_both
     yield from _missed(missed, missed_entries, "was")
     if missed or missed_entries:
-        for kept in done.plan.keep:
-            if kept.held:
-                yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
-        for judged in done.in_the_way:
+        yield from _in_the_way(done)
+
+
+def _in_the_way(done: Cleaned) -> Iterable[str]:
+    """What is in use, the largest first, each with who holds it."""
+    leases: dict[str, list[Judged]] = {}
+    for judged in done.in_the_way:
+        leases.setdefault(judged.held.key, []).append(judged)
+    held = sorted((kept for kept in done.kept if kept.held), key=lambda kept: -kept.bytes)
+    for kept in held[:_SHOWN]:
+        yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
+        for judged in leases.pop(kept.key, ()):  # once, where an item has several copies
             yield f"    {judged.by}: {judged.verdict.state}, {judged.verdict.evidence}"
+    if len(held) > _SHOWN:
+        yield f"  and {len(held) - _SHOWN:,} more; with -f json all of them are listed"
 
 
 def _missed(size: int, entries: int, verb: str) -> Iterable[str]:

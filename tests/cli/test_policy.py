@@ -288,6 +288,19 @@ def test_a_missed_goal_names_who_is_in_the_way(sc: Sc, source: str) -> None:
     assert item == "  ref.fa, 5 Bytes: in use: 1 lease"
     assert f"process {os.getpid()}" in holder
     assert "is running" in holder
+    (lease,) = sc("-f", "json", "clean", "--retain-size", "0").rows("lease")
+    assert (lease["item"].endswith("-ref.fa"), lease["verdict"]) == (True, "alive")
+
+
+def test_each_item_in_the_way_is_named_with_its_own_holders(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Nobody could tell which of the leases are in the way of what, and whom to ask about the largest."""
+    for number, name in enumerate("abc"):
+        put(name, 1000 + number)
+        sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
+    lines = sc("clean", "--retain-size", "0").out.splitlines()[-6:]
+    assert [line.split(",")[0].strip() for line in lines[::2]] == ["c", "b", "a"]
+    assert ["holder-of-" in line for line in lines] == [False, True] * 3
+    assert "'holder-of-c'" in lines[1]
 
 
 def test_when_the_time_is_over_the_rest_is_left_for_the_next_time(sc: Sc, put: Put, disk: Disk) -> None:
@@ -385,6 +398,15 @@ def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_pa
     assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
     assert sorted(tmp_path.glob("*.tmp")) == []
     assert sc("metrics").out.count("# TYPE") == len(values)
+
+
+def test_metrics_of_a_cache_whose_name_is_no_utf8(sc: Sc, tmp_path: Path) -> None:
+    """The monitor would see nothing of it, and half a file be left."""
+    root = tmp_path / os.fsdecode(b"l\xffb")
+    sc("init", root)
+    assert sc("-C", root, "metrics", "-o", tmp_path / "x.prom").code == 0
+    assert 'l?b"} 0\n' in (tmp_path / "x.prom").read_text(encoding="utf-8")
+    assert sorted(tmp_path.glob("*.tmp")) == []
 
 
 def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp_path: Path) -> None:
