@@ -112,19 +112,17 @@ def _still_true(
     loose: Mapping[str, Loose],
     candidate: Candidate,
 ) -> Candidate | Kept | None:
+    if is_excluded(candidate.label, exclude):
+        return Kept(candidate, "excluded")
     if candidate.loose is not None:
         found = loose.get(candidate.place)
         if found is None:
             return None
-        if is_excluded(exclude, found.name, found.path):
-            return Kept(candidate, "excluded")
         if (found.stamp, found.newest) != (candidate.loose.stamp, candidate.loose.newest):
             return Kept(candidate, "touched since the plan was made")
         return candidate._replace(loose=found)
     if candidate.key in pinned:
         return Kept(candidate, "pinned")
-    if is_excluded(exclude, candidate.label, candidate.key):
-        return Kept(candidate, "excluded")
     item = items.look(fs, layout, candidate.key, _silently)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:

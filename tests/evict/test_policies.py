@@ -43,6 +43,14 @@ def kept(plan: Plan) -> dict[str, str]:
     return {kept.label: kept.reason for kept in plan.keep}
 
 
+def test_exclusions_go_by_names_and_not_by_keys() -> None:
+    """Of all items, whatever they are called, `--exclude 'b*'` would keep those whose key happens to begin with b."""
+    found = [item("reads"), item("blast")]
+    patterns = tuple(f"{digit}*" for digit in "0123456789acdef")
+    assert labels(make_plan(found, Rules(True, exclude=patterns), NOW)) == ["reads", "blast"]
+    assert labels(make_plan(found, Rules(True, exclude=("b*",)), NOW)) == ["reads"]
+
+
 def test_no_rules_are_told_apart_from_rules() -> None:
     """`clean` without a condition would remove everything."""
     assert Rules().empty
