@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
-from sccache_dtool.marks import ORDERS, Limits, Mark, parse_entries_mark, parse_fraction, parse_mark
+from sccache_dtool.marks import ORDERS, Limits, Mark, check, parse_entries_mark, parse_fraction, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
 
 
@@ -153,7 +153,9 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     _warn_of_others(tables, layout, warn)
     known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
     given = {name: setting for name, setting in known if setting.key in _table(tables, setting.table)}
-    return Config(**{name: _take(tables, setting, layout) for name, setting in given.items()})
+    config = Config(**{name: _take(tables, setting, layout) for name, setting in given.items()})
+    _told_where(f"{layout.config_file}: [clean]", check, config.limits)
+    return config
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
@@ -162,10 +164,15 @@ def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def _take(tables: dict[str, Any], setting: Setting, layout: Layout) -> Any:
+    place = f"{layout.config_file}: [{setting.table}] {setting.key}"
+    return _told_where(place, setting.parse, tables[setting.table][setting.key])
+
+
+def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
+    """What `parse` makes of a value; an error names the place."""
     try:
-        return setting.parse(tables[setting.table][setting.key])
+        return parse(value)
     except CacheError as error:
-        place = f"{layout.config_file}: [{setting.table}] {setting.key}"
         raise CacheError(f"{place}: {error.message}", hint=error.hint) from error
 
 

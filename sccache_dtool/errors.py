@@ -90,6 +90,9 @@ class LeaseLost(CacheError):
 #: errno values that mean "no room left"; a quota is as full as a disk.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+#: errno values that mean "not writable for us".
+FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+
 #: errno values by which a server says that a name, or the directory it was in, is gone.
 GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTDIR})
 

@@ -27,9 +27,14 @@ class Mark(NamedTuple):
 
 
 def parse_mark(text: str) -> Mark:
-    """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError."""
+    """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError, also for 90: bytes are not meant."""
     share = _share(text)
-    return share if share is not None else Mark(parse_size(text), False)
+    if share is not None:
+        return share
+    size = parse_size(text)
+    if 0 < size <= 100:
+        raise UsageError(f"{text!r} would be a mark of {size} bytes", hint="give 90% for a share, or a size: 9TB")
+    return Mark(size, False)
 
 
 def parse_entries_mark(text: str) -> Mark:
@@ -76,6 +81,23 @@ class Limits(NamedTuple):
     least_free: int | None = None  # bytes that the file system must have left
 
 
+def check(limits: Limits) -> Limits:
+    """`limits`. Raises UsageError for a low mark that would never be used, or that is above the high one."""
+    high = Mark(1.0, True) if limits.high is None and limits.capacity is not None else limits.high
+    _check_pair(high, limits.low, "watermark")
+    _check_pair(limits.entries_high, limits.entries_low, "watermark for files")
+    return limits
+
+
+def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
+    if low is None:
+        return
+    if high is None:
+        raise UsageError(f"the low {what}, {low}, has no high one: nothing would begin to clean", hint="give both")
+    if low.is_share == high.is_share and low.value > high.value:
+        raise UsageError(f"the low {what}, {low}, is above the high one, {high}", hint="cleaning ends at the low one")
+
+
 class Room(NamedTuple):
     """What a file system has, in bytes and entries (inodes)."""
 
@@ -86,7 +108,7 @@ class Room(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """What a cache is to come down to; None: whatever it is."""
+    """What a cache is to come down to; None: whatever it is. Below 0 if others have too much: it is missed."""
 
     bytes: int | None = None
     entries: int | None = None
@@ -111,7 +133,7 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     elif limits.high is not None and room is not None:
         sizes += _come_down(limits.high, limits.low, room.bytes, room.bytes - room.free, size)
     if limits.least_free is not None and room is not None and room.free < limits.least_free:
-        sizes.append(max(0, size - (limits.least_free - room.free)))
+        sizes.append(size - (limits.least_free - room.free))
     counts = []
     high = limits.entries_high
     if high is not None and not high.is_share:
@@ -127,4 +149,4 @@ def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int
     """What of ours may stay if `used` is over the high mark: what brings it to the low one."""
     if used <= high.of(capacity):
         return []
-    return [max(0, ours - (used - min(high.of(capacity), (low or high).of(capacity))))]
+    return [ours - (used - min(high.of(capacity), (low or high).of(capacity)))]

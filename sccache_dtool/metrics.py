@@ -99,6 +99,7 @@ def _metrics(state: State) -> Iterable[_Metric]:
 
 def _labels(labels: Mapping[str, str]) -> str:
     def escaped(value: str) -> str:
+        value = value.encode(errors="replace").decode()  # names need not be UTF-8, and the file must be
         return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
     return "{" + ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items()) + "}"

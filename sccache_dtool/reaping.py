@@ -7,13 +7,12 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-import errno
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
 from sccache_dtool.clock import Clock, from_iso
-from sccache_dtool.errors import FULL, explain
+from sccache_dtool.errors import FORBIDDEN, FULL, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import REAPED, HolderName, Layout
@@ -215,13 +214,13 @@ def open_court(
 
 
 def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Roll:
-    """The roll; on a full disk, what a glance shows of it."""
+    """The roll; what a glance shows of it on a full disk, or where we may only look: `clean --dry-run` does no more."""
     try:
         return Roll.call(fs, layout)
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno not in FULL | FORBIDDEN:
             raise
-        warn(f"{explain(error)}; until there is room, nobody is taken for gone because they are missing")
+        warn(f"{explain(error)}; until that can be written, nobody is taken for gone because they are missing")
         return Roll.glance(fs, layout)
 
 
@@ -287,7 +286,7 @@ def reap(
 
 def _by_whom(error: OSError, record: HolderRecord | None) -> str:
     """Who can do what we may not."""
-    if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if error.errno not in FORBIDDEN:
         return ""
     user = "the user who made it" if record is None else f"user {records.printable(record.user)}"
     return f"; {user}, or the owner of the cache, must do it: sc-dtool reap"

@@ -10,7 +10,7 @@ from sccache_dtool.errors import UsageError
 
 _DECIMAL = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
 # Texts, not compiled patterns: most commands need none of them, and `re` keeps those that are used.
-_SIZE = r"(?a)(\d{1,18})(?:\.(\d{1,18}))?\s*(?:(?P<bytes>B)?|(?P<prefix>[kKMGTP])(?P<binary>i)?B)"
+_SIZE = r"(?a)(\d{1,18})(?:\s*B|(?:\.(\d{1,18}))?\s*(?P<prefix>[kKMGTP])(?P<binary>i)?B)?"
 _DURATION = r"(?a)(\d{1,18}(?:\.\d{1,18})?)(s|m|h|d|w)"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
@@ -28,7 +28,7 @@ def parse_size(text: str) -> int:
     """Bytes meant by `text`, such as ``"1.5GB"`` (1 500 000 000) or ``"10GiB"``.
 
     kB, MB, GB, TB, PB are powers of 1000 and KiB, MiB, … powers of 1024 (IEC 80000-13). A bare number is
-    bytes. Raises UsageError for anything else: a size that is silently read as 0 deletes data.
+    whole bytes. Raises UsageError for anything else, 0.9 included: a size that is silently read as 0 deletes data.
     """
     match = re.fullmatch(_SIZE, text.strip())
     if match is None:
@@ -59,12 +59,16 @@ def parse_until(text: str) -> float:
     duration from now. Raises UsageError for anything else, and for what is past.
     """
     now = time.time()
+    hint = "give a date to come, such as 2099-12-31, or a duration: 30d"
     try:
         moment = datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
-        moment = now + parse_duration(text)
+        try:
+            moment = now + parse_duration(text)
+        except UsageError as error:
+            raise UsageError(f"cannot read {text!r} as a date or a duration", hint=hint) from error
     if moment <= now:
-        raise UsageError(f"{text!r} is past", hint="give a date to come, such as 2099-12-31, or a duration: 30d")
+        raise UsageError(f"{text!r} is past", hint=hint)
     return moment
 
 

@@ -64,6 +64,12 @@ def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -
     [
         '[clean]\nhigh_watermark = "190%"\n',
         '[clean]\nhigh_watermark = "many"\n',
+        "[clean]\nhigh_watermark = 0.9\n",
+        "[clean]\nhigh_watermark = 90\n",
+        '[clean]\nlow_watermark = "75%"\n',
+        '[clean]\nhigh_watermark = "75%"\nlow_watermark = "90%"\n',
+        '[clean]\nhigh_watermark = "8TB"\nlow_watermark = "9TB"\n',
+        '[clean]\ncapacity = "8TB"\nhigh_watermark_files = 8\nlow_watermark_files = 9\n',
         '[clean]\nlow_watermark_files = "1.5"\n',
         "[clean]\ngc_collect_start_fraction = 90\n",
         "[clean]\nexclude_frequently_accessed = -1\n",
@@ -88,7 +94,7 @@ def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -
 def test_a_setting_that_makes_no_sense_is_an_error_that_says_where(
     layout: Layout, warnings: list[str], text: str
 ) -> None:
-    """A slip in the file would give all leases another lifetime, or a heart that beats without a pause."""
+    """A slip in the file would give all leases another lifetime, or have all deleted but 0.9 bytes, or never any."""
     with pytest.raises(CacheError) as caught:
         load(layout, text, warnings)
     assert layout.config_file in caught.value.message

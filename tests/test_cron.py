@@ -60,6 +60,15 @@ def test_what_a_person_must_do_is_mailed(cache: Cache, tmp_path: Path) -> None:
     assert run(tmp_path / "missing").returncode == 10
 
 
+def test_warnings_are_mailed_although_all_is_done(cache: Cache) -> None:
+    """What a misspelt line of the policy was to keep would go, hour by hour, and the warning of it with it."""
+    config = Path(f"{cache.root}/.sc-dtool/config.toml")
+    config.write_text(f'{config.read_text()}exlude = ["*"]\n')
+    done = run(cache.root)
+    assert (done.returncode, left(cache)) == (0, 1)
+    assert done.stdout == f"warning: {config}: [clean] exlude is not a setting that this release knows; passed over\n"
+
+
 def test_metrics_are_written_after_it(cache: Cache, tmp_path: Path) -> None:
     """The monitor would show the cache as it was before."""
     file = tmp_path / "cache.prom"

@@ -2,9 +2,10 @@
 # clean.sh CACHE [OPTION OF CLEAN]...
 #
 # For cron, scrontab and systemd: cleans CACHE by the policy in its config.toml, or by the options given, with low
-# priority and for at most $SC_DTOOL_MAX_RUNTIME (50m); what is left then is for the next time. Prints only if there is
-# something for a person to do, so that cron mails only then; exit codes are those of `sc-dtool clean`, but that
-# another cleaner is at work (14) is as good as done. With $SC_DTOOL_METRICS it then writes that file for Prometheus.
+# priority and for at most $SC_DTOOL_MAX_RUNTIME (50m); what is left then is for the next time. Prints warnings, and
+# otherwise only if there is something for a person to do, so that cron mails only then; exit codes are those of
+# `sc-dtool clean`, but that another cleaner is at work (14) is as good as done. With $SC_DTOOL_METRICS it then writes
+# that file for Prometheus.
 cache=${1:?"usage: clean.sh CACHE [OPTION OF CLEAN]..."}
 shift
 
@@ -19,7 +20,7 @@ gently() {
 said=$(gently sc-dtool -q -C "$cache" clean --max-runtime "${SC_DTOOL_MAX_RUNTIME:-50m}" "$@" 2>&1)
 code=$?
 case $code in
-    0) ;;
+    0) printf '%s\n' "$said" | grep '^warning: ' ;;
     14) code=0 ;;
     *) printf '%s\n' "$said" ;;
 esac

@@ -13,6 +13,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.files import write_file
 from sccache_dtool.cli.keeping import print_reaped
+from sccache_dtool.cli.looking import lease_fields
 from sccache_dtool.cli.options import (
     Command,
     Invocation,
@@ -29,15 +30,17 @@ from sccache_dtool.cli.output import Column, field
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import Exit, UsageError, explain
 from sccache_dtool.evict.policies import Candidate, Kept, Plan, Rules
-from sccache_dtool.marks import ORDERS, Limits
+from sccache_dtool.marks import ORDERS, Limits, check
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.plans import Planned
+    from sccache_dtool.reaping import Judged
 
 
-#: Removed items that people are shown: a plan (-n) is for reading, but this has happened.
+#: Items that people are shown of those that were removed, or were in the way: a plan (-n) is for reading, but this has
+#: happened.
 _SHOWN = 50
 
 
@@ -66,7 +69,7 @@ def _conditions(function: Command) -> Command:
             click.option(
                 "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
             ),
-            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", hidden=True),
+            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", help="Stop there."),
             click.option("--capacity", type=size, metavar="SIZE", help="What shares are of. Default: the file system."),
             click.option(
                 "--min-free", "least_free", type=size, metavar="SIZE", help="Leave so much of the file system free."
@@ -88,7 +91,7 @@ def _conditions(function: Command) -> Command:
 @click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE.")
 @click.option("--notice", type=duration, metavar="TIME", help="Only list what would go within this time: 7d.")
 @click.option(
-    "--by", type=click.Choice(["item", "user"]), default="item", help="With --notice: grouped by who fetched."
+    "--by", type=click.Choice(["item", "user"]), help="With --notice: by item (the default), or by who fetched."
 )
 @click.option("--max-runtime", type=duration, metavar="TIME", help="Begin nothing after this time; the rest is left.")
 @dry_run_option
@@ -106,7 +109,7 @@ def clean_command(
     plan_file: str | None,
     into: str | None,
     notice: float | None,
-    by: str,
+    by: str | None,
     max_runtime: float | None,
     dry_run: bool,
     yes: bool,
@@ -120,7 +123,7 @@ def clean_command(
     """
     cache = now.cache()
     cache.check()
-    _check_options(plan_file, into, notice, dry_run, conditions)
+    _check_options(plan_file, into, notice, by, dry_run, [*conditions.values(), order, exclude, grace])
     if plan_file is not None:
         done = cache.clean_as_planned(
             _read_plan(plan_file), keep_for=trash, most_seconds=max_runtime, why=f"plan {plan_file}"
@@ -147,15 +150,23 @@ def clean_command(
 
 
 def _check_options(
-    plan_file: str | None, into: str | None, notice: float | None, dry_run: bool, conditions: dict[str, Any]
+    plan_file: str | None,
+    into: str | None,
+    notice: float | None,
+    by: str | None,
+    dry_run: bool,
+    conditions: Iterable[object],
 ) -> None:
-    given = any(value not in (None, False) for value in conditions.values())
+    """Raises UsageError for options that would do nothing next to the others."""
+    given = any(value not in (None, ()) and value is not False for value in conditions)
     if plan_file is not None and (given or dry_run or notice is not None):
         raise UsageError(
             "--plan carries out a plan as it is", hint="make another one with the conditions: sc-dtool clean -n -o FILE"
         )
-    if into is not None and not dry_run:
+    if into is not None and (not dry_run or notice is not None):
         raise UsageError("-o writes a plan, which only -n makes", hint="sc-dtool clean -n -o FILE")
+    if by is not None and notice is None:
+        raise UsageError("--by is for --notice", hint="sc-dtool clean --notice 7d --by user")
 
 
 def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
@@ -171,8 +182,8 @@ def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
     if asked.empty:
         return policy
     if limits != Limits() and limits.capacity is None:
-        asked = asked._replace(limits=limits._replace(capacity=policy.limits.capacity))
-    return asked._replace(order=policy.order, exclude=policy.exclude, grace=policy.grace)
+        limits = limits._replace(capacity=policy.limits.capacity)
+    return asked._replace(limits=check(limits), order=policy.order, exclude=policy.exclude, grace=policy.grace)
 
 
 def _words_of(rules: Rules) -> str:
@@ -249,7 +260,8 @@ def _print_plan(now: Invocation, plan: Plan) -> int:
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
         text = _nothing_over(plan)
-    now.out.result("total", {**fields, "missed_entries": missed_entries, "dry_run": True}, text)
+    missing = _missed(missed, missed_entries, "would be")
+    now.out.result("total", {**fields, "missed_entries": missed_entries, "dry_run": True}, text, *missing)
     return Exit.DONE
 
 
@@ -273,6 +285,9 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
     for failure in done.failed:
         fields = {**_candidate_fields(failure.candidate), "reason": failure.reason}
         now.out.result("failed", fields, f"failed to remove {failure.candidate.label}: {failure.reason}")
+    if now.format != "human":
+        for judged in done.in_the_way:
+            now.out.result("lease", lease_fields(judged))
     for leftover in done.tidied:
         now.out.detail(f"tidied up {leftover.path}: {leftover.what}")
     missed, missed_entries = done.missed_both
@@ -303,15 +318,31 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     if done.left:
         yield f"the time was over: {output.count(len(done.left), 'item')} left for the next time"
     missed, missed_entries = done.missed_both
+    yield from _missed(missed, missed_entries, "was")
     if missed or missed_entries:
-        by = [output.size(missed)] * bool(missed) + [output.count(missed_entries, "file")] * bool(missed_entries)
-        yield f"the goal was missed by {' and '.join(by)}: what is left is in use or kept by the conditions"
-    if missed or missed_entries:
-        for kept in done.plan.keep:
-            if kept.held:
-                yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
-        for judged in done.in_the_way:
+        yield from _in_the_way(done)
+
+
+def _in_the_way(done: Cleaned) -> Iterable[str]:
+    """What is in use, the largest first, each with who holds it."""
+    leases: dict[str, list[Judged]] = {}
+    for judged in done.in_the_way:
+        leases.setdefault(judged.held.key, []).append(judged)
+    held = sorted((kept for kept in done.kept if kept.held), key=lambda kept: -kept.bytes)
+    for kept in held[:_SHOWN]:
+        yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
+        for judged in leases.pop(kept.key, ()):  # once, where an item has several copies
             yield f"    {judged.by}: {judged.verdict.state}, {judged.verdict.evidence}"
+    if len(held) > _SHOWN:
+        yield f"  and {len(held) - _SHOWN:,} more; with -f json all of them are listed"
+
+
+def _missed(size: int, entries: int, verb: str) -> Iterable[str]:
+    """By how much the goal is missed; nothing if it is reached."""
+    by = [output.size(size)] * bool(size) + [output.count(entries, "file")] * bool(entries)
+    if by:
+        why = "what is left is in use, kept by the conditions, or not of this cache"
+        yield f"the goal {verb} missed by {' and '.join(by)}: {why}"
 
 
 def _reasons(keep: Iterable[Kept]) -> str:
@@ -323,7 +354,7 @@ def _reasons(keep: Iterable[Kept]) -> str:
 # -- notice ----------------------------------------------------------------------------------------------------------
 
 
-def _print_notice(now: Invocation, cache: Cache, rules: Rules, notice: float, by: str) -> int:
+def _print_notice(now: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None) -> int:
     """What would go if nobody used anything until then; whoever wants to keep something uses it, or pins it."""
     plan, _ = cache.plan(rules, ahead=notice)
     users = _fetched_by(cache, plan.remove)

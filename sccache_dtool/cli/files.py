@@ -20,6 +20,7 @@ def write_file(path: str, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         os.replace(tmp, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(tmp)
         raise CacheError(f"cannot write {explain(error)}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it is there only if something went wrong, or somebody has interrupted us
+            os.unlink(tmp)

@@ -98,6 +98,8 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
     """Keep items, whatever `clean` is told; without an ITEM, list the pins. `rm` removes them all the same."""
     cache = now.cache()
     cache.check()
+    if until is not None and not items:
+        raise UsageError("--until is for an ITEM, and there is none", hint="sc-dtool pin ITEM --until WHEN")
     if not items:
         rows = [
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}

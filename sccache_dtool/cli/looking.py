@@ -208,18 +208,23 @@ def why_command(now: Invocation, item: str) -> None:
     _print_leases(now, cache.judged(found))
 
 
+def lease_fields(one: Judged) -> dict[str, Any]:
+    """The fields of a `lease` record."""
+    return {
+        "lease": one.held.name,
+        "item": one.held.key,
+        "holder": None if one.held.lease is None else one.held.lease.holder,
+        "by": one.by,
+        "since": output.moment(one.since),
+        "verdict": str(one.verdict.state),
+        "evidence": one.verdict.evidence,
+    }
+
+
 def _print_leases(now: Invocation, judged: list[Judged]) -> None:
     moment = time.time()
     for one in judged:
-        fields = {
-            "lease": one.held.name,
-            "item": one.held.key,
-            "holder": None if one.held.lease is None else one.held.lease.holder,
-            "by": one.by,
-            "since": output.moment(one.since),
-            "verdict": str(one.verdict.state),
-            "evidence": one.verdict.evidence,
-        }
+        fields = lease_fields(one)
         since = "nobody knows when" if one.since is None else output.ago(one.since, moment)
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sccache_dtool import items
@@ -92,10 +92,13 @@ class Cleaner(Post):
                     done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
                 return self._finish(done, holder, now, why, crew, deadline)
 
-    def clean_as_planned(self, planned: Planned, keep_for: float, most_seconds: float | None, why: str) -> Cleaned:
+    def clean_as_planned(
+        self, planned: Planned, exclude: Collection[str], keep_for: float, most_seconds: float | None, why: str
+    ) -> Cleaned:
         """Carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
 
-        Raises UsageError for the plan of another cache, InUse while another cleaner is at work.
+        `exclude`: patterns of names that stay by now. Raises UsageError for the plan of another cache, InUse while
+        another cleaner is at work.
         """
         if planned.cache_id != self._id:
             raise UsageError("this is the plan of another cache", hint="make one here: sc-dtool clean -n -o plan.json")
@@ -108,7 +111,7 @@ class Cleaner(Post):
             with self._elected(), self._at_work_if_room() as holder:
                 now = self._clock.wall()
                 pinned = pins.pinned(self._fs, self._layout, now, self._warn)
-                look = functools.partial(plans.still_true, self._fs, self._layout, pinned, there)
+                look = functools.partial(plans.still_true, self._fs, self._layout, pinned, exclude, there)
                 pieces = [planned.remove[i : i + 64] for i in range(0, len(planned.remove), 64)]
                 judged = [one for piece in crew.each(look, pieces) for one in piece]
                 plan = Plan(
@@ -119,7 +122,8 @@ class Cleaner(Post):
                     planned.goal,
                 )
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
-                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left, gone=carried.gone)
+                gone = [one for one, found in zip(planned.remove, judged, strict=True) if found is None]
+                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left, gone=(*gone, *carried.gone))
                 if done.missed_both != (0, 0):
                     keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
                     found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]

@@ -10,7 +10,7 @@ from sccache_dtool import items
 from sccache_dtool.clock import iso
 from sccache_dtool.errors import UsageError
 from sccache_dtool.evict.loose import Loose
-from sccache_dtool.evict.policies import Candidate, Kept, Plan
+from sccache_dtool.evict.policies import Candidate, Kept, Plan, is_excluded
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Generation, Layout, is_key
 from sccache_dtool.marks import Goal
@@ -93,30 +93,40 @@ def still_true(
     fs: FileSystem,
     layout: Layout,
     pinned: Collection[str],
+    exclude: Collection[str],
     loose: Mapping[str, Loose],
     planned: Sequence[Candidate],
-) -> list[Candidate | Kept]:
-    """Of planned removals those that are to be done, and those that are not any more, with the reason.
+) -> list[Candidate | Kept | None]:
+    """Of each planned removal whether it is still to be done, or why not any more; None: it is gone.
 
     `loose`: what dtool has left by now, as a scan finds it: a path that comes from a file is not believed.
     """
-    return [_still_true(fs, layout, pinned, loose, candidate) for candidate in planned]
+    return [_still_true(fs, layout, pinned, exclude, loose, candidate) for candidate in planned]
 
 
 def _still_true(
-    fs: FileSystem, layout: Layout, pinned: Collection[str], loose: Mapping[str, Loose], candidate: Candidate
-) -> Candidate | Kept:
+    fs: FileSystem,
+    layout: Layout,
+    pinned: Collection[str],
+    exclude: Collection[str],
+    loose: Mapping[str, Loose],
+    candidate: Candidate,
+) -> Candidate | Kept | None:
+    if is_excluded(candidate.label, exclude):
+        return Kept(candidate, "excluded")
     if candidate.loose is not None:
         found = loose.get(candidate.place)
-        if found is None or (found.stamp, found.newest) != (candidate.loose.stamp, candidate.loose.newest):
-            return Kept(candidate, "touched since the plan was made, or gone")
+        if found is None:
+            return None
+        if (found.stamp, found.newest) != (candidate.loose.stamp, candidate.loose.newest):
+            return Kept(candidate, "touched since the plan was made")
         return candidate._replace(loose=found)
     if candidate.key in pinned:
         return Kept(candidate, "pinned")
     item = items.look(fs, layout, candidate.key, _silently)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:
-        return Kept(candidate, "gone since the plan was made")
+        return None
     if copy.held:
         return Kept(candidate, f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}", True)
     if (item.uses, item.idle_since) != (candidate.uses, candidate.idle_since):

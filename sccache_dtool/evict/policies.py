@@ -230,7 +230,7 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Co
         return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
     if item.key in pinned:
         return "pinned"
-    if rules.exclude and _matches(rules.exclude, item.label, item.key):
+    if is_excluded(item.label, rules.exclude):
         return "excluded"
     if rules.grace and now - copy.generation.created < rules.grace:
         return f"fetched within {short_duration(rules.grace)}"
@@ -247,9 +247,9 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
     if one.partial:
         return "dtool may be downloading it"
-    if rules.exclude and _matches(rules.exclude, one.name, one.path):
+    if is_excluded(one.path, rules.exclude):
         return "excluded"
-    age = YOUNG if rules.older_than is None else rules.older_than
+    age = max(rules.grace, YOUNG if rules.older_than is None else rules.older_than)
     if now - one.newest < age:
         return f"left by dtool and touched within {short_duration(age)}"
     if rules.larger_than is not None and one.bytes <= rules.larger_than:
@@ -257,8 +257,9 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     return None
 
 
-def _matches(patterns: Iterable[str], *names: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
+def is_excluded(label: str, patterns: Iterable[str]) -> bool:
+    """Whether what people call a thing fits any of the patterns. Keys do not count: 'b*' would fit one in 16."""
+    return any(fnmatchcase(label, pattern) for pattern in patterns)
 
 
 # -- how much goes ---------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ class Keeping(Looking):
     ) -> Cleaned:
         """Evict what a plan says, as far as it is still true: what was used, or pinned, since then stays."""
         keep_for = self.settings.trash_keep if keep_for is None else keep_for
-        return self._keeper().clean_as_planned(planned, keep_for, most_seconds, why)
+        return self._keeper().clean_as_planned(planned, self.settings.clean_exclude, keep_for, most_seconds, why)
 
     def make_room(self, missing: int) -> int:
         """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed."""

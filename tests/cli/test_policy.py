@@ -108,12 +108,50 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     assert [name for name, path in paths.items() if path.exists()] == left
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
+        (["--high-watermark", "90"], "'90' would be a mark of 90 bytes"),
+        (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
+        (["--low-watermark", "75%"], "the low watermark, 75%, has no high one"),
+        (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
+        (["--low-watermark-files", "1"], "the low watermark for files, 1, has no high one"),
+    ],
+)
+def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
+    """A forgotten per cent sign would empty the cache, and a forgotten high mark keep it from ever being cleaned."""
+    path = put("a")
+    done = sc("clean", *words)
+    assert done.code == 2
+    assert message in done.err
+    assert path.exists()
+
+
+def test_a_low_mark_alone_goes_with_the_capacity_of_the_policy(sc: Sc, put: Put, root: Path) -> None:
+    """Whoever gives another low mark for once would have to repeat what the cache may take."""
+    for name in "abc":
+        put(name)
+    config(root, '[clean]\ncapacity = "2kB"\n')
+    assert last_line(sc("clean", "--low-watermark", "50%")).startswith("removed 2 items")
+
+
+def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put) -> None:
+    """A cron job would empty the cache each hour, and nobody hear that others fill the disk."""
+    path = put("a")
+    for code, verb, words in ((0, "would be", ["-n"]), (3, "was", []), (3, "was", [])):
+        done = sc("clean", "--min-free", "1000PB", *words)
+        assert done.code == code
+        assert last_line(done).startswith(f"the goal {verb} missed by")
+    assert not path.exists()
+
+
 # -- plans -------------------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_path: Path, root: Path) -> None:
-    """What was used, pinned or fetched after somebody looked at the plan would go, or what he agreed to stay."""
-    paths = {name: put(name) for name in ("idle", "used", "held", "pinned", "gone")}
+    """What was used, protected or fetched after somebody looked at the plan would go, or what he agreed to stay."""
+    paths = {name: put(name) for name in ("idle", "used", "held", "pinned", "excluded", "gone")}
     plan = tmp_path / "plan.json"
     assert sc("clean", "--all", "-n", "-o", plan).code == 0
     assert all(path.exists() for path in paths.values())
@@ -122,6 +160,7 @@ def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_
     sc("unuse", tmp_path / "used")
     sc("use", tmp_path / "held")
     sc("pin", "pinned")
+    config(root, '[clean]\nexclude = ["excl*"]\n')
     sc("rm", "gone")
     done = sc("-f", "json", "clean", "--plan", plan)
     assert [row["name"] for row in done.rows("removed")] == ["idle"]
@@ -129,10 +168,20 @@ def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_
         "used": "used since the plan was made",
         "held": "in use: 1 lease",
         "pinned": "pinned",
-        "gone": "gone since the plan was made",
+        "excluded": "excluded",
     }
-    assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned"]
+    assert done.rows("total")[0]["gone"] == 1
+    assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned", "excluded"]
     assert sc("ls").out.count("late") == 1
+
+
+def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """A second run of the same job would send a mail that the goal was missed, with nothing in the way."""
+    put("a")
+    sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json")
+    assert sc("clean", "--plan", tmp_path / "plan.json").code == 0
+    done = sc("clean", "--plan", tmp_path / "plan.json")
+    assert (done.code, last_line(done)) == (0, "1 item had gone already: removed by somebody else")
 
 
 def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
@@ -178,10 +227,36 @@ def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "words",
-    [["--plan", "p", "--all"], ["--plan", "p", "-n"], ["-o", "p", "--all", "-y"], ["--plan", "missing.json"]],
+    [
+        ["--all"],
+        ["--retain-size", "0"],
+        ["-n"],
+        ["--exclude", "a"],
+        ["--grace", "1h"],
+        ["--order", "lru"],
+        ["--notice", "7d"],
+    ],
 )
-def test_plans_and_conditions_do_not_mix(sc: Sc, put: Put, words: list[str]) -> None:
-    """A plan would be carried out with other conditions than those that somebody has agreed to."""
+def test_a_plan_is_carried_out_as_it_is(sc: Sc, put: Put, tmp_path: Path, words: list[str]) -> None:
+    """What somebody excludes while the plan is carried out would go: the option was taken, and did nothing."""
+    path = put("a")
+    sc("clean", "--all", "-n", "-o", tmp_path / "plan.json")
+    done = sc("clean", "--plan", tmp_path / "plan.json", *words)
+    assert (done.code, one_line_error(done)) == (2, "Error: --plan carries out a plan as it is")
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-o", "p", "--all", "-y"],
+        ["--plan", "missing.json"],
+        ["--notice", "7d", "-n", "-o", "p", "--all"],
+        ["--by", "user", "--all", "-y"],
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list[str]) -> None:
+    """A plan would be looked for that was not written, or all be removed that was only to be listed."""
     path = put("a")
     assert sc("clean", *words).code == 2
     assert path.exists()
@@ -213,6 +288,19 @@ def test_a_missed_goal_names_who_is_in_the_way(sc: Sc, source: str) -> None:
     assert item == "  ref.fa, 5 Bytes: in use: 1 lease"
     assert f"process {os.getpid()}" in holder
     assert "is running" in holder
+    (lease,) = sc("-f", "json", "clean", "--retain-size", "0").rows("lease")
+    assert (lease["item"].endswith("-ref.fa"), lease["verdict"]) == (True, "alive")
+
+
+def test_each_item_in_the_way_is_named_with_its_own_holders(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Nobody could tell which of the leases are in the way of what, and whom to ask about the largest."""
+    for number, name in enumerate("abc"):
+        put(name, 1000 + number)
+        sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
+    lines = sc("clean", "--retain-size", "0").out.splitlines()[-6:]
+    assert [line.split(",")[0].strip() for line in lines[::2]] == ["c", "b", "a"]
+    assert ["holder-of-" in line for line in lines] == [False, True] * 3
+    assert "'holder-of-c'" in lines[1]
 
 
 def test_when_the_time_is_over_the_rest_is_left_for_the_next_time(sc: Sc, put: Put, disk: Disk) -> None:
@@ -261,11 +349,19 @@ def test_a_later_pin_replaces_the_earlier_one(sc: Sc, put: Put, disk: Disk) -> N
     assert not name.endswith("~0")
 
 
-@pytest.mark.parametrize("when", ["yesterday", "2001-01-01", "30", ""])
+def test_a_pin_without_an_item_pins_nothing(sc: Sc, put: Put) -> None:
+    """A script whose list of items is empty would be told that all is well."""
+    put("a")
+    assert sc("pin", "--until", "30d").code == 2
+
+
+@pytest.mark.parametrize("when", ["yesterday", "2001-01-01", "2099-02-30", "30", ""])
 def test_a_pin_needs_a_time_to_come(sc: Sc, put: Put, disk: Disk, when: str) -> None:
     """A typing error would pin something until the past, which is not at all."""
     put("a")
-    assert sc("pin", "a", "--until", when).code == 2
+    done = sc("pin", "a", "--until", when)
+    assert done.code == 2
+    assert "2099-12-31" in done.err
     assert not (disk.control / "pins").exists()
 
 
@@ -302,6 +398,15 @@ def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_pa
     assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
     assert sorted(tmp_path.glob("*.tmp")) == []
     assert sc("metrics").out.count("# TYPE") == len(values)
+
+
+def test_metrics_of_a_cache_whose_name_is_no_utf8(sc: Sc, tmp_path: Path) -> None:
+    """The monitor would see nothing of it, and half a file be left."""
+    root = tmp_path / os.fsdecode(b"l\xffb")
+    sc("init", root)
+    assert sc("-C", root, "metrics", "-o", tmp_path / "x.prom").code == 0
+    assert 'l?b"} 0\n' in (tmp_path / "x.prom").read_text(encoding="utf-8")
+    assert sorted(tmp_path.glob("*.tmp")) == []
 
 
 def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp_path: Path) -> None:

@@ -197,6 +197,19 @@ def test_what_cannot_be_removed_is_told_of_and_does_not_keep_the_rest(
     assert leases[1].path.exists()
 
 
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EROFS])
+def test_a_plan_can_be_made_where_nothing_can_be_written(
+    make_cache: Making, fill: Callable[[str, int], Lease], warnings: list[str], error: int
+) -> None:
+    """A user who may only read could not find out what of theirs will go."""
+    fill("a", 10)
+    fs = Failing()
+    fs.fail("symlink", error, within="/holders/probe-")
+    plan, _ = make_cache(fs=fs).plan(EVERYTHING)
+    assert [one.label for one in plan.remove] == ["a"]
+    assert "nobody is taken for gone" in warnings[0]
+
+
 def test_a_missed_goal_is_told(cache: Cache, fill: Callable[[str, int], Lease], tmp_path: Path) -> None:
     """A cron job would report success on a full disk."""
     fill("free", 100)

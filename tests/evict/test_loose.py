@@ -176,6 +176,8 @@ def test_everything_else_in_the_root_is_left_alone(root, tmp_path):
         (Rules(older_than=MONTH), 31 * DAY, True),
         (Rules(older_than=MONTH), 29 * DAY, False),
         (Rules(older_than=0.0), 1, True),
+        (Rules(older_than=0.0, grace=5 * DAY), 4 * DAY, False),
+        (Rules(older_than=0.0, grace=5 * DAY), 6 * DAY, True),
         (Rules(everything=True), 2 * DAY, True),
         (Rules(everything=True), DAY / 2, False),
         (Rules(retain_size=0), 2 * DAY, True),

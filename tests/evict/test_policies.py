@@ -43,6 +43,14 @@ def kept(plan: Plan) -> dict[str, str]:
     return {kept.label: kept.reason for kept in plan.keep}
 
 
+def test_exclusions_go_by_names_and_not_by_keys() -> None:
+    """Of all items, whatever they are called, `--exclude 'b*'` would keep those whose key happens to begin with b."""
+    found = [item("reads"), item("blast")]
+    patterns = tuple(f"{digit}*" for digit in "0123456789acdef")
+    assert labels(make_plan(found, Rules(True, exclude=patterns), NOW)) == ["reads", "blast"]
+    assert labels(make_plan(found, Rules(True, exclude=("b*",)), NOW)) == ["reads"]
+
+
 def test_no_rules_are_told_apart_from_rules() -> None:
     """`clean` without a condition would remove everything."""
     assert Rules().empty
@@ -294,6 +302,13 @@ def test_limits_of_the_file_system(limits: Limits, room: Room, removed: int) -> 
     """A disk that others fill as well would run full, or the cache be emptied for nothing."""
     plan = make_plan(four(), Rules(limits=limits), NOW, room=room)
     assert len(plan.remove) == removed
+
+
+def test_what_others_take_counts_as_missed() -> None:
+    """A disk that others have filled would be told of as if it had room again."""
+    for limits in (Limits(high=PERCENT[90], low=PERCENT[75]), Limits(least_free=250)):
+        plan = make_plan(four(), Rules(limits=limits), NOW, room=Room(1000, 0, 1000, 900))
+        assert (len(plan.remove), plan.missed) == (4, 250 - 40)
 
 
 def test_the_strictest_of_several_goals_holds() -> None:
