@@ -78,6 +78,7 @@ class Opened:
         self._jobs = jobs
         self._on_scan = on_scan
         self._team = team
+        self._warned = False
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -117,8 +118,11 @@ class Opened:
 
     def _check_or_set_up(self) -> None:
         """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
+        if self._id is not None:
+            return
         try:
             self.check()
+            self._warn_of_strangers()
         except NoCache:
             if not (self._may_hold_data or root.is_empty(self._fs, self._layout.root)):
                 raise
@@ -137,6 +141,10 @@ class Opened:
         return part.take(command)
 
     def _warn_of_strangers(self) -> None:
+        """Warn, once, of a cache in which everybody may put what its users read."""
+        if self._warned:
+            return
+        self._warned = True
         for path in root.open_to_all(self._fs, self._layout):
             self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
 

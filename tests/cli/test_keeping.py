@@ -385,6 +385,15 @@ def test_doctor_leaves_a_running_fetch_alone(server: Server, sc: Sc) -> None:
         assert finish(fetching).code == 0
 
 
+def test_a_cache_in_which_everybody_may_write_is_warned_of(sc: Sc, source: str, root: Path) -> None:
+    """Whoever reads from a cache that is open to all would not learn that anybody may have put that there."""
+    sc("use", source)
+    root.chmod(0o777)
+    assert sc("use", source).err.count(f"warning: {root}: every user may write, and delete, here") == 1
+    root.chmod(0o755)
+    assert "every user" not in sc("use", source).err
+
+
 @pytest.mark.parametrize("words", [["clean", "--all", "-y"], ["rm", "ref.fa"], ["reap"], ["restore", "ref.fa"]])
 def test_a_cache_in_which_everybody_may_delete_is_warned_of(sc: Sc, source: str, root: Path, words: list[str]) -> None:
     """Whoever cleans a cache that is open to all would not learn that others can delete what is in use."""
