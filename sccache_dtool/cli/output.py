@@ -153,7 +153,7 @@ class Output:
             from sccache_dtool.cli.progress import Share
 
             watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
-            self._share = Share("looking through the cache", sys.stderr if watched else None)
+            self._share = Share("working through the cache", sys.stderr if watched else None)
         self._share.show(done, total)
 
     def progress(self) -> Progress | None:

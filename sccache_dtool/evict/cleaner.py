@@ -95,7 +95,7 @@ class Cleaner(Post):
     def clean_as_planned(
         self, planned: Planned, exclude: Collection[str], keep_for: float, most_seconds: float | None, why: str
     ) -> Cleaned:
-        """Carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
+        """Reap, and carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
 
         `exclude`: patterns of names that stay by now. Raises UsageError for the plan of another cache, InUse while
         another cleaner is at work.
@@ -103,12 +103,15 @@ class Cleaner(Post):
         if planned.cache_id != self._id:
             raise UsageError("this is the plan of another cache", hint="make one here: sc-dtool clean -n -o plan.json")
         deadline = self._deadline(most_seconds)
+        leased = self._unsettled()
         with self._crew() as crew:
             crew.muster_for(planned.remove)
             there = (
                 {one.path: one for one in self._loose(crew).files} if any(one.loose for one in planned.remove) else {}
             )
             with self._elected(), self._at_work_if_room() as holder:
+                with self.court() as court:
+                    reaped = self._reap(court, leased, dry_run=False)
                 now = self._clock.wall()
                 pinned = pins.pinned(self._fs, self._layout, now, self._warn)
                 look = functools.partial(plans.still_true, self._fs, self._layout, pinned, exclude, there)
@@ -123,7 +126,7 @@ class Cleaner(Post):
                 )
                 carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
                 gone = [one for one, found in zip(planned.remove, judged, strict=True) if found is None]
-                done = Cleaned(plan, Reaped((), (), ()), *carried[:3], left=carried.left, gone=(*gone, *carried.gone))
+                done = Cleaned(plan, reaped, *carried[:3], left=carried.left, gone=(*gone, *carried.gone))
                 if done.missed_both != (0, 0):
                     keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
                     found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]

@@ -129,7 +129,7 @@ def _still_true(
         return None
     if copy.held:
         return Kept(candidate, f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}", True)
-    if (item.uses, item.idle_since) != (candidate.uses, candidate.idle_since):
+    if item.uses != candidate.uses:  # each use counts; when the last one ended is not known where its holder was reaped
         return Kept(candidate, "used since the plan was made")
     return candidate
 

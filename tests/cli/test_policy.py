@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_a_plan_is_carried_out_as_far_as_it_is_still_true(sc: Sc, put: Put, tmp_
     assert done.rows("total")[0]["gone"] == 1
     assert [name for name, path in paths.items() if path.exists()] == ["used", "held", "pinned", "excluded"]
     assert sc("ls").out.count("late") == 1
+
+
+def test_a_plan_holds_for_what_the_dead_have_leased(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """The plan would say that a lease ends and its item goes, and carrying it out do neither."""
+    path = put("a")
+    with subprocess.Popen(["sleep", "60"]) as job:
+        sc("use", tmp_path / "a", "--holder", f"pid:{job.pid}")
+        job.kill()
+    assert "would end the lease" in sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json").out
+    done = sc("clean", "--plan", tmp_path / "plan.json")
+    assert (done.code, last_line(done)) == (0, "removed 1 item, 1.0 kB")
+    assert not path.exists()
 
 
 def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, put: Put, tmp_path: Path) -> None:
