@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from sccache_dtool.errors import CacheError, UsageError
@@ -33,6 +33,7 @@ class Config(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
     @property
     def limits(self) -> Limits:
@@ -150,10 +151,12 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
         tables = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CacheError(f"{layout.config_file}: {error}") from error
-    _warn_of_others(tables, layout, warn)
+    unknown = tuple(_others(tables))
+    for setting in unknown:
+        warn(f"{layout.config_file}: {setting} is not a setting that this release knows; passed over")
     known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
     given = {name: setting for name, setting in known if setting.key in _table(tables, setting.table)}
-    config = Config(**{name: _take(tables, setting, layout) for name, setting in given.items()})
+    config = Config(**{name: _take(tables, setting, layout) for name, setting in given.items()}, unknown=unknown)
     _told_where(f"{layout.config_file}: [clean]", check, config.limits)
     return config
 
@@ -176,9 +179,9 @@ def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
         raise CacheError(f"{place}: {error.message}", hint=error.hint) from error
 
 
-def _warn_of_others(tables: dict[str, Any], layout: Layout, warn: Callable[[str], None]) -> None:
+def _others(tables: dict[str, Any]) -> Iterator[str]:
     known = {(setting.table, setting.key) for setting in (*SETTINGS.values(), *(one for _, one in ALIASES))}
     for table, settings in tables.items():
         for key in settings if isinstance(settings, dict) else ("",):
             if (table, key) not in known:
-                warn(f"{layout.config_file}: [{table}] {key} is not a setting that this release knows; passed over")
+                yield f"[{table}] {key}".strip()

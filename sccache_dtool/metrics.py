@@ -84,8 +84,9 @@ def _metrics(state: State) -> Iterable[_Metric]:
         _Metric("fetching", "gauge", "Fetches under way.", state.fetching),
         _Metric("trashed", "gauge", "Evicted copies not yet deleted.", state.trashed),
         _Metric("uses_total", "counter", "Leases that there ever were.", sums.uses),
-        _Metric("misses_total", "counter", "Copies fetched: there, or evicted by a cleaning.", fetched),
-        _Metric("hits_total", "counter", "Uses that did not fetch.", max(0, sums.uses - fetched)),
+        # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
+        _Metric("misses", "gauge", "Copies fetched: there, or evicted by a cleaning.", fetched),
+        _Metric("hits", "gauge", "Uses that did not fetch.", max(0, sums.uses - fetched)),
         _Metric("evictions_total", "counter", "Copies that cleanings have evicted.", evicted),
         _Metric("evicted_bytes_total", "counter", "Their size.", sum(one.bytes for one in state.cleanings)),
         _Metric(

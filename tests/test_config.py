@@ -43,7 +43,7 @@ def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"))
     assert read.limits == limits
     assert warnings == []
-    assert set(config.SETTINGS) == set(Config._fields)
+    assert {*config.SETTINGS, "unknown"} == set(Config._fields)
 
 
 def test_the_data_managers_names_are_understood(layout: Layout, warnings: list[str]) -> None:
@@ -111,8 +111,10 @@ def test_a_file_that_is_no_toml_is_an_error(layout: Layout, warnings: list[str],
 @pytest.mark.parametrize("text", ['[lease]\nttk = "1h"\n', "[other]\nx = 1\n", 'ttl = "1h"\n', 'lease = "1h"\n'])
 def test_a_setting_that_nobody_knows_is_told_of(layout: Layout, warnings: list[str], text: str) -> None:
     """A misspelt setting would have no effect, and nobody would notice."""
-    assert load(layout, text, warnings) == Config()
-    assert "passed over" in warnings[0]
+    read = load(layout, text, warnings)
+    assert read == Config(unknown=read.unknown)
+    assert len(read.unknown) == 1
+    assert f"{read.unknown[0]} is not a setting" in warnings[0]
 
 
 @pytest.mark.parametrize("error", [errno.EACCES, errno.EIO, errno.ESTALE])

@@ -61,12 +61,12 @@ def test_what_a_person_must_do_is_mailed(cache: Cache, tmp_path: Path) -> None:
 
 
 def test_warnings_are_mailed_although_all_is_done(cache: Cache) -> None:
-    """What a misspelt line of the policy was to keep would go, hour by hour, and the warning of it with it."""
+    """A data manager would never hear of a misspelt setting."""
     config = Path(f"{cache.root}/.sc-dtool/config.toml")
-    config.write_text(f'{config.read_text()}exlude = ["*"]\n')
+    config.write_text(f'{config.read_text()}[lease]\ntll = "1d"\n')
     done = run(cache.root)
     assert (done.returncode, left(cache)) == (0, 1)
-    assert done.stdout == f"warning: {config}: [clean] exlude is not a setting that this release knows; passed over\n"
+    assert done.stdout == f"warning: {config}: [lease] tll is not a setting that this release knows; passed over\n"
 
 
 def test_metrics_are_written_after_it(cache: Cache, tmp_path: Path) -> None:

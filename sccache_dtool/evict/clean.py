@@ -30,14 +30,15 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Carried(NamedTuple):
-    """What became of what a plan would remove."""
+class Tally:
+    """What becomes of what a plan would remove, while it goes on: what is known of it if that is broken off."""
 
-    removed: tuple[Candidate, ...] = ()
-    taken: tuple[Candidate, ...] = ()  # in use by the time they were asked for
-    failed: tuple[Failure, ...] = ()
-    left: tuple[Candidate, ...] = ()  # there was no time for them
-    gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
+    def __init__(self) -> None:
+        self.removed: list[Candidate] = []
+        self.taken: list[Candidate] = []  # in use by the time they were asked for
+        self.failed: list[Failure] = []
+        self.left: list[Candidate] = []  # there was no time for them
+        self.gone: list[Candidate] = []  # somebody else has removed them since the scan
 
 
 class Cleaned(NamedTuple):
@@ -107,19 +108,14 @@ def carry_out(
     holder: Holder | None,
     now: float,
     crew: Crew,
+    tally: Tally,
     deadline: Deadline = NO_DEADLINE,
-) -> Carried:
-    """Evict what the plan names.
+) -> None:
+    """Evict what the plan names, and tell `tally`.
 
     `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
-    without a holder, on a full disk);
-    after `deadline` nothing more is begun.
+    without a holder, on a full disk); after `deadline` nothing more is begun.
     """
-    removed: list[Candidate] = []
-    taken: list[Candidate] = []
-    failed: list[Failure] = []
-    left: list[Candidate] = []
-    gone: list[Candidate] = []
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
@@ -128,24 +124,23 @@ def carry_out(
     for piece, outcomes in zip(pieces, crew.each(evict, places, again), strict=True):
         for candidate, (outcome, reason) in zip(piece, outcomes, strict=True):
             if outcome is trash.Outcome.EVICTED:
-                removed.append(candidate)
+                tally.removed.append(candidate)
             elif outcome is trash.Outcome.IN_USE:
-                taken.append(candidate)
+                tally.taken.append(candidate)
             elif reason is not None:
-                failed.append(Failure(candidate, reason))
+                tally.failed.append(Failure(candidate, reason))
             elif outcome is None:
-                left.append(candidate)
+                tally.left.append(candidate)
             else:
-                gone.append(candidate)
+                tally.gone.append(candidate)
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool and deadline.is_over():
-        left += of_dtool.values()
+        tally.left += of_dtool.values()
     elif of_dtool and holder is not None:
         done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
-        removed += [of_dtool[one] for one in done.gone]
-        taken += [of_dtool[one] for one in done.changed]
-        failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
-    return Carried(tuple(removed), tuple(taken), tuple(failed), tuple(left), tuple(gone))
+        tally.removed += [of_dtool[one] for one in done.gone]
+        tally.taken += [of_dtool[one] for one in done.changed]
+        tally.failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
 
 
 #: What became of a copy, or why it failed; neither: there was no time left.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from sccache_dtool import items
@@ -11,7 +11,7 @@ from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import UsageError, explain
 from sccache_dtool.evict import audit, clean, pins, plans, trash
-from sccache_dtool.evict.clean import Carried, Cleaned
+from sccache_dtool.evict.clean import Cleaned
 from sccache_dtool.evict.loose import Found
 from sccache_dtool.evict.plans import Planned
 from sccache_dtool.evict.policies import (
@@ -80,17 +80,17 @@ class Cleaner(Post):
                 leftovers.extend(self._of_dtool(left, court.roll.now))
                 drift = 0.0 if court.roll.now is None else court.roll.now - now
                 plan = self._plan(census, rules, now, reaped, left, drift)
-                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
+                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline)
                 tidied = tuple(clean.put_away(leftovers, self._warn))
                 if holder is not None:
                     clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
                 pins.tidy(self._fs, self._layout, now, self._warn)
-                done = Cleaned(plan, reaped, *carried[:3], tidied, left=carried.left, gone=carried.gone)
+                done = done._replace(tidied=tidied)
                 if done.missed_both != (0, 0):
                     ended = {judged.held for judged in reaped.leases}
                     held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
                     done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
-                return self._finish(done, holder, now, why, crew, deadline)
+                return self._finish(done, now, crew, deadline)
 
     def clean_as_planned(
         self, planned: Planned, exclude: Collection[str], keep_for: float, most_seconds: float | None, why: str
@@ -124,33 +124,58 @@ class Cleaner(Post):
                     planned.entries,
                     planned.goal,
                 )
-                carried = self._carry_out(plan, keep_for, holder, now, crew, deadline)
                 gone = [one for one, found in zip(planned.remove, judged, strict=True) if found is None]
-                done = Cleaned(plan, reaped, *carried[:3], left=carried.left, gone=(*gone, *carried.gone))
+                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline, gone)
                 if done.missed_both != (0, 0):
-                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in carried.taken]
+                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in done.taken]
                     found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
                     done = done._replace(in_the_way=tuple(self.judged(one for item in found for one in item.held)))
-                return self._finish(done, holder, now, why, crew, deadline)
+                return self._finish(done, now, crew, deadline)
 
     def _carry_out(
-        self, plan: Plan, keep_for: float, holder: Holder | None, now: float, crew: Crew, deadline: Deadline
-    ) -> Carried:
-        keep_until = int(now + keep_for) if keep_for else 0
-        return clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, deadline)
-
-    def _finish(
-        self, done: Cleaned, holder: Holder | None, now: float, why: str, crew: Crew, deadline: Deadline
+        self,
+        plan: Plan,
+        reaped: Reaped,
+        keep_for: float,
+        holder: Holder | None,
+        now: float,
+        why: str,
+        crew: Crew,
+        deadline: Deadline,
+        gone: Iterable[Candidate] = (),
     ) -> Cleaned:
-        """Note what was done, and then delete what is in the trash: names were freed first, and space comes after."""
-        if holder is not None:
-            tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-            try:
-                audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
-            except OSError as error:
-                self._warn(f"{explain(error)}; of this cleaning there is no record")
-        purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
-        return done._replace(purged=purged)
+        """Evict, and note what was removed, also if that is broken off; `gone`: what was not there any more."""
+        keep_until = int(now + keep_for) if keep_for else 0
+        tally, ended = clean.Tally(), "; broken off"
+        try:
+            clean.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, tally, deadline)
+            ended = ""
+        finally:
+            done = Cleaned(
+                plan,
+                reaped,
+                tuple(tally.removed),
+                tuple(tally.taken),
+                tuple(tally.failed),
+                left=tuple(tally.left),
+                gone=(*gone, *tally.gone),
+            )
+            self._note(done, holder, f"{why}{ended}")
+        return done
+
+    def _note(self, done: Cleaned, holder: Holder | None, why: str) -> None:
+        """Make a record in the cache; on a full disk there is none."""
+        if holder is None:
+            return
+        tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+        try:
+            audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+        except OSError as error:
+            self._warn(f"{explain(error)}; of this cleaning there is no record")
+
+    def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
+        """Delete what is in the trash: names were freed first, and space comes after."""
+        return done._replace(purged=trash.purge(self._fs, self._layout, now, self._warn, crew, deadline))
 
     def _deadline(self, most_seconds: float | None) -> Deadline:
         return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sccache_dtool import config, holders
-from sccache_dtool.errors import InUse
+from sccache_dtool.errors import InUse, UsageError
 from sccache_dtool.face.looking import Looking
 from sccache_dtool.face.opened import silently
 from sccache_dtool.layout import TrashName
@@ -70,10 +70,16 @@ class Keeping(Looking):
             return 0
 
     def policy(self) -> Rules:
-        """What `config.toml` says of cleaning."""
+        """What `config.toml` says of cleaning. Raises UsageError if it says more than we understand."""
         from sccache_dtool.evict.policies import Rules
 
         settings = self.settings
+        strange = [one for one in settings.unknown if one.startswith("[clean]")]
+        if strange:
+            raise UsageError(
+                f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",
+                hint="nothing is cleaned as long as nobody knows what that protects; mend it, or use a newer release",
+            )
         return Rules(
             older_than=settings.clean_older_than,
             fewer_uses_than=settings.clean_fewer_uses,

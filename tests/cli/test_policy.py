@@ -188,6 +188,19 @@ def test_a_plan_holds_for_what_the_dead_have_leased(sc: Sc, put: Put, tmp_path: 
     assert not path.exists()
 
 
+@pytest.mark.parametrize("words", [[], ["--all", "-y"], ["--all", "-n"]])
+def test_nothing_is_cleaned_while_a_setting_of_the_policy_is_not_understood(
+    sc: Sc, put: Put, disk: Disk, words: list[str]
+) -> None:
+    """What a misspelt line was to protect would be gone with the first run of cron."""
+    put("a")
+    Path(disk.root, ".sc-dtool", "config.toml").write_text('[clean]\nretain_size = 0\nexlude = ["*"]\n')
+    done = sc("clean", *words)
+    assert done.code == 2
+    assert "[clean] exlude is not a setting that this release knows" in done.err
+    assert len(disk.copies()) == 1
+
+
 def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, put: Put, tmp_path: Path) -> None:
     """A second run of the same job would send a mail that the goal was missed, with nothing in the way."""
     put("a")
@@ -407,7 +420,7 @@ def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_pa
             name, value = line.rpartition(" ")[::2]
             assert name.endswith('"}')
             values[name.partition("{")[0]] = float(value)
-    expected = {"items": 2, "bytes": 1005, "leases": 1, "evictions_total": 1, "misses_total": 3, "uses_total": 3}
+    expected = {"items": 2, "bytes": 1005, "leases": 1, "evictions_total": 1, "misses": 3, "uses_total": 3}
     assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
     assert sorted(tmp_path.glob("*.tmp")) == []
     assert sc("metrics").out.count("# TYPE") == len(values)
@@ -438,6 +451,7 @@ def test_what_a_killed_run_has_left_is_not_in_the_way(
     file = tmp_path / "x.prom"
     with monkeypatch.context() as killed:
         killed.setattr("os.replace", _end)
+        killed.setattr("os.unlink", _end)
         with pytest.raises(BaseExceptionGroup):
             sc("metrics", "-o", file)
     assert len(list(tmp_path.glob("x.prom.*"))) == 1

@@ -210,6 +210,27 @@ def test_a_plan_can_be_made_where_nothing_can_be_written(
     assert "nobody is taken for gone" in warnings[0]
 
 
+def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
+    make_cache: Making, layout: Layout, fill: Callable[[str, int], Lease]
+) -> None:
+    """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of it."""
+    for number in range(70):  # more than one piece of work
+        fill(f"f{number}", 1)
+    fs = Interposing()
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    fs.before("rename", interrupt, within=layout.trash, nth=68)
+    with pytest.raises(KeyboardInterrupt):
+        make_cache(fs=fs).clean(EVERYTHING)
+    (name,) = os.listdir(layout.cleanings)
+    told, *lines = (json.loads(line) for line in Path(layout.cleanings, name).read_text().splitlines())
+    assert "broken off" in told["why"]
+    assert told["removed"] == len([line for line in lines if "removed" in line]) == 64
+    assert os.listdir(layout.tmp) == []
+
+
 def test_a_missed_goal_is_told(cache: Cache, fill: Callable[[str, int], Lease], tmp_path: Path) -> None:
     """A cron job would report success on a full disk."""
     fill("free", 100)
