@@ -180,19 +180,19 @@ class Ordeal:
 
     def restart_server(self) -> None:
         """A power failure of the server."""
+        self.recover(self.lab.server)
         self.lab.server.crash()
         self.lab.server.boot()
         self.lab.server.connect()
         self._start_watch()
-        self._suffering = [host for host in self._suffering if not host.is_server]
         self.counts["restarts"] += 1
 
     def crash_client(self) -> None:
         """A power failure of the last host, which boots again and goes on; nobody can prove its processes dead."""
         host = self._hosts[-1]
+        self.recover(host)
         host.crash()
         self._over.append(self._raging.pop(host))
-        self._suffering = [one for one in self._suffering if one is not host]
         self.go_on()
         host.boot()
         host.connect()
@@ -237,7 +237,8 @@ class Ordeal:
         records = self.lab.server.run(*words).out.splitlines()
         return {str(json.loads(record)["boot"]) for record in records if record.startswith("{")}
 
-    def recover(self) -> None:
-        """The network is good again."""
-        self.counts["packets lost"] += sum(host.recover() for host in self._suffering)
-        self._suffering.clear()
+    def recover(self, *hosts: NfsHost) -> None:
+        """The network of these hosts, or of all, is good again."""
+        for host in [one for one in self._suffering if one in (hosts or self._suffering)]:
+            self.counts["packets lost"] += host.recover()
+            self._suffering.remove(host)
