@@ -171,14 +171,16 @@ def open_court(
     warn: Callable[[str], None],
     *,
     glance: bool = False,
+    dry_run: bool = False,
 ) -> Iterator[Court]:
     """A court with everybody who is there. What it sees of lifetimes is remembered for the next one on this host.
 
-    `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed.
+    `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed. `dry_run`:
+    so, too, if nothing can be written.
     """
     memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
     with memory.remembered():
-        roll = Roll.glance(fs, layout) if glance else _call(fs, layout, warn)
+        roll = Roll.glance(fs, layout) if glance else _call(fs, layout, warn, dry_run)
         one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
         now = roll.now if one_clock else None
 
@@ -213,12 +215,12 @@ def open_court(
         warn(f"what was seen of lifetimes is forgotten ({where}): dead holders of other hosts may be kept for ever")
 
 
-def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Roll:
-    """The roll; what a glance shows of it on a full disk, or where we may only look: `clean --dry-run` does no more."""
+def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None], dry_run: bool) -> Roll:
+    """The roll; what a glance shows of it on a full disk and, if nothing is to be done, where we may only look."""
     try:
         return Roll.call(fs, layout)
     except OSError as error:
-        if error.errno not in FULL | FORBIDDEN:
+        if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
         warn(f"{explain(error)}; until that can be written, nobody is taken for gone because they are missing")
         return Roll.glance(fs, layout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,12 @@ from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
+
+
+def pytest_sessionstart() -> None:
+    """What is started in the background may have been told to ignore Ctrl-C, and so would all that the tests start."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

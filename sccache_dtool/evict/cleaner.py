@@ -50,7 +50,7 @@ class Cleaner(Post):
         with self._crew() as crew:
             census = self._census(crew, rules, now)
             left = self._loose(crew)
-            with self.court() as court:
+            with self.court(dry_run=True) as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
         drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
         return self._plan(census, rules, now, reaped, left, drift), reaped

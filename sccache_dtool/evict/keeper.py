@@ -25,7 +25,7 @@ class Keeper(Cleaner):
         if not dry_run:
             self._end_elections_of_the_dead()
         found = self._unsettled()
-        with self.court() as court:
+        with self.court(dry_run=dry_run) as court:
             return self._reap(court, found, dry_run=dry_run)
 
     def _end_elections_of_the_dead(self) -> None:
@@ -39,7 +39,7 @@ class Keeper(Cleaner):
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
         found = self._unsettled()
-        with self.court() as court:
+        with self.court(dry_run=dry_run) as court:
             try:
                 court.convict(holder, f"{holders.user_name()} says that it is gone")
             except LookupError:

@@ -54,9 +54,11 @@ class Post:
         self._crew = crew
         self._given_up = given_up
 
-    def court(self, *, glance: bool = False) -> AbstractContextManager[Court]:
+    def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
         """See `reaping.open_court`."""
-        return open_court(self._fs, self._layout, self._clock, self._proc, self._id, self._warn, glance=glance)
+        return open_court(
+            self._fs, self._layout, self._clock, self._proc, self._id, self._warn, glance=glance, dry_run=dry_run
+        )
 
     def judged(self, held: Iterable[Held]) -> list[Judged]:
         """Leases with what can be said of them; writes nothing into the cache."""

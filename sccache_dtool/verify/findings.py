@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
@@ -108,8 +107,8 @@ class Place(NamedTuple):
         try:
             self.fs.rename(f"{self.path}/{source}", f"{self.path}/{target}")
         except FileNotFoundError:
-            directory, _, name = target.rpartition("/")
-            if name not in self.fs.names(os.path.join(self.path, directory)):
+            directory, _, name = f"{self.path}/{target}".rpartition("/")
+            if name not in self.fs.names(directory):
                 raise
 
     def remove(self, name: str) -> None:
