@@ -91,16 +91,31 @@ class Election:
         return next((f"{record}, since {record.since}" for record in living or known), None)
 
     def resign(self) -> None:
-        """Let others have it; no error if it was taken from us. The sign goes last: see `_try`."""
-        from flufl.lock import NotLockedError
-
+        """Let others have it; no error if it was taken from us. The sign goes last, or stays too: see `_try`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._lock is not None:
-            with contextlib.suppress(OSError, NotLockedError):
-                self._lock.unlock()
-        self._withdraw()
+        if self._lock is None or self._is_given_back(self._lock):
+            self._withdraw()
+
+    def _is_given_back(self, lock: Lock) -> bool:
+        """Whether the lock is not ours any more. An error may pass, and is to flufl.lock somebody else's lock."""
+        from flufl.lock import NotLockedError
+
+        for _ in range(2):
+            try:
+                lock.unlock()
+                return True
+            except (NotLockedError, OSError):
+                if not self._is_ours(lock):
+                    return True
+        return False
+
+    def _is_ours(self, lock: Lock) -> bool:
+        try:
+            return self._fs.read_text(self._lock_path) == lock.claimfile
+        except OSError as error:
+            return error.errno not in GONE
 
     def _try(self) -> bool:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without

@@ -79,6 +79,27 @@ def test_who_resigns_leaves_nothing(stand: Standing, layout: Layout) -> None:
     one.resign()
 
 
+def test_a_lock_that_cannot_be_read_for_a_moment_is_given_back(stand: Standing, layout: Layout) -> None:
+    """After a fault of the network at the end of a cleaning, nobody could clean for five minutes."""
+    fs = Failing()
+    one = stand(fs=fs)
+    assert one.poll()
+    fs.fail("read_text", errno.EACCES, within=".lock", times=1)
+    one.resign()
+    assert os.listdir(layout.locks) == []
+
+
+def test_a_lock_that_stays_says_whose_it_is(stand: Standing, layout: Layout) -> None:
+    """Once its process has ended, others would have to wait although they could know."""
+    fs = Failing()
+    one = stand(fs=fs)
+    assert one.poll()
+    fs.fail("read_text", errno.EIO, within=".lock")
+    one.resign()
+    assert one.sign in os.listdir(layout.locks)
+    assert stand(state=State.DEAD).poll()
+
+
 def test_a_poll_while_another_works_is_one_listing(stand: Standing) -> None:
     """A thousand jobs that wait for one download would load the server with lock attempts."""
     winner = stand()
