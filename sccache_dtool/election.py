@@ -114,8 +114,10 @@ class Election:
     def _is_ours(self, lock: Lock) -> bool:
         try:
             return self._fs.read_text(self._lock_path) == lock.claimfile
-        except OSError as error:
-            return error.errno not in GONE
+        except FileNotFoundError:
+            return False
+        except OSError:  # nobody knows
+            return True
 
     def _try(self) -> bool:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
