@@ -121,12 +121,14 @@ class Election:
 
     def _try(self) -> bool:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
-        one says nothing of its winner, and would keep everybody waiting until it expires.
+        one says nothing of its winner, and would keep everybody waiting until it expires. Where there is no room for
+        either nobody can be elected, and everybody may work, since nothing depends on it.
         """
         from flufl.lock import AlreadyLockedError, TimeOutError
 
         lock = _new_lock(self._fs, self._lock_path)
-        self._announce()
+        if not self._announce():
+            return True
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
         except TimeOutError:
@@ -138,7 +140,7 @@ class Election:
             if error.errno in _NO_HARD_LINKS | FULL:
                 with contextlib.suppress(OSError):
                     self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text
-                return True  # nobody can be elected; everybody may work, since nothing depends on it
+                return True
             self._withdraw()
             if error.errno in GONE:
                 return False
@@ -148,7 +150,8 @@ class Election:
         self._thread.start()
         return True
 
-    def _announce(self) -> None:
+    def _announce(self) -> bool:
+        """Make our sign; False if there is no room for it."""
         try:
             self._fs.put_record(self._record, self._sign_path)
         except FileExistsError:
@@ -156,6 +159,8 @@ class Election:
         except OSError as error:
             if error.errno not in FULL:
                 raise
+            return False
+        return True
 
     def _withdraw(self) -> None:
         with contextlib.suppress(OSError):

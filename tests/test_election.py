@@ -274,6 +274,16 @@ def test_on_a_full_disk_everybody_may_work(stand: Standing, layout: Layout, monk
     assert os.listdir(layout.locks) == []
 
 
+def test_there_is_no_lock_without_a_sign(stand: Standing, layout: Layout) -> None:
+    """A cleaner that is killed on a disk without room for its sign would keep all others waiting for minutes."""
+    fs = Failing()
+    fs.fail("symlink", errno.EDQUOT)
+    standing = stand(fs=fs)
+    assert standing.poll() is True
+    assert os.listdir(layout.locks) == []
+    standing.resign()
+
+
 def test_a_lock_that_vanishes_while_it_is_looked_at_is_free(stand: Standing) -> None:
     """A job would fail because another has just finished."""
     winner = stand(101)

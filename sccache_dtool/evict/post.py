@@ -18,8 +18,7 @@ from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Item
 from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Held
-from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.lifetime import Memory, memory_path
+from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
 
@@ -74,7 +73,7 @@ class Post:
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
         record = holders.encode(holders.program_owner(self._proc), None, self._clock)
-        memory = Memory(memory_path(self._proc, f"elected-{self._id}"), self._clock)
+        memory = lifetime.Memory(lifetime.memory_path(self._proc, f"elected-{self._id}"), self._clock)
         return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
