@@ -2,7 +2,7 @@
 
 The first half of the time belongs to plays by chance (see `test_schedules`), a fifth to a storm of processes; before
 that each command is killed at every system call, which takes as long as it takes. What was done is written into the
-documentation, and what failed is printed with the seed that plays it again.
+documentation, and what failed is printed with the seed that plays it again, as soon as it is found.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def play(seed: str, until: float) -> tuple[Played, list[str]]:
             done.update(plays=1, calls=one.calls, **{str(kind): count for kind, count in chance.counts.items()})
             if violations:
                 wrong.append(f"SEED={seed} PLAY='{name}': {violations}")
+                print(wrong[-1], flush=True)  # at once: it can be looked into while the others go on
             number += 1
     return done, wrong
 
