@@ -18,9 +18,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from from_shell import Installation
 from measure import Figure, count, in_turns, ratio
 from run import line, ran_on
 
@@ -33,7 +35,6 @@ FULL = 1_000_000
 _SMALL = 10_000
 
 _HERE = Path(__file__).parent
-_TOOL = [str(Path(sys.executable).parent / "sc-dtool"), "-q"]
 _USED = "2026-11-21T10:00:00.000 ada@login1[process 4242 (python)]"
 
 
@@ -108,16 +109,24 @@ def _timed(argv: Sequence[str | Path], *, codes: Sequence[int] = (0,)) -> float:
     return seconds
 
 
-def _tool(root: Path, *words: str) -> Callable[[], float]:
-    argv = [*_TOOL, "-C", str(root), *words]
-    return lambda: _timed(argv)
+class _Tool:
+    """Our program, as a user has it."""
+
+    def __init__(self, directory: Path) -> None:
+        installed = Installation.make(directory)
+        self.words = (str(installed.python), str(installed.script), "-q")
+
+    def on(self, root: Path, *words: str) -> Callable[[], float]:
+        """A run of a command on the cache in `root`, which returns how many seconds it took."""
+        argv = [*self.words, "-C", str(root), *words]
+        return lambda: _timed(argv)
 
 
 def _du(root: Path) -> Callable[[], float]:
     return lambda: _timed(["du", "-s", str(root)])
 
 
-def _limit(root: Path) -> Callable[[], float]:
+def _limit(tool: _Tool, root: Path) -> Callable[[], float]:
     """The start of our program, and then what one in C does on all processors: nothing of ours can take less."""
     directories = [path for path in root.iterdir() if path.is_dir()]
     number = len(os.sched_getaffinity(0))
@@ -125,7 +134,7 @@ def _limit(root: Path) -> Callable[[], float]:
 
     def run() -> float:
         begin = time.perf_counter()
-        subprocess.run([*_TOOL, "--version"], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([*tool.words, "--version"], stdout=subprocess.DEVNULL, check=True)
         running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
         codes = [one.wait() for one in running]
         if any(codes):
@@ -135,12 +144,12 @@ def _limit(root: Path) -> Callable[[], float]:
     return run
 
 
-def of_items(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+def of_items(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """`du` of managed items beside ``du -s``, and a `clean` that finds nothing to do."""
     root, number = directory / "items", items // 5
     managed(root, number)
     (root / ".sc-dtool" / "config.toml").write_text('[clean]\nhigh_watermark = "100%"\n')
-    runners = {"sc-dtool du": _tool(root, "du"), "du -s": _du(root), "clean": _tool(root, "clean")}
+    runners = {"sc-dtool du": tool.on(root, "du"), "du -s": _du(root), "clean": tool.on(root, "clean")}
     for runner in runners.values():
         runner()
     before = _changes(root)
@@ -162,14 +171,14 @@ def _changes(root: Path) -> set[tuple[str, int]]:
     return {(str(name), name.stat().st_mtime_ns) for name in names}
 
 
-def of_loose(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+def of_loose(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """`du` of loose files beside ``du -s`` and gdu."""
     root, number = directory / "loose", items // 5
     loose(root, number, max(1, number // 100))
-    runners = {"sc-dtool du": _tool(root, "du"), "du -s": _du(root)}
+    runners = {"sc-dtool du": tool.on(root, "du"), "du -s": _du(root)}
     if shutil.which("gdu"):
         runners["gdu"] = lambda: _timed(["gdu", "-n", "-p", str(root)])
-        runners["limit"] = _limit(root)
+        runners["limit"] = _limit(tool, root)
     for runner in runners.values():
         runner()
     times = in_turns(runners, rounds, 3600.0)
@@ -182,12 +191,15 @@ def of_loose(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     shutil.rmtree(root)
 
 
-def of_eviction(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+def of_eviction(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """Evicting half of the items beside ``rm -rf`` of the same trees."""
     number = items // 10
     times: dict[str, list[float]] = {"clean": [], "rm -rf": []}
     for round in range(rounds):
-        order: list[tuple[str, Callable[[Path], float]]] = [("clean", _clean_half), ("rm -rf", _remove_half)]
+        order: list[tuple[str, Callable[[Path], float]]] = [
+            ("clean", partial(_clean_half, tool)),
+            ("rm -rf", _remove_half),
+        ]
         for name, remove in order if round % 2 else reversed(order):
             root = directory / "evicted"
             managed(root, number)
@@ -202,9 +214,9 @@ def _copies(root: Path) -> list[Path]:
     return [copy for copy in (root / ".sc-dtool" / "items").glob("*/*/*") if copy.name != "history"]
 
 
-def _clean_half(root: Path) -> float:
+def _clean_half(tool: _Tool, root: Path) -> float:
     left = sum(int(copy.name.split("-")[2]) for copy in _copies(root)) // 2
-    return _tool(root, "clean", "--retain-size", str(left))()
+    return tool.on(root, "clean", "--retain-size", str(left))()
 
 
 def _remove_half(root: Path) -> float:
@@ -215,7 +227,7 @@ def _remove_half(root: Path) -> float:
     return time.perf_counter() - begin
 
 
-def of_latency(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+def of_latency(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """`du` behind a millisecond of latency beside ``du -s``, through FUSE."""
     try:
         import mfusepy  # noqa: F401
@@ -241,7 +253,7 @@ def of_latency(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
 
             return wait_and_run
 
-        runners = {"sc-dtool du": forgotten(_tool(mount, "du")), "du -s": forgotten(_du(mount))}
+        runners = {"sc-dtool du": forgotten(tool.on(mount, "du")), "du -s": forgotten(_du(mount))}
         times = in_turns(runners, rounds, 3600.0)
         what = f"du -s of {number:,} items 1 ms away, beside sc-dtool du"
         yield ratio("latency", what, "du -s", "sc-dtool du", times, ">=", 10.0)
@@ -251,14 +263,14 @@ def of_latency(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
         shutil.rmtree(root)
 
 
-def of_growth(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+def of_growth(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """What an item costs in a large cache beside one in a small, and how much memory that takes."""
     seconds: dict[str, list[float]] = {}
     start = 0.0
     for name, number in (("empty", 0), ("small", _SMALL), ("large", items)):
         root = directory / name
         managed(root, number)
-        run = _tool(root, "du")
+        run = tool.on(root, "du")
         run()
         taken = [run() for _ in range(rounds)]
         if not number:
@@ -267,15 +279,15 @@ def of_growth(directory: Path, items: int, rounds: int) -> Iterator[Figure]:
         seconds[name] = [(one - start) / number for one in taken]
         if name == "large":
             for words in (["du"], ["status"], ["ls"], ["clean", "--all", "-n"]):
-                yield _memory(root, number, words)
+                yield _memory(tool, root, number, words)
         shutil.rmtree(root)
     what = f"what du costs for each of {items:,} items, beside each of {_SMALL:,}"
     yield ratio("growth", what, "large", "small", seconds, "<=", 1.3)
 
 
-def _memory(root: Path, number: int, words: Sequence[str]) -> Figure:
+def _memory(tool: _Tool, root: Path, number: int, words: Sequence[str]) -> Figure:
     """MiB that a command takes at most, its helpers not counted, which come and go with a part each."""
-    argv = [*_TOOL, "-C", str(root), "-f", "json", *words]
+    argv = [*tool.words, "-C", str(root), "-f", "json", *words]
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
@@ -304,10 +316,11 @@ def main() -> int:
     found: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="sc-dtool-scale-", dir=arguments.dir) as scratch:
         where = ran_on(scratch)
+        tool = _Tool(Path(scratch, "installation"))
         for name in arguments.only or _PARTS:
             directory = Path(scratch, name)
             directory.mkdir()
-            for figure in _PARTS[name](directory, arguments.items, arguments.rounds):
+            for figure in _PARTS[name](tool, directory, arguments.items, arguments.rounds):
                 found.append(figure)
                 if not arguments.json:
                     print(line(figure), flush=True)

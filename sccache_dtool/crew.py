@@ -29,7 +29,7 @@ THREADS = 32
 _MOST_PROCESSES = 8
 
 #: Seconds of work after which it is known what takes the time.
-_PROBE = 0.02
+_PROBE = 0.005
 
 #: Seconds that must be left for helpers to be worth their start.
 _WORTH = 0.1
@@ -89,12 +89,15 @@ class Crew:
         self.dismiss()
 
     def muster(self) -> None:
-        """Start helper processes now: by fork, which is safe only as long as there are no threads."""
+        """Start helper processes now: by fork, which is safe only as long as there are no threads.
+
+        One fewer than there are processors, as we work as well.
+        """
         import threading
 
         wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
         if self._team is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
-            for _ in range(wanted):
+            for _ in range(wanted - 1):
                 self._helpers.append(Helper(self._helpers))
 
     def muster_for(self, tasks: Sequence[object]) -> None:
@@ -170,25 +173,20 @@ class Crew:
         work: Callable[[Task], Result],
         again: Callable[[Task], Result],
         tasks: Sequence[Task],
-        wait: Callable[[Any], Any],
+        wait: Callable[[list[Any], float | None], list[Any]],
     ) -> Iterator[Result]:
+        """Give the helpers what they can hold, take what they have done, and work as well until there is something."""
         ready: dict[int, Any] = {}
         given = taken = 0
         while taken < len(tasks):
-            while given < min(len(tasks), taken + _WINDOW * max(1, len(self._helpers))):
-                helper = min(self._helpers, key=lambda one: len(one.at), default=None)
-                if helper is not None and len(helper.at) >= _AHEAD:
-                    break
-                if helper is None:
-                    ready[given] = attempt(work, tasks[given])
-                else:
+            most = min(len(tasks), taken + _WINDOW * (1 + len(self._helpers)))
+            for helper in self._helpers:
+                while given < most and len(helper.at) < _AHEAD:
                     helper.give(work, given, tasks[given])
-                given += 1
-            while taken in ready:
-                yield ready.pop(taken).get()
-                taken += 1
+                    given += 1
             working = {helper.connection: helper for helper in self._helpers if helper.at}
-            for connection in wait(list(working)) if working and taken not in ready else ():
+            arrived = wait(list(working), 0 if given < most else None) if working else []
+            for connection in arrived:
                 helper = working[connection]
                 try:
                     ready[helper.at.popleft()] = helper.connection.recv()
@@ -196,6 +194,12 @@ class Crew:
                     self._helpers.remove(helper)
                     helper.end()
                     ready |= {number: attempt(again, tasks[number]) for number in helper.at}
+            if not arrived and given < most:
+                ready[given] = attempt(work, tasks[given])
+                given += 1
+            while taken in ready:
+                yield ready.pop(taken).get()
+                taken += 1
 
 
 class _Spent(NamedTuple):

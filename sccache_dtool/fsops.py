@@ -212,22 +212,32 @@ class FileSystem:
         except FileNotFoundError:  # and nothing else: what is no directory, or stale, might have names all the same
             return []
 
-    def entries(self, path: str) -> list[Entry]:
-        """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds."""
-        with os.scandir(path) as found:
+    def entries(self, path: str, *, via: Way | None = None) -> list[Entry]:
+        """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds.
+
+        `via`: a way to it.
+        """
+        with os.scandir(path if via is None else via.directory) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
 
-    def statuses(self, path: str, names: Iterable[str]) -> Iterator[tuple[str, os.stat_result]]:
-        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out."""
-        fd = open_directory(path)
+    def statuses(
+        self, path: str, names: Iterable[str], *, via: Way | None = None
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out.
+
+        `via`: a way to it.
+        """
+        fd = open_directory(path) if via is None else via.directory
+        lstat = os.lstat  # once for each of a million files: as little beside it as can be
         try:
             for name in names:
                 try:
-                    yield name, self.lstat_in(fd, name)
+                    yield name, lstat(name, dir_fd=fd)
                 except OSError:
                     continue
         finally:
-            os.close(fd)
+            if via is None:
+                os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""

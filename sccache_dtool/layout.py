@@ -32,7 +32,8 @@ _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(releas
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
 _WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
-_LOOSE = r"([0-9a-f]{40})(\.[^/]*)?"
+_SHA1 = 40
+_LOOSE = rf"([0-9a-f]{{{_SHA1}}})(\.[^/]*)?"
 _PARTIAL = r"(\.[^/.]*)?\.tmp(\.[0-9A-Za-z]{8})?"
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
@@ -270,8 +271,16 @@ class LooseName(NamedTuple):
 
 
 def are_loose(names: Sequence[str]) -> bool:
-    """Whether all of `names` are such as `LooseName` stands for; in one go, as there may be a million of them."""
-    return re.fullmatch(rf"(?:{_LOOSE}/)*", "/".join((*names, ""))) is not None
+    """Whether all of `names` are such as `LooseName` stands for; all at once, as there may be a million of them.
+
+    Digits are hexadecimal, and in lower case, if what Python reads them as is written the same again.
+    """
+    identifiers = "".join([name[:_SHA1] for name in names])
+    try:
+        same = len(identifiers) == _SHA1 * len(names) and bytes.fromhex(identifiers).hex() == identifiers
+    except ValueError:
+        return False
+    return same and {name[_SHA1 : _SHA1 + 1] for name in names} <= {"", "."}
 
 
 def is_uuid(name: str) -> bool:

@@ -30,7 +30,7 @@ def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     with Crew(None) as made:
         made.muster()
-        assert len(made._helpers) == 3
+        assert len(made._helpers) == 2
         made._many = lambda work, again, tasks, waiting: made._by_processes(work, again, tasks)  # type: ignore[method-assign]
         yield made
 
@@ -50,12 +50,12 @@ def test_results_come_in_order_from_several_processes(helped: Crew) -> None:
     """A listing would be shuffled, or only one processor be used."""
     found = list(helped.each(number_and_process, range(200)))
     assert [number for number, _ in found] == list(range(200))
-    assert len({pid for _, pid in found}) == 4
+    assert len({pid for _, pid in found}) == 3
 
 
-def killing(marker: str, number: int) -> int:
-    """Kill the process that gets number 7, the first time."""
-    if number == 7:
+def killing(marker: str, us: int, number: int) -> int:
+    """Kill the first helper that gets something to do."""
+    if os.getpid() != us:
         try:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -66,18 +66,17 @@ def killing(marker: str, number: int) -> int:
 
 def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Crew, tmp_path: Path) -> None:
     """An out-of-memory killer would make items vanish from a listing, or hang it."""
-    work = functools.partial(killing, str(tmp_path / "killed"))
+    work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())
     assert list(helped.each(work, range(100))) == list(range(100))
-    assert len(helped._helpers) == 2
+    assert len(helped._helpers) == 1
 
 
 def test_what_a_killed_helper_was_at_is_known_to_be_done_again(helped: Crew, tmp_path: Path) -> None:
     """What an evicting helper had removed before it was killed would be told as removed by somebody else."""
-    work = functools.partial(killing, str(tmp_path / "killed"))
+    work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())
     found = list(helped.each(work, range(100), again=float))
     assert found == list(range(100))
-    assert isinstance(found[7], float)
-    assert sum(isinstance(one, float) for one in found) <= crew._AHEAD
+    assert 1 <= sum(isinstance(one, float) for one in found) <= crew._AHEAD
 
 
 def test_all_helpers_may_die(helped: Crew) -> None:

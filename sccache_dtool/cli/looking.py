@@ -6,7 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatch
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,9 +21,11 @@ from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
 from sccache_dtool.liveness import State
 from sccache_dtool.marks import Mark
-from sccache_dtool.reaping import Judged
 from sccache_dtool.sums import add_up, total
 from sccache_dtool.units import short_duration
+
+if TYPE_CHECKING:
+    from sccache_dtool.reaping import Judged
 
 SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
 LEASES = Column("LEASES", field("leases"), right=True)

@@ -100,8 +100,10 @@ class Output:
     def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
         """Drawn in pieces, so that there need not be a million rows in memory; most tables are of one."""
         first = list(islice(rows, _ROWS))
-        if first:
+        if first and self._is_decorated(sys.stdout):
             self._draw(first, columns)
+        elif first:
+            _write(sys.stdout, "\n".join(_plainly(first, columns, titled=True)))
         while piece := list(islice(rows, _ROWS)):  # nobody looks at so many, and rich would take minutes for them
             _write(sys.stdout, "\n".join(_plainly(piece, columns)))
 
@@ -119,6 +121,10 @@ class Output:
         drawn = StringIO()  # and not rich's own capture, which writes to the file all the same, if only nothing
         self._console(drawn, like=sys.stdout).print(table)
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
+
+    def _is_decorated(self, file: TextIO) -> bool:
+        """Whether what is written is folded and coloured. If not, rich need not be loaded, which takes its time."""
+        return file.isatty() or self._color == "always"
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
@@ -237,9 +243,11 @@ class _Later:
         return self._made
 
 
-def _plainly(rows: list[Fields], columns: Sequence[Column]) -> Iterator[str]:
-    """Rows in columns as wide as they need."""
+def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
+    """Rows in columns as wide as they need; `titled`: below their titles."""
     cells = [[printable(column.show(row)) for column in columns] for row in rows]
+    if titled:
+        cells.insert(0, [column.title for column in columns])
     widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
     for texts in cells:
         placed = zip(texts, widths, columns, strict=True)

@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator
 from sccache_dtool import holders, items
 from sccache_dtool.election import LOCK
 from sccache_dtool.errors import InUse, UsageError
-from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.cleaner import Cleaner
-from sccache_dtool.evict.loose import Pile
 from sccache_dtool.evict.tidy import Leftover
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import TrashName, key_label
@@ -125,13 +123,6 @@ class Keeper(Cleaner):
         with self.court() as court:
             yield from self._broom(court).find((copy for item in found for copy in item.copies), works)
         yield from self._of_dtool(self.loose(), court.roll.now)
-
-    def piles(self, untouched_since: float) -> list[Pile]:
-        """What dtool left in the cache, summed up by directory."""
-        named = self._dtool_directories
-        with self._crew() as crew:
-            found = loose_files.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
-            return list(found)
 
 
 def _means(word: str, key: str) -> bool:

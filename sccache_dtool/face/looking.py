@@ -139,7 +139,14 @@ class Looking(Opened):
 
     def piles(self, untouched_since: float = 0.0) -> list[Pile]:
         """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old."""
-        return self._keeper().piles(untouched_since)
+        from sccache_dtool.evict import loose
+
+        self.check()
+        self._warn_of_strangers()
+        named = self.settings.dtool_directories
+        with self._crew() as crew:
+            found = loose.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
+            return list(found)
 
     def judged(self, item: Item) -> list[Judged]:
         """Who holds an item, and what can be said of each. Writes nothing into the cache."""

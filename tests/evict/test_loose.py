@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from sccache_dtool.evict import loose
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, program_owner
-from sccache_dtool.layout import LooseName
+from sccache_dtool.layout import LooseName, are_loose
+from sccache_dtool.nofollow import Way
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 ID = "0123456789abcdef0123456789abcdef01234567"
@@ -46,9 +48,12 @@ class Ahead(FileSystem):
         self._seconds = seconds
 
     def _older(self, status: os.stat_result) -> os.stat_result:
-        fields = {name: getattr(status, name) for name in ("st_dev", "st_ino", "st_mode", "st_size", "st_uid")}
         times = {name: getattr(status, name) - self._seconds for name in ("st_atime", "st_mtime", "st_ctime")}
-        return Status(**fields, **times, st_mtime_ns=status.st_mtime_ns)  # type: ignore[return-value]
+        exact = {name: getattr(status, name) for name in ("st_mtime_ns", "st_ctime_ns")}
+        return os.stat_result((*status[:7], *map(int, times.values())), {**times, **exact})  # type: ignore[arg-type]
+
+    def fstat(self, fd: int) -> os.stat_result:
+        return self._older(super().fstat(fd))
 
     def lstat(self, path: str) -> os.stat_result:
         status = super().lstat(path)
@@ -57,12 +62,11 @@ class Ahead(FileSystem):
     def lstat_in(self, directory: int, name: str) -> os.stat_result:
         return self._older(super().lstat_in(directory, name))
 
-
-class Status:
-    """As much of a stat as we look at."""
-
-    def __init__(self, **fields: object) -> None:
-        self.__dict__.update(fields)
+    def statuses(
+        self, path: str, names: Iterable[str], *, via: Way | None = None
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        for name, status in super().statuses(path, names, via=via):
+            yield name, self._older(status)
 
 
 def aged(root: Path, seconds: float) -> Cache:
@@ -89,12 +93,23 @@ def aged(root: Path, seconds: float) -> Cache:
 def test_names_that_brokers_write(name, partial):
     """A partial download taken for a whole one would be counted, and the other way round it would be lost early."""
     assert LooseName.parse(name) == LooseName(ID, partial)
+    assert are_loose([ID, name])
 
 
-@pytest.mark.parametrize("name", ["", "notes.txt", ID[:-1], f"{ID}0", f"{ID}x", ID.upper(), f".{ID}", f"x{ID}.txt"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "notes.txt", ID[:-1], f"{ID}0", f"{ID}x", ID.upper(), f".{ID}", f"x{ID}.txt", f"{ID[:-1]} ", f"{ID[:-1]}ü"],
+)
 def test_names_that_brokers_do_not_write(name):
     """Whatever else is in the root is somebody's data."""
     assert LooseName.parse(name) is None
+    assert not are_loose([ID, name, ID])
+
+
+def test_names_are_not_taken_for_what_they_are_together():
+    """Two files of somebody's, with an even number of digits between them, would be deleted."""
+    assert not are_loose([ID[:-1], f"{ID}0"])
+    assert not are_loose([f"{ID[:-2]} {ID[-2:]}", ID])
 
 
 def test_the_layouts_of_all_brokers_are_found(root):
