@@ -141,7 +141,8 @@ class Election:
                 with contextlib.suppress(OSError):
                     self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text
                 return True
-            self._withdraw()
+            if self._is_given_back(lock):  # it may be ours in spite of the error
+                self._withdraw()
             if error.errno in GONE:
                 return False
             raise
@@ -181,7 +182,8 @@ class Election:
         """Take the lock from a winner who is proved dead, or silent for longer than the lifetime.
 
         Removing the sign has one winner: only who removed it removes the lock, which could be a newer winner's.
-        Ours is there before, so that the next can take over from us in turn if we are killed on the way.
+        Ours is there before, so that the next can take over from us in turn if we are killed on the way; and it stays
+        after an error, as nobody knows whether the lock has one besides.
         """
         signs = self._signs(found)
         read = [self._read(sign) for sign in signs]
@@ -192,9 +194,9 @@ class Election:
             try:
                 self._fs.unlink(f"{self._directory}/{name}")
             except OSError as error:
-                self._withdraw()
                 if error.errno not in GONE:
                     raise
+                self._withdraw()
                 return False
         return True
 

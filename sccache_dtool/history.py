@@ -146,11 +146,13 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
 
     A listing is not a snapshot: it may show neither the segment that a fold publishes meanwhile nor the entries that
     the fold removes then. So at least two are made, and another one after each that shows a new segment, or an entry
-    that is gone: no record is missed between an entry's removal and its segment's appearance.
+    that is gone: no record is missed between an entry's removal and its segment's appearance. A segment that is not
+    found has been folded into another, or a network file system has not heard of it yet: it is looked for again.
     """
     texts: dict[EndedName, str | None] = {}
     seen: set[SegmentName] = set()
     whole: set[SegmentName] = set()
+    missing: list[SegmentName] = []
     for turn in range(_MOST_LISTINGS):
         listing = _list(fs, history)
         vanished = False
@@ -161,14 +163,21 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
                 except FileNotFoundError:
                     texts[entry], vanished = None, True
         fresh = set(listing.segments) - seen
+        missing = []
         for segment in fresh:
-            lines = _segment_lines(fs, f"{history}/{segment}", segment.uses, warn)
+            try:
+                lines = _segment_lines(fs, f"{history}/{segment}", segment.uses, warn)
+            except FileNotFoundError:
+                missing.append(segment)
+                continue
+            seen.add(segment)
             texts |= {entry: text for entry, text in lines if entry}
             if lines and all(entry for entry, _ in lines):
                 whole.add(segment)
-        seen |= fresh
         if turn and not fresh and not vanished:
             break
+    for segment in missing:
+        warn(f"{history}/{segment}: is listed and cannot be found; its uses are not counted")
     return _Union(texts, frozenset(whole))
 
 
@@ -185,10 +194,11 @@ def _record(fs: FileSystem, path: str) -> str | None:
 def _segment_lines(
     fs: FileSystem, path: str, uses: int, warn: Callable[[str], None]
 ) -> list[tuple[EndedName | None, str]]:
+    """What a segment says; nothing if it cannot be read, with a warning. Raises FileNotFoundError."""
     try:
         text = fs.read_text(path, min(_SEGMENT_LIMIT, uses * _LONGEST_LINE))
-    except FileNotFoundError:  # folded into another meanwhile, which the next listing shows
-        return []
+    except FileNotFoundError:
+        raise
     except OSError as error:
         warn(f"{path}: {error.strerror}; its uses are not counted")
         return []

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flufl.lock._lockfile
 import pytest
@@ -98,6 +99,45 @@ def test_a_lock_that_stays_says_whose_it_is(stand: Standing, layout: Layout) -> 
     one.resign()
     assert one.sign in os.listdir(layout.locks)
     assert stand(state=State.DEAD).poll()
+
+
+@pytest.mark.parametrize("within", [".by-", ".lock"])
+def test_who_fails_to_pass_over_the_dead_says_so(stand: Standing, layout: Layout, within: str) -> None:
+    """A cleaner that met a fault of the network, and died, would keep all others from cleaning for five minutes."""
+    killed = stand(101)
+    assert killed.poll()
+    fs = Failing()
+    fs.fail("unlink", errno.EIO, within=within, times=1)
+    unlucky = stand(102, State.DEAD, fs=fs)
+    with pytest.raises(OSError, match="Input/output error"):
+        unlucky.poll()
+    assert unlucky.sign in os.listdir(layout.locks)
+    last = stand(103, State.DEAD)
+    assert last.poll()
+    last.resign()
+    killed.resign()
+
+
+def test_a_lock_that_is_ours_in_spite_of_an_error_has_a_sign(
+    stand: Standing, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same, when the reply to the lock itself was lost."""
+    link = os.link
+
+    def link_and_fail(*arguments: Any, **more: Any) -> None:
+        link(*arguments, **more)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", link_and_fail)
+        unlucky = stand(101)
+        with pytest.raises(OSError, match="Input/output error"):
+            unlucky.poll()
+    found = os.listdir(layout.locks)
+    assert ("work.lock" in found) == (unlucky.sign in found)
+    last = stand(102, State.DEAD)
+    assert last.poll()
+    last.resign()
 
 
 def test_a_poll_while_another_works_is_one_listing(stand: Standing) -> None:

@@ -258,6 +258,29 @@ def test_a_reader_follows_a_segment_that_is_folded_into_another(past: str, tmp: 
     assert warnings == []
 
 
+def test_a_segment_of_which_a_client_has_not_heard_yet_is_looked_for_again(
+    past: str, tmp: str, warnings: list[str]
+) -> None:
+    """On NFS, a name that a listing shows may be answered with "no such file": all that was folded would be missed."""
+    add(past, *range(4))
+    history.fold(FS, past, tmp, warnings.append, least=2)
+    fs = Failing()
+    fs.fail("read_text", errno.ENOENT, times=2)
+    assert len(history.read(fs, past, warnings.append)) == 4
+    assert warnings == []
+
+
+def test_a_segment_that_is_listed_and_never_found_is_told_of(past: str, tmp: str, warnings: list[str]) -> None:
+    """A log with a hole would look like a whole one."""
+    add(past, *range(4))
+    history.fold(FS, past, tmp, warnings.append, least=2)
+    fs = Failing()
+    fs.fail("read_text", errno.ENOENT)
+    assert history.read(fs, past, warnings.append) == []
+    assert len(warnings) == 1
+    assert "cannot be found" in warnings[0]
+
+
 class HidingOnce(Interposing):
     """A file system whose first listing shows nothing: it ran into a fold, and a listing is no snapshot."""
 
