@@ -182,22 +182,36 @@ class Election:
         """Take the lock from a winner who is proved dead, or silent for longer than the lifetime.
 
         Removing the sign has one winner: only who removed it removes the lock, which could be a newer winner's.
-        Ours is there before, so that the next can take over from us in turn if we are killed on the way; and it stays
-        after an error, as nobody knows whether the lock has one besides.
+        Ours is there before, so that the next can take over from us in turn if we are killed on the way. It stays
+        after an error, as the lock may have no other; then we begin anew, or, once we have ended, somebody else.
         """
-        signs = self._signs(found)
-        read = [self._read(sign) for sign in signs]
-        if not signs or any(record is None or self._judge(record).state is not State.DEAD for record in read):
+        signs = self._signs_of_others(found)
+        begun = self.sign in found and not signs
+        if not begun and not self._are_of_the_dead(signs):
             return self._is_silent(found)
         self._announce()
-        for name in (*signs, self._lock_name):
-            try:
-                self._fs.unlink(f"{self._directory}/{name}")
-            except OSError as error:
-                if error.errno not in GONE:
-                    raise
-                self._withdraw()
-                return False
+        try:
+            for sign in signs:
+                if not self._is_removed(sign) and self._signs_of_others(self._fs.names(self._directory)):
+                    self._withdraw()
+                    return False
+            self._is_removed(self._lock_name)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return False
+        return True
+
+    def _are_of_the_dead(self, signs: list[str]) -> bool:
+        read = [self._read(sign) for sign in signs]
+        return bool(read) and all(one is not None and self._judge(one).state is State.DEAD for one in read)
+
+    def _is_removed(self, name: str) -> bool:
+        """Whether we have removed it. It may have been us though it was gone: at our request, which was repeated."""
+        try:
+            self._fs.unlink(f"{self._directory}/{name}")
+        except FileNotFoundError:
+            return False
         return True
 
     def _is_silent(self, found: list[str]) -> bool:
@@ -226,6 +240,9 @@ class Election:
 
     def _signs(self, found: list[str]) -> list[str]:
         return [name for name in found if name.startswith(self._sign_prefix)]
+
+    def _signs_of_others(self, found: list[str]) -> list[str]:
+        return [name for name in self._signs(found) if name != self.sign]
 
     def _read(self, sign: str) -> HolderRecord | None:
         try:

@@ -24,6 +24,21 @@ from sccache_dtool.liveness.lifetime import Memory
 Standing = Callable[..., Election]
 
 
+class Wrongly(FileSystem):
+    """Removes one name, and then reports an error."""
+
+    def __init__(self, within: str, error: int) -> None:
+        self._within = within
+        self._error = error
+        self.answered = False
+
+    def unlink(self, path: str) -> None:
+        super().unlink(path)
+        if self._within in path and not self.answered:
+            self.answered = True
+            raise OSError(self._error, os.strerror(self._error), path)
+
+
 def judge_as(state: State) -> Callable[[HolderRecord], Verdict]:
     return lambda record: Verdict(state, "as the test says")
 
@@ -99,6 +114,23 @@ def test_a_lock_that_stays_says_whose_it_is(stand: Standing, layout: Layout) -> 
     one.resign()
     assert one.sign in os.listdir(layout.locks)
     assert stand(state=State.DEAD).poll()
+
+
+@pytest.mark.parametrize("error", [errno.ENOENT, errno.ESTALE])
+@pytest.mark.parametrize("within", [".by-", ".lock"])
+def test_who_passes_over_the_dead_goes_on_after_an_answer_that_may_be_wrong(
+    stand: Standing, layout: Layout, within: str, error: int
+) -> None:
+    """A request that is repeated is told that there is nothing: the lock would stay, and nobody could know whose."""
+    killed = stand(101)
+    assert killed.poll()
+    fs = Wrongly(within, error)
+    second = stand(102, State.DEAD, fs=fs)
+    assert second.poll() or second.poll()
+    assert fs.answered
+    assert [name for name in os.listdir(layout.locks) if ".by-" in name] == [second.sign]
+    second.resign()
+    assert [name for name in os.listdir(layout.locks) if "|" not in name] == []
 
 
 @pytest.mark.parametrize("within", [".by-", ".lock"])
