@@ -1,10 +1,11 @@
 """Every call that touches the file system, in one injectable object.
 
-Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin. The
-operations that decide something (`symlink`, `rename`, `rmdir`, `mkdir`, `create`) are single system calls, because
-on a network file system each is one request that the server answers with one winner. Nothing here follows a
-symbolic link in the last component of a path, nor one on the way below the control directory (see `nofollow`), and
-nothing decides by "does it exist?": on NFS that answer may be almost a minute old.
+Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin, but for
+`trees` and `nofollow`, which this is made of. The operations that decide something (`symlink`, `rename`, `rmdir`,
+`mkdir`, `create`) are single system calls, because on a network file system each is one request that the server
+answers with one winner. Nothing here follows a symbolic link in the last component of a path, nor one on the way
+below the control directory (see `nofollow`), and nothing decides by "does it exist?": on NFS that answer may be almost
+a minute old.
 """
 
 from __future__ import annotations
@@ -13,22 +14,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from sccache_dtool.nofollow import (
-    Walk,
-    Way,
-    by_descriptor,
-    give_permissions,
-    open_directory,
-    opened,
-    reached,
-    way_to,
-)
-
-if TYPE_CHECKING:
-    import tarfile
+from sccache_dtool.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
+from sccache_dtool.trees import SHARED_DIRECTORY, Trees
 
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
@@ -36,20 +26,7 @@ CHUNK = 1 << 20
 #: No text file of ours is larger than this; a larger one is somebody's prank or damage.
 TEXT_LIMIT = 1 << 20
 
-_READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # NONBLOCK: a FIFO must not hang us
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NO_WRITE_BITS = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
-
-
-#: Permission bits that a directory has in a cache that a group shares.
-SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
-
-
-class Usage(NamedTuple):
-    """What a tree takes up: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
-
-    bytes: int
-    entries: int
 
 
 class Entry(NamedTuple):
@@ -59,7 +36,7 @@ class Entry(NamedTuple):
     is_dir: bool
 
 
-class FileSystem:
+class FileSystem(Trees):
     """The real file system. All methods raise OSError as the system call does."""
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
@@ -154,7 +131,7 @@ class FileSystem:
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for part in inner.split("/"):
             try:
-                below = os.open(part, _READ_ONLY, dir_fd=fd)
+                below = os.open(part, READ_ONLY, dir_fd=fd)
             finally:
                 os.close(fd)
             fd = below
@@ -205,10 +182,10 @@ class FileSystem:
         finally:
             os.close(fd)
 
-    def names_if_any(self, path: str) -> list[str]:
+    def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
         """As `names`; none for a directory that is not there, as it is made when it is needed."""
         try:
-            return self.names(path)
+            return self.names(path, via=via)
         except FileNotFoundError:  # and nothing else: what is no directory, or stale, might have names all the same
             return []
 
@@ -238,6 +215,16 @@ class FileSystem:
         finally:
             if via is None:
                 os.close(fd)
+
+    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
+        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        fd = open_directory(directory)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
@@ -275,7 +262,7 @@ class FileSystem:
 
     def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
-        fd = opened(path, _READ_ONLY)
+        fd = opened(path, READ_ONLY)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", path)
@@ -289,7 +276,7 @@ class FileSystem:
     def read_private(self, path: str) -> bytes:
         """What is in a file that nobody but us can have put there: it and its directory are ours, and for us alone."""
         with reached(path) as (name, directory):
-            fd = os.open(name, _READ_ONLY, dir_fd=directory)
+            fd = os.open(name, READ_ONLY, dir_fd=directory)
             try:
                 status = os.fstat(fd)
                 if directory is None or not (stat.S_ISREG(status.st_mode) and _is_private(status)):
@@ -317,7 +304,7 @@ class FileSystem:
 
     def open(self, path: str) -> int:
         """Open a file for reading, never through a symbolic link."""
-        return opened(path, _READ_ONLY)
+        return opened(path, READ_ONLY)
 
     def read(self, fd: int, size: int = CHUNK) -> bytes:
         """At most `size` bytes; empty at the end."""
@@ -336,77 +323,6 @@ class FileSystem:
     def close(self, fd: int) -> None:
         """Close a descriptor; a network file system may report here that a write failed."""
         os.close(fd)
-
-    # -- trees, only ever within a work area or the trash ------------------------------------------------------------
-
-    def usage(self, path: str) -> Usage:
-        """Bytes and entries of a file or tree, `path` itself included."""
-        size = total = 0
-        with Walk(path) as walk:
-            for directory, name, _ in walk:
-                status = os.lstat(name, dir_fd=directory)
-                total += 1
-                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return Usage(size, total)
-
-    def seal(self, path: str, *, shared: bool = False) -> None:
-        """Make a file or tree durable, its files read-only: what is published never changes.
-
-        Directories stay writable, because whoever may evict must be able to empty them. `shared`: their group may
-        write in directories, and read files.
-        """
-        with Walk(path) as walk:
-            for directory, name, is_dir in walk:
-                if not (is_dir or stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)):
-                    continue
-                fd = os.open(name, _READ_ONLY, dir_fd=directory)
-                try:
-                    os.fchmod(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-
-    def remove_tree(self, path: str, *, via: Way | None = None) -> None:
-        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error.
-
-        `via`: a way to a directory above it.
-        """
-        with Walk(path, opening=True, via=via) as walk:
-            for directory, name, is_dir in walk:
-                try:
-                    (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
-                except FileNotFoundError:
-                    continue
-
-    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
-        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
-        fd = open_directory(directory)
-        try:
-            for name in names:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=fd)
-        finally:
-            os.close(fd)
-
-    def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
-        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
-
-        Meanwhile nobody else may change anything in there, and its own name is not used: tarfile writes by path, and
-        would follow a link that somebody has put in the place of a directory.
-        """
-        fd = open_directory(directory)
-        anchor = by_descriptor(fd)
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.fchmod(fd, stat.S_IRWXU)
-        try:
-            archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
-        except OSError as error:
-            if not str(error.filename).startswith(anchor):
-                raise
-            raise OSError(error.errno, error.strerror, directory + error.filename.removeprefix(anchor)) from error
-        finally:
-            os.fchmod(fd, mode)
-            os.close(fd)
 
     @staticmethod
     def _read_all(fd: int, limit: int) -> bytes:
@@ -441,13 +357,3 @@ class FileSystem:
 
 def _is_private(status: os.stat_result) -> bool:
     return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
-
-
-def _sealed_mode(mode: int, shared: bool) -> int:
-    """The permission bits of a published file or directory that had `mode`."""
-    bits = stat.S_IMODE(mode)
-    if stat.S_ISDIR(mode):
-        return bits | SHARED_DIRECTORY if shared else bits
-    if shared:
-        bits |= (bits & stat.S_IRWXU) >> 3
-    return bits & _NO_WRITE_BITS

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from sccache_dtool import records
 from sccache_dtool.clock import from_iso, iso
-from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import EndedName, SegmentName, unique
 from sccache_dtool.nofollow import Way
@@ -119,12 +118,7 @@ def fold(
 
 
 def _list(fs: FileSystem, history: str, via: Way | None = None) -> _Listing:
-    try:
-        found = fs.names(history, via=via)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        found = []
+    found = fs.names_if_any(history, via=via)
     entries, segments, strangers = [], [], []
     for name in found:
         if entry := EndedName.parse(name):

@@ -13,7 +13,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple, Self
 
 #: Below a directory of this name, and below the beginnings of one, no symbolic link is followed.
@@ -27,12 +26,13 @@ _GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIF
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 #: Enough to go on from a directory: needs no right to list it, and on a network file system no request of its own.
-_WAY = getattr(os, "O_PATH", os.O_RDONLY) | _DIRECTORY
+ONWARD = getattr(os, "O_PATH", os.O_RDONLY) | _DIRECTORY
 
-_LISTING = os.O_RDONLY | _DIRECTORY
+#: To list a directory.
+LISTING = os.O_RDONLY | _DIRECTORY
 
-#: The longest path that is shown whole in an error; trees may be deeper than any path can say.
-_LONGEST_SHOWN = 1000
+#: To read a file; at once, because a FIFO must not hang us.
+READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Way(NamedTuple):
@@ -53,17 +53,17 @@ class Way(NamedTuple):
 
 def way_to(path: str, via: Way | None = None) -> Way:
     """The way to a directory, to be closed by the caller; `via`: one to a directory above it."""
-    return Way(path, opened(path, _LISTING, via))
+    return Way(path, opened(path, LISTING, via))
 
 
 def open_directory(path: str, via: Way | None = None, *, as_is: bool = False) -> int:
     """Open a directory in order to list it. `as_is`: what is in no control directory may be a link to one."""
-    return opened(path, _LISTING, via, as_is=as_is)
+    return opened(path, LISTING, via, as_is=as_is)
 
 
 def give_permissions(path: str, mode: int) -> None:
     """Set a directory's permission bits, also if they let nobody in; only where there is a /proc."""
-    fd = opened(path, _WAY)
+    fd = opened(path, ONWARD)
     try:
         os.chmod(by_descriptor(fd), mode)
     finally:
@@ -73,7 +73,7 @@ def give_permissions(path: str, mode: int) -> None:
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`."""
     try:
-        name, directory = _reach(path, via, _WAY)
+        name, directory = _reach(path, via, ONWARD)
         if as_is and directory is None:
             flags &= ~os.O_NOFOLLOW
         try:
@@ -91,7 +91,7 @@ def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None
     What does not lie in a control directory is handed out as it is, with no directory. `via`: a way to one above it.
     """
     try:
-        name, directory = _reach(path, via, _WAY)
+        name, directory = _reach(path, via, ONWARD)
         try:
             yield name, directory
         finally:
@@ -115,7 +115,7 @@ def _look_again(path: str) -> None:
     For O_PATH its client asks nothing and goes on remembering what another host has removed; to list, it asks.
     """
     with contextlib.suppress(PermissionError):  # a directory that we may pass through and not list
-        _leave(_reach(path, None, _LISTING)[1], None)
+        _leave(_reach(path, None, LISTING)[1], None)
 
 
 def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
@@ -163,146 +163,6 @@ def _is_link(directory: int | None, name: str) -> bool:
         return False
 
 
-class Found(NamedTuple):
-    """What a walk has come to: a name in an open directory."""
-
-    directory: int | None
-    name: str
-    is_dir: bool
-
-
-#: Directories of a tree that a walk has open at a time, innermost first; above them, it goes back by "..".
-_MOST_OPEN = 50
-
-
-class _Level:
-    """A directory that a walk is in."""
-
-    def __init__(self, name: str, directory: int, identity: tuple[int, int], ahead: list[str]) -> None:
-        self.name = name
-        self.directory = directory  # open; -1: not any more
-        self.identity = identity
-        self.ahead = ahead  # directories in it, still to be entered
-
-    def close(self) -> None:
-        if self.directory >= 0:
-            os.close(self.directory)
-            self.directory = -1
-
-
-class Walk:
-    """A file or tree, children before their directory; a context manager that names what an error is about.
-
-    Few descriptors are open at a time, so that a tree may be of any depth. The way back up is checked: it must lead to
-    where we came from, or somebody has moved what we are in.
-    """
-
-    def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
-        """`opening`: give us the right to empty directories of ours that are read-only; `via`: as for `reached`."""
-        self._path = path
-        self._opening = opening
-        self._via = via
-        self._levels: list[_Level] = []
-        self._name = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for level in self._levels:
-            level.close()
-        if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):
-            raise self._named(error) from None
-
-    def _named(self, error: OSError) -> OSError:
-        inner = (*(level.name for level in self._levels[1:]), self._name) if self._levels else ()
-        return OSError(error.errno, error.strerror, _shortened("/".join((self._path, *inner))))
-
-    def __iter__(self) -> Iterator[Found]:
-        with reached(self._path, self._via) as (name, above):
-            is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
-            if is_dir:
-                try:
-                    yield from self._below(name, above)
-                except OSError as error:
-                    raise self._named(error) from None
-            yield Found(above, name, is_dir)
-
-    def _below(self, name: str, above: int | None) -> Iterator[Found]:
-        yield from self._go_down(name, above)
-        while True:
-            level = self._levels[-1]
-            if level.ahead:
-                self._name = level.ahead.pop()
-                with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
-                    yield from self._go_down(self._name, level.directory)
-                continue
-            if len(self._levels) == 1:
-                self._levels.pop().close()
-                return
-            self._go_up()
-            self._name = level.name
-            yield Found(self._levels[-1].directory, level.name, True)
-
-    def _go_down(self, name: str, above: int | None) -> Iterator[Found]:
-        directory = self._open(name, above)
-        status = os.fstat(directory)
-        level = _Level(name, directory, (status.st_dev, status.st_ino), [])
-        self._levels.append(level)
-        if len(self._levels) > _MOST_OPEN:
-            self._levels[-_MOST_OPEN - 1].close()
-        if self._opening and _is_closed_to_us(status):
-            with contextlib.suppress(OSError):  # what cannot be done here fails where access is needed
-                os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
-        with os.scandir(directory) as found:
-            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-        level.ahead = [inner for inner, is_dir in entries if is_dir]
-        for self._name, is_dir in entries:
-            if not is_dir:
-                yield Found(directory, self._name, False)
-
-    def _open(self, name: str, above: int | None) -> int:
-        try:
-            return os.open(name, _LISTING, dir_fd=above)
-        except PermissionError:
-            if not self._opening:
-                raise
-        _let_us_in(name, above)
-        return os.open(name, _LISTING, dir_fd=above)
-
-    def _go_up(self) -> None:
-        left, level = self._levels[-1], self._levels[-2]
-        if level.directory < 0:
-            level.directory = os.open("..", _LISTING, dir_fd=left.directory)
-            status = os.fstat(level.directory)
-            if (status.st_dev, status.st_ino) != level.identity:
-                raise OSError(errno.ESTALE, "was moved away meanwhile")
-        self._levels.pop().close()
-
-
-def _is_closed_to_us(status: os.stat_result) -> bool:
-    """Whether a directory is ours, and read-only."""
-    return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
-
-
-def _let_us_in(name: str, above: int | None) -> None:
-    """Let its owner into a directory that cannot even be opened."""
-    with contextlib.suppress(OSError):
-        fd = os.open(name, _WAY, dir_fd=above)
-        try:
-            status = os.fstat(fd)
-            if _is_closed_to_us(status):
-                os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
-        finally:
-            os.close(fd)
-
-
 def by_descriptor(fd: int) -> str:
     """A path that leads to what is open, whatever its name is by now (proc_pid_fd(5)); only where there is a /proc."""
     return f"/proc/self/fd/{fd}"
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"

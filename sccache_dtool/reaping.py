@@ -19,10 +19,10 @@ from sccache_dtool.layout import REAPED, HolderName, Layout
 from sccache_dtool.leases import Held, end
 from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.jobs import Job
-from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.schedulers import Docket
 from sccache_dtool.records import Damaged
 from sccache_dtool.units import short_duration
+from sccache_dtool.workplace import Workplace
 
 #: How often we wait for a moment without a change among the holders, to tell who is missing.
 _PATIENCE = 3
@@ -162,22 +162,13 @@ class Court:
 
 
 @contextlib.contextmanager
-def open_court(
-    fs: FileSystem,
-    layout: Layout,
-    clock: Clock,
-    proc: Proc,
-    cache_id: str,
-    warn: Callable[[str], None],
-    *,
-    glance: bool = False,
-    dry_run: bool = False,
-) -> Iterator[Court]:
+def open_court(place: Workplace, *, glance: bool = False, dry_run: bool = False) -> Iterator[Court]:
     """A court with everybody who is there. What it sees of lifetimes is remembered for the next one on this host.
 
     `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed. `dry_run`:
     so, too, if nothing can be written.
     """
+    fs, layout, clock, proc, cache_id, warn = place
     memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
     with memory.remembered():
         roll = Roll.glance(fs, layout) if glance else _call(fs, layout, warn, dry_run)

@@ -60,7 +60,7 @@ def _forward(kind: str) -> Callable[..., Any]:
     return call_through
 
 
-for _kind in vars(FileSystem):
+for _kind in dir(FileSystem):
     if not _kind.startswith("_") and _kind not in _COMPOSED:
         setattr(Counting, _kind, _forward(_kind))
 

@@ -20,6 +20,7 @@ from sccache_dtool.liveness import schedulers
 from sccache_dtool.liveness.jobs import Job
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.liveness.schedulers import Reply
+from sccache_dtool.workplace import Workplace
 
 LEASES, HOLDERS = 10_000, 100
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -85,7 +86,7 @@ def test_reaping_asks_each_holder_once(
         assert all(leases.take(FileSystem(), clock, holder, copy) for _ in range(LEASES // HOLDERS))
     listed = held(copy)
     fs = Counting()
-    with reaping.open_court(fs, layout, clock, proc, "cost", print) as court:
+    with reaping.open_court(Workplace(fs, layout, clock, proc, "cost", print)) as court:
         done = reaping.reap(fs, layout, clock, court, listed, dry_run=False)
     assert len(done.leases) == LEASES
     assert len(done.holders) == HOLDERS

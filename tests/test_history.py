@@ -258,6 +258,16 @@ def test_a_reader_follows_a_segment_that_is_folded_into_another(past: str, tmp: 
     assert warnings == []
 
 
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_listing_that_fails_is_not_an_empty_one(past: str, warnings: list[str], nth: int) -> None:
+    """A server that restarts would make uses vanish from the log, and let a popular item go."""
+    add(past, *range(4))
+    fs = Failing()
+    fs.fail("names", errno.ESTALE, nth=nth, times=1)
+    with pytest.raises(OSError, match="Stale"):
+        history.read(fs, past, warnings.append)
+
+
 def test_a_segment_of_which_a_client_has_not_heard_yet_is_looked_for_again(
     past: str, tmp: str, warnings: list[str]
 ) -> None:

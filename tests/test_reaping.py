@@ -20,6 +20,7 @@ from sccache_dtool.leases import Held, Lease, Place
 from sccache_dtool.liveness import State, lifetime
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.reaping import Court, Judged, Reaped
+from sccache_dtool.workplace import Workplace
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -72,7 +73,7 @@ def reap(layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, warning
 
     def reap(fs: FileSystem = FS, **more: object) -> Reaped:
         listed = held(place)
-        with reaping.open_court(fs, layout, clock, proc, "cache-id", warnings.append) as court:
+        with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", warnings.append)) as court:
             return reaping.reap(fs, layout, clock, court, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
 
     return reap
@@ -82,7 +83,7 @@ def judge(
     layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, *, glance: bool = False, fs: FileSystem = FS
 ) -> list[Judged]:
     listed = held(place)
-    with reaping.open_court(fs, layout, clock, proc, "cache-id", [].append, glance=glance) as court:
+    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append), glance=glance) as court:
         return [court.lease(one) for one in listed]
 
 

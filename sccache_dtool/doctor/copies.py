@@ -11,11 +11,12 @@ from sccache_dtool import history, items
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, explain
-from sccache_dtool.fsops import FileSystem, Usage
+from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Copy
 from sccache_dtool.layout import ITEM_FILE, PAYLOAD, Layout
 from sccache_dtool.leases import Held
 from sccache_dtool.records import Damaged, printable
+from sccache_dtool.trees import Usage
 
 #: Evicts a copy through its gate. Raises InUse.
 Evict = Callable[[Copy], object]

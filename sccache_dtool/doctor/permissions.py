@@ -10,9 +10,10 @@ from functools import partial
 
 from sccache_dtool import items
 from sccache_dtool.doctor.findings import Finding
-from sccache_dtool.fsops import SHARED_DIRECTORY, FileSystem
+from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Item
 from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD, Layout
+from sccache_dtool.trees import SHARED_DIRECTORY
 
 _READ = stat.S_IRUSR | stat.S_IRGRP
 _ENTER = stat.S_IXUSR | stat.S_IXGRP

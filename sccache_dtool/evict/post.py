@@ -6,34 +6,27 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from sccache_dtool import holders, items
-from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, InUse
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.loose import Found
 from sccache_dtool.evict.tidy import Broom, Leftover
-from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Item
-from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict, lifetime
-from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.liveness.process import Process
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
+from sccache_dtool.workplace import Workplace
 
 
 class Post:
-    """What is needed for work on one cache that has been checked to be one."""
+    """What cleaners and keepers have in common."""
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
-        proc: Proc,
-        cache_id: str,
-        warn: Callable[[str], None],
+        place: Workplace,
         heartbeat_ttl: float,
         dtool_directories: Collection[str] = (),
         crew: Callable[[], Crew] = Crew,
@@ -42,12 +35,8 @@ class Post:
         """`heartbeat_ttl`: our lifetime in seconds while we are at work; `dtool_directories`: see `loose.scan`;
         `given_up`: whose work we have taken over, and so their elections.
         """
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
-        self._proc = proc
-        self._id = cache_id
-        self._warn = warn
+        self._place = place
+        self._fs, self._layout, self._clock, self._proc, self._id, self._warn = place
         self._heartbeat_ttl = heartbeat_ttl
         self._dtool_directories = dtool_directories
         self._crew = crew
@@ -55,9 +44,7 @@ class Post:
 
     def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
         """See `reaping.open_court`."""
-        return open_court(
-            self._fs, self._layout, self._clock, self._proc, self._id, self._warn, glance=glance, dry_run=dry_run
-        )
+        return open_court(self._place, glance=glance, dry_run=dry_run)
 
     def judged(self, held: Iterable[Held]) -> list[Judged]:
         """Leases with what can be said of them; writes nothing into the cache."""

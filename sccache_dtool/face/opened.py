@@ -13,7 +13,8 @@ from sccache_dtool.errors import LeaseLost, NoCache
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Place
-from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.workplace import Workplace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -135,10 +136,7 @@ class Opened:
         """
         from sccache_dtool.team.part import Part
 
-        self.check()
-        heartbeat_ttl = self.settings.heartbeat_ttl
-        part = Part(self._fs, self._layout, self._clock, self._proc, task, self._jobs, self._warn, heartbeat_ttl)
-        return part.take(command)
+        return Part(self._workplace(), task, self._jobs, self.settings.heartbeat_ttl).take(command)
 
     def _warn_of_strangers(self) -> None:
         """Warn, once, of a cache in which everybody may put what its users read."""
@@ -151,22 +149,15 @@ class Opened:
     def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
         from sccache_dtool.evict.keeper import Keeper
 
-        cache_id = self.check()
+        place = self._workplace(warn)
         if warn is None:
             self._warn_of_strangers()
         settings = settings or self.settings
-        return Keeper(
-            self._fs,
-            self._layout,
-            self._clock,
-            self._proc,
-            cache_id,
-            warn or self._warn,
-            settings.heartbeat_ttl,
-            settings.dtool_directories,
-            self._crew,
-            self._team.lost if self._team is not None else frozenset(),
-        )
+        given_up = self._team.lost if self._team is not None else frozenset[Process]()
+        return Keeper(place, settings.heartbeat_ttl, settings.dtool_directories, self._crew, given_up)
+
+    def _workplace(self, warn: Tell | None = None) -> Workplace:
+        return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
 
     def _crew(self) -> Crew:
         return Crew(self._jobs, self._on_scan, self._team)

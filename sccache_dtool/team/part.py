@@ -7,12 +7,9 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from sccache_dtool import __version__, holders
-from sccache_dtool.clock import Clock
 from sccache_dtool.errors import TimedOut, explain
-from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, HolderRecord
-from sccache_dtool.layout import Layout
-from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.liveness.process import Process
 from sccache_dtool.records import Damaged
 from sccache_dtool.team import board as boards
 from sccache_dtool.team.board import About, Board
@@ -20,6 +17,7 @@ from sccache_dtool.team.lead import Lead, Superseded
 from sccache_dtool.team.member import Ending, Member
 from sccache_dtool.team.names import heir_name
 from sccache_dtool.team.task import Task
+from sccache_dtool.workplace import Workplace
 
 Value = TypeVar("Value")
 Tell = Callable[[str], None]
@@ -31,25 +29,11 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 class Part:
     """The part of one task; `take` it once."""
 
-    def __init__(
-        self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
-        proc: Proc,
-        task: Task,
-        jobs: int | None,
-        tell: Tell,
-        heartbeat_ttl: float,
-    ) -> None:
-        """`tell` is told what people should know; `heartbeat_ttl`: our lifetime in seconds while we lead."""
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
-        self._proc = proc
+    def __init__(self, place: Workplace, task: Task, jobs: int | None, heartbeat_ttl: float) -> None:
+        """`heartbeat_ttl`: our lifetime in seconds while we lead."""
+        self._fs, self._layout, self._clock, self._proc, _, self._tell = place
         self._task = task
         self._jobs = jobs
-        self._tell = tell
         self._heartbeat_ttl = heartbeat_ttl
 
     def take(self, command: Callable[[Lead | None], Value]) -> Value | None:

@@ -18,6 +18,7 @@ from sccache_dtool.liveness import State, Verdict, lifetime, schedulers
 from sccache_dtool.liveness.jobs import Job
 from sccache_dtool.liveness.owners import program_owner
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.workplace import Workplace
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
@@ -125,7 +126,7 @@ def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
         monkeypatch.setattr(schedulers.Docket.__init__, "__defaults__", (commands,))
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
-        with reaping.open_court(OnClock(clock), layout, clock, proc, "cache-id", print) as court:
+        with reaping.open_court(Workplace(OnClock(clock), layout, clock, proc, "cache-id", print)) as court:
             return court.holder(holder.id)[1]
 
     return hear
@@ -207,7 +208,7 @@ def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: Fa
     """A cleaner would read every holder twice."""
     fs = Counting()
     ids = [Holder(FileSystem(), layout, clock, Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)]
-    with reaping.open_court(fs, layout, clock, proc, "cache-id", print) as court:
+    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
         court.expect([*ids, "nobody"])
         assert [court.holder(id)[1].state for id in ids] == [DEAD] * 3
     assert fs.kinds().count("readlink") == 3
@@ -239,7 +240,7 @@ def test_who_may_not_end_a_lease_is_told_who_may(
     id = Holder(FileSystem(), layout, clock, owner, None).id
     fs = Failing()
     fs.fail("rename", error)
-    with reaping.open_court(fs, layout, clock, proc, "cache-id", print) as court:
+    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
         done = reaping.reap(fs, layout, clock, court, [], dry_run=False)
     (failure,) = done.failed
     assert failure.startswith(f"cannot revoke holder {id}: ")

@@ -1,0 +1,250 @@
+"""Whole trees, of any depth: measured, made durable, removed, unpacked; only ever within a work area or the trash.
+
+As everywhere below the control directory, no symbolic link is followed, whatever others put there meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, open_directory, reached
+
+if TYPE_CHECKING:
+    import tarfile
+
+#: Permission bits that a directory has in a cache that a group shares.
+SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
+
+_NO_WRITE_BITS = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+
+#: The longest path that is shown whole in an error; trees may be deeper than any path can say.
+_LONGEST_SHOWN = 1000
+
+
+class Usage(NamedTuple):
+    """What a tree takes up: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
+
+    bytes: int
+    entries: int
+
+
+class Trees:
+    """What a `FileSystem` does with whole trees."""
+
+    def usage(self, path: str) -> Usage:
+        """Bytes and entries of a file or tree, `path` itself included."""
+        size = total = 0
+        with Walk(path) as walk:
+            for directory, name, _ in walk:
+                status = os.lstat(name, dir_fd=directory)
+                total += 1
+                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        return Usage(size, total)
+
+    def seal(self, path: str, *, shared: bool = False) -> None:
+        """Make a file or tree durable, its files read-only: what is published never changes.
+
+        Directories stay writable, because whoever may evict must be able to empty them. `shared`: their group may
+        write in directories, and read files.
+        """
+        with Walk(path) as walk:
+            for directory, name, is_dir in walk:
+                if not (is_dir or stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)):
+                    continue
+                fd = os.open(name, READ_ONLY, dir_fd=directory)
+                try:
+                    os.fchmod(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+    def remove_tree(self, path: str, *, via: Way | None = None) -> None:
+        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error.
+
+        `via`: a way to a directory above it.
+        """
+        with Walk(path, opening=True, via=via) as walk:
+            for directory, name, is_dir in walk:
+                try:
+                    (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
+                except FileNotFoundError:
+                    continue
+
+    def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
+        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
+
+        Meanwhile nobody else may change anything in there, and its own name is not used: tarfile writes by path, and
+        would follow a link that somebody has put in the place of a directory.
+        """
+        fd = open_directory(directory)
+        anchor = by_descriptor(fd)
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+        os.fchmod(fd, stat.S_IRWXU)
+        try:
+            archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
+        except OSError as error:
+            if not str(error.filename).startswith(anchor):
+                raise
+            raise OSError(error.errno, error.strerror, directory + error.filename.removeprefix(anchor)) from error
+        finally:
+            os.fchmod(fd, mode)
+            os.close(fd)
+
+
+def _sealed_mode(mode: int, shared: bool) -> int:
+    """The permission bits of a published file or directory that had `mode`."""
+    bits = stat.S_IMODE(mode)
+    if stat.S_ISDIR(mode):
+        return bits | SHARED_DIRECTORY if shared else bits
+    if shared:
+        bits |= (bits & stat.S_IRWXU) >> 3
+    return bits & _NO_WRITE_BITS
+
+
+# -- going through a tree ----------------------------------------------------------------------------------------------
+
+
+class Found(NamedTuple):
+    """What a walk has come to: a name in an open directory."""
+
+    directory: int | None
+    name: str
+    is_dir: bool
+
+
+#: Directories of a tree that a walk has open at a time, innermost first; above them, it goes back by "..".
+_MOST_OPEN = 50
+
+
+class _Level:
+    """A directory that a walk is in."""
+
+    def __init__(self, name: str, directory: int, identity: tuple[int, int], ahead: list[str]) -> None:
+        self.name = name
+        self.directory = directory  # open; -1: not any more
+        self.identity = identity
+        self.ahead = ahead  # directories in it, still to be entered
+
+    def close(self) -> None:
+        if self.directory >= 0:
+            os.close(self.directory)
+            self.directory = -1
+
+
+class Walk:
+    """A file or tree, children before their directory; a context manager that names what an error is about.
+
+    Few descriptors are open at a time, so that a tree may be of any depth. The way back up is checked: it must lead to
+    where we came from, or somebody has moved what we are in.
+    """
+
+    def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
+        """`opening`: give us the right to empty directories of ours that are read-only; `via`: as for `reached`."""
+        self._path = path
+        self._opening = opening
+        self._via = via
+        self._levels: list[_Level] = []
+        self._name = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for level in self._levels:
+            level.close()
+        if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):
+            raise self._named(error) from None
+
+    def _named(self, error: OSError) -> OSError:
+        inner = (*(level.name for level in self._levels[1:]), self._name) if self._levels else ()
+        return OSError(error.errno, error.strerror, _shortened("/".join((self._path, *inner))))
+
+    def __iter__(self) -> Iterator[Found]:
+        with reached(self._path, self._via) as (name, above):
+            is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
+            if is_dir:
+                try:
+                    yield from self._below(name, above)
+                except OSError as error:
+                    raise self._named(error) from None
+            yield Found(above, name, is_dir)
+
+    def _below(self, name: str, above: int | None) -> Iterator[Found]:
+        yield from self._go_down(name, above)
+        while True:
+            level = self._levels[-1]
+            if level.ahead:
+                self._name = level.ahead.pop()
+                with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+                    yield from self._go_down(self._name, level.directory)
+                continue
+            if len(self._levels) == 1:
+                self._levels.pop().close()
+                return
+            self._go_up()
+            self._name = level.name
+            yield Found(self._levels[-1].directory, level.name, True)
+
+    def _go_down(self, name: str, above: int | None) -> Iterator[Found]:
+        directory = self._open(name, above)
+        status = os.fstat(directory)
+        level = _Level(name, directory, (status.st_dev, status.st_ino), [])
+        self._levels.append(level)
+        if len(self._levels) > _MOST_OPEN:
+            self._levels[-_MOST_OPEN - 1].close()
+        if self._opening and _is_closed_to_us(status):
+            with contextlib.suppress(OSError):  # what cannot be done here fails where access is needed
+                os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+        with os.scandir(directory) as found:
+            entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+        level.ahead = [inner for inner, is_dir in entries if is_dir]
+        for self._name, is_dir in entries:
+            if not is_dir:
+                yield Found(directory, self._name, False)
+
+    def _open(self, name: str, above: int | None) -> int:
+        try:
+            return os.open(name, LISTING, dir_fd=above)
+        except PermissionError:
+            if not self._opening:
+                raise
+        _let_us_in(name, above)
+        return os.open(name, LISTING, dir_fd=above)
+
+    def _go_up(self) -> None:
+        left, level = self._levels[-1], self._levels[-2]
+        if level.directory < 0:
+            level.directory = os.open("..", LISTING, dir_fd=left.directory)
+            status = os.fstat(level.directory)
+            if (status.st_dev, status.st_ino) != level.identity:
+                raise OSError(errno.ESTALE, "was moved away meanwhile")
+        self._levels.pop().close()
+
+
+def _is_closed_to_us(status: os.stat_result) -> bool:
+    """Whether a directory is ours, and read-only."""
+    return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
+
+
+def _let_us_in(name: str, above: int | None) -> None:
+    """Let its owner into a directory that cannot even be opened."""
+    with contextlib.suppress(OSError):
+        fd = os.open(name, ONWARD, dir_fd=above)
+        try:
+            status = os.fstat(fd)
+            if _is_closed_to_us(status):
+                os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
+        finally:
+            os.close(fd)
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
