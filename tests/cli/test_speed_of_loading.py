@@ -35,12 +35,16 @@ def loaded(*words: str) -> set[str]:
     return {part for module in modules for part in (module, module.partition(".")[0])}
 
 
-@pytest.mark.parametrize("command", ["use", "unuse"])
-@pytest.mark.parametrize("more", [[], ["-n", "named"], ["--ttl", "1h"]], ids=str)
+@pytest.mark.parametrize(
+    ("command", "more"),
+    [
+        *(("use", more) for more in ([], ["-n", "named"], ["--ttl", "1h"])),
+        *(("unuse", more) for more in ([], ["-n", "named"])),
+    ],
+    ids=str,
+)
 def test_a_cached_item_costs_no_heavy_import(source: str, command: str, more: list[str]) -> None:
     """Each of ten thousand jobs would load a web client to be told a path."""
-    if command == "unuse" and "--ttl" in more:
-        pytest.skip("unuse has no --ttl")
     assert call("use", source, *more).code == 0
     assert loaded(command, source, *more) & set(HEAVY) == set()
 
@@ -51,6 +55,12 @@ def test_a_command_that_is_not_named_is_not_loaded(source: str) -> None:
     modules = loaded("ls", "-f", "json")
     assert "sccache_dtool.cli.looking" in modules
     assert {"sccache_dtool.cli.using", "sccache_dtool.cli.keeping", "requests", "rich", "flufl"} & modules == set()
+
+
+def test_what_is_not_shown_on_a_terminal_is_not_drawn(source: str) -> None:
+    """Every `du` of a script would load what folds and colours tables, and then use none of it."""
+    call("use", source)
+    assert {"rich", "flufl", "subprocess"} & loaded("du") == set()
 
 
 def test_help_and_version_load_no_command() -> None:
