@@ -17,7 +17,7 @@ from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
 from sccache_dtool.evict.keeper import Keeper
-from sccache_dtool.evict.tidy import OLD
+from sccache_dtool.evict.leftover import OLD
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Item
 from sccache_dtool.layout import (

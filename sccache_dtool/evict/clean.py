@@ -12,8 +12,8 @@ from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose, trash
+from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.policies import Candidate, Kept, Plan
-from sccache_dtool.evict.tidy import Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.items import Item

@@ -9,7 +9,7 @@ from sccache_dtool.election import LOCK
 from sccache_dtool.errors import InUse, UsageError
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.cleaner import Cleaner
-from sccache_dtool.evict.tidy import Leftover
+from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import TrashName, key_label
 from sccache_dtool.reaping import Reaped

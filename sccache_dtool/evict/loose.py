@@ -23,7 +23,7 @@ from typing import Generic, NamedTuple, TypeVar
 from sccache_dtool import records
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
-from sccache_dtool.evict.tidy import OLD, Leftover
+from sccache_dtool.evict.leftover import OLD, Leftover
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import (

@@ -10,8 +10,9 @@ from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, InUse
 from sccache_dtool.evict import loose as loose_files
+from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.loose import Found
-from sccache_dtool.evict.tidy import Broom, Leftover
+from sccache_dtool.evict.tidy import Broom
 from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Item
 from sccache_dtool.leases import Held

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from sccache_dtool import records
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE
 from sccache_dtool.evict import trash
+from sccache_dtool.evict.leftover import OLD, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROBE
 from sccache_dtool.items import Copy
@@ -18,19 +18,8 @@ from sccache_dtool.layout import HolderName, Layout, WorkName
 from sccache_dtool.liveness import State
 from sccache_dtool.reaping import Court
 
-#: Seconds for which things are left that only their age tells to be abandoned.
-OLD = 86_400.0
-
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
-
-
-class Leftover(NamedTuple):
-    """Something that nobody will come back for."""
-
-    path: str
-    what: str
-    put_away: Callable[[], object]  # safe to call twice, and at the same time as another's call
 
 
 class Broom:

@@ -15,8 +15,8 @@ from faults import FakeClock, FakeProc, Interposing, OnClock
 from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.evict.clean import put_away
+from sccache_dtool.evict.leftover import OLD, Leftover
 from sccache_dtool.evict.policies import Rules
-from sccache_dtool.evict.tidy import OLD, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, PROBE, Holder, Owner
 from sccache_dtool.layout import GATE, Generation, HolderName, Layout, TrashName, WorkName

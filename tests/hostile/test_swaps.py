@@ -25,8 +25,8 @@ from hostile.swaps import Swapping, snapshot
 from sccache_dtool import history, holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError
+from sccache_dtool.evict.leftover import OLD
 from sccache_dtool.evict.policies import Rules
-from sccache_dtool.evict.tidy import OLD
 from sccache_dtool.fetch import untar
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROGRAM, Holder
