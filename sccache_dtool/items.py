@@ -70,11 +70,18 @@ class Item(NamedTuple):
         return max(self.last_end or 0.0, fetched)
 
 
+#: Stands for the leases in a gate that cannot be listed.
+UNLISTED = "?"
+
+#: How a warning ends that tells of a directory which could not be looked into.
+PASSED_OVER = "; passed over"
+
+
 def shards(fs: FileSystem, place: Layout, warn: Warn) -> list[str]:
     """The directories that items are in, ordered."""
     found = []
     for shard in _listing(fs, place.items, warn):
-        if len(shard) == 2 and shard.isalnum():
+        if layout.is_shard(shard):
             found.append(shard)
         else:
             warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
@@ -256,7 +263,7 @@ def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: War
         return Copy(key, generation, True, ())
     except OSError as error:
         warn(f"{gate}: {error.strerror}; counted as held")
-        return Copy(key, generation, False, (Held(key, str(generation), "?", None),))
+        return Copy(key, generation, False, (Held(key, str(generation), UNLISTED, None),))
     held = tuple(Held(key, str(generation), name, LeaseName.parse(name)) for name in found)
     for one in held:
         if one.lease is None:
@@ -283,4 +290,4 @@ def _listing(fs: FileSystem, path: str, warn: Warn, via: Way | None = None) -> l
 
 def _tell_why(path: str, error: OSError, warn: Warn) -> None:
     if not isinstance(error, FileNotFoundError):
-        warn(f"{path}: {error.strerror}; passed over")
+        warn(f"{path}: {error.strerror}{PASSED_OVER}")

@@ -283,6 +283,11 @@ def are_loose(names: Sequence[str]) -> bool:
     return same and {name[_SHA1 : _SHA1 + 1] for name in names} <= {"", "."}
 
 
+def is_shard(name: str) -> bool:
+    """Whether `name` is that of a directory in which items are: the first two digits of their keys."""
+    return re.fullmatch(r"[0-9a-f]{2}", name) is not None
+
+
 def is_uuid(name: str) -> bool:
     """Whether `name` is a UUID as dtool writes them."""
     return re.fullmatch(_UUID, name) is not None

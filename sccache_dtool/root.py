@@ -190,7 +190,7 @@ def tag(fs: FileSystem, layout: Layout) -> Tag:
     try:
         text = fs.read_text(layout.tag_file)
     except OSError as error:
-        return Tag.OTHER if error.errno == errno.EINVAL else Tag.GOOD  # EINVAL: it is no file
+        return Tag.OTHER if error.errno in (errno.EINVAL, errno.ELOOP) else Tag.GOOD  # it is no file, or a link
     if text.startswith(TAG_TEXT.partition("\n")[0]):
         return Tag.GOOD
     return Tag.BEGUN if TAG_TEXT.startswith(text) else Tag.OTHER

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import json
 import os
 import stat
 import subprocess
@@ -19,6 +20,7 @@ from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, InUse
+from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import CHUNK, FileSystem
 from sccache_dtool.holders import CALLER, PROBE, Holder, Owner
 from sccache_dtool.layout import (
@@ -52,6 +54,12 @@ def clock() -> FakeClock:
 def cache(make_cache: Making, clock: FakeClock) -> Cache:
     """A cache whose file system has the test's clock."""
     return make_cache(fs=OnClock(clock))
+
+
+@pytest.fixture
+def job(proc: FakeProc) -> Owner:
+    """A job on this host."""
+    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 def mend(cache: Cache) -> None:
@@ -101,6 +109,70 @@ def test_a_missing_directory_is_made(cache: Cache, source: str, layout: Layout, 
     cache.use(source).release()
 
 
+def test_nobody_is_taken_for_gone_because_the_register_is(
+    cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
+) -> None:
+    """After a slip with `rm`, or a backup without it, the repair would let all that is in use be deleted."""
+    lease = cache.hold(job, cache.wanted([source]))
+    working = WorkName(f"{ID}.0", "fetch")
+    os.makedirs(f"{layout.tmp}/{working}/{PAYLOAD}")
+    FS.remove_tree(layout.holders)
+    (finding,) = cache.examine()
+    assert "all that was known of 2 holders" in finding.what
+    mend(cache)
+    assert {name.partition(".")[0] for name in os.listdir(layout.holders)} == {lease.holder.id, ID, "gone"}
+    assert all("reap --holder" in left.remedy for left in cache.examine())
+    other = make_cache()
+    assert other.reap().leases == ()
+    other.clean(Rules(everything=True), keep_for=0)
+    assert Path(lease.place.payload).exists()
+    assert os.path.exists(f"{layout.tmp}/{working}")
+    for id in (lease.holder.id, ID):
+        other.reap_on_word(id)
+    other.clean(Rules(everything=True), keep_for=0)
+    assert not Path(lease.place.payload).exists()
+    assert cache.examine() == []
+
+
+def test_who_comes_back_to_a_new_register_gives_back(cache: Cache, job: Owner, source: str, layout: Layout) -> None:
+    """A job that went on meanwhile would keep its item for ever."""
+    lease = cache.hold(job, cache.wanted([source]))
+    FS.remove_tree(layout.holders)
+    mend(cache)
+    cache.release([job], lease.key, everything=True)
+    assert os.listdir(lease.place.gate) == []
+    assert cache.examine() == []
+
+
+def test_a_register_is_not_made_anew_while_nobody_can_tell_who_was_in_it(
+    cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
+) -> None:
+    """A gate that cannot be listed for a moment would make its user one who is gone."""
+    lease = cache.hold(job, cache.wanted([source]))
+    FS.remove_tree(layout.holders)
+    fs = Failing()
+    fs.fail("names", errno.EACCES, within=lease.place.gate)
+    found = make_cache(fs=fs).examine()
+    assert [(finding.path, finding.mend) for finding in found] == [(layout.holders, None)]
+    assert not os.path.exists(layout.holders)
+
+
+def test_a_new_register_is_there_with_everybody_or_not_at_all(
+    cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
+) -> None:
+    """A reaper that looks between the directory and its entries would end every lease."""
+    cache.hold(job, cache.wanted([source]))
+    FS.remove_tree(layout.holders)
+    fs = Failing()
+    fs.fail("symlink", errno.ENOSPC, within="register")
+    (finding,) = make_cache(fs=fs).examine()
+    assert finding.mend is not None
+    with pytest.raises(OSError, match="No space"):
+        finding.mend()
+    assert not os.path.exists(layout.holders)
+    assert os.listdir(layout.tmp) == []
+
+
 def test_a_missing_tag_is_made(cache: Cache, layout: Layout) -> None:
     """Backup programs would save the cache."""
     os.unlink(layout.tag_file)
@@ -130,6 +202,13 @@ def _no_description(lease: Lease) -> str:
     return str(path)
 
 
+def _no_words(lease: Lease) -> str:
+    path = Path(lease.place.gate).parent / ITEM_FILE
+    facts = json.loads(path.read_text())
+    path.write_text(json.dumps({**facts, "source": [{"of": "wrong type"}]}))
+    return str(path)
+
+
 def _damaged_description(lease: Lease) -> str:
     path = Path(lease.place.gate).parent / ITEM_FILE
     path.write_text("garbage")
@@ -142,7 +221,7 @@ def _of_another(lease: Lease) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("damage", [_two_payloads, _no_description, _damaged_description, _of_another])
+@pytest.mark.parametrize("damage", [_two_payloads, _no_description, _no_words, _damaged_description, _of_another])
 def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     cache: Cache, source: str, damage: Callable[[Lease], str]
 ) -> None:
@@ -156,12 +235,6 @@ def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     lease.release()
     cache.remove(lease.key)
     assert cache.examine() == []
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job on this host."""
-    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: FakeProc, source: str) -> None:
@@ -303,6 +376,8 @@ STRANGE = {
     "pins": "{pins}/README",
     "cleanings": "{cleanings}/README",
     "newline": "{trash}/READ\nME",
+    "colons": "{tmp}/READ: a; b",
+    "digits": "{items}/READ٣",
 }
 
 
@@ -382,6 +457,11 @@ def _no_payload(path: Path) -> None:
     path.unlink()
 
 
+def _no_payload_directory(path: Path) -> None:
+    path.unlink()
+    path.parent.rmdir()
+
+
 def _truncated(path: Path) -> None:
     path.chmod(0o600)
     os.truncate(path, 2)
@@ -393,7 +473,7 @@ def _more_in_it(path: Path) -> None:
     (path / "more").write_text("ACGT\n")
 
 
-@pytest.mark.parametrize("damage", [_no_payload, _truncated, _more_in_it])
+@pytest.mark.parametrize("damage", [_no_payload, _no_payload_directory, _truncated, _more_in_it])
 def test_a_bad_copy_is_evicted_but_never_while_it_is_leased(
     cache: Cache, source: str, damage: Callable[[Path], None]
 ) -> None:
@@ -477,6 +557,15 @@ def test_each_of_several_sources_is_compared(cache: Cache, tmp_path: Path) -> No
     second.write_text("tw0")
     (finding,) = cache.verify_content().bad
     assert finding.path == str(second)
+
+
+def test_content_that_was_made_longer_is_told_of_once(cache: Cache, source: str) -> None:
+    """The same copy would be found twice; and of a file with a hole of terabytes the reading would never end."""
+    payload = Path(cache.use(source, _sha256("ACGT\n")).place.payload)
+    payload.chmod(0o600)
+    os.truncate(payload, 1 << 42)
+    assert len(cache.examine()) == 1
+    assert cache.verify_content().bad == ()
 
 
 def test_content_that_cannot_be_read_is_kept(make_cache: Making, source: str) -> None:
@@ -813,7 +902,11 @@ def test_a_directory_that_the_group_shares_in_is_read_by_it(make_cache: Making, 
     assert cache.examine() == []
 
 
-@pytest.mark.parametrize("put", [Path.mkdir, lambda path: path.write_text("mine")], ids=["directory", "text"])
+@pytest.mark.parametrize(
+    "put",
+    [Path.mkdir, lambda path: path.write_text("mine"), lambda path: path.symlink_to("nowhere")],
+    ids=["directory", "text", "link"],
+)
 def test_a_tag_that_is_none_is_told_of(cache: Cache, layout: Layout, put: Callable[[Path], object]) -> None:
     """Backup programs would save the cache, and a look at the root show nothing that is missing."""
     tag = Path(layout.tag_file)

@@ -271,6 +271,15 @@ def test_another_version_is_refused(layout: Layout, version: str) -> None:
         root.check(FS, layout)
 
 
+@pytest.mark.parametrize("id", ["../../x", "a/b", "", "x" * 65, "ABC", "g"])
+def test_an_id_that_nobody_of_ours_makes_is_refused(layout: Layout, id: str) -> None:
+    """It becomes part of a path in each user's own directory: a hostile cache could write wherever they can."""
+    os.unlink(layout.format_file)
+    Path(layout.format_file).write_text(f"sc-dtool cache\nversion: 1\nid: {id}\n")
+    with pytest.raises(NoCache):
+        root.check(FS, layout)
+
+
 def test_no_link_is_followed_to_a_format(layout: Layout, tmp_path: Path) -> None:
     """A directory of somebody's own could be made a cache by a link to another's FORMAT."""
     os.rename(layout.format_file, tmp_path / "FORMAT")

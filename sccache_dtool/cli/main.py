@@ -15,6 +15,7 @@ import click
 from sccache_dtool import __version__
 from sccache_dtool.cli.options import common_options, invocation
 from sccache_dtool.errors import FULL, CacheError, Exit, NoSpace, explain
+from sccache_dtool.layout import CONTROL
 
 #: Where each command is, in the order in which the help lists them.
 _COMMANDS = {
@@ -164,7 +165,8 @@ def _translate(error: Exception) -> CacheError:
     if isinstance(error, OSError):
         if error.errno in FULL:
             return NoSpace(explain(error), hint="free some with: sc-dtool clean")
-        return CacheError(explain(error))
+        missing = isinstance(error, FileNotFoundError) and f"/{CONTROL}/" in str(error.filename2 or error.filename)
+        return CacheError(explain(error), hint="`sc-dtool doctor` tells what is missing" if missing else None)
     return CacheError(
         f"{type(error).__name__}: {error}", hint="this is a fault in sc-dtool; --debug shows where, please report it"
     )

@@ -19,6 +19,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Copy
 from sccache_dtool.layout import PAYLOAD, Layout, key_label
 from sccache_dtool.records import Damaged
+from sccache_dtool.trees import Usage
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
@@ -93,8 +94,9 @@ def _read(
     directory = layout.generation(copy.key, str(copy.generation))
     try:
         name = items.payload_name(fs, layout, copy.key, copy.generation)
-        if name is None:
-            return  # told of by `examine`
+        size = Usage(copy.generation.bytes, copy.generation.entries)
+        if name is None or fs.usage(f"{directory}/{PAYLOAD}/{name}") != size:
+            return  # told of by `examine`; and reading what somebody has made longer may have no end
         if progress is not None:
             progress.start(f"reading {key_label(copy.key)}", copy.generation.bytes)
         for inner, digests in expected.items():

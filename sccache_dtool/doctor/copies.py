@@ -32,9 +32,7 @@ def findings(fs: FileSystem, layout: Layout, copy: Copy, permissions: Permission
     yield from damage
     payload = f"{directory}/{PAYLOAD}"
     try:
-        found = fs.names(payload)
-    except FileNotFoundError:
-        found = []
+        found = fs.names_if_any(payload)
     except OSError as error:
         yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_mend(error))
     else:
@@ -91,10 +89,13 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
         remedy = "the data may be good, but what it is, nobody can tell: sc-dtool rm"
         reason = error.strerror if isinstance(error, OSError) else error
         return {}, [Finding(path, f"cannot be read ({reason})", None, remedy)]
-    if facts.get("key") == copy.key:
-        return facts, []
-    what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
-    return {}, [Finding(path, what, None, BY_HAND)]
+    if facts.get("key") != copy.key:
+        what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
+        return {}, [Finding(path, what, None, BY_HAND)]
+    source = facts.get("source")
+    if source is not None and not (isinstance(source, list) and all(isinstance(word, str) for word in source)):
+        return {}, [Finding(path, "does not say in words where the item is from", None, BY_HAND)]
+    return facts, []
 
 
 def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:

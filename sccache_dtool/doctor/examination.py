@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from sccache_dtool import config, items, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.config import Config
-from sccache_dtool.doctor import copies
+from sccache_dtool.doctor import copies, register
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
@@ -72,7 +72,7 @@ def examine(
         *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, keeper, strange.append),
         *_left_behind(keeper),
     ]
-    found += [_stranger(fs, layout, clock, warning) for warning in dict.fromkeys(strange)]
+    found += [_stranger(fs, clock, warning) for warning in dict.fromkeys(strange)]
     return _each_once(found, permissions.shut)
 
 
@@ -89,12 +89,19 @@ def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:
 
 
 def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permissions) -> Iterator[Finding]:
+    made: set[str] = set()
     for name in DIRECTORIES:
         path = f"{layout.control}/{name}"
+        if os.path.dirname(path) in made:
+            continue  # with what it is in
         try:
             fs.names(path)
         except FileNotFoundError:
-            yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
+            made.add(path)
+            if path == layout.holders:
+                yield register.missing(fs, layout)
+            else:
+                yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
@@ -227,15 +234,29 @@ _WHAT_TO_DO = {
 }
 
 
-def _stranger(fs: FileSystem, layout: Layout, clock: Clock, warning: str) -> Finding:
-    inner, _, text = warning.removeprefix(layout.root).partition(": ")  # the root may have a colon in it
-    path = f"{layout.root}{inner}" if warning.startswith(layout.root) else inner
+def _stranger(fs: FileSystem, clock: Clock, warning: str) -> Finding:
+    path, text = _about(fs, warning)
     if _SILLY.search(path):
         return _deleted_while_open(fs, clock, path)
     what, _, so = text.partition("; ")
     remedy = _WHAT_TO_DO.get(so, so) or "look at it; it is left alone"
     holder = HolderName.parse(path.rpartition("/")[2])
     return Finding(path, what, None, remedy.format(holder=holder.id if holder else "ID"))
+
+
+def _about(fs: FileSystem, warning: str) -> tuple[str, str]:
+    """The path that a warning is about, and what it says of it; there may be a colon in either."""
+    ends = [match.start() for match in re.finditer(": ", warning)] or [len(warning)]
+    longest = next((end for end in reversed(ends[1:]) if _is_there(fs, warning[:end])), ends[0])
+    return warning[:longest], warning[longest + 2 :]
+
+
+def _is_there(fs: FileSystem, path: str) -> bool:
+    try:
+        fs.lstat(path)
+    except OSError:
+        return False
+    return True
 
 
 def _deleted_while_open(fs: FileSystem, clock: Clock, path: str) -> Finding:

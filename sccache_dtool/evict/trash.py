@@ -16,7 +16,7 @@ from enum import StrEnum
 from sccache_dtool import gate, records
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
 from sccache_dtool.crew import THREADS, Crew
-from sccache_dtool.errors import GONE, explain
+from sccache_dtool.errors import GONE, CacheError, explain
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import (
@@ -28,6 +28,7 @@ from sccache_dtool.layout import (
     TrashName,
     WorkName,
     is_key,
+    key_label,
     understood,
     unique,
 )
@@ -210,6 +211,12 @@ def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: s
     try:
         if not _moved(fs, f"{layout.trash}/{name}", old):
             return False
+        if len(fs.names_if_any(f"{old}/{PAYLOAD}")) != 1:
+            _moved(fs, old, f"{layout.trash}/{name}")
+            raise CacheError(
+                f"cannot restore {key_label(key)}: its data is not in the trash any more",
+                hint=f"look at {layout.trash}/{name}; what is left there stays until its time",
+            )
         for part in (PAYLOAD, ITEM_FILE):
             if not _moved(fs, f"{old}/{part}", f"{new}/{part}"):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{old}/{part}")

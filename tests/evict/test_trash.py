@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from faults import Counting, Failing, FakeClock, Interposing, LostReplies
 from sccache_dtool import gate, records
+from sccache_dtool.errors import CacheError
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.trash import Outcome
 from sccache_dtool.fsops import FileSystem
@@ -345,6 +347,21 @@ def test_a_purge_that_comes_first_wins(
     assert restore(layout, clock, holder, fs) is False
     assert copies(layout) == []
     assert (os.listdir(layout.trash), os.listdir(layout.tmp)) == ([], [])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_has_no_payload_any_more_is_not_restored(
+    layout: Layout, trashed: TrashName, clock: FakeClock, holder: Holder, whole: bool
+) -> None:
+    """A copy without its data would be published, and handed out."""
+    payload = Path(layout.trash, str(NAME), PAYLOAD)
+    shutil.rmtree(payload)
+    if whole:
+        payload.mkdir()
+    with pytest.raises(CacheError, match="its data is not in the trash any more"):
+        restore(layout, clock, holder)
+    assert copies(layout) == []
+    assert (os.listdir(layout.trash), os.listdir(layout.tmp)) == ([str(NAME)], [])
 
 
 def test_a_purge_that_has_only_marked_wins_too(
