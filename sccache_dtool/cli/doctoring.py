@@ -45,6 +45,8 @@ def doctor_command(
     if directory is not None:
         if fix or verify_content:
             raise UsageError("--fix and --verify-content are about a cache, not a file system", hint="run doctor twice")
+        if not directory.strip():  # a variable of a script that is not set
+            raise UsageError("--verify-filesystem is empty", hint="name a directory on the mount, such as /scratch")
         return _verify(now, directory, peer, wait)
     if peer or wait is not None:
         raise UsageError("--peer and --wait are of --verify-filesystem", hint="say --verify-filesystem DIR, too")

@@ -358,11 +358,19 @@ def test_two_commands_verify_together(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [["--peer"], ["--wait", "1s"], ["--fix", "--verify-filesystem", "."], ["--verify-filesystem", "missing"]],
+    [
+        ["--peer"],
+        ["--wait", "1s"],
+        ["--fix", "--verify-filesystem", "."],
+        ["--verify-filesystem", "missing"],
+        ["--verify-filesystem", ""],
+        ["--verify-filesystem", " "],
+        ["--verify-filesystem", "", "--peer", "--wait", "0s"],
+    ],
     ids=" ".join,
 )
 def test_options_of_doctor_that_make_no_sense_are_refused(sc: Sc, words: list[str]) -> None:
-    """A forgotten --verify-filesystem would make something else of a command."""
+    """A forgotten --verify-filesystem, or a variable that is not set, would make something else of a command."""
     assert sc("doctor", *words).code == 2
 
 
