@@ -560,6 +560,12 @@ def test_times_that_come_from_the_hosts_are_told_of(place: str, tmp_path: Path) 
     assert "differ by 60 min" in found(report, Weight.TOLD)["clocks of two hosts"]
 
 
+def test_a_clock_that_is_wrong_is_told_of(place: str, tmp_path: Path) -> None:
+    """A host whose clock is an hour off would hear of it only where a second host takes part."""
+    report = alone(OwnClock(), place, tmp_path)
+    assert "60 min ahead of this host's: lifetimes last longer" in found(report, Weight.TOLD)["clock"]
+
+
 def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
