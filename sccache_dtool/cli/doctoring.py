@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +14,9 @@ from sccache_dtool.cli.options import Invocation, common_options, duration, pass
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+
+if TYPE_CHECKING:
+    from sccache_dtool.verify import Verdict
 
 #: How often is looked again, as one repair brings to light what else there is; others may go on leaving new things.
 _ROUNDS = 10
@@ -39,8 +43,8 @@ def doctor_command(
 ) -> int:
     """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be.
 
-    With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit.
-    Two tasks of one srun take part as two hosts.
+    With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit; 13 if
+    it is too full to be tried, 1 if it failed otherwise. Two tasks of one srun take part as two hosts.
     """
     if directory is not None:
         if fix or verify_content:
@@ -144,6 +148,7 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     codes = {
         verify.Fitness.FIT: Exit.DONE,
         verify.Fitness.ONE_HOST: Exit.PARTIAL,
+        verify.Fitness.UNDECIDED: Exit.ERROR,
         verify.Fitness.UNFIT: Exit.FINDINGS,
     }
     role = verify.role_from(os.environ, peer=peer, wait=wait)
@@ -152,12 +157,11 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
         now.out.note("two take part in a verification; this task has nothing to do")
         return Exit.DONE
     if role.part is verify.Part.PEER:
-        said = verify.assist(FileSystem(), path, role, now.out.note)
-        fitness = verify.Fitness(said["fitness"])
-        _print_verdict(now, path, fitness, str(said["goodbye"]))
-        return codes[fitness]
+        verdict = verify.assist(FileSystem(), path, role, now.out.note)
+        _print_verdict(now, path, verdict)
+        return codes[verdict.fitness]
     report = verify.verify(FileSystem(), path, role, now.out.note)
-    _print_verdict(now, path, report.fitness, report.verdict)
+    _print_verdict(now, path, verify.Verdict(report.fitness, report.verdict))
     now.out.table(
         "check",
         (
@@ -169,6 +173,6 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     return codes[report.fitness]
 
 
-def _print_verdict(now: Invocation, path: str, fitness: str, verdict: str) -> None:
-    fields = {"path": path, "fitness": str(fitness), "verdict": verdict}
-    now.out.result("verdict", fields, f"{path}: {records.printable(verdict)}")
+def _print_verdict(now: Invocation, path: str, verdict: Verdict) -> None:
+    fields = {"path": path, "fitness": str(verdict.fitness), "verdict": verdict.text}
+    now.out.result("verdict", fields, f"{path}: {records.printable(verdict.text)}")

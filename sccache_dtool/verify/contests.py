@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
-from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.errors import GONE, NOT_EMPTY
 from sccache_dtool.verify.findings import Finding, Place, Weight
-from sccache_dtool.verify.probes import is_refused
+from sccache_dtool.verify.refusals import failed, refusal
 
 Act = Callable[[Place], object]
 
@@ -124,15 +124,15 @@ def look_at(place: Place, names: int) -> list[Place]:
 
 
 def attempt(act: Act, grounds: list[Place]) -> str:
-    """Try an act everywhere; a letter for each."""
+    """Try an act everywhere; a letter for each. An error that is no answer is raised."""
     return "".join(_attempt(act, ground) for ground in grounds)
 
 
 def _attempt(act: Act, ground: Place) -> str:
-    try:
-        return REFUSED if is_refused(partial(act, ground), GONE | NOT_EMPTY) else WON
-    except OSError:
-        return FAILED
+    error = refusal(partial(act, ground))
+    if error is None:
+        return WON
+    return REFUSED if error.errno in GONE | NOT_EMPTY else FAILED
 
 
 def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
@@ -140,15 +140,15 @@ def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
     pairs = [pair for sides in runs for pair in zip(sides.first, sides.second, strict=True)]
     both = pairs.count((WON, WON))
     nobody = sum(WON not in pair for pair in pairs)
-    failed = sum(FAILED in pair and WON not in pair for pair in pairs)
+    broken = sum(FAILED in pair and WON not in pair for pair in pairs)
     unusual = pairs.count((WON, FAILED)) + pairs.count((FAILED, WON))
     won = f"{pairs.count((WON, REFUSED))} to {pairs.count((REFUSED, WON))}"
-    figures = {"rounds": len(pairs), "both": both, "nobody": nobody, "failed": failed}
+    figures = {"rounds": len(pairs), "both": both, "nobody": nobody, "failed": broken}
     if both:
         what = f"both won {both} of {len(pairs)} rounds: {CONTESTS[name].harm}"
         return Finding(name, weight, what, figures)
-    if failed:
-        return Finding(name, weight, f"{failed} of {len(pairs)} rounds failed", figures)
+    if broken:
+        return Finding(name, weight, f"{broken} of {len(pairs)} rounds failed", figures)
     if unusual:
         what = f"one winner in each of {len(pairs)} rounds; the other was refused for an unusual reason in {unusual}"
         return Finding(name, Weight.TOLD, what, figures)
@@ -164,7 +164,7 @@ def run_here(place: Place) -> Iterator[Finding]:
         try:
             runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(_RUNS)]
         except OSError as error:
-            yield Finding(name, Weight.UNFIT, f"failed: {explain(error)}")
+            yield failed(name, error)
         else:
             yield judge(name, runs, Weight.UNFIT)
 

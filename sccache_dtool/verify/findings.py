@@ -18,12 +18,13 @@ class Weight(IntEnum):
     GOOD = 0
     TOLD = 1  # worth knowing; nothing depends on it
     ONE_HOST = 2  # leases would not hold between hosts
-    UNFIT = 3  # leases would not hold at all
+    UNTRIED = 3  # whether leases would hold is not known
+    UNFIT = 4  # leases would not hold at all
 
     @property
     def word(self) -> str:
-        """For people and programs: ``good``, ``note``, ``one host``, ``unfit``."""
-        return ("good", "note", "one host", "unfit")[self]
+        """For people and programs: ``good``, ``note``, ``one host``, ``not tried``, ``unfit``."""
+        return ("good", "note", "one host", "not tried", "unfit")[self]
 
 
 class Fitness(StrEnum):
@@ -31,7 +32,15 @@ class Fitness(StrEnum):
 
     FIT = "fit"
     ONE_HOST = "fit for one host"
+    UNDECIDED = "undecided"
     UNFIT = "unfit"
+
+
+class Verdict(NamedTuple):
+    """What follows from all findings, as both hosts are told."""
+
+    fitness: Fitness
+    text: str  # one line, with the reason
 
 
 class Finding(NamedTuple):
@@ -58,6 +67,8 @@ class Report(NamedTuple):
         heaviest = max((finding.weight for finding in self.findings), default=Weight.GOOD)
         if heaviest is Weight.UNFIT:
             return Fitness.UNFIT
+        if heaviest is Weight.UNTRIED:
+            return Fitness.UNDECIDED
         return Fitness.FIT if self.independent and heaviest < Weight.ONE_HOST else Fitness.ONE_HOST
 
     @property

@@ -6,20 +6,36 @@ Nothing of it is in the way of a peer that was killed: its card is never answere
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from sccache_dtool.errors import TimedOut, UsageError, explain
+from sccache_dtool.errors import NOT_EMPTY, TimedOut, UsageError, explain
 from sccache_dtool.layout import VERIFICATION, is_of_verification, unique
-from sccache_dtool.records import printable
 from sccache_dtool.verify.findings import Place, Tell
+from sccache_dtool.verify.refusals import cannot_be_used
 from sccache_dtool.verify.role import Role
-from sccache_dtool.verify.talk import RELAXED, Said, Talk, fresh_names, read_said, wait_for
+from sccache_dtool.verify.said import Garbled, Said
+from sccache_dtool.verify.talk import RELAXED, Talk, fresh_names, read_said, wait_for
 
 _CARD, _CALL = ".peer", ".call"
 _TALK = "talk"
+_ROOM = rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}"
+
+#: Bytes of the longest name that a host has (HOST_NAME_MAX).
+_LONGEST_NAME = 64
+
+#: The largest number of a device (st_dev).
+_LARGEST_DEVICE = (1 << 64) - 1
+
+#: How often a room is tried to be removed while somebody makes names in it.
+_REMOVALS = 20
+
+#: Cards that one leader answers: those of peers that were killed, but hardly so many.
+_CARDS_ANSWERED = 20
 
 #: Seconds for each answer. Hosts see each other's names at once here, so that only a stopped one needs so long.
 PATIENCE = 120.0
@@ -41,14 +57,12 @@ class Host(NamedTuple):
 
 
 def _introduced(said: Said) -> Host:
-    return Host(printable(str(said.get("host", "?")))[:64], str(said.get("boot")), int(said.get("device", 0)))
+    return Host(name_of(said), said.text("boot"), said.whole("device", _LARGEST_DEVICE))
 
 
-def cannot_be_used(directory: str, error: OSError) -> UsageError:
-    """That a directory cannot be listed, or nothing be made in it."""
-    return UsageError(
-        f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you may write"
-    )
+def name_of(said: Said) -> str:
+    """What a host calls itself that introduces itself."""
+    return said.text("host")[:_LONGEST_NAME]
 
 
 @contextlib.contextmanager
@@ -63,64 +77,90 @@ def room(directory: Place, tell: Tell) -> Iterator[Place]:
         yield made
     finally:
         try:
-            directory.fs.remove_tree(made.path)
+            _remove(made)
         except FileNotFoundError:
             pass  # a peer that took us for dead has removed it
         except OSError as error:
             tell(f"cannot remove {made.path} ({explain(error)}): remove it by hand")
 
 
+def _remove(room: Place) -> None:
+    """Remove a room, in which a peer that has not heard our goodbye may still be making names to look for it."""
+    for tries_left in reversed(range(_REMOVALS)):
+        try:
+            room.fs.remove_tree(room.path)
+            break
+        except OSError as error:
+            if error.errno not in NOT_EMPTY or not tries_left:
+                raise
+
+
 def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -> tuple[Talk, Host] | None:
-    """As the leader: somebody to talk to in `room`; None if there is nobody within the time of the role."""
+    """As the leader: somebody to talk to in `room`; None if there is nobody within the time of the role.
+
+    Raises TimedOut, Goodbye or Garbled if somebody comes, and does not go on as a peer does.
+    """
     talk = room.make(_TALK)
     called: set[str] = set()
     end = directory.clock.monotonic() + role.wait
     if role.wait:
         tell(f"waiting {role.wait:.0f} s at most for the peer, which is to look at {directory.path}")
 
-    def look() -> Said | None:
+    def look() -> bool | None:
+        """Whether somebody has answered; no once it is too late."""
         nonlocal end
-        for card in _cards(directory, role.meeting) - called:
+        for card in itertools.islice(_cards(directory, role.meeting, called), _CARDS_ANSWERED - len(called)):
             called.add(card)
             end = directory.clock.monotonic() + _ANSWER
             directory.record(_room_of(room), f"{card}{_CALL}")
         if "0.peer" in fresh_names(talk):
-            return read_said(talk, "0.peer")
-        return {} if directory.clock.monotonic() > end else None
+            return True
+        return False if directory.clock.monotonic() > end else None
 
     try:
-        said = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
+        is_answered = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
     finally:
         for card in called:
             directory.remove(f"{card}{_CALL}")
-    if not said:
+    if not is_answered:
         return None
-    peer = _introduced(said)
-    conversation = Talk(talk, "leader", "peer", peer.name, PATIENCE)
-    conversation.hear()
+    conversation = Talk(talk, "leader", "peer", "the peer", PATIENCE)
+    try:
+        peer = _introduced(conversation.hear())
+    except Garbled as error:
+        conversation.part(f"broken off: {error}")
+        raise
+    conversation.name_of_other = peer.name
     conversation.say(host=me.name)
     return conversation, peer
 
 
-def _cards(directory: Place, meeting: str) -> set[str]:
-    """The peers that wait for a leader of this meeting."""
-    found = [name for name in fresh_names(directory) if name.startswith(VERIFICATION) and name.endswith(_CARD)]
-    read = {name.removesuffix(_CARD): read_said(directory, name) for name in found}
-    return {card for card, said in read.items() if said is not None and said.get("meeting") == meeting}
+def _cards(directory: Place, meeting: str, called: Collection[str]) -> Iterator[str]:
+    """The peers that wait for a leader of this meeting, without those that have been called."""
+    found = [name for name in fresh_names(directory) if is_of_verification(name) and name.endswith(_CARD)]
+    for card in [name.removesuffix(_CARD) for name in found]:
+        if card not in called and _is_for(meeting, read_said(directory, f"{card}{_CARD}")):
+            yield card
+
+
+def _is_for(meeting: str, card: Said | None) -> bool:
+    try:
+        return card is not None and card.text("meeting") == meeting
+    except Garbled:
+        return False
 
 
 def _room_of(room: Place) -> str:
     return json.dumps({"room": room.path.rpartition("/")[2]})
 
 
-def _is_room(directory: Place, name: str) -> bool:
-    """Whether a name that somebody has written is that of a room: a directory, and no link to somewhere else."""
-    if not is_of_verification(name):
-        return False
+def _called_to(directory: Place, said: Said) -> str | None:
+    """The room that somebody calls to; None if it is not there: a directory, and no link to somewhere else."""
     try:
-        return stat.S_ISDIR(directory.fs.lstat(f"{directory.path}/{name}").st_mode)
-    except OSError:
-        return False
+        path = f"{directory.path}/{said.matching('room', _ROOM)}"
+        return path if stat.S_ISDIR(directory.fs.lstat(path).st_mode) else None
+    except (Garbled, OSError):
+        return None
 
 
 @contextlib.contextmanager
@@ -130,23 +170,29 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
     What the leader leaves there because it was killed is removed, too.
     """
     card = f"{VERIFICATION}{unique()}"
-    introduction = {"host": me.name[:64], "boot": me.boot, "device": me.device, "meeting": role.meeting, "card": card}
+    introduction = {
+        "host": me.name[:_LONGEST_NAME],
+        "boot": me.boot,
+        "device": me.device,
+        "meeting": role.meeting,
+        "card": card,
+    }
     try:
         directory.record(json.dumps(introduction), f"{card}{_CARD}")
     except OSError as error:
         raise cannot_be_used(directory.path, error) from error
     tell(f"waiting {role.wait:.0f} s at most for the other host, which is to verify {directory.path}, too")
 
-    def look() -> Said | None:
+    def look() -> str | None:
         name = f"{card}{_CALL}"
         said = read_said(directory, name) if name in fresh_names(directory) else None
-        return said if said and _is_room(directory, str(said.get("room", ""))) else None
+        return None if said is None else _called_to(directory, said)
 
     try:
-        called = wait_for(directory, look, role.wait, "a leader", RELAXED)
+        path = wait_for(directory, look, role.wait, "a leader", RELAXED)
     finally:
         directory.remove(f"{card}{_CARD}")
-    room = directory._replace(path=f"{directory.path}/{called['room']}")
+    room = directory._replace(path=path)
     talk = Talk(room._replace(path=f"{room.path}/{_TALK}"), "peer", "leader", "the leader", PATIENCE)
     try:
         talk.say(**introduction)
@@ -155,7 +201,6 @@ def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[P
             f"another peer takes part in the verification of {directory.path}", hint="two hosts are enough"
         ) from None
     try:
-        talk.name_of_other = str(talk.hear().get("host", "the leader"))
         yield room, talk
     except TimedOut:
         with contextlib.suppress(FileNotFoundError):

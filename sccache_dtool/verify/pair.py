@@ -6,19 +6,21 @@ import contextlib
 import errno
 import hashlib
 import os
-import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, explain
 from sccache_dtool.liveness.lifetime import ONE_CLOCK
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify import contests
-from sccache_dtool.verify.contests import CONTESTS, Sides
-from sccache_dtool.verify.findings import Finding, Place, Tell, Weight
-from sccache_dtool.verify.probes import CLOCKS_DIFFER, clock_offset, is_refused, say_offset
-from sccache_dtool.verify.talk import Goodbye, PeerFailed, Said, Talk, fresh_names
+from sccache_dtool.verify.contests import CONTESTS, FAILED, REFUSED, WON, Sides
+from sccache_dtool.verify.findings import Finding, Fitness, Place, Tell, Verdict, Weight
+from sccache_dtool.verify.meeting import name_of
+from sccache_dtool.verify.probes import CLOCKS_DIFFER, clock_offset, say_offset
+from sccache_dtool.verify.refusals import is_refused
+from sccache_dtool.verify.said import Garbled, Said
+from sccache_dtool.verify.talk import Goodbye, PeerFailed, Talk, fresh_names
 
 #: Seconds for which a host is given time to see what the other has made. NFS takes up to 60 by default.
 LONGEST_DELAY = 75.0
@@ -31,6 +33,12 @@ _HEAD_START = 0.02
 
 _ROUNDS = 20
 _SIZE = 1 << 20
+
+#: Seconds since 1970, or between clocks: no time that a host has is larger.
+_LARGEST_TIME = 1e12
+
+#: The directory of a check, which is in the room and nowhere else.
+_INNER = "p[0-9]{1,6}"
 
 
 class Pair(NamedTuple):
@@ -53,39 +61,50 @@ def run(pair: Pair) -> Iterator[Finding]:
     for name, check in checks.items():
         try:
             yield check(pair)._replace(check=name)
-        except PeerFailed as failure:
+        except (PeerFailed, Garbled) as failure:
             yield Finding(name, Weight.ONE_HOST, f"failed on {pair.talk.name_of_other}: {failure}")
 
 
-def serve(place: Place, talk: Talk) -> Said:
-    """As the peer: do what the leader asks for, until it says goodbye; what it says then."""
+def serve(place: Place, talk: Talk) -> Verdict:
+    """As the peer: do what the leader asks for, until it says goodbye, and with it the verdict.
+
+    Raises Garbled for a leader that is none, and CacheError for a goodbye without a verdict. If we have no room left,
+    that is raised, and the leader told.
+    """
     try:
+        talk.name_of_other = name_of(talk.hear())
         while True:
-            asked = talk.hear()
-            try:
-                answer = _errand(asked)(_entered(place, str(asked.get("in"))), talk, asked)
-            except OSError as error:
-                answer = {"failed": explain(error)}
-            talk.say(**answer)
+            talk.say(**_done(place, talk, talk.hear()))
     except Goodbye as goodbye:
         with contextlib.suppress(OSError):  # a leader that did not wait for it
             talk.say(goodbye="heard")
-        return goodbye.said
+        return _verdict(goodbye.said)
 
 
-def _errand(asked: Said) -> Errand:
-    """What is asked for; of another release it may be something that we do not know."""
-    errand = _ERRANDS.get(str(asked.get("do")))
-    if errand is None:
-        raise OSError(errno.EOPNOTSUPP, "does not know what it is asked for: another release?")
-    return errand
+def _done(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
+    """Do what is asked for; the answer."""
+    try:
+        errand = asked.choice("do", _ERRANDS)
+        inner = place._replace(path=f"{place.path}/{asked.matching('in', _INNER)}")
+        return errand(inner, talk, asked)
+    except Garbled as failure:
+        return {"failed": str(failure)}
+    except OSError as error:
+        if error.errno in FULL:
+            with contextlib.suppress(OSError):
+                talk.say(goodbye=explain(error))
+            raise
+        return {"failed": explain(error)}
 
 
-def _entered(place: Place, name: str) -> Place:
-    """The directory of a check, which is in the room and nowhere else, whatever somebody has written."""
-    if re.fullmatch(r"p[0-9]+", name) is None:
-        raise OSError(errno.EINVAL, "not the directory of a check", name)
-    return place._replace(path=f"{place.path}/{name}")
+def _verdict(said: Said) -> Verdict:
+    text = said.remark("goodbye")
+    try:
+        return Verdict(said.choice("fitness", {fitness.value: fitness for fitness in Fitness}), text)
+    except Garbled:
+        raise CacheError(
+            f"the leader has ended without a verdict: {text}", hint="see what it says itself, and start both again"
+        ) from None
 
 
 def _finding(weight: Weight, what: str, **figures: float | None) -> Finding:
@@ -109,12 +128,12 @@ def _contest(name: str, pair: Pair) -> Finding:
 def _leader_first(pair: Pair, attempt: Callable[[], str]) -> Sides:
     first = attempt()
     pair.talk.say(go=True)
-    return Sides(first, str(pair.talk.answer()["second"]))
+    return Sides(first, _second(pair))
 
 
 def _peer_first(pair: Pair, attempt: Callable[[], str]) -> Sides:
     pair.talk.say(go=True)
-    second = str(pair.talk.answer()["second"])
+    second = _second(pair)
     return Sides(attempt(), second)
 
 
@@ -122,14 +141,20 @@ def _both_at_once(pair: Pair, attempt: Callable[[], str], head_start: float = 0.
     pair.talk.say(go=True)
     pair.place.clock.sleep(head_start)
     first = attempt()
-    return Sides(first, str(pair.talk.answer()["second"]))
+    return Sides(first, _second(pair))
+
+
+def _second(pair: Pair) -> str:
+    """What the peer has attained, a letter for each name."""
+    return pair.talk.answer().matching("second", f"[{WON}{REFUSED}{FAILED}]{{{contests.NAMES}}}")
 
 
 def _take_part(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
-    grounds = contests.look_at(place, int(asked["names"]))
+    contest = asked.choice("name", CONTESTS)
+    grounds = contests.look_at(place, asked.whole("names", contests.NAMES))
     talk.say(ready=True)
     talk.hear()
-    return {"second": contests.attempt(CONTESTS[asked["name"]].second, grounds[::-1])[::-1]}
+    return {"second": contests.attempt(contest.second, grounds[::-1])[::-1]}
 
 
 def _room(pair: Pair) -> tuple[Place, str]:
@@ -146,15 +171,16 @@ def _listing_after_create(pair: Pair) -> Finding:
     for number in range(_ROUNDS):
         pair.talk.ask("list", inner, name="")
         place.make(f"n{number}")
-        if not pair.talk.ask("list", inner, name=f"n{number}")["there"]:
+        if not pair.talk.ask("list", inner, name=f"n{number}").flag("there"):
             what = f"{pair.talk.name_of_other} does not see what was made before, even after a create of its own"
             return _finding(Weight.ONE_HOST, f"{what}: living holders would be taken for dead")
     return _finding(Weight.GOOD, f"after a create of its own a host sees all names ({_ROUNDS} rounds)", rounds=_ROUNDS)
 
 
 def _list(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
-    found = fresh_names(place) if asked["name"] else place.fs.names(place.path)
-    return {"there": asked["name"] in found}
+    name = asked.text("name")
+    found = fresh_names(place) if name else place.fs.names(place.path)
+    return {"there": name in found}
 
 
 def _delay(pair: Pair) -> Finding:
@@ -165,7 +191,7 @@ def _delay(pair: Pair) -> Finding:
         seen.make("name")
     pair.tell(f"waiting {pair.longest_delay:.0f} s at most until {pair.talk.name_of_other} sees what was made here")
     answer = pair.talk.ask("watch", inner, longest=pair.longest_delay)
-    delays = {how: answer[how] for how in ("looked up", "listed")}
+    delays = {how: answer.number_if_any(how, 0.0, LONGEST_DELAY) for how in ("looked up", "listed")}
     said = ", ".join(
         f"not within {pair.longest_delay:.0f} s if {how}" if seconds is None else f"after {seconds:.2f} s if {how}"
         for how, seconds in delays.items()
@@ -183,9 +209,10 @@ def _look(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
 
 def _watch(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
     """Look, without anything that would refresh what is remembered."""
+    longest = asked.number("longest", 0.0, LONGEST_DELAY)
     began = place.clock.monotonic()
     delays: dict[str, object] = {"looked up": None, "listed": None}
-    while (passed := place.clock.monotonic() - began) < float(asked["longest"]) and None in delays.values():
+    while (passed := place.clock.monotonic() - began) < longest and None in delays.values():
         if delays["looked up"] is None and not is_refused(
             partial(place.fs.lstat, f"{place.path}/looked-up/name"), GONE
         ):
@@ -205,7 +232,7 @@ def _published(pair: Pair) -> Finding:
     pair.talk.ask("read", inner)
     place.move("generation", "trash")
     pair.talk.say(go=True)
-    if pair.talk.answer()["digest"] != hashlib.sha256(data).hexdigest():
+    if pair.talk.answer().text("digest") != hashlib.sha256(data).hexdigest():
         return _finding(Weight.ONE_HOST, f"{pair.talk.name_of_other} reads something else than was published")
     return _finding(Weight.GOOD, "it is complete on the other host, and can be read on after it was moved to the trash")
 
@@ -214,14 +241,14 @@ def _read(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
     fresh_names(place)
     fd = place.fs.open(f"{place.path}/generation/payload")
     try:
-        digest = hashlib.sha256(place.fs.read(fd, 4096))
+        data = place.fs.read(fd, 4096)
         talk.say(opened=True)
         talk.hear()
-        for data in iter(partial(place.fs.read, fd), b""):
-            digest.update(data)
+        while len(data) <= _SIZE and (more := place.fs.read(fd)):  # it may be a file without end
+            data += more
     finally:
         place.fs.close(fd)
-    return {"digest": digest.hexdigest()}
+    return {"digest": hashlib.sha256(data).hexdigest()}
 
 
 def _full_target(pair: Pair) -> Finding:
@@ -230,7 +257,7 @@ def _full_target(pair: Pair) -> Finding:
     place.make("source").make("payload")
     pair.talk.ask("look at target", inner)
     target.make("payload")
-    if pair.talk.ask("rename", inner)["refused"]:
+    if pair.talk.ask("rename", inner).flag("refused"):
         return _finding(Weight.GOOD, "a directory that another host has just filled is not replaced")
     return _finding(Weight.ONE_HOST, "a directory that another host has just filled is replaced, and its content lost")
 
@@ -253,7 +280,7 @@ def _clocks(pair: Pair) -> Finding:
     ours, stamp = clock_offset(place, "leader")
     answer = pair.talk.ask("clock", inner)
     passed = place.clock.monotonic() - before
-    theirs, other_stamp = float(answer["offset"]), float(answer["stamp"])
+    theirs, other_stamp = (answer.number(name, -_LARGEST_TIME, _LARGEST_TIME) for name in ("offset", "stamp"))
     figures = {"offset": ours, "offset_of_peer": theirs}
     of_clients = not -1.0 <= other_stamp - stamp <= passed + 1.0
     if of_clients and pair.kind in ONE_CLOCK:

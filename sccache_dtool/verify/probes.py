@@ -12,6 +12,7 @@ from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.records import LIMIT
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Finding, Place, Weight
+from sccache_dtool.verify.refusals import failed, is_refused, refusal
 
 #: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
 OURS = 160
@@ -28,12 +29,12 @@ Probe = Callable[[Place], Finding]
 
 
 def run(place: Place) -> Iterator[Finding]:
-    """All of them, one after the other. What a probe did not expect is a finding, too."""
+    """All of them, one after the other. What a probe did not expect is a finding, too; only a full disk is raised."""
     for name, probe in PROBES.items():
         try:
             yield probe(place.make(name.replace(" ", "-")))._replace(check=name)
         except OSError as error:
-            yield Finding(name, Weight.UNFIT, f"failed: {explain(error)}")
+            yield failed(name, error)
 
 
 def _good(what: str, **figures: float) -> Finding:
@@ -46,17 +47,6 @@ def _told(what: str, **figures: float) -> Finding:
 
 def _unfit(what: str) -> Finding:
     return Finding("", Weight.UNFIT, what)
-
-
-def is_refused(act: Callable[[], object], allowed: frozenset[int]) -> bool:
-    """Whether an act was refused, and for one of the reasons that are right; other errors are raised."""
-    try:
-        act()
-    except OSError as error:
-        if error.errno not in allowed:
-            raise
-        return True
-    return False
 
 
 def ways_to_create(place: Place, source: str) -> dict[str, Callable[[str], object]]:
@@ -97,9 +87,7 @@ def _exclusive_creation(place: Place) -> Finding:
 
 def _symbolic_links(place: Place) -> Finding:
     text, path = "r" * LIMIT, f"{place.path}/record"
-    try:
-        _once(partial(place.fs.symlink, text), path)
-    except OSError as error:
+    if error := refusal(partial(_once, partial(place.fs.symlink, text), path)):
         if error.errno not in _NO_LINKS:
             return _unfit(f"no record of {LIMIT} bytes can be kept: {explain(error)}")
         return _told("there are none; records are files, which costs more requests")
@@ -169,18 +157,14 @@ def _hard_links(place: Place) -> Finding:
 def _names(place: Place) -> Finding:
     ours = "n" * (OURS - 8) + "~|,+.x-y"
     for name in (ours, "Upper", "upper"):
-        try:
-            place.make(name)
-        except OSError as error:
+        if error := refusal(partial(place.make, name)):
             return _unfit(f"a name that we need cannot be made ({name[-12:]}): {error.strerror}")
     found = place.fs.names(place.path)
     if ours not in found:
         return _unfit("a name does not come back as it was written")
     if "Upper" not in found or "upper" not in found:
         return _told("upper and lower case are the same: a payload that has both cannot be unpacked")
-    try:
-        place.make("l" * LONGEST)
-    except OSError as error:
+    if error := refusal(partial(place.make, "l" * LONGEST)):
         return _told(f"names of {OURS} bytes, but not of {LONGEST} ({error.strerror}): long ones cannot be unpacked")
     return _good(f"up to {LONGEST} bytes, and all characters that we use", longest=LONGEST)
 
@@ -209,9 +193,7 @@ def _refreshing(place: Place) -> Finding:
 
 def _group(place: Place) -> Finding:
     inner = place.make("shared")
-    try:
-        place.fs.share(inner.path)
-    except OSError as error:
+    if error := refusal(partial(place.fs.share, inner.path)):
         return _told(f"directories cannot be given to the group ({error.strerror}): a cache is of one user")
     if not place.fs.is_shared(inner.path):
         return _told("permissions are not kept: whether a group can share a cache, the mount decides")

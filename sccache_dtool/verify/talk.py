@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 from sccache_dtool import records
 from sccache_dtool.errors import TimedOut
 from sccache_dtool.layout import VERIFICATION, unique
+from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Place
+from sccache_dtool.verify.said import Garbled, Said
 
 #: Seconds between two looks: the first; the longest within a talk, and while one waits for the other to come.
 _FIRST_PAUSE, _LONGEST_PAUSE, RELAXED = 0.005, 0.1, 1.0
 
-Said = Mapping[str, Any]
+#: Seconds after which a talk has gone on for long enough, whoever goes on with it. A minute or two is usual.
+_LONGEST_TALK = 3600.0
+
+Found = TypeVar("Found")
 
 
 def fresh_names(place: Place) -> list[str]:
@@ -30,8 +35,8 @@ def fresh_names(place: Place) -> list[str]:
 
 
 def wait_for(
-    place: Place, look: Callable[[], Said | None], seconds: float, whom: str, longest_pause: float = _LONGEST_PAUSE
-) -> Said:
+    place: Place, look: Callable[[], Found | None], seconds: float, whom: str, longest_pause: float = _LONGEST_PAUSE
+) -> Found:
     """Look until there is something. Raises TimedOut, naming whom we have waited for."""
     end, pause = place.clock.monotonic() + seconds, _FIRST_PAUSE
     while (found := look()) is None:
@@ -48,7 +53,7 @@ def wait_for(
 def read_said(place: Place, name: str) -> Said | None:
     """What was said under a name; None while it is not there as a whole."""
     try:
-        return records.decode(place.fs.get_record(f"{place.path}/{name}"))
+        return Said(records.decode(place.fs.get_record(f"{place.path}/{name}")))
     except (OSError, records.Damaged):
         return None
 
@@ -61,7 +66,7 @@ class Goodbye(Exception):
     """The other side has ended the conversation; `said` is what it said then."""
 
     def __init__(self, said: Said) -> None:
-        super().__init__("goodbye")
+        super().__init__(f"the other has ended it: {said.remark('goodbye') or 'no reason given'}")
         self.said = said
 
 
@@ -74,7 +79,8 @@ class Talk:
         self._mine = (f"{number}.{me}" for number in itertools.count())
         self._others = (f"{number}.{other}" for number in itertools.count())
         self._patience = patience
-        self._is_silent = False  # the other has let us wait in vain
+        self._end = place.clock.monotonic() + _LONGEST_TALK
+        self._is_over = False  # the other has let us wait in vain, or has said goodbye
         self.name_of_other = name_of_other
 
     def say(self, **fields: object) -> None:
@@ -88,37 +94,47 @@ class Talk:
             if self._place.fs.get_record(path) != short:
                 raise  # somebody else has said it; otherwise the reply was lost
 
-    def hear(self, patience: float | None = None) -> Said:
+    def hear(self) -> Said:
         """What the other says next. Raises TimedOut, or Goodbye."""
         name = next(self._others)
+        if self._place.clock.monotonic() > self._end:
+            self._is_over = True
+            raise TimedOut(
+                f"{self.name_of_other} has not come to an end within {short_duration(_LONGEST_TALK)}",
+                hint="is there another than you who may write in the directory? give one of your own on that mount",
+            )
 
         def look() -> Said | None:
             return read_said(self._place, name) if name in fresh_names(self._place) else None
 
         try:
-            said = wait_for(self._place, look, patience or self._patience, self.name_of_other)
+            said = wait_for(self._place, look, self._patience, self.name_of_other)
         except TimedOut:
-            self._is_silent = True
+            self._is_over = True
             raise
         if "goodbye" in said:
+            self._is_over = True
             raise Goodbye(said)
         return said
 
-    def answer(self, patience: float | None = None) -> Said:
-        """What the other answers. Raises TimedOut, or PeerFailed."""
-        said = self.hear(patience)
+    def answer(self) -> Said:
+        """What the other answers. Raises TimedOut, Goodbye or PeerFailed."""
+        said = self.hear()
         if "failed" in said:
-            raise PeerFailed(str(said["failed"]))
+            raise PeerFailed(said.text("failed"))
         return said
 
     def part(self, goodbye: str, **more: object) -> None:
-        """Say goodbye, and wait until the other has heard it: only then may what we talk in be removed."""
-        self.say(goodbye=goodbye, **more)
-        if not self._is_silent:
-            with contextlib.suppress(Goodbye, TimedOut):
+        """Say goodbye, and wait until the other has heard it: only then may what we talk in be removed.
+
+        If that cannot be said, or what is heard makes no sense, nothing is lost: our own findings stand.
+        """
+        with contextlib.suppress(Goodbye, Garbled, TimedOut, OSError):
+            self.say(goodbye=goodbye, **more)
+            if not self._is_over:
                 self.hear()
 
     def ask(self, errand: str, room: str, **more: object) -> Said:
-        """Have the other do something in a directory, and hear the answer. Raises TimedOut, or PeerFailed."""
+        """Have the other do something in a directory, and hear the answer. Raises as `answer` does."""
         self.say(**{"do": errand, "in": room, **more})
         return self.answer()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import re
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from faults import REPEATED, Call, Counting, Failing, FakeProc, LostReplies
+from faults import REPEATED, Call, Counting, Failing, FakeClock, FakeProc, LostReplies
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import TimedOut, UsageError
+from sccache_dtool.errors import CacheError, NoSpace, TimedOut, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import VERIFICATION
 from sccache_dtool.verify import (
@@ -26,16 +28,25 @@ from sccache_dtool.verify import (
     Part,
     Report,
     Role,
+    Verdict,
     Weight,
     assist,
     contests,
     meeting,
     pair,
+    probes,
     role_from,
+    verification,
     verify,
 )
 from sccache_dtool.verify.findings import Place
+from sccache_dtool.verify.said import Said
 from sccache_dtool.verify.talk import Goodbye, Talk
+
+A_CONTEST = "two who make one record"
+
+#: What nobody means who asks for a number of things, or a time.
+ENDLESS: list[object] = ["inf", "x", float("inf"), float("nan"), 100_000_000_000, 76, -1, None, [], True]
 
 ALONE = Role(Part.LEAD, "", 0.0)
 LEADER = Role(Part.LEAD, "", 30.0)
@@ -191,14 +202,71 @@ def test_a_bad_file_system_is_unfit(make: Callable[[], FileSystem], check: str, 
     assert check in found(report, Weight.UNFIT)
 
 
-@pytest.mark.parametrize("kind", ["mkdir", "symlink", "rename", "rmdir", "create", "sync", "touch", "names"])
+KINDS = ["mkdir", "symlink", "rename", "rmdir", "create", "sync", "touch", "names"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_fails_is_a_finding_and_nothing_is_left(kind: str, place: str, tmp_path: Path) -> None:
-    """A mount that answers with errors would end in a traceback, or be littered."""
+    """A mount that cannot do what we need would end in a traceback, or be littered."""
     fs = Failing()
-    fs.fail(kind, errno.EIO, within="" if kind == "sync" else VERIFICATION, nth=3)
+    fs.fail(kind, errno.EINVAL, within="" if kind == "sync" else VERIFICATION, nth=3)
     report = alone(fs, place, tmp_path)
     assert report.fitness is Fitness.UNFIT
     assert any("failed" in what for what in found(report, Weight.UNFIT).values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_fails_for_the_moment_is_no_verdict(kind: str, place: str, tmp_path: Path) -> None:
+    """A good file system would be called unfit because its server was away for a minute."""
+    fs = Failing()
+    fs.fail(kind, errno.EIO, within="" if kind == "sync" else VERIFICATION, nth=3)
+    report = alone(fs, place, tmp_path)
+    assert report.fitness is Fitness.UNDECIDED
+    assert report.verdict.startswith("undecided: ")
+    assert found(report, Weight.UNFIT) == {}
+    assert "could not be tried: Input/output error" in report.verdict
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("kind", ["mkdir", "symlink", "link", "rename", "create", "write", "sync", "share"])
+def test_a_full_disk_is_no_verdict(
+    kind: str, error: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A good file system would be called unfit, or be vouched for, by a verification that had no room to try it."""
+    monkeypatch.setattr(contests, "_RUNS", 1)
+    noting = Counting()
+    alone(noting, place, tmp_path)
+    calls = noting.kinds().count(kind)
+    for nth in {1, calls // 2 + 1, calls}:
+        fs = Failing()
+        fs.fail(kind, error, nth=nth)
+        with pytest.raises(NoSpace, match="could not be tried") as refused:
+            alone(fs, place, tmp_path)
+        assert "nothing is known" in str(refused.value.hint)
+        assert os.listdir(place) == ["data"], f"{kind} {nth}"
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("full", [True, False], ids=["before", "on the way"])
+def test_a_disk_that_is_really_full_is_no_verdict(full: bool, tmp_path: Path) -> None:
+    """`doctor` would say of a full disk that it is unfit, and leave on it what it had no room to try."""
+    small = tmp_path / "small"
+    small.mkdir()
+    options = f"size=400k,nr_inodes={200 if full else 40}"
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(small)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+    try:
+        with open(small / "data", "wb", buffering=0) as file, contextlib.suppress(OSError):
+            while full:
+                file.write(bytes(4096))
+        with pytest.raises(NoSpace, match="could not be tried"):
+            alone(FileSystem(), str(small), tmp_path)
+        assert os.listdir(small) == ["data"]
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +397,13 @@ def test_what_cannot_be_removed_is_named(place: str, tmp_path: Path) -> None:
     shutil.rmtree(f"{place}/{left}")
 
 
+def test_a_room_is_removed_while_somebody_makes_names_in_it(place: str, tmp_path: Path) -> None:
+    """A peer that was still looking for an answer would have the directory left behind for a person to remove."""
+    fs = Failing()
+    fs.fail("remove_tree", errno.ENOTEMPTY, times=3)
+    alone(fs, place, tmp_path)
+
+
 def test_what_is_no_directory_is_refused(tmp_path: Path) -> None:
     """A slip in DIR would end in a traceback."""
     with pytest.raises(UsageError, match="cannot verify"):
@@ -377,7 +452,7 @@ def test_an_object_store_is_refused_and_not_touched(mount: str, place: str, tmp_
     assert report.fitness is Fitness.UNFIT
     assert "object store" in report.verdict
     said = assist(fs, place, PEER, lambda text: None, mounts=mounted(place, tmp_path, mount))
-    assert said == {"goodbye": report.verdict, "fitness": Fitness.UNFIT}
+    assert said == Verdict(Fitness.UNFIT, report.verdict)
     assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
 
 
@@ -414,7 +489,7 @@ def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, t
     mounts = mounted(place, tmp_path, "ext4 /dev/sda1 ro")
     report = verify(fs, place, ALONE, lambda text: None, mounts=mounts)
     assert report.verdict == "unfit: mount options: ro: nothing can be written"
-    assert assist(fs, place, PEER, lambda text: None, mounts=mounts)["fitness"] is Fitness.UNFIT
+    assert assist(fs, place, PEER, lambda text: None, mounts=mounts).fitness is Fitness.UNFIT
     assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
 
 
@@ -466,7 +541,7 @@ def both(place: str, tmp_path: Path, of_leader: FileSystem, of_peer: FileSystem,
             mounts=str(tmp_path / "no mountinfo"),
             longest_delay=2.0,
         )
-        assert peer.result(30) == {"goodbye": report.verdict, "fitness": report.fitness}
+        assert peer.result(30) == Verdict(report.fitness, report.verdict)
     return report
 
 
@@ -622,11 +697,11 @@ class Script(Talk):
     """A leader that says what it is told to, and hears what the peer answers."""
 
     def __init__(self, *says: dict[str, object]) -> None:
-        self.says = [*says, {"goodbye": "done"}]
+        self.says = [{"host": "node8"}, *says, {"goodbye": "done", "fitness": "fit"}]
         self.heard: list[dict[str, object]] = []
 
-    def hear(self, patience: float | None = None) -> dict[str, object]:
-        said = self.says.pop(0)
+    def hear(self) -> Said:
+        said = Said(self.says.pop(0))
         if "goodbye" in said:
             raise Goodbye(said)
         return said
@@ -638,14 +713,265 @@ class Script(Talk):
 @pytest.mark.parametrize(
     ("asked", "answer"),
     [
-        ({"do": "clock", "in": "../place"}, "not the directory of a check"),
-        ({"do": "clock", "in": ".."}, "not the directory of a check"),
-        ({"do": "clock"}, "not the directory of a check"),
+        ({"do": "clock", "in": "../place"}, "(in)"),
+        ({"do": "clock", "in": ".."}, "(in)"),
+        ({"do": "clock", "in": "p0/.."}, "(in)"),
+        ({"do": "clock", "in": "p" + "0" * 300}, "(in)"),
+        ({"do": "clock", "in": ["p0"]}, "(in)"),
+        ({"do": "clock"}, "(in)"),
         ({"do": "something new", "in": "p0"}, "another release"),
+        ({"do": ["clock"], "in": "p0"}, "(do)"),
+        ({}, "(do)"),
+        *(({"do": "watch", "in": "p0", "longest": longest}, "(longest)") for longest in ENDLESS),
+        ({"do": "watch", "in": "p0"}, "(longest)"),
+        *(({"do": "contest", "in": "p0", "name": A_CONTEST, "names": names}, "(names)") for names in ENDLESS),
+        ({"do": "contest", "in": "p0", "name": A_CONTEST}, "(names)"),
+        ({"do": "contest", "in": "p0", "name": "another", "names": 1}, "(name)"),
+        ({"do": "contest", "in": "p0", "name": [], "names": 1}, "(name)"),
+        ({"do": "contest", "in": "p0", "names": 1}, "(name)"),
+        ({"do": "list", "in": "p0"}, "(name)"),
+        ({"do": "list", "in": "p0", "name": {}}, "(name)"),
     ],
 )
 def test_a_peer_does_nothing_that_it_does_not_know(asked: dict[str, object], answer: str, place: str) -> None:
-    """Who may write in a directory could have another user make names anywhere; or a newer release get a traceback."""
+    """Who may write in a directory could have another user make names anywhere, wait or work without end; or a newer
+    release get a traceback.
+    """
     talk = Script(asked)
-    assert pair.serve(Place(FileSystem(), Clock(), place), talk) == {"goodbye": "done"}
+    assert pair.serve(Place(FileSystem(), Clock(), place), talk) == Verdict(Fitness.FIT, "done")
     assert answer in str(talk.heard[0]["failed"])
+
+
+def test_a_peer_reads_no_file_without_end(tmp_path: Path) -> None:
+    """A leader could keep another user's process reading for ever, with a sparse file that takes no room."""
+    generation = tmp_path / "p0" / "generation"
+    generation.mkdir(parents=True)
+    with open(generation / "payload", "wb") as file:
+        file.truncate(1 << 26)
+    fs, talk = Counting(), Script({"do": "read", "in": "p0"}, {"go": True})
+    pair.serve(Place(fs, Clock(), str(tmp_path)), talk)
+    assert "digest" in talk.heard[1]
+    assert fs.kinds().count("read") < 10
+
+
+@pytest.mark.parametrize(
+    "goodbye",
+    [{"goodbye": "over"}, {"goodbye": "over", "fitness": "nope"}, {"goodbye": 1, "fitness": []}, {"goodbye": None}],
+    ids=str,
+)
+def test_a_goodbye_without_a_verdict_is_none(goodbye: dict[str, object], place: str) -> None:
+    """A peer would call it a fault in sc-dtool, or a success, that the leader has broken off."""
+    with pytest.raises(CacheError, match="ended without a verdict") as refused:
+        pair.serve(Place(FileSystem(), Clock(), place), Script(goodbye))
+    assert "start both again" in str(refused.value.hint)
+
+
+def test_a_talk_without_end_ends(tmp_path: Path) -> None:
+    """A leader could keep another user's process at work for as long as it likes, by asking for one thing more."""
+    clock = FakeClock()
+    place = Place(FileSystem(), clock, str(tmp_path))
+    leader, peer = Talk(place, "leader", "peer", "the peer", 1.0), Talk(place, "peer", "leader", "the leader", 1.0)
+
+    def go_on() -> None:
+        for _ in range(1000):
+            leader.say(go=True)
+            peer.hear()
+            clock.let_pass(60.0)
+
+    with pytest.raises(TimedOut, match="the leader has not come to an end within 60 min"):
+        go_on()
+
+
+# -- hosts that mean no good -------------------------------------------------------------------------------------------
+
+
+class Stranger(FileSystem):
+    """A peer's view by which it says something else than it should, in the answers that have a field, or in all."""
+
+    def __init__(self, field: str, says: object) -> None:
+        self._field, self._says = field, json.dumps(says)
+
+    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+        is_said = path.endswith(".peer") and "/talk/" in path
+        super().put_record(self._says if is_said and f'"{self._field}"' in text else text, path, unique=unique)
+
+
+def introduced(**fields: object) -> dict[str, object]:
+    """An introduction of a peer with something else in it."""
+    return {"host": "node7", "boot": "b", "device": 1, **fields}
+
+
+def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verification of two hosts and one contest: for tests of how they talk."""
+    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
+    monkeypatch.setattr(probes, "PROBES", {})
+    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(pair, "_CHECKS", {})
+    for name in set(contests.CONTESTS) - {A_CONTEST}:
+        monkeypatch.delitem(contests.CONTESTS, name)
+
+
+@pytest.mark.parametrize(
+    ("field", "says", "check", "word"),
+    [
+        ("device", introduced(device="abc"), "two hosts", "(device)"),
+        ("device", introduced(device=[1]), "two hosts", "(device)"),
+        ("device", introduced(device=-1), "two hosts", "(device)"),
+        ("device", introduced(device=True), "two hosts", "(device)"),
+        ("device", introduced(boot=None), "two hosts", "(boot)"),
+        ("device", introduced(host={}), "two hosts", "(host)"),
+        ("device", {}, "two hosts", "(host)"),
+        ("device", introduced(goodbye=1), "two hosts", "the other has ended it"),
+        ("ready", {"goodbye": 1}, "two hosts", "the other has ended it: no reason given"),
+        ("second", {"goodbye": "so\x1b[2J"}, "two hosts", "the other has ended it: so�[2J"),
+        ("second", {"failed": "so\x1b[2J"}, f"{A_CONTEST}, between hosts", "failed on node: so�[2J"),
+        ("second", {}, f"{A_CONTEST}, between hosts", "(second)"),
+    ],
+)
+def test_a_leader_believes_no_nonsense(
+    field: str, says: object, check: str, word: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write in the directory could end the verification of another user in a traceback, without a report."""
+    few_checks(monkeypatch)
+    monkeypatch.setattr(verification, "host_name", lambda: "node")
+    with ThreadPoolExecutor() as pool:
+        proc = FakeProc(str(tmp_path / "proc"), boot="b")
+        peer = pool.submit(assist, Stranger(field, says), place, PEER, lambda text: None, proc=proc)
+        led = pool.submit(verify, FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
+        report = led.result(30)
+        with contextlib.suppress(CacheError):
+            peer.result(30)
+    assert report.fitness is Fitness.ONE_HOST
+    assert word in found(report, Weight.ONE_HOST)[check]
+
+
+class Parrot(Talk):
+    """A peer that always answers the same."""
+
+    name_of_other = "node7"
+
+    def __init__(self, says: dict[str, object]) -> None:
+        self._says = Said(says)
+
+    def hear(self) -> Said:
+        return self._says
+
+    def say(self, **fields: object) -> None:
+        """Nobody listens."""
+
+
+#: What answers the leader, and does not make sense to it.
+NONSENSE: dict[str, list[dict[str, object]]] = {
+    f"{A_CONTEST}, between hosts": [
+        {"second": "1"},
+        {"second": "1" * 7},
+        {"second": "9" * 6},
+        {"second": "1" * 6 + "\n"},
+        {"second": 111111},
+        {"second": ["1"] * 6},
+        {"failed": 1},
+    ],
+    "names made by another host": [{"there": "yes"}, {"there": 1}, {"there": None}],
+    "rename onto what another host filled": [{"refused": 1}, {"refused": []}],
+    "a copy published by another host": [{"digest": 1}],
+    "clocks of two hosts": [
+        {"offset": "now", "stamp": 1},
+        {"offset": True, "stamp": 1},
+        {"offset": 1e17, "stamp": 1},
+        {"offset": float("nan"), "stamp": 1},
+        {"offset": 1},
+    ],
+    "visibility between hosts": [
+        {"looked up": "x", "listed": None},
+        {"looked up": -1, "listed": None},
+        {"looked up": 1e17, "listed": None},
+        {"looked up": 1},
+    ],
+}
+
+
+@pytest.mark.parametrize("says", [{}, *(says for answers in NONSENSE.values() for says in answers)], ids=str)
+def test_an_answer_that_makes_no_sense_is_that_of_a_peer_that_failed(says: dict[str, object], tmp_path: Path) -> None:
+    """An answer of another release, or a forged one, would end the leader in a traceback."""
+    place = Place(FileSystem(), Clock(), str(tmp_path))
+    checks = {one.check: one for one in pair.run(pair.Pair(place, Parrot(says), "", 0.1, lambda text: None))}
+    for check in [check for check, answers in NONSENSE.items() if says in answers or says == {}]:
+        assert checks[check].weight is Weight.ONE_HOST
+        assert "failed on node7: what was said makes no sense" in checks[check].what
+
+
+@pytest.mark.parametrize(
+    "room", [1, ["x"], "..", f"{VERIFICATION}0123456789abcdef/..", f"{VERIFICATION}0123456789abcdef.peer"], ids=str
+)
+def test_a_peer_follows_no_call_that_makes_no_sense(room: object, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A forged call would end the peer of another user in a traceback, or lead it out of the directory."""
+    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
+    call = f"{place}/{VERIFICATION}0123456789abcdef.call"
+    os.symlink(json.dumps({"room": room}), call)
+    with pytest.raises(TimedOut, match="no word from a leader"):
+        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
+    os.unlink(call)
+
+
+@pytest.mark.parametrize(
+    ("greeting", "word"),
+    [
+        ({}, r"makes no sense \(host\)"),
+        ({"host": 1}, r"makes no sense \(host\)"),
+        ({"host": []}, r"makes no sense \(host\)"),
+        ({"goodbye": 1}, "without a verdict"),
+    ],
+)
+def test_a_leader_without_a_name_is_none(
+    greeting: object, word: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged greeting would end the peer of another user in a traceback."""
+    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
+    room = f"{place}/{VERIFICATION}fedcba9876543210"
+    os.makedirs(f"{room}/talk")
+    os.symlink(json.dumps(greeting), f"{room}/talk/0.leader")
+    call = f"{place}/{VERIFICATION}0123456789abcdef.call"
+    os.symlink(json.dumps({"room": os.path.basename(room)}), call)
+    with pytest.raises(CacheError, match=word) as refused:
+        assist(FileSystem(), place, PEER, lambda text: None)
+    assert "start both again" in str(refused.value.hint)
+    shutil.rmtree(room)
+    os.unlink(call)
+
+
+def test_many_cards_do_not_keep_a_leader_busy(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may write in the directory could have another user make as many names there as it likes."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    cards = [f"{place}/{VERIFICATION}{number:016x}.peer" for number in range(100)]
+    for number, card in enumerate(cards):
+        os.symlink(json.dumps({"host": "gone", "meeting": "" if number else []}), card)
+    fs = Counting()
+    report = alone(fs, place, tmp_path)
+    for card in cards:
+        os.unlink(card)
+    assert len(report.hosts) == 1
+    assert sum(call.kind == "symlink" and call.path.endswith(".call") for call in fs.calls) == 20
+
+
+@pytest.mark.parametrize("full", ["leader", "peer"])
+def test_who_has_no_room_left_says_so_and_the_other_does_not_wait(full: str, place: str, tmp_path: Path) -> None:
+    """A quota that is used up on one of two hosts would look like a host that was switched off."""
+    failing = Failing()
+    failing.fail("rename", errno.EDQUOT, within="/tmp /" if full == "leader" else "/yours")  # nowhere but between hosts
+    of_leader, of_peer = (failing, FileSystem()) if full == "leader" else (FileSystem(), failing)
+    procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(assist, of_peer, place, PEER, lambda text: None, proc=procs[1])
+        led = pool.submit(
+            verify, of_leader, place, LEADER, lambda text: None, proc=procs[0], mounts=str(tmp_path / "no mountinfo")
+        )
+        if full == "leader":
+            with pytest.raises(NoSpace, match="Disk quota exceeded"):
+                led.result(30)
+            with pytest.raises(CacheError, match="ended without a verdict: Disk quota exceeded"):
+                peer.result(30)
+        else:
+            with pytest.raises(NoSpace, match="Disk quota exceeded"):
+                peer.result(30)
+            assert "the other has ended it: Disk quota exceeded" in led.result(30).verdict
+            assert led.result().fitness is Fitness.ONE_HOST
