@@ -80,6 +80,13 @@ class Limits(NamedTuple):
     entries_low: Mark | None = None
     least_free: int | None = None  # bytes that the file system must have left
 
+    @property
+    def of_file_system(self) -> bool:
+        """Whether what others have on the file system, or what is in the trash, makes a difference."""
+        in_bytes = self.capacity is None and self.high is not None and self.high.is_share
+        in_entries = self.entries_high is not None and self.entries_high.is_share
+        return in_bytes or in_entries or self.least_free is not None
+
 
 def check(limits: Limits) -> Limits:
     """`limits`. Raises UsageError for a low mark that would never be used, or that is above the high one."""
@@ -98,6 +105,18 @@ def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
         raise UsageError(f"the low {what}, {low}, is above the high one, {high}", hint="cleaning ends at the low one")
 
 
+class Trashed(NamedTuple):
+    """What is in the trash: it takes room, and will not for ever."""
+
+    bytes: int = 0
+    entries: int = 0
+    until: int = 0  # seconds since 1970: so long the last of it is kept for `restore`; 0: nothing is
+
+    def more(self, size: int, entries: int, until: int) -> Trashed:
+        """With so much put there besides."""
+        return Trashed(self.bytes + size, self.entries + entries, max(self.until, until))
+
+
 class Room(NamedTuple):
     """What a file system has, in bytes and entries (inodes)."""
 
@@ -105,6 +124,31 @@ class Room(NamedTuple):
     free: int
     entries: int
     free_entries: int
+
+    def without(self, trashed: Trashed) -> Room:
+        """The same when this is deleted."""
+        return self._replace(free=self.free + trashed.bytes, free_entries=self.free_entries + trashed.entries)
+
+
+class Spare(NamedTuple):
+    """What a file system can take, once the trash is empty, before it is over a mark; None: it has none of that kind.
+
+    Below 0: it is over its mark by so much.
+    """
+
+    bytes: int | None = None
+    entries: int | None = None
+
+    def withheld(self, size: int, entries: int, trashed: Trashed) -> tuple[int, int]:
+        """By how many bytes and entries it stays over its marks because of the trash alone, with so much removed."""
+        return (
+            _lacking(self.bytes, size, trashed.bytes),
+            _lacking(self.entries, entries, trashed.entries),
+        )
+
+
+def _lacking(spare: int | None, removed: int, trashed: int) -> int:
+    return 0 if spare is None else min(trashed, max(0, trashed - spare - removed))
 
 
 class Goal(NamedTuple):
@@ -123,7 +167,8 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     """What a cache that holds `size` bytes in `entries` must come down to; None if nothing is over its mark.
 
     A share of a capacity is compared with what the cache holds; a share of the file system with what is used there,
-    by whomever: what the others use cannot be cleaned, but the cache can make up for it.
+    by whomever: what the others use cannot be cleaned, but the cache can make up for it. `room` is what there is
+    without the trash: who evicted it has made that room, and would make it again and again until it comes.
     """
     sizes = [] if retain_size is None else [retain_size]
     if limits.capacity is not None:
@@ -143,6 +188,20 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     if not sizes and not counts:
         return None
     return Goal(min(sizes, default=None), min(counts, default=None))
+
+
+def spare(limits: Limits, room: Room | None) -> Spare:
+    """What there is before the file system is over one of its marks; `room` as for `goal`."""
+    if room is None:
+        return Spare()
+    sizes, counts = [], []
+    if limits.capacity is None and limits.high is not None and limits.high.is_share:
+        sizes.append(limits.high.of(room.bytes) - (room.bytes - room.free))
+    if limits.least_free is not None:
+        sizes.append(room.free - limits.least_free)
+    if limits.entries_high is not None and limits.entries_high.is_share and room.entries:
+        counts.append(limits.entries_high.of(room.entries) - (room.entries - room.free_entries))
+    return Spare(min(sizes, default=None), min(counts, default=None))
 
 
 def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int) -> list[int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import Disk, Done, config, one_line_error
+from sccache_dtool.fsops import FileSystem
 
 Sc = Callable[..., Done]
 Put = Callable[..., Path]
@@ -145,6 +146,26 @@ def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put) -> None:
         assert done.code == code
         assert last_line(done).startswith(f"the goal {verb} missed by")
     assert not path.exists()
+
+
+def test_a_disk_that_the_trash_keeps_full_is_told_of(
+    sc: Sc, put: Put, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cron job would say that all is well on a full disk, or empty the cache hour by hour for nothing."""
+    paths = [put(name) for name in "abcd"]
+    monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))  # whatever is evicted
+    config(root, '[clean]\nmin_free = "2kB"\ntrash = "7d"\n')
+    would = sc("clean", "-n")
+    assert (would.code, would.out.count("the goal would be missed: the file system stays over")) == (0, 1)
+    for removed in ("removed 1 item, ", "nothing to remove: ", "nothing to remove: "):
+        done = sc("clean")
+        first, missed, trashed, _ = done.out.splitlines()[-4:]
+        assert (done.code, first.startswith(removed)) == (3, True)
+        assert missed.endswith("stays over its mark by 1.0 kB until the trash is deleted")
+        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, the last of it kept for `restore` until 2")
+    assert sum(path.exists() for path in paths) == 3
+    total = sc("-f", "json", "clean").row("total")
+    assert (total["missed_bytes"], total["withheld_bytes"], total["withheld_until"][:2]) == (0, 1000, "20")
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
