@@ -26,14 +26,24 @@ class Mark(NamedTuple):
         return f"{100 * self.value:g}%" if self.is_share else f"{self.value:.0f}"
 
 
+#: Up to here a number without a unit is taken for one whose unit was forgotten.
+_MOST_FORGOTTEN = 100
+
+
+def parse_limit(text: str) -> int:
+    """A size that a cleaning goes by. Raises UsageError, also for what would empty a cache by mistake."""
+    size = parse_size(text)
+    _check_meant(text, size, "bytes", "give it a unit, such as TB")
+    return size
+
+
 def parse_mark(text: str) -> Mark:
     """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError, also for 90: bytes are not meant."""
     share = _share(text)
     if share is not None:
         return share
     size = parse_size(text)
-    if 0 < size <= 100:
-        raise UsageError(f"{text!r} would be a mark of {size} bytes", hint="give 90% for a share, or a size: 9TB")
+    _check_meant(text, size, "bytes", "give 90% for a share, or a size: 9TB")
     return Mark(size, False)
 
 
@@ -44,6 +54,7 @@ def parse_entries_mark(text: str) -> Mark:
         return share
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
         raise UsageError(f"cannot read {text!r} as a number of files", hint="give a number, or a share such as 90%")
+    _check_meant(text, int(text), "files", "give 90% for a share, or a number above 100")
     return Mark(int(text), False)
 
 
@@ -54,7 +65,8 @@ def parse_fraction(value: object) -> Mark:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise UsageError(f"{value!r} is no fraction", hint="give a number from 0 to 1, such as 0.9")
+        raise UsageError(f"{value!r} is no fraction", hint="give a number above 0, 1 at most, such as 0.9")
+    _check_not_none(str(value), fraction)
     return Mark(fraction, True)
 
 
@@ -67,7 +79,21 @@ def _share(text: str) -> Mark | None:
     share = float(match[1]) / 100
     if share > 1:
         raise UsageError(f"{text!r} is more than all", hint="give 100% or less")
+    _check_not_none(text, share)
     return Mark(share, True)
+
+
+def _check_meant(text: str, value: int, unit: str, hint: str) -> None:
+    """Raise UsageError for a number whose unit was forgotten: 90 bytes are nobody's mark, and empty every cache."""
+    _check_not_none(text, value)
+    if value <= _MOST_FORGOTTEN and text.strip().isdecimal():
+        raise UsageError(f"{text!r} would be {value} {unit}", hint=hint)
+
+
+def _check_not_none(text: str, value: float) -> None:
+    """Raise UsageError for 0, as of a variable that was never set."""
+    if value == 0:
+        raise UsageError(f"{text!r} is no limit", hint="to remove everything that is not in use: sc-dtool clean --all")
 
 
 class Limits(NamedTuple):
@@ -188,6 +214,18 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     if not sizes and not counts:
         return None
     return Goal(min(sizes, default=None), min(counts, default=None))
+
+
+def check_floor(limits: Limits, room: Room) -> None:
+    """Raise UsageError for a floor that no cleaning can reach: all would be removed, again and again."""
+    if limits.least_free is not None and limits.least_free >= room.bytes:
+        import humanize
+
+        wanted, size = humanize.naturalsize(limits.least_free), humanize.naturalsize(room.bytes)
+        raise UsageError(
+            f"{wanted} cannot be kept free: the file system has {size} in all",
+            hint="give less as --min-free, or as min_free in config.toml",
+        )
 
 
 def spare(limits: Limits, room: Room | None) -> Spare:

@@ -21,9 +21,9 @@ from sccache_dtool.cli.options import (
     dry_run_option,
     duration,
     files_mark,
+    limit,
     mark,
     pass_invocation,
-    size,
     trash_option,
 )
 from sccache_dtool.cli.output import Column, field
@@ -61,8 +61,8 @@ def _conditions(function: Command) -> Command:
                 metavar="N",
                 help="Only what was used fewer than N times.",
             ),
-            click.option("--larger-than", type=size, metavar="SIZE", help="Only what is larger: 1GB."),
-            click.option("--retain-size", type=size, metavar="SIZE", help="Stop at this size: 1TB."),
+            click.option("--larger-than", type=limit, metavar="SIZE", help="Only what is larger: 1GB."),
+            click.option("--retain-size", type=limit, metavar="SIZE", help="Stop at this size: 1TB."),
             click.option(
                 "--high-watermark", "high", type=mark, metavar="MARK", help="Begin above this: 90%, or a size."
             ),
@@ -71,9 +71,11 @@ def _conditions(function: Command) -> Command:
                 "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
             ),
             click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", help="Stop there."),
-            click.option("--capacity", type=size, metavar="SIZE", help="What shares are of. Default: the file system."),
             click.option(
-                "--min-free", "least_free", type=size, metavar="SIZE", help="Leave so much of the file system free."
+                "--capacity", type=limit, metavar="SIZE", help="What shares are of. Default: the file system."
+            ),
+            click.option(
+                "--min-free", "least_free", type=limit, metavar="SIZE", help="Leave so much of the file system free."
             ),
         )
     ):

@@ -30,7 +30,7 @@ from sccache_dtool.evict.post import Post
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import WorkName
 from sccache_dtool.liveness import State
-from sccache_dtool.marks import Limits, Room, Spare, Trashed
+from sccache_dtool.marks import Limits, Room, Spare, Trashed, check_floor
 from sccache_dtool.reaping import Reaped
 
 
@@ -46,6 +46,7 @@ class Cleaner(Post):
 
     def plan(self, rules: Rules, keep_for: float, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
+        self._check_floor(rules.limits)
         now = self._clock.wall() + ahead
         with self._crew() as crew:
             census = self._census(crew, rules, now)
@@ -61,8 +62,9 @@ class Cleaner(Post):
 
         `keep_for`: seconds for which what is evicted can be restored; `most_seconds`: after which nothing more is
         begun, and the rest left for the next time; `why`: for the record. Where there is nothing to do nothing is
-        written.
+        written. Raises UsageError for a floor that the file system is too small for.
         """
+        self._check_floor(rules.limits)
         deadline = self._deadline(most_seconds)
         with self._crew() as crew:
             now = self._clock.wall()
@@ -230,6 +232,10 @@ class Cleaner(Post):
         plan = conclude(settled, rules, room)
         in_the_way = () if plan.missed_after(()) == (0, 0) else held
         return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
+
+    def _check_floor(self, limits: Limits) -> None:
+        if limits.least_free is not None:
+            check_floor(limits, Room(*self._fs.room(self._layout.root)))
 
     def _room(self, limits: Limits) -> Room | None:
         """What the file system has without the trash; None where no limit depends on that.
