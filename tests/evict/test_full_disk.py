@@ -148,6 +148,19 @@ def test_what_a_killed_cleaner_had_no_time_to_delete_is_not_evicted_for_again(
     assert (done.removed, left(cache), done.complete, os.listdir(layout.trash)) == ((), stay, True, [])
 
 
+def test_a_cleaning_whose_time_was_over_before_the_trash_was_deleted_is_not_complete(
+    cache: Cache, make_cache: Making, clock: FakeClock, layout: Layout
+) -> None:
+    """A cron job would say that there is room, and the next one empty the cache although it only had to delete."""
+    disk, rules = _Interposing(), Rules(limits=Limits(high=SHARE[70], low=SHARE[50]))
+    disk.before("remove_tree", lambda: clock.let_pass(100), within=layout.trash)
+    done = make_cache(fs=disk).clean(rules, most_seconds=50)
+    assert (len(done.removed), done.left, done.purged) == (4, (), 1)
+    assert (done.withheld, done.complete, left(cache)) == ((100, 0), False, 5)
+    done = cache.clean(rules, most_seconds=50)
+    assert (done.removed, done.withheld, done.complete, os.listdir(layout.trash)) == ((), (0, 0), True, [])
+
+
 def test_what_cannot_be_deleted_from_the_trash_is_told_of(make_cache: Making, cache: Cache, layout: Layout) -> None:
     """A disk that runs full of what the cleaner may not delete would be told of as if it had room."""
     disk = _Failing()
