@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
-from sccache_dtool.marks import ORDERS, Limits, Mark, check, parse_entries_mark, parse_fraction, parse_mark
-from sccache_dtool.units import parse_duration, parse_lifetime, parse_size
+from sccache_dtool.marks import ORDERS, Limits, Mark, check, parse_entries_mark, parse_fraction, parse_limit, parse_mark
+from sccache_dtool.units import parse_duration, parse_lifetime
 
 
 class Config(NamedTuple):
@@ -64,8 +64,8 @@ def _lifetime(value: object) -> float:
     return parse_lifetime(str(value))
 
 
-def _size(value: object) -> int:
-    return parse_size(str(value))
+def _limit(value: object) -> int:
+    return parse_limit(str(value))
 
 
 def _mark(value: object) -> Mark:
@@ -113,16 +113,16 @@ SETTINGS = {
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
     "trash_keep": Setting("clean", "trash", _duration),
-    "clean_capacity": Setting("clean", "capacity", _size),
+    "clean_capacity": Setting("clean", "capacity", _limit),
     "clean_high": Setting("clean", "high_watermark", _mark),
     "clean_low": Setting("clean", "low_watermark", _mark),
     "clean_high_files": Setting("clean", "high_watermark_files", _files_mark),
     "clean_low_files": Setting("clean", "low_watermark_files", _files_mark),
-    "clean_least_free": Setting("clean", "min_free", _size),
+    "clean_least_free": Setting("clean", "min_free", _limit),
     "clean_older_than": Setting("clean", "older_than", _duration),
     "clean_fewer_uses": Setting("clean", "exclude_frequently_accessed", _count),
-    "clean_larger_than": Setting("clean", "larger_than", _size),
-    "clean_retain_size": Setting("clean", "retain_size", _size),
+    "clean_larger_than": Setting("clean", "larger_than", _limit),
+    "clean_retain_size": Setting("clean", "retain_size", _limit),
     "clean_order": Setting("clean", "order", _order),
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
@@ -131,7 +131,7 @@ SETTINGS = {
 
 #: What the Whole Tale data manager calls some of them.
 ALIASES = (
-    ("clean_capacity", Setting("clean", "private_storage_capacity", _size)),
+    ("clean_capacity", Setting("clean", "private_storage_capacity", _limit)),
     ("clean_high", Setting("clean", "gc_collect_start_fraction", parse_fraction)),
     ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
 )

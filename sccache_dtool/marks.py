@@ -26,14 +26,24 @@ class Mark(NamedTuple):
         return f"{100 * self.value:g}%" if self.is_share else f"{self.value:.0f}"
 
 
+#: Up to here a number without a unit is taken for one whose unit was forgotten.
+_MOST_FORGOTTEN = 100
+
+
+def parse_limit(text: str) -> int:
+    """A size that a cleaning goes by. Raises UsageError, also for what would empty a cache by mistake."""
+    size = parse_size(text)
+    _check_meant(text, size, "bytes", "give it a unit, such as TB")
+    return size
+
+
 def parse_mark(text: str) -> Mark:
     """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError, also for 90: bytes are not meant."""
     share = _share(text)
     if share is not None:
         return share
     size = parse_size(text)
-    if 0 < size <= 100:
-        raise UsageError(f"{text!r} would be a mark of {size} bytes", hint="give 90% for a share, or a size: 9TB")
+    _check_meant(text, size, "bytes", "give 90% for a share, or a size: 9TB")
     return Mark(size, False)
 
 
@@ -44,6 +54,7 @@ def parse_entries_mark(text: str) -> Mark:
         return share
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
         raise UsageError(f"cannot read {text!r} as a number of files", hint="give a number, or a share such as 90%")
+    _check_meant(text, int(text), "files", "give 90% for a share, or a number above 100")
     return Mark(int(text), False)
 
 
@@ -54,7 +65,8 @@ def parse_fraction(value: object) -> Mark:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise UsageError(f"{value!r} is no fraction", hint="give a number from 0 to 1, such as 0.9")
+        raise UsageError(f"{value!r} is no fraction", hint="give a number above 0, 1 at most, such as 0.9")
+    _check_not_none(str(value), fraction)
     return Mark(fraction, True)
 
 
@@ -67,7 +79,21 @@ def _share(text: str) -> Mark | None:
     share = float(match[1]) / 100
     if share > 1:
         raise UsageError(f"{text!r} is more than all", hint="give 100% or less")
+    _check_not_none(text, share)
     return Mark(share, True)
+
+
+def _check_meant(text: str, value: int, unit: str, hint: str) -> None:
+    """Raise UsageError for a number whose unit was forgotten: 90 bytes are nobody's mark, and empty every cache."""
+    _check_not_none(text, value)
+    if value <= _MOST_FORGOTTEN and text.strip().isdecimal():
+        raise UsageError(f"{text!r} would be {value} {unit}", hint=hint)
+
+
+def _check_not_none(text: str, value: float) -> None:
+    """Raise UsageError for 0, as of a variable that was never set."""
+    if value == 0:
+        raise UsageError(f"{text!r} is no limit", hint="to remove everything that is not in use: sc-dtool clean --all")
 
 
 class Limits(NamedTuple):
@@ -79,6 +105,13 @@ class Limits(NamedTuple):
     entries_high: Mark | None = None
     entries_low: Mark | None = None
     least_free: int | None = None  # bytes that the file system must have left
+
+    @property
+    def of_file_system(self) -> bool:
+        """Whether what others have on the file system, or what is in the trash, makes a difference."""
+        in_bytes = self.capacity is None and self.high is not None and self.high.is_share
+        in_entries = self.entries_high is not None and self.entries_high.is_share
+        return in_bytes or in_entries or self.least_free is not None
 
 
 def check(limits: Limits) -> Limits:
@@ -98,6 +131,18 @@ def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
         raise UsageError(f"the low {what}, {low}, is above the high one, {high}", hint="cleaning ends at the low one")
 
 
+class Trashed(NamedTuple):
+    """What is in the trash: it takes room, and will not for ever."""
+
+    bytes: int = 0
+    entries: int = 0
+    until: int = 0  # seconds since 1970: so long the last of it is kept for `restore`; 0: nothing is
+
+    def more(self, size: int, entries: int, until: int) -> Trashed:
+        """With so much put there besides."""
+        return Trashed(self.bytes + size, self.entries + entries, max(self.until, until))
+
+
 class Room(NamedTuple):
     """What a file system has, in bytes and entries (inodes)."""
 
@@ -105,6 +150,31 @@ class Room(NamedTuple):
     free: int
     entries: int
     free_entries: int
+
+    def without(self, trashed: Trashed) -> Room:
+        """The same when this is deleted."""
+        return self._replace(free=self.free + trashed.bytes, free_entries=self.free_entries + trashed.entries)
+
+
+class Spare(NamedTuple):
+    """What a file system can take, once the trash is empty, before it is over a mark; None: it has none of that kind.
+
+    Below 0: it is over its mark by so much.
+    """
+
+    bytes: int | None = None
+    entries: int | None = None
+
+    def withheld(self, size: int, entries: int, trashed: Trashed) -> tuple[int, int]:
+        """By how many bytes and entries it stays over its marks because of the trash alone, with so much removed."""
+        return (
+            _lacking(self.bytes, size, trashed.bytes),
+            _lacking(self.entries, entries, trashed.entries),
+        )
+
+
+def _lacking(spare: int | None, removed: int, trashed: int) -> int:
+    return 0 if spare is None else min(trashed, max(0, trashed - spare - removed))
 
 
 class Goal(NamedTuple):
@@ -123,7 +193,8 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     """What a cache that holds `size` bytes in `entries` must come down to; None if nothing is over its mark.
 
     A share of a capacity is compared with what the cache holds; a share of the file system with what is used there,
-    by whomever: what the others use cannot be cleaned, but the cache can make up for it.
+    by whomever: what the others use cannot be cleaned, but the cache can make up for it. `room` is what there is
+    without the trash: who evicted it has made that room, and would make it again and again until it comes.
     """
     sizes = [] if retain_size is None else [retain_size]
     if limits.capacity is not None:
@@ -143,6 +214,32 @@ def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room:
     if not sizes and not counts:
         return None
     return Goal(min(sizes, default=None), min(counts, default=None))
+
+
+def check_floor(limits: Limits, room: Room) -> None:
+    """Raise UsageError for a floor that no cleaning can reach: all would be removed, again and again."""
+    if limits.least_free is not None and limits.least_free >= room.bytes:
+        import humanize
+
+        wanted, size = humanize.naturalsize(limits.least_free), humanize.naturalsize(room.bytes)
+        raise UsageError(
+            f"{wanted} cannot be kept free: the file system has {size} in all",
+            hint="give less as --min-free, or as min_free in config.toml",
+        )
+
+
+def spare(limits: Limits, room: Room | None) -> Spare:
+    """What there is before the file system is over one of its marks; `room` as for `goal`."""
+    if room is None:
+        return Spare()
+    sizes, counts = [], []
+    if limits.capacity is None and limits.high is not None and limits.high.is_share:
+        sizes.append(limits.high.of(room.bytes) - (room.bytes - room.free))
+    if limits.least_free is not None:
+        sizes.append(room.free - limits.least_free)
+    if limits.entries_high is not None and limits.entries_high.is_share and room.entries:
+        counts.append(limits.entries_high.of(room.entries) - (room.entries - room.free_entries))
+    return Spare(min(sizes, default=None), min(counts, default=None))
 
 
 def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int) -> list[int]:

@@ -54,7 +54,7 @@ def test_what_is_done_is_not_mailed(cache: Cache) -> None:
 
 def test_what_a_person_must_do_is_mailed(cache: Cache, tmp_path: Path) -> None:
     """A cache that cannot be cleaned would run full in silence."""
-    done = run(cache.root, "--retain-size", "0", "--exclude", "*")
+    done = run(cache.root, "--retain-size", "1B", "--exclude", "*")
     assert done.returncode == 3
     assert "the goal was missed by 2.0 kB" in done.stdout
     assert run(tmp_path / "missing").returncode == 10

@@ -21,9 +21,9 @@ from sccache_dtool.cli.options import (
     dry_run_option,
     duration,
     files_mark,
+    limit,
     mark,
     pass_invocation,
-    size,
     trash_option,
 )
 from sccache_dtool.cli.output import Column, field
@@ -36,6 +36,7 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.plans import Planned
+    from sccache_dtool.marks import Trashed
     from sccache_dtool.reaping import Judged
 
 
@@ -60,8 +61,8 @@ def _conditions(function: Command) -> Command:
                 metavar="N",
                 help="Only what was used fewer than N times.",
             ),
-            click.option("--larger-than", type=size, metavar="SIZE", help="Only what is larger: 1GB."),
-            click.option("--retain-size", type=size, metavar="SIZE", help="Stop at this size: 1TB."),
+            click.option("--larger-than", type=limit, metavar="SIZE", help="Only what is larger: 1GB."),
+            click.option("--retain-size", type=limit, metavar="SIZE", help="Stop at this size: 1TB."),
             click.option(
                 "--high-watermark", "high", type=mark, metavar="MARK", help="Begin above this: 90%, or a size."
             ),
@@ -70,9 +71,11 @@ def _conditions(function: Command) -> Command:
                 "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
             ),
             click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", help="Stop there."),
-            click.option("--capacity", type=size, metavar="SIZE", help="What shares are of. Default: the file system."),
             click.option(
-                "--min-free", "least_free", type=size, metavar="SIZE", help="Leave so much of the file system free."
+                "--capacity", type=limit, metavar="SIZE", help="What shares are of. Default: the file system."
+            ),
+            click.option(
+                "--min-free", "least_free", type=limit, metavar="SIZE", help="Leave so much of the file system free."
             ),
         )
     ):
@@ -138,7 +141,7 @@ def clean_command(
     if notice is not None:
         return _print_notice(now, cache, rules, notice, by)
     if dry_run:
-        plan, reaped = cache.plan(rules)
+        plan, reaped = cache.plan(rules, keep_for=trash)
         print_reaped(now, reaped, True)
         if into is not None:
             _write_plan(now, cache, plan, into)
@@ -259,14 +262,17 @@ def _print_plan(now: Invocation, plan: Plan) -> int:
     fields = {"items": len(plan.remove), "bytes": plan.freed, "kept": len(plan.keep), "missed_bytes": missed}
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
-        text = _nothing_over(plan)
-    missing = _missed(missed, missed_entries, "would be")
-    now.out.result("total", {**fields, "missed_entries": missed_entries, "dry_run": True}, text, *missing)
+        text = _nothing_to_remove(plan, plan.withheld)
+    missing = [*_missed(missed, missed_entries, "would be"), *_withheld(plan.withheld, plan.trashed, "would be")]
+    fields.update(missed_entries=missed_entries, **_withheld_fields(plan.withheld, plan.trashed))
+    now.out.result("total", {**fields, "dry_run": True}, text, *missing)
     return Exit.DONE
 
 
-def _nothing_over(plan: Plan) -> str:
+def _nothing_to_remove(plan: Plan, withheld: tuple[int, int]) -> str:
     what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
+    if withheld != (0, 0):
+        return f"nothing to remove: the room of what is in the trash suffices; the cache holds {what}"
     return f"nothing is over its mark: {what}; nothing to do"
 
 
@@ -300,6 +306,7 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
         "gone": len(done.gone),
         "missed_bytes": missed,
         "missed_entries": missed_entries,
+        **_withheld_fields(done.withheld, done.trashed),
         "tidied": len(done.tidied),
         "purged": done.purged,
         "dry_run": False,
@@ -310,7 +317,8 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
 
 def _sentences(done: Cleaned) -> Iterable[str]:
     if done.plan.within and not done.tidied and not done.reaped.leases:
-        yield _nothing_over(done.plan)
+        yield _nothing_to_remove(done.plan, done.withheld)
+        yield from _withheld(done.withheld, done.trashed, "was")
         return
     yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
     if done.gone:
@@ -321,6 +329,7 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     yield from _missed(missed, missed_entries, "was")
     if missed or missed_entries:
         yield from _in_the_way(done)
+    yield from _withheld(done.withheld, done.trashed, "was")
 
 
 def _in_the_way(done: Cleaned) -> Iterable[str]:
@@ -339,10 +348,31 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
 
 def _missed(size: int, entries: int, verb: str) -> Iterable[str]:
     """By how much the goal is missed; nothing if it is reached."""
-    by = [output.size(size)] * bool(size) + [output.count(entries, "file")] * bool(entries)
-    if by:
+    if size or entries:
         why = "what is left is in use, kept by the conditions, or not of this cache"
-        yield f"the goal {verb} missed by {' and '.join(by)}: {why}"
+        yield f"the goal {verb} missed by {_amount(size, entries)}: {why}"
+
+
+def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[str]:
+    """What keeps the file system over its mark although enough has gone from the cache; nothing if it is not."""
+    if over == (0, 0):
+        return
+    yield f"the goal {verb} missed: the file system stays over its mark by {_amount(*over)} until the trash is deleted"
+    there = _amount(trashed.bytes, trashed.entries)
+    if trashed.until > time.time():
+        yield f"  in the trash: {there}, the last of it kept for `restore` until {output.moment(trashed.until)}"
+        yield "  nothing more is evicted for that; with a shorter --trash, or none, room comes sooner the next time"
+    else:
+        yield f"  in the trash: {there} that could not be deleted in this run; the next one goes on with it"
+
+
+def _withheld_fields(over: tuple[int, int], trashed: Trashed) -> dict[str, Any]:
+    until = output.moment(trashed.until) if over != (0, 0) and trashed.until else None
+    return {"withheld_bytes": over[0], "withheld_entries": over[1], "withheld_until": until}
+
+
+def _amount(size: int, entries: int) -> str:
+    return " and ".join([output.size(size)] * bool(size) + [output.count(entries, "file")] * bool(entries))
 
 
 def _reasons(keep: Iterable[Kept]) -> str:

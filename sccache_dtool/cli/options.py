@@ -13,7 +13,7 @@ from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.marks import Mark, parse_entries_mark, parse_mark
+from sccache_dtool.marks import Mark, parse_entries_mark, parse_limit, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ Value = TypeVar("Value")
 def size(text: str) -> int:
     """An option's value in bytes; the error names the accepted forms."""
     return _convert(parse_size, text)
+
+
+def limit(text: str) -> int:
+    """An option's value in bytes, as a limit of cleaning; the error names the accepted forms."""
+    return _convert(parse_limit, text)
 
 
 def duration(text: str) -> float:

@@ -18,6 +18,7 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.items import Item
 from sccache_dtool.layout import Layout, WorkName
+from sccache_dtool.marks import Trashed
 from sccache_dtool.reaping import Judged, Reaped
 
 Warn = Callable[[str], None]
@@ -54,6 +55,7 @@ class Cleaned(NamedTuple):
     left: tuple[Candidate, ...] = ()  # there was no time for them
     in_the_way: tuple[Judged, ...] = ()  # leases, where the goal was missed
     gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
+    trashed: Trashed = Trashed()  # what is in the trash now
 
     @property
     def freed(self) -> int:
@@ -77,9 +79,14 @@ class Cleaned(NamedTuple):
         return self.missed_both[0]
 
     @property
+    def withheld(self) -> tuple[int, int]:
+        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+        return self.plan.withheld_after((*self.removed, *self.gone), self.trashed)
+
+    @property
     def complete(self) -> bool:
         """Whether all was done that was to be done."""
-        return not (self.failed or self.left) and self.missed_both == (0, 0)
+        return not (self.failed or self.left) and self.missed_both == self.withheld == (0, 0)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:

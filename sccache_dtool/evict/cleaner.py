@@ -30,7 +30,7 @@ from sccache_dtool.evict.post import Post
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import WorkName
 from sccache_dtool.liveness import State
-from sccache_dtool.marks import Room
+from sccache_dtool.marks import Limits, Room, Spare, Trashed, check_floor
 from sccache_dtool.reaping import Reaped
 
 
@@ -44,8 +44,9 @@ class _Census(NamedTuple):
 class Cleaner(Post):
     """Cleans; decisions are `policies.py`'s, deeds `clean.py`'s and `trash.py`'s."""
 
-    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+    def plan(self, rules: Rules, keep_for: float, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
+        self._check_floor(rules.limits)
         now = self._clock.wall() + ahead
         with self._crew() as crew:
             census = self._census(crew, rules, now)
@@ -53,15 +54,17 @@ class Cleaner(Post):
             with self.court(dry_run=True) as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
         drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
-        return self._plan(census, rules, now, reaped, left, drift), reaped
+        plan = self._plan(census, rules, now, reaped, left, drift)
+        return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
 
     def clean(self, rules: Rules, keep_for: float, most_seconds: float | None = None, why: str = "") -> Cleaned:
         """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
 
         `keep_for`: seconds for which what is evicted can be restored; `most_seconds`: after which nothing more is
         begun, and the rest left for the next time; `why`: for the record. Where there is nothing to do nothing is
-        written.
+        written. Raises UsageError for a floor that the file system is too small for.
         """
+        self._check_floor(rules.limits)
         deadline = self._deadline(most_seconds)
         with self._crew() as crew:
             now = self._clock.wall()
@@ -175,7 +178,8 @@ class Cleaner(Post):
 
     def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
-        return done._replace(purged=trash.purge(self._fs, self._layout, now, self._warn, crew, deadline))
+        purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
+        return done._replace(purged=purged, trashed=self._trashed_beside(done.plan))
 
     def _deadline(self, most_seconds: float | None) -> Deadline:
         return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
@@ -195,7 +199,7 @@ class Cleaner(Post):
         return _Census(whole, pinned)
 
     def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
-        return conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room())
+        return conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
 
     def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Sifted:
         """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
@@ -222,11 +226,39 @@ class Cleaner(Post):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
         settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
-        room = self._room()
+        room = self._room(rules.limits)
         if removes_any(settled, rules, room):
             return None
         plan = conclude(settled, rules, room)
-        return Cleaned(plan, Reaped((), (), ()), in_the_way=() if plan.missed_after(()) == (0, 0) else held)
+        in_the_way = () if plan.missed_after(()) == (0, 0) else held
+        return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 
-    def _room(self) -> Room:
-        return Room(*self._fs.room(self._layout.root))
+    def _check_floor(self, limits: Limits) -> None:
+        if limits.least_free is not None:
+            check_floor(limits, Room(*self._fs.room(self._layout.root)))
+
+    def _room(self, limits: Limits) -> Room | None:
+        """What the file system has without the trash; None where no limit depends on that.
+
+        The trash is read first: what is deleted meanwhile had better count twice than not at all.
+        """
+        if not limits.of_file_system:
+            return None
+        trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+        return Room(*self._fs.room(self._layout.root)).without(trashed)
+
+    def _trashed_beside(self, plan: Plan) -> Trashed:
+        """What is in the trash, if that matters to the plan."""
+        if plan.spare == Spare():
+            return Trashed()
+        return trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+
+    def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
+        """What would be in the trash after the plan was carried out, if that matters to it."""
+        if plan.spare == Spare():
+            return Trashed()
+        found = trash.listing(self._fs, self._layout, self._warn)
+        kept = trash.weigh(name for name in found if not trash.is_expired(name, now))
+        if not (keep_for and plan.remove):
+            return kept
+        return kept.more(plan.freed, sum(candidate.entries for candidate in plan.remove), int(now + keep_for))

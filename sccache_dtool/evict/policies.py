@@ -11,7 +11,7 @@ from sccache_dtool.evict.loose import YOUNG, Loose
 from sccache_dtool.history import FOLD_AT
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Generation, key_label
-from sccache_dtool.marks import ORDERS, Goal, Limits, Room, goal
+from sccache_dtool.marks import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
 from sccache_dtool.units import short_duration
 
 
@@ -274,6 +274,8 @@ class Plan(NamedTuple):
     entries: int
     goal: Goal | None  # what to come down to; None: whatever the conditions give
     within: bool = False  # limits were asked for, and nothing is over them
+    spare: Spare = Spare()  # of the file system, before anything is removed
+    trashed: Trashed = Trashed()  # what is in the trash when it is carried out
 
     @property
     def freed(self) -> int:
@@ -289,12 +291,23 @@ class Plan(NamedTuple):
         """By how many bytes and entries the goal is missed if these are gone."""
         if self.goal is None:
             return 0, 0
-        size = entries = 0
-        if self.goal.bytes is not None:
-            size = self.size - sum(candidate.bytes for candidate in removed)
-        if self.goal.entries is not None:
-            entries = self.entries - sum(candidate.entries for candidate in removed)
-        return self.goal.missed(size, entries)
+        size, entries = _sums(removed, self.goal)
+        return self.goal.missed(self.size - size, self.entries - entries)
+
+    @property
+    def withheld(self) -> tuple[int, int]:
+        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+        return self.withheld_after(self.remove, self.trashed)
+
+    def withheld_after(self, removed: Sequence[Candidate], trashed: Trashed) -> tuple[int, int]:
+        """The same if these are gone, and so much is in the trash."""
+        return self.spare.withheld(*_sums(removed, self.spare), trashed)
+
+
+def _sums(removed: Sequence[Candidate], asked: Goal | Spare) -> tuple[int, int]:
+    """Bytes and entries of these, as far as they are asked for: there may be a million names to read them from."""
+    size = 0 if asked.bytes is None else sum(candidate.bytes for candidate in removed)
+    return size, 0 if asked.entries is None else sum(candidate.entries for candidate in removed)
 
 
 #: Why something stays that might go.
@@ -310,7 +323,12 @@ def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
 
 
 def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
-    """The plan for sifted copies; `room` is that of the file system, if limits depend on it."""
+    """The plan for sifted copies; `room` is that of the file system without the trash, if limits depend on it."""
+    plan = _conclude(sifted, rules, room)
+    return plan._replace(spare=spare(rules.limits, room))
+
+
+def _conclude(sifted: Sifted, rules: Rules, room: Room | None) -> Plan:
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
     if aim is None and rules.limits != Limits():
         return Plan((), (), sifted.bytes, sifted.entries, None, within=True)

@@ -10,7 +10,7 @@ import errno
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from sccache_dtool import gate, records
@@ -32,6 +32,7 @@ from sccache_dtool.layout import (
     understood,
     unique,
 )
+from sccache_dtool.marks import Trashed
 
 
 class Outcome(StrEnum):
@@ -105,6 +106,15 @@ _LARGE = 10_000
 def is_expired(name: TrashName, now: float) -> bool:
     """Whether nobody wants it back any more."""
     return name.going or name.keep_until <= now
+
+
+def weigh(names: Iterable[TrashName]) -> Trashed:
+    """What these take, and how long the last of them is kept."""
+    trashed = Trashed()
+    for name in names:
+        until = 0 if name.going else name.keep_until
+        trashed = trashed.more(name.generation.bytes, name.generation.entries, until)
+    return trashed
 
 
 def _going(fs: FileSystem, layout: Layout, name: TrashName) -> TrashName:

@@ -30,12 +30,13 @@ class Keeping(Looking):
         """End the leases of one holder, by its id, because a person knows that it is gone."""
         return self._keeper().reap_on_word(holder, dry_run=dry_run)
 
-    def plan(self, rules: Rules, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
+    def plan(self, rules: Rules, *, ahead: float = 0.0, keep_for: float | None = None) -> tuple[Plan, Reaped]:
         """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe.
 
-        `ahead`: what it would do in so many seconds, if nobody used anything until then.
+        `ahead`: what it would do in so many seconds, if nobody used anything until then; `keep_for`: as for `clean`.
         """
-        return self._keeper().plan(rules, ahead=ahead)
+        keep_for = self.settings.trash_keep if keep_for is None else keep_for
+        return self._keeper().plan(rules, keep_for, ahead=ahead)
 
     def clean(
         self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""

@@ -17,7 +17,7 @@ from sccache_dtool.fsops import FileSystem
 
 Sc = Callable[..., Done]
 
-SIZES = ["10", "10 kB", "1.5GB", "10GiB", "0", "1TB"]
+SIZES = ["101", "10 B", "10 kB", "1.5GB", "10GiB", "1TB"]
 NO_SIZES = [
     "10tb",
     "10 GBB",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import Disk, Done, config, one_line_error
+from sccache_dtool.fsops import FileSystem
 
 Sc = Callable[..., Done]
 Put = Callable[..., Path]
@@ -86,7 +87,7 @@ def test_conditions_given_replace_those_of_the_policy_and_not_what_it_protects(s
 def test_a_grace_keeps_what_was_just_fetched(sc: Sc, put: Put) -> None:
     """What was fetched for the next job of a workflow would be gone when it starts."""
     path = put("a")
-    assert last_line(sc("clean", "--retain-size", "0", "--grace", "1h")).startswith("the goal was missed")
+    assert last_line(sc("clean", "--retain-size", "1B", "--grace", "1h")).startswith("the goal was missed")
     assert path.exists()
 
 
@@ -97,9 +98,8 @@ def test_a_grace_keeps_what_was_just_fetched(sc: Sc, put: Put) -> None:
         (["--all", "-y", "--exclude", "b*"], ["b"]),
         (["--retain-size", "2kB", "--order", "largest"], ["a"]),
         (["--high-watermark", "2kB", "--low-watermark", "1kB"], ["a"]),
-        (["--high-watermark-files", "1"], ["a"]),
         (["--high-watermark", "99%", "--capacity", "1GB"], ["a", "b"]),
-        (["--min-free", "1"], ["a", "b"]),
+        (["--min-free", "1B"], ["a", "b"]),
     ],
 )
 def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> None:
@@ -113,11 +113,10 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     ("words", "message"),
     [
         (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
-        (["--high-watermark", "90"], "'90' would be a mark of 90 bytes"),
         (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
         (["--low-watermark", "75%"], "the low watermark, 75%, has no high one"),
         (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
-        (["--low-watermark-files", "1"], "the low watermark for files, 1, has no high one"),
+        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, has no high one"),
     ],
 )
 def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
@@ -129,6 +128,41 @@ def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[st
     assert path.exists()
 
 
+def test_a_mark_in_files(sc: Sc, tmp_path: Path) -> None:
+    """A file system would run out of inodes beside a cache that has bytes to spare."""
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(60):
+            (tmp_path / name / str(number)).touch()
+        paths.append(sc("use", tmp_path / name).path)
+        sc("unuse", tmp_path / name)
+    assert sc("clean", "--high-watermark-files", "101").code == 0
+    assert [path.exists() for path in paths] == [False, True]
+
+
+_SIZES = ["capacity", "high_watermark", "low_watermark", "min_free", "retain_size", "larger_than"]
+_FORGOTTEN = [(name, value) for name in _SIZES for value in ("1", "20", "100", "0", "0B", "0.0001kB")]
+_FORGOTTEN += [
+    (f"{name}_watermark_files", value) for name in ("high", "low") for value in ("1", "90", "100", "0", "00")
+]
+_FORGOTTEN += [(name, "0%") for name in ("high_watermark", "low_watermark", "high_watermark_files")]
+
+
+@pytest.mark.parametrize(("name", "value"), _FORGOTTEN)
+def test_a_limit_whose_unit_was_forgotten_is_refused(sc: Sc, put: Put, root: Path, name: str, value: str) -> None:
+    """90 instead of 90%, 20 instead of 20TB, or a variable that was never set would empty a cache unasked."""
+    path = put("a")
+    done = sc("clean", f"--{name.replace('_', '-')}", value)
+    assert (done.code, "is no limit" in done.err or " would be " in done.err) == (2, True)
+    assert "give " in done.err or "clean --all" in done.err
+    for text in [f'"{value}"'] + [value] * value.isdecimal() * (value != "00"):
+        config(root, f"[clean]\n{name} = {text}\n")
+        done = sc("clean")
+        assert (done.code == 0, f"[clean] {name}: {value!r}" in done.err) == (False, True)
+    assert path.exists()
+
+
 def test_a_low_mark_alone_goes_with_the_capacity_of_the_policy(sc: Sc, put: Put, root: Path) -> None:
     """Whoever gives another low mark for once would have to repeat what the cache may take."""
     for name in "abc":
@@ -137,14 +171,51 @@ def test_a_low_mark_alone_goes_with_the_capacity_of_the_policy(sc: Sc, put: Put,
     assert last_line(sc("clean", "--low-watermark", "50%")).startswith("removed 2 items")
 
 
-def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put) -> None:
+@pytest.mark.parametrize("given", ["10kB", "500TB"])
+def test_a_floor_above_the_size_of_the_file_system_is_refused(
+    sc: Sc, put: Put, root: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """A number of the wrong size would empty the cache again and again, and could never be reached."""
+    path = put("a")
+    monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))
+    said = f"{given[:-2]}.0 {given[-2:]} cannot be kept free: the file system has 10.0 kB in all"
+    for words in (["-n"], ["--notice", "1d"], []):
+        done = sc("clean", "--min-free", given, *words)
+        assert (done.code, said in done.err, done.out) == (2, True, "")
+    config(root, f'[clean]\nmin_free = "{given}"\n')
+    assert sc("clean").code == 2
+    assert path.exists()
+
+
+def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cron job would empty the cache each hour, and nobody hear that others fill the disk."""
     path = put("a")
+    monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))
     for code, verb, words in ((0, "would be", ["-n"]), (3, "was", []), (3, "was", [])):
-        done = sc("clean", "--min-free", "1000PB", *words)
+        done = sc("clean", "--min-free", "9kB", *words)
         assert done.code == code
         assert last_line(done).startswith(f"the goal {verb} missed by")
     assert not path.exists()
+
+
+def test_a_disk_that_the_trash_keeps_full_is_told_of(
+    sc: Sc, put: Put, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cron job would say that all is well on a full disk, or empty the cache hour by hour for nothing."""
+    paths = [put(name) for name in "abcd"]
+    monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))  # whatever is evicted
+    config(root, '[clean]\nmin_free = "2kB"\ntrash = "7d"\n')
+    would = sc("clean", "-n")
+    assert (would.code, would.out.count("the goal would be missed: the file system stays over")) == (0, 1)
+    for removed in ("removed 1 item, ", "nothing to remove: ", "nothing to remove: "):
+        done = sc("clean")
+        first, missed, trashed, _ = done.out.splitlines()[-4:]
+        assert (done.code, first.startswith(removed)) == (3, True)
+        assert missed.endswith("stays over its mark by 1.0 kB until the trash is deleted")
+        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, the last of it kept for `restore` until 2")
+    assert sum(path.exists() for path in paths) == 3
+    total = sc("-f", "json", "clean").row("total")
+    assert (total["missed_bytes"], total["withheld_bytes"], total["withheld_until"][:2]) == (0, 1000, "20")
 
 
 # -- plans -------------------------------------------------------------------------------------------------------------
@@ -182,7 +253,7 @@ def test_a_plan_holds_for_what_the_dead_have_leased(sc: Sc, put: Put, tmp_path: 
     with subprocess.Popen(["sleep", "60"]) as job:
         sc("use", tmp_path / "a", "--holder", f"pid:{job.pid}")
         job.kill()
-    assert "would end the lease" in sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json").out
+    assert "would end the lease" in sc("clean", "--retain-size", "1B", "-n", "-o", tmp_path / "plan.json").out
     done = sc("clean", "--plan", tmp_path / "plan.json")
     assert (done.code, last_line(done)) == (0, "removed 1 item, 1.0 kB")
     assert not path.exists()
@@ -194,7 +265,7 @@ def test_nothing_is_cleaned_while_a_setting_of_the_policy_is_not_understood(
 ) -> None:
     """What a misspelt line was to protect would be gone with the first run of cron."""
     put("a")
-    Path(disk.root, ".sc-dtool", "config.toml").write_text('[clean]\nretain_size = 0\nexlude = ["*"]\n')
+    Path(disk.root, ".sc-dtool", "config.toml").write_text('[clean]\nretain_size = "1B"\nexlude = ["*"]\n')
     done = sc("clean", *words)
     assert done.code == 2
     assert "[clean] exlude is not a setting that this release knows" in done.err
@@ -204,7 +275,7 @@ def test_nothing_is_cleaned_while_a_setting_of_the_policy_is_not_understood(
 def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, put: Put, tmp_path: Path) -> None:
     """A second run of the same job would send a mail that the goal was missed, with nothing in the way."""
     put("a")
-    sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json")
+    sc("clean", "--retain-size", "1B", "-n", "-o", tmp_path / "plan.json")
     assert sc("clean", "--plan", tmp_path / "plan.json").code == 0
     done = sc("clean", "--plan", tmp_path / "plan.json")
     assert (done.code, last_line(done)) == (0, "1 item had gone already: removed by somebody else")
@@ -213,9 +284,9 @@ def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, 
 def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
     """Whoever is to agree to a plan could not read it."""
     put("a")
-    sc("clean", "--retain-size", "0", "-n", "-o", tmp_path / "plan.json")
+    sc("clean", "--retain-size", "1B", "-n", "-o", tmp_path / "plan.json")
     plan = json.loads((tmp_path / "plan.json").read_text())
-    assert (plan["format"], plan["bytes"], plan["goal_bytes"]) == (1, 1000, 0)
+    assert (plan["format"], plan["bytes"], plan["goal_bytes"]) == (1, 1000, 1)
     (one,) = plan["remove"]
     assert (one["item"].endswith("-a"), one["bytes"], one["uses"]) == (True, 1000, 1)
 
@@ -255,7 +326,7 @@ def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) 
     "words",
     [
         ["--all"],
-        ["--retain-size", "0"],
+        ["--retain-size", "1B"],
         ["-n"],
         ["--exclude", "a"],
         ["--grace", "1h"],
@@ -308,13 +379,13 @@ def test_a_cleaning_leaves_a_record(sc: Sc, put: Put, disk: Disk) -> None:
 def test_a_missed_goal_names_who_is_in_the_way(sc: Sc, source: str) -> None:
     """A cron job's mail would say that the disk is full, and not whom to ask."""
     sc("use", source)
-    done = sc("clean", "--retain-size", "0")
+    done = sc("clean", "--retain-size", "1B")
     assert done.code == 3
     *_, item, holder = done.out.splitlines()
     assert item == "  ref.fa, 5 Bytes: in use: 1 lease"
     assert f"process {os.getpid()}" in holder
     assert "is running" in holder
-    (lease,) = sc("-f", "json", "clean", "--retain-size", "0").rows("lease")
+    (lease,) = sc("-f", "json", "clean", "--retain-size", "1B").rows("lease")
     assert (lease["item"].endswith("-ref.fa"), lease["verdict"]) == (True, "alive")
 
 
@@ -323,7 +394,7 @@ def test_each_item_in_the_way_is_named_with_its_own_holders(sc: Sc, put: Put, tm
     for number, name in enumerate("abc"):
         put(name, 1000 + number)
         sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
-    lines = sc("clean", "--retain-size", "0").out.splitlines()[-6:]
+    lines = sc("clean", "--retain-size", "1B").out.splitlines()[-6:]
     assert [line.split(",")[0].strip() for line in lines[::2]] == ["c", "b", "a"]
     assert ["holder-of-" in line for line in lines] == [False, True] * 3
     assert "'holder-of-c'" in lines[1]
