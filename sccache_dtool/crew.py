@@ -12,7 +12,8 @@ import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
@@ -56,7 +57,7 @@ class Team(Protocol):
 
     def share(
         self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order; of `again` for one that was begun before."""
         ...
 
@@ -116,10 +117,11 @@ class Crew:
         work: Callable[[Task], Result],
         tasks: Sequence[Task],
         again: Callable[[Task], Result] | None = None,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order.
 
-        `again`: what to do instead with a task that was begun before, by one who was lost over it.
+        `again`: what to do instead with a task that was begun before, by one who was lost over it. Once the generator
+        is closed, none of our threads and helpers is at it any more.
         """
         again = again or work
         total = len(tasks)
@@ -132,10 +134,11 @@ class Crew:
             done = number + 1
             self._watch(done, total)
             if spent.wall > _PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
-                for result in self._many(work, again, tasks[done:], waiting=spent.waiting):
-                    yield result
-                    done += 1
-                    self._watch(done, total)
+                with closing(self._many(work, again, tasks[done:], waiting=spent.waiting)) as results:
+                    for result in results:
+                        yield result
+                        done += 1
+                        self._watch(done, total)
                 return
 
     def _is_worth_sharing(self, seconds: float) -> bool:
@@ -149,17 +152,17 @@ class Crew:
         tasks: Sequence[Task],
         *,
         waiting: bool,
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         if self._team is not None:
             return self._team.share(work, again, tasks)
         if waiting:
             return _by_threads(work, tasks, self._jobs or THREADS)
         self.muster()
-        return self._by_processes(work, again, tasks) if self._helpers else map(work, tasks)
+        return self._by_processes(work, again, tasks) if self._helpers else _in_turn(work, tasks)
 
     def _by_processes(
         self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         from multiprocessing.connection import wait
 
         try:
@@ -297,7 +300,12 @@ def _serve(connection: Connection[Any, Any]) -> None:
         os._exit(0)  # nobody is there any more; nothing of our parent's is to be tidied by us
 
 
-def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Iterator[Result]:
+def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
+    for task in tasks:
+        yield work(task)
+
+
+def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
     from concurrent.futures import Future, ThreadPoolExecutor
 
     with ThreadPoolExecutor(number, thread_name_prefix="sc-dtool crew") as pool:

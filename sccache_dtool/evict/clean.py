@@ -11,9 +11,11 @@ from sccache_dtool import history
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE, explain
-from sccache_dtool.evict import loose, trash
+from sccache_dtool.evict import disposal, trash
 from sccache_dtool.evict.leftover import Leftover
+from sccache_dtool.evict.loose import Loose
 from sccache_dtool.evict.policies import Candidate, Kept, Plan
+from sccache_dtool.evict.trash import NO_TIME, Became
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.items import Item
@@ -40,6 +42,25 @@ class Tally:
         self.failed: list[Failure] = []
         self.left: list[Candidate] = []  # there was no time for them
         self.gone: list[Candidate] = []  # somebody else has removed them since the scan
+
+    def add(self, candidate: Candidate, became: Became) -> None:
+        """Note what became of one."""
+        if became.reason is not None:
+            self.failed.append(Failure(candidate, became.reason))
+        elif became.outcome is None:
+            self.left.append(candidate)
+        else:
+            by_outcome = {
+                trash.Outcome.EVICTED: self.removed,
+                trash.Outcome.IN_USE: self.taken,
+                trash.Outcome.ALREADY_GONE: self.gone,
+            }
+            by_outcome[became.outcome].append(candidate)
+
+    def places(self) -> set[str]:
+        """All of which something is known."""
+        failed = [failure.candidate for failure in self.failed]
+        return {one.place for one in (*self.removed, *self.taken, *failed, *self.left, *self.gone)}
 
 
 class Cleaned(NamedTuple):
@@ -118,65 +139,79 @@ def carry_out(
     tally: Tally,
     deadline: Deadline = NO_DEADLINE,
 ) -> None:
-    """Evict what the plan names, and tell `tally`.
+    """Evict what the plan names, and tell `tally`, also if that is broken off.
 
     `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
     without a holder, on a full disk); after `deadline` nothing more is begun.
     """
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
+    try:
+        _evict_all(fs, layout, copies, keep_until, crew, tally, deadline)
+    except BaseException:
+        _tell_what_is_in_the_trash(fs, layout, copies, keep_until, tally)
+        raise
+    of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
+    if of_dtool:
+
+        def tell(one: Loose, became: Became) -> None:
+            tally.add(of_dtool[one], became)
+
+        disposal.remove(fs, layout, holder, of_dtool, keep_until, now, tell, deadline)
+
+
+def _evict_all(
+    fs: FileSystem,
+    layout: Layout,
+    copies: Sequence[Candidate],
+    keep_until: int,
+    crew: Crew,
+    tally: Tally,
+    deadline: Deadline,
+) -> None:
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
     evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
     again = functools.partial(_evict_again, fs, layout, keep_until, deadline)
-    for piece, outcomes in zip(pieces, crew.each(evict, places, again), strict=True):
-        for candidate, (outcome, reason) in zip(piece, outcomes, strict=True):
-            if outcome is trash.Outcome.EVICTED:
-                tally.removed.append(candidate)
-            elif outcome is trash.Outcome.IN_USE:
-                tally.taken.append(candidate)
-            elif reason is not None:
-                tally.failed.append(Failure(candidate, reason))
-            elif outcome is None:
-                tally.left.append(candidate)
-            else:
-                tally.gone.append(candidate)
-    of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
-    if of_dtool and deadline.is_over():
-        tally.left += of_dtool.values()
-    elif of_dtool and holder is not None:
-        done = loose.remove(fs, layout, holder, of_dtool, keep_until, now)
-        tally.removed += [of_dtool[one] for one in done.gone]
-        tally.taken += [of_dtool[one] for one in done.changed]
-        tally.failed += [Failure(of_dtool[one], reason) for one, reason in done.failed]
+    with contextlib.closing(crew.each(evict, places, again)) as results:  # nobody is at work any more at its end
+        for piece, outcomes in zip(pieces, results, strict=True):
+            for candidate, became in zip(piece, outcomes, strict=True):
+                tally.add(candidate, became)
 
 
-#: What became of a copy, or why it failed; neither: there was no time left.
-_Became = tuple[trash.Outcome | None, str | None]
+def _tell_what_is_in_the_trash(
+    fs: FileSystem, layout: Layout, copies: Iterable[Candidate], keep_until: int, tally: Tally
+) -> None:
+    """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
+    there = set(fs.names(layout.trash))
+    told = tally.places()
+    for candidate in copies:
+        if candidate.place not in told and trash.name_of(candidate.generation, keep_until) in there:
+            tally.add(candidate, Became(trash.Outcome.EVICTED))
 
 
 def _evict_again(
     fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
-) -> list[_Became]:
+) -> list[Became]:
     """As `_evict_each`, after one who was lost over it: what is gone already, that one has evicted."""
     became = _evict_each(fs, layout, keep_until, deadline, places)
     gone, evicted = trash.Outcome.ALREADY_GONE, trash.Outcome.EVICTED
-    return [(evicted if outcome is gone else outcome, reason) for outcome, reason in became]
+    return [Became(evicted) if one.outcome is gone else one for one in became]
 
 
 def _evict_each(
     fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
-) -> list[_Became]:
+) -> list[Became]:
     """What became of each copy."""
-    found: list[_Became] = []
+    found: list[Became] = []
     for place in places:
         if deadline.is_over():
-            found.append((None, None))
+            found.append(NO_TIME)
             continue
         key, _, generation = place.partition("/")
         try:
-            found.append((trash.evict(fs, layout, key, generation, keep_until), None))
+            found.append(Became(trash.evict(fs, layout, key, generation, keep_until)))
         except OSError as error:
-            found.append((None, explain(error)))
+            found.append(Became(None, explain(error)))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, counted, and let go.
+"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, and counted.
 
 The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, nothing
 else is in its directory, and that is named by a UUID or by the cache's settings (dtool-http names directories by the
@@ -17,27 +17,13 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 
-from sccache_dtool import records
 from sccache_dtool.crew import Crew
-from sccache_dtool.errors import GONE, NOT_EMPTY, explain
-from sccache_dtool.evict.leftover import OLD, Leftover
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.evict.leftover import OLD
 from sccache_dtool.fsops import Entry, FileSystem
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import (
-    ITEM_FILE,
-    PAYLOAD,
-    Generation,
-    Layout,
-    LooseName,
-    TrashName,
-    WorkName,
-    are_loose,
-    is_uuid,
-    unique,
-)
+from sccache_dtool.layout import Layout, LooseName, are_loose, is_uuid
 
 Warn = Callable[[str], None]
 
@@ -136,7 +122,7 @@ def piles(
 
 def _files(directory: str, statuses: Statuses) -> list[Loose]:
     return [
-        Loose(directory, name, status.st_size, _newest(status), status.st_uid, _stamp(status))
+        Loose(directory, name, status.st_size, newest_of(status), status.st_uid, stamp_of(status))
         for name, status in statuses
         if _is_file(status.st_mode)
     ]
@@ -259,7 +245,7 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
         return _Visit(directory, warning=f"{explain(error)}; what dtool may have left there is not counted")
     if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
         return _Visit(directory)
-    old = not entries and _is_made_by_broker(directory) and where.now - _newest(status, atime=False) > YOUNG
+    old = not entries and _is_made_by_broker(directory) and where.now - newest_of(status, atime=False) > YOUNG
     return _Visit(directory, None, _below(directory, entries), old)
 
 
@@ -280,118 +266,12 @@ def _is_made_by_broker(directory: str) -> bool:
     return _is_uuid_of(directory) and directory.rpartition("/")[0] in _PARENTS
 
 
-def _newest(status: object, *, atime: bool = True) -> float:
+def newest_of(status: object, *, atime: bool = True) -> float:
+    """When a file was touched last, in seconds since 1970."""
     times = [getattr(status, "st_mtime", 0.0), getattr(status, "st_ctime", 0.0)]
     return float(max(*times, getattr(status, "st_atime", 0.0) if atime else 0.0))
 
 
-def _stamp(status: object) -> tuple[int, int, int, int]:
+def stamp_of(status: object) -> tuple[int, int, int, int]:
+    """See `Loose.stamp`."""
     return tuple(getattr(status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))
-
-
-# -- letting go --------------------------------------------------------------------------------------------------------
-
-
-class Removed(NamedTuple):
-    """What became of loose files."""
-
-    gone: tuple[Loose, ...]
-    changed: tuple[Loose, ...]  # touched since the scan, or gone already
-    failed: tuple[tuple[Loose, str], ...]  # and why
-
-
-def remove(
-    fs: FileSystem, layout: Layout, holder: Holder, files: Iterable[Loose], keep_until: int, now: float
-) -> Removed:
-    """Move loose files into the trash, all of them as one entry; what changed since the scan stays.
-
-    By rename, as items go: who has one open reads on, on NFS too, until the trash is emptied.
-    """
-    area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
-    gone: list[Loose] = []
-    changed: list[Loose] = []
-    failed: list[tuple[Loose, str]] = []
-    fs.mkdir(area, shared=layout.shared)
-    fs.mkdir(f"{area}/{PAYLOAD}", shared=layout.shared)
-    for directory, group in groupby(sorted(files), key=lambda one: one.directory):
-        members = list(group)
-        try:
-            fd = fs.open_below(layout.root, directory)
-        except OSError as error:
-            failed.extend((one, explain(error)) for one in members)
-            continue
-        try:
-            for one in members:
-                try:
-                    moved = _move(fs, fd, one, f"{area}/{PAYLOAD}/{len(gone)}")
-                except OSError as error:
-                    failed.append((one, explain(error)))
-                else:
-                    (gone if moved else changed).append(one)
-        finally:
-            fs.close(fd)
-    _into_trash(fs, layout, area, gone, keep_until, now)
-    return Removed(tuple(gone), tuple(changed), tuple(failed))
-
-
-def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
-    """Move a file out of its directory; False if it is not the one that the scan saw, or gone."""
-    try:
-        status = fs.lstat_in(directory, one.name)
-        if _stamp(status) != one.stamp or _newest(status) != one.newest:
-            return False
-        fs.move_out(directory, one.name, target)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
-    if _stamp(fs.lstat(target)) == one.stamp:
-        return True
-    fs.move_back(target, directory, one.name)  # a broker has just put a fresh one in its place
-    return False
-
-
-def _into_trash(fs: FileSystem, layout: Layout, area: str, gone: Sequence[Loose], keep_until: int, now: float) -> None:
-    if not gone:
-        fs.remove_tree(area)
-        return
-    generation = Generation(unique(), int(now), sum(one.bytes for one in gone), len(gone) + 1)
-    note = {"format": 1, "loose": len(gone), "first": records.printable(gone[0].path)}
-    fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=layout.shared)
-    fs.rename(area, f"{layout.trash}/{TrashName(generation, keep_until)}")
-
-
-def remove_partial(fs: FileSystem, layout: Layout, one: Loose) -> None:
-    """Unlink what a broken download left. Raises FileNotFoundError if it is gone or has changed."""
-    fd = fs.open_below(layout.root, one.directory)
-    try:
-        status = fs.lstat_in(fd, one.name)
-        if _stamp(status) != one.stamp:
-            raise FileNotFoundError(one.path)
-        fs.unlink_in(fd, one.name)
-    finally:
-        fs.close(fd)
-
-
-def remove_directory(fs: FileSystem, layout: Layout, directory: str) -> None:
-    """Remove an empty directory; one that is not empty any more stays, and is no error."""
-    parent, _, name = directory.rpartition("/")
-    fd = fs.open_below(layout.root, parent or ".")
-    try:
-        fs.rmdir_in(fd, name)
-    except OSError as error:
-        if error.errno not in NOT_EMPTY:
-            raise
-    finally:
-        fs.close(fd)
-
-
-def leftovers(fs: FileSystem, layout: Layout, found: Found, now: float) -> Iterator[Leftover]:
-    """Broken downloads, and directories in which nothing has been for so long that no broker is about to use them."""
-    for one in found.files:
-        if one.is_broken(now):
-            put_away = functools.partial(remove_partial, fs, layout, one)
-            yield Leftover(f"{layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
-    for directory in found.deserted:
-        put_away = functools.partial(remove_directory, fs, layout, directory)
-        yield Leftover(f"{layout.root}/{directory}", "an empty directory of dtool's", put_away)

@@ -9,6 +9,7 @@ from sccache_dtool import holders, items
 from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, InUse
+from sccache_dtool.evict import disposal
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.loose import Found
@@ -97,7 +98,7 @@ class Post:
         return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
-        return loose_files.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
+        return disposal.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
 
     @contextmanager
     def _at_work(self) -> Iterator[Holder]:

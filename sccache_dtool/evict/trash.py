@@ -12,6 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from sccache_dtool import gate, records
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
@@ -43,17 +44,32 @@ class Outcome(StrEnum):
     ALREADY_GONE = "already gone"
 
 
+class Became(NamedTuple):
+    """What became of what was to be evicted, or why that failed; neither: there was no time left."""
+
+    outcome: Outcome | None
+    reason: str | None = None
+
+
+NO_TIME = Became(None)
+
+
+def name_of(generation: str, keep_until: int) -> str:
+    """What an evicted copy is called in the trash. Raises ValueError for what names no copy."""
+    parsed = Generation.parse(generation)
+    if parsed is None:
+        raise ValueError(f"{generation!r} is no generation")
+    return str(TrashName(parsed, keep_until, going=not keep_until))
+
+
 def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int = 0) -> Outcome:
     """Ask the file system whether a copy is in use and, if it is not, move it into the trash.
 
     `keep_until`: seconds since 1970 until which `restore` is to find it; 0: nobody wants it, so that its removal has
     begun, and the next purge goes on with it.
     """
-    parsed = Generation.parse(generation)
-    if parsed is None:
-        raise ValueError(f"{generation!r} is no generation")
+    trashed = name_of(generation, keep_until)
     directory = layout.generation(key, generation)
-    trashed = TrashName(parsed, keep_until, going=not keep_until)
     try:
         item = fs.way_to(layout.item(key))
     except FileNotFoundError:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -99,7 +99,7 @@ class Lead:
 
     def share(
         self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order; of `again` for one that was begun before."""
         self._round += 1
         size = math.ceil(len(tasks) / max(_LEAST_PIECES, _PIECES_EACH * self._tasks))

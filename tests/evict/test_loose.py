@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict import loose
+from sccache_dtool.evict import disposal
 from sccache_dtool.evict.policies import Rules
+from sccache_dtool.evict.trash import Outcome
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, program_owner
 from sccache_dtool.layout import LooseName, are_loose
@@ -273,10 +274,10 @@ def test_what_changes_between_the_plan_and_the_deed_stays(root):
     os.utime(file)
     fs, layout = Ahead(2 * DAY), cache._layout
     holder = Holder(fs, layout, cache._clock, program_owner(cache._proc), None)
-    done = loose.remove(fs, layout, holder, found, 0, time.time())
+    became = {}
+    disposal.remove(fs, layout, holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome}))
     holder.retire()
-    assert [one.path for one in done.changed] == [f"{UUID}/{ID}"]
-    assert [one.path for one in done.gone] == [f"{UUID}/{OTHER}"]
+    assert became == {f"{UUID}/{ID}": Outcome.IN_USE, f"{UUID}/{OTHER}": Outcome.EVICTED}
     assert file.exists()
 
 
