@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing
-from sccache_dtool import gate, history, holders
+from sccache_dtool import crew, gate, history, holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import CacheError, InUse
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, Owner
-from sccache_dtool.layout import EndedName, Layout, SegmentName
+from sccache_dtool.layout import CleaningName, EndedName, Layout, SegmentName
 from sccache_dtool.leases import Lease
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
@@ -210,24 +214,52 @@ def test_a_plan_can_be_made_where_nothing_can_be_written(
     assert "nobody is taken for gone" in warnings[0]
 
 
-def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
-    make_cache: Making, layout: Layout, fill: Callable[[str, int], Lease]
-) -> None:
-    """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of it."""
-    for number in range(70):  # more than one piece of work
-        fill(f"f{number}", 1)
-    fs = Interposing()
+class CtrlC(FileSystem):
+    """Tells a process to end as soon as so many copies are in the trash. Can be sent to helpers."""
 
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+    def __init__(self, trash: str, copies: int) -> None:
+        self._trash, self._copies, self._process = trash, copies, os.getpid()
 
-    fs.before("rename", interrupt, within=layout.trash, nth=68)
-    with pytest.raises(KeyboardInterrupt):
-        make_cache(fs=fs).clean(EVERYTHING)
+    def rename(self, source: str, target: str, **more: Any) -> None:
+        super().rename(source, target, **more)
+        if target.startswith(self._trash) and len(os.listdir(self._trash)) == self._copies:
+            os.kill(self._process, signal.SIGINT)
+
+
+def told_and_gone(layout: Layout) -> tuple[list[str], list[str]]:
+    """What the one record of a cleaning tells that it has evicted, and what is in the trash."""
     (name,) = os.listdir(layout.cleanings)
-    told, *lines = (json.loads(line) for line in Path(layout.cleanings, name).read_text().splitlines())
-    assert "broken off" in told["why"]
-    assert told["removed"] == len([line for line in lines if "removed" in line]) == 64
+    first, *lines = (json.loads(line) for line in Path(layout.cleanings, name).read_text().splitlines())
+    assert "broken off" in first["why"]
+    told = [line["removed"].partition("/")[2] for line in lines if "removed" in line]
+    counted = CleaningName.parse(name)
+    assert counted is not None
+    assert counted.copies == first["removed"] == len(told)
+    return sorted(told), sorted(name.partition("~")[0] for name in os.listdir(layout.trash))
+
+
+@pytest.mark.parametrize("by", ["ourselves", "threads", "processes"])
+def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
+    make_cache: Making, layout: Layout, fill: Callable[[str, int], Lease], monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of most of it."""
+    for number in range(400):  # several pieces of work for each of those who are at it at a time
+        fill(f"f{number}", 1)
+    monkeypatch.setattr(crew, "_PROBE", 0.0)
+    monkeypatch.setattr(crew, "_WORTH", 1e9 if by == "ourselves" else -1.0)
+    monkeypatch.setattr(crew, "_MANY", 0)
+    monkeypatch.setattr(crew, "_processors", lambda: 3)
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    if by == "threads":
+        monkeypatch.setattr(Crew, "_many", lambda _, work, again, tasks, waiting: crew._by_threads(work, tasks, 3))
+    if by == "processes":
+        many = Crew._by_processes
+        monkeypatch.setattr(Crew, "_many", lambda self, work, again, tasks, waiting: many(self, work, again, tasks))
+    with pytest.raises(KeyboardInterrupt):
+        make_cache(fs=CtrlC(layout.trash, 100), jobs=3).clean(EVERYTHING)
+    told, gone = told_and_gone(layout)
+    assert told == gone
+    assert 100 <= len(told) < 400
     assert os.listdir(layout.tmp) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -10,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from faults import FakeClock
 from sccache_dtool.cache import Cache
 from sccache_dtool.evict import disposal
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.evict.trash import Outcome
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, program_owner
-from sccache_dtool.layout import LooseName, are_loose
+from sccache_dtool.layout import CleaningName, LooseName, TrashName, are_loose
 from sccache_dtool.nofollow import Way
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
@@ -275,7 +277,9 @@ def test_what_changes_between_the_plan_and_the_deed_stays(root):
     fs, layout = Ahead(2 * DAY), cache._layout
     holder = Holder(fs, layout, cache._clock, program_owner(cache._proc), None)
     became = {}
-    disposal.remove(fs, layout, holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome}))
+    disposal.remove(
+        fs, layout, holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome})
+    )
     holder.retire()
     assert became == {f"{UUID}/{ID}": Outcome.IN_USE, f"{UUID}/{OTHER}": Outcome.EVICTED}
     assert file.exists()
@@ -329,25 +333,152 @@ def test_they_go_through_the_trash(root):
     assert warnings == []
 
 
+class Killed(BaseException):
+    pass
+
+
+class Dying(Ahead):
+    """Ends a cleaner, which has no time to say good-bye, as soon as it has moved so many files."""
+
+    def __init__(self, moves: int) -> None:
+        super().__init__(2 * DAY)
+        self._moves = moves
+
+    def move_out(self, directory: int, name: str, target: str) -> None:
+        super().move_out(directory, name, target)
+        self._moves -= 1
+        if not self._moves:
+            raise Killed
+
+    def __getattribute__(self, name: str) -> object:
+        moves = object.__getattribute__(self, "__dict__").get("_moves", 1)
+        if name in ("rename", "remove_tree", "lstat", "write_new") and moves < 1:
+            raise Killed
+        return super().__getattribute__(name)
+
+
+def in_trash(root: Path) -> int:
+    return len(list((root / ".sc-dtool" / "trash").glob("*/payload/*")))
+
+
 def test_a_clean_that_was_killed_leaves_nothing_for_good(root):
     """Files moved out of sight by a clean that was killed must not take up space for ever."""
-    put(root, f"{UUID}/{ID}")
-    cache = aged(root, 2 * DAY)
-
-    class Killed(BaseException):
-        pass
-
-    class Dying(Ahead):
-        def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
-            if "~loose" in path:
-                raise Killed
-            super().write_new(path, text, shared=shared)
-
+    for name in (ID, OTHER):
+        put(root, f"{UUID}/{name}")
     with pytest.raises(Killed):
-        Cache(root, fs=Dying(2 * DAY)).clean(Rules(everything=True))
-    cache.clean(Rules(older_than=MONTH))
+        Cache(root, fs=Dying(1)).clean(Rules(everything=True))
+    assert len(list(root.glob(f"{UUID}/*"))) == 1
+    aged(root, 2 * DAY).clean(Rules(older_than=MONTH))
     assert os.listdir(root / ".sc-dtool" / "tmp") == []
     assert os.listdir(root / ".sc-dtool" / "trash") == []
+
+
+def test_what_is_to_be_kept_in_the_trash_is_kept_although_the_clean_was_killed(root):
+    """`--trash 7d` would be no promise: the next clean would delete what the killed one has moved."""
+    for name in (ID, OTHER):
+        put(root, f"{UUID}/{name}")
+    with pytest.raises(Killed):
+        Cache(root, fs=Dying(1)).clean(Rules(everything=True), keep_for=7 * DAY)
+    warnings: list[str] = []
+    later = Cache(root, fs=Ahead(2 * DAY), on_warning=warnings.append)
+    later.clean(Rules(older_than=MONTH))
+    assert in_trash(root) == 1
+    assert list(later.restorable()) == []
+    assert warnings == []
+
+
+@pytest.mark.parametrize("keep_for", [0.0, 7.0 * DAY])
+@pytest.mark.parametrize("moved", [False, True])
+def test_loose_files_that_went_are_on_record_although_the_cleaning_was_broken_off(root, keep_for, moved):
+    """After a Ctrl-C nobody could say who removed thousands of files, nor how large they were."""
+    names = [f"{number:040x}" for number in range(10)]
+    for name in names:
+        put(root, f"{UUID}/{name}")
+
+    class Interrupted(Ahead):
+        def move_out(self, directory: int, name: str, target: str) -> None:
+            if moved:
+                super().move_out(directory, name, target)
+            if name == names[5]:
+                raise KeyboardInterrupt
+            if not moved:
+                super().move_out(directory, name, target)
+
+    with pytest.raises(KeyboardInterrupt):
+        Cache(root, fs=Interrupted(2 * DAY)).clean(Rules(everything=True), keep_for=keep_for)
+    gone = 10 - len(list(root.glob(f"{UUID}/*")))
+    assert gone == in_trash(root) == 5 + moved
+    (record,) = os.listdir(root / ".sc-dtool" / "cleanings")
+    assert CleaningName.parse(record)[1:3] == (gone, 5 * gone)
+    (entry,) = os.listdir(root / ".sc-dtool" / "trash")
+    assert TrashName.parse(entry).generation[2:4] == (5 * gone, gone + 1)
+    assert os.listdir(root / ".sc-dtool" / "tmp") == []
+
+
+class NoInodes(Ahead):
+    """A disk on which nothing can be made any more."""
+
+    def __init__(self) -> None:
+        super().__init__(2 * DAY)
+
+    def _refuse(self, path: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    def put_record(self, text: str, path: str, **more: bool) -> None:
+        self._refuse(path)
+
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+        self._refuse(path)
+
+
+def test_on_a_full_disk_loose_files_are_deleted_at_once(root):
+    """That is when it is needed most; and the cleaner would say that all is done, and leave them there."""
+    for name in (ID, OTHER):
+        put(root, f"{UUID}/{name}")
+    done = Cache(root, fs=NoInodes()).clean(Rules(everything=True))
+    assert (done.freed, len(done.removed), done.failed) == (10, 2, ())
+    assert list(root.glob(f"{UUID}/*")) == []
+    assert os.listdir(root / ".sc-dtool" / "trash") == []
+
+
+def test_on_a_disk_that_is_too_full_for_the_trash_what_is_to_be_kept_there_stays(root):
+    """What somebody may want back would be deleted; or the cleaner say that all is done."""
+    file = put(root, f"{UUID}/{ID}")
+    done = Cache(root, fs=NoInodes()).clean(Rules(everything=True), keep_for=7 * DAY)
+    assert ["no room for it in the trash" in one.reason for one in done.failed] == [True]
+    assert not done.complete
+    assert file.exists()
+
+
+def test_a_fresh_file_is_put_back_on_a_full_disk_too(root):
+    """A broker's new file would be deleted in the old one's stead, as it comes in the last moment."""
+    file = put(root, f"{UUID}/{ID}")
+
+    class Late(NoInodes):
+        def move_out(self, directory: int, name: str, target: str) -> None:
+            fresh = root / "fresh"
+            fresh.write_bytes(b"fresh")
+            fresh.rename(file)
+            super().move_out(directory, name, target)
+
+    done = Cache(root, fs=Late()).clean(Rules(everything=True))
+    assert [candidate.label for candidate in done.taken] == [f"{UUID}/{ID}"]
+    assert file.read_bytes() == b"fresh"
+
+
+def test_loose_files_for_which_there_is_no_time_are_left(root):
+    """A cron job would run into the next one: on a file server a hundred thousand files take minutes."""
+    for name in (ID, OTHER):
+        put(root, f"{UUID}/{name}")
+
+    class Slow(Ahead):
+        def move_out(self, directory: int, name: str, target: str) -> None:
+            super().move_out(directory, name, target)
+            clock.let_pass(60)
+
+    clock = FakeClock(wall=time.time())
+    done = Cache(root, fs=Slow(2 * DAY), clock=clock).clean(Rules(everything=True), most_seconds=30.0)
+    assert (len(done.removed), len(done.left), done.complete) == (1, 1, False)
 
 
 @pytest.mark.root
