@@ -309,6 +309,8 @@ def _print_cleaned(now: Invocation, done: Cleaned) -> int:
         **_withheld_fields(done.withheld, done.trashed),
         "tidied": len(done.tidied),
         "purged": done.purged,
+        "unpurged": done.unpurged,
+        "unpurged_bytes": done.unpurged_bytes,
         "dry_run": False,
     }
     now.out.result("total", fields, *_sentences(done))
@@ -319,7 +321,14 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     if done.plan.within and not done.tidied and not done.reaped.leases:
         yield _nothing_to_remove(done.plan, done.withheld)
         yield from _withheld(done.withheld, done.trashed, "was")
-        return
+    else:
+        yield from _what_went(done)
+    if done.unpurged:
+        copies = "1 copy is" if done.unpurged == 1 else f"{done.unpurged:,} copies are"
+        yield f"{copies} still to be deleted: {output.size(done.unpurged_bytes)}; the next clean goes on"
+
+
+def _what_went(done: Cleaned) -> Iterable[str]:
     yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
     if done.gone:
         yield f"{output.count(len(done.gone), 'item')} had gone already: removed by somebody else"

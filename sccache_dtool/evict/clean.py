@@ -73,6 +73,8 @@ class Cleaned(NamedTuple):
     failed: tuple[Failure, ...] = ()
     tidied: tuple[Leftover, ...] = ()
     purged: int = 0  # copies deleted from the trash, earlier evictions included
+    unpurged: int = 0  # copies that are still to be deleted there
+    unpurged_bytes: int = 0
     left: tuple[Candidate, ...] = ()  # there was no time for them
     in_the_way: tuple[Judged, ...] = ()  # leases, where the goal was missed
     gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
@@ -107,7 +109,8 @@ class Cleaned(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether all was done that was to be done."""
-        return not (self.failed or self.left) and self.missed_both == self.withheld == (0, 0)
+        undone = self.failed or self.left or self.unpurged
+        return not undone and self.missed_both == self.withheld == (0, 0)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:
@@ -215,10 +218,12 @@ def _evict_each(
     return found
 
 
-def put_away(leftovers: Iterable[Leftover], warn: Warn) -> list[Leftover]:
-    """Put leftovers away; returns those for which it worked."""
+def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
+    """Put leftovers away; returns those for which it worked, and for which there was time."""
     done = []
     for leftover in leftovers:
+        if deadline.is_over():
+            break
         try:
             leftover.put_away()
         except OSError as error:

@@ -78,13 +78,13 @@ class Cleaner(Post):
             with self._elected(), self._at_work_if_room() as holder, self.court() as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
                 copies = (copy for item in census.sifted.unsettled for copy in item.copies)
-                leftovers = list(self._broom(court).find(copies, works))
+                leftovers = list(self._broom(court, purge_follows=True).find(copies, works))
                 now = self._clock.wall()
                 leftovers.extend(self._of_dtool(left, court.roll.now))
                 drift = 0.0 if court.roll.now is None else court.roll.now - now
                 plan = self._plan(census, rules, now, reaped, left, drift)
                 done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline)
-                tidied = tuple(clean.put_away(leftovers, self._warn))
+                tidied = tuple(clean.put_away(leftovers, self._warn, deadline))
                 if holder is not None:
                     clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
                 pins.tidy(self._fs, self._layout, now, self._warn)
@@ -179,7 +179,12 @@ class Cleaner(Post):
     def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
         purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
-        return done._replace(purged=purged, trashed=self._trashed_beside(done.plan))
+        return done._replace(
+            purged=purged.copies,
+            unpurged=purged.left,
+            unpurged_bytes=purged.left_bytes,
+            trashed=self._trashed_beside(done.plan),
+        )
 
     def _deadline(self, most_seconds: float | None) -> Deadline:
         return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
@@ -210,9 +215,7 @@ class Cleaner(Post):
     def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         fs, layout, sifted = self._fs, self._layout, census.sifted
-        if sifted.to_fold or works or any(copy.closed for item in sifted.unsettled for copy in item.copies):
-            return None
-        if fs.names(layout.gone) or fs.names(layout.locks) or left.deserted:
+        if sifted.to_fold or works or left.deserted:
             return None
         if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._warn)):
             return None
@@ -222,7 +225,9 @@ class Cleaner(Post):
             held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
             verdicts += [court.holder(id)[1] for id in court.roll.present]
-        if court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+            copies = (copy for item in sifted.unsettled for copy in item.copies)
+            untidy = any(True for _ in self._broom(court, purge_follows=True).find(copies, works))
+        if untidy or court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
         settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)

@@ -32,12 +32,16 @@ class Broom:
         clock: Clock,
         court: Court,
         warn: Callable[[str], None],
+        *,
+        purge_follows: bool = False,
     ) -> None:
+        """`purge_follows`: what is in the trash, or gets there, is deleted by a purge: by many, and in time."""
         self._fs = fs
         self._layout = layout
         self._clock = clock
         self._court = court
         self._warn = warn
+        self._purge_follows = purge_follows
 
     def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
         """All leftovers; `copies` is what a scan saw, and `works` what a listing of `tmp/` did.
@@ -50,7 +54,8 @@ class Broom:
             if copy.closed:
                 yield self._closed(copy)
         yield from self._work_areas(works)
-        yield from self._half_removed()
+        if not self._purge_follows:
+            yield from self._half_removed()
         yield from self._gone_holders(busy)
         yield from self._probes()
         yield from self._elections()
@@ -60,7 +65,8 @@ class Broom:
 
         def finish() -> None:
             trash.evict(self._fs, self._layout, copy.key, str(copy.generation))
-            trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+            if not self._purge_follows:
+                trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 

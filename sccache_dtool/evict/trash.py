@@ -86,6 +86,14 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     return Outcome.EVICTED
 
 
+class Purged(NamedTuple):
+    """What a purge has done: copies that it deleted, and those that are still to be deleted, with their bytes."""
+
+    copies: int = 0
+    left: int = 0
+    left_bytes: int = 0
+
+
 def purge(
     fs: FileSystem,
     layout: Layout,
@@ -93,8 +101,8 @@ def purge(
     warn: Callable[[str], None],
     crew: Crew | None = None,
     deadline: Deadline = NO_DEADLINE,
-) -> int:
-    """Delete what in the trash is not to be kept any longer; returns how many copies went.
+) -> Purged:
+    """Delete what in the trash is not to be kept any longer.
 
     `crew`: who helps; `deadline`: after which the rest is left for the next purge.
     """
@@ -103,13 +111,15 @@ def purge(
     large = [name for name in expired if name.generation.entries > _LARGE]
     for name in large:
         _empty(fs, f"{layout.trash}/{_going(fs, layout, name)}", crew, deadline)
-    count = 0
+    copies = left = left_bytes = 0
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
-    for removed, warnings in crew.each(functools.partial(_remove_each, fs, layout, deadline), pieces):
-        count += removed
+    for part, warnings in crew.each(functools.partial(_remove_each, fs, layout, deadline), pieces):
+        copies += part.copies
+        left += part.left
+        left_bytes += part.left_bytes
         for warning in warnings:
             warn(warning)
-    return count
+    return Purged(copies, left, left_bytes)
 
 
 #: Copies that are removed as one piece of work, and names of one directory.
@@ -144,19 +154,21 @@ def _going(fs: FileSystem, layout: Layout, name: TrashName) -> TrashName:
 
 def _remove_each(
     fs: FileSystem, layout: Layout, deadline: Deadline, names: Sequence[TrashName]
-) -> tuple[int, list[str]]:
-    count, warnings = 0, []
+) -> tuple[Purged, list[str]]:
+    copies, left, warnings = 0, list[TrashName](), list[str]()
     with fs.way_to(layout.trash) as way:
         for name in names:
             if deadline.is_over():
-                break
+                left.append(name)
+                continue
             try:
                 fs.remove_tree(f"{layout.trash}/{_going(fs, layout, name)}", via=way)
-                count += 1
+                copies += 1
             except OSError as error:
                 if error.errno not in GONE:
+                    left.append(name)
                     warnings.append(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
-    return count, warnings
+    return Purged(copies, len(left), sum(name.generation.bytes for name in left)), warnings
 
 
 def _empty(fs: FileSystem, path: str, crew: Crew, deadline: Deadline) -> None:

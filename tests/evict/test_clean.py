@@ -7,7 +7,8 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import CacheError, InUse
+from sccache_dtool.evict import clean, trash
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import CALLER, Owner
@@ -214,16 +216,43 @@ def test_a_plan_can_be_made_where_nothing_can_be_written(
     assert "nobody is taken for gone" in warnings[0]
 
 
-class CtrlC(FileSystem):
-    """Tells a process to end as soon as so many copies are in the trash. Can be sent to helpers."""
+def _only_copy(layout: Layout, label: str) -> tuple[str, str]:
+    (directory,) = Path(layout.items).glob(f"*/*-{label}")
+    (generation,) = (path.name for path in directory.iterdir() if path.name != "history")
+    return directory.name, generation
 
-    def __init__(self, trash: str, copies: int) -> None:
-        self._trash, self._copies, self._process = trash, copies, os.getpid()
+
+class CtrlC(FileSystem):
+    """Interrupts a process as soon as so many copies are in the trash. Can be sent to helpers.
+
+    From then on nobody goes on before that process has noticed.
+    """
+
+    def __init__(self, trash: str, copies: int, noticed: Path) -> None:
+        self._trash, self._copies, self._noticed, self._process = trash, copies, noticed, os.getpid()
 
     def rename(self, source: str, target: str, **more: Any) -> None:
         super().rename(source, target, **more)
-        if target.startswith(self._trash) and len(os.listdir(self._trash)) == self._copies:
-            os.kill(self._process, signal.SIGINT)
+        if target.startswith(self._trash) and len(os.listdir(self._trash)) >= self._copies:
+            if not self._noticed.exists():
+                os.kill(self._process, signal.SIGINT)
+            while not self._noticed.exists():
+                time.sleep(0.001)
+
+
+@pytest.fixture
+def noticed(tmp_path: Path) -> Iterator[Path]:
+    """A file that is there as soon as this process has noticed that it is interrupted."""
+    path = tmp_path / "noticed"
+
+    def interrupt(*_: object) -> None:
+        if not path.exists():
+            path.touch()
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    yield path
+    signal.signal(signal.SIGINT, before)
 
 
 def told_and_gone(layout: Layout) -> tuple[list[str], list[str]]:
@@ -240,11 +269,17 @@ def told_and_gone(layout: Layout) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize("by", ["ourselves", "threads", "processes"])
 def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
-    make_cache: Making, layout: Layout, fill: Callable[[str, int], Lease], monkeypatch: pytest.MonkeyPatch, by: str
+    make_cache: Making,
+    layout: Layout,
+    fill: Callable[[str, int], Lease],
+    monkeypatch: pytest.MonkeyPatch,
+    noticed: Path,
+    by: str,
 ) -> None:
     """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of most of it."""
-    for number in range(400):  # several pieces of work for each of those who are at it at a time
+    for number in range(40):
         fill(f"f{number}", 1)
+    monkeypatch.setattr(clean, "_AT_ONCE", 4)  # several pieces of work for each of those who are at it at a time
     monkeypatch.setattr(crew, "_PROBE", 0.0)
     monkeypatch.setattr(crew, "_WORTH", 1e9 if by == "ourselves" else -1.0)
     monkeypatch.setattr(crew, "_MANY", 0)
@@ -256,10 +291,10 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
         many = Crew._by_processes
         monkeypatch.setattr(Crew, "_many", lambda self, work, again, tasks, waiting: many(self, work, again, tasks))
     with pytest.raises(KeyboardInterrupt):
-        make_cache(fs=CtrlC(layout.trash, 100), jobs=3).clean(EVERYTHING)
+        make_cache(fs=CtrlC(layout.trash, 10, noticed), jobs=3).clean(EVERYTHING)
     told, gone = told_and_gone(layout)
     assert told == gone
-    assert 100 <= len(told) < 400
+    assert 10 <= len(told) < 40
     assert os.listdir(layout.tmp) == []
 
 
@@ -346,6 +381,61 @@ def test_an_interrupted_eviction_is_tidied(cache: Cache, fill: Callable[[str, in
     assert [one.what for one in cleaned.tidied] == ["a copy whose eviction was interrupted"]
     assert os.listdir(layout.trash) == []
     assert not lease.path.exists()
+
+
+def test_what_a_killed_cleaner_had_evicted_is_deleted_by_all_and_in_time(
+    make_cache: Making, fill: Callable[[str, int], Lease], layout: Layout, clock: FakeClock
+) -> None:
+    """The next clean would delete it one by one, and go on for hours whatever `--max-runtime` says."""
+    for name in "abc":
+        fill(name, 10)
+        assert trash.evict(FS, layout, *_only_copy(layout, name)) is trash.Outcome.EVICTED
+    fs = Interposing()
+    fs.before("remove_tree", lambda: clock.let_pass(60), within=layout.trash)
+    cleaned = make_cache(fs=fs).clean(Rules(older_than=1e9), most_seconds=30.0)
+    assert (cleaned.purged, cleaned.unpurged, cleaned.unpurged_bytes, cleaned.tidied) == (1, 2, 20, ())
+    assert not cleaned.complete
+    assert len(os.listdir(layout.trash)) == 2
+    cleaned = make_cache().clean(Rules(older_than=1e9))
+    assert (cleaned.purged, cleaned.unpurged, cleaned.complete) == (2, 0, True)
+
+
+def test_what_cannot_be_deleted_is_still_to_be_deleted(
+    make_cache: Making, fill: Callable[[str, int], Lease], layout: Layout
+) -> None:
+    """A cron job would report success, and the disk stay full of what another user has put there."""
+    fill("a", 10)
+    fs = Failing()
+    fs.fail("remove_tree", errno.EACCES, within=layout.trash)
+    cleaned = make_cache(fs=fs).clean(EVERYTHING)
+    assert (cleaned.freed, cleaned.purged, cleaned.unpurged, cleaned.complete) == (10, 0, 1, False)
+
+
+def test_leftovers_for_which_there_is_no_time_are_left(
+    make_cache: Making, fill: Callable[[str, int], Lease], layout: Layout, clock: FakeClock
+) -> None:
+    """A cron job would run into the next one."""
+    for name in "ab":
+        assert gate.close(FS, fill(name, 10).place.gate)
+    fs = Interposing()
+    fs.before("rename", lambda: clock.let_pass(60), within=layout.trash)
+    cleaned = make_cache(fs=fs).clean(Rules(older_than=1e9), most_seconds=30.0)
+    assert (len(cleaned.tidied), cleaned.purged, cleaned.unpurged) == (1, 0, 1)
+    assert len(make_cache().clean(Rules(older_than=1e9)).tidied) == 1
+    assert os.listdir(layout.trash) == []
+
+
+def test_what_a_killed_cleaner_leaves_of_its_election_keeps_nobody_from_being_quick(
+    make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease], layout: Layout
+) -> None:
+    """For a day after a kill every cron job would do all its work for nothing, and write into the cache."""
+    fill("a", 10)
+    for name in ("clean.lock|node7|123|456", "0f.lock"):
+        Path(layout.locks, name).touch()
+    os.utime(layout.locks, (0, 0))
+    cache.clean(Rules(older_than=1e9))
+    assert os.stat(layout.locks).st_mtime == 0  # nobody was elected
+    assert sorted(os.listdir(layout.locks)) == ["0f.lock", "clean.lock|node7|123|456"]
 
 
 def test_long_histories_are_folded(cache: Cache, source: str, layout: Layout) -> None:

@@ -14,7 +14,7 @@ from faults import Counting, Failing, FakeClock, Interposing, LostReplies
 from sccache_dtool import gate, records
 from sccache_dtool.errors import CacheError
 from sccache_dtool.evict import trash
-from sccache_dtool.evict.trash import Outcome
+from sccache_dtool.evict.trash import Outcome, Purged
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import NAMED, Holder, Owner
 from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName
@@ -147,7 +147,7 @@ def test_only_copies_are_evicted(layout: Layout, directory: Path, tmp_path: Path
 
 
 def purge(layout: Layout, warnings: list[str], now: float = 1_700_000_000.0, fs: FileSystem = FS) -> int:
-    return trash.purge(fs, layout, now, warnings.append)
+    return trash.purge(fs, layout, now, warnings.append).copies
 
 
 def test_what_nobody_wants_back_is_deleted(layout: Layout, directory: Path, warnings: list[str]) -> None:
@@ -504,6 +504,6 @@ def test_a_large_copy_is_removed_in_parts(layout: Layout, monkeypatch: pytest.Mo
     (outside / "kept").touch()
     (payload / "link").symlink_to(outside)
     warnings: list[str] = []
-    assert trash.purge(FS, layout, 0.0, warnings.append) == 1
+    assert trash.purge(FS, layout, 0.0, warnings.append) == Purged(1)
     assert (os.listdir(layout.trash), warnings) == ([], [])
     assert (outside / "kept").exists()
