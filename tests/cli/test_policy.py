@@ -411,6 +411,24 @@ def test_when_the_time_is_over_the_rest_is_left_for_the_next_time(sc: Sc, put: P
     assert not any(path.exists() for path in paths)
 
 
+def test_what_there_was_no_time_to_delete_is_told(sc: Sc, put: Put, root: Path, disk: Disk) -> None:
+    """A cron job would report success on a disk that stays full, as long as all was evicted and nothing deleted."""
+    put("a")
+    sc("clean", "--all", "-y", "--trash", "1d")
+    (name,) = disk.names("trash")
+    (disk.control / "trash" / name).rename(disk.control / "trash" / f"{name}~going")
+    told = "1 copy is still to be deleted: 1.0 kB; the next clean goes on"
+    done = sc("clean", "--older-than", "9d", "--max-runtime", "0s")
+    assert (done.code, last_line(done)) == (3, told)
+    config(root, '[clean]\ncapacity = "4kB"\n')
+    done = sc("clean", "--max-runtime", "0s")  # nothing is over its mark
+    assert (done.code, last_line(done)) == (3, told)
+    (total,) = sc("-f", "json", "clean", "--max-runtime", "0s").rows("total")
+    assert (total["unpurged"], total["unpurged_bytes"]) == (1, 1000)
+    assert sc("clean").code == 0
+    assert disk.names("trash") == []
+
+
 # -- pins and notice ---------------------------------------------------------------------------------------------------
 
 
