@@ -415,27 +415,29 @@ def test_loose_files_that_went_are_on_record_although_the_cleaning_was_broken_of
     assert os.listdir(root / ".sc-dtool" / "tmp") == []
 
 
-class NoInodes(Ahead):
-    """A disk on which nothing can be made any more."""
+class NoBlocks(Ahead):
+    """A disk on which there is room for records, which are links, and for nothing else."""
 
     def __init__(self) -> None:
         super().__init__(2 * DAY)
 
-    def _refuse(self, path: str) -> None:
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
+
+class NoInodes(NoBlocks):
+    """A disk on which nothing can be made any more."""
+
     def put_record(self, text: str, path: str, **more: bool) -> None:
-        self._refuse(path)
-
-    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
-        self._refuse(path)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
 
-def test_on_a_full_disk_loose_files_are_deleted_at_once(root):
+@pytest.mark.parametrize("full", [NoBlocks, NoInodes])
+def test_on_a_full_disk_loose_files_are_deleted_at_once(root, full):
     """That is when it is needed most; and the cleaner would say that all is done, and leave them there."""
     for name in (ID, OTHER):
         put(root, f"{UUID}/{name}")
-    done = Cache(root, fs=NoInodes()).clean(Rules(everything=True))
+    done = Cache(root, fs=full()).clean(Rules(everything=True))
     assert (done.freed, len(done.removed), done.failed) == (10, 2, ())
     assert list(root.glob(f"{UUID}/*")) == []
     assert os.listdir(root / ".sc-dtool" / "trash") == []

@@ -37,6 +37,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.errors import InUse, LeaseLost, UsageError
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.policies import Rules
+from sccache_dtool.evict.trash import Purged
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, Owner
 from sccache_dtool.layout import Layout, WorkName
@@ -390,7 +391,7 @@ def test_purge_just_before_a_restore_is_told(actor: Actor, place: str, payload: 
     fs.before("rename", "~restore", lambda: trash.purge(FileSystem(), Layout(place), Clock().wall() + 100, print))
     with pytest.raises(UsageError, match="just been deleted"):
         restorer.restore(key)
-    assert fs.results == [1]
+    assert fs.results == [Purged(1)]
     assert generations(place, key) == []
 
 
