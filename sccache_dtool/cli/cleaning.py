@@ -217,7 +217,7 @@ def _read_plan(path: str) -> Planned:
 
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return plans.decode(file.read())
+            return plans.decode(file)
     except OSError as error:
         raise UsageError(f"cannot read {explain(error)}") from error
 

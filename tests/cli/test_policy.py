@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -301,6 +302,7 @@ def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
         '{"format": 1, "remove": [{"item": "../../x", "copy": "y"}]}',
         '{"format": 1, "goal_bytes": null, "goal_entries": null, "remove": [], "cache_bytes": Infinity}',
         "\0" * 100,
+        '{"format": 1, "remove": [\n',
     ],
 )
 def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text: str) -> None:
@@ -310,6 +312,87 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
     done = sc("clean", "--plan", tmp_path / "plan.json")
     assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (1, "idle_since", "NaN"),
+        (1, "idle_since", "1e999"),
+        (1, "idle_since", "-1"),
+        (1, "uses", "1.5"),
+        (1, "uses", "true"),
+        (0, "cache_bytes", "1" * 400),
+        (0, "goal_bytes", "-1"),
+        (0, "goal_bytes", "NaN"),
+    ],
+)
+def test_a_plan_with_figures_that_are_none_removes_nothing(
+    sc: Sc, put: Put, tmp_path: Path, place: int, name: str, value: str
+) -> None:
+    """Half of it would be carried out, and then what cannot be printed be taken for a fault of the program."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    sc("clean", "--retain-size", "0", "-n", "-o", plan)
+    lines = plan.read_text().splitlines(keepends=True)
+    before = lines[place]
+    lines[place] = re.sub(rf'("{name}": )[^,}}]+', rf"\g<1>{value}", before)
+    assert lines[place] != before
+    plan.write_text("".join(lines))
+    done = sc("clean", "--plan", plan)
+    assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
+    assert path.exists()
+
+
+def test_a_plan_that_names_something_twice_removes_nothing(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """What is named three times would count three times as gone, and a goal that was missed as reached."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    put("b")
+    sc("clean", "--all", "-n", "-o", plan)
+    head, one, _, end = plan.read_text().splitlines(keepends=True)
+    plan.write_text("".join([head, one, one, end]))
+    done = sc("clean", "--plan", plan)
+    assert done.code == 2
+    assert re.fullmatch(r"Error: the plan names \S+ twice", one_line_error(done))
+    assert path.exists()
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_plan_may_have_gone_through_another_program(sc: Sc, put: Put, tmp_path: Path, indent: int | None) -> None:
+    """Who takes items out of it with a program for JSON could not have the rest carried out."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    sc("clean", "--all", "-n", "-o", plan)
+    plan.write_text(json.dumps(json.loads(plan.read_text()), indent=indent, sort_keys=True))
+    assert sc("clean", "--plan", plan).code == 0
+    assert not path.exists()
+
+
+def test_a_line_of_a_plan_is_an_item_that_can_be_taken_out(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Who takes the last line out in an editor would be told that the rest is no plan, for a comma."""
+    paths, plan = {name: put(name) for name in "ab"}, tmp_path / "plan.json"
+    sc("clean", "--all", "-n", "-o", plan)
+    head, one, other, end = plan.read_text().splitlines(keepends=True)
+    plan.write_text("".join([head, one, end]))
+    assert sc("clean", "--plan", plan).code == 0
+    stays = json.loads(other)["item"][-1]
+    assert {name for name, path in paths.items() if path.exists()} == {stays}
+
+
+def test_a_missed_goal_of_a_plan_names_who_is_in_the_way(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Whose leases had left nothing to plan would be told that the goal was missed, and not by whose leases."""
+    plan = tmp_path / "plan.json"
+    for name in "ab":
+        put(name)
+        sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
+    put("c")
+    sc("clean", "--retain-size", "0", "-n", "-o", plan)
+    sc("use", tmp_path / "c", "--holder", "holder-of-c")
+    done = sc("clean", "--plan", plan)
+    assert done.code == 3
+    assert "kept 3 in use" in done.out
+    for name in "abc":
+        assert f"'holder-of-{name}'" in done.out
+    leases = sc("-f", "json", "clean", "--plan", plan).rows("lease")
+    assert sorted(lease["item"][-1] for lease in leases) == ["a", "b", "c"]
 
 
 def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) -> None:
