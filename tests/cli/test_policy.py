@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk, Done, config, one_line_error
+from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, config, one_line_error
 from sccache_dtool.fsops import FileSystem
 
 Sc = Callable[..., Done]
@@ -433,6 +434,10 @@ def test_a_plan_is_carried_out_as_it_is(sc: Sc, put: Put, tmp_path: Path, words:
         ["--plan", "missing.json"],
         ["--notice", "7d", "-n", "-o", "p", "--all"],
         ["--by", "user", "--all", "-y"],
+        ["--notice", "7d", "--all", "-n"],
+        ["--notice", "7d", "--all", "-y"],
+        ["--notice", "7d", "--all", "--trash", "1d"],
+        ["--notice", "7d", "--all", "--max-runtime", "0s"],
     ],
 )
 def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list[str]) -> None:
@@ -440,6 +445,71 @@ def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list
     path = put("a")
     assert sc("clean", *words).code == 2
     assert path.exists()
+
+
+@pytest.mark.parametrize("words", [["clean", "--all", "-n"], ["metrics"]])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))])
+def test_what_is_no_file_is_written_to_and_stays(
+    sc: Sc, put: Put, tmp_path: Path, words: list[str], make: Callable[[Path], None]
+) -> None:
+    """A device would be replaced by a file, and by one of root's all programs of the machine be hit."""
+    put("a")
+    target = tmp_path / "target"
+    try:
+        make(target)
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    (tmp_path / "link").symlink_to(target)
+    kind = os.lstat(target).st_mode
+    reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert sc(*words, "-o", tmp_path / "link").code == 0
+        written = os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+    assert os.lstat(target).st_mode == kind
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(tmp_path.glob("*.tmp")) == []
+    if stat.S_ISFIFO(kind):
+        assert b"sc_dtool_items" in written or json.loads(written)["format"] == 1
+
+
+@pytest.mark.parametrize("words", [["clean", "--all", "-n"], ["metrics"]])
+def test_a_file_is_written_through_a_link_to_it(sc: Sc, put: Put, tmp_path: Path, words: list[str]) -> None:
+    """Whoever reads the file itself would see what was there before, for ever."""
+    put("a")
+    target, link = tmp_path / "target", tmp_path / "link"
+    for step in ("made", "replaced"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert sc(*words, "-o", link).code == 0
+        assert link.is_symlink(), step
+        assert len(target.read_text()) > 100, step
+        target.write_text("old")
+
+
+def test_a_log_that_the_results_go_to_is_not_replaced(put: Put, root: Path, tmp_path: Path) -> None:
+    """With `-o /dev/stdout >> log` all that the log had would be lost."""
+    put("a")
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as file:
+        command = [SC_DTOOL, "-C", root, "metrics", "-o", log]
+        assert subprocess.run(command, stdout=file, check=False, timeout=PATIENCE).returncode == 0
+    assert log.read_text().startswith("before\n# HELP")
+
+
+def test_a_plan_can_be_piped(sc: Sc, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-o - | jq` would find a table, and a file called `-` be made."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    monkeypatch.chdir(tmp_path)
+    done = sc("clean", "--all", "-n", "-o", "-")
+    assert (done.code, done.err) == (0, "")
+    plan.write_text(done.out)
+    assert sc("metrics", "-o", "-").out.startswith("# HELP")
+    assert not Path("-").exists()
+    assert sc("clean", "--plan", plan).code == 0
+    assert not path.exists()
 
 
 # -- afterwards ------------------------------------------------------------------------------------------------------
