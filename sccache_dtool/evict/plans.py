@@ -76,7 +76,7 @@ def decode(lines: Iterable[str]) -> Planned:
         fields, entries = _parts(iter(lines))
         if fields["format"] != _VERSION:
             raise ValueError
-        goal = Goal(_number_if_any(fields["goal_bytes"]), _number_if_any(fields["goal_entries"]))
+        goal = Goal(_goal(fields["goal_bytes"]), _goal(fields["goal_entries"]))
         remove = _decode_each(entries)
         size, count = _number(fields["cache_bytes"]), _number(fields["cache_entries"])
         return Planned(str(fields["cache"]), remove, size, count, None if goal == Goal() else goal)
@@ -120,8 +120,9 @@ def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
     return tuple(found)
 
 
-def _number_if_any(value: object) -> int | None:
-    return None if value is None else _number(value)
+def _goal(value: object) -> int | None:
+    """What to come down to, also below nought, where others have too much; None: there is no goal."""
+    return None if value is None else -_number(-value) if type(value) is int and value < 0 else _number(value)
 
 
 def _number(value: object) -> int:

@@ -324,7 +324,6 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
         (1, "uses", "1.5"),
         (1, "uses", "true"),
         (0, "cache_bytes", "1" * 400),
-        (0, "goal_bytes", "-1"),
         (0, "goal_bytes", "NaN"),
     ],
 )
@@ -333,7 +332,7 @@ def test_a_plan_with_figures_that_are_none_removes_nothing(
 ) -> None:
     """Half of it would be carried out, and then what cannot be printed be taken for a fault of the program."""
     path, plan = put("a"), tmp_path / "plan.json"
-    sc("clean", "--retain-size", "0", "-n", "-o", plan)
+    sc("clean", "--retain-size", "0B", "-n", "-o", plan)
     lines = plan.read_text().splitlines(keepends=True)
     before = lines[place]
     lines[place] = re.sub(rf'("{name}": )[^,}}]+', rf"\g<1>{value}", before)
@@ -385,7 +384,7 @@ def test_a_missed_goal_of_a_plan_names_who_is_in_the_way(sc: Sc, put: Put, tmp_p
         put(name)
         sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
     put("c")
-    sc("clean", "--retain-size", "0", "-n", "-o", plan)
+    sc("clean", "--retain-size", "0B", "-n", "-o", plan)
     sc("use", tmp_path / "c", "--holder", "holder-of-c")
     done = sc("clean", "--plan", plan)
     assert done.code == 3
@@ -648,6 +647,47 @@ def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_pa
     assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
     assert sorted(tmp_path.glob("*.tmp")) == []
     assert sc("metrics").out.count("# TYPE") == len(values)
+
+
+def figures(sc: Sc, *names: str) -> tuple[float, ...]:
+    """What `metrics` says of these."""
+    lines = [line.rpartition(" ") for line in sc("metrics").out.splitlines() if not line.startswith("#")]
+    values = {name.partition("{")[0].removeprefix("sc_dtool_"): float(value) for name, _, value in lines}
+    return tuple(values[name] for name in names)
+
+
+def test_what_nobody_fetched_is_no_miss(sc: Sc, put: Put, root: Path, tmp_path: Path) -> None:
+    """A cache would look worse with each item restored, and each file of dtool's that was cleaned away."""
+    for name in "abc":
+        put(name)
+        for _ in range(2):
+            sc("use", tmp_path / name)
+            sc("unuse", tmp_path / name)
+    assert figures(sc, "misses", "hits") == (3, 6)
+    for _ in range(2):
+        sc("clean", "--all", "-y", "--trash", "1d")
+        assert figures(sc, "misses", "hits") == (3, 6)
+        assert sc("restore", "a").code == 0
+        assert figures(sc, "misses", "hits") == (3, 6)
+    left = root / "b3ca6a8d-3f2e-4b5c-9d01-6a7b8c9d0e1f"
+    left.mkdir()
+    for number in range(5):
+        (left / f"{number:040x}").write_bytes(b"x")
+    assert sc("clean", "--older-than", "0s").code == 0
+    assert not any(left.iterdir())
+    assert figures(sc, "misses", "hits", "evictions_total") == (3, 6, 10)
+    sc("doctor")
+    put("a")
+    assert figures(sc, "misses", "hits") == (4, 6)
+
+
+def test_what_was_removed_by_name_is_no_miss_any_more_also_if_it_is_restored(sc: Sc, put: Put) -> None:
+    """The figures would not be what the reference says of them."""
+    put("a"), put("b")
+    sc("rm", "--trash", "1d", "a")
+    assert figures(sc, "misses", "hits") == (1, 1)
+    sc("restore", "a")
+    assert figures(sc, "misses", "hits") == (1, 1)
 
 
 def test_metrics_of_a_cache_whose_name_is_no_utf8(sc: Sc, tmp_path: Path) -> None:
