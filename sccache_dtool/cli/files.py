@@ -28,7 +28,7 @@ def write_file(out: Output, path: str, lines: Iterable[str]) -> None:
         return
     try:
         if _may_be_replaced(path):
-            _replace(os.path.realpath(path), lines)  # the file, and not a link to it
+            _replace(os.path.realpath(path) if os.path.islink(path) else path, lines)
         else:
             with _open(path) as file:
                 file.writelines(lines)
