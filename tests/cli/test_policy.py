@@ -332,7 +332,7 @@ def test_a_plan_with_figures_that_are_none_removes_nothing(
 ) -> None:
     """Half of it would be carried out, and then what cannot be printed be taken for a fault of the program."""
     path, plan = put("a"), tmp_path / "plan.json"
-    sc("clean", "--retain-size", "0B", "-n", "-o", plan)
+    sc("clean", "--retain-size", "1B", "-n", "-o", plan)
     lines = plan.read_text().splitlines(keepends=True)
     before = lines[place]
     lines[place] = re.sub(rf'("{name}": )[^,}}]+', rf"\g<1>{value}", before)
@@ -384,7 +384,7 @@ def test_a_missed_goal_of_a_plan_names_who_is_in_the_way(sc: Sc, put: Put, tmp_p
         put(name)
         sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
     put("c")
-    sc("clean", "--retain-size", "0B", "-n", "-o", plan)
+    sc("clean", "--retain-size", "1B", "-n", "-o", plan)
     sc("use", tmp_path / "c", "--holder", "holder-of-c")
     done = sc("clean", "--plan", plan)
     assert done.code == 3
