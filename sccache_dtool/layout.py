@@ -39,7 +39,9 @@ _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
-_CLEANING = r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})"
+_CLEANING = (
+    r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
+)
 _SLUG_REFUSES = r"[^A-Za-z0-9._+-]+"
 
 
@@ -235,22 +237,31 @@ class PinName(NamedTuple):
 
 
 class CleaningName(NamedTuple):
-    """The record of a cleaning: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``."""
+    """The record of a cleaning or a restoration: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``.
+
+    And ``…~l<loose>~r<restored>``, where there are any.
+    """
 
     end: int  # milliseconds since 1970
-    copies: int
+    copies: int  # loose files included
     bytes: int
     reaped: int
     random: str
+    loose: int = 0
+    restored: int = 0
 
     def __str__(self) -> str:
-        return f"{self.end}~{self.copies}~{self.bytes}~{self.reaped}~{self.random}"
+        loose, restored = f"~l{self.loose}" if self.loose else "", f"~r{self.restored}" if self.restored else ""
+        return f"{self.end}~{self.copies}~{self.bytes}~{self.reaped}~{self.random}{loose}{restored}"
 
     @classmethod
     def parse(cls, name: str) -> CleaningName | None:
         """The record that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_CLEANING, name)
-        return cls(int(match[1]), int(match[2]), int(match[3]), int(match[4]), match[5]) if match else None
+        if match is None:
+            return None
+        end, copies, size, reaped = (int(match[number]) for number in range(1, 5))
+        return cls(end, copies, size, reaped, match[5], int(match[6] or 0), int(match[7] or 0))
 
 
 class LooseName(NamedTuple):

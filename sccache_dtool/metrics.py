@@ -67,7 +67,7 @@ def text(state: State) -> Iterator[str]:
 def _metrics(state: State) -> Iterable[_Metric]:
     sums = state.sums
     evicted = sum(one.copies for one in state.cleanings)
-    fetched = sums.copies + evicted
+    fetched = sums.copies + sum(one.copies - one.loose - one.restored for one in state.cleanings)
     idle = 0.0 if sums.oldest_idle is None else max(0.0, state.now - sums.oldest_idle)
     return (
         _Metric("bytes", "gauge", "Size of what is in the cache.", sums.bytes + state.loose_bytes),
@@ -85,9 +85,9 @@ def _metrics(state: State) -> Iterable[_Metric]:
         _Metric("trashed", "gauge", "Evicted copies not yet deleted.", state.trashed),
         _Metric("uses_total", "counter", "Leases that there ever were.", sums.uses),
         # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
-        _Metric("misses", "gauge", "Copies fetched: there, or evicted by a cleaning.", fetched),
-        _Metric("hits", "gauge", "Uses that did not fetch.", max(0, sums.uses - fetched)),
-        _Metric("evictions_total", "counter", "Copies that cleanings have evicted.", evicted),
+        _Metric("misses", "gauge", "Fetches, but for those of copies that went without clean (rm).", max(0, fetched)),
+        _Metric("hits", "gauge", "Uses less misses.", max(0, sums.uses - fetched)),
+        _Metric("evictions_total", "counter", "Copies and loose files that cleanings have evicted.", evicted),
         _Metric("evicted_bytes_total", "counter", "Their size.", sum(one.bytes for one in state.cleanings)),
         _Metric(
             "reaped_total", "counter", "Leases that cleanings have ended.", sum(one.reaped for one in state.cleanings)

@@ -11,6 +11,7 @@ import pytest
 
 from sccache_dtool import layout
 from sccache_dtool.layout import (
+    CleaningName,
     EndedName,
     Generation,
     HolderName,
@@ -48,6 +49,14 @@ KINDS = list(dict.fromkeys(type(name) for name in NAMES))
 def test_names_are_read_as_written(name: Any) -> None:
     """What one process writes another would not find, or take for something else."""
     assert type(name).parse(str(name)) == name
+
+
+@pytest.mark.parametrize("more", [{}, {"loose": 3}, {"restored": 1}, {"loose": 3, "restored": 1}])
+def test_names_of_records_are_read_as_written(more: dict[str, int]) -> None:
+    """Loose files that were cleaned away, and what was restored, would be told of as misses."""
+    name = CleaningName(1_800_000_000_123, 5, 10**18 - 1, 2, "0123456789abcdef", **more)
+    assert CleaningName.parse(str(name)) == name
+    assert [bad for bad in hostile(str(name))[:-2] if bad != str(name) and CleaningName.parse(bad)] == []
 
 
 @pytest.mark.parametrize("name", NAMES, ids=str)

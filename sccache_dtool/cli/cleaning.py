@@ -11,7 +11,7 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.files import write_file
+from sccache_dtool.cli.files import STANDARD_OUTPUT, write_file
 from sccache_dtool.cli.keeping import print_reaped
 from sccache_dtool.cli.looking import lease_fields
 from sccache_dtool.cli.options import (
@@ -91,7 +91,7 @@ def _conditions(function: Command) -> Command:
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="What stays, by name: 'hg38*'. May be repeated.")
 @click.option("--grace", type=duration, metavar="TIME", help="Keep what was fetched within this time: 1h.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Carry out what of this plan is still true.")
-@click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE.")
+@click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE, or print it: -.")
 @click.option("--notice", type=duration, metavar="TIME", help="Only list what would go within this time: 7d.")
 @click.option(
     "--by", type=click.Choice(["item", "user"]), help="With --notice: by item (the default), or by who fetched."
@@ -127,6 +127,8 @@ def clean_command(
     cache = now.cache()
     cache.check()
     _check_options(plan_file, into, notice, by, dry_run, [*conditions.values(), order, exclude, grace])
+    if notice is not None and _is_given(dry_run, yes, trash, max_runtime):
+        raise UsageError("--notice removes nothing", hint="leave out -n, -y, --trash and --max-runtime")
     if plan_file is not None:
         done = cache.clean_as_planned(
             _read_plan(plan_file), keep_for=trash, most_seconds=max_runtime, why=f"plan {plan_file}"
@@ -142,9 +144,11 @@ def clean_command(
         return _print_notice(now, cache, rules, notice, by)
     if dry_run:
         plan, reaped = cache.plan(rules, keep_for=trash)
-        print_reaped(now, reaped, True)
         if into is not None:
             _write_plan(now, cache, plan, into)
+        if into == STANDARD_OUTPUT:  # where it is the whole result, for a program to read
+            return Exit.DONE
+        print_reaped(now, reaped, True)
         return _print_plan(now, plan)
     if rules.everything and not yes:
         now.confirm(f"Remove everything from {cache.root} that is not in use?")
@@ -161,8 +165,7 @@ def _check_options(
     conditions: Iterable[object],
 ) -> None:
     """Raises UsageError for options that would do nothing next to the others."""
-    given = any(value not in (None, ()) and value is not False for value in conditions)
-    if plan_file is not None and (given or dry_run or notice is not None):
+    if plan_file is not None and (_is_given(*conditions) or dry_run or notice is not None):
         raise UsageError(
             "--plan carries out a plan as it is", hint="make another one with the conditions: sc-dtool clean -n -o FILE"
         )
@@ -170,6 +173,11 @@ def _check_options(
         raise UsageError("-o writes a plan, which only -n makes", hint="sc-dtool clean -n -o FILE")
     if by is not None and notice is None:
         raise UsageError("--by is for --notice", hint="sc-dtool clean --notice 7d --by user")
+
+
+def _is_given(*options: object) -> bool:
+    """Whether any of the options was given, be it as nought."""
+    return any(value not in (None, ()) and value is not False for value in options)
 
 
 def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
@@ -208,8 +216,9 @@ def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     from sccache_dtool.evict import plans
 
     lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
-    write_file(into, lines)
-    now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
+    write_file(now.out, into, lines)
+    if into != STANDARD_OUTPUT:
+        now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
 
 
 def _read_plan(path: str) -> Planned:
@@ -217,7 +226,7 @@ def _read_plan(path: str) -> Planned:
 
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return plans.decode(file.read())
+            return plans.decode(file)
     except OSError as error:
         raise UsageError(f"cannot read {explain(error)}") from error
 

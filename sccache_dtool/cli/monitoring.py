@@ -5,18 +5,21 @@ from __future__ import annotations
 import click
 
 from sccache_dtool import metrics
-from sccache_dtool.cli.files import write_file
+from sccache_dtool.cli.files import STANDARD_OUTPUT, write_file
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 
 
 @click.command("metrics")
-@click.option("-o", "--output", "into", metavar="FILE", help="Write into FILE, whole or not at all.")
+@click.option(
+    "-o",
+    "--output",
+    "into",
+    default=STANDARD_OUTPUT,
+    metavar="FILE",
+    help="Write into FILE, whole or not at all. Default: standard output, as for '-'.",
+)
 @common_options()
 @pass_invocation
-def metrics_command(now: Invocation, into: str | None) -> None:
+def metrics_command(now: Invocation, into: str) -> None:
     """Print what a monitor wants to know, as Prometheus's node exporter reads it from a text file."""
-    lines = list(metrics.text(now.cache().state()))
-    if into is not None:
-        write_file(into, lines)
-    else:
-        now.out.text("".join(lines))
+    write_file(now.out, into, list(metrics.text(now.cache().state())))

@@ -1,9 +1,10 @@
-"""What cleanings have removed: a file for each in `cleanings/`, its name with the sums, so that they add up unread."""
+"""What cleanings have removed, and what was restored: a file for each, its name with the sums: they add up unread."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import iso
@@ -21,8 +22,30 @@ def write(fs: FileSystem, layout: Layout, done: Cleaned, now: float, by: str, wh
     """Note what a cleaning did, if it did anything; `tmp` is a path, not there yet, on the same file system."""
     if not (done.removed or done.failed or done.reaped.leases):
         return
-    name = CleaningName(int(now * 1000), len(done.removed), done.freed, len(done.reaped.leases), unique())
-    fs.write_new(tmp, "".join(f"{json.dumps(line)}\n" for line in _lines(done, now, by, why)))
+    loose = sum(candidate.loose is not None for candidate in done.removed)
+    name = CleaningName(int(now * 1000), len(done.removed), done.freed, len(done.reaped.leases), unique(), loose)
+    _publish(fs, layout, name, _lines(done, now, by, why), tmp)
+
+
+def write_restored(fs: FileSystem, layout: Layout, key: str, now: float, by: str, tmp: str) -> None:
+    """Note that a copy is there again that nobody had to fetch; `tmp` as for `write`."""
+    line = {"format": _VERSION, "ended": iso(now), "by": by, "restored": key}
+    _publish(fs, layout, CleaningName(int(now * 1000), 0, 0, 0, unique(), restored=1), [line], tmp)
+
+
+#: Lines that are written at a time: a record may have a million.
+_AT_ONCE = 1000
+
+
+def _publish(fs: FileSystem, layout: Layout, name: CleaningName, lines: Iterable[dict[str, Any]], tmp: str) -> None:
+    left = iter(lines)
+    fd = fs.create(tmp)
+    try:
+        while piece := "".join(f"{json.dumps(line)}\n" for line in islice(left, _AT_ONCE)):
+            fs.write(fd, piece.encode())
+        fs.sync(fd)
+    finally:
+        fs.close(fd)
     fs.make_dirs(layout.cleanings, shared=layout.shared)
     fs.rename(tmp, f"{layout.cleanings}/{name}")
 
@@ -52,6 +75,6 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
 
 
 def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> list[CleaningName]:
-    """All cleanings that have removed something."""
+    """All cleanings that have removed something, and what was restored."""
     found = fs.names_if_any(layout.cleanings)
     return list(understood(layout.cleanings, found, CleaningName.parse, "not the record of a cleaning", warn))

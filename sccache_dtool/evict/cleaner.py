@@ -16,7 +16,6 @@ from sccache_dtool.evict.loose import Found
 from sccache_dtool.evict.plans import Planned
 from sccache_dtool.evict.policies import (
     Candidate,
-    Kept,
     Plan,
     Rules,
     Sifted,
@@ -31,7 +30,7 @@ from sccache_dtool.holders import Holder
 from sccache_dtool.layout import WorkName
 from sccache_dtool.liveness import State
 from sccache_dtool.marks import Limits, Room, Spare, Trashed, check_floor
-from sccache_dtool.reaping import Reaped
+from sccache_dtool.reaping import Judged, Reaped
 
 
 class _Census(NamedTuple):
@@ -117,23 +116,21 @@ class Cleaner(Post):
                     reaped = self._reap(court, leased, dry_run=False)
                 now = self._clock.wall()
                 pinned = pins.pinned(self._fs, self._layout, now, self._warn)
-                look = functools.partial(plans.still_true, self._fs, self._layout, pinned, exclude, there)
-                pieces = [planned.remove[i : i + 64] for i in range(0, len(planned.remove), 64)]
-                judged = [one for piece in crew.each(look, pieces) for one in piece]
-                plan = Plan(
-                    tuple(one for one in judged if isinstance(one, Candidate)),
-                    tuple(one for one in judged if isinstance(one, Kept)),
-                    planned.size,
-                    planned.entries,
-                    planned.goal,
-                )
-                gone = [one for one, found in zip(planned.remove, judged, strict=True) if found is None]
-                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline, gone)
+                weighed = plans.weigh(self._fs, self._layout, planned.remove, pinned, exclude, there, crew)
+                keep = tuple(weighed.keep)
+                if planned.goal is not None:
+                    keep += plans.in_use_besides(clean.after_reaping(leased, reaped, now), planned.remove)
+                plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
+                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline, weighed.gone)
                 if done.missed_both != (0, 0):
-                    keys = [one.key for one in plan.keep if one.held] + [one.key for one in done.taken]
-                    found = [items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys]
-                    done = done._replace(in_the_way=tuple(self.judged(one for item in found for one in item.held)))
+                    done = done._replace(in_the_way=self._held_by_now(done))
                 return self._finish(done, now, crew, deadline)
+
+    def _held_by_now(self, done: Cleaned) -> tuple[Judged, ...]:
+        """Leases on what a cleaning found in use, those included that began meanwhile."""
+        keys = dict.fromkeys(kept.key for kept in done.kept if kept.held and not kept.candidate.loose)
+        found = (items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys)
+        return tuple(self.judged(one for item in found for one in item.held))
 
     def _carry_out(
         self,

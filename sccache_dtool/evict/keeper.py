@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 from sccache_dtool import holders, items
 from sccache_dtool.election import LOCK
-from sccache_dtool.errors import InUse, UsageError
-from sccache_dtool.evict import trash
+from sccache_dtool.errors import InUse, UsageError, explain
+from sccache_dtool.evict import audit, trash
 from sccache_dtool.evict.cleaner import Cleaner
 from sccache_dtool.evict.leftover import Leftover
+from sccache_dtool.holders import Holder
 from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import TrashName, key_label
+from sccache_dtool.layout import TrashName, WorkName, key_label
 from sccache_dtool.reaping import Reaped
 
 
@@ -114,7 +115,15 @@ class Keeper(Cleaner):
         with self._at_work() as holder:
             if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
                 raise UsageError(f"{word!r} has just been deleted from the trash")
+            self._note_restored(key, holder)
         return key
+
+    def _note_restored(self, key: str, holder: Holder) -> None:
+        tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+        try:
+            audit.write_restored(self._fs, self._layout, key, self._clock.wall(), holder.by, tmp)
+        except OSError as error:
+            self._warn(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""

@@ -227,7 +227,7 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Co
     trying would be in vain.
     """
     if copy.held:
-        return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
+        return in_use(copy)
     if item.key in pinned:
         return "pinned"
     if is_excluded(item.label, rules.exclude):
@@ -241,6 +241,11 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Co
     if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
         return "not larger than asked for"
     return None
+
+
+def in_use(copy: Copy) -> str:
+    """Why a copy with leases stays."""
+    return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
 
 
 def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk, Done, config, one_line_error
+from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, config, one_line_error
 from sccache_dtool.fsops import FileSystem
 
 Sc = Callable[..., Done]
@@ -301,6 +303,7 @@ def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
         '{"format": 1, "remove": [{"item": "../../x", "copy": "y"}]}',
         '{"format": 1, "goal_bytes": null, "goal_entries": null, "remove": [], "cache_bytes": Infinity}',
         "\0" * 100,
+        '{"format": 1, "remove": [\n',
     ],
 )
 def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text: str) -> None:
@@ -310,6 +313,86 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
     done = sc("clean", "--plan", tmp_path / "plan.json")
     assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
     assert path.exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "value"),
+    [
+        (1, "idle_since", "NaN"),
+        (1, "idle_since", "1e999"),
+        (1, "idle_since", "-1"),
+        (1, "uses", "1.5"),
+        (1, "uses", "true"),
+        (0, "cache_bytes", "1" * 400),
+        (0, "goal_bytes", "NaN"),
+    ],
+)
+def test_a_plan_with_figures_that_are_none_removes_nothing(
+    sc: Sc, put: Put, tmp_path: Path, place: int, name: str, value: str
+) -> None:
+    """Half of it would be carried out, and then what cannot be printed be taken for a fault of the program."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    sc("clean", "--retain-size", "1B", "-n", "-o", plan)
+    lines = plan.read_text().splitlines(keepends=True)
+    before = lines[place]
+    lines[place] = re.sub(rf'("{name}": )[^,}}]+', rf"\g<1>{value}", before)
+    assert lines[place] != before
+    plan.write_text("".join(lines))
+    done = sc("clean", "--plan", plan)
+    assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
+    assert path.exists()
+
+
+def test_a_plan_that_names_something_twice_removes_nothing(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """What is named three times would count three times as gone, and a goal that was missed as reached."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    put("b")
+    sc("clean", "--all", "-n", "-o", plan)
+    head, one, _, end = plan.read_text().splitlines(keepends=True)
+    plan.write_text("".join([head, one, one, end]))
+    done = sc("clean", "--plan", plan)
+    assert done.code == 2
+    assert re.fullmatch(r"Error: the plan names \S+ twice", one_line_error(done))
+    assert path.exists()
+
+
+@pytest.mark.parametrize("indent", [None, 0, 2])
+def test_a_plan_may_have_gone_through_another_program(sc: Sc, put: Put, tmp_path: Path, indent: int | None) -> None:
+    """Who takes items out of it with a program for JSON could not have the rest carried out."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    sc("clean", "--all", "-n", "-o", plan)
+    plan.write_text(json.dumps(json.loads(plan.read_text()), indent=indent, sort_keys=True))
+    assert sc("clean", "--plan", plan).code == 0
+    assert not path.exists()
+
+
+def test_a_line_of_a_plan_is_an_item_that_can_be_taken_out(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Who takes the last line out in an editor would be told that the rest is no plan, for a comma."""
+    paths, plan = {name: put(name) for name in "ab"}, tmp_path / "plan.json"
+    sc("clean", "--all", "-n", "-o", plan)
+    head, one, other, end = plan.read_text().splitlines(keepends=True)
+    plan.write_text("".join([head, one, end]))
+    assert sc("clean", "--plan", plan).code == 0
+    stays = json.loads(other)["item"][-1]
+    assert {name for name, path in paths.items() if path.exists()} == {stays}
+
+
+def test_a_missed_goal_of_a_plan_names_who_is_in_the_way(sc: Sc, put: Put, tmp_path: Path) -> None:
+    """Whose leases had left nothing to plan would be told that the goal was missed, and not by whose leases."""
+    plan = tmp_path / "plan.json"
+    for name in "ab":
+        put(name)
+        sc("use", tmp_path / name, "--holder", f"holder-of-{name}")
+    put("c")
+    sc("clean", "--retain-size", "1B", "-n", "-o", plan)
+    sc("use", tmp_path / "c", "--holder", "holder-of-c")
+    done = sc("clean", "--plan", plan)
+    assert done.code == 3
+    assert "kept 3 in use" in done.out
+    for name in "abc":
+        assert f"'holder-of-{name}'" in done.out
+    leases = sc("-f", "json", "clean", "--plan", plan).rows("lease")
+    assert sorted(lease["item"][-1] for lease in leases) == ["a", "b", "c"]
 
 
 def test_the_plan_of_another_cache_is_refused(sc: Sc, put: Put, tmp_path: Path) -> None:
@@ -350,6 +433,10 @@ def test_a_plan_is_carried_out_as_it_is(sc: Sc, put: Put, tmp_path: Path, words:
         ["--plan", "missing.json"],
         ["--notice", "7d", "-n", "-o", "p", "--all"],
         ["--by", "user", "--all", "-y"],
+        ["--notice", "7d", "--all", "-n"],
+        ["--notice", "7d", "--all", "-y"],
+        ["--notice", "7d", "--all", "--trash", "1d"],
+        ["--notice", "7d", "--all", "--max-runtime", "0s"],
     ],
 )
 def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list[str]) -> None:
@@ -357,6 +444,71 @@ def test_options_that_would_do_nothing_are_refused(sc: Sc, put: Put, words: list
     path = put("a")
     assert sc("clean", *words).code == 2
     assert path.exists()
+
+
+@pytest.mark.parametrize("words", [["clean", "--all", "-n"], ["metrics"]])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))])
+def test_what_is_no_file_is_written_to_and_stays(
+    sc: Sc, put: Put, tmp_path: Path, words: list[str], make: Callable[[Path], None]
+) -> None:
+    """A device would be replaced by a file, and by one of root's all programs of the machine be hit."""
+    put("a")
+    target = tmp_path / "target"
+    try:
+        make(target)
+    except PermissionError:
+        pytest.skip("only root makes devices")
+    (tmp_path / "link").symlink_to(target)
+    kind = os.lstat(target).st_mode
+    reader = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert sc(*words, "-o", tmp_path / "link").code == 0
+        written = os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+    assert os.lstat(target).st_mode == kind
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(tmp_path.glob("*.tmp")) == []
+    if stat.S_ISFIFO(kind):
+        assert b"sc_dtool_items" in written or json.loads(written)["format"] == 1
+
+
+@pytest.mark.parametrize("words", [["clean", "--all", "-n"], ["metrics"]])
+def test_a_file_is_written_through_a_link_to_it(sc: Sc, put: Put, tmp_path: Path, words: list[str]) -> None:
+    """Whoever reads the file itself would see what was there before, for ever."""
+    put("a")
+    target, link = tmp_path / "target", tmp_path / "link"
+    for step in ("made", "replaced"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert sc(*words, "-o", link).code == 0
+        assert link.is_symlink(), step
+        assert len(target.read_text()) > 100, step
+        target.write_text("old")
+
+
+def test_a_log_that_the_results_go_to_is_not_replaced(put: Put, root: Path, tmp_path: Path) -> None:
+    """With `-o /dev/stdout >> log` all that the log had would be lost."""
+    put("a")
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("a") as file:
+        command = [SC_DTOOL, "-C", root, "metrics", "-o", log]
+        assert subprocess.run(command, stdout=file, check=False, timeout=PATIENCE).returncode == 0
+    assert log.read_text().startswith("before\n# HELP")
+
+
+def test_a_plan_can_be_piped(sc: Sc, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`-o - | jq` would find a table, and a file called `-` be made."""
+    path, plan = put("a"), tmp_path / "plan.json"
+    monkeypatch.chdir(tmp_path)
+    done = sc("clean", "--all", "-n", "-o", "-")
+    assert (done.code, done.err) == (0, "")
+    plan.write_text(done.out)
+    assert sc("metrics", "-o", "-").out.startswith("# HELP")
+    assert not Path("-").exists()
+    assert sc("clean", "--plan", plan).code == 0
+    assert not path.exists()
 
 
 # -- afterwards ------------------------------------------------------------------------------------------------------
@@ -513,6 +665,47 @@ def test_metrics_are_what_prometheus_reads(sc: Sc, put: Put, source: str, tmp_pa
     assert {name: values[f"sc_dtool_{name}"] for name in expected} == expected
     assert sorted(tmp_path.glob("*.tmp")) == []
     assert sc("metrics").out.count("# TYPE") == len(values)
+
+
+def figures(sc: Sc, *names: str) -> tuple[float, ...]:
+    """What `metrics` says of these."""
+    lines = [line.rpartition(" ") for line in sc("metrics").out.splitlines() if not line.startswith("#")]
+    values = {name.partition("{")[0].removeprefix("sc_dtool_"): float(value) for name, _, value in lines}
+    return tuple(values[name] for name in names)
+
+
+def test_what_nobody_fetched_is_no_miss(sc: Sc, put: Put, root: Path, tmp_path: Path) -> None:
+    """A cache would look worse with each item restored, and each file of dtool's that was cleaned away."""
+    for name in "abc":
+        put(name)
+        for _ in range(2):
+            sc("use", tmp_path / name)
+            sc("unuse", tmp_path / name)
+    assert figures(sc, "misses", "hits") == (3, 6)
+    for _ in range(2):
+        sc("clean", "--all", "-y", "--trash", "1d")
+        assert figures(sc, "misses", "hits") == (3, 6)
+        assert sc("restore", "a").code == 0
+        assert figures(sc, "misses", "hits") == (3, 6)
+    left = root / "b3ca6a8d-3f2e-4b5c-9d01-6a7b8c9d0e1f"
+    left.mkdir()
+    for number in range(5):
+        (left / f"{number:040x}").write_bytes(b"x")
+    assert sc("clean", "--older-than", "0s").code == 0
+    assert not any(left.iterdir())
+    assert figures(sc, "misses", "hits", "evictions_total") == (3, 6, 10)
+    sc("doctor")
+    put("a")
+    assert figures(sc, "misses", "hits") == (4, 6)
+
+
+def test_what_was_removed_by_name_is_no_miss_any_more_also_if_it_is_restored(sc: Sc, put: Put) -> None:
+    """The figures would not be what the reference says of them."""
+    put("a"), put("b")
+    sc("rm", "--trash", "1d", "a")
+    assert figures(sc, "misses", "hits") == (1, 1)
+    sc("restore", "a")
+    assert figures(sc, "misses", "hits") == (1, 1)
 
 
 def test_metrics_of_a_cache_whose_name_is_no_utf8(sc: Sc, tmp_path: Path) -> None:
