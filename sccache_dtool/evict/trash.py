@@ -10,14 +10,14 @@ import errno
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sccache_dtool import gate, records
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
 from sccache_dtool.crew import THREADS, Crew
-from sccache_dtool.errors import GONE, CacheError, explain
+from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import (
@@ -29,7 +29,6 @@ from sccache_dtool.layout import (
     TrashName,
     WorkName,
     is_key,
-    key_label,
     understood,
     unique,
 )
@@ -220,19 +219,28 @@ def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
     for name in listing(fs, layout, warn):
         if name.going:
             continue
+        path = f"{layout.trash}/{name}"
         try:
-            document = records.decode_document(fs.read_text(f"{layout.trash}/{name}/{ITEM_FILE}"))
+            document = records.decode_document(fs.read_text(f"{path}/{ITEM_FILE}"))
+            if "loose" in document:
+                continue  # what dtool left was no item, and is no item now
+            key = _key_in(document, fs.names_if_any(f"{path}/{PAYLOAD}"))
         except (OSError, records.Damaged) as error:
             if str(name) in fs.names(layout.trash):  # otherwise somebody has just purged or restored it
-                warn(f"{layout.trash}/{name}: its item.json cannot be read ({error}); it cannot be restored")
-            continue
-        if "loose" in document:
-            continue  # what dtool left was no item, and is no item now
-        key = document.get("key")
-        if isinstance(key, str) and is_key(key):
-            yield key, name
+                reason = explain(error) if isinstance(error, OSError) else error
+                warn(f"{path}: not whole any more ({reason}); it cannot be restored")
         else:
-            warn(f"{layout.trash}/{name}: its item.json names no item; it cannot be restored")
+            yield key, name
+
+
+def _key_in(document: Mapping[str, Any], payload: Sequence[str]) -> str:
+    """The key of a trashed copy of which this is the description. Raises records.Damaged."""
+    key = document.get("key")
+    if not (isinstance(key, str) and is_key(key)):
+        raise records.Damaged("its item.json names no item")
+    if len(payload) != 1:
+        raise records.Damaged("its data is not there")
+    return key
 
 
 def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: str, name: TrashName) -> bool:
@@ -249,12 +257,6 @@ def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: s
     try:
         if not _moved(fs, f"{layout.trash}/{name}", old):
             return False
-        if len(fs.names_if_any(f"{old}/{PAYLOAD}")) != 1:
-            _moved(fs, old, f"{layout.trash}/{name}")
-            raise CacheError(
-                f"cannot restore {key_label(key)}: its data is not in the trash any more",
-                hint=f"look at {layout.trash}/{name}; what is left there stays until its time",
-            )
         for part in (PAYLOAD, ITEM_FILE):
             if not _moved(fs, f"{old}/{part}", f"{new}/{part}"):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{old}/{part}")
