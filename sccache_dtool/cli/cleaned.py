@@ -19,6 +19,7 @@ from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
+    from sccache_dtool.evict.trash import Purged
     from sccache_dtool.marks import Trashed
     from sccache_dtool.reaping import Judged
 
@@ -127,9 +128,7 @@ def _sentences(done: Cleaned) -> Iterable[str]:
         yield from _withheld(done.withheld, done.trashed, "was")
     else:
         yield from _what_went(done)
-    if done.unpurged:
-        copies = "1 copy is" if done.unpurged == 1 else f"{done.unpurged:,} copies are"
-        yield f"{copies} still to be deleted: {output.size(done.unpurged_bytes)}; the next clean goes on"
+    yield from _still_there(done.unpurged, done.unpurged_bytes)
 
 
 def _what_went(done: Cleaned) -> Iterable[str]:
@@ -174,7 +173,7 @@ def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[st
     there = _amount(trashed.bytes, trashed.entries)
     if trashed.until > time.time():
         yield f"  in the trash: {there}, the last of it kept for `restore` until {output.moment(trashed.until)}"
-        yield "  nothing more is evicted for that; with a shorter --trash, or none, room comes sooner the next time"
+        yield "  nothing more is evicted for that; to give it up: sc-dtool clean --empty-trash"
     else:
         yield f"  in the trash: {there} that could not be deleted in this run; the next one goes on with it"
 
@@ -192,6 +191,35 @@ def _reasons(keep: Iterable[Kept]) -> str:
     """What is kept, by reason: ``; kept 2 in use, 1 used within 30 d``."""
     reasons = Counter("in use" if kept.held else kept.reason for kept in keep)
     return "; kept " + ", ".join(f"{number} {reason}" for reason, number in reasons.items()) if reasons else ""
+
+
+def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
+    """What is in the trash or, where it was purged, was; the exit code."""
+    if purged is None:
+        until = output.moment(trashed.until) if trashed.until else None
+        fields = {"bytes": trashed.bytes, "entries": trashed.entries, "until": until, "dry_run": True}
+        kept = f", the last of it kept until {until}" if until else ""
+        now.out.result("total", fields, f"in the trash: {_amount(trashed.bytes, trashed.entries) or 'nothing'}{kept}")
+        return Exit.DONE
+    size = trashed.bytes - purged.left_bytes
+    fields = {
+        "bytes": size,
+        "purged": purged.copies,
+        "unpurged": purged.left,
+        "unpurged_bytes": purged.left_bytes,
+        "dry_run": False,
+    }
+    copies = "1 evicted copy" if purged.copies == 1 else f"{purged.copies:,} evicted copies"
+    left = _still_there(purged.left, purged.left_bytes)
+    now.out.result("total", fields, f"deleted {copies}, {output.size(size)}", *left)
+    return Exit.PARTIAL if purged.left else Exit.DONE
+
+
+def _still_there(copies: int, size: int) -> Iterable[str]:
+    """What is in the trash, and should not be any more."""
+    if copies:
+        which = "1 copy is" if copies == 1 else f"{copies:,} copies are"
+        yield f"{which} still to be deleted: {output.size(size)}; the next clean goes on"
 
 
 # -- notice ----------------------------------------------------------------------------------------------------------

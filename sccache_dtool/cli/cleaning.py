@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.cli.cleaned import print_cleaned, print_notice, print_plan
+from sccache_dtool.cli.cleaned import print_cleaned, print_notice, print_plan, print_trash
 from sccache_dtool.cli.files import STANDARD_OUTPUT, write_file
 from sccache_dtool.cli.keeping import print_reaped
 from sccache_dtool.cli.options import (
@@ -80,6 +80,7 @@ def _conditions(function: Command) -> Command:
 @click.option("--grace", type=duration, metavar="TIME", help="Keep what was fetched within this time: 1h.")
 @click.option("--plan", "plan_file", metavar="FILE", help="Carry out what of this plan is still true.")
 @click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE, or print it: -.")
+@click.option("--empty-trash", is_flag=True, help="Delete what is kept for `restore`, and nothing else.")
 @click.option("--notice", type=duration, metavar="TIME", help="Only list what would go within this time: 7d.")
 @click.option(
     "--by", type=click.Choice(["item", "user"]), help="With --notice: by item (the default), or by who fetched."
@@ -99,6 +100,7 @@ def clean_command(
     grace: float | None,
     plan_file: str | None,
     into: str | None,
+    empty_trash: bool,
     notice: float | None,
     by: str | None,
     max_runtime: float | None,
@@ -114,7 +116,12 @@ def clean_command(
     """
     cache = now.cache()
     cache.check()
-    _check_options(plan_file, into, notice, by, dry_run, [*conditions.values(), order, exclude, grace])
+    rest = [*conditions.values(), order, exclude, grace]
+    _check_options(plan_file, into, notice, by, dry_run, rest)
+    if empty_trash:
+        if _is_given(*rest, plan_file, notice, trash, max_runtime):
+            raise UsageError("--empty-trash goes alone", hint="clean in another command")
+        return _empty_trash(now, cache, dry_run, yes)
     if notice is not None and _is_given(dry_run, yes, trash, max_runtime):
         raise UsageError("--notice removes nothing", hint="leave out -n, -y, --trash and --max-runtime")
     if plan_file is not None:
@@ -161,6 +168,15 @@ def _check_options(
         raise UsageError("-o writes a plan, which only -n makes", hint="sc-dtool clean -n -o FILE")
     if by is not None and notice is None:
         raise UsageError("--by is for --notice", hint="sc-dtool clean --notice 7d --by user")
+
+
+def _empty_trash(now: Invocation, cache: Cache, dry_run: bool, yes: bool) -> int:
+    if dry_run:
+        return print_trash(now, cache.trashed())
+    if not yes:
+        now.confirm(f"Delete for good what is kept for `restore` in {cache.root}?")
+    trashed, purged = cache.empty_trash()
+    return print_trash(now, trashed, purged)
 
 
 def _is_given(*options: object) -> bool:

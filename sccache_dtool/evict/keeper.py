@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 from sccache_dtool import holders, items
@@ -10,9 +11,11 @@ from sccache_dtool.errors import InUse, UsageError, explain
 from sccache_dtool.evict import audit, trash
 from sccache_dtool.evict.cleaner import Cleaner
 from sccache_dtool.evict.leftover import Leftover
+from sccache_dtool.evict.trash import Purged
 from sccache_dtool.holders import Holder
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import TrashName, WorkName, key_label
+from sccache_dtool.marks import Trashed
 from sccache_dtool.reaping import Reaped
 
 
@@ -124,6 +127,15 @@ class Keeper(Cleaner):
             audit.write_restored(self._fs, self._layout, key, self._clock.wall(), holder.by, tmp)
         except OSError as error:
             self._warn(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
+
+    def empty_trash(self) -> tuple[Trashed, Purged]:
+        """Delete all that is in the trash, what is kept for `restore` too: what it was, and what was done.
+
+        Raises InUse while a cleaner is at work.
+        """
+        with self._elected(), self._crew() as crew:
+            trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+            return trashed, trash.purge(self._fs, self._layout, math.inf, self._warn, crew)
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""

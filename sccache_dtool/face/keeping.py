@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.clean import Cleaned
     from sccache_dtool.evict.plans import Planned
     from sccache_dtool.evict.policies import Plan, Rules
+    from sccache_dtool.evict.trash import Purged
+    from sccache_dtool.marks import Trashed
     from sccache_dtool.reaping import Reaped
 
 
@@ -122,6 +124,20 @@ class Keeping(Looking):
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
         return self._keeper().restore(word)
+
+    def empty_trash(self) -> tuple[Trashed, Purged]:
+        """Delete also what is kept for `restore`: what was in the trash, and what was deleted.
+
+        Raises InUse while a cleaner is at work.
+        """
+        return self._keeper().empty_trash()
+
+    def trashed(self) -> Trashed:
+        """What is in the trash, and until when the last of it is kept."""
+        from sccache_dtool.evict import trash
+
+        self.check()
+        return trash.weigh(trash.listing(self._fs, self._layout, self._warn))
 
     def examine(self) -> list[Finding]:
         """Everything in the cache that is not as it should be."""

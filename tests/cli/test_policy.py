@@ -200,6 +200,23 @@ def test_a_floor_that_cannot_be_reached_is_told_of(sc: Sc, put: Put, monkeypatch
     assert not path.exists()
 
 
+def test_the_trash_can_be_given_up(sc: Sc, put: Put, disk: Disk) -> None:
+    """Whoever needs the room at once would have to rename things by hand where nobody should."""
+    kept = put("kept")
+    put("gone")
+    assert sc("rm", "gone", "--trash", "7d").code == 0
+    assert sc("clean", "--empty-trash", "-n").out.startswith(
+        "in the trash: 1.0 kB and 1 file, the last of it kept until 2"
+    )
+    assert sc("clean", "--empty-trash").code == 2  # nobody is there to be asked
+    assert sc("clean", "--empty-trash", "--older-than", "1d").code == 2
+    assert len(disk.names("trash")) == 1
+    assert sc("clean", "--empty-trash", "-y").out == "deleted 1 evicted copy, 1.0 kB\n"
+    assert disk.names("trash") == []
+    assert sc("clean", "--empty-trash", "-n").out == "in the trash: nothing\n"
+    assert kept.exists()
+
+
 def test_a_disk_that_the_trash_keeps_full_is_told_of(
     sc: Sc, put: Put, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
