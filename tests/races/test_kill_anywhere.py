@@ -254,6 +254,11 @@ def _idle(scene: Scene) -> None:
     scene.use()
 
 
+def _idle_and_being_cleaned(scene: Scene) -> None:
+    scene.use()
+    scene.locked_by_the_dead()
+
+
 def _littered(scene: Scene) -> None:
     scene.use(101)  # enough for a history to be folded
     scene.left_by_the_dead()
@@ -392,7 +397,7 @@ CASES = {
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "dtool's plugin": Case(_nothing, "$S", _an_item_on_the_web, _SOME, program=READS),
     "dtool's plugin, a hit": Case(_idle, "$S", _an_item_on_the_web, _SOME, program=READS),
-    "clean, taking over": Case(_locked, "clean --all -y"),
+    "clean, taking over": Case(_idle_and_being_cleaned, "clean --all -y"),
     "unuse": Case(_idle, "unuse --holder pid:$P $S", leased=0),
     "unuse and evict": Case(_idle, "unuse --evict-if-last --holder pid:$P $S", leased=0),
     "run": Case(_idle, "run $S -- true"),
