@@ -59,18 +59,25 @@ class Keeping(Looking):
         return self._keeper().clean_as_planned(planned, self.settings.clean_exclude, keep_for, most_seconds, why)
 
     def make_room(self, missing: int) -> int:
-        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed."""
+        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
+
+        What was evicted before, and is still to be deleted, is deleted with it, and counts.
+        """
+        from sccache_dtool.evict import trash
         from sccache_dtool.evict.policies import Rules
 
         there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
         policy = self.policy()
-        rules = Rules(
-            retain_size=max(0, there - missing), order=policy.order, exclude=policy.exclude, grace=policy.grace
-        )
+        now = self._clock.wall()
+        listed = trash.listing(self._fs, self._layout, self._warn)
+        due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
+        retained = max(0, there - max(0, missing - due))
+        rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
         try:
-            return self.clean(rules, keep_for=0, why=f"room for {missing} bytes").freed
+            done = self.clean(rules, keep_for=0, why=f"room for {missing} bytes")
         except InUse:  # another cleaner is at work
             return 0
+        return max(0, done.freed + due - done.unpurged_bytes)
 
     def policy(self) -> Rules:
         """What `config.toml` says of cleaning. Raises UsageError if it says more than we understand."""

@@ -198,3 +198,16 @@ def test_which_marks_the_file_system_is_measured_by(limits: Limits, expected: Sp
     assert spare(limits, room if limits.of_file_system else None) == expected
     assert limits.of_file_system == (expected != Spare())
     assert spare(limits, Room(100, 40, 0, 0)).entries is None  # it does not count inodes
+
+
+def test_room_for_a_fetch_is_not_made_twice(cache: Cache) -> None:
+    """After a cleaner was killed, a fetch would evict for room that the deletion of what is evicted already gives."""
+    cache.remove(next(cache.items()).key, keep_for=DAY)
+    trashed = Path(cache.root, ".sc-dtool", "trash")
+    for name in os.listdir(trashed):
+        os.rename(trashed / name, trashed / f"{name}~going")
+    assert cache.make_room(100) == 100
+    assert os.listdir(trashed) == []
+    assert left(cache) == 8
+    assert cache.make_room(150) == 200
+    assert left(cache) == 6
