@@ -308,17 +308,52 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
 def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
     from concurrent.futures import Future, ThreadPoolExecutor
 
+    shift = _Shift()
     with ThreadPoolExecutor(number, thread_name_prefix="sc-dtool crew") as pool:
         pending: deque[Future[Result]] = deque()
         try:
             for task in tasks:
-                pending.append(pool.submit(work, task))
+                pending.append(pool.submit(shift.do, work, task))
                 if len(pending) > 2 * number:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            shift.end()
+
+
+class _Shift:
+    """Who is at work: nobody begins once it is over, and its end waits for those who have begun.
+
+    A pool of threads does not know of one that it was starting when a Ctrl-C came, and would not wait for it.
+    """
+
+    def __init__(self) -> None:
+        from threading import Condition
+
+        self._changed = Condition()
+        self._at_work = 0
+        self._is_over = False
+
+    def do(self, work: Callable[[Task], Result], task: Task) -> Result:
+        """Do a task. Raises RuntimeError, to nobody, after the end."""
+        with self._changed:
+            if self._is_over:
+                raise RuntimeError("the shift is over")
+            self._at_work += 1
+        try:
+            return work(task)
+        finally:
+            with self._changed:
+                self._at_work -= 1
+                self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let nobody begin any more, and wait for those who are at it."""
+        with self._changed:
+            self._is_over = True
+            self._changed.wait_for(lambda: not self._at_work)
 
 
 def _processors() -> int:

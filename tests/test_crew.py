@@ -128,6 +128,37 @@ def test_waiting_is_shared_by_threads(at_once: None) -> None:
     assert list(Crew(8).each(wait, range(17))) == list(range(17))
 
 
+def test_nobody_is_at_work_once_the_shift_is_over() -> None:
+    """After a Ctrl-C a thread would go on evicting, and the record of the cleaning would not know of it."""
+    shift = crew._Shift()
+    begun, may_end = threading.Event(), threading.Event()
+    done: list[int] = []
+    seen: list[list[int]] = []
+
+    def work(number: int) -> None:
+        begun.set()
+        assert may_end.wait(timeout=30)
+        done.append(number)
+
+    def end() -> None:
+        shift.end()
+        seen.append([*done])
+
+    threads = [threading.Thread(target=shift.do, args=(work, 1)), threading.Thread(target=end)]
+    threads[0].start()
+    assert begun.wait(timeout=30)
+    threads[1].start()
+    while not shift._is_over:
+        time.sleep(0.001)
+    may_end.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert seen == [[1]]
+    with pytest.raises(RuntimeError):
+        shift.do(work, 2)
+    assert done == [1]
+
+
 def test_one_job_is_one_at_a_time(at_once: None) -> None:
     """`--jobs 1`, and programs that use `Cache`, would get threads that they did not ask for."""
     used: set[int] = set()
