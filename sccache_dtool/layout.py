@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 from sccache_dtool.nofollow import CONTROL as CONTROL
@@ -32,10 +32,6 @@ _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(releas
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
 _WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
-_SHA1 = 40
-_LOOSE = rf"([0-9a-f]{{{_SHA1}}})(\.[^/]*)?"
-_PARTIAL = r"(\.[^/.]*)?\.tmp(\.[0-9A-Za-z]{8})?"
-_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
@@ -264,44 +260,9 @@ class CleaningName(NamedTuple):
         return cls(end, copies, size, reaped, match[5], int(match[6] or 0), int(match[7] or 0))
 
 
-class LooseName(NamedTuple):
-    """A file that dtool's own brokers put into the root: ``<identifier><ext>``, and ``….tmp`` while it is coming.
-
-    Of a name that is an identifier and ``.tmp`` alone nobody can tell which of both it is: ``weird.tmp`` is a good
-    name for an item. It counts as coming, and only its age decides.
-    """
-
-    identifier: str
-    partial: bool
-
-    @classmethod
-    def parse(cls, name: str) -> LooseName | None:
-        """The loose file that `name` stands for; None if it is no such name."""
-        match = re.fullmatch(_LOOSE, name)
-        return cls(match[1], re.fullmatch(_PARTIAL, match[2] or "") is not None) if match else None
-
-
-def are_loose(names: Sequence[str]) -> bool:
-    """Whether all of `names` are such as `LooseName` stands for; all at once, as there may be a million of them.
-
-    Digits are hexadecimal, and in lower case, if what Python reads them as is written the same again.
-    """
-    identifiers = "".join([name[:_SHA1] for name in names])
-    try:
-        same = len(identifiers) == _SHA1 * len(names) and bytes.fromhex(identifiers).hex() == identifiers
-    except ValueError:
-        return False
-    return same and {name[_SHA1 : _SHA1 + 1] for name in names} <= {"", "."}
-
-
 def is_shard(name: str) -> bool:
     """Whether `name` is that of a directory in which items are: the first two digits of their keys."""
     return re.fullmatch(r"[0-9a-f]{2}", name) is not None
-
-
-def is_uuid(name: str) -> bool:
-    """Whether `name` is a UUID as dtool writes them."""
-    return re.fullmatch(_UUID, name) is not None
 
 
 class StateName(NamedTuple):

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sccache_dtool.broker_names import is_uuid
 from sccache_dtool.cli import output
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.items import Item
-from sccache_dtool.layout import is_uuid
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.loose import Pile

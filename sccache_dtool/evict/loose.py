@@ -19,11 +19,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Generic, NamedTuple, TypeVar
 
+from sccache_dtool.broker_names import LooseName, are_loose, is_uuid
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict.leftover import OLD
 from sccache_dtool.fsops import Entry, FileSystem
-from sccache_dtool.layout import Layout, LooseName, are_loose, is_uuid
+from sccache_dtool.layout import Layout
 
 Warn = Callable[[str], None]
 

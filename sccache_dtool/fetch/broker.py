@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool import layout
+from sccache_dtool.broker_names import LooseName
 from sccache_dtool.errors import FULL, FetchFailed
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import plain, why
@@ -28,7 +29,6 @@ from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
 from sccache_dtool.fsops import CHUNK, FileSystem
-from sccache_dtool.layout import LooseName
 
 #: A dtool dataset object; dtool has no types.
 DataSet = Any

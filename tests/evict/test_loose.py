@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from faults import FakeClock
+from sccache_dtool.broker_names import LooseName, are_loose
 from sccache_dtool.cache import Cache
 from sccache_dtool.evict import disposal
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.evict.trash import Outcome
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder, program_owner
-from sccache_dtool.layout import CleaningName, LooseName, TrashName, are_loose
+from sccache_dtool.layout import CleaningName, TrashName
 from sccache_dtool.nofollow import Way
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
