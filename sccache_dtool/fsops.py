@@ -116,6 +116,14 @@ class FileSystem(Trees):
         with reached(path) as (name, directory):
             return os.lstat(name, dir_fd=directory)
 
+    def seems_there(self, path: str) -> bool:
+        """A hint only: on a network file system what is there may be missed for a while."""
+        try:
+            self.lstat(path)
+        except OSError:
+            return False
+        return True
+
     def changed(self, directory: str) -> int:
         """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
         fd = open_directory(directory)

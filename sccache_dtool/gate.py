@@ -58,16 +58,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
     except OSError as error:
         if error.errno not in GONE or error.errno == errno.ENOTDIR:  # a file is in the history's place
             raise
-        return _is_there(fs, ended_path)
-    return True
-
-
-def _is_there(fs: FileSystem, path: str) -> bool:
-    """A hint only: on a network file system what is there may be missed for a while."""
-    try:
-        fs.lstat(path)
-    except OSError:
-        return False
+        return fs.seems_there(ended_path)
     return True
 
 

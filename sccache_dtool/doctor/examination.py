@@ -247,16 +247,8 @@ def _stranger(fs: FileSystem, clock: Clock, warning: str) -> Finding:
 def _about(fs: FileSystem, warning: str) -> tuple[str, str]:
     """The path that a warning is about, and what it says of it; there may be a colon in either."""
     ends = [match.start() for match in re.finditer(": ", warning)] or [len(warning)]
-    longest = next((end for end in reversed(ends[1:]) if _is_there(fs, warning[:end])), ends[0])
+    longest = next((end for end in reversed(ends[1:]) if fs.seems_there(warning[:end])), ends[0])
     return warning[:longest], warning[longest + 2 :]
-
-
-def _is_there(fs: FileSystem, path: str) -> bool:
-    try:
-        fs.lstat(path)
-    except OSError:
-        return False
-    return True
 
 
 def _deleted_while_open(fs: FileSystem, clock: Clock, path: str) -> Finding:

@@ -73,6 +73,18 @@ class Ahead(FileSystem):
             yield name, self._older(status)
 
 
+class Overtaken(FileSystem):
+    """One on which a broker puts a fresh file in the place of `late`, in the last moment before it is moved."""
+
+    late: Path
+
+    def move_out(self, directory: int, name: str, target: str) -> None:
+        fresh = self.late.parent.parent / "fresh"
+        fresh.write_bytes(b"fresh")
+        fresh.rename(self.late)
+        super().move_out(directory, name, target)
+
+
 def aged(root: Path, seconds: float) -> Cache:
     """The cache, with everything in it that dtool left put there `seconds` ago."""
     return Cache(root, fs=Ahead(seconds))
@@ -290,12 +302,8 @@ def test_a_file_put_there_in_the_last_moment_is_put_back(root):
     """Between the last look and the rename there is always a moment."""
     file = put(root, f"{UUID}/{ID}")
 
-    class Late(Ahead):
-        def move_out(self, directory: int, name: str, target: str) -> None:
-            fresh = root / "fresh"
-            fresh.write_bytes(b"fresh")
-            fresh.rename(file)
-            super().move_out(directory, name, target)
+    class Late(Overtaken, Ahead):
+        late = file
 
     done = Cache(root, fs=Late(2 * DAY)).clean(Rules(everything=True))
     assert [candidate.label for candidate in done.taken] == [f"{UUID}/{ID}"]
@@ -457,12 +465,8 @@ def test_a_fresh_file_is_put_back_on_a_full_disk_too(root):
     """A broker's new file would be deleted in the old one's stead, as it comes in the last moment."""
     file = put(root, f"{UUID}/{ID}")
 
-    class Late(NoInodes):
-        def move_out(self, directory: int, name: str, target: str) -> None:
-            fresh = root / "fresh"
-            fresh.write_bytes(b"fresh")
-            fresh.rename(file)
-            super().move_out(directory, name, target)
+    class Late(Overtaken, NoInodes):
+        late = file
 
     done = Cache(root, fs=Late()).clean(Rules(everything=True))
     assert [candidate.label for candidate in done.taken] == [f"{UUID}/{ID}"]
