@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.extraction import Extraction
 from sccache_dtool.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
 from sccache_dtool.trees import SHARED_DIRECTORY, Trees
 
@@ -323,6 +324,10 @@ class FileSystem(Trees):
         view = memoryview(data)
         while view:
             view = view[os.write(fd, view) :]
+
+    def extract(self, directory: str) -> Extraction:
+        """Begin to unpack an archive into an empty directory that is private; a context manager."""
+        return Extraction(self, directory)
 
     def sync(self, fd: int) -> None:
         """Wait until what was written is on stable storage."""

@@ -1,4 +1,4 @@
-"""Whole trees, of any depth: measured, made durable, removed, unpacked; only ever within a work area or the trash.
+"""Whole trees, of any depth: measured, made durable, removed; only ever within a work area or the trash.
 
 As everywhere below the control directory, no symbolic link is followed, whatever others put there meanwhile.
 """
@@ -9,14 +9,11 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import NamedTuple, Self
 
-from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, open_directory, reached
-
-if TYPE_CHECKING:
-    import tarfile
+from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached
 
 #: Permission bits that a directory has in a cache that a group shares.
 SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
@@ -75,26 +72,6 @@ class Trees:
                     (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
                 except FileNotFoundError:
                     continue
-
-    def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
-        """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
-
-        Meanwhile nobody else may change anything in there, and its own name is not used: tarfile writes by path, and
-        would follow a link that somebody has put in the place of a directory.
-        """
-        fd = open_directory(directory)
-        anchor = by_descriptor(fd)
-        mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.fchmod(fd, stat.S_IRWXU)
-        try:
-            archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
-        except OSError as error:
-            if not str(error.filename).startswith(anchor):
-                raise
-            raise OSError(error.errno, error.strerror, directory + error.filename.removeprefix(anchor)) from error
-        finally:
-            os.fchmod(fd, mode)
-            os.close(fd)
 
 
 def _sealed_mode(mode: int, shared: bool) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
-from sccache_dtool.errors import FULL, CacheError, FetchFailed
+from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch.reasons import why
 from sccache_dtool.fsops import CHUNK, FileSystem
 
@@ -32,22 +32,65 @@ def decompress(fs: FileSystem, kind: str, path: str, target: str, source: str) -
     Raises FetchFailed for a file that is damaged, cut, or of another kind, with `source` in the message; OSError for
     what the file system refuses.
     """
-    make = _maker(kind, source)
+    require(kind, source)
     reading = fs.open(path)
     try:
         writing = fs.create(target)
         try:
-            _copy(fs, reading, writing, make)
+            for piece in pieces(fs, reading, kind):
+                fs.write(writing, piece)
         finally:
             fs.close(writing)
     except CacheError:
         raise
     except Exception as error:  # damaged data raises zlib.error, LZMAError, ZstdError, EOFError, OSError without errno
-        if isinstance(error, OSError) and (error.errno in FULL or error.errno is not None):
+        if isinstance(error, OSError) and error.errno is not None:
             raise
         raise FetchFailed(f"cannot decompress {source} with {kind}: {why(error)}") from error
     finally:
         fs.close(reading)
+
+
+def pieces(fs: FileSystem, reading: int, kind: str) -> Iterator[bytes]:
+    """What is compressed in an open file, all its streams one after the other, in pieces of a bounded size.
+
+    Raises what the decompressor raises for damaged data, and EOFError for a file that ends too early.
+    """
+    make = _maker(kind)
+    stream: _Stream | None = None
+    any_stream = False
+    padding = 0
+    pending = b""
+    while data := (pending or fs.read(reading, CHUNK)):
+        pending = b""
+        if stream is None:
+            if any_stream:
+                # Zeros between streams or after the last one: the padding of xz, the last block of a tape.
+                rest = data.lstrip(b"\0")
+                padding += len(data) - len(rest)
+                if not rest:
+                    continue
+                data = rest
+                _check_padding(kind, padding)
+                padding = 0
+            stream, any_stream = make(), True
+        if piece := stream.decompress(data):
+            yield piece
+        while not stream.eof and (more := _rest(stream)):
+            yield more
+        if stream.eof:
+            pending, stream = stream.unused_data, None
+    if stream is not None or not any_stream:
+        raise EOFError("it ends too early")
+    _check_padding(kind, padding)
+
+
+def require(kind: str, source: str) -> None:
+    """Raise FetchFailed, with what to install, if this Python cannot decompress files of a kind."""
+    lacking = missing(kind)
+    if lacking is not None:
+        what = "zstd is not installed" if kind == "zst" else f"this Python was built without {kind}"
+        raise FetchFailed(f"cannot decompress {source}: {what}", hint=f"install it: {lacking}")
 
 
 def missing(kind: str) -> str | None:
@@ -62,23 +105,9 @@ def missing(kind: str) -> str | None:
     return None if _zstd() else "pip install zstandard"
 
 
-def _copy(fs: FileSystem, reading: int, writing: int, make: Callable[[], _Stream]) -> None:
-    stream: _Stream | None = None
-    any_stream = False
-    pending = b""
-    while data := (pending or fs.read(reading, CHUNK)):
-        pending = b""
-        if stream is None:
-            if any_stream and not data.strip(b"\0"):
-                continue  # what fills up the last block of a tape is no further stream
-            stream, any_stream = make(), True
-        fs.write(writing, stream.decompress(data))
-        while not stream.eof and (more := _rest(stream)):
-            fs.write(writing, more)
-        if stream.eof:
-            pending, stream = stream.unused_data, None
-    if stream is not None or not any_stream:
-        raise EOFError("it ends too early")
+def _check_padding(kind: str, size: int) -> None:
+    if kind == "xz" and size % 4:
+        raise EOFError(f"{size} bytes of padding, which must be a multiple of four")
 
 
 def _rest(stream: _Stream) -> bytes:
@@ -132,7 +161,7 @@ class _Gzip:
         return self._stream.decompress(self._stream.unconsumed_tail + data, _PIECE)
 
 
-def _maker(kind: str, source: str) -> Callable[[], _Stream]:
+def _maker(kind: str) -> Callable[[], _Stream]:
     if kind == "gz":
         return _Gzip
     if kind == "bz2":
@@ -144,10 +173,7 @@ def _maker(kind: str, source: str) -> Callable[[], _Stream]:
 
         return lambda: _Limited(lzma.LZMADecompressor())
     make = _zstd()
-    if make is None:
-        raise FetchFailed(
-            f"cannot decompress {source}: zstd is not installed", hint="install it: pip install zstandard"
-        )
+    assert make is not None, "`require` comes first"
     return make
 
 

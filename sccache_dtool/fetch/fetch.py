@@ -15,10 +15,12 @@ from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.sink import Throttle
+from sccache_dtool.fetch.sources import require as require_source
 from sccache_dtool.fetch.sources import retrieve
 from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.track import Track
 from sccache_dtool.fetch.transforms import apply_step
+from sccache_dtool.fetch.transforms import require as require_step
 from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import PAYLOAD
@@ -98,6 +100,7 @@ class _Fetch:
         self._digests: dict[str, str] = {}
 
     def run(self, name: str) -> Fetched:
+        self._require()
         target = f"{self._payload}/{name}"
         announced = None
         self._fs.mkdir(self._payload, shared=self._shared)
@@ -111,6 +114,14 @@ class _Fetch:
         self._fs.seal(self._payload, shared=self._shared)
         usage = self._fs.usage(target)
         return Fetched(name, usage.bytes, usage.entries, self._digests, announced)
+
+    def _require(self) -> None:
+        """Raise FetchFailed for what cannot be done on this host, before the first byte is fetched."""
+        for chain in self._stack.chains:
+            if self._bring is None:
+                require_source(chain)
+            for step in chain.steps:
+                require_step(step, chain.mirrors[0].name, chain.source)
 
     def _fill(self, target: str) -> int | None:
         """Make the payload; the bytes announced. All is fetched before anything is unpacked, so that who goes on

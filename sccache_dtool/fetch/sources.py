@@ -45,6 +45,16 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
     )
 
 
+def require(chain: Chain) -> None:
+    """Raise FetchFailed if no mirror of `chain` can be read on this host; called before anything is fetched."""
+    lacking = [_missing(mirror) for mirror in chain.mirrors]
+    if all(lacking):
+        raise FetchFailed(
+            f"cannot fetch {chain.source}: what it needs is not installed",
+            hint="; ".join(dict.fromkeys(f"install it: {words}" for words in lacking)),
+        )
+
+
 def announced(mirrors: Iterable[Source]) -> int | None:
     """Bytes that a source says it has, without being fetched; None if none of its mirrors says so."""
     for mirror in mirrors:
@@ -59,6 +69,17 @@ def announced(mirrors: Iterable[Source]) -> int | None:
         if size is not None:
             return size
     return None
+
+
+def _missing(source: Source) -> str | None:
+    """What to install for a source; None if nothing is known to be missing."""
+    if source.scheme in RETRIEVERS:
+        return None
+    if source.scheme in REMOTE:
+        packages = remote.missing(source.scheme)
+        return packages and f"pip install {packages}"
+    plugin = plugins.find_source(source.scheme)
+    return plugin.missing() if plugin is not None else None
 
 
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.fsops import CHUNK, FileSystem
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.plugins import StepPlugin
 
 #: Makes its second path from the file at its first. The text names the source in errors.
 Transform = Callable[[Job, str, str, str], None]
@@ -29,6 +33,32 @@ def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
     _transform(name)(job, path, target, source)
     job.fs.unlink(path)
     return target
+
+
+def require(step: str, name: str, source: str) -> None:
+    """Raise FetchFailed if a canonical step cannot be done on this host; asked before anything is fetched.
+
+    `name`: that of the file that the step is for.
+    """
+    if is_digest(step):
+        return
+    kind = step.partition(":")[0]
+    if kind in DECOMPRESSED:
+        from sccache_dtool.fetch.decompress import require as require_decompression
+
+        require_decompression(kind, source)
+        return
+    lacking: str | None = None
+    if kind == "tar":
+        from sccache_dtool.fetch.untar import missing
+
+        lacking = missing(name)
+    elif kind not in TRANSFORMS:
+        lacking = _plugin(kind).missing()
+    if lacking is not None:
+        raise FetchFailed(
+            f"cannot do {kind} with {source}: what it needs is not installed", hint=f"install it: {lacking}"
+        )
 
 
 def compare(algorithm: str, expected: str, found: str, source: str) -> None:
@@ -55,18 +85,24 @@ def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
 def _transform(name: str) -> Transform:
     if name in TRANSFORMS:
         return TRANSFORMS[name]
-    from sccache_dtool.fetch.plugins import failing_in_words, find_step
+    from sccache_dtool.fetch.plugins import failing_in_words
 
-    plugin = find_step(name)
-    if plugin is None:
-        raise FetchFailed(f"cannot do {name}: nothing that is installed can")
-    apply = plugin.apply
+    apply = _plugin(name).apply
 
     def apply_plugin(job: Job, path: str, target: str, source: str) -> None:
         with failing_in_words(f"cannot do {name} with {source}", name):
             apply(job, path, target, source)
 
     return apply_plugin
+
+
+def _plugin(name: str) -> StepPlugin:
+    from sccache_dtool.fetch.plugins import find_step
+
+    plugin = find_step(name)
+    if plugin is None:
+        raise FetchFailed(f"cannot do {name}: no installed package provides this step")
+    return plugin
 
 
 def _tar(job: Job, path: str, target: str, source: str) -> None:
@@ -91,9 +127,12 @@ def _decompressor(kind: str) -> Transform:
     return lambda job, path, target, source: _decompress(job, path, target, source, kind)
 
 
+#: The steps that decompress one file.
+DECOMPRESSED = ("gz", "bz2", "xz", "zst")
+
 #: What carries out a step, by its name; digests are not among them.
 TRANSFORMS: dict[str, Transform] = {
     "tar": _tar,
     "zip": _zip,
-    **{kind: _decompressor(kind) for kind in ("gz", "bz2", "xz", "zst")},
+    **{kind: _decompressor(kind) for kind in DECOMPRESSED},
 }

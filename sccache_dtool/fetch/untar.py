@@ -1,67 +1,172 @@
-"""Unpacking a tar that may be hostile, or damaged in any way: all of it, or an error of one line.
+"""Reading a tar archive: everything that GNU tar would unpack from it, or an error of one line.
 
-Python's own `data_filter` (PEP 706) is used and not trusted alone. Until Python 3.11.13, 3.12.11 and 3.13.4 it can be
-led outside by links to links (CVE-2024-12718, CVE-2025-4138, -4330, -4517), and it strips leading slashes in silence.
-And `tarfile` takes a damaged header, or the end of a truncated file, for the end of the archive.
+`tarfile` parses the headers; it does not write. It takes a damaged header, or the end of a truncated file, for the end
+of the archive, which is corrected here. `extraction` decides what a member may do to the disk.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 import tarfile
-from typing import NoReturn
+from collections.abc import Iterator
 
 from sccache_dtool.errors import FULL, CacheError, FetchFailed
+from sccache_dtool.extraction import Extraction, Parts, Refused
+from sccache_dtool.fetch import decompress
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fsops import CHUNK, FileSystem
 
-_MOST_LINKS = 40  # the kernel follows no more: path_resolution(7)
+#: How compressed files begin, and the step that decompresses them.
+_COMPRESSED = (
+    (b"\x1f\x8b", "gz"),
+    (b"BZh", "bz2"),
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x5d\0\0", "xz"),  # the older format of xz, .lzma
+    (b"\x28\xb5\x2f\xfd", "zst"),
+    *((bytes((0x50 + number, 0x2A, 0x4D, 0x18)), "zst") for number in range(16)),  # a skippable frame comes first
+)
+
+#: How files begin that GNU tar has another program for, and that are refused by name.
+_UNKNOWN = ((b"LZIP", "lzip"), (b"\x89LZO", "lzop"), (b"\x1f\x9d", "compress"), (b"\x1f\xa0", "compress"))
+
+#: Names that archives compressed with zstd have.
+_ZSTD_NAMES = (".tar.zst", ".tzst", ".tar.zstd")
+
+#: The magic of GNU's own format, and of its oldest.
+_GNU_MAGIC = b"ustar  \0"
+
+# Types of members that only GNU tar writes, and `tarfile` does not know.
+_DUMP_DIRECTORY = b"D"  # of an incremental dump: a directory, with a list of its files as its data
+_CONTINUED = b"M"  # the rest of a file whose beginning is in another volume
+_NO_MEMBERS = (b"V", b"N")  # the label of the archive; a list of long names
+
+
+def missing(name: str) -> str | None:
+    """What to install before an archive of that name can be unpacked; None if nothing is known to be missing."""
+    return decompress.missing("zst") if name.endswith(_ZSTD_NAMES) else None
 
 
 def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     """Unpack the tar at `path`, compressed or not, into `directory`, which is made; `source` is shown in errors.
 
-    Raises FetchFailed for an archive that is damaged, truncated or no tar, and for members that have an absolute
-    name, have ``..`` in their name, are devices or FIFOs, or are links that lead outside. Raises OSError if there is
-    no space left. What was unpacked until then is left in `directory`.
+    Raises FetchFailed for an archive that is damaged, truncated or not a tar, and for members that have an absolute
+    name, lead outside, or are devices or FIFOs. Raises OSError if there is no space left. What was unpacked until then
+    is left in `directory`.
     """
-    if not hasattr(tarfile, "data_filter"):
-        raise FetchFailed(
-            f"cannot unpack {source}: this Python cannot refuse dangerous members of a tar",
-            hint="use Python 3.11.4 or later",
-        )
     fs.mkdir(directory)
-    guard = _Guard(fs, directory, source)
+    fd = fs.open(path)
     try:
-        with os.fdopen(fs.open(path), "rb") as file, _open(file, source) as archive:
-            fs.extract(archive, directory, guard)
-            # The rest is read, too: the checksum of a compressed file stands at its end.
-            rest = archive.fileobj
-            while rest.read(CHUNK):
-                pass
-        guard.check_links()
+        stream = _Stream(_pieces(fs, fd, source), source)
+        with fs.extract(directory) as extraction, _open(stream, source) as archive:
+            _Unpacker(fs, extraction, stream, source).run(archive)
+        stream.exhaust()
     except CacheError:
         raise
-    except Exception as error:  # Damaged data raises anything: zlib.error, EOFError, KeyError, UnicodeError …
+    except Refused as error:
+        raise FetchFailed(f"cannot unpack {source}: refused member {plain(str(error))}") from error
+    except Exception as error:  # damaged data raises anything: zlib.error, EOFError, KeyError, UnicodeError …
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise FetchFailed(f"cannot unpack {source}: {why(error).replace(f'{directory}/', '')}") from error
+    finally:
+        fs.close(fd)
 
 
-def _open(file: object, source: str) -> tarfile.TarFile:
+def _pieces(fs: FileSystem, fd: int, source: str) -> Iterator[bytes]:
+    begin = os.pread(fd, 8, 0)
+    for magic, program in _UNKNOWN:
+        if begin.startswith(magic):
+            raise FetchFailed(
+                f"cannot unpack {source}: it is compressed with {program}, which is not supported",
+                hint="a tar may be plain, or compressed with gzip, bzip2, xz or zstd",
+            )
+    for magic, kind in _COMPRESSED:
+        if begin.startswith(magic):
+            decompress.require(kind, source)
+            return decompress.pieces(fs, fd, kind)
+    return iter(lambda: fs.read(fd, CHUNK), b"")
+
+
+def _open(stream: _Stream, source: str) -> tarfile.TarFile:
     try:
-        return tarfile.open(fileobj=file, mode="r:*", tarinfo=_Member)  # type: ignore[call-overload,no-any-return]
-    except tarfile.ReadError as error:  # its text has a line for each compression that was tried
+        return tarfile.TarFile(fileobj=stream, mode="r", tarinfo=_Member)  # type: ignore[arg-type]
+    except tarfile.ReadError as error:
         raise FetchFailed(
-            f"cannot unpack {source}: it is no tar, or damaged at its start",
-            hint="a tar may be plain, or compressed with gzip, bzip2 or xz",
+            f"cannot unpack {source}: it is not a tar archive, or damaged at its start",
+            hint="a tar may be plain, or compressed with gzip, bzip2, xz or zstd",
         ) from error
+
+
+class _Stream:
+    """Pieces of bytes as a file that is read forward; what is skipped is read, because the checksums are at the end."""
+
+    def __init__(self, pieces: Iterator[bytes], source: str) -> None:
+        self._pieces = pieces
+        self._source = source
+        self._piece = b""
+        self._used = 0  # bytes of the piece
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """`size` bytes; fewer only at the end."""
+        parts = []
+        while size > 0 and (part := self.some(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def some(self, most: int) -> bytes:
+        """At most so many bytes; none only at the end."""
+        while self._used == len(self._piece):
+            self._piece, self._used = self._next(), 0
+            if not self._piece:
+                return b""
+        part = self._piece[self._used : self._used + most]
+        self._used += len(part)
+        self._position += len(part)
+        return part
+
+    def _next(self) -> bytes:
+        try:
+            return next(self._pieces, b"")
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise self._damaged(error) from error
+        except Exception as error:  # zlib.error and the like, which `tarfile` would take for something else
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> FetchFailed:
+        return FetchFailed(f"cannot unpack {self._source}: {why(error)}")
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        """Go forward to a position, or to the end if that comes first. Raises ReadError for one that was passed."""
+        if position < self._position:
+            raise tarfile.ReadError("a header of a member points back into the archive")
+        while position > self._position and self.some(min(position - self._position, CHUNK)):
+            pass
+
+    def exhaust(self) -> None:
+        """Read what is left."""
+        while self.some(CHUNK):
+            pass
 
 
 class _Member(tarfile.TarInfo):
     """A member of an archive whose damaged headers are errors wherever they are, not the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        if member.size < 0:
+            raise tarfile.InvalidHeaderError("negative size")  # type: ignore[attr-defined]
+        if bytes(buf[257:265]) == _GNU_MAGIC:
+            # GNU's format has times where POSIX has the front of the name, and `tarfile` takes them for that.
+            member.name = bytes(buf[:100]).partition(b"\0")[0].decode(encoding, errors)
+        return member
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
@@ -76,96 +181,68 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"damaged header of a member, at byte {at}: {error}") from error
 
 
-class _Guard:
-    """The extraction filter of one archive: returns a member as it may be unpacked, or raises."""
+class _Unpacker:
+    """Hands the members of an archive to an extraction, one after the other."""
 
-    def __init__(self, fs: FileSystem, directory: str, source: str) -> None:
+    def __init__(self, fs: FileSystem, extraction: Extraction, stream: _Stream, source: str) -> None:
         self._fs = fs
-        self._directory = directory
+        self._extraction = extraction
+        self._stream = stream
         self._source = source
-        self._links: set[str] = set()
 
-    def __call__(self, member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:
-        parts = self._parts(member, member.name, "name")
-        if not parts and not member.isdir():
-            self._refuse(member, "it would take the place of the directory itself")
-        if member.islnk():
-            target = self._parts(member, member.linkname, "link")
-            mode = self._mode(target)
-            if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):
-                self._refuse(member, f"it is a hard link to {plain(member.linkname)!r}, no file before it")
-            is_link = stat.S_ISLNK(mode)
-        else:
-            is_link = member.issym()
-        self._stay_off_links(member, parts[:-1] if member.issym() else parts)
-        try:
-            filtered = tarfile.data_filter(member, path)
-        except tarfile.FilterError as error:
-            raise FetchFailed(f"cannot unpack {self._source}: refused member {why(error)}") from error
-        if is_link:
-            self._links.add("/".join(parts))
-        return filtered
-
-    def check_links(self) -> None:
-        """Raise FetchFailed if a symbolic link leads outside, now that all it may lead through is there."""
-        for name in sorted(self._links):
-            if not self._leads_inside(name):
-                raise FetchFailed(
-                    f"cannot unpack {self._source}: refused member {plain(name)!r}: it is a link that leads outside"
-                )
-
-    def _leads_inside(self, name: str) -> bool:
-        """Walk as the kernel does, one component after another: `realpath` gives up on long paths in silence."""
-        here: list[str] = []
-        ahead = name.split("/")[::-1]
-        followed = 0
-        while ahead:
-            part = ahead.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                if not here:
-                    return False
-                here.pop()
-                continue
+    def run(self, archive: tarfile.TarFile) -> None:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them in memory
             try:
-                text = self._fs.readlink("/".join((self._directory, *here, part)))
-            except OSError as error:
-                if error.errno not in (errno.EINVAL, errno.ENOENT, errno.ENOTDIR):
-                    raise
-                here.append(part)  # no link, or nothing there
-                continue
-            followed += 1
-            if followed > _MOST_LINKS:
-                return True  # a circle: it leads nowhere
-            if text.startswith("/"):
-                return False
-            ahead.extend(text.split("/")[::-1])
-        return True
+                self._unpack(member)
+            except Refused as error:
+                raise Refused(f"{plain(member.name)!r}: {error}") from error
+        self._extraction.check_links()
+        self._extraction.set_times()
 
-    def _parts(self, member: tarfile.TarInfo, path: str, what: str) -> list[str]:
-        if path.startswith("/"):
-            self._refuse(member, f"its {what} is absolute")
-        parts = [part for part in path.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            self._refuse(member, f"its {what} has '..' in it")
-        return parts
+    def _unpack(self, member: tarfile.TarInfo) -> None:
+        if member.type in _NO_MEMBERS:
+            return
+        if member.type == _CONTINUED:
+            raise Refused("it is the rest of a file that begins in another volume of the archive")
+        path = _parts(member.name)
+        if member.isdir() or member.type == _DUMP_DIRECTORY or (member.isreg() and member.name.endswith("/")):
+            self._extraction.directory(path, member.mtime)
+        elif member.issym():
+            self._extraction.symlink(path, member.linkname)
+        elif member.islnk():
+            self._extraction.hard_link(path, _parts(member.linkname, "the target of the hard link"))
+        elif member.isdev():
+            raise Refused("it is a special file")
+        else:  # a type that nobody knows is a file, says POSIX
+            with self._extraction.file(path, member.mode, member.mtime) as fd:
+                self._write(member, fd)
 
-    def _stay_off_links(self, member: tarfile.TarInfo, parts: list[str]) -> None:
-        """Nothing is written through a symbolic link, wherever that leads."""
-        if self._links and any("/".join(parts[:depth]) in self._links for depth in range(1, len(parts) + 1)):
-            self._refuse(member, "a symbolic link of the archive is in its way")
+    def _write(self, member: tarfile.TarInfo, fd: int) -> None:
+        self._stream.seek(member.offset_data)
+        parts: list[tuple[int, int]] | None = member.sparse  # type: ignore[assignment]
+        if parts is None:
+            self._copy(fd, member.size)
+            return
+        for offset, size in parts:
+            os.lseek(fd, offset, os.SEEK_SET)
+            self._copy(fd, size)
+        os.ftruncate(fd, member.size)
 
-    def _mode(self, parts: list[str]) -> int:
-        """The type of what was unpacked under that name; 0 if there is nothing, or if a link leads there."""
-        if self._links and any("/".join(parts[:depth]) in self._links for depth in range(1, len(parts))):
-            return 0
-        try:
-            return self._fs.lstat("/".join((self._directory, *parts))).st_mode
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
-                return 0
-            raise
+    def _copy(self, fd: int, size: int) -> None:
+        while size > 0:
+            data = self._stream.some(min(size, CHUNK))
+            if not data:
+                raise tarfile.ReadError("it is truncated: unexpected end of data")
+            self._fs.write(fd, data)
+            size -= len(data)
 
-    def _refuse(self, member: tarfile.TarInfo, reason: str) -> NoReturn:
-        raise FetchFailed(f"cannot unpack {self._source}: refused member {plain(member.name)!r}: {reason}")
+
+def _parts(path: str, what: str = "its name") -> Parts:
+    """The components of a name. Raises Refused for an absolute one and, like GNU tar, for one with ``..``."""
+    if path.startswith("/"):
+        raise Refused(f"{what} is absolute")
+    parts = tuple(part for part in path.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise Refused(f"{what} has '..' in it")
+    return parts

@@ -1,33 +1,53 @@
-"""Unpacking a zip that may be hostile, or damaged in any way: all of it, or an error of one line."""
+"""Reading a zip archive: everything that Info-ZIP's unzip would unpack from it, or an error of one line.
+
+`zipfile` parses the archive and decompresses; it does not write. `extraction` decides what a member may do to the disk.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+import struct
+import time
 import zipfile
-from itertools import takewhile
-from typing import NoReturn
+import zlib
 
 from sccache_dtool.errors import FULL, CacheError, FetchFailed
+from sccache_dtool.extraction import Extraction, Parts, Refused
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fsops import CHUNK, FileSystem
 
 _LONGEST_LINK = 4096
 
+# The system that a member comes from ("version made by"): it decides what the member's attributes and name mean.
+_DOS, _UNIX, _DARWIN = 0, 3, 19
+
+_UTF8_NAME = 0x800  # flag of a member: its name is UTF-8
+
+# Extra fields (Info-ZIP's proginfo/extrafld.txt).
+_TIMES = 0x5455
+_UNICODE_NAME = 0x7075
+
 
 def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     """Unpack the zip at `path` into `directory`, which is made; `source` is shown in errors.
 
-    Raises FetchFailed for an archive that is damaged, encrypted or no zip, for members with an absolute name or
-    ``..`` in their name, and for symbolic links that lead outside. Raises OSError if there is no space left. What was
-    unpacked until then is left in `directory`.
+    Raises FetchFailed for an archive that is damaged, encrypted or not a zip, and for members that have an absolute
+    name or lead outside. Raises OSError if there is no space left. What was unpacked until then is left in
+    `directory`.
     """
     fs.mkdir(directory)
     try:
-        with os.fdopen(fs.open(path), "rb") as file, zipfile.ZipFile(file) as archive:
-            _Unpacker(fs, archive, directory, source).run()
+        with (
+            os.fdopen(fs.open(path), "rb") as file,
+            zipfile.ZipFile(file) as archive,
+            fs.extract(directory) as extraction,
+        ):
+            _Unpacker(fs, archive, extraction).run()
     except CacheError:
         raise
+    except Refused as error:
+        raise FetchFailed(f"cannot unpack {source}: refused member {plain(str(error))}") from error
     except zipfile.BadZipFile as error:
         raise FetchFailed(f"cannot unpack {source}: {why(error)}", hint="is it a zip at all?") from error
     except Exception as error:  # damaged data raises anything: zlib.error, EOFError, RuntimeError, NotImplementedError
@@ -37,70 +57,118 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
 
 
 class _Unpacker:
-    def __init__(self, fs: FileSystem, archive: zipfile.ZipFile, directory: str, source: str) -> None:
+    def __init__(self, fs: FileSystem, archive: zipfile.ZipFile, extraction: Extraction) -> None:
         self._fs = fs
         self._archive = archive
-        self._directory = directory
-        self._source = source
-        self._links: set[str] = set()
+        self._extraction = extraction
 
     def run(self) -> None:
         links = []
         for member in self._archive.infolist():
-            parts = self._parts(member)
-            kind = stat.S_IFMT(member.external_attr >> 16)
-            if member.flag_bits & 1:
-                self._refuse(member, "it is encrypted")
-            if member.is_dir():
-                self._fs.make_dirs(self._path(parts))
-            elif kind == stat.S_IFLNK:
-                links.append((member, parts))
-            elif kind in (0, stat.S_IFREG):
-                self._file(member, parts)
+            if _is_link(member):
+                links.append(member)
             else:
-                self._refuse(member, "it is neither a file, a directory nor a link")
-        for member, parts in links:  # last, so that nothing is written through one
-            self._link(member, parts)
+                self._unpack(member)
+        for member in links:  # last, as unzip does, so that no member is written through one
+            self._unpack(member)
+        self._extraction.check_links()
+        self._extraction.set_times()
 
-    def _file(self, member: zipfile.ZipInfo, parts: list[str]) -> None:
-        self._fs.make_dirs(self._path(parts[:-1]))
-        mode = member.external_attr >> 16 & 0o777
-        fd = self._fs.create(self._path(parts), mode | 0o600 if mode else 0o666)
+    def _unpack(self, member: zipfile.ZipInfo) -> None:
+        name = _name(member)
         try:
-            with self._archive.open(member) as data:
-                while piece := data.read(CHUNK):
-                    self._fs.write(fd, piece)
-        finally:
-            self._fs.close(fd)
+            path = _parts(name)
+            if member.flag_bits & 1:
+                raise Refused("it is encrypted")
+            if name.endswith("/"):
+                self._extraction.directory(path, _modified(member))
+            elif _is_link(member):
+                self._link(member, path)
+            else:
+                self._file(member, path)
+        except Refused as error:
+            raise Refused(f"{plain(name)!r}: {error}") from error
 
-    def _link(self, member: zipfile.ZipInfo, parts: list[str]) -> None:
+    def _file(self, member: zipfile.ZipInfo, path: Parts) -> None:
+        mode = _unix_mode(member) & 0o777
+        with (
+            self._extraction.file(path, mode or 0o666, _modified(member)) as fd,
+            self._archive.open(member) as data,
+        ):
+            while piece := data.read(CHUNK):
+                self._fs.write(fd, piece)
+
+    def _link(self, member: zipfile.ZipInfo, path: Parts) -> None:
         if member.file_size > _LONGEST_LINK:
-            self._refuse(member, "it is a link of more than 4096 bytes")
-        if any("/".join(parts[:depth]) in self._links for depth in range(1, len(parts))):
-            self._refuse(member, "a symbolic link of the archive is in its way")  # it would lie elsewhere than it says
-        text = os.fsdecode(self._archive.read(member))
-        way = [part for part in text.split("/") if part not in ("", ".")]
-        climbs = len(list(takewhile(lambda part: part == "..", way)))
-        # Down and up again may lead anywhere, if what it goes down through is itself a link.
-        if not text or text.startswith("/") or climbs >= len(parts) or ".." in way[climbs:]:
-            self._refuse(member, "it is a link that leads outside, or may")
-        self._fs.make_dirs(self._path(parts[:-1]))
-        self._fs.symlink(text, self._path(parts))
-        self._links.add("/".join(parts))
+            raise Refused(f"it is a link of more than {_LONGEST_LINK} bytes")
+        self._extraction.symlink(path, os.fsdecode(self._archive.read(member)))
 
-    def _parts(self, member: zipfile.ZipInfo) -> list[str]:
-        name = member.filename.replace("\\", "/")
-        if name.startswith("/") or name[1:2] == ":":
-            self._refuse(member, "its name is absolute")
-        parts = [part for part in name.split("/") if part not in ("", ".")]
-        if ".." in parts:
-            self._refuse(member, "its name has '..' in it")
-        if not parts and not member.is_dir():
-            self._refuse(member, "it would take the place of the directory itself")
-        return parts
 
-    def _path(self, parts: list[str]) -> str:
-        return "/".join((self._directory, *parts))
+def _unix_mode(member: zipfile.ZipInfo) -> int:
+    """Type and permissions of a member as Unix has them; 0 if it comes from a system that has none."""
+    return member.external_attr >> 16 if member.create_system in (_UNIX, _DARWIN) else 0
 
-    def _refuse(self, member: zipfile.ZipInfo, reason: str) -> NoReturn:
-        raise FetchFailed(f"cannot unpack {self._source}: refused member {plain(member.filename)!r}: {reason}")
+
+def _is_link(member: zipfile.ZipInfo) -> bool:
+    return stat.S_ISLNK(_unix_mode(member))
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """The name of a member, in bytes that its creator meant.
+
+    Without the flag for UTF-8, `zipfile` decodes names as DOS wrote them; what comes from Unix has the bytes of the
+    file name, as Info-ZIP's zip and macOS write it.
+    """
+    name = member.filename
+    if not member.flag_bits & _UTF8_NAME:
+        raw = member.orig_filename.encode("cp437", "surrogateescape")
+        unicode_name = _extra(member, _UNICODE_NAME)
+        if len(unicode_name) > 5 and struct.unpack("<L", unicode_name[1:5])[0] == zlib.crc32(raw):
+            name = unicode_name[5:].decode("utf-8", "surrogateescape")
+        elif member.create_system in (_UNIX, _DARWIN):
+            name = os.fsdecode(raw.partition(b"\0")[0])
+    if member.create_system == _DOS and "/" not in name:
+        name = name.replace("\\", "/")
+    return name
+
+
+def _modified(member: zipfile.ZipInfo) -> float | None:
+    """When a member was changed last, in seconds since the epoch; None if that makes no sense."""
+    times = _extra(member, _TIMES)
+    if len(times) >= 5 and times[0] & 1:
+        return float(struct.unpack("<l", times[1:5])[0])
+    try:
+        return time.mktime((*member.date_time, 0, 0, -1))
+    except (OverflowError, ValueError):
+        return None
+
+
+def _extra(member: zipfile.ZipInfo, tag: int) -> bytes:
+    """The data of an extra field of a member; empty if it has none."""
+    rest = member.extra
+    while len(rest) >= 4:
+        found, size = struct.unpack("<HH", rest[:4])
+        if found == tag:
+            return rest[4 : 4 + size]
+        rest = rest[4 + size :]
+    return b""
+
+
+def _parts(name: str) -> Parts:
+    """The components of a name. Raises Refused for one that leads outside.
+
+    ``..`` that stays inside is left out, as by unzip.
+    """
+    if name.startswith("/"):
+        raise Refused("its name is absolute")
+    depth = 0
+    parts = []
+    for part in name.split("/"):
+        if part == "..":
+            depth -= 1
+            if depth < 0:
+                raise Refused("its name leads outside with '..'")
+        elif part not in ("", "."):
+            depth += 1
+            parts.append(part)
+    return tuple(parts)

@@ -144,14 +144,11 @@ def test_long_names_and_sparse_files_survive(unpack):
         ([symlink("evil", "../..")], "evil", "outside"),
         ([symlink("a/b/evil", "../../../x")], "evil", "outside"),
         ([symlink("evil", "../.."), member("evil/x", b"!")], "evil", "outside"),
-        ([directory("d"), symlink("l", "d"), member("l/x", b"!")], "l/x", "symbolic link"),
-        ([member("f"), symlink("l", "f"), member("l", b"!")], "l", "symbolic link"),
         ([hardlink("evil", "../../../x.tar")], "evil", "'..'"),
         ([hardlink("evil", "/etc/passwd")], "evil", "absolute"),
-        ([hardlink("evil", "nothing")], "evil", "no file before it"),
-        ([directory("d"), hardlink("evil", "d")], "evil", "no file before it"),
-        ([directory("d"), member("d/f"), symlink("l", "d"), hardlink("evil", "l/f")], "evil", "no file before it"),
-        ([member("new\nline\x1b[2J/../x")], "new line", "'..'"),
+        ([hardlink("evil", "nothing")], "evil", "not a file before it"),
+        ([directory("d"), hardlink("evil", "d")], "evil", "not a file before it"),
+        ([member("new\nline\x1b[2J/../../x")], "new line", "'..'"),
     ],
 )
 def test_members_that_lead_outside_are_refused(refused, members, name, reason):
@@ -214,7 +211,7 @@ def test_a_gzip_with_a_wrong_checksum_is_refused(refused):
     """Data that gzip knows to be damaged is not published."""
     whole = bytearray(gzip.compress(tar(*FILES)))
     whole[-8] ^= 1
-    assert "CRC" in refused(bytes(whole))
+    assert "incorrect data check" in refused(bytes(whole))
 
 
 def test_a_damaged_header_is_refused(refused):
@@ -229,7 +226,7 @@ def test_a_damaged_header_is_refused(refused):
 )
 def test_what_is_no_tar_is_refused(refused, data):
     """An error page that was saved as a tar is reported as that, in one line."""
-    assert "it is no tar" in refused(data)
+    assert "it is not a tar" in refused(data)
 
 
 def test_a_file_in_the_way_of_a_directory_is_an_error_in_words(refused):
@@ -255,10 +252,10 @@ def test_the_right_digest_lets_it_pass(unpack):
     assert (unpack(data, f"sha256:{hashlib.sha256(data).hexdigest()}") / "again").exists()
 
 
-def test_a_python_without_filters_is_refused(refused, monkeypatch):
-    """On a Python that cannot unpack safely, nothing is unpacked, and the error says what to do."""
-    monkeypatch.delattr(tarfile, "data_filter")
-    assert "cannot refuse dangerous members" in refused(tar(*GOOD))
+def test_a_python_without_filters_unpacks_just_as_well(unpack, monkeypatch):
+    """Debian 12's Python 3.11.2 has no extraction filters, and users of it could not unpack any tar."""
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    assert (unpack(tar(*GOOD)) / "again").exists()
 
 
 def test_a_digest_can_be_checked_after_other_steps(tmp_path):
