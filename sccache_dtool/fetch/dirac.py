@@ -6,6 +6,7 @@ also for files that they could not get: those are in the answer's `Failed`.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -63,7 +64,7 @@ def missing() -> str | None:
     from importlib.util import find_spec
 
     try:
-        there = find_spec(_CLIENT) is not None
+        there = _CLIENT in sys.modules or find_spec(_CLIENT) is not None
     except ImportError:
         there = False
     return None if there else "pip install DIRAC, or set up the environment of your DIRAC clients"
