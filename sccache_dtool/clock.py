@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 
 class Clock:
@@ -27,15 +26,26 @@ class Clock:
         time.sleep(seconds)
 
 
-class Deadline(NamedTuple):
-    """A time on the monotonic clock after which nothing more is begun."""
+class Deadline:
+    """A time on the monotonic clock after which nothing more is begun.
 
-    clock: Clock
-    at: float | None
+    If it is sent to another process, what is sent is the time that is left: no two hosts have the same clock.
+    """
+
+    def __init__(self, clock: Clock, at: float | None) -> None:
+        self.clock = clock
+        self.at = at
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _after, (self.clock, None if self.at is None else self.at - self.clock.monotonic())
 
     def is_over(self) -> bool:
         """Whether it has come."""
         return self.at is not None and self.clock.monotonic() > self.at
+
+
+def _after(clock: Clock, seconds: float | None) -> Deadline:
+    return Deadline(clock, None if seconds is None else clock.monotonic() + seconds)
 
 
 #: There is time for everything.

@@ -7,6 +7,8 @@ it worse. Which of both it is, the first pieces of work tell; what is soon done 
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import resource
 import signal
@@ -15,10 +17,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
     from multiprocessing.connection import Connection
+
+logger = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -49,36 +54,27 @@ def _tell_nobody(done: int, total: int) -> None:
     """Nobody watches."""
 
 
-class Team(Protocol):
-    """Other processes, perhaps on other hosts, that share work with this one."""
-
-    #: Seconds of work that must be left for them to be worth asking.
-    worth: float
-
-    def share(
-        self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
-    ) -> Generator[Result, None, None]:
-        """The results of `work` for each of the tasks, in their order; of `again` for one that was begun before."""
-        ...
-
-
 class Crew:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
-    `each` returns results in the order of the tasks. What is to be done by helper processes must do no harm if it is
-    done twice: what a helper was at when it was killed is done again, by us.
+    `each` returns results in the order of the tasks. What is done by other processes must do no harm if it is done
+    twice: if one of them is lost, its tasks are done again.
     """
 
     def __init__(
         self,
         jobs: int | None = 1,
         watch: Callable[[int, int], None] = _tell_nobody,
-        team: Team | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        """`watch` is told how many of how many tasks are done; `team`: who takes part in what is much."""
+        """`watch` is told how many of how many tasks are done.
+
+        `executor`: what does large amounts of work, together with this process: processes of this host or of others,
+        that run this package and see the same paths. Without one, threads and forked processes do it.
+        """
         self._jobs = jobs
         self._watch = watch
-        self._team = team
+        self._executor = executor
         self._helpers: list[Helper] = []
 
     def __enter__(self) -> Crew:
@@ -97,7 +93,7 @@ class Crew:
         import threading
 
         wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
-        if self._team is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
+        if self._executor is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
             for _ in range(wanted - 1):
                 self._helpers.append(Helper(self._helpers))
 
@@ -112,18 +108,11 @@ class Crew:
             helper.end()
         self._helpers = []
 
-    def each(
-        self,
-        work: Callable[[Task], Result],
-        tasks: Sequence[Task],
-        again: Callable[[Task], Result] | None = None,
-    ) -> Generator[Result, None, None]:
+    def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order.
 
-        `again`: what to do instead with a task that was begun before, by one who was lost over it. Once the generator
-        is closed, none of our threads and helpers is at it any more.
+        Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
-        again = again or work
         total = len(tasks)
         spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
@@ -134,7 +123,7 @@ class Crew:
             done = number + 1
             self._watch(done, total)
             if spent.wall > _PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
-                with closing(self._many(work, again, tasks[done:], waiting=spent.waiting)) as results:
+                with closing(self._many(work, tasks[done:], waiting=spent.waiting)) as results:
                     for result in results:
                         yield result
                         done += 1
@@ -143,30 +132,23 @@ class Crew:
 
     def _is_worth_sharing(self, seconds: float) -> bool:
         """Whether so much work is worth being shared."""
-        return seconds > self._team.worth if self._team is not None else self._jobs != 1 and seconds > _WORTH
+        return (self._jobs != 1 or self._executor is not None) and seconds > _WORTH
 
     def _many(
-        self,
-        work: Callable[[Task], Result],
-        again: Callable[[Task], Result],
-        tasks: Sequence[Task],
-        *,
-        waiting: bool,
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
-        if self._team is not None:
-            return self._team.share(work, again, tasks)
+        if self._executor is not None:
+            return _by_executor(self._executor, work, tasks, self._jobs)
         if waiting:
             return _by_threads(work, tasks, self._jobs or THREADS)
         self.muster()
-        return self._by_processes(work, again, tasks) if self._helpers else _in_turn(work, tasks)
+        return self._by_processes(work, tasks) if self._helpers else _in_turn(work, tasks)
 
-    def _by_processes(
-        self, work: Callable[[Task], Result], again: Callable[[Task], Result], tasks: Sequence[Task]
-    ) -> Generator[Result, None, None]:
+    def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         from multiprocessing.connection import wait
 
         try:
-            yield from self._hand_out(work, again, tasks, wait)
+            yield from self._hand_out(work, tasks, wait)
         finally:
             if any(helper.at for helper in self._helpers):  # nobody wants the rest
                 self.dismiss()
@@ -174,7 +156,6 @@ class Crew:
     def _hand_out(
         self,
         work: Callable[[Task], Result],
-        again: Callable[[Task], Result],
         tasks: Sequence[Task],
         wait: Callable[[list[Any], float | None], list[Any]],
     ) -> Iterator[Result]:
@@ -196,7 +177,7 @@ class Crew:
                 except (EOFError, OSError):  # it was killed: what it was at is done by us
                     self._helpers.remove(helper)
                     helper.end()
-                    ready |= {number: attempt(again, tasks[number]) for number in helper.at}
+                    ready |= {number: attempt(work, tasks[number]) for number in helper.at}
             if not arrived and given < most:
                 ready[given] = attempt(work, tasks[given])
                 given += 1
@@ -306,7 +287,7 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
 
 
 def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import ThreadPoolExecutor
 
     shift = _Shift()
     with ThreadPoolExecutor(number, thread_name_prefix="sc-dtool crew") as pool:
@@ -321,6 +302,80 @@ def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: i
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
             shift.end()
+
+
+#: Parts of the work, so that a slow process keeps nobody waiting for long; and parts that an executor has at a time.
+_PARTS, _OUTSTANDING = 256, 32
+
+#: Seconds after which a part that an executor still works on is reported, and reports before it is done here as well.
+_PATIENCE, _REPORTS = 60.0, 10
+
+
+def _by_executor(
+    executor: Executor, work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None
+) -> Generator[Result, None, None]:
+    """The results of `work`, by an executor and by this process, which does a part whenever it would have to wait.
+
+    A part whose process is lost is done here, unless the executor has it done again by itself.
+    """
+    size = max(1, -(-len(tasks) // _PARTS))
+    parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
+    pending: dict[int, Future[list[Outcome]]] = {}
+    ready: dict[int, list[Outcome]] = {}
+    given = taken = 0
+    try:
+        while taken < len(parts):
+            for number in [number for number, future in pending.items() if future.done()]:
+                ready[number] = _collected(pending.pop(number), work, parts[number], jobs)
+            while given < len(parts) and len(pending) < _OUTSTANDING:
+                pending[given] = executor.submit(_do_part, work, parts[given], jobs)
+                given += 1
+            if taken in ready:
+                for outcome in ready.pop(taken):
+                    yield outcome.get()
+                taken += 1
+            elif given < len(parts) and len(ready) < _PARTS // 2:
+                ready[given] = _do_part(work, parts[given], jobs)
+                given += 1
+            elif not _is_done_in_time(pending[taken], len(pending)):
+                pending.pop(taken).cancel()
+                ready[taken] = _do_part(work, parts[taken], jobs)
+    finally:
+        for future in pending.values():
+            future.cancel()
+
+
+def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+    """What comes of each task. Runs in any process: it may start threads, and forks nothing."""
+    before = _Spent.by_now()
+    outcomes = [attempt(work, task) for task in tasks[:1]]
+    waiting = _Spent(0.0, 0.0, 0).plus(before, _Spent.by_now()).waiting
+    rest = functools.partial(attempt, work)
+    number = jobs or THREADS
+    outcomes.extend(_by_threads(rest, tasks[1:], number) if waiting and number > 1 else _in_turn(rest, tasks[1:]))
+    return outcomes
+
+
+def _collected(
+    future: Future[list[Outcome]], work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None
+) -> list[Outcome]:
+    try:
+        return future.result()
+    except Exception as error:  # of the executor, not of the work, whose errors are outcomes
+        logger.warning("a process of the executor was lost (%s); its part of the work is done here", error)
+        return _do_part(work, tasks, jobs)
+
+
+def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
+    """Wait for a part that an executor has; False if it takes so long that this process does it as well."""
+    from concurrent.futures import wait
+
+    for _ in range(_REPORTS):
+        if wait([future], timeout=_PATIENCE).done:
+            return True
+        logger.warning("waiting for %d parts of the work, which the executor has", number)
+    logger.warning("the executor does not answer; the next part of the work is done here")
+    return False
 
 
 class _Shift:

@@ -282,20 +282,6 @@ class FileSystem(Trees):
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
         return data.decode("utf-8", "replace")
 
-    def read_private(self, path: str) -> bytes:
-        """What is in a file that nobody but us can have put there: it and its directory are ours, and for us alone."""
-        with reached(path) as (name, directory):
-            fd = os.open(name, READ_ONLY, dir_fd=directory)
-            try:
-                status = os.fstat(fd)
-                if directory is None or not (stat.S_ISREG(status.st_mode) and _is_private(status)):
-                    raise PermissionError(errno.EPERM, "not a file of ours alone", path)
-                if not _is_private(os.fstat(directory)):
-                    raise PermissionError(errno.EPERM, "not in a directory of ours alone", path)
-                return self._read_all(fd, status.st_size)
-            finally:
-                os.close(fd)
-
     def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
         """Create a file exclusively, its text on stable storage when this returns; `shared`: its group may read it."""
         fd = self.create(path)
@@ -366,7 +352,3 @@ class FileSystem(Trees):
                 raise
             return self.free_space(os.path.dirname(path))
         return figures.f_bavail * figures.f_frsize
-
-
-def _is_private(status: os.stat_result) -> bool:
-    return status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)

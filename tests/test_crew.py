@@ -31,7 +31,7 @@ def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
     with Crew(None) as made:
         made.muster()
         assert len(made._helpers) == 2
-        made._many = lambda work, again, tasks, waiting: made._by_processes(work, again, tasks)  # type: ignore[method-assign]
+        made._many = lambda work, tasks, waiting: made._by_processes(work, tasks)  # type: ignore[method-assign]
         yield made
 
 
@@ -71,14 +71,6 @@ def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Crew, tmp_path
     assert len(helped._helpers) == 1
 
 
-def test_what_a_killed_helper_was_at_is_known_to_be_done_again(helped: Crew, tmp_path: Path) -> None:
-    """What an evicting helper had removed before it was killed would be told as removed by somebody else."""
-    work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())
-    found = list(helped.each(work, range(100), again=float))
-    assert found == list(range(100))
-    assert 1 <= sum(isinstance(one, float) for one in found) <= crew._AHEAD
-
-
 def test_all_helpers_may_die(helped: Crew) -> None:
     """The last one's death would end the scan."""
     for helper in helped._helpers:
@@ -105,7 +97,7 @@ def test_whoever_stops_early_leaves_nobody_behind(at_once: None) -> None:
     with Crew(None) as made:
         made.muster()
         pids = [helper._pid for helper in made._helpers]
-        results = made._by_processes(number_and_process, number_and_process, range(1000))
+        results = made._by_processes(number_and_process, range(1000))
         assert next(results)[0] == 0
         results.close()  # type: ignore[attr-defined]
     for pid in pids:

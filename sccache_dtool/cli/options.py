@@ -17,7 +17,7 @@ from sccache_dtool.marks import Mark, parse_entries_mark, parse_limit, parse_mar
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 if TYPE_CHECKING:
-    from sccache_dtool.team.lead import Lead
+    from concurrent.futures import Executor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Value = TypeVar("Value")
@@ -77,7 +77,9 @@ class Invocation:
         self.no_input = False
         self.jobs: int | None = None
         self.debug = False
-        self.team: Lead | None = None
+        self.executor: str | None = None
+        self.insecure_executor = False
+        self.spread: Executor | None = None  # what shares the work of a scan
         self._output: Output | None = None
 
     @property
@@ -98,7 +100,7 @@ class Invocation:
             may_hold_data=choice.may_hold_data,
             jobs=self.jobs,
             on_scan=self.out.scanned,
-            team=self.team,
+            executor=self.spread,
             **{"progress": self.out.progress(), **more},
         )
 
@@ -141,6 +143,8 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
                 option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
                 option("-v", "--verbose", is_flag=True, help="Say more on standard error."),
                 option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Look-ups at a time."),
+                option("--executor", metavar="WHO", help="What shares large scans: mpi, none, dask:ADDRESS."),
+                option("--insecure-executor", is_flag=True, help="Accept a Dask scheduler without TLS."),
                 option("--no-input", is_flag=True, help="Never ask."),
                 option("--debug", is_flag=True, help="Show a traceback with an error."),
             )

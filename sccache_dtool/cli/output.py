@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
@@ -27,9 +26,6 @@ Fields = Mapping[str, Any]
 
 #: Rows of a table that are drawn at a time, their columns as wide as these need.
 _ROWS = 200
-
-#: Characters of a withheld result that are kept in memory.
-_IN_MEMORY = 1 << 20
 
 
 class Column(NamedTuple):
@@ -67,10 +63,6 @@ class Output:
             self._machine(kind, fields)
         else:
             _write(sys.stdout, path)
-
-    def withheld(self) -> Withheld:
-        """Results that are printed later, or never."""
-        return Withheld()
 
     def text(self, lines: str) -> None:
         """A text in a form of its own, whatever the format."""
@@ -189,33 +181,6 @@ class Output:
             force_terminal=True if on_terminal or self._color == "always" else None,
             width=None if on_terminal else 1000,
         )
-
-
-class Withheld:
-    """Keeps what is printed as results while it is entered, until it is released: on disk, if it is much."""
-
-    def __init__(self) -> None:
-        from tempfile import SpooledTemporaryFile
-
-        self.began = False
-        self._file = SpooledTemporaryFile(  # noqa: SIM115
-            _IN_MEMORY, "w+", encoding="utf-8", errors="surrogateescape", newline=""
-        )
-        self._redirected = contextlib.redirect_stdout(self._file)
-
-    def __enter__(self) -> None:
-        self.began = True
-        self._redirected.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._redirected.__exit__(*error)
-
-    def release(self) -> None:
-        """Print it."""
-        self._file.seek(0)
-        while text := self._file.read(_IN_MEMORY):
-            _write(sys.stdout, text, end="")
-        self._file.close()
 
 
 class _Later:

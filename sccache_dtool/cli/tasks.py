@@ -1,18 +1,18 @@
-"""One command by all the tasks of a job: one of them runs it and prints, the others help and are silent."""
+"""Commands that scan the whole cache with the processes of an executor: MPI ranks, or the workers of a Dask cluster."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sccache_dtool import executors
 from sccache_dtool.cli.options import Command, Invocation
-from sccache_dtool.errors import CacheError, Exit, explain
-from sccache_dtool.team.task import Task, task_from
+from sccache_dtool.errors import Exit, UsageError
+from sccache_dtool.executors import Rank
 
-if TYPE_CHECKING:
-    from sccache_dtool.team.lead import Lead
+_INSTALL = "pip install 'sccache-dtool[mpi]'"
 
 
 def by_all_tasks(function: Command) -> Command:
@@ -20,34 +20,38 @@ def by_all_tasks(function: Command) -> Command:
 
     @functools.wraps(function)
     def run(now: Invocation, /, *arguments: Any, **options: Any) -> Any:
-        task = task_from(os.environ, os.getpid())
-        if task is None:
-            return function(now, *arguments, **options)
-        return _take_part(now, task, lambda: function(now, *arguments, **options))
+        command = functools.partial(function, now, *arguments, **options)
+        kind, _, place = (now.executor or "auto").partition(":")
+        if kind == "dask" and place:
+            with executors.dask(place, insecure=now.insecure_executor) as now.spread:
+                return command()
+        if kind not in ("auto", "mpi", "none") or place:
+            raise UsageError(
+                f"there is no executor {now.executor}", hint="choose mpi, none, dask:ADDRESS or dask:SCHEDULER-FILE"
+            )
+        rank = executors.rank_from(os.environ, os.getpid(), executors.parent_name()) if kind == "auto" else None
+        if kind == "mpi" or (rank is not None and rank.mpi):
+            return _by_mpi(now, rank, command)
+        if rank is not None:
+            return _alone(now, rank, command, "srun started the tasks without MPI; add --mpi=pmi2")
+        return command()
 
     return run  # type: ignore[return-value]
 
 
-def _take_part(now: Invocation, task: Task, command: Callable[[], Any]) -> int:
-    """The exit code. What went wrong with one who only helps is no failure: others have done its work."""
-    result = now.out.withheld()
-
-    def lead(team: Lead | None) -> int:
-        now.team = team
-        with result:
-            code = command()
-            return code if isinstance(code, int) else Exit.DONE
-
+def _by_mpi(now: Invocation, rank: Rank | None, command: Callable[[], Any]) -> Any:
     try:
-        code = now.cache().take_part(task, lead)
-    except (CacheError, OSError) as error:
-        if task.leads or result.began:
-            result.release()
-            raise
-        reason = error.message if isinstance(error, CacheError) else explain(error)
-        now.out.warning(f"task {task.rank} could not help: {reason}")
+        with executors.mpi() as now.spread:
+            return Exit.DONE if now.spread is None else command()
+    except ImportError as error:
+        if rank is None:
+            raise UsageError("MPI is not available here", details=[str(error)], hint=_INSTALL) from error
+        return _alone(now, rank, command, f"mpi4py is not installed: {_INSTALL}")
+
+
+def _alone(now: Invocation, rank: Rank, command: Callable[[], Any], why: str) -> Any:
+    """The first of several processes does everything; the others end at once."""
+    if rank.number != 0:
         return Exit.DONE
-    if code is None:  # the result is another task's
-        return Exit.DONE
-    result.release()
-    return code
+    now.out.warning(f"one of {rank.total} tasks does all the work: {why}")
+    return command()

@@ -174,8 +174,7 @@ def _evict_all(
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
     evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
-    again = functools.partial(_evict_again, fs, layout, keep_until, deadline)
-    with contextlib.closing(crew.each(evict, places, again)) as results:  # nobody is at work any more at its end
+    with contextlib.closing(crew.each(evict, places)) as results:  # nobody is at work any more at its end
         for piece, outcomes in zip(pieces, results, strict=True):
             for candidate, became in zip(piece, outcomes, strict=True):
                 tally.add(candidate, became)
@@ -192,15 +191,6 @@ def _tell_what_is_in_the_trash(
             tally.add(candidate, Became(trash.Outcome.EVICTED))
 
 
-def _evict_again(
-    fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
-) -> list[Became]:
-    """As `_evict_each`, after one who was lost over it: what is gone already, that one has evicted."""
-    became = _evict_each(fs, layout, keep_until, deadline, places)
-    gone, evicted = trash.Outcome.ALREADY_GONE, trash.Outcome.EVICTED
-    return [Became(evicted) if one.outcome is gone else one for one in became]
-
-
 def _evict_each(
     fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
 ) -> list[Became]:
@@ -212,10 +202,20 @@ def _evict_each(
             continue
         key, _, generation = place.partition("/")
         try:
-            found.append(Became(trash.evict(fs, layout, key, generation, keep_until)))
+            found.append(Became(_evict(fs, layout, key, generation, keep_until)))
         except OSError as error:
             found.append(Became(None, explain(error)))
     return found
+
+
+def _evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int) -> trash.Outcome:
+    """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
+    outcome = trash.evict(fs, layout, key, generation, keep_until)
+    if outcome is trash.Outcome.ALREADY_GONE:
+        name = trash.name_of(generation, keep_until)
+        if fs.seems_there(f"{layout.trash}/{name}"):
+            return trash.Outcome.EVICTED
+    return outcome
 
 
 def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_DEADLINE) -> list[Leftover]:

@@ -18,7 +18,6 @@ from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Item
 from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict, lifetime
-from sccache_dtool.liveness.process import Process
 from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
 from sccache_dtool.workplace import Workplace
 
@@ -32,17 +31,13 @@ class Post:
         heartbeat_ttl: float,
         dtool_directories: Collection[str] = (),
         crew: Callable[[], Crew] = Crew,
-        given_up: Collection[Process] = (),
     ) -> None:
-        """`heartbeat_ttl`: our lifetime in seconds while we are at work; `dtool_directories`: see `loose.scan`;
-        `given_up`: whose work we have taken over, and so their elections.
-        """
+        """`heartbeat_ttl`: our lifetime in seconds while we are at work; `dtool_directories`: see `loose.scan`."""
         self._place = place
         self._fs, self._layout, self._clock, self._proc, self._id, self._warn = place
         self._heartbeat_ttl = heartbeat_ttl
         self._dtool_directories = dtool_directories
         self._crew = crew
-        self._given_up = given_up
 
     def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
         """See `reaping.open_court`."""
@@ -66,8 +61,6 @@ class Post:
         return Election(self._fs, self._layout, name, record, self._judge_process, memory)
 
     def _judge_process(self, record: HolderRecord) -> Verdict:
-        if record.process in self._given_up:
-            return Verdict(State.DEAD, "its work was taken over")
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     def _reap(

@@ -13,16 +13,15 @@ from sccache_dtool.errors import LeaseLost, NoCache
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Place
-from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.liveness.process import Proc
 from sccache_dtool.workplace import Workplace
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from pathlib import Path
 
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.fetch.progress import Progress
-    from sccache_dtool.team.lead import Lead
-    from sccache_dtool.team.task import Task
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -53,7 +52,7 @@ class Opened:
         may_hold_data: bool = False,
         jobs: int | None = 1,
         on_scan: Callable[[int, int], None] = _watch_silently,
-        team: Lead | None = None,
+        executor: Executor | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
         proc: Proc | None = None,
@@ -64,8 +63,9 @@ class Opened:
         (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
         where there are files already, as in dtool's own cache directory. `jobs`: how many look-ups may run at a
         time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
-        is told how many of how many parts of a scan are done; `team`: who shares the work, see `take_part`. `fs`,
-        `clock` and `proc` are for tests.
+        is told how many of how many parts of a scan are done; `executor`: what shares large scans and
+        removals with this process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock`
+        and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
         self._fs = fs
@@ -78,7 +78,7 @@ class Opened:
         self._may_hold_data = may_hold_data
         self._jobs = jobs
         self._on_scan = on_scan
-        self._team = team
+        self._executor = executor
         self._warned = False
         self._id: str | None = None
         self._config: config.Config | None = None
@@ -129,15 +129,6 @@ class Opened:
                 raise
             self.init()
 
-    def take_part(self, task: Task, command: Callable[[Lead | None], Value]) -> Value | None:
-        """What `command` returns, which one of many tasks calls, with the team that others make; None for these.
-
-        `command` makes a Cache that has the team. It must do no harm if it is done twice.
-        """
-        from sccache_dtool.team.part import Part
-
-        return Part(self._workplace(), task, self._jobs, self.settings.heartbeat_ttl).take(command)
-
     def _warn_of_strangers(self) -> None:
         """Warn, once, of a cache in which everybody may put what its users read."""
         if self._warned:
@@ -153,14 +144,13 @@ class Opened:
         if warn is None:
             self._warn_of_strangers()
         settings = settings or self.settings
-        given_up = self._team.lost if self._team is not None else frozenset[Process]()
-        return Keeper(place, settings.heartbeat_ttl, settings.dtool_directories, self._crew, given_up)
+        return Keeper(place, settings.heartbeat_ttl, settings.dtool_directories, self._crew)
 
     def _workplace(self, warn: Tell | None = None) -> Workplace:
         return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
 
     def _crew(self) -> Crew:
-        return Crew(self._jobs, self._on_scan, self._team)
+        return Crew(self._jobs, self._on_scan, self._executor)
 
     def close(self) -> None:
         """Release all that this process holds in this cache. It happens by itself when the program ends."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import shlex
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -436,74 +435,73 @@ def test_srun_starts_both_who_verify_a_file_system(shared: Shared) -> None:
 
 # -- one command by the tasks of a step ------------------------------------------------------------------------------
 
-PLAY = Path(__file__).parents[1] / "team" / "play.py"
+PLAY = Path(__file__).parents[1] / "executors" / "play.py"
 
 #: Items in the cache: enough for each task to have some.
 ITEMS = 40
 
+mpi = pytest.mark.skipif(find_spec("mpi4py") is None, reason="mpi4py is not installed")
 
-def step(shared: Shared, *words: str, tasks: int, plays: dict[int, str] | None = None) -> Done:
-    """Run a command as so many tasks on both nodes, and what is played meanwhile (see `team/play.py`)."""
+
+def step(shared: Shared, options: str, *words: str, **more: str) -> Done:
+    """Run a command as the tasks of a step on both nodes, in which the smallest work is shared."""
     cache = Cache(shared.root)
     for number in range(ITEMS):
         cache.use(shared.source, name=f"item-{number}")
     cache.close()
     events = shared.directory / "events"
     events.mkdir(exist_ok=True)
-    command = [SC_DTOOL] if plays is None else [PYTHON, str(PLAY)]
-    return shell(
-        ["srun", "-N2", f"-n{tasks}", *command, "-C", str(shared.root), "-f", "json", *words],
-        env=shared.cluster.environment(EVENTS=str(events), PLAYS=json.dumps(plays or {})),
-    )
+    command = [PYTHON, str(PLAY), "-C", str(shared.root), "-f", "json", *words]
+    # The nodes share one kernel, whose shared memory MPI would use, and have process numbers of their own.
+    environment = shared.cluster.environment(EVENTS=str(events), UCX_TLS="tcp,self", **more)
+    return shell(["srun", "-N2", *options.split(), *command], env=environment)
 
 
-@pytest.mark.parametrize("plays", [None, dict.fromkeys(range(4), "wait@all")])
-def test_all_tasks_of_a_step_clean_together(shared: Shared, plays: dict[int, str] | None) -> None:
+@mpi
+def test_all_tasks_of_a_step_clean_together(shared: Shared) -> None:
     """`srun -n 4 sc-dtool clean` would clean four times, print four results, or have three tasks look on."""
-    (shared.directory / "events").mkdir()
-    if plays is not None:
-
-        def let_go() -> None:
-            events = shared.directory / "events"
-            wait_until(lambda: len(list(events.glob("waiting-*"))) == 4, "each task is about to evict")
-            (events / "all").touch()
-
-        releasing = threading.Thread(target=let_go)
-        releasing.start()
-    done = step(shared, "clean", "--all", "-y", "--trash", "1d", tasks=4, plays=plays)
-    if plays is not None:
-        releasing.join()
-    assert (done.code, done.err) == (0, "")
+    done = step(shared, "-n4 --mpi=pmi2", "clean", "--all", "-y", "--trash", "1d", WAIT_FOR="4")
+    assert done.code == 0, done
     total = done.row("total")
     assert (total["items"], total["failed"], total["gone"]) == (ITEMS, 0, 0)
+    assert len(list((shared.directory / "events").glob("by-*"))) == 4
     assert len(shared.disk.names("trash")) == ITEMS
     assert shared.disk.names("tmp") == shared.disk.names("locks") == shared.disk.holders() == []
 
 
-def test_the_tasks_of_a_step_tell_of_one_cache_once(shared: Shared) -> None:
+@mpi
+@pytest.mark.parametrize("command", ["du", "ls", "status", "summary"])
+def test_the_tasks_of_a_step_report_a_cache_once(shared: Shared, command: str) -> None:
     """`srun sc-dtool du` would print its sums once for each task."""
-    done = step(shared, "du", tasks=4)
+    done = step(shared, "-n4 --mpi=pmi2", command)
+    assert done.code == 0, done
+    alone = shell([SC_DTOOL, "-C", str(shared.root), "-f", "json", command])
+    assert len(done.out.splitlines()) == len(alone.out.splitlines())
+
+
+def test_a_step_without_mpi_is_one_task_that_says_what_is_missing(shared: Shared) -> None:
+    """Each task has an MPI world of its own then, and everything would be done and printed four times."""
+    done = step(shared, "-n4 --mpi=none", "du")
     assert (done.code, done.row("total")["items"]) == (0, ITEMS)
-    assert shared.disk.names("tmp") == []
+    assert done.err.count("--mpi=pmi2") == 1
 
 
-@pytest.mark.parametrize("lost", [0, 1])
-def test_a_step_does_its_work_though_a_node_is_lost(shared: Shared, lost: int) -> None:
-    """One node that fails would leave the cache half cleaned, or the step hanging; the first one leads."""
-    plays = {lost: "kill@2", 1 - lost: "wait@kill"}
-    done = step(shared, "clean", "--all", "-y", "--trash", "1d", tasks=2, plays=plays)
-    assert done.code == 137  # srun's: that a task was killed is no secret
-    total = done.row("total")
-    assert (total["failed"], total["gone"]) == (0, 0)
-    assert total["items"] == ITEMS or lost == 0  # who led has taken with it the count of what it had removed
+@mpi
+def test_a_step_that_loses_a_task_fails_and_the_next_clean_finishes(shared: Shared) -> None:
+    """A node that fails would leave the step hanging, or the cache damaged."""
+    words = ("clean", "--all", "-y", "--trash", "1d")
+    done = step(shared, "-n2 -K --mpi=pmi2", *words, WAIT_FOR="2", KILL_RANK="1")
+    assert done.code != 0
+    assert '"type": "total"' not in done.out
+    again = shell([SC_DTOOL, "-C", str(shared.root), "-f", "json", *words])
+    assert again.code == 0, again
     assert len(shared.disk.names("trash")) == ITEMS
-    assert ("takes over" in done.err) == (lost == 0)
 
 
 def test_a_command_of_a_script_works_for_itself(shared: Shared) -> None:
     """A task whose script calls `du` would wait for other tasks, which do something else."""
     script = f"[ $SLURM_PROCID = 0 ] || {SC_DTOOL} -C {shared.root} -f json du; true"
-    done = shell(["srun", "-n2", "sh", "-c", script], env=shared.cluster.environment())
+    done = shell(["srun", "-n2", "--mpi=pmi2", "sh", "-c", script], env=shared.cluster.environment())
     assert (done.code, done.row("total")["items"]) == (0, 0)
 
 
