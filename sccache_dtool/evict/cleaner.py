@@ -191,12 +191,13 @@ class Cleaner(Post):
         pinned = pins.pinned(self._fs, self._layout, now, self._warn)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
-        whole = Sifted(eligible, [], 0, 0, [], [])
+        whole = Sifted(eligible, [], 0, 0, [], [], set())
         for part in items.survey(self._fs, self._layout, self._warn, crew, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
             whole.to_fold.extend(part.to_fold)
+            whole.matched.update(part.matched)
             whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
         return _Census(whole, pinned)
 

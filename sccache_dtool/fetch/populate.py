@@ -239,7 +239,7 @@ class Populator:
         return {
             "format": 1,
             "key": wanted.key,
-            "name": wanted.name,
+            "name": wanted.called,
             "source": list(wanted.stack.canonical),
             "payload": fetched.name,
             "bytes": fetched.bytes,
