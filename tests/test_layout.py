@@ -41,6 +41,8 @@ NAMES: list[Any] = [
     TrashName(GENERATION, 0),
     TrashName(GENERATION, 1_800_000_000),
     TrashName(GENERATION, 0, True),
+    PinName(KEY, 0),
+    PinName(layout.item_key(("x",), "é" * 200), 1_800_000_000),
     WorkName(f"{HOLDER}.7", "fetch"),
     WorkName(f"{HOLDER}.7", "going"),
 ]

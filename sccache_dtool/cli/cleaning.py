@@ -224,7 +224,7 @@ def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
     write_file(now.out, into, lines)
     if into != STANDARD_OUTPUT:
-        now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
+        now.out.note(f"the plan is in {into}; carry it out with: {now.command('clean', '--plan', into)}")
 
 
 def _read_plan(path: str) -> Planned:

@@ -248,7 +248,8 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)
         if one.verdict.state is State.UNKNOWN and one.held.lease is not None:
-            now.out.note(f"    whoever knows that it has ended can say so: sc-dtool reap --holder {fields['holder']}")
+            command = now.command("reap", "--holder", one.holder_id)
+            now.out.note(f"    whoever knows that it has ended can say so: {command}")
 
 
 @click.command("log")

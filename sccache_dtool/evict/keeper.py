@@ -41,13 +41,11 @@ class Keeper(Cleaner):
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
         found = self._unsettled()
+        leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
         with self.court(dry_run=dry_run) as court:
-            try:
-                court.convict(holder, f"{holders.user_name()} says that it is gone")
-            except LookupError:
-                raise UsageError(
-                    f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item"
-                ) from None
+            if not leased and holder not in court.roll.present:
+                raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
+            court.convict(holder, f"{holders.user_name()} says that it is gone")
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
             return self._reap(court, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
