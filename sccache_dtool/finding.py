@@ -53,32 +53,33 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Warn) -> str:
 def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | None, warn: Warn) -> Named:
     """What the words and the name mean that `use` was given, a path that it printed, or any word that `find` knows.
 
-    Words of `use` come first: others may have items of the same name. A source, a name, a whole key or a path need
-    not be in the cache any more. Raises NotFound for another word that means no item, and UsageError or FetchFailed
+    What `use` would mean by the words comes first if the cache has it, or if it is a file here: others may have items
+    of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for another word that means no item, and UsageError or FetchFailed
     for words that mean nothing.
     """
     within = place.within(words[0]) if len(words) == 1 and name is None else None
     if within is not None:
         return Named(*within)
-    refused: UsageError | FetchFailed | None = None
-    key = None
+    key, refused = None, None
     try:
         key = _key_of_use(words, name, place.root)
     except (UsageError, FetchFailed) as error:
         refused = error
-    if key is not None and (name is not None or _is_there(fs, place, key)):
+    if key is not None and (name is not None or _is_there(fs, place, key) or os.path.lexists(words[0])):
         return Named(key)
     if len(words) == 1 and name is None:
         try:
             return Named(find(fs, place, words[0], warn))
         except NotFound as error:
-            if key is None and layout.is_key(words[0]):
+            if layout.is_key(words[0]):
                 return Named(words[0])
-            refused = error if key is not None or not isinstance(refused, FetchFailed) else refused
-    if key is not None and (len(words) > 1 or _is_certainly_source(words[0])):
-        return Named(key)
-    assert refused is not None  # without a key, and with a single word that means nothing
-    raise refused
+            if key is not None and not _is_path_or_url(words[0]):
+                raise
+            refused = refused or error
+    if key is None:
+        assert refused is not None
+        raise refused
+    return Named(key)
 
 
 def meant(word: str, keys: Collection[str], root: str) -> list[str]:
@@ -171,6 +172,5 @@ def _is_there(fs: FileSystem, place: Layout, key: str) -> bool:
     return False
 
 
-def _is_certainly_source(word: str) -> bool:
-    """Whether a word is a source and no name: a URL, a path, or the name of a file here."""
-    return "/" in word or word.startswith(DTOOL) or is_source(word) or os.path.lexists(word)
+def _is_path_or_url(word: str) -> bool:
+    return "/" in word or word.startswith(DTOOL) or is_source(word)
