@@ -54,8 +54,8 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
     """What the words and the name mean that `use` was given, a path that it printed, or any word that `find` knows.
 
     What `use` would mean by the words comes first if the cache has it, or if it is a file here: others may have items
-    of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for another word that means no item, and UsageError or FetchFailed
-    for words that mean nothing.
+    of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for
+    another word that means no item, and UsageError or FetchFailed for words that mean nothing.
     """
     within = place.within(words[0]) if len(words) == 1 and name is None else None
     if within is not None:
