@@ -57,12 +57,14 @@ def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate
 
 
 def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> None:
-    """Say which patterns of names that stay protect nothing; `given` are those of the command line."""
+    """Say which patterns match nothing; `given` are those of the command line."""
     for pattern in plan.unmatched:
         if pattern in given:
             now.out.warning(f"--exclude {pattern!r} protects nothing: no item has a name that matches it")
         else:
             now.out.note(f"{pattern!r} in [clean] exclude protects nothing: no item has a name that matches it")
+    for pattern in plan.unmatched_directories:
+        now.out.note(f"{pattern!r} in [dtool] directories has no effect: no directory of the cache matches it")
 
 
 def print_plan(now: Invocation, plan: Plan) -> int:

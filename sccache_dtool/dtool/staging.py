@@ -128,7 +128,9 @@ def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
         path = cache.path(copy)
         found = None if path is None else _links(str(path), copy.generation.entries)
         if found is not None:
-            return {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
+            shown = {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
+            if all(map(broker.is_identifier, shown.values())):  # otherwise somebody else has made it
+                return shown
     manifest = broker.manifest_of(datasets.open_dataset(uri))
     relpaths = {str(properties["relpath"]): identifier for identifier, properties in manifest["items"].items()}
     for relpath in relpaths:

@@ -294,6 +294,7 @@ class Plan(NamedTuple):
     spare: Spare = Spare()  # of the file system, before anything is removed
     trashed: Trashed = Trashed()  # what is in the trash when it is carried out
     unmatched: tuple[str, ...] = ()  # patterns of names that stay which no name matches
+    unmatched_directories: tuple[str, ...] = ()  # patterns of `[dtool] directories` that no directory matches
 
     @property
     def freed(self) -> int:

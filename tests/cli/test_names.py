@@ -368,6 +368,16 @@ def test_a_pattern_that_protects_nothing_is_reported(sc: Sc, source: str, root: 
     assert done.err.count("protects nothing") == 2
 
 
+def test_a_pattern_of_directories_that_matches_nothing_is_reported(sc: Sc, source: str, root: Path) -> None:
+    """What dtool leaves in a directory whose name was mistyped would never be cleaned."""
+    store(sc, "x", source)
+    (root / "mirror" / "a").mkdir(parents=True)
+    config(root, '[dtool]\ndirectories = ["studdy-1", "mirror/*"]\n')
+    done = sc("clean", "--all", "-y")
+    assert "'studdy-1' in [dtool] directories has no effect" in done.err
+    assert done.err.count("has no effect") == 1
+
+
 def test_a_pattern_that_protects_what_is_in_use_is_not_reported(sc: Sc, source: str) -> None:
     """A pattern would be called useless as long as its items are in use."""
     sc("use", source)
@@ -385,6 +395,16 @@ def test_a_key_is_no_name(sc: Sc, source: str) -> None:
     """A pattern such as 'b*' would match one key in 16."""
     key = store(sc, "zz", source)
     assert "protects nothing" in sc("clean", "--all", "-n", "--exclude", f"{key[:4]}*").err
+
+
+@pytest.mark.parametrize("name", ["deadbeef.dataset", f"deadbeef.{'0' * 40}"])
+def test_a_name_like_those_of_datasets_is_a_name(sc: Sc, source: str, name: str) -> None:
+    """An item would be left out of the sums, or be counted as a dataset's, because of its name."""
+    store(sc, name, source)
+    done = sc("-f", "json", "summary")
+    assert done.row("summary")["items"] == 1
+    assert [row["dataset"] for row in done.rows("dataset")] == [None]
+    assert sc("unuse", name).code == 0
 
 
 # -- commands that are recommended -------------------------------------------------------------------------------------
