@@ -65,7 +65,14 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
         key = _key_of_use(words, name, place.root)
     except (UsageError, FetchFailed) as error:
         refused = error
-    if key is not None and (name is not None or _is_there(fs, place, key) or os.path.lexists(words[0])):
+    if key is not None and (name is not None or _is_there(fs, place, key)):
+        return Named(key)
+    if words and layout.cache_of(words[0]) is not None:
+        raise NotFound(
+            f"{plain(words[0])} is not in the cache {place.root}",
+            hint="name the cache that it is in, with -C, or give the name of the item",
+        )
+    if key is not None and os.path.lexists(words[0]):
         return Named(key)
     if len(words) == 1 and name is None:
         try:

@@ -448,6 +448,12 @@ class Layout:
         return parts[1], parts[2] if len(parts) > 2 and Generation.parse(parts[2]) else None
 
 
+def cache_of(path: str) -> str | None:
+    """The root of the cache, of whichever, in an item of which `path` lies by its names; None if it lies in none."""
+    root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
+    return root if mark and Layout(root).within(f"{root}{mark}{inner}") else None
+
+
 def is_of_verification(name: str) -> bool:
     """Whether `name` is one that a verification makes: a room, a nudge, a peer's card, or the call that answers it."""
     return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
