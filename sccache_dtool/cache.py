@@ -133,6 +133,8 @@ class Cache(Keeping):
 
         A path in a copy means that copy alone. Raises UsageError for a word that means no item, or several.
         """
+        if not words:
+            self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
         self.check()
         return finding.find_used(self._fs, self._layout, words, name, self._warn)
 
