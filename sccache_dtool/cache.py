@@ -128,6 +128,14 @@ class Cache(Keeping):
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
         return wanted_from(words, name, self._layout.root)
 
+    def key_for(self, words: Sequence[str], name: str | None = None) -> str:
+        """The key of the item that `use` means by these words, or of a path that it printed; it need not be there.
+
+        Nothing is looked up; for what a person may have typed see `find_used`. Raises UsageError.
+        """
+        within = self.key_within(words[0]) if len(words) == 1 and name is None else None
+        return within or self.wanted(words, name).key
+
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
 
