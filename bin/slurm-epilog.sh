@@ -46,12 +46,13 @@ release() { # release CONTROL HOLDER-FILE
     [ "$(field nodes "$record")" = "$SLURMD_NODENAME" ] || return
     start=$(field incarnation "$record")
     [ -n "$start" ] && [ "$start" = "${SLURM_JOB_RESTART_COUNT:-$start}" ] || return
-    key=$(field item "$record")
-    case $key in *[!A-Za-z0-9._+-]* | '' | .*) return ;; esac
-    item=$1/items/$(printf '%.2s' "$key")/$key
+    digits=$(field item "$record") # the first 32 of the item's key
+    case $digits in *[!0-9a-f]* | '') return ;; esac
+    [ ${#digits} = 32 ] || return
     id=${2##*/} id=${id%%.*}
-    for lease in "$item"/g*/use/"$id".*; do
+    for lease in "$1/items/$(printf '%.2s' "$digits")/$digits"-*/g*/use/"$id".*; do
         [ -L "$lease" ] || [ -e "$lease" ] || continue
+        item=${lease%/g*/use/*}
         [ -d "$item/history" ] || mkdir "$item/history"
         mv -f "$lease" "$item/history/${lease##*/}~$(date +%s)000~released" || return
     done

@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
-from sccache_dtool import holders, items, leases, program, returning
+from sccache_dtool import finding, holders, items, leases, program, returning
 from sccache_dtool.acquiring import Acquirer
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
+from sccache_dtool.finding import Named
 from sccache_dtool.holders import Holder, Owner
 from sccache_dtool.leases import Lease
 from sccache_dtool.units import check_lifetime
@@ -128,9 +129,22 @@ class Cache(Keeping):
         return wanted_from(words, name, self._layout.root)
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
-        """The key of the item that the words of `use` mean, or a path that it printed. Raises UsageError."""
+        """The key of the item that `use` means by these words, or of a path that it printed; it need not be there.
+
+        Nothing is looked up; for what a person may have typed see `find_used`. Raises UsageError.
+        """
         within = self.key_within(words[0]) if len(words) == 1 and name is None else None
         return within or self.wanted(words, name).key
+
+    def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
+        """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
+
+        A path in a copy means that copy alone. Raises UsageError for a word that means no item, or several.
+        """
+        if not words:
+            self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
+        self.check()
+        return finding.find_used(self._fs, self._layout, words, name, self._warn)
 
     def announced(self, wanted: Wanted) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""

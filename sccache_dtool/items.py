@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from sccache_dtool import history, layout, records
@@ -37,11 +37,17 @@ class Item(NamedTuple):
     finished_uses: int
     last_end: float | None
     unfolded: int = 0  # names in its history
+    noted_name: str | None = None  # by `item.json`, if the key has only the front and the end of the name
+
+    @property
+    def name(self) -> str | None:
+        """Its name; None if that is too long for the key and cannot be read."""
+        return self.noted_name or layout.key_name(self.key)
 
     @property
     def label(self) -> str:
         """Its name for people."""
-        return layout.key_label(self.key)
+        return self.noted_name or layout.key_label(self.key)
 
     @property
     def bytes(self) -> int:
@@ -204,7 +210,17 @@ def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = Tr
                 warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
                 continue
             copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn, way))
-    return Item(key, tuple(copies), summary.uses, summary.last, summary.names)
+    noted = _noted_name(fs, place, copies, warn) if copies and layout.key_name(key) is None else None
+    return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted)
+
+
+def _noted_name(fs: FileSystem, place: Layout, copies: Iterable[Copy], warn: Warn) -> str | None:
+    """The name that was noted with one of the copies. The key has its digest, so a wrong one is not believed."""
+    for copy in copies:
+        name = facts_if_readable(fs, place, copy.key, str(copy.generation), warn).get("name")
+        if isinstance(name, str) and layout.is_named(copy.key, name):
+            return name
+    return None
 
 
 _NO_USES = history.Summary(0, None, 0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 from sccache_dtool.nofollow import CONTROL as CONTROL
@@ -24,7 +24,9 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 """
 
 # Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
-_KEY = r"[0-9a-f]{32}-[A-Za-z0-9._+-]{1,60}"
+_IN_LABEL = r"[^/~\x00-\x1f\x7f\ud800-\udfff]"
+_GAP = r"~[0-9a-f]{32}~"
+_KEY = rf"[0-9a-f]{{32}}-(?:{_IN_LABEL}{{1,200}}|{_IN_LABEL}{{1,100}}{_GAP}{_IN_LABEL}{{1,100}})"
 _GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?"
 _HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
 _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
@@ -38,7 +40,12 @@ _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-
 _CLEANING = (
     r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
 )
-_SLUG_REFUSES = r"[^A-Za-z0-9._+-]+"
+_ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_ESCAPES = r"(?:%[0-9A-F]{2})+"
+
+#: A name made from a source's has at most so many bytes: file systems allow 255, of which a key needs 33 for its
+#: digits and a pin 13 for its end, and backup programs add to names.
+NAME_LIMIT = 200
 
 
 def unique(digits: int = 16) -> str:
@@ -46,26 +53,90 @@ def unique(digits: int = 16) -> str:
     return os.urandom(digits // 2).hex()
 
 
-def slug(text: str) -> str:
-    """`text` as a file name that reads well in any shell: at most 60 characters of A-Z a-z 0-9 . _ + -"""
-    return re.sub(_SLUG_REFUSES, "_", text).strip("_.-")[-60:].lstrip("_.-") or "item"
+def label(name: str) -> str:
+    """An item's name as the part of a key that is meant for people: in UTF-8, with as little escaped as possible.
+
+    ``%XX`` stands for the bytes of ``/``, of control characters, of ``%`` and ``~``, of a leading dot, and of what is
+    not UTF-8. If the result has more than NAME_LIMIT bytes, only its front and its end are kept, around a gap. Two
+    names never have the same label.
+    """
+    units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
+    if name.startswith("."):
+        units[0] = _escape(".")
+    return _shortened(units, name)
 
 
-def item_key(identity: tuple[str, ...], label: str) -> str:
-    """The name of an item's directory: 128 bits of SHA-256 over what identifies it, and a label for people."""
-    import hashlib
-
-    return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{slug(label)}"
+def shortened(name: str) -> str:
+    """A file name of at most NAME_LIMIT bytes: `name` itself or, if it is longer, its front and its end."""
+    return _shortened(list(name), name)
 
 
-def is_key(name: str) -> bool:
-    """Whether `name` is one that `item_key` makes."""
-    return re.fullmatch(_KEY, name) is not None
+def key_name(key: str) -> str | None:
+    """The name of an item by its key; None if the key has only the front and the end of it."""
+    return None if re.search(_GAP, key) else _unescape(key[33:])
 
 
 def key_label(key: str) -> str:
-    """The part of a key that is meant for people."""
-    return key[33:]
+    """The name of an item as far as its key has it, for people."""
+    return _unescape(key[33:])
+
+
+def is_named(key: str, name: str) -> bool:
+    """Whether `name` is the true name of the item."""
+    return key[33:] == label(name)
+
+
+def _escape(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _unescape(text: str) -> str:
+    def decode(match: re.Match[str]) -> str:
+        return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogatepass")
+
+    try:
+        return re.sub(_ESCAPES, decode, text)
+    except UnicodeDecodeError:  # made by hand
+        return text
+
+
+def _shortened(units: Sequence[str], name: str) -> str:
+    """The units joined or, if they are too long, as many as fit from the front and the end.
+
+    The gap holds a digest of the whole name, so that names with the same front and the same end stay different.
+    """
+    text = "".join(units)
+    if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
+        return text
+    import hashlib
+
+    gap = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}~"
+    half = (NAME_LIMIT - len(gap)) // 2
+    front, end = _fitting(units, half), _fitting(units[::-1], half)
+    return f"{''.join(front)}{gap}{''.join(end[::-1])}"
+
+
+def _fitting(units: Sequence[str], room: int) -> list[str]:
+    """The first units that fit in `room` bytes."""
+    found = []
+    for unit in units:
+        room -= len(unit.encode("utf-8", "surrogatepass"))
+        if room < 0:
+            break
+        found.append(unit)
+    return found
+
+
+def item_key(identity: tuple[str, ...], name: str) -> str:
+    """The name of an item's directory: 128 bits of SHA-256 over what identifies it, and its name for people."""
+    import hashlib
+
+    return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{label(name)}"
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` has the form of one that `item_key` makes."""
+    return re.fullmatch(_KEY, name) is not None
 
 
 Name = TypeVar("Name")
@@ -356,9 +427,15 @@ class Layout:
         return f"{self.items}/{key[:2]}/{key}/{generation}"
 
     def key_of(self, path: str) -> str | None:
-        """The key of the item that `path` lies in; None if it lies in none, or is not absolute.
+        """The key of the item that `path` lies in; None if it lies in none, or is not absolute."""
+        within = self.within(path)
+        return None if within is None else within[0]
 
-        What is relative may be a label or a source, and somebody who stands in one item may mean another by it.
+    def within(self, path: str) -> tuple[str, str | None] | None:
+        """The item that `path` lies in, and the copy of it if it lies in one; None for other paths.
+
+        A relative path is not looked at: it may be a name or a source, and somebody who stands in one item may mean
+        another by it.
         """
         if not os.path.isabs(path):
             return None
@@ -366,7 +443,15 @@ class Layout:
         if inner == os.path.abspath(path):
             inner = os.path.realpath(path).removeprefix(f"{os.path.realpath(self.items)}/")
         parts = inner.split("/")
-        return parts[1] if len(parts) >= 2 and is_key(parts[1]) and parts[1][:2] == parts[0] else None
+        if len(parts) < 2 or not is_key(parts[1]) or parts[1][:2] != parts[0]:
+            return None
+        return parts[1], parts[2] if len(parts) > 2 and Generation.parse(parts[2]) else None
+
+
+def cache_of(path: str) -> str | None:
+    """The root of the cache, of whichever, in an item of which `path` lies by its names; None if it lies in none."""
+    root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
+    return root if mark and Layout(root).within(f"{root}{mark}{inner}") else None
 
 
 def is_of_verification(name: str) -> bool:

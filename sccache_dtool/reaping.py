@@ -7,7 +7,7 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool import history, holders, records
@@ -37,6 +37,11 @@ class Judged(NamedTuple):
     since: float | None  # seconds since 1970, by the user's clock
     by: str
     verdict: Verdict
+
+    @property
+    def holder_id(self) -> str:
+        """The id of the holder; empty for a name that is no lease."""
+        return self.held.lease.holder if self.held.lease else ""
 
 
 class Court:
@@ -98,11 +103,25 @@ class Court:
         self._known[id] = self.holder(id)[0], Verdict(state, reason)
 
     def convict(self, id: str, evidence: str) -> None:
-        """Take a holder for dead on a person's word. Raises LookupError if there is none of that id."""
-        if id not in self.roll.present:
-            raise LookupError(id)
-        record, _ = self.holder(id)
+        """Take a holder for dead on a person's word, also one that is missing."""
+        record = None
+        if id in self.roll.present or self._was_overlooked(id):
+            record, _ = self.holder(id)
         self._known[id] = record, Verdict(State.DEAD, evidence)
+
+    def _was_overlooked(self, id: str) -> bool:
+        """Whether a holder that the roll does not have is there after all.
+
+        A listing may miss a name that is renamed meanwhile. A holder that lives must be revoked, to learn of it.
+        """
+        look = Roll.call if self.roll.is_proof else Roll.glance
+        for _ in range(_PATIENCE):
+            name = look(self._fs, self._layout).present.get(id)
+            if name is not None:
+                self.roll = self.roll._replace(present={**self.roll.present, id: name})
+                self._known.pop(id, None)
+                return True
+        return False
 
     def lease(self, held: Held) -> Judged:
         """What can be said of one lease."""
@@ -241,7 +260,7 @@ def reap(
     *,
     dry_run: bool,
     everybody: bool = True,
-    also: Iterable[str] = (),
+    also: Collection[str] = (),
 ) -> Reaped:
     """End the leases in `held` of every holder that is proved dead, and revoke such holders.
 
@@ -263,7 +282,7 @@ def reap(
             if dry_run or court.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
-            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record)}")
+            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record, id, also)}")
     for one in listed:
         judged = court.lease(one)
         if judged.verdict.state is not State.DEAD:
@@ -272,14 +291,15 @@ def reap(
             if dry_run or end(fs, clock, one.gate(layout), layout.history(one.key), one.name, REAPED):
                 ended.append(judged)
         except OSError as error:
-            reason = f"{error.strerror}{_by_whom(error, judged.record)}"
+            reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed))
 
 
-def _by_whom(error: OSError, record: HolderRecord | None) -> str:
-    """Who can do what we may not."""
+def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
+    """Who can do what we may not. `on_word`: holders that are taken for dead on a person's word."""
     if error.errno not in FORBIDDEN:
         return ""
     user = "the user who made it" if record is None else f"user {records.printable(record.user)}"
-    return f"; {user}, or the owner of the cache, must do it: sc-dtool reap"
+    command = f"sc-dtool reap --holder {id}" if id in on_word else "sc-dtool reap"
+    return f"; {user}, or the owner of the cache, must do it: {command}"

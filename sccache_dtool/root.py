@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import stat
 from collections.abc import Mapping
 from enum import Enum
@@ -111,7 +112,7 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
         refuse_unfit(fs, layout.root)
     except UsageError as error:
         return f"{error.message}; {error.hint}"
-    return f"set one up with: sc-dtool --cache-dir {layout.root} init"
+    return f"set one up with: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
 
 
 def set_up(fs: FileSystem, layout: Layout) -> bool:
@@ -209,7 +210,7 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
     if real == "/" or real in {os.path.realpath(home) for home in _homes()}:
         raise UsageError(
             f"{root} is {'the root directory' if real == '/' else 'a home directory'}, so it must not be a cache",
-            hint=f"make a directory for it: sc-dtool --cache-dir {real.rstrip('/')}/cache init",
+            hint=f"make a directory for it: sc-dtool --cache-dir {shlex.quote(real.rstrip('/') + '/cache')} init",
         )
     try:
         found = fs.names(root)

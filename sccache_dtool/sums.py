@@ -32,7 +32,7 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
     for item in items:  # once for each of a million items: no calls but where there is something to do
-        _, copies, finished, last_end, _ = item
+        _, copies, finished, last_end, _, _ = item
         if not copies:
             uses += finished
             continue

@@ -84,6 +84,15 @@ def test_the_epilog_gives_back_what_the_job_holds(
     assert cache.item(lease.key).copies
 
 
+@pytest.mark.parametrize("name", ["Proben-ä", "a 'b' $(touch owned) *", "-n", "x" * 200, "東京都" * 60, "a/g1/use/x"])
+def test_the_epilog_goes_by_no_name(cache: Cache, disk: Disk, source: str, name: str) -> None:
+    """What a job holds of an item with an odd or long name would be kept until somebody reaps."""
+    lease = cache.hold(Owner(JOB, None, None, "align", TAKEN), cache.wanted([source], name))
+    run(EPILOG, cache.root)
+    assert (disk.leases(), disk.holders(), len(uses(lease))) == ([], [], 1)
+    assert not os.path.exists("owned")
+
+
 def test_a_task_of_an_array_is_found_by_the_number_that_its_node_knows(
     cache: Cache, disk: Disk, take: Callable[..., Lease]
 ) -> None:

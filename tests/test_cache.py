@@ -678,8 +678,8 @@ def test_a_renewal_passes_over_what_ends_meanwhile(
 def test_a_path_in_the_cache_names_its_item(cache: Cache, source: str) -> None:
     """`unuse` could not be given what `use` printed."""
     lease = cache.use(source)
-    assert cache.key_for([os.fspath(lease)]) == lease.key
-    assert cache.key_for([source]) == lease.key
+    assert cache.find_used([os.fspath(lease)]) == (lease.key, lease.place.generation)
+    assert cache.find_used([source]) == (lease.key, None)
     assert cache.find(os.fspath(lease)) == lease.key
 
 
@@ -690,7 +690,7 @@ def test_words_do_not_mean_the_item_in_which_the_user_stands(
     here = cache.use(name="here")
     other = cache.use(source)
     monkeypatch.chdir(here.path)
-    assert cache.key_for(["https://example.org/ref.fa"]) != here.key
+    assert cache.find_used(["https://example.org/ref.fa"]).key != here.key
     assert cache.find("ref.fa") == other.key
 
 
@@ -721,7 +721,8 @@ def test_an_ambiguous_word_is_refused_and_shows_what_it_could_be(cache: Cache, t
         keys.append(cache.use(tmp_path / name / "ref.fa").key)
     with pytest.raises(UsageError, match="any of 2 items") as caught:
         cache.find("ref.fa")
-    assert sorted(caught.value.details) == sorted(keys)
+    sources = [f"file:{tmp_path / name / 'ref.fa'}" for name in ("a", "b")]
+    assert sorted(caught.value.details) == sorted(f"{key}: {of}" for key, of in zip(keys, sources, strict=True))
 
 
 def test_uses_are_counted_and_logged(cache: Cache, source: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from sccache_dtool.layout import (
     HolderName,
     Layout,
     LeaseName,
+    PinName,
     SegmentName,
     TrashName,
     WorkName,
@@ -39,6 +41,8 @@ NAMES: list[Any] = [
     TrashName(GENERATION, 0),
     TrashName(GENERATION, 1_800_000_000),
     TrashName(GENERATION, 0, True),
+    PinName(KEY, 0),
+    PinName(layout.item_key(("x",), "é" * 200), 1_800_000_000),
     WorkName(f"{HOLDER}.7", "fetch"),
     WorkName(f"{HOLDER}.7", "going"),
 ]
@@ -105,7 +109,8 @@ def test_hostile_names_are_no_names_of_ours(name: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", [KEY + "\n", f"../{KEY}", KEY.upper(), KEY[:32], KEY[:33], KEY[1:], KEY + "ü", KEY + "x" * 60]
+    "word",
+    [KEY + "\n", f"../{KEY}", KEY.upper(), KEY[:32], KEY[:33], KEY[1:], KEY + "~", KEY + "\udcff", KEY + "x" * 200],
 )
 def test_hostile_keys_are_no_keys(word: str) -> None:
     """An `item.json` in the trash could name a directory outside the cache to be restored to."""
@@ -114,26 +119,74 @@ def test_hostile_keys_are_no_keys(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("name", "label"),
     [
         ("ref.fa", "ref.fa"),
-        ("a b\tc", "a_b_c"),
-        ("Grüße", "Gr_e"),
-        ("..", "item"),
-        ("", "item"),
-        ("-rf", "rf"),
-        (".hidden", "hidden"),
-        ("../../etc/passwd", "etc_passwd"),
-        ("a\nb", "a_b"),
-        ("日本語", "item"),
-        ("x" * 100 + ".tar.gz", "x" * 53 + ".tar.gz"),
-        ("a" * 30 + "-" + "b" * 59, "b" * 59),
+        ("Proben-ä.csv", "Proben-ä.csv"),
+        ("Proben-a\u0308.csv", "Proben-a\u0308.csv"),
+        ("東京", "東京"),
+        ("a b 'c' \"d\" $e", "a b 'c' \"d\" $e"),
+        ("reads[1]*.fq", "reads[1]*.fq"),
+        ("-rf", "-rf"),
+        ("👩‍🔬\u200f", "👩‍🔬\u200f"),
+        ("..", "%2E."),
+        (".hidden", "%2Ehidden"),
+        ("a/b", "a%2Fb"),
+        ("a\nb\x9f\u2028", "a%0Ab%C2%9F%E2%80%A8"),
+        ("100%", "100%25"),
+        ("a%2Fb", "a%252Fb"),
+        ("backup~", "backup%7E"),
+        ("latin1-\udce4", "latin1-%ED%B3%A4"),
     ],
 )
-def test_labels_are_fit_for_any_shell(text: str, expected: str) -> None:
-    """A source with an odd name could not be cached, or its item could not be named on a command line."""
-    assert layout.slug(text) == expected
-    assert layout.is_key(layout.item_key((text,), text))
+def test_a_label_says_what_the_name_is(name: str, label: str) -> None:
+    """`rm` of one name would remove the item of another that looks alike on disk."""
+    key = layout.item_key((name.encode(errors="replace").decode(),), name)
+    assert key[33:] == label
+    assert layout.is_key(key)
+    assert layout.key_name(key) == layout.key_label(key) == name
+    assert layout.is_named(key, name)
+    assert not layout.is_named(key, label) or label == name
+
+
+LONG = "東京都" * 30 + "north" + "大阪府" * 30 + ".csv"
+OTHER_LONG = "東京都" * 30 + "south" + "大阪府" * 30 + ".csv"
+
+
+@pytest.mark.parametrize(
+    "name", [LONG, OTHER_LONG, "x" * 300, "👩‍🔬" * 50, "%" * 200, "~" * 190 + "é" * 20, "a" * 199 + "é"]
+)
+def test_a_long_name_keeps_its_front_and_its_end(name: str) -> None:
+    """A name longer than file systems allow could not be cached, or would be taken for another with the same end."""
+    key = layout.item_key((name,), name)
+    label = key[33:]
+    assert 150 < len(label.encode()) <= layout.NAME_LIMIT
+    assert layout.is_key(key)
+    assert PinName.parse(str(PinName(key, 0))) == PinName(key, 0)
+    front, _, end = (layout.key_label(f"{key[:33]}{part}") for part in label.split("~"))
+    assert len(front) > 10 < len(end)
+    assert (name.startswith(front), name.endswith(end)) == (True, True)
+    assert layout.key_name(key) is None
+    assert layout.is_named(key, name)
+    assert not layout.is_named(key, layout.key_label(key))
+
+
+def test_a_long_name_is_not_one_with_the_same_front_and_end() -> None:
+    """`rm` of a long name would remove the item of another."""
+    key, other = layout.item_key((LONG,), LONG), layout.item_key((OTHER_LONG,), OTHER_LONG)
+    assert key[33:50] == other[33:50]
+    assert not layout.is_named(key, OTHER_LONG)
+    assert layout.shortened(LONG) != layout.shortened(OTHER_LONG)
+
+
+def test_any_text_has_a_label_of_its_own() -> None:
+    """Two names of odd characters would be one on disk."""
+    pieces = ["%", "%2", "2", "F", "%2F", "/", "~", ".", "\n", "é", "e\u0301", "\udcc3", "\ud800", "0" * 31]
+    texts = {"".join(some) for count in (1, 2, 3) for some in itertools.product(pieces, repeat=count)}
+    assert len({layout.label(text) for text in texts}) == len(texts)
+    for text in texts:
+        key = f"{'0' * 32}-{layout.label(text)}"
+        assert (layout.is_key(key), layout.key_name(key)) == (True, text)
 
 
 def test_keys_tell_sources_apart_and_labels_do_not() -> None:

@@ -386,6 +386,20 @@ class HidingOnce(FileSystem):
         return super().names(path, **more)
 
 
+def test_a_persons_word_revokes_a_holder_that_one_roll_misses(
+    take: Taking, layout: Layout, clock: FakeClock, proc: FakeProc, place: Place
+) -> None:
+    """A holder that lives, and that a person has taken for gone by mistake, would never learn that it was revoked."""
+    lease = take(Owner(NAMED, None, "run 7", ""), TTL)
+    fs, id, listed = HidingOnce(layout.holders), lease.holder.id, held(place)
+    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append)) as court:
+        court.convict(id, "ada says that it is gone")
+        done = reaping.reap(fs, layout, clock, court, listed, dry_run=False, everybody=False, also=[id])
+    assert (len(done.leases), [one for one, _ in done.holders]) == (1, [id])
+    with pytest.raises(LeaseLost):
+        lease.holder.beat()
+
+
 def test_a_holder_that_one_roll_misses_is_not_dead(
     job: Owner, take: Taking, reap: Reaping, place: Place, layout: Layout
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.cache import Cache
@@ -54,6 +54,17 @@ def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate
             Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
         ],
     )
+
+
+def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> None:
+    """Say which patterns match nothing; `given` are those of the command line."""
+    for pattern in plan.unmatched:
+        if pattern in given:
+            now.out.warning(f"--exclude {pattern!r} protects nothing: no item has a name that matches it")
+        else:
+            now.out.note(f"{pattern!r} in [clean] exclude protects nothing: no item has a name that matches it")
+    for pattern in plan.unmatched_directories:
+        now.out.note(f"{pattern!r} in [dtool] directories has no effect: no directory of the cache matches it")
 
 
 def print_plan(now: Invocation, plan: Plan) -> int:
@@ -225,9 +236,12 @@ def _still_there(copies: int, size: int) -> Iterable[str]:
 # -- notice ----------------------------------------------------------------------------------------------------------
 
 
-def print_notice(now: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None) -> int:
+def print_notice(
+    now: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None, exclude: Collection[str] = ()
+) -> int:
     """What would go if nobody used anything until then; whoever wants to keep something uses it, or pins it."""
     plan, _ = cache.plan(rules, ahead=notice)
+    report_unmatched(now, plan, exclude)
     users = _fetched_by(cache, plan.remove)
     rows = [{**_candidate_fields(one), "copy": one.generation, "user": users[one.place]} for one in plan.remove]
     moment = time.time()

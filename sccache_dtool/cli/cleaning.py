@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.cli.cleaned import print_cleaned, print_notice, print_plan, print_trash
+from sccache_dtool.cli.cleaned import print_cleaned, print_notice, print_plan, print_trash, report_unmatched
 from sccache_dtool.cli.files import STANDARD_OUTPUT, write_file
 from sccache_dtool.cli.keeping import print_reaped
 from sccache_dtool.cli.options import (
@@ -136,9 +136,10 @@ def clean_command(
         grace=rules.grace if grace is None else grace,
     )
     if notice is not None:
-        return print_notice(now, cache, rules, notice, by)
+        return print_notice(now, cache, rules, notice, by, exclude)
     if dry_run:
         plan, reaped = cache.plan(rules, keep_for=trash)
+        report_unmatched(now, plan, exclude)
         if into is not None:
             _write_plan(now, cache, plan, into)
         if into == STANDARD_OUTPUT:  # where it is the whole result, for a program to read
@@ -148,6 +149,7 @@ def clean_command(
     if rules.everything and not yes:
         now.confirm(f"Remove everything from {cache.root} that is not in use?")
     done = cache.clean(rules, keep_for=trash, most_seconds=max_runtime, why=_words_of(rules))
+    report_unmatched(now, done.plan, exclude)
     return print_cleaned(now, done)
 
 
@@ -222,7 +224,7 @@ def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
     write_file(now.out, into, lines)
     if into != STANDARD_OUTPUT:
-        now.out.note(f"the plan is in {into}; carry it out with: sc-dtool clean --plan {into}")
+        now.out.note(f"the plan is in {into}; carry it out with: {now.command('clean', '--plan', into)}")
 
 
 def _read_plan(path: str) -> Planned:

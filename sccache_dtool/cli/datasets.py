@@ -26,6 +26,7 @@ class Told(NamedTuple):
     name: str  # the dataset's
     relpath: str
     saved: float | None  # seconds; None if it is not known any more what a fetch takes
+    is_view: bool = False  # whether it is but a directory of links that shows a dataset's items
 
 
 def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
@@ -34,7 +35,10 @@ def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
     Time is saved by every use but those that fetched: one for each copy that is there. How long a fetch took is noted
     with the copy, so after an eviction it is not known until the item is fetched again; its uses count on.
     """
+    noted = list(noted)
     match = _LABEL.fullmatch(item.label)
+    if any(isinstance(facts.get("source"), list) and not _is_of_dataset(facts) for facts in noted):
+        match = None  # somebody has given it such a name
     dataset, name, relpath = match[1] if match else "", "", ""
     seconds: list[float] = []
     for facts in noted:
@@ -51,7 +55,11 @@ def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
             name = str(of.get("name") or name)
         relpath = str(facts.get("relpath") or relpath)
     saved = max(0, item.uses - len(item.copies)) * sum(seconds) / len(seconds) if seconds else None
-    return Told(item, dataset, name, relpath, saved)
+    return Told(item, dataset, name, relpath, saved, match is not None and match[2] == "dataset")
+
+
+def _is_of_dataset(facts: Mapping[str, Any]) -> bool:
+    return str(next(iter(facts["source"]), "")).startswith(DTOOL)
 
 
 def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any]]:
@@ -84,8 +92,8 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
         row = of(one.dataset)
         row["name"] = row["name"] or one.name
         row["bytes"] += one.item.bytes
-        row["items"] += bool(one.item.copies) and not is_view(one.item)
-        if not is_view(one.item):
+        row["items"] += bool(one.item.copies) and not one.is_view
+        if not one.is_view:
             row["leases"] += one.item.leases
             row["uses"] += one.item.uses
             if one.saved is not None:
@@ -100,9 +108,3 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
     for row in sums.values():
         row["last_use"] = output.moment(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))
-
-
-def is_view(item: Item) -> bool:
-    """Whether an item is but a directory of links that shows a dataset's items."""
-    match = _LABEL.fullmatch(item.label)
-    return match is not None and match[2] == "dataset"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,6 +20,7 @@ from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
 from sccache_dtool.liveness import State
 from sccache_dtool.marks import Mark
+from sccache_dtool.patterns import matches, note_matching
 from sccache_dtool.sums import add_up, total
 from sccache_dtool.units import short_duration
 
@@ -91,7 +91,8 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     """List the items with their keys, sizes and states."""
     cache = now.cache()
     moment = time.time()
-    found: Iterable[Item] = (item for part in cache.survey(functools.partial(_passing, filters)) for item in part)
+    matched: set[str] = set()
+    found: Iterable[Item] = _filtered(cache, filters, matched)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
     columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12]), SIZE]
@@ -99,21 +100,37 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
     now.out.table("item", (_listed(cache, item) if long else _row(item) for item in found), columns)
+    for pattern in dict.fromkeys(filters):
+        if pattern not in _STATES and pattern not in matched:
+            now.out.note(f"no item has a name that matches {pattern!r}")
 
 
 def _row(item: Item) -> dict[str, Any]:
     return {**item_fields(item), "_idle_since": item.idle_since}
 
 
-def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> list[Item]:
-    return [item for item in items if _passes(item, filters)]
+#: What a filter may be that is not a pattern.
+_STATES = frozenset({"idle", "in-use", "evicted"})
 
 
-def _passes(item: Item, filters: tuple[str, ...]) -> bool:
-    states = {"idle", "in-use", "evicted"}
-    if not item.copies and "evicted" not in filters:
-        return False
-    return all(_state(item) == word if word in states else fnmatch(item.label, word) for word in filters)
+def _filtered(cache: Cache, filters: tuple[str, ...], matched: set[str]) -> Iterator[Item]:
+    """The items that pass all filters; patterns that a name matches are added to `matched`."""
+    for found, also_matched in cache.survey(functools.partial(_passing, filters)):
+        matched |= also_matched
+        yield from found
+
+
+def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> tuple[list[Item], set[str]]:
+    passing, matched = [], set[str]()
+    patterns = [word for word in filters if word not in _STATES]
+    states = [word for word in filters if word in _STATES]
+    for item in items:
+        if not item.copies and "evicted" not in filters:
+            continue
+        note_matching(patterns, item.label, matched)
+        if all(_state(item) == word for word in states) and all(matches(one, item.label) for one in patterns):
+            passing.append(item)
+    return passing, matched
 
 
 def _listed(cache: Cache, item: Item) -> dict[str, Any]:
@@ -231,7 +248,8 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)
         if one.verdict.state is State.UNKNOWN and one.held.lease is not None:
-            now.out.note(f"    whoever knows that it has ended can say so: sc-dtool reap --holder {fields['holder']}")
+            command = now.command("reap", "--holder", one.holder_id)
+            now.out.note(f"    whoever knows that it has ended can say so: {command}")
 
 
 @click.command("log")

@@ -104,6 +104,13 @@ class Invocation:
             **{"progress": self.out.progress(), **more},
         )
 
+    def command(self, *words: str) -> str:
+        """A command on the same cache, for a person to copy into a shell."""
+        import shlex
+
+        where = () if self.cache_dir is None else ("-C", self.cache_dir)
+        return shlex.join(("sc-dtool", *where, *words))
+
     def confirm(self, question: str) -> None:
         """Go on only if a person agrees. Raises UsageError where there is nobody to ask."""
         if self.no_input or not sys.stdin.isatty():

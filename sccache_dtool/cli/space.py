@@ -12,7 +12,7 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.datasets import Told, by_dataset, is_view, tell
+from sccache_dtool.cli.datasets import Told, by_dataset, tell
 from sccache_dtool.cli.looking import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
@@ -218,7 +218,7 @@ def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
             "_idle_since": one.item.idle_since,
         }
         for one in told
-        if not is_view(one.item)
+        if not one.is_view
     ]
     rows.sort(key=lambda row: (-row["uses"], str(row["name"])))
     columns = [
@@ -236,11 +236,11 @@ def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
 def _print_totals(
     now: Invocation, cache: Cache, told: Sequence[Told], left: Sequence[Pile], moment: float, unused: float
 ) -> None:
-    present = [one.item for one in told if one.item.copies and not is_view(one.item)]
+    present = [one.item for one in told if one.item.copies and not one.is_view]
     idle = [item for item in present if not item.leases]
     old = [item for item in idle if moment - item.idle_since >= unused]
     old_files, old_bytes = (sum(pile.old[i] for pile in left) for i in (0, 1))
-    used = [one for one in told if not is_view(one.item)]
+    used = [one for one in told if not one.is_view]
     loose_bytes = sum(one.bytes for one in left)
     loose_files = sum(one.files for one in left)
     fields: dict[str, Any] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -12,9 +13,10 @@ import click
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, naming_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer
+from sccache_dtool.finding import NotFound
 
 #: Seconds after which what has ended is shown with --all only.
 _SHOWN_FOR = 60.0
@@ -39,9 +41,9 @@ def transfers_command(now: Invocation, everything: bool) -> None:
     cache = now.cache()
     moment = time.time()
     found = cache.transfers()
-    waiting: dict[str, int] = {}
-    for one in found:
-        waiting[one.key] = waiting.get(one.key, 0) + (one.state == State.WAITING)
+    waiting = Counter(one.key[:32] for one in found if one.state == State.WAITING)
+    keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
+    found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
     shown = [one for one in found if everything or one.ended is None or moment - one.ended < _SHOWN_FOR]
     now.out.table(
         "transfer",
@@ -60,7 +62,7 @@ def transfers_command(now: Invocation, everything: bool) -> None:
         now.out.note("nothing is being fetched" if everything else "nothing is being fetched; --all shows what was")
 
 
-def _fields(one: Transfer, waiting: dict[str, int], moment: float) -> dict[str, Any]:
+def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[str, Any]:
     rate = one.rate(moment)
     return {
         "item": one.key,
@@ -74,7 +76,7 @@ def _fields(one: Transfer, waiting: dict[str, int], moment: float) -> dict[str, 
         "by": one.by,
         "error": one.error,
         "attempts": one.attempts,
-        "waiting": 0 if one.state == State.WAITING else waiting.get(one.key, 0),
+        "waiting": 0 if one.state == State.WAITING else waiting.get(one.key[:32], 0),
         "began": output.moment(one.began),
         "ended": output.moment(one.ended),
         "source": list(one.source),
@@ -154,18 +156,19 @@ def locate_command(
 ) -> None:
     """Print the path of an item that is in the cache, without taking a lease: only `use` keeps it there.
 
-    The same words as for `use`. Exits with 1 if it is in none of the caches.
+    The same words as for `use`, or a name or key. Exits with 1 if it is in none of the caches.
     """
     caches = [now.cache(one) for one in (directories or "").split(os.pathsep) if one] or [now.cache()]
-    key = caches[0].key_for(words, name)
+    if not words and name is None:
+        raise UsageError("nothing to locate", hint="give the words that `use` was given")
     for cache in caches:
-        if not cache.has(key):
+        try:
+            key, generation = cache.find_used(words, name)
+        except (NotFound, NoCache):
             continue
         for copy in cache.item(key).copies:
-            path = None if copy.closed else cache.path(copy)
+            path = None if copy.closed or generation not in (None, str(copy.generation)) else cache.path(copy)
             if path is not None:
                 now.out.path("locate", {"path": str(path), "item": key}, str(path))
                 return
-    if not words and name is None:
-        raise UsageError("nothing to locate", hint="give the words that `use` was given")
     raise CacheError(f"{name or plain(' '.join(words))} is not in {' or '.join(str(cache.root) for cache in caches)}")

@@ -19,9 +19,10 @@ from sccache_dtool.cli.options import (
     naming_options,
     pass_invocation,
 )
-from sccache_dtool.errors import Exit, LeaseLost, UsageError
+from sccache_dtool.errors import Exit, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.wanted import DTOOL
+from sccache_dtool.finding import Named, NotFound
 from sccache_dtool.holders import Owner
 from sccache_dtool.leases import Lease
 
@@ -100,41 +101,61 @@ def unuse_command(
 ) -> None:
     """Give back a use: the same words as for `use`, or the path that it printed.
 
-    Once too often is no error: it says so, and exits 0.
+    A path means the lease on that very copy. A name or a key will do as well. Once too often is no error: it says so,
+    and exits 0.
     """
     caches = [now.cache(directory) for directory in _split(directories)]
     owners = caches[0].owners(holder)
-    home = next((cache for cache in caches if words and cache.key_within(words[0])), caches[0])
-    key, give_back, evict = _ways_back(home, words, name)
+    meant = _meant(caches, words, name)
     released, evicted = 0, False
-    for cache in caches:
-        if len(caches) > 1 and not cache.has(key):
-            continue
-        released += give_back(cache, owners, key, everything=everything)
+    for cache, (key, generation) in meant:
+        give_back, evict = _ways_back(cache, words, key)
+        released += give_back(cache, owners, key, everything=everything, generation=generation)
         if evict_if_last and cache.item(key).copies:
             evicted = evict(cache, key)
         if released and not everything:
             break
     if not released:
-        there = (cache for cache in caches if cache.has(key)) if holder == "auto" else iter(())
-        above = next((found for cache in there if (found := cache.holder_above(key))), None)
+        there = meant if holder == "auto" else []
+        above = next((found for cache, (key, _) in there if (found := cache.holder_above(key))), None)
         hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
-    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+    item = meant[0][1].key if meant else None
+    now.out.result("unuse", {"item": item, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+
+
+def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
+    """What the words mean in each of the caches, as far as they are caches. A path is in one of them alone.
+
+    Raises UsageError if they mean nothing in any.
+    """
+    if len(caches) == 1:
+        return [(caches[0], caches[0].find_used(words, name))]
+    home = next((cache for cache in caches if words and name is None and cache.key_within(words[0])), None)
+    found: list[tuple[Cache, Named]] = []
+    unknown: list[NotFound] = []
+    for cache in caches if home is None else [home]:
+        try:
+            found.append((cache, cache.find_used(words, name)))
+        except NotFound as error:
+            unknown.append(error)
+        except NoCache:
+            continue
+    if unknown and not found:
+        raise unknown[0]
+    return found
 
 
 def _ways_back(
-    cache: Cache, words: tuple[str, ...], name: str | None
-) -> tuple[str, Callable[..., int], Callable[[Cache, str], bool]]:
-    """What is to be given back, how that is done, and how it is evicted."""
-    within = cache.key_within(words[0]) if words else None
-    if words and (words[0].startswith(DTOOL) or (within or "").endswith(".dataset")):
+    cache: Cache, words: tuple[str, ...], key: str
+) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
+    """How an item is given back, and how it is evicted."""
+    if key.endswith(".dataset"):
         from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
 
-        view = staging.view_of(cache, words, name)
-        if view is not None:
-            return view, staging.release, staging.evict
-    return cache.key_for(words, name), Cache.release, Cache.evict_if_idle
+        if staging.is_view(cache, words, key):
+            return staging.release, staging.evict
+    return Cache.release, Cache.evict_if_idle
 
 
 class _WithCommand(click.Command):

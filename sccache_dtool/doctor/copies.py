@@ -13,7 +13,7 @@ from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Copy
-from sccache_dtool.layout import ITEM_FILE, PAYLOAD, Layout
+from sccache_dtool.layout import ITEM_FILE, PAYLOAD, Layout, is_named, key_name
 from sccache_dtool.leases import Held
 from sccache_dtool.records import Damaged, printable
 from sccache_dtool.trees import Usage
@@ -92,6 +92,10 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
     if facts.get("key") != copy.key:
         what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
         return {}, [Finding(path, what, None, BY_HAND)]
+    name = facts.get("name")
+    if key_name(copy.key) is None and not (isinstance(name, str) and is_named(copy.key, name)):
+        what = "does not have the item's name, which is too long for its directory"
+        return {}, [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
     source = facts.get("source")
     if source is not None and not (isinstance(source, list) and all(isinstance(word, str) for word in source)):
         return {}, [Finding(path, "does not say in words where the item is from", None, BY_HAND)]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool import layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import broker, datasets
+from sccache_dtool.fetch.datasets import VIEW, view_key
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.stack import Chain, Stack
@@ -35,8 +36,7 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
-#: How the keys of views end, and what their payloads are called.
-_LABEL = ".dataset"
+#: What the payloads of views are called.
 _NAME = "items"
 
 
@@ -59,22 +59,14 @@ def key_of(words: Sequence[str]) -> str:
     return view_key(datasets.parse(words).uuid)
 
 
-def view_of(cache: Cache, words: Sequence[str], name: str | None) -> str | None:
-    """The key of the view that the words, or a path in it, mean; None if they mean something else."""
-    if name is not None or len(words) != 1:
-        return None
+def is_view(cache: Cache, words: Sequence[str], key: str) -> bool:
+    """Whether the item that the words of a command mean is a view."""
     if is_dataset(words):
-        return key_of(words)
-    key = cache.key_within(words[0])
-    if key is None or layout.key_label(key) != f"{layout.key_label(key)[:8]}{_LABEL}":
-        return None
+        return True
+    if not layout.key_label(key).endswith(VIEW):
+        return False
     sources = [str((cache.facts(copy).get("source") or [""])[0]) for copy in cache.item(key).copies]
-    return key if any(view_key(source.removeprefix(DTOOL)) == key for source in sources) else None
-
-
-def view_key(uuid: str) -> str:
-    """The key of a dataset's views."""
-    return layout.item_key((f"{DTOOL}{uuid}",), f"{uuid[:8]}{_LABEL}")
+    return any(view_key(source.removeprefix(DTOOL)) == key for source in sources)
 
 
 # -- use ---------------------------------------------------------------------------------------------------------------
@@ -136,7 +128,9 @@ def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
         path = cache.path(copy)
         found = None if path is None else _links(str(path), copy.generation.entries)
         if found is not None:
-            return {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
+            shown = {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
+            if all(map(broker.is_identifier, shown.values())):  # otherwise somebody else has made it
+                return shown
     manifest = broker.manifest_of(datasets.open_dataset(uri))
     relpaths = {str(properties["relpath"]): identifier for identifier, properties in manifest["items"].items()}
     for relpath in relpaths:
@@ -252,11 +246,15 @@ def _links(path: str, entries: int | None = None) -> list[_Shown] | None:
 # -- unuse -------------------------------------------------------------------------------------------------------------
 
 
-def release(cache: Cache, owners: Sequence[Owner], key: str, *, everything: bool = False) -> int:
-    """Give back one use of a dataset by the key of its views, or all; returns how many."""
+def release(
+    cache: Cache, owners: Sequence[Owner], key: str, *, everything: bool = False, generation: str | None = None
+) -> int:
+    """Give back one use of a dataset by the key of its views, or all; returns how many. `generation`: of this view."""
     prefixes = tuple(owner.prefix for owner in owners)
     count = 0
     for copy in cache.item(key).copies:
+        if generation not in (None, str(copy.generation)):
+            continue
         for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
             cache.release_copies(owners, [(one.key, one.generation) for one in _links(str(cache.path(copy))) or ()])
             count += cache.release(owners, key, generation=str(copy.generation))

@@ -191,17 +191,19 @@ class Cleaner(Post):
         pinned = pins.pinned(self._fs, self._layout, now, self._warn)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
-        whole = Sifted(eligible, [], 0, 0, [], [])
+        whole = Sifted(eligible, [], 0, 0, [], [], set())
         for part in items.survey(self._fs, self._layout, self._warn, crew, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
             whole.to_fold.extend(part.to_fold)
+            whole.matched.update(part.matched)
             whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
         return _Census(whole, pinned)
 
     def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
-        return conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
+        plan = conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
+        return plan._replace(unmatched_directories=left.unmatched)
 
     def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Sifted:
         """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
@@ -231,7 +233,7 @@ class Cleaner(Post):
         room = self._room(rules.limits)
         if removes_any(settled, rules, room):
             return None
-        plan = conclude(settled, rules, room)
+        plan = conclude(settled, rules, room)._replace(unmatched_directories=left.unmatched)
         in_the_way = () if plan.missed_after(()) == (0, 0) else held
         return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 

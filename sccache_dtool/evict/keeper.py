@@ -41,13 +41,11 @@ class Keeper(Cleaner):
     def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
         found = self._unsettled()
+        leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
         with self.court(dry_run=dry_run) as court:
-            try:
-                court.convict(holder, f"{holders.user_name()} says that it is gone")
-            except LookupError:
-                raise UsageError(
-                    f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item"
-                ) from None
+            if not leased and holder not in court.roll.present:
+                raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
+            court.convict(holder, f"{holders.user_name()} says that it is gone")
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
             return self._reap(court, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
@@ -103,23 +101,18 @@ class Keeper(Cleaner):
         """Keys of items in the trash, and where they are there."""
         return trash.restorable(self._fs, self._layout, self._warn)
 
-    def restore(self, word: str) -> str:
-        """Bring back from the trash the item that `word` means; returns its key. Raises UsageError or InUse."""
-        found = [(key, name) for key, name in self.restorable() if _means(word, key)]
+    def restore(self, key: str) -> None:
+        """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse."""
+        found = [name for trashed, name in self.restorable() if trashed == key]
         if not found:
-            raise UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
-        if len({key for key, _ in found}) > 1:
-            raise UsageError(
-                f"{word!r} could be any of several items in the trash", details=sorted({key for key, _ in found})
-            )
-        key, name = max(found, key=lambda pair: pair[1].generation.created)
+            raise not_in_trash(key)
+        name = max(found, key=lambda one: one.generation.created)
         if items.generations(self._fs, self._layout, key):
             raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
         with self._at_work() as holder:
             if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
-                raise UsageError(f"{word!r} has just been deleted from the trash")
+                raise UsageError(f"{key_label(key)} has just been deleted from the trash")
             self._note_restored(key, holder)
-        return key
 
     def _note_restored(self, key: str, holder: Holder) -> None:
         tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
@@ -146,9 +139,9 @@ class Keeper(Cleaner):
         yield from self._of_dtool(self.loose(), court.roll.now)
 
 
-def _means(word: str, key: str) -> bool:
-    """Whether a word that a person has typed may mean an item: its key, the beginning of its key, or its label."""
-    return word in (key, key_label(key)) or (len(word) >= 4 and key.startswith(word))
+def not_in_trash(word: str) -> UsageError:
+    """The error that says that `restore` cannot find what a word means."""
+    return UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
 
 
 def _only_of(holder: str, copy: Copy) -> Copy:

@@ -16,7 +16,6 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Generic, NamedTuple, TypeVar
 
 from sccache_dtool.broker_names import LooseName, are_loose, is_uuid
@@ -25,6 +24,7 @@ from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict.leftover import OLD
 from sccache_dtool.fsops import Entry, FileSystem
 from sccache_dtool.layout import Layout
+from sccache_dtool.patterns import matches, note_matching
 
 Warn = Callable[[str], None]
 
@@ -88,6 +88,7 @@ class Found(NamedTuple):
 
     files: tuple[Loose, ...] = ()
     deserted: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()  # patterns of directories that no directory matches
 
 
 Statuses = Iterable[tuple[str, os.stat_result]]
@@ -104,11 +105,14 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, nam
     """
     files: list[Loose] = []
     deserted: list[str] = []
+    matched: set[str] = set()
     for visit in _visits(fs, layout, now, warn, crew, named, _files):
+        note_matching(named, visit.directory, matched)
         files.extend(visit.found or ())
         if visit.deserted:
             deserted.append(visit.directory)
-    return Found(tuple(sorted(files)), tuple(sorted(deserted)))
+    unmatched = tuple(pattern for pattern in named if pattern not in matched)
+    return Found(tuple(sorted(files)), tuple(sorted(deserted)), unmatched)
 
 
 def piles(
@@ -233,7 +237,7 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
             status = fs.fstat(way.directory)
             if status.st_dev != where.device:
                 return _Visit(directory)
-            if directory and (_is_uuid_of(directory) or any(fnmatchcase(directory, each) for each in where.named)):
+            if directory and (_is_uuid_of(directory) or any(matches(each, directory) for each in where.named)):
                 names = fs.names(path, via=way)
                 if names and are_loose(names):
                     return _Visit(directory, fold(directory, fs.statuses(path, names, via=way)))

@@ -13,7 +13,7 @@ from sccache_dtool.clock import iso
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import UsageError
 from sccache_dtool.evict.loose import Loose
-from sccache_dtool.evict.policies import Candidate, Kept, Plan, in_use, is_excluded
+from sccache_dtool.evict.policies import EXCLUDED, UNREADABLE, Candidate, Kept, Plan, in_use, is_excluded
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.items import Item
 from sccache_dtool.layout import Generation, Layout, is_key
@@ -191,8 +191,8 @@ def weigh(
     weighed = Weighed([], [], [])
     copies: list[Candidate] = []
     for one in planned:
-        if is_excluded(one.label, exclude):
-            weighed.keep.append(Kept(one, "excluded"))
+        if one.loose is not None and is_excluded(one.label, exclude):
+            weighed.keep.append(Kept(one, EXCLUDED))
         elif one.loose is not None:
             found = loose.get(one.place)
             standing = _standing_of_loose(one.loose, found)
@@ -202,7 +202,7 @@ def weigh(
         else:
             copies.append(one)
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
-    look = functools.partial(_look_at_each, fs, layout)
+    look = functools.partial(_look_at_each, fs, layout, tuple(exclude))
     for piece, standings in zip(pieces, crew.each(look, pieces), strict=True):
         for one, standing in zip(piece, standings, strict=True):
             _put(weighed, one, standing)
@@ -230,15 +230,19 @@ def _standing_of_loose(planned: Loose, found: Loose | None) -> _Standing:
     return _Standing()
 
 
-def _look_at_each(fs: FileSystem, layout: Layout, planned: Sequence[Candidate]) -> list[_Standing]:
-    return [_look_at(fs, layout, candidate) for candidate in planned]
+def _look_at_each(
+    fs: FileSystem, layout: Layout, exclude: Collection[str], planned: Sequence[Candidate]
+) -> list[_Standing]:
+    return [_look_at(fs, layout, exclude, candidate) for candidate in planned]
 
 
-def _look_at(fs: FileSystem, layout: Layout, candidate: Candidate) -> _Standing:
+def _look_at(fs: FileSystem, layout: Layout, exclude: Collection[str], candidate: Candidate) -> _Standing:
     item = items.look(fs, layout, candidate.key, _silently)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:
         return _GONE
+    if is_excluded(item.name, exclude):
+        return _Standing(reason=EXCLUDED if item.name is not None else UNREADABLE)
     if copy.held:
         return _Standing(reason=in_use(copy), held=True)
     if item.uses != candidate.uses:  # each use counts; when the last one ended is not known where its holder was reaped

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from sccache_dtool.evict.loose import YOUNG, Loose
@@ -12,6 +11,7 @@ from sccache_dtool.history import FOLD_AT
 from sccache_dtool.items import Copy, Item
 from sccache_dtool.layout import Generation, key_label
 from sccache_dtool.marks import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
+from sccache_dtool.patterns import matches, note_matching
 from sccache_dtool.units import short_duration
 
 
@@ -165,13 +165,16 @@ class Sifted(NamedTuple):
     entries: int
     unsettled: list[Item]  # items with leases or closed copies: not among the rest, as a reaping may change them
     to_fold: list[str]  # keys of items with long histories
+    matched: set[str]  # patterns of `Rules.exclude` that the name of something matches, whatever becomes of it
 
 
 def sift(rules: Rules, now: float, pinned: Collection[str], items: Iterator[Item]) -> Sifted:
     """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
-    sifted = Sifted([], [], 0, 0, [], [])
+    sifted = Sifted([], [], 0, 0, [], [], set())
     size = entries = 0
     for item in items:
+        if rules.exclude and item.copies and item.name is not None:
+            note_matching(rules.exclude, item.name, sifted.matched)
         if item.unfolded >= FOLD_AT:
             sifted.to_fold.append(item.key)
         if any(copy.held or copy.closed for copy in item.copies):
@@ -204,6 +207,7 @@ def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, 
             continue  # it is tidied away, whatever the rules are
         size += one.bytes
         entries += 1
+        note_matching(rules.exclude, one.path, sifted.matched)
         ranked = _loose_candidate(one, one.newest - ahead, rules.order, now)
         reason = _reason_to_keep_loose(one, rules, now + ahead)
         if reason:
@@ -230,8 +234,8 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Co
         return in_use(copy)
     if item.key in pinned:
         return "pinned"
-    if is_excluded(item.label, rules.exclude):
-        return "excluded"
+    if is_excluded(item.name, rules.exclude):
+        return EXCLUDED if item.name is not None else UNREADABLE
     if rules.grace and now - copy.generation.created < rules.grace:
         return f"fetched within {short_duration(rules.grace)}"
     if rules.older_than is not None and now - item.idle_since < rules.older_than:
@@ -253,7 +257,7 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     if one.partial:
         return "dtool may be downloading it"
     if is_excluded(one.path, rules.exclude):
-        return "excluded"
+        return EXCLUDED
     age = max(rules.grace, YOUNG if rules.older_than is None else rules.older_than)
     if now - one.newest < age:
         return f"left by dtool and touched within {short_duration(age)}"
@@ -262,9 +266,17 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     return None
 
 
-def is_excluded(label: str, patterns: Iterable[str]) -> bool:
-    """Whether what people call a thing fits any of the patterns. Keys do not count: 'b*' would fit one in 16."""
-    return any(fnmatchcase(label, pattern) for pattern in patterns)
+#: Why something stays whose name matches a pattern, or might.
+EXCLUDED = "excluded"
+UNREADABLE = "its name cannot be read, and may be excluded"
+
+
+def is_excluded(name: str | None, patterns: Iterable[str]) -> bool:
+    """Whether a name matches any of the patterns; one that nobody can read (None) may.
+
+    Keys do not count: 'b*' would match one in 16.
+    """
+    return any(name is None or matches(pattern, name) for pattern in patterns)
 
 
 # -- how much goes ---------------------------------------------------------------------------------------------------
@@ -281,6 +293,8 @@ class Plan(NamedTuple):
     within: bool = False  # limits were asked for, and nothing is over them
     spare: Spare = Spare()  # of the file system, before anything is removed
     trashed: Trashed = Trashed()  # what is in the trash when it is carried out
+    unmatched: tuple[str, ...] = ()  # patterns of names that stay which no name matches
+    unmatched_directories: tuple[str, ...] = ()  # patterns of `[dtool] directories` that no directory matches
 
     @property
     def freed(self) -> int:
@@ -330,7 +344,8 @@ def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
 def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
     """The plan for sifted copies; `room` is that of the file system without the trash, if limits depend on it."""
     plan = _conclude(sifted, rules, room)
-    return plan._replace(spare=spare(rules.limits, room))
+    unmatched = tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched)
+    return plan._replace(spare=spare(rules.limits, room), unmatched=unmatched)
 
 
 def _conclude(sifted: Sifted, rules: Rules, room: Room | None) -> Plan:

@@ -64,7 +64,7 @@ class Post:
         return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     def _reap(
-        self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Iterable[str] = ()
+        self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Collection[str] = ()
     ) -> Reaped:
         held = [one for item in found for one in item.held]
         reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody, also=also)

@@ -233,6 +233,13 @@ def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
             yield key, name
 
 
+def facts(fs: FileSystem, layout: Layout, name: TrashName) -> dict[str, Any]:
+    """What was noted when a trashed copy was fetched; empty if that cannot be read."""
+    with contextlib.suppress(OSError, records.Damaged):
+        return records.decode_document(fs.read_text(f"{layout.trash}/{name}/{ITEM_FILE}"))
+    return {}
+
+
 def _key_in(document: Mapping[str, Any], payload: Sequence[str]) -> str:
     """The key of a trashed copy of which this is the description. Raises records.Damaged."""
     key = document.get("key")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sccache_dtool import config, holders
+from sccache_dtool import config, finding, holders
 from sccache_dtool.errors import InUse, UsageError
 from sccache_dtool.face.looking import Looking
 from sccache_dtool.face.opened import silently
@@ -130,7 +130,22 @@ class Keeping(Looking):
 
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
-        return self._keeper().restore(word)
+        from sccache_dtool.evict import trash
+        from sccache_dtool.evict.keeper import not_in_trash
+
+        keeper = self._keeper()
+        there = dict(keeper.restorable())
+        within = self._layout.key_of(word)
+        found = finding.meant(word, there, self._layout.root) if within is None else [within]
+        if not found:
+            raise not_in_trash(word)
+
+        def source(key: str) -> str:
+            return finding.source_of(trash.facts(self._fs, self._layout, there[key]))
+
+        key = finding.the_only(word, found, source)
+        keeper.restore(key)
+        return key
 
     def empty_trash(self) -> tuple[Trashed, Purged]:
         """Delete also what is kept for `restore`: what was in the trash, and what was deleted.

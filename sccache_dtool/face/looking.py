@@ -83,9 +83,9 @@ class Looking(Opened):
         return Path(directory, payload) if payload else None
 
     def find(self, word: str) -> str:
-        """The key of the item that `word` means: a key or its beginning, a label, a path in the cache, or a source.
+        """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.
 
-        Raises UsageError if none does, or several do.
+        Raises UsageError if it means none, or could mean several.
         """
         self.check()
         return finding.find(self._fs, self._layout, word, self._warn)

@@ -24,7 +24,7 @@ from sccache_dtool.broker_names import LooseName
 from sccache_dtool.errors import FULL, FetchFailed
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Stack, parse_stack
+from sccache_dtool.fetch.stack import Chain, Stack, parse_stack
 from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
@@ -131,10 +131,10 @@ def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
 def _payload_name(relpath: str, steps: Sequence[str]) -> str:
     """The last part of an item's path, so that programs find the extension they go by."""
     name = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", relpath.rstrip("/").rpartition("/")[2])
-    name = name.encode(errors="replace")[-LABEL_LIMIT:].decode(errors="ignore")
+    name = name.encode(errors="replace").decode()
     if name in ("", ".", ".."):
         return "data"
-    return parse_stack([f"file:/{name}", *steps]).label if steps else name
+    return parse_stack([f"file:/{name}", *steps]).label if steps else layout.shortened(name)
 
 
 def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str] | None:

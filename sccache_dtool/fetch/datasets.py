@@ -18,9 +18,13 @@ from sccache_dtool.fetch.broker import DataSet, is_identifier, wanted
 from sccache_dtool.fetch.reasons import CONTROL, plain, why
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.layout import item_key
 
 #: Kinds of storage whose URIs end in the dataset's UUID, or in no UUID at all. A directory may have any name.
 _NAMED_BY_UUID = frozenset({"s3", "ecs", "azure", "irods", "http", "https"})
+
+#: How the names of such directories end.
+VIEW = ".dataset"
 
 _opening = threading.Lock()
 _opened = threading.local()
@@ -73,6 +77,11 @@ def wanted_from_words(words: Sequence[str], root: str) -> Wanted:
         )
     uri = reference.uri
     return wanted(reference.uuid, reference.identifier, root, lambda: open_dataset(uri), reference.steps)
+
+
+def view_key(uuid: str) -> str:
+    """The key of the directories that show a whole dataset; see `dtool/staging.py`."""
+    return item_key((f"{DTOOL}{uuid}",), f"{uuid[:8]}{VIEW}")
 
 
 def open_dataset(uri: str) -> DataSet:

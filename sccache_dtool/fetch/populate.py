@@ -210,7 +210,7 @@ class Populator:
         transfers.note_outcome(self._fs, self._layout, self._clock, outcome, facts)
 
     def _identity(self, wanted: Wanted) -> dict[str, object]:
-        return {"key": wanted.key, "label": wanted.label, "source": list(wanted.stack.canonical)}
+        return {"key": wanted.key, "label": wanted.name or wanted.label, "source": list(wanted.stack.canonical)}
 
     def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
@@ -239,7 +239,7 @@ class Populator:
         return {
             "format": 1,
             "key": wanted.key,
-            "name": wanted.name,
+            "name": wanted.called,
             "source": list(wanted.stack.canonical),
             "payload": fetched.name,
             "bytes": fetched.bytes,

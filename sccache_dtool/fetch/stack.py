@@ -25,9 +25,7 @@ from sccache_dtool.fetch.words import (
     parse_sources,
     parse_step,
 )
-
-#: A payload's name has at most so many bytes: file systems allow 255, and backup programs add to names.
-LABEL_LIMIT = 100
+from sccache_dtool.layout import shortened
 
 
 class Chain(NamedTuple):
@@ -50,10 +48,12 @@ class Stack(NamedTuple):
     canonical: tuple[str, ...] = ()
     #: What is fetched first: an absolute path, or a URL with its credentials.
     location: Location = Location()
-    #: A file name for the payload: the same for the same canonical stack, on every host.
+    #: A file name for the payload: the same for the same canonical stack, on every host. Of a long name, a part.
     label: str = "data"
     #: What is fetched and done, one after the other. Of several, each becomes an entry of a directory.
     chains: tuple[Chain, ...] = ()
+    #: The name of the item: the last part of the first source, without what the steps take from it.
+    name: str = "data"
 
     @property
     def source(self) -> str:
@@ -98,7 +98,8 @@ class _Block:
         made = []
         for mirrors, digests in self.sources:
             steps = (*digests, *self.steps)
-            made.append(Chain(mirrors, tuple(step.canonical for step in steps), _label(mirrors[0].name, steps)))
+            name = _name(mirrors[0].name, steps)
+            made.append(Chain(mirrors, tuple(step.canonical for step in steps), shortened(name)))
         return made
 
 
@@ -128,11 +129,11 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None) -> Stack:
             canonical.append(step.canonical)
             blocks[-1].add(step)
     chains = tuple(chain for block in blocks for chain in block.chains())
-    label = chains[0].label
+    name = _name(first[0].name, [*blocks[0].sources[0][1], *blocks[0].steps])
     if len(chains) > 1:
         _check_labels(chains)
-        label = f"{_cut(label, LABEL_LIMIT - 8)}+{len(chains) - 1}"
-    return Stack(tuple(canonical), first[0].location, label, chains)
+        name = f"{name}+{len(chains) - 1}"
+    return Stack(tuple(canonical), first[0].location, shortened(name), chains, name)
 
 
 def _join(mirrors: tuple[Source, ...]) -> str:
@@ -151,15 +152,9 @@ def _check_labels(chains: tuple[Chain, ...]) -> None:
             )
 
 
-def _label(name: str, steps: Sequence[Step]) -> str:
-    """A payload's name from the source's; fixed rules only, because all hosts must come to the same."""
+def _name(name: str, steps: Sequence[Step]) -> str:
+    """An item's name from its source's; fixed rules only, because all hosts must come to the same."""
     for step in steps:
         if step.suffix:
             name = re.sub(rf"{step.suffix}\Z", "", name, flags=re.ASCII | re.IGNORECASE) or name
-    name = _cut(name, LABEL_LIMIT)
     return "data" if name in ("", ".", "..") else name
-
-
-def _cut(name: str, limit: int) -> str:
-    """The end of a name, at most `limit` bytes: programs go by the extension."""
-    return name.encode()[-limit:].decode(errors="ignore")

@@ -41,7 +41,7 @@ class State(StrEnum):
 class Transfer(NamedTuple):
     """A fetch, or a wait for one, as seen from outside. Sizes in bytes, times in seconds since 1970."""
 
-    key: str
+    key: str  # of a wait, only its digits
     label: str
     source: tuple[str, ...]
     state: str

@@ -118,7 +118,7 @@ class Waiter:
         """Show that we wait, while we do; a failure to do so is no reason to stop waiting."""
         path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
         wanted, now = self._wanted, self._clock.wall()
-        facts = {"key": wanted.key, "label": wanted.label, "by": self._holder.by, "began": now}
+        facts = {"key": wanted.key[:32], "label": wanted.name or wanted.label, "by": self._holder.by, "began": now}
         with contextlib.suppress(OSError):
             self._fs.put_record(records.encode(facts), path)
         try:

@@ -1,4 +1,4 @@
-"""What the words of a command or call mean, and on what terms it is to be had."""
+"""What the words of `use` mean, and on what terms it is to be had."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.stack import Stack, parse_stack
-from sccache_dtool.layout import item_key, slug
+from sccache_dtool.layout import item_key, key_name, label
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
@@ -37,6 +37,11 @@ class Wanted(NamedTuple):
     #: Whether the payload at a path will do; None: every copy of the item does.
     fits: Callable[[str], bool] | None = None
 
+    @property
+    def called(self) -> str:
+        """The item's name."""
+        return key_name(self.key) or self.name or self.stack.name
+
 
 class Terms(NamedTuple):
     """On what terms an item is fetched."""
@@ -65,10 +70,10 @@ def wanted_from(words: Sequence[str], name: str | None, root: str) -> Wanted:
             return of_dataset
         whole = of_dataset.complete() if of_dataset.complete is not None else of_dataset
         return whole._replace(key=_key(whole.stack, name), name=name)
-    return Wanted(_key(stack, name), name, stack.label if stack else slug(name or ""), stack)
+    return Wanted(_key(stack, name), name, stack.label if stack else label(name or ""), stack)
 
 
 def _key(stack: Stack, name: str | None) -> str:
     if name is not None:
         return item_key((f"name:{name}",), name)
-    return item_key(stack.canonical, stack.label)
+    return item_key(stack.canonical, stack.name)

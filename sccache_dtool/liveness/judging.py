@@ -100,7 +100,8 @@ def _between(process: Process | None, pairs: object) -> tuple[Process, ...]:
 def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = None) -> str:
     """The record of a holder; HolderRecord.decode reads it.
 
-    `item`: the key of the only item that it will hold, for scripts that end its lease without a scan (`bin/`).
+    `item`: the key of the only item that it will hold, for scripts that end its lease without a scan (`bin/`): they
+    need its digits, and a name might not fit.
     """
     fields: dict[str, Any] = {
         "kind": owner.kind.title,
@@ -114,7 +115,7 @@ def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = Non
         fields |= owner.process.fields()
         fields["between"] = [[one.pid, one.start] for one in owner.between] or None
     if owner.job is not None:
-        fields |= owner.job.fields() | {"item": item}
+        fields |= owner.job.fields() | {"item": item and item[:32]}
     return records.encode(fields | {"command": owner.command or None})
 
 

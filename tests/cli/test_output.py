@@ -126,8 +126,8 @@ def test_json_and_tsv_survive_odd_names(sc: Sc, tmp_path: Path) -> None:
     sc("use", "-n", "x y 文")
     holder = "a colleague ünï"
     sc("use", "--holder", holder, "-n", "x y 文")
-    assert [row["name"] for row in sc("-f", "json", "ls").rows("item")] == ["x_y"]
-    assert holder in " ".join(row["by"] for row in sc("-f", "json", "why", "x_y").rows("lease"))
+    assert [row["name"] for row in sc("-f", "json", "ls").rows("item")] == ["x y 文"]
+    assert holder in " ".join(row["by"] for row in sc("-f", "json", "why", "x y 文").rows("lease"))
 
 
 def test_what_others_wrote_does_not_drive_the_terminal(sc: Sc, filled: str, disk: Disk) -> None:

@@ -21,7 +21,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli.progress import Bar, Lines
 from sccache_dtool.fetch import slots, transfers
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
+from sccache_dtool.layout import Layout, shortened
 
 MEBIBYTE = 1 << 20
 
@@ -48,10 +48,11 @@ def wait_for_state(sc: Callable[..., Done], state: str, key: str = "state") -> d
 # -- what is shown -----------------------------------------------------------------------------------------------------
 
 
-def test_a_download_is_seen_while_it_runs(sc: Callable[..., Done], server: Server) -> None:
+@pytest.mark.parametrize("name", ["ref.bin", f"{'x' * 300}.bin"], ids=["short", "long"])
+def test_a_download_is_seen_while_it_runs(sc: Callable[..., Done], server: Server, name: str) -> None:
     """Who waits for an hour would not know whether anything moves."""
     sc("init")
-    url = server.page("/ref.bin", bytes(4 * MEBIBYTE), stall_after=MEBIBYTE)
+    url = server.page(f"/{name}", bytes(4 * MEBIBYTE), stall_after=MEBIBYTE)
     with start([*HURRIED, "use", url, *ME]) as fetching, start([*HURRIED, "use", url, *ME]) as waiting:
         wait_until(lambda: [one for one in shown(sc) if one["bytes"] == MEBIBYTE and one["waiting"]], "how far it is")
         (one, wait) = sorted(shown(sc), key=lambda row: str(row["state"]))
@@ -61,7 +62,7 @@ def test_a_download_is_seen_while_it_runs(sc: Callable[..., Done], server: Serve
             4 * MEBIBYTE,
             25,
         )
-        assert one["name"] == "ref.bin"
+        assert one["name"] == shortened(name)
         assert one["source"] == [url]
         assert f"[{os.getpid()}]" in str(one["by"])
         assert one["attempts"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -130,6 +131,34 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert "nothing to give back" in sc("unuse", word)
     sc("clean", "--all", "-y")
     assert not os.path.exists(path)
+
+
+def test_a_path_of_a_dataset_means_that_very_directory(sc, dataset, cache_dir):
+    """A job whose data was replaced would give back what another one reads, and have it deleted."""
+    word = f"dtool:{dataset.uri}"
+    old = sc("use", word)
+    for item in Cache(cache_dir).items():
+        if item.key.endswith(stores.identifier("bare")):
+            (copy,) = item.copies
+    directory = Path(Cache(cache_dir).path(copy)).parents[1]
+    newer = directory.with_name(str(copy.generation._replace(random="0" * 16, created=copy.generation.created + 60)))
+    shutil.copytree(directory, newer, symlinks=True)
+    for lease in (newer / "use").iterdir():
+        lease.unlink()
+    new = sc("use", word)
+    assert old != new
+    assert "nothing" not in sc("unuse", old)
+    assert "nothing to give back" in sc("unuse", old)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+    sc("clean", "--all", "-y")
+    assert shown(new) == FILES
+
+
+def test_a_dataset_is_known_by_its_uri(sc, dataset):
+    """`why` and `status` would find what `use` was given only by its key."""
+    word = f"dtool:{dataset.uri}"
+    sc("use", word)
+    assert f"{dataset.uuid[:8]}.dataset is kept: 1 lease held" in sc("why", word)
 
 
 def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):

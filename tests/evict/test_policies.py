@@ -131,8 +131,8 @@ def test_conditions_add_up() -> None:
         item("new often", used=DAY, uses=99),
     ]
     plan = make_plan(found, Rules(older_than=7 * DAY, fewer_uses_than=10), NOW)
-    assert labels(plan) == ["old_rare"]
-    assert set(kept(plan)) == {"old_often", "new_rare", "new_often"}
+    assert labels(plan) == ["old rare"]
+    assert set(kept(plan)) == {"old often", "new rare", "new often"}
 
 
 def test_all_does_not_switch_conditions_off() -> None:

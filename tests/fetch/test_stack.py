@@ -214,11 +214,13 @@ def test_the_payload_has_a_name_that_people_know(words, label):
     assert parse_stack(words).label == label
 
 
-def test_long_names_are_cut_and_keep_their_end():
+def test_long_names_are_cut_and_keep_front_and_end():
     """A name of any length can be stored, and its extension is still there."""
-    label = parse_stack(["/" + "é" * 120 + ".fastq"]).label
-    assert len(label.encode()) <= 100
-    assert label.endswith("éé.fastq")
+    stack = parse_stack(["/" + "é" * 120 + ".fastq"])
+    assert len(stack.label.encode()) <= 200
+    assert stack.label.startswith("éé")
+    assert stack.label.endswith("éé.fastq")
+    assert stack.name == "é" * 120 + ".fastq"
 
 
 def test_stacks_cannot_be_changed():
