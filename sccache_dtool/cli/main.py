@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
+import contextlib
 import os
+import select
 import signal
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
 from types import FrameType
 from typing import NoReturn
@@ -13,7 +17,8 @@ from typing import NoReturn
 import click
 
 from sccache_dtool import __version__
-from sccache_dtool.cli.options import common_options, invocation
+from sccache_dtool.cli.options import Invocation, common_options, invocation
+from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.errors import FULL, CacheError, Exit, NoSpace, explain
 from sccache_dtool.layout import CONTROL
 
@@ -43,6 +48,7 @@ _COMMANDS = {
     "locate": "transfers",
     "dir": "looking",
     "config": "looking",
+    "sample": "samples",
 }
 
 
@@ -76,7 +82,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="The options above may also stand after the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
     "10 no cache here, 11 waited too long, 12 fetch or checksum failed, 13 no space, 14 in use, 20 findings, "
-    "75 lease lost, 130 interrupted, 143 terminated.",
+    "75 lease lost, 130 interrupted, 141 nobody reads the output, 143 terminated.",
 )
 @common_options(hidden=False)
 @click.version_option(__version__, prog_name="sc-dtool", message="%(prog)s %(version)s")
@@ -93,8 +99,12 @@ def sc_dtool() -> None:
     """  # noqa: D301  (click wants the backspace itself: do not wrap the next lines)
 
 
-def main() -> NoReturn:
-    """Run the command line; never returns."""
+def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
+    """Run the command line; never returns.
+
+    `command` is given the words of the command line and returns an exit code; default: `run`. Whatever it does has the
+    streams, signals and exit codes of `sc-dtool`.
+    """
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # who called us wants it ignored (`trap '' TERM`)
         signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
@@ -102,7 +112,27 @@ def main() -> NoReturn:
         # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
         codecs.register_error(_AS_ON_DISK, _as_on_disk)
         sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=_AS_ON_DISK)
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:], owns_process=True) if command is None else command(sys.argv[1:])
+    except BaseException as error:
+        code = _code_of(error, None)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, or another if the code says "done" and the output could not be written.
+
+    `sys.exit` would wait for threads that others have left behind, and replace the code if a stream cannot be flushed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    atexit._run_exitfuncs()
+    error = _unwritten()
+    if code == Exit.DONE and error is not None:
+        code = _code_of(error, None)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _open_closed_streams() -> None:
@@ -128,32 +158,43 @@ def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("replace")(one)
 
 
-def run(words: list[str]) -> int:
-    """Run one command; returns its exit code."""
+def run(words: list[str], *, owns_process: bool = False) -> int:
+    """Run one command; returns its exit code. `owns_process`: whether this process ends when the command does."""
     context: click.Context | None = None
     try:
-        with sc_dtool.make_context("sc-dtool", words) as context:
+        with sc_dtool.make_context("sc-dtool", words, obj=Invocation(owns_process)) as context:
             result = sc_dtool.invoke(context)
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        return Exit.INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone, and has said nothing about it
-        return Exit.ERROR
-    except Exception as error:
-        return report(error, context)
+    except SystemExit:
+        raise
+    except BaseException as error:
+        return _code_of(error, context)
     return result if isinstance(result, int) else Exit.DONE
+
+
+def _code_of(error: BaseException, context: click.Context | None) -> int:
+    """The exit code for what has ended a command, which is reported."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else Exit.DONE if error.code is None else Exit.ERROR
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        with contextlib.suppress(OSError):
+            error.show()
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        with contextlib.suppress(OSError):
+            click.echo("interrupted", err=True)
+        return Exit.INTERRUPTED
+    if isinstance(error, BrokenPipeError) and _nobody_reads():
+        return Exit.PIPE_CLOSED
+    assert isinstance(error, Exception)
+    return report(error, context)
 
 
 def report(error: Exception, context: click.Context | None) -> int:
     """Print an error for people; its exit code. With --debug it is raised."""
-    now = invocation(context) if context is not None else None
-    if now is None or now.debug:
+    now = invocation(context) if context is not None else Invocation()
+    if now.debug:
         raise error
     if not isinstance(error, CacheError):
         error = _translate(error)
@@ -161,8 +202,31 @@ def report(error: Exception, context: click.Context | None) -> int:
     return error.exit_code
 
 
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        return any(state & select.POLLERR for _, state in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _unwritten() -> OSError | None:
+    """Why what was printed cannot be written; None if it is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    except ValueError:  # it is closed
+        pass
+    return None
+
+
 def _translate(error: Exception) -> CacheError:
     if isinstance(error, OSError):
+        if _unwritten() is not None:
+            return cannot_write_result(error)
         if error.errno in FULL:
             return NoSpace(explain(error), hint="free some with: sc-dtool clean")
         missing = isinstance(error, FileNotFoundError) and f"/{CONTROL}/" in str(error.filename2 or error.filename)
