@@ -35,11 +35,15 @@ class Acquirer(NamedTuple):
     note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
     elect: Callable[[str], Election]
 
-    def acquire(self, wanted: Wanted, terms: Terms) -> Lease:
-        """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut."""
+    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms]) -> Lease:
+        """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
+
+        `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong.
+        """
         lease = self._take_existing(wanted)
         if lease is not None:
             return lease
+        terms = make_terms()
         if wanted.complete is not None:
             wanted = wanted.complete()
         from sccache_dtool.fetch.errand import Errand

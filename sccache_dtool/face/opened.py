@@ -169,9 +169,8 @@ class Opened:
         place = self._workplace(warn)
         if warn is None:
             self._warn_of_strangers()
-        settings = settings or self.settings
         given_up = self._team.lost if self._team is not None else frozenset[Process]()
-        return Keeper(place, settings.heartbeat_ttl, settings.dtool_directories, self._crew, given_up)
+        return Keeper(place, self.settings if settings is None else settings, self._crew, given_up)
 
     def _workplace(self, warn: Tell | None = None) -> Workplace:
         return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
