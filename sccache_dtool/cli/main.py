@@ -6,13 +6,12 @@ import atexit
 import codecs
 import contextlib
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable
-from io import TextIOWrapper
+from io import BufferedWriter, FileIO, TextIOWrapper
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
@@ -108,10 +107,12 @@ def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # who called us wants it ignored (`trap '' TERM`)
         signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
-        codecs.register_error(_AS_ON_DISK, _as_on_disk)
-        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=_AS_ON_DISK)
+    # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
+    codecs.register_error(_AS_ON_DISK, _as_on_disk)
+    raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
+    sys.stdout = TextIOWrapper(
+        BufferedWriter(raw), sys.getfilesystemencoding(), _AS_ON_DISK, line_buffering=raw.isatty()
+    )
     try:
         code = run(sys.argv[1:], owns_process=True) if command is None else command(sys.argv[1:])
     except BaseException as error:
@@ -185,7 +186,7 @@ def _code_of(error: BaseException, context: click.Context | None) -> int:
         with contextlib.suppress(OSError):
             click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
-    if isinstance(error, BrokenPipeError) and _nobody_reads():
+    if isinstance(error, BrokenPipeError) and isinstance(_unwritten(), BrokenPipeError):
         return Exit.PIPE_CLOSED
     assert isinstance(error, Exception)
     return report(error, context)
@@ -202,14 +203,17 @@ def report(error: Exception, context: click.Context | None) -> int:
     return error.exit_code
 
 
-def _nobody_reads() -> bool:
-    """Whether standard output is a pipe that nobody reads any more."""
-    try:
-        poll = select.poll()
-        poll.register(sys.stdout, 0)
-        return any(state & select.POLLERR for _, state in poll.poll(0))
-    except (OSError, ValueError):
-        return False
+class _StandardOutput(FileIO):
+    """Remembers that it could not be written, for what an error says of that is no more than its number."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
 
 
 def _unwritten() -> OSError | None:
@@ -219,8 +223,9 @@ def _unwritten() -> OSError | None:
     except OSError as error:
         return error
     except ValueError:  # it is closed
-        pass
-    return None
+        return None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.failure if isinstance(raw, _StandardOutput) else None
 
 
 def _translate(error: Exception) -> CacheError:

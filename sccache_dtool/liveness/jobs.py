@@ -170,7 +170,7 @@ def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
         return None
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     is_task = array.isdecimal() and task.isdecimal()
-    is_part = bool(first) or "SLURM_HET_SIZE" in environ  # of a heterogeneous job; the other parts have other nodes and starts
+    is_part = bool(first) or "SLURM_HET_SIZE" in environ  # the other parts have other nodes and starts
     nodes = "" if is_part else environ.get("SLURM_JOB_NODELIST", "")
     job = Job(
         "slurm",
