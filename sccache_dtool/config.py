@@ -189,7 +189,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
             return _without_any(CacheError(f"{place}: {error}"))
     unknown = tuple(_others(tables))
     for one in unknown:
-        warn(f"{place}: {one} is not a setting that this release knows; passed over{_meant(one)}")
+        warn(f"{place}: {one} is not a setting that this release knows; passed over")
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
@@ -276,15 +276,6 @@ def _others(tables: dict[str, Any]) -> Iterator[str]:
 def _known() -> Iterator[Setting]:
     yield from SETTINGS.values()
     yield from (setting for _, setting in ALIASES)
-
-
-def _meant(unknown: str) -> str:
-    """Which setting may be meant."""
-    from difflib import get_close_matches
-
-    names = [f"[{setting.table}] {setting.key}" for setting in SETTINGS.values()]
-    close = get_close_matches(unknown, names, 1, 0.8)
-    return f" ({close[0]}?)" if close else ""
 
 
 def of_cleaning(unknown: str) -> bool:

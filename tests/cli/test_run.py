@@ -29,17 +29,9 @@ from cli.tool import (
     wait_until,
 )
 from httpserver import Server
-from sccache_dtool.cache import Cache
 from sccache_dtool.cli.child import Child
 
 Sc = Callable[..., Done]
-
-
-@pytest.fixture(autouse=True)
-def _there(root: Path) -> None:
-    """The cache is there: nothing is said about its being made."""
-    Cache(root).init()
-
 
 #: A command that says when it is there, and then which signal it got.
 CATCHER = """

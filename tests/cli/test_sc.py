@@ -146,7 +146,7 @@ def test_paths_are_printed_as_they_are_on_disk(
     """With another encoding set, the path that is printed would lead nowhere."""
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     (tmp_path / "f\u00e9").write_text("ACGT\n")
-    done = script(f"cd {tmp_path}; p=$(sc --use -d {bases[0]} -n r f*); cat \"$p\"")
+    done = script(f'cd {tmp_path}; p=$(sc --use -d {bases[0]} -n r f*); cat "$p"')
     assert (done.code, done.out) == (0, "ACGT\n")
 
 
