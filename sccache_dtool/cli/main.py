@@ -115,8 +115,10 @@ def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
     )
     try:
         code = run(sys.argv[1:], owns_process=True) if command is None else command(sys.argv[1:])
-    except BaseException as error:
-        code = _code_of(error, None)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else Exit.DONE if end.code is None else Exit.ERROR
+    except (Exception, KeyboardInterrupt) as error:
+        code = _code_of(error, None) if command is not None or isinstance(error, KeyboardInterrupt) else _show(error)
     leave(code)
 
 
@@ -165,17 +167,21 @@ def run(words: list[str], *, owns_process: bool = False) -> int:
     try:
         with sc_dtool.make_context("sc-dtool", words, obj=Invocation(owns_process)) as context:
             result = sc_dtool.invoke(context)
-    except SystemExit:
-        raise
-    except BaseException as error:
+    except (Exception, KeyboardInterrupt) as error:
         return _code_of(error, context)
     return result if isinstance(result, int) else Exit.DONE
 
 
-def _code_of(error: BaseException, context: click.Context | None) -> int:
+def _show(error: Exception) -> int:
+    """What --debug is for."""
+    import traceback
+
+    traceback.print_exception(error)
+    return Exit.ERROR
+
+
+def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None) -> int:
     """The exit code for what has ended a command, which is reported."""
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else Exit.DONE if error.code is None else Exit.ERROR
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.ClickException):
@@ -188,7 +194,6 @@ def _code_of(error: BaseException, context: click.Context | None) -> int:
         return Exit.INTERRUPTED
     if isinstance(error, BrokenPipeError) and isinstance(_unwritten(), BrokenPipeError):
         return Exit.PIPE_CLOSED
-    assert isinstance(error, Exception)
     return report(error, context)
 
 

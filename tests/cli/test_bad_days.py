@@ -696,6 +696,7 @@ def test_another_user_s_processes_are_judged_rightly(stranger: Stranger, monkeyp
     assert disk.leases() == []
 
 
+@pytest.mark.no_cache
 def test_a_group_that_is_shared_with_nobody(root: Path, source: str) -> None:
     """A private cache would be opened to a group by a lax umask, or closed to its owner by a strict one."""
     root.mkdir(mode=0o700)

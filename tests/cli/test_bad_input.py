@@ -40,6 +40,7 @@ NO_DURATIONS = ["30", "30x", "d", "-1d", "1h30m", "", "1 day", "9" * 400 + "w", 
 # -- sizes and ages ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("option", [["clean", "--retain-size"], ["use", "-n", "x", "--size"]])
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_no_size(sc: Sc, option: list[str], text: str, disk: Disk) -> None:
@@ -57,6 +58,7 @@ def test_a_size(sc: Sc, text: str) -> None:
     assert sc("clean", "--retain-size", text).code == 0
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "option",
     [
@@ -77,6 +79,7 @@ def test_no_duration(sc: Sc, option: list[str], text: str, disk: Disk) -> None:
     assert not disk.root.exists()
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("text", ["0s", "0.5s", "0w"])
 def test_a_lifetime_of_nothing(sc: Sc, source: str, text: str, disk: Disk) -> None:
     """A heart that beats without a pause would keep the file server busy, for a lease that has ended already."""
@@ -94,6 +97,7 @@ def test_the_longest_lifetime_is_not_taken_for_none(sc: Sc, source: str, disk: D
     assert len(disk.leases()) == 1
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "text",
     [
@@ -130,6 +134,7 @@ def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -225,6 +230,7 @@ def test_roots_that_must_be_no_cache(
     assert not Path("/.sc-dtool").exists()
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "words",
     [
@@ -319,6 +325,7 @@ def test_without_a_home(root: Path, source: str) -> None:
         assert call("reap", env=environment(HOME=home, XDG_STATE_HOME="/nonexistent/x")).code == 0
 
 
+@pytest.mark.no_cache
 def test_roots_that_cannot_be_made(sc: Sc, tmp_path: Path) -> None:
     """A root that cannot be would end in a traceback, or in a loop."""
     (tmp_path / "file").write_text("")
@@ -515,6 +522,7 @@ def test_locales_that_cannot_spell_a_name(variable: str, tmp_path: Path, disk: D
     assert disk.leases() == []
 
 
+@pytest.mark.no_cache
 def test_names_with_a_new_line(sc: Sc, tmp_path: Path, disk: Disk) -> None:
     """`p=$(…)` of a name with a new line would hold another path than the one that is protected."""
     (tmp_path / "a\nb").write_text("x")
