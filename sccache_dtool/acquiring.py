@@ -30,7 +30,7 @@ class Acquirer(NamedTuple):
     clock: Clock
     proc: Proc
     holder: Holder
-    heartbeat_ttl: float  # lifetime in seconds of this process while it fetches for another holder
+    heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
     note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
     elect: Callable[[str], Election]
@@ -62,7 +62,7 @@ class Acquirer(NamedTuple):
         if self.holder.owner.kind is PROGRAM:
             yield self.holder
             return
-        worker = Holder(self.fs, self.layout, self.clock, program_owner(self.proc), self.heartbeat_ttl)
+        worker = Holder(self.fs, self.layout, self.clock, program_owner(self.proc), self.heartbeat_ttl())
         try:
             with worker.beating():
                 yield worker

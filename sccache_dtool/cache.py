@@ -120,7 +120,7 @@ class Cache(Keeping):
             self._clock,
             self._proc,
             holder,
-            self.settings.heartbeat_ttl,
+            lambda: self.heartbeat_ttl,
             self._progress,
             self._note,
             lambda key: self._keeper().election(key),

@@ -161,12 +161,12 @@ def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
             fs.mkdir(root)
     except FileExistsError:
         return
-    except FileNotFoundError as error:
-        raise NoCache(
-            f"no cache in {root}, and the directory above it does not exist",
-            hint=f"correct the path or mount its file system; to make it all: sc-dtool --cache-dir {root} init",
-        ) from error
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not parents:
+            raise NoCache(
+                f"no cache in {root}, and the directory above it does not exist",
+                hint=f"correct the path or mount its file system; to make it all: sc-dtool --cache-dir {root} init",
+            ) from error
         raise CacheError(f"cannot set up a cache in {root}: {explain(error)}") from error
 
 

@@ -107,7 +107,6 @@ def test_the_longest_lifetime_is_not_taken_for_none(sc: Sc, source: str, disk: D
         '[lease]\nheartbeat_ttl = "0s"\n',
         "[lease]\nttl = [1]\n",
         "[lease\n",
-        '[clean]\ntrash = "a week"\n',
         "\0",
     ],
 )
@@ -119,6 +118,63 @@ def test_a_setting_that_means_nothing(sc: Sc, source: str, disk: Disk, text: str
     assert done.code == 1
     assert "config.toml" in one_line_error(done)
     assert disk.left() == []
+
+
+#: What each mistake in config.toml stops, and what it does not; `x` is in the cache and idle, `y` is not in it.
+NEEDS = {
+    '[lease]\nttl = "30"\n': (["use x", "clean --all -y"], ["unuse x", "rm x", "use --ttl 1h x", "du", "reap"]),
+    '[fetch]\nwait = "soon"\n': (["use y"], ["use x", "use --wait 1m y", "run x -- true", "clean --all -y", "du"]),
+    "[clean]\ntrash = 7d\n": (
+        ["clean --all -y", "clean", "rm x", "clean --all -n --trash 0s", "use --make-room --size 999PB y"],
+        ["use x", "use y", "run x -- true", "unuse x", "du", "reap", "restore"],
+    ),
+    "[dtool]\ndirectories = 1\n": (["du"], ["use x", "use y", "run x -- true", "unuse x", "rm x", "reap", "status"]),
+    "[lease\n": (["use x", "clean --all -y"], ["unuse x", "ls", "log", "why x", "dir", "transfers", "reap"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "stopped"),
+    [(text, line, False) for text, (_, goes) in NEEDS.items() for line in goes]
+    + [(text, line, True) for text, (stops, _) in NEEDS.items() for line in stops],
+)
+def test_a_mistake_stops_only_what_needs_its_table(
+    sc: Sc, tmp_path: Path, disk: Disk, text: str, line: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing error in the policy of cleaning would stop every job that uses the cache."""
+    monkeypatch.chdir(tmp_path)
+    for name in "xy":
+        (tmp_path / name).write_text(name)
+    sc("use", "x")
+    sc("unuse", "x")
+    config(disk.root, text)
+    done = sc(*line.split())
+    if stopped:
+        assert done.code == 1
+        table = text.partition("]")[0].partition("\n")[0]
+        assert f"config.toml: {table}]" in one_line_error(done) or "[lease\n" in text
+        assert "config.toml" in one_line_error(done)
+    else:
+        assert done.code == 0, done
+    assert disk.leases() == [] or line.startswith("use")
+
+
+@pytest.mark.parametrize("text", NEEDS)
+def test_a_mistake_is_reported_by_whoever_looks(sc: Sc, disk: Disk, text: str) -> None:
+    """The data manager would hear of it from users, one by one."""
+    config(disk.root, text)
+    status = sc("status")
+    assert status.code == 0
+    assert "warning: " in status.err
+    shown = sc("config", "show")
+    assert shown.code == 1
+    doctor = sc("doctor")
+    assert doctor.code == 20
+    for said in (status.err, shown.err, doctor.out):
+        assert "config.toml" in said
+    if text != "[lease\n":
+        assert text[1:6] not in shown.out
+        assert shown.out.count("\n") >= 10 or text.startswith("[clean]")
 
 
 def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
