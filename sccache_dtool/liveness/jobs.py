@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What an owner's token is the hash of; a shell script must be able to make it, too. See `bin/`."""
+        """What an owner's token is the hash of; a shell script must be able to make it, too. See `samples/`."""
         return f"{self.scheduler}/{self.cluster}/{f'task:{self.raw}' if self.raw else self.id}"
 
     def fields(self) -> dict[str, Any]:
