@@ -113,6 +113,8 @@ def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
     sys.stdout = TextIOWrapper(
         BufferedWriter(raw), sys.getfilesystemencoding(), _AS_ON_DISK, line_buffering=raw.isatty()
     )
+    messages = BufferedWriter(_StandardError(sys.stderr.fileno(), "w", closefd=False))
+    sys.stderr = TextIOWrapper(messages, sys.stderr.encoding, "backslashreplace", line_buffering=True)
     try:
         code = run(sys.argv[1:], owns_process=True) if command is None else command(sys.argv[1:])
     except SystemExit as end:
@@ -133,7 +135,7 @@ def leave(code: int) -> NoReturn:
     error = _unwritten()
     if code == Exit.DONE and error is not None:
         code = _code_of(error, None)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError):  # of a program that does not begin with `main`
         sys.stderr.flush()
     os._exit(code)
 
@@ -185,12 +187,10 @@ def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.ClickException):
-        with contextlib.suppress(OSError):
-            error.show()
+        error.show()
         return error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        with contextlib.suppress(OSError):
-            click.echo("interrupted", err=True)
+        click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
     if isinstance(error, BrokenPipeError) and isinstance(_unwritten(), BrokenPipeError):
         return Exit.PIPE_CLOSED
@@ -206,6 +206,16 @@ def report(error: Exception, context: click.Context | None) -> int:
         error = _translate(error)
     now.out.error(error)
     return error.exit_code
+
+
+class _StandardError(FileIO):
+    """Drops what cannot be written: messages, and progress on a terminal that has gone, stop nothing."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
 
 
 class _StandardOutput(FileIO):
