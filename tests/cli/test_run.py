@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from cli.tool import (
     finish,
     heard,
     one_line_error,
+    say,
     shell,
     start,
     wait_until,
@@ -188,6 +190,25 @@ def test_a_cleaner_that_sees_the_end_first_changes_nothing(source: str, disk: Di
     assert done.code == code
     assert "revoked" not in done.err
     assert disk.holders() == []
+
+
+def test_a_loss_that_was_not_noticed_before_the_end_is_reported(sc: Sc, source: str, disk: Disk) -> None:
+    """After a host was suspended, nobody would hear that the data may have been deleted while it was read."""
+    config(disk.root, '[lease]\nheartbeat_ttl = "1s"\n')
+    command = "kill -STOP $PPID; read line; exit 9"
+    with start([SC_DTOOL, "run", source, "--", "sh", "-c", command]) as running:
+        wait_until(lambda: _state(running.pid) == "T", "run is stopped")
+        _revoke(disk)
+        (lease,) = disk.leases()
+        lease.rename(lease.parents[2] / "history" / f"{lease.name}~{int(time.time() * 1000)}~reaped")
+        (holder,) = (disk.control / "holders" / "gone").iterdir()
+        wait_until(lambda: time.time() > int(holder.name.rsplit(".", 1)[1]) + 1, "its lifetime has passed")
+        say(running)
+        _stopped_when_the_command_ended(running)
+        os.kill(running.pid, signal.SIGCONT)
+        done = finish(running)
+    assert done.code == 9
+    assert "were revoked" in one_line_error(done)
 
 
 def test_signals_after_the_end_do_not_take_its_place(source: str, disk: Disk) -> None:
