@@ -30,16 +30,20 @@ class Acquirer(NamedTuple):
     clock: Clock
     proc: Proc
     holder: Holder
-    heartbeat_ttl: float  # lifetime in seconds of this process while it fetches for another holder
+    heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
     note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
     elect: Callable[[str], Election]
 
-    def acquire(self, wanted: Wanted, terms: Terms) -> Lease:
-        """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut."""
+    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms]) -> Lease:
+        """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
+
+        `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong.
+        """
         lease = self._take_existing(wanted)
         if lease is not None:
             return lease
+        terms = make_terms()
         if wanted.complete is not None:
             wanted = wanted.complete()
         from sccache_dtool.fetch.errand import Errand
@@ -58,7 +62,7 @@ class Acquirer(NamedTuple):
         if self.holder.owner.kind is PROGRAM:
             yield self.holder
             return
-        worker = Holder(self.fs, self.layout, self.clock, program_owner(self.proc), self.heartbeat_ttl)
+        worker = Holder(self.fs, self.layout, self.clock, program_owner(self.proc), self.heartbeat_ttl())
         try:
             with worker.beating():
                 yield worker

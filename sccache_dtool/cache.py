@@ -58,7 +58,7 @@ class Cache(Keeping):
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
-        lease = self._acquirer(member.holder).acquire(wanted, Terms(self.settings.fetch_wait))
+        lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait))
         self._program = member
         return lease.keep_in(member.leases)
 
@@ -107,8 +107,11 @@ class Cache(Keeping):
         make_room: bool = False,
     ) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
-        wait = self.settings.fetch_wait if wait is None else wait
-        terms = Terms(wait, size, rate, self.make_room if make_room else None)
+
+        def terms() -> Terms:
+            seconds = self.settings.fetch_wait if wait is None else wait
+            return Terms(seconds, size, rate, self.make_room if make_room else None)
+
         return self._acquirer(holder).acquire(wanted, terms)
 
     def _acquirer(self, holder: Holder) -> Acquirer:
@@ -118,7 +121,7 @@ class Cache(Keeping):
             self._clock,
             self._proc,
             holder,
-            self.settings.heartbeat_ttl,
+            lambda: self.heartbeat_ttl,
             self._progress,
             self._note,
             lambda key: self._keeper().election(key),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sccache_dtool.errors import CacheError, UsageError
@@ -12,9 +14,7 @@ from sccache_dtool.marks import ORDERS, Limits, Mark, check, parse_entries_mark,
 from sccache_dtool.units import parse_duration, parse_lifetime
 
 
-class Config(NamedTuple):
-    """The settings of a cache; times in seconds. A setting that is absent has the value that stands here."""
-
+class _Settings(NamedTuple):
     lease_ttl: float | None = None  # lifetime of leases taken with `use`; None: until their process ends
     heartbeat_ttl: float = 12 * 3600.0  # lifetime of holders that beat: `run`, and Python programs
     fetch_wait: float = 3600.0  # how long to wait for somebody else's download
@@ -34,6 +34,27 @@ class Config(NamedTuple):
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
+
+
+class Config(_Settings):
+    """The settings of a cache; times in seconds. A setting that is absent has the value that stands above.
+
+    A mistake in a table stops what needs that table, and nothing else: a setting of such a table raises when it is
+    read, and has its default only as an element of this tuple.
+    """
+
+    #: The mistakes in the file, by table.
+    faults: Mapping[str, Sequence[CacheError]] = MappingProxyType({})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in SETTINGS and (found := self.faults.get(SETTINGS[name].table)):
+            raise found[0]
+        return super().__getattribute__(name)
+
+    @property
+    def mistakes(self) -> list[CacheError]:
+        """All that is wrong with the file."""
+        return list(dict.fromkeys(error for found in self.faults.values() for error in found))
 
     @property
     def limits(self) -> Limits:
@@ -137,28 +158,93 @@ ALIASES = (
 )
 
 
+#: The tables that the file may have.
+TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
+
+#: The line that a table begins with, and lines that say nothing of where one begins.
+_HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
+_BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
+
+
 def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
-    """The settings of a cache. Raises CacheError for a file that cannot be understood; no file is no settings."""
+    """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
+    place = layout.config_file
     try:
-        text = fs.read_text(layout.config_file)
+        text = fs.read_text(place)
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        raise CacheError(f"{layout.config_file}: cannot be read: {error.strerror}") from error
+        return _without_any(CacheError(f"{place}: cannot be read: {error.strerror}"))
+    faults: dict[str, list[CacheError]] = {}
+    try:
+        tables = _parse(text)
+    except ValueError as error:
+        tables = {}
+        for name, lines in _split(text).items():
+            try:
+                tables |= _parse(lines)
+            except ValueError as mistake:
+                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}")]
+        if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
+            return _without_any(CacheError(f"{place}: {error}"))
+    unknown = tuple(_others(tables))
+    for one in unknown:
+        warn(f"{place}: {one} is not a setting that this release knows; passed over")
+    for name in TABLES:
+        if not isinstance(tables.get(name, {}), dict):
+            faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
+    known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
+    values: dict[str, Any] = {}
+    for field, setting in known:
+        if setting.key in _table(tables, setting.table):
+            try:
+                values[field] = _take(tables, setting, place)
+            except CacheError as mistake:
+                faults.setdefault(setting.table, []).append(mistake)
+    settings = Config(**values, unknown=unknown)
+    if "clean" not in faults:
+        try:
+            _told_where(f"{place}: [clean]", check, settings.limits)
+        except CacheError as mistake:
+            faults["clean"] = [mistake]
+    settings.faults = faults
+    return settings
+
+
+def _without_any(error: CacheError) -> Config:
+    settings = Config()
+    settings.faults = {table: [error] for table in TABLES}
+    return settings
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """What TOML says. Raises ValueError."""
     import tomllib
 
     try:
-        tables = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise CacheError(f"{layout.config_file}: {error}") from error
-    unknown = tuple(_others(tables))
-    for setting in unknown:
-        warn(f"{layout.config_file}: {setting} is not a setting that this release knows; passed over")
-    known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
-    given = {name: setting for name, setting in known if setting.key in _table(tables, setting.table)}
-    config = Config(**{name: _take(tables, setting, layout) for name, setting in given.items()}, unknown=unknown)
-    _told_where(f"{layout.config_file}: [clean]", check, config.limits)
-    return config
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(error) from error
+
+
+def _split(text: str) -> dict[str, str]:
+    """The lines of each table in a text that is not TOML, each at its place; nothing if these cannot be told apart.
+
+    Nothing is guessed: a line that could be the mistyped head of a table could hide settings of that table.
+    """
+    found: dict[str, str] = {}
+    name: str | None = None
+    for number, line in enumerate(text.split("\n")):
+        head = _HEAD.fullmatch(line)
+        if head is not None:
+            name = head[1]
+            lines = found.setdefault(name, "")
+            found[name] += "\n" * (number - lines.count("\n"))
+        elif _BODY.fullmatch(line) is None or (name is None and "=" in line) or '"""' in line or "'''" in line:
+            return {}
+        if name is not None:
+            found[name] += f"{line}\n"
+    return found
 
 
 def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
@@ -166,9 +252,8 @@ def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
     return table if isinstance(table, dict) else {}
 
 
-def _take(tables: dict[str, Any], setting: Setting, layout: Layout) -> Any:
-    place = f"{layout.config_file}: [{setting.table}] {setting.key}"
-    return _told_where(place, setting.parse, tables[setting.table][setting.key])
+def _take(tables: dict[str, Any], setting: Setting, place: str) -> Any:
+    return _told_where(f"{place}: [{setting.table}] {setting.key}", setting.parse, tables[setting.table][setting.key])
 
 
 def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
@@ -180,8 +265,20 @@ def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
 
 
 def _others(tables: dict[str, Any]) -> Iterator[str]:
-    known = {(setting.table, setting.key) for setting in (*SETTINGS.values(), *(one for _, one in ALIASES))}
+    known = {(setting.table, setting.key) for setting in _known()}
     for table, settings in tables.items():
-        for key in settings if isinstance(settings, dict) else ("",):
-            if (table, key) not in known:
-                yield f"[{table}] {key}".strip()
+        if isinstance(settings, dict):
+            yield from (f"[{table}] {key}" for key in settings if (table, key) not in known)
+        elif table not in TABLES:
+            yield table
+
+
+def _known() -> Iterator[Setting]:
+    yield from SETTINGS.values()
+    yield from (setting for _, setting in ALIASES)
+
+
+def of_cleaning(unknown: str) -> bool:
+    """Whether what is not a setting may be meant for `clean`: it is in its table, or named like one of its settings."""
+    table, _, key = unknown.rpartition(" ")
+    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for setting in _known())

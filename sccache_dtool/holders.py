@@ -143,6 +143,11 @@ class Holder:
         """Whether new leases may be taken: not after a revocation or the retirement, and not in a forked child."""
         return not self.lost and not self._retired and self._pid == os.getpid()
 
+    @property
+    def has_lapsed(self) -> bool:
+        """Whether its lifetime has passed since its last heartbeat, so that other hosts may have revoked it."""
+        return self.ttl is not None and self._ahead + self._clock.since_boot() >= self._name.end
+
     def next_lease(self) -> str:
         """A name for a lease, never used before."""
         return f"{self._name.id}.{next(self._numbers)}"

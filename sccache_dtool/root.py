@@ -32,6 +32,7 @@ class Choice(NamedTuple):
     path: str
     origin: str
     may_hold_data: bool  # dtool's own cache directory: set up although there are files in it
+    parents: bool = False  # nobody has typed it, so what is missing above it may be made
 
 
 def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
@@ -47,7 +48,7 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
     configured = _dtool_setting()
     if configured is not None:
         return Choice(_absolute(configured, _DTOOL_CONFIG), _DTOOL_CONFIG, True)
-    return Choice(os.path.expanduser(_DEFAULT), "the default", True)
+    return Choice(os.path.expanduser(_DEFAULT), "the default", True, os.path.isdir(os.path.expanduser("~")))
 
 
 def _absolute(text: str, origin: str) -> str:
@@ -115,14 +116,15 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
     return f"set one up with: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
 
 
-def set_up(fs: FileSystem, layout: Layout) -> bool:
+def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
     """Make `layout.root` a cache; False if it is one already. Raises UsageError for directories that must not be.
 
     Everything is made aside and put in place by one rename, so that of two who do this at once one wins, and no
-    half-made cache is ever seen.
+    half-made cache is ever seen. Without `parents`, only the last directory is made: raises NoCache if those above are
+    missing, as they are if a path is mistyped or its file system is not mounted.
     """
     refuse_unfit(fs, layout.root)
-    fs.make_dirs(layout.root)
+    _make_root(fs, layout.root, parents)
     aside = f"{layout.root}/{CONTROL}.{unique()}"
     try:
         shared = fs.is_shared(f"{layout.root}/.")  # and not of a link that leads there
@@ -150,6 +152,23 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
     layout.shared = shared
     put_tag(fs, layout)
     return True
+
+
+def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
+    try:
+        if parents:
+            fs.make_dirs(root)
+        else:
+            fs.mkdir(root)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and not parents:
+            raise NoCache(
+                f"no cache in {root}, and the directory above it does not exist",
+                hint=f"correct the path or mount its file system; to make it all: sc-dtool --cache-dir {root} init",
+            ) from error
+        raise CacheError(f"cannot set up a cache in {root}: {explain(error)}") from error
 
 
 def _format(shared: bool) -> str:

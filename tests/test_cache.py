@@ -776,9 +776,32 @@ def test_an_overview_counts_what_there_is(cache: Cache, source: str, layout: Lay
 # -- setting up --------------------------------------------------------------------------------------------------------
 
 
-def test_a_use_sets_up_a_new_directory(tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc) -> None:
-    """A job could not begin with an empty scratch directory."""
-    cache = Cache(tmp_path / "a" / "b", fs=FileSystem(), clock=clock, proc=proc)
+def test_a_use_sets_up_a_new_directory(
+    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job could not begin with an empty scratch directory; or a mistyped path would become a cache unnoticed."""
+    cache = Cache(tmp_path / "b", fs=FileSystem(), clock=clock, proc=proc)
+    for _ in range(2):
+        with cache.use(source) as path:
+            assert path.read_text() == "ACGT\n"
+    cache.close()
+    assert caplog.messages == [f"set up a new cache in {tmp_path}/b"]
+    notes: list[str] = []
+    cache = Cache(tmp_path / "c", fs=FileSystem(), clock=clock, proc=proc, on_note=notes.append)
+    cache.use(source).release()
+    cache.close()
+    assert notes == [f"set up a new cache in {tmp_path}/c"]
+    assert len(caplog.messages) == 1
+
+
+def test_a_use_makes_no_directory_above_its_cache(
+    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc
+) -> None:
+    """Where a file system is not mounted, the cache would be made on the disk below, and fill it."""
+    with pytest.raises(NoCache, match="the directory above it does not exist"):
+        Cache(tmp_path / "a" / "b", clock=clock, proc=proc).use(source)
+    assert not (tmp_path / "a").exists()
+    cache = Cache(tmp_path / "a" / "b", fs=FileSystem(), clock=clock, proc=proc, parents=True)
     with cache.use(source) as path:
         assert path.read_text() == "ACGT\n"
     cache.close()

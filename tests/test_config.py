@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from faults import Failing
 from sccache_dtool import config
+from sccache_dtool.cache import Cache
 from sccache_dtool.config import Config
-from sccache_dtool.errors import CacheError
+from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 from sccache_dtool.marks import Limits, Mark
@@ -98,20 +100,113 @@ def test_a_setting_that_makes_no_sense_is_an_error_that_says_where(
     layout: Layout, warnings: list[str], text: str
 ) -> None:
     """A slip in the file would give all leases another lifetime, or have all deleted but 0.9 bytes, or never any."""
+    read = load(layout, text, warnings)
+    (table,) = read.faults
     with pytest.raises(CacheError) as caught:
-        load(layout, text, warnings)
+        getattr(read, ANY_OF[table])
     assert layout.config_file in caught.value.message
     assert text.split("\n")[0] in caught.value.message
 
 
-@pytest.mark.parametrize("text", ["garbage", "[lease\n", "ttl = = 1", "[lease]\nttl = '1h'\nttl = '2h'\n"])
+#: A setting of each table.
+ANY_OF = {setting.table: name for name, setting in config.SETTINGS.items()}
+
+#: A mistake in each table: in a value, in its type, in its syntax, in the table itself.
+MISTAKES = {
+    "lease": ['[lease]\nttl = "soon"\n', "[lease]\nttl = 1\n", "[lease]\nttl = 1h\n", 'lease = "1h"\n', "[[lease]]\n"],
+    "fetch": ['[fetch]\nwait = "soon"\n', "[fetch]\nwait = []\n", "[fetch]\nwait = 1h # x\n", "fetch = 1\n"],
+    "clean": ["[clean]\nhigh_watermark = 90\n", '[clean]\ntrash = "7d\n', "[clean]\ntrash =\n", "clean = []\n"],
+    "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
+}
+
+GOOD = {
+    "lease": '[lease]\nttl = "1h"\n',
+    "fetch": '[fetch]\nwait = "1m"\n',
+    "clean": '[clean]\ntrash = "1d"\n',
+    "dtool": '[dtool]\ndirectories = ["a"]\n',
+}
+
+
+@pytest.mark.parametrize(("table", "text"), [(table, text) for table, texts in MISTAKES.items() for text in texts])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_a_mistake_in_one_table_leaves_the_others(
+    layout: Layout, warnings: list[str], table: str, text: str, where: str
+) -> None:
+    """A typing error in the policy would stop every job that uses the cache."""
+    others = "".join(good for name, good in GOOD.items() if name != table)
+    if not text.startswith("["):  # a key of the file itself stands before all tables
+        where = "first"
+    read = load(layout, text + others if where == "first" else f"# all\n{others}\n{text}", warnings)
+    assert set(read.faults) == {table}
+    (mistake,) = read.mistakes
+    assert mistake.message.startswith(f"{layout.config_file}: [{table}]")
+    expected = {"lease": ("lease_ttl", 3600), "fetch": ("fetch_wait", 60), "clean": ("trash_keep", 86400)}
+    for name, (field, value) in (expected | {"dtool": ("dtool_directories", ("a",))}).items():
+        if name != table:
+            assert getattr(read, field) == value
+        else:
+            with pytest.raises(CacheError) as caught:
+                getattr(read, field)
+            assert caught.value is mistake
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[lease]\nttl = "1h"\n[clean\nexclude = ["x"]\n',
+        '[lease]\nttl = "1h"\n(clean]\nexclude = ["x"]\n',
+        '[lease]\nttl = "1h"\nclean]\nexclude = ["x"]\n',
+        '[lease]\nttl = 1h\n[[clean]]\nexclude = ["x"]\n',
+        "[lease]\nttl = 1h\n[claen]\nexclude = [x]\n",
+        '[lease]\nttl = """\n[clean]\ntrash = "7d"\n',
+        'clean.trash = 7d\n[lease]\nttl = "1h"\n',
+    ],
+)
+def test_what_may_belong_to_any_table_stops_all(layout: Layout, warnings: list[str], text: str) -> None:
+    """A mistyped head of a table would hide the settings below it, and what they protect would be deleted."""
+    read = load(layout, text, warnings)
+    assert set(read.faults) == set(GOOD)
+    assert len(read.mistakes) == 1
+    for name in ANY_OF.values():
+        with pytest.raises(CacheError, match=r"config\.toml"):
+            getattr(read, name)
+
+
+def test_a_table_that_is_there_twice_is_a_mistake_in_it(layout: Layout, warnings: list[str]) -> None:
+    """Which of the two holds could not be told."""
+    read = load(layout, f"{GOOD['lease']}{GOOD['clean']}{GOOD['fetch']}{GOOD['clean']}", warnings)
+    assert set(read.faults) == {"clean"}
+    assert read.lease_ttl == 3600
+
+
+def test_a_mistake_is_told_with_the_line_that_it_is_in(layout: Layout, warnings: list[str]) -> None:
+    """In a long file it could not be found."""
+    read = load(layout, f"{GOOD['lease']}\n# policy\n[clean]\ntrash = 7d\n", warnings)
+    assert "line 6" in read.mistakes[0].message
+
+
+@pytest.mark.parametrize("text", ['[clean]\nexlude = ["x"]\n', '[claen]\nexclude = ["x"]\n', 'exclude = ["x"]\n'])
+def test_nothing_is_cleaned_by_a_policy_that_is_misspelt(
+    make_cache: Callable[..., Cache], warnings: list[str], text: str
+) -> None:
+    """What was to be kept would be deleted."""
+    cache = make_cache()
+    cache.init()
+    Path(cache.root, ".sc-dtool", "config.toml").write_text(text)
+    with pytest.raises(UsageError, match="is not a setting"):
+        cache.policy()
+
+
+@pytest.mark.parametrize("text", ["garbage", "[lease\n", "ttl = = 1", "x = 1\n[lease\n", "\x00"])
 def test_a_file_that_is_no_toml_is_an_error(layout: Layout, warnings: list[str], text: str) -> None:
     """A broken file would silently mean "no settings", and what is to be kept would be deleted."""
-    with pytest.raises(CacheError, match=r"config\.toml"):
-        load(layout, text, warnings)
+    read = load(layout, text, warnings)
+    for name in ANY_OF.values():
+        with pytest.raises(CacheError, match=r"config\.toml"):
+            getattr(read, name)
 
 
-@pytest.mark.parametrize("text", ['[lease]\nttk = "1h"\n', "[other]\nx = 1\n", 'ttl = "1h"\n', 'lease = "1h"\n'])
+@pytest.mark.parametrize("text", ['[lease]\nttk = "1h"\n', "[other]\nx = 1\n", 'ttl = "1h"\n'])
 def test_a_setting_that_nobody_knows_is_told_of(layout: Layout, warnings: list[str], text: str) -> None:
     """A misspelt setting would have no effect, and nobody would notice."""
     read = load(layout, text, warnings)
@@ -125,5 +220,7 @@ def test_a_file_that_cannot_be_read_is_an_error(layout: Layout, warnings: list[s
     """A passing fault would silently mean "no settings"."""
     fs = Failing()
     fs.fail("read_text", error)
-    with pytest.raises(CacheError, match="cannot be read"):
-        config.load(fs, layout, warnings.append)
+    read = config.load(fs, layout, warnings.append)
+    for name in ANY_OF.values():
+        with pytest.raises(CacheError, match="cannot be read"):
+            getattr(read, name)

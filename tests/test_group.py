@@ -35,7 +35,7 @@ def test_two_users_share_with_the_strictest_umask(place: Path) -> None:
     assert first.code == 0, first.err
     second = run_as("games", shared, "use", "--holder", "second", str(source))
     assert (second.code, second.out) == (0, first.out), second.err
-    read = run_as("games", shared, "run", str(source), "--", "cat", "{}/deep/file")
+    read = run_as("games", shared, "run", str(source), "--", "sh", "-c", "cat $SC_DTOOL_PATH/deep/file")
     assert (read.code, read.out) == (0, "ACGT"), read.err
 
     assert run_as("games", shared, "clean", "--all", "-y").out.startswith("removed 0 items")

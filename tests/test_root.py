@@ -94,6 +94,31 @@ def test_a_cache_is_complete_when_it_is_seen(tmp_path: Path) -> None:
     assert made_visible.arguments[1] == place.control
 
 
+def test_without_parents_only_the_last_directory_is_made(tmp_path: Path) -> None:
+    """A mistyped path, or one on a file system that is not mounted, would become a cache."""
+    with pytest.raises(NoCache, match="the directory above it does not exist") as caught:
+        root.set_up(FS, Layout(str(tmp_path / "a" / "b" / "cache")), parents=False)
+    assert f"sc-dtool --cache-dir {tmp_path}/a/b/cache init" in (caught.value.hint or "")
+    assert os.listdir(tmp_path) == []
+    assert root.set_up(FS, Layout(str(tmp_path / "cache")), parents=False) is True
+    (tmp_path / "there").mkdir()
+    assert root.set_up(FS, Layout(str(tmp_path / "there")), parents=False) is True
+
+
+def test_only_a_default_that_nobody_has_typed_may_be_made_whole(home: Path) -> None:
+    """On a new account, dtool's own place could not be used, as there is no ~/.cache; or a mistyped one would be."""
+    assert root.choose(None, {}).parents
+    configure(home, json.dumps({VARIABLE: "/from/file"}))
+    for choice in (root.choose(None, {}), root.choose(None, {VARIABLE: "/x"}), root.choose("/x", {})):
+        assert not choice.parents
+
+
+def test_without_a_home_nothing_is_made_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where home directories are not mounted, one would be made."""
+    monkeypatch.setenv("HOME", str(tmp_path / "missing"))
+    assert not root.choose(None, {}).parents
+
+
 def test_setting_up_twice_changes_nothing(layout: Layout) -> None:
     """A second `init` would empty a cache that is in use."""
     before = root.check(FS, layout)

@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from sccache_dtool.cli.main import Commands, report
+from sccache_dtool.cli.main import Commands, leave, report
 from sccache_dtool.cli.options import common_options
+from sccache_dtool.errors import Exit
 
 
 class _OfDtool(Commands):
@@ -18,8 +19,10 @@ class _OfDtool(Commands):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, click.Abort, BrokenPipeError):
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
             raise  # click sees to those
+        except BrokenPipeError:
+            leave(Exit.PIPE_CLOSED)
         except Exception as error:
             code = report(error, ctx)
         if isinstance(code, int) and code:

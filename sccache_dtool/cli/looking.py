@@ -15,7 +15,7 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.cli.tasks import by_all_tasks
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import Exit, UsageError
 from sccache_dtool.items import Item
 from sccache_dtool.layout import key_label
 from sccache_dtool.liveness import State
@@ -176,6 +176,8 @@ def status_command(now: Invocation, item: str | None) -> None:
 
 def _cache_status(now: Invocation, cache: Cache) -> None:
     glance = cache.overview()
+    for error in cache.settings.mistakes:
+        now.out.warning(error.message)
     sums = total(cache.survey(functools.partial(add_up, 0)), 0)
     fields = {
         "root": str(glance.root),
@@ -313,18 +315,23 @@ def dir_command(now: Invocation) -> None:
 @click.argument("action", type=click.Choice(["show"]), default="show")
 @common_options()
 @pass_invocation
-def config_command(now: Invocation, action: str) -> None:
+def config_command(now: Invocation, action: str) -> int:
     """Show the settings of the cache: its config.toml, and what stands where that is silent."""
     if action != "show":
         raise UsageError(f"config cannot {action}")
     cache = now.cache()
     cache.check()
     values = cache.settings._asdict()
+    faults = cache.settings.faults
     settings = {
         f"{place.table}.{place.key}": str(values[name]) if isinstance(values[name], Mark) else values[name]
         for name, place in config.SETTINGS.items()
+        if place.table not in faults
     }
     now.out.result("config", settings, *(f"{name:34}{_setting(value)}" for name, value in settings.items()))
+    for error in cache.settings.mistakes:
+        now.out.error(error)
+    return Exit.ERROR if faults else Exit.DONE
 
 
 def _setting(value: object) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
+import contextlib
 import os
 import signal
 import sys
-from io import TextIOWrapper
+from collections.abc import Callable
+from io import BufferedWriter, FileIO, TextIOWrapper
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from sccache_dtool import __version__
-from sccache_dtool.cli.options import common_options, invocation
+from sccache_dtool.cli.options import Invocation, common_options, invocation
+from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.errors import FULL, CacheError, Exit, NoSpace, explain
 from sccache_dtool.layout import CONTROL
 
@@ -43,6 +47,7 @@ _COMMANDS = {
     "locate": "transfers",
     "dir": "looking",
     "config": "looking",
+    "sample": "samples",
 }
 
 
@@ -76,7 +81,7 @@ class Commands(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="The options above may also stand after the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
     "10 no cache here, 11 waited too long, 12 fetch or checksum failed, 13 no space, 14 in use, 20 findings, "
-    "75 lease lost, 130 interrupted, 143 terminated.",
+    "75 lease lost, 130 interrupted, 141 nobody reads the output, 143 terminated.",
 )
 @common_options(hidden=False)
 @click.version_option(__version__, prog_name="sc-dtool", message="%(prog)s %(version)s")
@@ -93,16 +98,46 @@ def sc_dtool() -> None:
     """  # noqa: D301  (click wants the backspace itself: do not wrap the next lines)
 
 
-def main() -> NoReturn:
-    """Run the command line; never returns."""
+def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
+    """Run the command line; never returns.
+
+    `command` is given the words of the command line and returns an exit code; default: `run`. Whatever it does has the
+    streams, signals and exit codes of `sc-dtool`.
+    """
     if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # who called us wants it ignored (`trap '' TERM`)
         signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
-    if isinstance(sys.stdout, TextIOWrapper):
-        # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
-        codecs.register_error(_AS_ON_DISK, _as_on_disk)
-        sys.stdout.reconfigure(encoding=sys.getfilesystemencoding(), errors=_AS_ON_DISK)
-    sys.exit(run(sys.argv[1:]))
+    # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
+    codecs.register_error(_AS_ON_DISK, _as_on_disk)
+    raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
+    sys.stdout = TextIOWrapper(
+        BufferedWriter(raw), sys.getfilesystemencoding(), _AS_ON_DISK, line_buffering=raw.isatty()
+    )
+    messages = BufferedWriter(_StandardError(sys.stderr.fileno(), "w", closefd=False))
+    sys.stderr = TextIOWrapper(messages, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+    try:
+        code = run(sys.argv[1:], owns_process=True) if command is None else command(sys.argv[1:])
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else Exit.DONE if end.code is None else Exit.ERROR
+    except (Exception, KeyboardInterrupt) as error:
+        code = _code_of(error, None) if command is not None or isinstance(error, KeyboardInterrupt) else _show(error)
+    leave(code)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, or another if the code says "done" and the output could not be written.
+
+    `sys.exit` would wait for threads that others have left behind, and replace the code if a stream cannot be flushed.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    atexit._run_exitfuncs()
+    error = _unwritten()
+    if code == Exit.DONE and error is not None:
+        code = _code_of(error, None)
+    with contextlib.suppress(OSError, ValueError):  # of a program that does not begin with `main`
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _open_closed_streams() -> None:
@@ -128,32 +163,44 @@ def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
         return codecs.lookup_error("replace")(one)
 
 
-def run(words: list[str]) -> int:
-    """Run one command; returns its exit code."""
+def run(words: list[str], *, owns_process: bool = False) -> int:
+    """Run one command; returns its exit code. `owns_process`: whether this process ends when the command does."""
     context: click.Context | None = None
     try:
-        with sc_dtool.make_context("sc-dtool", words) as context:
+        with sc_dtool.make_context("sc-dtool", words, obj=Invocation(owns_process)) as context:
             result = sc_dtool.invoke(context)
-    except click.exceptions.Exit as error:
+    except (Exception, KeyboardInterrupt) as error:
+        return _code_of(error, context)
+    return result if isinstance(result, int) else Exit.DONE
+
+
+def _show(error: Exception) -> int:
+    """What --debug is for."""
+    import traceback
+
+    traceback.print_exception(error)
+    return Exit.ERROR
+
+
+def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None) -> int:
+    """The exit code for what has ended a command, which is reported."""
+    if isinstance(error, click.exceptions.Exit):
         return error.exit_code
-    except click.ClickException as error:
+    if isinstance(error, click.ClickException):
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    if isinstance(error, KeyboardInterrupt | click.Abort):
         click.echo("interrupted", err=True)
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone, and has said nothing about it
-        return Exit.ERROR
-    except Exception as error:
-        return report(error, context)
-    return result if isinstance(result, int) else Exit.DONE
+    if isinstance(error, BrokenPipeError) and isinstance(_unwritten(), BrokenPipeError):
+        return Exit.PIPE_CLOSED
+    return report(error, context)
 
 
 def report(error: Exception, context: click.Context | None) -> int:
     """Print an error for people; its exit code. With --debug it is raised."""
-    now = invocation(context) if context is not None else None
-    if now is None or now.debug:
+    now = invocation(context) if context is not None else Invocation()
+    if now.debug:
         raise error
     if not isinstance(error, CacheError):
         error = _translate(error)
@@ -161,8 +208,45 @@ def report(error: Exception, context: click.Context | None) -> int:
     return error.exit_code
 
 
+class _StandardError(FileIO):
+    """Drops what cannot be written: messages, and progress on a terminal that has gone, stop nothing."""
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+class _StandardOutput(FileIO):
+    """Remembers that it could not be written, for what an error says of that is no more than its number."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            raise
+
+
+def _unwritten() -> OSError | None:
+    """Why what was printed cannot be written; None if it is written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return error
+    except ValueError:  # it is closed
+        return None
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return raw.failure if isinstance(raw, _StandardOutput) else None
+
+
 def _translate(error: Exception) -> CacheError:
     if isinstance(error, OSError):
+        if _unwritten() is not None:
+            return cannot_write_result(error)
         if error.errno in FULL:
             return NoSpace(explain(error), hint="free some with: sc-dtool clean")
         missing = isinstance(error, FileNotFoundError) and f"/{CONTROL}/" in str(error.filename2 or error.filename)

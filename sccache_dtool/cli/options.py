@@ -68,7 +68,9 @@ def _convert(parse: Callable[[str], Value], text: str) -> Value:
 class Invocation:
     """What the options that every command has add up to."""
 
-    def __init__(self) -> None:
+    def __init__(self, owns_process: bool = False) -> None:
+        """`owns_process`: whether this process ends when the command does."""
+        self.owns_process = owns_process
         self.cache_dir: str | None = None
         self.format = "human"
         self.color = "auto"
@@ -89,8 +91,8 @@ class Invocation:
             self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose)
         return self._output
 
-    def cache(self, directory: str | None = None, **more: Any) -> Cache:
-        """The cache that the command is about."""
+    def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
+        """The cache that the command is about. `parents`: what is missing above a new one may be made."""
         choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
@@ -98,6 +100,7 @@ class Invocation:
             on_warning=self.out.warning,
             on_note=self.out.note,
             may_hold_data=choice.may_hold_data,
+            parents=parents or choice.parents,
             jobs=self.jobs,
             on_scan=self.out.scanned,
             executor=self.spread,
@@ -195,7 +198,8 @@ def fetching_options(function: Command) -> Command:
     """How an item is fetched that is not there."""
     rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download so much a second at most: 10MB.")
     room = click.option("--make-room", is_flag=True, help="Evict what is idle if there is no room for the item.")
-    return rate(room(function))
+    parents = click.option("--parents", is_flag=True, help="Make the directories above a new cache, too.")
+    return rate(room(parents(function)))
 
 
 def lasting_options(function: Command) -> Command:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -273,10 +274,19 @@ def _cell(value: Any) -> str:
 
 
 def _write(file: TextIO, line: str, end: str = "\n") -> None:
+    """Write a result, or a message: one that cannot be written stops nothing."""
+    if file is not sys.stdout:
+        with contextlib.suppress(OSError):
+            print(line, file=file, end=end, flush=True)
+        return
     try:
         print(line, file=file, end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
-        what = "the result" if file is sys.stdout else "messages"
-        raise CacheError(f"cannot write {what}: {explain(error)}") from error
+        raise cannot_write_result(error) from error
+
+
+def cannot_write_result(error: OSError) -> CacheError:
+    """The error for standard output that takes nothing more."""
+    return CacheError(f"cannot write the result: {explain(error)}")

@@ -23,10 +23,11 @@ def fetch_where_room_is(
 
     `size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what running
     fetches have reserved. Raises NoSpace, with what is missing where, if there is none, also not by evicting what is
-    idle where `make_room` says so.
+    idle where `make_room` says so; NoCache if none of them is, or can become, a cache.
     """
     need = caches[0].announced(wanted) if size is None and wanted.bring is None else size
     short: list[str] = []
+    refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(wanted.key)):
         missing = 0 if need is None else need - cache.room()
         # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
@@ -35,8 +36,15 @@ def fetch_where_room_is(
             continue
         try:
             return hold(cache)
-        except (NoSpace, NoCache) as error:
+        except NoSpace as error:
             short.extend(_why(cache, error))
+        except NoCache as error:
+            refusals.append(error)
+            short.extend(_why(cache, error))
+    if len(refusals) == len(caches):
+        raise NoCache(
+            f"none of {len(caches)} directories is a cache", details=list(dict.fromkeys(short)), hint=refusals[0].hint
+        )
     if make_room and need is not None:
         for cache in caches:
             try:

@@ -17,14 +17,16 @@ from sccache_dtool.errors import UsageError
 
 def use_dataset(
     now: Invocation,
-    directories: Sequence[str | None],
+    caches: Sequence[Cache],
     words: tuple[str, ...],
     name: str | None,
     holder: str,
     terms: dict[str, Any],
 ) -> None:
-    """Use all items of a dataset: as many leases, and one directory that shows them. `terms`: of `Cache.hold`."""
-    caches = [now.cache(directory, progress=None) for directory in directories]
+    """Use all items of a dataset: as many leases, and one directory that shows them.
+
+    `caches`: without progress, which is shown for the whole dataset; `terms`: of `Cache.hold`.
+    """
     owner = caches[0].owner(holder)
     chosen = caches[0]
 
@@ -48,14 +50,13 @@ def use_dataset(
 
 def hold_dataset(
     now: Invocation,
-    directories: Sequence[str | None],
+    caches: Sequence[Cache],
     words: tuple[str, ...],
     name: str | None,
     terms: dict[str, Any],
     child: tuple[int, list[str]],
 ) -> Staged:
     """All items of a dataset, leased for a command that we run, by one holder: one heartbeat serves them all."""
-    caches = [now.cache(directory, progress=None) for directory in directories]
     owner = caches[0].owner_of_command(*child)
 
     def stage(cache: Cache) -> Staged:

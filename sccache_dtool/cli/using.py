@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -19,15 +19,13 @@ from sccache_dtool.cli.options import (
     naming_options,
     pass_invocation,
 )
-from sccache_dtool.errors import Exit, LeaseLost, NoCache, UsageError
+from sccache_dtool.cli.output import Output
+from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.wanted import DTOOL
 from sccache_dtool.finding import Named, NotFound
 from sccache_dtool.holders import Owner
 from sccache_dtool.leases import Lease
-
-if TYPE_CHECKING:
-    from sccache_dtool.dtool.staging import Staged
 
 
 @click.command("use")
@@ -42,6 +40,7 @@ def use_command(
     name: str | None,
     size: int | None,
     directories: str | None,
+    parents: bool,
     holder: str,
     words: tuple[str, ...],
     ttl: float | None,
@@ -64,9 +63,9 @@ def use_command(
     if _is_dataset(words):
         from sccache_dtool.cli.staged import use_dataset
 
-        use_dataset(now, _split(directories), words, name, holder, terms)
+        use_dataset(now, _caches(now, directories, parents, progress=None), words, name, holder, terms)
         return
-    lease, owner = _hold(now, directories, words, name, holder, terms)
+    lease, owner = _hold(now, directories, parents, words, name, holder, terms)
     now.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
@@ -104,7 +103,7 @@ def unuse_command(
     A path means the lease on that very copy. A name or a key will do as well. Once too often is no error: it says so,
     and exits 0.
     """
-    caches = [now.cache(directory) for directory in _split(directories)]
+    caches = _caches(now, directories)
     owners = caches[0].owners(holder)
     meant = _meant(caches, words, name)
     released, evicted = 0, False
@@ -175,6 +174,9 @@ class _WithCommand(click.Command):
 @naming_options
 @lasting_options
 @fetching_options
+@click.option(
+    "-I", "--replace", default="{}", metavar="STR", help="Replace arguments that are STR, not {}; empty: none."
+)
 @click.option("--keep-going", is_flag=True, help="Let COMMAND go on when its lease is lost.")
 @common_options()
 @click.pass_context
@@ -183,17 +185,20 @@ def run_command(
     name: str | None,
     size: int | None,
     directories: str | None,
+    parents: bool,
     words: tuple[str, ...],
     ttl: float | None,
     wait: float | None,
     max_rate: int | None,
     make_room: bool,
+    replace: str,
     keep_going: bool,
 ) -> int:
     """Run COMMAND with a lease on an item, and return its exit code.
 
-    The path is in $SC_DTOOL_PATH, and wherever COMMAND says {}. Signals sent to sc-dtool reach COMMAND. The lease
-    shows a heartbeat; if it is lost all the same, COMMAND is sent SIGTERM and the exit code is 75.
+    The path is in $SC_DTOOL_PATH, and replaces each argument of COMMAND that is {}. Signals sent to sc-dtool reach
+    COMMAND. The lease shows a heartbeat; if it is lost all the same, COMMAND is sent SIGTERM. Once COMMAND has been
+    started, the exit code is always its own, and problems of sc-dtool are reported on standard error.
     """
     from sccache_dtool.cli.child import Child
 
@@ -202,30 +207,56 @@ def run_command(
     if not command:
         raise UsageError("no command to run", hint="put it after two dashes: sc-dtool run SOURCE -- COMMAND...")
     lost: list[LeaseLost] = []
-    child = Child()
+    child = Child(now.out.warning)
 
     def give_up(error: LeaseLost) -> None:
+        if child.has_ended:  # a cleaner has seen that first
+            return
         lost.append(error)
-        now.out.error(error)
         if not keep_going:
             child.tell(signal.SIGTERM)
+        now.out.error(error)
 
     try:
         terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
-        lease = _hold_for_command(now, directories, words, name, terms, (child.pid, command))
-        path = os.fspath(lease)
-        order = [word.replace("{}", path) for word in command]
+        path, leases = _hold_for_command(now, directories, parents, words, name, terms, (child.pid, command))
+        order = [path if word == replace != "" else word for word in command]
         try:
-            code = child.run(order, {"SC_DTOOL_PATH": path}, lambda: lease.holder.start_heart(give_up))
+            return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heart(give_up))
         finally:
-            kept = lease.release()
-            lease.holder.retire()
-        if not (kept or lost):  # revoked since the last beat
-            lost.append(lease.holder.revoked())
-            now.out.error(lost[0])
+            _give_back(now.out, leases, lost)
     finally:
-        child.abandon()
-    return Exit.LEASE_LOST if lost and not keep_going else code
+        child.close()
+        if not now.owns_process:
+            child.restore()
+
+
+def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) -> None:
+    """Give back what a command held, and report what goes wrong. Nothing is raised: the exit code is the command's."""
+    holder = leases[0].holder
+    failed: list[str] = []
+    all_kept = True
+    try:
+        holder.stop_heart()
+        for lease in leases:
+            try:
+                all_kept &= lease.release()
+            except OSError as error:
+                failed.append(explain(error))
+        if not failed:
+            holder.retire()
+        if not (all_kept or lost) and holder.has_lapsed:  # otherwise it was ended because the command had ended
+            out.error(holder.revoked())
+    except Exception as error:
+        failed.append(f"{type(error).__name__}: {error}")
+    if failed:
+        out.error(
+            CacheError(
+                f"could not give back {len(failed)} of {len(leases)} leases",
+                details=list(dict.fromkeys(failed))[:3],
+                hint="`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended",
+            )
+        )
 
 
 @click.command("renew")
@@ -257,21 +288,26 @@ def _is_dataset(words: tuple[str, ...]) -> bool:
 def _hold_for_command(
     now: Invocation,
     directories: str | None,
+    parents: bool,
     words: tuple[str, ...],
     name: str | None,
     terms: dict[str, Any],
     child: tuple[int, list[str]],
-) -> Lease | Staged:
+) -> tuple[str, Sequence[Lease]]:
+    """The path for a command, and the leases that it needs, all of one holder."""
     if _is_dataset(words):
         from sccache_dtool.cli.staged import hold_dataset
 
-        return hold_dataset(now, _split(directories), words, name, terms, child)
-    return _hold(now, directories, words, name, "", terms, child)[0]
+        staged = hold_dataset(now, _caches(now, directories, parents, progress=None), words, name, terms, child)
+        return os.fspath(staged), staged.all
+    lease, _ = _hold(now, directories, parents, words, name, "", terms, child)
+    return os.fspath(lease), (lease,)
 
 
 def _hold(
     now: Invocation,
     directories: str | None,
+    parents: bool,
     words: tuple[str, ...],
     name: str | None,
     holder: str,
@@ -282,7 +318,7 @@ def _hold(
 
     `terms` are those of `Cache.hold`.
     """
-    caches = [now.cache(directory) for directory in _split(directories)]
+    caches = _caches(now, directories, parents)
     wanted = caches[0].wanted(words, name)
     owner = caches[0].owner(holder) if child is None else caches[0].owner_of_command(*child)
 
@@ -304,11 +340,11 @@ def _rate(text: int | None) -> float | None:
     return text
 
 
-def _split(directories: str | None) -> list[Any]:
-    """The directories of ``-d``; [None], the cache of the invocation, where it was not given."""
+def _caches(now: Invocation, directories: str | None, parents: bool = False, **more: Any) -> list[Cache]:
+    """The caches in the directories of ``-d``; without it, the cache of the invocation. `more`: for each `Cache`."""
     if directories is None:
-        return [None]
+        return [now.cache(parents=parents, **more)]
     found = [directory for directory in directories.split(os.pathsep) if directory]
     if not found:
         raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-    return found
+    return [now.cache(directory, parents=parents, **more) for directory in found]

@@ -139,12 +139,17 @@ def _is_old(fs: FileSystem, clock: Clock, path: str) -> bool:
 
 
 def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[Finding]]:
-    """What `config.toml` says; the defaults, and a finding, where it says nothing that can be understood."""
-    try:
-        return config.load(fs, layout, warn), []
-    except CacheError as error:
-        what = error.message.removeprefix(f"{layout.config_file}: ")
-        return Config(), [Finding(layout.config_file, f"cannot be used: {what}", None, error.hint or "correct it")]
+    """What `config.toml` says, with the defaults, and findings, where that cannot be understood."""
+    settings = config.load(fs, layout, warn)
+    return Config(*settings), [
+        Finding(
+            layout.config_file,
+            f"cannot be used: {error.message.removeprefix(f'{layout.config_file}: ')}",
+            None,
+            error.hint or "correct it",
+        )
+        for error in settings.mistakes
+    ]
 
 
 def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:

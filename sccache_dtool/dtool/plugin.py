@@ -268,13 +268,19 @@ def _cache(store: Any) -> Cache:
 
     attributes = broker.cache_attributes(store)
     directory = getattr(store, attributes[0]) if attributes else ""
+    choice = root.choose(None, os.environ)
     if not os.path.isabs(directory):
-        directory = root.choose(None, os.environ).path
+        directory = choice.path
     state = _state
     with state.guard:
         if directory not in state.caches:
             state.caches[directory] = Cache(
-                directory, on_warning=_say, on_note=_say, on_lost=_tell_of_loss, may_hold_data=True
+                directory,
+                on_warning=_say,
+                on_note=_say,
+                on_lost=_tell_of_loss,
+                may_hold_data=True,
+                parents=choice.parents and directory == choice.path,
             )
         return state.caches[directory]
 

@@ -114,5 +114,6 @@ def _item(uri: str, uuid: str) -> Item:
 
 
 def _named(uri: str, uuid: str) -> tuple[Cache, Wanted]:
-    cache = Cache(root.choose(None, os.environ).path, may_hold_data=True)
+    choice = root.choose(None, os.environ)
+    cache = Cache(choice.path, may_hold_data=True, parents=choice.parents)
     return cache, cache.wanted([f"{DTOOL}{uri}#{uuid}"])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fsops import FileSystem
-    from sccache_dtool.holders import Holder, Owner
+    from sccache_dtool.holders import Owner
     from sccache_dtool.leases import Lease
 
 #: Items that are fetched at the same time.
@@ -82,14 +82,9 @@ class Staged(NamedTuple):
         return os.fspath(self.view)
 
     @property
-    def holder(self) -> Holder:
-        """Who holds them, where one holder has them all."""
-        return self.view.holder
-
-    def release(self) -> bool:
-        """Give everything back; False if any lease was lost before."""
-        given_back = [lease.release() for lease in (*self.leases, self.view)]
-        return all(given_back)
+    def all(self) -> tuple[Lease, ...]:
+        """All leases, in the order in which they are to be given back."""
+        return (*self.leases, self.view)
 
 
 def hold(cache: Cache, words: Sequence[str], hold_one: Callable[[Wanted], Lease], progress: Progress | None) -> Staged:

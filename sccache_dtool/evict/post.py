@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from sccache_dtool import holders, items
+from sccache_dtool.config import Config
 from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, InUse
@@ -28,15 +29,12 @@ class Post:
     def __init__(
         self,
         place: Workplace,
-        heartbeat_ttl: float,
-        dtool_directories: Collection[str] = (),
+        settings: Config,
         crew: Callable[[], Crew] = Crew,
     ) -> None:
-        """`heartbeat_ttl`: our lifetime in seconds while we are at work; `dtool_directories`: see `loose.scan`."""
         self._place = place
         self._fs, self._layout, self._clock, self._proc, self._id, self._warn = place
-        self._heartbeat_ttl = heartbeat_ttl
-        self._dtool_directories = dtool_directories
+        self._settings = settings  # each is read where it is needed: one that is wrong stops nothing else
         self._crew = crew
 
     def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
@@ -88,7 +86,7 @@ class Post:
 
     def _loose(self, crew: Crew) -> Found:
         now = self._clock.wall()
-        return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._dtool_directories)
+        return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._settings.dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return disposal.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
@@ -97,7 +95,7 @@ class Post:
     def _at_work(self) -> Iterator[Holder]:
         """A holder for work areas of ours, so that nobody takes them for abandoned."""
         owner = holders.program_owner(self._proc)
-        holder = Holder(self._fs, self._layout, self._clock, owner, self._heartbeat_ttl)
+        holder = Holder(self._fs, self._layout, self._clock, owner, self._settings.heartbeat_ttl)
         try:
             with holder.beating():
                 yield holder

@@ -84,7 +84,7 @@ class Keeping(Looking):
         from sccache_dtool.evict.policies import Rules
 
         settings = self.settings
-        strange = [one for one in settings.unknown if one.startswith("[clean]")]
+        strange = [one for one in settings.unknown if config.of_cleaning(one)]
         if strange:
             raise UsageError(
                 f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",

@@ -50,6 +50,7 @@ class Opened:
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
+        parents: bool = False,
         jobs: int | None = 1,
         on_scan: Callable[[int, int], None] = _watch_silently,
         executor: Executor | None = None,
@@ -61,7 +62,9 @@ class Opened:
 
         `on_warning` is told of what is damaged and passed over, `on_note` whom we are waiting for, `on_lost`
         (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
-        where there are files already, as in dtool's own cache directory. `jobs`: how many look-ups may run at a
+        where there are files already, as in dtool's own cache directory; `parents`: also if directories above it are
+        missing, which are made. A cache that is set up on first use is told to `on_note`, or else logged as a warning.
+        `jobs`: how many look-ups may run at a
         time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
         is told how many of how many parts of a scan are done; `executor`: what shares large scans and
         removals with this process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock`
@@ -76,6 +79,7 @@ class Opened:
         self._on_lost = on_lost
         self._progress = progress
         self._may_hold_data = may_hold_data
+        self._parents = parents
         self._jobs = jobs
         self._on_scan = on_scan
         self._executor = executor
@@ -104,9 +108,12 @@ class Opened:
         """Lifetime in seconds of holders that beat."""
         return self.settings.heartbeat_ttl
 
-    def init(self) -> bool:
-        """Set the cache up; False if it was one already. Raises UsageError where there must be none."""
-        made = root.set_up(self._fs, self._layout)
+    def init(self, parents: bool = True) -> bool:
+        """Set the cache up; False if it was one already. Raises UsageError where there must be none.
+
+        `parents`: make missing directories above it, too; without, NoCache is raised for these.
+        """
+        made = root.set_up(self._fs, self._layout, parents=parents)
         self.check()
         self._warn_of_strangers()
         return made
@@ -127,7 +134,17 @@ class Opened:
         except NoCache:
             if not (self._may_hold_data or root.is_empty(self._fs, self._layout.root)):
                 raise
-            self.init()
+            if self.init(self._parents):
+                self._tell_of_new_cache()
+
+    def _tell_of_new_cache(self) -> None:
+        text = f"set up a new cache in {self._layout.root}"
+        if self._note is not silently:
+            self._note(text)
+            return
+        import logging
+
+        logging.getLogger("sccache_dtool").warning(text)
 
     def _warn_of_strangers(self) -> None:
         """Warn, once, of a cache in which everybody may put what its users read."""
@@ -143,8 +160,7 @@ class Opened:
         place = self._workplace(warn)
         if warn is None:
             self._warn_of_strangers()
-        settings = settings or self.settings
-        return Keeper(place, settings.heartbeat_ttl, settings.dtool_directories, self._crew)
+        return Keeper(place, self.settings if settings is None else settings, self._crew)
 
     def _workplace(self, warn: Tell | None = None) -> Workplace:
         return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)

@@ -56,7 +56,7 @@ class Job(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What an owner's token is the hash of; a shell script must be able to make it, too. See `bin/`."""
+        """What an owner's token is the hash of; a shell script must be able to make it, too. See `samples/`."""
         return f"{self.scheduler}/{self.cluster}/{f'task:{self.raw}' if self.raw else self.id}"
 
     def fields(self) -> dict[str, Any]:
@@ -139,28 +139,38 @@ def _slurm(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Fou
     """Slurm's keeper of a step is called ``slurmstepd: [48211.batch]``; `salloc` and `srun` stand beside the job."""
     nearest = _position(above, frozenset({"slurmstepd", "salloc", "srun"}))
     if nearest is None:
-        number = environ.get("SLURM_JOB_ID", "")
-        if number.isdecimal() and re.search(rf"/job_{number}(/|$)", proc.cgroups(), re.MULTILINE):
-            return _slurm_job(environ, within=True)
-        return None
+        groups = set(re.findall(r"/job_([0-9]+)(?:/|$)", proc.cgroups(), re.MULTILINE))
+        return _slurm_job(environ, within=True) if groups & _slurm_numbers(environ) else None
     if above[nearest].command != "slurmstepd":
         return _slurm_job(environ, within=False)
     title = re.search(r"\[([0-9]+)(\+[0-9]+)?\.", " ".join(proc.words(above[nearest].pid)))
     for candidate in _environments(proc, environ, above, nearest):
-        if title is None or title[2] or candidate.get("SLURM_JOB_ID") == title[1]:
+        if title is None or title[2] or title[1] in _slurm_numbers(candidate):
             found = _slurm_job(candidate, within=True)
             if found is not None:
                 return found
     return None
 
 
+def _slurm_numbers(environ: Mapping[str, str]) -> set[str]:
+    """The numbers of a job: a heterogeneous one has one for each of its parts, and its first part's is its own.
+
+    A step that runs on several parts has the job's SLURM_JOB_ID on all of them (seen on Slurm 22.05), while each keeper
+    has its part's number. Before Slurm 20.02 the word was PACK.
+    """
+    parts = (value for name, value in environ.items() if re.fullmatch(r"SLURM_JOB_ID_(HET|PACK)_GROUP_[0-9]+", name))
+    return {environ.get("SLURM_JOB_ID", ""), *parts} - {""}
+
+
 def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
     number, cluster = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_CLUSTER_NAME", "")
+    first = environ.get("SLURM_JOB_ID_HET_GROUP_0") or environ.get("SLURM_JOB_ID_PACK_GROUP_0", "")
+    number = first if first.isdecimal() else number
     if not number.isdecimal() or not cluster:
         return None
     array, task = environ.get("SLURM_ARRAY_JOB_ID", ""), environ.get("SLURM_ARRAY_TASK_ID", "")
     is_task = array.isdecimal() and task.isdecimal()
-    is_part = "SLURM_HET_SIZE" in environ  # of a heterogeneous job; the other parts have other nodes and starts
+    is_part = bool(first) or "SLURM_HET_SIZE" in environ  # the other parts have other nodes and starts
     nodes = "" if is_part else environ.get("SLURM_JOB_NODELIST", "")
     job = Job(
         "slurm",

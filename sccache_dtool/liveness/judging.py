@@ -100,7 +100,7 @@ def _between(process: Process | None, pairs: object) -> tuple[Process, ...]:
 def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = None) -> str:
     """The record of a holder; HolderRecord.decode reads it.
 
-    `item`: the key of the only item that it will hold, for scripts that end its lease without a scan (`bin/`): they
+    `item`: the key of the only item that it will hold, for scripts that end its lease without a scan (`samples/`): they
     need its digits, and a name might not fit.
     """
     fields: dict[str, Any] = {

@@ -10,6 +10,7 @@ import pytest
 
 import httpserver
 from cli.tool import SCRIPTS, Disk, Done
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 
 _CHANGES_OUTPUT = (
@@ -18,8 +19,11 @@ _CHANGES_OUTPUT = (
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of the test: what every command goes to that is not told otherwise."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """The cache of the test: what every command goes to that is not told otherwise.
+
+    It is set up already, as `use` says on standard error that it sets one up, but where a test is marked `no_cache`.
+    """
     for name in _CHANGES_OUTPUT:
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home"
@@ -28,6 +32,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("PATH", f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path / "cache"))
+    if request.node.get_closest_marker("no_cache") is None:
+        Cache(tmp_path / "cache").init()
     return tmp_path / "cache"
 
 

@@ -40,6 +40,7 @@ NO_DURATIONS = ["30", "30x", "d", "-1d", "1h30m", "", "1 day", "9" * 400 + "w", 
 # -- sizes and ages ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("option", [["clean", "--retain-size"], ["use", "-n", "x", "--size"]])
 @pytest.mark.parametrize("text", NO_SIZES)
 def test_no_size(sc: Sc, option: list[str], text: str, disk: Disk) -> None:
@@ -57,6 +58,7 @@ def test_a_size(sc: Sc, text: str) -> None:
     assert sc("clean", "--retain-size", text).code == 0
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "option",
     [
@@ -77,6 +79,7 @@ def test_no_duration(sc: Sc, option: list[str], text: str, disk: Disk) -> None:
     assert not disk.root.exists()
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("text", ["0s", "0.5s", "0w"])
 def test_a_lifetime_of_nothing(sc: Sc, source: str, text: str, disk: Disk) -> None:
     """A heart that beats without a pause would keep the file server busy, for a lease that has ended already."""
@@ -94,6 +97,7 @@ def test_the_longest_lifetime_is_not_taken_for_none(sc: Sc, source: str, disk: D
     assert len(disk.leases()) == 1
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "text",
     [
@@ -103,7 +107,6 @@ def test_the_longest_lifetime_is_not_taken_for_none(sc: Sc, source: str, disk: D
         '[lease]\nheartbeat_ttl = "0s"\n',
         "[lease]\nttl = [1]\n",
         "[lease\n",
-        '[clean]\ntrash = "a week"\n',
         "\0",
     ],
 )
@@ -115,6 +118,63 @@ def test_a_setting_that_means_nothing(sc: Sc, source: str, disk: Disk, text: str
     assert done.code == 1
     assert "config.toml" in one_line_error(done)
     assert disk.left() == []
+
+
+#: What each mistake in config.toml stops, and what it does not; `x` is in the cache and idle, `y` is not in it.
+NEEDS = {
+    '[lease]\nttl = "30"\n': (["use x", "clean --all -y"], ["unuse x", "rm x", "use --ttl 1h x", "du", "reap"]),
+    '[fetch]\nwait = "soon"\n': (["use y"], ["use x", "use --wait 1m y", "run x -- true", "clean --all -y", "du"]),
+    "[clean]\ntrash = 7d\n": (
+        ["clean --all -y", "clean", "rm x", "clean --all -n --trash 0s", "use --make-room --size 999PB y"],
+        ["use x", "use y", "run x -- true", "unuse x", "du", "reap", "restore"],
+    ),
+    "[dtool]\ndirectories = 1\n": (["du"], ["use x", "use y", "run x -- true", "unuse x", "rm x", "reap", "status"]),
+    "[lease\n": (["use x", "clean --all -y"], ["unuse x", "ls", "log", "why x", "dir", "transfers", "reap"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "stopped"),
+    [(text, line, False) for text, (_, goes) in NEEDS.items() for line in goes]
+    + [(text, line, True) for text, (stops, _) in NEEDS.items() for line in stops],
+)
+def test_a_mistake_stops_only_what_needs_its_table(
+    sc: Sc, tmp_path: Path, disk: Disk, text: str, line: str, stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing error in the policy of cleaning would stop every job that uses the cache."""
+    monkeypatch.chdir(tmp_path)
+    for name in "xy":
+        (tmp_path / name).write_text(name)
+    sc("use", "x")
+    sc("unuse", "x")
+    config(disk.root, text)
+    done = sc(*line.split())
+    if stopped:
+        assert done.code == 1
+        table = text.partition("]")[0].partition("\n")[0]
+        assert f"config.toml: {table}]" in one_line_error(done) or "[lease\n" in text
+        assert "config.toml" in one_line_error(done)
+    else:
+        assert done.code == 0, done
+    assert disk.leases() == [] or line.startswith("use")
+
+
+@pytest.mark.parametrize("text", NEEDS)
+def test_a_mistake_is_reported_by_whoever_looks(sc: Sc, disk: Disk, text: str) -> None:
+    """The data manager would hear of it from users, one by one."""
+    config(disk.root, text)
+    status = sc("status")
+    assert status.code == 0
+    assert "warning: " in status.err
+    shown = sc("config", "show")
+    assert shown.code == 1
+    doctor = sc("doctor")
+    assert doctor.code == 20
+    for said in (status.err, shown.err, doctor.out):
+        assert "config.toml" in said
+    if text != "[lease\n":
+        assert text[1:6] not in shown.out
+        assert shown.out.count("\n") >= 10 or text.startswith("[clean]")
 
 
 def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
@@ -130,6 +190,7 @@ def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
 # -- words -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -225,6 +286,7 @@ def test_roots_that_must_be_no_cache(
     assert not Path("/.sc-dtool").exists()
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize(
     "words",
     [
@@ -319,6 +381,7 @@ def test_without_a_home(root: Path, source: str) -> None:
         assert call("reap", env=environment(HOME=home, XDG_STATE_HOME="/nonexistent/x")).code == 0
 
 
+@pytest.mark.no_cache
 def test_roots_that_cannot_be_made(sc: Sc, tmp_path: Path) -> None:
     """A root that cannot be would end in a traceback, or in a loop."""
     (tmp_path / "file").write_text("")
@@ -515,6 +578,7 @@ def test_locales_that_cannot_spell_a_name(variable: str, tmp_path: Path, disk: D
     assert disk.leases() == []
 
 
+@pytest.mark.no_cache
 def test_names_with_a_new_line(sc: Sc, tmp_path: Path, disk: Disk) -> None:
     """`p=$(…)` of a name with a new line would hold another path than the one that is protected."""
     (tmp_path / "a\nb").write_text("x")

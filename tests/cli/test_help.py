@@ -77,6 +77,7 @@ def test_no_words_at_all_are_the_help(sc: Sc) -> None:
     assert "Commands:" in done.out + done.err
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_touches_no_cache(command: str, sc: Sc, root: os.PathLike[str]) -> None:
     """A look at the help would set up a cache."""

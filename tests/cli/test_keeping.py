@@ -28,6 +28,7 @@ def dead(sc: Sc, source: str) -> int:
 # -- init --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cache
 def test_init_prints_where_the_cache_is(sc: Sc, root: Path) -> None:
     """Whoever sets a cache up could not tell where it went."""
     assert sc("init") == Done(0, f"{root}\n", "")
@@ -35,6 +36,7 @@ def test_init_prints_where_the_cache_is(sc: Sc, root: Path) -> None:
     assert sc("-f", "json", "init").row("init")["made"] is False
 
 
+@pytest.mark.no_cache
 def test_init_takes_a_directory(sc: Sc, tmp_path: Path) -> None:
     """`init DIR` would set up another directory than DIR."""
     assert sc("init", tmp_path / "deep" / "cache").out == f"{tmp_path / 'deep' / 'cache'}\n"
@@ -42,6 +44,7 @@ def test_init_takes_a_directory(sc: Sc, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.no_cache
 def test_init_of_nothing_is_not_the_default(sc: Sc, root: Path) -> None:
     """`init "$UNSET"` would set up another cache than the one that was meant."""
     assert sc("init", "").code == 2
@@ -49,6 +52,7 @@ def test_init_of_nothing_is_not_the_default(sc: Sc, root: Path) -> None:
     assert not root.exists()
 
 
+@pytest.mark.no_cache
 def test_init_leaves_what_is_there(sc: Sc, root: Path) -> None:
     """Setting up dtool's own cache directory would cost what dtool has cached."""
     root.mkdir()
@@ -57,6 +61,7 @@ def test_init_leaves_what_is_there(sc: Sc, root: Path) -> None:
     assert (root / "3f2a").read_text() == "kept"
 
 
+@pytest.mark.no_cache
 def test_init_by_many_at_once_makes_one_cache(root: Path) -> None:
     """An array job whose tasks all begin with `init` would tear the cache apart."""
     from contextlib import ExitStack
@@ -323,6 +328,7 @@ def test_the_doctor_tells_each_thing_once(sc: Sc, source: str, disk: Disk) -> No
         assert sorted(told) == sorted(map(str, expected)), words
 
 
+@pytest.mark.no_cache
 def test_doctor_verifies_file_systems_where_there_is_no_cache(sc: Sc, root: Path, tmp_path: Path) -> None:
     """A file system could be verified only after it had been trusted with a cache."""
     place = tmp_path / "mount"

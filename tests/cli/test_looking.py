@@ -214,6 +214,7 @@ def test_log_since(sc: Sc) -> None:
     assert done.err == "no use has ended in that time\n"
 
 
+@pytest.mark.no_cache
 def test_dir_is_where_the_cache_is(sc: Sc, root: Path) -> None:
     """A script could not find the cache that a user's settings name."""
     assert sc("dir").code == 10

@@ -6,13 +6,14 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.tool import SC_DTOOL, Disk, Done, call, environment, finish, one_line_error, shell, start
+from cli.tool import PYTHON, SC_DTOOL, Disk, Done, call, environment, finish, one_line_error, shell, start
 from httpserver import Server
 
 Sc = Callable[..., Done]
@@ -272,18 +273,30 @@ def test_the_later_option_wins(sc: Sc, tmp_path: Path) -> None:
 # -- streams that are closed, full, or read no further -----------------------------------------------------------------
 
 
+#: Each way to the same entry point.
+WAYS = [[SC_DTOOL], [PYTHON, "-m", "sccache_dtool"]]
+
+
 @pytest.mark.usefixtures("filled")
 @pytest.mark.parametrize("command", ["du", "ls", "log", "status", "-f json du", "--help", "du --help", "--version"])
-def test_a_reader_that_has_gone(command: str) -> None:
-    """`sc-dtool ls | head` would end in a page of Python."""
-    read, write = os.pipe()
-    os.close(read)
-    done = subprocess.run(
-        [SC_DTOOL, *command.split()], stdout=write, stderr=subprocess.PIPE, text=True, check=False, timeout=60
-    )
-    os.close(write)
-    assert done.stderr == ""
-    assert done.returncode == 1
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone(command: str, unbuffered: str) -> None:
+    """`sc-dtool ls | head` would end in a page of Python, or look like a failure of `ls`."""
+    for way in WAYS:
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run(
+            [*way, *command.split()],
+            stdout=write,
+            stderr=subprocess.PIPE,
+            env=environment(PYTHONUNBUFFERED=unbuffered),
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        os.close(write)
+        assert done.stderr == ""
+        assert done.returncode == 128 + signal.SIGPIPE
 
 
 def test_a_path_that_nobody_got_holds_nothing(source: str, disk: Disk) -> None:
@@ -292,8 +305,30 @@ def test_a_path_that_nobody_got_holds_nothing(source: str, disk: Disk) -> None:
     os.close(read)
     with start([SC_DTOOL, "use", source], stdout=write) as process:
         os.close(write)
-        assert finish(process).code == 1
+        assert finish(process).code == 128 + signal.SIGPIPE
     assert disk.leases() == disk.holders() == []
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&1 >{path} | true"])
+def test_messages_that_cannot_be_written_stop_nothing(source: str, disk: Disk, tmp_path: Path, stderr: str) -> None:
+    """A log on a full disk would stop a job whose data is there."""
+    path = tmp_path / "path"
+    where = stderr.format(path=path) if "{" in stderr else f">{path} {stderr}"
+    done = shell(["bash", "-c", f"sc-dtool -v use --holder h --ttl 1h {source} {where}; exit ${{PIPESTATUS[0]}}"])
+    assert (done.code, done.err) == (0, "")
+    assert Path(path.read_text().rstrip()).read_text() == "ACGT\n"
+    assert len(disk.leases()) == 1
+    shell(["bash", "-c", f"sc-dtool status nothing {where}; exit ${{PIPESTATUS[0]}}"])
+    assert shell(["bash", "-c", "sc-dtool status nothing 2>/dev/full"]).code == 2
+    assert shell(["bash", "-c", "sc-dtool --no-such-option 2>/dev/full"]).code == 2
+
+
+@pytest.mark.parametrize("command", ["--help", "--version", "du --help", "-f json loaders"])
+def test_help_for_a_full_disk(command: str) -> None:
+    """`sc-dtool --help > file` on a full disk would end in a page of Python, or blame the cache."""
+    for way in WAYS:
+        done = shell(["sh", "-c", f'"$@" {command} >/dev/full', "sh", *way])
+        assert done == Done(1, "", "Error: cannot write the result: No space left on device\n")
 
 
 def test_a_full_disk_for_our_output(filled: str, disk: Disk) -> None:

@@ -742,6 +742,7 @@ def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp
     assert one_line_error(done).startswith("Error: cannot write No such file or directory")
 
 
+@pytest.mark.no_cache
 def test_what_a_killed_run_has_left_is_not_in_the_way(
     sc: Sc, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

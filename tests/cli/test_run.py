@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +25,13 @@ from cli.tool import (
     finish,
     heard,
     one_line_error,
+    say,
     shell,
     start,
     wait_until,
 )
 from httpserver import Server
+from sccache_dtool.cli.child import Child
 
 Sc = Callable[..., Done]
 
@@ -68,11 +72,29 @@ def test_whoever_ignores_the_end_of_children_is_no_hindrance(source: str) -> Non
 
 def test_the_path_is_in_braces_and_in_the_environment(source: str) -> None:
     """A command could not find what the lease is on."""
-    done = call("run", source, "--", "sh", "-c", 'echo "{}"; echo "$SC_DTOOL_PATH"; cat {}; echo --in={}')
-    first, second, text, option = done.out.splitlines()
+    done = call("run", source, "--", "sh", "-c", 'echo "$1"; echo "$SC_DTOOL_PATH"; cat "$2"', "sh", "{}", "{}")
+    first, second, text = done.out.splitlines()
     assert first == second
     assert text == "ACGT"
-    assert option == f"--in={first}"
+
+
+@pytest.mark.parametrize("name", ["two words", "it's", '"; touch owned; "', "$(touch owned)", "{}", "-n"])
+def test_a_name_never_becomes_a_part_of_a_script(tmp_path: Path, name: str) -> None:
+    """A file with a space in its name would break a script, and one with a quote would run as a command."""
+    (tmp_path / name).write_text("ACGT\n")
+    script = 'test -z "{}" || printf "%s" {} && cat "$SC_DTOOL_PATH"'
+    done = call("run", f"./{name}", "--", "sh", "-c", script, "{}", "--in={}", cwd=tmp_path)
+    assert (done.code, done.out) == (0, "{}ACGT\n")
+    assert call("run", f"./{name}", "--", "cat", "--", "{}", cwd=tmp_path).out == "ACGT\n"
+    assert not (tmp_path / "owned").exists()
+
+
+def test_another_marker_can_be_chosen(source: str) -> None:
+    """An argument that must stay {}, as of `find -exec` or `xargs`, could not be given."""
+    echo = ["--", "echo", "{}", "@", "x@"]
+    assert re.fullmatch(r"/\S+/ref\.fa @ x@\n", call("run", source, *echo).out)
+    assert re.fullmatch(r"\{\} /\S+/ref\.fa x@\n", call("run", "-I", "@", source, *echo).out)
+    assert call("run", "-I", "", source, *echo, "").out == "{} @ x@ \n"
 
 
 def test_input_and_output_are_the_commands(source: str) -> None:
@@ -136,6 +158,209 @@ def test_the_lease_is_held_while_it_runs_and_gone_after(source: str, disk: Disk)
     assert disk.leases() == disk.holders() == []
     (use,) = call("-f", "json", "log").rows("use")
     assert use["how"] == "released"
+
+
+# -- the exit code is the command's, whatever happens beside it --------------------------------------------------------
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _stopped_when_the_command_ended(running: subprocess.Popen[str]) -> None:
+    """Wait for a `run` whose command has stopped it, and ended since."""
+    wait_until(lambda: _state(running.pid) == "T", "run is stopped")
+    (command,) = _children(running.pid)
+    wait_until(lambda: _state(command) == "Z", "the command has ended")
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_cleaner_that_sees_the_end_first_changes_nothing(source: str, disk: Disk, code: int) -> None:
+    """A command that has read all it wanted, and succeeded, would be reported as one that has lost its data."""
+    with start([SC_DTOOL, "run", source, "--", "sh", "-c", f"kill -STOP $PPID; exit {code}"]) as running:
+        _stopped_when_the_command_ended(running)
+        assert call("clean", "--all", "-y").code == 0
+        assert disk.leases() == disk.copies() == []
+        os.kill(running.pid, signal.SIGCONT)
+        done = finish(running)
+    assert done.code == code
+    assert "revoked" not in done.err
+    assert disk.holders() == []
+
+
+def test_a_loss_that_was_not_noticed_before_the_end_is_reported(sc: Sc, source: str, disk: Disk) -> None:
+    """After a host was suspended, nobody would hear that the data may have been deleted while it was read."""
+    config(disk.root, '[lease]\nheartbeat_ttl = "1s"\n')
+    command = "kill -STOP $PPID; read line; exit 9"
+    with start([SC_DTOOL, "run", source, "--", "sh", "-c", command]) as running:
+        wait_until(lambda: _state(running.pid) == "T", "run is stopped")
+        _revoke(disk)
+        (lease,) = disk.leases()
+        lease.rename(lease.parents[2] / "history" / f"{lease.name}~{int(time.time() * 1000)}~reaped")
+        (holder,) = (disk.control / "holders" / "gone").iterdir()
+        wait_until(lambda: time.time() > int(holder.name.rsplit(".", 1)[1]) + 1, "its lifetime has passed")
+        say(running)
+        _stopped_when_the_command_ended(running)
+        os.kill(running.pid, signal.SIGCONT)
+        done = finish(running)
+    assert done.code == 9
+    assert "were revoked" in one_line_error(done)
+
+
+def test_signals_after_the_end_do_not_take_its_place(source: str, disk: Disk) -> None:
+    """A Ctrl-C, or the end of a job, that comes while the lease is given back would make a failure of a success."""
+    with start([SC_DTOOL, "run", source, "--", "sh", "-c", "kill -STOP $PPID; exit 7"]) as running:
+        _stopped_when_the_command_ended(running)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+            os.kill(running.pid, number)
+        os.kill(running.pid, signal.SIGCONT)
+        assert finish(running).code == 7
+    assert disk.leases() == disk.holders() == []
+
+
+#: Puts a file in the place of the history, so that no lease can be moved there.
+NO_HISTORY = 'h=${SC_DTOOL_PATH%/*/*/*}/history; rmdir "$h" && touch "$h"; exit '
+
+
+@pytest.mark.parametrize("code", [0, 7])
+@pytest.mark.parametrize("stderr", ["", "2>/dev/full", "2>&-", "2>&1 | true"])
+def test_a_lease_that_cannot_be_given_back(source: str, disk: Disk, code: int, stderr: str) -> None:
+    """A quota, or a file server that is away, would turn the exit code of a long computation into another."""
+    line = f'sc-dtool run "$0" -- sh -c "$1" {stderr}; exit ${{PIPESTATUS:-$?}}'
+    done = shell(["bash", "-c", line, source, f"{NO_HISTORY}{code}"])
+    assert done.code == code
+    if not stderr:
+        assert "Error: could not give back 1 of 1 leases" in done.err
+        assert "/history" in done.err
+        assert "hint: " in done.err
+    (lease,) = disk.leases()
+    history = lease.parents[2] / "history"
+    history.unlink()
+    assert call("reap").out.endswith("ended 1 lease\n")
+
+
+def test_a_command_that_is_stopped_has_not_ended(source: str, disk: Disk) -> None:
+    """The data of a command that a batch system has suspended would be given back."""
+    with start([SC_DTOOL, "run", source, "--", "sh", "-c", "kill -STOP $$; exit 5"]) as running:
+        (command,) = wait_until(lambda: _children(running.pid), "the command starts")
+        wait_until(lambda: _state(command) == "T", "the command is stopped")
+        assert len(disk.leases()) == 1
+        os.kill(command, signal.SIGCONT)
+        assert finish(running).code == 5
+    assert disk.leases() == []
+
+
+def test_a_signal_to_the_whole_process_group(source: str, disk: Disk) -> None:
+    """What `timeout`, or a shell, sends to all of a job would end us before the command."""
+    words = [SC_DTOOL, "run", source, "--", PYTHON, "-c", CATCHER]
+    with start(words, start_new_session=True) as running:
+        assert heard(running) == "ready"
+        os.killpg(running.pid, signal.SIGTERM)
+        assert heard(running) == "SIGTERM"
+        assert finish(running).code == 40
+    assert disk.leases() == disk.holders() == []
+
+
+def test_what_the_command_sends_is_not_sent_back(source: str) -> None:
+    """A script with `trap 'kill 0' TERM` would be sent its own signal again and again."""
+    sender = CATCHER.replace('print("ready"', 'import os; os.kill(os.getppid(), signal.SIGTERM); print("ready"')
+    with start([SC_DTOOL, "run", source, "--", PYTHON, "-c", sender]) as running:
+        assert heard(running) == "ready"
+        os.kill(running.pid, signal.SIGXCPU)  # is passed on after a SIGTERM that were to be passed on
+        assert heard(running) == "SIGXCPU"
+        assert finish(running).code == 40
+
+
+#: Runs a command with a thread that takes whatever signals it can, while the main thread is not waiting for any.
+WITH_A_THREAD = """
+import os, signal, sys, threading
+from sccache_dtool.cli import child, main
+
+thread = threading.Thread(target=threading.Event().wait, daemon=True)
+thread.start()
+wait, first = signal.sigtimedwait, True
+
+def late(watched, timeout):
+    global first
+    if first:
+        first = False
+        meanwhile()
+    return wait(watched, 0.001)
+
+def the_command_ends():
+    os.waitid(os.P_PID, command.pid, os.WEXITED | os.WNOWAIT)
+
+def the_thread_takes_a_signal():
+    signal.pthread_kill(thread.ident, signal.SIGTERM)
+
+meanwhile = {0}
+signal.sigtimedwait = late
+command = child.Child(print)
+try:
+    sys.exit(command.run(["sh", "-c", {1!r}], {{}}, lambda: None))
+finally:
+    command.close()
+"""
+
+
+def test_a_thread_that_takes_the_news_of_the_end() -> None:
+    """A library that leaves a thread behind, as fsspec does, would let `run` wait for ever."""
+    done = shell([PYTHON, "-c", WITH_A_THREAD.format("the_command_ends", "exit 7")])
+    assert done == Done(7, "", "")
+
+
+def test_a_thread_that_takes_a_signal_for_the_command() -> None:
+    """The batch system's SIGTERM would end us, and leave the command without a lease."""
+    done = shell([PYTHON, "-c", WITH_A_THREAD.format("the_thread_takes_a_signal", "exec sleep 60")])
+    assert done == Done(128 + signal.SIGTERM, "", "")
+
+
+def test_threads_that_are_left_behind_are_not_waited_for() -> None:
+    """A download that hangs in a library's thread would keep `run`, and its exit code, for ever."""
+    script = "import threading\nfrom sccache_dtool.cli.main import main\n"
+    script += "main(lambda words: threading.Thread(target=threading.Event().wait).start() or 7)"
+    assert shell([PYTHON, "-c", script]) == Done(7, "", "")
+
+
+def test_a_command_that_is_killed_before_it_starts() -> None:
+    """An out-of-memory killer that takes it would leave an exit code that says nothing."""
+    child = Child(print)
+    os.kill(child.pid, signal.SIGKILL)
+    try:
+        assert child.run(["true"], {}, lambda: None) == 128 + signal.SIGKILL
+    finally:
+        child.close()
+        child.restore()
+
+
+def test_a_command_that_may_not_be_signalled_goes_on(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
+    """A signal for a command under sudo would end us instead, and leave it without a lease."""
+    child = Child(warnings.append)
+    monkeypatch.setattr(os, "kill", _refuse)
+    child.tell(signal.SIGTERM)
+    monkeypatch.undo()
+    assert warnings == ["cannot send SIGTERM to the command: Operation not permitted"]
+    child.close()
+
+
+def _refuse(pid: int, number: int) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def test_a_machine_without_another_process(sc: Sc, source: str, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could tell what is "temporarily unavailable"."""
+
+    def no_fork() -> int:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr(os, "fork", no_fork)
+    done = sc("run", source, "--", "true")
+    assert done.code == 1
+    assert one_line_error(done).startswith("Error: cannot start a process for the command: Resource temporarily")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, signal.SIGXCPU])
@@ -242,7 +467,7 @@ def test_a_lost_lease_ends_the_command(sc: Sc, source: str, disk: Disk) -> None:
         _revoke(disk)
         assert heard(running) == "SIGTERM"
         done = finish(running)
-    assert done.code == 75
+    assert done.code == 40
     assert "were revoked" in one_line_error(done)
     assert disk.leases() == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import SCRIPTS, Done, make_tar, shell
+from cli.tool import SCRIPTS, Disk, Done, finish, make_tar, shell, start
 from httpserver import Server
 
 BIN = Path(__file__).parents[2] / "bin"
@@ -140,10 +140,56 @@ def test_another_stack_under_a_name_is_seen(
     assert f"there: file:{source}" in done.err
 
 
+def test_paths_are_printed_as_they_are_on_disk(
+    script: Callable[[str], Done], bases: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With another encoding set, the path that is printed would lead nowhere."""
+    monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    (tmp_path / "f\u00e9").write_text("ACGT\n")
+    done = script(f'cd {tmp_path}; p=$(sc --use -d {bases[0]} -n r f*); cat "$p"')
+    assert (done.code, done.out) == (0, "ACGT\n")
+
+
+@pytest.mark.parametrize("words", ["--help", "--use -d {} -n x {}", "--location -d {} -n x {}"])
+def test_output_that_cannot_be_written_is_an_error_of_one_line(
+    script: Callable[[str], Done], bases: list[Path], source: str, words: str
+) -> None:
+    """A list of paths on a full disk would be empty without a word, or end in a page of Python."""
+    script(f"sc --use -d {bases[0]} -n x {source}")
+    line = f"sc {words.format(bases[0], source)}"
+    assert script(f"{line} >/dev/full || exit $?") == Done(
+        1, "", "Error: cannot write the result: No space left on device\n"
+    )
+    assert script(f"{line} >&- 2>&-").code == 0
+
+
+def test_a_signal_ends_it_tidily(bases: list[Path], server: Server) -> None:
+    """A job that is cancelled would leave a download that looks as if it went on."""
+    url = server.page("/ref.fa", b"ACGT\n" * 1000, stall_after=100)
+    with start([sys.executable, str(BIN / "sc"), "--use", "-d", str(bases[0]), "-n", "x", url]) as running:
+        server.wait_for_gets("/ref.fa")
+        running.terminate()
+        done = finish(running)
+    assert (done.code, done.out) == (143, "")
+    assert "Traceback" not in done.err
+    assert Disk(bases[0] / "x" / "repofile").leases() == []
+
+
+def test_only_the_directories_of_its_own_names_are_made(
+    script: Callable[[str], Done], bases: list[Path], source: str, tmp_path: Path
+) -> None:
+    """With a mistyped directory, or one that is not mounted, data would fill another disk."""
+    done = script(f"sc --use -d {tmp_path}/missing:{bases[0]} -n x {source}")
+    assert done.out.startswith(f"{bases[0]}/x/repofile/")
+    assert f"sc: passed over {tmp_path}/missing, which is not a directory" in done.err
+    assert script(f"sc --use -d {tmp_path}/missing -n x {source}").code == 10
+    assert not (tmp_path / "missing").exists()
+
+
 def test_it_has_no_logic_of_its_own() -> None:
     """What is in `sc` is in none of our tests of leases: it may import the command line, and nothing beside."""
     text = (BIN / "sc").read_text()
-    ours = {line for line in text.splitlines() if "sccache_dtool" in line}
-    assert ours == {"from sccache_dtool.cli.main import run"}
-    assert len(text.splitlines()) < 60
+    ours = {line.strip() for line in text.splitlines() if "import" in line and "sccache_dtool" in line}
+    assert ours == {"from sccache_dtool.__main__ import main", "from sccache_dtool.cli.main import run"}
+    assert len(text.splitlines()) < 80
     assert shell([sys.executable, str(BIN / "sc")]).code == 2

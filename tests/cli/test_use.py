@@ -217,6 +217,7 @@ def test_renew_says_that_there_is_nothing_to_renew(sc: Sc, source: str) -> None:
     assert "nothing to renew" in done.err
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("already", [None, "", "data"])
 def test_dtools_own_directory_is_set_up_on_first_use(sc: Sc, source: str, root: Path, already: str | None) -> None:
     """A user with a dtool cache would have to know of `init` first."""

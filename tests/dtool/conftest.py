@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from sccache_dtool.cache import Cache
+
 pytest.importorskip("dtoolcore", reason="dtool is not installed: pip install 'sccache-dtool[dtool]'")
 
 from dtool import stores
@@ -27,12 +29,14 @@ def _moto() -> Iterator[Any]:
 
 
 @pytest.fixture
-def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def cache_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
     """The cache directory of dtool, for this process and those that it starts; all leases are given back at the end."""
     path = tmp_path / "dtool-cache"
     monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(path))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("SC_DTOOL_PLUGIN", "debug")
+    if request.node.get_closest_marker("no_cache") is None:  # otherwise its being made is said on standard error
+        Cache(path).init()
     yield path
     stores.give_everything_back()
 

@@ -159,6 +159,7 @@ def test_a_reader_that_goes_away_is_no_error(used, cache_dir, dtool):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.no_cache
 def test_no_cache_is_said_so(dtool):
     """`dtool cache` before anything was cached must not be a traceback."""
     assert "no cache in" in dtool("cache", "summary", code=Exit.NO_CACHE)
@@ -171,6 +172,7 @@ def test_dtools_own_commands_still_work(dtool, dataset):
     assert FIRST in dtool("identifiers", dataset.uri)
 
 
+@pytest.mark.no_cache
 def test_sc_dtool_works_without_dtool(cache_dir):
     """Hosts that only clean have no dtool, or a broken one."""
     program = """

@@ -186,6 +186,7 @@ def test_two_servers_with_the_same_path_do_not_collide(cache_dir, tmp_path, serv
     assert [read(one.item_content_abspath(FIRST)) for one in datasets] == [b"content 1\n", b"content 2\n"]
 
 
+@pytest.mark.no_cache
 @pytest.mark.parametrize("scheme", ["file", "symlink"])
 def test_local_datasets_are_left_alone(scheme, cache_dir, tmp_path):
     """Local data must be neither copied nor leased, and above all never be deleted."""
@@ -254,6 +255,7 @@ def content_is_there(process) -> str:
     return err
 
 
+@pytest.mark.no_cache
 def test_switched_off_everything_is_as_without_us(on_s3, cache_dir, run_python):
     """Whoever suspects us must be able to find out."""
     err = content_is_there(run_python(CONTENT, on_s3.uri, SC_DTOOL_PLUGIN="off"))
@@ -273,6 +275,7 @@ def test_a_root_that_must_be_no_cache_is_warned_of_once(dataset, tmp_path, run_p
     assert "home directory" in err
 
 
+@pytest.mark.no_cache
 def test_a_damaged_format_file_is_warned_of_once(dataset, cache_dir, run_python):
     """A cache of a later version, or a broken one, must not keep dtool from its work."""
     (cache_dir / ".sc-dtool").mkdir(parents=True)

@@ -273,12 +273,20 @@ def test_run_takes_an_item(dataset, cache_dir, capfd):
 def test_run_takes_a_whole_dataset(dataset, cache_dir, capfd):
     """A job that is one command stages its dataset with one line, and nobody can delete it underneath."""
     clean = f"{sys.executable} -m sccache_dtool -C {cache_dir} clean --all -y"
-    script = f"{clean}; cat {{}}/second.csv {{}}/a/first.txt; ls {cache_dir}/.sc-dtool/holders | grep -c ^r"
+    script = f"{clean}; cd $SC_DTOOL_PATH && cat second.csv a/first.txt; ls {cache_dir}/.sc-dtool/holders | grep -c ^r"
     assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", script]) == 0
     said = capfd.readouterr().out
     assert said.endswith("two, three\none\n1\n")  # one holder for all items, and so one heartbeat
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
     assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
+
+
+def test_run_gives_back_what_it_can(dataset, cache_dir, capfd):
+    """One lease that cannot be given back would keep all the others, and change the exit code of the command."""
+    history = 'h=$(readlink -f "$1"/second.csv); h=${h%/*/*/*}/history; rmdir $h && touch $h; exit 7'
+    assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", history, "sh", "{}"]) == 7
+    assert "could not give back 1 of 5 leases" in capfd.readouterr().err
+    assert leases(cache_dir, dataset.uuid) == {**dict.fromkeys(FILES, 0), "second.csv": 1}
 
 
 def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):

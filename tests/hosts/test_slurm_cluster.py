@@ -207,6 +207,22 @@ def test_tasks_of_an_array_are_told_apart(shared: Shared, cluster: Cluster) -> N
     assert not shared.is_kept()
 
 
+def test_all_parts_of_a_heterogeneous_job_are_the_job(shared: Shared, cluster: Cluster) -> None:
+    """What a step takes on the second part would be a shell's: not found by `unuse`, and kept after the job's end."""
+    on_second = f"srun --het-group=1 sh -c '{SC_DTOOL} -C {shared.root} use {shared.source} >/dev/null; true'"
+    job = shared.job("-N1", ":", "-N1", use=False, then=f"{on_second}\n{on_second}")
+    assert [lease["verdict"] for lease in shared.why()] == ["alive"] * 2
+    assert {lease["evidence"] for lease in shared.why()} == {f"Slurm: job {job} is RUNNING"}
+    back = shared.job(
+        "-N1", ":", "-N1", use=False, then=f"{on_second}\n{SC_DTOOL} -C {shared.root} unuse {shared.source}"
+    )
+    assert len(shared.disk.leases()) == 2
+    for one in (back, job):
+        shared.end(one)
+        cluster.wait_for(one, "COMPLETED")
+    assert not shared.is_kept()
+
+
 @pytest.mark.parametrize(
     "how",
     [

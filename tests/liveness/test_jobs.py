@@ -149,6 +149,46 @@ def test_a_keeper_of_a_part_of_a_heterogeneous_job_is_believed(proc: FakeProc, a
     assert found.job == EXPECTED._replace(nodes="")
 
 
+HET = {**SLURM, "SLURM_HET_SIZE": "2", "SLURM_JOB_ID_HET_GROUP_0": "48211", "SLURM_JOB_ID_HET_GROUP_1": "48212"}
+
+
+@pytest.mark.parametrize("number", ["48211", "48212"])
+@pytest.mark.parametrize("word", ["HET", "PACK"])
+@pytest.mark.parametrize("own", ["48211", "48212"])
+def test_each_part_of_a_heterogeneous_job_is_the_job(
+    proc: FakeProc, above: Above, number: str, word: str, own: str
+) -> None:
+    """On all parts but the first, a lease would belong to a shell, and nobody on another host could ever end it."""
+    environ = {name.replace("HET", word): value for name, value in HET.items()} | {"SLURM_JOB_ID": own}
+    above(("slurmstepd", f"slurmstepd: [{number}.0]"), "bash")
+    found = jobs.find_job(proc, environ)
+    assert found is not None
+    assert found.job == EXPECTED._replace(nodes="")
+    above("sshd", "bash")
+    assert jobs.find_job(proc, environ) is None
+    cgroup(proc, f"0::/system.slice/slurmstepd.scope/job_{number}/step_extern/user/task_0\n")
+    assert jobs.find_job(proc, environ) == found
+
+
+def test_the_parts_of_another_job_prove_nothing(proc: FakeProc, above: Above) -> None:
+    """Variables handed on from a heterogeneous job would make any job's lease that one's."""
+    above(("slurmstepd", "slurmstepd: [48213.0]"), "bash")
+    assert jobs.find_job(proc, HET) is None
+    above("bash")
+    cgroup(proc, "0::/system.slice/slurmstepd.scope/job_482/step_0\n1:cpu:/slurm/job_482120\n")
+    assert jobs.find_job(proc, HET) is None
+
+
+@pytest.mark.parametrize("step", ["batch", "0", "interactive", "4294967291"])
+@pytest.mark.parametrize("task", [{}, TASK])
+def test_every_step_of_a_job_is_the_job(proc: FakeProc, above: Above, step: str, task: dict[str, str]) -> None:
+    """What one step of a job, or of a task of an array, takes could not be given back in another."""
+    above(("slurmstepd", f"slurmstepd: [48211.{step}]"), "bash")
+    found = jobs.find_job(proc, SLURM | task)
+    assert found is not None
+    assert found.job == (EXPECTED._replace(id="48200_7", raw="48211") if task else EXPECTED)
+
+
 def test_a_list_of_nodes_is_whole_or_none(proc: FakeProc, above: Above) -> None:
     """Half a list of nodes would hide one that does not answer."""
     above(STEPD, "bash")
@@ -185,6 +225,14 @@ def test_htcondor(proc: FakeProc, above: Above, tmp_path: Path) -> None:
     assert jobs.find_job(proc, {"_CONDOR_JOB_AD": str(tmp_path / "none")}) is None
     above("bash")
     assert jobs.find_job(proc, environ) is None
+
+
+def test_pbs_on_another_node_than_the_scripts(proc: FakeProc, above: Above) -> None:
+    """Where no script is above it, what a part of a job takes would not belong to the job."""
+    above("pbs_mom")
+    found = jobs.find_job(proc, {"PBS_JOBID": "12[3].pbs.example.org", "PBS_NODENUM": "1"})
+    assert found is not None
+    assert found.job == Job("pbs", "pbs.example.org", "12[3]")
 
 
 @pytest.mark.parametrize(("index", "id"), [("0", "22005"), ("3", "22005[3]")])

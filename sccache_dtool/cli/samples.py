@@ -1,0 +1,48 @@
+"""`sample`: the scripts and units for cron, systemd and Slurm that come with the program."""
+
+from __future__ import annotations
+
+import os
+from importlib.resources import files
+
+import click
+
+from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
+from sccache_dtool.cli.output import Column, field
+from sccache_dtool.errors import UsageError
+
+#: Each file in `samples/`, and what it is for.
+SAMPLES = {
+    "slurm-epilog.sh": "Epilog: gives back what a job still holds",
+    "slurm-task-prolog.sh": "TaskProlog: tells each job where the cache is",
+    "slurm-job.sbatch": "a job that uses the cache",
+    "clean.sh": "what the next four call: cleans with low priority, prints only what matters",
+    "crontab": "a line for cron",
+    "scrontab": "lines for Slurm's scrontab",
+    "sc-dtool-clean.service": "a unit for systemd",
+    "sc-dtool-clean.timer": "its timer",
+}
+
+
+@click.command("sample")
+@click.argument("name", required=False)
+@common_options()
+@pass_invocation
+def sample_command(now: Invocation, name: str | None) -> None:
+    """Print a sample for Slurm, cron or systemd, or list them.
+
+    NAME is a name in the list; its ending may be left out where that means one file only.
+    """
+    if name is None:
+        rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
+        now.out.table("sample", rows, [Column("NAME", field("name")), Column("ABOUT", field("about"))])
+        return
+    found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
+    if len(found) != 1:
+        what = f"{name} could be {' or '.join(found)}" if found else f"there is no sample {name!r}"
+        raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
+    text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
+    if now.out.format == "human":
+        now.out.text(text)
+    else:
+        now.out.result("sample", {"name": found[0], "text": text})
