@@ -19,6 +19,7 @@ from sccache_dtool.records import Damaged
 
 if TYPE_CHECKING:
     from sccache_dtool.election import Election
+    from sccache_dtool.fetch.freshness import Freshness
     from sccache_dtool.fetch.progress import Progress
 
 
@@ -33,11 +34,15 @@ class Acquirer(NamedTuple):
     heartbeat_ttl: float  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
     note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
+    warn: Callable[[str], None]  # told that a source cannot be looked at
     elect: Callable[[str], Election]
 
     def acquire(self, wanted: Wanted, terms: Terms) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut."""
-        lease = self._take_existing(wanted)
+        from sccache_dtool.fetch.freshness import Freshness, Surroundings
+
+        fresh = Freshness(Surroundings(self.fs, self.layout, self.clock, self.warn, self.note), wanted, terms)
+        lease = self._take_existing(wanted, fresh)
         if lease is not None:
             return lease
         if wanted.complete is not None:
@@ -49,7 +54,7 @@ class Acquirer(NamedTuple):
         with self._worker() as worker:
             errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.note)
             return Populator(errand, self.progress or NoProgress()).populate(
-                wanted, lambda: self.elect(wanted.key[:32]), lambda: self._take_existing(wanted), terms
+                wanted, lambda: self.elect(wanted.key[:32]), lambda: self._take_existing(wanted, fresh), terms
             )
 
     @contextlib.contextmanager
@@ -65,8 +70,9 @@ class Acquirer(NamedTuple):
         finally:
             worker.retire()
 
-    def _take_existing(self, wanted: Wanted) -> Lease | None:
+    def _take_existing(self, wanted: Wanted, fresh: Freshness) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says."""
+        fresh.begin()
         for generation in items.generations(self.fs, self.layout, wanted.key):
             payload: str | None = wanted.label
             if wanted.complete is not None:
@@ -77,6 +83,8 @@ class Acquirer(NamedTuple):
             if wanted.fits is not None and not wanted.fits(place.payload):
                 continue
             if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
+                continue
+            if not fresh.accepts(generation):
                 continue
             lease = leases.take(self.fs, self.clock, self.holder, place)
             if lease is not None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, naming_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Seconds after which what has ended is shown with --all only.
 _SHOWN_FOR = 60.0
@@ -102,7 +106,7 @@ def loaders_command(now: Invocation) -> None:
         [
             Column("KIND", field("kind")),
             Column("NAME", field("name")),
-            Column("READY", lambda row: "yes" if row["ready"] else f"not installed: {row['missing']}"),
+            Column("READY", _ready),
             Column("WHAT IT IS", field("summary")),
         ],
     )
@@ -116,7 +120,8 @@ def _loaders() -> Iterator[dict[str, Any]]:
         yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
         missing = remote.missing(scheme)
-        yield _loader("source", scheme, f"pip install {missing}" if missing else None, "a file, opened with fsspec")
+        missing = f"pip install {missing}" if missing else None
+        yield {**_loader("source", scheme, missing, "a file, opened with fsspec"), "tested": scheme in remote.SHOWN}
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
         if name in ("tar", "zip"):
@@ -138,11 +143,23 @@ def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
         if isinstance(plugin, CacheError):
             yield _loader(kind, name, plugin.message, f"from {package}")
         else:
-            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
+            loader = _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
+            yield {**loader, "tested": False}
 
 
 def _loader(kind: str, name: str, missing: str | None, summary: str) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "ready": missing is None, "missing": missing, "summary": summary}
+    found = {"kind": kind, "name": name, "ready": missing is None, "missing": missing}
+    return {**found, "tested": True, "summary": summary}
+
+
+def _ready(row: Fields) -> str:
+    if row["missing"]:
+        return f"not installed: {row['missing']}"
+    return "yes" if row["tested"] else "installed, but not tested"
+
+
+def _paths(cache: Cache, key: str) -> Iterator[Path | None]:
+    return (cache.path(copy) for copy in cache.item(key).copies if not copy.closed)
 
 
 @click.command("locate")
@@ -154,18 +171,26 @@ def locate_command(
 ) -> None:
     """Print the path of an item that is in the cache, without taking a lease: only `use` keeps it there.
 
-    The same words as for `use`. Exits with 1 if it is in none of the caches.
+    The same words as for `use`. Exits with 1 if it is in none of the caches, or only in a version that `use` would not
+    take because its source has changed.
     """
     caches = [now.cache(one) for one in (directories or "").split(os.pathsep) if one] or [now.cache()]
-    key = caches[0].key_for(words, name)
+    within = caches[0].key_within(words[0]) if len(words) == 1 and name is None else None
+    wanted = None if within else caches[0].wanted(words, name)
+    key = within or caches[0].key_for(words, name)
+    changed = False
     for cache in caches:
         if not cache.has(key):
             continue
-        for copy in cache.item(key).copies:
-            path = None if copy.closed else cache.path(copy)
+        for path in _paths(cache, key) if wanted is None else (cache.locate(wanted),):
             if path is not None:
                 now.out.path("locate", {"path": str(path), "item": key}, str(path))
                 return
+        changed = True
     if not words and name is None:
         raise UsageError("nothing to locate", hint="give the words that `use` was given")
+    if changed:
+        raise CacheError(
+            f"{name or plain(' '.join(words))} has changed since it was fetched", hint="`use` fetches it again"
+        )
     raise CacheError(f"{name or plain(' '.join(words))} is not in {' or '.join(str(cache.root) for cache in caches)}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.stack import Stack
     from sccache_dtool.team.lead import Lead
     from sccache_dtool.team.task import Task
 
@@ -83,7 +84,7 @@ class Opened:
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
-        self._known: dict[tuple[object, ...], Place] = {}
+        self._known: dict[tuple[object, ...], tuple[Place, Stack]] = {}
 
     @property
     def root(self) -> Path:

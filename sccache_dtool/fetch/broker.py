@@ -197,6 +197,7 @@ class Bringer(NamedTuple):
             f"{self.what} arrived wrong twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
             hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
+            shared=True,
         )
 
     def _expected(self) -> str:

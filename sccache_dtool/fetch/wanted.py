@@ -45,6 +45,9 @@ class Terms(NamedTuple):
     size: int | None = None  # bytes that it will need, if somebody said so
     rate: float | None = None  # bytes a second at most
     make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
+    #: Seconds for which a copy is used without asking its source whether it has changed; 0: always ask. None: local
+    #: sources are looked at, others are not asked.
+    max_age: float | None = None
 
 
 def wanted_from(words: Sequence[str], name: str | None, root: str) -> Wanted:
