@@ -230,7 +230,8 @@ def _successor(item: Item, copy: Copy) -> Generation | None:
 
     Such copies go before all others, and the item's uses do not keep them: those are of the newer copies.
     """
-    newer = [one.generation for one in item.copies if one.generation.created > copy.generation.created]
+    created = copy.generation.created
+    newer = [one.generation for one in item.copies if one.generation.created > created and not one.closed]
     return None if copy.held else min(newer, key=lambda one: one.created, default=None)
 
 

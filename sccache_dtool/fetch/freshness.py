@@ -40,13 +40,12 @@ class Freshness:
         self._max_age = terms.max_age
         self._judged: dict[str, bool] = {}
         self._now: versions.Now | None = None
-        self._changed = False
+        self._outdated: int | None = None  # when a copy was fetched of which the source has another version by now
         self._warned = False
 
     def begin(self) -> None:
         """The copies are about to be gone through, the newest first: look at the sources again."""
         self._now = None
-        self._changed = False
 
     def accepts(self, generation: Generation) -> bool:
         """Whether a copy may be used. Raises FetchFailed if its source must be asked, and cannot be."""
@@ -62,12 +61,13 @@ class Freshness:
             return self._is_as_now(generation)
         if all(versions.is_pinned(chain) for chain in self._wanted.stack.chains) or self._is_young(generation):
             return True
-        if self._changed:  # newer copies are of another version than the source has, and so are older ones
-            return False
-        self._changed = not self._is_unchanged(generation)
-        if not self._changed:
+        if self._outdated is not None and generation.created < self._outdated:
+            return False  # nor has it the version before that
+        if self._is_unchanged(generation):
             self._note_check(generation)
-        return not self._changed
+            return True
+        self._outdated = generation.created
+        return False
 
     def _is_as_now(self, generation: Generation) -> bool:
         if self._now is None:
