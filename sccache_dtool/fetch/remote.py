@@ -236,7 +236,8 @@ class _FtpFile:
 
     def close(self) -> None:
         self._connection.close()
-        self._ftp.close()
+        if not self._ended:  # what the server says of that would be taken for its answer to the next command
+            self._ftp.close()
 
 
 def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> _File:
