@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sccache_dtool import items, records
@@ -84,10 +85,15 @@ class Freshness:
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def _is_young(self, generation: Generation) -> bool:
-        max_age, now = self._max_age or 0.0, self._around.clock.wall()
-        if now - generation.created < max_age:
-            return True
-        return max_age > 0 and now - max(self._checks(generation), default=0) < max_age
+        """Whether it was fetched, or found unchanged, within the time. A restored copy is as old as its fetch."""
+        max_age = self._max_age or 0.0
+        if not max_age:
+            return False
+        try:
+            fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
+        except (ValueError, OverflowError, OSError):
+            fetched = 0.0
+        return self._around.clock.wall() - max(fetched, *self._checks(generation), 0.0) < max_age
 
     def _is_unchanged(self, generation: Generation) -> bool:
         from sccache_dtool.fetch import sources
@@ -113,12 +119,14 @@ class Freshness:
 
     def _noted(self, generation: Generation) -> Sequence[Any]:
         """What `item.json` says of the version of each source; empty if it says nothing that can be understood."""
-        try:
-            facts = items.facts(self._around.fs, self._around.layout, self._wanted.key, str(generation))
-        except (OSError, records.Damaged):
-            return ()
-        found = facts.get("versions")
+        found = self._facts(generation).get("versions")
         return found if isinstance(found, list) else ()
+
+    def _facts(self, generation: Generation) -> dict[str, Any]:
+        try:
+            return items.facts(self._around.fs, self._around.layout, self._wanted.key, str(generation))
+        except (OSError, records.Damaged):
+            return {}
 
     # -- what was asked before ---------------------------------------------------------------------------------------
 

@@ -140,6 +140,20 @@ def test_max_age_asks_once_in_that_time(cache: Cache, server: httpserver.Server,
     assert len([name for name in names if name]) == 1
 
 
+def test_a_restored_copy_is_as_old_as_its_fetch(
+    cache: Cache, make_cache: Callable[..., Cache], server: httpserver.Server, clock: FakeClock
+) -> None:
+    """What was brought back from the trash would be taken for what the server has today."""
+    url = server.page("/x", b"one", etag='"1"')
+    key = cache.use(url).key
+    cache.close()
+    clock.let_pass(1000)
+    cache.remove(key, keep_for=10_000)
+    cache.restore(key)
+    server.page("/x", b"two", etag='"2"')
+    assert make_cache().use(url, max_age=500).path.read_bytes() == b"two"
+
+
 def test_who_waited_for_another_does_not_ask_again_and_again(
     make_cache: Callable[..., Cache], server: httpserver.Server
 ) -> None:
