@@ -18,8 +18,8 @@ from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.holders import Holder, Owner
-from sccache_dtool.layout import Generation
 from sccache_dtool.items import Copy
+from sccache_dtool.layout import Generation
 from sccache_dtool.leases import Lease, Place
 from sccache_dtool.units import check_lifetime
 
