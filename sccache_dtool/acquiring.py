@@ -54,7 +54,7 @@ class Acquirer(NamedTuple):
         with self._worker() as worker:
             errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.note)
             return Populator(errand, self.progress or NoProgress()).populate(
-                wanted, lambda: self.elect(wanted.key[:32]), lambda: self._take_existing(wanted, fresh), terms
+                wanted, lambda: self.elect(fresh.election), lambda: self._take_existing(wanted, fresh), terms
             )
 
     @contextlib.contextmanager

@@ -28,7 +28,7 @@ from sccache_dtool.fetch.stack import LABEL_LIMIT, Chain, Stack, parse_stack
 from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
-from sccache_dtool.fsops import CHUNK, FileSystem
+from sccache_dtool.fsops import FileSystem
 
 #: A dtool dataset object; dtool has no types.
 DataSet = Any
@@ -286,12 +286,13 @@ class Bringer(NamedTuple):
 
 def _copy(fs: FileSystem, source: int, target: str) -> None:
     """Copy what is open to a new file; what came of it, the caller checks."""
-    sink = fs.create(target)
-    try:
-        while data := fs.read(source, CHUNK):
-            fs.write(sink, data)
-    finally:
-        fs.close(sink)
+    from sccache_dtool.fetch import local
+    from sccache_dtool.fetch.progress import NoProgress
+    from sccache_dtool.fetch.sink import Sink
+
+    with Sink(fs, target, (), NoProgress()) as sink:
+        if not sink.clone(source):
+            local.fill(fs, source, fs.fstat(source), sink)
 
 
 def _is_plain(directory: str) -> bool:

@@ -48,6 +48,14 @@ class Freshness:
         """The copies are about to be gone through, the newest first: look at the sources again."""
         self._now = None
 
+    @property
+    def election(self) -> str:
+        """The name of the election of whoever fetches the item. Who wants another version does not wait for them."""
+        name, stack = self._wanted.key[:32], self._wanted.stack
+        if self._wanted.bring is not None or not versions.is_tracked(stack):
+            return name
+        return f"{name}-{versions.now(stack).tag}"
+
     def accepts(self, generation: Generation) -> bool:
         """Whether a copy may be used. Raises FetchFailed if its source must be asked, and cannot be."""
         if self._wanted.bring is not None or not self._wanted.stack:

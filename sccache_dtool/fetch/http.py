@@ -79,7 +79,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     import urllib3
 
     noted = {name: text for name in ("etag", "last_modified") if isinstance(text := fact.get(name), str)}
-    if not noted:
+    if not noted or not all(_is_version(text) for text in noted.values()):
         return False
     headers = {"Accept-Encoding": "identity"}
     if "etag" in noted:
@@ -126,7 +126,12 @@ def named_version(response: requests.Response) -> dict[str, str]:
     """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed."""
     headers = {"etag": "ETag", "last_modified": "Last-Modified"}
     texts = {name: response.headers.get(header, "").strip() for name, header in headers.items()}
-    return {name: text for name, text in texts.items() if text.isascii() and 0 < len(text) <= _LONGEST_VERSION}
+    return {name: text for name, text in texts.items() if _is_version(text)}
+
+
+def _is_version(text: str) -> bool:
+    """Whether a text can be noted, and sent again: what is noted, others may have changed."""
+    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_VERSION
 
 
 def _named_before(origin: Origin | None) -> dict[str, str]:

@@ -112,7 +112,7 @@ def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) ->
         before = fs.lstat(source)  # after it was opened: before that, NFS may show attributes that are a minute old
         with job.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
             if algorithms or not sink.clone(fd):
-                _fill(fs, fd, before, sink)
+                fill(fs, fd, before, sink)
         after = fs.lstat(source)
     finally:
         fs.close(fd)
@@ -125,8 +125,8 @@ def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) ->
     return sink.digests()
 
 
-def _fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:
-    """Copy what is open; what is a hole there becomes one in the copy."""
+def fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:
+    """Copy what is open, and has this status; what is a hole there becomes one in the copy."""
     if _has_holes(status):
         for start, end in fs.data_in(fd, status.st_size):
             sink.skip(start - sink.size)

@@ -12,7 +12,7 @@ import pytest
 
 from faults import FakeClock
 from sccache_dtool.cache import Cache
-from sccache_dtool.fetch import sources
+from sccache_dtool.fetch import broker, sources
 from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import parse_stack
@@ -153,3 +153,16 @@ def test_what_cannot_be_cloned_is_copied(tmp_path: Path) -> None:
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_items_of_datasets_keep_their_holes(tmp_path: Path) -> None:
+    """Data that dtool has on this host would take up more in the cache than where it is."""
+    source = make(tmp_path / "image", 64 * MIB, (20 * MIB, b"x"))
+    fs = FileSystem()
+    fd = fs.open(str(source))
+    try:
+        broker._copy(fs, fd, str(tmp_path / "copy"))
+    finally:
+        fs.close(fd)
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    assert blocks(tmp_path / "copy") < MIB

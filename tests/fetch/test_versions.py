@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faults import FakeClock, Interposing
+from faults import Counting, FakeClock, Interposing
 from sccache_dtool import items
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import FetchFailed
@@ -53,6 +54,19 @@ def test_what_has_not_changed_is_not_fetched_again(cache: Cache, make_cache: Mak
     os.link(source, f"{source}.backup")  # as a backup does: it changes the ctime
     assert cache.use(source).path == first.path
     assert make_cache().use(source).path == first.path
+
+
+def test_a_look_at_the_source_asks_nothing_of_the_cache(make_cache: Make, source: str) -> None:
+    """A hit would cost the file server of the cache more than the one call that takes the lease."""
+    make_cache().use(source)
+    fs = Counting()
+    cache = make_cache(fs=fs)
+    cache.use(source)
+    first = Counter(fs.kinds())
+    assert first["read_text"] <= 2  # FORMAT and the settings, and no item.json
+    fs.calls.clear()
+    cache.use(source)
+    assert fs.kinds() == ["symlink"]
 
 
 def test_the_uses_of_all_versions_are_those_of_the_item(cache: Cache, source: str) -> None:
@@ -259,3 +273,26 @@ def test_sources_that_nobody_looks_at_have_no_version() -> None:
     current = versions.now(parse_stack(["https://example.org/x", "tar"]))
     assert (current.tag, current.unreadable) == (None, ())
     assert not versions.is_tracked(parse_stack(["https://example.org/x"]))
+
+
+def test_who_wants_another_version_does_not_wait(make_cache: Make, source: str) -> None:
+    """The hundred nodes of a job, each with its own /tmp/input, would copy them one after the other."""
+    slow, wanted = make_cache(), make_cache().wanted([source])
+    other: list[str] = []
+
+    class Meanwhile(Interposing):
+        """Somebody on another host wants what the path leads to there, while this host copies."""
+
+    fs = Meanwhile()
+
+    def use_elsewhere() -> None:
+        os.rename(source, f"{source}.here")
+        Path(source).write_text("TTTT\n")
+        os.utime(source, ns=(0, 1))
+        other.append(make_cache().use(source).path.read_text())
+        os.rename(f"{source}.here", source)
+
+    fs.before("read", use_elsewhere)
+    assert make_cache(fs=fs).use_wanted(wanted).path.read_text() == "ACGT\n"
+    assert other == ["TTTT\n"]
+    assert len(slow.item(wanted.key).copies) == 2
