@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool import items, leases
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROGRAM, Holder, program_owner
@@ -19,7 +20,6 @@ from sccache_dtool.records import Damaged
 
 if TYPE_CHECKING:
     from sccache_dtool.election import Election
-    from sccache_dtool.fetch.freshness import Freshness
     from sccache_dtool.fetch.progress import Progress
 
 
@@ -39,8 +39,6 @@ class Acquirer(NamedTuple):
 
     def acquire(self, wanted: Wanted, terms: Terms) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut."""
-        from sccache_dtool.fetch.freshness import Freshness, Surroundings
-
         fresh = Freshness(Surroundings(self.fs, self.layout, self.clock, self.warn, self.note), wanted, terms)
         lease = self._take_existing(wanted, fresh)
         if lease is not None:

@@ -15,6 +15,7 @@ from sccache_dtool.errors import NoCache
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
+from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.holders import Holder, Owner
@@ -171,8 +172,6 @@ class Cache(Keeping):
 
     def _current(self, wanted: Wanted) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
-        from sccache_dtool.fetch.freshness import Freshness, Surroundings
-
         around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
         fresh = Freshness(around, wanted, Terms(0.0))
         copies = items.look(self._fs, self._layout, wanted.key, self._warn, uses=False).copies

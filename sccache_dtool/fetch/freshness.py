@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from sccache_dtool import items, records
@@ -97,6 +96,8 @@ class Freshness:
         max_age = self._max_age or 0.0
         if not max_age:
             return False
+        from datetime import datetime
+
         try:
             fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
         except (ValueError, OverflowError, OSError):
