@@ -15,10 +15,12 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.errors import FetchFailed, explain
 from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.job import Job, Retrieved
@@ -31,6 +33,10 @@ _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 #: Seconds within which a file can be changed twice and keep its time: a tick of the kernel's clock, with a margin; and
 #: on file systems that keep whole seconds only (FAT keeps even ones).
 _TICK, _COARSE_TICK = 0.02, 2.0
+
+#: Seconds to wait for a file system that does not answer, such as an NFS mount whose server is down. While a directory
+#: is gone through, each entry is an answer.
+PATIENCE = 30.0
 
 #: Seconds after which a modification is old, even if the clock of this host is not quite that of the file server.
 _OLD = 60.0
@@ -62,13 +68,40 @@ class Now(NamedTuple):
 
 
 def look(path: str) -> Version:
-    """The version of a local file or directory. Raises OSError.
+    """The version of a local file or directory. Raises OSError; after PATIENCE without an answer, TimeoutError.
 
     A file is opened, if it may be: NFS may answer a stat with attributes that are a minute old.
     """
+    found: list[Version | BaseException] = []
+    answers: list[None] = []
+    ended = Event()
+
+    def run() -> None:
+        try:
+            found.append(_look(path, answers))
+        except BaseException as error:
+            found.append(error)
+        ended.set()
+
+    # A call that waits for a server cannot be broken off. The thread is left to itself then.
+    Thread(target=run, name="sc-dtool look", daemon=True).start()
+    seen = -1
+    while not ended.wait(PATIENCE):
+        if len(answers) == seen:
+            raise TimeoutError(f"no answer for {short_duration(PATIENCE)}")
+        seen = len(answers)
+    (result,) = found
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _look(path: str, answers: list[None]) -> Version:
+    """As `look`, without a bound; `answers` grows by one for each answer of the file system."""
     status = os.stat(path)
+    answers.append(None)
     if stat.S_ISDIR(status.st_mode):
-        return _look_at_tree(path)
+        return _look_at_tree(path, answers)
     if stat.S_ISREG(status.st_mode):
         status = _opened(path) or status
     mtime = _seconds(status.st_mtime_ns)
@@ -211,7 +244,7 @@ def _opened(path: str) -> os.stat_result | None:
         os.close(fd)
 
 
-def _look_at_tree(path: str) -> Version:
+def _look_at_tree(path: str, answers: list[None]) -> Version:
     import hashlib
 
     digest = hashlib.sha256()
@@ -239,6 +272,7 @@ def _look_at_tree(path: str) -> Version:
             elif not stat.S_ISLNK(status.st_mode):
                 newest = max(newest, status.st_mtime_ns)
             digest.update(b"%d %s %s\n" % (len(name), name, what))
+            answers.append(None)
     text = digest.hexdigest()[:32]
     return Version(f"tree {text}", newest, {"tree": text})
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -200,6 +202,60 @@ def test_a_copy_says_what_it_is_of(cache: Cache, source: str, tmp_path: Path) ->
     (copy,) = cache.item(cache.use(source).key).copies
     assert cache.facts(copy)["versions"] == [{"source": f"file:{source}", "size": 5, "mtime": "1234567890.000000001"}]
     assert copy.generation.version == versions.tag(["5 1234567890.000000001"])
+
+
+def test_a_source_that_does_not_answer_does_not_hang_a_hit(
+    cache: Cache, source: str, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the server of an archive is down, no job could use what is in the cache."""
+    first = cache.use(source)
+    silent = threading.Event()
+    monkeypatch.setattr(versions, "PATIENCE", 0.05)
+    monkeypatch.setattr(versions, "_look", lambda path, answers: silent.wait())
+    try:
+        assert cache.use(source).path == first.path
+        assert "no answer for" in warnings[-1]
+        with pytest.raises(FetchFailed, match="no answer for"):
+            cache.use(source, refresh=True)
+    finally:
+        silent.set()
+
+
+def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large directory on a slow server would be taken for one that does not answer."""
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in "abcdef":
+        (tree / name).write_text(name)
+    expected = versions.look(str(tree))
+    turn, answered = threading.Semaphore(0), threading.Semaphore(0)
+    waits = []
+
+    class InTurns(threading.Event):
+        """The time is always over, and one more answer has come in it."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            if waits:
+                turn.release()
+            waits.append(timeout)
+            answered.acquire()
+            return self.is_set()
+
+        def set(self) -> None:
+            super().set()
+            answered.release()
+
+    really = versions._describe
+
+    def describe(*words: Any) -> bytes:
+        answered.release()
+        turn.acquire()
+        return really(*words)
+
+    monkeypatch.setattr(versions, "Event", InTurns)
+    monkeypatch.setattr(versions, "_describe", describe)
+    assert versions.look(str(tree)) == expected
+    assert waits == [versions.PATIENCE] * 7  # six entries, and the end
 
 
 # -- changes while it is copied ----------------------------------------------------------------------------------------
