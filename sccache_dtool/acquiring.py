@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool import items, leases
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROGRAM, Holder, program_owner
@@ -33,14 +34,17 @@ class Acquirer(NamedTuple):
     heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
     note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
+    warn: Callable[[str], None]  # told that a source cannot be looked at
     elect: Callable[[str], Election]
 
-    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms]) -> Lease:
+    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
 
-        `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong.
+        `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong. `max_age`:
+        see Freshness.
         """
-        lease = self._take_existing(wanted)
+        fresh = Freshness(Surroundings(self.fs, self.layout, self.clock, self.warn, self.note), wanted, max_age)
+        lease = self._take_existing(wanted, fresh)
         if lease is not None:
             return lease
         terms = make_terms()
@@ -53,7 +57,7 @@ class Acquirer(NamedTuple):
         with self._worker() as worker:
             errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.note)
             return Populator(errand, self.progress or NoProgress()).populate(
-                wanted, lambda: self.elect(wanted.key[:32]), lambda: self._take_existing(wanted), terms
+                wanted, lambda: self.elect(fresh.election), lambda: self._take_existing(wanted, fresh), terms
             )
 
     @contextlib.contextmanager
@@ -69,8 +73,9 @@ class Acquirer(NamedTuple):
         finally:
             worker.retire()
 
-    def _take_existing(self, wanted: Wanted) -> Lease | None:
+    def _take_existing(self, wanted: Wanted, fresh: Freshness) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says."""
+        fresh.begin()
         for generation in items.generations(self.fs, self.layout, wanted.key):
             payload: str | None = wanted.label
             if wanted.complete is not None:
@@ -81,6 +86,8 @@ class Acquirer(NamedTuple):
             if wanted.fits is not None and not wanted.fits(place.payload):
                 continue
             if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
+                continue
+            if not fresh.accepts(generation):
                 continue
             lease = leases.take(self.fs, self.clock, self.holder, place)
             if lease is not None:

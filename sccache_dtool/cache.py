@@ -6,16 +6,27 @@ Using is here, and giving back; looking and keeping are below, in `face/`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sccache_dtool import finding, holders, items, leases, program, returning
 from sccache_dtool.acquiring import Acquirer
+from sccache_dtool.errors import NoCache
 from sccache_dtool.face.keeping import Keeping
+from sccache_dtool.face.opened import silently
+from sccache_dtool.fetch import versions
+from sccache_dtool.fetch.freshness import Freshness, Surroundings
+from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.finding import Named
 from sccache_dtool.holders import Holder, Owner
-from sccache_dtool.leases import Lease
+from sccache_dtool.items import Copy
+from sccache_dtool.layout import Generation
+from sccache_dtool.leases import Lease, Place
 from sccache_dtool.units import check_lifetime
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class Cache(Keeping):
@@ -26,39 +37,54 @@ class Cache(Keeping):
 
     # -- using -------------------------------------------------------------------------------------------------------
 
-    def use(self, source: str | os.PathLike[str] | None = None, *steps: str, name: str | None = None) -> Lease:
+    def use(
+        self,
+        source: str | os.PathLike[str] | None = None,
+        *steps: str,
+        name: str | None = None,
+        refresh: bool = False,
+        max_age: float | None = None,
+    ) -> Lease:
         """A lease on an item, fetched first if it is not there; held by this process until released.
 
         `source` is a path or URL and `steps` are what is done with it, such as ``"sha256:…", "tar"``. `name` names
         the item; a name without a source is a pure reference count, on an empty directory. The lease is a context
         manager whose value is the path.
 
+        A local source is looked at, and a copy of another version is not used. Others are asked only if `refresh` is
+        true, or the copy is older than `max_age` seconds; a local one is not looked at before that either. Then the
+        copy is used if the source says that it has not changed, and FetchFailed is raised if it cannot be asked.
+
         Raises UsageError, FetchFailed, NoSpace, or TimedOut when somebody else fetches it for longer than
-        `settings.fetch_wait`. An item that this process has used before costs one file-system call.
+        `settings.fetch_wait`. An item that this process has used before costs one file-system call, and a look at a
+        local source.
         """
         words = (source, *steps, name)
-        place = self._known.get(words)
+        if refresh or max_age is not None:
+            return self._use_slowly(words, 0.0 if refresh else max_age)
+        place, stack = self._known.get(words, _UNKNOWN)
         member = self._program
-        if place is not None and member is not None and member.holder.usable:
+        if place is not None and member is not None and member.holder.usable and _is_current(place, stack):
             lease = leases.take(self._fs, self._clock, member.holder, place)
             if lease is not None:
                 return lease.keep_in(member.leases)
         return self._use_slowly(words)
 
-    def _use_slowly(self, words: tuple[object, ...]) -> Lease:
+    def _use_slowly(self, words: tuple[object, ...], max_age: float | None = None) -> Lease:
         *stack, name = (None if word is None else os.fspath(word) for word in words)  # type: ignore[call-overload]
-        lease = self.use_wanted(self.wanted([word for word in stack if word is not None], name))
+        wanted = self.wanted([word for word in stack if word is not None], name)
+        lease = self.use_wanted(wanted, max_age)
         if _means_the_same_anywhere(words):
-            self._known[words] = lease.place
+            self._known[words] = lease.place, wanted.stack
         return lease
 
-    def use_wanted(self, wanted: Wanted) -> Lease:
+    def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
-        lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait))
+        lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
         self._program = member
         return lease.keep_in(member.leases)
 
@@ -72,17 +98,20 @@ class Cache(Keeping):
         size: int | None = None,
         rate: float | None = None,
         make_room: bool = False,
+        max_age: float | None = None,
     ) -> Lease:
         """A lease for somebody else, that lasts when this process has ended: until `release`, or the owner's end.
 
         `ttl`: its lifetime in seconds (default: the cache's); `wait`: how many seconds to wait for another's fetch.
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
-        most; `make_room`: whether idle items may be evicted for it.
+        most; `make_room`: whether idle items may be evicted for it. `max_age`: as for `use`; 0: always ask.
         """
         holder = self.enter(owner, ttl, wanted.key)
         try:
             with holder.beating():
-                return self.acquire(holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room)
+                return self.acquire(
+                    holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room, max_age=max_age
+                )
         except BaseException:
             holder.retire()
             raise
@@ -105,6 +134,7 @@ class Cache(Keeping):
         size: int | None = None,
         rate: float | None = None,
         make_room: bool = False,
+        max_age: float | None = None,
     ) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
 
@@ -112,7 +142,7 @@ class Cache(Keeping):
             seconds = self.settings.fetch_wait if wait is None else wait
             return Terms(seconds, size, rate, self.make_room if make_room else None)
 
-        return self._acquirer(holder).acquire(wanted, terms)
+        return self._acquirer(holder).acquire(wanted, terms, max_age)
 
     def _acquirer(self, holder: Holder) -> Acquirer:
         return Acquirer(
@@ -124,12 +154,32 @@ class Cache(Keeping):
             lambda: self.heartbeat_ttl,
             self._progress,
             self._note,
+            self._warn,
             lambda key: self._keeper().election(key),
         )
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
         return wanted_from(words, name, self._layout.root)
+
+    def offers(self, wanted: Wanted) -> bool:
+        """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
+        try:
+            self.check()
+        except NoCache:
+            return False
+        return next(self._current(wanted), None) is not None
+
+    def locate(self, wanted: Wanted) -> Path | None:
+        """Where the copy is that `use` would take; None if it would fetch. Look, but take a lease before you read."""
+        return next((path for copy in self._current(wanted) if (path := self.path(copy))), None)
+
+    def _current(self, wanted: Wanted) -> Iterator[Copy]:
+        """The copies of an item that `use` would take, the newest first."""
+        around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
+        fresh = Freshness(around, wanted, None)
+        copies = items.look(self._fs, self._layout, wanted.key, self._warn, uses=False).copies
+        return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
         """The key of the item that `use` means by these words, or of a path that it printed; it need not be there.
@@ -204,6 +254,19 @@ class Cache(Keeping):
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()
         return returning.renew(self._fs, self._layout, owners)
+
+
+_UNKNOWN: tuple[None, Stack] = None, Stack()
+
+
+def _is_current(place: Place, stack: Stack) -> bool:
+    """Whether a copy that was used before is still of what its local sources have now."""
+    if not versions.is_tracked(stack):
+        return True
+    generation = Generation.parse(place.generation)
+    current = versions.now(stack)
+    # A source that cannot be read is warned of, and others are compared, where there is more time.
+    return not current.unreadable and generation is not None and generation.version == current.tag
 
 
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:

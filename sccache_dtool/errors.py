@@ -34,16 +34,20 @@ class Exit(IntEnum):
 class CacheError(Exception):
     """Base of all errors that are meant for the user.
 
-    `details` are further lines (who holds what); `hint` says what to do next.
+    `details` are further lines (who holds what); `hint` says what to do next. `shared`: the reason is what was asked
+    for, and not who asked, where, or when, so that it is the same for everybody who asks for it in the same way.
     """
 
     exit_code: Exit = Exit.ERROR
 
-    def __init__(self, message: str, *, details: Sequence[str] = (), hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, details: Sequence[str] = (), hint: str | None = None, shared: bool = False
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.details = tuple(details)
         self.hint = hint
+        self.shared = shared
 
 
 class UsageError(CacheError):

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.errors import FULL
 from sccache_dtool.extraction import Extraction
 from sccache_dtool.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
 from sccache_dtool.trees import SHARED_DIRECTORY, Trees
@@ -26,6 +28,8 @@ CHUNK = 1 << 20
 
 #: No text file of ours is larger than this; a larger one is somebody's prank or damage.
 TEXT_LIMIT = 1 << 20
+
+_FICLONE = 0x40049409  # _IOW(0x94, 9, int), in linux/fs.h
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -314,6 +318,47 @@ class FileSystem(Trees):
     def extract(self, directory: str) -> Extraction:
         """Begin to unpack an archive into an empty directory that is private; a context manager."""
         return Extraction(self, directory)
+
+    def seek(self, fd: int, offset: int) -> None:
+        """Read or write next at this offset."""
+        os.lseek(fd, offset, os.SEEK_SET)
+
+    def extend(self, fd: int, size: int) -> None:
+        """Make a file longer, by a hole, and write next at its end."""
+        os.ftruncate(fd, size)
+        os.lseek(fd, size, os.SEEK_SET)
+
+    def data_in(self, fd: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where there is data, and no hole, in the first `size` bytes of a file: from, and up to but not including.
+
+        All of it, if the file system cannot say.
+        """
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+                stop = os.lseek(fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that there is only a hole after this
+                    yield end, size
+                return
+            if stop <= end or start >= size:
+                return
+            yield start, min(stop, size)
+            end = stop
+
+    def clone(self, source: int, target: int) -> bool:
+        """Let an empty file share the blocks of another, which stay shared until either changes (ioctl_ficlone(2)).
+
+        False if they are not on one file system that can do that.
+        """
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            return False
+        return True
 
     def sync(self, fd: int) -> None:
         """Wait until what was written is on stable storage."""

@@ -33,7 +33,7 @@ class Item(NamedTuple):
     """An item as a scan saw it; a hint, as every listing is. Times in seconds since 1970, sizes in bytes."""
 
     key: str
-    copies: tuple[Copy, ...]
+    copies: tuple[Copy, ...]  # the newest first
     finished_uses: int
     last_end: float | None
     unfolded: int = 0  # names in its history
@@ -68,6 +68,11 @@ class Item(NamedTuple):
     def uses(self) -> int:
         """How many leases there ever were."""
         return self.finished_uses + self.leases
+
+    @property
+    def newest(self) -> Copy | None:
+        """The copy that was fetched last, of those that can be used; the others are older versions, or duplicates."""
+        return next((copy for copy in self.copies if not copy.closed), None)
 
     @property
     def idle_since(self) -> float:
@@ -210,6 +215,7 @@ def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = Tr
                 warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
                 continue
             copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn, way))
+    copies.sort(key=lambda copy: copy.generation.created, reverse=True)
     noted = _noted_name(fs, place, copies, warn) if copies and layout.key_name(key) is None else None
     return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted)
 

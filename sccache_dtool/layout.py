@@ -27,15 +27,16 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 _IN_LABEL = r"[^/~\x00-\x1f\x7f\ud800-\udfff]"
 _GAP = r"~[0-9a-f]{32}~"
 _KEY = rf"[0-9a-f]{{32}}-(?:{_IN_LABEL}{{1,200}}|{_IN_LABEL}{{1,100}}{_GAP}{_IN_LABEL}{{1,100}})"
-_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?"
+_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?(?:-v([0-9a-f]{16}))?"
 _HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
 _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
 _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
-_TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
+_TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?)~([0-9]{1,12})(~going)?"
 _WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_CHECKED = r"checked~([0-9]{1,12})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
 _CLEANING = (
     r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
@@ -155,17 +156,22 @@ def understood(
 
 
 class Generation(NamedTuple):
-    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>``, the last only if it is known."""
+    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>-v<version>``.
+
+    The last two are there only if they are known.
+    """
 
     random: str
     created: int  # seconds since 1970, by the clock of the host that fetched it
     bytes: int
     entries: int
     took: int | None = None  # milliseconds that the fetch took
+    version: str | None = None  # 16 hexadecimal digits that stand for the local files it was copied from
 
     def __str__(self) -> str:
         took = "" if self.took is None else f"-t{self.took}"
-        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}{took}"
+        version = "" if self.version is None else f"-v{self.version}"
+        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}{took}{version}"
 
     @classmethod
     def parse(cls, name: str) -> Generation | None:
@@ -174,7 +180,7 @@ class Generation(NamedTuple):
         if match is None:
             return None
         took = None if match[5] is None else int(match[5])
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took)
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took, match[6])
 
 
 class HolderName(NamedTuple):
@@ -370,6 +376,21 @@ class PartName(NamedTuple):
         """The part that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_PART, name)
         return cls(int(match[1]), int(match[2])) if match else None
+
+
+class CheckedName(NamedTuple):
+    """When the source of a copy was last found unchanged, in the copy's directory: ``checked~<time>``."""
+
+    time: int  # seconds since 1970, by the clock of the host that asked
+
+    def __str__(self) -> str:
+        return f"checked~{self.time}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckedName | None:
+        """The check that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_CHECKED, name)
+        return cls(int(match[1])) if match else None
 
 
 DONE = "done"

@@ -24,7 +24,7 @@ def release(
     everything: bool,
     generation: str | None,
 ) -> list[str]:
-    """Give back one use of any of `owners` on an item, the latest, or all; returns who held each.
+    """Give back one use of any of `owners` on an item, or all; returns who held each. The newest copy comes first.
 
     `generation`: only of this copy. Two calls that end the same lease in the same millisecond may both count it, for
     one of them may be the other's repetition whose reply was lost: then a lease too many is left, and never one too
@@ -32,7 +32,7 @@ def release(
     """
     prefixes = tuple(owner.prefix for owner in owners)
     ended: list[str] = []
-    for held in reversed(item.held):
+    for held in (held for copy in item.copies for held in reversed(copy.held)):
         if held.lease is None or not held.lease.holder.startswith(prefixes):
             continue
         if generation not in (None, held.generation):

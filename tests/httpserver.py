@@ -42,6 +42,7 @@ class Page(NamedTuple):
     gzip: bool = False  # compress the body on the way, asked or not
     auth: tuple[str, str] | None = None  # user and password, without which the answer is 401
     etag: str | None = None  # with one, ranges are served; If-Range is compared with it
+    conditional: bool = True  # answer 304 to who has this version: by its ETag, or by its Last-Modified
     ranges: bool = True  # serve ranges where a validator allows it
     part: bytes | None = None  # what is sent instead of the range asked for, as if it were it
     reset: bool = False  # reset the connection instead of closing it at the end of what is sent
@@ -123,6 +124,8 @@ class Server:
             page = Page(b"<html>who are you?</html>", 401, headers={"WWW-Authenticate": 'Basic realm="test"'})
         if page.hold:
             self._released.wait()
+        if page.conditional and _has_it(handler, page):
+            page = Page(status=304, headers=page.headers, etag=page.etag)
         body = gzip_module.compress(page.body) if page.gzip else page.body
         span = _span(handler, page, len(body))
         if span is None:
@@ -217,6 +220,14 @@ def _span(handler: BaseHTTPRequestHandler, page: Page, size: int) -> slice | Non
     if "If-Range" in handler.headers and handler.headers["If-Range"] != validator:
         return None
     return slice(int(asked.removeprefix("bytes=").rstrip("-")), size)
+
+
+def _has_it(handler: BaseHTTPRequestHandler, page: Page) -> bool:
+    """Whether a client says that it has this version."""
+    if page.etag is not None and "If-None-Match" in handler.headers:
+        return handler.headers["If-None-Match"] == page.etag
+    modified = page.headers.get("Last-Modified")
+    return modified is not None and handler.headers.get("If-Modified-Since") == modified
 
 
 def _basic(user: str, password: str) -> str:

@@ -60,8 +60,8 @@ def test_an_item_is_seen_as_it_is(fs: FakeFilesystem, warnings: list[str]) -> No
     assert item.bytes == 150
     assert (item.leases, item.finished_uses, item.uses) == (2, 2, 4)
     assert item.last_end == 1_800_000_900.0
-    assert [len(copy.held) for copy in item.copies] == [2, 0]
-    assert [held.lease.number for held in item.copies[0].held if held.lease] == [0, 1]
+    assert [len(copy.held) for copy in item.copies] == [0, 2]  # the newest first
+    assert [held.lease.number for held in item.copies[1].held if held.lease] == [0, 1]
     assert warnings == []
 
 

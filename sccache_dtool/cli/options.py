@@ -199,7 +199,11 @@ def fetching_options(function: Command) -> Command:
     rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download so much a second at most: 10MB.")
     room = click.option("--make-room", is_flag=True, help="Evict what is idle if there is no room for the item.")
     parents = click.option("--parents", is_flag=True, help="Make the directories above a new cache, too.")
-    return rate(room(parents(function)))
+    refresh = click.option("--refresh", is_flag=True, help="Ask the source whether it has changed since the fetch.")
+    max_age = click.option(
+        "--max-age", type=duration, metavar="TIME", help="Ask it only if the copy is older than this: 1d."
+    )
+    return rate(room(refresh(max_age(parents(function)))))
 
 
 def lasting_options(function: Command) -> Command:

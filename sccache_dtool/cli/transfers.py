@@ -6,17 +6,21 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, naming_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer
-from sccache_dtool.finding import NotFound
+from sccache_dtool.finding import Named, NotFound
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Seconds after which what has ended is shown with --all only.
 _SHOWN_FOR = 60.0
@@ -104,7 +108,7 @@ def loaders_command(now: Invocation) -> None:
         [
             Column("KIND", field("kind")),
             Column("NAME", field("name")),
-            Column("READY", lambda row: "yes" if row["ready"] else f"not installed: {row['missing']}"),
+            Column("READY", _ready),
             Column("WHAT IT IS", field("summary")),
         ],
     )
@@ -118,7 +122,8 @@ def _loaders() -> Iterator[dict[str, Any]]:
         yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
         missing = remote.missing(scheme)
-        yield _loader("source", scheme, f"pip install {missing}" if missing else None, "a file, opened with fsspec")
+        missing = f"pip install {missing}" if missing else None
+        yield {**_loader("source", scheme, missing, "a file, opened with fsspec"), "tested": scheme in remote.SHOWN}
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
         if name in ("tar", "zip"):
@@ -140,11 +145,34 @@ def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
         if isinstance(plugin, CacheError):
             yield _loader(kind, name, plugin.message, f"from {package}")
         else:
-            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
+            loader = _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
+            yield {**loader, "tested": False}
 
 
 def _loader(kind: str, name: str, missing: str | None, summary: str) -> dict[str, Any]:
-    return {"kind": kind, "name": name, "ready": missing is None, "missing": missing, "summary": summary}
+    found = {"kind": kind, "name": name, "ready": missing is None, "missing": missing}
+    return {**found, "tested": True, "summary": summary}
+
+
+def _ready(row: Fields) -> str:
+    if row["missing"]:
+        return f"not installed: {row['missing']}"
+    return "yes" if row["tested"] else "installed, but not tested"
+
+
+def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None) -> Iterator[Path | None]:
+    """Where the copies of an item are that `use` would take or, of a copy that is named, where that is."""
+    if named.generation is None:
+        try:
+            wanted = cache.wanted(words, name)
+        except CacheError:
+            wanted = None  # another word than those of `use`
+        if wanted is not None and wanted.key == named.key:
+            yield cache.locate(wanted)
+            return
+    for copy in cache.item(named.key).copies:
+        if not copy.closed and named.generation in (None, str(copy.generation)):
+            yield cache.path(copy)
 
 
 @click.command("locate")
@@ -156,19 +184,25 @@ def locate_command(
 ) -> None:
     """Print the path of an item that is in the cache, without taking a lease: only `use` keeps it there.
 
-    The same words as for `use`, or a name or key. Exits with 1 if it is in none of the caches.
+    The same words as for `use`, or a name or key. Exits with 1 if it is in none of the caches, or if only in a version
+    that `use` would not take because its source has changed.
     """
     caches = [now.cache(one) for one in (directories or "").split(os.pathsep) if one] or [now.cache()]
     if not words and name is None:
         raise UsageError("nothing to locate", hint="give the words that `use` was given")
+    changed = False
     for cache in caches:
         try:
-            key, generation = cache.find_used(words, name)
+            named = cache.find_used(words, name)
         except (NotFound, NoCache):
             continue
-        for copy in cache.item(key).copies:
-            path = None if copy.closed or generation not in (None, str(copy.generation)) else cache.path(copy)
+        for path in _paths(cache, named, words, name):
             if path is not None:
-                now.out.path("locate", {"path": str(path), "item": key}, str(path))
+                now.out.path("locate", {"path": str(path), "item": named.key}, str(path))
                 return
+        changed = changed or cache.has(named.key)
+    if changed:
+        raise CacheError(
+            f"{name or plain(' '.join(words))} has changed since it was fetched", hint="`use` fetches it again"
+        )
     raise CacheError(f"{name or plain(' '.join(words))} is not in {' or '.join(str(cache.root) for cache in caches)}")

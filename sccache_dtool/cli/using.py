@@ -47,6 +47,8 @@ def use_command(
     wait: float | None,
     max_rate: int | None,
     make_room: bool,
+    refresh: bool,
+    max_age: float | None,
 ) -> None:
     """Take a lease on an item and print its path, alone.
 
@@ -60,6 +62,7 @@ def use_command(
     dtool:URI#ITEM is an item of a dtool dataset, and dtool:URI all of them: a directory with their paths.
     """
     terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
+    terms["max_age"] = _max_age(refresh, max_age)
     if _is_dataset(words):
         from sccache_dtool.cli.staged import use_dataset
 
@@ -192,6 +195,8 @@ def run_command(
     max_rate: int | None,
     make_room: bool,
     replace: str,
+    refresh: bool,
+    max_age: float | None,
     keep_going: bool,
 ) -> int:
     """Run COMMAND with a lease on an item, and return its exit code.
@@ -219,6 +224,7 @@ def run_command(
 
     try:
         terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
+        terms["max_age"] = _max_age(refresh, max_age)
         path, leases = _hold_for_command(now, directories, parents, words, name, terms, (child.pid, command))
         order = [path if word == replace != "" else word for word in command]
         try:
@@ -326,7 +332,7 @@ def _hold(
         ttl = cache.heartbeat_ttl if terms["ttl"] is None and child is not None else terms["ttl"]
         return cache.hold(owner, wanted, **{**terms, "ttl": ttl})
 
-    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(wanted.key)), None)
+    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(wanted)), None)
     if there is not None:
         return hold(there), owner
     from sccache_dtool.cli.placing import fetch_where_room_is
@@ -338,6 +344,13 @@ def _rate(text: int | None) -> float | None:
     if text is not None and text < 1:
         raise UsageError("--max-rate must be at least one byte a second")
     return text
+
+
+def _max_age(refresh: bool, max_age: float | None) -> float | None:
+    """Seconds after which the source of a copy is asked whether it has changed; None: it is not asked."""
+    if refresh and max_age is not None:
+        raise UsageError("--refresh and --max-age contradict each other", hint="--refresh is the same as --max-age 0s")
+    return 0.0 if refresh else max_age
 
 
 def _caches(now: Invocation, directories: str | None, parents: bool = False, **more: Any) -> list[Cache]:

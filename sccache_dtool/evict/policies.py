@@ -218,15 +218,30 @@ def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, 
 
 
 def _judge(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], sifted: Sifted) -> None:
+    successor = _successor(item, copy)
     ranked = candidate(item.key, copy.generation, item.uses, item.idle_since, rules.order, now)
-    reason = _reason_to_keep(item, copy, rules, now, pinned)
+    if successor is not None:
+        ranked = ranked._replace(idle_since=min(item.idle_since, successor.created), rank=-math.inf)
+    reason = _reason_to_keep(item, copy, rules, now, pinned, successor)
     if reason:
         sifted.kept.append(Kept(ranked, reason, bool(copy.held)))
     else:
         sifted.eligible.append(ranked)
 
 
-def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str]) -> str | None:
+def _successor(item: Item, copy: Copy) -> Generation | None:
+    """What was fetched after an idle copy of the same item, so that this one is an older version, or a duplicate.
+
+    Such copies go before all others, and the item's uses do not keep them: those are of the newer copies.
+    """
+    created = copy.generation.created
+    newer = [one.generation for one in item.copies if one.generation.created > created and not one.closed]
+    return None if copy.held else min(newer, key=lambda one: one.created, default=None)
+
+
+def _reason_to_keep(
+    item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], successor: Generation | None
+) -> str | None:
     """Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
     trying would be in vain.
     """
@@ -238,9 +253,10 @@ def _reason_to_keep(item: Item, copy: Copy, rules: Rules, now: float, pinned: Co
         return EXCLUDED if item.name is not None else UNREADABLE
     if rules.grace and now - copy.generation.created < rules.grace:
         return f"fetched within {short_duration(rules.grace)}"
-    if rules.older_than is not None and now - item.idle_since < rules.older_than:
+    idle_since = item.idle_since if successor is None else min(item.idle_since, successor.created)
+    if rules.older_than is not None and now - idle_since < rules.older_than:
         return f"used within {short_duration(rules.older_than)}"
-    if rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
+    if successor is None and rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
         return f"used {item.uses} times"
     if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
         return "not larger than asked for"

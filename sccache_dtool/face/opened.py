@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from sccache_dtool.evict.keeper import Keeper
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.stack import Stack
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -87,7 +88,7 @@ class Opened:
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
-        self._known: dict[tuple[object, ...], Place] = {}
+        self._known: dict[tuple[object, ...], tuple[Place, Stack]] = {}
 
     @property
     def root(self) -> Path:

@@ -28,7 +28,7 @@ from sccache_dtool.fetch.stack import Chain, Stack, parse_stack
 from sccache_dtool.fetch.transforms import file_digest
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
-from sccache_dtool.fsops import CHUNK, FileSystem
+from sccache_dtool.fsops import FileSystem
 
 #: A dtool dataset object; dtool has no types.
 DataSet = Any
@@ -197,6 +197,7 @@ class Bringer(NamedTuple):
             f"{self.what} arrived wrong twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
             hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
+            shared=True,
         )
 
     def _expected(self) -> str:
@@ -285,12 +286,13 @@ class Bringer(NamedTuple):
 
 def _copy(fs: FileSystem, source: int, target: str) -> None:
     """Copy what is open to a new file; what came of it, the caller checks."""
-    sink = fs.create(target)
-    try:
-        while data := fs.read(source, CHUNK):
-            fs.write(sink, data)
-    finally:
-        fs.close(sink)
+    from sccache_dtool.fetch import local
+    from sccache_dtool.fetch.progress import NoProgress
+    from sccache_dtool.fetch.sink import Sink
+
+    with Sink(fs, target, (), NoProgress()) as sink:
+        if not sink.clone(source):
+            local.fill(fs, source, fs.fstat(source), sink)
 
 
 def _is_plain(directory: str) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
-from sccache_dtool.fetch import partial
+from sccache_dtool.fetch import partial, versions
 from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
@@ -37,6 +37,7 @@ class Fetched(NamedTuple):
     entries: int  # files and directories, the payload itself included
     digests: dict[str, str]  # those that were checked, in hexadecimal, by algorithm
     announced: int | None  # bytes of the source, if it said so
+    versions: tuple[Mapping[str, object] | None, ...] = ()  # what tells the version of each source; see `versions.py`
 
 
 #: What a download is done within: it may wait for a place among those of this host.
@@ -98,6 +99,7 @@ class _Fetch:
         self._queue = queue
         self._bring = bring
         self._digests: dict[str, str] = {}
+        self._versions: list[Mapping[str, object] | None] = []
 
     def run(self, name: str) -> Fetched:
         self._require()
@@ -113,7 +115,7 @@ class _Fetch:
         self._job.progress.stage("writing to disk")
         self._fs.seal(self._payload, shared=self._shared)
         usage = self._fs.usage(target)
-        return Fetched(name, usage.bytes, usage.entries, self._digests, announced)
+        return Fetched(name, usage.bytes, usage.entries, self._digests, announced, tuple(self._versions))
 
     def _require(self) -> None:
         """Raise FetchFailed for what cannot be done on this host, before the first byte is fetched."""
@@ -137,6 +139,7 @@ class _Fetch:
         for index, chain in enumerate(chains):
             path = self._steps(chain, index)
             self._fs.rename(path, f"{target}/{chain.label}" if len(chains) > 1 else target)
+        self._versions = [one.version for one in came]
         announced = [one.announced for one in came]
         return None if None in announced else sum(size for size in announced if size is not None)
 
@@ -144,12 +147,14 @@ class _Fetch:
         digests = [_digest(step) for step in takewhile(is_digest, chain.steps)]
         with nullcontext() if chain.mirrors[0].scheme == "file" else self._queue(job):
             if self._bring is None:
-                retrieved = retrieve(job, chain, path, digests)
+                retrieved = versions.steadily(job, chain, lambda: retrieve(job, chain, path, digests))
             else:
                 self._bring(self._fs, path, job.progress)
                 retrieved = Retrieved({}, None)
         if chain.steps and stat.S_ISDIR(self._fs.lstat(path).st_mode):
-            raise FetchFailed(f"cannot fetch {chain.source}: it is a directory, and {chain.steps[0]} needs a file")
+            raise FetchFailed(
+                f"cannot fetch {chain.source}: it is a directory, and {chain.steps[0]} needs a file", shared=True
+            )
         return retrieved
 
     def _steps(self, chain: Chain, index: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sccache_dtool.errors import FetchFailed
@@ -41,7 +41,12 @@ _TRIED_FOR = 16 << 20
 # Of the other 2xx none carries a whole file: accepted for later, no content, a part.
 _WHOLE = frozenset({200, 203})
 _PART = 206
+_NOT_MODIFIED = 304
+_NO_SUCH_FILE = frozenset({404, 410})
 _BEYOND = 416  # the range begins at the end, or after it
+
+#: Characters of an ETag or a date that is noted; a longer one is not.
+_LONGEST_VERSION = 1000
 
 #: Answers that may be others later: timeout, too early, too many requests, and the server's own troubles.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -60,7 +65,81 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     with requests.Session() as session, Partial(job, path, algorithms, source.canonical) as partial:
         download = _Download(job, session, source, partial)
         persist(job, source.canonical, lambda: partial.size, download.attempt)
-        return Retrieved(partial.digests(), download.announced, partial.resumed)
+        named = download.version or _named_before(partial.origin)
+        return Retrieved(partial.digests(), download.announced, partial.resumed, named)
+
+
+def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+    """Whether the server still has the version that `fact` describes; one conditional request (RFC 9110, 13.1).
+
+    False if the server named no version when it was fetched. Raises FetchFailed or GaveUp if it cannot be asked. The
+    request is a GET whose body is not read, because a URL that is signed for GET is refused for HEAD.
+    """
+    import requests
+    import urllib3
+
+    noted = {name: text for name in ("etag", "last_modified") if isinstance(text := fact.get(name), str)}
+    if not noted or not all(_is_version(text) for text in noted.values()):
+        return False
+    headers = {"Accept-Encoding": "identity"}
+    if "etag" in noted:
+        headers["If-None-Match"] = noted["etag"]
+    else:
+        headers["If-Modified-Since"] = noted["last_modified"]
+
+    def ask() -> bool:
+        try:
+            response = session.get(
+                source.canonical,  # which has no user in it
+                stream=True,
+                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+                headers=headers,
+                auth=_user(source),
+            )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
+            reason = _network_reason(error, None, 0)
+            if _may_pass(error):
+                raise Temporary(reason) from error
+            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
+        with response:
+            if response.status_code in _WHOLE:  # it has changed, or the server does not know conditional requests
+                return named_version(response) == noted
+            if response.status_code == _NOT_MODIFIED:
+                return True
+            reason = plain(f"the server answered {response.status_code} {response.reason or ''}")
+            if response.status_code in _TEMPORARY:
+                raise Temporary(reason, after=retry_after(response.headers.get("Retry-After"), job.clock.wall()))
+            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}")
+
+    with requests.Session() as session:
+        return persist(job, source.canonical, lambda: 0, ask)
+
+
+def has_credentials(source: Source) -> bool:
+    """Whether a request for `source` says who asks: by the URL, or by ~/.netrc."""
+    from requests.utils import get_netrc_auth
+
+    return source.location != source.canonical or get_netrc_auth(source.canonical) is not None
+
+
+def named_version(response: requests.Response) -> dict[str, str]:
+    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed."""
+    headers = {"etag": "ETag", "last_modified": "Last-Modified"}
+    texts = {name: response.headers.get(header, "").strip() for name, header in headers.items()}
+    return {name: text for name, text in texts.items() if _is_version(text)}
+
+
+def _is_version(text: str) -> bool:
+    """Whether a text can be noted, and sent again: what is noted, others may have changed."""
+    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_VERSION
+
+
+def _named_before(origin: Origin | None) -> dict[str, str]:
+    """The same for a download that was complete when it was taken over, so that nothing more was asked."""
+    validator = None if origin is None else origin.validator
+    if validator is None:
+        return {}
+    return {"etag" if validator.startswith('"') else "last_modified": validator}
 
 
 def announced(source: Source) -> int | None:
@@ -86,6 +165,7 @@ class _Download:
 
     def __init__(self, job: Job, session: requests.Session, source: Source, partial: Partial) -> None:
         self.announced: int | None = None
+        self.version: dict[str, str] = {}
         self._job = job
         self._session = session
         self._source = source
@@ -144,7 +224,7 @@ class _Download:
         hint = None
         if status in (401, 403):
             hint = "credentials are taken from the URL (https://USER:PASSWORD@HOST/…) or ~/.netrc, and never stored"
-        raise FetchFailed(f"cannot fetch {self._source.canonical}: {reason}", hint=hint)
+        raise FetchFailed(f"cannot fetch {self._source.canonical}: {reason}", hint=hint, shared=status in _NO_SUCH_FILE)
 
     def _receive(self, response: requests.Response) -> None:
         partial = self._partial
@@ -158,6 +238,7 @@ class _Download:
             # Ranges count the bytes as they are sent, so what was decoded cannot be continued.
             partial.begin(Origin(self._source.canonical, None if decode else _validator(response), coming))
             self.announced = coming
+        self.version = named_version(response)
         if decode:
             self._show(None)
         else:

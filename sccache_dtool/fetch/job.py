@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.clock import Clock
@@ -20,6 +20,8 @@ class Retrieved(NamedTuple):
     digests: dict[str, str]
     announced: int | None
     resumed: bool = False  # whether it was put together from several attempts
+    #: What tells this version of the source from others, for `item.json`; None if nothing does. See `versions.py`.
+    version: Mapping[str, object] | None = None
 
 
 def silently(text: str) -> None:

@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.words import Source
 from sccache_dtool.fsops import CHUNK, FileSystem
 
+_BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
+_LEAST_WITH_HOLES = 1 << 16
+_ZEROS = bytes(CHUNK)
 _MOST_LINKS = 40  # as Linux has it: path_resolution(7)
 
 
@@ -21,22 +25,45 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     origin = _follow(job.fs, source.location)
     status = job.fs.lstat(origin)
     if not stat.S_ISDIR(status.st_mode):
-        job.progress.start(source.name, status.st_size)
+        job.progress.start(source.name, _data_in(job.fs, origin, status))
         return Retrieved(_copy_file(job, origin, path, algorithms), status.st_size)
     if job.step:
-        raise FetchFailed(f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file")
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file", shared=True
+        )
     job.progress.start(source.name, None)
     _copy_directory(job, origin, path)
     return Retrieved({}, None)
 
 
 def announced(source: Source) -> int | None:
-    """Bytes of a file; None for a directory, or if nothing can be said."""
+    """Bytes of data in a file; None for a directory, or if nothing can be said."""
     try:
         status = os.stat(source.location)
+        return _data_in(FileSystem(), os.path.realpath(source.location), status)
     except OSError:
         return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:
+    """Bytes of a file that are not in holes: what a copy of it will take up. None for what is no file."""
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    if not _has_holes(status):
+        return status.st_size
+    try:
+        fd = fs.open(path)
+    except OSError:  # the copy will say why
+        return status.st_size
+    try:
+        return sum(end - start for start, end in fs.data_in(fd, status.st_size))
+    finally:
+        fs.close(fd)
+
+
+def _has_holes(status: os.stat_result) -> bool:
+    """Whether a file takes up less than its length: it has holes, or its file system compresses it."""
+    return status.st_size >= _LEAST_WITH_HOLES and status.st_blocks * _BLOCK < status.st_size
 
 
 def _follow(fs: FileSystem, path: str) -> str:
@@ -84,8 +111,8 @@ def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) ->
     try:
         before = fs.lstat(source)  # after it was opened: before that, NFS may show attributes that are a minute old
         with job.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
-            while data := fs.read(fd, CHUNK):
-                sink.write(data)
+            if algorithms or not sink.clone(fd):
+                fill(fs, fd, before, sink)
         after = fs.lstat(source)
     finally:
         fs.close(fd)
@@ -96,6 +123,23 @@ def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) ->
             hint="try again when nobody writes it any more",
         )
     return sink.digests()
+
+
+def fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:
+    """Copy what is open, and has this status; what is a hole there becomes one in the copy."""
+    if _has_holes(status):
+        for start, end in fs.data_in(fd, status.st_size):
+            sink.skip(start - sink.size)
+            fs.seek(fd, start)
+            while sink.size < end and (data := fs.read(fd, min(CHUNK, end - sink.size))):
+                if data == _ZEROS[: len(data)]:  # a file system that does not tell where holes are reads them as data
+                    sink.skip(len(data), counted=True)
+                else:
+                    sink.write(data)
+        sink.skip(max(0, status.st_size - sink.size))
+        fs.seek(fd, sink.size)
+    while data := fs.read(fd, CHUNK):
+        sink.write(data)
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

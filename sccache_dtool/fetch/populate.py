@@ -7,13 +7,15 @@ A second generation that is published by accident is only a duplicate, and can b
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable
 
 from sccache_dtool import history, items, records
 from sccache_dtool.clock import iso
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
-from sccache_dtool.fetch import slots, transfers
+from sccache_dtool.fetch import slots, transfers, versions
+from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.attempts import GaveUp
 from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.fetch import Fetched, fetch
@@ -119,7 +121,7 @@ class Populator:
                 raise TakenOver from error
             failure = self._explain(wanted, error)
             if not isinstance(failure, TimedOut):  # our own patience: others may have more, and fetch it
-                self._note_end(wanted, name, track, wall, FAILED, _reasons(failure))
+                self._note_end(wanted, name, track, wall, FAILED, _reasons(failure, error, wanted))
             raise failure from error
         except BaseException:
             keep = track.keepable  # interrupted: whoever wants the item next goes on with it
@@ -214,7 +216,9 @@ class Populator:
 
     def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
-        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, int(seconds * 1000)))
+        version = versions.tag_of(fetched.versions, wanted.stack.chains) if wanted.bring is None else None
+        took = int(seconds * 1000)
+        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, version))
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
         facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)
@@ -245,6 +249,7 @@ class Populator:
             "bytes": fetched.bytes,
             "entries": fetched.entries,
             "digests": fetched.digests,
+            "versions": [dict(fact) if fact else None for fact in fetched.versions],
             "fetched": iso(now),
             "seconds": round(seconds, 3),
             "by": self._holder.by,
@@ -257,10 +262,14 @@ class Populator:
             self._fs.remove_tree(area)
 
 
-def _reasons(failure: CacheError) -> dict[str, object]:
+def _reasons(failure: CacheError, error: Exception, wanted: Wanted) -> dict[str, object]:
+    """Why it failed, and for whom of those who wait that is their own failure; see `waiting.py`."""
+    quota = any(isinstance(one, OSError) and one.errno == errno.EDQUOT for one in (error, error.__cause__))
     return {
         "error": failure.message,
         "details": list(failure.details),
         "hint": failure.hint,
-        "no_space": isinstance(failure, NoSpace),
+        "no_space": isinstance(failure, NoSpace) and not quota,  # a quota is one user's
+        "shared": failure.shared,
+        "asked_as": asked_as(wanted) if failure.shared else None,
     }

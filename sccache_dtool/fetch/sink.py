@@ -14,6 +14,8 @@ from sccache_dtool.fsops import CHUNK, FileSystem
 #: Seconds of unused speed that may be caught up on.
 _CREDIT = 0.5
 
+_ZEROS = bytes(CHUNK)
+
 
 class Throttle:
     """Keeps to so many bytes a second on average, by sleeping after each piece."""
@@ -58,6 +60,27 @@ class Sink:
         self._put(data)
         if self._throttle is not None:
             self._throttle.pay(len(data))
+
+    def skip(self, size: int, *, counted: bool = False) -> None:
+        """Go on after a hole of so many bytes, which read as zeros. `counted`: they are part of what was announced."""
+        if size:
+            self.size += size
+            self._fs.extend(self.fd, self.size)
+            if counted:
+                self._progress.advance(size)
+            for at in range(0, size if self._algorithms else 0, CHUNK):
+                self._digests.update(_ZEROS[: size - at])
+
+    def clone(self, fd: int) -> bool:
+        """Take all of an open file, as a copy that shares its blocks; False, with nothing taken, if that cannot be.
+
+        No digest is taken.
+        """
+        if not self._fs.clone(fd, self.fd):
+            return False
+        self.size = self._fs.fstat(self.fd).st_size
+        self._progress.advance(self.size)
+        return True
 
     def restart(self) -> None:
         """Begin anew with a new file. The old one is never cut: somebody may be copying what was in it."""

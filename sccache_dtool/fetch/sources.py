@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from sccache_dtool.clock import Clock
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import http, local, plugins, remote
+from sccache_dtool.fetch import http, local, plugins, remote, versions
 from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.transforms import compare
 from sccache_dtool.fetch.words import REMOTE, Source
+from sccache_dtool.fsops import FileSystem
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
@@ -33,7 +36,8 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             job = job._replace(fresh=True)
             job.attempt()
         try:
-            return _from_one(job, mirror, path, digests)
+            retrieved = _from_one(job, mirror, path, digests)
+            return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})
         except FetchFailed as error:
             failures.append(error)
     if len(failures) == 1:
@@ -42,6 +46,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         f"cannot fetch {chain.mirrors[0].canonical} from any of {len(failures)} mirrors",
         details=[error.message for error in failures],
         hint=failures[-1].hint,
+        shared=all(error.shared for error in failures),
     )
 
 
@@ -82,6 +87,37 @@ def _missing(source: Source) -> str | None:
     return plugin.missing() if plugin is not None else None
 
 
+def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chain: Chain, fact: object) -> bool:
+    """Whether a source still has the version that `fact` from `item.json` describes; False if nobody can tell.
+
+    Costs one request, and no download. Raises FetchFailed if the source cannot be asked.
+    """
+    source = _noted_source(chain, fact)
+    if source is None or not isinstance(fact, Mapping):
+        return False
+    job = Job(fs, clock, NoProgress(), note=note)
+    try:
+        if source.scheme == "file":
+            return versions.look(source.location).text == versions.text_of(fact)
+        if source.scheme in ("http", "https"):
+            return http.is_unchanged(job, source, fact)
+        return source.scheme in REMOTE and remote.is_unchanged(job, source, fact)
+    except OSError as error:
+        raise versions.unreadable(source, error) from error
+    except FetchFailed as error:
+        if len(chain.mirrors) > 1:
+            return False  # another mirror may bring it
+        hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
+        message = error.message.replace("cannot fetch", "cannot ask for changes of", 1)
+        raise FetchFailed(message, details=error.details, hint=hint) from error
+
+
+def _noted_source(chain: Chain, fact: object) -> Source | None:
+    """The mirror that a copy was fetched from."""
+    noted = fact.get("source") if isinstance(fact, Mapping) else None
+    return next((mirror for mirror in chain.mirrors if mirror.canonical == noted), None)
+
+
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     retriever = _retriever(source)
     algorithms = [algorithm for algorithm, _ in digests]
@@ -102,7 +138,7 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
 def _check(retrieved: Retrieved, digests: Sequence[tuple[str, str]], source: Source) -> None:
     for algorithm, expected in digests:
         if algorithm not in retrieved.digests:
-            raise FetchFailed(f"cannot check {algorithm} of {source.canonical}: it is a directory")
+            raise FetchFailed(f"cannot check {algorithm} of {source.canonical}: it is a directory", shared=True)
         compare(algorithm, expected, retrieved.digests[algorithm], source.canonical)
 
 

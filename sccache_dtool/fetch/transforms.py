@@ -30,7 +30,11 @@ def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
         compare(name, argument, file_digest(job.fs, path, name), source)
         return path
     job.progress.stage("unpacking" if name in ("tar", "zip") else name)
-    _transform(name)(job, path, target, source)
+    try:
+        _transform(name)(job, path, target, source)
+    except FetchFailed as error:
+        error.shared = error.shared or (name in TRANSFORMS and not _is_of_this_host(name, error))
+        raise
     job.fs.unlink(path)
     return target
 
@@ -61,12 +65,25 @@ def require(step: str, name: str, source: str) -> None:
         )
 
 
+def _is_of_this_host(name: str, error: FetchFailed) -> bool:
+    """Whether a step failed for want of something here, and not because of what the file is."""
+    from sccache_dtool.fetch.decompress import missing
+
+    cause = error.__cause__
+    if isinstance(cause, MemoryError | ImportError | RecursionError):
+        return True
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return True
+    return name in DECOMPRESSED and missing(name) is not None
+
+
 def compare(algorithm: str, expected: str, found: str, source: str) -> None:
     """Raise FetchFailed if two digests of `source`, in lower-case hexadecimal, differ."""
     if found != expected:
         raise FetchFailed(
             f"{algorithm} of {source} is {found}, not {expected}",
             hint="the source has changed, it was damaged on the way, or the digest asked for is another file's",
+            shared=True,
         )
 
 

@@ -13,6 +13,7 @@ from sccache_dtool import items, records
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.fetch.wanted import Terms, Wanted
@@ -94,21 +95,30 @@ class Waiter:
                 yield name
 
     def _raise_new(self, known: set[OutcomeName]) -> None:
-        """Whoever waited for a fetch that has failed is told why. Who comes later tries again."""
+        """Raise what a fetch that was waited for has failed with, if the same fetch by us would fail in the same way.
+
+        That is so if the reason is what was asked for (it is not there, or not what its digest says), and we ask for
+        it as the other did. Credentials, permissions, hosts, quotas and servers in trouble are the other's own, or of
+        the moment: the wait goes on until it is our turn. Who comes later tries again in any case.
+        """
         for name in set(self._failures()) - known:
             try:
                 facts = records.decode_document(self._fs.read_text(f"{self._layout.transfers}/{name}"))
             except (OSError, records.Damaged):
                 continue
-            if facts.get("no_space") and self._terms.make_room is not None:
-                continue  # we may do what they might not
-            kind = NoSpace if facts.get("no_space") else FetchFailed
+            known.add(name)
+            by, reason = (records.printable(str(facts.get(field, "?"))) for field in ("by", "error"))
+            no_space = facts.get("no_space") and self._terms.make_room is None  # with it, we may do what they might not
+            if not no_space and not (facts.get("shared") and facts.get("asked_as") == asked_as(self._wanted)):
+                self._note(f"{by} could not fetch {self._wanted.label}: {reason}; trying again")
+                continue
+            kind = NoSpace if no_space else FetchFailed
             details, hint = facts.get("details"), facts.get("hint")
             raise kind(
-                records.printable(str(facts.get("error", "the fetch that we waited for failed"))),
+                reason,
                 details=[
                     *(records.printable(str(line)) for line in (details if isinstance(details, list) else ())),
-                    f"fetched by {records.printable(str(facts.get('by', '?')))}, for whom we waited",
+                    f"fetched by {by}, for whom we waited",
                 ],
                 hint=records.printable(hint) if isinstance(hint, str) else None,
             )

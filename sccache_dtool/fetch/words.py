@@ -33,9 +33,19 @@ REMOTE = {
     "sftp": "paramiko",
     "smb": "smbprotocol",
     "webdav": "webdav4",
+    "webdavs": "webdav4",
     "webhdfs": "requests",
 }
-_SAME = {"gcs": "gs", "ssh": "sftp", "abfss": "abfs", "s3a": "s3", "s3n": "s3"}  # two names of one thing
+#: Two names of one thing.
+_SAME = {
+    "dav": "webdav",
+    "davs": "webdavs",
+    "gcs": "gs",
+    "ssh": "sftp",
+    "abfss": "abfs",
+    "s3a": "s3",
+    "s3n": "s3",
+}
 _WHOLE_AUTHORITY = frozenset({"abfs", "az", "hf"})  # what stands before the @ is part of the name, and no user
 
 # Texts, not compiled patterns: one source needs few of them, and `re` keeps those.

@@ -320,3 +320,37 @@ def test_what_is_enough_says_so() -> None:
     """Why an item stays could not be told."""
     plan = make_plan(four(), Rules(retain_size=39), NOW)
     assert set(kept(plan).values()) == {ENOUGH}
+
+
+def versions(name: str, *ages: float, used: float | None = None, uses: int = 0, held: tuple[int, ...] = ()) -> Item:
+    """An item with a copy for each age in seconds, the newest first; `held`: numbers of copies with a lease."""
+    one = item(name, leases=1)
+    lease = one.copies[0].held
+    copies = []
+    for number, age in enumerate(ages):
+        generation = Generation(f"{number:016x}", int(NOW - age), 10, 1)
+        copies.append(Copy(one.key, generation, False, lease if number in held else ()))
+    return one._replace(copies=tuple(copies), finished_uses=uses, last_end=None if used is None else NOW - used)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_older_versions_go_before_everything_else(order: str) -> None:
+    """What nobody asks for any more would stay, and what is in use be fetched again, whenever a source changes."""
+    found = [item("old", used=300 * DAY, fetched=300 * DAY, size=50), versions("x", 0, DAY, 2 * DAY, used=60, uses=90)]
+    plan = make_plan(found, Rules(retain_size=60, order=order), NOW)
+    assert [candidate.generation[:17] for candidate in plan.remove] == [f"g{2:016x}", f"g{1:016x}"]
+
+
+def test_the_uses_of_a_new_version_do_not_keep_the_old_one() -> None:
+    """Each version of a file that is used every day would stay for ever."""
+    found = [versions("x", DAY, 40 * DAY, 50 * DAY, used=60, uses=90)]
+    assert len(make_plan(found, Rules(older_than=30 * DAY), NOW).remove) == 1  # superseded 40 days ago
+    assert len(make_plan(found, Rules(older_than=DAY / 2), NOW).remove) == 2
+    assert len(make_plan(found, Rules(fewer_uses_than=10), NOW).remove) == 2
+
+
+def test_an_old_version_in_use_stays() -> None:
+    """Whoever began before the source changed would lose what it reads."""
+    plan = make_plan([versions("x", 0, DAY, held=(1,))], Rules(True), NOW)
+    assert [candidate.generation[:17] for candidate in plan.remove] == [f"g{0:016x}"]
+    assert kept(plan) == {"x": "in use: 1 lease"}

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import hashlib
 import importlib.util
 import os
-import shutil
-import socket
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
+from fetch import servers
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import remote, sources
 from sccache_dtool.fetch.stack import parse_stack
@@ -46,29 +42,9 @@ def refused(get, *words):
 @pytest.fixture(scope="module")
 def bucket():
     """A bucket on a server of this test; a boto3 client of it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    with pytest.MonkeyPatch.context() as patch:
-        server.start()
-        try:
-            host, port = server.get_host_and_port()
-            for name, value in {
-                "AWS_ACCESS_KEY_ID": "me",
-                "AWS_SECRET_ACCESS_KEY": "hush",
-                "AWS_DEFAULT_REGION": "us-east-1",
-                "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-                "AWS_CONFIG_FILE": "/dev/null",
-                "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
-                "no_proxy": "127.0.0.1,localhost",
-            }.items():
-                patch.setenv(name, value)
-            client = boto3.client("s3")
-            client.create_bucket(Bucket="refs")
-            yield client
-        finally:
-            server.stop()
+    with servers.moto() as client:
+        client.create_bucket(Bucket="refs")
+        yield client
 
 
 s3 = needs("s3fs", "moto", "boto3")
@@ -116,52 +92,12 @@ def test_s3_says_how_large_a_file_is(bucket):
 
 # -- sftp --------------------------------------------------------------------------------------------------------------
 
-SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-_PLACES = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/libexec", "/usr/lib/ssh")
-SFTP = next((f"{place}/sftp-server" for place in _PLACES if os.path.exists(f"{place}/sftp-server")), None)
-
 
 @pytest.fixture(scope="module")
 def ssh(tmp_path_factory):
     """A real sshd on the loopback interface, which this user may enter; the beginning of its URLs."""
-    if SSHD is None or SFTP is None:
-        pytest.skip("there is no sshd on this machine (Debian: openssh-server)")
-
-    home = tmp_path_factory.mktemp("ssh")
-    home.chmod(0o700)
-    (home / ".ssh").mkdir(mode=0o700)
-    for name in ("host", ".ssh/id_rsa"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "rsa", "-b", "2048", "-m", "PEM", "-N", "", "-f", home / name], check=True
-        )
-    keys = home / "authorized_keys"
-    keys.write_text((home / ".ssh/id_rsa.pub").read_text())
-    keys.chmod(0o600)
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    (home / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile none\nAuthorizedKeysFile {keys}\n"
-        f"StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\nSubsystem sftp {SFTP}\n"
-    )
-    if os.geteuid() == 0:
-        os.makedirs("/run/sshd", exist_ok=True)
-    daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "config"], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            assert daemon.poll() is None, "sshd does not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("HOME", str(home))
-            patch.delenv("SSH_AUTH_SOCK", raising=False)
-            yield f"sftp://{getpass.getuser()}@127.0.0.1:{port}"
-    finally:
-        daemon.terminate()
-        daemon.wait(30)
+    with servers.ssh(tmp_path_factory.mktemp("ssh") / "home") as base:
+        yield base
 
 
 @needs("fsspec", "paramiko")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +12,13 @@ import pytest
 from faults import FakeClock
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
+from sccache_dtool.fetch.populate import _reasons
 from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.fetch.wanted import Terms, wanted_from
 from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import user_name
 from sccache_dtool.layout import FAILED, Layout, OutcomeName
 
 LEASE = f"p{'0' * 12}-{'1' * 12}.7"
@@ -37,21 +43,41 @@ class Lost:
         self.resigned = True
 
 
+MISSING = {"error": "the server answered 404", "shared": True, "asked_as": "anybody"}
+FULL = {"error": "no space left", "no_space": True}
+URL = "https://example.org/x"
+
+
 @pytest.mark.parametrize(
-    ("facts", "make_room", "kind"),
+    ("facts", "url", "make_room", "kind"),
     [
-        ({"error": "the server answered 404"}, False, FetchFailed),
-        ({"error": "the server answered 404"}, True, FetchFailed),
-        ({"error": "no space left", "no_space": True}, False, NoSpace),
-        ({"error": "no space left", "no_space": True}, True, None),
+        (MISSING, URL, False, FetchFailed),
+        (MISSING, URL, True, FetchFailed),
+        (MISSING, "https://ada:secret@example.org/x", False, None),
+        ({**MISSING, "asked_as": "somebody"}, URL, False, None),
+        ({"error": "the server answered 401"}, URL, False, None),
+        ({"error": "permission denied", "shared": False, "asked_as": "anybody"}, URL, False, None),
+        ({"error": "the server answered 503"}, URL, False, None),
+        (FULL, URL, False, NoSpace),
+        (FULL, URL, True, None),
     ],
-    ids=["404", "404, but we make room", "no space", "no space, but we make room"],
+    ids=[
+        "404",
+        "404, but we make room",
+        "404, but we have a password",
+        "404 for somebody with a password",
+        "401",
+        "a refusal",
+        "503",
+        "no space",
+        "no space, but we make room",
+    ],
 )
-def test_the_reason_of_a_failure_is_ours_unless_we_can_do_more(
-    layout: Layout, facts: dict[str, Any], make_room: bool, kind: type[CacheError] | None
+def test_a_failure_is_taken_over_only_if_the_same_fetch_would_fail_again(
+    layout: Layout, facts: dict[str, Any], url: str, make_room: bool, kind: type[CacheError] | None
 ) -> None:
-    """Who gave --make-room would fail for want of room, because another who waited for nothing did not give it."""
-    wanted = wanted_from(["https://example.org/x"], None, layout.root)
+    """A job would fail for another's missing password, or for want of room that it may make and the other may not."""
+    wanted = wanted_from([url], None, layout.root)
     terms = Terms(60, make_room=(lambda missing: missing) if make_room else None)
     nobody: Any = None
     waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, print), wanted, terms)
@@ -62,3 +88,48 @@ def test_the_reason_of_a_failure_is_ours_unless_we_can_do_more(
     with pytest.raises(kind, match=facts["error"]):
         waiter.wait(election, lambda: None)
     assert election.resigned
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (FetchFailed("no such file", shared=True), {"shared": True, "asked_as": "anybody", "no_space": False}),
+        (FetchFailed("the server answered 401"), {"shared": False, "asked_as": None, "no_space": False}),
+        (OSError(errno.EACCES, "Permission denied"), {"shared": False, "asked_as": None, "no_space": False}),
+        (OSError(errno.ENOSPC, "No space left"), {"shared": False, "asked_as": None, "no_space": True}),
+        (OSError(errno.EDQUOT, "Quota exceeded"), {"shared": False, "asked_as": None, "no_space": False}),
+    ],
+    ids=["missing", "401", "unreadable", "full", "quota"],
+)
+def test_it_is_noted_for_whom_a_failure_is_one(layout: Layout, error: Exception, kept: dict[str, Any]) -> None:
+    """Those who wait could not tell the source's fault from that of the one who asked, or of one user's quota."""
+    wanted = wanted_from([URL], None, layout.root)
+    failure = error if isinstance(error, CacheError) else NoSpace("no space left")
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        failure = CacheError("cannot put it into the cache")
+    reasons = _reasons(failure, error, wanted)
+    assert {name: reasons[name] for name in kept} == kept
+
+
+def test_two_ask_alike_only_if_a_server_takes_them_for_one(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal of one user would be told to another, whom the server knows."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine known.example.org login ada password secret\n")
+    (tmp_path / "netrc").chmod(0o600)
+
+    def asked(word: str) -> str:
+        return asked_as(wanted_from([word], None, layout.root))
+
+    me = user_name()
+    assert asked("https://example.org/x") == "anybody"
+    assert asked("https://ada:secret@example.org/x") == me
+    assert asked("https://known.example.org/x") == me
+    assert asked("s3://bucket/x") == me
+    source = tmp_path / "x"
+    assert asked(str(source)) == f"{me}: No such file or directory"
+    source.write_text("x")
+    before = asked(str(source))
+    os.utime(source, ns=(0, 0))
+    assert asked(str(source)) != before

@@ -1,0 +1,161 @@
+"""Which copies of an item may be used: those of the version that its source has now, as far as that is asked for.
+
+Without further terms, local sources are looked at, and nothing is asked over a network. With `max_age`, the
+source of a copy that is older is asked whether it has changed. When it says that it has not, that is noted beside the
+copy, as a name with the time, so that it counts as fresh from then on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from sccache_dtool import items, records
+from sccache_dtool.clock import Clock
+from sccache_dtool.fetch import versions
+from sccache_dtool.fetch.wanted import Wanted
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.layout import CheckedName, Generation, Layout
+
+Tell = Callable[[str], None]
+
+
+class Surroundings(NamedTuple):
+    """Where copies are, and whom to tell."""
+
+    fs: FileSystem
+    layout: Layout
+    clock: Clock
+    warn: Tell
+    note: Tell
+
+
+class Freshness:
+    """Judges the copies of one item for one use; a copy is judged once, however often it is found."""
+
+    def __init__(self, around: Surroundings, wanted: Wanted, max_age: float | None) -> None:
+        """`max_age`: seconds for which a copy is used without asking its source; 0: always ask; None: never ask."""
+        self._around = around
+        self._wanted = wanted
+        self._max_age = max_age
+        self._judged: dict[str, bool] = {}
+        self._now: versions.Now | None = None
+        self._outdated: int | None = None  # when a copy was fetched of which the source has another version by now
+        self._warned = False
+
+    def begin(self) -> None:
+        """The copies are about to be gone through, the newest first: look at the sources again."""
+        self._now = None
+
+    @property
+    def election(self) -> str:
+        """The name of the election of whoever fetches the item. Who wants another version does not wait for them."""
+        name, stack = self._wanted.key[:32], self._wanted.stack
+        if self._wanted.bring is not None or not versions.is_tracked(stack):
+            return name
+        return f"{name}-{versions.now(stack).tag}"
+
+    def accepts(self, generation: Generation) -> bool:
+        """Whether a copy may be used. Raises FetchFailed if its source must be asked, and cannot be."""
+        if self._wanted.bring is not None or not self._wanted.stack:
+            return True  # items of datasets never change, and what has no source cannot
+        name = str(generation)
+        if name not in self._judged:
+            self._judged[name] = self._judge(generation)
+        return self._judged[name]
+
+    def _judge(self, generation: Generation) -> bool:
+        if self._max_age is None:
+            return self._is_as_now(generation)
+        if all(versions.is_pinned(chain) for chain in self._wanted.stack.chains) or self._is_young(generation):
+            return True
+        if self._outdated is not None and generation.created < self._outdated:
+            return False  # nor has it the version before that
+        if self._is_unchanged(generation):
+            self._note_check(generation)
+            return True
+        self._outdated = generation.created
+        return False
+
+    def _is_as_now(self, generation: Generation) -> bool:
+        if self._now is None:
+            self._now = versions.now(self._wanted.stack)
+        if not versions.fits(self._now, generation.version, lambda: self._noted(generation)):
+            return False
+        if self._now.unreadable and not self._warned:
+            self._warned = True
+            self._around.warn(
+                f"cannot look at {self._now.unreadable[0]}; using the copy that was fetched when it could be read"
+            )
+        return True
+
+    # -- asking ------------------------------------------------------------------------------------------------------
+
+    def _is_young(self, generation: Generation) -> bool:
+        """Whether it was fetched, or found unchanged, within the time. A restored copy is as old as its fetch."""
+        max_age = self._max_age or 0.0
+        if not max_age:
+            return False
+        from datetime import datetime
+
+        try:
+            fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
+        except (ValueError, OverflowError, OSError):
+            fetched = 0.0
+        return self._around.clock.wall() - max(fetched, *self._checks(generation), 0.0) < max_age
+
+    def _is_unchanged(self, generation: Generation) -> bool:
+        from sccache_dtool.fetch import sources
+
+        chains = self._wanted.stack.chains
+        noted = self._noted(generation)
+        if len(noted) != len(chains):
+            return False
+        for chain, fact in zip(chains, noted, strict=True):
+            if versions.is_pinned(chain):
+                continue
+            source = versions.tracked(chain)
+            if source is not None:
+                try:
+                    same = versions.look(source.location).text == versions.text_of(fact)
+                except OSError as error:
+                    raise versions.unreadable(source, error) from error
+            else:
+                same = sources.is_unchanged(self._around.fs, self._around.clock, self._around.note, chain, fact)
+            if not same:
+                return False
+        return True
+
+    def _noted(self, generation: Generation) -> Sequence[Any]:
+        """What `item.json` says of the version of each source; empty if it says nothing that can be understood."""
+        found = self._facts(generation).get("versions")
+        return found if isinstance(found, list) else ()
+
+    def _facts(self, generation: Generation) -> dict[str, Any]:
+        try:
+            return items.facts(self._around.fs, self._around.layout, self._wanted.key, str(generation))
+        except (OSError, records.Damaged):
+            return {}
+
+    # -- what was asked before ---------------------------------------------------------------------------------------
+
+    def _checks(self, generation: Generation) -> list[int]:
+        """When the source was found unchanged."""
+        directory = self._around.layout.generation(self._wanted.key, str(generation))
+        try:
+            names = self._around.fs.names(directory)
+        except OSError:
+            return []
+        return [checked.time for name in names if (checked := CheckedName.parse(name))]
+
+    def _note_check(self, generation: Generation) -> None:
+        """A failure to do so means only that the source is asked again."""
+        fs, directory = self._around.fs, self._around.layout.generation(self._wanted.key, str(generation))
+        moment = int(self._around.clock.wall())
+        with contextlib.suppress(OSError):
+            before = [one for one in self._checks(generation) if one < moment]
+            fs.put_record("-", f"{directory}/{CheckedName(moment)}")
+            for old in before:
+                with contextlib.suppress(OSError):
+                    fs.unlink(f"{directory}/{CheckedName(old)}")

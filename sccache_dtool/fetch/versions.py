@@ -1,0 +1,294 @@
+"""Which version of a source a copy is of, and whether the source still has that version.
+
+A local file is identified by its size and its time of modification in nanoseconds, as with make and rsync. The time of
+change (ctime) is not used: backups, hard links, chmod and the migration of a file system change it without changing
+the content, and the same file copied to the local disks of two hosts with its times would be two versions. A directory
+is identified by the names, sizes and times of everything in it.
+
+The name of a copy contains a digest of the versions it was made from (`layout.Generation.version`), so that a hit looks
+at the source, and reads nothing more in the cache.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sccache_dtool.errors import FetchFailed, explain
+from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.units import short_duration
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.job import Job, Retrieved
+    from sccache_dtool.fetch.stack import Chain, Stack
+    from sccache_dtool.fetch.words import Source
+
+#: Without O_NONBLOCK, opening what has become a FIFO meanwhile would wait for a writer.
+_LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+#: Seconds within which a file can be changed twice and keep its time: a tick of the kernel's clock, with a margin; and
+#: on file systems that keep whole seconds only (FAT keeps even ones).
+_TICK, _COARSE_TICK = 0.02, 2.0
+
+#: Seconds to wait for a file system that does not answer, such as an NFS mount whose server is down. While a directory
+#: is gone through, each entry is an answer.
+PATIENCE = 30.0
+
+#: Seconds after which a modification is old, even if the clock of this host is not quite that of the file server.
+_OLD = 60.0
+
+#: Stands for a source that is not identified by what a look at it shows.
+_OTHER = "-"
+
+Fact = Mapping[str, object]
+
+
+class Version(NamedTuple):
+    """A version of a local source."""
+
+    text: str  # the same for the same version
+    newest: int  # the latest modification in it, in nanoseconds since 1970
+    fact: dict[str, object]  # for `item.json`
+
+
+class Now(NamedTuple):
+    """The versions that the sources of a stack have now."""
+
+    texts: tuple[str | None, ...]  # by source; None: it is local, and cannot be read
+    unreadable: tuple[str, ...]  # why not, in words
+
+    @property
+    def tag(self) -> str | None:
+        """What the name of a copy has; None if no source is local."""
+        return tag(self.texts)
+
+
+def look(path: str) -> Version:
+    """The version of a local file or directory. Raises OSError; after PATIENCE without an answer, TimeoutError.
+
+    A file is opened, if it may be: NFS may answer a stat with attributes that are a minute old.
+    """
+    found: list[Version | BaseException] = []
+    answers: list[None] = []
+    ended = Event()
+
+    def run() -> None:
+        try:
+            found.append(_look(path, answers))
+        except BaseException as error:
+            found.append(error)
+        ended.set()
+
+    # A call that waits for a server cannot be broken off. The thread is left to itself then.
+    Thread(target=run, name="sc-dtool look", daemon=True).start()
+    seen = -1
+    while not ended.wait(PATIENCE):
+        if len(answers) == seen:
+            raise TimeoutError(f"no answer for {short_duration(PATIENCE)}")
+        seen = len(answers)
+    (result,) = found
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _look(path: str, answers: list[None]) -> Version:
+    """As `look`, without a bound; `answers` grows by one for each answer of the file system."""
+    status = os.stat(path)
+    answers.append(None)
+    if stat.S_ISDIR(status.st_mode):
+        return _look_at_tree(path, answers)
+    if stat.S_ISREG(status.st_mode):
+        status = _opened(path) or status
+    mtime = _seconds(status.st_mtime_ns)
+    return Version(f"{status.st_size} {mtime}", status.st_mtime_ns, {"size": status.st_size, "mtime": mtime})
+
+
+def now(stack: Stack) -> Now:
+    """The versions that the sources of a stack have now. Asks no server."""
+    texts: list[str | None] = []
+    unreadable = []
+    for chain in stack.chains:
+        source = tracked(chain)
+        if source is None:
+            texts.append(_OTHER)
+            continue
+        try:
+            texts.append(look(source.location).text)
+        except OSError as error:
+            texts.append(None)
+            unreadable.append(f"{source.canonical}: {error.strerror or error}")
+    return Now(tuple(texts), tuple(unreadable))
+
+
+def is_tracked(stack: Stack) -> bool:
+    """Whether any source of a stack is looked at before a copy is used."""
+    return any(tracked(chain) is not None for chain in stack.chains)
+
+
+def tracked(chain: Chain) -> Source | None:
+    """The local source that a look tells the version of; None for others, and if a digest says what must come of it.
+
+    Of mirrors it is the first, whichever was fetched: if that one changes, the others are not to be trusted to be
+    what they were.
+    """
+    first = chain.mirrors[0]
+    return None if first.scheme != "file" or is_pinned(chain) else first
+
+
+def is_pinned(chain: Chain) -> bool:
+    """Whether a digest says what must come of a source, so that its version does not matter."""
+    return any(is_digest(step) for step in chain.steps)
+
+
+def tag(texts: Sequence[str | None]) -> str | None:
+    """16 hexadecimal digits that stand for versions, by source; None if no source is local."""
+    if all(text == _OTHER for text in texts):
+        return None
+    import hashlib
+
+    return hashlib.sha256("\n".join(_OTHER if text is None else text for text in texts).encode()).hexdigest()[:16]
+
+
+def tag_of(facts: Sequence[Fact | None], chains: Sequence[Chain]) -> str | None:
+    """The same from what was noted when the sources were fetched."""
+    pairs = zip(facts, chains, strict=True)
+    return tag([_OTHER if tracked(chain) is None else text_of(fact) or _OTHER for fact, chain in pairs])
+
+
+def text_of(fact: object) -> str | None:
+    """`Version.text` of what `item.json` says of a source; None if it says nothing of a local one."""
+    if not isinstance(fact, Mapping):
+        return None
+    if isinstance(fact.get("tree"), str):
+        return f"tree {fact['tree']}"
+    size, mtime = fact.get("size"), fact.get("mtime")
+    return f"{size} {mtime}" if isinstance(size, int) and isinstance(mtime, str) else None
+
+
+def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
+    """Whether a copy with this version in its name is of what the sources have now.
+
+    A source that cannot be read is not compared. Only if there are others, `noted` is called: what `item.json` says
+    of each source.
+    """
+    if not current.unreadable:
+        return current.tag is None or version == current.tag
+    if all(text in (None, _OTHER) for text in current.texts):
+        return True
+    facts = noted()
+    pairs = zip(facts, current.texts, strict=False)
+    return len(facts) == len(current.texts) and all(
+        text in (None, _OTHER) or text_of(fact) == text for fact, text in pairs
+    )
+
+
+def steadily(job: Job, chain: Chain, bring: Callable[[], Retrieved]) -> Retrieved:
+    """What `bring` returns, with the version of a local source noted. Raises FetchFailed if it changed meanwhile."""
+    source = tracked(chain)
+    if source is None:
+        return bring()
+    began = job.clock.monotonic()
+    before = _look_if_readable(source)
+    retrieved = bring()
+    if before is None:  # another mirror was fetched
+        return retrieved
+    _settle(job, before.newest, began)
+    after = _look_if_readable(source)
+    if after is None or after.text != before.text:
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: it changed while it was copied",
+            hint="try again when nobody writes it any more",
+        )
+    return retrieved._replace(version={"source": source.canonical, **before.fact})
+
+
+def _seconds(nanoseconds: int) -> str:
+    """Seconds with all nine digits, as `stat -c %.9Y` prints them; a text, as JSON's numbers are read as floats."""
+    seconds, rest = divmod(nanoseconds, 1_000_000_000)
+    return f"{seconds}.{rest:09d}"
+
+
+def _settle(job: Job, newest: int, began: float) -> None:
+    """Wait until a further modification would show in the time of the source, if it was modified just now."""
+    if job.clock.wall() - newest / 1e9 > _OLD:
+        return
+    tick = _TICK if newest % 1_000_000_000 else _COARSE_TICK
+    remaining = tick - (job.clock.monotonic() - began)
+    if remaining > 0:
+        job.clock.sleep(remaining)
+
+
+def _look_if_readable(source: Source) -> Version | None:
+    try:
+        return look(source.location)
+    except OSError:
+        return None
+
+
+def _opened(path: str) -> os.stat_result | None:
+    try:
+        fd = os.open(path, _LOOK)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+            raise
+        return None
+    try:
+        status = os.fstat(fd)
+        return status if stat.S_ISREG(status.st_mode) else None
+    finally:
+        os.close(fd)
+
+
+def _look_at_tree(path: str, answers: list[None]) -> Version:
+    import hashlib
+
+    digest = hashlib.sha256()
+    newest = 0
+    pending = [b""]
+    root = os.fsencode(path)
+    while pending:
+        inner = pending.pop()
+        try:
+            with os.scandir(root + b"/" + inner if inner else root) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except FileNotFoundError:
+            if not inner:
+                raise
+            continue  # removed since its name was read
+        for entry in entries:
+            name = inner + b"/" + entry.name if inner else entry.name
+            try:
+                status = entry.stat(follow_symlinks=False)
+                what = _describe(entry, status)
+            except FileNotFoundError:
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                pending.append(name)
+            elif not stat.S_ISLNK(status.st_mode):
+                newest = max(newest, status.st_mtime_ns)
+            digest.update(b"%d %s %s\n" % (len(name), name, what))
+            answers.append(None)
+    text = digest.hexdigest()[:32]
+    return Version(f"tree {text}", newest, {"tree": text})
+
+
+def _describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
+    if stat.S_ISDIR(status.st_mode):
+        return b"directory"
+    if stat.S_ISLNK(status.st_mode):
+        return b"link " + os.readlink(entry.path)
+    return b"%d %d" % (status.st_size, status.st_mtime_ns)
+
+
+def unreadable(source: Source, error: OSError) -> FetchFailed:
+    """What is raised if a local source that must be looked at cannot be."""
+    return FetchFailed(f"cannot look at {source.canonical}: {explain(error)}", hint=KEEP_HINT)
+
+
+#: What to do if a source cannot be asked.
+KEEP_HINT = "without --refresh and --max-age, the copy that is in the cache is used"
