@@ -471,6 +471,8 @@ class Layout:
 
 def cache_of(path: str) -> str | None:
     """The root of the cache, of whichever, in an item of which `path` lies by its names; None if it lies in none."""
+    if not os.path.isabs(path):
+        return None
     root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
     return root if mark and Layout(root).within(f"{root}{mark}{inner}") else None
 
