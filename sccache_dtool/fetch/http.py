@@ -103,7 +103,8 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
             raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
         with response:
             if response.status_code in _WHOLE:  # it has changed, or the server does not know conditional requests
-                return named_version(response) == noted
+                given = named_version(response)
+                return all(given.get(name) == text for name, text in noted.items())
             if response.status_code == _NOT_MODIFIED:
                 return True
             reason = plain(f"the server answered {response.status_code} {response.reason or ''}")
@@ -123,8 +124,14 @@ def has_credentials(source: Source) -> bool:
 
 
 def named_version(response: requests.Response) -> dict[str, str]:
-    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed."""
-    headers = {"etag": "ETag", "last_modified": "Last-Modified"}
+    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed.
+
+    A date within the second in which it was sent does not: the file may be changed once more in that second.
+    """
+    sent, changed = (http_date(response.headers.get(name, "")) for name in ("Date", "Last-Modified"))
+    headers = {"etag": "ETag"}
+    if sent is not None and changed is not None and sent - changed >= 1:
+        headers["last_modified"] = "Last-Modified"
     texts = {name: response.headers.get(header, "").strip() for name, header in headers.items()}
     return {name: text for name, text in texts.items() if _is_version(text)}
 
