@@ -31,7 +31,8 @@ _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
 _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
-_WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
+_WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)(?:~([a-z0-9~-]+))?"
+_KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
@@ -196,13 +197,14 @@ class TrashName(NamedTuple):
 
 
 class WorkName(NamedTuple):
-    """A work area in `tmp/`: ``<lease>~<purpose>``; whose holder is gone, whose work is nobody's."""
+    """A work area in `tmp/`: ``<lease>~<purpose>[~<of>]``. It may be removed once its holder is dead."""
 
     lease: str
     purpose: str
+    of: str = ""  # what is worked on: the copy in the trash, or the beginning of the item's key
 
     def __str__(self) -> str:
-        return f"{self.lease}~{self.purpose}"
+        return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
 
     @property
     def holder(self) -> str:
@@ -213,7 +215,22 @@ class WorkName(NamedTuple):
     def parse(cls, name: str) -> WorkName | None:
         """The work area that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_WORK, name)
-        return cls(match[1], match[2]) if match else None
+        return cls(match[1], match[2], match[3] or "") if match else None
+
+
+class KeptName(NamedTuple):
+    """In a copy that is being evicted for `restore`: ``kept~<until>``, so that an interrupted eviction is finished so."""
+
+    until: int  # seconds since 1970
+
+    def __str__(self) -> str:
+        return f"kept~{self.until}"
+
+    @classmethod
+    def parse(cls, name: str) -> KeptName | None:
+        """The note that `name` stands for; None if it is not one."""
+        match = re.fullmatch(_KEPT, name)
+        return cls(int(match[1])) if match else None
 
 
 class PinName(NamedTuple):

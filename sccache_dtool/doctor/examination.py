@@ -29,6 +29,7 @@ from sccache_dtool.layout import (
     TAG_NAME,
     CleaningName,
     HolderName,
+    KeptName,
     Layout,
     OutcomeName,
     PinName,
@@ -163,8 +164,14 @@ def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
         deque(understood(path, found, parse, what, warn), maxlen=0)
 
 
-def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: Warn) -> None:
-    """Tell of names in a directory in which we make none but these."""
+def _strangers_in(
+    fs: FileSystem,
+    directory: str,
+    known: Collection[str],
+    warn: Warn,
+    is_known: Callable[[str], object] = lambda name: False,
+) -> None:
+    """Report names in a directory in which the program makes none but these."""
     try:
         found = fs.names_if_any(directory)
     except OSError as error:
@@ -172,7 +179,7 @@ def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: 
             warn(f"{directory}: {error.strerror}; passed over")
         return
     for name in found:
-        if name not in known:
+        if name not in known and not is_known(name):
             warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
 
 
@@ -184,7 +191,7 @@ def _in_items(
         for copy in item.copies:
             if not copy.closed:
                 yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
-                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn)
+                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, KeptName.parse)
 
 
 def _left_behind(keeper: Keeper) -> Iterator[Finding]:

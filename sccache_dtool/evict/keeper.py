@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from sccache_dtool import holders, items
+from sccache_dtool.clock import iso
 from sccache_dtool.election import LOCK
-from sccache_dtool.errors import InUse, UsageError, explain
-from sccache_dtool.evict import audit, trash
+from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, explain
+from sccache_dtool.evict import audit, clean, trash
 from sccache_dtool.evict.cleaner import Cleaner
 from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.trash import Purged
@@ -105,6 +106,7 @@ class Keeper(Cleaner):
 
     def restore(self, word: str) -> str:
         """Bring back from the trash the item that `word` means; returns its key. Raises UsageError or InUse."""
+        self._return_interrupted_restores()
         found = [(key, name) for key, name in self.restorable() if _means(word, key)]
         if not found:
             raise UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
@@ -115,11 +117,38 @@ class Keeper(Cleaner):
         key, name = max(found, key=lambda pair: pair[1].generation.created)
         if items.generations(self._fs, self._layout, key):
             raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
-        with self._at_work() as holder:
-            if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
-                raise UsageError(f"{word!r} has just been deleted from the trash")
-            self._note_restored(key, holder)
+        try:
+            with self._at_work() as holder:
+                if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
+                    raise UsageError(f"{word!r} has just been deleted from the trash")
+                self._note_restored(key, holder)
+        except OSError as error:
+            raise self._not_restored(key, name, error) from error
         return key
+
+    def _return_interrupted_restores(self) -> None:
+        """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
+        works = self._fs.names(self._layout.tmp)
+        if any(map(_is_of_restore, works)):
+            with self.court() as court:
+                clean.put_away(self._broom(court).interrupted_restores(works), self._warn)
+
+    def _not_restored(self, key: str, name: TrashName, error: OSError) -> CacheError:
+        """Why a copy could not be restored, and where it is now."""
+        until = iso(name.keep_until)
+        where = [f"the copy is still in the trash, until {until}"]
+        hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
+        try:
+            if str(name) not in self._fs.names(self._layout.trash):
+                where = [f"the copy is in {self._layout.tmp}, to be returned to the trash until {until}"]
+                hint = "`sc-dtool clean` returns it; then restore it again"
+        except OSError as unlisted:
+            where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
+            hint = "`sc-dtool clean` returns it to the trash"
+        label = key_label(key)
+        if error.errno in FULL:
+            return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
+        return CacheError(f"cannot restore {label}: {explain(error)}", details=where, hint=hint)
 
     def _note_restored(self, key: str, holder: Holder) -> None:
         tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
@@ -144,6 +173,12 @@ class Keeper(Cleaner):
         with self.court() as court:
             yield from self._broom(court).find((copy for item in found for copy in item.copies), works)
         yield from self._of_dtool(self.loose(), court.roll.now)
+
+
+def _is_of_restore(name: str) -> bool:
+    """Whether a name in `tmp/` is a work area of `restore`."""
+    work = WorkName.parse(name)
+    return work is not None and work.purpose in (trash.RESTORE, trash.RETURN)
 
 
 def _means(word: str, key: str) -> bool:

@@ -14,12 +14,15 @@ from sccache_dtool.evict.leftover import OLD, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROBE
 from sccache_dtool.items import Copy
-from sccache_dtool.layout import HolderName, Layout, WorkName
+from sccache_dtool.layout import HolderName, Layout, TrashName, WorkName
 from sccache_dtool.liveness import State
 from sccache_dtool.reaping import Court
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
+
+#: Purposes of work areas that are returned to the trash, and never deleted: the only copy may be in them.
+_RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
 class Broom:
@@ -70,14 +73,32 @@ class Broom:
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
+    def interrupted_restores(self, works: Iterable[str]) -> Iterator[Leftover]:
+        """Those of the leftovers in `tmp/` that hold what was in the trash; `works` as for `find`."""
+        named = ((text, WorkName.parse(text)) for text in works)
+        yield from self._work_areas([text for text, work in named if work and work.purpose in _RESTORING])
+
     def _work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
         for text in works:
             path = f"{self._layout.tmp}/{text}"
             work = WorkName.parse(text)
-            if work is None:
+            if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
                 self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
-            elif work.purpose == "going" or self._court.holder(work.holder)[1].state is State.DEAD:
+            elif work.purpose in _RESTORING:
+                if work.purpose == trash.RETURN or self._is_of_the_dead(work):
+                    yield Leftover(path, "a restore that was interrupted: the copy returns to the trash", self._give_back(work))
+            elif work.purpose == "going" or self._is_of_the_dead(work):
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+
+    def _is_of_the_dead(self, work: WorkName) -> bool:
+        return self._court.holder(work.holder)[1].state is State.DEAD
+
+    def _give_back(self, work: WorkName) -> Callable[[], object]:
+        def give_back() -> None:
+            if work.purpose == trash.RETURN or self._court.revoke(work.holder):
+                trash.give_back(self._fs, self._layout, work)
+
+        return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
