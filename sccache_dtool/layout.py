@@ -31,7 +31,8 @@ _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
 _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?)~([0-9]{1,12})(~going)?"
-_WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)(?:~([a-z0-9~-]+))?"
+_OF = r"[0-9a-f]{32}|g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?~[0-9]{1,12}"
+_WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_OF}))?"
 _KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
@@ -219,7 +220,7 @@ class WorkName(NamedTuple):
 
 
 class KeptName(NamedTuple):
-    """In a copy that is being evicted for `restore`: ``kept~<until>``, so that an interrupted eviction is finished so."""
+    """``kept~<until>`` in a copy that is evicted for `restore`: whoever finishes the eviction keeps it as long."""
 
     until: int  # seconds since 1970
 

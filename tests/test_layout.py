@@ -15,6 +15,7 @@ from sccache_dtool.layout import (
     EndedName,
     Generation,
     HolderName,
+    KeptName,
     Layout,
     LeaseName,
     SegmentName,
@@ -41,6 +42,9 @@ NAMES: list[Any] = [
     TrashName(GENERATION, 0, True),
     WorkName(f"{HOLDER}.7", "fetch"),
     WorkName(f"{HOLDER}.7", "going"),
+    WorkName(f"{HOLDER}.7", "restore", "g0123456789abcdef-1-2-3~4"),
+    WorkName(f"{HOLDER}.7", "fetch", "0" * 32),
+    KeptName(1_800_000_000),
 ]
 KINDS = list(dict.fromkeys(type(name) for name in NAMES))
 

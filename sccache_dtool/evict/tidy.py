@@ -86,7 +86,8 @@ class Broom:
                 self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
             elif work.purpose in _RESTORING:
                 if work.purpose == trash.RETURN or self._is_of_the_dead(work):
-                    yield Leftover(path, "a restore that was interrupted: the copy returns to the trash", self._give_back(work))
+                    what = "a restore that was interrupted: its copy returns to the trash"
+                    yield Leftover(path, what, self._give_back(work))
             elif work.purpose == "going" or self._is_of_the_dead(work):
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
 

@@ -352,19 +352,18 @@ def give_back(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
         except OSError as error:
             if error.errno not in GONE:  # otherwise it was published, or somebody else has done this
                 raise
-    for part in (PAYLOAD, ITEM_FILE):
-        _unless(GONE, fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
-    for inner in (_TRASHED, GATE):
-        _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{inner}")
+    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{GATE}")
     try:
         fs.rmdir(area)
+        return False
     except OSError as error:
         if error.errno in GONE:
             return False
         if error.errno not in NOT_EMPTY:
             raise
-    else:
-        return False
+    for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
+        _unless(GONE, fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
+    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{_TRASHED}")
     return _unless(GONE, fs.rename, area, f"{layout.trash}/{work.of}")
 
 

@@ -291,8 +291,8 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
     clock.shift = -5000
     holder.beat()
     clock.shift = 0
-    area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore')}"
-    os.mkdir(area)
+    area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore', 'g0123456789abcdef-1-2-3~9999999999')}"
+    os.makedirs(f"{area}/trashed/payload")
     fs.before("rename", "/holders/gone/", holder.beat)
     cache = actor(fs)
     if command == "clean":
