@@ -57,13 +57,15 @@ class Populator:
             try:
                 items.refresh(self._fs, self._layout, wanted.key)
                 lease = take_existing()
-                return lease if lease is not None else self._fetch(wanted, election, terms)
+                return lease if lease is not None else self._fetch(wanted, election, take_existing, terms)
             except TakenOver:
                 continue  # we were silent for so long that somebody else fetches it: wait for them
             finally:
                 election.resign()
 
-    def _fetch(self, wanted: Wanted, election: Election, terms: Terms) -> Lease:
+    def _fetch(
+        self, wanted: Wanted, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
+    ) -> Lease:
         name = self._holder.next_lease()
         work = str(WorkName(self._worker.next_lease(), FETCH))
         area = f"{self._layout.tmp}/{work}"
@@ -106,7 +108,9 @@ class Populator:
                 note=self._note,
             )
             track.end()
-            lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
+            lease = take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
+            if lease is None:
+                lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
             self._note_end(wanted, name, track, wall, DONE, {"bytes": fetched.bytes})
             return lease
         except (TakenOver, CacheError, OSError) as error:

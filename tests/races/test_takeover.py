@@ -15,6 +15,7 @@ import pytest
 
 import httpserver
 from cli.tool import start
+from faults import Interposing
 from hosts.nshost import host_command
 from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
@@ -193,9 +194,9 @@ def test_one_download_for_64_processes_on_two_hosts(place: str, layout: Layout, 
             host.kill()
             host.wait()
     assert [len(of_host) for of_host in lines] == [32, 32]
+    assert server.gets["/x"] == 1
     (path,) = {line for of_host in lines for line in of_host}
     assert Path(path).read_bytes() == BODY
-    assert server.gets["/x"] == 1
 
 
 # -- every order of steps ----------------------------------------------------------------------------------------------
@@ -242,6 +243,28 @@ def test_a_takeover_before_every_single_call(
     cache.clean(Rules(everything=True))
     assert left_in(place) == {}
     assert findings(cache) == []
+
+
+def test_of_two_who_are_elected_one_publishes(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever two are elected, the cache would have two copies of a terabyte."""
+    monkeypatch.setattr("sccache_dtool.fetch.populate.find_abandoned", lambda *given: None)
+    url = server.page("/x", BODY, etag=ETAG)
+    fs, other = Interposing(), actor()
+    paths: list[Path] = []
+
+    def be_elected_too() -> None:
+        pass_over(layout)
+        with other.use(url) as path:
+            paths.append(path)
+
+    fs.before("mkdir", be_elected_too, within="/payload")
+    with actor(fs).use(url) as path:
+        assert path.read_bytes() == BODY
+        assert [path] == paths
+    assert server.gets["/x"] == 2
+    assert len(generations(place, layout.key_of(str(path)) or "")) == 1
 
 
 def test_what_a_frozen_one_writes_does_not_reach_its_successor(
