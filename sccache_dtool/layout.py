@@ -323,6 +323,11 @@ DONE = "done"
 FAILED = "failed"
 
 
+def is_outcomes(name: str) -> bool:
+    """Whether `name` is that of a directory in `transfers/`: the 32 digits that an item's key begins with."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
+
+
 class OutcomeName(NamedTuple):
     """How a fetch ended: ``<beginning of the key>~<lease>~<end>~done`` or ``…~failed``."""
 

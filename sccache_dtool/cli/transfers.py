@@ -14,7 +14,7 @@ from sccache_dtool.cli.options import Invocation, common_options, naming_options
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.transfers import State, Transfer
+from sccache_dtool.fetch.transfers import State, Transfer, continuing
 
 #: Seconds after which what has ended is shown with --all only.
 _SHOWN_FOR = 60.0
@@ -53,7 +53,7 @@ def transfers_command(now: Invocation, everything: bool) -> None:
             Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
             Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
             Column("BY", field("by")),
-            Column("WHAT HAPPENED", lambda row: row["error"] or ""),
+            Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
         ],
     )
     if not shown:
@@ -78,6 +78,8 @@ def _fields(one: Transfer, waiting: dict[str, int], moment: float) -> dict[str, 
         "began": output.moment(one.began),
         "ended": output.moment(one.ended),
         "source": list(one.source),
+        "continuable_until": output.moment(one.continuable_until),
+        "_continuing": continuing(one),
     }
 
 

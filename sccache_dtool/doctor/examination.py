@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
-from sccache_dtool import config, items, root
+from sccache_dtool import config, downloads, items, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.config import Config
 from sccache_dtool.doctor import copies, register
@@ -34,6 +34,7 @@ from sccache_dtool.layout import (
     OutcomeName,
     PinName,
     is_of_verification,
+    is_outcomes,
     understood,
 )
 from sccache_dtool.reaping import Reaped
@@ -149,11 +150,12 @@ def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[
 
 
 def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
-    for path, (parse, what) in {
-        layout.transfers: (OutcomeName.parse, "not how a fetch ended"),
+    kinds: dict[str, tuple[Callable[[str], object], str]] = {
+        layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
         layout.pins: (PinName.parse, "not a pin"),
         layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
-    }.items():
+    }
+    for path, (parse, what) in kinds.items():
         try:
             found = fs.names(path)
         except FileNotFoundError:
@@ -162,6 +164,8 @@ def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
             warn(f"{path}: {error.strerror}; passed over")
             continue
         deque(understood(path, found, parse, what, warn), maxlen=0)
+        for name in filter(is_outcomes, found if path == layout.transfers else ()):
+            _strangers_in(fs, f"{path}/{name}", (), warn, OutcomeName.parse)
 
 
 def _strangers_in(

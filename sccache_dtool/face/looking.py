@@ -29,7 +29,8 @@ class Overview(NamedTuple):
     root: Path
     id: str
     holders: int
-    fetching: int  # fetches under way, those of processes that were killed included
+    fetching: int  # fetches under way
+    continuable: int  # downloads that were interrupted, and that the next who wants the item continues
     trashed: int  # evicted copies not yet deleted
     free: int  # bytes that the file system still has for us
 
@@ -117,7 +118,7 @@ class Looking(Opened):
         from sccache_dtool.fetch import transfers
 
         self.check()
-        return [*transfers.running(self._fs, self._layout), *transfers.ended(self._fs, self._layout)]
+        return [*transfers.running(self._fs, self._layout, self._proc), *transfers.ended(self._fs, self._layout)]
 
     def free_space(self) -> int:
         """Bytes that may still be written to the cache's file system."""
@@ -131,7 +132,7 @@ class Looking(Opened):
             return self.free_space()
         from sccache_dtool.fetch import transfers
 
-        return self.free_space() - transfers.reserved(self._fs, self._layout)
+        return self.free_space() - transfers.reserved(self._fs, self._layout, None, self._proc)
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
@@ -161,15 +162,19 @@ class Looking(Opened):
 
     def overview(self) -> Overview:
         """What a glance at the cache shows."""
+        from sccache_dtool.fetch import transfers
+
         cache_id = self.check()
         roll = Roll.glance(self._fs, self._layout)
         trashed = self._fs.names(self._layout.trash)
-        working = [work for text in self._fs.names(self._layout.tmp) if (work := layout.WorkName.parse(text))]
+        found = list(transfers.running(self._fs, self._layout, self._proc, waits=False))
+        abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,
             id=cache_id,
             holders=len(roll.present),
-            fetching=sum(work.purpose == "fetch" for work in working),
+            fetching=len(found) - len(abandoned),
+            continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(trashed),
             free=self._fs.free_space(self._layout.root),
         )

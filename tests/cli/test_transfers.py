@@ -110,14 +110,15 @@ def test_what_ended_is_hidden_after_a_minute(
 
 
 def test_what_ended_a_day_ago_is_forgotten(
-    sc: Callable[..., Done], source: str, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sc: Callable[..., Done], source: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache that lives for years would gather a file for each fetch."""
     sc("use", source)
     assert len(disk.names("transfers")) == 1
-    monkeypatch.setattr(transfers, "KEEP", -1.0)
-    (tmp_path / "other").write_text("x")
-    sc("use", tmp_path / "other")
+    sc("clean", "--older-than", "30d", "-y")
+    assert len(disk.names("transfers")) == 1
+    monkeypatch.setattr("sccache_dtool.downloads.KEEP", -1.0)
+    sc("clean", "--older-than", "30d", "-y")
     assert disk.names("transfers") == []
 
 
@@ -129,17 +130,21 @@ def test_what_a_killed_fetch_left_is_called_abandoned(sc: Callable[..., Done], s
         wait_for_state(sc, "transferring")
         fetching.kill()
         fetching.wait()
+    (one,) = shown(sc)
+    assert one["state"] == "abandoned"
+    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
     for name in disk.names("locks"):  # as the next who wants the item does it
         (disk.control / "locks" / name).unlink()
     assert [one["state"] for one in shown(sc)] == ["abandoned"]
-    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
 
 
 def test_a_record_that_nobody_wrote_is_passed_over(sc: Callable[..., Done], disk: Disk, source: str) -> None:
     """One damaged file would hide everything."""
     sc("use", source)
-    (name,) = disk.names("transfers")
-    (disk.control / "transfers" / name.replace("~done", "~failed")).write_text("{")
+    (item,) = disk.names("transfers")
+    (name,) = disk.names(f"transfers/{item}")
+    (disk.control / "transfers" / item / name.replace("~done", "~failed")).write_text("{")
+    (disk.control / "transfers" / item / "notes").write_text("mine")
     (disk.control / "transfers" / "notes").write_text("mine")
     assert len(shown(sc)) == 1
 
