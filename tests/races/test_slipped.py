@@ -194,7 +194,7 @@ def test_two_publish_one_item(actor: Actor, place: str, payload: Payload) -> Non
         break_all_elections(place, signs=False)
         return second.use(payload.path)
 
-    fs.after("mkdir", "~fetch/payload", publish_too)
+    fs.after("mkdir", "/use", publish_too)  # it has looked for the last time
     own = first.use(payload.path)
     (other,) = fs.results
     assert own.place.generation != other.place.generation

@@ -236,7 +236,7 @@ def test_a_takeover_before_every_single_call(
         nth += 1
     assert nth > 30
     assert set(paths) == {body}
-    assert [name for name in os.listdir(layout.tmp) if name.endswith("~fetch")] == []
+    assert [name for name in os.listdir(layout.tmp) if "~fetch~" in name] == []
     successor.close()
     victim.close()
     cache = actor()
@@ -279,7 +279,7 @@ def test_what_a_frozen_one_writes_does_not_reach_its_successor(
             super().write(fd, data)
             if os.fstat(fd).st_size == 1 << 20 and not done:
                 done.append(fd)
-                for area in Path(layout.tmp).glob("*~fetch"):  # what the thread that beats does every few seconds
+                for area in Path(layout.tmp).glob("*~fetch~*"):  # what the thread that beats does every few seconds
                     (old,) = area.glob("part~0~*")
                     old.rename(area / f"part~0~{1 << 20}")
                 held = os.dup(fd)
@@ -309,7 +309,7 @@ def test_only_what_was_said_to_be_on_disk_is_continued(
         wait_for(lambda: noted(layout) == 2 << 20, "no sign of progress")
         first.kill()
         first.wait()
-    (area,) = Path(layout.tmp).glob("*~fetch")
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
     with open(area / "work" / "0", "ab") as file:
         file.write(bytes(1 << 20))
     with actor().use(url) as path:
@@ -326,7 +326,7 @@ def test_what_is_damaged_is_not_continued(
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
-    (area,) = Path(layout.tmp).glob("*~fetch")
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
     if damage == "origin":
         (area / "work" / "0.origin").write_text("{")
     elif damage == "short":
