@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import finding, items, layout
-from sccache_dtool.errors import NoCache
+from sccache_dtool.errors import CacheError, NoCache
 from sccache_dtool.face.opened import Opened
 from sccache_dtool.holders import Roll
 from sccache_dtool.items import Copy, Item, Sum
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sccache_dtool.history import Use
     from sccache_dtool.metrics import Saved, State
     from sccache_dtool.reaping import Judged
-    from sccache_dtool.sums import Sums
+    from sccache_dtool.sums import Spared, Sums
 
 
 class Overview(NamedTuple):
@@ -138,15 +138,41 @@ class Looking(Opened):
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
         return self._keeper().loose().files
 
-    def piles(self, untouched_since: float = 0.0) -> list[Pile]:
-        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old."""
+    def spared(self) -> Spared:
+        """What `clean --all` would leave although nobody uses it."""
+        from sccache_dtool.evict import pins
+        from sccache_dtool.sums import Spared
+
+        self.check()
+        now = self._clock.wall()
+        try:
+            pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+        except CacheError as error:
+            self._warn(f"{error.message}; nothing is counted as reclaimable")
+            return Spared(everything=True)
+        return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+
+    def reclaimable_piles(self) -> list[Pile]:
+        """As `piles`; what `clean --all` would remove counts as old."""
+        from sccache_dtool.evict.loose import YOUNG
+
+        old = self._clock.wall() - max(YOUNG, self.settings.clean_grace)
+        return self.piles(untouched_since=old, exclude=self.settings.clean_exclude)
+
+    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
+        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.
+
+        `exclude`: patterns of what does not count as old.
+        """
         from sccache_dtool.evict import loose
 
         self.check()
         self._warn_of_strangers()
         named = self.settings.dtool_directories
         with self._crew() as crew:
-            found = loose.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
+            found = loose.piles(
+                self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since, exclude=exclude
+            )
             return list(found)
 
     def judged(self, item: Item) -> list[Judged]:
