@@ -94,10 +94,16 @@ class Keeper(Cleaner):
         )
 
     def evict_if_idle(self, key: str) -> bool:
-        """Evict what of an item nobody uses; True if nothing of it is left."""
-        found = items.look(self._fs, self._layout, key, self._warn)
-        outcomes = [trash.evict(self._fs, self._layout, key, str(copy.generation)) for copy in found.copies]
-        trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+        """Evict what of an item nobody uses; True if nothing of it is left.
+
+        What others have put into the trash is not looked at: `clean` deletes it.
+        """
+        found = items.look(self._fs, self._layout, key, self._warn, uses=False)
+        outcomes = []
+        for copy in found.copies:
+            outcomes.append(trash.evict(self._fs, self._layout, key, str(copy.generation)))
+            if outcomes[-1] is trash.Outcome.EVICTED:
+                trash.purge_copy(self._fs, self._layout, str(copy.generation), self._warn)
         return trash.Outcome.IN_USE not in outcomes
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:

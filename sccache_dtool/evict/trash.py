@@ -162,6 +162,15 @@ def purge(
     return Purged(copies, left, left_bytes)
 
 
+def purge_copy(fs: FileSystem, layout: Layout, generation: str, warn: Callable[[str], None]) -> None:
+    """Delete one copy that was evicted for good; one that somebody wants to keep has another name."""
+    try:
+        fs.remove_tree(f"{layout.trash}/{name_of(generation, 0)}")
+    except OSError as error:
+        if error.errno not in GONE:
+            warn(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
+
+
 #: Copies that are removed as one piece of work, and names of one directory.
 _AT_ONCE, _NAMES_AT_ONCE = 32, 1000
 

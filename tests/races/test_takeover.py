@@ -112,6 +112,34 @@ def test_after_a_kill_the_next_goes_on(
     assert [name for name in os.listdir(layout.tmp) if name.endswith("taken")] == []
 
 
+def test_what_a_successor_had_taken_is_continued_if_it_is_killed_too(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache]
+) -> None:
+    """The second job that is killed would lose six hours of the first one's download."""
+    url = begun(server)
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    fs = Interposing()
+    fs.before("create", interrupt, within="/work/0")
+    with pytest.raises(Interrupted):
+        actor(fs).use(url)
+    (left,) = os.listdir(layout.tmp)
+    assert "~taken~" in left
+    with actor().use(url) as path:
+        assert path.read_bytes() == BODY
+    assert continued_at(server) == 4 << 20
+    assert os.listdir(layout.tmp) == []
+
+
 def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: httpserver.Server) -> None:
     """A batch system ends a job politely, and its download would be thrown away out of politeness."""
     url = begun(server)
