@@ -55,7 +55,7 @@ class Acquirer(NamedTuple):
         from sccache_dtool.fetch.progress import NoProgress
 
         with self._worker() as worker:
-            errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.note)
+            errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.proc, self.note)
             return Populator(errand, self.progress or NoProgress()).populate(
                 wanted, lambda: self.elect(fresh.election), lambda: self._take_existing(wanted, fresh), terms
             )

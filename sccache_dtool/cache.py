@@ -239,7 +239,7 @@ class Cache(Keeping):
         ended: list[str] = []
         try:
             for key, generation in copies:
-                item = items.look(self._fs, self._layout, key, self._warn)
+                item = items.look(self._fs, self._layout, key, self._warn, uses=False)
                 ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
         finally:
             returning.dismiss(self._fs, self._layout, ended)
@@ -248,7 +248,7 @@ class Cache(Keeping):
     def holder_above(self, key: str) -> Owner | None:
         """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
         self.check()
-        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn), self._proc)
+        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn, uses=False), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""

@@ -64,10 +64,12 @@ class Election:
         self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
-        self._sign_path = f"{layout.locks}/{self._sign_prefix}{unique()}"
+        self._number = unique()
+        self._sign_path = f"{layout.locks}/{self._sign_prefix}{self._number}"
         self._record = record
         self._judge = judge
         self._lock: Lock | None = None
+        self._taking_over = False  # our sign is there because we take the lock from a winner who is gone
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -77,14 +79,22 @@ class Election:
         return os.path.basename(self._sign_path)
 
     def poll(self) -> bool:
-        """Whether we are elected now. Never waits; costs one listing while another is at it."""
-        found = self._fs.names(self._directory)
-        if self._lock_name in found and not self._passed_over(found):
+        """Whether we are elected now. Never waits.
+
+        While another is at it no directory is listed: the lock's text leads to the winner's sign. So the cost does not
+        depend on how many other elections there are.
+        """
+        text = self._lock_text()
+        if text is not None and not self._passed_over(text):
             return False
         return self._try()
 
     def winner(self) -> str | None:
         """Who was elected, in words; None if nobody is known. Signs of the killed may lie beside the winner's."""
+        sign = self._sign_in(self._lock_text() or "")
+        elected = None if sign is None else self._read(sign)
+        if elected is not None:
+            return f"{elected}, since {elected.since}"
         read = [self._read(sign) for sign in self._signs(self._fs.names(self._directory))]
         known = [record for record in read if record is not None]
         living = [record for record in known if self._judge(record).state is not State.DEAD]
@@ -126,7 +136,7 @@ class Election:
         """
         from flufl.lock import AlreadyLockedError, TimeOutError
 
-        lock = _new_lock(self._fs, self._lock_path)
+        lock = _new_lock(self._fs, self._lock_path, int(self._number, 16))
         if not self._announce():
             return True
         try:
@@ -164,6 +174,7 @@ class Election:
         return True
 
     def _withdraw(self) -> None:
+        self._taking_over = False
         with contextlib.suppress(OSError):
             self._fs.unlink(self._sign_path)
 
@@ -178,33 +189,89 @@ class Election:
             except OSError:
                 continue
 
-    def _passed_over(self, found: list[str]) -> bool:
+    def _lock_text(self) -> str | None:
+        """What the lock says; None if there is none, and empty if it cannot be read."""
+        from sccache_dtool.locking import LONGEST
+
+        try:
+            return self._fs.read_text(self._lock_path, LONGEST)
+        except OSError as error:
+            return None if error.errno in GONE else ""
+
+    def _sign_in(self, text: str) -> str | None:
+        """The sign of the winner whose lock has this text; None if it is not a lock's."""
+        number = text.rpartition("|")[2]
+        if not (number.isascii() and number.isdigit() and len(number) <= 20):
+            return None
+        return f"{self._sign_prefix}{int(number):016x}"
+
+    def _passed_over(self, text: str) -> bool:
         """Take the lock from a winner who is proved dead, or silent for longer than the lifetime.
 
-        Removing the sign has one winner: only who removed it removes the lock, which could be a newer winner's.
-        Ours is there before, so that the next can take over from us in turn if we are killed on the way. It stays
-        after an error, as the lock may have no other; then we begin anew, or, once we have ended, somebody else.
+        `text`: what the lock says.
         """
-        signs = self._signs_of_others(found)
-        begun = self.sign in found and not signs
-        if not begun and not self._are_of_the_dead(signs):
-            return self._is_silent(found)
-        self._announce()
+        sign = self._sign_in(text)
+        if sign == self.sign:
+            return True  # ours in spite of an error
+        winner = None if sign is None else self._read(sign)
+        if winner is not None:
+            if self._judge(winner).state is State.DEAD or self._is_silent():
+                return self._take_over(text, sign)
+            if self._taking_over:
+                self._withdraw()  # somebody else was faster
+            return False
+        # The winner's sign is removed before its lock: somebody was, or is, about to take over.
+        found = self._fs.names(self._directory)
+        others = self._signs_of_others(found)
+        begun = self.sign in found and not others
+        if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
+            return self._take_over(text, sign)
+        return False
+
+    def _take_over(self, text: str, sign: str | None) -> bool:
+        """Remove the sign and the lock of a winner; False if that is not for us to do, or not yet.
+
+        Everybody who takes over shows a sign of its own first, and removes the lock only if a listing made afterwards
+        shows the same lock and no sign of anybody else. So of two at most one removes it; and as whoever is elected
+        shows its sign before its lock and for longer, it is never the lock of somebody who was elected meanwhile.
+        Removing the winner's sign has one winner, who stays if there are several. Our sign stays after an error, as
+        the lock may have no other; then we begin again or, once we have ended, somebody else.
+        """
+        others = [name for name in self._signs_of_others(self._fs.names(self._directory)) if name != sign]
+        if not all(self._is_of_the_dead(name) or self._is_left(name) for name in others):
+            return False
+        if not self._announce():
+            return False
+        self._taking_over = True
         try:
-            for sign in signs:
-                if not self._is_removed(sign) and self._signs_of_others(self._fs.names(self._directory)):
+            first, *rest = (sign, *others) if sign is not None else (*others, None)
+            is_ours = first is None or self._is_removed(first)
+            for name in filter(None, rest):
+                self._is_removed(name)
+            found = self._fs.names(self._directory)
+            if self._signs_of_others(found):
+                if not is_ours:
+                    self._withdraw()
+                return False
+            if self._lock_name in found:
+                now = self._lock_text()
+                if now not in (text, None):
                     self._withdraw()
                     return False
-            self._is_removed(self._lock_name)
+                self._is_removed(self._lock_name)
         except OSError as error:
             if error.errno not in GONE:
                 raise
             return False
         return True
 
-    def _are_of_the_dead(self, signs: list[str]) -> bool:
-        read = [self._read(sign) for sign in signs]
-        return bool(read) and all(one is not None and self._judge(one).state is State.DEAD for one in read)
+    def _is_of_the_dead(self, sign: str) -> bool:
+        record = self._read(sign)
+        return record is not None and self._judge(record).state is State.DEAD
+
+    def _is_left(self, sign: str) -> bool:
+        """Whether a sign that is not the winner's has been there for longer than the lifetime: nobody needs so long."""
+        return self._unchanged_for(sign) > LIFETIME
 
     def _is_removed(self, name: str) -> bool:
         """Whether we have removed it. It may have been us though it was gone: at our request, which was repeated."""
@@ -214,29 +281,28 @@ class Election:
             return False
         return True
 
-    def _is_silent(self, found: list[str]) -> bool:
-        """Whether the winner has been silent for the lifetime; then its lock and its sign are removed."""
+    def _is_silent(self) -> bool:
+        """Whether the winner has not refreshed its lock for longer than the lifetime."""
         try:
             refreshed = self._fs.lstat(self._lock_path).st_mtime_ns
         except OSError as error:
             if error.errno not in GONE:
                 raise
             return True
-        if self._unchanged_for(f"{self._lock_name}@{refreshed}", found) <= LIFETIME:
-            return False
-        for name in (*self._signs(found), self._lock_name):
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.unlink(f"{self._directory}/{name}")
-        return True
+        return self._unchanged_for(f"{self._lock_name}@{refreshed}") > LIFETIME
 
-    def _unchanged_for(self, sight: str, found: list[str]) -> float:
-        """Seconds since this host first saw a lock as it is now. Only the first poll looks into the host's memory."""
+    def _unchanged_for(self, sight: str) -> float:
+        """Seconds since this host first saw a name as it is now. Only the first time looks into the host's memory."""
         if self._remembers:
             return self._memory.unchanged_for(sight)
         self._remembers = True
         with self._memory.remembered():
-            self._memory.forget_unless(lambda name: name.partition("@")[0] in found)
+            self._memory.forget_unless(self._may_be_there)
             return self._memory.unchanged_for(sight)
+
+    def _may_be_there(self, sight: str) -> bool:
+        name = sight.partition("@")[0]
+        return name == self._lock_name or self._fs.seems_there(f"{self._directory}/{name}")
 
     def _signs(self, found: list[str]) -> list[str]:
         return [name for name in found if name.startswith(self._sign_prefix)]
@@ -260,11 +326,12 @@ class _OwnName:
     getfqdn = staticmethod(socket.gethostname)
 
 
-def _new_lock(fs: FileSystem, path: str) -> Lock:
+def _new_lock(fs: FileSystem, path: str, number: int) -> Lock:
     """A lock of flufl.lock, made without a name server.
 
     It puts this host's full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
     at every miss. The name the host has for itself will do: a claim has the process and a random number in it, too.
+    `number`: see CarefulLock.
     """
     from flufl.lock import Lock
 
@@ -274,6 +341,6 @@ def _new_lock(fs: FileSystem, path: str) -> Lock:
     with _naming:
         theirs.socket = _OwnName
         try:
-            return CarefulLock(fs, path, LIFETIME)
+            return CarefulLock(fs, path, LIFETIME, number)
         finally:
             theirs.socket = socket

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+from enum import StrEnum
 
 from sccache_dtool.errors import GONE, NOT_EMPTY
 from sccache_dtool.fsops import FileSystem
@@ -62,17 +63,31 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
     return True
 
 
-def close(fs: FileSystem, gate: str, via: Way | None = None) -> bool:
-    """Close `gate` for good: True when it is closed, now or before; False when a lease is in it. One call.
+class Closing(StrEnum):
+    """What became of an attempt to close a gate."""
 
-    Only ENOENT means that it had been closed before. Every other error is raised and the generation kept. `via`: a
-    way to a directory above.
+    CLOSED = "closed"
+    CLOSED_BEFORE = "closed before"
+    IN_USE = "in use"
+
+
+def close(fs: FileSystem, gate: str, via: Way | None = None) -> bool:
+    """Close `gate` permanently: True when it is closed, now or before; False when a lease is in it. One call."""
+    return closing(fs, gate, via) is not Closing.IN_USE
+
+
+def closing(fs: FileSystem, gate: str, via: Way | None = None) -> Closing:
+    """Close `gate` permanently, and return whether this call did it. One call.
+
+    Only ENOENT means that it had been closed before, or that the reply to our own request was lost. Every other error
+    is raised and the generation kept. `via`: a way to a directory above.
     """
     try:
         fs.rmdir(gate, via=via)
     except OSError as error:
         if error.errno in NOT_EMPTY:
-            return False
+            return Closing.IN_USE
         if error.errno != errno.ENOENT:
             raise
-    return True
+        return Closing.CLOSED_BEFORE
+    return Closing.CLOSED

@@ -33,7 +33,9 @@ _LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
 _ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
 _SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
 _TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?)~([0-9]{1,12})(~going)?"
-_WORK = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([a-z]+)"
+_OF = r"[0-9a-f]{32}|g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?~[0-9]{1,12}"
+_WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_OF}))?"
+_KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
 _CHECKED = r"checked~([0-9]{1,12})"
@@ -273,13 +275,14 @@ class TrashName(NamedTuple):
 
 
 class WorkName(NamedTuple):
-    """A work area in `tmp/`: ``<lease>~<purpose>``; whose holder is gone, whose work is nobody's."""
+    """A work area in `tmp/`: ``<lease>~<purpose>[~<of>]``. It may be removed once its holder is dead."""
 
     lease: str
     purpose: str
+    of: str = ""  # what is worked on: the copy in the trash, or the beginning of the item's key
 
     def __str__(self) -> str:
-        return f"{self.lease}~{self.purpose}"
+        return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
 
     @property
     def holder(self) -> str:
@@ -290,7 +293,22 @@ class WorkName(NamedTuple):
     def parse(cls, name: str) -> WorkName | None:
         """The work area that `name` stands for; None if it is no such name."""
         match = re.fullmatch(_WORK, name)
-        return cls(match[1], match[2]) if match else None
+        return cls(match[1], match[2], match[3] or "") if match else None
+
+
+class KeptName(NamedTuple):
+    """``kept~<until>`` in a copy that is evicted for `restore`: whoever finishes the eviction keeps it as long."""
+
+    until: int  # seconds since 1970
+
+    def __str__(self) -> str:
+        return f"kept~{self.until}"
+
+    @classmethod
+    def parse(cls, name: str) -> KeptName | None:
+        """The note that `name` stands for; None if it is not one."""
+        match = re.fullmatch(_KEPT, name)
+        return cls(int(match[1])) if match else None
 
 
 class PinName(NamedTuple):
@@ -395,6 +413,11 @@ class CheckedName(NamedTuple):
 
 DONE = "done"
 FAILED = "failed"
+
+
+def is_outcomes(name: str) -> bool:
+    """Whether `name` is that of a directory in `transfers/`: the 32 digits that an item's key begins with."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
 class OutcomeName(NamedTuple):

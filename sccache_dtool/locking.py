@@ -5,24 +5,30 @@ It reads the lock's text by `open` and `read`, which wait for ever at a FIFO, an
 
 from __future__ import annotations
 
+import os
+
 from flufl.lock import Lock
 
 from sccache_dtool.fsops import FileSystem
 
 #: The text is a path.
-_LONGEST = 8192
+LONGEST = 8192
 
 
 class CarefulLock(Lock):
     """A lock whose text is read with bounds; what cannot be a lock's text is nobody's."""
 
-    def __init__(self, fs: FileSystem, path: str, lifetime: int) -> None:
-        """`lifetime` in seconds."""
+    def __init__(self, fs: FileSystem, path: str, lifetime: int, number: int) -> None:
+        """`lifetime` in seconds; `number`: never drawn twice, by which the lock's text shows who holds it."""
+        self._number = number
         super().__init__(path, lifetime=lifetime)
         self._fs = fs
 
+    def _set_claimfile(self) -> None:
+        self._claimfile = self._separator.join((self._lockfile, self.hostname, str(os.getpid()), str(self._number)))
+
     def _read(self) -> str | None:
         try:
-            return self._fs.read_text(self.lockfile, _LONGEST)
+            return self._fs.read_text(self.lockfile, LONGEST)
         except OSError:
             return None

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.evict.policies import is_excluded
 from sccache_dtool.items import Item
 
 
@@ -21,13 +22,30 @@ class Sums(NamedTuple):
     idle_items: int = 0
     idle_bytes: int = 0
     copies: int = 0
+    reclaimable_items: int = 0  # what `clean --all` would evict of those
+    reclaimable_bytes: int = 0
     oldest_idle: float | None = None  # since when the longest idle item is so, in seconds since 1970
     largest: tuple[Item, ...] = ()
 
 
-def add_up(top: int, items: Iterator[Item]) -> Sums:
-    """The sums of items, and the `top` largest of them."""
-    count = copied = size = entries = leases = uses = busy = idle = idle_size = 0
+class Spared(NamedTuple):
+    """What a cleaning leaves although nobody uses it, at the time `now` (seconds since 1970)."""
+
+    pinned: frozenset[str] = frozenset()
+    exclude: tuple[str, ...] = ()
+    grace: float = 0.0  # seconds for which a fresh copy stays
+    now: float = 0.0
+    everything: bool = False  # it is not known what is pinned, so that nothing is removed
+
+    def has(self, item: Item) -> bool:
+        """Whether all copies of an item stay."""
+        return self.everything or item.key in self.pinned or is_excluded(item.label, self.exclude)
+
+
+def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums:  # noqa: B008
+    """The sums of items, and the `top` largest of them. `spared`: what is not reclaimable."""
+    count = copied = size = entries = leases = uses = busy = idle = idle_size = free = free_size = 0
+    fresh = spared.now - spared.grace if spared.grace else float("inf")
     oldest: float | None = None
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
@@ -36,7 +54,8 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
         if not copies:
             uses += finished
             continue
-        held = mine = 0
+        held = mine = to_go = 0
+        may_go = False
         since = last_end or 0.0
         for _, generation, _, leased in copies:
             mine += generation.bytes
@@ -45,6 +64,9 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
                 since = float(generation.created)
             if leased:
                 held += len(leased)
+            elif generation.created <= fresh:
+                may_go = True
+                to_go += generation.bytes
         count += 1
         copied += len(copies)
         size += mine
@@ -57,13 +79,16 @@ def add_up(top: int, items: Iterator[Item]) -> Sums:
             idle_size += mine
             if oldest is None or since < oldest:
                 oldest = since
+        if may_go and not spared.has(item):
+            free += 1
+            free_size += to_go
         if top and mine > least:
             heapq.heappush(largest, (mine, item.key, item))
             if len(largest) > top:
                 heapq.heappop(largest)
                 least = largest[0][0]
     kept = tuple(item for _, _, item in sorted(largest, reverse=True))
-    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, copied, oldest, kept)
+    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, copied, free, free_size, oldest, kept)
 
 
 def total(parts: Iterable[Sums], top: int) -> Sums:
@@ -72,6 +97,6 @@ def total(parts: Iterable[Sums], top: int) -> Sums:
     for part in parts:
         idle = [since for since in (whole.oldest_idle, part.oldest_idle) if since is not None]
         largest = heapq.nlargest(top, (*whole.largest, *part.largest), key=lambda item: (item.bytes, item.key))
-        added = (mine + its for mine, its in zip(whole[:9], part[:9], strict=True))
+        added = (mine + its for mine, its in zip(whole[:11], part[:11], strict=True))
         whole = Sums._make((*added, min(idle, default=None), tuple(largest)))
     return whole

@@ -16,6 +16,7 @@ from sccache_dtool.layout import (
     EndedName,
     Generation,
     HolderName,
+    KeptName,
     Layout,
     LeaseName,
     PinName,
@@ -45,6 +46,9 @@ NAMES: list[Any] = [
     PinName(layout.item_key(("x",), "é" * 200), 1_800_000_000),
     WorkName(f"{HOLDER}.7", "fetch"),
     WorkName(f"{HOLDER}.7", "going"),
+    WorkName(f"{HOLDER}.7", "restore", "g0123456789abcdef-1-2-3~4"),
+    WorkName(f"{HOLDER}.7", "fetch", "0" * 32),
+    KeptName(1_800_000_000),
 ]
 KINDS = list(dict.fromkeys(type(name) for name in NAMES))
 

@@ -189,16 +189,18 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         "leases": sums.leases,
         "holders": glance.holders,
         "fetching": glance.fetching,
+        "continuable": glance.continuable,
         "trashed": glance.trashed,
         "uses": sums.uses,
         "program": __version__,
     }
+    continuable = f"; {glance.continuable:,} can be continued, see transfers" if glance.continuable else ""
     lines = [
         f"cache     {glance.root}",
         f"items     {sums.items:,}, {output.size(sums.bytes)}; {output.size(glance.free)} free",
         f"in use    {output.count(sums.busy_items, 'item')}, {output.count(sums.leases, 'lease')}",
         f"holders   {glance.holders:,}",
-        f"fetching  {glance.fetching:,}",
+        f"fetching  {glance.fetching:,}{continuable}",
         f"in trash  {glance.trashed:,}",
         f"uses      {fields['uses']:,} so far",
     ]

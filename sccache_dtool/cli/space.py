@@ -74,8 +74,8 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         "bytes": whole.bytes + loose_bytes,
         "leases": whole.leases,
         "uses": whole.uses,
-        "reclaimable_items": whole.idle_items,
-        "reclaimable_bytes": whole.idle_bytes + loose_bytes,
+        "reclaimable_items": whole.reclaimable_items,
+        "reclaimable_bytes": whole.reclaimable_bytes + sum(pile.old[1] for pile in left),
         "loose_files": files,
         "loose_bytes": loose_bytes,
     }
@@ -84,17 +84,18 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         "total",
         fields,
         f"{output.count(whole.items, 'item')}, {output.size(fields['bytes'])}{loose}; not in use and reclaimable: "
-        f"{output.count(whole.idle_items, 'item')}, {output.size(fields['reclaimable_bytes'])}",
+        f"{output.count(whole.reclaimable_items, 'item')}, {output.size(fields['reclaimable_bytes'])}",
     )
 
 
 def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
     """A record for each item as it is met, so that none is kept."""
     parts = []
+    spared = cache.spared()
     for found in cache.survey(_present):
         now.out.table("item", (item_fields(item) for item in found), ())
-        parts.append(add_up(0, iter(found)))
-    left = cache.piles()
+        parts.append(add_up(0, iter(found), spared))
+    left = cache.reclaimable_piles()
     now.out.table("item", map(_pile_fields, left), ())
     return total(parts, 0), left
 
@@ -105,8 +106,8 @@ def _present(items: Iterator[Item]) -> list[Item]:
 
 def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[Pile]]:
     """Records of the largest; only their uses are counted, unless a program wants the total of all."""
-    whole = total(cache.survey(functools.partial(add_up, top), uses=now.format != "human"), top)
-    left = cache.piles()
+    whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared()), uses=now.format != "human"), top)
+    left = cache.reclaimable_piles()
     largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
     rows = []
@@ -141,7 +142,7 @@ def _pile_fields(pile: Pile) -> dict[str, Any]:
 
 def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: float) -> tuple[Sums, list[Pile]]:
     told = list(cache.told())
-    left = cache.piles()
+    left = cache.reclaimable_piles()
     if by == "dataset":
         rows = by_dataset((tell(item, noted) for item, noted in told if item.copies), left)
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment)]
@@ -150,7 +151,7 @@ def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: 
         columns = [Column("FETCHED BY", field("user")), SIZE, _ITEMS, LEASES, USES]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
     now.out.table(by, rows[:top], columns)
-    return add_up(0, (item for item, _ in told if item.copies)), left
+    return add_up(0, (item for item, _ in told if item.copies), cache.spared()), left
 
 
 def _by_user(told: Iterable[tuple[Item, Sequence[Fields]]], left: Iterable[Pile]) -> list[dict[str, Any]]:

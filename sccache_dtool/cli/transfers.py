@@ -16,7 +16,7 @@ from sccache_dtool.cli.options import Invocation, common_options, naming_options
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.transfers import State, Transfer
+from sccache_dtool.fetch.transfers import State, Transfer, continuing
 from sccache_dtool.finding import Named, NotFound
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def transfers_command(now: Invocation, everything: bool) -> None:
             Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
             Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
             Column("BY", field("by")),
-            Column("WHAT HAPPENED", lambda row: row["error"] or ""),
+            Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
         ],
     )
     if not shown:
@@ -84,6 +84,8 @@ def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[st
         "began": output.moment(one.began),
         "ended": output.moment(one.ended),
         "source": list(one.source),
+        "continuable_until": output.moment(one.continuable_until),
+        "_continuing": continuing(one),
     }
 
 

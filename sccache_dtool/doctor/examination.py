@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
-from sccache_dtool import config, items, root
+from sccache_dtool import config, downloads, items, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.config import Config
 from sccache_dtool.doctor import copies, register
@@ -29,10 +29,12 @@ from sccache_dtool.layout import (
     TAG_NAME,
     CleaningName,
     HolderName,
+    KeptName,
     Layout,
     OutcomeName,
     PinName,
     is_of_verification,
+    is_outcomes,
     understood,
 )
 from sccache_dtool.reaping import Reaped
@@ -153,11 +155,12 @@ def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[
 
 
 def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
-    for path, (parse, what) in {
-        layout.transfers: (OutcomeName.parse, "not how a fetch ended"),
+    kinds: dict[str, tuple[Callable[[str], object], str]] = {
+        layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
         layout.pins: (PinName.parse, "not a pin"),
         layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
-    }.items():
+    }
+    for path, (parse, what) in kinds.items():
         try:
             found = fs.names(path)
         except FileNotFoundError:
@@ -166,10 +169,18 @@ def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
             warn(f"{path}: {error.strerror}; passed over")
             continue
         deque(understood(path, found, parse, what, warn), maxlen=0)
+        for name in filter(is_outcomes, found if path == layout.transfers else ()):
+            _strangers_in(fs, f"{path}/{name}", (), warn, OutcomeName.parse)
 
 
-def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: Warn) -> None:
-    """Tell of names in a directory in which we make none but these."""
+def _strangers_in(
+    fs: FileSystem,
+    directory: str,
+    known: Collection[str],
+    warn: Warn,
+    is_known: Callable[[str], object] = lambda name: False,
+) -> None:
+    """Report names in a directory in which the program makes none but these."""
     try:
         found = fs.names_if_any(directory)
     except OSError as error:
@@ -177,7 +188,7 @@ def _strangers_in(fs: FileSystem, directory: str, known: Collection[str], warn: 
             warn(f"{directory}: {error.strerror}; passed over")
         return
     for name in found:
-        if name not in known:
+        if name not in known and not is_known(name):
             warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
 
 
@@ -189,7 +200,7 @@ def _in_items(
         for copy in item.copies:
             if not copy.closed:
                 yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
-                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn)
+                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, KeptName.parse)
 
 
 def _left_behind(keeper: Keeper) -> Iterator[Finding]:

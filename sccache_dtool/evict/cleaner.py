@@ -6,7 +6,7 @@ import functools
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from sccache_dtool import items
+from sccache_dtool import downloads, items
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import UsageError, explain
@@ -77,7 +77,8 @@ class Cleaner(Post):
             with self._elected(), self._at_work_if_room() as holder, self.court() as court:
                 reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
                 copies = (copy for item in census.sifted.unsettled for copy in item.copies)
-                leftovers = list(self._broom(court, purge_follows=True).find(copies, works))
+                broom = self._broom(court, purge_follows=True, keep_downloads=not rules.everything)
+                leftovers = list(broom.find(copies, works))
                 now = self._clock.wall()
                 leftovers.extend(self._of_dtool(left, court.roll.now))
                 drift = 0.0 if court.roll.now is None else court.roll.now - now
@@ -88,7 +89,10 @@ class Cleaner(Post):
                     clean.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
                 pins.tidy(self._fs, self._layout, now, self._warn)
                 done = done._replace(tidied=tidied)
+                downloads.tidy(self._fs, self._layout, now, self._warn)
                 if done.missed_both != (0, 0):
+                    more = self._broom(court, keep_downloads=False).work_areas(filter(WorkName.parse, works))
+                    done = done._replace(tidied=(*tidied, *clean.put_away(more, self._warn, deadline)))
                     ended = {judged.held for judged in reaped.leases}
                     held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
                     done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
@@ -214,7 +218,7 @@ class Cleaner(Post):
     def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         fs, layout, sifted = self._fs, self._layout, census.sifted
-        if sifted.to_fold or works or left.deserted:
+        if sifted.to_fold or works or left.deserted or downloads.any_expired(fs, layout, now):
             return None
         if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._warn)):
             return None

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 
 from sccache_dtool import holders, items
+from sccache_dtool.clock import iso
 from sccache_dtool.election import LOCK
-from sccache_dtool.errors import InUse, UsageError, explain
-from sccache_dtool.evict import audit, trash
+from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, explain
+from sccache_dtool.evict import audit, clean, trash
 from sccache_dtool.evict.cleaner import Cleaner
 from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.trash import Purged
@@ -91,10 +92,16 @@ class Keeper(Cleaner):
         )
 
     def evict_if_idle(self, key: str) -> bool:
-        """Evict what of an item nobody uses; True if nothing of it is left."""
-        found = items.look(self._fs, self._layout, key, self._warn)
-        outcomes = [trash.evict(self._fs, self._layout, key, str(copy.generation)) for copy in found.copies]
-        trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+        """Evict what of an item nobody uses; True if nothing of it is left.
+
+        What others have put into the trash is not looked at: `clean` deletes it.
+        """
+        found = items.look(self._fs, self._layout, key, self._warn, uses=False)
+        outcomes = []
+        for copy in found.copies:
+            outcomes.append(trash.evict(self._fs, self._layout, key, str(copy.generation)))
+            if outcomes[-1] is trash.Outcome.EVICTED:
+                trash.purge_copy(self._fs, self._layout, str(copy.generation), self._warn)
         return trash.Outcome.IN_USE not in outcomes
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
@@ -103,16 +110,44 @@ class Keeper(Cleaner):
 
     def restore(self, key: str) -> None:
         """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse."""
+        self._return_interrupted_restores()
         found = [name for trashed, name in self.restorable() if trashed == key]
         if not found:
             raise not_in_trash(key)
         name = max(found, key=lambda one: one.generation.created)
         if items.generations(self._fs, self._layout, key):
             raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
-        with self._at_work() as holder:
-            if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
-                raise UsageError(f"{key_label(key)} has just been deleted from the trash")
-            self._note_restored(key, holder)
+        try:
+            with self._at_work() as holder:
+                if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
+                    raise UsageError(f"{key_label(key)} has just been deleted from the trash")
+                self._note_restored(key, holder)
+        except OSError as error:
+            raise self._not_restored(key, name, error) from error
+
+    def _return_interrupted_restores(self) -> None:
+        """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
+        works = self._fs.names(self._layout.tmp)
+        if any(map(_is_of_restore, works)):
+            with self.court() as court:
+                clean.put_away(self._broom(court).interrupted_restores(works), self._warn)
+
+    def _not_restored(self, key: str, name: TrashName, error: OSError) -> CacheError:
+        """Why a copy could not be restored, and where it is now."""
+        until = iso(name.keep_until)
+        where = [f"the copy is still in the trash, until {until}"]
+        hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
+        try:
+            if str(name) not in self._fs.names(self._layout.trash):
+                where = [f"the copy is in {self._layout.tmp}, to be returned to the trash until {until}"]
+                hint = "`sc-dtool clean` returns it; then restore it again"
+        except OSError as unlisted:
+            where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
+            hint = "`sc-dtool clean` returns it to the trash"
+        label = key_label(key)
+        if error.errno in FULL:
+            return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
+        return CacheError(f"cannot restore {label}: {explain(error)}", details=where, hint=hint)
 
     def _note_restored(self, key: str, holder: Holder) -> None:
         tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
@@ -142,6 +177,12 @@ class Keeper(Cleaner):
 def not_in_trash(word: str) -> UsageError:
     """The error that says that `restore` cannot find what a word means."""
     return UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
+
+
+def _is_of_restore(name: str) -> bool:
+    """Whether a name in `tmp/` is a work area of `restore`."""
+    work = WorkName.parse(name)
+    return work is not None and work.purpose in (trash.RESTORE, trash.RETURN)
 
 
 def _only_of(holder: str, copy: Copy) -> Copy:

@@ -74,7 +74,7 @@ class Pile(NamedTuple):
     bytes: int
     newest: float
     bytes_of: dict[int, int]  # by user id
-    old: tuple[int, int] = (0, 0)  # files, and bytes of those, that nobody has touched since a given time
+    old: tuple[int, int] = (0, 0)  # files, and bytes of those, not excluded, and not touched since a given time
 
     @property
     def dataset(self) -> str:
@@ -116,10 +116,17 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, nam
 
 
 def piles(
-    fs: FileSystem, layout: Layout, warn: Warn, crew: Crew, named: Collection[str] = (), *, untouched_since: float = 0.0
+    fs: FileSystem,
+    layout: Layout,
+    warn: Warn,
+    crew: Crew,
+    named: Collection[str] = (),
+    *,
+    untouched_since: float = 0.0,
+    exclude: tuple[str, ...] = (),
 ) -> Iterator[Pile]:
     """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
-    fold = functools.partial(_pile, untouched_since)
+    fold = functools.partial(_pile, untouched_since, exclude)
     for visit in _visits(fs, layout, 0.0, warn, crew, named, fold):
         if visit.found is not None and visit.found.files:
             yield visit.found
@@ -133,7 +140,7 @@ def _files(directory: str, statuses: Statuses) -> list[Loose]:
     ]
 
 
-def _pile(untouched_since: float, directory: str, statuses: Statuses) -> Pile:
+def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, statuses: Statuses) -> Pile:
     """The sum of one directory. Once for each of a million files: no calls but where there is something to do.
 
     A status is unpacked by its places (see `os.stat_result`), which are fewer steps than its names; its times are
@@ -142,7 +149,7 @@ def _pile(untouched_since: float, directory: str, statuses: Statuses) -> Pile:
     files = size = old = old_size = 0
     newest = 0.0
     bytes_of: dict[int, int] = {}
-    for _, (mode, _, _, _, uid, _, mine, read, touched, changed) in statuses:
+    for name, (mode, _, _, _, uid, _, mine, read, touched, changed) in statuses:
         if mode & _KIND != stat.S_IFREG:
             _refuse_directory(mode)
             continue
@@ -155,10 +162,14 @@ def _pile(untouched_since: float, directory: str, statuses: Statuses) -> Pile:
             touched = read
         if touched > newest:
             newest = touched
-        if touched <= untouched_since:
+        if touched <= untouched_since and not (exclude and _is_excluded(f"{directory}/{name}", exclude)):
             old += 1
             old_size += mine
     return Pile(directory, files, size, newest, bytes_of, (old, old_size))
+
+
+def _is_excluded(path: str, excluded: tuple[str, ...]) -> bool:
+    return any(matches(pattern, path) for pattern in excluded)
 
 
 def _is_file(mode: int) -> bool:

@@ -76,8 +76,16 @@ class Post:
             parts = items.survey(self._fs, self._layout, self._warn, crew, items.unsettled, uses=False)
             return [item for part in parts for item in part]
 
-    def _broom(self, court: Court, *, purge_follows: bool = False) -> Broom:
-        return Broom(self._fs, self._layout, self._clock, court, self._warn, purge_follows=purge_follows)
+    def _broom(self, court: Court, *, purge_follows: bool = False, keep_downloads: bool = True) -> Broom:
+        return Broom(
+            self._fs,
+            self._layout,
+            self._clock,
+            court,
+            self._warn,
+            purge_follows=purge_follows,
+            keep_downloads=keep_downloads,
+        )
 
     def loose(self) -> Found:
         """What dtool left in the cache."""

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 
-from sccache_dtool import records
+from sccache_dtool import downloads, records
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE
 from sccache_dtool.evict import trash
@@ -14,12 +14,15 @@ from sccache_dtool.evict.leftover import OLD, Leftover
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import PROBE
 from sccache_dtool.items import Copy
-from sccache_dtool.layout import HolderName, Layout, WorkName
+from sccache_dtool.layout import HolderName, Layout, TrashName, WorkName
 from sccache_dtool.liveness import State
 from sccache_dtool.reaping import Court
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
+
+#: Purposes of work areas that are returned to the trash, and never deleted: the only copy may be in them.
+_RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
 class Broom:
@@ -34,8 +37,13 @@ class Broom:
         warn: Callable[[str], None],
         *,
         purge_follows: bool = False,
+        keep_downloads: bool = True,
     ) -> None:
-        """`purge_follows`: what is in the trash, or gets there, is deleted by a purge: by many, and in time."""
+        """`purge_follows`: what is in the trash, or gets there, is deleted by a purge: by many, and in time.
+
+        `keep_downloads`: interrupted downloads that can still be continued are not leftovers.
+        """
+        self._keep_downloads = keep_downloads
         self._fs = fs
         self._layout = layout
         self._clock = clock
@@ -53,7 +61,7 @@ class Broom:
             busy.update(held.lease.holder for held in copy.held if held.lease)
             if copy.closed:
                 yield self._closed(copy)
-        yield from self._work_areas(works)
+        yield from self.work_areas(works)
         if not self._purge_follows:
             yield from self._half_removed()
         yield from self._gone_holders(busy)
@@ -70,14 +78,45 @@ class Broom:
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
-    def _work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
+    def interrupted_restores(self, works: Iterable[str]) -> Iterator[Leftover]:
+        """Those of the leftovers in `tmp/` that hold what was in the trash; `works` as for `find`."""
+        named = ((text, WorkName.parse(text)) for text in works)
+        yield from self.work_areas([text for text, work in named if work and work.purpose in _RESTORING])
+
+    def work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
+        """The leftovers in `tmp/`; `works` as for `find`."""
         for text in works:
             path = f"{self._layout.tmp}/{text}"
             work = WorkName.parse(text)
-            if work is None:
+            if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
                 self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
-            elif work.purpose == "going" or self._court.holder(work.holder)[1].state is State.DEAD:
+            elif work.purpose in _RESTORING:
+                if work.purpose == trash.RETURN or self._is_of_the_dead(work):
+                    what = "a restore that was interrupted: its copy returns to the trash"
+                    yield Leftover(path, what, self._give_back(work))
+            elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+
+    def _can_be_continued(self, work: WorkName) -> bool:
+        """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
+        if not self._keep_downloads:
+            return False
+        until = downloads.continuable_until(self._fs, self._layout, work)
+        return until is not None and self._now() < until
+
+    def _now(self) -> float:
+        """The file system's clock where it is known."""
+        return self._clock.wall() if self._court.roll.now is None else self._court.roll.now
+
+    def _is_of_the_dead(self, work: WorkName) -> bool:
+        return self._court.holder(work.holder)[1].state is State.DEAD
+
+    def _give_back(self, work: WorkName) -> Callable[[], object]:
+        def give_back() -> None:
+            if work.purpose == trash.RETURN or self._court.revoke(work.holder):
+                trash.give_back(self._fs, self._layout, work)
+
+        return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
@@ -127,7 +166,7 @@ class Broom:
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""
-        now = self._clock.wall() if self._court.roll.now is None else self._court.roll.now
+        now = self._now()
         try:
             status = self._fs.lstat(path)
             return now - max(status.st_ctime, status.st_mtime) > OLD

@@ -10,21 +10,23 @@ import errno
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sccache_dtool import gate, records
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
 from sccache_dtool.crew import THREADS, Crew
-from sccache_dtool.errors import GONE, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
 from sccache_dtool.fsops import Entry, FileSystem
+from sccache_dtool.gate import Closing
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import (
     GATE,
     ITEM_FILE,
     PAYLOAD,
     Generation,
+    KeptName,
     Layout,
     TrashName,
     WorkName,
@@ -33,6 +35,7 @@ from sccache_dtool.layout import (
     unique,
 )
 from sccache_dtool.marks import Trashed
+from sccache_dtool.nofollow import Way
 
 
 class Outcome(StrEnum):
@@ -65,17 +68,28 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     """Ask the file system whether a copy is in use and, if it is not, move it into the trash.
 
     `keep_until`: seconds since 1970 until which `restore` is to find it; 0: nobody wants it, so that its removal has
-    begun, and the next purge goes on with it.
+    begun, and the next purge goes on with it. A copy whose gate was closed before is kept at least for as long as
+    whoever closed it wanted: that eviction was interrupted, and this call finishes it.
     """
-    trashed = name_of(generation, keep_until)
+    name_of(generation, keep_until)
     directory = layout.generation(key, generation)
     try:
         item = fs.way_to(layout.item(key))
     except FileNotFoundError:
         return Outcome.ALREADY_GONE
     with item:
-        if not gate.close(fs, f"{directory}/{GATE}", item):
+        kept = f"{directory}/{KeptName(keep_until)}" if keep_until else None
+        if kept is not None and not _noted(fs, kept):
+            return Outcome.ALREADY_GONE
+        closing = gate.closing(fs, f"{directory}/{GATE}", item)
+        if closing is Closing.IN_USE:
+            if kept is not None:
+                with contextlib.suppress(OSError):
+                    fs.unlink(kept)
             return Outcome.IN_USE
+        if closing is Closing.CLOSED_BEFORE:
+            keep_until = max(keep_until, _kept_until(fs, directory, item))
+        trashed = name_of(generation, keep_until)
         try:
             fs.rename(directory, f"{layout.trash}/{trashed}", via=item)
         except OSError as error:
@@ -83,6 +97,33 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
                 raise
             return Outcome.ALREADY_GONE
     return Outcome.EVICTED
+
+
+def _noted(fs: FileSystem, note: str) -> bool:
+    """Note in a copy until when it is to be kept, before its gate is closed; False if the copy is gone.
+
+    If this process is killed before the copy is in the trash, whoever finishes the eviction keeps it as long. On a
+    full disk there is no note: evicting makes room.
+    """
+    try:
+        fs.put_record("-", note)
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        if error.errno not in FULL | {errno.EEXIST}:
+            raise
+    return True
+
+
+def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
+    """Until when whoever began to evict a copy wanted it to be kept, in seconds since 1970; 0: not at all."""
+    try:
+        found = fs.names(directory, via=via)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return 0
+    return max((note.until for name in found if (note := KeptName.parse(name))), default=0)
 
 
 class Purged(NamedTuple):
@@ -119,6 +160,15 @@ def purge(
         for warning in warnings:
             warn(warning)
     return Purged(copies, left, left_bytes)
+
+
+def purge_copy(fs: FileSystem, layout: Layout, generation: str, warn: Callable[[str], None]) -> None:
+    """Delete one copy that was evicted for good; one that somebody wants to keep has another name."""
+    try:
+        fs.remove_tree(f"{layout.trash}/{name_of(generation, 0)}")
+    except OSError as error:
+        if error.errno not in GONE:
+            warn(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
 
 
 #: Copies that are removed as one piece of work, and names of one directory.
@@ -250,31 +300,98 @@ def _key_in(document: Mapping[str, Any], payload: Sequence[str]) -> str:
     return key
 
 
+#: Purposes of the work areas of `restore`: while it runs, and on the way back to the trash.
+RESTORE, RETURN = "restore", "return"
+
+#: In such a work area: the directory that was in the trash. Published is a new one, see `restore`.
+_TRASHED = "trashed"
+
+
 def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: str, name: TrashName) -> bool:
     """Publish an evicted copy again, under a new name, since a closed one is never used again.
 
     False if it has gone from the trash meanwhile: the rename out of it lets one of restorer and purger win. Its
     content goes into a new directory: a client that has the old one cached could take a lease by its old path.
+
+    The copy is never anywhere but in the trash, in a work area whose name says what it was called there, or published.
+    If anything fails it is returned to the trash, by this call or, if that is refused too or this process is killed,
+    by whoever calls `give_back` next. Raises OSError.
     """
-    claimed = WorkName(holder.next_lease(), "restore")
-    old, new = f"{layout.tmp}/{claimed}", f"{layout.tmp}/{WorkName(holder.next_lease(), 'publish')}"
-    fs.mkdir(new, shared=layout.shared)
-    fs.mkdir(f"{new}/{GATE}", shared=layout.shared)
-    fs.make_dirs(layout.history(key), shared=layout.shared)
+    work = WorkName(holder.next_lease(), RESTORE, str(name))
+    area, trashed = f"{layout.tmp}/{work}", f"{layout.tmp}/{work}/{_TRASHED}"
+    emptied = f"{layout.tmp}/{WorkName(holder.next_lease(), 'emptied')}"
+    published = False
     try:
-        if not _moved(fs, f"{layout.trash}/{name}", old):
+        fs.mkdir(area, shared=layout.shared)
+        fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
+        fs.make_dirs(layout.history(key), shared=layout.shared)
+        if not _moved(fs, f"{layout.trash}/{name}", trashed):
             return False
         for part in (PAYLOAD, ITEM_FILE):
-            if not _moved(fs, f"{old}/{part}", f"{new}/{part}"):
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{old}/{part}")
+            if not _moved(fs, f"{trashed}/{part}", f"{area}/{part}"):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{trashed}/{part}")
+        _moved(fs, trashed, emptied)
         generation = name.generation._replace(random=unique(), created=int(clock.wall()))
-        if not _moved(fs, new, layout.generation(key, str(generation))):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), new)
-        return True
+        published = _published(fs, area, layout.generation(key, str(generation)))
+        if not published:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), area)
     finally:
-        for area in (old, new):
-            with contextlib.suppress(OSError):
-                fs.remove_tree(area)
+        with contextlib.suppress(OSError):
+            if not published:
+                give_back(fs, layout, work)
+            fs.remove_tree(emptied)
+    return True
+
+
+def _published(fs: FileSystem, area: str, target: str) -> bool:
+    """As `_moved`; an error that the server reports after it has done the rename is not one."""
+    try:
+        return _moved(fs, area, target)
+    except OSError:
+        directory, _, name = target.rpartition("/")
+        if name in fs.names(directory):
+            return True
+        raise
+
+
+def give_back(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
+    """Return to the trash what `restore` took from there, under its old name; False if it had nothing.
+
+    Anybody may call it once the holder is proved dead, several at once, and again after it was interrupted. The work
+    area gets another name first, so that a restorer that was only paused cannot publish it any more. Nothing is removed
+    but what the file system says to be empty: a paused restorer may still move the copy into it.
+    """
+    area = f"{layout.tmp}/{work._replace(purpose=RETURN)}"
+    if work.purpose != RETURN:
+        try:
+            fs.rename(f"{layout.tmp}/{work}", area)
+        except OSError as error:
+            if error.errno not in GONE:  # otherwise it was published, or somebody else has done this
+                raise
+    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{GATE}")
+    try:
+        fs.rmdir(area)
+        return False
+    except OSError as error:
+        if error.errno in GONE:
+            return False
+        if error.errno not in NOT_EMPTY:
+            raise
+    for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
+        _unless(GONE, fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
+    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{_TRASHED}")
+    return _unless(GONE, fs.rename, area, f"{layout.trash}/{work.of}")
+
+
+def _unless(expected: Collection[int], call: Callable[..., object], *paths: str) -> bool:
+    """Make a call; False if it fails with one of the expected errno values."""
+    try:
+        call(*paths)
+    except OSError as error:
+        if error.errno not in expected:
+            raise
+        return False
+    return True
 
 
 def _moved(fs: FileSystem, source: str, target: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import finding, items, layout
-from sccache_dtool.errors import NoCache
+from sccache_dtool.errors import CacheError, NoCache
 from sccache_dtool.face.opened import Opened
 from sccache_dtool.holders import Roll
 from sccache_dtool.items import Copy, Item, Sum
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sccache_dtool.history import Use
     from sccache_dtool.metrics import Saved, State
     from sccache_dtool.reaping import Judged
-    from sccache_dtool.sums import Sums
+    from sccache_dtool.sums import Spared, Sums
 
 
 class Overview(NamedTuple):
@@ -29,7 +29,8 @@ class Overview(NamedTuple):
     root: Path
     id: str
     holders: int
-    fetching: int  # fetches under way, those of processes that were killed included
+    fetching: int  # fetches under way
+    continuable: int  # downloads that were interrupted, and that the next who wants the item continues
     trashed: int  # evicted copies not yet deleted
     free: int  # bytes that the file system still has for us
 
@@ -117,7 +118,7 @@ class Looking(Opened):
         from sccache_dtool.fetch import transfers
 
         self.check()
-        return [*transfers.running(self._fs, self._layout), *transfers.ended(self._fs, self._layout)]
+        return [*transfers.running(self._fs, self._layout, self._proc), *transfers.ended(self._fs, self._layout)]
 
     def free_space(self) -> int:
         """Bytes that may still be written to the cache's file system."""
@@ -131,21 +132,47 @@ class Looking(Opened):
             return self.free_space()
         from sccache_dtool.fetch import transfers
 
-        return self.free_space() - transfers.reserved(self._fs, self._layout)
+        return self.free_space() - transfers.reserved(self._fs, self._layout, None, self._proc)
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
         return self._keeper().loose().files
 
-    def piles(self, untouched_since: float = 0.0) -> list[Pile]:
-        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old."""
+    def spared(self) -> Spared:
+        """What `clean --all` would leave although nobody uses it."""
+        from sccache_dtool.evict import pins
+        from sccache_dtool.sums import Spared
+
+        self.check()
+        now = self._clock.wall()
+        try:
+            pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+        except CacheError as error:
+            self._warn(f"{error.message}; nothing is counted as reclaimable")
+            return Spared(everything=True)
+        return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+
+    def reclaimable_piles(self) -> list[Pile]:
+        """As `piles`; what `clean --all` would remove counts as old."""
+        from sccache_dtool.evict.loose import YOUNG
+
+        old = self._clock.wall() - max(YOUNG, self.settings.clean_grace)
+        return self.piles(untouched_since=old, exclude=self.settings.clean_exclude)
+
+    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
+        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.
+
+        `exclude`: patterns of what does not count as old.
+        """
         from sccache_dtool.evict import loose
 
         self.check()
         self._warn_of_strangers()
         named = self.settings.dtool_directories
         with self._crew() as crew:
-            found = loose.piles(self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since)
+            found = loose.piles(
+                self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since, exclude=exclude
+            )
             return list(found)
 
     def judged(self, item: Item) -> list[Judged]:
@@ -161,15 +188,19 @@ class Looking(Opened):
 
     def overview(self) -> Overview:
         """What a glance at the cache shows."""
+        from sccache_dtool.fetch import transfers
+
         cache_id = self.check()
         roll = Roll.glance(self._fs, self._layout)
         trashed = self._fs.names(self._layout.trash)
-        working = [work for text in self._fs.names(self._layout.tmp) if (work := layout.WorkName.parse(text))]
+        found = list(transfers.running(self._fs, self._layout, self._proc, waits=False))
+        abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,
             id=cache_id,
             holders=len(roll.present),
-            fetching=sum(work.purpose == "fetch" for work in working),
+            fetching=len(found) - len(abandoned),
+            continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(trashed),
             free=self._fs.free_space(self._layout.root),
         )

@@ -9,6 +9,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import Holder
 from sccache_dtool.layout import Layout
+from sccache_dtool.liveness.process import Proc
 
 
 class Errand(NamedTuple):
@@ -19,4 +20,5 @@ class Errand(NamedTuple):
     clock: Clock
     holder: Holder  # is to have the lease
     worker: Holder  # this process, of whom work areas and signs are: they are tidied when it is gone
+    proc: Proc  # this host's processes
     note: Callable[[str], None]  # told, in a sentence, whom or what we are waiting for

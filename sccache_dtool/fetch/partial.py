@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from sccache_dtool import records
+from sccache_dtool import downloads, records
 from sccache_dtool.errors import FULL
-from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.sink import Sink
 
@@ -101,7 +100,7 @@ class Partial(Sink):
             return None
         there = f"{track.taken}/work/{self._path.rpartition('/')[2]}"
         try:
-            size = transfers.parts(self._fs, track.taken).get(self._job.number, 0)
+            size = downloads.parts(self._fs, track.taken).get(self._job.number, 0)
             origin = Origin.decode(self._fs.read_text(f"{there}{_ORIGIN}"))
             if not size or origin.source != self._source or not (origin.validator or self._algorithms):
                 return None

@@ -10,8 +10,9 @@ import contextlib
 import errno
 from collections.abc import Callable
 
-from sccache_dtool import history, items, records
+from sccache_dtool import downloads, history, items, records
 from sccache_dtool.clock import iso
+from sccache_dtool.downloads import FETCH, TAKEN
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import slots, transfers, versions
@@ -23,7 +24,6 @@ from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.takeover import find_abandoned
 from sccache_dtool.fetch.track import TakenOver, Track
-from sccache_dtool.fetch.transfers import FETCH, TAKEN
 from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
@@ -35,7 +35,7 @@ class Populator:
 
     def __init__(self, errand: Errand, progress: Progress) -> None:
         self._errand = errand
-        self._fs, self._layout, self._clock, self._holder, self._worker, self._note = errand
+        self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
         self._progress = progress
 
     def populate(
@@ -59,15 +59,17 @@ class Populator:
             try:
                 items.refresh(self._fs, self._layout, wanted.key)
                 lease = take_existing()
-                return lease if lease is not None else self._fetch(wanted, election, terms)
+                return lease if lease is not None else self._fetch(wanted, election, take_existing, terms)
             except TakenOver:
                 continue  # we were silent for so long that somebody else fetches it: wait for them
             finally:
                 election.resign()
 
-    def _fetch(self, wanted: Wanted, election: Election, terms: Terms) -> Lease:
+    def _fetch(
+        self, wanted: Wanted, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
+    ) -> Lease:
         name = self._holder.next_lease()
-        work = str(WorkName(self._worker.next_lease(), FETCH))
+        work = str(WorkName(self._worker.next_lease(), FETCH, wanted.key[:32]))
         area = f"{self._layout.tmp}/{work}"
         began, wall = self._clock.monotonic(), self._clock.wall()
         track = Track(
@@ -76,10 +78,10 @@ class Populator:
             self._progress,
             on_total=lambda coming: self._check_room(wanted, coming, (wall, work), terms),
         )
-        made = keep = False
+        made = keep = interrupted = False
         try:
-            aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN)}"
-            taken = find_abandoned(self._fs, self._layout, wanted.key, aside)
+            aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN, wanted.key[:32])}"
+            taken = find_abandoned(self._fs, self._layout, wanted.key, aside, self._proc)
             track.taken = taken.area if taken else None
             facts = {
                 **self._identity(wanted),
@@ -108,11 +110,14 @@ class Populator:
                 note=self._note,
             )
             track.end()
-            lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
+            lease = take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
+            if lease is None:
+                lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
             self._note_end(wanted, name, track, wall, DONE, {"bytes": fetched.bytes})
             return lease
         except (TakenOver, CacheError, OSError) as error:
-            keep = isinstance(error, GaveUp) and track.keepable
+            interrupted = isinstance(error, GaveUp)
+            keep = interrupted and track.keepable
             if made and self._is_taken_away(area):
                 if self._holder.lost or self._worker.lost:
                     raise self._lost(wanted) from error
@@ -124,13 +129,13 @@ class Populator:
                 self._note_end(wanted, name, track, wall, FAILED, _reasons(failure, error, wanted))
             raise failure from error
         except BaseException:
-            keep = track.keepable  # interrupted: whoever wants the item next goes on with it
+            interrupted, keep = True, track.keepable  # whoever wants the item next goes on with it
             raise
         finally:
             track.end()
             if not keep:
                 self._discard(area)
-            if track.taken is not None:
+            if track.taken is not None and (keep or not interrupted):  # else it is still all that there is
                 self._discard(track.taken)
 
     def _slot(self, job: Job, terms: Terms) -> contextlib.AbstractContextManager[None]:
@@ -143,7 +148,7 @@ class Populator:
 
     def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
-        taken = transfers.reserved(self._fs, self._layout, ours)
+        taken = transfers.reserved(self._fs, self._layout, ours, self._proc)
         missing = coming - (self._fs.free_space(self._layout.root) - taken)
         if missing > 0 and terms.make_room is not None:
             missing -= terms.make_room(missing)
@@ -209,7 +214,7 @@ class Populator:
             **more,
         }
         outcome = OutcomeName(wanted.key[:32], name, int(now * 1000), how)
-        transfers.note_outcome(self._fs, self._layout, self._clock, outcome, facts)
+        downloads.note_outcome(self._fs, self._layout, outcome, facts)
 
     def _identity(self, wanted: Wanted) -> dict[str, object]:
         return {"key": wanted.key, "label": wanted.name or wanted.label, "source": list(wanted.stack.canonical)}

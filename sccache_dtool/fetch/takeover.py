@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
+from sccache_dtool import downloads, records
+from sccache_dtool.downloads import FETCH, TAKEN
 from sccache_dtool.errors import GONE
 from sccache_dtool.fetch import transfers
-from sccache_dtool.fetch.transfers import State
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, WorkName
+from sccache_dtool.layout import TRANSFER_FILE, Layout, WorkName
+from sccache_dtool.liveness.process import Proc
 
 
 class Taken(NamedTuple):
@@ -24,13 +26,13 @@ class Taken(NamedTuple):
     bytes: int
 
 
-def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> Taken | None:
+def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str, proc: Proc | None = None) -> Taken | None:
     """Make the best of the abandoned work areas of an item ours, under the path `target`; None if there is none.
 
     The others are of no use to anybody, and are removed. A failure means only that nothing is continued.
     """
     with contextlib.suppress(OSError):
-        found = [one.area for one in transfers.running(fs, layout) if one.key == key and one.state == State.ABANDONED]
+        found = [text for text in fs.names(layout.tmp) if _is_left(fs, layout, key, text, proc)]
         taken = None
         for size, area in sorted(((_size(fs, f"{layout.tmp}/{area}"), area) for area in found), reverse=True):
             if size and taken is None and _rename(fs, f"{layout.tmp}/{area}", target):
@@ -41,10 +43,29 @@ def find_abandoned(fs: FileSystem, layout: Layout, key: str, target: str) -> Tak
     return None
 
 
+def _is_left(fs: FileSystem, layout: Layout, key: str, text: str, proc: Proc | None) -> bool:
+    """Whether a name in `tmp/` is a download of the item that nobody goes on with.
+
+    The names of others are not looked into. What a successor had taken, and was killed over, is its predecessor's
+    download still.
+    """
+    work = WorkName.parse(text)
+    if work is None or work.purpose not in (FETCH, TAKEN) or work.of not in ("", key[:32]):
+        return False
+    try:
+        facts = records.decode_document(fs.read_text(f"{layout.tmp}/{text}/{TRANSFER_FILE}"))
+    except (OSError, records.Damaged):
+        return False
+    if facts.get("key") != key:
+        return False
+    sign = str(facts.get("sign", ""))
+    return work.purpose == TAKEN or transfers.is_abandoned(fs, layout, sign, proc or Proc())
+
+
 def _size(fs: FileSystem, area: str) -> int:
     """Bytes that can be relied on."""
     try:
-        return sum(transfers.parts(fs, area).values())
+        return sum(downloads.parts(fs, area).values())
     except OSError:
         return 0
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from sccache_dtool import records
+from sccache_dtool import downloads, records
 from sccache_dtool.errors import GONE
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.sink import Sink
@@ -19,9 +19,6 @@ from sccache_dtool.layout import TRANSFER_FILE, PartName, StateName
 
 #: Seconds between two signs of progress, and so what a download can lose when its host dies.
 PULSE = 5.0
-
-#: Bytes of interrupted downloads that are kept for the next who wants the item; less is faster fetched again.
-WORTH_KEEPING = 1 << 20
 
 
 class TakenOver(Exception):
@@ -80,7 +77,7 @@ class Track:
     @property
     def keepable(self) -> bool:
         """Whether there is so much of downloads that it is worth keeping for who goes on with them."""
-        return sum(part.bytes for part in self._parts.values()) >= WORTH_KEEPING
+        return sum(part.bytes for part in self._parts.values()) >= downloads.WORTH_KEEPING
 
     # -- what the fetch says -----------------------------------------------------------------------------------------
 

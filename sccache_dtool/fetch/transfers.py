@@ -2,27 +2,33 @@
 
 Nothing here is needed for safety. What moves is a name, because a name is fresh on every host while a file's content
 may be a minute old: in its work area a fetch has one name that says its state (`layout.StateName`), and one for each
-download that says how much of it can be relied on (`layout.PartName`). How a fetch ended is a small file in
-`transfers/`, kept for a day, by which those who waited learn the reason.
+download that says how much of it can be relied on (`layout.PartName`). How a fetch ended: see `downloads.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool import records
-from sccache_dtool.clock import Clock
+from sccache_dtool import downloads, holders, records
+from sccache_dtool.clock import iso
+from sccache_dtool.downloads import FETCH, TAKEN, parts
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import TRANSFER_FILE, Layout, OutcomeName, PartName, StateName, WorkName
+from sccache_dtool.holders import HolderRecord, Roll
+from sccache_dtool.layout import TRANSFER_FILE, Layout, PartName, StateName, WorkName
+from sccache_dtool.liveness import State as Life
+from sccache_dtool.liveness import Verdict
+from sccache_dtool.liveness.process import Proc
 from sccache_dtool.units import short_duration
 
-#: Seconds for which it is kept how a fetch ended.
-KEEP = 86_400.0
+__all__ = ["FETCH", "TAKEN", "WAIT", "State", "Transfer", "parts"]
 
-FETCH, WAIT, TAKEN = "fetch", "wait", "taken"
+WAIT = "wait"
+
+#: Names that elections of fetchers give to signs.
+_SIGN = r"[0-9a-f]{32}\.by-[0-9a-f]{16}"
 
 
 class State(StrEnum):
@@ -55,6 +61,7 @@ class Transfer(NamedTuple):
     error: str | None
     area: str  # the work area's name; empty for one that has ended
     sign: str  # of the election that its fetcher won; empty for others
+    continuable_until: float | None = None  # if it was abandoned, and is worth continuing
 
     @property
     def percent(self) -> float | None:
@@ -68,37 +75,80 @@ class Transfer(NamedTuple):
         return came / seconds if seconds > 0 and came > 0 else None
 
 
-def running(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
-    """The fetches and waits that have a name in `tmp/`; what cannot be read, or is just ending, is passed over."""
-    signs: set[str] | None = None
+def running(fs: FileSystem, layout: Layout, proc: Proc | None = None, *, waits: bool = True) -> Iterator[Transfer]:
+    """The fetches and waits that have a name in `tmp/`; what cannot be read, or is just ending, is passed over.
+
+    `proc`: this host's processes, among which one that was killed is noticed; `waits`: whether waits are read, too.
+    """
+    proc = proc or Proc()
+    gone: frozenset[str] | None = None
     for text in fs.names(layout.tmp):
         work = WorkName.parse(text)
         if work is None or work.purpose not in (FETCH, WAIT):
             continue
         try:
-            if work.purpose == WAIT:
-                yield _transfer(records.decode(fs.get_record(f"{layout.tmp}/{text}")), text, None)
+            if work.purpose == FETCH:
+                transfer = _fetched_in(fs, layout, work, proc)
+            elif waits:
+                gone = _who_is_gone(fs, layout, proc) if gone is None else gone
+                if work.holder in gone:
+                    continue
+                transfer = _transfer(records.decode(fs.get_record(f"{layout.tmp}/{text}")), text, None)
+            else:
                 continue
-            found = fs.names(f"{layout.tmp}/{text}")
-            facts = records.decode_document(fs.read_text(f"{layout.tmp}/{text}/{TRANSFER_FILE}"))
         except (OSError, records.Damaged):
             continue
-        if signs is None:
-            signs = set(fs.names(layout.locks))  # after the areas: whoever has one was elected before
-        state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
-        transfer = _transfer(facts, text, state)
-        yield transfer if transfer.sign in signs else transfer._replace(state=State.ABANDONED)
+        yield transfer
+
+
+def _fetched_in(fs: FileSystem, layout: Layout, work: WorkName, proc: Proc) -> Transfer:
+    """The fetch in a work area. Raises OSError or records.Damaged."""
+    area = f"{layout.tmp}/{work}"
+    found = fs.names(area)
+    facts = records.decode_document(fs.read_text(f"{area}/{TRANSFER_FILE}"))
+    state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
+    transfer = _transfer(facts, str(work), state)
+    if not is_abandoned(fs, layout, transfer.sign, proc):
+        return transfer
+    until = downloads.continuable_until(fs, layout, work)
+    return transfer._replace(state=State.ABANDONED, continuable_until=until)
+
+
+def is_abandoned(fs: FileSystem, layout: Layout, sign: str, proc: Proc) -> bool:
+    """Whether a fetcher is gone: its election has ended, or its process was killed on this host.
+
+    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name.
+    """
+    if re.fullmatch(_SIGN, sign) is None:
+        return True
+    try:
+        record = HolderRecord.decode(fs.get_record(f"{layout.locks}/{sign}"))
+    except FileNotFoundError:
+        return True
+    except (OSError, records.Damaged):
+        return False
+    return _is_dead(record, proc)
+
+
+def _is_dead(record: HolderRecord, proc: Proc) -> bool:
+    return holders.judge(record, proc, lambda ttl: Verdict(Life.UNKNOWN, "not seen from here")).state is Life.DEAD
+
+
+def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:
+    """Ids of holders whose process was killed on this host. They may still be in `holders/`."""
+    gone = set()
+    for name in Roll.glance(fs, layout).present.values():
+        try:
+            if _is_dead(holders.read(fs, layout, name), proc):
+                gone.add(name.id)
+        except (OSError, records.Damaged):
+            continue
+    return frozenset(gone)
 
 
 def is_fetched(fs: FileSystem, layout: Layout, key: str) -> bool:
     """Whether a fetch of the item has begun and not ended; also one that was abandoned, and can be gone on with."""
-    return any(transfer.key == key and transfer.state != State.WAITING for transfer in running(fs, layout))
-
-
-def parts(fs: FileSystem, area: str) -> dict[int, int]:
-    """Bytes that can be relied on in the downloads of a work area, by the number of the source."""
-    found = (PartName.parse(name) for name in fs.names(area))
-    return {part.source: part.bytes for part in found if part and part.bytes}
+    return any(transfer.key == key for transfer in running(fs, layout, waits=False))
 
 
 def is_for_show(name: str) -> bool:
@@ -106,14 +156,14 @@ def is_for_show(name: str) -> bool:
     return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
 
 
-def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = None) -> int:
+def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = None, proc: Proc | None = None) -> int:
     """Bytes that running fetches still have to write, as far as they know.
 
     `before`: only those that began before this time and area; two that begin at once must not make way for each other.
     """
     total = 0
-    for transfer in running(fs, layout):
-        if transfer.state in (State.WAITING, State.ABANDONED) or transfer.total is None:
+    for transfer in running(fs, layout, proc, waits=False):
+        if transfer.state == State.ABANDONED or transfer.total is None:
             continue
         if before is None or (transfer.began or 0.0, transfer.area) < before:
             total += max(0, transfer.total - transfer.bytes)
@@ -122,9 +172,9 @@ def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = 
 
 def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
     """The fetches that have ended within a day, the oldest first."""
-    for name in sorted(outcomes(fs, layout), key=lambda one: one.end):
+    for name in sorted(downloads.all_outcomes(fs, layout), key=lambda one: one.end):
         try:
-            facts = records.decode_document(fs.read_text(f"{layout.transfers}/{name}"))
+            facts = records.decode_document(fs.read_text(downloads.path_of(layout, name)))
         except (OSError, records.Damaged):
             continue
         state = StateName(
@@ -133,37 +183,12 @@ def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
         yield _transfer(facts, "", state)._replace(ended=name.end / 1000)
 
 
-def outcomes(fs: FileSystem, layout: Layout) -> list[OutcomeName]:
-    """The names of what is known of ended fetches. One listing."""
-    try:
-        found = fs.names(layout.transfers)
-    except FileNotFoundError:
-        return []
-    return [name for text in found if (name := OutcomeName.parse(text))]
-
-
-def note_outcome(fs: FileSystem, layout: Layout, clock: Clock, name: OutcomeName, facts: dict[str, Any]) -> None:
-    """Say how a fetch ended, and forget what was said a day ago. A failure to do so is none of the fetch's."""
-    with contextlib.suppress(OSError):
-        path = f"{layout.transfers}/{name}"
-        text = records.encode_document(facts)
-        try:
-            fs.write_new(path, text, shared=layout.shared)
-        except FileNotFoundError:
-            fs.make_dirs(layout.transfers, shared=layout.shared)
-            fs.write_new(path, text, shared=layout.shared)
-        for old in outcomes(fs, layout):
-            if old.end / 1000 < clock.wall() - KEEP:
-                with contextlib.suppress(OSError):
-                    fs.unlink(f"{layout.transfers}/{old}")
-
-
 def describe(transfer: Transfer, now: float) -> str:
     """How far a fetch is, in words: ``1.2 GB of 5.0 GB, 24 %, 30 MB/s, 2 min left``."""
     import humanize
 
     if transfer.state in (State.QUEUED, State.ABANDONED):
-        return str(transfer.state)
+        return continuing(transfer) or str(transfer.state)
     words = [humanize.naturalsize(transfer.bytes)]
     if transfer.total:
         words = [f"{words[0]} of {humanize.naturalsize(transfer.total)}", f"{transfer.percent:.0f} %"]
@@ -175,6 +200,12 @@ def describe(transfer: Transfer, now: float) -> str:
     if transfer.attempts > 1:
         words.append(f"attempt {transfer.attempts}")
     return ", ".join(words)
+
+
+def continuing(transfer: Transfer) -> str:
+    """That a fetch can be continued, and until when; empty if it cannot."""
+    until = transfer.continuable_until
+    return "" if until is None else f"can be continued, until {iso(until)}"
 
 
 def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Transfer:

@@ -9,7 +9,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 
-from sccache_dtool import items, records
+from sccache_dtool import downloads, items, records
 from sccache_dtool.election import Election
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
@@ -32,7 +32,7 @@ class Waiter:
     """Waits for one holder for one item, for as long as its terms say."""
 
     def __init__(self, errand: Errand, wanted: Wanted, terms: Terms) -> None:
-        self._fs, self._layout, self._clock, self._holder, self._worker, self._note = errand
+        self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
         self._wanted = wanted
         self._terms = terms
         self._deadline = self._clock.monotonic() + terms.wait
@@ -84,14 +84,14 @@ class Waiter:
     def _who(self, election: Election) -> str:
         """Who fetches, and how far."""
         who = election.winner() or "an unknown process"
-        for transfer in transfers.running(self._fs, self._layout):
-            if transfer.key == self._wanted.key and transfer.state not in (State.WAITING, State.ABANDONED):
+        for transfer in transfers.running(self._fs, self._layout, self._proc, waits=False):
+            if transfer.key == self._wanted.key and transfer.state != State.ABANDONED:
                 return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
     def _failures(self) -> Iterator[OutcomeName]:
-        for name in transfers.outcomes(self._fs, self._layout):
-            if name.key == self._wanted.key[:32] and name.how == FAILED:
+        for name in downloads.outcomes(self._fs, self._layout, self._wanted.key):
+            if name.how == FAILED:
                 yield name
 
     def _raise_new(self, known: set[OutcomeName]) -> None:
@@ -103,7 +103,7 @@ class Waiter:
         """
         for name in set(self._failures()) - known:
             try:
-                facts = records.decode_document(self._fs.read_text(f"{self._layout.transfers}/{name}"))
+                facts = records.decode_document(self._fs.read_text(downloads.path_of(self._layout, name)))
             except (OSError, records.Damaged):
                 continue
             known.add(name)

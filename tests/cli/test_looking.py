@@ -59,6 +59,37 @@ def test_du_by_user(sc: Sc) -> None:
     assert len(sc("du", "--by", "user").out.splitlines()) == 3
 
 
+@pytest.mark.parametrize("more", [(), ("--by", "user"), ("--by", "dataset"), ("--top", "1")])
+def test_what_du_calls_reclaimable_is_what_clean_removes(
+    sc: Sc, tmp_path: Path, disk: Disk, more: tuple[str, ...]
+) -> None:
+    """A data manager who needs 2 TB would be promised what is pinned, or excluded in the settings."""
+    for number, name in enumerate(("idle", "pinned", "mine.keep", "held")):
+        (tmp_path / name).write_bytes(bytes(10 ** (number + 1)))
+        sc("use", tmp_path / name)
+        if name != "held":
+            sc("unuse", tmp_path / name)
+    sc("pin", "pinned")
+    (disk.control / "config.toml").write_text('[clean]\nexclude = ["*.keep"]\n')
+    directory = disk.root / "0123abcd-0123-4567-89ab-0123456789ab"
+    directory.mkdir()
+    (directory / f"{'1' * 40}.txt").write_bytes(bytes(3))  # by dtool, and so fresh that it may be in use
+    total = sc("-f", "json", "du", *more).row("total")
+    plan = sc("-f", "json", "clean", "--all", "-n").row("total")
+    assert total["reclaimable_bytes"] == plan["bytes"]
+    assert total["reclaimable_items"] == 1
+    assert total["items"] == 4
+
+
+def test_du_with_a_grace_period(sc: Sc, source: str, disk: Disk) -> None:
+    """What was fetched just now stays, and would be promised."""
+    sc("use", source)
+    sc("unuse", source)
+    assert sc("-f", "json", "du").row("total")["reclaimable_items"] == 1
+    (disk.control / "config.toml").write_text('[clean]\ngrace = "1h"\n')
+    assert sc("-f", "json", "du").row("total")["reclaimable_items"] == 0
+
+
 def test_an_empty_cache(sc: Sc) -> None:
     """A new cache would be an error, or a traceback, to every command that looks."""
     sc("init")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -111,14 +112,15 @@ def test_what_ended_is_hidden_after_a_minute(
 
 
 def test_what_ended_a_day_ago_is_forgotten(
-    sc: Callable[..., Done], source: str, disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sc: Callable[..., Done], source: str, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A cache that lives for years would gather a file for each fetch."""
     sc("use", source)
     assert len(disk.names("transfers")) == 1
-    monkeypatch.setattr(transfers, "KEEP", -1.0)
-    (tmp_path / "other").write_text("x")
-    sc("use", tmp_path / "other")
+    sc("clean", "--older-than", "30d", "-y")
+    assert len(disk.names("transfers")) == 1
+    monkeypatch.setattr("sccache_dtool.downloads.KEEP", -1.0)
+    sc("clean", "--older-than", "30d", "-y")
     assert disk.names("transfers") == []
 
 
@@ -130,17 +132,21 @@ def test_what_a_killed_fetch_left_is_called_abandoned(sc: Callable[..., Done], s
         wait_for_state(sc, "transferring")
         fetching.kill()
         fetching.wait()
+    (one,) = shown(sc)
+    assert one["state"] == "abandoned"
+    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
     for name in disk.names("locks"):  # as the next who wants the item does it
         (disk.control / "locks" / name).unlink()
     assert [one["state"] for one in shown(sc)] == ["abandoned"]
-    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
 
 
 def test_a_record_that_nobody_wrote_is_passed_over(sc: Callable[..., Done], disk: Disk, source: str) -> None:
     """One damaged file would hide everything."""
     sc("use", source)
-    (name,) = disk.names("transfers")
-    (disk.control / "transfers" / name.replace("~done", "~failed")).write_text("{")
+    (item,) = disk.names("transfers")
+    (name,) = disk.names(f"transfers/{item}")
+    (disk.control / "transfers" / item / name.replace("~done", "~failed")).write_text("{")
+    (disk.control / "transfers" / item / "notes").write_text("mine")
     (disk.control / "transfers" / "notes").write_text("mine")
     assert len(shown(sc)) == 1
 
@@ -176,6 +182,82 @@ def test_what_was_given_up_is_continued_by_the_next(sc: Callable[..., Done], ser
     assert sc("use", url).path.read_bytes() == body
     assert server.ranges("/x")[-1] == f"bytes={2 * MEBIBYTE}-"
     assert disk.names("tmp") == []
+
+
+def begin_and_stop(sc: Callable[..., Done], server: Server, number: signal.Signals) -> tuple[str, bytes]:
+    """A download that is stopped when half of it is there; where it is from, and what it is."""
+    body = os.urandom(4 * MEBIBYTE)
+    url = server.pages("/x", Page(body, stall_after=2 * MEBIBYTE, etag=ETAG), Page(body, etag=ETAG))
+    with start([*HURRIED, "use", url, *ME]) as fetching:
+        wait_until(lambda: [one for one in shown(sc) if one["bytes"] == 2 * MEBIBYTE], "how far it is")
+        fetching.send_signal(number)
+        server.release()
+        fetching.wait()
+    return url, body
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_can_be_continued_is_neither_damage_nor_a_fetch(
+    sc: Callable[..., Done], server: Server, disk: Disk, number: signal.Signals
+) -> None:
+    """After a Ctrl-C a cron job would report a damaged cache, and `clean` throw away what had come."""
+    sc("init")
+    url, body = begin_and_stop(sc, server, number)
+    sc("reap")
+    (one,) = shown(sc)
+    assert one["state"] == "abandoned"
+    assert one["continuable_until"]
+    assert f"can be continued, until {one['continuable_until']}" in sc("transfers").out
+    status = sc("-f", "json", "status").row("cache")
+    assert (status["fetching"], status["continuable"]) == (0, 1)
+    assert "1 can be continued" in sc("status").out
+    assert sc("clean", "--older-than", "30d", "-y").code == 0
+    done = sc("doctor")
+    assert done.code == 0, done
+    assert sc("use", url).path.read_bytes() == body
+    assert server.ranges("/x")[-1] == f"bytes={2 * MEBIBYTE}-"
+    assert disk.names("tmp") == []
+
+
+@pytest.mark.parametrize("words", [("--all",), ("--retain-size", "1kB")], ids=" ".join)
+def test_what_can_be_continued_makes_room(
+    sc: Callable[..., Done], server: Server, disk: Disk, words: tuple[str, ...], source: str
+) -> None:
+    """Interrupted downloads would fill a disk that a cleaning is to free."""
+    Path(source).write_bytes(bytes(2000))
+    sc("init")
+    sc("use", source, *ME)  # in the way of the goal
+    begin_and_stop(sc, server, signal.SIGKILL)
+    sc("clean", *words, "-y")
+    assert disk.names("tmp") == []
+
+
+def test_what_can_be_continued_is_removed_in_the_end(
+    sc: Callable[..., Done], server: Server, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Downloads that nobody wants any more would stay for good."""
+    sc("init")
+    begin_and_stop(sc, server, signal.SIGKILL)
+    monkeypatch.setattr("sccache_dtool.downloads.CONTINUE_FOR", -1.0)
+    assert sc("doctor").code == 20
+    sc("clean", "--older-than", "30d", "-y")
+    assert disk.names("tmp") == []
+
+
+def test_a_wait_of_a_killed_process_is_not_shown(sc: Callable[..., Done], server: Server) -> None:
+    """More would seem to wait for a download than do."""
+    sc("init")
+    url = server.page("/x", bytes(MEBIBYTE), hold=True)
+    with start([SC_DTOOL, "use", url, *ME]) as first:
+        server.wait_for_gets("/x")
+        with start([SC_DTOOL, "use", url, *ME]) as second:
+            wait_for_state(sc, "waiting")
+            second.kill()
+            second.wait()
+            assert [one["state"] for one in shown(sc)] != []
+            assert "waiting" not in [one["state"] for one in shown(sc)]
+        server.release()
+        assert finish(first).code == 0
 
 
 def test_little_that_came_is_not_kept(sc: Callable[..., Done], server: Server, disk: Disk) -> None:

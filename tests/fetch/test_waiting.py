@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from faults import FakeClock
+from sccache_dtool import downloads
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
-from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.populate import _reasons
@@ -20,6 +20,7 @@ from sccache_dtool.fetch.wanted import Terms, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import user_name
 from sccache_dtool.layout import FAILED, Layout, OutcomeName
+from sccache_dtool.liveness.process import Proc
 
 LEASE = f"p{'0' * 12}-{'1' * 12}.7"
 
@@ -36,7 +37,7 @@ class Lost:
         self.polls += 1
         if self.polls == 2:
             name = OutcomeName(self.key[:32], LEASE, 1_800_000_000_000, FAILED)
-            transfers.note_outcome(FileSystem(), self.layout, FakeClock(), name, self.facts)
+            downloads.note_outcome(FileSystem(), self.layout, name, self.facts)
         return self.polls >= 3
 
     def resign(self) -> None:
@@ -80,7 +81,7 @@ def test_a_failure_is_taken_over_only_if_the_same_fetch_would_fail_again(
     wanted = wanted_from([url], None, layout.root)
     terms = Terms(60, make_room=(lambda missing: missing) if make_room else None)
     nobody: Any = None
-    waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, print), wanted, terms)
+    waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, Proc(), print), wanted, terms)
     election: Any = Lost(layout, facts, wanted.key)
     if kind is None:
         assert waiter.wait(election, lambda: None) is None

@@ -175,7 +175,7 @@ def test_what_others_named_is_shown_without_driving_the_terminal(scene: Scene, f
         os.symlink(EVIL, f"{scene.layout.pins}/{PinName(scene.key, 9_999_999_999)}")
         trashed = f"{scene.layout.trash}/{TrashName(GENERATION, 9_999_999_999)}/item.json"
         Path(trashed).write_text(json.dumps({"key": f"{'0' * 32}-{evil}"}))
-        outcome = f"{scene.layout.transfers}/{scene.key[:32]}~{ID}.9~{int(time.time() * 1000)}~failed"
+        outcome = f"{scene.layout.transfers}/{scene.key[:32]}/{scene.key[:32]}~{ID}.9~{int(time.time() * 1000)}~failed"
         more = {"label": evil, "error": evil, "details": [evil], "hint": evil, "began": evil, "bytes": evil}
         Path(outcome).write_text(json.dumps(facts | more))
         work = f"{scene.layout.tmp}/{WorkName(f'{ID}.6', 'fetch')}"
@@ -239,7 +239,7 @@ def test_records_with_absurd_numbers(scene: Scene, number: str) -> None:
     def spoil() -> None:
         os.rename(f"{scene.copy}/item.json", f"{scene.copy}/use/item.json")
         Path(f"{scene.copy}/item.json").write_text(f"{text}}}")
-        outcome = f"{scene.key[:32]}~{ID}.9~{int(time.time() * 1000)}~done"
+        outcome = f"{scene.key[:32]}/{scene.key[:32]}~{ID}.9~{int(time.time() * 1000)}~done"
         Path(f"{scene.layout.transfers}/{outcome}").write_text(f"{text}}}")
         work = f"{scene.layout.tmp}/{WorkName(f'{ID}.6', 'fetch')}"
         os.makedirs(work)
@@ -321,7 +321,9 @@ PLACES = {
     "FORMAT": lambda scene: scene.layout.format_file,
     "a work area": lambda scene: f"{scene.layout.tmp}/{WorkName(f'{ID}.7', 'fetch')}",
     "a fetch's record": lambda scene: f"{scene.layout.tmp}/{WorkName(f'{ID}.8', 'fetch')}/transfer.json",
-    "an outcome": lambda scene: f"{scene.layout.transfers}/{'0' * 32}~{ID}.9~{int(time.time() * 1000)}~failed",
+    "an outcome": lambda scene: (
+        f"{scene.layout.transfers}/{'0' * 32}/{'0' * 32}~{ID}.9~{int(time.time() * 1000)}~failed"
+    ),
     "what was evicted": lambda scene: f"{scene.layout.trash}/{TrashName(GENERATION, 9_999_999_999)}/item.json",
     "what is being removed": lambda scene: f"{scene.layout.trash}/{GOING}",
     "a loose file": lambda scene: f"{scene.root}/{UUID}/{'0' * 40}.csv",

@@ -67,14 +67,16 @@ def leave(gate: str, lease: str, ended: str) -> Program:
 
 
 def close(gate: str) -> Program:
+    """How it is closed: "now" or "before"; "" if a lease is in it."""
     try:
         yield "rmdir", gate
     except Refused as refusal:
         if refusal.why == ENOTEMPTY:
-            return False
+            return ""
         if refusal.why != ENOENT:
             raise
-    return True
+        return "before"
+    return "now"
 
 
 # -- leases.py, items.py -----------------------------------------------------------------------------------------------
@@ -268,10 +270,45 @@ def _judge_all(present: tuple[str, ...]) -> Program:
 
 def evict(generation: str, *, keep: bool = False) -> Program:
     """`keep`: for who wants it back; else its removal has begun with that."""
-    if not (yield from close(f"item/{generation}/use")):
+    if keep and not (yield from noted(f"item/{generation}/kept")):
         return False
+    closing = yield from close(f"item/{generation}/use")
+    if not closing:
+        if keep:
+            yield from _unlinked(f"item/{generation}/kept")
+        return False
+    if closing == "before":
+        keep = (yield from kept(f"item/{generation}")) or keep
     name = generation if keep else f"{generation}~going"
     return (yield from _suppressing(GONE, "rename", f"item/{generation}", f"trash/{name}"))
+
+
+def noted(note: str) -> Program:
+    try:
+        yield "symlink", "-", note
+    except Refused as refusal:
+        if refusal.why in GONE:
+            return False
+        if refusal.why != EEXIST:
+            raise
+    return True
+
+
+def _unlinked(path: str) -> Program:
+    try:
+        yield "unlink", path
+    except Refused:
+        return
+
+
+def kept(directory: str) -> Program:
+    try:
+        found = yield "names", directory
+    except Refused as refusal:
+        if refusal.why not in GONE:
+            raise
+        return False
+    return "kept" in found
 
 
 def purge() -> Program:
@@ -319,25 +356,69 @@ def discard_work(work: str) -> Program:
 
 def restore(me: str, name: str) -> Program:
     """The new generation, or None."""
-    old, new, generation = f"tmp/{me}.1~restore", f"tmp/{me}.2~publish", f"g-{me}"
-    yield "mkdir", new
-    yield "mkdir", f"{new}/use"
-    yield from _suppressing((EEXIST,), "mkdir", HISTORY)
+    work, emptied, generation = f"{me}.1~restore~{name}", f"tmp/{me}.2~emptied", f"g-{me}"
     refusal = None
     done = False
     try:
-        if (yield from moved(f"trash/{name}", old)):
-            both = (yield from moved(f"{old}/payload", f"{new}/payload")) and (
-                yield from moved(f"{old}/json", f"{new}/json")
-            )
-            done = bool(both) and (yield from moved(new, f"item/{generation}"))
+        done = yield from _restored(f"tmp/{work}", name, emptied, f"item/{generation}")
     except Refused as caught:
         refusal = caught
-    yield from _discard(old)
-    yield from _discard(new)
+    if not done:
+        try:
+            yield from give_back(work)
+        except Refused as caught:
+            refusal = refusal or caught
+    yield from _discard(emptied)
     if refusal is not None:
         raise refusal
     return generation if done else None
+
+
+def _restored(area: str, name: str, emptied: str, target: str) -> Program:
+    yield "mkdir", area
+    yield "mkdir", f"{area}/use"
+    yield from _suppressing((EEXIST,), "mkdir", HISTORY)
+    if not (yield from moved(f"trash/{name}", f"{area}/trashed")):
+        return False
+    if not (yield from moved(f"{area}/trashed/payload", f"{area}/payload")):
+        raise Refused(ENOENT)
+    if not (yield from moved(f"{area}/trashed/json", f"{area}/json")):
+        raise Refused(ENOENT)
+    yield from moved(f"{area}/trashed", emptied)
+    refusal = None
+    try:
+        if (yield from moved(area, target)):
+            return True
+        raise Refused(ENOENT)
+    except Refused as caught:
+        refusal = caught
+    if refusal.why in GONE:
+        raise refusal
+    found = yield "names", "item"
+    if target.partition("/")[2] in found:
+        return True
+    raise refusal
+
+
+def give_back(work: str) -> Program:
+    """Return to the trash what a restorer took from there, under its old name."""
+    lease, purpose, name = work.split("~")
+    area = f"tmp/{lease}~return~{name}"
+    if purpose != "return":
+        yield from _suppressing(GONE, "rename", f"tmp/{work}", area)
+    yield from _suppressing((*GONE, ENOTEMPTY), "rmdir", f"{area}/use")
+    try:
+        yield "rmdir", area
+        return False
+    except Refused as refusal:
+        if refusal.why in GONE:
+            return False
+        if refusal.why != ENOTEMPTY:
+            raise
+    yield from _suppressing(GONE, "rename", f"{area}/trashed/payload", f"{area}/payload")
+    yield from _suppressing(GONE, "rename", f"{area}/trashed/json", f"{area}/json")
+    yield from _suppressing((*GONE, ENOTEMPTY), "rmdir", f"{area}/trashed")
+    return (yield from _suppressing(GONE, "rename", area, f"trash/{name}"))
 
 
 def moved(source: str, target: str) -> Program:
@@ -581,6 +662,44 @@ def evictor(*wanted: str) -> Program:
     yield from purge()
 
 
+def put_away(work: str) -> Program:
+    """What a cleaner does with the work area of somebody who is gone."""
+    if "~restore~" in work or "~return~" in work:
+        yield from give_back(work)
+    else:
+        yield from discard_work(work)
+
+
+def finish(generation: str) -> Program:
+    """Go on with an eviction that was interrupted, as a cleaner does that finds no gate."""
+    try:
+        found = yield "names", f"item/{generation}"
+    except Refused:
+        return
+    if "use" not in found:
+        yield from evict(generation)
+
+
+def finisher(me: str, generation: str) -> Program:
+    yield from finish(generation)
+    yield from returner(me)
+
+
+def returner(me: str) -> Program:
+    """A cleaning that finds nothing to evict, and nothing in the trash that is not to be kept."""
+    yield from appear(me)
+    works = yield "names", "tmp"
+    court = yield from reap(me, ())
+    while works:
+        work, works = works[0], works[1:]
+        is_dead = work.endswith("~going") or "~return~" in work
+        if not is_dead:
+            is_dead, court = yield from ask(me, court, work.partition(".")[0])
+        if is_dead:
+            yield from put_away(work)
+    yield from retire(me, 0)
+
+
 def reaper(me: str) -> Program:
     seen = yield from scan()
     yield from reap(me, seen)
@@ -594,11 +713,11 @@ def cleaner(me: str) -> Program:
     court = yield from reap(me, seen)
     while works:
         work, works = works[0], works[1:]
-        is_dead = work.endswith("~going")
+        is_dead = work.endswith("~going") or "~return~" in work
         if not is_dead:
             is_dead, court = yield from ask(me, court, work.partition(".")[0])
         if is_dead:
-            yield from discard_work(work)
+            yield from put_away(work)
     while seen:
         (generation, _, _), seen = seen[0], seen[1:]
         yield from evict(generation)

@@ -131,6 +131,7 @@ class Scenario(NamedTuple):
     luck: Luck
     mortal: frozenset[str] | None = None  # who may crash; None: everybody
     recovery: Make | None = None  # what puts everything in order, once nobody is left
+    wanted: str | None = None  # the payload of a copy that is kept, and that nobody may delete
 
 
 class Result(NamedTuple):
@@ -380,11 +381,21 @@ class Explorer:
     def _wrong(self, state: State) -> str | None:
         seen = (state.tree, state.facts)
         if seen not in self._fine:
-            wrong = self._violated(*seen)
+            wrong = self._violated(*seen) or self._lost(state.tree)
             if wrong:
                 return wrong
             self._fine.add(seen)
         return self._not_recovered(state)
+
+    def _lost(self, tree: Tree) -> str | None:
+        """What somebody wants back is deleted."""
+        wanted = self._scenario.wanted
+        if wanted is None:
+            return None
+        going = [f"{place}/{name}" for place in ("tmp", "trash") for name in tree.inside(place) if "~going" in name]
+        if wanted in tree.names.values() and not any(tree.at(f"{path}/payload") == wanted for path in going):
+            return None
+        return "the copy that is kept for `restore` is lost"
 
     def _not_recovered(self, state: State) -> str | None:
         """After a power failure now, can everything be put in order?"""
@@ -397,6 +408,9 @@ class Explorer:
         tree = recover(state.tree, self._scenario.recovery)
         wrong = self._violated(tree, made)
         left = litter(tree)
+        if self._scenario.wanted is not None:
+            left = [path for path in left if not path.startswith("trash/")]
+            wrong = wrong or self._lost(tree) or _not_to_be_had(tree)
         if left:
             wrong = f"{', '.join(left)} left"
         return f"after a power failure, and a cleaning: {wrong}" if wrong else None
@@ -446,6 +460,15 @@ def _believe(facts: set[Fact], name: str, call: Call, tree: Tree) -> str | None:
         if missed:
             return f"{name} did not count {', '.join(missed)}, which had ended before it began"
     return None
+
+
+def _not_to_be_had(tree: Tree) -> str | None:
+    """The copy is neither in the trash, whole, nor published."""
+    published = [name for name in tree.inside("item") if name.startswith("g")]
+    trashed = [name for name in tree.inside("trash") if tree.at(f"trash/{name}/payload")]
+    if published or any(tree.at(f"trash/{name}/json") for name in trashed if not name.endswith("~going")):
+        return None
+    return "the copy that is kept for `restore` can neither be used nor restored"
 
 
 def finished(tree: Tree) -> set[str]:

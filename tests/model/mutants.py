@@ -21,7 +21,7 @@ from model.actors import (
     remove_tree,
     write_new,
 )
-from model.disk import EEXIST, ENOENT, GONE, WHOLE, Refused
+from model.disk import EEXIST, ENOENT, ENOTEMPTY, GONE, WHOLE, Refused
 from model.explorer import Explorer, Result
 from model.invariants import violated
 from model.scenarios import scenarios
@@ -187,6 +187,23 @@ def _restore_the_directory(me: str, name: str) -> Program:
     return f"g-{me}"
 
 
+def _return_without_renaming(work: str) -> Program:
+    """Look into the work area where the restorer may still publish it."""
+    area, name = f"tmp/{work}", work.rpartition("~")[2]
+    yield from _suppressing((*GONE, ENOTEMPTY), "rmdir", f"{area}/use")
+    yield from _suppressing(GONE, "rename", f"{area}/payload", f"{area}/trashed/payload")
+    yield from _suppressing(GONE, "rename", f"{area}/json", f"{area}/trashed/json")
+    yield from _suppressing(GONE, "rename", f"{area}/trashed", f"trash/{name}")
+    yield from actors.remove_tree(area)
+
+
+def _evict_without_a_note(generation: str, *, keep: bool = False) -> Program:
+    if not (yield from actors.close(f"item/{generation}/use")):
+        return False
+    name = generation if keep else f"{generation}~going"
+    return (yield from _suppressing(GONE, "rename", f"item/{generation}", f"trash/{name}"))
+
+
 def _evict_by_name(generation: str) -> Program:
     """Rename first, and look at the gate then."""
     if not (yield from _suppressing(GONE, "rename", f"item/{generation}", f"trash/{generation}")):
@@ -259,5 +276,20 @@ MUTANTS = [
         "a restored copy that keeps its directory",
         "an eviction, a restoration, and a memory of before",
         {"restore": _restore_the_directory},
+    ),
+    Mutant(
+        "a cleaner that removes what a killed restorer had taken",
+        "a restorer, and a cleaner that returns the copy, out of date",
+        {"put_away": actors.discard_work},
+    ),
+    Mutant(
+        "a cleaner that returns a copy from where it can still be published",
+        "a restorer, and a cleaner that returns the copy, out of date",
+        {"give_back": _return_without_renaming},
+    ),
+    Mutant(
+        "an eviction that does not note how long the copy is to be kept",
+        "an eviction for restore that another evictor finishes",
+        {"evict": _evict_without_a_note},
     ),
 ]

@@ -174,5 +174,39 @@ def scenarios() -> dict[str, Scenario]:
             Luck(crashes=1, lost=1),
             recovery=recovery,
         ),
+        Scenario(
+            "a restorer, and two cleaners that return the copy",
+            _tree("trash/g0", "trash/g0/payload#", "trash/g0/json#"),
+            {
+                "s1": partial(actors.restorer, "s1"),
+                "c1": partial(actors.returner, "c1"),
+                "c2": partial(actors.alone, partial(actors.give_back, "s1.1~restore~g0")),
+            },
+            Luck(crashes=1),
+            recovery=partial(actors.returner, "after"),
+            wanted="#trash/g0/payload",
+        ),
+        Scenario(
+            "a restorer, and a cleaner that returns the copy, out of date",
+            _tree("trash/g0", "trash/g0/payload#", "trash/g0/json#"),
+            {
+                "s1": partial(actors.restorer, "s1"),
+                "c1": partial(actors.returner, "c1"),
+            },
+            Luck(crashes=1, lost=1, stale=1, lapses=1, errors=1),
+            recovery=partial(actors.returner, "after"),
+            wanted="#trash/g0/payload",
+        ),
+        Scenario(
+            "an eviction for restore that another evictor finishes",
+            _tree(*COPY),
+            {
+                "e1": partial(actors.alone, partial(actors.evict, "g0", keep=True)),
+                "e2": partial(actors.alone, partial(actors.finish, "g0")),
+            },
+            Luck(crashes=1, lost=1, errors=1),
+            recovery=partial(actors.finisher, "after", "g0"),
+            wanted="#item/g0/payload",
+        ),
     ]
     return {scenario.name: scenario for scenario in found}

@@ -117,6 +117,8 @@ class Names:
         where, name, tail = "/".join(above[:1]), part.partition("~")[0], part.partition("~")[2]
         if where == "item" and len(above) == 1 and part != "history":
             return self._number("COPY", name)
+        if part.startswith("kept~"):
+            return "kept"
         if where == "trash":
             return self._number("COPY", name) + ("~going" if tail.endswith("going") else "")
         if len(above) == 3 and above[2] == "use":
@@ -126,7 +128,7 @@ class Names:
         if where == "holders" and part != "gone":
             return self._number("PROBE" if part.startswith("probe") else "HOLDER", part)
         if where == "tmp" and len(above) == 1:
-            return f"{self._number('WORK', name)}~{tail.rpartition('~')[2]}"
+            return f"{self._number('WORK', name)}~{tail.partition('~')[0]}"
         return {"item.json": "json"}.get(part, part)
 
     def _number(self, kind: str, name: str) -> str:
@@ -262,6 +264,21 @@ def _work(world: World) -> WorkName:
     return work
 
 
+_IN_RESTORE = ("use", "trashed", "trashed/payload#", "trashed/json#")
+
+
+def _half_restored(world: World, renames: int) -> WorkName:
+    """What a restorer leaves that is killed after so many renames."""
+    name = _binned(world)
+    work = WorkName(world.holder.next_lease(), "restore", str(name))
+    os.makedirs(f"{world.layout.tmp}/{work}/use")
+    if renames:
+        os.rename(f"{world.layout.trash}/{name}", f"{world.layout.tmp}/{work}/trashed")
+        for inner in Path(world.layout.tmp, str(work), "trashed").glob("kept~*"):
+            inner.unlink()
+    return work
+
+
 def _revoked(world: World) -> None:
     (name,) = [name for name in os.listdir(world.layout.holders) if name != "gone"]
     os.rename(f"{world.layout.holders}/{name}", f"{world.layout.gone}/{name}")
@@ -351,6 +368,20 @@ OPERATIONS = {
         (*EMPTY, "trash/g0", "trash/g0/payload#", "trash/g0/json#"),
         _U1,
         lambda: actors.restore("u1", "g0"),
+    ),
+    "give back, nothing taken": Operation(
+        lambda world: _half_restored(world, 0),
+        lambda world, work: trash.give_back(world.fs, world.layout, work),
+        (*EMPTY, "tmp/u1.0~restore~g0", "tmp/u1.0~restore~g0/use", "trash/g0", "trash/g0/payload#", "trash/g0/json#"),
+        _U1,
+        lambda: actors.give_back("u1.0~restore~g0"),
+    ),
+    "give back, all taken": Operation(
+        lambda world: _half_restored(world, 1),
+        lambda world, work: trash.give_back(world.fs, world.layout, work),
+        (*EMPTY, "tmp/u1.0~restore~g0", *(f"tmp/u1.0~restore~g0/{inner}" for inner in _IN_RESTORE)),
+        _U1,
+        lambda: actors.give_back("u1.0~restore~g0"),
     ),
     "discard a work area": Operation(
         _work,

@@ -385,6 +385,9 @@ class Case(NamedTuple):
 
 _DOCTOR_FIRST = ("doctor --fix", "clean --all -y")  # `clean` wants its directories, and only the doctor makes them
 
+#: A cleaning that evicts nothing of what was used today: what is kept for `restore` must be there after it.
+_OF_WHAT_IS_OLD = ("clean --older-than 30d -y", "doctor --fix")
+
 CASES = {
     "use, a miss": Case(_nothing, "use --holder pid:$P $S"),
     "use, a tar": Case(_nothing, "use --holder pid:$P $S", _a_tar),
@@ -409,14 +412,14 @@ CASES = {
     ),
     "clean, loose files": Case(_loose, "clean --older-than 0s", most=_SOME),
     "rm": Case(_reapable, "rm ref"),
-    "rm --trash": Case(_idle, "rm --trash 1d ref"),
-    "restore": Case(_binned, "restore ref"),
+    "rm --trash": Case(_idle, "rm --trash 1d ref", put_right=_OF_WHAT_IS_OLD),
+    "restore": Case(_binned, "restore ref", put_right=_OF_WHAT_IS_OLD),
     "reap": Case(_reapable, "reap"),
     "reap --holder": Case(
         _held_by_name, "reap --holder $H -y", put_right=("$again", "clean --all -y", "doctor --fix"), codes=(0, 2)
     ),
     "renew": Case(_idle, "renew --holder pid:$P", leased=3600),
-    "clean --trash": Case(_idle, "clean --all -y --trash 1d"),
+    "clean --trash": Case(_idle, "clean --all -y --trash 1d", put_right=_OF_WHAT_IS_OLD),
     "init": Case(_bare, "init", put_right=("init", "clean --all -y", "doctor --fix")),
     "pin": Case(_idle, "pin --until 1d ref"),
     "pin, another time": Case(_pinned, "pin ref"),
@@ -494,6 +497,8 @@ class Accidents:
             again = words == "$again"
             done = sc_dtool(place, *self._filled(self.case.words if again else words, place))
             assert done.code in (self.case.codes if again else (0,)), f"{where}: {done}"
+            if self.case.put_right is _OF_WHAT_IS_OLD:
+                self._still_to_be_had(place, cache, where)
         self._only_whole_copies(place, cache, where)
         holder = ("--holder", f"pid:{os.getpid()}")
         used = sc_dtool(place, "use", "--wait", "20s", *holder, *self.thing.words)
@@ -520,6 +525,15 @@ class Accidents:
         if self.case.writes is not None:
             text = Path(place, self.case.writes).read_text()
             assert text.endswith("\n"), where
+
+    def _still_to_be_had(self, place: str, cache: Cache, where: str) -> None:
+        """What is, or was, to be kept for `restore` is published, or in the trash for as long."""
+        published = generations(place, self.scene.key)
+        kept = [name for _, name in cache.restorable()]
+        assert len(published) + len(kept) == 1, f"{where}: {published}, {names(cache._layout.trash)}"
+        asked = 100_000 if self.case.before is _binned else 86_400
+        for name in kept:
+            assert asked - 1000 < name.keep_until - os.stat(self.scene.place).st_mtime < asked + 1000, where
 
     def _only_whole_copies(self, place: str, cache: Cache, where: str) -> None:
         for generation in generations(place, self.scene.key):

@@ -18,6 +18,7 @@ from races.directors import Chance, Played, systematically
 from races.plays import CASES, CROWDS, Case
 from sccache_dtool.evict import trash
 from sccache_dtool.fsops import FileSystem
+from sccache_dtool.gate import Closing
 
 SEED = int(os.environ.get("SEED", "20261121"))
 PLAYS = int(os.environ.get("PLAYS", "12"))  # by chance, of each case
@@ -68,16 +69,16 @@ def test_orders_by_chance_with_misfortunes(tmp_path: Path, case: Case) -> None:
 def test_plays_would_notice_a_wrong_eviction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plays that cannot fail would say nothing."""
 
-    def close(fs: FileSystem, gate: str) -> bool:
+    def closing(fs: FileSystem, gate: str, via: object) -> Closing:
         try:
             leases = fs.names(gate)
         except FileNotFoundError:
-            return True
+            return Closing.CLOSED_BEFORE
         if not leases:
             fs.remove_tree(gate)
-        return not leases
+        return Closing.IN_USE if leases else Closing.CLOSED
 
-    monkeypatch.setattr(trash.gate, "close", close)
+    monkeypatch.setattr(trash.gate, "closing", closing)
     case = CROWDS[0]
     scene = Scene(tmp_path, case.prepare)
     assert any(Play(scene, case.named(), Chance(f"notice {number}")).run() for number in range(500))

@@ -194,7 +194,7 @@ def test_two_publish_one_item(actor: Actor, place: str, payload: Payload) -> Non
         break_all_elections(place, signs=False)
         return second.use(payload.path)
 
-    fs.after("mkdir", "~fetch/payload", publish_too)
+    fs.after("mkdir", "/use", publish_too)  # it has looked for the last time
     own = first.use(payload.path)
     (other,) = fs.results
     assert own.place.generation != other.place.generation
@@ -291,8 +291,8 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
     clock.shift = -5000
     holder.beat()
     clock.shift = 0
-    area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore')}"
-    os.mkdir(area)
+    area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore', 'g0123456789abcdef-1-2-3~9999999999')}"
+    os.makedirs(f"{area}/trashed/payload")
     fs.before("rename", "/holders/gone/", holder.beat)
     cache = actor(fs)
     if command == "clean":

@@ -15,6 +15,7 @@ import pytest
 
 import httpserver
 from cli.tool import start
+from faults import Interposing
 from hosts.nshost import host_command
 from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
@@ -111,6 +112,34 @@ def test_after_a_kill_the_next_goes_on(
     assert [name for name in os.listdir(layout.tmp) if name.endswith("taken")] == []
 
 
+def test_what_a_successor_had_taken_is_continued_if_it_is_killed_too(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache]
+) -> None:
+    """The second job that is killed would lose six hours of the first one's download."""
+    url = begun(server)
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+
+    class Interrupted(BaseException):
+        pass
+
+    def interrupt() -> None:
+        raise Interrupted
+
+    fs = Interposing()
+    fs.before("create", interrupt, within="/work/0")
+    with pytest.raises(Interrupted):
+        actor(fs).use(url)
+    (left,) = os.listdir(layout.tmp)
+    assert "~taken~" in left
+    with actor().use(url) as path:
+        assert path.read_bytes() == BODY
+    assert continued_at(server) == 4 << 20
+    assert os.listdir(layout.tmp) == []
+
+
 def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: httpserver.Server) -> None:
     """A batch system ends a job politely, and its download would be thrown away out of politeness."""
     url = begun(server)
@@ -193,9 +222,9 @@ def test_one_download_for_64_processes_on_two_hosts(place: str, layout: Layout, 
             host.kill()
             host.wait()
     assert [len(of_host) for of_host in lines] == [32, 32]
+    assert server.gets["/x"] == 1
     (path,) = {line for of_host in lines for line in of_host}
     assert Path(path).read_bytes() == BODY
-    assert server.gets["/x"] == 1
 
 
 # -- every order of steps ----------------------------------------------------------------------------------------------
@@ -235,13 +264,35 @@ def test_a_takeover_before_every_single_call(
         nth += 1
     assert nth > 30
     assert set(paths) == {body}
-    assert [name for name in os.listdir(layout.tmp) if name.endswith("~fetch")] == []
+    assert [name for name in os.listdir(layout.tmp) if "~fetch~" in name] == []
     successor.close()
     victim.close()
     cache = actor()
     cache.clean(Rules(everything=True))
     assert left_in(place) == {}
     assert findings(cache) == []
+
+
+def test_of_two_who_are_elected_one_publishes(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever two are elected, the cache would have two copies of a terabyte."""
+    monkeypatch.setattr("sccache_dtool.fetch.populate.find_abandoned", lambda *given: None)
+    url = server.page("/x", BODY, etag=ETAG)
+    fs, other = Interposing(), actor()
+    paths: list[Path] = []
+
+    def be_elected_too() -> None:
+        pass_over(layout)
+        with other.use(url) as path:
+            paths.append(path)
+
+    fs.before("mkdir", be_elected_too, within="/payload")
+    with actor(fs).use(url) as path:
+        assert path.read_bytes() == BODY
+        assert [path] == paths
+    assert server.gets["/x"] == 2
+    assert len(generations(place, layout.key_of(str(path)) or "")) == 1
 
 
 def test_what_a_frozen_one_writes_does_not_reach_its_successor(
@@ -256,7 +307,7 @@ def test_what_a_frozen_one_writes_does_not_reach_its_successor(
             super().write(fd, data)
             if os.fstat(fd).st_size == 1 << 20 and not done:
                 done.append(fd)
-                for area in Path(layout.tmp).glob("*~fetch"):  # what the thread that beats does every few seconds
+                for area in Path(layout.tmp).glob("*~fetch~*"):  # what the thread that beats does every few seconds
                     (old,) = area.glob("part~0~*")
                     old.rename(area / f"part~0~{1 << 20}")
                 held = os.dup(fd)
@@ -286,7 +337,7 @@ def test_only_what_was_said_to_be_on_disk_is_continued(
         wait_for(lambda: noted(layout) == 2 << 20, "no sign of progress")
         first.kill()
         first.wait()
-    (area,) = Path(layout.tmp).glob("*~fetch")
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
     with open(area / "work" / "0", "ab") as file:
         file.write(bytes(1 << 20))
     with actor().use(url) as path:
@@ -303,7 +354,7 @@ def test_what_is_damaged_is_not_continued(
         wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
-    (area,) = Path(layout.tmp).glob("*~fetch")
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
     if damage == "origin":
         (area / "work" / "0.origin").write_text("{")
     elif damage == "short":
