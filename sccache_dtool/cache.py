@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sccache_dtool import holders, items, leases, program, returning
-from sccache_dtool.acquiring import Acquirer
+from sccache_dtool.acquiring import Acquirer, until_it_stands
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
 from sccache_dtool.holders import Holder, Owner
@@ -40,8 +41,8 @@ class Cache(Keeping):
         member = self._program
         if place is not None and member is not None and member.holder.usable:
             lease = leases.take(self._fs, self._clock, member.holder, place)
-            if lease is not None:
-                return lease.keep_in(member.leases)
+            if lease is not None and member.stands(lease):
+                return lease
         return self._use_slowly(words)
 
     def _use_slowly(self, words: tuple[object, ...]) -> Lease:
@@ -54,12 +55,17 @@ class Cache(Keeping):
     def use_wanted(self, wanted: Wanted) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
+        return until_it_stands(lambda: self._use_as_program(wanted), self._note)
+
+    def _use_as_program(self, wanted: Wanted) -> Lease:
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
         lease = self._acquirer(member.holder).acquire(wanted, Terms(self.settings.fetch_wait))
+        if not member.stands(lease):
+            raise member.holder.revoked()
         self._program = member
-        return lease.keep_in(member.leases)
+        return lease
 
     def hold(
         self,
@@ -78,10 +84,14 @@ class Cache(Keeping):
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it.
         """
+        terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room}
+        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms), self._note)
+
+    def _hold(self, owner: Owner, ttl: float | None, wanted: Wanted, terms: dict[str, Any]) -> Lease:
         holder = self.enter(owner, ttl, wanted.key)
         try:
             with holder.beating():
-                return self.acquire(holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room)
+                return self.acquire(holder, wanted, **terms)
         except BaseException:
             holder.retire()
             raise
@@ -105,7 +115,10 @@ class Cache(Keeping):
         rate: float | None = None,
         make_room: bool = False,
     ) -> Lease:
-        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
+        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`.
+
+        Raises LeaseLost if the holder was revoked meanwhile.
+        """
         wait = self.settings.fetch_wait if wait is None else wait
         terms = Terms(wait, size, rate, self.make_room if make_room else None)
         return self._acquirer(holder).acquire(wanted, terms)

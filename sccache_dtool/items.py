@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -249,6 +250,29 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
             raise
         return None
     return found[0] if len(found) == 1 else None
+
+
+#: Entries of a directory that are counted to see whether some have been removed.
+_MOST_COUNTED = 256
+
+
+def is_whole(fs: FileSystem, payload: str, generation: Generation) -> bool:
+    """Whether a payload is still what was published, as far as a few calls can tell; False only on proof.
+
+    A purge of the file system removes files by their age, and knows nothing of leases. A file must have its size, a
+    small directory at least as many entries as it had (programs may have put more there, such as an index), and a large
+    one any file at all.
+    """
+    try:
+        status = fs.lstat(payload)
+        if stat.S_ISREG(status.st_mode):
+            return status.st_size == generation.bytes
+        if not stat.S_ISDIR(status.st_mode):
+            return False  # such as a symbolic link, which is never published
+        count, files, counted = fs.sample(payload, _MOST_COUNTED)
+    except OSError as error:
+        return error.errno not in GONE
+    return (files or not generation.bytes) and (not counted or count >= generation.entries)
 
 
 def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -454,7 +455,7 @@ def test_whoever_asked_is_told_of_a_loss(make_cache: Making, source: str) -> Non
     """A program that wants to stop when its data may be deleted would not hear of it."""
     told: list[LeaseLost] = []
     lease = make_cache(on_lost=told.append).use(source)
-    (member,) = [one for one in program._programs.values() if one.holder is lease.holder]
+    (member,) = [one for one in program._programs if one.holder is lease.holder]
     member._tell(LeaseLost("gone"))
     assert [error.message for error in told] == ["gone"]
 
@@ -474,7 +475,7 @@ def test_one_who_fails_over_a_loss_does_not_keep_it_from_the_others(
 
     lease = make_cache(on_lost=fail, fs=FS).use(source)
     make_cache(on_lost=told.append, fs=FS).use(source)
-    (member,) = [one for one in program._programs.values() if one.holder is lease.holder]
+    (member,) = [one for one in program._programs if one.holder is lease.holder]
     member._tell(LeaseLost("gone"))
     assert [error.message for error in told] == ["gone"]
     assert failures == [failure]
@@ -527,8 +528,19 @@ def test_a_forked_child_uses_in_its_own_name(cache: Cache, source: str, layout: 
 def test_a_fork_while_another_thread_is_at_work_does_not_hang(cache: Cache, source: str) -> None:
     """A worker process would wait for ever for a lock that no thread of its own can release."""
     lease = cache.use(source)
-    with program._guard, lease._lock:
-        assert in_child(lambda: (lease.release(), cache.use(source).path.read_text())) == repr((False, "ACGT\n"))
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with program._entering, lease._lock, lease.holder._beating:
+            taken.set()
+            done.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert taken.wait(60)
+    assert in_child(lambda: (lease.release(), cache.use(source).path.read_text())) == repr((False, "ACGT\n"))
+    done.set()
+    other.join()
 
 
 _PROGRAM = """

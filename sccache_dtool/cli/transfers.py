@@ -163,7 +163,7 @@ def locate_command(
             continue
         for copy in cache.item(key).copies:
             path = None if copy.closed else cache.path(copy)
-            if path is not None:
+            if path is not None and cache.is_whole(copy, path):
                 now.out.path("locate", {"path": str(path), "item": key}, str(path))
                 return
     if not words and name is None:

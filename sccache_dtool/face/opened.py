@@ -163,5 +163,8 @@ class Opened:
         return Crew(self._jobs, self._on_scan, self._team)
 
     def close(self) -> None:
-        """Release all that this process holds in this cache. It happens by itself when the program ends."""
+        """Release all that this process holds in this cache. It happens by itself when the program ends.
+
+        May be called from a signal handler. What another thread is about to use is leased again, by another holder.
+        """
         program.forget(self._layout)

@@ -18,11 +18,12 @@ from sccache_dtool.fetch.broker import DataSet, is_identifier, wanted
 from sccache_dtool.fetch.reasons import CONTROL, plain, why
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.forking import Guard
 
 #: Kinds of storage whose URIs end in the dataset's UUID, or in no UUID at all. A directory may have any name.
 _NAMED_BY_UUID = frozenset({"s3", "ecs", "azure", "irods", "http", "https"})
 
-_opening = threading.Lock()
+_opening = Guard()
 _opened = threading.local()
 
 
