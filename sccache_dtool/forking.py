@@ -11,7 +11,6 @@ import os
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import Any
 
 #: Seconds that a fork waits for the imports of other threads. A thread that imports what the forking thread is
@@ -32,33 +31,18 @@ def token() -> object:
 class Guard:
     """A lock for what should not be done twice at a time, which no signal handler and no forked child waits for.
 
-    A signal handler that interrupts the thread that holds the lock enters it as well, so what is guarded must bear
-    that. A child forked by another thread finds the lock free. For locks of modules: a guard is never forgotten.
+    Use it as ``with guard.lock:``, which no exception of a signal handler can leave held. A handler that interrupts the
+    thread that holds the lock enters it as well, so what is guarded must bear that. A child forked by another thread
+    finds it free. For locks of modules: a guard is never forgotten.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         os.register_at_fork(after_in_child=self._after_fork)
 
-    def acquire(self, timeout: float = -1) -> bool:
-        """Whether the lock could be taken within `timeout` seconds; -1: no limit."""
-        return self._lock.acquire(timeout=timeout)
-
-    def release(self) -> None:
-        """Undo one `acquire`."""
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._lock.release()
-
     def _after_fork(self) -> None:
-        if not self._lock._is_owned():  # type: ignore[attr-defined]
-            self._lock = threading.RLock()
+        if not self.lock._is_owned():  # type: ignore[attr-defined]
+            self.lock = threading.RLock()
 
 
 _waits = False

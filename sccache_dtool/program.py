@@ -26,9 +26,6 @@ from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Lease
 from sccache_dtool.liveness.process import Proc
 
-#: Seconds to wait for another thread of this process that enters a holder. Two holders do no harm.
-_LONGEST_WAIT = 10.0
-
 #: Modules of which each ends the processes that it has forked by `os._exit`, without the handlers of `atexit`.
 _FORKING = ("multiprocessing.util", "multiprocess.util", "billiard.util")
 
@@ -88,16 +85,12 @@ def enter(fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, ttl: float) 
     """This process's holder in the cache, entered on first need; again after a revocation, a `close` or a fork."""
     forking.wait_for_imports()
     _close_at_the_end_of_workers()
-    alone = _entering.acquire(timeout=_LONGEST_WAIT)
-    try:
+    with _entering.lock:  # not that two holders would do harm
         found = _find(layout.root, fs)
         if found is not None:
             return found
         program = Program(Holder(fs, layout, clock, program_owner(proc), ttl), layout.root, fs)
         _programs.append(program)
-    finally:
-        if alone:
-            _entering.release()
     try:
         program.begin()
     except BaseException:

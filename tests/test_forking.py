@@ -37,7 +37,7 @@ def hold_elsewhere(guard: Guard) -> Callable[[], None]:
     taken, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with guard:
+        with guard.lock:
             taken.set()
             done.wait(60)
 
@@ -79,16 +79,16 @@ def test_a_guard_of_another_thread_is_free_in_a_child() -> None:
     """A worker process would wait for ever for a lock that no thread of its own can release."""
     guard = Guard()
     end = hold_elsewhere(guard)
-    assert not guard.acquire(timeout=0)
-    assert in_child(lambda: guard.acquire(timeout=60))
+    assert not guard.lock.acquire(timeout=0)
+    assert in_child(lambda: guard.lock.acquire(timeout=60))
     end()
 
 
 def test_a_guard_of_the_forking_thread_is_its_own_in_a_child() -> None:
     """A program that forks within a guarded block would end with an error at the end of the block."""
     guard = Guard()
-    with guard:
-        assert in_child(lambda: (guard.acquire(timeout=0), guard.release(), guard.release()) == (True, None, None))
+    with guard.lock:
+        assert in_child(lambda: (guard.lock.release(), guard.lock.acquire(timeout=0)) == (None, True))
     end = hold_elsewhere(guard)
     end()
 

@@ -80,7 +80,7 @@ def open_dataset(uri: str) -> DataSet:
     """The dataset at a URI, opened once by each thread: brokers are not made to be shared. Raises FetchFailed."""
     opened: dict[str, Any] = _opened.__dict__
     if uri not in opened:
-        with _opening:  # dtool and boto3 set up what is the whole process's
+        with _opening.lock:  # dtool and boto3 set up what is the whole process's
             opened[uri] = _open(uri)
     return opened[uri]
 
