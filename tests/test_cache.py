@@ -983,6 +983,16 @@ def test_a_use_sets_up_a_new_directory(tmp_path: Path, source: str, clock: FakeC
     cache.close()
 
 
+def test_two_first_uses_at_once_both_succeed(tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc) -> None:
+    """One of the first two jobs in a new cache would be told that there is none."""
+    fs = Interposing()
+    first = Cache(tmp_path / "new", fs=FileSystem(), clock=clock, proc=proc)
+    second = Cache(tmp_path / "new", fs=fs, clock=clock, proc=proc)
+    fs.before("names", first.init)
+    assert second.use(source).path.read_text() == "ACGT\n"
+    second.close()
+
+
 def test_a_use_leaves_a_directory_with_files_alone(
     tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc
 ) -> None:

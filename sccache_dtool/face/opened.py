@@ -125,9 +125,10 @@ class Opened:
             self.check()
             self._warn_of_strangers()
         except NoCache:
-            if not (self._may_hold_data or root.is_empty(self._fs, self._layout.root)):
-                raise
-            self.init()
+            if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
+                self.init()
+                return
+            self.check()  # once more: another process may have set it up since
 
     def take_part(self, task: Task, command: Callable[[Lead | None], Value]) -> Value | None:
         """What `command` returns, which one of many tasks calls, with the team that others make; None for these.
