@@ -12,11 +12,16 @@ import dtoolcore
 import pytest
 
 from dtool import stores
+from sccache_dtool import holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.clock import Clock
 from sccache_dtool.dtool import leased, plugin
 from sccache_dtool.errors import InUse
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch.broker import WrongContent, item_key
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Roll
+from sccache_dtool.layout import Layout
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -349,6 +354,71 @@ input()
         assert process.line() == "0", module
         assert "Exception" not in process.end()[1]
         shutil.rmtree(cache_dir)
+
+
+def test_a_worker_of_a_pool_gives_its_items_back(dataset, cache_dir, run_python):
+    """The workers of a DataLoader would hold items for hours after their end, as other hosts see them."""
+    program = """
+import multiprocessing
+dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
+def work():
+    open(dataset.item_content_abspath(sys.argv[2])).read()
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+say(worker.exitcode)
+input()
+"""
+    process = run_python(program, dataset.uri, FIRST)
+    assert process.line() == "0"
+    assert Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).leases == 0
+    process.end()
+
+
+def test_what_was_purged_is_fetched_again_by_the_next_process(dataset, cache_dir, run_python):
+    """Every script would be given a path to nothing, for ever."""
+    first = run_python(USE, dataset.uri, FIRST)
+    path = first.line()
+    first.end()
+    os.unlink(path)
+    second = run_python(USE, dataset.uri, FIRST)
+    assert read(second.line()) == b"one\n"
+    second.end()
+    assert len(Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).copies) == 1
+
+
+def test_a_program_that_was_suspended_is_given_what_is_protected(dataset, cache_dir, monkeypatch):
+    """A notebook that goes on the next morning would read what was reaped and deleted meanwhile."""
+    path = dataset.item_content_abspath(FIRST)
+    layout = Layout(str(cache_dir))
+    for name in Roll.glance(FileSystem(), layout).present.values():
+        assert holders.revoke(FileSystem(), layout, name)
+    monkeypatch.setattr(Clock, "since_boot", lambda self, real=Clock.since_boot: real(self) + 10**6)
+    again = dataset.item_content_abspath(FIRST)
+    Cache(cache_dir).clean(Rules(everything=True))
+    assert read(again) == b"one\n"
+    assert again == path
+
+
+def test_a_signal_handler_may_access_what_the_program_is_just_accessing(dataset, cache_dir, run_python):
+    """A handler that looks something up would wait for ever for the access that it has interrupted."""
+    program = """
+import signal, threading
+from sccache_dtool.dtool import plugin
+dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
+dataset.item_content_abspath(sys.argv[2])
+def handle(*_):
+    say(open(dataset.item_content_abspath(sys.argv[2])).read().strip())
+signal.signal(signal.SIGUSR1, handle)
+slot = (str(dataset.uuid), sys.argv[2])
+with plugin._state.guard, plugin._state.busy[slot]:
+    plugin._state.held.clear()
+    os.kill(os.getpid(), signal.SIGUSR1)
+input()
+"""
+    process = run_python(program, dataset.uri, FIRST)
+    assert process.line() == "one"
+    process.end()
 
 
 def test_a_fault_of_ours_is_warned_of_once(dataset, cache_dir, run_python):
