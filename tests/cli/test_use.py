@@ -253,7 +253,7 @@ def test_what_a_purge_has_removed_is_fetched_again(sc: Sc, source: str, disk: Di
     path = sc("use", source).path
     sc("unuse", source)
     path.unlink()
-    sc("locate", source, code=1)
+    assert sc("locate", source).code == 1
     again = sc("use", source)
     assert again.path.read_text() == "ACGT\n"
     assert "fetching it again" in again.err
