@@ -71,7 +71,7 @@ class Acquirer(NamedTuple):
     def _prove(self, lease: Lease) -> None:
         """After a fetch, which takes long: this process may have been stopped, and taken for dead."""
         try:
-            self.holder.prove()
+            self.holder.prove()  # the holder keeps what comes of it
         except BaseException:
             lease.give_back()
             raise
@@ -114,6 +114,8 @@ class Acquirer(NamedTuple):
             payload: str | None = wanted.label
             if wanted.complete is not None:
                 payload = items.payload_name(self.fs, self.layout, wanted.key, generation)
+                if payload is None:
+                    payload = items.payload_name(self.fs, self.layout, wanted.key, generation, fresh=True)
             if payload is None:
                 damaged.add(str(generation))
                 self._evict(wanted.key, str(generation))

@@ -173,7 +173,10 @@ class Holder:
 
     def prove(self) -> bool:
         """As `confirm`, by one heartbeat, however old the last is. Raises OSError where that is refused."""
-        if not (self.usable and self._myself.is_certainly_this_process()):
+        if not self.usable:
+            return False
+        if not self._myself.is_certainly_this_process():
+            self._myself = self._myself.of_another_process()
             return False
         try:
             self.beat()

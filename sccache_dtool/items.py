@@ -241,8 +241,13 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
             fs.touch(directory)
 
 
-def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation) -> str | None:
-    """The name of what users read in a generation; None if there is not exactly one."""
+def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
+    """The name of what users read in a generation; None if there is not exactly one.
+
+    `fresh`: ask the server, whatever a network file system's client remembers.
+    """
+    if fresh:
+        _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
     try:
         found = fs.names(f"{place.generation(key, str(generation))}/{PAYLOAD}")
     except OSError as error:
@@ -264,15 +269,45 @@ def is_whole(fs: FileSystem, payload: str, generation: Generation) -> bool:
     one any file at all.
     """
     try:
-        status = fs.lstat(payload)
-        if stat.S_ISREG(status.st_mode):
-            return status.st_size == generation.bytes
-        if not stat.S_ISDIR(status.st_mode):
-            return False  # such as a symbolic link, which is never published
-        count, files, counted = fs.sample(payload, _MOST_COUNTED)
+        if _seems_whole(fs, payload, generation, fs.lstat):
+            return True
+    except OSError as error:
+        if error.errno not in GONE:
+            return True
+    # What a network file system's client remembers may be a minute old. Only now it costs more to ask the server.
+    _forget(fs, os.path.dirname(payload))
+    try:
+        return _seems_whole(fs, payload, generation, functools.partial(_status_when_opened, fs))
     except OSError as error:
         return error.errno not in GONE
+
+
+def _seems_whole(fs: FileSystem, payload: str, generation: Generation, look: Callable[[str], os.stat_result]) -> bool:
+    status = look(payload)
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size == generation.bytes
+    if not stat.S_ISDIR(status.st_mode):
+        return False  # such as a symbolic link, which is never published
+    count, files, counted = fs.sample(payload, _MOST_COUNTED)
     return (files or not generation.bytes) and (not counted or count >= generation.entries)
+
+
+def _status_when_opened(fs: FileSystem, path: str) -> os.stat_result:
+    """As lstat; for a file the server's answer, which NFS asks for when a file is opened."""
+    status = fs.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return status
+    fd = fs.open(path)
+    try:
+        return fs.fstat(fd)
+    finally:
+        fs.close(fd)
+
+
+def _forget(fs: FileSystem, directory: str) -> None:
+    """Have the next look into a directory be the server's answer, where that is permitted; see `refresh`."""
+    with contextlib.suppress(OSError):
+        fs.touch(directory)
 
 
 def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:

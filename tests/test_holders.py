@@ -353,6 +353,19 @@ def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock:
     assert holder.confirm()
 
 
+def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
+    """A program that was frozen with its memory and goes on elsewhere would use the leases of what was frozen."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    process = holder._myself.process
+    if process is None:
+        pytest.skip("processes cannot be told apart on this host")
+    holder._myself = holder._myself._replace(process=process._replace(start=1))
+    assert not holder.prove()
+    assert not holder.confirm()
+    assert not holder.usable
+    assert not holder.is_of_this_process
+
+
 def test_who_has_retired_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
     """A thread would be given a lease in the name of a holder that another thread has just removed."""
     holder = Holder(FS, layout, clock, OWNER, TTL)

@@ -7,10 +7,11 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from faults import Counting, Failing
+from faults import Call, Counting, Failing
 from sccache_dtool import holders, items
 from sccache_dtool import layout as names
 from sccache_dtool.cache import Cache
@@ -188,6 +189,35 @@ def test_what_cannot_be_looked_at_is_not_taken_for_purged(make_cache: Making, so
     fs = Failing()
     fs.fail("lstat", number, within="/payload/")
     assert make_cache(fs=fs).use(source).path == lease.path
+
+
+class Remembering(Counting):
+    """An NFS client that has looked into a payload directory before it was filled, and remembers what it saw."""
+
+    def __init__(self, size: int | None) -> None:
+        super().__init__()
+        self._size = size  # of the file when it was looked at; None: it was not there
+        self._remembers = True
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if call.kind in ("touch", "open") and "/payload" in call.path:
+            self._remembers = False
+        result = do()
+        if not (self._remembers and call.kind == "lstat" and "/payload/" in call.path):
+            return result
+        if self._size is None:
+            raise FileNotFoundError(errno.ENOENT, "remembered", call.path)
+        return os.stat_result((*result[:6], self._size, *result[7:10]))
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_what_a_client_remembers_of_before_the_publication_is_no_proof(
+    make_cache: Making, source: str, size: int | None
+) -> None:
+    """What another host has just published would be removed, and fetched a second time."""
+    lease = make_cache().use(source)
+    lease.release()
+    assert make_cache(fs=Remembering(size)).use(source).path == lease.path
 
 
 def test_a_description_that_was_purged_keeps_nobody_from_the_data(make_cache: Making, source: str) -> None:

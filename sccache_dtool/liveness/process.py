@@ -216,3 +216,7 @@ class Myself(NamedTuple):
             return False
         now = Proc().identify(os.getpid())
         return self.process is None or now is None or self.process == now
+
+    def of_another_process(self) -> Myself:
+        """What this is once it was found to be of another process: never this one's again."""
+        return self._replace(token=None)
