@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool import finding, holders, items, leases, program, returning
-from sccache_dtool.acquiring import Acquirer
+from sccache_dtool.acquiring import Acquirer, until_it_stands
 from sccache_dtool.errors import NoCache
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
@@ -66,8 +66,8 @@ class Cache(Keeping):
         member = self._program
         if place is not None and member is not None and member.holder.usable and _is_current(place, stack):
             lease = leases.take(self._fs, self._clock, member.holder, place)
-            if lease is not None:
-                return lease.keep_in(member.leases)
+            if lease is not None and member.stands(lease):
+                return lease
         return self._use_slowly(words)
 
     def _use_slowly(self, words: tuple[object, ...], max_age: float | None = None) -> Lease:
@@ -81,12 +81,17 @@ class Cache(Keeping):
     def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
+        return until_it_stands(lambda: self._use_as_program(wanted, max_age), self._note)
+
+    def _use_as_program(self, wanted: Wanted, max_age: float | None) -> Lease:
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
         lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
+        if not member.stands(lease):
+            raise member.holder.revoked()
         self._program = member
-        return lease.keep_in(member.leases)
+        return lease
 
     def hold(
         self,
@@ -106,12 +111,14 @@ class Cache(Keeping):
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it. `max_age`: as for `use`; 0: always ask.
         """
+        terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room, "max_age": max_age}
+        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms), self._note)
+
+    def _hold(self, owner: Owner, ttl: float | None, wanted: Wanted, terms: dict[str, Any]) -> Lease:
         holder = self.enter(owner, ttl, wanted.key)
         try:
             with holder.beating():
-                return self.acquire(
-                    holder, wanted, wait=wait, size=size, rate=rate, make_room=make_room, max_age=max_age
-                )
+                return self.acquire(holder, wanted, **terms)
         except BaseException:
             holder.retire()
             raise
@@ -136,7 +143,10 @@ class Cache(Keeping):
         make_room: bool = False,
         max_age: float | None = None,
     ) -> Lease:
-        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`."""
+        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`.
+
+        Raises LeaseLost if the holder was revoked meanwhile.
+        """
 
         def terms() -> Terms:
             seconds = self.settings.fetch_wait if wait is None else wait
@@ -172,7 +182,8 @@ class Cache(Keeping):
 
     def locate(self, wanted: Wanted) -> Path | None:
         """Where the copy is that `use` would take; None if it would fetch. Look, but take a lease before you read."""
-        return next((path for copy in self._current(wanted) if (path := self.path(copy))), None)
+        found = ((copy, self.path(copy)) for copy in self._current(wanted))
+        return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
 
     def _current(self, wanted: Wanted) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""

@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import socket
-import sys
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sccache_dtool.errors import FULL, GONE
 from sccache_dtool.fsops import FileSystem
@@ -317,30 +315,8 @@ class Election:
             return None
 
 
-_naming = threading.Lock()
-
-
-class _OwnName:
-    """What flufl.lock asks of `socket`, answered by this host alone."""
-
-    getfqdn = staticmethod(socket.gethostname)
-
-
 def _new_lock(fs: FileSystem, path: str, number: int) -> Lock:
-    """A lock of flufl.lock, made without a name server.
-
-    It puts this host's full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
-    at every miss. The name the host has for itself will do: a claim has the process and a random number in it, too.
-    `number`: see CarefulLock.
-    """
-    from flufl.lock import Lock
-
+    """`number`: see CarefulLock."""
     from sccache_dtool.locking import CarefulLock
 
-    theirs: Any = sys.modules[Lock.__module__]
-    with _naming:
-        theirs.socket = _OwnName
-        try:
-            return CarefulLock(fs, path, LIFETIME, number)
-        finally:
-            theirs.socket = socket
+    return CarefulLock(fs, path, LIFETIME, number)

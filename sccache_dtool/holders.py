@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -38,6 +37,7 @@ from sccache_dtool.liveness.owners import (
     program_owner,
     user_name,
 )
+from sccache_dtool.liveness.process import Myself
 
 #: Owners and records are met here by those above; they are in `liveness/`.
 __all__ = [
@@ -77,6 +77,13 @@ __all__ = [
 BEATS_PER_LIFETIME = 6
 LONGEST_PAUSE = 600.0
 
+#: Pauses between heartbeats after which the last one is too old to hand out a path: this process may have been stopped,
+#: and taken for dead. At least `lifetime.MISSED_BEATS` must have been missed before it is.
+_STALE_PAUSES = 2
+
+#: Seconds after which a wait for the end of a heart looks whether it has ended.
+_LOOK_EVERY = 0.1
+
 #: The latest end that a name can tell of, in seconds since 1970.
 _LATEST = 10**12 - 1
 
@@ -84,8 +91,18 @@ _LATEST = 10**12 - 1
 _TICK = 0.05
 _WHOLE_SECOND = 10**9
 
+#: The same where times are kept in whole seconds, or in every other one (FAT).
+_COARSE_TICK = 2.05
+
 #: What the names begin with that a roll call makes in `holders/`, for a moment.
 PROBE = "probe-"
+
+
+class _Times(NamedTuple):
+    """When something was done, in seconds by the clock since boot and by the wall clock."""
+
+    boot: float
+    wall: float
 
 
 class Holder:
@@ -113,20 +130,22 @@ class Holder:
         self._clock = clock
         self._numbers = itertools.count()
         self._heart: Heart | None = None
-        self._pid = os.getpid()
+        self._myself = Myself.now()
         self._retired = False
+        self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
         self._name = HolderName(f"{owner.prefix}{names.unique(12)}", 0, 0)
-        before = clock.since_boot()  # and not after: who is stopped in between must not beat with too early an end
-        with contextlib.suppress(FileExistsError):  # the name is ours alone: the reply to a first request was lost
-            fs.put_record(encode(owner, ttl, clock, item), self._path(self._name))
-        if ttl is not None:
-            try:
+        # Before it is made, and not after: who is stopped in between must not beat with too early an end.
+        self._shown = before = self._times()
+        try:
+            with contextlib.suppress(FileExistsError):  # the name is ours alone: the reply to a first request was lost
+                fs.put_record(encode(owner, ttl, clock, item), self._path(self._name))
+            if ttl is not None:
                 # From here on the end is reckoned on the file system's clock, carried forward by our own since boot.
-                self._ahead = fs.lstat(self._path(self._name)).st_mtime - before
+                self._ahead = fs.lstat(self._path(self._name)).st_mtime - before.boot
                 self.beat()
-            except BaseException:
-                self.retire()
-                raise
+        except BaseException:
+            self.retire()
+            raise
 
     @property
     def id(self) -> str:
@@ -136,12 +155,44 @@ class Holder:
     @property
     def is_of_this_process(self) -> bool:
         """False in a forked child, which may neither use nor release what its parent holds."""
-        return self._pid == os.getpid()
+        return self._myself.is_this_process()
 
     @property
     def usable(self) -> bool:
         """Whether new leases may be taken: not after a revocation or the retirement, and not in a forked child."""
-        return not self.lost and not self._retired and self._pid == os.getpid()
+        return not self.lost and not self._retired and self._myself.is_this_process()
+
+    def confirm(self) -> bool:
+        """Whether what this holder holds is protected now: asked after a lease was taken, before its path is given out.
+
+        Costs one call if the last heartbeat is older than it should be, and none otherwise.
+        """
+        if not self.usable:
+            return False
+        return self._is_fresh() or self.prove()
+
+    def prove(self) -> bool:
+        """As `confirm`, by one heartbeat, however old the last is. Raises OSError where that is refused."""
+        if not self.usable:
+            return False
+        if not self._myself.is_certainly_this_process():
+            self._myself = self._myself.of_another_process()
+            return False
+        try:
+            self.beat()
+        except LeaseLost:
+            return False
+        return self.usable
+
+    def _is_fresh(self) -> bool:
+        """Whether the last heartbeat is so recent that nobody can have taken this holder for dead.
+
+        By two clocks: the one since boot goes on while this host is suspended, but not while a virtual machine is.
+        """
+        if self.ttl is None:
+            return True
+        now, limit = self._times(), _STALE_PAUSES * pause_between_beats(self.ttl)
+        return abs(now.boot - self._shown.boot) <= limit and abs(now.wall - self._shown.wall) <= limit
 
     @property
     def has_lapsed(self) -> bool:
@@ -154,13 +205,24 @@ class Holder:
 
     def beat(self) -> None:
         """Show that we are alive, for another lifetime: one rename. Raises LeaseLost if we were revoked."""
-        if self.lost:
-            raise self.revoked()
-        try:
-            self._name = renew(self._fs, self._layout, self._name, self._next_end())
-        except LookupError:
-            self.lost = True
-            raise self.revoked() from None
+        with self._beating:
+            if self.lost:
+                raise self.revoked()
+            now = self._times()
+            try:
+                self._name = renew(self._fs, self._layout, self._name, self._next_end(now))
+            except LookupError:
+                self.lost = not self._retired
+                if self._heart is not None:
+                    self._heart.hurry()  # so that it tells of the loss now
+                raise self.revoked() from None
+            self._shown = now
+        if self._retired:  # meanwhile, by another thread or a signal handler, under the name before this one
+            self._leave()
+
+    def stop_taking(self) -> None:
+        """Take no more leases: whoever is about to hand one out takes it from another holder."""
+        self._retired = True
 
     def retire(self) -> None:
         """Stop, and remove the entry; all leases have been released before. Does nothing in a forked child."""
@@ -168,6 +230,9 @@ class Holder:
             return
         self._retired = True
         self.stop_heart()
+        self._leave()
+
+    def _leave(self) -> None:
         with contextlib.suppress(OSError):
             self._fs.unlink(self._path(self._name))
 
@@ -182,29 +247,37 @@ class Holder:
 
     def stop_heart(self) -> None:
         """Beat no more."""
-        if self._heart is not None:
-            self._heart.stop()
+        heart = self._heart
+        if heart is not None:
+            heart.stop()
             self._heart = None
 
     def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
         """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked."""
-        if self._heart is None and self.ttl is not None:
+        if self._heart is None and self.ttl is not None and not self._retired:
             self._heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+            if not self.usable:  # closed meanwhile, by another thread or a signal handler
+                self.stop_heart()
 
-    def _next_end(self) -> int:
-        return 0 if self.ttl is None else int(self._ahead + self._clock.since_boot() + self.ttl)
+    def _next_end(self, now: _Times) -> int:
+        return 0 if self.ttl is None else int(self._ahead + now.boot + self.ttl)
+
+    def _times(self) -> _Times:
+        return _Times(self._clock.since_boot(), self._clock.wall())
 
     def _path(self, name: HolderName) -> str:
         return f"{self._layout.holders}/{name}"
 
     def revoked(self) -> LeaseLost:
-        """The error that says that we were revoked."""
+        """The error that says that we were revoked, or that another part of this program has given everything back."""
+        if self._retired and not self.lost:
+            return LeaseLost(f"the leases of {self.owner} were released meanwhile", hint="use the item again")
         return LeaseLost(
             f"the leases of {self.owner} were revoked",
             details=[
                 "another process took it for dead, its heartbeat unseen for a whole lifetime, or somebody revoked it"
             ],
-            hint="what it reads may be deleted: stop, and use the data anew; a longer --ttl makes this rarer",
+            hint="what it reads may be deleted: stop, and use the data again; a longer --ttl makes this rarer",
         )
 
 
@@ -214,31 +287,60 @@ def pause_between_beats(ttl: float) -> float:
 
 
 class Heart:
-    """A thread that beats. A beat that fails for a passing reason is tried again at the next."""
+    """A thread that beats. A beat that fails for a passing reason is tried again at the next.
+
+    It is stopped by plain locks: unlike those of `threading.Event` and `Thread.join`, their calls cannot be interrupted
+    half way by a signal handler that stops the same heart.
+    """
 
     def __init__(self, holder: Holder, pause: float, on_lost: Callable[[LeaseLost], None]) -> None:
         self._holder = holder
         self._pause = pause
         self._on_lost = on_lost
-        self._stopped = threading.Event()
+        self._is_stopped = self._has_ended = False
+        self._wake, self._end = threading.Lock(), threading.Lock()
+        self._wake.acquire()
+        self._end.acquire()
         self._thread = threading.Thread(target=self._run, name="sc-dtool heartbeat", daemon=True)
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Beat now."""
+        with contextlib.suppress(RuntimeError):  # it has been told before
+            self._wake.release()
+
     def stop(self) -> None:
-        """Beat no more; returns when a beat under way has ended."""
-        self._stopped.set()
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        """Beat no more; returns when a beat under way has ended. A forked child has no heart, and does not wait."""
+        self._is_stopped = True
+        self.hurry()
+        if self._thread is threading.current_thread() or not self._holder.is_of_this_process:
+            return
+        while not self._has_ended:
+            if self._end.acquire(timeout=_LOOK_EVERY):
+                self._end.release()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._pause):
-            try:
-                self._holder.beat()
-            except LeaseLost as error:
-                self._on_lost(error)
-                return
-            except OSError:
-                continue  # the server may be away for minutes; the lifetime is much longer
+        error = None
+        try:
+            while error is None:
+                self._wake.acquire(timeout=self._pause)
+                if self._is_stopped:
+                    break
+                error = self._beat()
+        finally:
+            self._has_ended = True
+            self._end.release()
+        if error is not None and self._holder.lost:
+            self._on_lost(error)
+
+    def _beat(self) -> LeaseLost | None:
+        try:
+            self._holder.beat()
+        except LeaseLost as error:
+            return error
+        except OSError:
+            pass  # the server may be away for minutes; the lifetime is much longer
+        return None
 
 
 def renew(fs: FileSystem, layout: Layout, name: HolderName, end: int) -> HolderName:
@@ -287,14 +389,15 @@ class Roll(NamedTuple):
     def call_in_silence(cls, fs: FileSystem, layout: Layout, clock: Clock) -> Roll | None:
         """As `call`, while nobody comes, goes or beats; None if somebody does.
 
-        A listing may miss a name that is renamed meanwhile (readdir(3)), each time anew: only when nothing has changed
-        in the directory is who is missing really missing. Where times are kept in whole seconds that cannot be told.
+        A listing may miss a name that is renamed meanwhile (readdir(3)), each time again: only when nothing has changed
+        in the directory is who is missing really missing. What changes in the same tick as `before` cannot be seen, so
+        that the listing begins in a later one.
         """
         with _probe(fs, layout) as probe:
             before = fs.changed(layout.holders)
-            clock.sleep(_TICK)
+            clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
             roll = cls._list(fs, layout, fs.lstat(probe).st_mtime)
-            return roll if fs.changed(layout.holders) == before and before % _WHOLE_SECOND else None
+            return roll if fs.changed(layout.holders) == before else None
 
     @classmethod
     def glance(cls, fs: FileSystem, layout: Layout) -> Roll:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
@@ -262,8 +263,13 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
             fs.touch(directory)
 
 
-def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation) -> str | None:
-    """The name of what users read in a generation; None if there is not exactly one."""
+def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
+    """The name of what users read in a generation; None if there is not exactly one.
+
+    `fresh`: ask the server, whatever a network file system's client remembers.
+    """
+    if fresh:
+        _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
     try:
         found = fs.names(f"{place.generation(key, str(generation))}/{PAYLOAD}")
     except OSError as error:
@@ -271,6 +277,59 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
             raise
         return None
     return found[0] if len(found) == 1 else None
+
+
+#: Entries of a directory that are counted to see whether some have been removed.
+_MOST_COUNTED = 256
+
+
+def is_whole(fs: FileSystem, payload: str, generation: Generation) -> bool:
+    """Whether a payload is still what was published, as far as a few calls can tell; False only on proof.
+
+    A purge of the file system removes files by their age, and knows nothing of leases. A file must have its size, a
+    small directory at least as many entries as it had (programs may have put more there, such as an index), and a large
+    one any file at all.
+    """
+    try:
+        if _seems_whole(fs, payload, generation, fs.lstat):
+            return True
+    except OSError as error:
+        if error.errno not in GONE:
+            return True
+    # What a network file system's client remembers may be a minute old. Only now it costs more to ask the server.
+    _forget(fs, os.path.dirname(payload))
+    try:
+        return _seems_whole(fs, payload, generation, functools.partial(_status_when_opened, fs))
+    except OSError as error:
+        return error.errno not in GONE
+
+
+def _seems_whole(fs: FileSystem, payload: str, generation: Generation, look: Callable[[str], os.stat_result]) -> bool:
+    status = look(payload)
+    if stat.S_ISREG(status.st_mode):
+        return status.st_size == generation.bytes
+    if not stat.S_ISDIR(status.st_mode):
+        return False  # such as a symbolic link, which is never published
+    count, files, counted = fs.sample(payload, _MOST_COUNTED)
+    return (files or not generation.bytes) and (not counted or count >= generation.entries)
+
+
+def _status_when_opened(fs: FileSystem, path: str) -> os.stat_result:
+    """As lstat; for a file the server's answer, which NFS asks for when a file is opened."""
+    status = fs.lstat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return status
+    fd = fs.open(path)
+    try:
+        return fs.fstat(fd)
+    finally:
+        fs.close(fd)
+
+
+def _forget(fs: FileSystem, directory: str) -> None:
+    """Have the next look into a directory be the server's answer, where that is permitted; see `refresh`."""
+    with contextlib.suppress(OSError):
+        fs.touch(directory)
 
 
 def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:

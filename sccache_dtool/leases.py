@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,7 +57,7 @@ class Lease:
     def __init__(self, fs: FileSystem, clock: Clock, holder: Holder, place: Place, name: str) -> None:
         self._fs = fs
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # reentrant: a signal handler may release in the middle of a release
         self.holder = holder
         self.place = place
         self.name = name
@@ -80,9 +81,29 @@ class Lease:
         return self.place.key
 
     def check(self) -> None:
-        """Raise LeaseLost if the holder was revoked since."""
-        if self.holder.lost:
-            raise LeaseLost(f"the lease on {self.key} was revoked", hint="use the item anew")
+        """Raise LeaseLost if the lease does not protect anything any more. In a forked child, as far as it was told.
+
+        Costs one file-system call if this process was stopped for so long that it may have been taken for dead.
+        """
+        if self.released:
+            raise LeaseLost(f"the lease on {self.key} was released", hint="use the item again")
+        if self.holder.lost or (self.holder.is_of_this_process and not self.holder.confirm()):
+            raise LeaseLost(f"the lease on {self.key} was revoked", hint="use the item again")
+
+    def stands(self) -> bool:
+        """Whether it protects what it is on, so that its path can be given out; if it does not, it is given back."""
+        stands = False
+        try:
+            stands = self.holder.confirm()
+        finally:
+            if not stands:
+                self.give_back()
+        return stands
+
+    def give_back(self) -> None:
+        """Release what nobody was given; what fails now is done by a reaper, once this process is gone."""
+        with contextlib.suppress(OSError):
+            self.release()
 
     def release(self) -> bool:
         """Give the lease back; True if this call did it. Giving back twice is no error. One file-system call.

@@ -77,13 +77,17 @@ def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
 
 def dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
     """Remove holders of leases that were their only ones: what commands make."""
-    renamed = []
-    for id in ids:
-        try:
-            fs.unlink(f"{layout.holders}/{HolderName(id, 0, 0)}")
-        except FileNotFoundError:  # it has a lifetime, so its name has changed
-            renamed.append(id)
+    renamed = [id for id in ids if not _is_dismissed(fs, layout, id)]
     present = Roll.glance(fs, layout).present if renamed else {}
     for name in (present[id] for id in renamed if id in present):
         with contextlib.suppress(FileNotFoundError):
             fs.unlink(f"{layout.holders}/{name}")
+
+
+def _is_dismissed(fs: FileSystem, layout: Layout, id: str) -> bool:
+    """Whether a holder without a lifetime was removed; it has shown one heartbeat at most, after a fetch."""
+    for beats in (0, 1):
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(f"{layout.holders}/{HolderName(id, beats, 0)}")
+            return True
+    return False

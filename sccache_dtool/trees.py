@@ -44,6 +44,20 @@ class Trees:
                 size += status.st_size if stat.S_ISREG(status.st_mode) else 0
         return Usage(size, total)
 
+    def sample(self, path: str, most: int) -> tuple[int, bool, bool]:
+        """The number of entries of a directory, itself included; whether any is no directory; whether that is all.
+
+        Goes on until `most` entries have been counted, and anything but a directory has been found.
+        """
+        count, files = 0, False
+        with Walk(path) as walk:
+            for _, _, is_dir in walk:
+                if files and count >= most:
+                    return count, files, False
+                count += 1
+                files = files or not is_dir
+        return count, files, True
+
     def seal(self, path: str, *, shared: bool = False) -> None:
         """Make a file or tree durable, its files read-only: what is published never changes.
 

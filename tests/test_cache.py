@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,8 +29,10 @@ from sccache_dtool.errors import (
 )
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder
 from sccache_dtool.layout import GATE, EndedName, HolderName, Layout, LeaseName
 from sccache_dtool.leases import Lease
+from signals import interrupt
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -454,7 +457,7 @@ def test_whoever_asked_is_told_of_a_loss(make_cache: Making, source: str) -> Non
     """A program that wants to stop when its data may be deleted would not hear of it."""
     told: list[LeaseLost] = []
     lease = make_cache(on_lost=told.append).use(source)
-    (member,) = [one for one in program._programs.values() if one.holder is lease.holder]
+    (member,) = [one for one in program._programs if one.holder is lease.holder]
     member._tell(LeaseLost("gone"))
     assert [error.message for error in told] == ["gone"]
 
@@ -474,10 +477,196 @@ def test_one_who_fails_over_a_loss_does_not_keep_it_from_the_others(
 
     lease = make_cache(on_lost=fail, fs=FS).use(source)
     make_cache(on_lost=told.append, fs=FS).use(source)
-    (member,) = [one for one in program._programs.values() if one.holder is lease.holder]
+    (member,) = [one for one in program._programs if one.holder is lease.holder]
     member._tell(LeaseLost("gone"))
     assert [error.message for error in told] == ["gone"]
     assert failures == [failure]
+
+
+def revoke_all(layout: Layout) -> None:
+    for name in present(layout):
+        assert holders.revoke(FS, layout, name)
+
+
+def test_a_use_of_a_program_that_was_stopped_for_long_is_three_calls(
+    make_cache: Making, source: str, clock: FakeClock
+) -> None:
+    """A laptop that was closed for a night would be given what was reaped and deleted meanwhile."""
+    fs = Counting()
+    cache = make_cache(fs=fs)
+    cache.use(source).release()
+    clock.let_pass(10 * cache.heartbeat_ttl)
+    for expected in (["symlink", "rename", "rename"], ["symlink", "rename"]):
+        fs.calls.clear()
+        cache.use(source).release()
+        assert fs.kinds() == expected
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_program_that_was_reaped_while_it_was_stopped_gets_a_lease_that_protects(
+    make_cache: Making, source: str, layout: Layout, clock: FakeClock, known: bool
+) -> None:
+    """A program that goes on after a suspension would be given a lease that the next `clean` ends."""
+    notes: list[str] = []
+    cache = make_cache(on_note=notes.append)
+    before = cache.use(source)
+    revoke_all(layout)
+    clock.let_pass(10 * cache.heartbeat_ttl)
+    if not known:
+        cache._known.clear()
+    lease = cache.use(source)
+    assert before.holder.lost
+    assert lease.holder.id in {name.id for name in present(layout)}
+    assert make_cache().clean(EVERYTHING).removed == ()
+    assert lease.path.read_text() == "ACGT\n"
+    assert len([one for one in finished(layout) if one.lease == lease.name]) == 0
+    assert any("beginning again" in note for note in notes) is not known
+
+
+@pytest.mark.parametrize("ttl", [None, 100.0])
+@pytest.mark.parametrize("clean", [False, True], ids=["revoked", "revoked and removed"])
+def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
+    make_cache: Making, job: holders.Owner, source: str, layout: Layout, ttl: float | None, clean: bool
+) -> None:
+    """`use` would exit with 0, and the data be deleted while the job that asked for it reads."""
+    fs = Interposing()
+    fs.before("rename", lambda: revoke_all(layout), within="/items/")
+    if clean:  # by the heartbeat after the fetch, which is the next
+        fs.before("rename", lambda: make_cache().clean(EVERYTHING), within="/holders/", nth=2 if ttl else 1)
+    cache = make_cache(fs=fs)
+    lease = cache.hold(job, cache.wanted([source]), ttl=ttl)
+    assert lease.holder.id in {name.id for name in present(layout)}
+    assert make_cache().clean(EVERYTHING).removed == ()
+    assert lease.path.read_text() == "ACGT\n"
+    assert in_gates(layout) == [lease.name]
+    assert cache.release([job], lease.key) == 1
+    assert present(layout) == []
+
+
+def test_a_holder_that_is_revoked_again_and_again_is_told(
+    make_cache: Making, job: holders.Owner, source: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program whose lifetime is too short would fetch for ever."""
+    fs = Interposing()
+    make_cache().use(source).release()
+    make_cache().close()
+    for number in range(1, 20):
+        fs.before("symlink", lambda: revoke_all(layout), within=f"/{GATE}/", nth=number)
+    monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
+    cache = make_cache(fs=fs)
+    with pytest.raises(LeaseLost, match="were revoked"):
+        cache.hold(job, cache.wanted([source]))
+    assert in_gates(layout) == []
+
+
+def test_a_use_while_another_part_of_the_program_closes_is_valid(
+    make_cache: Making, source: str, layout: Layout
+) -> None:
+    """A library that is done with its cache would take the data from another that is just fetching it."""
+    fs = Interposing()
+    cache, other = make_cache(fs=fs), make_cache(fs=fs)
+    other.use(name="another").release()
+    fs.before("rename", other.close, within="/items/")
+    lease = cache.use(source)
+    lease.check()
+    assert lease.holder.id in {name.id for name in present(layout)}
+    assert make_cache().clean(EVERYTHING).freed == 0
+    assert lease.path.read_text() == "ACGT\n"
+    assert in_gates(layout) == [lease.name]
+
+
+def test_a_lease_that_cannot_be_confirmed_is_not_left_behind(
+    make_cache: Making, source: str, layout: Layout, clock: FakeClock
+) -> None:
+    """Each use while the server is half away would leave a lease, until the program ends."""
+    fs = Failing()
+    cache = make_cache(fs=fs)
+    cache.use(source).release()
+    clock.let_pass(10 * cache.heartbeat_ttl)
+    fs.fail("rename", errno.EIO, within="/holders/")
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            cache.use(source)
+        cache._known.clear()
+    assert in_gates(layout) == []
+
+
+def test_a_lease_says_that_it_protects_nothing(cache: Cache, source: str, layout: Layout, clock: FakeClock) -> None:
+    """A program that asks before it reads on would be told that all is well until the next heartbeat."""
+    lease, given_back, closed = cache.use(source), cache.use(source), cache.use(source)
+    lease.check()
+    given_back.release()
+    with pytest.raises(LeaseLost, match="was released"):
+        given_back.check()
+    revoke_all(layout)
+    clock.let_pass(10 * cache.heartbeat_ttl)
+    with pytest.raises(LeaseLost, match="was revoked"):
+        lease.check()
+    cache.close()
+    with pytest.raises(LeaseLost):
+        closed.check()
+
+
+# -- signal handlers ---------------------------------------------------------------------------------------------------
+
+#: All that a use goes through.
+_FILES = ("cache.py", "program.py", "holders.py", "leases.py", "acquiring.py", "gate.py", "locking.py")
+
+#: What it starts threads with, whose own waits do not bear it that a handler raises.
+_LIBRARY = ("threading.py",)
+
+
+@pytest.mark.parametrize("fetched", [True, False], ids=["hit", "miss"])
+@pytest.mark.parametrize("ends", [True, False], ids=["ends", "goes on"])
+def test_a_signal_handler_can_close_at_any_moment(
+    make_cache: Making, source: str, layout: Layout, fetched: bool, ends: bool
+) -> None:
+    """A job that gives everything back when it is told to end would wait for ever, and be killed without doing so."""
+    every = 3 if fetched else 11
+    step = 1
+    while True:
+        cache = make_cache(fs=FileSystem())
+        if fetched:
+            Cache(layout.root).use(source).release()
+        else:
+            cache.clean(EVERYTHING)
+        other = make_cache(fs=cache._fs)  # another part of the program, whose holder is there already
+        if step % 2:
+            other.use(name="another")
+
+        def use(cache: Cache = cache) -> None:
+            for _ in range(2):
+                lease = cache.use(source)
+                if not lease.released:  # by the handler, in the last moment
+                    assert lease.path.read_text() == "ACGT\n"
+                lease.release()
+
+        def handle(cache: Cache = cache) -> None:
+            cache.close()
+            if ends:
+                raise SystemExit
+
+        try:
+            was_interrupted = interrupt(use, handle, step, *_FILES, *(() if ends else _LIBRARY))
+        except SystemExit:
+            was_interrupted = True
+        program._close_all()
+        assert not program._entering.lock._is_owned()  # type: ignore[attr-defined]
+        if in_gates(layout):  # taken in the very moment: its holder is gone
+            assert ends
+            assert {LeaseName.parse(name).holder for name in in_gates(layout)}.isdisjoint(  # type: ignore[union-attr]
+                name.id for name in present(layout)
+            )
+            Cache(layout.root, clock=FakeClock()).reap()
+            assert in_gates(layout) == []
+        if not ends:
+            assert present(layout) == []
+        for name in present(layout):  # made in the very moment, and removed once this process has ended
+            holders.revoke(FS, layout, name)
+        if not was_interrupted:
+            break
+        step += every
+    assert step > 200
 
 
 # -- fork and exit -----------------------------------------------------------------------------------------------------
@@ -527,8 +716,19 @@ def test_a_forked_child_uses_in_its_own_name(cache: Cache, source: str, layout: 
 def test_a_fork_while_another_thread_is_at_work_does_not_hang(cache: Cache, source: str) -> None:
     """A worker process would wait for ever for a lock that no thread of its own can release."""
     lease = cache.use(source)
-    with program._guard, lease._lock:
-        assert in_child(lambda: (lease.release(), cache.use(source).path.read_text())) == repr((False, "ACGT\n"))
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with program._entering.lock, lease._lock, lease.holder._beating:
+            taken.set()
+            done.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert taken.wait(60)
+    assert in_child(lambda: (lease.release(), cache.use(source).path.read_text())) == repr((False, "ACGT\n"))
+    done.set()
+    other.join()
 
 
 _PROGRAM = """
@@ -805,6 +1005,16 @@ def test_a_use_makes_no_directory_above_its_cache(
     with cache.use(source) as path:
         assert path.read_text() == "ACGT\n"
     cache.close()
+
+
+def test_two_first_uses_at_once_both_succeed(tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc) -> None:
+    """One of the first two jobs in a new cache would be told that there is none."""
+    fs = Interposing()
+    first = Cache(tmp_path / "new", fs=FileSystem(), clock=clock, proc=proc)
+    second = Cache(tmp_path / "new", fs=fs, clock=clock, proc=proc)
+    fs.before("names", first.init)
+    assert second.use(source).path.read_text() == "ACGT\n"
+    second.close()
 
 
 def test_a_use_leaves_a_directory_with_files_alone(

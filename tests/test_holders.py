@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
+from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
 from sccache_dtool import holders, records
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.fsops import FileSystem
@@ -17,6 +19,7 @@ from sccache_dtool.holders import CALLER, COMMAND, NAMED, PROBE, PROGRAM, Holder
 from sccache_dtool.layout import HolderName, Layout
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Process
+from signals import interrupted
 
 FS = FileSystem()
 JOB = Process("b0071d", "4026531836.4026531834", 4242, 1000)
@@ -291,6 +294,163 @@ def test_a_forked_child_does_not_retire_its_parent(layout: Layout, clock: FakeCl
     assert len(entries(layout)) == 1
 
 
+def test_a_holder_that_has_just_beaten_is_confirmed_without_a_call(layout: Layout, clock: FakeClock) -> None:
+    """Each use would load the server with a heartbeat."""
+    fs = Counting()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.calls.clear()
+    clock.let_pass(holders.pause_between_beats(TTL))
+    assert holder.confirm()
+    assert fs.calls == []
+
+
+@pytest.mark.parametrize("clocks", [("boot", "wall"), ("boot",), ("wall",)])
+@pytest.mark.parametrize("seconds", [TTL, -TTL])
+def test_a_holder_that_has_not_beaten_for_long_is_confirmed_by_a_heartbeat(
+    layout: Layout, clock: FakeClock, clocks: tuple[str, ...], seconds: float
+) -> None:
+    """A program that was suspended, or restored elsewhere, would be given what is deleted under it."""
+    fs = Counting()
+    one, other = Holder(fs, layout, clock, OWNER, TTL), Holder(fs, layout, clock, OWNER, TTL)
+    if "boot" in clocks:
+        clock._boot += seconds
+    if "wall" in clocks:
+        clock._wall += seconds
+    (name,) = [name for name in entries(layout) if name.id == other.id]
+    assert holders.revoke(FS, layout, name)
+    fs.calls.clear()
+    assert one.confirm()
+    assert fs.kinds() == ["rename"]
+    assert not other.confirm()
+    assert other.lost
+    assert one.confirm()
+
+
+@pytest.mark.parametrize("ttl", [None, TTL])
+def test_a_revocation_is_found_out_by_a_heartbeat_however_fresh_the_last(
+    layout: Layout, clock: FakeClock, ttl: float | None
+) -> None:
+    """After a long download a lease would be given to a job that was taken for dead meanwhile."""
+    fs = Counting()
+    one, other = Holder(fs, layout, clock, OWNER, ttl), Holder(fs, layout, clock, OWNER, ttl)
+    (name,) = [name for name in entries(layout) if name.id == other.id]
+    assert holders.revoke(FS, layout, name)
+    fs.calls.clear()
+    assert one.prove()
+    assert fs.kinds() == ["rename"]
+    assert not other.prove()
+
+
+def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
+    """While the server is away, nobody could say that a lease protects anything."""
+    fs = Failing()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    clock.let_pass(TTL)
+    fs.fail("rename", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        holder.confirm()
+    fs.mend()
+    assert holder.confirm()
+
+
+def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
+    """A program that was frozen with its memory and goes on elsewhere would use the leases of what was frozen."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    process = holder._myself.process
+    if process is None:
+        pytest.skip("processes cannot be told apart on this host")
+    holder._myself = holder._myself._replace(process=process._replace(start=1))
+    assert not holder.prove()
+    assert not holder.confirm()
+    assert not holder.usable
+    assert not holder.is_of_this_process
+
+
+def test_who_has_retired_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
+    """A thread would be given a lease in the name of a holder that another thread has just removed."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder.retire()
+    assert not holder.confirm()
+    assert not holder.prove()
+    with pytest.raises(LeaseLost, match="released meanwhile"):
+        raise holder.revoked()
+
+
+class AfterRename(FileSystem):
+    """Runs an act after the next rename, before its caller hears of it."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], object] | None = None
+
+    def rename(self, source: str, target: str, **more: Any) -> None:
+        super().rename(source, target, **more)
+        act, self.act = self.act, None
+        if act is not None:
+            act()
+
+
+def test_who_retires_in_the_middle_of_a_heartbeat_leaves_nothing(layout: Layout, clock: FakeClock) -> None:
+    """A signal handler that gives everything back would leave a holder, for as long as the program lives."""
+    fs = AfterRename()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.act = holder.retire
+    holder.beat()
+    assert os.listdir(layout.holders) == ["gone"]
+    assert not holder.lost
+
+
+def test_a_heartbeat_in_the_middle_of_a_heartbeat_is_no_loss(layout: Layout, clock: FakeClock) -> None:
+    """A signal handler that uses something would wait for ever, or take the program for revoked."""
+    fs = AfterRename()
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    fs.act = holder.beat
+    for _ in range(3):
+        holder.beat()
+    assert not holder.lost
+    assert [name.id for name in entries(layout)] == [holder.id]
+
+
+def test_a_heart_tells_at_once_of_a_loss_that_another_thread_has_found(layout: Layout, clock: FakeClock) -> None:
+    """A program would go on reading for minutes what may be deleted, though a part of it knows."""
+    heard = threading.Event()
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder.start_heart(lambda error: heard.set())
+    assert holders.revoke(FS, layout, entries(layout)[0])
+    assert not holder.prove()
+    assert heard.wait(60)
+    holder.stop_heart()
+
+
+def test_a_heart_can_be_stopped_while_it_is_being_started_and_stopped(layout: Layout, clock: FakeClock) -> None:
+    """A signal handler that gives everything back would wait for ever if the program was just doing that."""
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+
+    def live() -> None:
+        holder.start_heart(lambda error: None)
+        holder.stop_heart()
+
+    with interrupted(live, holder.stop_heart, "holders.py", "threading.py") as steps:
+        assert steps > 50
+    assert holder._heart is None
+
+
+def test_a_heart_is_not_waited_for_by_what_it_tells(layout: Layout, clock: FakeClock) -> None:
+    """A program that is told of a loss, and waits for its main thread to stop, would wait for ever if that closes."""
+    told, over = threading.Event(), threading.Event()
+
+    def tell(error: LeaseLost) -> None:
+        told.set()
+        over.wait(60)
+
+    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder.start_heart(tell)
+    assert holders.revoke(FS, layout, entries(layout)[0])
+    assert not holder.prove()
+    assert told.wait(60)
+    holder.retire()
+    over.set()
+
+
 # -- revocations -------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +505,46 @@ def test_a_roll_call_leaves_no_probe(layout: Layout) -> None:
     with pytest.raises(OSError, match="Input/output"):
         Roll.call(fs, layout)
     assert os.listdir(layout.holders) == ["gone"]
+
+
+class WholeSeconds(Counting):
+    """A file system that keeps times in whole seconds, by a clock that stands still until a test lets time pass."""
+
+    def __init__(self, clock: FakeClock) -> None:
+        super().__init__()
+        self._clock = clock
+        self._changed = 0
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if call.kind in ("symlink", "rename", "unlink"):
+            self._changed = int(self._clock.wall()) * 10**9
+        result = do()
+        return self._changed if call.kind == "changed" else result
+
+
+def test_who_is_missing_is_known_where_times_are_whole_seconds(layout: Layout, clock: FakeClock) -> None:
+    """The leases of programs that have ended would stay for ever on such a file system."""
+    fs = WholeSeconds(clock)
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+    roll = Roll.call_in_silence(fs, layout, clock)
+    assert roll is not None
+    assert set(roll.present) == {holder.id}
+
+
+def test_who_beats_during_a_roll_call_is_noticed_where_times_are_whole_seconds(
+    layout: Layout, clock: FakeClock
+) -> None:
+    """A holder that is renamed during the listing, in the same second, would be missing in it, and lose its leases."""
+    fs = WholeSeconds(clock)
+    holder = Holder(fs, layout, clock, OWNER, TTL)
+
+    class Beating(FakeClock):
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            clock.let_pass(seconds)
+            holder.beat()
+
+    assert Roll.call_in_silence(fs, layout, Beating()) is None
 
 
 @pytest.mark.parametrize("kind", ["symlink", "unlink"])

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sccache_dtool.acquiring import until_it_stands
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation
@@ -36,7 +37,7 @@ def use_dataset(
         each = {**terms, "size": None}
         return staging.hold(cache, words, lambda wanted: cache.hold(owner, wanted, **each), now.out.progress())
 
-    staged = _place(caches, words, name, terms, stage)
+    staged = _place(caches, words, name, terms, stage, now.out.note)
     now.out.detail(f"held by {owner}")
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
@@ -70,7 +71,7 @@ def hold_dataset(
             holder.retire()
             raise
 
-    return _place(caches, words, name, terms, stage)
+    return _place(caches, words, name, terms, stage, now.out.note)
 
 
 def _place(
@@ -79,13 +80,18 @@ def _place(
     name: str | None,
     terms: dict[str, Any],
     stage: Callable[[Cache], Staged],
+    note: Callable[[str], None],
 ) -> Staged:
     """`stage` in the cache that has the dataset already, else in the first with room for it."""
+
+    def stage_until_it_stands(cache: Cache) -> Staged:
+        return until_it_stands(lambda: stage(cache), note)
+
     if name is not None:
         raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
     key = staging.key_of(words)
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(key)), None)
     if there is not None:
-        return stage(there)
+        return stage_until_it_stands(there)
     need = staging.bytes_of(words) if terms["size"] is None else terms["size"]
-    return fetch_where_room_is(caches, staging.wanted(words), need, terms["make_room"], stage)
+    return fetch_where_room_is(caches, staging.wanted(words), need, terms["make_room"], stage_until_it_stands)

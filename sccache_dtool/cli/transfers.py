@@ -174,7 +174,8 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
             return
     for copy in cache.item(named.key).copies:
         if not copy.closed and named.generation in (None, str(copy.generation)):
-            yield cache.path(copy)
+            path = cache.path(copy)
+            yield path if path is not None and cache.is_whole(copy, path) else None
 
 
 @click.command("locate")
@@ -205,6 +206,7 @@ def locate_command(
         changed = changed or cache.has(named.key)
     if changed:
         raise CacheError(
-            f"{name or plain(' '.join(words))} has changed since it was fetched", hint="`use` fetches it again"
+            f"{name or plain(' '.join(words))} has changed since it was fetched, or its copy is damaged",
+            hint="`use` fetches it again",
         )
     raise CacheError(f"{name or plain(' '.join(words))} is not in {' or '.join(str(cache.root) for cache in caches)}")

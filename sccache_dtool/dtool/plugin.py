@@ -16,6 +16,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,20 +31,6 @@ SWITCH = "SC_DTOOL_PLUGIN"
 #: What marks the method as wrapped, whichever copy of this module did it.
 _MARK = "_sc_dtool_wraps"
 
-#: What an access needs of ours, and what it needs beside that if it must fetch.
-_TO_USE = ("sccache_dtool.cache", "sccache_dtool.fetch.broker")
-_TO_FETCH = (
-    "flufl.lock",
-    "portalocker",
-    "sccache_dtool.evict.keeper",
-    "sccache_dtool.fetch.populate",
-    "sccache_dtool.locking",
-)
-
-#: Held while those are loaded, and while this process forks: a child that is forked in the middle of another thread's
-#: import waits for ever for its end.
-_loading = threading.RLock()
-
 Original = Callable[[Any, str], str]
 
 
@@ -57,10 +44,10 @@ class _State:
     """What this process holds; a forked child begins with nothing."""
 
     def __init__(self) -> None:
-        self.guard = threading.Lock()
+        self.guard = threading.RLock()  # reentrant, as the next: a signal handler may ask in the middle of an access
         self.caches: dict[str, Cache] = {}
         self.held: dict[tuple[str, str], Lease] = {}
-        self.busy: dict[tuple[str, str], threading.Lock] = {}
+        self.busy: dict[tuple[str, str], AbstractContextManager[bool]] = {}
         self.warned = False
 
 
@@ -70,11 +57,6 @@ _state = _State()
 def _forget() -> None:
     global _state
     _state = _State()
-
-
-def _after_fork_in_child() -> None:
-    _loading.release()
-    _forget()
 
 
 def is_off() -> bool:
@@ -91,9 +73,10 @@ def install() -> bool:
 
         original = DataSet.item_content_abspath
         if not hasattr(original, _MARK):
-            os.register_at_fork(
-                before=_loading.acquire, after_in_parent=_loading.release, after_in_child=_after_fork_in_child
-            )
+            from sccache_dtool import forking
+
+            forking.wait_for_imports()  # a fork would cut off what another thread loads at its first access
+            os.register_at_fork(after_in_child=_forget)
             DataSet.item_content_abspath = _wrapped(original)
     except Exception as error:
         _warn_once(error)
@@ -143,7 +126,7 @@ def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -
     slot = (str(getattr(dataset, "uuid", "")), str(identifier))
     with state.guard:
         lease = state.held.get(slot)
-        busy = state.busy.setdefault(slot, threading.Lock())
+        busy = state.busy.setdefault(slot, threading.RLock())
     if lease is not None and _still_good(lease):
         return os.fspath(lease)
     with busy:
@@ -159,7 +142,10 @@ def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -
 
 def _still_good(lease: Lease) -> bool:
     """Whether a lease still stands for what it was taken on; people delete by hand, too, and dtool fetched again."""
-    return not lease.released and lease.holder.usable and os.path.exists(lease)
+    try:
+        return not lease.released and lease.holder.confirm() and os.path.exists(lease)
+    except OSError:  # nobody knows: taken again, or told of
+        return False
 
 
 def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
@@ -168,7 +154,6 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
     Raises what the broker raises, and WrongContent.
     """
     try:
-        _load(_TO_USE)
         from sccache_dtool.errors import FetchFailed
         from sccache_dtool.fetch.broker import BrokerFailed, NoSuchItem, WrongContent
     except Exception as error:
@@ -196,19 +181,6 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
     raise failure
 
 
-def _load(names: tuple[str, ...]) -> None:
-    from importlib import import_module
-
-    with _loading:
-        for name in names:
-            import_module(name)
-
-
-def _about_to_fetch(dataset: Any) -> Any:
-    _load(_TO_FETCH)
-    return dataset
-
-
 class _Theirs(Exception):
     """dtool's own way was gone, and failed."""
 
@@ -225,7 +197,7 @@ def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> t
     if isinstance(store, DiskStorageBroker) or not broker.is_identifier(identifier):
         return None, ""
     cache = _cache(store)
-    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: _about_to_fetch(dataset))
+    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
     if broker.cache_attributes(store):
         return cache.use_wanted(wanted), ""
     return _of_unknown_broker(cache, wanted, dtools_own_way)
@@ -242,7 +214,7 @@ def _unleased(dataset: Any, identifier: str) -> str:
         cache = _cache(dataset._storage_broker)
         for copy in cache.item(broker.item_key(dataset.uuid, identifier)).copies:
             path = None if copy.closed else cache.path(copy)
-            if path is not None and os.access(path, os.R_OK):
+            if path is not None and cache.is_whole(copy, path) and os.access(path, os.R_OK):
                 return str(path)
     return ""
 

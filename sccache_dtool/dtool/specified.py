@@ -9,8 +9,8 @@ The cache is dtool's own (``DTOOL_CACHE_DIRECTORY``). All of them may raise Cach
 
 from __future__ import annotations
 
+import contextlib
 import os
-import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.wanted import Wanted
     from sccache_dtool.leases import Lease
 
-_guard = threading.Lock()
-_taken: dict[tuple[int, str], list[Lease]] = {}  # by process and key: a forked child begins with nothing
+#: By key. Its calls cannot be interrupted half way by another thread or a signal handler, so that no lock is needed.
+_taken: dict[str, list[Lease]] = {}
+os.register_at_fork(after_in_child=_taken.clear)
 
 
 def pre_item_content_abspath(uri: str, uuid: str) -> None:
@@ -48,18 +49,14 @@ def increment_cache_item_lock_counter(uri: str, uuid: str) -> None:
     """Take a lease on an item, which is fetched first if it is not there. This process holds it."""
     cache, wanted = _named(uri, uuid)
     lease = cache.use_wanted(wanted)
-    with _guard:
-        _taken.setdefault((os.getpid(), wanted.key), []).append(lease)
+    _taken.setdefault(wanted.key, []).append(lease)
 
 
 def decrement_cache_item_lock_counter(uri: str, uuid: str) -> None:
     """Give back a lease that `increment_cache_item_lock_counter` took in this process; nothing if there is none."""
     _, wanted = _named(uri, uuid)
-    with _guard:
-        leases = _taken.get((os.getpid(), wanted.key))
-        lease = leases.pop() if leases else None
-    if lease is not None:
-        lease.release()
+    with contextlib.suppress(KeyError, IndexError):
+        _taken[wanted.key].pop().release()
 
 
 def cache_item_lock_counter(uri: str, uuid: str) -> int:
@@ -73,9 +70,7 @@ def register_cache_item_access(uri: str, uuid: str) -> None:
     While this process holds a lease on it there is nothing to do, because that will be in the history when it ends.
     """
     cache, wanted = _named(uri, uuid)
-    with _guard:
-        noted = bool(_taken.get((os.getpid(), wanted.key)))
-    if not noted:
+    if not _taken.get(wanted.key):
         cache.use_wanted(wanted).release()
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,6 +26,7 @@ from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
+from sccache_dtool.holders import pause_between_beats
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 #: Items that are fetched at the same time.
 AT_ONCE = 8
+
+#: Seconds between two looks at what is to show a heartbeat, at most.
+_LONGEST_PAUSE = 1.0
 
 #: What the payloads of views are called.
 _NAME = "items"
@@ -91,14 +96,21 @@ def hold(cache: Cache, words: Sequence[str], hold_one: Callable[[Wanted], Lease]
     """Lease all items of a dataset, what is missing fetched first, and a view that shows them.
 
     All or nothing: what was leased before something failed is given back. `hold_one` is called from several threads.
+    Raises LeaseLost if the holder of an item was revoked while others were fetched.
     """
     uri = datasets.parse(words).uri
     uuid = datasets.parse(words).uuid
     relpaths = _relpaths(cache, uuid, uri)
     with contextlib.ExitStack() as undo:
-        leases = _hold_items(cache, uuid, uri, relpaths, undo, hold_one, progress or NoProgress())
-        links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
-        view = hold_one(_view(uuid, uri, links))
+        held: list[Lease] = []
+        with _kept_alive(held):
+            leases = _hold_items(cache, uuid, uri, relpaths, undo, hold_one, progress or NoProgress(), held)
+            links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
+            view = hold_one(_view(uuid, uri, links))
+            undo.callback(_give_back, view)
+        for lease in (*held, view):
+            if not lease.stands():
+                raise lease.holder.revoked()
         undo.pop_all()
     if len(cache.item(view.key).copies) > 1:
         cache.evict_if_idle(view.key)  # pictures of what is gone; ours is leased, and stays
@@ -147,8 +159,9 @@ def _hold_items(
     undo: contextlib.ExitStack,
     hold_one: Callable[[Wanted], Lease],
     progress: Progress,
+    held: list[Lease],
 ) -> dict[str, Lease]:
-    """Leases on all items by path, several at a time; `undo` gives them back."""
+    """Leases on all items by path, several at a time, added to `held` one by one; `undo` gives them back."""
     root = str(cache.root)
     leases: dict[str, Lease] = {}
     progress.start(uri, None)
@@ -161,6 +174,7 @@ def _hold_items(
             for one in as_completed(coming):
                 lease = one.result()
                 leases[coming[one]] = lease
+                held.append(lease)
                 progress.advance(os.stat(lease).st_size)
         except BaseException:
             for one in coming:
@@ -175,6 +189,30 @@ def _hold_items(
     for lease in leases.values():
         undo.callback(_give_back, lease)
     return leases
+
+
+@contextlib.contextmanager
+def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
+    """Show heartbeats for the leases in `held`, and those added to it, while other items are fetched."""
+    over = threading.Event()
+
+    def pause() -> float:
+        lifetimes = (lease.holder.ttl for lease in tuple(held))
+        return min((_LONGEST_PAUSE, *(pause_between_beats(ttl) for ttl in lifetimes if ttl is not None)))
+
+    def run() -> None:
+        while not over.wait(pause()):
+            for lease in tuple(held):
+                with contextlib.suppress(OSError):  # it may pass; at the end each is looked at again
+                    lease.holder.confirm()
+
+    thread = threading.Thread(target=run, name="sc-dtool heartbeats", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _give_back(lease: Lease) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,6 +83,10 @@ class Looking(Opened):
             self._warn(f"{directory}: {error.strerror}; passed over")
             return None
         return Path(directory, payload) if payload else None
+
+    def is_whole(self, copy: Copy, path: str | os.PathLike[str]) -> bool:
+        """Whether the payload of a copy, at `path`, is there as it was published; see `items.is_whole`."""
+        return items.is_whole(self._fs, os.fspath(path), copy.generation)
 
     def find(self, word: str) -> str:
         """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.

@@ -133,10 +133,11 @@ class Opened:
             self.check()
             self._warn_of_strangers()
         except NoCache:
-            if not (self._may_hold_data or root.is_empty(self._fs, self._layout.root)):
-                raise
-            if self.init(self._parents):
-                self._tell_of_new_cache()
+            if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
+                if self.init(self._parents):
+                    self._tell_of_new_cache()
+                return
+            self.check()  # once more: another process may have set it up since
 
     def _tell_of_new_cache(self) -> None:
         text = f"set up a new cache in {self._layout.root}"
@@ -170,5 +171,8 @@ class Opened:
         return Crew(self._jobs, self._on_scan, self._executor)
 
     def close(self) -> None:
-        """Release all that this process holds in this cache. It happens by itself when the program ends."""
+        """Release all that this process holds in this cache. It happens by itself when the program ends.
+
+        May be called from a signal handler. What another thread is about to use is leased again, by another holder.
+        """
         program.forget(self._layout)

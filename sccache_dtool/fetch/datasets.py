@@ -18,6 +18,7 @@ from sccache_dtool.fetch.broker import DataSet, is_identifier, wanted
 from sccache_dtool.fetch.reasons import CONTROL, plain, why
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.wanted import DTOOL, Wanted
+from sccache_dtool.forking import Guard
 from sccache_dtool.layout import item_key
 
 #: Kinds of storage whose URIs end in the dataset's UUID, or in no UUID at all. A directory may have any name.
@@ -26,7 +27,7 @@ _NAMED_BY_UUID = frozenset({"s3", "ecs", "azure", "irods", "http", "https"})
 #: How the names of such directories end.
 VIEW = ".dataset"
 
-_opening = threading.Lock()
+_opening = Guard()
 _opened = threading.local()
 
 
@@ -88,7 +89,7 @@ def open_dataset(uri: str) -> DataSet:
     """The dataset at a URI, opened once by each thread: brokers are not made to be shared. Raises FetchFailed."""
     opened: dict[str, Any] = _opened.__dict__
     if uri not in opened:
-        with _opening:  # dtool and boto3 set up what is the whole process's
+        with _opening.lock:  # dtool and boto3 set up what is the whole process's
             opened[uri] = _open(uri)
     return opened[uri]
 

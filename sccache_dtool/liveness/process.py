@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sccache_dtool import forking
 from sccache_dtool.liveness import State, Verdict
 
 #: Position of a field in /proc/<pid>/stat after the command's closing bracket (proc(5) counts from 1, with two before).
@@ -59,7 +60,7 @@ class Proc:
     def __init__(self, root: str = "/proc") -> None:
         self.root = root
         self._here: tuple[str, str] | None = None
-        self._looked_as = 0
+        self._looked_as: tuple[int, object] | None = None
 
     def here(self) -> tuple[str, str] | None:
         """Boot id and name spaces of this process; None where they cannot be known.
@@ -67,8 +68,9 @@ class Proc:
         A /proc of another PID name space (`unshare --pid` without a mount of its own) would show other processes
         under our numbers: then nothing may be said.
         """
-        if self._looked_as != os.getpid():
-            self._looked_as = os.getpid()
+        who = (os.getpid(), forking.token())
+        if self._looked_as != who:
+            self._looked_as = who
             self._here = self._look()
         return self._here
 
@@ -184,3 +186,37 @@ class Proc:
 def _inode(link: str) -> str:
     """``pid:[4026531836]`` → ``4026531836``."""
     return link[link.find("[") + 1 : -1]
+
+
+class Myself(NamedTuple):
+    """The process that made this object, which a forked child finds in its memory and must not take for itself."""
+
+    token: object
+    pid: int
+    process: Process | None  # None: processes cannot be told apart on this host
+
+    @classmethod
+    def now(cls) -> Myself:
+        """This process."""
+        return cls(forking.token(), os.getpid(), Proc().identify(os.getpid()))
+
+    def is_this_process(self) -> bool:
+        """Whether this process made it. Reads nothing: it is asked at every use.
+
+        A child with the same number, given again after the end of its grandparent, is told by the token.
+        """
+        return self.token is forking.token() and self.pid == os.getpid()
+
+    def is_certainly_this_process(self) -> bool:
+        """As `is_this_process`, also where a fork (by a library) or a restored checkpoint told Python nothing.
+
+        Compares boot, name spaces, number and start time, as far as they can be known. Reads /proc.
+        """
+        if not self.is_this_process():
+            return False
+        now = Proc().identify(os.getpid())
+        return self.process is None or now is None or self.process == now
+
+    def of_another_process(self) -> Myself:
+        """What this is once it was found to be of another process: never this one's again."""
+        return self._replace(token=None)

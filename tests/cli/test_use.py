@@ -247,3 +247,25 @@ def test_json_says_what_is_held_and_by_whom(sc: Sc, source: str, disk: Disk) -> 
     assert Path(row["path"]).read_text() == "ACGT\n"
     assert row["lease"] == disk.leases()[0].name
     assert str(os.getpid()) in row["holder"]
+
+
+def test_what_a_purge_has_removed_is_fetched_again(sc: Sc, source: str, disk: Disk) -> None:
+    """Every job would be given, with exit code 0, a path to nothing, until somebody removes the item by hand."""
+    path = sc("use", source).path
+    sc("unuse", source)
+    path.unlink()
+    assert sc("locate", source).code == 1
+    again = sc("use", source)
+    assert again.path.read_text() == "ACGT\n"
+    assert "fetching it again" in again.err
+    assert sc("locate", source).path == again.path
+    assert len(disk.leases()) == 1
+
+
+def test_a_use_that_fetched_is_given_back_without_a_listing_of_all_holders(
+    sc: Sc, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy cluster each `unuse` would read the names of ten thousand holders."""
+    sc("use", source)
+    monkeypatch.setattr("sccache_dtool.holders.Roll.glance", None)
+    sc("unuse", source)

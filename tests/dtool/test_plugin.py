@@ -12,11 +12,16 @@ import dtoolcore
 import pytest
 
 from dtool import stores
+from sccache_dtool import holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.clock import Clock
 from sccache_dtool.dtool import leased, plugin
 from sccache_dtool.errors import InUse
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch.broker import WrongContent, item_key
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Roll
+from sccache_dtool.layout import Layout
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -310,6 +315,17 @@ def test_what_is_in_a_cache_that_one_may_only_read_is_served_without_a_lease(dat
     assert web.data_requests == served + len(FILES)  # by `become`, into a cache of its own
 
 
+#: Of all that a first access loads: ours and others', early and late, modules and packages.
+LOADED_LATE = (
+    "sccache_dtool.cache",
+    "sccache_dtool.fetch.broker",
+    "sccache_dtool.fetch.populate",
+    "sccache_dtool.locking",
+    "flufl.lock",
+    "portalocker",
+)
+
+
 def test_a_fork_in_the_middle_of_our_loading_leaves_no_child_that_hangs(dataset, cache_dir, run_python):
     """Pools fork while threads load data; a child must not wait for a module that nobody goes on loading in it."""
     program = """
@@ -336,26 +352,75 @@ say(os.waitpid(pid, 0)[1])
 thread.join()
 input()
 """
-    for module in (*plugin._TO_USE, *plugin._TO_FETCH):
+    for module in LOADED_LATE:
         process = run_python(program, dataset.uri, FIRST, module)
         assert process.line() == "0", module
-        process.end()
+        assert "Exception" not in process.end()[1]
         shutil.rmtree(cache_dir)
 
 
-def test_everything_of_ours_is_loaded_before_a_fetch_begins(dataset, cache_dir, run_python):
-    """What is loaded later a fork may cut off."""
+def test_a_worker_of_a_pool_gives_its_items_back(dataset, cache_dir, run_python):
+    """The workers of a DataLoader would hold items for hours after their end, as other hosts see them."""
     program = """
-from sccache_dtool.dtool import plugin
+import multiprocessing
 dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
-plugin._load(plugin._TO_USE)
-plugin._load(plugin._TO_FETCH)
-before = set(sys.modules)
-dataset.item_content_abspath(sys.argv[2])
-say("new:", *sorted(name for name in set(sys.modules) - before if name.startswith("sccache_dtool")))
+def work():
+    open(dataset.item_content_abspath(sys.argv[2])).read()
+worker = multiprocessing.get_context("fork").Process(target=work)
+worker.start()
+worker.join()
+say(worker.exitcode)
+input()
 """
     process = run_python(program, dataset.uri, FIRST)
-    assert process.line() == "new:"
+    assert process.line() == "0"
+    assert Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).leases == 0
+    process.end()
+
+
+def test_what_was_purged_is_fetched_again_by_the_next_process(dataset, cache_dir, run_python):
+    """Every script would be given a path to nothing, for ever."""
+    first = run_python(USE, dataset.uri, FIRST)
+    path = first.line()
+    first.end()
+    os.unlink(path)
+    second = run_python(USE, dataset.uri, FIRST)
+    assert read(second.line()) == b"one\n"
+    second.end()
+    assert len(Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).copies) == 1
+
+
+def test_a_program_that_was_suspended_is_given_what_is_protected(dataset, cache_dir, monkeypatch):
+    """A notebook that goes on the next morning would read what was reaped and deleted meanwhile."""
+    path = dataset.item_content_abspath(FIRST)
+    layout = Layout(str(cache_dir))
+    for name in Roll.glance(FileSystem(), layout).present.values():
+        assert holders.revoke(FileSystem(), layout, name)
+    monkeypatch.setattr(Clock, "since_boot", lambda self, real=Clock.since_boot: real(self) + 10**6)
+    again = dataset.item_content_abspath(FIRST)
+    Cache(cache_dir).clean(Rules(everything=True))
+    assert read(again) == b"one\n"
+    assert again == path
+
+
+def test_a_signal_handler_may_access_what_the_program_is_just_accessing(dataset, cache_dir, run_python):
+    """A handler that looks something up would wait for ever for the access that it has interrupted."""
+    program = """
+import signal, threading
+from sccache_dtool.dtool import plugin
+dataset = dtoolcore.DataSet.from_uri(sys.argv[1])
+dataset.item_content_abspath(sys.argv[2])
+def handle(*_):
+    say(open(dataset.item_content_abspath(sys.argv[2])).read().strip())
+signal.signal(signal.SIGUSR1, handle)
+slot = (str(dataset.uuid), sys.argv[2])
+with plugin._state.guard, plugin._state.busy[slot]:
+    plugin._state.held.clear()
+    os.kill(os.getpid(), signal.SIGUSR1)
+input()
+"""
+    process = run_python(program, dataset.uri, FIRST)
+    assert process.line() == "one"
     process.end()
 
 

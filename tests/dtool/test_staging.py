@@ -6,17 +6,24 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from dtool import stores
+from sccache_dtool import holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit
+from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch.broker import item_key
-from sccache_dtool.holders import Roll
+from sccache_dtool.fetch.wanted import Wanted
+from sccache_dtool.fsops import FileSystem
+from sccache_dtool.holders import Holder, Roll
+from sccache_dtool.layout import Layout
+from sccache_dtool.leases import Lease
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -295,3 +302,50 @@ def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):
     assert main.run(["run", f"dtool:{dataset.uri}", "--", "true"]) == Exit.FETCH_FAILED
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
     assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
+
+
+def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, monkeypatch):
+    """Items with a lifetime would be taken for forgotten, and removed, while the rest is being fetched for hours."""
+    cache = Cache(cache_dir)
+    words = [f"dtool:{dataset.uri}"]
+    owner = holders.Owner(holders.NAMED, None, "a job", "")
+    beaten = threading.Event()
+    first: list[Lease] = []
+
+    def hold(wanted: Wanted) -> Lease:
+        if wanted.fits is None and first:
+            assert beaten.wait(60)  # the rest takes long
+        lease = cache.hold(owner, wanted, ttl=1.0)
+        if not first:
+            first.append(lease)
+            beat = lease.holder.beat
+            monkeypatch.setattr(lease.holder, "beat", lambda: (beat(), beaten.set()))
+        return lease
+
+    monkeypatch.setattr(staging, "AT_ONCE", 1)
+    staging.hold(cache, words, hold, None).release()
+    assert beaten.is_set()
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dataset, cache_dir, monkeypatch, times):
+    """A job would be given a directory whose files the next `clean` deletes."""
+    layout = Layout(str(cache_dir))
+    monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
+    real = staging._view
+
+    def view(*given: object) -> Wanted:
+        nonlocal times
+        times -= 1
+        if times >= 0:
+            for name in Roll.glance(FileSystem(), layout).present.values():
+                holders.revoke(FileSystem(), layout, name)
+        return real(*given)
+
+    again = times == 1
+    monkeypatch.setattr(staging, "_view", view)
+    path = sc("use", f"dtool:{dataset.uri}", code=Exit.DONE if again else Exit.LEASE_LOST)
+    assert set(leases(cache_dir, dataset.uuid).values()) == {1 if again else 0}
+    if again:
+        Cache(cache_dir).clean(Rules(everything=True))
+        assert shown(path) == FILES

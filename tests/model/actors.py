@@ -143,6 +143,14 @@ def beat(me: str, beats: int) -> Program:
     return int(mine[0].rpartition(".")[2])
 
 
+def prove(me: str, generation: str, lease: str, beats: int) -> Program:
+    """After a fetch: the next number of beats, or None if we were revoked, and have given the lease back."""
+    after = yield from beat(me, beats)
+    if after is None:
+        yield from release(me, generation, lease)
+    return after
+
+
 def call_the_roll(me: str, number: int) -> Program:
     """(names in holders/, names in holders/gone/), after a create of our own."""
     probe = f"holders/probe-{me}{number}"
@@ -619,6 +627,10 @@ def user(me: str, uses: int, beats: int = 0, fetches: int = 0) -> Program:
                 attempt += 1
                 lease = f"{me}.{uses}{attempt}f"
                 known = yield from fetch(me, lease, attempt)
+                if known is not None:
+                    beaten = yield from prove(me, known, lease, beaten)
+                    if beaten is None:
+                        return  # and begin again, as another holder
         if known is None:
             break
         yield ("reads",)
@@ -646,6 +658,9 @@ def slow_fetcher(me: str) -> Program:
         lease = f"{me}.0"
         generation = yield from publish(f"g-{me}", area, lease)
         yield "hold", lease, generation
+        beaten = yield from prove(me, generation, lease, beaten)
+        if beaten is None:
+            return  # and begin again, as another holder
         yield ("reads",)
         yield from release(me, generation, lease)
         yield from retire(me, beaten)
