@@ -110,7 +110,6 @@ class Keeper(Cleaner):
 
     def restore(self, key: str) -> None:
         """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse."""
-        self._return_interrupted_restores()
         found = [name for trashed, name in self.restorable() if trashed == key]
         if not found:
             raise not_in_trash(key)
@@ -125,7 +124,7 @@ class Keeper(Cleaner):
         except OSError as error:
             raise self._not_restored(key, name, error) from error
 
-    def _return_interrupted_restores(self) -> None:
+    def return_interrupted_restores(self) -> None:
         """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
         works = self._fs.names(self._layout.tmp)
         if any(map(_is_of_restore, works)):

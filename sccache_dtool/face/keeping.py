@@ -134,6 +134,7 @@ class Keeping(Looking):
         from sccache_dtool.evict.keeper import not_in_trash
 
         keeper = self._keeper()
+        keeper.return_interrupted_restores()
         there = dict(keeper.restorable())
         within = self._layout.key_of(word)
         found = finding.meant(word, there, self._layout.root) if within is None else [within]
