@@ -33,6 +33,41 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(reason)
 
 
+#: Tests that need other kernels, a cluster or another file system, by directory: `make test-hosts` runs them.
+_LABORATORIES = ("nfs", "gluster")
+
+_HERE = Path(__file__).parent
+
+_NOTES = pytest.StashKey[set[str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).parts[0] in _LABORATORIES:
+            item.add_marker("lab")
+
+
+@pytest.fixture(scope="session")
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Take a line that is printed once at the end of the run, whichever worker has said it."""
+    return request.config.stash.setdefault(_NOTES, set()).add
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist, whose terminal is the controller's
+        session.config.workeroutput["notes"] = sorted(session.config.stash.get(_NOTES, set()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash.setdefault(_NOTES, set()).update(getattr(node, "workeroutput", {}).get("notes", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in sorted(terminalreporter.config.stash.get(_NOTES, set())):
+        terminalreporter.write_line(f"note: {line}")
+
+
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """What observations of lifetimes are remembered in must be no file of the user who runs the tests."""
