@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from faults import FakeClock, FakeProc
-from hosts import nshost
+from hosts import leftovers, nshost
 from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.fsops import FileSystem
@@ -91,6 +91,15 @@ def open_tmp_path() -> Iterator[Path]:
     """A directory that other users can enter, which they cannot those of pytest."""
     path = Path(tempfile.mkdtemp(prefix="sc-dtool-test-"))
     path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A directory in memory, where there is such a place: for tests that make thousands of small files."""
+    memory = "/dev/shm"
+    path = leftovers.make_directory("test", memory if os.access(memory, os.W_OK) else tempfile.gettempdir())
     yield path
     shutil.rmtree(path)
 
