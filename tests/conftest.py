@@ -24,6 +24,7 @@ def pytest_sessionstart() -> None:
     """What is started in the background may have been told to ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    leftovers.remove()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

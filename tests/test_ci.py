@@ -84,7 +84,8 @@ def test_all_is_run_and_told(machine: Machine) -> None:
 
 def test_what_the_laboratory_was_is_told(machine: Machine) -> None:
     """Tests that were skipped, because no kernel boots, would be taken for passed."""
-    machine.plays("test-hosts", "echo 'note: NFS laboratory: none, its tests are skipped: no kernel'; echo '17 skipped in 1s'")
+    note = "echo 'note: NFS laboratory: none, its tests are skipped: no kernel'"
+    machine.plays("test-hosts", f"{note}; echo '17 skipped in 1.00s'")
     done = machine.run()
     assert done.code == 0
     assert "\nNFS laboratory: none, its tests are skipped: no kernel\n" in last_lines(done)

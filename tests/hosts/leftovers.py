@@ -1,9 +1,9 @@
 """What killed test runs have left behind: processes, network name spaces, directories.
 
-Laboratories (hosts with kernels of their own, clusters) outlive a pytest that is killed. So whatever a laboratory starts
-has the name of the run in its environment, and whatever it makes outside pytest's directories has a name that begins with
-it. The name tells which process made it; what belongs to a process that is gone is removed before another laboratory is
-set up. What belongs to a process that lives, or of which nothing is known, stays.
+Laboratories (hosts with kernels of their own, clusters) outlive a pytest that is killed. So whatever a laboratory
+starts has the name of the run in its environment, and whatever it makes outside pytest's directories has a name that
+begins with it. The name tells which process made it; what belongs to a process that is gone is removed when the next
+test run begins. What belongs to a process that lives, or of which nothing is known, stays.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def remove_space(name: str) -> None:
     space = _SPACES / name
     with contextlib.suppress(OSError):  # it is not mounted
         about = space.stat()
-        while any([_end(pid, functools.partial(_is_in, pid, about)) for pid in _pids()]):
+        while [pid for pid in _pids() if _end(pid, functools.partial(_is_in, pid, about))]:
             pass  # one of them may have started another before it was ended
     environment = {**os.environ, "PATH": _PATH}
     subprocess.run(["ip", "netns", "delete", name], env=environment, stderr=subprocess.DEVNULL, check=False)

@@ -1,8 +1,8 @@
 """Which kernel the hosts of the laboratory run: the first that boots on this processor.
 
 The User-Mode Linux of Debian 12 (6.1) panics as soon as a process runs, if the processor saves more state than it has
-space for (AMX); so does that of Debian 13 (6.12). Therefore each kernel is tried first, which takes a second: the one that
-the environment variable NFS_KERNEL names, the one that is installed, and a newer one of Debian unstable, which
+space for (AMX); so does that of Debian 13 (6.12). Therefore each kernel is tried first, which takes a second: the one
+that the environment variable NFS_KERNEL names, the one that is installed, and a newer one of Debian unstable, which
 `fetch_uml.sh` unpacks into the user's cache directory. The newer one is fetched only if the others do not boot.
 """
 

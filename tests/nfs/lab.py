@@ -88,7 +88,8 @@ class NfsHost(Host):
         try:
             kernels.wait_until_said(_UP, self._kernel, self._lab.log(self.name), self._booted_at)
         except DoesNotBootError as error:
-            raise DoesNotBootError(f"host {self.name} does not come up: {error} ({self._lab.log(self.name)})") from error
+            where = self._lab.log(self.name)
+            raise DoesNotBootError(f"host {self.name} does not come up: {error} ({where})") from error
         wire = [sys.executable, str(_HERE / "wire.py"), "connect", f"10.78.0.{self._number}", f"{PATIENCE:g}"]
         self.attach(self._lab.within(wire), {"PATH": _PATH})
         threading.Thread(target=self._hang_up, args=(self._kernel, self._process), daemon=True).start()

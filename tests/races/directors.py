@@ -90,6 +90,8 @@ def systematically(scene: Scene, acts: Mapping[str, Act], most: int, sample: int
             yield Played(switches, violations, play.log)
             begin = switches[-1].at + 1
             longer += [
-                (*switches, Switch(begin + at, to)) for at, others in enumerate(director.others[begin:]) for to in others
+                (*switches, Switch(begin + at, to))
+                for at, others in enumerate(director.others[begin:])
+                for to in others
             ]
         pending = longer
