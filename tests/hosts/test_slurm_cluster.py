@@ -9,7 +9,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(note: Callable[[str], None]) -> Iterator[Cluster]:
     """One cluster for all these tests; with accounting, where there is a database."""
     reason = slurm.lacking(slurm.PROGRAMS)
     if reason:
+        note(f"Slurm cluster: none, its tests are skipped: {reason}")
         pytest.skip(reason)
     leftovers.remove()
     directory = leftovers.make_directory("slurm")  # jobs of other users look in here: not pytest's own
