@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from faults import FakeClock, FakeProc
-from hosts import nshost
+from hosts import leftovers, nshost
 from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.fsops import FileSystem
@@ -24,6 +24,7 @@ def pytest_sessionstart() -> None:
     """What is started in the background may have been told to ignore Ctrl-C, and so would all that the tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    leftovers.remove()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -31,6 +32,41 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"needs root, and runs as user {os.geteuid()}")
     if item.get_closest_marker("hosts") and (reason := nshost.available()):
         pytest.skip(reason)
+
+
+#: Tests that need other kernels, a cluster or another file system, by directory: `make test-hosts` runs them.
+_LABORATORIES = ("nfs", "gluster")
+
+_HERE = Path(__file__).parent
+
+_NOTES = pytest.StashKey[set[str]]()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(_HERE) and item.path.relative_to(_HERE).parts[0] in _LABORATORIES:
+            item.add_marker("lab")
+
+
+@pytest.fixture(scope="session")
+def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Take a line that is printed once at the end of the run, whichever worker has said it."""
+    return request.config.stash.setdefault(_NOTES, set()).add
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # a worker of pytest-xdist, whose terminal is the controller's
+        session.config.workeroutput["notes"] = sorted(session.config.stash.get(_NOTES, set()))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash.setdefault(_NOTES, set()).update(getattr(node, "workeroutput", {}).get("notes", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in sorted(terminalreporter.config.stash.get(_NOTES, set())):
+        terminalreporter.write_line(f"note: {line}")
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +92,15 @@ def open_tmp_path() -> Iterator[Path]:
     """A directory that other users can enter, which they cannot those of pytest."""
     path = Path(tempfile.mkdtemp(prefix="sc-dtool-test-"))
     path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def fast_path() -> Iterator[Path]:
+    """A directory in memory, where there is such a place: for tests that make thousands of small files."""
+    memory = "/dev/shm"
+    path = leftovers.make_directory("test", memory if os.access(memory, os.W_OK) else tempfile.gettempdir())
     yield path
     shutil.rmtree(path)
 

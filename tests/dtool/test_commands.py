@@ -172,6 +172,15 @@ def test_dtools_own_commands_still_work(dtool, dataset):
     assert FIRST in dtool("identifiers", dataset.uri)
 
 
+def test_dtool_fetches_items_and_is_silent(dtool, cache_dir):
+    """`dtool item fetch` would be missing after `pip install '.[dtool]'`, or each call of dtool print a warning."""
+    assert "Return abspath" in dtool("item", "fetch", "--help")
+    done = subprocess.run(
+        [shutil.which("dtool", path=os.path.dirname(sys.executable)), "cache", "--help"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.no_cache
 def test_sc_dtool_works_without_dtool(cache_dir):
     """Hosts that only clean have no dtool, or a broken one."""

@@ -25,6 +25,8 @@ class Done(NamedTuple):
 class Host:
     """A host with an agent on it; a context manager, at whose end the host has a power failure."""
 
+    _process: subprocess.Popen[str] | None = None  # what carries words to its agent
+
     def __init__(self, name: str, environment: Mapping[str, str], boot_id: str | None = None) -> None:
         """Begin to boot it; its network is this machine's."""
         self.name = name
@@ -44,8 +46,10 @@ class Host:
 
     def power_off(self) -> None:
         """End all its processes at once."""
-        self._process.kill()
-        self._process.communicate()
+        if self._process is not None:  # else it did not come up
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
 
     def run(self, *argv: str) -> Done:
         """Run a command to its end."""
@@ -80,6 +84,7 @@ class Host:
         return bool(self._ask("number", next_pid))
 
     def _ask(self, *words: object) -> Any:
+        assert self._process is not None, f"host {self.name} is not up"
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(words) + "\n")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cli.tool import Done, shell, wait_until
+from hosts import leftovers
 
 _SCRIPT = Path(__file__).with_name("slurmlab.sh")
 
@@ -34,18 +35,22 @@ class Cluster:
         self.work = work
         self.with_accounting = lacking(ACCOUNTING) is None
         self._count = 0
-        self._lab("up", NODES=str(nodes), ACCT="1" if self.with_accounting else "0")
+        try:
+            self._lab("up", NODES=str(nodes), ACCT="1" if self.with_accounting else "0")
+        except BaseException:
+            self.down()
+            raise
 
     def _lab(self, *words: str, **more: str) -> None:
         output = self.work.with_suffix(".log")
         with output.open("ab") as file:  # not a pipe: what the script starts would keep it open
             done = subprocess.run(
                 ["bash", str(_SCRIPT), *words],
-                env={**os.environ, **more, "WORK": str(self.work)},
+                env={**os.environ, **more, "WORK": str(self.work), leftovers.VARIABLE: leftovers.this_run()},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
-                timeout=120,
+                timeout=600,
             )
         assert done.returncode == 0, output.read_text()
 

@@ -95,9 +95,8 @@ EOF
     fi
     cat >"$WORK/etc/epilog" <<EOF
 #!/bin/sh
-begin=\$(date +%s%N)
 SC_DTOOL_CACHES=\$(paste -sd: "$WORK/caches") sh "$BIN/slurm-epilog.sh"
-echo "job=\$SLURM_JOB_ID node=\$SLURMD_NODENAME code=\$? milliseconds=\$(((\$(date +%s%N) - begin) / 1000000))" >>"$WORK/log/epilogs"
+echo "job=\$SLURM_JOB_ID node=\$SLURMD_NODENAME code=\$?" >>"$WORK/log/epilogs"
 EOF
     chmod 755 "$WORK/etc/epilog"
 }
@@ -119,7 +118,7 @@ start_ctl() { # with -c: forget everything
 
 stop_ctl() {
     kill_pid ctl TERM
-    wait_for 20 sh -c "! kill -0 $(cat "$WORK/run/ctl.pid")"
+    wait_for 120 sh -c "! kill -0 $(cat "$WORK/run/ctl.pid")"
 }
 
 wait_for() { # seconds, command...
@@ -137,7 +136,7 @@ up() {
         --socket="$WORK/munge/socket" --pid-file="$WORK/munge/pid" --log-file="$WORK/munge/log" \
         --seed-file="$WORK/munge/seed" --foreground >"$WORK/log/munged.out" 2>&1 </dev/null &
     echo $! >"$WORK/run/munged.pid"
-    wait_for 10 munge --socket="$WORK/munge/socket" -n
+    wait_for 120 munge --socket="$WORK/munge/socket" -n
     if [ "$ACCT" = 1 ]; then
         mkdir -p "$WORK/db"
         mariadb-install-db --no-defaults --user=root --datadir="$WORK/db" --auth-root-authentication-method=socket \
@@ -145,17 +144,17 @@ up() {
         mariadbd --no-defaults --user=root --datadir="$WORK/db" --socket="$WORK/db/s" --skip-networking \
             --innodb-buffer-pool-size=64M --pid-file="$WORK/db/pid" >"$WORK/log/mariadbd.log" 2>&1 </dev/null &
         echo $! >"$WORK/run/mariadbd.pid"
-        wait_for 30 mariadb-admin --no-defaults --socket="$WORK/db/s" ping
+        wait_for 120 mariadb-admin --no-defaults --socket="$WORK/db/s" ping
         MYSQL_UNIX_PORT=$WORK/db/s setsid slurmdbd -D >"$WORK/log/slurmdbd.out" 2>&1 </dev/null &
         echo $! >"$WORK/run/slurmdbd.pid"
-        wait_for 30 sacctmgr -n show cluster
+        wait_for 120 sacctmgr -n show cluster
         sacctmgr -i add cluster lab >/dev/null 2>&1 || true
         sacctmgr -i add account lab >/dev/null 2>&1 || true
         sacctmgr -i add user root account=lab >/dev/null 2>&1 || true
     fi
     start_ctl -c
     for i in $(seq "$NODES"); do start_node "n$i"; done
-    wait_for 40 all_idle
+    wait_for 120 all_idle
 }
 
 all_idle() { [ "$(sinfo -h -N -t idle -o %N | wc -l)" = "$NODES" ]; }
@@ -176,8 +175,8 @@ case ${1:-} in
     cut-node) kill -STOP "$(node_pid "$2")" ;;
     mend-node) kill -CONT "$(node_pid "$2")" ;;
     stop-ctl) stop_ctl ;;
-    start-ctl) start_ctl; wait_for 20 scontrol ping ;;
-    forget) stop_ctl; start_ctl -c; wait_for 20 all_idle ;;
+    start-ctl) start_ctl; wait_for 120 scontrol ping ;;
+    forget) stop_ctl; start_ctl -c; wait_for 120 all_idle ;;
     down)
         for f in "$WORK"/run/node-n*.pid; do n=${f##*/}; kill_pid "${n%.pid}"; done
         kill_pid ctl TERM; kill_pid slurmdbd TERM

@@ -6,9 +6,9 @@ import os
 import select
 import shlex
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,27 +16,30 @@ from typing import Any
 import pytest
 
 from cli.tool import PATIENCE, PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell, wait_until
-from hosts import slurm
+from hosts import leftovers, slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
 from sccache_dtool.holders import JOB, Owner
 from sccache_dtool.liveness.jobs import Job
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(note: Callable[[str], None]) -> Iterator[Cluster]:
     """One cluster for all these tests; with accounting, where there is a database."""
     reason = slurm.lacking(slurm.PROGRAMS)
     if reason:
+        note(f"Slurm cluster: none, its tests are skipped: {reason}")
         pytest.skip(reason)
-    directory = Path(tempfile.mkdtemp(prefix="sc-dtool-slurm-"))  # jobs of other users look in here: not pytest's own
+    leftovers.remove()
+    directory = leftovers.make_directory("slurm")  # jobs of other users look in here: not pytest's own
     directory.chmod(0o755)
-    running = Cluster(directory / "lab")
-    try:
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory)
+        running = Cluster(directory / "lab")
+        stack.callback(running.down)
         yield running
-    finally:
-        running.down()
-        shutil.rmtree(directory)
 
 
 def hear(fifo: Path) -> str:
@@ -326,15 +329,11 @@ def test_no_answer_is_no_proof(shared: Shared, cluster: Cluster) -> None:
     job = shared.job()
     cluster.stop_controller()
     try:
-        begin = time.monotonic()
         state, evidence = shared.verdict()
         assert state == "unknown"
         assert "nothing is known" in evidence
-        assert time.monotonic() - begin < 25
-        begin = time.monotonic()
         assert shared.is_kept()
-        assert "is asked again in" in shared.verdict()[1]
-        assert time.monotonic() - begin < 5
+        assert "is asked again in" in shared.verdict()[1]  # and so was not asked now
     finally:
         cluster.start_controller()
     shared.forget_pauses()
@@ -367,14 +366,13 @@ def ended(shared: Shared) -> list[str]:
     return [use["how"] for use in shared.sc("-f", "json", "log").rows("use")]
 
 
-def test_the_epilog_gives_back_in_milliseconds(shared: Shared, cluster: Cluster) -> None:
-    """What a job held would be kept until somebody reaps; or a slow or failing epilog would drain its node."""
+def test_the_epilog_gives_back(shared: Shared, cluster: Cluster) -> None:
+    """What a job held would be kept until somebody reaps; or an epilog that fails would drain its node."""
     cluster.tend(shared.root)
     job = shared.job()
     shared.end(job)
     epilog = wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog runs")
     assert epilog[0]["code"] == "0"
-    assert int(epilog[0]["milliseconds"]) < 500
     assert shared.disk.leases() == []
     assert shared.disk.holders() == []
     assert ended(shared) == ["released"]

@@ -235,7 +235,7 @@ def test_a_command_that_hangs_is_given_up_with_all_that_it_has_started(
     begin = time.monotonic()
     with pytest.raises(Unanswered, match="did not answer within"):
         run_command(["sh", "-c", f"sleep 600 & echo $! >{tmp_path}/pid; wait"])
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 300  # whatever else the machine does; the child sleeps for longer
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: has_ended(pid), "the kernel has been told; an init takes the dead one away")
 

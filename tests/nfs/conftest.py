@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from nfs import kernels
 from nfs import lab as laboratory
+from nfs.kernels import DoesNotBootError
 from nfs.lab import Lab
 
 #: NFS=full (`make test-nfs`): every version of the protocol and long storms; else the oldest, beside what tests name.
@@ -25,17 +27,44 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _needs() -> None:
-    if reason := laboratory.lacking():
-        pytest.skip(reason)
+def _needs(note: Callable[[str], None]) -> None:
+    reason = laboratory.lacking()
+    if reason is None:
+        try:
+            note(f"NFS laboratory: {kernels.choose().described}")
+            return
+        except DoesNotBootError as error:
+            reason = f"no User-Mode Linux boots: {error}"
+    note(f"NFS laboratory: none, its tests are skipped: {reason}")
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A server `s` and the clients `a`, `b`, whose clock is an hour ahead, and, at full length, `c`, an hour behind."""
+def _shared_lab(_needs: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab | DoesNotBootError]:
     clients = "abc" if FULL else "ab"
-    with Lab(tmp_path_factory.mktemp("nfs"), clients, skew={"b": 3600, "c": -3600}) as made:
-        yield made
+    with ExitStack() as stack:
+        try:
+            yield stack.enter_context(Lab(tmp_path_factory.mktemp("nfs"), clients, skew={"b": 3600, "c": -3600}))
+        except DoesNotBootError as error:
+            yield error
+
+
+@pytest.fixture
+def lab(_shared_lab: Lab | DoesNotBootError) -> Lab:
+    """A server `s` and the clients `a`, `b`, whose clock is an hour ahead, and, at full length, `c`, an hour behind.
+
+    If they do not come up, one test fails, and the others are skipped.
+    """
+    if isinstance(_shared_lab, Lab):
+        return _shared_lab
+    if not _told:
+        _told.append(_shared_lab)
+        raise _shared_lab
+    pytest.skip(f"the laboratory is not up: {_shared_lab}")
+
+
+#: Why the laboratory is not up, once a test has failed because of it.
+_told: list[DoesNotBootError] = []
 
 
 @pytest.fixture

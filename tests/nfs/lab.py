@@ -10,21 +10,24 @@ Everything of a laboratory is below one directory and in one network name space,
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hosts import leftovers
 from hosts.machine import Done, Host
+from nfs import kernels
+from nfs.kernels import PATIENCE, DoesNotBootError
 
 _HERE = Path(__file__).resolve().parent
-_KERNEL = "/usr/bin/linux.uml"
-_MODULES = "/usr/lib/uml/modules"
 _SERVER = "s"
 _MOUNT = "/mnt/nfs"
 
@@ -34,8 +37,11 @@ EXPORT = "/mnt/export"
 #: Where every host writes what must outlive it: a directory of the machine, whatever becomes of the network.
 NOTES = "/mnt/notes"
 
-#: Seconds in which a host is up, or something is given up; nothing waits for as long as that.
-PATIENCE = 60.0
+#: What the first process of a host prints once its agent can be reached.
+_UP = re.compile(r"^LAB-UP\b", re.MULTILINE)
+
+#: Tells apart the laboratories of one run.
+_numbers = itertools.count(1)
 
 _PROGRAMS = "ip tc mkfs.ext4 setquota rpcbind exportfs rpc.nfsd rpc.mountd rpc.statd modprobe mount.nfs".split()
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
@@ -46,7 +52,7 @@ def lacking() -> str | None:
     if os.geteuid() != 0:
         return f"needs root, and runs as user {os.geteuid()}"
     missing = [program for program in _PROGRAMS if shutil.which(program, path=_PATH) is None]
-    missing += [path for path in (_KERNEL, _MODULES, "/dev/net/tun") if not os.path.exists(path)]
+    missing += [path for path in (kernels.INSTALLED, "/dev/net/tun") if not os.path.exists(path)]
     return f"no {', '.join(missing)} here (on Debian: `.ci/packages nfs`)" if missing else None
 
 
@@ -69,13 +75,31 @@ class NfsHost(Host):
 
     def boot(self) -> None:
         """Power on; `connect` waits until it is up."""
+        log = self._lab.log(self.name)
+        self._booted_at = log.stat().st_size if log.exists() else 0
         self._kernel = self._lab.start_kernel(self.name, self._number, self._skew)
 
     def connect(self) -> None:
-        """Wait until it is up, and have its agent obey."""
+        """Wait until it is up, and have its agent obey.
+
+        Raises:
+            DoesNotBootError: It does not come up; raised as soon as that is known.
+        """
+        try:
+            kernels.wait_until_said(_UP, self._kernel, self._lab.log(self.name), self._booted_at)
+        except DoesNotBootError as error:
+            where = self._lab.log(self.name)
+            raise DoesNotBootError(f"host {self.name} does not come up: {error} ({where})") from error
         wire = [sys.executable, str(_HERE / "wire.py"), "connect", f"10.78.0.{self._number}", f"{PATIENCE:g}"]
         self.attach(self._lab.within(wire), {"PATH": _PATH})
-        assert self._ask("getpid"), f"host {self.name} does not come up: see {self._lab.log(self.name)}"
+        threading.Thread(target=self._hang_up, args=(self._kernel, self._process), daemon=True).start()
+        assert self._ask("getpid")
+
+    @staticmethod
+    def _hang_up(kernel: subprocess.Popen[bytes], wire: subprocess.Popen[str]) -> None:
+        """When the kernel has ended, the test that waits for an answer is told that the host is down."""
+        kernel.wait()
+        wire.kill()
 
     def mount(self, version: str, options: str = "") -> None:
         """Mount what the server has; `version`: of the protocol, such as ``"4.2"``."""
@@ -135,10 +159,7 @@ class NfsHost(Host):
 
     def crash(self) -> None:
         """A power failure: the kernel and all its processes are gone, and nothing is written."""
-        for number in (signal.SIGKILL, signal.SIGCONT):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._kernel.pid, number)
-        self._kernel.wait()
+        kernels.end(self._kernel)
         self.power_off()
 
 
@@ -147,17 +168,21 @@ class Lab:
 
     def __init__(self, work: Path, clients: Sequence[str] = ("a", "b"), skew: Mapping[str, int] | None = None) -> None:
         self._work = work
-        self._space = f"sc-dtool-{os.getpid()}"
+        self._kernel = kernels.choose()
+        leftovers.remove()
+        self._space = f"{leftovers.this_run()}.{next(_numbers)}"
         self.version = ""  # of NFS, while it is mounted
         self._disk = work / "export.img"
-        self.notes = Path(tempfile.mkdtemp(dir="/dev/shm"))  # where nothing waits for a disk
+        self._hosts: dict[str, NfsHost] = {}
+        self.notes = leftovers.make_directory("notes", "/dev/shm")  # where nothing waits for a disk
         names = [_SERVER, *clients]
-        self._run("ip", "netns", "add", self._space)
+        skews = skew or {}
         try:
+            self._run("ip", "netns", "add", self._space)
             self._make_network(names)
             self._make_disk()
-            skews = skew or {}
-            self._hosts = {name: NfsHost(self, name, n, skews.get(name, 0)) for n, name in enumerate(names, 1)}
+            for number, name in enumerate(names, 1):
+                self._hosts[name] = NfsHost(self, name, number, skews.get(name, 0))
             for host in self._hosts.values():
                 host.connect()
         except BaseException:
@@ -202,9 +227,9 @@ class Lab:
 
     def down(self) -> None:
         """End all hosts and their network."""
-        for host in getattr(self, "_hosts", {}).values():
+        for host in self._hosts.values():
             host.crash()
-        subprocess.run(["ip", "netns", "delete", self._space], env={**os.environ, "PATH": _PATH}, check=False)
+        leftovers.remove_space(self._space)
         shutil.rmtree(self.notes)
 
     # -- for the hosts -------------------------------------------------------------------------------------------------
@@ -229,24 +254,27 @@ class Lab:
             "ROLE": "server" if name == _SERVER else "client",
             "HERE": _HERE,
             "PYTHON": sys.executable,
-            "MODULES": _MODULES,
+            "MODULES": self._kernel.modules,
             "SKEW": skew or "",
             "NOTES": self.notes,
         }
         cards = [f"vec{net}:transport=tap,ifname={name}{net},mac=02:00:00:00:0{net}:{number:02x}" for net in (0, 1)]
-        kernel = [_KERNEL, "mem=192M", f"umid={self._space}{name}", f"uml_dir={self._work}/uml"]
-        root = ["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro", f"init={_HERE / 'init.sh'}"]
-        console = ["con=null", "con0=null,fd:1", "quiet"]
+        kernel = self._kernel.command(_HERE / "init.sh", name, self._work / "uml")
         disk = [f"ubda={self._disk}"] if name == _SERVER else []
         environment = [f"LAB_{key}={value}" for key, value in given.items()]
         with self.log(name).open("ab") as log:
             return subprocess.Popen(
-                self.within([*kernel, *root, *console, *disk, *cards, *environment]),
+                self.within([*kernel, *disk, *cards, *environment]),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PATH": _PATH, "TMPDIR": "/dev/shm"},  # where its memory is
+                env={
+                    **os.environ,
+                    "PATH": _PATH,
+                    "TMPDIR": "/dev/shm",  # where its memory is
+                    leftovers.VARIABLE: leftovers.this_run(),
+                },
             )
 
     # -- making it -----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ def serve(address: str) -> None:
     """Start an agent for each connection, for ever."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans are reaped by the kernel
     listening = socket.create_server((address, _PORT), backlog=16)
+    print("LAB-UP", flush=True)  # on the console, which is the log that `lab.py` reads
     while True:
         connection, _ = listening.accept()
         if os.fork() == 0:

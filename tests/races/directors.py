@@ -24,14 +24,16 @@ class Switches:
         self._switches = {switch.at: switch.to for switch in switches}
         self._misfortunes = misfortunes or {}
         self._step = -1
+        self.others: list[list[int]] = []  # at each step, who could have gone on instead
         self.met: list[list[Misfortune]] = []  # for each call that was made, what could have befallen it
 
     def turn(self, current: int | None, ready: list[int]) -> int:
         self._step += 1
         chosen = self._switches.get(self._step)
-        if chosen in ready:
-            return chosen  # type: ignore[return-value]
-        return ready[0] if current is None else current
+        if chosen is None or chosen not in ready:
+            chosen = ready[0] if current is None else current
+        self.others.append([number for number in ready if number != chosen])
+        return chosen
 
     def misfortune(self, call: Call) -> Misfortune | None:
         here = len(self.met)
@@ -82,9 +84,14 @@ def systematically(scene: Scene, acts: Mapping[str, Act], most: int, sample: int
             pending = dice.sample(pending, min(sample, len(pending)))
         longer: list[tuple[Switch, ...]] = []
         for switches in pending:
-            play = Play(scene, acts, Switches(switches))
+            director = Switches(switches)
+            play = Play(scene, acts, director)
             violations = play.run()
             yield Played(switches, violations, play.log)
             begin = switches[-1].at + 1
-            longer += [(*switches, Switch(at, to)) for at in range(begin, play.calls + 1) for to in range(len(acts))]
+            longer += [
+                (*switches, Switch(begin + at, to))
+                for at, others in enumerate(director.others[begin:])
+                for to in others
+            ]
         pending = longer

@@ -21,8 +21,8 @@ from sccache_dtool.fsops import FileSystem
 from sccache_dtool.gate import Closing
 
 SEED = int(os.environ.get("SEED", "20261121"))
-PLAYS = int(os.environ.get("PLAYS", "12"))  # by chance, of each case
-SAMPLE = int(os.environ.get("SAMPLE", "10"))  # of the orders with two switches, of each case
+PLAYS = int(os.environ.get("PLAYS", "8"))  # by chance, of each case
+SAMPLE = int(os.environ.get("SAMPLE", "6"))  # of the orders with two switches, of each case
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import functools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ from sccache_dtool.liveness.process import Proc
 EVERYTHING = Rules(everything=True)
 
 Actor = Callable[..., Cache]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test pulls the plug; and the only thing that is waited for here is a tick of the kernel's clock."""
+    monkeypatch.setattr("os.fsync", lambda fd: None)
+    monkeypatch.setattr(Clock, "sleep", lambda self, seconds: time.sleep(min(seconds, 0.011)))
 
 
 class Shifted(Clock):
@@ -642,11 +650,11 @@ Act = Callable[[Stage, Cache], None]
         ]
     ],
 )
-def test_every_interleaving(tmp_path: Path, before: Callable[[Stage], None], outer: Act, inner: Act) -> None:
+def test_every_interleaving(fast_path: Path, before: Callable[[Stage], None], outer: Act, inner: Act) -> None:
     """Two commands at once would harm each other at one of their steps."""
     nth, more = 0, True
     while more:
-        directory = tmp_path / str(nth)
+        directory = fast_path / str(nth)
         directory.mkdir()
         stage = Stage(directory, nth)
         before(stage)
@@ -657,12 +665,12 @@ def test_every_interleaving(tmp_path: Path, before: Callable[[Stage], None], out
     assert nth > 3
 
 
-def test_every_interleaving_of_giving_back_and_reaping(tmp_path: Path) -> None:
+def test_every_interleaving_of_giving_back_and_reaping(fast_path: Path) -> None:
     """A use would be counted twice, or never, when `unuse` meets `reap` at one of their steps."""
     for first in ("unuse", "reap"):
         nth, more = 0, True
         while more:
-            directory = tmp_path / f"{first}{nth}"
+            directory = fast_path / f"{first}{nth}"
             directory.mkdir()
             stage = Stage(directory, nth)
             owner = stage.dead()
@@ -676,11 +684,11 @@ def test_every_interleaving_of_giving_back_and_reaping(tmp_path: Path) -> None:
             nth += 1
 
 
-def test_every_interleaving_of_two_who_set_a_cache_up(tmp_path: Path) -> None:
+def test_every_interleaving_of_two_who_set_a_cache_up(fast_path: Path) -> None:
     """Two jobs that come first at once would each make a cache, and one would lose its own."""
     nth, more = 0, True
     while more:
-        layout = Layout(str(tmp_path / f"{nth}" / "cache"))
+        layout = Layout(str(fast_path / f"{nth}" / "cache"))
         fs, made = SlippingAt(), []
         fs.arm(nth, lambda made=made, layout=layout: made.append(root.set_up(FileSystem(), layout)))
         made.append(root.set_up(fs, layout))

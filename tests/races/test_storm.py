@@ -20,7 +20,7 @@ TIMES = float(os.environ.get("STORM", "1"))
 
 def test_storm(tmp_path: Path) -> None:
     """Under load, with kills and stops, a job would read deleted data, or a use would be lost or counted twice."""
-    weather = Weather(SEED, uses=int(5000 * TIMES), evictions=int(500 * TIMES), seconds=45 * TIMES)
+    weather = Weather(SEED, uses=int(2000 * TIMES), evictions=int(200 * TIMES), seconds=45 * TIMES)
     storm = Storm(tmp_path, make_items(tmp_path), weather)
     print(f"seed {SEED}")
     violations = storm.rage()
