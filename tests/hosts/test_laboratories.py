@@ -138,7 +138,7 @@ def run_tests_on_nfs(tmp_path: Path, kernel: str, how: str) -> str:
         "    kernels.choose = lambda: kernels.Kernel(sys.argv[1], '9.9')\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[3:]]))\n"
     )
-    paths = [str(TESTS / "nfs" / name) for name in ("test_nfs_faults.py", "test_nfs_tasks.py", "test_nfs_verify.py")]
+    paths = [str(TESTS / "nfs" / name) for name in ("test_nfs_faults.py", "test_nfs_quota.py", "test_nfs_verify.py")]
     done = shell(
         [sys.executable, str(script), kernel, how, *paths, "--deselect", f"{paths[0]}::test_hosts_that_fall_silent"],
         cwd=TESTS.parent,
