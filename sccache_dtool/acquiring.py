@@ -69,7 +69,7 @@ class Acquirer(NamedTuple):
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says."""
         for generation in items.generations(self.fs, self.layout, wanted.key):
             payload: str | None = wanted.label
-            if wanted.complete is not None:
+            if wanted.named_by_source:
                 payload = items.payload_name(self.fs, self.layout, wanted.key, generation)
             if payload is None:
                 continue

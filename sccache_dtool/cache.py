@@ -125,7 +125,8 @@ class Cache(Keeping):
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
         """What the words of a command or call mean. Raises UsageError if they mean nothing."""
-        return wanted_from(words, name, self._layout.root)
+        credentials = self.settings.fetch_credentials if any("=" in word for word in words) else ()
+        return wanted_from(words, name, self._layout.root, credentials)
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
         """The key of the item that the words of `use` mean, or a path that it printed. Raises UsageError."""

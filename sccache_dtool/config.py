@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from sccache_dtool.credentials import hide_also
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
@@ -33,6 +35,7 @@ class Config(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
     @property
@@ -96,6 +99,17 @@ def _patterns(value: object) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def _parameters(value: object) -> tuple[str, ...]:
+    """Names of parameters in URLs, as patterns."""
+    listed: list[Any] = value if isinstance(value, list) else [value]
+    for name in listed:
+        if not isinstance(name, str) or re.fullmatch(r"(?a)[^\s=&?#;%/]*\w[^\s=&?#;%/]*", name) is None:
+            raise UsageError(
+                f"{name!r} is not the name of a parameter in a URL", hint='give a list such as ["ticket", "x-site-*"]'
+            )
+    return tuple(name.lower() for name in listed)
+
+
 def _directories(value: object) -> tuple[str, ...]:
     """Patterns of directories below the root."""
     listed = value if isinstance(value, list) else [value]
@@ -112,6 +126,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),
     "clean_high": Setting("clean", "high_watermark", _mark),
@@ -157,6 +172,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
     given = {name: setting for name, setting in known if setting.key in _table(tables, setting.table)}
     config = Config(**{name: _take(tables, setting, layout) for name, setting in given.items()}, unknown=unknown)
+    hide_also(config.fetch_credentials)
     _told_where(f"{layout.config_file}: [clean]", check, config.limits)
     return config
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sccache_dtool import items, layout
+from sccache_dtool import config, items, layout
 from sccache_dtool.errors import FetchFailed, UsageError
+from sccache_dtool.fetch.job import silently
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.wanted import wanted_from
 from sccache_dtool.fsops import FileSystem
@@ -23,7 +24,7 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Callable[[str], None]) 
     keys = list(items.keys(fs, place, warn))
     # `./ref.fa` means that very file, and no item of somebody else's that is called so.
     label = "" if word.startswith((".", "/")) or not word else layout.slug(word)
-    of_source = _key_of_source(word, place.root)
+    of_source = _key_of_source(fs, place, word)
     for matches in (
         [key for key in keys if key == word],
         [key for key in keys if layout.key_label(key) == label],
@@ -43,8 +44,9 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Callable[[str], None]) 
     raise UsageError(f"there is no item {plain(word)!r} in {place.root}", hint="list them with: sc-dtool ls")
 
 
-def _key_of_source(word: str, root: str) -> str | None:
+def _key_of_source(fs: FileSystem, place: Layout, word: str) -> str | None:
+    credentials = config.load(fs, place, silently).fetch_credentials if "=" in word else ()
     try:
-        return wanted_from([word], None, root).key
+        return wanted_from([word], None, place.root, credentials).key
     except (UsageError, FetchFailed):
         return None

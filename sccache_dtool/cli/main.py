@@ -151,10 +151,12 @@ def run(words: list[str]) -> int:
 
 
 def report(error: Exception, context: click.Context | None) -> int:
-    """Print an error for people; its exit code. With --debug it is raised."""
+    """Print an error for people; its exit code. With --debug it is raised, with no credentials in any of its texts."""
     now = invocation(context) if context is not None else None
     if now is None or now.debug:
-        raise error
+        from sccache_dtool.fetch.reasons import without_credentials
+
+        raise without_credentials(error)
     if not isinstance(error, CacheError):
         error = _translate(error)
     now.out.error(error)
