@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.attempts import GaveUp, Temporary, http_date, persist, retry_after
-from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why, without_credentials
 from sccache_dtool.fetch.urls import path_of, readable
@@ -82,7 +82,8 @@ def announced(source: Source) -> int | None:
         from sccache_dtool.fetch import transport
 
         with transport.session() as session:
-            response = transport.head(session, source.location, SIZE_TIMEOUT)
+            headers, timeout = {"Accept-Encoding": "identity"}, (SIZE_TIMEOUT, SIZE_TIMEOUT)
+            response = transport.answer(session, source.location, headers, timeout, silently, method="HEAD")
             return _length(response) if response.status_code in _WHOLE else None
     except Exception:  # whatever it is, fetching reports it
         return None
@@ -136,7 +137,7 @@ class _Download:
             if partial.origin is not None and partial.origin.validator:
                 headers["If-Range"] = partial.origin.validator
         timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
-        return transport.get(self._session, self._source.location, headers, timeout, self._note)
+        return transport.answer(self._session, self._source.location, headers, timeout, self._note)
 
     def _is_for_us(self, response: requests.Response) -> bool:
         """Whether the file, or the part of it that was asked for, comes; False if nothing is missing.

@@ -76,32 +76,41 @@ class _Adapter(HTTPAdapter):
         return made
 
 
+class _Session(requests.Session):
+    """Leaves redirects to `answer`: requests reads their bodies, even those that it does not follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """There is none."""
+
+
 def session() -> requests.Session:
-    """A session whose connections are careful."""
-    made = requests.Session()
+    """A session whose connections are careful; for `answer`."""
+    made = _Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, _Adapter())
     return made
 
 
-def get(
+def answer(
     made: requests.Session,
     location: str,
     headers: Mapping[str, str],
     timeout: tuple[float, float],
     note: Callable[[str], None],
+    *,
+    method: str = "GET",
 ) -> requests.Response:
-    """The final answer to a GET of `location`, a URL with its credentials; its body is still to be read.
+    """The final answer for `location`, a URL with its credentials; its body is still to be read.
 
     `note` is told of a redirect from https to http. Raises what requests, urllib3 and others raise.
     """
     url, auth = _apart(location)
     for _ in range(MOST_REDIRECTS + 1):
-        answer = made.get(url, stream=True, timeout=timeout, headers=dict(headers), auth=auth, allow_redirects=False)
-        target = _target(answer)
+        came = made.request(method, url, stream=True, timeout=timeout, headers=dict(headers), auth=auth)
+        target = _target(came)
         if target is None:
-            return answer
-        answer.close()
+            return came
+        came.close()
         before, (url, of_target) = url, _apart(urljoin(url, target))
         scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):
@@ -113,16 +122,10 @@ def get(
     raise BadRedirect(f"more than {MOST_REDIRECTS} redirects")
 
 
-def head(made: requests.Session, location: str, timeout: float) -> requests.Response:
-    """The final answer to a HEAD."""
-    url, auth = _apart(location)
-    return made.head(url, allow_redirects=True, timeout=timeout, headers={"Accept-Encoding": "identity"}, auth=auth)
-
-
-def _target(answer: requests.Response) -> str | None:
-    if answer.status_code not in _REDIRECTS:
+def _target(came: requests.Response) -> str | None:
+    if came.status_code not in _REDIRECTS:
         return None
-    target = re.sub(r"\s*\r?\n\s*", "", answer.headers.get("Location", "")).strip()
+    target = re.sub(r"\s*\r?\n\s*", "", came.headers.get("Location", "")).strip()
     if not target:
         return None
     try:

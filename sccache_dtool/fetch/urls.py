@@ -37,7 +37,7 @@ def query_of(text: str) -> str:
 
 
 def host_of(text: str) -> str:
-    """A host in its one form. Raises ValueError for what cannot be one."""
+    """A host in its one form; what cannot be one is left to whoever looks it up. Raises ValueError for bad IPv6."""
     if text.startswith("["):
         from ipaddress import IPv6Address
 
@@ -47,7 +47,10 @@ def host_of(text: str) -> str:
         return text.lower()
     import idna  # of requests, which connects to the host by the same rules
 
-    return idna.encode(text, uts46=True).decode().lower()
+    try:
+        return idna.encode(text, uts46=True).decode().lower()
+    except UnicodeError:
+        return text.lower()
 
 
 def readable(segment: str) -> str:

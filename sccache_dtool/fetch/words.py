@@ -209,7 +209,7 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     port = int(host[2]) if host[2] else _DEFAULT_PORTS[scheme]
     try:
         name_of_host = host_of(host[1])
-    except ValueError as error:  # those of idna and of ipaddress are
+    except ValueError as error:
         raise UsageError(f"cannot read the host in {plain(word)}: {plain(str(error))}") from error
     where = f"{scheme}://", name_of_host + ("" if port == _DEFAULT_PORTS[scheme] else f":{port}")
     path = path_of(match[3])
