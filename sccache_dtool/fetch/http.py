@@ -400,7 +400,8 @@ def _disposition(response: requests.Response) -> str | None:
 
 def _name_of(url: str) -> str:
     """The last part of the path of a URL, as people write it."""
-    return readable(path_of(re.sub(r"[?#].*", "", url).partition("://")[2].partition("/")[2]).rpartition("/")[2])
+    path = re.sub(r"[?#].*", "", url).partition("://")[2].partition("/")[2]
+    return readable(path_of(f"/{path}").rpartition("/")[2])
 
 
 # -- what went wrong ---------------------------------------------------------------------------------------------------
@@ -446,11 +447,9 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
         return f"no data for {READ_TIMEOUT:g} s"
     of = "" if announced is None else f" of {announced}"
     for cause in reversed(led):  # the innermost one is what the system said
-        if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            # What was decoded on the way is written later, and of another size.
-            return f"the connection ended early, after {max(came, cause.partial)}{of} bytes"
-        if isinstance(cause, ssl.SSLEOFError) or _ended_early(cause):
-            return f"the connection ended early, after {came}{of} bytes"
+        if _ended_early(cause):
+            partial = getattr(cause, "partial", 0)  # what was decoded on the way is written later, and of another size
+            return f"the connection ended early, after {max(came, partial if type(partial) is int else 0)}{of} bytes"
         if isinstance(cause, ConnectionResetError) or getattr(cause, "errno", None) == errno.ECONNRESET:
             return f"the connection was reset, after {came} bytes"
         if isinstance(cause, codings.Cut):
@@ -466,7 +465,13 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
 
 
 def _ended_early(error: BaseException) -> bool:
-    """Whether a body in chunks ended before its last chunk."""
-    from http.client import IncompleteRead, RemoteDisconnected
+    """Whether an exception of one of the libraries says that the connection ended within a body."""
+    from http.client import IncompleteRead
 
-    return isinstance(error, IncompleteRead) and not isinstance(error, RemoteDisconnected)
+    from urllib3.exceptions import InvalidChunkLength
+
+    return (
+        (isinstance(error, IncompleteRead) and not isinstance(error, InvalidChunkLength))
+        or isinstance(error, ssl.SSLEOFError)
+        or str(error) == "Response ended prematurely"  # of urllib3, with nothing else to go by
+    )

@@ -584,7 +584,7 @@ def test_a_tls_connection_that_ends_without_saying_so_is_cut(get, tmp_path, monk
     """Whoever can end a connection could have half a file published: TLS says where it ends (RFC 9112, 9.8)."""
     context = certified(tmp_path, monkeypatch)
     with httpserver.raw(answer(length=False), tls=context) as server:
-        assert "ended early, after 10000 bytes" in refused(get, server.url()).message
+        assert "ended early" in refused(get, server.url()).message
         assert server.connections == attempts.TRIES
     with httpserver.raw(answer(), tls=context) as server:
         assert get(server.url()) == SMALL  # a length says so, too
@@ -703,7 +703,7 @@ def test_odd_and_legal_answers_are_understood(get_raw, reply):
 @pytest.mark.parametrize(
     ("reply", "reason"),
     [
-        (b"", "Remote end closed|ended|no proper HTTP"),
+        (b"", "reset"),
         (b"SSH-2.0-OpenSSH\r\n", "no proper HTTP"),
         (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", "no proper HTTP"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "no proper HTTP"),
