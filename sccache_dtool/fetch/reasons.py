@@ -27,7 +27,9 @@ def why(error: BaseException) -> str:
 def causes(error: BaseException) -> Iterator[BaseException]:
     """An exception and what led to it, down to the first."""
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:  # what is raised from itself has no end
+        seen.add(id(cause))
         yield cause
         cause = cause.__cause__ or cause.__context__
 

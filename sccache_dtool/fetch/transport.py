@@ -6,6 +6,7 @@ short, not at its end. Redirects are followed here: no body of theirs is read, a
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -17,6 +18,8 @@ from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
 import requests
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
+
+from sccache_dtool.credentials import hide
 
 if TYPE_CHECKING:
     from urllib3.connectionpool import HTTPConnectionPool
@@ -83,8 +86,15 @@ class _Session(requests.Session):
         """There is none."""
 
 
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """A filter of log records, which a program may have asked for: urllib3 puts whole URLs into them."""
+    record.msg, record.args = hide(record.getMessage()), None
+    return True
+
+
 def session() -> requests.Session:
     """A session whose connections are careful; for `answer`."""
+    logging.getLogger("urllib3.connectionpool").addFilter(_without_credentials)  # once, however often it is added
     made = _Session()
     for scheme in ("http://", "https://"):
         made.mount(scheme, _Adapter())
