@@ -45,8 +45,8 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Callable[[str], None]) 
 
 
 def _key_of_source(fs: FileSystem, place: Layout, word: str) -> str | None:
-    credentials = config.load(fs, place, silently).fetch_credentials if "=" in word else ()
     try:
+        credentials = config.load(fs, place, silently).fetch_credentials if "=" in word else ()
         return wanted_from([word], None, place.root, credentials).key
     except (UsageError, FetchFailed):
         return None

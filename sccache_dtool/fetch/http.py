@@ -19,7 +19,7 @@ from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.attempts import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.partial import Origin, Partial
-from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why, without_credentials
+from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.urls import path_of, readable
 from sccache_dtool.fetch.words import EXTENSION, Source
 
@@ -312,9 +312,7 @@ def _failures(source: Source, announced: int | None = None, came: int = 0) -> It
         raise
     except Exception as error:
         reason = _network_reason(error, announced, came)
-        may_pass = _may_pass(error)
-        without_credentials(error)
-        if may_pass:
+        if _may_pass(error):
             raise Temporary(reason) from error
         raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
 

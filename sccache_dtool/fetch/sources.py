@@ -11,7 +11,7 @@ from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import http, local, plugins, remote
 from sccache_dtool.fetch.attempts import GaveUp
 from sccache_dtool.fetch.job import Job, Retrieved
-from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.transforms import compare
 from sccache_dtool.fetch.words import REMOTE, Source
@@ -42,6 +42,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         try:
             return _from_one(job._replace(others=others), mirror, path, digests)
         except FetchFailed as error:
+            without_credentials(error)
             failures[mirror] = error
             if others and isinstance(error, GaveUp):
                 later.append(mirror)

@@ -106,16 +106,18 @@ def test_two_objects_are_two_items_whatever_their_signatures(sc: Sc, server: Ser
 def test_a_download_is_continued_with_a_renewed_url(sc: Sc, root: Path, disk: Disk, server: Server) -> None:
     """A download that takes longer than its signature is valid would never end."""
     body = os.urandom(4 * MEBIBYTE)
-    server.page(f"/x.bin?{SIGNED}one", body, etag=ETAG, stall_after=3 * MEBIBYTE)
-    server.page(f"/x.bin?{SIGNED}two", body, etag=ETAG)
+    server.page(f"/x.bin?{SIGNED}SECRET1", body, etag=ETAG, stall_after=3 * MEBIBYTE)
+    server.page(f"/x.bin?{SIGNED}SECRET2", body, etag=ETAG)
     sc("init")
     use = ["use", "--holder", "me", "--ttl", "1h"]
-    with start([SC_DTOOL, *use, f"{server.url('/x.bin')}?{SIGNED}one"]) as fetching:
+    with start([SC_DTOOL, *use, f"{server.url('/x.bin')}?{SIGNED}SECRET1"]) as fetching:
         wait_until(lambda: any(file.stat().st_size >= 3 * MEBIBYTE for file in files(disk)), "three quarters")
+        assert "SECRET" not in stored(root)
         fetching.terminate()
-        finish(fetching)
-    assert call(*use, f"{server.url('/x.bin')}?{SIGNED}two").path.read_bytes() == body
-    assert server.ranges(f"/x.bin?{SIGNED}two") == [f"bytes={3 * MEBIBYTE}-"]
+        assert "SECRET" not in finish(fetching).err
+    assert "SECRET" not in stored(root)
+    assert call(*use, f"{server.url('/x.bin')}?{SIGNED}SECRET2").path.read_bytes() == body
+    assert server.ranges(f"/x.bin?{SIGNED}SECRET2") == [f"bytes={3 * MEBIBYTE}-"]
     assert "X-Amz" not in stored(root)
 
 
