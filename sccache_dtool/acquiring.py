@@ -78,7 +78,7 @@ class Acquirer(NamedTuple):
         fresh.begin()
         for generation in items.generations(self.fs, self.layout, wanted.key):
             payload: str | None = wanted.label
-            if wanted.complete is not None:
+            if wanted.named_by_source:
                 payload = items.payload_name(self.fs, self.layout, wanted.key, generation)
             if payload is None:
                 continue
