@@ -121,7 +121,7 @@ class Acquirer(NamedTuple):
             if str(generation) in damaged:
                 continue
             payload: str | None = wanted.label
-            if wanted.complete is not None:
+            if wanted.named_by_source:
                 payload = items.payload_name(self.fs, self.layout, wanted.key, generation)
                 if payload is None:
                     payload = items.payload_name(self.fs, self.layout, wanted.key, generation, fresh=True)

@@ -17,7 +17,7 @@ from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.stack import Stack
-from sccache_dtool.fetch.wanted import Terms, Wanted, wanted_from
+from sccache_dtool.fetch.wanted import Terms, Wanted
 from sccache_dtool.finding import Named
 from sccache_dtool.holders import Holder, Owner
 from sccache_dtool.items import Copy
@@ -168,10 +168,6 @@ class Cache(Keeping):
             lambda key: self._keeper().election(key),
         )
 
-    def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
-        """What the words of a command or call mean. Raises UsageError if they mean nothing."""
-        return wanted_from(words, name, self._layout.root)
-
     def offers(self, wanted: Wanted) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
         try:
@@ -208,7 +204,7 @@ class Cache(Keeping):
         if not words:
             self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
         self.check()
-        return finding.find_used(self._fs, self._layout, words, name, self._warn)
+        return finding.find_used(self._fs, self._layout, words, name, self.wanted, self._warn)
 
     def announced(self, wanted: Wanted) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sccache_dtool.credentials import hide_also
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
@@ -33,6 +34,7 @@ class _Settings(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
 
@@ -117,6 +119,17 @@ def _patterns(value: object) -> tuple[str, ...]:
     return tuple(listed)
 
 
+def _parameters(value: object) -> tuple[str, ...]:
+    """Names of parameters in URLs, as patterns."""
+    listed: list[Any] = value if isinstance(value, list) else [value]
+    for name in listed:
+        if not isinstance(name, str) or re.fullmatch(r"(?a)[^\s=&?#;%/]*\w[^\s=&?#;%/]*", name) is None:
+            raise UsageError(
+                f"{name!r} is not the name of a parameter in a URL", hint='give a list such as ["ticket", "x-site-*"]'
+            )
+    return tuple(name.lower() for name in listed)
+
+
 def _directories(value: object) -> tuple[str, ...]:
     """Patterns of directories below the root."""
     listed = value if isinstance(value, list) else [value]
@@ -133,6 +146,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),
     "clean_high": Setting("clean", "high_watermark", _mark),
@@ -201,6 +215,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
                 values[field] = _take(tables, setting, place)
             except CacheError as mistake:
                 faults.setdefault(setting.table, []).append(mistake)
+    hide_also(values.get("fetch_credentials", ()))  # whatever else is wrong
     settings = Config(**values, unknown=unknown)
     if "clean" not in faults:
         try:

@@ -14,12 +14,15 @@ from typing import NamedTuple
 from sccache_dtool import items, layout, records
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.wanted import DTOOL, wanted_from
+from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import is_source
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 
 Warn = Callable[[str], None]
+
+#: What `use` means by words and a name. Raises UsageError or FetchFailed if they mean nothing.
+Mean = Callable[[Sequence[str], str | None], Wanted]
 
 #: Candidates that an error lists.
 _LISTED = 10
@@ -36,13 +39,13 @@ class Named(NamedTuple):
     generation: str | None = None
 
 
-def find(fs: FileSystem, place: Layout, word: str, warn: Warn) -> str:
+def find(fs: FileSystem, place: Layout, word: str, mean: Mean, warn: Warn) -> str:
     """The key of the item that `word` means. Raises NotFound, or UsageError if it could be several."""
     within = place.within(word)
     if within is not None:
         return within[0]
     keys = list(items.keys(fs, place, warn))
-    found = meant(word, keys, place.root)
+    found = meant(word, keys, mean)
     if len(found) > 1:  # rather one that is there than what was evicted
         found = [key for key in found if items.generations(fs, place, key)] or found
     if not found:
@@ -50,7 +53,7 @@ def find(fs: FileSystem, place: Layout, word: str, warn: Warn) -> str:
     return the_only(word, found, lambda key: _source(fs, place, key))
 
 
-def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | None, warn: Warn) -> Named:
+def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | None, mean: Mean, warn: Warn) -> Named:
     """What the words and the name mean that `use` was given, a path that it printed, or any word that `find` knows.
 
     What `use` would mean by the words comes first if the cache has it, or if it is a file here: others may have items
@@ -62,7 +65,7 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
         return Named(*within)
     key, refused = None, None
     try:
-        key = _key_of_use(words, name, place.root)
+        key = _key_of_use(words, name, mean)
     except (UsageError, FetchFailed) as error:
         refused = error
     if key is not None and (name is not None or _is_there(fs, place, key)):
@@ -76,7 +79,7 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
         return Named(key)
     if len(words) == 1 and name is None:
         try:
-            return Named(find(fs, place, words[0], warn))
+            return Named(find(fs, place, words[0], mean, warn))
         except NotFound as error:
             if layout.is_key(words[0]):
                 return Named(words[0])
@@ -89,11 +92,11 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
     return Named(key)
 
 
-def meant(word: str, keys: Collection[str], root: str) -> list[str]:
+def meant(word: str, keys: Collection[str], mean: Mean) -> list[str]:
     """Those of the keys that a word may mean; a whole key means nothing else."""
     if word in keys:
         return [word]
-    label, source = layout.label(word), _digits_of_source(word, root)
+    label, source = layout.label(word), _digits_of_source(word, mean)
     beginning = word if len(word) >= 4 else None
     return [
         key
@@ -146,19 +149,19 @@ def _look(name: str) -> str:
     return normalize("NFKC", name).casefold()
 
 
-def _key_of_use(words: Sequence[str], name: str | None, root: str) -> str:
+def _key_of_use(words: Sequence[str], name: str | None, mean: Mean) -> str:
     if name is None and len(words) == 1 and words[0].startswith(DTOOL):
         from sccache_dtool.fetch import datasets
 
         reference = datasets.parse(words)
         if reference.identifier is None:
             return datasets.view_key(reference.uuid)
-    return wanted_from(words, name, root).key
+    return mean(words, name).key
 
 
-def _digits_of_source(word: str, root: str) -> str | None:
+def _digits_of_source(word: str, mean: Mean) -> str | None:
     try:
-        return _key_of_use([word], None, root)[:32]
+        return _key_of_use([word], None, mean)[:32]
     except (UsageError, FetchFailed):
         return None
 

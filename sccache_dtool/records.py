@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +10,6 @@ from typing import Any
 LIMIT = 1000
 
 _LONGEST_FIELD = 120
-
-# To the last "@": a password may have any character in it that its owner forgot to encode.
-_USERS = r"//\S*@"
 
 
 class Damaged(ValueError):
@@ -73,11 +69,6 @@ def _finite(text: str) -> float:
     if not abs(number) <= _LARGEST:  # nor is NaN
         raise ValueError("not a number that we write")
     return number
-
-
-def without_users(text: str) -> str:
-    """`text` with its URLs without user names and passwords: what is shown, others read."""
-    return re.sub(_USERS, "//", text)
 
 
 def printable(text: str) -> str:

@@ -6,6 +6,8 @@
         ...
         assert server.gets["/ref.tar"] == 1
 
+Answers that no proper server gives are sent by `raw`, byte by byte.
+
 Nothing in it waits for a time; a page that stalls or is held goes on when `server.release()` is called, or when the
 server is closed.
 """
@@ -17,6 +19,7 @@ import contextlib
 import gzip as gzip_module
 import os
 import socket
+import ssl
 import struct
 import threading
 from collections import Counter
@@ -204,10 +207,75 @@ def serve() -> Iterator[Server]:
         server.close()
 
 
+class Raw:
+    """Sends the bytes that it is given, one answer for each connection and the last for ever, and closes."""
+
+    def __init__(self, answers: tuple[bytes, ...], tls: ssl.SSLContext | None, host: str) -> None:
+        self.asked: list[str] = []  # the head of each request
+        self.connections = 0
+        self._answers = list(answers)
+        self._tls = tls
+        self._host = host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, 0), family=family, backlog=128)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def url(self, path: str = "/x") -> str:
+        """The URL of a path."""
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http{'s' if self._tls else ''}://{host}:{self._listener.getsockname()[1]}{path}"
+
+    def close(self) -> None:
+        """Serve no more."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            answer = self._answers[0] if len(self._answers) == 1 else self._answers.pop(0)
+            threading.Thread(target=self._serve, args=(connection, answer), daemon=True).start()
+
+    def _serve(self, connection: socket.socket, answer: bytes) -> None:
+        with contextlib.suppress(OSError), connection:
+            self._answer(connection, answer)
+
+    def _answer(self, connection: socket.socket, answer: bytes) -> None:
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True)
+        with connection:
+            head = b""
+            while not head.endswith(b"\r\n\r\n") and (more := connection.recv(1)):
+                head += more
+            self.asked.append(head.decode("latin-1"))
+            connection.sendall(answer)
+            if not isinstance(connection, ssl.SSLSocket):  # which closes without a word: what is cut looks like that
+                connection.shutdown(socket.SHUT_WR)
+                connection.recv(1)  # until the client hangs up: what was sent is not lost in a reset
+
+
+@contextlib.contextmanager
+def raw(*answers: bytes, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Raw]:
+    """A Raw, for as long as the context lasts."""
+    server = Raw(answers, tls, host)
+    try:
+        with past_proxies():
+            yield server
+    finally:
+        server.close()
+
+
 @contextlib.contextmanager
 def past_proxies() -> Iterator[None]:
     """Let this process and its children reach servers on the loopback interface themselves."""
-    with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1"}):
+    with mock.patch.dict(os.environ, {"no_proxy": "127.0.0.1,::1", "NO_PROXY": "127.0.0.1,::1"}):
         yield
 
 

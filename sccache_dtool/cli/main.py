@@ -175,10 +175,12 @@ def run(words: list[str], *, owns_process: bool = False) -> int:
 
 
 def _show(error: Exception) -> int:
-    """What --debug is for."""
+    """What --debug is for: a traceback, with no credentials in any of its texts."""
     import traceback
 
-    traceback.print_exception(error)
+    from sccache_dtool.fetch.reasons import without_credentials
+
+    traceback.print_exception(without_credentials(error))
     return Exit.ERROR
 
 

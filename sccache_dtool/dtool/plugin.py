@@ -274,7 +274,9 @@ def _warn_once(error: BaseException) -> None:
     if os.environ.get(SWITCH) == "debug":
         import traceback
 
-        traceback.print_exception(error)
+        from sccache_dtool.fetch.reasons import without_credentials
+
+        traceback.print_exception(without_credentials(error))
 
 
 def _tell_of_loss(error: LeaseLost) -> None:

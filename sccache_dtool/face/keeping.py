@@ -137,7 +137,7 @@ class Keeping(Looking):
         keeper.return_interrupted_restores()
         there = dict(keeper.restorable())
         within = self._layout.key_of(word)
-        found = finding.meant(word, there, self._layout.root) if within is None else [within]
+        found = finding.meant(word, there, self.wanted) if within is None else [within]
         if not found:
             raise not_in_trash(word)
 

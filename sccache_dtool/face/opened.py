@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from sccache_dtool import config, program, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import LeaseLost, NoCache
+from sccache_dtool.fetch.wanted import Wanted, wanted_from
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout
 from sccache_dtool.leases import Place
@@ -103,6 +104,15 @@ class Opened:
         if self._config is None:
             self._config = config.load(self._fs, self._layout, self._warn)
         return self._config
+
+    def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
+        """What the words of a command or call mean. Raises UsageError if they mean nothing.
+
+        The settings are read only if a URL may have credentials in it that they name.
+        """
+        may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
+        credentials = self.settings.fetch_credentials if may_have else ()
+        return wanted_from(words, name, self._layout.root, credentials)
 
     @property
     def heartbeat_ttl(self) -> float:

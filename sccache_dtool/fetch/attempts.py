@@ -38,13 +38,14 @@ class Temporary(Exception):
 
 
 class GaveUp(FetchFailed):
-    """Temporary failures without end; what has come so far is worth continuing."""
+    """It may succeed another time, and what has come so far is worth continuing."""
 
 
 def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[], Result]) -> Result:
     """The result of `attempt`, which is repeated while it raises Temporary; `size`: bytes that are there.
 
-    Raises GaveUp when it was in vain too often, or when the server asks for more patience than we have.
+    Raises GaveUp when it was in vain too often, or when the server asks for more patience than we have; and at once if
+    nothing has come, and another mirror can be asked.
     """
     in_vain, most = 0, size()
     for number in range(1, MOST_TRIES + 1):
@@ -53,6 +54,8 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
         except Temporary as error:
             in_vain = 1 if size() > most else in_vain + 1
             most = max(most, size())
+            if job.others and not size():
+                raise GaveUp(f"cannot fetch {source}: {error.reason}") from error
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}",

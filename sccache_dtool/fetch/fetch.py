@@ -17,7 +17,7 @@ from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.sink import Throttle
 from sccache_dtool.fetch.sources import require as require_source
 from sccache_dtool.fetch.sources import retrieve
-from sccache_dtool.fetch.stack import Chain, Stack
+from sccache_dtool.fetch.stack import Chain, Stack, label_for
 from sccache_dtool.fetch.track import Track
 from sccache_dtool.fetch.transforms import apply_step
 from sccache_dtool.fetch.transforms import require as require_step
@@ -103,15 +103,15 @@ class _Fetch:
 
     def run(self, name: str) -> Fetched:
         self._require()
-        target = f"{self._payload}/{name}"
         announced = None
         self._fs.mkdir(self._payload, shared=self._shared)
         if self._stack:
             self._fs.mkdir(self._work, shared=self._shared)
-            announced = self._fill(target)
+            name, announced = self._fill(name)
             self._fs.rmdir(self._work)
         else:
-            self._fs.mkdir(target)
+            self._fs.mkdir(f"{self._payload}/{name}")
+        target = f"{self._payload}/{name}"
         self._job.progress.stage("writing to disk")
         self._fs.seal(self._payload, shared=self._shared)
         usage = self._fs.usage(target)
@@ -125,15 +125,18 @@ class _Fetch:
             for step in chain.steps:
                 require_step(step, chain.mirrors[0].name, chain.source)
 
-    def _fill(self, target: str) -> int | None:
-        """Make the payload; the bytes announced. All is fetched before anything is unpacked, so that who goes on
-        with an interrupted fetch finds every file that was complete.
+    def _fill(self, name: str) -> tuple[str, int | None]:
+        """Make the payload; its name and the bytes announced. All is fetched before anything is unpacked, so that who
+        goes on with an interrupted fetch finds every file that was complete.
         """
         chains = self._stack.chains
         came = []
         for index, chain in enumerate(chains):
             job = self._job._replace(number=index, step=chain.steps[0] if chain.steps else "")
             came.append(self._retrieve(job, chain, f"{self._work}/{index}"))
+        if self._stack.provisional and came[0].name:
+            name = label_for(came[0].name, chains[0].steps)
+        target = f"{self._payload}/{name}"
         if len(chains) > 1:
             self._fs.mkdir(target, shared=self._shared)
         for index, chain in enumerate(chains):
@@ -141,7 +144,7 @@ class _Fetch:
             self._fs.rename(path, f"{target}/{chain.label}" if len(chains) > 1 else target)
         self._versions = [one.version for one in came]
         announced = [one.announced for one in came]
-        return None if None in announced else sum(size for size in announced if size is not None)
+        return name, None if None in announced else sum(size for size in announced if size is not None)
 
     def _retrieve(self, job: Job, chain: Chain, path: str) -> Retrieved:
         digests = [_digest(step) for step in takewhile(is_digest, chain.steps)]

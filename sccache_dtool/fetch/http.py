@@ -1,27 +1,31 @@
 """http and https: streamed, tried again when that may help, and continued where it broke off.
 
 `requests` is imported only where something is fetched: it costs a tenth of a second. It brings what people expect of
-a client: proxies from the environment, ~/.netrc, redirects, certificates.
+a client: proxies from the environment, ~/.netrc, certificates.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 import socket
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.attempts import Temporary, http_date, persist, retry_after
-from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import CacheError, FetchFailed
+from sccache_dtool.fetch import codings
+from sccache_dtool.fetch.attempts import GaveUp, Temporary, http_date, persist, retry_after
+from sccache_dtool.fetch.job import Job, Retrieved, silently
 from sccache_dtool.fetch.partial import Origin, Partial
-from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.words import Source
+from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
+from sccache_dtool.fetch.urls import path_of, readable
+from sccache_dtool.fetch.words import EXTENSION, Source
 
 if TYPE_CHECKING:
     import requests
-    from requests.auth import HTTPBasicAuth
 
 #: Seconds to wait for a connection, and for the next bytes on it.
 CONNECT_TIMEOUT = 10.0
@@ -51,22 +55,36 @@ _LONGEST_VERSION = 1000
 #: Answers that may be others later: timeout, too early, too many requests, and the server's own troubles.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+#: Answers to a request whose credentials are missing, wrong, or have expired.
+_REFUSED = frozenset({400, 401, 403})
+
 # Files that are compressed themselves. Servers label them with their own compression, as if it were done on the way;
 # what was asked for is the file, and curl and wget keep it, too.
 _COMPRESSED = re.compile(r"\.(gz|tgz|bgz|svgz)\Z", re.ASCII | re.IGNORECASE)
 _SIZE = r"\d{1,18}"
-_RANGE = re.compile(rf"bytes ({_SIZE})-({_SIZE})/({_SIZE}|\*)", re.ASCII)
+_RANGE = re.compile(rf"bytes[ =]\s*({_SIZE})-({_SIZE})/({_SIZE}|\*)", re.ASCII | re.IGNORECASE)
+_NO_RANGE = re.compile(rf"bytes[ =]\s*\*/({_SIZE})", re.ASCII | re.IGNORECASE)
+_TAG = re.compile('(W/)?"([^"]*)"')
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})", re.ASCII)
 
 
 def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
-    import requests
+    with _failures(source):
+        from sccache_dtool.fetch import transport
 
-    with requests.Session() as session, Partial(job, path, algorithms, source.canonical) as partial:
-        download = _Download(job, session, source, partial)
+        session = transport.session()
+    with session, Partial(job, path, algorithms, source.canonical) as partial:
+        download = _Download(job, session, source, partial, has_digest=bool(algorithms))
         persist(job, source.canonical, lambda: partial.size, download.attempt)
-        named = download.version or _named_before(partial.origin)
-        return Retrieved(partial.digests(), download.announced, partial.resumed, named)
+        return Retrieved(
+            partial.digests(),
+            download.announced,
+            partial.resumed,
+            decoded=download.decoded,
+            name=download.name,
+            version=download.version or _named_before(partial.origin),
+        )
 
 
 def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
@@ -75,9 +93,6 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     False if the server named no version when it was fetched. Raises FetchFailed or GaveUp if it cannot be asked. The
     request is a GET whose body is not read, because a URL that is signed for GET is refused for HEAD.
     """
-    import requests
-    import urllib3
-
     noted = {name: text for name in ("etag", "last_modified") if isinstance(text := fact.get(name), str)}
     if not noted or not all(_is_version(text) for text in noted.values()):
         return False
@@ -86,33 +101,26 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
         headers["If-None-Match"] = noted["etag"]
     else:
         headers["If-Modified-Since"] = noted["last_modified"]
+    with _failures(source):
+        from sccache_dtool.fetch import transport
+
+        session = transport.session()
+
+    def note(text: str) -> None:
+        job.note(f"{source.canonical}: {text}")
 
     def ask() -> bool:
-        try:
-            response = session.get(
-                source.canonical,  # which has no user in it
-                stream=True,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-                headers=headers,
-                auth=_user(source),
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-            reason = _network_reason(error, None, 0)
-            if _may_pass(error):
-                raise Temporary(reason) from error
-            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
+        with _failures(source):
+            response = transport.answer(session, source.location, headers, (CONNECT_TIMEOUT, READ_TIMEOUT), note)
         with response:
             if response.status_code in _WHOLE:  # it has changed, or the server does not know conditional requests
                 given = named_version(response)
                 return all(given.get(name) == text for name, text in noted.items())
             if response.status_code == _NOT_MODIFIED:
                 return True
-            reason = plain(f"the server answered {response.status_code} {response.reason or ''}")
-            if response.status_code in _TEMPORARY:
-                raise Temporary(reason, after=retry_after(response.headers.get("Retry-After"), job.clock.wall()))
-            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}")
+            raise _refusal(source, response, job.clock)
 
-    with requests.Session() as session:
+    with session:
         return persist(job, source.canonical, lambda: 0, ask)
 
 
@@ -128,11 +136,11 @@ def named_version(response: requests.Response) -> dict[str, str]:
 
     A date within the second in which it was sent does not: the file may be changed once more in that second.
     """
-    sent, changed = (http_date(response.headers.get(name, "")) for name in ("Date", "Last-Modified"))
+    sent, changed = (http_date(_header(response, name)) for name in ("Date", "Last-Modified"))
     headers = {"etag": "ETag"}
     if sent is not None and changed is not None and sent - changed >= 1:
         headers["last_modified"] = "Last-Modified"
-    texts = {name: response.headers.get(header, "").strip() for name, header in headers.items()}
+    texts = {name: _header(response, header) for name, header in headers.items()}
     return {name: text for name, text in texts.items() if _is_version(text)}
 
 
@@ -151,132 +159,149 @@ def _named_before(origin: Origin | None) -> dict[str, str]:
 
 def announced(source: Source) -> int | None:
     """Bytes that the server says `source` has, without fetching it; None if it does not say. Raises nothing."""
-    import requests
-
     try:
-        with requests.Session() as session:
-            response = session.head(
-                source.canonical,  # which has no user in it
-                allow_redirects=True,
-                timeout=SIZE_TIMEOUT,
-                headers={"Accept-Encoding": "identity"},
-                auth=_user(source),
-            )
+        from sccache_dtool.fetch import transport
+
+        with transport.session() as session:
+            headers, timeout = {"Accept-Encoding": "identity"}, (SIZE_TIMEOUT, SIZE_TIMEOUT)
+            response = transport.answer(session, source.location, headers, timeout, silently, method="HEAD")
             return _length(response) if response.status_code in _WHOLE else None
-    except (requests.RequestException, ValueError):
+    except Exception:  # whatever it is, fetching reports it
         return None
 
 
 class _Download:
     """One file on its way; `attempt` may be called until it returns."""
 
-    def __init__(self, job: Job, session: requests.Session, source: Source, partial: Partial) -> None:
+    def __init__(
+        self, job: Job, session: requests.Session, source: Source, partial: Partial, *, has_digest: bool
+    ) -> None:
         self.announced: int | None = None
         self.version: dict[str, str] = {}
+        self.decoded = False
+        self.name = partial.origin.name if partial.origin is not None else None
         self._job = job
         self._session = session
         self._source = source
         self._partial = partial
+        self._has_digest = has_digest
         self._shown = False
+        self._notes: set[str] = set()
 
     def attempt(self) -> None:
         """Fetch what is missing. Raises Temporary or FetchFailed."""
-        import requests
-        import urllib3
-
         if self._partial.size and not self._partial.resumable:
             self._partial.restart()
         if self._partial.complete:
-            self.announced = self._partial.size
-            self._show(self._partial.size)
+            self._finish()
             return
-        try:
-            with self._ask() as response:
+        with self._failures():
+            response = self._ask()
+        with response:
+            if self._is_for_us(response):
                 self._receive(response)
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            reason = _network_reason(error, self.announced, self._partial.size)
-            if _may_pass(error):
-                raise Temporary(reason) from error
-            raise FetchFailed(f"cannot fetch {self._source.canonical}: {reason}") from error
+            else:
+                self._finish()
+
+    def _finish(self) -> None:
+        """Nothing is missing."""
+        self.announced = self._partial.size
+        self._show(self._partial.size)
 
     def _ask(self) -> requests.Response:
-        """The answer, its body still to be read."""
+        """The answer to a request for what is missing, its body still to be read."""
+        from sccache_dtool.fetch import transport
+
         headers = {"Accept-Encoding": "identity"}  # what is stored and checked is the file, not a coding of it
-        partial, have = self._partial, self._partial.size
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        partial = self._partial
+        if partial.size:
+            headers["Range"] = f"bytes={partial.size}-"
             if partial.origin is not None and partial.origin.validator:
                 headers["If-Range"] = partial.origin.validator
-        try:
-            response = self._session.get(
-                self._source.canonical,  # which has no user in it
-                stream=True,
-                timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-                headers=headers,
-                auth=_user(self._source),
-            )
-        except ValueError as error:  # what requests lets through of a URL that cannot be read, here or redirected to
-            raise FetchFailed(f"cannot fetch {self._source.canonical}: {why(error)}") from error
-        status = response.status_code
-        if status in _WHOLE or (have and status == _PART):
-            return response
-        after = retry_after(response.headers.get("Retry-After"), self._job.clock.wall())
-        response.close()
-        reason = plain(f"the server answered {status} {response.reason or ''}")
+        timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
+        return transport.answer(self._session, self._source.location, headers, timeout, self._note)
+
+    def _is_for_us(self, response: requests.Response) -> bool:
+        """Whether the file, or the part of it that was asked for, comes; False if nothing is missing.
+
+        Raises Temporary or FetchFailed for any other answer.
+        """
+        status, have = response.status_code, self._partial.size
+        if status in _WHOLE or (status == _PART and (have or _is_all(_part(response)))):
+            return True
         if have and status == _BEYOND:
-            partial.restart()
-            raise Temporary(reason)
-        if status in _TEMPORARY:
-            raise Temporary(reason, after=after)
-        hint = None
-        if status in (401, 403):
-            hint = "credentials are taken from the URL (https://USER:PASSWORD@HOST/…) or ~/.netrc, and never stored"
-        raise FetchFailed(f"cannot fetch {self._source.canonical}: {reason}", hint=hint, shared=status in _NO_SUCH_FILE)
+            end = _NO_RANGE.fullmatch(_header(response, "Content-Range"))
+            if end is not None and int(end[1]) == have and self._is_same_version(response):
+                self._partial.resumed = True
+                return False
+            self._partial.restart()
+        raise _refusal(self._source, response, self._job.clock, begun=have > 0)
 
     def _receive(self, response: requests.Response) -> None:
         partial = self._partial
-        decode = bool(_codings(response)) and not _COMPRESSED.search(self._source.name)
-        if decode:
-            self._check_codings(response)
-        coming = _length(response)
-        if response.status_code == _PART:
-            self._continue(response, decode)
+        with self._failures():
+            coming = _length(response)
+        undo = self._codings(response)
+        part = _part(response) if response.status_code == _PART else None
+        if response.status_code == _PART and partial.size:
+            self._continue(response, part, coming, coded=bool(undo))
         else:
             # Ranges count the bytes as they are sent, so what was decoded cannot be continued.
-            partial.begin(Origin(self._source.canonical, None if decode else _validator(response), coming))
+            self.name = self._given_name(response)
+            version = Origin(self._source.canonical, _validator(response), coming, self.name)
+            partial.begin(None if undo else version)
             self.announced = coming
         self.version = named_version(response)
-        if decode:
-            self._show(None)
-        else:
-            self._show(self.announced)
-        for data in self._pieces(response, decode):
+        self._show(None if undo else self.announced)
+        pieces = codings.decoded(self._pieces(response, slowly=bool(undo)), undo)
+        while True:
+            with self._failures():  # in which nothing of ours is written
+                data = next(pieces, None)
+            if data is None:
+                break
             partial.write(data)
         came = response.raw.tell()
         if coming is not None and came != coming:
             raise Temporary(f"{came} bytes came, and {coming} were announced")
-        if not decode and self.announced is not None and partial.size != self.announced:
+        if part is not None and part.total is not None and part.end < part.total and partial.size == part.end:
+            raise Temporary("the server sent a part of what was asked for")
+        if not undo and self.announced is not None and partial.size != self.announced:
             partial.restart()
             raise Temporary(f"the parts add up to another size than the {self.announced} bytes announced")
 
-    def _check_codings(self, response: requests.Response) -> None:
-        """Raise FetchFailed for a coding that would be left as it is, and be stored in the place of the file."""
-        from urllib3.response import HTTPResponse
+    def _codings(self, response: requests.Response) -> list[str]:
+        """What has to be undone of what the server did to the file, in the order in which it was done.
 
-        unknown = [coding for coding in _codings(response) if coding not in HTTPResponse.CONTENT_DECODERS]
-        if unknown:
-            names = plain(", ".join(unknown))
+        Raises FetchFailed for what cannot be undone, and would be stored in the place of the file.
+        """
+        applied = codings.named(_header(response, "Content-Encoding"))
+        names = (self._source.name, _name_of(response.url), _disposition(response) or "")
+        if self._job.as_sent or any(_COMPRESSED.search(name) for name in names):
+            applied = []
+        unknown = codings.unknown(applied)
+        if unknown and not self._has_digest:
             raise FetchFailed(
-                f"cannot fetch {self._source.canonical}: the server sends it coded as {names}, "
+                f"cannot fetch {self._source.canonical}: the server sends it coded as {plain(', '.join(unknown))}, "
                 "which was not asked for and cannot be decoded here",
-                hint="urllib3 decodes br with the package brotli, and zstd with Python 3.14 or its extra zstd",
+                hint="give a digest, such as sha256:…, to take the file as it is sent. urllib3 decodes br with the "
+                "package brotli, and zstd with Python 3.14 or its extra zstd",
             )
+        if unknown:
+            applied = []  # the digest says whether that is the file
+        self.decoded = bool(applied)
+        transferred = codings.named(_header(response, "Transfer-Encoding"))
+        if codings.unknown(transferred):
+            raise FetchFailed(
+                f"cannot fetch {self._source.canonical}: the server sends it coded as {plain(', '.join(transferred))} "
+                "for the transfer, which cannot be decoded here"
+            )
+        return [*applied, *transferred]
 
-    def _pieces(self, response: requests.Response, decode: bool) -> Iterator[bytes]:
-        """The body; after a while in larger pieces, if the line is fast."""
+    def _pieces(self, response: requests.Response, *, slowly: bool) -> Iterator[bytes]:
+        """The body as it is sent; after a while in larger pieces, if the line is fast."""
         raw = response.raw
-        if decode or _length(response) is None:  # such a body is not read on where another stopped
-            yield from raw.stream(NETWORK_CHUNK, decode_content=decode)
+        if slowly or _length(response) is None:  # such a body is not read on where another stopped
+            yield from raw.stream(NETWORK_CHUNK, decode_content=False)
             return
         clock, came = self._job.clock, 0
         began = clock.monotonic()
@@ -287,26 +312,43 @@ class _Download:
                 break
         yield from raw.stream(LARGE_CHUNK, decode_content=False)
 
-    def _continue(self, response: requests.Response, decode: bool) -> None:
-        """Check that what comes is the rest of what there is; begin anew if it is not."""
+    def _continue(self, response: requests.Response, part: _Part | None, coming: int | None, *, coded: bool) -> None:
+        """Check that what comes is the rest of what there is; begin again from the start if it is not."""
         partial, origin = self._partial, self._partial.origin
-        match = _RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
-        total = int(match[3]) if match and match[3] != "*" else None
-        validator = _validator(response)
         fits = (
-            match is not None
-            and int(match[1]) == partial.size
-            and not decode
+            part is not None
             and origin is not None
-            and (origin.length is None or total is None or origin.length == total)
-            and (origin.validator is None or validator is None or origin.validator == validator)
+            and not coded
+            and part.begin == partial.size < part.end
+            and (coming is None or coming == part.end - part.begin)
+            and (part.total is None or part.end <= part.total)
+            and (origin.length is None or part.total is None or origin.length == part.total)
+            and self._is_same_version(response)
         )
-        if not fits:
-            response.close()
+        if part is None or origin is None or not fits:
             partial.restart()
             raise Temporary("the server sent another part than the one that was missing")
         partial.resumed = True
-        self.announced = total if origin is None or origin.length is None else origin.length
+        self.announced = part.total if origin.length is None else origin.length
+
+    def _is_same_version(self, response: requests.Response) -> bool:
+        """Whether an answer can be of the version that there is a beginning of. The server has compared it, too."""
+        validator = self._partial.origin.validator if self._partial.origin is not None else None
+        if validator is None:
+            return True
+        if not validator.startswith('"'):
+            return _header(response, "Last-Modified") in ("", validator)
+        tag = _TAG.fullmatch(_header(response, "ETag"))
+        return tag is None or f'"{tag[2]}"' == validator
+
+    def _given_name(self, response: requests.Response) -> str | None:
+        """What the server calls the file, where its URL does not: as `curl -OJL` and pip have it."""
+        if not self._source.provisional:
+            return None
+        given = _disposition(response)
+        if given is None and re.search(EXTENSION, name := _name_of(response.url)):
+            given = name
+        return given
 
     def _show(self, total: int | None) -> None:
         """Begin to show progress, once."""
@@ -314,24 +356,83 @@ class _Download:
             self._shown = True
             self._job.progress.start(self._source.name, total, self._partial.size)
 
+    def _note(self, text: str) -> None:
+        """Say something, once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            self._job.note(f"{self._source.canonical}: {text}")
 
-def _user(source: Source) -> HTTPBasicAuth | None:
-    """User and password of a URL, for which no other are looked up in ~/.netrc; None without them."""
-    from urllib.parse import unquote_to_bytes
+    def _failures(self) -> contextlib.AbstractContextManager[None]:
+        return _failures(self._source, self.announced, self._partial.size)
 
-    from requests.auth import HTTPBasicAuth
 
-    userinfo = source.location.partition("://")[2].partition("/")[0].rpartition("@")[0]
-    if not userinfo:
+@contextlib.contextmanager
+def _failures(source: Source, announced: int | None = None, came: int = 0) -> Iterator[None]:
+    """Turn whatever requests, urllib3, ssl and http.client may raise into Temporary or FetchFailed.
+
+    Nothing of ours, and no writing of ours, may happen within.
+    """
+    try:
+        yield
+    except CacheError:
+        raise
+    except Exception as error:
+        reason = _network_reason(error, announced, came)
+        if _may_pass(error):
+            raise Temporary(reason) from error
+        raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
+
+
+def _refusal(
+    source: Source, response: requests.Response, clock: Clock, *, begun: bool = False
+) -> Temporary | FetchFailed:
+    """What to raise for an answer without what was asked for: Temporary, or FetchFailed.
+
+    `begun`: whether a part of the file has come, which is kept for a request with new credentials.
+    """
+    status = response.status_code
+    reason = plain(f"the server answered {status} {response.reason or ''}")
+    if status in _TEMPORARY or (begun and status == _BEYOND):
+        return Temporary(reason, after=retry_after(response.headers.get("Retry-After"), clock.wall()))
+    if 300 <= status < 400 and status != _NOT_MODIFIED:
+        reason += ", and not where to look"
+    message = f"cannot fetch {source.canonical}: {reason}"
+    signed = source.location.partition("?")[2] != source.canonical.partition("?")[2]
+    if status not in _REFUSED or (status == 400 and not signed):
+        return FetchFailed(message, shared=status in _NO_SUCH_FILE)
+    hint = (
+        "the credentials in the URL may have expired: give a new URL of the same file"
+        if signed
+        else "credentials are taken from the URL (https://USER:PASSWORD@HOST/…) or ~/.netrc, and never stored"
+    )
+    return (GaveUp if begun else FetchFailed)(message, hint=hint)
+
+
+# -- what answers say --------------------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """What a Content-Range says: the first byte, what follows the last one, and the size of the whole if known."""
+
+    begin: int
+    end: int
+    total: int | None
+
+
+def _part(response: requests.Response) -> _Part | None:
+    match = _RANGE.fullmatch(_header(response, "Content-Range"))
+    if match is None:
         return None
-    user, _, password = userinfo.partition(":")
-    return HTTPBasicAuth(unquote_to_bytes(user), unquote_to_bytes(password))
+    return _Part(int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3]))
 
 
-def _codings(response: requests.Response) -> list[str]:
-    """What the body was coded with on its way."""
-    given = (coding.strip().lower() for coding in response.headers.get("Content-Encoding", "").split(","))
-    return [coding for coding in given if coding not in ("", "identity")]
+def _is_all(part: _Part | None) -> bool:
+    return part is not None and part.begin == 0 and part.end == part.total
+
+
+def _header(response: requests.Response, name: str) -> str:
+    """A header in one line: it may have been folded (RFC 9112, 5.2). Empty if it is not there."""
+    return re.sub(r"\s*\r?\n\s*", " ", response.headers.get(name, "")).strip()
 
 
 def _length(response: requests.Response) -> int | None:
@@ -342,7 +443,7 @@ def _length(response: requests.Response) -> int | None:
     from requests.exceptions import InvalidHeader
 
     text = response.headers.get("Content-Length")
-    if text is None:
+    if text is None or "Transfer-Encoding" in response.headers:  # which overrides it
         return None
     length = text.partition(",")[0].strip()  # servers behind each other may each say it; urllib3 compares
     if re.fullmatch(_SIZE, length, re.ASCII) is None:
@@ -355,12 +456,44 @@ def _validator(response: requests.Response) -> str | None:
 
     A date is strong only if the file was not changed within the second in which it was sent.
     """
-    etag = response.headers.get("ETag", "").strip()
-    if len(etag) >= 2 and etag.startswith('"') and etag.endswith('"'):
-        return etag
-    modified = response.headers.get("Last-Modified", "").strip()
-    sent, changed = http_date(response.headers.get("Date", "")), http_date(modified)
+    tag = _TAG.fullmatch(_header(response, "ETag"))
+    if tag is not None and tag[1] is None:
+        return tag[0]
+    modified = _header(response, "Last-Modified")
+    sent, changed = http_date(_header(response, "Date")), http_date(modified)
     return modified if sent is not None and changed is not None and sent - changed >= 1 else None
+
+
+def _disposition(response: requests.Response) -> str | None:
+    """The file name in Content-Disposition (RFC 6266), fit to be one; None without one."""
+    value = _header(response, "Content-Disposition")
+    if not value:
+        return None
+    from email.message import Message
+    from email.utils import collapse_rfc2231_value
+
+    message = Message()
+    message["Content-Disposition"] = value
+    names = [text for name, text in message.get_params([], "content-disposition") if name == "filename"]
+    names.sort(key=lambda text: not isinstance(text, tuple))  # ``filename*`` before ``filename``
+    for text in names:
+        name = collapse_rfc2231_value(text)
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("latin-1").decode()  # what is not ASCII is UTF-8 nowadays
+        name = CONTROL.sub("", re.split(r"[/\\]", name)[-1]).strip().lstrip(".")
+        with contextlib.suppress(UnicodeError):
+            if name.encode():
+                return name
+    return None
+
+
+def _name_of(url: str) -> str:
+    """The last part of the path of a URL, as people write it."""
+    path = re.sub(r"[?#].*", "", url).partition("://")[2].partition("/")[2]
+    return readable(path_of(f"/{path}").rpartition("/")[2])
+
+
+# -- what went wrong ---------------------------------------------------------------------------------------------------
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -368,13 +501,20 @@ def _may_pass(error: BaseException) -> bool:
     import requests
     import urllib3
 
-    causes = list(_causes(error))
-    if any(isinstance(cause, requests.exceptions.SSLError | urllib3.exceptions.SSLError) for cause in causes):
+    led = list(causes(error))
+    if any(isinstance(cause, ssl.SSLEOFError | codings.Cut) for cause in led):
+        return True
+    if any(isinstance(cause, requests.exceptions.SSLError | urllib3.exceptions.SSLError) for cause in led):
         return False
-    for cause in causes:
+    for cause in led:
         if isinstance(cause, socket.gaierror):
             return cause.errno == socket.EAI_AGAIN
+        tunnel = _TUNNEL.search(str(cause)) if isinstance(cause, OSError) else None
+        if tunnel is not None:
+            return int(tunnel[1]) in _TEMPORARY
     passing = (
+        ConnectionError,
+        TimeoutError,
         requests.ConnectionError,
         requests.Timeout,
         urllib3.exceptions.ProtocolError,
@@ -389,30 +529,38 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
     import requests
     import urllib3
 
-    causes = list(_causes(error))
+    led = list(causes(error))
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_TIMEOUT:g} s"
-    if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in causes):
+    if any(isinstance(cause, urllib3.exceptions.ReadTimeoutError) for cause in led):
         return f"no data for {READ_TIMEOUT:g} s"
-    for cause in reversed(causes):  # the innermost one is what the system said
-        if isinstance(cause, urllib3.exceptions.IncompleteRead):
-            of = "" if announced is None else f" of {announced}"
-            # What was decoded on the way is written later, and of another size.
-            return f"the connection ended early, after {max(came, cause.partial)}{of} bytes"
+    of = "" if announced is None else f" of {announced}"
+    for cause in reversed(led):  # the innermost one is what the system said
+        if _ended_early(cause):
+            partial = getattr(cause, "partial", 0)  # what was decoded on the way is written later, and of another size
+            return f"the connection ended early, after {max(came, partial if type(partial) is int else 0)}{of} bytes"
         if isinstance(cause, ConnectionResetError) or getattr(cause, "errno", None) == errno.ECONNRESET:
             return f"the connection was reset, after {came} bytes"
-        if isinstance(cause, urllib3.exceptions.DecodeError):
+        if isinstance(cause, codings.Cut):
+            return "what the server sent is cut: its compression has no end"
+        if isinstance(cause, codings.CannotDecode | urllib3.exceptions.DecodeError):
             return "what the server sent cannot be decoded in the way that it says"
         if isinstance(cause, HTTPException):
             return f"what the server answered is no proper HTTP ({type(cause).__name__})"
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return why(cause)
-    return why(error)
+    known = isinstance(error, OSError | ValueError | urllib3.exceptions.HTTPError)
+    return why(error) if known else plain(f"{type(error).__name__}: {error}")
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it, down to the first."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+def _ended_early(error: BaseException) -> bool:
+    """Whether an exception of one of the libraries says that the connection ended within a body."""
+    from http.client import IncompleteRead
+
+    from urllib3.exceptions import InvalidChunkLength
+
+    return (
+        (isinstance(error, IncompleteRead) and not isinstance(error, InvalidChunkLength))
+        or isinstance(error, ssl.SSLEOFError)
+        or str(error) == "Response ended prematurely"  # of urllib3, with nothing else to go by
+    )

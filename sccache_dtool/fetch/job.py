@@ -22,6 +22,8 @@ class Retrieved(NamedTuple):
     resumed: bool = False  # whether it was put together from several attempts
     #: What tells this version of the source from others, for `item.json`; None if nothing does. See `versions.py`.
     version: Mapping[str, object] | None = None
+    decoded: bool = False  # whether what the server called a coding of it was undone
+    name: str | None = None  # what the source calls it, where it says so: see `Source.provisional`
 
 
 def silently(text: str) -> None:
@@ -40,6 +42,8 @@ class Job(NamedTuple):
     step: str = ""  # what is done first with what comes, and needs a file; empty for nothing
     fresh: bool = False  # whether what others have begun must not be continued
     note: Callable[[str], None] = silently  # told, in a sentence, what we wait for
+    others: bool = False  # whether another mirror is asked if this one does not answer
+    as_sent: bool = False  # whether a content coding is to be left as it is
 
     def sink(self, path: str, algorithms: Sequence[str], mode: int = 0o666) -> Sink:
         """A new file at `path`, counted and digested while it is written."""

@@ -27,15 +27,21 @@ class Origin(NamedTuple):
     source: str  # canonical
     validator: str | None  # a strong one: the same text means the same bytes
     length: int | None
+    name: str | None = None  # what the server calls it
 
     @classmethod
     def decode(cls, text: str) -> Origin:
         """Raises records.Damaged for what `records.encode_document` has not made of an Origin."""
         fields = records.decode_document(text)
-        source, validator, length = (fields.get(name) for name in cls._fields)
-        if not (isinstance(source, str) and isinstance(validator, str | None) and isinstance(length, int | None)):
+        source, validator, length, name = (fields.get(name) for name in cls._fields)
+        if not (
+            isinstance(source, str)
+            and isinstance(validator, str | None)
+            and isinstance(length, int | None)
+            and isinstance(name, str | None)
+        ):
             raise records.Damaged("no origin of a download")
-        return cls(source, validator, length)
+        return cls(source, validator, length, name)
 
 
 class Partial(Sink):
@@ -70,12 +76,16 @@ class Partial(Sink):
         """Whether nothing is missing."""
         return self.resumable and self.origin is not None and self.size == self.origin.length
 
-    def begin(self, origin: Origin) -> None:
-        """What comes next is the first byte of `origin`; what there was of another version is thrown away."""
+    def begin(self, origin: Origin | None) -> None:
+        """What comes next is the first byte of `origin`; what there was of another version is thrown away.
+
+        None: of what cannot be continued, whatever becomes of it.
+        """
         if self.size or self.origin is not None:
             self.restart()
         self.origin = origin
-        self._note_origin(origin)
+        if origin is not None:
+            self._note_origin(origin)
 
     def restart(self) -> None:
         """Begin anew; what others could read of the old beginning goes first."""

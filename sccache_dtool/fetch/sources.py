@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sccache_dtool.clock import Clock
-from sccache_dtool.errors import FetchFailed
+from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import http, local, plugins, remote, versions
+from sccache_dtool.fetch.attempts import GaveUp
 from sccache_dtool.fetch.job import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.transforms import compare
 from sccache_dtool.fetch.words import REMOTE, Source
@@ -26,27 +29,41 @@ RETRIEVERS: dict[str, Retriever] = {"file": local.retrieve, "http": http.retriev
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     """Bring the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
 
-    `digests` are algorithms and what they must give. Raises FetchFailed when no mirror brings what was promised, and
-    OSError for what the file system refuses; an incomplete file may then be left.
+    `digests` are algorithms and what they must give. A mirror that does not answer is passed over at once while
+    another one can be asked, and is asked again with more patience when none is left. Raises FetchFailed when no
+    mirror brings what was promised, and OSError for what the file system refuses; an incomplete file may then be left.
     """
-    failures: list[FetchFailed] = []
-    for mirror in chain.mirrors:
+    failures: dict[Source, FetchFailed] = {}
+    mirror = chain.mirrors[0]
+    turns, later = list(chain.mirrors), []  # type: list[Source], list[Source]
+    while turns:
+        mirror = turns.pop(0)
         if failures:
             _make_room(job, path)
-            job = job._replace(fresh=True)
             job.attempt()
+        others = bool(turns)
         try:
-            retrieved = _from_one(job, mirror, path, digests)
+            retrieved = _from_one(job._replace(others=others), mirror, path, digests)
             return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})
         except FetchFailed as error:
-            failures.append(error)
+            without_credentials(error)
+            failures[mirror] = error
+            if others and isinstance(error, GaveUp):
+                later.append(mirror)
+        except OSError as error:
+            if error.errno in FULL or _is_within(error, path):
+                raise
+            failures[mirror] = FetchFailed(f"cannot fetch {mirror.canonical}: {plain(explain(error))}")
+        if not turns:
+            turns, later = later, []
     if len(failures) == 1:
-        raise failures[0]
-    raise FetchFailed(
+        raise failures.popitem()[1]
+    last = failures[mirror]
+    raise (GaveUp if isinstance(last, GaveUp) else FetchFailed)(
         f"cannot fetch {chain.mirrors[0].canonical} from any of {len(failures)} mirrors",
-        details=[error.message for error in failures],
-        hint=failures[-1].hint,
-        shared=all(error.shared for error in failures),
+        details=[error.message for error in failures.values()],
+        hint=last.hint,
+        shared=all(error.shared for error in failures.values()),
     )
 
 
@@ -95,7 +112,8 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
     source = _noted_source(chain, fact)
     if source is None or not isinstance(fact, Mapping):
         return False
-    job = Job(fs, clock, NoProgress(), note=note)
+    others = len(chain.mirrors) > 1
+    job = Job(fs, clock, NoProgress(), note=note, others=others)
     try:
         if source.scheme == "file":
             return versions.look(source.location).text == versions.text_of(fact)
@@ -105,7 +123,8 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
-        if len(chain.mirrors) > 1:
+        without_credentials(error)
+        if others:
             return False  # another mirror may bring it
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
         message = error.message.replace("cannot fetch", "cannot ask for changes of", 1)
@@ -125,12 +144,13 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
     try:
         _check(retrieved, digests, source)
     except FetchFailed:
-        if not retrieved.resumed:
+        if not (retrieved.resumed or retrieved.decoded):
             raise
-        # What was put together from parts may be wrong where the source is right: once more, from its first byte.
+        # What was put together from parts, or decoded on the way, may be wrong where the source is right: once more,
+        # from its first byte, as it is sent.
         _make_room(job, path)
         job.attempt()
-        retrieved = retriever(job._replace(fresh=True), source, path, algorithms)
+        retrieved = retriever(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)
     return retrieved
 
@@ -161,8 +181,14 @@ def _guarded(retriever: Retriever) -> Retriever:
     return retrieve_with_plugin
 
 
+def _is_within(error: OSError, path: str) -> bool:
+    """Whether an error is about the work area that `path` is in, where the next mirror would fare no better."""
+    area = f"{os.path.dirname(path)}/"
+    return any(isinstance(name, str) and name.startswith(area) for name in (error.filename, error.filename2))
+
+
 def _make_room(job: Job, path: str) -> None:
-    """Remove what a failed attempt left: others must not continue it, and the next one makes the path anew."""
+    """Remove what a failed attempt left: others must not continue it, and the next one makes the path again."""
     if job.track is not None:
         job.track.forget(job.number)
     with contextlib.suppress(FileNotFoundError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.errors import UsageError
@@ -61,6 +61,11 @@ class Stack(NamedTuple):
         return self.canonical[0] if self.canonical else ""
 
     @property
+    def provisional(self) -> bool:
+        """Whether the payload may get another name than `label`, which the source says: see Source."""
+        return len(self.chains) == 1 and self.chains[0].mirrors[0].provisional
+
+    @property
     def steps(self) -> tuple[str, ...]:
         """What follows the first source, in order, in canonical form."""
         return self.canonical[1:]
@@ -103,22 +108,23 @@ class _Block:
         return made
 
 
-def parse_stack(words: Sequence[str], *, cwd: str | None = None) -> Stack:
+def parse_stack(words: Sequence[str], *, cwd: str | None = None, credentials: Collection[str] = ()) -> Stack:
     """The stack that `words` mean; paths in it are relative to `cwd` (default: the working directory).
 
-    No words are an empty stack. Nothing is looked up: whether the source exists, fetching tells. Raises UsageError
-    for words that mean nothing.
+    `credentials`: names of parameters in URLs that are credentials, besides `credentials.NAMES`. No words are an empty
+    stack. Nothing is looked up: whether the source exists, fetching tells. Raises UsageError for words that mean
+    nothing.
     """
     if not words:
         return Stack()
     for word in words:
         check_characters(word)
     where = os.getcwd if cwd is None else lambda: cwd
-    first = parse_sources(words[0], where)
+    first = parse_sources(words[0], where, credentials)
     blocks, canonical = [_Block(first)], [_join(first)]
     for word in words[1:]:
         if is_source(word):
-            mirrors = parse_sources(word, where)
+            mirrors = parse_sources(word, where, credentials)
             canonical.append(_join(mirrors))
             if blocks[-1].steps:
                 blocks.append(_Block(mirrors))
@@ -134,6 +140,11 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None) -> Stack:
         _check_labels(chains)
         name = f"{name}+{len(chains) - 1}"
     return Stack(tuple(canonical), first[0].location, shortened(name), chains, name)
+
+
+def label_for(name: str, steps: Sequence[str]) -> str:
+    """The name of a payload that was called `name` before canonical `steps` were done."""
+    return shortened(_name(name, [parse_step(step) for step in steps]))
 
 
 def _join(mirrors: tuple[Source, ...]) -> str:

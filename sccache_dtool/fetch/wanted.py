@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.errors import UsageError
@@ -42,6 +42,11 @@ class Wanted(NamedTuple):
         """The item's name."""
         return key_name(self.key) or self.name or self.stack.name
 
+    @property
+    def named_by_source(self) -> bool:
+        """Whether a copy's payload may have another name than `label`."""
+        return self.complete is not None or self.stack.provisional
+
 
 class Terms(NamedTuple):
     """On what terms an item is fetched."""
@@ -52,15 +57,18 @@ class Terms(NamedTuple):
     make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
 
 
-def wanted_from(words: Sequence[str], name: str | None, root: str) -> Wanted:
-    """The item of the cache at `root` that words and a name mean. Raises UsageError if they mean none."""
+def wanted_from(words: Sequence[str], name: str | None, root: str, credentials: Collection[str] = ()) -> Wanted:
+    """The item of the cache at `root` that words and a name mean. Raises UsageError if they mean none.
+
+    `credentials`: see `parse_stack`.
+    """
     if words and words[0].startswith(DTOOL):
         from sccache_dtool.fetch.datasets import wanted_from_words
 
         of_dataset = wanted_from_words(words, root)
         stack = of_dataset.stack
     else:
-        of_dataset, stack = None, parse_stack(words)
+        of_dataset, stack = None, parse_stack(words, credentials=credentials)
     if name is None and not stack:
         raise UsageError("nothing to use", hint="give a source (a path or URL), or a name with -n NAME, or both")
     if name is not None and not (name.strip() and name.isprintable() and len(name) <= 200):

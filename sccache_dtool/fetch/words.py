@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import CONTROL, plain
+from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
 SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
 STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
@@ -48,13 +50,28 @@ _SAME = {
 }
 _WHOLE_AUTHORITY = frozenset({"abfs", "az", "hf"})  # what stands before the @ is part of the name, and no user
 
+#: Those whose URLs name a host, and its default port if there is one. The others name a bucket or the like.
+_OF_HOSTS = {
+    "ftp": 21,
+    "hdfs": None,
+    "root": 1094,
+    "sftp": 22,
+    "smb": 445,
+    "webdav": 80,
+    "webdavs": 443,
+    "webhdfs": None,
+}
+
 # Texts, not compiled patterns: one source needs few of them, and `re` keeps those.
 _SCHEME = r"([A-Za-z][A-Za-z0-9+.-]*):"
 _URL = r"(?ai)([a-z]+)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?"
-_HOST = r"(?a)(\[[0-9A-Fa-f:.]+\]|[^\s:@\[\]\\%]+)(?::(\d{0,5}))?"
+_HOST = r"(?a)(\[[0-9A-Fa-f:.]+(?:%25[\w.~-]+)?\]|[^\s:@\[\]\\%]+)(?::(\d{0,5}))?"
 _REMOTE_URL = r"(?ais)[a-z0-9]+://([^/]*)(/.*)?"
 _BAR = r"\|(?=file:|[A-Za-z][A-Za-z0-9+.-]*://)"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+#: The end of a name that says what is in the file. The URL of a program that sends files has none, or a query.
+EXTENSION = r"(?a)[^.]\.[A-Za-z0-9]{1,10}\Z"
 
 
 class Location(str):
@@ -67,11 +84,16 @@ class Location(str):
 
 
 class Source(NamedTuple):
-    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty."""
+    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty.
+
+    `canonical` is stored and shown, and has no credentials in it: `location` has.
+    """
 
     canonical: str
     location: Location
     name: str
+    #: Whether what sends the file may know a better name than `name` for it.
+    provisional: bool = False
 
     @property
     def scheme(self) -> str:
@@ -108,12 +130,12 @@ def is_source(word: str) -> bool:
     return not _digest_size(name) and _plugin(name) is not None
 
 
-def parse_sources(word: str, cwd: Callable[[], str]) -> tuple[Source, ...]:
-    """The mirrors that a word names."""
-    return tuple(_parse_source(part, cwd) for part in (re.split(_BAR, word) if "|" in word else (word,)))
+def parse_sources(word: str, cwd: Callable[[], str], also: Collection[str] = ()) -> tuple[Source, ...]:
+    """The mirrors that a word names. `also`: further names of credentials, see `credentials.without`."""
+    return tuple(_parse_source(part, cwd, also) for part in (re.split(_BAR, word) if "|" in word else (word,)))
 
 
-def _parse_source(word: str, cwd: Callable[[], str]) -> Source:
+def _parse_source(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     scheme = re.match(_SCHEME, word)
     name = scheme[1].lower() if scheme else None
     known = name in SOURCES or name in REMOTE or name in _SAME
@@ -125,9 +147,9 @@ def _parse_source(word: str, cwd: Callable[[], str]) -> Source:
     if scheme is None or name is None:
         return _local(word, cwd)
     if name in SOURCES:
-        return SOURCES[name](word, cwd)
+        return SOURCES[name](word, cwd, also)
     if known:
-        return _remote(word)
+        return _remote(word, also)
     plugin = _plugin(name)
     if plugin is None:
         raise UsageError(
@@ -144,8 +166,11 @@ def _plugin(scheme: str) -> Callable[[str], Source] | None:
     return None if found is None else found.parse
 
 
-def _remote(word: str) -> Source:
-    """A URL that fsspec understands; only its scheme and its credentials are ours to understand."""
+def _remote(word: str, also: Collection[str]) -> Source:
+    """A URL that fsspec understands; only its scheme, its host and its credentials are ours to understand.
+
+    The path is left as it is written: the key of an object has no second spelling, and fsspec decodes nothing.
+    """
     scheme, _, _ = word.partition(":")
     scheme = _SAME.get(scheme.lower(), scheme.lower())
     match = re.fullmatch(_REMOTE_URL, word)
@@ -153,10 +178,13 @@ def _remote(word: str) -> Source:
         raise UsageError(f"cannot read {plain(word)} as a URL", hint=f"write {scheme}://…")
     authority, path = match[1], match[2] or ""
     shown = authority if scheme in _WHOLE_AUTHORITY else authority.rpartition("@")[2]
+    if scheme in _OF_HOSTS:
+        shown = shown.lower().removesuffix(f":{_OF_HOSTS[scheme]}").removesuffix(":")
     if not (shown or path.strip("/")):
         raise UsageError(f"cannot read the host or bucket in {plain(word)}", hint=f"write {scheme}://HOST/PATH")
+    stored = credentials.without(path, also)
     return Source(
-        f"{scheme}://{shown}{path}", Location(f"{scheme}://{authority}{path}"), path.rstrip("/").rpartition("/")[2]
+        f"{scheme}://{shown}{stored}", Location(f"{scheme}://{authority}{path}"), stored.rstrip("/").rpartition("/")[2]
     )
 
 
@@ -170,7 +198,7 @@ def _local(path: str, cwd: Callable[[], str]) -> Source:
     return Source(f"file:{path}", Location(path), os.path.basename(path))
 
 
-def _file(word: str, cwd: Callable[[], str]) -> Source:
+def _file(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     path = word[len("file:") :]
     if path.startswith("//"):
         host, slash, rest = path[2:].partition("/")
@@ -182,7 +210,7 @@ def _file(word: str, cwd: Callable[[], str]) -> Source:
     return _local(path, cwd)
 
 
-def _web(word: str, cwd: Callable[[], str]) -> Source:
+def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     inner = word.partition(":")[2]
     if word[:5].lower() == "http:" and re.fullmatch(_URL, inner):
         word = inner  # as pigay's `sc` writes it: http:https://…
@@ -198,14 +226,30 @@ def _web(word: str, cwd: Callable[[], str]) -> Source:
             hint="in a user name or password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F",
         )
     port = int(host[2]) if host[2] else _DEFAULT_PORTS[scheme]
-    where = host[1].lower() + ("" if port == _DEFAULT_PORTS[scheme] else f":{port}")
-    rest = (match[3] or "/") + (f"?{match[4]}" if match[4] else "")
-    name = match[3].rstrip("/").rpartition("/")[2] or host[1].lower()
-    return Source(f"{scheme}://{where}{rest}", Location(f"{scheme}://{userinfo}{at}{where}{rest}"), name)
+    try:
+        name_of_host = host_of(host[1])
+    except ValueError as error:
+        raise UsageError(f"cannot read the host in {plain(word)}: {plain(str(error))}") from error
+    where = f"{scheme}://", name_of_host + ("" if port == _DEFAULT_PORTS[scheme] else f":{port}")
+    path = path_of(match[3])
+    rest = path + (f"?{query_of(match[4])}" if match[4] else "")
+    stored = credentials.without(rest, also)
+    name = readable(path.rstrip("/").rpartition("/")[2]) or name_of_host
+    return Source(
+        f"{where[0]}{where[1]}{stored}",
+        Location(f"{where[0]}{userinfo}{at}{where[1]}{rest}"),
+        name,
+        provisional="?" in stored or re.search(EXTENSION, name) is None,
+    )
 
 
-#: Schemes of sources, and what parses a word that begins with one, given a way to ask for the working directory.
-SOURCES: dict[str, Callable[[str, Callable[[], str]], Source]] = {"file": _file, "http": _web, "https": _web}
+#: Schemes of sources, and what parses a word that begins with one, given a way to ask for the working directory and
+#: further names of credentials.
+SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] = {
+    "file": _file,
+    "http": _web,
+    "https": _web,
+}
 
 
 # -- steps -------------------------------------------------------------------------------------------------------------

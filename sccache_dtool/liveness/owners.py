@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import layout as names
+from sccache_dtool.credentials import hide
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.owner import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
-from sccache_dtool.records import without_users
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness.jobs import Found, Job
@@ -230,8 +230,8 @@ def owners_above(proc: Proc) -> Iterator[Owner]:
 
 
 def one_line(words: Sequence[str]) -> str:
-    """A command line to be shown: white space is one space, URLs have no users, and what is long is cut."""
-    text = without_users(" ".join(" ".join(words).split()))
+    """A command line to be shown: white space is one space, URLs have no credentials, and what is long is cut."""
+    text = hide(" ".join(" ".join(words).split()))
     return text if len(text) <= _COMMAND_SHOWN else f"{text[: _COMMAND_SHOWN - 1]}…"
 
 

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
+import http.client as http_client
 import os
+import re
 import socket
-import time
+import ssl
+import traceback
+import zlib
 from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+import requests
+import urllib3
 
 import httpserver
 from faults import FakeClock
-from httpserver import Page
-from sccache_dtool.errors import FetchFailed
+from httpserver import Page, past_proxies
+from sccache_dtool.errors import FetchFailed, NoSpace
 from sccache_dtool.fetch import attempts, http, sources
 from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
@@ -249,9 +257,10 @@ def test_a_weak_validator_is_none(get, server):
     assert server.ranges("/x") == [None, None]
 
 
-def test_a_file_changed_within_the_second_has_no_date(get, server):
+def test_a_file_changed_within_the_second_has_no_date(get, server, monkeypatch):
     """A date of one second cannot tell two versions of that second apart."""
-    now = {"Last-Modified": formatdate(time.time() + 3600, usegmt=True)}  # however long the answer takes
+    now = {"Last-Modified": formatdate(usegmt=True)}
+    monkeypatch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda self: now["Last-Modified"])
     url = server.pages("/x", Page(BODY, short=200_000, headers=now), Page(BODY, headers=now))
     assert get(url) == BODY
     assert server.ranges("/x") == [None, None]
@@ -472,3 +481,623 @@ def test_a_read_takes_larger_pieces_on_a_fast_line(get, server, monkeypatch):
     monkeypatch.setattr(http, "_TRIED_FOR", 100_000)
     body = os.urandom(3_000_001)
     assert get(server.page("/x", body), md5(body)) == body
+
+
+@pytest.mark.parametrize(
+    ("status", "query", "shared"),
+    [
+        (404, "", True),
+        (410, "", True),
+        (404, "?token=SECRET", True),
+        (400, "", False),
+        (400, "?token=SECRET", False),
+        (401, "", False),
+        (403, "?token=SECRET", False),
+        (300, "", False),
+    ],
+)
+def test_a_refusal_of_one_asker_is_not_that_of_all(get, server, status, query, shared):
+    """Those who wait would fail for another's expired signature, or each would ask for a file that is not there."""
+    url = server.page(f"/x{query}", b"no", status=status)
+    assert refused(get, url).shared == shared
+    assert server.gets[f"/x{query}"] == 1
+    assert refused(get, f"{url}|{server.page('/y', status=404)}").shared == shared
+
+
+def test_a_dead_mirror_is_asked_once_for_a_change(get, server, clock):
+    """A check of a file with mirrors would wait for the one that has gone, before it asks the next."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{closed.getsockname()[1]}/x"
+        (chain,) = parse_stack([f"{dead}|{server.url('/x')}"]).chains
+        fact = {"source": dead, "etag": ETAG}
+        before = clock.monotonic()
+        assert not sources.is_unchanged(FileSystem(), clock, print, chain, fact)
+        assert clock.monotonic() == before
+
+
+# -- what RFC 9110 and 9112 allow, and what they forbid ----------------------------------------------------------------
+
+SMALL = b"0123456789" * 1000
+
+
+def short_id(value):
+    """A name for a parameter of a test that is the same in every process: those of bytes are not."""
+    return "body" if isinstance(value, bytes) else "-".join(value) if isinstance(value, list) else None
+
+
+def answer(body=SMALL, *fields, status="200 OK", length=True, first=b""):
+    """An answer, byte by byte."""
+    lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else []), "", ""]
+    return first + "\r\n".join(lines).encode("latin-1") + body
+
+
+def raw_deflate(data):
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(data) + packer.flush()
+
+
+def chunked(body, *, size=1000, end=b"0\r\n\r\n"):
+    parts = (body[n : n + size] for n in range(0, len(body), size))
+    return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + end
+
+
+@pytest.fixture
+def get_raw(get, monkeypatch, tmp_path):
+    """What is fetched from a server that sends these answers."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+    def run(*answers, digest=None, path="/x", **more):
+        with httpserver.raw(*answers) as server:
+            return get(server.url(path), *([digest] if digest else []), **more)
+
+    return run
+
+
+def refused_raw(get_raw, *answers, **more):
+    with pytest.raises(FetchFailed) as caught:
+        get_raw(*answers, **more)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        b"HTTP/1.1 102 Processing\r\n\r\n" * 20,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\nHTTP/1.1 103\r\nLink: </b>\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 199 Whatever\r\nContent-Length: 7\r\n\r\n",
+    ],
+    ids=["100", "102", "103", "both"],
+)
+def test_an_informational_answer_is_not_the_final_one(get_raw, first):
+    """A file behind a server that sends hints first could not be had."""
+    assert get_raw(answer(first=first)) == SMALL
+
+
+@pytest.mark.parametrize("first", [b"HTTP/1.1 101 Switching\r\n\r\n", b"HTTP/1.1 103 Hint\r\n\r\n" * 1000])
+def test_what_never_becomes_an_answer_is_an_error(get_raw, first):
+    """A server that talks for ever before its answer would hold a job for ever."""
+    assert "cannot fetch" in refused_raw(get_raw, answer(first=first)).message
+
+
+@pytest.mark.parametrize("length", ["10000", "17", "20000", "many"])
+def test_chunks_override_a_length(get_raw, length):
+    """A file that is whole would be given up, because a proxy left a second length in the answer."""
+    fields = ("Transfer-Encoding: chunked", f"Content-Length: {length}")
+    assert get_raw(answer(chunked(SMALL), *fields, length=False)) == SMALL
+
+
+def test_a_transfer_coding_is_undone(get_raw):
+    """The compressed bytes, or the marks of the chunks, would be published as the file."""
+    body = chunked(gzip.compress(SMALL))
+    assert get_raw(answer(body, "Transfer-Encoding: gzip, chunked", length=False)) == SMALL
+    error = refused_raw(get_raw, answer(body, "Transfer-Encoding: odd, chunked", length=False))
+    assert "coded as odd" in error.message
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (["Content-Length: 20000"], SMALL),
+        (["Content-Length: 20000", "Connection: keep-alive"], SMALL),
+        (["Transfer-Encoding: chunked"], chunked(SMALL, end=b"")),
+        (["Transfer-Encoding: chunked"], chunked(SMALL)[:-700]),
+        (["Transfer-Encoding: chunked", "Content-Length: 10000"], chunked(SMALL, end=b"")),
+        (["Content-Encoding: gzip"], gzip.compress(BODY)[:-100]),
+        (["Content-Encoding: gzip"], gzip.compress(BODY)[:-4]),
+        (["Content-Encoding: gzip", "Content-Length: 1000"], gzip.compress(BODY)[:1000]),
+        (["Content-Encoding: deflate"], zlib.compress(BODY)[:-4]),
+        (["Content-Encoding: gzip", "Transfer-Encoding: chunked"], chunked(gzip.compress(SMALL)[:-9])),
+        (["Transfer-Encoding: gzip, chunked"], chunked(gzip.compress(SMALL)[:-9])),
+    ],
+    ids=short_id,
+)
+def test_a_body_that_is_cut_is_reported_as_cut(get_raw, head, body):
+    """Half a file would be published, and read by every job to come."""
+    error = refused_raw(get_raw, answer(body, *head, length=False))
+    assert "ended early" in error.message or "is cut" in error.message
+
+
+def test_a_tls_connection_that_ends_without_saying_so_is_cut(get, tmp_path, monkeypatch):
+    """Whoever can end a connection could have half a file published: TLS says where it ends (RFC 9112, 9.8)."""
+    context = certified(tmp_path, monkeypatch)
+    with httpserver.raw(answer(length=False), tls=context) as server:
+        assert "ended early" in refused(get, server.url()).message
+        assert server.connections == attempts.TRIES
+    with httpserver.raw(answer(), tls=context) as server:
+        assert get(server.url()) == SMALL  # a length says so, too
+    with httpserver.raw(answer(chunked(SMALL), "Transfer-Encoding: chunked", length=False), tls=context) as server:
+        assert get(server.url()) == SMALL
+
+
+def certified(tmp_path, monkeypatch):
+    """A context for a server on the loopback interface, which clients are made to trust."""
+    import shutil
+    import ssl
+    import subprocess
+
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the command openssl to make a certificate")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "2"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost", "-keyout", key, "-out", certificate]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [
+        "aws-chunked",
+        "UTF-8",
+        "none",
+        "identity",
+        "",
+        ",",
+        "aws-chunked, identity",
+        "binary",
+        "utf8; q=1",
+        "aws-chunked,",
+    ],
+)
+def test_what_gateways_store_with_objects_is_no_coding(get_raw, coding):
+    """An object that was uploaded in chunks could not be had from a gateway that noted it as its coding."""
+    assert get_raw(answer(SMALL, f"Content-Encoding: {coding}")) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(SMALL)),
+        ("X-GZip", gzip.compress(SMALL)),
+        ("aws-chunked,gzip", gzip.compress(SMALL)),
+        ("gzip, gzip", gzip.compress(gzip.compress(SMALL))),
+        ("gzip", gzip.compress(SMALL[:5000]) + gzip.compress(SMALL[5000:]) + b"\0" * 512),
+        ("deflate", zlib.compress(SMALL)),
+        ("deflate", raw_deflate(SMALL)),
+    ],
+    ids=short_id,
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_a_coding_is_undone_whatever_the_pieces(get_raw, coding, body, size):
+    """A file would be damaged where its pieces happen to be cut."""
+    fields = (f"Content-Encoding: {coding}", "Transfer-Encoding: chunked")
+    assert get_raw(answer(chunked(body, size=size), *fields, length=False)) == SMALL
+
+
+def test_an_empty_file_is_empty_whatever_its_coding(get_raw):
+    """An empty file would be an error because a server compresses everything."""
+    assert get_raw(answer(b"", "Content-Encoding: gzip")) == b""
+
+
+def test_a_digest_decides_about_codings(get_raw):
+    """A file whose provider counts the bytes as they are stored, coded, would fail its digest for ever."""
+    packed = gzip.compress(SMALL)
+    coded = answer(packed, "Content-Encoding: gzip")
+    assert get_raw(coded, digest=md5(packed)) == packed
+    assert get_raw(coded, digest=md5(SMALL)) == SMALL
+    assert get_raw(answer(SMALL, "Content-Encoding: odd"), digest=md5(SMALL)) == SMALL
+    assert "md5 of" in refused_raw(get_raw, answer(SMALL, "Content-Encoding: odd"), digest=md5(OTHER)).message
+    assert "give a digest" in refused_raw(get_raw, answer(SMALL, "Content-Encoding: odd")).hint
+
+
+@pytest.mark.parametrize("how", ["redirect", "disposition"])
+def test_a_compressed_file_stays_so_whoever_names_it(get, server, how):
+    """A .gz that an address without a name leads to would be unpacked behind the user's back."""
+    packed = gzip.compress(BODY)
+    headers = {"Content-Encoding": "gzip"}
+    if how == "redirect":
+        url = server.redirect("/latest", server.page("/v1/ref.tar.gz?x=1", packed, headers=headers))
+    else:
+        headers["Content-Disposition"] = 'attachment; filename="ref.tar.gz"'
+        url = server.page("/latest", packed, headers=headers)
+    assert get(url) == packed
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200\r\nContent-Length: 10000\r\n\r\n" + SMALL,
+        b"HTTP/1.1 200 \r\nContent-Length: 10000\r\n\r\n" + SMALL,
+        b"HTTP/1.0 200 OK\r\n\r\n" + SMALL,
+        b"HTTP/1.0 200 OK\r\nContent-Length: 10000\r\n\r\n" + SMALL,
+        b"HTTP/1.1 200 OK\nContent-Length: 10000\n\n" + SMALL,
+        b"HTTP/1.1 200 OK\r\nX-Long: a\r\n  b\r\nContent-Encoding:\r\n identity\r\nContent-Length: 10000\r\n\r\n"
+        + SMALL,
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\nContent-Length: 10000\r\n\r\n" + SMALL,
+        b'HTTP/1.1 200 OK\r\nETag: "a"\r\nETag: "b"\r\nContent-Length: 10000\r\n\r\n' + SMALL,
+        b"HTTP/1.1 203 Changed\r\nX: " + b"y" * 60_000 + b"\r\nContent-Length: 10000\r\n\r\n" + SMALL,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n" + chunked(SMALL, end=b"0;x=y\r\nTrailer: 1\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 10000\r\n\r\n" + SMALL,
+    ],
+    ids=short_id,
+)
+def test_odd_and_legal_answers_are_understood(get_raw, reply):
+    """A file on an old or careless server could not be had."""
+    assert get_raw(reply) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (b"", "reset"),
+        (b"SSH-2.0-OpenSSH\r\n", "no proper HTTP"),
+        (b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", "no proper HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "no proper HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n123456", "Content-Length"),
+        (b"HTTP/1.1 abc OK\r\n\r\n", "no proper HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "chunk|proper"),
+        (answer(b"", status="204 No Content"), "204"),
+        (answer(b"", status="205 Reset Content"), "205"),
+        (answer(b"", status="304 Not Modified"), "304"),
+        (answer(b"", status="202 Accepted"), "202"),
+        (answer(b"", status="300 Choices"), "300 Choices, and not where to look"),
+        (answer(b"", status="302 Found"), "302 Found, and not where to look"),
+        (answer(b"", "Location:", status="302 Found"), "302 Found, and not where to look"),
+        (answer(b"12345", "Content-Range: bytes 0-4/10", status="206 Partial"), "206"),
+        (answer(b"12345", "Content-Type: multipart/byteranges; boundary=x", status="206 Partial"), "206"),
+        (answer(b"", "Location: file:///etc/passwd", status="302 Found"), "not followed: file:///etc/passwd"),
+        (answer(b"", "Location: ftp://h/x", status="302 Found"), "not followed: ftp://h/x"),
+        (answer(b"", "Location: /x", status="302 Found"), "more than 30 redirects"),
+        (answer(b"", "Location: http://", status="302 Found"), "cannot fetch"),
+        (answer(b"", f"Location: http://{'a' * 300}/", status="302 Found"), "cannot fetch"),
+        (answer(b"", "Location: http://a..b/", status="302 Found"), "cannot fetch"),
+        (answer(b"", "Location: http://h:99999/", status="302 Found"), "cannot fetch"),
+        (answer(b"", "Location: http://[::1", status="302 Found"), "cannot fetch"),
+    ],
+    ids=short_id,
+)
+def test_every_other_answer_is_an_error_in_words(get_raw, get, reply, reason):
+    """A fault of a server would look like one of this program, and no other mirror would be asked."""
+    assert re.search(reason, refused_raw(get_raw, reply).message)
+    with httpserver.raw(reply) as bad, httpserver.raw(answer()) as good:
+        assert get(f"{bad.url()}|{good.url()}") == SMALL
+
+
+def test_the_whole_file_as_a_part_is_the_whole_file(get_raw):
+    """A proxy that asked for a range would stand between a job and its file."""
+    assert get_raw(answer(SMALL, "Content-Range: bytes 0-9999/10000", status="206 Partial")) == SMALL
+
+
+# -- redirects ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_redirect_may_need_a_cookie(get, server):
+    """A server that sends people round to set a cookie would send us round for ever."""
+    url = server.pages("/x", Page(b"", 302, headers={"Location": "/x", "Set-Cookie": "seen=yes; Path=/"}), Page(BODY))
+    assert get(url) == BODY
+    assert server.seen[1][1]["Cookie"] == "seen=yes"
+
+
+def test_the_body_of_a_redirect_is_not_read(get, server):
+    """A server could fill the memory of a job with a page that nobody wants."""
+    server.page("/x", BODY, status=302, headers={"Location": "/y"}, stall_after=10)
+    server.page("/y", OTHER)
+    assert get(server.url("/x")) == OTHER
+
+
+def test_a_user_in_a_redirect_is_sent(get, server):
+    """Some archives hand out their files in this way, and curl understands it."""
+    server.page("/y", BODY, auth=("me", "hush"))
+    assert get(server.redirect("/x", server.url("/y", "me:hush"))) == BODY
+
+
+def test_a_redirect_to_what_is_not_encrypted_is_said(get, tmp_path, monkeypatch):
+    """Whoever asked for https would not know that anybody on the way may have changed the file."""
+    said = []
+    with httpserver.raw(answer()) as plain:
+        there = answer(b"", f"Location: {plain.url('/y?token=SECRET')}", status="302 Found")
+        with httpserver.raw(there, tls=certified(tmp_path, monkeypatch)) as server:
+            assert get(server.url(), note=said.append) == SMALL
+            (note,) = said
+            assert note.startswith(f"{server.url()}: it is redirected from https to http")
+
+
+def test_an_address_of_version_6_is_one(get):
+    """Hosts without a name, and without version 4, could not be asked."""
+    if not socket.has_ipv6:
+        pytest.skip("needs IPv6")
+    try:
+        with httpserver.raw(answer(), host="::1") as server:
+            assert get(server.url()) == SMALL
+    except OSError:
+        pytest.skip("needs IPv6")
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def name_of(tmp_path, clock):
+    """What the payload is called that the words mean."""
+    count = iter(range(100))
+
+    def run(*words):
+        area = tmp_path / f"named-{next(count)}"
+        area.mkdir()
+        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=clock)
+        assert os.listdir(area / "payload") == [fetched.name]
+        return fetched.name
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('attachment; filename="ref.fa"', "ref.fa"),
+        ("attachment; filename=ref.fa", "ref.fa"),
+        ("inline; FileName = 'ref.fa'", "'ref.fa'"),
+        ("attachment; filename=\"re.fa\"; filename*=UTF-8''%E6%9D%B1%20%E4%BA%AC.fa", "東 京.fa"),
+        ("attachment; filename*=ISO-8859-1''%E9.fa; filename=\"e.fa\"", "é.fa"),
+        ('attachment; filename="é.fa"', "é.fa"),
+        ('attachment; filename="../../.bashrc"', "bashrc"),
+        ('attachment; filename="C:\\\\data\\\\ref.fa"', "ref.fa"),
+        ("attachment; filename*=UTF-8''..%2F..%2Fetc%2Fpasswd%0A", "passwd"),
+        ('attachment; filename=".."', "download"),
+        ('attachment; filename=""', "download"),
+        ("attachment; filename*=UTF-8''%FF%FF", "\ufffd\ufffd"),
+        ("attachment", "download"),
+        ("; ; =;", "download"),
+    ],
+)
+def test_a_server_names_what_has_no_name_in_its_url(name_of, server, disposition, name):
+    """Programs that go by the extension could not read what was fetched by a number; and no name leads elsewhere."""
+    headers = {"Content-Disposition": disposition.encode().decode("latin-1")}
+    assert name_of(server.page("/download", BODY, headers=headers)) == name
+
+
+@pytest.mark.parametrize(
+    ("path", "target", "name"),
+    [
+        ("/latest", "/v1/ref%20a.fa?token=x", "ref a.fa"),
+        ("/latest", "/blob/1234", "latest"),
+        ("/get.php?id=7", "/ref.fa", "ref.fa"),
+        ("/ref.fa", "/other.fa", "ref.fa"),
+        ("/ref.fa?token=SECRET", "/other.fa", "ref.fa"),
+    ],
+)
+def test_the_target_of_a_redirect_may_name_it(name_of, server, path, target, name):
+    """As `curl -OJL`; but a name that was asked for is the same on every host, whatever the server does today."""
+    server.page(target, BODY)
+    assert name_of(server.redirect(path, target)) == name
+
+
+def test_steps_take_their_part_of_a_name_that_the_server_gives(name_of, server):
+    """`x.gz` would be the name of what is not compressed any more."""
+    headers = {"Content-Disposition": 'attachment; filename="ref.fa.gz"'}
+    url = server.page("/download", gzip.compress(BODY), headers=headers)
+    assert name_of(url, "gz") == "ref.fa"
+
+
+# -- parts -------------------------------------------------------------------------------------------------------------
+
+
+def whole(n, body=BODY, etag=ETAG, **more):
+    return Page(body, short=n, etag=etag, **more)
+
+
+def test_a_part_that_is_shorter_than_asked_for_is_a_part(get, server):
+    """A server that sends at most so many bytes at a time would be asked from the start, again and again."""
+
+    def part(begin, end):
+        return Page(BODY[begin:end], 206, headers={"Content-Range": f"bytes {begin}-{end - 1}/500000", "ETag": ETAG})
+
+    url = server.pages("/x", whole(200_000), part(200_000, 300_000), part(300_000, 450_000), part(450_000, 500_000))
+    assert get(url) == BODY
+    assert server.ranges("/x") == [None, "bytes=200000-", "bytes=300000-", "bytes=450000-"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "continued"),
+    [
+        ({"Content-Range": "Bytes 200000-499999/500000", "ETag": ETAG}, True),
+        ({"Content-Range": "bytes=200000-499999/500000"}, True),
+        ({"Content-Range": "bytes 200000-499999/*", "ETag": ETAG}, True),
+        ({"Content-Range": "bytes 200000-499999/500000", "ETag": 'W/"one"'}, True),
+        ({"Content-Range": "bytes 200000-499999/500000", "ETag": 'W/"two"'}, False),
+        ({"Content-Range": "bytes 200000-499999/500000", "ETag": '"two"'}, False),
+        ({"Content-Range": "bytes 200000-499999/600000", "ETag": ETAG}, False),
+        ({"Content-Range": "bytes 199999-499998/500000", "ETag": ETAG}, False),
+        ({"Content-Range": "bytes 200000-500000/500000", "ETag": ETAG}, False),
+        ({"Content-Range": "bytes */500000", "ETag": ETAG}, False),
+        ({"Content-Range": "items 200000-499999/500000", "ETag": ETAG}, False),
+        ({"Content-Range": "bytes 200000-499999/500000", "ETag": ETAG, "Content-Encoding": "gzip"}, False),
+        ({"Content-Type": "multipart/byteranges; boundary=x", "ETag": ETAG}, False),
+    ],
+)
+def test_only_the_rest_of_the_same_file_is_taken_for_it(get, server, headers, continued):
+    """Bytes of another place, or of another version, would be in the middle of the file."""
+    part = Page(BODY[200_000:], 206, headers=headers)
+    url = server.pages("/x", whole(200_000), part, Page(BODY, etag=ETAG))
+    assert get(url) == BODY
+    assert server.gets["/x"] == (2 if continued else 3)
+
+
+def test_a_file_that_is_there_to_its_last_byte_is_complete(get, get_raw):
+    """A connection that breaks right before the mark of the end would break the same way each time."""
+    cut = answer(chunked(SMALL, end=b""), "Transfer-Encoding: chunked", f"ETag: {ETAG}", length=False)
+    end = answer(b"", "Content-Range: bytes */10000", status="416 Range Not Satisfiable")
+    with httpserver.raw(cut, end) as server:
+        assert get(server.url()) == SMALL
+        assert "Range: bytes=10000-" in server.asked[1]
+        assert server.connections == 2
+    other = answer(b"", "Content-Range: bytes */10000", 'ETag: "two"', status="416 Range Not Satisfiable")
+    assert get_raw(cut, other, answer(OTHER)) == OTHER
+
+
+# -- mirrors and errors ------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_mirror_costs_one_connection(get, server, clock):
+    """A job would wait for half a minute for each dead mirror, with a living one beside it."""
+    with httpserver.raw(b"") as dead, httpserver.raw(b"HTTP/1.1 503 Busy\r\nRetry-After: 500\r\n\r\n") as busy:
+        assert get(f"{dead.url()}|http://127.0.0.1:1/x|{busy.url()}|{server.page('/x', BODY)}") == BODY
+        assert (dead.connections, busy.connections, clock.naps) == (1, 1, [])
+
+
+def test_the_last_mirror_is_asked_with_patience_and_then_the_others(get, server):
+    """A file that two servers have would be lost because both of them were restarted."""
+    a = server.pages("/a", Page(b"", 503), Page(b"", 503), Page(BODY))
+    assert get(f"{a}|{server.page('/b', b'', status=404)}") == BODY
+    assert server.gets == {"/a": 3, "/b": 1}
+    b = server.pages("/d", Page(b"", 503), Page(b"", 503), Page(BODY))
+    assert get(f"{server.page('/c', b'', status=503)}|{b}") == BODY
+    assert (server.gets["/c"], server.gets["/d"]) == (1, 3)
+    error = refused(get, f"{server.page('/e', b'', status=503)}|{server.page('/f', b'', status=503)}")
+    assert (server.gets["/e"], server.gets["/f"]) == (1 + attempts.TRIES, attempts.TRIES)
+    assert len(error.details) == 2
+
+
+def test_a_mirror_that_breaks_off_is_continued_and_not_left(get, server):
+    """A terabyte would be fetched again from its first byte, because a connection broke at the last."""
+    a = server.pages("/a", whole(400_000), Page(b"", 503), Page(BODY, etag=ETAG))
+    assert get(f"{a}|{server.page('/b', OTHER)}") == BODY
+    assert server.ranges("/a") == [None, "bytes=400000-", "bytes=400000-"]
+    assert server.gets["/b"] == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        UnicodeError("label too long"),
+        KeyError("x"),
+        OSError("no CA bundle at /nowhere"),
+        FileNotFoundError(2, "No such file", "/nowhere/ca.pem"),
+        requests.exceptions.InvalidSchema("Missing dependencies for SOCKS support."),
+        requests.exceptions.InvalidURL("x"),
+        requests.exceptions.ContentDecodingError("x"),
+        urllib3.exceptions.LocationParseError("x"),
+        urllib3.exceptions.ProxySchemeUnknown("x"),
+        http_client.InvalidURL("x"),
+        http_client.ResponseNotReady("x"),
+        ssl.SSLCertVerificationError("x"),
+        ssl.SSLError("x"),
+        ConnectionAbortedError("x"),
+        socket.gaierror(-2, "unknown"),
+        TimeoutError("x"),
+        RecursionError("x"),
+        AttributeError("x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("when", ["asked", "read"])
+def test_whatever_fails_the_next_mirror_is_asked(get, server, monkeypatch, error, when):
+    """A fault in one of four libraries would end a job that another server could have served."""
+    really = requests.Session.request
+
+    def fail(self, method, url, **more):
+        if "/bad" not in url:
+            return really(self, method, url, **more)
+        if when == "asked":
+            raise error
+        response = really(self, method, url, **more)
+        monkeypatch.setattr(response.raw, "stream", lambda *_, **__: (_ for _ in ()).throw(error))
+        return response
+
+    monkeypatch.setattr(requests.Session, "request", fail)
+    bad = server.page("/bad", OTHER)
+    assert get(f"{bad}|{server.page('/good', BODY)}") == BODY
+    assert server.gets["/bad"] == (when == "read")
+    assert "cannot fetch" in refused(get, bad).message
+
+
+def test_a_full_disk_is_not_a_failure_of_the_source(tmp_path, server):
+    """Every mirror would be downloaded until the disk is full once more."""
+
+    class Full(FileSystem):
+        def write(self, fd, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = f"{server.page('/a', BODY)}|{server.page('/b', BODY)}"
+    with pytest.raises(NoSpace):
+        fetch(Full(), parse_stack([words]), str(tmp_path), progress=NoProgress())
+    assert server.gets == {"/a": 1}
+
+
+def test_a_proxy_that_forbids_it_is_not_asked_again(get, monkeypatch):
+    """A job would wait for half a minute to be told that its proxy does not let it out."""
+    with httpserver.raw(b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
+        monkeypatch.setenv("https_proxy", f"http://me:SECRET@{proxy.url('')[7:]}")
+        error = refused(get, "https://elsewhere.invalid/x?sig=SECRET")
+        assert (proxy.connections, "SECRET" in error.message) == (1, False)
+        monkeypatch.setenv("no_proxy", ".invalid")
+        refused(get, "https://elsewhere.invalid/x")
+        assert proxy.connections == 1
+
+
+# -- credentials -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1/x?sig=SECRET",
+        "http://me:SECRET@127.0.0.1:1/x",
+        "http://h..h/x?X-Amz-Signature=SECRET",
+        "http://127.0.0.1:99/x?token=SECRET#access_token=SECRET",
+    ],
+)
+def test_no_traceback_shows_a_credential(get, url):
+    """A job's log would show the signature of a URL to all who can read it: libraries put URLs into their errors."""
+    with past_proxies(), pytest.raises(FetchFailed) as caught:
+        get(url)
+    shown = "".join(traceback.format_exception(caught.value))
+    assert "SECRET" not in shown
+    assert "SECRET" not in f"{caught.value.message}{caught.value.details}{caught.value.hint}"
+
+
+@pytest.mark.parametrize("target", ["weird://me:SECRET@h/x?X-Amz-Signature=SECRET", "http://[SECRET/?sig=SECRET"])
+def test_no_error_shows_a_credential_of_a_redirect(get, server, target):
+    """Archives send people on to signed URLs, which would be in every log."""
+    target = target.replace("[SECRET", "[")
+    with pytest.raises(FetchFailed) as caught:
+        get(server.redirect("/x", target))
+    assert "SECRET" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_what_is_sent_has_the_credentials(get, server):
+    """A signed URL without its signature would be refused."""
+    query = "a=1&X-Amz-Signature=abc%2F%3D&versionId=7"
+    assert get(server.page(f"/x?{query}", BODY)) == BODY
+    assert server.gets == {f"/x?{query}": 1}
+
+
+def test_no_log_shows_a_credential(get, server, caplog):
+    """A program that logs everything would log the signature of each URL."""
+    caplog.set_level("DEBUG")
+    server.redirect("/x?token=SECRET", "/y?sig=SECRET")
+    server.page("/y?sig=SECRET", BODY)
+    assert get(server.url("/x?token=SECRET", "me:SECRET")) == BODY
+    assert "/y?sig=***" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_a_file_that_is_not_there_is_asked_for_elsewhere(get, server, tmp_path):
+    """A copy on a disk that is not mounted would hide the one on the web."""
+    assert get(f"{tmp_path}/missing|{server.page('/x', BODY)}") == BODY

@@ -1,0 +1,97 @@
+"""Credentials in URLs: what counts as one, how they are removed from what is stored, and hidden in what is shown.
+
+Two URLs that differ only in credentials mean the same item, so a name is on the list only if it never says *which*
+object is meant. Names that other sites use for something else are credentials only beside the signature that they
+belong to. A cache adds names of its own with `[fetch] credentials` in config.toml.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from fnmatch import fnmatchcase
+
+#: Shown in the place of a credential.
+HIDDEN = "***"
+
+#: Names of query parameters in lower case, as patterns; with further names: only beside one of these.
+NAMES: dict[str, str] = {
+    # Signed URLs of Amazon S3 and what speaks like it, version 4 and 2; of CloudFront; of Google.
+    "x-amz-*": "", "awsaccesskeyid": "", "accesskeyid": "", "signature": "", "expires": "",
+    "key-pair-id": "", "policy": "signature", "hash-algorithm": "signature", "x-id": "x-amz-signature",
+    "x-goog-*": "", "googleaccessid": "",
+    # Azure: shared access signatures.
+    "sig": "", "se": "", "sp": "sig", "sv": "sig", "st": "sig rlkey", "sr": "sig", "si": "sig", "ss": "sig",
+    "srt": "sig",
+    "spr": "sig", "sip": "sig", "ses": "sig", "sdd": "sig", "skoid": "sig", "sktid": "sig", "skt": "sig",
+    "ske": "sig", "sks": "sig", "skv": "sig", "saoid": "sig", "suoid": "sig", "scid": "sig",
+    # Alibaba, Huawei and Tencent; OpenStack's temporary URLs; Akamai and other content delivery networks.
+    "ossaccesskeyid": "", "security-token": "", "x-oss-signature*": "", "x-oss-credential": "", "x-oss-date": "",
+    "x-oss-expires": "", "x-oss-security-token": "", "x-oss-additional-headers": "x-oss-signature",
+    "x-obs-security-token": "", "x-cos-security-token": "", "q-sign-*": "", "q-ak": "", "q-key-time": "",
+    "q-header-list": "q-signature", "q-url-param-list": "q-signature", "q-signature": "",
+    "temp_url_sig": "", "temp_url_expires": "", "temp_url_prefix": "temp_url_sig", "temp_url_ip_range": "temp_url_sig",
+    "hdnea": "", "hdnts": "", "hdntl": "", "hmac": "", "__token__": "", "__gda__": "", "token_path": "token",
+    # Tokens, keys and passwords under the names that services give them.
+    "token": "", "access_token": "", "access-token": "", "accesstoken": "", "x-access-token": "",
+    "auth_token": "", "auth-token": "", "authtoken": "", "x-auth-token": "", "id_token": "", "refresh_token": "",
+    "oauth_token": "", "oauth_signature": "", "oauth_nonce": "oauth_signature", "oauth_timestamp": "oauth_signature",
+    "private_token": "", "private-token": "", "job_token": "", "job-token": "", "session_token": "", "bearer": "",
+    "jwt": "", "delegation": "", "authz": "", "authorization": "", "auth": "", "authkey": "", "tempauth": "",
+    "api_key": "", "api-key": "", "apikey": "", "x-api-key": "", "subscription-key": "", "secret": "",
+    "client_secret": "", "password": "", "passwd": "", "rlkey": "", "private_link": "",
+}  # fmt: skip
+
+# To the last "@": a password may have any character in it that its owner forgot to encode.
+_USERS = r"//\S*@"
+
+# A parameter with its value, also where a URL stands percent-encoded within another.
+_MARK = r"[?&;#]|%(?:25)*(?:3F|26|3B|23)"
+_PAIR = rf"(?i)({_MARK})([^\s=&;#?'\"<>%]+)(=|%(?:25)*3D)((?:(?!{_MARK})[^\s'\"<>])*)"
+
+_also: set[str] = set()
+
+
+def hide_also(names: Iterable[str]) -> None:
+    """From now on, `hide` also hides these parameters, in the whole process."""
+    _also.update(name.lower() for name in names)
+
+
+def hide(text: str) -> str:
+    """`text` with its URLs without user names and passwords, and with ``***`` for other credentials."""
+    return _pairs(re.sub(_USERS, "//", text), _also, rf"\1\2\3{HIDDEN}") if text else text
+
+
+def without(url: str, also: Collection[str] = ()) -> str:
+    """`url`, or what follows the host in one, without the credentials in its query and fragment.
+
+    `also`: further names of parameters, as patterns in lower case. User names are the caller's business.
+    """
+    if "?" not in url and "#" not in url:
+        return url
+    before, mark, fragment = url.partition("#")
+    path, asked, query = before.partition("?")
+    query, fragment = _kept(query, also), _kept(fragment, also)
+    return path + (f"?{query}" if asked and query else "") + (f"#{fragment}" if mark and fragment else "")
+
+
+def _kept(query: str, also: Collection[str]) -> str:
+    parts = query.split("&")
+    names = [part.partition("=")[0].lower() for part in parts]
+    kept = [part for part, name in zip(parts, names, strict=True) if not ("=" in part and _is(name, names, also))]
+    return _pairs("&".join(kept), also, "")
+
+
+def _pairs(text: str, also: Collection[str], instead: str) -> str:
+    """`text` with `instead` in the place of each parameter in it that is a credential."""
+    if not re.search(r"=|%(?:25)*3D", text, re.IGNORECASE):
+        return text
+    names = [match[2].lower() for match in re.finditer(_PAIR, text)]
+    return re.sub(_PAIR, lambda match: match.expand(instead) if _is(match[2].lower(), names, also) else match[0], text)
+
+
+def _is(name: str, beside: Collection[str], also: Collection[str]) -> bool:
+    for pattern, partner in NAMES.items():
+        if fnmatchcase(name, pattern) and (not partner or any(one in beside for one in partner.split())):
+            return True
+    return any(fnmatchcase(name, pattern) for pattern in also)

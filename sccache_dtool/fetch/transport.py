@@ -1,0 +1,155 @@
+"""Connections as RFC 9112 wants them, where http.client is content with less.
+
+Informational answers before the final one are passed over, and a TLS connection that ends without saying so is cut
+short, not at its end. Redirects are followed here: no body of theirs is read, and a password stays with its host.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from http import HTTPStatus
+from http.client import HTTPException, HTTPResponse, parse_headers
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes, urljoin, urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+
+from sccache_dtool.credentials import hide
+
+if TYPE_CHECKING:
+    from urllib3.connectionpool import HTTPConnectionPool
+
+#: Informational answers before the final one, and redirects of one request, at most.
+MOST_INFORMATIONAL = 100
+MOST_REDIRECTS = 30
+
+_REDIRECTS = frozenset({300, 301, 302, 303, 307, 308})
+
+
+class BadRedirect(requests.RequestException):
+    """A redirect that is not followed."""
+
+
+class _Answer(HTTPResponse):
+    """Passes over 1xx, which http.client does for 100 alone; but 101 is the end of HTTP, and was not asked for."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        read: Callable[[], tuple[str, int, str]] = super()._read_status  # type: ignore[misc]
+        for _ in range(MOST_INFORMATIONAL):
+            version, status, reason = read()
+            if not 100 <= status < 200 or status == HTTPStatus.SWITCHING_PROTOCOLS:
+                return version, status, reason
+            parse_headers(self.fp)
+        raise HTTPException(f"more than {MOST_INFORMATIONAL} informational answers")
+
+
+@cache
+def _careful(kind: Any) -> Any:
+    """A class of connections, made careful."""
+
+    class Careful(kind):  # type: ignore[misc]
+        response_class = _Answer
+
+        def connect(self) -> None:
+            super().connect()
+            if hasattr(self.sock, "suppress_ragged_eofs"):
+                self.sock.suppress_ragged_eofs = False
+
+    return Careful
+
+
+class _Adapter(HTTPAdapter):
+    # The first is of requests 2.32 and later, the second of those before.
+
+    def get_connection_with_tls_context(self, *args: Any, **more: Any) -> HTTPConnectionPool:
+        return self._made_careful(super().get_connection_with_tls_context(*args, **more))
+
+    def get_connection(self, *args: Any, **more: Any) -> HTTPConnectionPool:
+        return self._made_careful(super().get_connection(*args, **more))
+
+    def _made_careful(self, pool: Any) -> HTTPConnectionPool:
+        made: HTTPConnectionPool = pool
+        if getattr(made.ConnectionCls, "response_class", None) is not _Answer:
+            made.ConnectionCls = _careful(made.ConnectionCls)
+        return made
+
+
+class _Session(requests.Session):
+    """Leaves redirects to `answer`: requests reads their bodies, even those that it does not follow."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """There is none."""
+
+
+def _without_credentials(record: logging.LogRecord) -> bool:
+    """A filter of log records, which a program may have asked for: urllib3 puts whole URLs into them."""
+    record.msg, record.args = hide(record.getMessage()), None
+    return True
+
+
+def session() -> requests.Session:
+    """A session whose connections are careful; for `answer`."""
+    logging.getLogger("urllib3.connectionpool").addFilter(_without_credentials)  # once, however often it is added
+    made = _Session()
+    for scheme in ("http://", "https://"):
+        made.mount(scheme, _Adapter())
+    return made
+
+
+def answer(
+    made: requests.Session,
+    location: str,
+    headers: Mapping[str, str],
+    timeout: tuple[float, float],
+    note: Callable[[str], None],
+    *,
+    method: str = "GET",
+) -> requests.Response:
+    """The final answer for `location`, a URL with its credentials; its body is still to be read.
+
+    `note` is told of a redirect from https to http. Raises what requests, urllib3 and others raise.
+    """
+    url, auth = _apart(location)
+    for _ in range(MOST_REDIRECTS + 1):
+        came = made.request(method, url, stream=True, timeout=timeout, headers=dict(headers), auth=auth)
+        target = _target(came)
+        if target is None:
+            return came
+        came.close()
+        before, (url, of_target) = url, _apart(urljoin(url, target))
+        scheme = urlsplit(url).scheme
+        if scheme not in ("http", "https"):
+            raise BadRedirect(f"a redirect that is not followed: {url}")
+        if scheme == "http" and urlsplit(before).scheme == "https":
+            note("it is redirected from https to http: from there on, others on the way can read and change what comes")
+        if of_target is not None or made.should_strip_auth(before, url):  # type: ignore[no-untyped-call]
+            auth = of_target  # with None, requests looks the new host up in ~/.netrc
+    raise BadRedirect(f"more than {MOST_REDIRECTS} redirects")
+
+
+def _target(came: requests.Response) -> str | None:
+    if came.status_code not in _REDIRECTS:
+        return None
+    target = re.sub(r"\s*\r?\n\s*", "", came.headers.get("Location", "")).strip()
+    if not target:
+        return None
+    try:
+        return target.encode("latin-1").decode()  # as browsers read what is not ASCII
+    except UnicodeError:
+        return target
+
+
+def _apart(location: str) -> tuple[str, HTTPBasicAuth | None]:
+    """A URL without its user, and that user; None without one, who is then looked up in ~/.netrc."""
+    parts = urlsplit(location)
+    userinfo, _, where = parts.netloc.rpartition("@")
+    url = urlunsplit(parts._replace(netloc=where, fragment=""))
+    if not userinfo:
+        return url, None
+    user, _, password = userinfo.partition(":")
+    return url, HTTPBasicAuth(unquote_to_bytes(user), unquote_to_bytes(password))
