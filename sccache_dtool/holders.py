@@ -16,6 +16,7 @@ from typing import NamedTuple
 from sccache_dtool import layout as names
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE, LeaseLost
+from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import HolderName, Layout
 from sccache_dtool.liveness.judging import HolderRecord, encode, judge
@@ -106,6 +107,8 @@ class Holder:
         """
         self.owner = owner
         self.ttl = ttl
+        self._item = item
+        self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
         self._fs = fs
@@ -180,11 +183,40 @@ class Holder:
         if self._heart is not None:
             self._heart.stop()
             self._heart = None
+        elif self._suspended_ttl is not None and self.usable:
+            self._change_lifetime(self._suspended_ttl)
+            self._suspended_ttl = None
 
     def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
-        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked."""
+        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked.
+
+        Where the system gives no thread, the holder has no lifetime instead, until `stop_heart`: who shows no heartbeat
+        must not be taken for dead because of that.
+        """
         if self._heart is None and self.ttl is not None:
-            self._heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+            heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+            if heart.is_beating:
+                self._heart = heart
+            else:
+                self._suspended_ttl = self.ttl
+                self._change_lifetime(None)
+
+    def _change_lifetime(self, ttl: float | None) -> None:
+        """Enter under a new name with another lifetime. The old name goes after it, so that nobody misses us."""
+        before, self.ttl = self.ttl, ttl
+        old = self._name
+        new = HolderName(old.id, old.beats + 1, min(self._next_end(), _LATEST))
+        try:
+            with contextlib.suppress(FileExistsError):  # as for the first one
+                self._fs.put_record(encode(self.owner, ttl, self._clock, self._item), self._path(new))
+            self._name = new
+            self._fs.unlink(self._path(old))
+        except OSError as error:
+            if self._name is old:
+                self.ttl = before
+                do_without(f"the lifetime of leases cannot be changed ({error.strerror})")
+            elif error.errno in GONE and old.id in Roll.call(self._fs, self._layout).gone:
+                self.lost = True  # otherwise it was done, and the reply lost
 
     def _next_end(self) -> int:
         return 0 if self.ttl is None else int(self._ahead + self._clock.since_boot() + self.ttl)
@@ -216,13 +248,18 @@ class Heart:
         self._pause = pause
         self._on_lost = on_lost
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sc-dtool heartbeat", daemon=True)
-        self._thread.start()
+        otherwise = "no heartbeat is shown, so these leases have no lifetime: they end with the process, or on your word"
+        self._thread = start_thread(self._run, "sc-dtool heartbeat", otherwise)
+
+    @property
+    def is_beating(self) -> bool:
+        """False if there was no thread for it."""
+        return self._thread is not None
 
     def stop(self) -> None:
         """Beat no more; returns when a beat under way has ended."""
         self._stopped.set()
-        if self._thread is not threading.current_thread():
+        if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
@@ -298,11 +335,14 @@ class Roll(NamedTuple):
 
     @classmethod
     def _list(cls, fs: FileSystem, layout: Layout, now: float | None) -> Roll:
-        present, strangers = {}, []
+        present: dict[str, HolderName] = {}
+        strangers = []
         for text in fs.names(layout.holders):
             name = HolderName.parse(text)
             if name is not None:
-                present[name.id] = name
+                known = present.get(name.id)
+                if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
+                    present[name.id] = name
             elif text != "gone" and not text.startswith(PROBE):
                 strangers.append(text)
         gone = (HolderName.parse(text) for text in fs.names(layout.gone))

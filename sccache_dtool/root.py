@@ -12,6 +12,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import CONTROL, DIRECTORIES, FORMAT_MAGIC, FORMAT_VERSION, TAG_NAME, TAG_TEXT, Layout, unique
 
@@ -147,7 +148,10 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
             ) from error
         return False
     layout.shared = shared
-    put_tag(fs, layout)
+    try:
+        put_tag(fs, layout)
+    except OSError as error:
+        do_without(f"the cache has no {TAG_NAME}, so backup programs save it ({error.strerror})")
     return True
 
 

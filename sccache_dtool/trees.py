@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
+from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
 from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, open_directory, reached
 
 if TYPE_CHECKING:
@@ -59,8 +60,8 @@ class Trees:
                     continue
                 fd = os.open(name, READ_ONLY, dir_fd=directory)
                 try:
-                    os.fchmod(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                    os.fsync(fd)
+                    give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                    (_sync_directory if is_dir else sync)(fd)
                 finally:
                     os.close(fd)
 
@@ -85,7 +86,8 @@ class Trees:
         fd = open_directory(directory)
         anchor = by_descriptor(fd)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        os.fchmod(fd, stat.S_IRWXU)
+        if mode & ~stat.S_IRWXU:  # refused, this is an error: it keeps others out, and saves no work
+            os.fchmod(fd, stat.S_IRWXU)
         try:
             archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
         except OSError as error:
@@ -93,8 +95,46 @@ class Trees:
                 raise
             raise OSError(error.errno, error.strerror, directory + error.filename.removeprefix(anchor)) from error
         finally:
-            os.fchmod(fd, mode)
+            give_mode(fd, mode)
             os.close(fd)
+
+
+def give_mode(fd: int, mode: int) -> None:
+    """Give what is open these permission bits, where that is allowed: some mounts refuse every change (EPERM).
+
+    Nothing is asked of the file system if it has them. With a POSIX ACL its users are those of the ACL, whatever the
+    group: then the setgid bit is not needed, and those who are not in the group could not set it.
+    """
+    there = stat.S_IMODE(os.fstat(fd).st_mode)
+    if there | stat.S_ISGID == mode and has_acl(fd):
+        mode = there
+    if there != mode:
+        with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+            os.fchmod(fd, mode)
+
+
+def has_acl(fd: int) -> bool:
+    """Whether what is open has a POSIX ACL (acl(5)): the bits of its group are then the mask of the ACL."""
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        with contextlib.suppress(OSError):
+            os.getxattr(fd, name)
+            return True
+    return False
+
+
+def sync(fd: int) -> None:
+    """Wait until what was written to a file is on stable storage, where the file system can say so."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+        do_without(f"files cannot be synchronised here: a power failure may damage what is new ({error.strerror})")
+
+
+def _sync_directory(fd: int) -> None:
+    with dispensable("directories cannot be synchronised here: a power failure may undo what is new"):
+        os.fsync(fd)
 
 
 def _sealed_mode(mode: int, shared: bool) -> int:

@@ -34,7 +34,6 @@ _MARK = "_sc_dtool_wraps"
 _TO_USE = ("sccache_dtool.cache", "sccache_dtool.fetch.broker")
 _TO_FETCH = (
     "flufl.lock",
-    "portalocker",
     "sccache_dtool.evict.keeper",
     "sccache_dtool.fetch.populate",
     "sccache_dtool.locking",

@@ -13,10 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import layout
+from sccache_dtool.crew import Pool
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import broker, datasets
 from sccache_dtool.fetch.progress import NoProgress
@@ -163,7 +164,7 @@ def _hold_items(
     root = str(cache.root)
     leases: dict[str, Lease] = {}
     progress.start(uri, None)
-    with ThreadPoolExecutor(AT_ONCE, "sc-dtool fetch") as pool:
+    with Pool(AT_ONCE) as pool:
         coming = {}
         for relpath, identifier in relpaths.items():
             wanted = broker.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))
@@ -176,7 +177,7 @@ def _hold_items(
         except BaseException:
             for one in coming:
                 one.cancel()
-            pool.shutdown()
+            pool.end()
             for one in coming:
                 if one.done() and not one.cancelled() and one.exception() is None:
                     _give_back(one.result())

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool import records
 from sccache_dtool.clock import Clock
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import TRANSFER_FILE, Layout, OutcomeName, PartName, StateName, WorkName
 from sccache_dtool.units import short_duration
@@ -83,11 +84,21 @@ def running(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
             facts = records.decode_document(fs.read_text(f"{layout.tmp}/{text}/{TRANSFER_FILE}"))
         except (OSError, records.Damaged):
             continue
-        if signs is None:
-            signs = set(fs.names(layout.locks))  # after the areas: whoever has one was elected before
         state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
         transfer = _transfer(facts, text, state)
-        yield transfer if transfer.sign in signs else transfer._replace(state=State.ABANDONED)
+        if signs is None and transfer.sign:
+            signs = _signs(fs, layout)  # after the areas: whoever has one was elected before
+        is_abandoned = transfer.sign and signs is not None and transfer.sign not in signs
+        yield transfer._replace(state=State.ABANDONED) if is_abandoned else transfer
+
+
+def _signs(fs: FileSystem, layout: Layout) -> set[str] | None:
+    """The signs of those who are elected; None where they cannot be listed: then no fetch counts as abandoned."""
+    try:
+        return set(fs.names(layout.locks))
+    except OSError as error:
+        do_without(f"whether a download is abandoned cannot be told ({error.strerror})")
+        return None
 
 
 def is_fetched(fs: FileSystem, layout: Layout, key: str) -> bool:
@@ -112,12 +123,20 @@ def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = 
     `before`: only those that began before this time and area; two that begin at once must not make way for each other.
     """
     total = 0
-    for transfer in running(fs, layout):
+    for transfer in _running_if_known(fs, layout):
         if transfer.state in (State.WAITING, State.ABANDONED) or transfer.total is None:
             continue
         if before is None or (transfer.began or 0.0, transfer.area) < before:
             total += max(0, transfer.total - transfer.bytes)
     return total
+
+
+def _running_if_known(fs: FileSystem, layout: Layout) -> list[Transfer]:
+    try:
+        return list(running(fs, layout))
+    except OSError as error:
+        do_without(f"the space that running downloads need is not taken into account ({error.strerror})")
+        return []
 
 
 def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
@@ -136,26 +155,29 @@ def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
 def outcomes(fs: FileSystem, layout: Layout) -> list[OutcomeName]:
     """The names of what is known of ended fetches. One listing."""
     try:
-        found = fs.names(layout.transfers)
-    except FileNotFoundError:
+        found = fs.names_if_any(layout.transfers)
+    except OSError as error:
+        do_without(f"how other downloads ended cannot be told ({error.strerror})")
         return []
     return [name for text in found if (name := OutcomeName.parse(text))]
 
 
 def note_outcome(fs: FileSystem, layout: Layout, clock: Clock, name: OutcomeName, facts: dict[str, Any]) -> None:
     """Say how a fetch ended, and forget what was said a day ago. A failure to do so is none of the fetch's."""
-    with contextlib.suppress(OSError):
-        path = f"{layout.transfers}/{name}"
-        text = records.encode_document(facts)
+    path = f"{layout.transfers}/{name}"
+    text = records.encode_document(facts)
+    try:
         try:
             fs.write_new(path, text, shared=layout.shared)
         except FileNotFoundError:
             fs.make_dirs(layout.transfers, shared=layout.shared)
             fs.write_new(path, text, shared=layout.shared)
-        for old in outcomes(fs, layout):
-            if old.end / 1000 < clock.wall() - KEEP:
-                with contextlib.suppress(OSError):
-                    fs.unlink(f"{layout.transfers}/{old}")
+    except OSError as error:
+        do_without(f"others are not told how this download ended ({error.strerror})")
+    for old in outcomes(fs, layout):
+        if old.end / 1000 < clock.wall() - KEEP:
+            with contextlib.suppress(OSError):
+                fs.unlink(f"{layout.transfers}/{old}")
 
 
 def describe(transfer: Transfer, now: float) -> str:

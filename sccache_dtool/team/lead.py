@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Outcome, Result, Task, attempt
 from sccache_dtool.errors import FULL, CacheError
+from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.layout import unique
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.team import board as boards
@@ -77,8 +78,7 @@ class Lead:
 
     def __enter__(self) -> Lead:
         self._member = self._fork_member()
-        self._heart = threading.Thread(target=self._beat, name="sc-dtool team", daemon=True)
-        self._heart.start()
+        self._heart = start_thread(self._beat, "sc-dtool team", "another task may take over from this one")
         return self
 
     def __exit__(
@@ -223,9 +223,13 @@ class Lead:
 
     # -- our own member ----------------------------------------------------------------------------------------------
 
-    def _fork_member(self) -> int:
+    def _fork_member(self) -> int | None:
         us = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            do_without(f"no more processes can be started ({error.strerror}): this task does less of the shared work")
+            return None
         if pid == 0:
             signal.signal(signal.SIGTERM, _leave)
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one who leads, and then ends us
