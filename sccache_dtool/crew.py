@@ -377,6 +377,9 @@ class Pool:
                     self._running -= 1
                     self._changed.notify_all()
 
+        if self._is_over:
+            future.cancel()
+            return future
         if self._started < self._most:
             if start_thread(self._serve, "sc-dtool pool", "work that waits for a server takes longer") is None:
                 self._most = self._started

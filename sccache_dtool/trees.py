@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
-from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, open_directory, reached
+from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, open_directory, reached, way_to
 
 if TYPE_CHECKING:
     import tarfile
@@ -76,6 +76,32 @@ class Trees:
                     (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
                 except FileNotFoundError:
                     continue
+
+    def move_tree(self, source: str, target: str) -> None:
+        """Move a tree whose directories cannot be renamed (EXDEV): they are made again, and the files renamed.
+
+        So it is on an overlay with what is in its lower layer. `target` is not there yet. Raises OSError, EXDEV if the
+        files cannot be renamed either; what was moved until then is in `target`.
+        """
+        pending, left = [(source, target)], list[str]()
+        while pending:
+            here, there = pending.pop()
+            with reached(here) as (name, above):
+                mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
+            with reached(there) as (name, above):
+                os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
+            left.append(here)
+            with way_to(here) as old, way_to(there) as new:
+                with os.scandir(old.directory) as entries:
+                    found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                for name, is_dir in found:
+                    if is_dir:
+                        pending.append((f"{here}/{name}", f"{there}/{name}"))
+                    else:
+                        os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+        for path in reversed(left):
+            with reached(path) as (name, above):
+                os.rmdir(name, dir_fd=above)
 
     def extract(self, archive: tarfile.TarFile, directory: str, check: Callable[..., tarfile.TarInfo | None]) -> None:
         """Unpack a tar into `directory`; `check` is a tarfile extraction filter (PEP 706) that refuses by raising.
