@@ -14,7 +14,17 @@ from typing import NamedTuple
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
 from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import CONTROL, DIRECTORIES, FORMAT_MAGIC, FORMAT_VERSION, TAG_NAME, TAG_TEXT, Layout, unique
+from sccache_dtool.layout import (
+    CONTROL,
+    DIRECTORIES,
+    FORMAT_MAGIC,
+    FORMAT_VERSION,
+    IN_CONTROL,
+    TAG_NAME,
+    TAG_TEXT,
+    Layout,
+    unique,
+)
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
 _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
@@ -87,15 +97,17 @@ def check(fs: FileSystem, layout: Layout) -> str:
     try:
         text = fs.read_text(layout.format_file, 4096)
     except FileNotFoundError:
-        raise NoCache(f"no cache in {layout.root}", hint=_how_to_begin(fs, layout)) from None
+        hint = _how_to_repair(fs, layout) or _how_to_begin(fs, layout)
+        raise NoCache(f"no cache in {layout.root}", hint=hint) from None
     except OSError as error:
         raise NoCache(
             f"cannot tell whether {layout.root} is a cache: {explain(error)}",
             hint="nothing is touched; look what it is, and who owns it",
         ) from error
     fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
-    if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id"):
-        raise NoCache(f"{layout.format_file} is not a cache's", hint="nothing is touched; see `sc-dtool init --help`")
+    if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id") or is_cut(text):
+        hint = "nothing is touched; see `sc-dtool init --help`"
+        raise NoCache(f"{layout.format_file} is not a cache's", hint=_how_to_repair(fs, layout) or hint)
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
             f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
@@ -105,6 +117,60 @@ def check(fs: FileSystem, layout: Layout) -> str:
         raise NoCache(f"{layout.format_file} has an id that no release makes", hint="nothing was touched")
     layout.shared = fields.get("shared") == "group"
     return fields["id"]
+
+
+#: The text of a FORMAT of which the end is missing; its id, if that is complete. Other versions are left alone.
+_CUT = rf"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: (?:[0-9a-f]*|([0-9a-f]{{1,64}})\n[^\n]*)"
+_BEGINNING = f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: "
+
+
+def is_cut(text: str) -> bool:
+    """Whether this is a FORMAT that was not written to its end, or lost it in a crash."""
+    return _BEGINNING.startswith(text) or not text.strip("\0") or re.fullmatch(_CUT, text) is not None
+
+
+def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
+    """What is wrong with FORMAT, in words, if it can be written again; None if it is right, or nobody can tell.
+
+    It can be where everything beside it is what this release makes: a purge of old files takes it, and a crash may
+    leave it empty. Nothing is concluded from anything else.
+    """
+    try:
+        text = fs.read_text(layout.format_file, 4096)
+    except FileNotFoundError:
+        damage = "missing"
+    except OSError:
+        return None
+    else:
+        if not is_cut(text):
+            return None
+        damage = "not written to its end" if text.strip("\0") else "empty"
+    try:
+        found = set(fs.names(layout.control))
+    except OSError:
+        return None
+    return damage if "items" in found and found <= IN_CONTROL else None
+
+
+def put_format_anew(fs: FileSystem, layout: Layout) -> None:
+    """Write FORMAT again, with its old id if that can be read, and appearing whole."""
+    match = None
+    with contextlib.suppress(OSError):
+        match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
+    shared = fs.is_shared(layout.control)
+    aside = f"{layout.root}/{CONTROL}.{unique()}"
+    fs.mkdir(aside, shared=shared)
+    try:
+        fs.write_new(f"{aside}/FORMAT", _format(shared, match and match[1]), shared=shared)
+        fs.rename(f"{aside}/FORMAT", layout.format_file)
+    finally:
+        fs.remove_tree(aside)
+
+
+def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
+    if damage_of_format(fs, layout) is None:
+        return None
+    return f"{layout.format_file} was lost, and the rest is there: sc-dtool --cache-dir {layout.root} doctor --fix"
 
 
 def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
@@ -144,7 +210,8 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
             raise NoCache(
                 f"{layout.control} is there already, and it is no cache's",
                 details=[refusal.message],
-                hint="nothing was touched; look what it is, and remove it by hand if nobody needs it",
+                hint=_how_to_repair(fs, layout)
+                or "nothing was touched; look what it is, and remove it by hand if nobody needs it",
             ) from error
         return False
     layout.shared = shared
@@ -155,10 +222,10 @@ def set_up(fs: FileSystem, layout: Layout) -> bool:
     return True
 
 
-def _format(shared: bool) -> str:
+def _format(shared: bool, id: str | None = None) -> str:
     """The text of a new cache's FORMAT. A root that its group may write in makes a cache that the group shares."""
     sharing = "group" if shared else "no"
-    return f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\nshared: {sharing}\n"
+    return f"{_BEGINNING}{id or unique(32)}\nshared: {sharing}\n"
 
 
 def unfinished(fs: FileSystem, layout: Layout) -> list[str]:

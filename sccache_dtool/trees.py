@@ -112,9 +112,11 @@ class Trees:
         fd = open_directory(directory)
         anchor = by_descriptor(fd)
         mode = stat.S_IMODE(os.fstat(fd).st_mode)
-        if mode & ~stat.S_IRWXU:  # refused, this is an error: it keeps others out, and saves no work
-            os.fchmod(fd, stat.S_IRWXU)
         try:
+            give_mode(fd, stat.S_IRWXU)
+            if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                text = "nothing can be unpacked where others may write and permissions cannot be changed"
+                raise PermissionError(errno.EPERM, text, directory)
             archive.extractall(anchor if os.path.exists(anchor) else directory, filter=check)
         except OSError as error:
             if not str(error.filename).startswith(anchor):

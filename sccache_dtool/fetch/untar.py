@@ -32,7 +32,7 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
             f"cannot unpack {source}: this Python cannot refuse dangerous members of a tar",
             hint="use Python 3.11.4 or later",
         )
-    fs.mkdir(directory)
+    fs.mkdir(directory, 0o755)  # so that nobody else can write in it, also where permissions cannot be changed
     guard = _Guard(fs, directory, source)
     try:
         with os.fdopen(fs.open(path), "rb") as file, _open(file, source) as archive:
