@@ -248,7 +248,9 @@ class Heart:
         self._pause = pause
         self._on_lost = on_lost
         self._stopped = threading.Event()
-        otherwise = "no heartbeat is shown, so these leases have no lifetime: they end with the process, or on your word"
+        otherwise = (
+            "no heartbeat is shown, so these leases have no lifetime: they end with the process, or by reap --holder"
+        )
         self._thread = start_thread(self._run, "sc-dtool heartbeat", otherwise)
 
     @property

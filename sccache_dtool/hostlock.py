@@ -16,7 +16,7 @@ _TAKEN = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 
 
 def is_taken(fd: int) -> bool:
-    """Lock an open file, exclusively; True if another process has it locked. Raises OSError where there are no locks."""
+    """Lock an open file, exclusively; True if another process has it. Raises OSError where there are no locks."""
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,7 +63,7 @@ def open_tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Called with a number, lets the system give so many threads more, and then none, as where processes are limited."""
+    """Called with a number, lets the system give so many threads more and then none, as where they are limited."""
     start = threading.Thread.start
 
     def limit(left: int) -> None:

@@ -154,7 +154,7 @@ def _open_files(place: Place) -> Finding:
 
 
 def _item(place: Place) -> Finding:
-    """An item from its fetch to its deletion, with what an archive may have in it, by the calls that are made for it."""
+    """An item from its fetch to its deletion, by the calls of the program, with a directory that is read-only."""
     fs, copy, trashed = place.fs, f"{place.path}/items/copy", f"{place.path}/trash/copy"
     for name in ("tmp", "items", "history", "trash", "tmp/area", "tmp/area/payload", "tmp/area/payload/tree"):
         place.make(name)
