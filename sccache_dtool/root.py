@@ -57,7 +57,10 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
     configured = _dtool_setting()
     if configured is not None:
         return Choice(_absolute(configured, _DTOOL_CONFIG), _DTOOL_CONFIG, True)
-    return Choice(os.path.expanduser(_DEFAULT), "the default", True)
+    path = os.path.expanduser(_DEFAULT)
+    if not os.path.isabs(path):
+        raise UsageError("you have no home directory, where the cache is by default", hint="name one with --cache-dir")
+    return Choice(path, "the default", True)
 
 
 def _absolute(text: str, origin: str) -> str:

@@ -23,6 +23,9 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut
 from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch import slots
+from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.sink import Sink
+from sccache_dtool.fetch.track import Track
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import NAMED, Holder, HolderRecord, Owner, Roll
 from sccache_dtool.layout import TAG_NAME, TRANSFER_FILE, Layout
@@ -341,43 +344,25 @@ def test_what_is_not_on_the_disk_is_not_published(
 
 
 def test_a_failure_to_synchronise_that_nobody_saw_is_not_forgotten(
-    make_cache: Making, server: httpserver.Server, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel tells of it once: if that is in the thread that says how far a download is, the end of the download
     sees none, and what the disk has lost is published.
     """
-    fs = Failing()
-    pulsed = threading.Event()
-    fs.fail("sync", errno.EIO, nth=2, times=1)  # the first is of what is said of the download
-    monkeypatch.setattr("sccache_dtool.fetch.track.PULSE", 0.001)
-    url = server.page("/f", BODY * 10, drip=1000)
-
-    original = fs.handle
-
-    def handle(call: Any, do: Callable[[], Any]) -> Any:
-        try:
-            return original(call, do)
-        except OSError:
-            pulsed.set()
-            raise
-
-    monkeypatch.setattr(fs, "handle", handle)
-    failed: list[BaseException] = []
-
-    def use() -> None:
-        try:
-            make_cache(fs=fs).use(url)
-        except CacheError as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    server.let_drop()
-    assert pulsed.wait(60)
-    server.let_drop(1000)
-    thread.join(60)
-    assert "Input/output error" in str(failed[0])
-    assert not list(Path(layout.items).glob("*/*/g*"))
+    track = Track(FileSystem(), str(tmp_path), NoProgress(), on_total=lambda size: None)
+    track.begin({}, None, shared=False)
+    with Sink(FileSystem(), str(tmp_path / "0"), (), track) as sink:
+        track.follow(0, sink)
+        sink.write(BODY)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", refuse(errno.EIO))
+            with pytest.raises(OSError, match="Input/output error"):
+                track.pulse()
+        with pytest.raises(OSError, match="Input/output error"):
+            sink.write(BODY)
+        with pytest.raises(OSError, match="Input/output error"):
+            track.leave(interrupted=False)
+    track.end()
 
 
 # -- what others are told ----------------------------------------------------------------------------------------------
@@ -406,6 +391,17 @@ def test_a_download_goes_on_where_it_cannot_be_continued(
     fs.fail(kind, errno.EACCES, within=within)
     url = server.pages("/f", httpserver.Page(BODY, short=9, etag='"1"'), httpserver.Page(BODY, etag='"1"'))
     is_fetched(make_cache(fs=fs), url)
+
+
+def test_a_download_goes_on_where_it_cannot_be_said_what_it_is_of(
+    make_cache: Making, server: httpserver.Server, warnings: list[str]
+) -> None:
+    """The same, of the file that says of which version of the source it is the beginning."""
+    fs = Failing()
+    fs.fail("create", errno.EACCES, within=".origin")
+    url = server.pages("/f", httpserver.Page(BODY, short=9, etag='"1"'), httpserver.Page(BODY, etag='"1"'))
+    is_fetched(make_cache(fs=fs), url)
+    assert [text for text in warnings if "cannot continue this download" in text]
 
 
 @pytest.mark.parametrize("kind", ["create", "mkdir", "names"])
@@ -500,6 +496,16 @@ def test_a_fetch_without_a_sign_is_not_taken_for_abandoned(
     server.release()
     first.join(60)
     assert paths
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_cleaning_needs_no_work_area(make_cache: Making, source: str, layout: Layout, number: int) -> None:
+    """Where nothing can be made any more nothing could be removed either."""
+    cache = make_cache()
+    cache.use(source).release()
+    fs = Failing()
+    fs.fail("symlink", number, within="/holders/", times=1)
+    assert len(make_cache(fs=fs).clean(Rules(everything=True), keep_for=0).removed) == 1
 
 
 # -- the memory of this host -------------------------------------------------------------------------------------------

@@ -103,7 +103,7 @@ def _signs(fs: FileSystem, layout: Layout) -> set[str] | None:
 
 def is_fetched(fs: FileSystem, layout: Layout, key: str) -> bool:
     """Whether a fetch of the item has begun and not ended; also one that was abandoned, and can be gone on with."""
-    return any(transfer.key == key and transfer.state != State.WAITING for transfer in running(fs, layout))
+    return any(one.key == key and one.state != State.WAITING for one in _running_if_known(fs, layout))
 
 
 def parts(fs: FileSystem, area: str) -> dict[int, int]:
@@ -135,7 +135,7 @@ def _running_if_known(fs: FileSystem, layout: Layout) -> list[Transfer]:
     try:
         return list(running(fs, layout))
     except OSError as error:
-        do_without(f"the space that running downloads need is not taken into account ({error.strerror})")
+        do_without(f"running downloads, and the space that they need, are not taken into account ({error.strerror})")
         return []
 
 

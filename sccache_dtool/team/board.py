@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sccache_dtool import records
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE
+from sccache_dtool.fallback import dispensable
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, WorkName, unique
 from sccache_dtool.team.names import ABOUT, PURPOSE, Seen, lead_name, left_name
@@ -82,7 +83,7 @@ class Board:
     def look(self) -> Seen | None:
         """What is on it, as the server has it, whatever this host has cached; None if it is gone."""
         with _IfThere():
-            self._fs.touch(self._path)
+            _refresh(self._fs, self._path)
             return Seen.of(self._fs.names(self._path))
         return None
 
@@ -159,9 +160,15 @@ class _IfThere:
         return isinstance(error, OSError) and error.errno in GONE
 
 
+def _refresh(fs: FileSystem, directory: str) -> None:
+    """Have the next listing be the server's, where that can be asked for; an old one costs only work."""
+    with dispensable("tasks may see each other late"):
+        fs.touch(directory)
+
+
 def all_boards(fs: FileSystem, layout: Layout) -> list[Board]:
     """All boards in the cache, as the server has them."""
-    fs.touch(layout.tmp)
+    _refresh(fs, layout.tmp)
     works = map(WorkName.parse, fs.names(layout.tmp))
     return [Board(fs, layout, work) for work in works if work is not None and work.purpose == PURPOSE]
 
