@@ -123,7 +123,7 @@ def check(fs: FileSystem, layout: Layout) -> str:
 
 
 #: The text of a FORMAT of which the end is missing; its id, if that is complete. Other versions are left alone.
-_CUT = rf"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: (?:[0-9a-f]*|([0-9a-f]{{1,64}})\n[^\n]*)"
+_CUT = rf"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: (?:[0-9a-f]*|([0-9a-f]{{1,64}})\n(?!shared: (?:no|group)\Z)[^\n]*)"
 _BEGINNING = f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: "
 
 

@@ -288,7 +288,7 @@ def _whole(layout: Layout) -> str:
     return Path(layout.format_file).read_text()
 
 
-@pytest.mark.parametrize("left", [None, 0, 5, 25, 40, 64, -1, -5, "zeros"])
+@pytest.mark.parametrize("left", [None, 0, 5, 25, 40, 64, -2, -5, "zeros"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_lost_format_is_written_again(
     cache: Cache, make_cache: Making, source: str, layout: Layout, left: int | str | None, shared: bool
@@ -318,10 +318,16 @@ def test_a_lost_format_is_written_again(
     assert make_cache().examine() == []
     after = _whole(layout)
     assert after.splitlines()[3] == before.splitlines()[3]
-    assert (after == before) == (left in (64, -1, -5))
+    assert (after == before) == (left in (64, -2, -5))
     with make_cache().use(source) as path:
         assert path == Path(lease.place.payload)
     assert sorted(os.listdir(layout.root)) == [".sc-dtool", "CACHEDIR.TAG"]
+
+
+def test_a_format_without_its_last_end_of_line_is_right(make_cache: Making, layout: Layout) -> None:
+    """An editor that leaves it out would make a cache unusable."""
+    Path(layout.format_file).write_text(_whole(layout).rstrip("\n"))
+    assert make_cache().examine() == []
 
 
 def _of_a_newer_release(layout: Layout) -> None:
