@@ -123,8 +123,8 @@ def check(fs: FileSystem, layout: Layout) -> str:
 
 
 #: The text of a FORMAT of which the end is missing; its id, if that is complete. Other versions are left alone.
-_CUT = rf"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: (?:[0-9a-f]*|([0-9a-f]{{1,64}})\n(?!shared: (?:no|group)\Z)[^\n]*)"
 _BEGINNING = f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: "
+_CUT = rf"{_BEGINNING}(?:[0-9a-f]*|([0-9a-f]{{1,64}})\n(?!shared: (?:no|group)\Z)[^\n]*)"
 
 
 def is_cut(text: str) -> bool:
