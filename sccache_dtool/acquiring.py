@@ -168,10 +168,12 @@ class Acquirer(NamedTuple):
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
             there = items.facts(self.fs, self.layout, wanted.key, generation).get("source")
-        except FileNotFoundError:
+        except (FileNotFoundError, Damaged):
             return False
-        except (OSError, Damaged) as error:
+        except OSError as error:
             raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
+        if there is None:  # see items.describe_anew
+            return False
         if there == list(wanted.stack.canonical):
             return True
         raise UsageError(

@@ -19,6 +19,8 @@ from contextlib import closing
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from sccache_dtool.fallback import do_without, start_thread
+
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from multiprocessing.connection import Connection
@@ -94,8 +96,11 @@ class Crew:
 
         wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
         if self._executor is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
-            for _ in range(wanted - 1):
-                self._helpers.append(Helper(self._helpers))
+            try:
+                for _ in range(wanted - 1):
+                    self._helpers.append(Helper(self._helpers))
+            except OSError as error:
+                do_without(f"no more processes can be started ({error.strerror}): a large cache takes longer")
 
     def muster_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
@@ -242,7 +247,12 @@ class Helper:
         self.at: deque[int] = deque()
         self.connection: Connection[Any, Any]
         ours, its = Pipe()
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            ours.close()
+            its.close()
+            raise
         if self._pid == 0:
             ours.close()
             for other in others:
@@ -287,21 +297,14 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
 
 
 def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    shift = _Shift()
-    with ThreadPoolExecutor(number, thread_name_prefix="sc-dtool crew") as pool:
+    with Pool(number) as pool:
         pending: deque[Future[Result]] = deque()
-        try:
-            for task in tasks:
-                pending.append(pool.submit(shift.do, work, task))
-                if len(pending) > 2 * number:
-                    yield pending.popleft().result()
-            while pending:
+        for task in tasks:
+            pending.append(pool.submit(work, task))
+            if len(pending) > 2 * number:
                 yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            shift.end()
+        while pending:
+            yield pending.popleft().result()
 
 
 #: Parts of the work, so that a slow process keeps nobody waiting for long; and parts that an executor has at a time.
@@ -378,37 +381,81 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     return False
 
 
-class _Shift:
-    """Who is at work: nobody begins once it is over, and its end waits for those who have begun.
+class Pool:
+    """Threads for I/O-bound work. Where the system gives none, the work is done by the caller. A context manager.
 
-    A pool of threads does not know of one that it was starting when a Ctrl-C came, and would not wait for it.
+    After its end no thread begins a task, and those that were begun have ended. (Python's own pool fails where the
+    system gives no thread, and does not wait for one that it was starting when a Ctrl-C came.)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        """`most`: threads that are started at most."""
+        from queue import SimpleQueue
         from threading import Condition
 
+        self._most = most
+        self._started = 0
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._changed = Condition()
-        self._at_work = 0
+        self._running = 0
         self._is_over = False
 
-    def do(self, work: Callable[[Task], Result], task: Task) -> Result:
-        """Do a task. Raises RuntimeError, to nobody, after the end."""
-        with self._changed:
-            if self._is_over:
-                raise RuntimeError("the shift is over")
-            self._at_work += 1
-        try:
-            return work(task)
-        finally:
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def submit(self, work: Callable[[Task], Result], task: Task) -> Future[Result]:
+        """Have a task done; what comes of it is in the future that is returned."""
+        from concurrent.futures import Future
+
+        future: Future[Result] = Future()
+
+        def do() -> None:
             with self._changed:
-                self._at_work -= 1
-                self._changed.notify_all()
+                if self._is_over or not future.set_running_or_notify_cancel():
+                    future.cancel()
+                    return
+                self._running += 1
+            try:
+                result = work(task)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+        if self._is_over:
+            future.cancel()
+            return future
+        if self._started < self._most:
+            if start_thread(self._serve, "sc-dtool pool", "work that waits for a server takes longer") is None:
+                self._most = self._started
+            else:
+                self._started += 1
+        if self._started:
+            self._tasks.put(do)
+        else:
+            do()
+        return future
 
     def end(self) -> None:
-        """Let nobody begin any more, and wait for those who are at it."""
+        """Begin no more tasks, and wait for those that are running."""
         with self._changed:
             self._is_over = True
-            self._changed.wait_for(lambda: not self._at_work)
+            self._changed.wait_for(lambda: not self._running)
+        self._tasks.put(None)
+
+    def _serve(self) -> None:
+        while (do := self._tasks.get()) is not None:
+            do()
+        self._tasks.put(None)  # for the next thread
 
 
 def _processors() -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from sccache_dtool import records
 from sccache_dtool.errors import GONE
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import Layout, OutcomeName, PartName, WorkName, is_outcomes, understood
 
@@ -35,19 +36,22 @@ def outcomes(fs: FileSystem, layout: Layout, key: str) -> list[OutcomeName]:
 
 def all_outcomes(fs: FileSystem, layout: Layout) -> Iterator[OutcomeName]:
     """The same of all items. A listing for each item that was fetched within a day."""
-    for name in fs.names_if_any(layout.transfers):
+    for name in _names(fs, layout.transfers):
         if is_outcomes(name):
             yield from _outcomes_in(fs, f"{layout.transfers}/{name}")
 
 
 def _outcomes_in(fs: FileSystem, directory: str) -> list[OutcomeName]:
+    return [name for text in _names(fs, directory) if (name := OutcomeName.parse(text))]
+
+
+def _names(fs: FileSystem, directory: str) -> list[str]:
     try:
-        found = fs.names(directory)
+        return fs.names(directory)
     except OSError as error:
         if error.errno not in GONE:
-            raise
+            do_without(f"how other downloads ended cannot be told ({error.strerror})")
         return []
-    return [name for text in found if (name := OutcomeName.parse(text))]
 
 
 def path_of(layout: Layout, name: OutcomeName) -> str:
@@ -56,14 +60,16 @@ def path_of(layout: Layout, name: OutcomeName) -> str:
 
 
 def note_outcome(fs: FileSystem, layout: Layout, name: OutcomeName, facts: dict[str, Any]) -> None:
-    """Note how a fetch ended. A failure to do so is ignored."""
-    with contextlib.suppress(OSError):
-        path, text = path_of(layout, name), records.encode_document(facts)
+    """Note how a fetch ended. A failure to do so is none of the fetch's."""
+    path, text = path_of(layout, name), records.encode_document(facts)
+    try:
         try:
             fs.write_new(path, text, shared=layout.shared)
         except FileNotFoundError:
             fs.make_dirs(path.rpartition("/")[0], shared=layout.shared)
             fs.write_new(path, text, shared=layout.shared)
+    except OSError as error:
+        do_without(f"others are not told how this download ended ({error.strerror})")
 
 
 def any_expired(fs: FileSystem, layout: Layout, now: float) -> bool:
@@ -73,7 +79,7 @@ def any_expired(fs: FileSystem, layout: Layout, now: float) -> bool:
 
 def tidy(fs: FileSystem, layout: Layout, now: float, warn: Callable[[str], None]) -> None:
     """Remove what was noted more than a day ago."""
-    found = fs.names_if_any(layout.transfers)
+    found = _names(fs, layout.transfers)
     for item in understood(layout.transfers, found, lambda name: name if is_outcomes(name) else None, WHAT, warn):
         directory = f"{layout.transfers}/{item}"
         names = _outcomes_in(fs, directory)

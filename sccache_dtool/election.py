@@ -8,13 +8,14 @@ for one who is proved dead.
 from __future__ import annotations
 
 import contextlib
-import errno
+import functools
 import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sccache_dtool.errors import FULL, GONE
+from sccache_dtool.errors import GONE
+from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord
 from sccache_dtool.layout import Layout, unique
@@ -34,9 +35,6 @@ LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
-
-#: errno values by which a file system says that it has no hard links, or no more of them.
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 class Election:
@@ -66,6 +64,8 @@ class Election:
         self._sign_path = f"{layout.locks}/{self._sign_prefix}{self._number}"
         self._record = record
         self._judge = judge
+        self._is_announced = False
+        self._sign_stays = False  # True if a lock may be left that has no other sign: see `_passed_over`
         self._lock: Lock | None = None
         self._taking_over = False  # our sign is there because we take the lock from a winner who is gone
         self._stop = threading.Event()
@@ -73,19 +73,35 @@ class Election:
 
     @property
     def sign(self) -> str:
-        """The name that lies beside the lock while we are elected; whoever passes us over removes it."""
+        """The name that lies beside the lock while we are elected; whoever passes us over removes it.
+
+        Empty where it could not be made: then nobody can tell whether we are passed over.
+        """
+        return self._own_sign if self._is_announced else ""
+
+    @property
+    def _own_sign(self) -> str:
         return os.path.basename(self._sign_path)
 
     def poll(self) -> bool:
         """Whether we are elected now. Never waits.
 
         While another is at it no directory is listed: the lock's text leads to the winner's sign. So the cost does not
-        depend on how many other elections there are.
+        depend on how many other elections there are. Where nobody can be elected (no hard links, no room, no
+        permission) everybody may work, since nothing depends on the election.
         """
-        text = self._lock_text()
-        if text is not None and not self._passed_over(text):
-            return False
-        return self._try()
+        is_passing = False
+        try:
+            text = self._lock_text()
+            is_passing = text is not None
+            if text is not None and not self._passed_over(text):
+                return False
+            is_passing = False
+            return self._try()
+        except OSError as error:
+            self._sign_stays = is_passing
+            do_without(f"work that others do at the same time may be done twice ({error.strerror})")
+            return True
 
     def winner(self) -> str | None:
         """Who was elected, in words; None if nobody is known. Signs of the killed may lie beside the winner's."""
@@ -93,7 +109,11 @@ class Election:
         elected = None if sign is None else self._read(sign)
         if elected is not None:
             return f"{elected}, since {elected.since}"
-        read = [self._read(sign) for sign in self._signs(self._fs.names(self._directory))]
+        try:
+            found = self._fs.names(self._directory)
+        except OSError:
+            return None
+        read = [self._read(sign) for sign in self._signs(found)]
         known = [record for record in read if record is not None]
         living = [record for record in known if self._judge(record).state is not State.DEAD]
         return next((f"{record}, since {record.since}" for record in living or known), None)
@@ -103,7 +123,7 @@ class Election:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        if self._lock is None or self._is_given_back(self._lock):
+        if (self._lock is None and not self._sign_stays) or (self._lock and self._is_given_back(self._lock)):
             self._withdraw()
 
     def _is_given_back(self, lock: Lock) -> bool:
@@ -117,6 +137,11 @@ class Election:
             except (NotLockedError, OSError):
                 if not self._is_ours(lock):
                     return True
+        with contextlib.suppress(OSError):  # where all link counts are 1, flufl.lock takes it for somebody else's
+            if self._fs.read_text(self._lock_path) == lock.claimfile:
+                self._fs.unlink(self._lock_path)
+                self._fs.unlink(lock.claimfile)
+                return True
         return False
 
     def _is_ours(self, lock: Lock) -> bool:
@@ -129,14 +154,13 @@ class Election:
 
     def _try(self) -> bool:
         """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
-        one says nothing of its winner, and would keep everybody waiting until it expires. Where there is no room for
-        either nobody can be elected, and everybody may work, since nothing depends on it.
+        one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where nobody
+        can be elected.
         """
         from flufl.lock import AlreadyLockedError, TimeOutError
 
         lock = _new_lock(self._fs, self._lock_path, int(self._number, 16))
-        if not self._announce():
-            return True
+        self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
         except TimeOutError:
@@ -145,31 +169,26 @@ class Election:
         except AlreadyLockedError:
             pass  # the reply to the first attempt was lost
         except OSError as error:
-            if error.errno in _NO_HARD_LINKS | FULL:
-                with contextlib.suppress(OSError):
-                    self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text
-                return True
-            if self._is_given_back(lock):  # it may be ours in spite of the error
-                self._withdraw()
             if error.errno in GONE:
+                if self._is_given_back(lock):  # it may be ours in spite of the error
+                    self._withdraw()
                 return False
+            if self._is_ours(lock):
+                self._lock = lock  # likewise; `resign` gives it back
+            else:
+                with contextlib.suppress(OSError):
+                    self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
             raise
         self._lock = lock
-        self._thread = threading.Thread(target=self._refresh, args=(lock,), name="sc-dtool election", daemon=True)
-        self._thread.start()
+        otherwise = "after five minutes others may do the same work"
+        self._thread = start_thread(functools.partial(self._refresh, lock), "sc-dtool election", otherwise)
         return True
 
-    def _announce(self) -> bool:
-        """Make our sign; False if there is no room for it."""
-        try:
+    def _announce(self) -> None:
+        """Make our sign."""
+        with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
             self._fs.put_record(self._record, self._sign_path)
-        except FileExistsError:
-            pass  # we have announced it before, or the reply was lost
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            return False
-        return True
+        self._is_announced = True
 
     def _withdraw(self) -> None:
         self._taking_over = False
@@ -209,7 +228,7 @@ class Election:
         `text`: what the lock says.
         """
         sign = self._sign_in(text)
-        if sign == self.sign:
+        if sign == self._own_sign:
             return True  # ours in spite of an error
         winner = None if sign is None else self._read(sign)
         if winner is not None:
@@ -221,7 +240,7 @@ class Election:
         # The winner's sign is removed before its lock: somebody was, or is, about to take over.
         found = self._fs.names(self._directory)
         others = self._signs_of_others(found)
-        begun = self.sign in found and not others
+        begun = self._own_sign in found and not others
         if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
             return self._take_over(text, sign)
         return False
@@ -238,8 +257,7 @@ class Election:
         others = [name for name in self._signs_of_others(self._fs.names(self._directory)) if name != sign]
         if not all(self._is_of_the_dead(name) or self._is_left(name) for name in others):
             return False
-        if not self._announce():
-            return False
+        self._announce()
         self._taking_over = True
         try:
             first, *rest = (sign, *others) if sign is not None else (*others, None)
@@ -306,7 +324,7 @@ class Election:
         return [name for name in found if name.startswith(self._sign_prefix)]
 
     def _signs_of_others(self, found: list[str]) -> list[str]:
-        return [name for name in self._signs(found) if name != self.sign]
+        return [name for name in self._signs(found) if name != self._own_sign]
 
     def _read(self, sign: str) -> HolderRecord | None:
         try:

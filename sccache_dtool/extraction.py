@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, open_directory
+from sccache_dtool.trees import give_mode
 
 #: The path of a member, relative to the directory, as its components; empty for the directory itself.
 Parts = tuple[str, ...]
@@ -65,14 +66,21 @@ class Extraction:
         self._open = self._root  # the directory `_here`
 
     def __enter__(self) -> Self:
-        os.fchmod(self._root, stat.S_IRWXU)
+        try:
+            give_mode(self._root, stat.S_IRWXU)
+            if os.fstat(self._root).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                text = "nothing can be unpacked where others may write and permissions cannot be changed"
+                raise PermissionError(errno.EPERM, text, self._directory)
+        except BaseException:
+            os.close(self._root)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            os.fchmod(self._root, self._mode)
+            give_mode(self._root, self._mode)
         finally:
             self._leave()
             os.close(self._root)

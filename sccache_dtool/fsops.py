@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 from sccache_dtool.errors import FULL
 from sccache_dtool.extraction import Extraction
+from sccache_dtool.fallback import dispensable, do_without
 from sccache_dtool.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
-from sccache_dtool.trees import SHARED_DIRECTORY, Trees
+from sccache_dtool.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
@@ -73,18 +74,35 @@ class FileSystem(Trees):
     def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
         """Create a directory exclusively, with the permissions in `mode` less the umask.
 
-        `shared`: its group may write in it, whatever the umask says.
+        `shared`: its group may write in it, whatever the umask says; where permissions can be changed.
         """
         with reached(path) as (name, directory):
             os.mkdir(name, mode, dir_fd=directory)
         if shared:
-            self.share(path)
+            with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+                self.share(path)
 
     def share(self, path: str) -> None:
-        """Let a directory's group write in it, and make what is created there the group's too (setgid)."""
+        """Let a directory's group write in it, and make what is created there the group's too (setgid).
+
+        Where a POSIX ACL says who may write, only its mask is set.
+        """
         fd = open_directory(path)
         try:
-            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | SHARED_DIRECTORY)
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            wanted = mode | SHARED_DIRECTORY
+            if wanted != mode and has_acl(fd):
+                wanted = mode | stat.S_IRWXG
+            if wanted != mode:
+                os.fchmod(fd, wanted)
+        finally:
+            os.close(fd)
+
+    def has_acl(self, directory: str) -> bool:
+        """Whether a directory has a POSIX ACL, so that the bits of its group are no group's."""
+        fd = open_directory(directory)
+        try:
+            return has_acl(fd)
         finally:
             os.close(fd)
 
@@ -291,7 +309,7 @@ class FileSystem(Trees):
         fd = self.create(path)
         try:
             if shared:
-                os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
+                give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
             self.write(fd, text.encode())
             self.sync(fd)
         finally:
@@ -361,8 +379,8 @@ class FileSystem(Trees):
         return True
 
     def sync(self, fd: int) -> None:
-        """Wait until what was written is on stable storage."""
-        os.fsync(fd)
+        """Wait until what was written to a file is on stable storage, where the file system can say so."""
+        sync(fd)
 
     def close(self, fd: int) -> None:
         """Close a descriptor; a network file system may report here that a write failed."""
@@ -378,22 +396,38 @@ class FileSystem(Trees):
 
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
-    def room(self, path: str) -> tuple[int, int, int, int]:
-        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3))."""
-        figures = os.statvfs(path)
-        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
-        free = figures.f_bavail * figures.f_frsize
-        return used + free, free, figures.f_files, figures.f_favail
+    def room(self, path: str) -> tuple[int, int, int, int] | None:
+        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3)).
 
-    def free_space(self, path: str) -> int:
-        """Bytes that an unprivileged user may still write: ``f_bavail`` × ``f_frsize`` (statvfs(3)).
+        None where the file system does not say how large it is: some network file systems answer with zeros.
+        """
+        return _room(path)
+
+    def free_space(self, path: str) -> int | None:
+        """Bytes that an unprivileged user may still write; None where the file system does not say so: see `room`.
 
         For a path that is not there yet: where it would be made.
         """
         try:
-            figures = os.statvfs(path)
+            figures = _room(path)
         except FileNotFoundError:
             if os.path.dirname(path) == path:
                 raise
             return self.free_space(os.path.dirname(path))
-        return figures.f_bavail * figures.f_frsize
+        return None if figures is None else figures[1]
+
+
+def _room(path: str) -> tuple[int, int, int, int] | None:
+    try:
+        figures = os.statvfs(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        do_without(f"the file system does not say how much of it is free ({error.strerror})")
+        return None
+    used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+    free = figures.f_bavail * figures.f_frsize
+    if used + free <= 0:
+        do_without("the file system does not say how much of it is free (it says that it has no size)")
+        return None
+    return used + free, free, figures.f_files, figures.f_favail

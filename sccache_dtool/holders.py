@@ -15,6 +15,7 @@ from typing import NamedTuple
 from sccache_dtool import layout as names
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import GONE, LeaseLost
+from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.layout import HolderName, Layout
 from sccache_dtool.liveness.judging import HolderRecord, encode, judge
@@ -123,6 +124,8 @@ class Holder:
         """
         self.owner = owner
         self.ttl = ttl
+        self._item = item
+        self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
         self._fs = fs
@@ -210,7 +213,7 @@ class Holder:
                 raise self.revoked()
             now = self._times()
             try:
-                self._name = renew(self._fs, self._layout, self._name, self._next_end(now))
+                self._name = renew(self._fs, self._layout, self._name, self._next_end(now, self.ttl))
             except LookupError:
                 self.lost = not self._retired
                 if self._heart is not None:
@@ -251,16 +254,52 @@ class Holder:
         if heart is not None:
             heart.stop()
             self._heart = None
+        elif self._suspended_ttl is not None and self.usable:
+            self._change_lifetime(self._suspended_ttl)
+            self._suspended_ttl = None
 
     def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
-        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked."""
-        if self._heart is None and self.ttl is not None and not self._retired:
-            self._heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked.
+
+        Where the system gives no thread, the holder has no lifetime instead, until `stop_heart`: who shows no heartbeat
+        must not be taken for dead because of that.
+        """
+        if self._heart is not None or self.ttl is None or self._retired:
+            return
+        heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+        if heart.is_beating:
+            self._heart = heart
             if not self.usable:  # closed meanwhile, by another thread or a signal handler
                 self.stop_heart()
+        else:
+            self._suspended_ttl = self.ttl
+            self._change_lifetime(None)
 
-    def _next_end(self, now: _Times) -> int:
-        return 0 if self.ttl is None else int(self._ahead + now.boot + self.ttl)
+    def _change_lifetime(self, ttl: float | None) -> None:
+        """Enter under a new name with another lifetime. The old name goes after it, so that nobody misses us.
+
+        Until then a heartbeat, such as one of a signal handler, is of the old lifetime, and so has another name.
+        """
+        with self._beating:
+            now = self._times()
+            new = HolderName(self._name.id, self._name.beats + 1, min(self._next_end(now, ttl), _LATEST))
+            try:
+                with contextlib.suppress(FileExistsError):  # as for the first one
+                    self._fs.put_record(encode(self.owner, ttl, self._clock, self._item), self._path(new))
+            except OSError as error:
+                do_without(f"the lifetime of leases cannot be changed ({error.strerror})")
+                return
+            old, self._name, self.ttl, self._shown = self._name, new, ttl, now
+            try:
+                self._fs.unlink(self._path(old))
+            except OSError as error:
+                if error.errno in GONE and old.id in Roll.call(self._fs, self._layout).gone:
+                    self.lost = True  # otherwise it was done, and the reply lost
+        if self._retired:  # as in `beat`
+            self._leave()
+
+    def _next_end(self, now: _Times, ttl: float | None) -> int:
+        return 0 if ttl is None else int(self._ahead + now.boot + ttl)
 
     def _times(self) -> _Times:
         return _Times(self._clock.since_boot(), self._clock.wall())
@@ -301,8 +340,15 @@ class Heart:
         self._wake, self._end = threading.Lock(), threading.Lock()
         self._wake.acquire()
         self._end.acquire()
-        self._thread = threading.Thread(target=self._run, name="sc-dtool heartbeat", daemon=True)
-        self._thread.start()
+        otherwise = (
+            "no heartbeat is shown, so these leases have no lifetime: they end with the process, or by reap --holder"
+        )
+        self._thread = start_thread(self._run, "sc-dtool heartbeat", otherwise)
+
+    @property
+    def is_beating(self) -> bool:
+        """False if there was no thread for it."""
+        return self._thread is not None
 
     def hurry(self) -> None:
         """Beat now."""
@@ -313,7 +359,7 @@ class Heart:
         """Beat no more; returns when a beat under way has ended. A forked child has no heart, and does not wait."""
         self._is_stopped = True
         self.hurry()
-        if self._thread is threading.current_thread() or not self._holder.is_of_this_process:
+        if self._thread in (None, threading.current_thread()) or not self._holder.is_of_this_process:
             return
         while not self._has_ended:
             if self._end.acquire(timeout=_LOOK_EVERY):
@@ -406,11 +452,14 @@ class Roll(NamedTuple):
 
     @classmethod
     def _list(cls, fs: FileSystem, layout: Layout, now: float | None) -> Roll:
-        present, strangers = {}, []
+        present: dict[str, HolderName] = {}
+        strangers = []
         for text in fs.names(layout.holders):
             name = HolderName.parse(text)
             if name is not None:
-                present[name.id] = name
+                known = present.get(name.id)
+                if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
+                    present[name.id] = name
             elif text != "gone" and not text.startswith(PROBE):
                 strangers.append(text)
         gone = (HolderName.parse(text) for text in fs.names(layout.gone))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import stat
@@ -10,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from sccache_dtool import history, layout, records
+from sccache_dtool.clock import iso
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import GONE
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName
+from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName, WorkName, unique
 from sccache_dtool.leases import Held
 from sccache_dtool.nofollow import Way
 
@@ -335,6 +337,28 @@ def _forget(fs: FileSystem, directory: str) -> None:
 def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:
     """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
     return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
+
+
+def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
+    """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
+
+    Raises FileNotFoundError if there is not exactly one payload: then there is nothing to describe.
+    """
+    directory = place.generation(copy.key, str(copy.generation))
+    payload = payload_name(fs, place, copy.key, copy.generation)
+    if payload is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
+    found = copy.generation
+    known = {"key": copy.key, "payload": payload, "bytes": found.bytes, "entries": found.entries}
+    aside = f"{place.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
+    text = records.encode_document({"format": 1, **known, "fetched": iso(found.created)})
+    fs.write_new(aside, text, shared=place.shared)
+    try:
+        fs.rename(aside, f"{directory}/{ITEM_FILE}")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            fs.unlink(aside)
+        raise
 
 
 def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: Warn, via: Way | None) -> Copy:

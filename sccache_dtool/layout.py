@@ -515,3 +515,6 @@ HISTORY = "history"
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
 #: Those that are made when there is something to put into them.
 MADE_LATER = ("transfers", "pins", "cleanings")
+
+#: All that there can be in the control directory.
+IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})

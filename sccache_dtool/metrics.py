@@ -44,7 +44,7 @@ class State(NamedTuple):
     holders: int
     fetching: int
     trashed: int
-    free: int
+    free: int | None  # None: the file system does not say so
     now: float
 
 
@@ -52,13 +52,15 @@ class _Metric(NamedTuple):
     name: str
     kind: str  # gauge or counter
     help: str
-    value: float
+    value: float | None  # None: not known, and left out
 
 
 def text(state: State) -> Iterator[str]:
     """The lines of a Prometheus text file (exposition format 0.0.4)."""
     labels = _labels({"cache": state.cache_id, "root": state.root})
     for metric in _metrics(state):
+        if metric.value is None:
+            continue
         yield f"# HELP sc_dtool_{metric.name} {metric.help}\n"
         yield f"# TYPE sc_dtool_{metric.name} {metric.kind}\n"
         yield f"sc_dtool_{metric.name}{labels} {metric.value:.15g}\n"

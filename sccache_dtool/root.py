@@ -13,8 +13,19 @@ from enum import Enum
 from typing import NamedTuple
 
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import CONTROL, DIRECTORIES, FORMAT_MAGIC, FORMAT_VERSION, TAG_NAME, TAG_TEXT, Layout, unique
+from sccache_dtool.layout import (
+    CONTROL,
+    DIRECTORIES,
+    FORMAT_MAGIC,
+    FORMAT_VERSION,
+    IN_CONTROL,
+    TAG_NAME,
+    TAG_TEXT,
+    Layout,
+    unique,
+)
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
 _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
@@ -48,7 +59,10 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
     configured = _dtool_setting()
     if configured is not None:
         return Choice(_absolute(configured, _DTOOL_CONFIG), _DTOOL_CONFIG, True)
-    return Choice(os.path.expanduser(_DEFAULT), "the default", True, os.path.isdir(os.path.expanduser("~")))
+    path = os.path.expanduser(_DEFAULT)
+    if not os.path.isabs(path):
+        raise UsageError("you have no home directory, where the cache is by default", hint="name one with --cache-dir")
+    return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
 
 
 def _absolute(text: str, origin: str) -> str:
@@ -88,15 +102,17 @@ def check(fs: FileSystem, layout: Layout) -> str:
     try:
         text = fs.read_text(layout.format_file, 4096)
     except FileNotFoundError:
-        raise NoCache(f"no cache in {layout.root}", hint=_how_to_begin(fs, layout)) from None
+        hint = _how_to_repair(fs, layout) or _how_to_begin(fs, layout)
+        raise NoCache(f"no cache in {layout.root}", hint=hint) from None
     except OSError as error:
         raise NoCache(
             f"cannot tell whether {layout.root} is a cache: {explain(error)}",
             hint="nothing is touched; look what it is, and who owns it",
         ) from error
     fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
-    if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id"):
-        raise NoCache(f"{layout.format_file} is not a cache's", hint="nothing is touched; see `sc-dtool init --help`")
+    if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id") or is_cut(text):
+        hint = "nothing is touched; see `sc-dtool init --help`"
+        raise NoCache(f"{layout.format_file} is not a cache's", hint=_how_to_repair(fs, layout) or hint)
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
             f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
@@ -106,6 +122,60 @@ def check(fs: FileSystem, layout: Layout) -> str:
         raise NoCache(f"{layout.format_file} has an id that no release makes", hint="nothing was touched")
     layout.shared = fields.get("shared") == "group"
     return fields["id"]
+
+
+#: The text of a FORMAT of which the end is missing; its id, if that is complete. Other versions are left alone.
+_BEGINNING = f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: "
+_CUT = rf"{_BEGINNING}(?:[0-9a-f]*|([0-9a-f]{{1,64}})\n(?!shared: (?:no|group)\Z)[^\n]*)"
+
+
+def is_cut(text: str) -> bool:
+    """Whether this is a FORMAT that was not written to its end, or lost it in a crash."""
+    return _BEGINNING.startswith(text) or not text.strip("\0") or re.fullmatch(_CUT, text) is not None
+
+
+def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
+    """What is wrong with FORMAT, in words, if it can be written again; None if it is right, or nobody can tell.
+
+    It can be where everything beside it is what this release makes: a purge of old files takes it, and a crash may
+    leave it empty. Nothing is concluded from anything else.
+    """
+    try:
+        text = fs.read_text(layout.format_file, 4096)
+    except FileNotFoundError:
+        damage = "missing"
+    except OSError:
+        return None
+    else:
+        if not is_cut(text):
+            return None
+        damage = "not written to its end" if text.strip("\0") else "empty"
+    try:
+        found = set(fs.names(layout.control))
+    except OSError:
+        return None
+    return damage if "items" in found and found <= IN_CONTROL else None
+
+
+def put_format_anew(fs: FileSystem, layout: Layout) -> None:
+    """Write FORMAT again, with its old id if that can be read, and appearing whole."""
+    match = None
+    with contextlib.suppress(OSError):
+        match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
+    shared = fs.is_shared(layout.control)
+    aside = f"{layout.root}/{CONTROL}.{unique()}"
+    fs.mkdir(aside, shared=shared)
+    try:
+        fs.write_new(f"{aside}/FORMAT", _format(shared, match and match[1]), shared=shared)
+        fs.rename(f"{aside}/FORMAT", layout.format_file)
+    finally:
+        fs.remove_tree(aside)
+
+
+def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
+    if damage_of_format(fs, layout) is None:
+        return None
+    return f"{layout.format_file} was lost, and the rest is there: sc-dtool --cache-dir {layout.root} doctor --fix"
 
 
 def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
@@ -146,11 +216,15 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
             raise NoCache(
                 f"{layout.control} is there already, and it is no cache's",
                 details=[refusal.message],
-                hint="nothing was touched; look what it is, and remove it by hand if nobody needs it",
+                hint=_how_to_repair(fs, layout)
+                or "nothing was touched; look what it is, and remove it by hand if nobody needs it",
             ) from error
         return False
     layout.shared = shared
-    put_tag(fs, layout)
+    try:
+        put_tag(fs, layout)
+    except OSError as error:
+        do_without(f"the cache has no {TAG_NAME}, so backup programs save it ({error.strerror})")
     return True
 
 
@@ -171,10 +245,10 @@ def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
         raise CacheError(f"cannot set up a cache in {root}: {explain(error)}") from error
 
 
-def _format(shared: bool) -> str:
+def _format(shared: bool, id: str | None = None) -> str:
     """The text of a new cache's FORMAT. A root that its group may write in makes a cache that the group shares."""
     sharing = "group" if shared else "no"
-    return f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: {unique(32)}\nshared: {sharing}\n"
+    return f"{_BEGINNING}{id or unique(32)}\nshared: {sharing}\n"
 
 
 def unfinished(fs: FileSystem, layout: Layout) -> list[str]:

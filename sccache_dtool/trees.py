@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached
+from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
+from sccache_dtool.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
 
 #: Permission bits that a directory has in a cache that a group shares.
 SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
@@ -70,8 +71,8 @@ class Trees:
                     continue
                 fd = os.open(name, READ_ONLY, dir_fd=directory)
                 try:
-                    os.fchmod(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                    os.fsync(fd)
+                    give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                    (_sync_directory if is_dir else sync)(fd)
                 finally:
                     os.close(fd)
 
@@ -86,6 +87,70 @@ class Trees:
                     (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
                 except FileNotFoundError:
                     continue
+
+    def move_tree(self, source: str, target: str) -> None:
+        """Move a tree whose directories cannot be renamed (EXDEV): they are made again, and the files renamed.
+
+        So it is on an overlay with what is in its lower layer. `target` is not there yet. Raises OSError, EXDEV if the
+        files cannot be renamed either; what was moved until then is in `target`.
+        """
+        pending, left = [(source, target)], list[str]()
+        while pending:
+            here, there = pending.pop()
+            with reached(here) as (name, above):
+                mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
+            with reached(there) as (name, above):
+                os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
+            left.append(here)
+            with way_to(here) as old, way_to(there) as new:
+                with os.scandir(old.directory) as entries:
+                    found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+                for name, is_dir in found:
+                    if is_dir:
+                        pending.append((f"{here}/{name}", f"{there}/{name}"))
+                    else:
+                        os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+        for path in reversed(left):
+            with reached(path) as (name, above):
+                os.rmdir(name, dir_fd=above)
+
+
+def give_mode(fd: int, mode: int) -> None:
+    """Give what is open these permission bits, where that is allowed: some mounts refuse every change (EPERM).
+
+    Nothing is asked of the file system if it has them. With a POSIX ACL its users are those of the ACL, whatever the
+    group: then the setgid bit is not needed, and those who are not in the group could not set it.
+    """
+    there = stat.S_IMODE(os.fstat(fd).st_mode)
+    if there | stat.S_ISGID == mode and has_acl(fd):
+        mode = there
+    if there != mode:
+        with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+            os.fchmod(fd, mode)
+
+
+def has_acl(fd: int) -> bool:
+    """Whether what is open has a POSIX ACL (acl(5)): the bits of its group are then the mask of the ACL."""
+    for name in ("system.posix_acl_access", "system.posix_acl_default"):
+        with contextlib.suppress(OSError):
+            os.getxattr(fd, name)
+            return True
+    return False
+
+
+def sync(fd: int) -> None:
+    """Wait until what was written to a file is on stable storage, where the file system can say so."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise
+        do_without(f"files cannot be synchronised here: a power failure may damage what is new ({error.strerror})")
+
+
+def _sync_directory(fd: int) -> None:
+    with dispensable("directories cannot be synchronised here: a power failure may undo what is new"):
+        os.fsync(fd)
 
 
 def _sealed_mode(mode: int, shared: bool) -> int:

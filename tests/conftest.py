@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,24 @@ def fast_path() -> Iterator[Path]:
     path = leftovers.make_directory("test", memory if os.access(memory, os.W_OK) else tempfile.gettempdir())
     yield path
     shutil.rmtree(path)
+
+
+@pytest.fixture
+def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Called with a number, lets the system give so many threads more and then none, as where they are limited."""
+    start = threading.Thread.start
+
+    def limit(left: int) -> None:
+        rest = iter(range(left))
+
+        def start_or_refuse(thread: threading.Thread) -> None:
+            if next(rest, None) is None:
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        monkeypatch.setattr("threading.Thread.start", start_or_refuse)
+
+    return limit
 
 
 @pytest.fixture

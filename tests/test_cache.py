@@ -187,13 +187,13 @@ def test_a_named_item_with_another_source_is_refused_and_shows_both(
 def test_a_named_item_whose_description_is_damaged_is_not_given(
     make_cache: Making, source: str, layout: Layout, text: str
 ) -> None:
-    """Who asks for a name would be given what nobody knows the origin of, and leave a lease behind."""
+    """Who asks for a name would be given what nobody knows the origin of."""
     lease = make_cache().use(source, name="hg38")
     lease.release()
     (Path(lease.place.gate).parent / names.ITEM_FILE).unlink()
     (Path(lease.place.gate).parent / names.ITEM_FILE).write_text(text)
-    with pytest.raises(CacheError):
-        make_cache().use(source, name="hg38")
+    with make_cache().use(source, name="hg38") as path:
+        assert path != lease.path
     assert in_gates(layout) == []
 
 
@@ -1065,7 +1065,7 @@ CALLS: dict[str, Callable[[Cache], object]] = {
     "remove": lambda cache: cache.remove(f"{'0' * 32}-x", keep_for=0),
     "evict_if_idle": lambda cache: cache.evict_if_idle(f"{'0' * 32}-x"),
     "restore": lambda cache: cache.restore("x"),
-    "examine": lambda cache: cache.examine(),
+    "verify_content": lambda cache: cache.verify_content(),
 }
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,9 +120,9 @@ def test_waiting_is_shared_by_threads(at_once: None) -> None:
     assert list(Crew(8).each(wait, range(17))) == list(range(17))
 
 
-def test_nobody_is_at_work_once_the_shift_is_over() -> None:
+def test_no_thread_works_once_its_pool_has_ended() -> None:
     """After a Ctrl-C a thread would go on evicting, and the record of the cleaning would not know of it."""
-    shift = crew._Shift()
+    pool = crew.Pool(1)
     begun, may_end = threading.Event(), threading.Event()
     done: list[int] = []
     seen: list[list[int]] = []
@@ -133,22 +133,45 @@ def test_nobody_is_at_work_once_the_shift_is_over() -> None:
         done.append(number)
 
     def end() -> None:
-        shift.end()
+        pool.end()
         seen.append([*done])
 
-    threads = [threading.Thread(target=shift.do, args=(work, 1)), threading.Thread(target=end)]
-    threads[0].start()
+    pool.submit(work, 1)
     assert begun.wait(timeout=30)
-    threads[1].start()
-    while not shift._is_over:
+    queued = pool.submit(work, 2)
+    ending = threading.Thread(target=end)
+    ending.start()
+    while not pool._is_over:
         time.sleep(0.001)
     may_end.set()
-    for thread in threads:
-        thread.join(timeout=30)
+    ending.join(timeout=30)
     assert seen == [[1]]
-    with pytest.raises(RuntimeError):
-        shift.do(work, 2)
+    assert pool.submit(work, 3).cancelled()
     assert done == [1]
+    assert not queued.running()
+
+
+@pytest.mark.parametrize("given", [0, 2])
+def test_all_is_done_where_there_are_few_threads(no_thread: Callable[[int], None], given: int) -> None:
+    """On a login node that limits processes, `clean` would fail on a server that is a millisecond away."""
+    no_thread(given)
+    with crew.Pool(8) as pool:
+        coming = [pool.submit(lambda number: 2 * number, number) for number in range(50)]
+        assert [one.result() for one in coming] == [2 * number for number in range(50)]
+        assert pool._started == given
+
+
+def test_all_is_done_where_no_process_can_be_started(at_once: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, a scan of a large cache on a local disk would fail."""
+
+    def refuse() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr("os.fork", refuse)
+    with Crew(None) as made:
+        made.muster()
+        assert list(made.each(number_and_process, range(200))) == [(number, os.getpid()) for number in range(200)]
 
 
 def test_one_job_is_one_at_a_time(at_once: None) -> None:

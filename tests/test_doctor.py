@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -221,7 +222,7 @@ def _of_another(lease: Lease) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("damage", [_two_payloads, _no_description, _no_words, _damaged_description, _of_another])
+@pytest.mark.parametrize("damage", [_two_payloads, _no_words, _of_another])
 def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     cache: Cache, source: str, damage: Callable[[Lease], str]
 ) -> None:
@@ -235,6 +236,239 @@ def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     lease.release()
     cache.remove(lease.key)
     assert cache.examine() == []
+
+
+@pytest.mark.parametrize("damage", [_no_description, _damaged_description])
+@pytest.mark.parametrize("name", [None, "a name"])
+def test_a_lost_description_is_written_again(
+    cache: Cache, make_cache: Making, source: str, name: str | None, damage: Callable[[Lease], str]
+) -> None:
+    """After a purge of old files all that is in the cache would have to be fetched again, or be a finding for ever."""
+    lease = cache.use(source, name=name)
+    payload = Path(lease.place.payload)
+    path = damage(lease)
+    (finding,) = cache.examine()
+    assert finding.path == path
+    mend(cache)
+    assert cache.examine() == []
+    assert payload.read_text() == "ACGT\n"
+    written = json.loads(Path(path).read_text())
+    assert (written["key"], written["payload"], written["bytes"]) == (lease.key, payload.name, 5)
+    lease.release()
+    with make_cache().use(source, name=name) as used:  # what a name stands for cannot be told any more
+        assert (used == payload) == (name is None)
+    kept = cache.remove(lease.key, keep_for=DAYS)
+    assert kept
+    assert cache.restore(lease.key) == lease.key
+
+
+def test_what_is_not_a_description_is_left_alone(cache: Cache, source: str) -> None:
+    """What somebody has put in its place would be replaced."""
+    lease = cache.use(source)
+    path = Path(_no_description(lease))
+    for make in (path.mkdir, lambda: path.symlink_to("elsewhere"), lambda: os.mkfifo(path)):
+        make()
+        assert [finding.mend for finding in cache.examine() if finding.path == str(path)] == [None]
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_a_description_without_a_payload_is_not_written(cache: Cache, source: str) -> None:
+    """A copy without data would look like one that is whole."""
+    lease = cache.use(source)
+    path = Path(_no_description(lease))
+    os.unlink(lease.place.payload)
+    finding = next(finding for finding in cache.examine() if finding.path == str(path))
+    assert finding.mend is not None
+    with pytest.raises(FileNotFoundError):
+        finding.mend()
+    assert not path.exists()
+
+
+def _whole(layout: Layout) -> str:
+    return Path(layout.format_file).read_text()
+
+
+@pytest.mark.parametrize("left", [None, 0, 5, 25, 40, 64, -2, -5, "zeros"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_lost_format_is_written_again(
+    cache: Cache, make_cache: Making, source: str, layout: Layout, left: int | str | None, shared: bool
+) -> None:
+    """After a purge of old files, or a crash that left a file without its end, a whole cache would be lost."""
+    if shared:
+        for path in (layout.control, *(f"{layout.control}/{name}" for name in DIRECTORIES)):
+            os.chmod(path, 0o2770)
+        Path(layout.format_file).write_text(_whole(layout).replace("shared: no", "shared: group"))
+    lease = make_cache().use(source)
+    before = _whole(layout)
+    if left is None:
+        os.unlink(layout.format_file)
+    else:
+        Path(layout.format_file).write_text("\0" * 80 if isinstance(left, str) else before[:left])
+    with pytest.raises(CacheError) as refused:
+        make_cache().use(source)
+    assert "doctor --fix" in str(refused.value.hint)
+    with pytest.raises(CacheError) as refused:
+        make_cache().init()
+    assert "doctor --fix" in str(refused.value.hint)
+    other = make_cache()
+    (finding,) = other.examine()
+    assert finding.path == layout.format_file
+    assert not isinstance(left, int) or _whole(layout) == before[:left]
+    mend(other)
+    assert make_cache().examine() == []
+    after = _whole(layout)
+    assert after.splitlines()[3] == before.splitlines()[3]
+    assert (after == before) == (left in (64, -2, -5))
+    with make_cache().use(source) as path:
+        assert path == Path(lease.place.payload)
+    assert sorted(os.listdir(layout.root)) == [".sc-dtool", "CACHEDIR.TAG"]
+
+
+def test_a_format_without_its_last_end_of_line_is_right(make_cache: Making, layout: Layout) -> None:
+    """An editor that leaves it out would make a cache unusable."""
+    Path(layout.format_file).write_text(_whole(layout).rstrip("\n"))
+    assert make_cache().examine() == []
+
+
+def _of_a_newer_release(layout: Layout) -> None:
+    Path(layout.control, "what a newer release makes").mkdir()
+    os.unlink(layout.format_file)
+
+
+def _elsewhere(layout: Layout) -> None:
+    os.unlink(layout.format_file)
+    os.symlink("elsewhere", layout.format_file)
+
+
+def _without_items(layout: Layout) -> None:
+    os.unlink(layout.format_file)
+    FS.remove_tree(layout.items)
+
+
+@pytest.mark.parametrize("how", [_of_a_newer_release, _elsewhere, _without_items])
+def test_what_may_be_no_cache_of_ours_is_not_made_one(
+    cache: Cache, make_cache: Making, layout: Layout, how: Callable[[Layout], None]
+) -> None:
+    """Data of somebody else's, or of a newer release, would be cleaned by rules that are not theirs."""
+    how(layout)
+    before = sorted(str(path) for path in Path(layout.root).rglob("*"))
+    with pytest.raises(CacheError):
+        make_cache().examine()
+    assert sorted(str(path) for path in Path(layout.root).rglob("*")) == before
+
+
+def test_a_new_format_that_cannot_be_written_leaves_nothing(cache: Cache, make_cache: Making, layout: Layout) -> None:
+    """A repair on a full disk would add to what is to be repaired."""
+    os.unlink(layout.format_file)
+    for kind in ("mkdir", "create", "write", "rename"):
+        fs = Failing()
+        fs.fail(kind, errno.ENOSPC)
+        (finding,) = make_cache(fs=fs).examine()
+        assert finding.mend is not None
+        with pytest.raises(OSError, match="No space"):
+            finding.mend()
+        assert sorted(os.listdir(layout.root)) == [".sc-dtool", "CACHEDIR.TAG"]
+        assert not os.path.exists(layout.format_file)
+
+
+def test_all_but_the_content_can_be_lost(cache: Cache, make_cache: Making, source: str, layout: Layout) -> None:
+    """A purge takes all that is old at once, and not one thing after the other."""
+    lease = cache.use(source)
+    lease.release()
+    cache.close()
+    for name in ("FORMAT", "holders", "tmp", "trash", "locks", "transfers"):
+        FS.remove_tree(f"{layout.control}/{name}")
+    os.unlink(layout.tag_file)
+    _no_description(lease)
+    other = make_cache()
+    mend(other)
+    assert other.examine() == []
+    with other.use(source) as path:
+        assert path == Path(lease.place.payload)
+
+
+# -- access by an ACL --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_acl(tmp_path: Path, source: str) -> Cache:
+    """A cache in a directory that an ACL opens to two users, and in which both have used an item."""
+    root = tmp_path / "by-acl"
+    root.mkdir(mode=0o700)
+    if shutil.which("setfacl") is None:
+        pytest.skip("there is no setfacl")
+    rules = "u:2001:rwx,u:2002:rwx,d:u:2001:rwx,d:u:2002:rwx,d:u::rwx"
+    done = subprocess.run(["setfacl", "-m", rules, str(root)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no ACLs here: {done.stderr.strip()}")
+    cache = Cache(root, fs=FileSystem())
+    cache.init()
+    cache.use(source).release()
+    return cache
+
+
+def test_a_cache_that_an_acl_opens_is_in_order(by_acl: Cache, source: str) -> None:
+    """`doctor` would find fault with every directory of a cache in which everybody can do what they should."""
+    control = by_acl.root / ".sc-dtool"
+    for path in [control, *control.rglob("*")]:
+        if path.is_dir():
+            os.chmod(path, 0o770)  # without setgid, as it is where the user is not in the group
+            os.chown(path, -1, 3001 if os.geteuid() == 0 else -1)
+    assert by_acl.examine() == []
+    with by_acl.use(name="later") as path:
+        assert (path.parent.stat().st_mode & 0o777) == 0o770
+    assert by_acl.examine() == []
+    by_acl.close()
+
+
+def test_an_acl_whose_mask_keeps_everybody_out_is_found_and_opened(by_acl: Cache) -> None:
+    """After a `chmod` the ACL would say that others may write, and none of them could."""
+    path = by_acl.root / ".sc-dtool" / "tmp"
+    os.chmod(path, 0o700)
+    assert [finding.path for finding in by_acl.examine()] == [str(path)]
+    mend(by_acl)
+    assert by_acl.examine() == []
+    assert (path.stat().st_mode & 0o777) == 0o770
+
+
+@pytest.mark.root
+def test_two_users_share_a_cache_by_an_acl(by_acl: Cache, open_tmp_path: Path) -> None:
+    """Whoever is in no group with the other could not use, or clean, what the other has fetched."""
+    root = open_tmp_path / "cache"
+    shutil.copytree(by_acl.root, root, ignore=lambda *_: [".sc-dtool", "CACHEDIR.TAG"])
+    rules = "u:2001:rwx,u:2002:rwx,d:u:2001:rwx,d:u:2002:rwx,d:u::rwx"
+    os.chmod(root, 0o700)
+    os.chown(root, 2001, 3001)
+    subprocess.run(["setfacl", "-m", rules, str(root)], check=True)
+    data = open_tmp_path / "data"
+    data.write_text("ACGT\n")
+
+    def as_user(user: int, act: Callable[[Cache], object]) -> int:
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                os.setgroups([])
+                os.setgid(user + 1000)
+                os.setuid(user)
+                os.umask(0o077)
+                cache = Cache(root, fs=FileSystem())
+                act(cache)
+                cache.close()
+                assert Cache(root, fs=FileSystem()).examine() == []
+                code = 0
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    for user, act in (
+        (2001, lambda cache: cache.init()),
+        (2002, lambda cache: cache.use(data).release()),
+        (2001, lambda cache: cache.use(data).release()),
+        (2001, lambda cache: cache.clean(Rules(everything=True), keep_for=0)),
+        (2002, lambda cache: cache.use(name="x").release()),
+    ):
+        assert as_user(user, act) == 0
 
 
 def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: FakeProc, source: str) -> None:
@@ -637,7 +871,7 @@ def test_settings_that_cannot_be_understood_are_a_finding(cache: Cache, make_cac
 
 
 @pytest.mark.parametrize(
-    "text", ["garbage", "", "sc-dtool cache\nid: 0123\n", "sc-dtool cache\nversion: 99\nid: 0123\nshared: no\n"]
+    "text", ["garbage", "sc-dtool cache\nid: 0123\n", "sc-dtool cache\nversion: 99\nid: 0123\nshared: no\n"]
 )
 def test_another_format_is_not_touched(
     make_cache: Making, cache: Cache, source: str, layout: Layout, text: str

@@ -134,15 +134,15 @@ def test_who_passes_over_the_dead_goes_on_after_an_answer_that_may_be_wrong(
 
 
 @pytest.mark.parametrize("within", [".by-", ".lock"])
-def test_who_fails_to_pass_over_the_dead_says_so(stand: Standing, layout: Layout, within: str) -> None:
+def test_who_fails_to_pass_over_the_dead_works_all_the_same(stand: Standing, layout: Layout, within: str) -> None:
     """A cleaner that met a fault of the network, and died, would keep all others from cleaning for five minutes."""
     killed = stand(101)
     assert killed.poll()
     fs = Failing()
     fs.fail("unlink", errno.EIO, within=within, times=1)
     unlucky = stand(102, State.DEAD, fs=fs)
-    with pytest.raises(OSError, match="Input/output error"):
-        unlucky.poll()
+    assert unlucky.poll()
+    unlucky.resign()
     assert unlucky.sign in os.listdir(layout.locks)
     last = stand(103, State.DEAD)
     assert last.poll()
@@ -163,8 +163,7 @@ def test_a_lock_that_is_ours_in_spite_of_an_error_has_a_sign(
     with monkeypatch.context() as patch:
         patch.setattr("os.link", link_and_fail)
         unlucky = stand(101)
-        with pytest.raises(OSError, match="Input/output error"):
-            unlucky.poll()
+        assert unlucky.poll()
     found = os.listdir(layout.locks)
     assert ("work.lock" in found) == (unlucky.sign in found)
     last = stand(102, State.DEAD)

@@ -47,6 +47,13 @@ def test_the_directory_is_chosen_as_dtool_does(home: Path) -> None:
     assert root.choose("/given", {VARIABLE: "/from/env"})[:2] == ("/given", "--cache-dir")
 
 
+def test_without_a_home_directory_there_is_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory called ``~`` would become a cache wherever a service without a home was started."""
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    with pytest.raises(UsageError, match="no home directory"):
+        root.choose(None, {})
+
+
 def test_only_dtools_own_directory_may_hold_data(home: Path) -> None:
     """A slip in --cache-dir would make a cache of somebody's data directory."""
     assert not root.choose("/given", {}).may_hold_data

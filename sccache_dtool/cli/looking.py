@@ -197,7 +197,7 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
     continuable = f"; {glance.continuable:,} can be continued, see transfers" if glance.continuable else ""
     lines = [
         f"cache     {glance.root}",
-        f"items     {sums.items:,}, {output.size(sums.bytes)}; {output.size(glance.free)} free",
+        f"items     {sums.items:,}, {output.size(sums.bytes)}; {output.free(glance.free)}",
         f"in use    {output.count(sums.busy_items, 'item')}, {output.count(sums.leases, 'lease')}",
         f"holders   {glance.holders:,}",
         f"fetching  {glance.fetching:,}{continuable}",

@@ -233,6 +233,11 @@ def size(value: int) -> str:
     return humanize.naturalsize(value)
 
 
+def free(value: int | None) -> str:
+    """How much is free, which not every file system says."""
+    return "unknown how much is free" if value is None else f"{size(value)} free"
+
+
 def ago(moment: float | None, now: float) -> str:
     """How long ago a time was: ``3 days ago``; ``never`` for none."""
     if moment is None:

@@ -29,7 +29,7 @@ def fetch_where_room_is(
     short: list[str] = []
     refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(wanted.key)):
-        missing = 0 if need is None else need - cache.room()
+        missing = _missing(need, cache)
         # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
         if missing > 0 and not cache.is_fetching(wanted.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
@@ -48,7 +48,7 @@ def fetch_where_room_is(
     if make_room and need is not None:
         for cache in caches:
             try:
-                missing = need - cache.room()
+                missing = _missing(need, cache)
                 if missing <= 0 or cache.make_room(missing) >= missing:
                     return hold(cache)
             except (NoSpace, NoCache) as error:
@@ -58,6 +58,12 @@ def fetch_where_room_is(
         details=list(dict.fromkeys(short)),
         hint=_hint(make_room, need),
     )
+
+
+def _missing(need: int | None, cache: Cache) -> int:
+    """Bytes that a cache has too few; 0 where nobody can tell."""
+    room = None if need is None else cache.room()
+    return 0 if need is None or room is None else need - room
 
 
 def _why(cache: Cache, error: CacheError) -> Sequence[str]:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TextIO
 
+from sccache_dtool.fallback import start_thread
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -39,6 +41,7 @@ class Bar:
             TimeRemainingColumn(),
             console=self._make_console(),
             transient=True,
+            auto_refresh=start_thread(lambda: None, "sc-dtool bar", "the progress bar stands still") is not None,
         )
         self._progress.start()
         self._task = self._progress.add_task(label, total=total, completed=there)

@@ -267,7 +267,7 @@ def _print_totals(
     lines = [
         f"cache   {fields['root']}",
         f"space   {size(fields['bytes'])}: {output.count(len(present), 'item')}, "
-        f"and {size(loose_bytes)} in {output.count(loose_files, 'loose file')}; {size(fields['free_bytes'])} free",
+        f"and {size(loose_bytes)} in {output.count(loose_files, 'loose file')}; {output.free(fields['free_bytes'])}",
         f"unused  {size(fields['unused_bytes'])} for {short_duration(unused)}: {output.count(len(old), 'item')}, "
         f"{output.count(old_files, 'loose file')}",
         f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} that nobody uses now",

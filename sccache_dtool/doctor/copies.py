@@ -85,10 +85,12 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
     """What `item.json` says, and what is wrong with it."""
     try:
         facts = items.facts(fs, layout, copy.key, str(copy.generation))
-    except (OSError, Damaged) as error:
-        remedy = "the data may be good, but what it is, nobody can tell: sc-dtool rm"
-        reason = error.strerror if isinstance(error, OSError) else error
-        return {}, [Finding(path, f"cannot be read ({reason})", None, remedy)]
+    except (FileNotFoundError, Damaged) as error:
+        what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        remedy = "writes what the rest of the copy says; where the item is from stays unknown"
+        return {}, [Finding(path, what, partial(items.describe_anew, fs, layout, copy), remedy)]
+    except OSError as error:
+        return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_mend(error))]
     if facts.get("key") != copy.key:
         what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
         return {}, [Finding(path, what, None, BY_HAND)]

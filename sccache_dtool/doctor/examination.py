@@ -23,8 +23,8 @@ from sccache_dtool.items import Item
 from sccache_dtool.layout import (
     DIRECTORIES,
     GATE,
+    IN_CONTROL,
     ITEM_FILE,
-    MADE_LATER,
     PAYLOAD,
     TAG_NAME,
     CleaningName,
@@ -44,8 +44,7 @@ from sccache_dtool.root import Tag
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
 
-#: All that there can be in the control directory, and in a copy of an item.
-_IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})
+#: All that there can be in a copy of an item.
 _IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 
 Warn = Callable[[str], None]
@@ -65,7 +64,7 @@ def examine(
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
     keeper = keeper_that_warns(strange.append, settings)
-    _strangers_in(fs, layout.control, _IN_CONTROL, strange.append)
+    _strangers_in(fs, layout.control, IN_CONTROL, strange.append)
     _look_at_made_later(fs, layout, strange.append)
     found = [
         *_about_the_root(fs, layout, clock),
@@ -76,6 +75,15 @@ def examine(
     ]
     found += [_stranger(fs, clock, warning) for warning in dict.fromkeys(strange)]
     return _each_once(found, permissions.shut)
+
+
+def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
+    """What is wrong with FORMAT in what is a cache otherwise; nothing else can be told until it is there."""
+    damage = root.damage_of_format(fs, layout)
+    if damage is None:
+        return []
+    what = f"{damage}, so that no command takes this for a cache"
+    return [Finding(layout.format_file, what, partial(root.put_format_anew, fs, layout), "writes it again")]
 
 
 def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:

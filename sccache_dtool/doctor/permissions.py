@@ -89,21 +89,33 @@ class Permissions:
 
     def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
         mode = status.st_mode
-        mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | self._needed)
-        if not stat.S_ISDIR(mode) or self._needed & _ENTER & ~mode:
+        by_acl = self._is_by_acl(path, status)
+        needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
+        mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)
+        if not stat.S_ISDIR(mode) or needed & _ENTER & ~mode:
             self.shut.append(path)
         if not stat.S_ISDIR(mode):
             what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in a directory's place"
             yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
-        elif mode & self._needed != self._needed:
+        elif mode & needed != needed:
             what = f"its permissions are {_octal(status)}, so {self._who} can do nothing here"
             does = "gives it to the group" if self._layout.shared else "opens it again"
             yield Finding(path, what, mend, f"{does} (its owner must do it)")
-        elif self._layout.shared and status.st_gid != self._group:
+        elif self._layout.shared and status.st_gid != self._group and not by_acl:
             what = f"it belongs to group {status.st_gid}, and the cache to {self._group}"
             yield Finding(path, what, None, f"its owner can say: chgrp {self._group}")
         elif mode & stat.S_IWOTH and path != self._layout.control:  # which is told of with the root
             yield Finding(path, _open_to_all(status, "here"), mend, "closes it to them (its owner must do it)")
+
+    def _is_by_acl(self, path: str, status: os.stat_result) -> bool:
+        """Whether a POSIX ACL says who may write in a directory, whatever its group. Asked only where that matters."""
+        is_of_group = status.st_mode & stat.S_ISGID and status.st_gid == self._group
+        if not (self._layout.shared and stat.S_ISDIR(status.st_mode)) or is_of_group:
+            return False
+        try:
+            return self._fs.has_acl(path)
+        except OSError:
+            return False
 
     def _missing(self, status: os.stat_result, wanted: int) -> str:
         """What of the permissions wanted is not there, as chmod(1) wants it; empty if nothing is missing."""

@@ -14,11 +14,13 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import layout
+from sccache_dtool.crew import Pool
 from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fallback import start_thread
 from sccache_dtool.fetch import broker, datasets
 from sccache_dtool.fetch.datasets import VIEW, view_key
 from sccache_dtool.fetch.progress import NoProgress
@@ -165,7 +167,7 @@ def _hold_items(
     root = str(cache.root)
     leases: dict[str, Lease] = {}
     progress.start(uri, None)
-    with ThreadPoolExecutor(AT_ONCE, "sc-dtool fetch") as pool:
+    with Pool(AT_ONCE) as pool:
         coming = {}
         for relpath, identifier in relpaths.items():
             wanted = broker.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))
@@ -179,7 +181,7 @@ def _hold_items(
         except BaseException:
             for one in coming:
                 one.cancel()
-            pool.shutdown()
+            pool.end()
             for one in coming:
                 if one.done() and not one.cancelled() and one.exception() is None:
                     _give_back(one.result())
@@ -206,13 +208,14 @@ def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # it may pass; at the end each is looked at again
                     lease.holder.confirm()
 
-    thread = threading.Thread(target=run, name="sc-dtool heartbeats", daemon=True)
-    thread.start()
+    otherwise = "if fetching a dataset takes longer than a lifetime, leases on what came first may be lost"
+    thread = start_thread(run, "sc-dtool heartbeats", otherwise)
     try:
         yield
     finally:
         over.set()
-        thread.join()
+        if thread is not None:
+            thread.join()
 
 
 def _give_back(lease: Lease) -> None:

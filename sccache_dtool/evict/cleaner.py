@@ -242,18 +242,23 @@ class Cleaner(Post):
         return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 
     def _check_floor(self, limits: Limits) -> None:
-        if limits.least_free is not None:
-            check_floor(limits, Room(*self._fs.room(self._layout.root)))
+        figures = None if limits.least_free is None else self._fs.room(self._layout.root)
+        if figures is not None:
+            check_floor(limits, Room(*figures))
 
     def _room(self, limits: Limits) -> Room | None:
-        """What the file system has without the trash; None where no limit depends on that.
+        """What the file system has without the trash; None where no limit depends on that, or it does not say so.
 
         The trash is read first: what is deleted meanwhile had better count twice than not at all.
         """
         if not limits.of_file_system:
             return None
         trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
-        return Room(*self._fs.room(self._layout.root)).without(trashed)
+        figures = self._fs.room(self._layout.root)
+        if figures is None:
+            self._warn("limits that depend on how full the file system is were ignored, because it does not say so")
+            return None
+        return Room(*figures).without(trashed)
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""

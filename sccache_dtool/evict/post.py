@@ -9,12 +9,13 @@ from sccache_dtool import holders, items
 from sccache_dtool.config import Config
 from sccache_dtool.crew import Crew
 from sccache_dtool.election import Election
-from sccache_dtool.errors import FULL, InUse
+from sccache_dtool.errors import FULL, GONE, InUse
 from sccache_dtool.evict import disposal
 from sccache_dtool.evict import loose as loose_files
 from sccache_dtool.evict.leftover import Leftover
 from sccache_dtool.evict.loose import Found
 from sccache_dtool.evict.tidy import Broom
+from sccache_dtool.fallback import do_without
 from sccache_dtool.holders import Holder, HolderRecord
 from sccache_dtool.items import Item
 from sccache_dtool.leases import Held
@@ -112,14 +113,16 @@ class Post:
 
     @contextmanager
     def _at_work_if_room(self) -> Iterator[Holder | None]:
-        """As `_at_work`; None where the disk is full: no area can be made, but items be evicted, which makes room."""
+        """As `_at_work`; None where that is refused, as on a full disk: items can be evicted all the same."""
         with ExitStack() as entered:
             holder = None
             try:
                 holder = entered.enter_context(self._at_work())
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno in GONE:
                     raise
+                if error.errno not in FULL:
+                    do_without(f"there is no record of this cleaning, and no history is folded ({error.strerror})")
             yield holder
 
     @contextmanager

@@ -93,9 +93,12 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
         try:
             fs.rename(directory, f"{layout.trash}/{trashed}", via=item)
         except OSError as error:
-            if error.errno not in GONE:
+            if error.errno == errno.EXDEV:
+                _part_from(fs, layout, directory, f"{layout.trash}/{trashed}" if keep_until else None)
+            elif error.errno in GONE:
+                return Outcome.ALREADY_GONE
+            else:
                 raise
-            return Outcome.ALREADY_GONE
     return Outcome.EVICTED
 
 
@@ -124,6 +127,21 @@ def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
             raise
         return 0
     return max((note.until for name in found if (note := KeptName.parse(name))), default=0)
+
+
+def _part_from(fs: FileSystem, layout: Layout, directory: str, trashed: str | None) -> None:
+    """Evict a closed copy whose directory cannot be renamed (EXDEV), such as one in the lower layer of an overlay.
+
+    What nobody wants back is deleted in its place. The rest is moved in parts, its description last: without that,
+    nobody restores it.
+    """
+    if trashed is None:
+        fs.remove_tree(directory)
+        return
+    fs.mkdir(trashed, shared=layout.shared)
+    for name, is_dir in sorted(fs.entries(directory), key=lambda entry: entry.name == ITEM_FILE):
+        (fs.move_tree if is_dir else fs.rename)(f"{directory}/{name}", f"{trashed}/{name}")
+    fs.rmdir(directory)
 
 
 class Purged(NamedTuple):
@@ -196,8 +214,16 @@ def _going(fs: FileSystem, layout: Layout, name: TrashName) -> TrashName:
     """Say by its name that a copy's removal has begun: it is not whole any more. Returns the new name."""
     going = name._replace(going=True)
     if not name.going:
-        with contextlib.suppress(FileNotFoundError):  # somebody else has said so, or the reply was lost
+        try:
             fs.rename(f"{layout.trash}/{name}", f"{layout.trash}/{going}")
+        except FileNotFoundError:
+            pass  # somebody else has said so, or the reply was lost
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            with contextlib.suppress(FileNotFoundError):  # the name cannot change: see `_part_from`
+                fs.unlink(f"{layout.trash}/{name}/{ITEM_FILE}")
+            return name
     return going
 
 
@@ -418,6 +444,8 @@ def discard_work(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or error.errno in GONE:
                 return False
-            raise
+            if error.errno != errno.EXDEV:
+                raise
+            going = f"{layout.tmp}/{work}"  # see `_part_from`: what was there before this mount is nobody's any more
     fs.remove_tree(going)
     return True

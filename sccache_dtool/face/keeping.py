@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sccache_dtool import config, finding, holders
-from sccache_dtool.errors import InUse, UsageError
+from sccache_dtool.errors import InUse, NoCache, UsageError
 from sccache_dtool.face.looking import Looking
 from sccache_dtool.face.opened import silently
 from sccache_dtool.layout import TrashName
@@ -164,9 +164,15 @@ class Keeping(Looking):
 
     def examine(self) -> list[Finding]:
         """Everything in the cache that is not as it should be."""
-        from sccache_dtool.doctor import examine
+        from sccache_dtool.doctor import examine, examine_format
 
-        self.check()
+        try:
+            self.check()
+        except NoCache:
+            lost = examine_format(self._fs, self._layout)
+            if not lost:
+                raise
+            return lost
         return examine(self._fs, self._layout, self._clock, self._keeper)
 
     def verify_content(self) -> Checked:

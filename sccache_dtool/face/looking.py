@@ -33,7 +33,7 @@ class Overview(NamedTuple):
     fetching: int  # fetches under way
     continuable: int  # downloads that were interrupted, and that the next who wants the item continues
     trashed: int  # evicted copies not yet deleted
-    free: int  # bytes that the file system still has for us
+    free: int | None  # bytes that the file system still has for us; None: it does not say so
 
 
 class Looking(Opened):
@@ -125,19 +125,20 @@ class Looking(Opened):
         self.check()
         return [*transfers.running(self._fs, self._layout, self._proc), *transfers.ended(self._fs, self._layout)]
 
-    def free_space(self) -> int:
-        """Bytes that may still be written to the cache's file system."""
+    def free_space(self) -> int | None:
+        """Bytes that may still be written to the cache's file system; None if it does not say so."""
         return self._fs.free_space(self._layout.root)
 
-    def room(self) -> int:
-        """Bytes that are free, less what running fetches have reserved."""
+    def room(self) -> int | None:
+        """Bytes that are free, less what running fetches have reserved; None if the file system does not say so."""
         try:
             self.check()
         except NoCache:
             return self.free_space()
         from sccache_dtool.fetch import transfers
 
-        return self.free_space() - transfers.reserved(self._fs, self._layout, None, self._proc)
+        free = self.free_space()
+        return None if free is None else free - transfers.reserved(self._fs, self._layout, None, self._proc)
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from sccache_dtool import config, program, root
+from sccache_dtool import config, fallback, program, root
 from sccache_dtool.clock import Clock
 from sccache_dtool.crew import Crew
 from sccache_dtool.errors import LeaseLost, NoCache
@@ -86,6 +86,7 @@ class Opened:
         self._on_scan = on_scan
         self._executor = executor
         self._warned = False
+        self._audience = fallback.Audience(on_warning)  # as long as this lives, it is told what is done without
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None

@@ -6,7 +6,10 @@ import queue
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
+
+from sccache_dtool.fallback import start_thread
 
 
 class Digest(Protocol):
@@ -55,6 +58,7 @@ class Digests:
     def __init__(self, names: Sequence[str]) -> None:
         self._digests = {name: new(name) for name in names}
         self._seen = 0
+        self._may_go_aside = True
         self._pieces: queue.SimpleQueue[bytes | None] | None = None
         self._room = threading.Semaphore(_MOST_WAITING)
         self._thread: threading.Thread | None = None
@@ -66,10 +70,12 @@ class Digests:
         if self._pieces is None:
             self._take(data)
             self._seen += len(data)
-            if self._seen >= _ASIDE_FROM:
-                self._pieces = queue.SimpleQueue()
-                self._thread = threading.Thread(target=self._run, args=(self._pieces,), daemon=True)
-                self._thread.start()
+            if self._seen >= _ASIDE_FROM and self._may_go_aside:
+                pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+                run = partial(self._run, pieces)
+                self._thread = start_thread(run, "sc-dtool digest", "digests are taken in turn with the download")
+                self._may_go_aside = self._thread is not None
+                self._pieces = pieces if self._may_go_aside else None
             return
         self._room.acquire()
         self._pieces.put(data)

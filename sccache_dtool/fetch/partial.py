@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sccache_dtool import downloads, records
 from sccache_dtool.errors import FULL
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.sink import Sink
 
@@ -60,8 +61,9 @@ class Partial(Sink):
                 job.track.follow(job.number, self)
                 if self.size:
                     job.track.pulse()
-            if left is not None:
-                self._fs.unlink(left)  # only now that ours is said to be on disk: a large file need not fit twice
+            if left is not None:  # only now that ours is said to be on disk: a large file need not fit twice
+                with contextlib.suppress(OSError):
+                    self._fs.unlink(left)
         except BaseException:
             super().__exit__(None, None, None)
             raise
@@ -92,13 +94,17 @@ class Partial(Sink):
         if self._job.track is not None:
             self._job.track.forget(self._job.number)
         if self.origin is not None:
-            self._fs.unlink(f"{self._path}{_ORIGIN}")
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.unlink(f"{self._path}{_ORIGIN}")
         self.origin = None
         self.resumed = False
         super().restart()
 
     def _note_origin(self, origin: Origin) -> None:
-        self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
+        try:
+            self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
+        except OSError as error:
+            do_without(f"others cannot continue this download if it is interrupted ({error.strerror})")
 
     def _adopt(self) -> str | None:
         """Begin with what another has left, if it is of the same source; the path of what was copied.

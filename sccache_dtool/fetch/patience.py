@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from sccache_dtool.fallback import start_thread
 from sccache_dtool.units import short_duration
 
 Result = TypeVar("Result")
@@ -15,7 +15,8 @@ Result = TypeVar("Result")
 def within(seconds: float, call: Callable[[], Result]) -> Result:
     """What `call` returns, or raises. Raises TimeoutError if it has done neither after so many seconds.
 
-    It is then left to itself, in a thread that ends with it or with this process.
+    It is then left to itself, in a thread that ends with it or with this process. Where the system gives no thread,
+    there is no limit.
     """
     future: Future[Result] = Future()
 
@@ -25,7 +26,8 @@ def within(seconds: float, call: Callable[[], Result]) -> Result:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=run, name="sc-dtool call", daemon=True).start()
+    if start_thread(run, "sc-dtool call", "how long a server may take to answer is not limited") is None:
+        return call()
     try:
         return future.result(seconds)
     except TimeoutError:

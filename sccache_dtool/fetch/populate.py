@@ -148,8 +148,11 @@ class Populator:
 
     def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
+        free = self._fs.free_space(self._layout.root)
+        if free is None:
+            return  # then the disk says it when it is full
         taken = transfers.reserved(self._fs, self._layout, ours, self._proc)
-        missing = coming - (self._fs.free_space(self._layout.root) - taken)
+        missing = coming - (free - taken)
         if missing > 0 and terms.make_room is not None:
             missing -= terms.make_room(missing)
         if missing <= 0:
@@ -161,7 +164,7 @@ class Populator:
             f"no space left for {wanted.label}, which needs {humanize.naturalsize(coming)}",
             details=[
                 f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
-                f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root)))} free{reserved}"
+                f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root) or 0))} free{reserved}"
             ],
             hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
         )

@@ -7,14 +7,16 @@ ends. They save the line and the disk; nothing else depends on them.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 
+from sccache_dtool import hostlock
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import TimedOut, UsageError
+from sccache_dtool.fallback import do_without
 from sccache_dtool.units import short_duration
 
 #: Sets how many downloads of one user may run on one host; 0 is no bound.
@@ -36,26 +38,33 @@ def limit() -> int:
     return int(text)
 
 
-def directory() -> str:
-    """Where the slots of this user on this host are."""
-    return f"{os.environ.get('XDG_RUNTIME_DIR') or tempfile.gettempdir()}/sc-dtool-{os.geteuid()}"
+def directories() -> list[str]:
+    """Where the slots of this user on this host may be: in the first of these that can be used."""
+    places = (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp")
+    return [f"{place}/sc-dtool-{os.geteuid()}" for place in places if place and os.path.isabs(place)]
 
 
 @contextlib.contextmanager
 def slot(clock: Clock, wait: float, on_queue: Callable[[], None]) -> Iterator[None]:
     """Hold one of this host's slots. `on_queue` is called once if that has to be waited for.
 
-    Raises TimedOut after `wait` seconds. Where there can be no such directory there is no bound.
+    Raises TimedOut after `wait` seconds. Where slots cannot be kept (no directory for temporary files, a full or
+    read-only one, no locks) there is no bound.
     """
-    import portalocker
-
-    count, where = limit(), directory()
-    if not count or not _is_ours(where):
+    count = limit()
+    with contextlib.ExitStack() as held:
+        if count:
+            _wait_for_one(held, count, clock, wait, on_queue)
         yield
-        return
+
+
+def _wait_for_one(
+    held: contextlib.ExitStack, count: int, clock: Clock, wait: float, on_queue: Callable[[], None]
+) -> None:
+    """Hold one of `count` slots until `held` ends, or none where there are none."""
     deadline = clock.monotonic() + wait
     queued = False
-    while (held := _take(portalocker, where, count)) is None:
+    while not _is_held(held, count):
         if not queued:
             queued = True
             on_queue()
@@ -65,29 +74,40 @@ def slot(clock: Clock, wait: float, on_queue: Callable[[], None]) -> Iterator[No
                 hint=f"wait longer with --wait, or allow more: {VARIABLE}={2 * count}",
             )
         clock.sleep(_PAUSE * random.uniform(0.5, 1.5))
-    try:
-        yield
-    finally:
-        held.release()
 
 
-def _take(portalocker, where: str, count: int):  # type: ignore[no-untyped-def]
-    for number in random.sample(range(count), count):
-        lock = portalocker.Lock(f"{where}/download-{number}", "a", timeout=0, fail_when_locked=True)
+def _is_held(held: contextlib.ExitStack, count: int) -> bool:
+    """Whether a slot is held now, or none is needed because slots cannot be kept; False if all are taken."""
+    failure: str | None = None
+    for where in directories():
         try:
-            lock.acquire()
-        except portalocker.LockException:
-            continue
-        return lock
-    return None
+            _make_private(where)
+            return any(_is_locked(held, f"{where}/download-{n}") for n in random.sample(range(count), count))
+        except OSError as error:
+            failure = failure or f"{where}: {error.strerror}"
+    reason = failure or "there is no directory for temporary files"
+    do_without(f"the number of downloads on this host cannot be limited ({reason})")
+    return True
 
 
-def _is_ours(where: str) -> bool:
-    """Whether there is such a directory in which nobody else can put anything."""
+def _is_locked(held: contextlib.ExitStack, path: str) -> bool:
+    """Whether a file was free, and is ours until `held` ends. Raises OSError where there are no locks."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(where, 0o700)
-        status = os.lstat(where)
+        if hostlock.is_taken(fd):
+            os.close(fd)
+            return False
     except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
+        os.close(fd)
+        raise
+    held.callback(hostlock.release, fd)
+    return True
+
+
+def _make_private(where: str) -> None:
+    """Make a directory for the slots. Raises OSError for one into which others can put something."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(where, 0o700)
+    status = os.lstat(where)
+    if not (stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022):
+        raise PermissionError(errno.EPERM, "not a directory that only you can write in", where)

@@ -1,16 +1,19 @@
 """A fetch of ours as others see it: it says how far it is, and how much of its downloads can be relied on.
 
-Saying it is renaming: see `transfers.py`. Whoever finds that the name to be changed is gone has been taken over.
+Saying it is renaming: see `transfers.py`. Whoever finds that the name to be changed is gone has been taken over. After
+any other failure nothing more is said, and the fetch goes on.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sccache_dtool import downloads, records
 from sccache_dtool.errors import GONE
+from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.transfers import State
@@ -43,6 +46,8 @@ class Track:
         self._bytes = 0
         self._expected = 0
         self._lost = False
+        self._is_silent = False  # True once nothing can be said any more
+        self._failure: OSError | None = None  # why what was written is not on stable storage
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -50,13 +55,14 @@ class Track:
 
     def begin(self, facts: dict[str, Any], size: int | None, *, shared: bool) -> None:
         """Say what is fetched; `size`: bytes that it will need, if somebody said so."""
-        self._fs.write_new(f"{self._area}/{TRANSFER_FILE}", records.encode_document(facts), shared=shared)
         self._expected = size or 0
         self._now = self._now._replace(total=size)
-        self._fs.put_record("-", f"{self._area}/{self._now}")
-        self._placed = self._now
-        self._thread = threading.Thread(target=self._run, name="sc-dtool transfer", daemon=True)
-        self._thread.start()
+        with self._as_far_as_possible():
+            self._fs.write_new(f"{self._area}/{TRANSFER_FILE}", records.encode_document(facts), shared=shared)
+            self._fs.put_record("-", f"{self._area}/{self._now}")
+            self._placed = self._now
+        otherwise = "a download that is killed starts again from its last step, and `transfers` is not up to date"
+        self._thread = start_thread(self._run, "sc-dtool transfer", otherwise)
 
     def end(self) -> None:
         """Say no more."""
@@ -93,6 +99,8 @@ class Track:
         """See Progress."""
         if self._lost:
             raise TakenOver
+        if self._failure is not None:
+            raise self._failure
         self._bytes += n
         self._shown.advance(n)
 
@@ -121,26 +129,35 @@ class Track:
         """From now on say how far the download of source `index` is, which fills `sink`."""
         with self._lock:
             self._following = (index, sink)
-            if index not in self._parts:
-                self._parts[index] = PartName(index, 0)
-                self._fs.put_record("-", f"{self._area}/{self._parts[index]}")
+            if index not in self._parts and not self._is_silent:
+                with self._as_far_as_possible():
+                    self._fs.put_record("-", f"{self._area}/{PartName(index, 0)}")
+                    self._parts[index] = PartName(index, 0)
 
     def leave(self, *, interrupted: bool) -> None:
         """The file is about to be closed; `interrupted`: it is not complete, so note how far it is."""
         try:
             if interrupted:
                 self.pulse()
+            elif self._failure is not None:
+                raise self._failure
         finally:
             with self._lock:
                 self._following = None
 
     def forget(self, index: int) -> None:
-        """What there is of source `index` is no beginning of anything: called before it is thrown away."""
+        """What there is of source `index` is no beginning of anything: called before it is thrown away.
+
+        Raises OSError if what others rely on cannot be taken back.
+        """
         with self._lock:
-            part = self._parts.get(index)
+            part = self._parts.pop(index, None)
             if part is not None and part.bytes:
-                self._rename(part, PartName(index, 0))
-                self._parts[index] = PartName(index, 0)
+                try:
+                    self._move(part, PartName(index, 0))
+                    self._parts[index] = PartName(index, 0)
+                except OSError:
+                    self._fs.unlink(f"{self._area}/{part}")
 
     def pulse(self) -> None:
         """Put on stable storage what is there, then say so. Raises TakenOver, or OSError."""
@@ -148,13 +165,31 @@ class Track:
             if self._following is not None:
                 index, sink = self._following
                 part = PartName(index, sink.size)
-                if part != self._parts[index]:
-                    self._fs.sync(sink.fd)
-                    self._rename(self._parts[index], part)
-                    self._parts[index] = part
+                known = self._parts.get(index)
+                if known is not None and part != known:
+                    self._sync(sink.fd)
+                    if self._rename(known, part):
+                        self._parts[index] = part
             self._place()
 
     # -- within ------------------------------------------------------------------------------------------------------
+
+    def _sync(self, fd: int) -> None:
+        """Put on stable storage what was written. A failure is told once by the kernel (fsync(2)), so it is kept."""
+        try:
+            self._fs.sync(fd)
+        except OSError as error:
+            self._failure = error
+            raise
+
+    @contextlib.contextmanager
+    def _as_far_as_possible(self) -> Iterator[None]:
+        """Say something; if that is refused, say no more, and go on with the fetch."""
+        try:
+            yield
+        except OSError as error:
+            self._is_silent = True
+            do_without(f"others cannot see how far this download is, nor continue it ({error.strerror})")
 
     def _say(self, state: State) -> None:
         with self._lock:
@@ -164,11 +199,18 @@ class Track:
     def _place(self) -> None:
         expected = max(self._expected, self._bytes) if self._expected else None
         self._now = self._now._replace(bytes=max(0, self._bytes), total=expected)
-        if self._placed is not None and self._now != self._placed:
-            self._rename(self._placed, self._now)
+        if self._placed is not None and self._now != self._placed and self._rename(self._placed, self._now):
             self._placed = self._now
 
-    def _rename(self, old: object, new: object) -> None:
+    def _rename(self, old: object, new: object) -> bool:
+        """Whether what we say was changed. Raises TakenOver."""
+        if not self._is_silent:
+            with self._as_far_as_possible():
+                self._move(old, new)
+                return True
+        return False
+
+    def _move(self, old: object, new: object) -> None:
         try:
             self._fs.rename(f"{self._area}/{old}", f"{self._area}/{new}")
         except OSError as error:
@@ -193,4 +235,4 @@ class Track:
             except TakenOver:
                 return  # the next `advance` says it to the fetch
             except OSError:
-                continue  # the fetch itself meets what is wrong
+                return  # likewise

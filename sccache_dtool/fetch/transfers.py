@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from sccache_dtool import downloads, holders, records
 from sccache_dtool.clock import iso
 from sccache_dtool.downloads import FETCH, TAKEN, parts
+from sccache_dtool.fallback import do_without
 from sccache_dtool.fsops import FileSystem
 from sccache_dtool.holders import HolderRecord, Roll
 from sccache_dtool.layout import TRANSFER_FILE, Layout, PartName, StateName, WorkName
@@ -117,15 +118,21 @@ def _fetched_in(fs: FileSystem, layout: Layout, work: WorkName, proc: Proc) -> T
 def is_abandoned(fs: FileSystem, layout: Layout, sign: str, proc: Proc) -> bool:
     """Whether a fetcher is gone: its election has ended, or its process was killed on this host.
 
-    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name.
+    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name. Empty
+    where none could be made: then nobody can tell.
     """
+    if not sign:
+        return False
     if re.fullmatch(_SIGN, sign) is None:
         return True
     try:
         record = HolderRecord.decode(fs.get_record(f"{layout.locks}/{sign}"))
     except FileNotFoundError:
         return True
-    except (OSError, records.Damaged):
+    except OSError as error:
+        do_without(f"whether a download is abandoned cannot be told ({error.strerror})")
+        return False
+    except records.Damaged:
         return False
     return _is_dead(record, proc)
 
@@ -148,7 +155,7 @@ def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:
 
 def is_fetched(fs: FileSystem, layout: Layout, key: str) -> bool:
     """Whether a fetch of the item has begun and not ended; also one that was abandoned, and can be gone on with."""
-    return any(transfer.key == key for transfer in running(fs, layout, waits=False))
+    return any(one.key == key for one in _running_if_known(fs, layout))
 
 
 def is_for_show(name: str) -> bool:
@@ -162,12 +169,20 @@ def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = 
     `before`: only those that began before this time and area; two that begin at once must not make way for each other.
     """
     total = 0
-    for transfer in running(fs, layout, proc, waits=False):
+    for transfer in _running_if_known(fs, layout, proc):
         if transfer.state == State.ABANDONED or transfer.total is None:
             continue
         if before is None or (transfer.began or 0.0, transfer.area) < before:
             total += max(0, transfer.total - transfer.bytes)
     return total
+
+
+def _running_if_known(fs: FileSystem, layout: Layout, proc: Proc | None = None) -> list[Transfer]:
+    try:
+        return list(running(fs, layout, proc, waits=False))
+    except OSError as error:
+        do_without(f"running downloads, and the space that they need, are not taken into account ({error.strerror})")
+        return []
 
 
 def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:

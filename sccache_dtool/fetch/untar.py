@@ -53,7 +53,7 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     name, lead outside, or are devices or FIFOs. Raises OSError if there is no space left. What was unpacked until then
     is left in `directory`.
     """
-    fs.mkdir(directory)
+    fs.mkdir(directory, 0o755)  # so that nobody else can write in it, also where permissions cannot be changed
     fd = fs.open(path)
     try:
         stream = _Stream(_pieces(fs, fd, source), source)

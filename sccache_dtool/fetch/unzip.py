@@ -36,7 +36,7 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     name or lead outside. Raises OSError if there is no space left. What was unpacked until then is left in
     `directory`.
     """
-    fs.mkdir(directory)
+    fs.mkdir(directory, 0o755)  # as for a tar
     try:
         with (
             os.fdopen(fs.open(path), "rb") as file,

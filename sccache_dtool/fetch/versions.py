@@ -15,10 +15,11 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.errors import FetchFailed, explain
+from sccache_dtool.fallback import start_thread
 from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.units import short_duration
 
@@ -84,7 +85,8 @@ def look(path: str) -> Version:
         ended.set()
 
     # A call that waits for a server cannot be broken off. The thread is left to itself then.
-    Thread(target=run, name="sc-dtool look", daemon=True).start()
+    if start_thread(run, "sc-dtool look", "how long a file system may take to answer is not limited") is None:
+        return _look(path, answers)
     seen = -1
     while not ended.wait(PATIENCE):
         if len(answers) == seen:

@@ -84,9 +84,10 @@ class Waiter:
     def _who(self, election: Election) -> str:
         """Who fetches, and how far."""
         who = election.winner() or "an unknown process"
-        for transfer in transfers.running(self._fs, self._layout, self._proc, waits=False):
-            if transfer.key == self._wanted.key and transfer.state != State.ABANDONED:
-                return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
+        with contextlib.suppress(OSError):  # it is a message only
+            for transfer in transfers.running(self._fs, self._layout, self._proc, waits=False):
+                if transfer.key == self._wanted.key and transfer.state != State.ABANDONED:
+                    return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
     def _failures(self) -> Iterator[OutcomeName]:

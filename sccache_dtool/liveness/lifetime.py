@@ -16,11 +16,12 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
-from typing import IO
 
+from sccache_dtool import hostlock
 from sccache_dtool.clock import Clock
-from sccache_dtool.layout import HolderName
+from sccache_dtool.layout import HolderName, unique
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.mounts import mount_of
@@ -37,7 +38,10 @@ MISSED_BEATS = 4
 FORGOTTEN = 30 * 86_400.0
 
 #: The names that `memory_path` makes: what is noted, of which cache and boot.
-_MEMORY = re.compile(r"(elected|seen)-[0-9a-f]+-.*\.json")
+_MEMORY = re.compile(r"(elected|seen)-[0-9a-f]+-.*\.json(\.[0-9a-f]{16})?")
+
+#: How often a lock that another process has is tried, and seconds in between: they write for milliseconds.
+_TRIES, _PAUSE = 200, 0.05
 
 #: File systems that have one clock for all their clients.
 ONE_CLOCK = frozenset("bcachefs btrfs ext2 ext3 ext4 f2fs nfs nfs4 overlay tmpfs xfs zfs".split())
@@ -66,30 +70,28 @@ class Memory:
 
         Where no file can be kept, what is seen is forgotten at the end: leases are kept longer, never shorter.
         """
-        with self._locked() as file:
-            if file is not None:
-                text = file.read()
-                self._add(_parse(text))
-                if not text:  # the first time in this boot
-                    _tidy_beside(file.name)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            self._recall(stack)
         yield
-        with self._locked() as file:
-            self.is_lost = file is None and bool(self._seen)
-            if file is not None:
-                self._add(_parse(file.read()))  # others of this host may have seen more meanwhile
-                try:
-                    file.seek(0)
-                    file.truncate()
-                    json.dump(self._seen | self._noted, file)
-                    file.flush()
-                except OSError:
-                    self.is_lost = bool(self._seen)
+        self.is_lost = bool(self._seen)
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            path = self._recall(stack)  # others of this host may have seen more meanwhile
+            if path is not None:
+                _replace(path, json.dumps(self._seen | self._noted))
+                self.is_lost = False
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[IO[str] | None]:
-        """The file, at its beginning, and nobody else of this host in it; None where that cannot be had."""
-        with contextlib.ExitStack() as stack:
-            yield None if self.path is None else _opened(self.path, stack)
+    def _recall(self, stack: contextlib.ExitStack) -> str | None:
+        """Take in what the file says; its path, locked until `stack` ends. None if there is no place for it."""
+        if self.path is None:
+            return None
+        os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+        _lock(f"{os.path.dirname(self.path)}/lock", stack)
+        try:
+            with open(self.path, encoding="utf-8", errors="replace") as file:
+                self._add(_parse(file.read()))
+        except FileNotFoundError:  # the first time in this boot
+            _tidy_beside(self.path)
+        return self.path
 
     def _add(self, read: dict[str, float]) -> None:
         """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""
@@ -119,31 +121,48 @@ def memory_path(proc: Proc, name: str) -> str | None:
     if domain is None:
         return None
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return f"{state}/sc-dtool/{name}-{domain}.json"
+    return f"{state}/sc-dtool/{name}-{domain}.json" if os.path.isabs(state) else None
 
 
 def _tidy_beside(path: str) -> None:
     """Remove the files of boots that nobody notes anything of any more."""
     with contextlib.suppress(OSError), os.scandir(os.path.dirname(path)) as entries:
-        now = os.stat(path).st_mtime  # on the clock of the file system that the others are on, too
+        now = os.stat(os.path.dirname(path)).st_mtime  # on the clock of the file system that the others are on, too
         for entry in entries:
             if _MEMORY.fullmatch(entry.name) and entry.stat().st_mtime < now - FORGOTTEN:
                 with contextlib.suppress(OSError):
                     os.unlink(entry.path)
 
 
-def _opened(path: str, stack: contextlib.ExitStack) -> IO[str] | None:
-    """A file, locked until `stack` ends; None where that cannot be had."""
+def _lock(path: str, stack: contextlib.ExitStack) -> None:
+    """Keep this user's other processes from writing until `stack` ends; where that cannot be had, go on.
+
+    Without the lock, one of two who write at once is forgotten, so that leases are kept longer.
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            for _ in range(_TRIES):
+                if not hostlock.is_taken(fd):
+                    break
+                time.sleep(_PAUSE)
+        except OSError:
+            os.close(fd)
+            raise
+        stack.callback(hostlock.release, fd)
+
+
+def _replace(path: str, text: str) -> None:
+    """Write a file as a whole: half of it must never be read, nor what was in it be lost on a full disk."""
+    draft = f"{path}.{unique()}"
     try:
-        import portalocker  # which fails where there is no directory for temporary files
-    except OSError:
-        return None
-    with contextlib.suppress(OSError, portalocker.LockException):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        file: IO[str] = stack.enter_context(portalocker.Lock(path, "a+", timeout=10, errors="replace"))
-        file.seek(0)
-        return file
-    return None
+        with open(draft, "x", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(draft, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(draft)
+        raise
 
 
 def _parse(text: str) -> dict[str, float]:

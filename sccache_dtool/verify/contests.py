@@ -6,6 +6,7 @@ at once through the same names, one of them backwards, so that they meet on the 
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -186,7 +187,10 @@ def _between_threads(place: Place, contest: Contest) -> Sides:
             raise
 
     with ThreadPoolExecutor(1) as pool:
-        second = pool.submit(side, contest.second)
+        try:
+            second = pool.submit(side, contest.second)
+        except RuntimeError as error:  # the system gives no more threads
+            raise OSError(errno.EAGAIN, str(error)) from error
         try:
             first = side(contest.first)
         except threading.BrokenBarrierError:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.fallback import Audience
 from sccache_dtool.records import LIMIT
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Finding, Place, Weight
@@ -31,10 +32,14 @@ Probe = Callable[[Place], Finding]
 def run(place: Place) -> Iterator[Finding]:
     """All of them, one after the other. What a probe did not expect is a finding, too; only a full disk is raised."""
     for name, probe in PROBES.items():
+        refused: list[str] = []
+        audience = Audience(refused.append)
         try:
             yield probe(place.make(name.replace(" ", "-")))._replace(check=name)
         except OSError as error:
             yield failed(name, error)
+        del audience
+        yield from (Finding(name, Weight.TOLD, text) for text in refused)
 
 
 def _good(what: str, **figures: float) -> Finding:
@@ -148,6 +153,33 @@ def _open_files(place: Place) -> Finding:
     return _good("what is open can be read on after its directory was renamed")
 
 
+def _item(place: Place) -> Finding:
+    """An item from its fetch to its deletion, by the calls of the program, with a directory that is read-only."""
+    fs, copy, trashed = place.fs, f"{place.path}/items/copy", f"{place.path}/trash/copy"
+    for name in ("tmp", "items", "history", "trash", "tmp/area", "tmp/area/payload", "tmp/area/payload/tree"):
+        place.make(name)
+    place.put("tmp/area/payload/tree/file", b"d")
+    refusal(partial(fs.permit, f"{place.path}/tmp/area/payload/tree", 0o500))  # where it is refused, none is read-only
+    fs.seal(f"{place.path}/tmp/area/payload", shared=place.shared)
+    place.put("tmp/area/item.json", b"{}")
+    place.make("tmp/area/use").record("a lease", "lease")
+    place.move("tmp/area", "items/copy")
+    usage = fs.usage(f"{copy}/payload/tree")
+    if (usage.bytes, usage.entries) != (1, 2):
+        return _unfit(f"a published directory has {usage.bytes} bytes in {usage.entries} entries, and not 1 in 2")
+    mode = fs.lstat(f"{copy}/payload/tree/file").st_mode
+    place.move("items/copy/use/lease", "history/lease")
+    place.remove_directory("items/copy/use")
+    place.move("items/copy", "trash/copy")
+    fs.remove_tree(trashed)
+    if fs.names(f"{place.path}/trash"):
+        return _unfit("what was removed is still listed")
+    fs.room(place.path)
+    if mode & 0o222:
+        return _told("published, evicted and deleted, but its files stay writable: do not write into the cache")
+    return _good("published, evicted and deleted, its files read-only")
+
+
 def _hard_links(place: Place) -> Finding:
     if "link" in ways_to_create(place, "file"):
         return _good("there are hard links, which elections are made of")
@@ -230,6 +262,7 @@ PROBES: dict[str, Probe] = {
     "rmdir": _rmdir,
     "rename": _rename,
     "open files": _open_files,
+    "a whole item": _item,
     "hard links": _hard_links,
     "names": _names,
     "fsync": _durability,

@@ -271,9 +271,23 @@ def test_damage_to_a_copy_needs_a_person(sc: Sc, source: str, disk: Disk) -> Non
     sc("use", source)
     (copy,) = disk.copies()
     (copy / "item.json").unlink()
+    (copy / "item.json").mkdir()
     done = sc("doctor", "--fix")
     assert done.code == 20
     assert f"{copy / 'item.json'}: cannot be read" in done.out
+    assert len(disk.leases()) == 1
+
+
+def test_a_cache_without_its_format_is_repaired(sc: Sc, source: str, disk: Disk) -> None:
+    """After a purge of old files nothing of the cache could be used, cleaned or repaired."""
+    sc("use", source)
+    (disk.control / "FORMAT").unlink()
+    done = sc("use", source)
+    assert done.code == 10
+    assert "doctor --fix" in done.err
+    assert sc("doctor").code == 20
+    assert sc("doctor", "--fix").code == 0
+    assert sc("locate", source).code == 0
     assert len(disk.leases()) == 1
 
 

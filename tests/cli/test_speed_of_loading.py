@@ -11,7 +11,7 @@ from cli.tool import PYTHON, call, shell
 #: Loaded only where something is fetched, drawn, counted, elected or configured.
 HEAVY = """
     asyncio charset_normalizer concurrent cryptography email flufl fsspec http humanize idna multiprocessing packaging
-    pkg_resources portalocker pygments random requests rich setuptools shutil socket sqlite3 ssl subprocess tarfile
+    pkg_resources pygments random requests rich setuptools shutil socket sqlite3 ssl subprocess tarfile
     tempfile tomllib urllib3 xml zipfile
     importlib.metadata urllib.request
     sccache_dtool.doctor sccache_dtool.election sccache_dtool.evict.keeper sccache_dtool.fetch.fetch

@@ -322,7 +322,6 @@ LOADED_LATE = (
     "sccache_dtool.fetch.populate",
     "sccache_dtool.locking",
     "flufl.lock",
-    "portalocker",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -505,3 +506,114 @@ def test_a_large_copy_is_removed_in_parts(layout: Layout, monkeypatch: pytest.Mo
     assert trash.purge(FS, layout, 0.0, warnings.append) == Purged(1)
     assert (os.listdir(layout.trash), warnings) == ([], [])
     assert (outside / "kept").exists()
+
+
+# -- what cannot be renamed: EXDEV, as for what lies in the lower layer of an overlay ----------------------------------
+
+
+class Fixed(FileSystem):
+    """A file system on which directories cannot be renamed; files can."""
+
+    def rename(self, source: str, target: str, **more: object) -> None:
+        if os.path.isdir(source) and not os.path.islink(source):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+        super().rename(source, target, **more)  # type: ignore[arg-type]
+
+
+def test_a_copy_that_cannot_be_renamed_is_deleted_in_its_place(layout: Layout, directory: Path) -> None:
+    """What came with a container image would be closed and then stay: no use of it, and no cleaning would succeed."""
+    assert evict(layout, Fixed()) is Outcome.EVICTED
+    assert copies(layout) == []
+    assert os.listdir(layout.trash) == []
+
+
+def test_a_copy_that_cannot_be_renamed_is_kept_in_parts(
+    layout: Layout, directory: Path, holder: Holder, clock: FakeClock, warnings: list[str]
+) -> None:
+    """`rm --trash` would delete for good what the user wants to be able to restore."""
+    inner = directory / PAYLOAD / "ref.fa"
+    inner.unlink()
+    (inner / "a" / "b").mkdir(parents=True)
+    (inner / "a" / "b" / "f").write_text("ACGT\n")
+    (inner / "a" / "link").symlink_to("b")
+    (inner / "a" / "b").chmod(0o555)
+    until = int(clock.wall()) + 1000
+    assert evict(layout, Fixed(), until) is Outcome.EVICTED
+    assert not directory.exists()
+    ((key, name),) = trash.restorable(FS, layout, warnings.append)
+    assert trash.restore(FS, layout, clock, holder, key, name)
+    (generation,) = copies(layout)
+    restored = Path(layout.generation(KEY, str(generation)), PAYLOAD, "ref.fa", "a")
+    assert (restored / "b" / "f").read_text() == "ACGT\n"
+    assert os.readlink(restored / "link") == "b"
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_copy_that_was_moved_in_part_is_not_restored(
+    layout: Layout, directory: Path, clock: FakeClock, warnings: list[str], nth: int
+) -> None:
+    """Half of an item would be published if the mover was killed."""
+
+    class Killed(Fixed):
+        left = nth
+
+        def rename(self, source: str, target: str, **more: object) -> None:
+            if os.path.isfile(source):
+                self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            super().rename(source, target, **more)
+
+        def move_tree(self, source: str, target: str) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            super().move_tree(source, target)
+
+    with pytest.raises(KeyboardInterrupt):
+        evict(layout, Killed(), int(clock.wall()) + 1000)
+    assert list(trash.restorable(FS, layout, warnings.append)) == []
+    assert evict(layout, Fixed()) is Outcome.EVICTED
+    assert copies(layout) == []
+
+
+def test_what_cannot_be_renamed_in_the_trash_is_deleted_there(
+    layout: Layout, directory: Path, clock: FakeClock, warnings: list[str]
+) -> None:
+    """A trash that came with an image would be told of at each cleaning, and never be empty."""
+    assert evict(layout, FS, 1) is Outcome.EVICTED
+    assert trash.purge(Fixed(), layout, clock.wall(), warnings.append).copies == 1
+    assert os.listdir(layout.trash) == warnings == []
+
+
+def test_a_work_area_that_cannot_be_renamed_is_removed(layout: Layout) -> None:
+    """The same, of a download that was killed while the image was made."""
+    work = WorkName("s0123456789ab-0123456789ab.0", "fetch")
+    os.makedirs(f"{layout.tmp}/{work}/{PAYLOAD}")
+    assert trash.discard_work(Fixed(), layout, work)
+    assert os.listdir(layout.tmp) == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "not kept"])
+def test_what_lies_in_the_lower_layer_of_an_overlay_is_evicted(
+    layout: Layout, directory: Path, clock: FakeClock, tmp_path: Path, kept: bool, warnings: list[str]
+) -> None:
+    """The same on a real one, which knows what can be renamed."""
+    for name in ("upper", "work", "merged"):
+        (tmp_path / name).mkdir()
+    options = f"lowerdir={layout.root},upperdir={tmp_path}/upper,workdir={tmp_path}/work,redirect_dir=off"
+    mount = ["mount", "-t", "overlay", "overlay", "-o", options, str(tmp_path / "merged")]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"cannot mount an overlay here: {mounted.stderr.strip()}")
+    try:
+        there = Layout(str(tmp_path / "merged"))
+        assert evict(there, FS, int(clock.wall()) + 1000 if kept else 0) is Outcome.EVICTED
+        assert copies(there) == []
+        assert len(list(trash.restorable(FS, there, warnings.append))) == kept
+        trash.purge(FS, there, clock.wall() + 2000, warnings.append)
+        assert os.listdir(there.trash) == warnings == []
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path / "merged")], check=True)
+    assert directory.exists()

@@ -61,7 +61,6 @@ def load_everything() -> None:
     for name in (
         "encodings.idna",
         "flufl.lock",
-        "portalocker",
         "humanize",
         "rich.console",
         "rich.table",

@@ -180,7 +180,7 @@ def test_files_of_boots_that_are_over_are_removed(tmp_path: Path, clock: FakeClo
         memory = Memory(str(tmp_path / "seen-c1-boot3.json"), clock)
         with memory.remembered():
             memory.unchanged_for("holder")
-        assert sorted(os.listdir(tmp_path)) == ["notes.json", "seen-c1-boot2.json", "seen-c1-boot3.json"]
+        assert sorted(os.listdir(tmp_path)) == ["lock", "notes.json", "seen-c1-boot2.json", "seen-c1-boot3.json"]
 
 
 def test_without_a_directory_for_temporary_files_it_goes_on(tmp_path: Path) -> None:

@@ -28,8 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flufl.lock  # noqa: F401  (these four: loaded once, and not by each process that is born)
-import portalocker  # noqa: F401
+import flufl.lock  # noqa: F401  (these three: loaded once, and not by each process that is born)
 
 import sccache_dtool.evict.keeper
 import sccache_dtool.fetch.populate  # noqa: F401

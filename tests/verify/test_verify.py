@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import threading
 import time
@@ -286,6 +287,77 @@ def test_what_can_be_done_without_is_told_of(
     report = alone(fs, place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
     assert what in found(report, Weight.TOLD)[check]
+
+
+class RenamesNoFull(FileSystem):
+    """Renames a directory only as long as there is nothing in it but names of files (EXDEV, as in some layers)."""
+
+    def rename(self, source: str, target: str, **more: Any) -> None:
+        if os.path.isdir(source) and any(entry.is_dir() for entry in os.scandir(source)):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), source)
+        os.rename(source, target)
+
+
+class SealsNothing(FileSystem):
+    """Cannot make a tree durable."""
+
+    def seal(self, path: str, **more: Any) -> None:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), path)
+
+
+class EmptiesNothing(FileSystem):
+    """Cannot remove what is in directories that are read-only."""
+
+    def remove_tree(self, path: str, **more: Any) -> None:
+        if path.endswith("/trash/copy"):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        super().remove_tree(path, **more)
+
+
+@pytest.mark.parametrize("make", [RenamesNoFull, SealsNothing, EmptiesNothing])
+def test_where_no_item_can_live_is_unfit(make: Callable[[], FileSystem], place: str, tmp_path: Path) -> None:
+    """A mount would be called good on which nothing can be published, evicted or deleted."""
+    report = alone(make(), place, tmp_path)
+    assert report.fitness is Fitness.UNFIT
+    assert "a whole item" in found(report, Weight.UNFIT)
+
+
+def refuse(number: int, *, directories: bool = False) -> Callable[..., None]:
+    """A system call on a descriptor that fails, perhaps only on directories."""
+
+    def call(fd: int, *rest: Any) -> None:
+        if not directories or stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("call", "act", "what"),
+    [
+        ("fchmod", refuse(errno.EPERM), "permissions cannot be changed"),
+        ("fchmod", lambda fd, mode: None, "files stay writable"),
+        ("fsync", refuse(errno.EINVAL, directories=True), "directories cannot be synchronised"),
+        ("fsync", refuse(errno.ENOSYS), "files cannot be synchronised"),
+        ("statvfs", refuse(errno.ENOSYS), "how much of it is free"),
+    ],
+)
+def test_what_the_program_does_without_is_told_of(
+    call: str, act: Callable[..., Any], what: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody would know before the first power failure, or the first slip, what a mount does not have."""
+    monkeypatch.setattr(os, call, act)
+    report = alone(FileSystem(), place, tmp_path)
+    assert report.fitness is Fitness.ONE_HOST
+    assert any(what in one.what for one in report.findings if one.weight is Weight.TOLD)
+
+
+def test_without_threads_nothing_is_vouched_for(place: str, tmp_path: Path, no_thread: Callable[[int], None]) -> None:
+    """A verification would end with "this is a fault in sc-dtool" where processes are limited."""
+    no_thread(0)
+    report = alone(FileSystem(), place, tmp_path)
+    assert report.fitness is Fitness.UNDECIDED
+    assert "can't start new thread" in report.verdict
 
 
 def test_lost_replies_are_no_second_winner(place: str, tmp_path: Path) -> None:
