@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Done, shell
+from cli.tool import Done, environment, shell
 
 CI = Path(__file__).parents[1] / ".ci" / "run"
 
@@ -47,8 +47,8 @@ class Machine:
     def run(self) -> Done:
         """Run `.ci/run` to its end."""
         path = f"{self._directory / 'bin'}:{os.environ['PATH']}"
-        environment = {**os.environ, "PATH": path, "PLAYS": str(self._directory / "plays")}
-        return shell(["bash", str(self._directory / ".ci" / "run")], env=environment, cwd="/")
+        env = environment(PATH=path, PLAYS=str(self._directory / "plays"), ARGS=None, MAKEFLAGS=None)
+        return shell(["bash", str(self._directory / ".ci" / "run")], env=env, cwd="/")
 
     @property
     def calls(self) -> list[str]:
