@@ -22,7 +22,7 @@ from sccache_dtool import fallback, holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut
 from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fetch import slots
+from sccache_dtool.fetch import slots, versions
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.track import Track
@@ -440,7 +440,8 @@ def test_a_fetch_needs_no_election(
     fs = Failing()
     cache = make_cache(fs=fs)
     if kind == "names":  # needed only where a lock does not say whose it is
-        Path(f"{layout.locks}/{cache.wanted([source]).key[:32]}.lock").touch()
+        wanted = cache.wanted([source])
+        Path(f"{layout.locks}/{wanted.key[:32]}-{versions.now(wanted.stack).tag}.lock").touch()
     fs.fail(kind, number, within="/locks")
     with cache.use(source) as path:
         assert path.exists()
