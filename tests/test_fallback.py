@@ -98,14 +98,14 @@ def test_a_download_needs_no_locks(
     make_cache: Making, server: httpserver.Server, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     """Where flock fails a download would be queued behind nobody (Lustre without -o flock, NFS without lockd)."""
-    monkeypatch.setattr(fcntl, "flock", refuse(number))
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse(number))
     assert "cannot be limited" in use_url(make_cache, server)
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_place_that_is_taken_is_waited_for(clock: FakeClock, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The bound on downloads would bind nobody."""
-    monkeypatch.setattr(fcntl, "flock", refuse(number))
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse(number))
     queued: list[bool] = []
     with pytest.raises(TimedOut), slots.slot(clock, 3, lambda: queued.append(True)):
         pass
