@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -563,7 +562,7 @@ def test_a_memory_is_kept_where_there_are_no_locks(
     tmp_path: Path, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a home directory on NFS without lockd every command would wait for ten seconds, and nothing be remembered."""
-    monkeypatch.setattr(fcntl, "flock", refuse(errno.ENOLCK))
+    monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse(errno.ENOLCK))
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits"))
     for seconds in (0.0, 100.0):
         memory = Memory(str(tmp_path / "state" / "seen.json"), clock)
