@@ -183,7 +183,7 @@ _FETCH = (
     "from sccache_dtool.fetch import http, fetch\n"
     "from sccache_dtool.fetch.progress import NoProgress\n"
     "from sccache_dtool.fetch.stack import parse_stack\n"
-    "from sccache_dtool.fsops import FileSystem\n"
+    "from sccache_dtool.disk.filesystem import FileSystem\n"
     "import requests\n"
     "fs = FileSystem()\n"
     "fs.seal = lambda *a, **b: None\n"  # curl does not wait for the disk either

@@ -16,7 +16,7 @@ import flufl.lock
 from measure import Figure, count, in_turns, ratio
 
 from sccache_dtool import Cache
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 #: Operations in a round: few, so that a busy moment of the machine strikes all sides alike.
 _USES = 100

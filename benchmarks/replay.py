@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sccache_dtool.evict.policies import Candidate, candidate, in_order
-from sccache_dtool.layout import Generation
-from sccache_dtool.marks import ORDERS
+from sccache_dtool.disk.names import Generation
+from sccache_dtool.policy.rules import Candidate, candidate, in_order
+from sccache_dtool.policy.thresholds import ORDERS
 
 HIGH, LOW = 0.95, 0.80
 

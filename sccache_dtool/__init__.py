@@ -21,12 +21,12 @@ __all__ = ["Cache", "CacheError", "Lease", "LeaseLost", "__version__"]
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.errors import CacheError, LeaseLost
-    from sccache_dtool.leases import Lease
+    from sccache_dtool.protocol.leases import Lease
 
 _HOMES = {
     "Cache": "sccache_dtool.cache",
     "CacheError": "sccache_dtool.errors",
-    "Lease": "sccache_dtool.leases",
+    "Lease": "sccache_dtool.protocol.leases",
     "LeaseLost": "sccache_dtool.errors",
 }
 

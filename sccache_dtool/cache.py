@@ -9,20 +9,22 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sccache_dtool import finding, holders, items, leases, program, returning
-from sccache_dtool.acquiring import Acquirer, until_it_stands
+from sccache_dtool import find, release
+from sccache_dtool.acquire import Acquirer, until_it_stands
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Copy
+from sccache_dtool.disk.names import Generation
 from sccache_dtool.errors import NoCache
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
+from sccache_dtool.fetch.request import Terms, Wanted
 from sccache_dtool.fetch.stack import Stack
-from sccache_dtool.fetch.wanted import Terms, Wanted
-from sccache_dtool.finding import Named
-from sccache_dtool.holders import Holder, Owner
-from sccache_dtool.items import Copy
-from sccache_dtool.layout import Generation
-from sccache_dtool.leases import Lease, Place
+from sccache_dtool.find import Named
+from sccache_dtool.protocol import holders, leases, program
+from sccache_dtool.protocol.holders import Holder, Owner
+from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
@@ -204,7 +206,7 @@ class Cache(Keeping):
         if not words:
             self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
         self.check()
-        return finding.find_used(self._fs, self._layout, words, name, self.wanted, self._warn)
+        return find.find_used(self._fs, self._layout, words, name, self.wanted, self._warn)
 
     def announced(self, wanted: Wanted) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""
@@ -247,20 +249,20 @@ class Cache(Keeping):
         try:
             for key, generation in copies:
                 item = items.look(self._fs, self._layout, key, self._warn, uses=False)
-                ended += returning.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+                ended += release.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
         finally:
-            returning.dismiss(self._fs, self._layout, ended)
+            release.dismiss(self._fs, self._layout, ended)
         return len(ended)
 
     def holder_above(self, key: str) -> Owner | None:
         """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
         self.check()
-        return returning.holder_above(items.look(self._fs, self._layout, key, self._warn, uses=False), self._proc)
+        return release.holder_above(items.look(self._fs, self._layout, key, self._warn, uses=False), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()
-        return returning.renew(self._fs, self._layout, owners)
+        return release.renew(self._fs, self._layout, owners)
 
 
 _UNKNOWN: tuple[None, Stack] = None, Stack()

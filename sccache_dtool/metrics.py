@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from sccache_dtool.items import Item
-from sccache_dtool.layout import CleaningName
-from sccache_dtool.sums import Sums
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.disk.names import CleaningName
+from sccache_dtool.policy.totals import Sums
 
 
 class Saved(NamedTuple):

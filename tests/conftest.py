@@ -15,10 +15,10 @@ import pytest
 
 from faults import FakeClock, FakeProc
 from hosts import leftovers, nshost
-from sccache_dtool import root
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 
 
 def pytest_sessionstart() -> None:
@@ -85,7 +85,7 @@ def _own_slots(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for a server that a test has told to fail; how long the pauses are is tested by itself."""
-    monkeypatch.setattr("sccache_dtool.fetch.attempts.FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("sccache_dtool.fetch.retry.FIRST_PAUSE", 0.001)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sccache_dtool.marks import ORDERS
+from sccache_dtool.policy.thresholds import ORDERS
 
 RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 

@@ -11,14 +11,14 @@ import pytest
 
 from cli.tool import Disk, has_ended, wait_until
 from faults import FakeProc
-from sccache_dtool import history
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, JOB, Owner
-from sccache_dtool.layout import Layout
-from sccache_dtool.leases import Lease
-from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.holders import CALLER, JOB, Owner
+from sccache_dtool.protocol.leases import Lease
 
 BIN = Path(__file__).parents[1] / "bin"
 EPILOG, PROLOG = BIN / "slurm-epilog.sh", BIN / "slurm-task-prolog.sh"

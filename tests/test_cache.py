@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies
-from sccache_dtool import gate, holders, program, root
-from sccache_dtool import layout as names
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk import names as names
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, EndedName, HolderName, Layout, LeaseName
 from sccache_dtool.errors import (
     CacheError,
     FetchFailed,
@@ -27,11 +29,10 @@ from sccache_dtool.errors import (
     TimedOut,
     UsageError,
 )
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import GATE, EndedName, HolderName, Layout, LeaseName
-from sccache_dtool.leases import Lease
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import gate, holders, program
+from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.leases import Lease
 from signals import interrupt
 
 FS = FileSystem()

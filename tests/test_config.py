@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from faults import Failing
-from sccache_dtool import config
 from sccache_dtool.cache import Cache
-from sccache_dtool.config import Config
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
-from sccache_dtool.marks import Limits, Mark
+from sccache_dtool.policy import config
+from sccache_dtool.policy.config import Config
+from sccache_dtool.policy.thresholds import Limits, Mark
 
 TB = 10**12
 

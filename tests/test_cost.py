@@ -10,17 +10,19 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, FakeClock, FakeProc
-from sccache_dtool import holders, items, leases, reaping, root
-from sccache_dtool.crew import Crew
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import JOB, PROGRAM, Holder, Owner
-from sccache_dtool.layout import Generation, Layout, LeaseName
-from sccache_dtool.leases import Held, Place
-from sccache_dtool.liveness import schedulers
-from sccache_dtool.liveness.jobs import Job
+from sccache_dtool.catalog import items
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Generation, Layout, LeaseName
+from sccache_dtool.liveness.batch import query
+from sccache_dtool.liveness.batch.query import Reply
+from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
-from sccache_dtool.liveness.schedulers import Reply
-from sccache_dtool.workplace import Workplace
+from sccache_dtool.pool import Crew
+from sccache_dtool.protocol import holders, leases, reaping
+from sccache_dtool.protocol.holders import JOB, PROGRAM, Holder, Owner
+from sccache_dtool.protocol.leases import Held, Place
+from sccache_dtool.protocol.store import Workplace
 
 LEASES, HOLDERS = 10_000, 100
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -74,8 +76,8 @@ def test_reaping_asks_each_holder_once(
         asked.append(len(numbers))
         return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|{now}|{now}|{now}|n1|lab|N/A|\n" for n in numbers), "")
 
-    monkeypatch.setattr(schedulers, "run_command", squeue)
-    monkeypatch.setattr("sccache_dtool.liveness.schedulers.Docket.__init__.__defaults__", (squeue,))
+    monkeypatch.setattr(query, "run_command", squeue)
+    monkeypatch.setattr("sccache_dtool.liveness.batch.query.Docket.__init__.__defaults__", (squeue,))
     for number in range(HOLDERS):
         if of == "jobs":
             owner = Owner(JOB, None, None, "", Job("slurm", "lab", str(1000 + number), "0", "", "n1"))

@@ -12,10 +12,10 @@ import pytest
 import httpserver
 from faults import Call, Counting
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, Owner, process_owner
-from sccache_dtool.layout import Generation, Layout, TrashName, WorkName
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Generation, Layout, TrashName, WorkName
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol.holders import CALLER, Owner, process_owner
 
 MANY = 300
 
@@ -114,7 +114,7 @@ def test_what_others_did_costs_nothing(tmp_path: Path, act: Callable[[Cache, str
 
 def test_who_waits_does_not_look_at_what_others_do(tmp_path: Path) -> None:
     """Thousands of jobs that wait for one download would list the traces of all others, again and again."""
-    from sccache_dtool import downloads
+    from sccache_dtool.protocol import downloads
 
     layout = Layout(str(tmp_path / "cache"))
     Cache(layout.root, fs=FileSystem()).init()

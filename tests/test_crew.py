@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from sccache_dtool import crew
-from sccache_dtool.crew import Crew
+from sccache_dtool import pool as crew
+from sccache_dtool.pool import Crew
 
 
 @pytest.fixture

@@ -17,14 +17,9 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, OnClock
-from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
-from sccache_dtool.doctor import Finding
-from sccache_dtool.errors import CacheError, InUse
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import CHUNK, FileSystem
-from sccache_dtool.holders import CALLER, PROBE, Holder, Owner
-from sccache_dtool.layout import (
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
+from sccache_dtool.disk.names import (
     DIRECTORIES,
     ITEM_FILE,
     PAYLOAD,
@@ -36,7 +31,12 @@ from sccache_dtool.layout import (
     TrashName,
     WorkName,
 )
-from sccache_dtool.leases import Lease
+from sccache_dtool.doctor import Finding
+from sccache_dtool.errors import CacheError, InUse
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import gate, holders
+from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner
+from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
 Making = Callable[..., Cache]

@@ -13,13 +13,13 @@ import flufl.lock._lockfile
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, LostReplies
-from sccache_dtool import election, holders
-from sccache_dtool.election import Election
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import HolderRecord
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.protocol import election, holders
+from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import HolderRecord
 
 Standing = Callable[..., Election]
 

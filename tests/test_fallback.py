@@ -17,19 +17,20 @@ import pytest
 
 import httpserver
 from faults import Failing, FakeClock, FakeProc
-from sccache_dtool import fallback, holders
+from sccache_dtool import fallback
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import TAG_NAME, TRANSFER_FILE, Layout
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut
-from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch import slots, versions
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.track import Track
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import NAMED, Holder, HolderRecord, Owner, Roll
-from sccache_dtool.layout import TAG_NAME, TRANSFER_FILE, Layout
 from sccache_dtool.liveness.lifetime import Memory, memory_path
-from sccache_dtool.marks import Limits
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.policy.thresholds import Limits
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.holders import NAMED, Holder, HolderRecord, Owner, Roll
 
 Making = Callable[..., Cache]
 BODY = bytes(range(256)) * 100

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, Interposing, LostReplies
-from sccache_dtool import gate
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.protocol import gate
 
 LEASE = "s0123456789ab-0123456789ab.0"
 ENDED = f"{LEASE}~1800000000000~released"

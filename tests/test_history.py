@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from faults import Counting, Failing, Interposing, LostReplies
-from sccache_dtool import history
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import EndedName, SegmentName
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import EndedName, SegmentName
+from sccache_dtool.protocol import history
 
 FS = FileSystem()
 HOLDER = "s0123456789ab-0123456789ab"

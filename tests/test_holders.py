@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
-from sccache_dtool import holders, records
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import HolderName, Layout
 from sccache_dtool.errors import LeaseLost
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, COMMAND, NAMED, PROBE, PROGRAM, Holder, HolderRecord, Owner, Roll
-from sccache_dtool.layout import HolderName, Layout
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Process
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.holders import CALLER, COMMAND, NAMED, PROBE, PROGRAM, Holder, HolderRecord, Owner, Roll
 from signals import interrupted
 
 FS = FileSystem()

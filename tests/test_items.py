@@ -10,10 +10,11 @@ import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 
 from faults import Counting, Failing
-from sccache_dtool import items, sums
-from sccache_dtool.crew import Crew
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, item_key
+from sccache_dtool.catalog import items
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, item_key
+from sccache_dtool.policy import totals
+from sccache_dtool.pool import Crew
 
 HOLDER = "s0123456789ab-0123456789ab"
 PLACE = Layout("/cache")
@@ -220,8 +221,8 @@ def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> N
         leases = [f"{HOLDER}.0"] if number < 3 else []
         put(fs, Generation(f"{number:016x}", 1_800_000_000 + number, 10 + number, 1), *leases, key=key)
     scanned = items.scan(FileSystem(), PLACE, warnings.append)
-    parts = items.survey(FileSystem(), PLACE, warnings.append, Crew(), functools.partial(sums.add_up, 5))
-    whole, at_once = sums.total(parts, 5), sums.add_up(5, scanned)
+    parts = items.survey(FileSystem(), PLACE, warnings.append, Crew(), functools.partial(totals.add_up, 5))
+    whole, at_once = totals.total(parts, 5), totals.add_up(5, scanned)
     assert whole == at_once
     assert (whole.items, whole.busy_items, whole.idle_items, whole.leases) == (20, 3, 17, 3)
     assert whole.bytes == sum(10 + number for number in range(20))

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sccache_dtool import layout
-from sccache_dtool.layout import (
+from sccache_dtool.disk import names
+from sccache_dtool.disk.names import (
     CleaningName,
     EndedName,
     Generation,
@@ -43,7 +43,7 @@ NAMES: list[Any] = [
     TrashName(GENERATION, 1_800_000_000),
     TrashName(GENERATION, 0, True),
     PinName(KEY, 0),
-    PinName(layout.item_key(("x",), "é" * 200), 1_800_000_000),
+    PinName(names.item_key(("x",), "é" * 200), 1_800_000_000),
     WorkName(f"{HOLDER}.7", "fetch"),
     WorkName(f"{HOLDER}.7", "going"),
     WorkName(f"{HOLDER}.7", "restore", "g0123456789abcdef-1-2-3~4"),
@@ -118,8 +118,8 @@ def test_hostile_names_are_no_names_of_ours(name: Any) -> None:
 )
 def test_hostile_keys_are_no_keys(word: str) -> None:
     """An `item.json` in the trash could name a directory outside the cache to be restored to."""
-    assert layout.is_key(KEY)
-    assert not layout.is_key(word)
+    assert names.is_key(KEY)
+    assert not names.is_key(word)
 
 
 @pytest.mark.parametrize(
@@ -145,12 +145,12 @@ def test_hostile_keys_are_no_keys(word: str) -> None:
 )
 def test_a_label_says_what_the_name_is(name: str, label: str) -> None:
     """`rm` of one name would remove the item of another that looks alike on disk."""
-    key = layout.item_key((name.encode(errors="replace").decode(),), name)
+    key = names.item_key((name.encode(errors="replace").decode(),), name)
     assert key[33:] == label
-    assert layout.is_key(key)
-    assert layout.key_name(key) == layout.key_label(key) == name
-    assert layout.is_named(key, name)
-    assert not layout.is_named(key, label) or label == name
+    assert names.is_key(key)
+    assert names.key_name(key) == names.key_label(key) == name
+    assert names.is_named(key, name)
+    assert not names.is_named(key, label) or label == name
 
 
 LONG = "東京都" * 30 + "north" + "大阪府" * 30 + ".csv"
@@ -162,51 +162,51 @@ OTHER_LONG = "東京都" * 30 + "south" + "大阪府" * 30 + ".csv"
 )
 def test_a_long_name_keeps_its_front_and_its_end(name: str) -> None:
     """A name longer than file systems allow could not be cached, or would be taken for another with the same end."""
-    key = layout.item_key((name,), name)
+    key = names.item_key((name,), name)
     label = key[33:]
-    assert 150 < len(label.encode()) <= layout.NAME_LIMIT
-    assert layout.is_key(key)
+    assert 150 < len(label.encode()) <= names.NAME_LIMIT
+    assert names.is_key(key)
     assert PinName.parse(str(PinName(key, 0))) == PinName(key, 0)
-    front, _, end = (layout.key_label(f"{key[:33]}{part}") for part in label.split("~"))
+    front, _, end = (names.key_label(f"{key[:33]}{part}") for part in label.split("~"))
     assert len(front) > 10 < len(end)
     assert (name.startswith(front), name.endswith(end)) == (True, True)
-    assert layout.key_name(key) is None
-    assert layout.is_named(key, name)
-    assert not layout.is_named(key, layout.key_label(key))
+    assert names.key_name(key) is None
+    assert names.is_named(key, name)
+    assert not names.is_named(key, names.key_label(key))
 
 
 def test_a_long_name_is_not_one_with_the_same_front_and_end() -> None:
     """`rm` of a long name would remove the item of another."""
-    key, other = layout.item_key((LONG,), LONG), layout.item_key((OTHER_LONG,), OTHER_LONG)
+    key, other = names.item_key((LONG,), LONG), names.item_key((OTHER_LONG,), OTHER_LONG)
     assert key[33:50] == other[33:50]
-    assert not layout.is_named(key, OTHER_LONG)
-    assert layout.shortened(LONG) != layout.shortened(OTHER_LONG)
+    assert not names.is_named(key, OTHER_LONG)
+    assert names.shortened(LONG) != names.shortened(OTHER_LONG)
 
 
 def test_any_text_has_a_label_of_its_own() -> None:
     """Two names of odd characters would be one on disk."""
     pieces = ["%", "%2", "2", "F", "%2F", "/", "~", ".", "\n", "é", "e\u0301", "\udcc3", "\ud800", "0" * 31]
     texts = {"".join(some) for count in (1, 2, 3) for some in itertools.product(pieces, repeat=count)}
-    assert len({layout.label(text) for text in texts}) == len(texts)
+    assert len({names.label(text) for text in texts}) == len(texts)
     for text in texts:
-        key = f"{'0' * 32}-{layout.label(text)}"
-        assert (layout.is_key(key), layout.key_name(key)) == (True, text)
+        key = f"{'0' * 32}-{names.label(text)}"
+        assert (names.is_key(key), names.key_name(key)) == (True, text)
 
 
 def test_keys_tell_sources_apart_and_labels_do_not() -> None:
     """Two sources of one name would be one item, and a user would read another's data."""
-    one, other = layout.item_key(("file:/a/ref.fa",), "ref.fa"), layout.item_key(("file:/b/ref.fa",), "ref.fa")
+    one, other = names.item_key(("file:/a/ref.fa",), "ref.fa"), names.item_key(("file:/b/ref.fa",), "ref.fa")
     assert one != other
-    assert layout.key_label(one) == layout.key_label(other) == "ref.fa"
-    assert one == layout.item_key(("file:/a/ref.fa",), "ref.fa")
-    assert layout.item_key(("a", "b"), "x") != layout.item_key(("a",), "x")
+    assert names.key_label(one) == names.key_label(other) == "ref.fa"
+    assert one == names.item_key(("file:/a/ref.fa",), "ref.fa")
+    assert names.item_key(("a", "b"), "x") != names.item_key(("a",), "x")
 
 
 def test_random_parts_differ() -> None:
     """A closed name would be used again, and a paused evictor would delete what is new."""
-    assert len({layout.unique() for _ in range(1000)}) == 1000
-    assert len(layout.unique()) == 16
-    assert len(layout.unique(12)) == 12
+    assert len({names.unique() for _ in range(1000)}) == 1000
+    assert len(names.unique()) == 16
+    assert len(names.unique(12)) == 12
 
 
 def test_the_root_is_kept_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:

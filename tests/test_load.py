@@ -20,14 +20,14 @@ import pytest
 
 from faults import Counting, Failing
 from races.actors import findings, left_in
-from sccache_dtool import history
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, unique
 from sccache_dtool.errors import NoSpace
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fetch.wanted import wanted_from
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, unique
+from sccache_dtool.fetch.request import wanted_from
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import history
 
 EVERYTHING = Rules(everything=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sccache_dtool.mounts import find, mount_of
+from sccache_dtool.disk.mounts import find, mount_of
 
 #: Of Linux 6.1, with a btrfs: its top, a subvolume of it mounted elsewhere, and that one bound to a third place.
 BTRFS = r"""

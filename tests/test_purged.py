@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from faults import Call, Counting, Failing
-from sccache_dtool import holders, items
-from sccache_dtool import layout as names
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Owner
-from sccache_dtool.layout import GATE, Generation, Layout
-from sccache_dtool.leases import Lease
+from sccache_dtool.catalog import items
+from sccache_dtool.disk import names as names
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, Generation, Layout
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.holders import Owner
+from sccache_dtool.protocol.leases import Lease
 
 Making = Callable[..., Cache]
 

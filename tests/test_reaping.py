@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
-from sccache_dtool import history, holders, leases, reaping
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, LeaseName
 from sccache_dtool.errors import LeaseLost
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
-from sccache_dtool.layout import GATE, Generation, HolderName, Layout, LeaseName
-from sccache_dtool.leases import Held, Lease, Place
 from sccache_dtool.liveness import State, lifetime
 from sccache_dtool.liveness.process import Process
-from sccache_dtool.reaping import Court, Judged, Reaped
-from sccache_dtool.workplace import Workplace
+from sccache_dtool.protocol import history, holders, leases, reaping
+from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
+from sccache_dtool.protocol.leases import Held, Lease, Place
+from sccache_dtool.protocol.reaping import Court, Judged, Reaped
+from sccache_dtool.protocol.store import Workplace
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"

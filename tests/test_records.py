@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sccache_dtool import records
-from sccache_dtool.records import Damaged
+from sccache_dtool.disk import records
+from sccache_dtool.disk.records import Damaged
 
 
 def test_a_record_is_read_as_written() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, LostReplies
-from sccache_dtool import root
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import DIRECTORIES, Layout
 from sccache_dtool.errors import CacheError, Exit, NoCache, UsageError
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import DIRECTORIES, Layout
 
 FS = FileSystem()
 VARIABLE = "DTOOL_CACHE_DIRECTORY"

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sccache_dtool import program
 from sccache_dtool.cache import Cache
+from sccache_dtool.protocol import program
 
 METHODS = ["spawn", "forkserver", "fork"]
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sccache_dtool.broker_names import is_uuid
+from sccache_dtool.catalog.broker_names import is_uuid
+from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.fetch.wanted import DTOOL
-from sccache_dtool.items import Item
+from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
-    from sccache_dtool.evict.loose import Pile
+    from sccache_dtool.catalog.loose import Pile
 
 #: The label of an item or of a view of a dataset: the beginning of its UUID, and what it is.
 _LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from typing import TextIO
 
 from sccache_dtool.cli.output import Output
+from sccache_dtool.disk.names import unique
 from sccache_dtool.errors import CacheError, explain
-from sccache_dtool.layout import unique
 
 #: What a person calls standard output.
 STANDARD_OUTPUT = "-"

@@ -18,35 +18,35 @@ import click
 from sccache_dtool import __version__
 from sccache_dtool.cli.options import Invocation, common_options, invocation
 from sccache_dtool.cli.output import cannot_write_result
+from sccache_dtool.disk.names import CONTROL
 from sccache_dtool.errors import FULL, CacheError, Exit, NoSpace, explain
-from sccache_dtool.layout import CONTROL
 
 #: Where each command is, in the order in which the help lists them.
 _COMMANDS = {
-    "use": "using",
-    "unuse": "using",
-    "run": "using",
-    "renew": "using",
-    "du": "space",
-    "summary": "space",
-    "ls": "looking",
-    "status": "looking",
-    "why": "looking",
-    "log": "looking",
-    "clean": "cleaning",
-    "pin": "keeping",
-    "unpin": "keeping",
-    "rm": "keeping",
-    "restore": "keeping",
-    "metrics": "monitoring",
-    "reap": "keeping",
-    "doctor": "doctoring",
-    "init": "keeping",
+    "use": "use",
+    "unuse": "use",
+    "run": "use",
+    "renew": "use",
+    "du": "usage",
+    "summary": "usage",
+    "ls": "inspect",
+    "status": "inspect",
+    "why": "inspect",
+    "log": "inspect",
+    "clean": "clean",
+    "pin": "manage",
+    "unpin": "manage",
+    "rm": "manage",
+    "restore": "manage",
+    "metrics": "metrics",
+    "reap": "manage",
+    "doctor": "doctor",
+    "init": "manage",
     "transfers": "transfers",
     "loaders": "transfers",
     "locate": "transfers",
-    "dir": "looking",
-    "config": "looking",
+    "dir": "inspect",
+    "config": "inspect",
     "sample": "samples",
 }
 

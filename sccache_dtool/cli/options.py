@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from sccache_dtool import root
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
+from sccache_dtool.disk import root
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.marks import Mark, parse_entries_mark, parse_limit, parse_mark
+from sccache_dtool.policy.thresholds import Mark, parse_entries_mark, parse_limit, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 if TYPE_CHECKING:

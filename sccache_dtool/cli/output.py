@@ -11,8 +11,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from sccache_dtool.clock import iso
+from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, explain
-from sccache_dtool.records import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer, continuing
-from sccache_dtool.finding import Named, NotFound
+from sccache_dtool.find import Named, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -117,15 +117,18 @@ def loaders_command(now: Invocation) -> None:
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
-    from sccache_dtool.fetch import decompress, plugins, remote
+    from sccache_dtool.fetch import decompress, fsspec_source, plugins
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
         yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
-        missing = remote.missing(scheme)
+        missing = fsspec_source.missing(scheme)
         missing = f"pip install {missing}" if missing else None
-        yield {**_loader("source", scheme, missing, "a file, opened with fsspec"), "tested": scheme in remote.SHOWN}
+        yield {
+            **_loader("source", scheme, missing, "a file, opened with fsspec"),
+            "tested": scheme in fsspec_source.SHOWN,
+        }
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
         if name in ("tar", "zip"):

@@ -8,18 +8,18 @@ from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sccache_dtool import items
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Copy
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import PAYLOAD, Layout, key_label
+from sccache_dtool.disk.records import Damaged
+from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.copies import EVICTS, Evict
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import GONE, CacheError, explain
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import is_digest
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.items import Copy
-from sccache_dtool.layout import PAYLOAD, Layout, key_label
-from sccache_dtool.records import Damaged
-from sccache_dtool.trees import Usage
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress

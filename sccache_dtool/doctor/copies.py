@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sccache_dtool import history, items
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Copy
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Layout, is_named, key_name
+from sccache_dtool.disk.records import Damaged, printable
+from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, explain
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.items import Copy
-from sccache_dtool.layout import ITEM_FILE, PAYLOAD, Layout, is_named, key_name
-from sccache_dtool.leases import Held
-from sccache_dtool.records import Damaged, printable
-from sccache_dtool.trees import Usage
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.leases import Held
 
 #: Evicts a copy through its gate. Raises InUse.
 Evict = Callable[[Copy], object]

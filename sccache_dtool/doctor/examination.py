@@ -9,18 +9,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
-from sccache_dtool import config, downloads, items, root
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.leftover import OLD
 from sccache_dtool.clock import Clock
-from sccache_dtool.config import Config
-from sccache_dtool.doctor import copies, register
-from sccache_dtool.doctor.findings import Finding
-from sccache_dtool.doctor.permissions import Permissions
-from sccache_dtool.errors import GONE, CacheError
-from sccache_dtool.evict.keeper import Keeper
-from sccache_dtool.evict.leftover import OLD
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.items import Item
-from sccache_dtool.layout import (
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import (
     DIRECTORIES,
     GATE,
     IN_CONTROL,
@@ -37,9 +32,17 @@ from sccache_dtool.layout import (
     is_outcomes,
     understood,
 )
-from sccache_dtool.reaping import Reaped
-from sccache_dtool.records import printable
-from sccache_dtool.root import Tag
+from sccache_dtool.disk.records import printable
+from sccache_dtool.disk.root import Tag
+from sccache_dtool.doctor import copies, register
+from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.doctor.permissions import Permissions
+from sccache_dtool.errors import GONE, CacheError
+from sccache_dtool.evict.single import Keeper
+from sccache_dtool.policy import config
+from sccache_dtool.policy.config import Config
+from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.reaping import Reaped
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)

@@ -8,12 +8,12 @@ import stat
 from collections.abc import Iterator
 from functools import partial
 
-from sccache_dtool import items
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD, Layout
+from sccache_dtool.disk.trees import SHARED_DIRECTORY
 from sccache_dtool.doctor.findings import Finding
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.items import Item
-from sccache_dtool.layout import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD, Layout
-from sccache_dtool.trees import SHARED_DIRECTORY
 
 _READ = stat.S_IRUSR | stat.S_IRGRP
 _ENTER = stat.S_IXUSR | stat.S_IXGRP

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 
-from sccache_dtool import items
+from sccache_dtool.catalog import items
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import HolderName, Layout, WorkName, unique
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import CacheError, explain
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import HolderName, Layout, WorkName, unique
 
 #: The record of a holder of whom nothing is known any more: no record, so that only a person's word can end it.
 _UNKNOWN = "not known any more: doctor has made holders/ anew"

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.errors import LeaseLost
-    from sccache_dtool.fetch.wanted import Wanted
-    from sccache_dtool.leases import Lease
+    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.protocol.leases import Lease
 
 #: Set to ``off``, everything is as without us. Set to ``debug``, a failure of ours is shown with its traceback.
 SWITCH = "SC_DTOOL_PLUGIN"
@@ -155,7 +155,7 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
     """
     try:
         from sccache_dtool.errors import FetchFailed
-        from sccache_dtool.fetch.broker import BrokerFailed, NoSuchItem, WrongContent
+        from sccache_dtool.fetch.dtool_source import BrokerFailed, NoSuchItem, WrongContent
     except Exception as error:
         _warn_once(error)
         return None, ""
@@ -191,14 +191,14 @@ class _Theirs(Exception):
 def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
     from dtoolcore.storagebroker import DiskStorageBroker
 
-    from sccache_dtool.fetch import broker
+    from sccache_dtool.fetch import dtool_source
 
     store = dataset._storage_broker
-    if isinstance(store, DiskStorageBroker) or not broker.is_identifier(identifier):
+    if isinstance(store, DiskStorageBroker) or not dtool_source.is_identifier(identifier):
         return None, ""
     cache = _cache(store)
-    wanted = broker.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
-    if broker.cache_attributes(store):
+    wanted = dtool_source.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
+    if dtool_source.cache_attributes(store):
         return cache.use_wanted(wanted), ""
     return _of_unknown_broker(cache, wanted, dtools_own_way)
 
@@ -209,10 +209,10 @@ def _unleased(dataset: Any, identifier: str) -> str:
     dtool's own way would fetch it again, into the same directory.
     """
     with contextlib.suppress(Exception):  # what is wrong has been said
-        from sccache_dtool.fetch import broker
+        from sccache_dtool.fetch import dtool_source
 
         cache = _cache(dataset._storage_broker)
-        for copy in cache.item(broker.item_key(dataset.uuid, identifier)).copies:
+        for copy in cache.item(dtool_source.item_key(dataset.uuid, identifier)).copies:
             path = None if copy.closed else cache.path(copy)
             if path is not None and cache.is_whole(copy, path) and os.access(path, os.R_OK):
                 return str(path)
@@ -234,11 +234,11 @@ def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[]
 
 def _cache(store: Any) -> Cache:
     """The cache in the directory that a broker uses, else in the one that dtool is configured to use."""
-    from sccache_dtool import root
     from sccache_dtool.cache import Cache
-    from sccache_dtool.fetch import broker
+    from sccache_dtool.disk import root
+    from sccache_dtool.fetch import dtool_source
 
-    attributes = broker.cache_attributes(store)
+    attributes = dtool_source.cache_attributes(store)
     directory = getattr(store, attributes[0]) if attributes else ""
     choice = root.choose(None, os.environ)
     if not os.path.isabs(directory):

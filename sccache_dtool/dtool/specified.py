@@ -14,16 +14,16 @@ import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sccache_dtool import root
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import date
+from sccache_dtool.disk import root
 from sccache_dtool.errors import InUse, NoCache
-from sccache_dtool.fetch.wanted import DTOOL
-from sccache_dtool.items import Item
+from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.wanted import Wanted
-    from sccache_dtool.leases import Lease
+    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.protocol.leases import Lease
 
 #: By key. Its calls cannot be interrupted half way by another thread or a signal handler, so that no lock is needed.
 _taken: dict[str, list[Lease]] = {}

@@ -17,25 +17,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool import layout
-from sccache_dtool.crew import Pool
+from sccache_dtool.disk import names as layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fallback import start_thread
-from sccache_dtool.fetch import broker, datasets
+from sccache_dtool.fetch import datasets, dtool_source
 from sccache_dtool.fetch.datasets import VIEW, view_key
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import DTOOL, Wanted
 from sccache_dtool.fetch.stack import Chain, Stack
-from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.fetch.words import Location, Source
-from sccache_dtool.holders import pause_between_beats
+from sccache_dtool.pool import Pool
+from sccache_dtool.protocol.holders import pause_between_beats
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
+    from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
-    from sccache_dtool.fsops import FileSystem
-    from sccache_dtool.holders import Owner
-    from sccache_dtool.leases import Lease
+    from sccache_dtool.protocol.holders import Owner
+    from sccache_dtool.protocol.leases import Lease
 
 #: Items that are fetched at the same time.
 AT_ONCE = 8
@@ -127,7 +127,7 @@ def wanted(words: Sequence[str]) -> Wanted:
 
 def bytes_of(words: Sequence[str]) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
-    manifest = broker.manifest_of(datasets.open_dataset(datasets.parse(words).uri))
+    manifest = dtool_source.manifest_of(datasets.open_dataset(datasets.parse(words).uri))
     return sum(int(properties["size_in_bytes"]) for properties in manifest["items"].values())
 
 
@@ -138,9 +138,9 @@ def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
         found = None if path is None else _links(str(path), copy.generation.entries)
         if found is not None:
             shown = {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
-            if all(map(broker.is_identifier, shown.values())):  # otherwise somebody else has made it
+            if all(map(dtool_source.is_identifier, shown.values())):  # otherwise somebody else has made it
                 return shown
-    manifest = broker.manifest_of(datasets.open_dataset(uri))
+    manifest = dtool_source.manifest_of(datasets.open_dataset(uri))
     relpaths = {str(properties["relpath"]): identifier for identifier, properties in manifest["items"].items()}
     for relpath in relpaths:
         _check(relpath)
@@ -170,7 +170,7 @@ def _hold_items(
     with Pool(AT_ONCE) as pool:
         coming = {}
         for relpath, identifier in relpaths.items():
-            wanted = broker.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))
+            wanted = dtool_source.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))
             coming[pool.submit(hold_one, wanted)] = relpath
         try:
             for one in as_completed(coming):

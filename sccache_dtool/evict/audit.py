@@ -8,11 +8,11 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import iso
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import CleaningName, Layout, understood, unique
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import CleaningName, Layout, understood, unique
 
 if TYPE_CHECKING:
-    from sccache_dtool.evict.clean import Cleaned
+    from sccache_dtool.evict.execution import Cleaned
 
 #: Version of the records.
 _VERSION = 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from sccache_dtool import records
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, PinName, understood
 from sccache_dtool.errors import CacheError, explain
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, PinName, understood
 
 Warn = Callable[[str], None]
 

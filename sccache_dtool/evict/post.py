@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 
-from sccache_dtool import holders, items
-from sccache_dtool.config import Config
-from sccache_dtool.crew import Crew
-from sccache_dtool.election import Election
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog import loose as loose_files
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.leftover import Leftover
+from sccache_dtool.catalog.loose import Found
 from sccache_dtool.errors import FULL, GONE, InUse
-from sccache_dtool.evict import disposal
-from sccache_dtool.evict import loose as loose_files
-from sccache_dtool.evict.leftover import Leftover
-from sccache_dtool.evict.loose import Found
-from sccache_dtool.evict.tidy import Broom
+from sccache_dtool.evict import loose_removal
+from sccache_dtool.evict.leftovers import Broom
 from sccache_dtool.fallback import do_without
-from sccache_dtool.holders import Holder, HolderRecord
-from sccache_dtool.items import Item
-from sccache_dtool.leases import Held
 from sccache_dtool.liveness import State, Verdict, lifetime
-from sccache_dtool.reaping import Court, Judged, Reaped, open_court, reap
-from sccache_dtool.workplace import Workplace
+from sccache_dtool.policy.config import Config
+from sccache_dtool.pool import Crew
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import Holder, HolderRecord
+from sccache_dtool.protocol.leases import Held
+from sccache_dtool.protocol.reaping import Court, Judged, Reaped, open_court, reap
+from sccache_dtool.protocol.store import Workplace
 
 
 class Post:
@@ -98,7 +99,7 @@ class Post:
         return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._settings.dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
-        return disposal.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
+        return loose_removal.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
 
     @contextmanager
     def _at_work(self) -> Iterator[Holder]:

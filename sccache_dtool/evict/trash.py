@@ -14,14 +14,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool import gate, records
 from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
-from sccache_dtool.crew import THREADS, Crew
-from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
-from sccache_dtool.fsops import Entry, FileSystem
-from sccache_dtool.gate import Closing
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import (
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import Entry, FileSystem
+from sccache_dtool.disk.names import (
     GATE,
     ITEM_FILE,
     PAYLOAD,
@@ -34,8 +30,13 @@ from sccache_dtool.layout import (
     understood,
     unique,
 )
-from sccache_dtool.marks import Trashed
-from sccache_dtool.nofollow import Way
+from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
+from sccache_dtool.policy.thresholds import Trashed
+from sccache_dtool.pool import THREADS, Crew
+from sccache_dtool.protocol import gate
+from sccache_dtool.protocol.gate import Closing
+from sccache_dtool.protocol.holders import Holder
 
 
 class Outcome(StrEnum):

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sccache_dtool import config, finding, holders
+from sccache_dtool import find
+from sccache_dtool.disk.names import TrashName
 from sccache_dtool.errors import InUse, NoCache, UsageError
 from sccache_dtool.face.looking import Looking
 from sccache_dtool.face.opened import silently
-from sccache_dtool.layout import TrashName
+from sccache_dtool.policy import config
+from sccache_dtool.protocol import holders
 
 if TYPE_CHECKING:
     from sccache_dtool.doctor import Checked, Finding
-    from sccache_dtool.evict.clean import Cleaned
-    from sccache_dtool.evict.plans import Planned
-    from sccache_dtool.evict.policies import Plan, Rules
+    from sccache_dtool.evict.execution import Cleaned
+    from sccache_dtool.evict.plan_file import Planned
     from sccache_dtool.evict.trash import Purged
-    from sccache_dtool.marks import Trashed
-    from sccache_dtool.reaping import Reaped
+    from sccache_dtool.policy.rules import Plan, Rules
+    from sccache_dtool.policy.thresholds import Trashed
+    from sccache_dtool.protocol.reaping import Reaped
 
 
 class Keeping(Looking):
@@ -64,7 +66,7 @@ class Keeping(Looking):
         What was evicted before, and is still to be deleted, is deleted with it, and counts.
         """
         from sccache_dtool.evict import trash
-        from sccache_dtool.evict.policies import Rules
+        from sccache_dtool.policy.rules import Rules
 
         there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
         policy = self.policy()
@@ -81,7 +83,7 @@ class Keeping(Looking):
 
     def policy(self) -> Rules:
         """What `config.toml` says of cleaning. Raises UsageError if it says more than we understand."""
-        from sccache_dtool.evict.policies import Rules
+        from sccache_dtool.policy.rules import Rules
 
         settings = self.settings
         strange = [one for one in settings.unknown if config.of_cleaning(one)]
@@ -131,20 +133,20 @@ class Keeping(Looking):
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
         from sccache_dtool.evict import trash
-        from sccache_dtool.evict.keeper import not_in_trash
+        from sccache_dtool.evict.single import not_in_trash
 
         keeper = self._keeper()
         keeper.return_interrupted_restores()
         there = dict(keeper.restorable())
         within = self._layout.key_of(word)
-        found = finding.meant(word, there, self.wanted) if within is None else [within]
+        found = find.meant(word, there, self.wanted) if within is None else [within]
         if not found:
             raise not_in_trash(word)
 
         def source(key: str) -> str:
-            return finding.source_of(trash.facts(self._fs, self._layout, there[key]))
+            return find.source_of(trash.facts(self._fs, self._layout, there[key]))
 
-        key = finding.the_only(word, found, source)
+        key = find.the_only(word, found, source)
         keeper.restore(key)
         return key
 

@@ -6,22 +6,24 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sccache_dtool import finding, items, layout
+from sccache_dtool import find
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Copy, Item, Sum
+from sccache_dtool.disk import names
+from sccache_dtool.disk.names import PinName
 from sccache_dtool.errors import CacheError, NoCache
 from sccache_dtool.face.opened import Opened
-from sccache_dtool.holders import Roll
-from sccache_dtool.items import Copy, Item, Sum
-from sccache_dtool.layout import PinName
+from sccache_dtool.protocol.holders import Roll
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sccache_dtool.evict.loose import Loose, Pile
+    from sccache_dtool.catalog.loose import Loose, Pile
     from sccache_dtool.fetch.transfers import Transfer
-    from sccache_dtool.history import Use
     from sccache_dtool.metrics import Saved, State
-    from sccache_dtool.reaping import Judged
-    from sccache_dtool.sums import Spared, Sums
+    from sccache_dtool.policy.totals import Spared, Sums
+    from sccache_dtool.protocol.history import Use
+    from sccache_dtool.protocol.reaping import Judged
 
 
 class Overview(NamedTuple):
@@ -76,7 +78,7 @@ class Looking(Opened):
         """Where a copy's payload is; look, but take a lease before you read."""
         from pathlib import Path
 
-        directory = f"{self._layout.generation(copy.key, str(copy.generation))}/{layout.PAYLOAD}"
+        directory = f"{self._layout.generation(copy.key, str(copy.generation))}/{names.PAYLOAD}"
         try:
             payload = items.payload_name(self._fs, self._layout, copy.key, copy.generation)
         except OSError as error:
@@ -94,7 +96,7 @@ class Looking(Opened):
         Raises UsageError if it means none, or could mean several.
         """
         self.check()
-        return finding.find(self._fs, self._layout, word, self.wanted, self._warn)
+        return find.find(self._fs, self._layout, word, self.wanted, self._warn)
 
     def key_within(self, path: str) -> str | None:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
@@ -147,7 +149,7 @@ class Looking(Opened):
     def spared(self) -> Spared:
         """What `clean --all` would leave although nobody uses it."""
         from sccache_dtool.evict import pins
-        from sccache_dtool.sums import Spared
+        from sccache_dtool.policy.totals import Spared
 
         self.check()
         now = self._clock.wall()
@@ -160,7 +162,7 @@ class Looking(Opened):
 
     def reclaimable_piles(self) -> list[Pile]:
         """As `piles`; what `clean --all` would remove counts as old."""
-        from sccache_dtool.evict.loose import YOUNG
+        from sccache_dtool.catalog.loose import YOUNG
 
         old = self._clock.wall() - max(YOUNG, self.settings.clean_grace)
         return self.piles(untouched_since=old, exclude=self.settings.clean_exclude)
@@ -170,7 +172,7 @@ class Looking(Opened):
 
         `exclude`: patterns of what does not count as old.
         """
-        from sccache_dtool.evict import loose
+        from sccache_dtool.catalog import loose
 
         self.check()
         self._warn_of_strangers()
@@ -187,7 +189,7 @@ class Looking(Opened):
 
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
-        from sccache_dtool import history
+        from sccache_dtool.protocol import history
 
         self.check()
         return history.read(self._fs, self._layout.history(key), self._warn)
@@ -215,7 +217,7 @@ class Looking(Opened):
         """What a monitor wants to know; see `metrics.text`."""
         from sccache_dtool.evict import audit
         from sccache_dtool.metrics import Saved, State
-        from sccache_dtool.sums import Sums, total
+        from sccache_dtool.policy.totals import Sums, total
 
         glance = self.overview()
         whole, parts = Saved(), list[Sums]()
@@ -249,7 +251,7 @@ class Looking(Opened):
 
 def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:
     from sccache_dtool.metrics import saved
-    from sccache_dtool.sums import add_up
+    from sccache_dtool.policy.totals import add_up
 
     listed = list(found)
     return add_up(0, iter(listed)), saved(iter(listed))

@@ -6,22 +6,25 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from sccache_dtool import config, fallback, program, root
+from sccache_dtool import fallback
 from sccache_dtool.clock import Clock
-from sccache_dtool.crew import Crew
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import LeaseLost, NoCache
-from sccache_dtool.fetch.wanted import Wanted, wanted_from
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
-from sccache_dtool.leases import Place
+from sccache_dtool.fetch.request import Wanted, wanted_from
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.workplace import Workplace
+from sccache_dtool.policy import config
+from sccache_dtool.pool import Crew
+from sccache_dtool.protocol import program
+from sccache_dtool.protocol.leases import Place
+from sccache_dtool.protocol.store import Workplace
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
-    from sccache_dtool.evict.keeper import Keeper
+    from sccache_dtool.evict.single import Keeper
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.stack import Stack
 
@@ -168,7 +171,7 @@ class Opened:
             self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
 
     def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
-        from sccache_dtool.evict.keeper import Keeper
+        from sccache_dtool.evict.single import Keeper
 
         place = self._workplace(warn)
         if warn is None:

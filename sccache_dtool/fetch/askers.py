@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from sccache_dtool.fetch.wanted import Wanted
+from sccache_dtool.fetch.request import Wanted
 from sccache_dtool.fetch.words import Source
-from sccache_dtool.holders import user_name
+from sccache_dtool.protocol.holders import user_name
 
 
 def asked_as(wanted: Wanted) -> str:

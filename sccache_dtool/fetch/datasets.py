@@ -12,14 +12,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sccache_dtool.broker_names import is_uuid
+from sccache_dtool.catalog.broker_names import is_uuid
+from sccache_dtool.disk.names import item_key
 from sccache_dtool.errors import FetchFailed, UsageError
-from sccache_dtool.fetch.broker import DataSet, is_identifier, wanted
+from sccache_dtool.fetch.dtool_source import DataSet, is_identifier, wanted
 from sccache_dtool.fetch.reasons import CONTROL, plain, why
+from sccache_dtool.fetch.request import DTOOL, Wanted
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fetch.wanted import DTOOL, Wanted
 from sccache_dtool.forking import Guard
-from sccache_dtool.layout import item_key
 
 #: Kinds of storage whose URIs end in the dataset's UUID, or in no UUID at all. A directory may have any name.
 _NAMED_BY_UUID = frozenset({"s3", "ecs", "azure", "irods", "http", "https"})

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch.reasons import why
-from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: Decompressed bytes that are in memory at once.
 _PIECE = 1 << 20

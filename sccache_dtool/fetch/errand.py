@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from sccache_dtool.clock import Clock
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol.holders import Holder
 
 
 class Errand(NamedTuple):

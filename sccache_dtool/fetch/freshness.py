@@ -11,12 +11,13 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sccache_dtool import items, records
+from sccache_dtool.catalog import items
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import CheckedName, Generation, Layout
 from sccache_dtool.fetch import versions
-from sccache_dtool.fetch.wanted import Wanted
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import CheckedName, Generation, Layout
+from sccache_dtool.fetch.request import Wanted
 
 Tell = Callable[[str], None]
 

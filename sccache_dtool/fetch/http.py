@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
-from sccache_dtool.fetch.attempts import GaveUp, Temporary, http_date, persist, retry_after
-from sccache_dtool.fetch.job import Job, Retrieved, silently
+from sccache_dtool.fetch.context import Job, Retrieved, silently
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
+from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.urls import path_of, readable
 from sccache_dtool.fetch.words import EXTENSION, Source
 

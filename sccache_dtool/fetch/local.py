@@ -7,12 +7,12 @@ import os
 import stat
 from collections.abc import Sequence
 
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.words import Source
-from sccache_dtool.fsops import CHUNK, FileSystem
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple
 
-from sccache_dtool import downloads, records
+from sccache_dtool.disk import records
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import do_without
-from sccache_dtool.fetch.job import Job
+from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.sink import Sink
+from sccache_dtool.protocol import downloads
 
 _ORIGIN = ".origin"
 

@@ -18,7 +18,7 @@ from sccache_dtool.fetch.track import TakenOver
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from sccache_dtool.fetch.job import Job, Retrieved
+    from sccache_dtool.fetch.context import Job, Retrieved
     from sccache_dtool.fetch.words import Source, Step
 
 SOURCES = "sccache_dtool.sources"

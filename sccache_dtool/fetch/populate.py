@@ -10,24 +10,26 @@ import contextlib
 import errno
 from collections.abc import Callable
 
-from sccache_dtool import downloads, history, items, records
+from sccache_dtool.catalog import items
 from sccache_dtool.clock import iso
-from sccache_dtool.downloads import FETCH, TAKEN
-from sccache_dtool.election import Election
+from sccache_dtool.disk import records
+from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import slots, transfers, versions
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.attempts import GaveUp
+from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.errand import Errand
-from sccache_dtool.fetch.fetch import Fetched, fetch
-from sccache_dtool.fetch.job import Job
 from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.retry import GaveUp
+from sccache_dtool.fetch.run import Fetched, fetch
 from sccache_dtool.fetch.takeover import find_abandoned
 from sccache_dtool.fetch.track import TakenOver, Track
 from sccache_dtool.fetch.waiting import Waiter
-from sccache_dtool.fetch.wanted import Terms, Wanted
-from sccache_dtool.layout import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
-from sccache_dtool.leases import Lease, Place
+from sccache_dtool.protocol import downloads, history
+from sccache_dtool.protocol.downloads import FETCH, TAKEN
+from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.leases import Lease, Place
 
 
 class Populator:

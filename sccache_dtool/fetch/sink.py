@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: Seconds of unused speed that may be caught up on.
 _CREDIT = 0.5

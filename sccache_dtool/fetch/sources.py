@@ -8,16 +8,16 @@ import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, explain
-from sccache_dtool.fetch import http, local, plugins, remote, versions
-from sccache_dtool.fetch.attempts import GaveUp
-from sccache_dtool.fetch.job import Job, Retrieved
+from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
+from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
+from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.stack import Chain
-from sccache_dtool.fetch.transforms import compare
+from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import REMOTE, Source
-from sccache_dtool.fsops import FileSystem
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
@@ -85,7 +85,7 @@ def announced(mirrors: Iterable[Source]) -> int | None:
         elif mirror.scheme in ("http", "https"):
             size = http.announced(mirror)
         elif mirror.scheme in REMOTE:
-            size = remote.announced(mirror)
+            size = fsspec_source.announced(mirror)
         else:
             size = None
         if size is not None:
@@ -98,7 +98,7 @@ def _missing(source: Source) -> str | None:
     if source.scheme in RETRIEVERS:
         return None
     if source.scheme in REMOTE:
-        packages = remote.missing(source.scheme)
+        packages = fsspec_source.missing(source.scheme)
         return packages and f"pip install {packages}"
     plugin = plugins.find_source(source.scheme)
     return plugin.missing() if plugin is not None else None
@@ -119,7 +119,7 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
             return versions.look(source.location).text == versions.text_of(fact)
         if source.scheme in ("http", "https"):
             return http.is_unchanged(job, source, fact)
-        return source.scheme in REMOTE and remote.is_unchanged(job, source, fact)
+        return source.scheme in REMOTE and fsspec_source.is_unchanged(job, source, fact)
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
@@ -166,7 +166,7 @@ def _retriever(source: Source) -> Retriever:
     if source.scheme in RETRIEVERS:
         return RETRIEVERS[source.scheme]
     if source.scheme in REMOTE:
-        return remote.retrieve
+        return fsspec_source.retrieve
     plugin = plugins.find_source(source.scheme)
     if plugin is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from sccache_dtool.disk.names import shortened
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import (
@@ -25,7 +26,6 @@ from sccache_dtool.fetch.words import (
     parse_sources,
     parse_step,
 )
-from sccache_dtool.layout import shortened
 
 
 class Chain(NamedTuple):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import contextlib
 from typing import NamedTuple
 
-from sccache_dtool import downloads, records
-from sccache_dtool.downloads import FETCH, TAKEN
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import TRANSFER_FILE, Layout, WorkName
 from sccache_dtool.errors import GONE
 from sccache_dtool.fetch import transfers
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import TRANSFER_FILE, Layout, WorkName
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.downloads import FETCH, TAKEN
 
 
 class Taken(NamedTuple):

@@ -11,14 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sccache_dtool import downloads, records
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.transfers import State
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import TRANSFER_FILE, PartName, StateName
+from sccache_dtool.protocol import downloads
 
 #: Seconds between two signs of progress, and so what a download can lose when its host dies.
 PULSE = 5.0

@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool import downloads, holders, records
 from sccache_dtool.clock import iso
-from sccache_dtool.downloads import FETCH, TAKEN, parts
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import TRANSFER_FILE, Layout, PartName, StateName, WorkName
 from sccache_dtool.fallback import do_without
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import HolderRecord, Roll
-from sccache_dtool.layout import TRANSFER_FILE, Layout, PartName, StateName, WorkName
 from sccache_dtool.liveness import State as Life
 from sccache_dtool.liveness import Verdict
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol import downloads, holders
+from sccache_dtool.protocol.downloads import FETCH, TAKEN, parts
+from sccache_dtool.protocol.holders import HolderRecord, Roll
 from sccache_dtool.units import short_duration
 
 __all__ = ["FETCH", "TAKEN", "WAIT", "State", "Transfer", "parts"]

@@ -10,11 +10,11 @@ import os
 import tarfile
 from collections.abc import Iterator
 
+from sccache_dtool.disk.extraction import Extraction, Parts, Refused
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FULL, CacheError, FetchFailed
-from sccache_dtool.extraction import Extraction, Parts, Refused
 from sccache_dtool.fetch import decompress
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fsops import CHUNK, FileSystem
 
 #: How compressed files begin, and the step that decompresses them.
 _COMPRESSED = (

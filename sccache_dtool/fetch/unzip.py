@@ -12,10 +12,10 @@ import time
 import zipfile
 import zlib
 
+from sccache_dtool.disk.extraction import Extraction, Parts, Refused
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FULL, CacheError, FetchFailed
-from sccache_dtool.extraction import Extraction, Parts, Refused
 from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fsops import CHUNK, FileSystem
 
 _LONGEST_LINK = 4096
 

@@ -24,7 +24,7 @@ from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.job import Job, Retrieved
+    from sccache_dtool.fetch.context import Job, Retrieved
     from sccache_dtool.fetch.stack import Chain, Stack
     from sccache_dtool.fetch.words import Source
 

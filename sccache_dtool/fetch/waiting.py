@@ -9,16 +9,18 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 
-from sccache_dtool import downloads, items, records
-from sccache_dtool.election import Election
+from sccache_dtool.catalog import items
+from sccache_dtool.disk import records
+from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
+from sccache_dtool.fetch.request import Terms, Wanted
 from sccache_dtool.fetch.transfers import WAIT, State
-from sccache_dtool.fetch.wanted import Terms, Wanted
-from sccache_dtool.layout import FAILED, OutcomeName, WorkName
-from sccache_dtool.leases import Lease
+from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.units import short_duration
 
 _FIRST_PAUSE = 0.05

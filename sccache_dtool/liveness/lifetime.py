@@ -21,10 +21,10 @@ from collections.abc import Callable, Iterator
 
 from sccache_dtool import hostlock
 from sccache_dtool.clock import Clock
-from sccache_dtool.layout import HolderName, unique
+from sccache_dtool.disk.mounts import mount_of
+from sccache_dtool.disk.names import HolderName, unique
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.mounts import mount_of
 from sccache_dtool.units import short_duration
 
 #: Seconds added to every lifetime: for coarse clocks, and for drift between a holder's clock and the server's.

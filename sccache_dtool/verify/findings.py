@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sccache_dtool.clock import Clock
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 
 class Weight(IntEnum):

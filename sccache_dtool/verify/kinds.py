@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sccache_dtool.mounts import Mount
-from sccache_dtool.records import printable
+from sccache_dtool.disk.mounts import Mount
+from sccache_dtool.disk.records import printable
 from sccache_dtool.verify.findings import Finding, Weight
 
 TYPE = "file system"

@@ -13,8 +13,8 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.disk.names import VERIFICATION, is_of_verification, unique
 from sccache_dtool.errors import NOT_EMPTY, TimedOut, UsageError, explain
-from sccache_dtool.layout import VERIFICATION, is_of_verification, unique
 from sccache_dtool.verify.findings import Place, Tell
 from sccache_dtool.verify.refusals import cannot_be_used
 from sccache_dtool.verify.role import Role

@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from sccache_dtool.disk.records import LIMIT
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.fallback import Audience
-from sccache_dtool.records import LIMIT
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Finding, Place, Weight
 from sccache_dtool.verify.refusals import failed, is_refused, refusal

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from sccache_dtool.records import printable
+from sccache_dtool.disk.records import printable
 
 Choice = TypeVar("Choice")
 

@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable
 from typing import TypeVar
 
-from sccache_dtool import records
+from sccache_dtool.disk import records
+from sccache_dtool.disk.names import VERIFICATION, unique
 from sccache_dtool.errors import TimedOut
-from sccache_dtool.layout import VERIFICATION, unique
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Place
 from sccache_dtool.verify.said import Garbled, Said

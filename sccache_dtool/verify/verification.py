@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.mounts import mount_of
+from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import FULL, CacheError, TimedOut, explain
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.liveness.owners import host_name
+from sccache_dtool.liveness.caller import host_name
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.mounts import mount_of
-from sccache_dtool.records import printable
 from sccache_dtool.verify import contests, kinds, meeting, pair, probes
 from sccache_dtool.verify.findings import Finding, Place, Report, Tell, Verdict, Weight
 from sccache_dtool.verify.meeting import Host

@@ -34,7 +34,7 @@ from cli.tool import (
     wait_until,
 )
 from httpserver import Server
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 Sc = Callable[..., Done]
 

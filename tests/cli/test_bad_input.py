@@ -13,7 +13,7 @@ import pytest
 
 from cli.tool import PYTHON, SC_DTOOL, Disk, Done, call, config, environment, one_line_error, shell
 from httpserver import Server
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 Sc = Callable[..., Done]
 

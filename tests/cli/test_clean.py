@@ -262,7 +262,7 @@ def test_of_many_items_people_are_shown_some_and_programs_all(sc: Sc, tmp_path: 
 
 def test_what_cannot_be_removed_is_told(sc: Sc, item: Item, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cleaning that failed in part would look like one that worked."""
-    from sccache_dtool.fsops import FileSystem
+    from sccache_dtool.disk.filesystem import FileSystem
 
     item("a")
     item("b")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import Disk, Done, config, one_line_error
-from sccache_dtool import layout
+from sccache_dtool.disk import names as layout
 
 Sc = Callable[..., Done]
 

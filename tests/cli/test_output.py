@@ -384,7 +384,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_with_debug(sc: Sc, m
 
 def test_an_error_of_the_file_system_names_the_file(sc: Sc, monkeypatch: pytest.MonkeyPatch) -> None:
     """`Permission denied` without a name would help nobody."""
-    from sccache_dtool.fsops import FileSystem
+    from sccache_dtool.disk.filesystem import FileSystem
 
     sc("init")
 

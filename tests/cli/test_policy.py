@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, config, one_line_error
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 Sc = Callable[..., Done]
 Put = Callable[..., Path]

@@ -14,8 +14,8 @@ HEAVY = """
     pkg_resources pygments random requests rich setuptools shutil socket sqlite3 ssl subprocess tarfile
     tempfile tomllib urllib3 xml zipfile
     importlib.metadata urllib.request
-    sccache_dtool.doctor sccache_dtool.election sccache_dtool.evict.keeper sccache_dtool.fetch.fetch
-    sccache_dtool.fetch.populate sccache_dtool.cli.looking sccache_dtool.cli.keeping sccache_dtool.cli.child
+    sccache_dtool.doctor sccache_dtool.protocol.election sccache_dtool.evict.single sccache_dtool.fetch.run
+    sccache_dtool.fetch.populate sccache_dtool.cli.inspect sccache_dtool.cli.manage sccache_dtool.cli.child
 """.split()
 
 PROBE = """
@@ -53,8 +53,8 @@ def test_a_command_that_is_not_named_is_not_loaded(source: str) -> None:
     """Every command would pay for all the others."""
     call("use", source)
     modules = loaded("ls", "-f", "json")
-    assert "sccache_dtool.cli.looking" in modules
-    assert {"sccache_dtool.cli.using", "sccache_dtool.cli.keeping", "requests", "rich", "flufl"} & modules == set()
+    assert "sccache_dtool.cli.inspect" in modules
+    assert {"sccache_dtool.cli.use", "sccache_dtool.cli.manage", "requests", "rich", "flufl"} & modules == set()
 
 
 def test_what_is_not_shown_on_a_terminal_is_not_drawn(source: str) -> None:

@@ -17,12 +17,12 @@ from rich.console import Console
 
 from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start, wait_until
 from httpserver import Page, Server
-from sccache_dtool import layout
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.progress import Bar, Lines
+from sccache_dtool.disk import names
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, shortened
 from sccache_dtool.fetch import slots, transfers
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, shortened
 
 MEBIBYTE = 1 << 20
 
@@ -119,7 +119,7 @@ def test_what_ended_a_day_ago_is_forgotten(
     assert len(disk.names("transfers")) == 1
     sc("clean", "--older-than", "30d", "-y")
     assert len(disk.names("transfers")) == 1
-    monkeypatch.setattr("sccache_dtool.downloads.KEEP", -1.0)
+    monkeypatch.setattr("sccache_dtool.protocol.downloads.KEEP", -1.0)
     sc("clean", "--older-than", "30d", "-y")
     assert disk.names("transfers") == []
 
@@ -238,7 +238,7 @@ def test_what_can_be_continued_is_removed_in_the_end(
     """Downloads that nobody wants any more would stay for good."""
     sc("init")
     begin_and_stop(sc, server, signal.SIGKILL)
-    monkeypatch.setattr("sccache_dtool.downloads.CONTINUE_FOR", -1.0)
+    monkeypatch.setattr("sccache_dtool.protocol.downloads.CONTINUE_FOR", -1.0)
     assert sc("doctor").code == 20
     sc("clean", "--older-than", "30d", "-y")
     assert disk.names("tmp") == []
@@ -595,10 +595,10 @@ def test_names_of_outcomes_and_states_are_read_as_they_were_written() -> None:
     """What one release writes, the next would pass over."""
     lease = f"p{'0' * 12}-{'1' * 12}.7"
     for name in (
-        layout.StateName("transferring", 5, None, 1),
-        layout.StateName("queued", 0, 10, 3),
-        layout.PartName(2, 4096),
-        layout.OutcomeName("a" * 32, lease, 1_800_000_000_000, layout.FAILED),
+        names.StateName("transferring", 5, None, 1),
+        names.StateName("queued", 0, 10, 3),
+        names.PartName(2, 4096),
+        names.OutcomeName("a" * 32, lease, 1_800_000_000_000, names.FAILED),
     ):
         assert type(name).parse(str(name)) == name
         assert type(name).parse(f"{name}.old") is None

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sccache_dtool.fetch.broker import redirected
+from sccache_dtool.fetch.dtool_source import redirected
 
 _numbers = itertools.count()
 

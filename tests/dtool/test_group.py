@@ -36,7 +36,7 @@ CLEAN = (
     stores.AS_OTHERS
     + """
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.policies import Rules
+from sccache_dtool.policy.rules import Rules
 Cache(os.environ["DTOOL_CACHE_DIRECTORY"]).init()
 become(int(sys.argv[2]), int(sys.argv[3]))
 done = Cache(os.environ["DTOOL_CACHE_DIRECTORY"]).clean(Rules(everything=True))

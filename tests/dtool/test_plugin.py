@@ -12,16 +12,16 @@ import dtoolcore
 import pytest
 
 from dtool import stores
-from sccache_dtool import holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.dtool import leased, plugin
 from sccache_dtool.errors import InUse
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fetch.broker import WrongContent, item_key
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Roll
-from sccache_dtool.layout import Layout
+from sccache_dtool.fetch.dtool_source import WrongContent, item_key
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.holders import Roll
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -318,9 +318,9 @@ def test_what_is_in_a_cache_that_one_may_only_read_is_served_without_a_lease(dat
 #: Of all that a first access loads: ours and others', early and late, modules and packages.
 LOADED_LATE = (
     "sccache_dtool.cache",
-    "sccache_dtool.fetch.broker",
+    "sccache_dtool.fetch.dtool_source",
     "sccache_dtool.fetch.populate",
-    "sccache_dtool.locking",
+    "sccache_dtool.protocol.locking",
     "flufl.lock",
 )
 

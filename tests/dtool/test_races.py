@@ -8,7 +8,7 @@ import pytest
 
 from dtool import stores
 from sccache_dtool.cache import Cache
-from sccache_dtool.fetch.broker import item_key
+from sccache_dtool.fetch.dtool_source import item_key
 
 PROCESSES, ITEMS = 8, 60
 

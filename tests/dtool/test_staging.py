@@ -12,18 +12,18 @@ from pathlib import Path
 import pytest
 
 from dtool import stores
-from sccache_dtool import holders
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fetch.broker import item_key
-from sccache_dtool.fetch.wanted import Wanted
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder, Roll
-from sccache_dtool.layout import Layout
-from sccache_dtool.leases import Lease
+from sccache_dtool.fetch.dtool_source import item_key
+from sccache_dtool.fetch.request import Wanted
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.holders import Holder, Roll
+from sccache_dtool.protocol.leases import Lease
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")

@@ -15,19 +15,20 @@ from typing import Any
 import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing
-from sccache_dtool import crew, gate, history, holders
+from sccache_dtool import pool
 from sccache_dtool.cache import Cache
-from sccache_dtool.crew import Crew
-from sccache_dtool.election import Election
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import CleaningName, EndedName, Layout, SegmentName
 from sccache_dtool.errors import CacheError, InUse
-from sccache_dtool.evict import clean, trash
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, Owner
-from sccache_dtool.layout import CleaningName, EndedName, Layout, SegmentName
-from sccache_dtool.leases import Lease
+from sccache_dtool.evict import execution, trash
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.pool import Crew
+from sccache_dtool.protocol import gate, history, holders
+from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import CALLER, Owner
+from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -279,14 +280,14 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of most of it."""
     for number in range(40):
         fill(f"f{number}", 1)
-    monkeypatch.setattr(clean, "_AT_ONCE", 4)  # several pieces of work for each of those who are at it at a time
-    monkeypatch.setattr(crew, "_PROBE", 0.0)
-    monkeypatch.setattr(crew, "_WORTH", 1e9 if by == "ourselves" else -1.0)
-    monkeypatch.setattr(crew, "_MANY", 0)
-    monkeypatch.setattr(crew, "_processors", lambda: 3)
+    monkeypatch.setattr(execution, "_AT_ONCE", 4)  # several pieces of work for each of those who are at it at a time
+    monkeypatch.setattr(pool, "_PROBE", 0.0)
+    monkeypatch.setattr(pool, "_WORTH", 1e9 if by == "ourselves" else -1.0)
+    monkeypatch.setattr(pool, "_MANY", 0)
+    monkeypatch.setattr(pool, "_processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":
-        monkeypatch.setattr(Crew, "_many", lambda _, work, again, tasks, waiting: crew._by_threads(work, tasks, 3))
+        monkeypatch.setattr(Crew, "_many", lambda _, work, again, tasks, waiting: pool._by_threads(work, tasks, 3))
     if by == "processes":
         many = Crew._by_processes
         monkeypatch.setattr(Crew, "_many", lambda self, work, again, tasks, waiting: many(self, work, again, tasks))

@@ -11,10 +11,10 @@ import pytest
 
 from faults import Failing, FakeClock, Interposing
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import PAYLOAD, Layout
-from sccache_dtool.marks import Limits, Mark, Room, Spare, Trashed, spare
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import PAYLOAD, Layout
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.policy.thresholds import Limits, Mark, Room, Spare, Trashed, spare
 
 Making = Callable[..., Cache]
 DAY = 86_400.0

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from faults import FakeClock
-from sccache_dtool.broker_names import LooseName, are_loose
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict import disposal
-from sccache_dtool.evict.policies import Rules
+from sccache_dtool.catalog.broker_names import LooseName, are_loose
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import CleaningName, TrashName
+from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.trash import Outcome
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder, program_owner
-from sccache_dtool.layout import CleaningName, TrashName
-from sccache_dtool.nofollow import Way
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol.holders import Holder, program_owner
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 ID = "0123456789abcdef0123456789abcdef01234567"
@@ -290,7 +290,7 @@ def test_what_changes_between_the_plan_and_the_deed_stays(root):
     fs, layout = Ahead(2 * DAY), cache._layout
     holder = Holder(fs, layout, cache._clock, program_owner(cache._proc), None)
     became = {}
-    disposal.remove(
+    loose_removal.remove(
         fs, layout, holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome})
     )
     holder.retire()

@@ -7,12 +7,12 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sccache_dtool.crew import Crew
-from sccache_dtool.evict import plans
-from sccache_dtool.evict.loose import Loose
-from sccache_dtool.evict.policies import Candidate, Plan
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
+from sccache_dtool.catalog.loose import Loose
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.evict import plan_file
+from sccache_dtool.policy.rules import Candidate, Plan
+from sccache_dtool.pool import Crew
 
 
 def candidate(number: int) -> Candidate:
@@ -22,7 +22,7 @@ def candidate(number: int) -> Candidate:
 
 def plan_of(number: int) -> Iterator[str]:
     """The lines of a plan, made one by one."""
-    return plans.encode(Plan(tuple(map(candidate, range(number))), (), 0, 0, None), "cache", 0.0, "ada@login1")
+    return plan_file.encode(Plan(tuple(map(candidate, range(number))), (), 0, 0, None), "cache", 0.0, "ada@login1")
 
 
 class _Postage(Crew):
@@ -46,7 +46,7 @@ def test_files_that_dtool_left_are_not_sent_with_every_piece(layout: Layout) -> 
         crew = _Postage()
         there, planned = {one.path: one for one in files}, [candidate(i) for i in range(100)]
         left = [Candidate(one.path, 0, 0.0, loose=one) for one in files]
-        weighed = plans.weigh(FileSystem(), layout, [*planned, *left], (), (), there, crew)
+        weighed = plan_file.weigh(FileSystem(), layout, [*planned, *left], (), (), there, crew)
         assert (len(weighed.gone), len(weighed.remove)) == (100, number)
         return crew.bytes
 
@@ -59,7 +59,7 @@ def test_a_plan_of_a_million_fits_into_memory() -> None:
     lines = list(plan_of(number))
     tracemalloc.start()
     try:
-        planned = plans.decode(lines)
+        planned = plan_file.decode(lines)
         _, most = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

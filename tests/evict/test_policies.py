@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from sccache_dtool.evict.policies import ENOUGH, Plan, Rules, make_plan
-from sccache_dtool.items import Copy, Item
-from sccache_dtool.layout import Generation, LeaseName, item_key
-from sccache_dtool.leases import Held
-from sccache_dtool.marks import ORDERS, Goal, Limits, Mark, Room
+from sccache_dtool.catalog.items import Copy, Item
+from sccache_dtool.disk.names import Generation, LeaseName, item_key
+from sccache_dtool.policy.rules import ENOUGH, Plan, Rules, make_plan
+from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Mark, Room
+from sccache_dtool.protocol.leases import Held
 
 NOW = 1_800_000_000.0
 DAY = 86_400.0

@@ -14,11 +14,11 @@ import pytest
 
 from faults import REPEATED, Call, Counting, Failing, FakeProc, Interposing
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, ITEM_FILE, KeptName, Layout, TrashName, WorkName
 from sccache_dtool.errors import CacheError, Exit, InUse, NoSpace
 from sccache_dtool.evict import trash
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import GATE, ITEM_FILE, KeptName, Layout, TrashName, WorkName
+from sccache_dtool.policy.rules import Rules
 
 FS = FileSystem()
 KEEP = 100_000.0

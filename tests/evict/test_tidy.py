@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from faults import FakeClock, FakeProc, Interposing, OnClock
-from sccache_dtool import gate, holders
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.clean import put_away
-from sccache_dtool.evict.leftover import OLD, Leftover
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, PROBE, Holder, Owner, Roll
-from sccache_dtool.layout import GATE, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.catalog.leftover import OLD, Leftover
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.evict.execution import put_away
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import gate, holders
+from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner, Roll
 
 FS = FileSystem()
 Making = Callable[..., Cache]

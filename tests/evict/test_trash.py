@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from faults import Counting, Failing, FakeClock, Interposing, LostReplies
-from sccache_dtool import gate, records
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.trash import Outcome, Purged
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import NAMED, Holder, Owner
-from sccache_dtool.layout import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName
+from sccache_dtool.protocol import gate
+from sccache_dtool.protocol.holders import NAMED, Holder, Owner
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"

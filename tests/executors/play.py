@@ -13,9 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sccache_dtool import crew
+from sccache_dtool import pool
 from sccache_dtool.cli import main
-from sccache_dtool.evict import clean, trash
+from sccache_dtool.evict import execution, trash
 
 _events = Path(os.environ["EVENTS"])
 _rank = os.environ.get("PMI_RANK", "0")
@@ -42,8 +42,8 @@ def evict(*arguments: Any) -> trash.Outcome:
 def share_everything() -> None:
     """Let the smallest work be shared."""
     trash.evict = evict  # type: ignore[assignment]
-    clean._AT_ONCE = 2
-    crew._PROBE, crew._WORTH, crew._OUTSTANDING = 0.0, -1.0, 4
+    execution._AT_ONCE = 2
+    pool._PROBE, pool._WORTH, pool._OUTSTANDING = 0.0, -1.0, 4
 
 
 share_everything()

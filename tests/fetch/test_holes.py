@@ -12,11 +12,11 @@ import pytest
 
 from faults import FakeClock
 from sccache_dtool.cache import Cache
-from sccache_dtool.fetch import broker, sources
-from sccache_dtool.fetch.fetch import fetch
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.fetch import dtool_source, sources
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
 
 MIB = 1 << 20
 
@@ -161,7 +161,7 @@ def test_items_of_datasets_keep_their_holes(tmp_path: Path) -> None:
     fs = FileSystem()
     fd = fs.open(str(source))
     try:
-        broker._copy(fs, fd, str(tmp_path / "copy"))
+        dtool_source._copy(fs, fd, str(tmp_path / "copy"))
     finally:
         fs.close(fd)
     assert (tmp_path / "copy").read_bytes() == source.read_bytes()

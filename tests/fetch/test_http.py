@@ -22,12 +22,12 @@ import urllib3
 import httpserver
 from faults import FakeClock
 from httpserver import Page, past_proxies
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed, NoSpace
-from sccache_dtool.fetch import attempts, http, sources
-from sccache_dtool.fetch.fetch import fetch
+from sccache_dtool.fetch import http, retry, sources
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
 
 BODY = os.urandom(500_000)
 OTHER = os.urandom(500_000)
@@ -54,7 +54,7 @@ def clock():
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr(attempts, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)
     with httpserver.serve() as server:
         yield server
 
@@ -170,16 +170,16 @@ def test_somebody_who_never_answers_is_given_up(get, server, clock):
     """A dead server would be asked for ever."""
     error = refused(get, server.page("/x", b"", status=503))
     assert "503" in error.message
-    assert error.details == (f"given up after {attempts.TRIES} attempts",)
-    assert server.gets["/x"] == attempts.TRIES
-    assert all(nap < 1.5 * attempts.LONGEST_PAUSE for nap in clock.naps)
+    assert error.details == (f"given up after {retry.TRIES} attempts",)
+    assert server.gets["/x"] == retry.TRIES
+    assert all(nap < 1.5 * retry.LONGEST_PAUSE for nap in clock.naps)
 
 
 def test_pauses_grow_and_are_spread(monkeypatch):
     """A thousand clients of one server would return in the same second, again and again."""
-    monkeypatch.setattr(attempts, "FIRST_PAUSE", 1.0)
-    for number, middle in ((1, 1), (2, 2), (3, 4), (30, attempts.LONGEST_PAUSE)):
-        pauses = [attempts.pause(number) for _ in range(200)]
+    monkeypatch.setattr(retry, "FIRST_PAUSE", 1.0)
+    for number, middle in ((1, 1), (2, 2), (3, 4), (30, retry.LONGEST_PAUSE)):
+        pauses = [retry.pause(number) for _ in range(200)]
         assert 0.5 * middle <= min(pauses) < max(pauses) <= 1.5 * middle
         assert max(pauses) - min(pauses) > 0.5 * middle
 
@@ -444,10 +444,10 @@ def test_a_large_file_takes_little_memory(tmp_path, server):
     url = server.page("/x", bytes(size))
     code = (
         "import sys\n"
-        "from sccache_dtool.fetch.fetch import fetch\n"
+        "from sccache_dtool.fetch.run import fetch\n"
         "from sccache_dtool.fetch.progress import NoProgress\n"
         "from sccache_dtool.fetch.stack import parse_stack\n"
-        "from sccache_dtool.fsops import FileSystem\n"
+        "from sccache_dtool.disk.filesystem import FileSystem\n"
         "fetch(FileSystem(), parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
         # Not ru_maxrss, in which the process that forked us counts as well.
         "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
@@ -624,7 +624,7 @@ def test_a_tls_connection_that_ends_without_saying_so_is_cut(get, tmp_path, monk
     context = certified(tmp_path, monkeypatch)
     with httpserver.raw(answer(length=False), tls=context) as server:
         assert "ended early" in refused(get, server.url()).message
-        assert server.connections == attempts.TRIES
+        assert server.connections == retry.TRIES
     with httpserver.raw(answer(), tls=context) as server:
         assert get(server.url()) == SMALL  # a length says so, too
     with httpserver.raw(answer(chunked(SMALL), "Transfer-Encoding: chunked", length=False), tls=context) as server:
@@ -969,7 +969,7 @@ def test_the_last_mirror_is_asked_with_patience_and_then_the_others(get, server)
     assert get(f"{server.page('/c', b'', status=503)}|{b}") == BODY
     assert (server.gets["/c"], server.gets["/d"]) == (1, 3)
     error = refused(get, f"{server.page('/e', b'', status=503)}|{server.page('/f', b'', status=503)}")
-    assert (server.gets["/e"], server.gets["/f"]) == (1 + attempts.TRIES, attempts.TRIES)
+    assert (server.gets["/e"], server.gets["/f"]) == (1 + retry.TRIES, retry.TRIES)
     assert len(error.details) == 2
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from sccache_dtool.errors import CacheError, FetchFailed, UsageError
 from sccache_dtool.fetch import dirac, plugins
-from sccache_dtool.fetch.job import Retrieved
+from sccache_dtool.fetch.context import Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin, StepPlugin
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import Location, Source, Step

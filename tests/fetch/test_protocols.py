@@ -15,7 +15,7 @@ from faults import FakeClock
 from fetch import servers
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import http, remote
+from sccache_dtool.fetch import fsspec_source, http
 from sccache_dtool.fetch.words import REMOTE, SOURCES
 
 BODY = os.urandom(9_000_000)  # more than a block
@@ -84,7 +84,7 @@ def test_what_broke_off_is_continued(place: Place, get: Get, monkeypatch: pytest
     """A line that breaks once an hour would never bring a file of a terabyte."""
     url = place.put("long", BODY)
     begun: list[int] = []
-    really_open = remote._open_file
+    really_open = fsspec_source._open_file
 
     def open_file(source: Any, system: Any, name: str, start: int, *more: Any) -> Any:
         begun.append(start)
@@ -104,7 +104,7 @@ def test_what_broke_off_is_continued(place: Place, get: Get, monkeypatch: pytest
         file.read = read
         return file
 
-    monkeypatch.setattr(remote, "_open_file", open_file)
+    monkeypatch.setattr(fsspec_source, "_open_file", open_file)
     assert get(url, DIGEST) == BODY
     assert begun[0] == 0
     assert begun[1] > 2_000_000
@@ -115,13 +115,13 @@ def test_what_has_not_changed_is_not_fetched_again(
 ) -> None:
     """`--refresh` would download everything, or see no change."""
     begun: list[str] = []
-    really_open = remote._open_file
+    really_open = fsspec_source._open_file
 
     def open_file(source: Any, system: Any, name: str, *more: Any) -> Any:
         begun.append(name)
         return really_open(source, system, name, *more)
 
-    monkeypatch.setattr(remote, "_open_file", open_file)
+    monkeypatch.setattr(fsspec_source, "_open_file", open_file)
     cache = make_cache()
     url = place.put("changing", b"one")
     first = cache.use(url)
@@ -133,7 +133,7 @@ def test_what_has_not_changed_is_not_fetched_again(
 
 def test_the_protocols_that_are_shown_are_those_of_the_tests() -> None:
     """`loaders` would promise what nobody has tried."""
-    assert set(remote.SHOWN) == set(servers.ALL) <= set(REMOTE)
+    assert set(fsspec_source.SHOWN) == set(servers.ALL) <= set(REMOTE)
     assert set(SOURCES) == {"file", "http", "https"}  # tests/fetch/test_sources.py, test_http.py
 
 
@@ -141,12 +141,12 @@ def test_what_is_not_shown_is_said_to_be_untested(tmp_path: Path) -> None:
     """Who has a package installed would take for granted that it works with this release."""
     rows = {row["name"]: row for row in call("loaders", "-f", "json").rows("loader") if row["kind"] == "source"}
     for scheme in REMOTE:
-        assert rows[scheme]["tested"] == (scheme in remote.SHOWN)
+        assert rows[scheme]["tested"] == (scheme in fsspec_source.SHOWN)
     shown = {line.split()[1]: line for line in call("loaders").out.splitlines() if line.startswith("source")}
     for scheme in REMOTE:
         ready = rows[scheme]["ready"]
-        assert ("  yes  " in shown[scheme]) == (ready and scheme in remote.SHOWN)
-        assert ("not tested" in shown[scheme]) == (ready and scheme not in remote.SHOWN)
+        assert ("  yes  " in shown[scheme]) == (ready and scheme in fsspec_source.SHOWN)
+        assert ("not tested" in shown[scheme]) == (ready and scheme not in fsspec_source.SHOWN)
 
 
 # -- how fast ----------------------------------------------------------------------------------------------------------
@@ -161,15 +161,15 @@ def test_sftp_sends_many_requests_before_the_first_answer(
     with servers.ssh(tmp_path / "ssh") as base:
         before, _, port = base.rpartition(":")
         waypoint = servers.Waypoint(int(port))
-        really_open = remote._open_file
+        really_open = fsspec_source._open_file
 
         def open_file(*words: Any) -> Any:
             file = really_open(*words)
             waypoint.hold_back_until(16 * 64)  # requests of at least so many bytes, with what encrypts them
             return file
 
-        monkeypatch.setattr(remote, "_open_file", open_file)
-        monkeypatch.setattr(remote, "PATIENCE", 30.0)  # only if it fails
+        monkeypatch.setattr(fsspec_source, "_open_file", open_file)
+        monkeypatch.setattr(fsspec_source, "PATIENCE", 30.0)  # only if it fails
         try:
             assert get(f"{before}:{waypoint.port}{tmp_path}/big", DIGEST) == BODY
         finally:
@@ -203,7 +203,7 @@ def test_no_more_is_read_ahead_than_is_good(seconds: float, most: int) -> None:
     """A file of a terabyte would come to be in memory; and on a slow line, a block would take longer than is waited."""
     clock = FakeClock()
     windows = Windows(100 << 20, clock, seconds)
-    file = remote._ReadAhead(windows, 0, 100 << 20, clock)
+    file = fsspec_source._ReadAhead(windows, 0, 100 << 20, clock)
     came = 0
     while data := file.read(1 << 20):
         came += len(data)
@@ -225,7 +225,7 @@ def test_a_fault_in_a_program_is_told_at_once(get: Get, monkeypatch: pytest.Monk
         asked.append(source)
         raise error("missing 1 required positional argument: 'base_url'")
 
-    monkeypatch.setattr(remote, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
     failure = refused(get, "s3://b/x")
     assert error.__name__ in failure.message
     assert "fault in the package" in str(failure.hint)
@@ -275,7 +275,7 @@ def test_only_what_may_pass_is_tried_again(
         asked.append(source)
         raise error
 
-    monkeypatch.setattr(remote, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
     assert refused(get, "s3://b/x").shared == shared
     assert len(asked) == attempts
 

@@ -12,9 +12,9 @@ import pytest
 import httpserver
 from faults import FakeClock
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.names import CheckedName
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import remote
-from sccache_dtool.layout import CheckedName
+from sccache_dtool.fetch import fsspec_source
 
 DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
 SOON = formatdate(time.time() + 3600, usegmt=True)  # no second older than the answer, however long that takes
@@ -203,7 +203,7 @@ def test_what_fsspec_opens_is_asked_by_its_version(
 ) -> None:
     """An object in a store could only be fetched once, or always."""
     store = Store()
-    monkeypatch.setattr(remote, "_open_system", lambda source: (store, "x"))
+    monkeypatch.setattr(fsspec_source, "_open_system", lambda source: (store, "x"))
     cache.use("s3://b/x")
     store.facts.update(change)
     cache.use("s3://b/x", refresh=True)

@@ -13,7 +13,7 @@ import pytest
 
 from fetch import servers
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import remote, sources
+from sccache_dtool.fetch import fsspec_source, sources
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import REMOTE
 
@@ -132,8 +132,8 @@ def test_what_is_not_installed_is_named(get, monkeypatch, scheme):
         monkeypatch.setitem(sys.modules, name, None)
     error = refused(get, f"{scheme}://host/x")
     assert "not installed" in error.message
-    assert error.hint == f"install it: pip install {remote._wanted(scheme)}"
-    assert remote.missing(scheme) == remote._wanted(scheme)
+    assert error.hint == f"install it: pip install {fsspec_source._wanted(scheme)}"
+    assert fsspec_source.missing(scheme) == fsspec_source._wanted(scheme)
 
 
 @needs("fsspec")
@@ -141,7 +141,7 @@ def test_what_fsspec_finds_missing_only_when_it_is_used_is_named(get, monkeypatc
     """`loaders` would call ready what cannot be fetched."""
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.fs", None)
-    assert remote.missing("hdfs") == "fsspec pyarrow"
+    assert fsspec_source.missing("hdfs") == "fsspec pyarrow"
     assert refused(get, "hdfs://host/x").hint == "install it: pip install fsspec pyarrow"
 
 
@@ -195,7 +195,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch):
     made = Store(BODY)
-    monkeypatch.setattr(remote, "_open_system", lambda source: (made, "x"))
+    monkeypatch.setattr(fsspec_source, "_open_system", lambda source: (made, "x"))
     return made
 
 
@@ -234,7 +234,7 @@ def test_a_store_that_stays_away_is_given_up(store, get):
 
 def test_a_store_that_falls_silent_is_asked_anew(store, get, monkeypatch):
     """A job would hang for ever: some packages, such as that for sftp, wait without limit."""
-    monkeypatch.setattr(remote, "PATIENCE", 2.0)
+    monkeypatch.setattr(fsspec_source, "PATIENCE", 2.0)
     store.hangs[4] = threading.Event()
     try:
         assert get("s3://b/x") == BODY

@@ -14,12 +14,12 @@ import urllib3
 
 import httpserver
 from faults import FakeClock
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import Exit, FetchFailed, NoSpace, UsageError
 from sccache_dtool.fetch import http
-from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
 
 BODY = bytes(range(256)) * 2000
 

@@ -12,13 +12,13 @@ import tarfile
 import pytest
 
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import transforms
-from sccache_dtool.fetch.fetch import fetch
-from sccache_dtool.fetch.job import Job
+from sccache_dtool.fetch import steps
+from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
 
 BLOCK = 512
 
@@ -265,6 +265,6 @@ def test_a_digest_can_be_checked_after_other_steps(tmp_path):
     right = hashlib.sha1(b"x" * 3_000_000).hexdigest()
     arguments = (str(path), str(tmp_path / "y"), "file:/x")
     job = Job(FileSystem(), Clock(), NoProgress())
-    assert transforms.apply_step(job, f"sha1:{right}", *arguments) == str(path)
+    assert steps.apply_step(job, f"sha1:{right}", *arguments) == str(path)
     with pytest.raises(FetchFailed, match=f"sha1 of file:/x is {right}, not {'0' * 40}"):
-        transforms.apply_step(job, f"sha1:{'0' * 40}", *arguments)
+        steps.apply_step(job, f"sha1:{'0' * 40}", *arguments)

@@ -16,11 +16,11 @@ import zipfile
 import pytest
 
 from faults import FakeClock
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.fetch import fetch
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
 
 BODY = os.urandom(300_000) + bytes(3_000_000)
 

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from faults import Counting, FakeClock, Interposing
-from sccache_dtool import items
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog import items
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
 
 Make = Callable[..., Cache]
 

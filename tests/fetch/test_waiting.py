@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from faults import FakeClock
-from sccache_dtool import downloads
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import FAILED, Layout, OutcomeName
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.populate import _reasons
+from sccache_dtool.fetch.request import Terms, wanted_from
 from sccache_dtool.fetch.waiting import Waiter
-from sccache_dtool.fetch.wanted import Terms, wanted_from
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import user_name
-from sccache_dtool.layout import FAILED, Layout, OutcomeName
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.holders import user_name
 
 LEASE = f"p{'0' * 12}-{'1' * 12}.7"
 

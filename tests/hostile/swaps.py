@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from faults import Call, Counting, FakeClock
-from sccache_dtool.layout import EndedName, LeaseName
+from sccache_dtool.disk.names import EndedName, LeaseName
 
 
 class Swapping(Counting):

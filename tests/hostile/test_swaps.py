@@ -22,15 +22,15 @@ import pytest
 
 from faults import FakeClock, FakeProc, OnClock
 from hostile.swaps import Swapping, snapshot
-from sccache_dtool import history, holders
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.leftover import OLD
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, Layout, TrashName, WorkName, unique
 from sccache_dtool.errors import CacheError
-from sccache_dtool.evict.leftover import OLD
-from sccache_dtool.evict.policies import Rules
 from sccache_dtool.fetch import untar
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import PROGRAM, Holder
-from sccache_dtool.layout import GATE, Layout, TrashName, WorkName, unique
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import history, holders
+from sccache_dtool.protocol.holders import PROGRAM, Holder
 from sccache_dtool.verify import Part, contests, verify
 from sccache_dtool.verify.role import Role
 

@@ -20,7 +20,7 @@ import pytest
 
 from hostile.swaps import snapshot
 from hostile.users import PATIENCE, Done, act_as, become, load_everything, open_directory, run_as, share
-from sccache_dtool.layout import (
+from sccache_dtool.disk.names import (
     Generation,
     HolderName,
     Layout,

@@ -19,8 +19,8 @@ import pytest
 from cli.tool import PYTHON, wait_until
 from hosts.machine import Host
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import BEATS_PER_LIFETIME
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.protocol.holders import BEATS_PER_LIFETIME
 
 pytestmark = pytest.mark.hosts
 

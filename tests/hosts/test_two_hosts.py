@@ -22,8 +22,8 @@ import httpserver
 from hosts.machine import Done, Host
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import iso
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import HolderName, Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import HolderName, Layout
 from sccache_dtool.liveness import lifetime
 
 pytestmark = pytest.mark.hosts
@@ -59,8 +59,8 @@ SLOW_CLEANER = """
 import sys
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import iso
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.disk.filesystem import FileSystem
 class Slow(FileSystem):
     def rmdir(self, path, **more):
         print(path, flush=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sccache_dtool.liveness.schedulers import Reply
+from sccache_dtool.liveness.batch.query import Reply
 
 
 class Commands:

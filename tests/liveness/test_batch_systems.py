@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from liveness.asked import Commands
-from sccache_dtool.liveness import State, Verdict, htcondor, kubernetes, lsf, pbs
-from sccache_dtool.liveness.jobs import Job
-from sccache_dtool.liveness.schedulers import Reply, Unanswered
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.batch import htcondor, kubernetes, lsf, pbs
+from sccache_dtool.liveness.batch.query import Reply, Unanswered
+from sccache_dtool.liveness.job import Job
 
 
 def ask(module: Any, job: Job, **replies: str | Reply) -> Verdict | None:

@@ -12,10 +12,12 @@ import pytest
 from faults import FakeProc
 from liveness.asked import Commands
 from sccache_dtool.errors import UsageError
-from sccache_dtool.liveness import jobs, owners, schedulers
-from sccache_dtool.liveness.jobs import Found, Job
-from sccache_dtool.liveness.owners import CALLER, JOB, NAMED, Owner
-from sccache_dtool.liveness.schedulers import Unanswered
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness import job as jobs
+from sccache_dtool.liveness.batch import query
+from sccache_dtool.liveness.batch.query import Unanswered
+from sccache_dtool.liveness.caller import CALLER, JOB, NAMED, Owner
+from sccache_dtool.liveness.job import Found, Job
 
 SLURM = {
     "SLURM_JOB_ID": "48211",
@@ -110,7 +112,7 @@ def test_sudo_and_env_take_nothing_away(proc: FakeProc, above: Above) -> None:
     """`sudo sc-dtool use` in a job would take a lease that the job's own `unuse` does not find."""
     above(STEPD, "bash", "sudo", environ=SLURM)
     assert jobs.find_job(proc, {}) == Found(EXPECTED, "align", True)
-    assert owners.job_here(proc) == Found(EXPECTED, "align", True)
+    assert caller.job_here(proc) == Found(EXPECTED, "align", True)
 
 
 def test_what_may_not_be_read_is_done_without(proc: FakeProc, above: Above) -> None:
@@ -271,7 +273,7 @@ def in_job(above: Above, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_a_job_the_job_holds(proc: FakeProc, in_job: None) -> None:
     """A lease that one step takes would end with it, while the others read."""
-    owner = owners.owner_from("auto", proc, print)
+    owner = caller.owner_from("auto", proc, print)
     assert owner == Owner(JOB, None, None, "align", EXPECTED)
     assert str(owner) == "Slurm job 48211 (align)"
     assert owner.short == "slurm:48211"
@@ -279,10 +281,10 @@ def test_in_a_job_the_job_holds(proc: FakeProc, in_job: None) -> None:
 
 def test_a_step_and_another_start_find_the_jobs_leases(proc: FakeProc, in_job: None) -> None:
     """`unuse` in another step, on another node, or after a requeue, would not find what `use` took."""
-    owner = owners.owner_from("auto", proc, print)
+    owner = caller.owner_from("auto", proc, print)
     for job in (EXPECTED._replace(incarnation="4"), EXPECTED._replace(nodes="n9"), Job("slurm", "lab", "48211")):
         assert owner._replace(job=job).prefix == owner.prefix
-    assert owner.prefix in {one.prefix for one in owners.owners_from("auto", proc, print)}
+    assert owner.prefix in {one.prefix for one in caller.owners_from("auto", proc, print)}
     for job in (EXPECTED._replace(cluster="b"), EXPECTED._replace(id="5"), EXPECTED._replace(raw="48211")):
         assert owner._replace(job=job).prefix != owner.prefix
 
@@ -297,18 +299,18 @@ def test_the_token_can_be_made_by_a_shell_script() -> None:
 
 def test_what_the_process_took_itself_is_given_back_in_the_job(proc: FakeProc, in_job: None) -> None:
     """A lease taken with `--holder pid:$$` would not be found by a plain `unuse`."""
-    found = owners.owners_from("auto", proc, print)
-    assert owners.process_owner(CALLER, proc, 101) in found
+    found = caller.owners_from("auto", proc, print)
+    assert caller.process_owner(CALLER, proc, 101) in found
     assert found[-1].kind is JOB
 
 
 def test_programs_keep_their_own_identity_and_have_the_job_as_evidence(proc: FakeProc, in_job: None) -> None:
     """Two Python programs in one job would end each other's leases."""
-    program = owners.program_owner(proc)
+    program = caller.program_owner(proc)
     assert program.job == EXPECTED
     assert program.process == proc.identify(os.getpid())
     assert program.token == program._replace(job=None).token
-    assert owners.command_owner(proc, 101, ["align", "x"]).job == EXPECTED
+    assert caller.command_owner(proc, 101, ["align", "x"]).job == EXPECTED
 
 
 def test_beside_a_job_the_end_of_the_job_ends_nothing_by_itself(
@@ -318,8 +320,8 @@ def test_beside_a_job_the_end_of_the_job_ends_nothing_by_itself(
     above("bash", "salloc", "bash")
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
-    assert owners.program_owner(proc).job is None
-    owner = owners.owner_from("auto", proc, print)
+    assert caller.program_owner(proc).job is None
+    owner = caller.owner_from("auto", proc, print)
     assert (owner.kind, owner.job) == (JOB, EXPECTED)
     assert owner.process == proc.identify(102)
 
@@ -334,7 +336,7 @@ def test_outside_of_jobs_nothing_of_them_is_loaded() -> None:
         "from sccache_dtool.liveness import owners, process\n"
         "owners.owner_from(f'pid:{os.getpid()}', process.Proc(), print)\n"
         "assert owners.may_be_in_job(process.Proc(), {}) or owners.job_here(process.Proc()) is None\n"
-        "print('sccache_dtool.liveness.jobs' in sys.modules, 'subprocess' in sys.modules)\n"
+        "print('sccache_dtool.liveness.job' in sys.modules, 'subprocess' in sys.modules)\n"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "PBS", "KUBERNETES"))}
     done = subprocess.run([sys.executable, "-c", script], env=clean, capture_output=True, text=True, check=True)
@@ -379,22 +381,22 @@ def test_jobs_are_named(spec: str, job: Job) -> None:
 )
 def test_what_is_no_job_is_refused(proc: FakeProc, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     """A slip of the pen would take a lease for a job that never ends, or become an option of somebody's command."""
-    monkeypatch.setattr(schedulers, "run_command", lambda argv: pytest.fail(f"asked: {argv}"))
+    monkeypatch.setattr(query, "run_command", lambda argv: pytest.fail(f"asked: {argv}"))
     with pytest.raises(UsageError, match="names no job"):
-        owners.owner_from(spec, proc, print)
+        caller.owner_from(spec, proc, print)
 
 
 def test_a_cluster_that_cannot_be_asked_for_must_be_named(proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lease would be taken for a job of no cluster, which nothing can judge."""
 
-    def hangs(argv: object) -> schedulers.Reply:
+    def hangs(argv: object) -> query.Reply:
         raise Unanswered("squeue did not answer within 10 s")
 
-    monkeypatch.setattr(schedulers, "run_command", hangs)
+    monkeypatch.setattr(query, "run_command", hangs)
     with pytest.raises(UsageError, match="squeue did not answer") as caught:
-        owners.owner_from("slurm:48211", proc, print)
+        caller.owner_from("slurm:48211", proc, print)
     assert "--holder slurm:48211@CLUSTER" in (caught.value.hint or "")
-    assert owners.owner_from("slurm:48211@lab", proc, print).job == Job("slurm", "lab", "48211")
+    assert caller.owner_from("slurm:48211@lab", proc, print).job == Job("slurm", "lab", "48211")
 
 
 @pytest.mark.parametrize("spec", ["pbs:12", "htcondor:12.0", "lsf:12", "slurm:12"])
@@ -409,25 +411,25 @@ def test_a_job_that_has_ended_holds_nothing_more(
     """A user would be given a path whose lease has ended already; or, by a slip of the pen, one that never ends."""
     now = int(time.time())
 
-    def answers(**replies: str | schedulers.Reply) -> None:
-        monkeypatch.setattr(schedulers, "run_command", Commands(**replies))
+    def answers(**replies: str | query.Reply) -> None:
+        monkeypatch.setattr(query, "run_command", Commands(**replies))
 
     answers(squeue=f"4|4|N/A|0|CANCELLED|{now}|{now}|{now}||lab|N/A|\n")
     with pytest.raises(UsageError, match="job 4 CANCELLED"):
-        owners.owner_from("slurm:4@lab", proc, warnings.append)
-    assert owners.owners_from("slurm:4@lab", proc, warnings.append)[0].job == Job("slurm", "lab", "4")
+        caller.owner_from("slurm:4@lab", proc, warnings.append)
+    assert caller.owners_from("slurm:4@lab", proc, warnings.append)[0].job == Job("slurm", "lab", "4")
     answers(squeue=f"4|4|N/A|0|PENDING|{now}|N/A|N/A||lab|N/A|\n")
-    owners.owner_from("slurm:4@lab", proc, warnings.append)
+    caller.owner_from("slurm:4@lab", proc, warnings.append)
     assert warnings == []
-    answers(squeue=schedulers.Reply(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct="")
-    owners.owner_from("slurm:4@lab", proc, warnings.append)
+    answers(squeue=query.Reply(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct="")
+    caller.owner_from("slurm:4@lab", proc, warnings.append)
     assert len(warnings) == 1
     assert "job 4 is not listed" in warnings[0]
 
 
 def test_other_names_with_colons_are_names(proc: FakeProc) -> None:
     """A workflow's own name for a holder would be refused."""
-    assert owners.owner_from("run:7", proc, print).kind is NAMED
+    assert caller.owner_from("run:7", proc, print).kind is NAMED
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from faults import FakeClock
-from sccache_dtool.layout import HolderName
+from sccache_dtool.disk.names import HolderName
 from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.lifetime import MARGIN, Memory, mount_type
 

@@ -12,10 +12,11 @@ import pytest
 from cli.tool import has_ended, wait_until
 from faults import FakeClock
 from liveness.asked import Commands
-from sccache_dtool.liveness import State, schedulers
-from sccache_dtool.liveness.jobs import TITLES, Job
+from sccache_dtool.liveness import State
+from sccache_dtool.liveness.batch import query
+from sccache_dtool.liveness.batch.query import Absent, Docket, Reply, Run, Unanswered, batches, run_command
+from sccache_dtool.liveness.job import TITLES, Job
 from sccache_dtool.liveness.lifetime import Memory
-from sccache_dtool.liveness.schedulers import Absent, Docket, Reply, Run, Unanswered, batches, run_command
 
 RUNNING = "{0}|{0}|N/A|0|RUNNING|1|2|NONE|n1|lab|N/A|\n"
 DOWN = Unanswered("squeue did not answer within 10 s")
@@ -100,7 +101,7 @@ def test_many_jobs_fit_into_command_lines() -> None:
     ids = [str(number) for number in range(100_000, 120_000)]
     found = list(batches(ids))
     assert [id for batch in found for id in batch] == ids
-    assert max(len(",".join(batch)) for batch in found) <= schedulers.LONGEST_LIST
+    assert max(len(",".join(batch)) for batch in found) <= query.LONGEST_LIST
     assert len(found) == 5
     assert list(batches([])) == []
     assert list(batches(["x" * 100_000])) == [["x" * 100_000]]
@@ -231,7 +232,7 @@ def test_a_command_that_hangs_is_given_up_with_all_that_it_has_started(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A site's wrapper around squeue whose child hangs would hang every cleaner for ever."""
-    monkeypatch.setattr(schedulers, "TIMEOUT", 0.5)
+    monkeypatch.setattr(query, "TIMEOUT", 0.5)
     begin = time.monotonic()
     with pytest.raises(Unanswered, match="did not answer within"):
         run_command(["sh", "-c", f"sleep 600 & echo $! >{tmp_path}/pid; wait"])

@@ -9,9 +9,10 @@ import pytest
 
 from liveness.asked import Commands
 from sccache_dtool.clock import local
-from sccache_dtool.liveness import State, Verdict, slurm
-from sccache_dtool.liveness.jobs import Job
-from sccache_dtool.liveness.schedulers import Absent, Reply, Unanswered
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.batch import slurm
+from sccache_dtool.liveness.batch.query import Absent, Reply, Unanswered
+from sccache_dtool.liveness.job import Job
 
 
 def at(time: str) -> int:

@@ -9,16 +9,18 @@ import pytest
 
 from faults import Counting, Failing, FakeClock, FakeProc, OnClock
 from liveness.asked import Commands
-from sccache_dtool import holders, reaping, records
 from sccache_dtool.clock import iso, local
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
-from sccache_dtool.layout import Layout
-from sccache_dtool.liveness import State, Verdict, lifetime, schedulers
-from sccache_dtool.liveness.jobs import Job
-from sccache_dtool.liveness.owners import program_owner
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.liveness import State, Verdict, lifetime
+from sccache_dtool.liveness.batch import query
+from sccache_dtool.liveness.caller import program_owner
+from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Proc, Process
-from sccache_dtool.workplace import Workplace
+from sccache_dtool.protocol import holders, reaping
+from sccache_dtool.protocol.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
+from sccache_dtool.protocol.store import Workplace
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
@@ -124,7 +126,7 @@ def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.
 
     def hear(holder: Holder, state: str = "COMPLETED", one_clock: bool = True) -> Verdict:
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
-        monkeypatch.setattr(schedulers.Docket.__init__, "__defaults__", (commands,))
+        monkeypatch.setattr(query.Docket.__init__, "__defaults__", (commands,))
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
         with reaping.open_court(Workplace(OnClock(clock), layout, clock, proc, "cache-id", print)) as court:
             return court.holder(holder.id)[1]

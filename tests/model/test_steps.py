@@ -22,14 +22,15 @@ from model import actors, disk
 from model.actors import Program
 from model.disk import IN_TREE, Refused, Tree, tree_of
 from model.scenarios import COPY, EMPTY
-from sccache_dtool import history, holders, leases, reaping, records
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, LeaseName, PartName, StateName, TrashName, WorkName
 from sccache_dtool.evict import trash
 from sccache_dtool.fetch.takeover import find_abandoned
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder, Roll
-from sccache_dtool.layout import Layout, LeaseName, PartName, StateName, TrashName, WorkName
-from sccache_dtool.leases import Held, Place
+from sccache_dtool.protocol import history, holders, leases, reaping
+from sccache_dtool.protocol.holders import Holder, Roll
+from sccache_dtool.protocol.leases import Held, Place
 
 _UNSEEN = {"sync", "close", "share", "is_shared", "remove_tree", "changed"}
 

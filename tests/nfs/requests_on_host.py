@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.policies import Rules
+from sccache_dtool.policy.rules import Rules
 
 Counts = dict[str, dict[str, int]]
 

@@ -22,11 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from races.actors import digest_of, generations, left_in, names
 from races.storm import Item, ListThenDelete, Notes, Storm, Weather, _Evicting, verdict
-from sccache_dtool import election
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import GATE, PAYLOAD, Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import GATE, PAYLOAD, Layout
 from sccache_dtool.liveness import lifetime
+from sccache_dtool.protocol import election
 
 #: Seconds in which the last holder of a host that is gone has lapsed.
 PATIENCE = 180.0

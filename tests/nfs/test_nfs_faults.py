@@ -163,7 +163,7 @@ def test_what_one_host_removes_another_does_not_use(mounted: Lab, source: str) -
 #: Remembers the way to a directory, and removes what is in it when another host has removed both.
 REMOVER = """
 import sys
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 fs = FileSystem()
 print(fs.names(sys.argv[1]), flush=True)
 sys.stdin.read()

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from faults import Call, Counting
 from sccache_dtool.cache import Cache
-from sccache_dtool.holders import PROBE
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.protocol.holders import PROBE
 
 
 class Payload(NamedTuple):

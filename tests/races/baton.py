@@ -27,14 +27,14 @@ from unittest import mock
 from faults import REPEATED, Call, Counting, FakeClock
 from races.actors import findings, left_in
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import CacheError
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import CALLER, PROBE, Owner
-from sccache_dtool.layout import Layout
-from sccache_dtool.leases import Lease
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol.holders import CALLER, PROBE, Owner
+from sccache_dtool.protocol.leases import Lease
 
 EVERYTHING = Rules(everything=True)
 CONTENT = b"ACGT\n"

@@ -10,7 +10,7 @@ import pytest
 
 from races.actors import Payload, make_payload
 from sccache_dtool.cache import Cache
-from sccache_dtool.fsops import FileSystem
+from sccache_dtool.disk.filesystem import FileSystem
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ from typing import NamedTuple
 from unittest import mock
 
 from races.baton import EVERYTHING, Act, Play, Scene
-from sccache_dtool import history
 from sccache_dtool.cache import Cache
+from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import CacheError
 from sccache_dtool.evict import trash
-from sccache_dtool.holders import Holder, program_owner
-from sccache_dtool.layout import WorkName
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.holders import Holder, program_owner
 
 
 def use(play: Play, cache: Cache) -> None:
@@ -98,7 +98,7 @@ def idle(scene: Scene) -> None:
 
 
 def twice(scene: Scene) -> None:
-    with mock.patch("sccache_dtool.items.generations", return_value=[]):
+    with mock.patch("sccache_dtool.catalog.items.generations", return_value=[]):
         scene.use()
 
 

@@ -30,15 +30,15 @@ from typing import Any, NamedTuple
 
 import flufl.lock  # noqa: F401  (these three: loaded once, and not by each process that is born)
 
-import sccache_dtool.evict.keeper
+import sccache_dtool.evict.single
 import sccache_dtool.fetch.populate  # noqa: F401
 from races.actors import digest_of, findings, left_in, make_payload
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import REAPED, RELEASED
 from sccache_dtool.errors import InUse, LeaseLost, TimedOut, UsageError
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import REAPED, RELEASED
+from sccache_dtool.policy.rules import Rules
 
 EVERYTHING = Rules(everything=True)
 

@@ -15,13 +15,13 @@ import pytest
 from faults import Call, FakeClock, FakeProc, Interposing
 from races.baton import Misfortune, Play, Scene
 from races.directors import Chance, systematically
-from sccache_dtool import holders
 from sccache_dtool.cache import Cache
-from sccache_dtool.election import Election
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.election import Election
 
 SEED = int(os.environ.get("SEED", "20261121"))
 PLAYS = int(os.environ.get("PLAYS", "12")) * 10

@@ -29,8 +29,8 @@ from races import crash
 from races.actors import digest_of, generations, left_in, make_payload, names
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.main import Commands, run
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, WorkName
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, WorkName
 
 SEED = int(os.environ.get("SEED", "20261121"))
 MOST_POINTS = int(os.environ.get("CRASH_POINTS", "9"))  # of each command; CRASH_POINTS=1000 leaves none out

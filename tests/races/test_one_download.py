@@ -17,9 +17,9 @@ import pytest
 import httpserver
 from races.actors import findings, generations, left_in, names
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.policies import Rules
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.policy.rules import Rules
 
 BODY = random.Random(4).randbytes(300_000)
 DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"

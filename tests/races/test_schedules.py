@@ -16,9 +16,9 @@ from figures import tally
 from races.baton import Play, Scene
 from races.directors import Chance, Played, systematically
 from races.plays import CASES, CROWDS, Case
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.evict import trash
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.gate import Closing
+from sccache_dtool.protocol.gate import Closing
 
 SEED = int(os.environ.get("SEED", "20261121"))
 PLAYS = int(os.environ.get("PLAYS", "8"))  # by chance, of each case

@@ -32,19 +32,20 @@ from races.actors import (
     make_payload,
     names,
 )
-from sccache_dtool import history, holders, root
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk import root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, WorkName
 from sccache_dtool.errors import InUse, LeaseLost, UsageError
 from sccache_dtool.evict import trash
-from sccache_dtool.evict.policies import Rules
 from sccache_dtool.evict.trash import Purged
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.holders import Holder, Owner
-from sccache_dtool.layout import Layout, WorkName
-from sccache_dtool.leases import Lease
 from sccache_dtool.liveness import lifetime
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol import history, holders
+from sccache_dtool.protocol.holders import Holder, Owner
+from sccache_dtool.protocol.leases import Lease
 
 EVERYTHING = Rules(everything=True)
 
@@ -440,7 +441,7 @@ class Stage:
     def present(self, copies: int = 1) -> None:
         """Let the item be there, unused."""
         for _ in range(copies):
-            with mock.patch("sccache_dtool.items.generations", return_value=[]):
+            with mock.patch("sccache_dtool.catalog.items.generations", return_value=[]):
                 self.inner.use(self.payload.path).release()
             self.made += 1
 

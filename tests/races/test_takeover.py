@@ -20,10 +20,10 @@ from hosts.nshost import host_command
 from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
 from sccache_dtool.cache import Cache
-from sccache_dtool.evict.policies import Rules
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, PartName
 from sccache_dtool.fetch import track
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import Layout, PartName
+from sccache_dtool.policy.rules import Rules
 
 BODY = os.urandom(6 << 20)
 DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"

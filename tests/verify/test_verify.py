@@ -21,9 +21,9 @@ import pytest
 
 from faults import REPEATED, Call, Counting, Failing, FakeClock, FakeProc, LostReplies
 from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import VERIFICATION
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut, UsageError
-from sccache_dtool.fsops import FileSystem
-from sccache_dtool.layout import VERIFICATION
 from sccache_dtool.verify import (
     Fitness,
     Part,

@@ -1,0 +1,1 @@
+"""What is in a cache: items, copies, loose files, totals."""

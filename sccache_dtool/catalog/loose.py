@@ -1,0 +1,293 @@
+"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, and counted.
+
+The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, nothing
+else is in its directory, and that is named by a UUID or by the cache's settings (dtool-http names directories by the
+path of a URL, which may be any). Datasets are never entered, symbolic links never followed, and nothing outside the
+root or on another file system is looked at.
+
+Nobody holds leases on loose files, so only their age tells whether they may be in use. Age is counted from the
+newest of their times. An access time may make a file younger, and so keep it; whether it is kept up at all depends on
+the mount, so it never makes one older.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from sccache_dtool.catalog.broker_names import LooseName, are_loose, is_uuid
+from sccache_dtool.catalog.leftover import OLD
+from sccache_dtool.disk.filesystem import Entry, FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.patterns import matches, note_matching
+from sccache_dtool.pool import Crew
+
+Warn = Callable[[str], None]
+
+#: Seconds for which a loose file is kept where no rule says how old is old enough, and a partial one always.
+YOUNG = OLD
+
+#: What a dataset's directory has in it, and a cache's has not.
+_DATASET = ".dtool"
+
+_DEEPEST = 12
+
+#: Where brokers make their directories; the latter are from times when each kind of storage had a cache of its own.
+_PARENTS = frozenset({"", "s3", "http", "azure", "irods", "ecs"})
+
+
+class Loose(NamedTuple):
+    """A file that dtool left, as a scan saw it."""
+
+    directory: str  # relative to the root
+    name: str
+    bytes: int
+    newest: float  # seconds since 1970, by the file system's clock
+    uid: int
+    stamp: tuple[int, int, int, int]  # device, inode, size, time of the last change: whether it is still the same
+
+    @property
+    def path(self) -> str:
+        """Relative to the root."""
+        return f"{self.directory}/{self.name}"
+
+    @property
+    def partial(self) -> bool:
+        """Whether this is a download that goes on, or that was broken off."""
+        parsed = LooseName.parse(self.name)
+        return parsed is None or parsed.partial
+
+    def is_broken(self, now: float) -> bool:
+        """Whether this is a download that was broken off: nobody has touched it for a day."""
+        return now - self.newest > YOUNG and self.partial
+
+
+class Pile(NamedTuple):
+    """The loose files of one directory, summed up."""
+
+    directory: str
+    files: int
+    bytes: int
+    newest: float
+    bytes_of: dict[int, int]  # by user id
+    old: tuple[int, int] = (0, 0)  # files, and bytes of those, not excluded, and not touched since a given time
+
+    @property
+    def dataset(self) -> str:
+        """The dataset's UUID or, where it is not known, the directory."""
+        last = self.directory.rpartition("/")[2]
+        return last if is_uuid(last) else self.directory
+
+
+class Found(NamedTuple):
+    """What a scan found: files, and empty directories that are old enough to go."""
+
+    files: tuple[Loose, ...] = ()
+    deserted: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()  # patterns of directories that no directory matches
+
+
+Statuses = Iterable[tuple[str, os.stat_result]]
+
+#: The bits of a mode that tell what kind of file it is (inode(7)).
+_KIND = 0o170000
+Sum = TypeVar("Sum")
+
+
+def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, named: Collection[str] = ()) -> Found:
+    """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
+
+    `named`: patterns of directories below the root in which brokers write and nobody else.
+    """
+    files: list[Loose] = []
+    deserted: list[str] = []
+    matched: set[str] = set()
+    for visit in _visits(fs, layout, now, warn, crew, named, _files):
+        note_matching(named, visit.directory, matched)
+        files.extend(visit.found or ())
+        if visit.deserted:
+            deserted.append(visit.directory)
+    unmatched = tuple(pattern for pattern in named if pattern not in matched)
+    return Found(tuple(sorted(files)), tuple(sorted(deserted)), unmatched)
+
+
+def piles(
+    fs: FileSystem,
+    layout: Layout,
+    warn: Warn,
+    crew: Crew,
+    named: Collection[str] = (),
+    *,
+    untouched_since: float = 0.0,
+    exclude: tuple[str, ...] = (),
+) -> Iterator[Pile]:
+    """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
+    fold = functools.partial(_pile, untouched_since, exclude)
+    for visit in _visits(fs, layout, 0.0, warn, crew, named, fold):
+        if visit.found is not None and visit.found.files:
+            yield visit.found
+
+
+def _files(directory: str, statuses: Statuses) -> list[Loose]:
+    return [
+        Loose(directory, name, status.st_size, newest_of(status), status.st_uid, stamp_of(status))
+        for name, status in statuses
+        if _is_file(status.st_mode)
+    ]
+
+
+def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, statuses: Statuses) -> Pile:
+    """The sum of one directory. Once for each of a million files: no calls but where there is something to do.
+
+    A status is unpacked by its places (see `os.stat_result`), which are fewer steps than its names; its times are
+    whole seconds there, which is near enough for an account.
+    """
+    files = size = old = old_size = 0
+    newest = 0.0
+    bytes_of: dict[int, int] = {}
+    for name, (mode, _, _, _, uid, _, mine, read, touched, changed) in statuses:
+        if mode & _KIND != stat.S_IFREG:
+            _refuse_directory(mode)
+            continue
+        files += 1
+        size += mine
+        bytes_of[uid] = bytes_of[uid] + mine if uid in bytes_of else mine
+        if changed > touched:
+            touched = changed
+        if read > touched:
+            touched = read
+        if touched > newest:
+            newest = touched
+        if touched <= untouched_since and not (exclude and _is_excluded(f"{directory}/{name}", exclude)):
+            old += 1
+            old_size += mine
+    return Pile(directory, files, size, newest, bytes_of, (old, old_size))
+
+
+def _is_excluded(path: str, excluded: tuple[str, ...]) -> bool:
+    return any(matches(pattern, path) for pattern in excluded)
+
+
+def _is_file(mode: int) -> bool:
+    _refuse_directory(mode)
+    return stat.S_ISREG(mode)
+
+
+def _refuse_directory(mode: int) -> None:
+    """Raises IsADirectoryError for a directory, which no broker makes beside its files."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+
+
+class _Visit(NamedTuple, Generic[Sum]):
+    """What there was in one directory."""
+
+    directory: str
+    found: Sum | None = None
+    below: tuple[str, ...] = ()
+    deserted: bool = False
+    warning: str | None = None
+
+
+#: Directories that are visited as one piece of work, so that handing it out costs little beside it.
+_AT_ONCE = 8
+
+
+def _visits(
+    fs: FileSystem,
+    layout: Layout,
+    now: float,
+    warn: Warn,
+    crew: Crew,
+    named: Collection[str],
+    fold: Callable[[str, Statuses], Sum],
+) -> Iterator[_Visit[Sum]]:
+    """A visit of every directory in which there may be loose files, level by level."""
+    where = _Where(fs, layout.root, fs.lstat(f"{layout.root}/.").st_dev, now, tuple(named))
+    work = functools.partial(_visit_each, where, fold)
+    level = [""]
+    while level:
+        below: list[str] = []
+        for visits in crew.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
+            for visit in visits:
+                if visit.warning is not None:
+                    warn(visit.warning)
+                below += visit.below
+                yield visit
+        level = below
+
+
+class _Where(NamedTuple):
+    """What is the same for all visits."""
+
+    fs: FileSystem
+    root: str
+    device: int
+    now: float
+    named: tuple[str, ...]
+
+
+def _visit_each(where: _Where, fold: Callable[[str, Statuses], Sum], directories: Sequence[str]) -> list[_Visit[Sum]]:
+    return [_visit(where, fold, directory) for directory in directories]
+
+
+def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) -> _Visit[Sum]:
+    """What is in one directory, if it is one that brokers alone can have made.
+
+    Brokers write a dataset's items into one flat directory, and nothing else. A manifest or a directory beside them
+    is a copy of a dataset's own store (that of S3 has its items in `data/`), and SHA-1 names alone are anybody's:
+    such a directory is left alone, at the price of some that plain dtool-http made.
+    """
+    fs, path = where.fs, f"{where.root}/{directory or '.'}"
+    try:
+        with fs.way_to(path) as way:
+            status = fs.fstat(way.directory)
+            if status.st_dev != where.device:
+                return _Visit(directory)
+            if directory and (_is_uuid_of(directory) or any(matches(each, directory) for each in where.named)):
+                names = fs.names(path, via=way)
+                if names and are_loose(names):
+                    return _Visit(directory, fold(directory, fs.statuses(path, names, via=way)))
+            entries = fs.entries(path, via=way)
+    except IsADirectoryError:
+        return _Visit(directory)
+    except OSError as error:
+        if error.errno in GONE:
+            return _Visit(directory)
+        return _Visit(directory, warning=f"{explain(error)}; what dtool may have left there is not counted")
+    if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
+        return _Visit(directory)
+    old = not entries and _is_made_by_broker(directory) and where.now - newest_of(status, atime=False) > YOUNG
+    return _Visit(directory, None, _below(directory, entries), old)
+
+
+def _below(directory: str, entries: Sequence[Entry]) -> tuple[str, ...]:
+    if directory.count("/") >= _DEEPEST:
+        return ()
+    return tuple(
+        f"{directory}/{entry.name}".lstrip("/") for entry in entries if entry.is_dir and not entry.name.startswith(".")
+    )
+
+
+def _is_uuid_of(directory: str) -> bool:
+    return is_uuid(directory.rpartition("/")[2])
+
+
+def _is_made_by_broker(directory: str) -> bool:
+    """Whether an empty directory can be nothing but a dataset's; elsewhere, somebody's program may expect it."""
+    return _is_uuid_of(directory) and directory.rpartition("/")[0] in _PARENTS
+
+
+def newest_of(status: object, *, atime: bool = True) -> float:
+    """When a file was touched last, in seconds since 1970."""
+    times = [getattr(status, "st_mtime", 0.0), getattr(status, "st_ctime", 0.0)]
+    return float(max(*times, getattr(status, "st_atime", 0.0) if atime else 0.0))
+
+
+def stamp_of(status: object) -> tuple[int, int, int, int]:
+    """See `Loose.stamp`."""
+    return tuple(getattr(status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))

@@ -1,0 +1,178 @@
+"""`doctor`: what is wrong with a cache, and whether a file system is fit for one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.output import Column, field
+from sccache_dtool.disk import records
+from sccache_dtool.doctor import Finding
+from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+
+if TYPE_CHECKING:
+    from sccache_dtool.verify import Verdict
+
+#: How often is looked again, as one repair brings to light what else there is; others may go on leaving new things.
+_ROUNDS = 10
+
+#: How many details a finding shows.
+_DETAILS = 3
+
+
+@click.command("doctor")
+@click.option("--fix", is_flag=True, help="Repair what can be repaired without a person's judgement.")
+@click.option("--verify-content", is_flag=True, help="Read all payloads again, and compare digests.")
+@click.option(
+    "--verify-filesystem",
+    "directory",
+    metavar="DIR",
+    help="Try out whether the file system of DIR, which need be no cache, is fit for one.",
+)
+@click.option("--peer", is_flag=True, help="With --verify-filesystem: be the second of two hosts. Start it first.")
+@click.option("--wait", type=duration, metavar="TIME", help="With --verify-filesystem: wait so long for the other.")
+@common_options()
+@pass_invocation
+def doctor_command(
+    now: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
+) -> int:
+    """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be.
+
+    With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit; 13 if
+    it is too full to be tried, 1 if it failed otherwise. Two tasks of one srun take part as two hosts.
+    """
+    if directory is not None:
+        if fix or verify_content:
+            raise UsageError("--fix and --verify-content are about a cache, not a file system", hint="run doctor twice")
+        if not directory.strip():  # a variable of a script that is not set
+            raise UsageError("--verify-filesystem is empty", hint="name a directory on the mount, such as /scratch")
+        return _verify(now, directory, peer, wait)
+    if peer or wait is not None:
+        raise UsageError("--peer and --wait are of --verify-filesystem", hint="say --verify-filesystem DIR, too")
+    return _examine(now, fix, verify_content)
+
+
+# -- caches ------------------------------------------------------------------------------------------------------------
+
+
+def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
+    cache = now.cache()
+    findings = cache.examine()
+    repairs = _Repairs(now)
+    for _ in range(_ROUNDS if fix else 0):
+        before = {finding.path for finding in findings if finding.mend}
+        if not before:
+            break
+        repairs.attempt(findings)
+        findings = cache.examine()
+        if before & {finding.path for finding in findings if finding.mend}:
+            break
+    if verify_content:
+        checked = cache.verify_content()
+        findings += repairs.attempt(checked.bad) if fix else checked.bad
+        fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
+        text = f"read {output.count(checked.read, 'payload')}, {checked.without_digest} have no digest to compare with"
+        now.out.result("content", fields, text)
+    for finding in findings:
+        _print_finding(now, finding, repairs.refused.get(finding.path))
+    text = f"{output.count(len(findings), 'finding')}" + (f", {repairs.done} repaired" if fix else "")
+    now.out.result("total", {"findings": len(findings), "repaired": repairs.done}, text)
+    return Exit.FINDINGS if findings else Exit.DONE
+
+
+def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> None:
+    """What is not as it should be, and what is to be done; `refused`: why it could not be repaired."""
+    fields = {
+        "path": finding.path,
+        "finding": finding.what,
+        "repairable": finding.mend is not None,
+        "remedy": finding.remedy,
+        "not_repaired": refused,
+    }
+    if finding.mend is None:
+        remedy = f"; {finding.remedy}"
+    elif refused is None:
+        remedy = f" (--fix {finding.remedy})"
+    else:
+        remedy = f"; not repaired: {refused}"
+    now.out.result("finding", fields, records.printable(f"{finding.path}: {finding.what}{remedy}"))
+
+
+class _Repairs:
+    """Repairs as they go: what is done is told at once, and of what is not it is kept why."""
+
+    def __init__(self, now: Invocation) -> None:
+        self._now = now
+        self.done = 0
+        self.refused: dict[str, str] = {}  # by path
+
+    def attempt(self, findings: Iterable[Finding]) -> list[Finding]:
+        """Repair what can be repaired; returns the rest."""
+        return [finding for finding in findings if not (finding.mend and self._mend(finding, finding.mend))]
+
+    def _mend(self, finding: Finding, mend: Callable[[], object]) -> bool:
+        try:
+            mend()
+        except FileNotFoundError:
+            return False  # mended by somebody else, or along with another finding
+        except OSError as error:
+            self.refused[finding.path] = explain(error).removeprefix(f"{finding.path}: ")
+            return False
+        except CacheError as error:
+            self.refused[finding.path] = ": ".join((error.message, *_some(error.details)))
+            return False
+        self.done += 1
+        what = {"path": finding.path, "finding": finding.what}
+        self._now.out.result("repaired", what, f"repaired {finding.path}: {finding.what}")
+        return True
+
+
+def _some(details: Sequence[str]) -> list[str]:
+    """Details for one line: of thousands who hold an item, a few tell enough."""
+    more = [f"and {len(details) - _DETAILS} more"] if len(details) > _DETAILS else []
+    return [*details[:_DETAILS], *more]
+
+
+# -- file systems ------------------------------------------------------------------------------------------------------
+
+
+def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> int:
+    from sccache_dtool import verify
+    from sccache_dtool.disk.filesystem import FileSystem
+
+    codes = {
+        verify.Fitness.FIT: Exit.DONE,
+        verify.Fitness.ONE_HOST: Exit.PARTIAL,
+        verify.Fitness.UNDECIDED: Exit.ERROR,
+        verify.Fitness.UNFIT: Exit.FINDINGS,
+    }
+    role = verify.role_from(os.environ, peer=peer, wait=wait)
+    path = os.path.abspath(directory)
+    if role.part is verify.Part.NONE:
+        now.out.note("two take part in a verification; this task has nothing to do")
+        return Exit.DONE
+    if role.part is verify.Part.PEER:
+        verdict = verify.assist(FileSystem(), path, role, now.out.note)
+        _print_verdict(now, path, verdict)
+        return codes[verdict.fitness]
+    report = verify.verify(FileSystem(), path, role, now.out.note)
+    _print_verdict(now, path, verify.Verdict(report.fitness, report.verdict))
+    now.out.table(
+        "check",
+        (
+            {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
+            for one in report.findings
+        ),
+        [Column("RESULT", field("result")), Column("CHECK", field("check")), Column("EVIDENCE", field("evidence"))],
+    )
+    return codes[report.fitness]
+
+
+def _print_verdict(now: Invocation, path: str, verdict: Verdict) -> None:
+    fields = {"path": path, "fitness": str(verdict.fitness), "verdict": verdict.text}
+    now.out.result("verdict", fields, f"{path}: {records.printable(verdict.text)}")

@@ -1,0 +1,188 @@
+"""`init`, `reap`, `rm`, `restore`, `pin`, `unpin`: what data managers call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import Invocation, common_options, dry_run_option, pass_invocation, trash_option, until
+from sccache_dtool.cli.output import Column, field
+from sccache_dtool.disk.names import key_label
+from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+from sccache_dtool.protocol.reaping import Reaped
+
+
+@click.command("init")
+@click.argument("directory", required=False)
+@common_options()
+@pass_invocation
+def init_command(now: Invocation, directory: str | None) -> None:
+    """Set up a cache in DIRECTORY (default: --cache-dir, or dtool's own cache directory).
+
+    Files that are there already are left alone. Refused: the root directory, home directories, dtool datasets.
+    """
+    cache = now.cache(directory)
+    made = cache.init()
+    if not made:
+        now.out.note(f"{cache.root} is a cache already")
+    now.out.path("init", {"path": str(cache.root), "made": made}, str(cache.root))
+
+
+@click.command("reap")
+@click.option("--holder", metavar="ID", help="Take this holder for gone on your word: the ID that `why` shows.")
+@dry_run_option
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@common_options()
+@pass_invocation
+def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
+    """End the leases of processes and batch jobs that are proved to be gone. What cannot be proved is kept.
+
+    A lease of a host that was switched off, or of a container that is no more, can be proved by nobody; --holder
+    takes your word for it. If you are wrong, data can be removed while it is read.
+    """
+    cache = now.cache()
+    if holder is None:
+        reaped = cache.reap(dry_run=dry_run)
+    else:
+        if not (dry_run or yes):
+            cache.check()
+            now.confirm(f"Are you sure that holder {holder} reads nothing any more?")
+        reaped = cache.reap_on_word(holder, dry_run=dry_run)
+    print_reaped(now, reaped, dry_run)
+    would = "would end" if dry_run else "ended"
+    fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}
+    now.out.result("total", {**fields, "dry_run": dry_run}, f"{would} {output.count(len(reaped.leases), 'lease')}")
+    return Exit.PARTIAL if reaped.failed else Exit.DONE
+
+
+def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
+    """The leases that were ended, or would be."""
+    for one in reaped.leases:
+        fields = {"item": one.held.key, "lease": one.held.name, "by": one.by, "evidence": one.verdict.evidence}
+        would = "would end the lease" if dry_run else "ended the lease"
+        text = f"{would} of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}"
+        now.out.result("reaped", {**fields, "dry_run": dry_run}, text)
+
+
+@click.command("rm")
+@click.argument("items", nargs=-1, required=True, metavar="ITEM...")
+@dry_run_option
+@trash_option
+@common_options()
+@pass_invocation
+def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: float | None) -> int:
+    """Remove items that nobody uses."""
+    cache = now.cache()
+    keys = [cache.find(item) for item in items]
+
+    def remove(key: str) -> None:
+        present = cache.item(key)
+        if not present.copies:
+            raise UsageError(f"{key_label(key)} is not in the cache any more")
+        freed = present.bytes if dry_run else cache.remove(key, keep_for=trash)
+        text = f"{'would remove' if dry_run else 'removed'} {key_label(key)}, {output.size(freed)}"
+        now.out.result("removed", {"item": key, "bytes": freed, "dry_run": dry_run}, text)
+
+    return _each(now, keys, remove)
+
+
+@click.command("pin")
+@click.argument("items", nargs=-1, metavar="[ITEM]...")
+@click.option("--until", type=until, metavar="WHEN", help="How long: 30d, or 2027-01-31. Default: for good.")
+@common_options()
+@pass_invocation
+def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:
+    """Keep items, whatever `clean` is told; without an ITEM, list the pins. `rm` removes them all the same."""
+    cache = now.cache()
+    cache.check()
+    if until is not None and not items:
+        raise UsageError("--until is for an ITEM, and there is none", hint="sc-dtool pin ITEM --until WHEN")
+    if not items:
+        rows = [
+            {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
+            for pin, by in cache.pins()
+        ]
+        columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
+        columns += [Column("UNTIL", lambda row: row["until"] or "for good"), Column("BY", field("by"))]
+        now.out.table("pin", rows, columns)
+        return Exit.DONE
+
+    def pin(item: str) -> None:
+        key = cache.find(item)
+        cache.pin(key, until)
+        end = output.moment(until)
+        text = f"pinned {key_label(key)} {f'until {end}' if end else 'for good'}"
+        now.out.result("pinned", {"item": key, "until": end}, text)
+
+    return _each(now, list(items), pin)
+
+
+@click.command("unpin")
+@click.argument("items", nargs=-1, required=True, metavar="ITEM...")
+@common_options()
+@pass_invocation
+def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
+    """Let `clean` have items again that were pinned."""
+    cache = now.cache()
+
+    def unpin(item: str) -> None:
+        key = cache.find(item)
+        was = cache.unpin(key)
+        text = f"{key_label(key)} is not pinned any more" if was else f"{key_label(key)} was not pinned"
+        now.out.result("unpinned", {"item": key, "was_pinned": was}, text)
+
+    return _each(now, list(items), unpin)
+
+
+@click.command("restore")
+@click.argument("items", nargs=-1, metavar="[ITEM]...")
+@common_options()
+@pass_invocation
+def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
+    """Bring back items that were removed with --trash; without an ITEM, list them."""
+    cache = now.cache()
+    cache.check()
+    if not items:
+        _print_trash(now, cache)
+        return Exit.DONE
+
+    def restore(item: str) -> None:
+        key = cache.restore(item)
+        now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
+
+    return _each(now, list(items), restore)
+
+
+def _print_trash(now: Invocation, cache: Cache) -> None:
+    rows = [
+        {
+            "item": key,
+            "name": key_label(key),
+            "bytes": name.generation.bytes,
+            "keep_until": output.moment(name.keep_until),
+        }
+        for key, name in cache.restorable()
+    ]
+    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
+    columns += [Column("SIZE", lambda row: output.size(row["bytes"]), right=True), Column("UNTIL", field("keep_until"))]
+    now.out.table("trashed", rows, columns)
+    if not rows:
+        now.out.note("there is nothing to restore; only what is removed with --trash is kept")
+
+
+def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
+    """Act on each; a failure does not stop the rest. All failed: that exit code; some: done in part."""
+    codes = []
+    for item in items:
+        try:
+            act(item)
+        except (CacheError, OSError) as error:
+            failure = error if isinstance(error, CacheError) else CacheError(explain(error))
+            now.out.error(failure)
+            codes.append(failure.exit_code)
+    if not codes:
+        return Exit.DONE
+    return codes[0] if len(codes) == len(items) else Exit.PARTIAL

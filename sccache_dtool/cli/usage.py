@@ -1,0 +1,277 @@
+"""`du` and `summary`: what takes up how much space, who uses it, and what it is good for. Nothing is changed."""
+
+from __future__ import annotations
+
+import functools
+import pwd
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.cli import output
+from sccache_dtool.cli.datasets import Told, by_dataset, tell
+from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
+from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.policy.totals import Sums, add_up, total
+from sccache_dtool.units import short_duration
+
+if TYPE_CHECKING:
+    from sccache_dtool.catalog.loose import Pile
+
+_ITEMS = Column("ITEMS", field("items"), right=True)
+_LOOSE = Column("LOOSE", field("loose_files"), right=True)
+_SAVED = Column("SAVED", lambda row: _duration(row["saved_seconds"]), right=True)
+
+#: Items that people are shown, if they do not say how many.
+_SHOWN = 50
+
+
+def _duration(seconds: float | None) -> str:
+    return "?" if seconds is None else short_duration(seconds)
+
+
+def _dataset_name(row: Fields) -> str:
+    if row["dataset"] is None:
+        return "(no dataset)"
+    return f"{row['name']} {row['dataset']}".strip()
+
+
+@click.command("du")
+@click.option(
+    "--by", type=click.Choice(["item", "dataset", "user"]), default="item", show_default=True, help="Sum up by what."
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help=f"Show the N largest. Default: {_SHOWN} for people, and all, in no order of size, for programs.",
+)
+@common_options()
+@pass_invocation
+@by_all_tasks
+def du_command(now: Invocation, by: str, top: int | None) -> None:
+    """Show how much space the cache takes, who uses it, and what could be reclaimed.
+
+    Files that dtool itself has left in the cache, without the plugin, are counted as loose.
+    """
+    cache = now.cache()
+    moment = time.time()
+    if by == "item" and top is None and now.format != "human":
+        whole, left = _every_item(now, cache)
+    elif by == "item":
+        whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment)
+    else:
+        whole, left = _summed_up(now, cache, by, top, moment)
+    files, loose_bytes = sum(pile.files for pile in left), sum(pile.bytes for pile in left)
+    fields = {
+        "items": whole.items,
+        "bytes": whole.bytes + loose_bytes,
+        "leases": whole.leases,
+        "uses": whole.uses,
+        "reclaimable_items": whole.reclaimable_items,
+        "reclaimable_bytes": whole.reclaimable_bytes + sum(pile.old[1] for pile in left),
+        "loose_files": files,
+        "loose_bytes": loose_bytes,
+    }
+    loose = f", of which {output.size(loose_bytes)} in {output.count(files, 'loose file')}" if files else ""
+    now.out.result(
+        "total",
+        fields,
+        f"{output.count(whole.items, 'item')}, {output.size(fields['bytes'])}{loose}; not in use and reclaimable: "
+        f"{output.count(whole.reclaimable_items, 'item')}, {output.size(fields['reclaimable_bytes'])}",
+    )
+
+
+def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
+    """A record for each item as it is met, so that none is kept."""
+    parts = []
+    spared = cache.spared()
+    for found in cache.survey(_present):
+        now.out.table("item", (item_fields(item) for item in found), ())
+        parts.append(add_up(0, iter(found), spared))
+    left = cache.reclaimable_piles()
+    now.out.table("item", map(_pile_fields, left), ())
+    return total(parts, 0), left
+
+
+def _present(items: Iterator[Item]) -> list[Item]:
+    return [item for item in items if item.copies]
+
+
+def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[Pile]]:
+    """Records of the largest; only their uses are counted, unless a program wants the total of all."""
+    whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared()), uses=now.format != "human"), top)
+    left = cache.reclaimable_piles()
+    largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
+    largest.sort(key=lambda one: -one.bytes)
+    rows = []
+    for one in largest[:top]:
+        if isinstance(one, Item):
+            item = cache.item(one.key)
+            rows.append({**item_fields(item), "_idle_since": item.idle_since})
+        else:
+            rows.append(_pile_fields(one))
+    now.out.table("item", rows, [Column("ITEM", field("name")), SIZE, LEASES, USES, last_use(moment)])
+    more = whole.items + len(left) - len(rows)
+    if more and top:
+        now.out.note(f"and {more:,} more, none of them larger; --top {2 * top} shows more of them")
+    return whole, left
+
+
+def _pile_fields(pile: Pile) -> dict[str, Any]:
+    """Loose files beside items: a record for each of their directories, with the same fields."""
+    return {
+        "item": pile.directory,
+        "name": f"{pile.directory} (loose files)",
+        "bytes": pile.bytes,
+        "entries": pile.files,
+        "copies": 0,
+        "leases": 0,
+        "uses": 0,
+        "last_use": output.moment(pile.newest),
+        "state": "loose",
+        "_idle_since": pile.newest,
+    }
+
+
+def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: float) -> tuple[Sums, list[Pile]]:
+    told = list(cache.told())
+    left = cache.reclaimable_piles()
+    if by == "dataset":
+        rows = by_dataset((tell(item, noted) for item, noted in told if item.copies), left)
+        columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment)]
+    else:
+        rows = _by_user(told, left)
+        columns = [Column("FETCHED BY", field("user")), SIZE, _ITEMS, LEASES, USES]
+    rows.sort(key=lambda row: row["bytes"], reverse=True)
+    now.out.table(by, rows[:top], columns)
+    return add_up(0, (item for item, _ in told if item.copies), cache.spared()), left
+
+
+def _by_user(told: Iterable[tuple[Item, Sequence[Fields]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
+    users: dict[str, dict[str, Any]] = {}
+
+    def of(user: str) -> dict[str, Any]:
+        return users.setdefault(user, {"user": user, "bytes": 0, "items": 0, "leases": 0, "uses": 0})
+
+    for item, noted in told:
+        for copy, facts in zip(item.copies, noted, strict=True):
+            sums = of(str(facts.get("by", "?")).partition("@")[0])
+            sums["bytes"] += copy.generation.bytes
+            sums["items"] += 1
+            sums["leases"] += len(copy.held)
+            sums["uses"] += item.uses
+    for pile in left:
+        for uid, size in pile.bytes_of.items():
+            of(user_of(uid))["bytes"] += size
+    return list(users.values())
+
+
+def user_of(uid: int) -> str:
+    """A user's name or, if it has none here, number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+# -- summary -----------------------------------------------------------------------------------------------------------
+
+
+@click.command("summary")
+@click.option(
+    "--by", type=click.Choice(["dataset", "item"]), default="dataset", show_default=True, help="What each line is of."
+)
+@click.option(
+    "--unused", type=duration, default="30d", show_default=True, metavar="TIME", help="What counts as unused: 30d."
+)
+@common_options()
+@pass_invocation
+@by_all_tasks
+def summary_command(now: Invocation, by: str, unused: float) -> None:
+    """Show what the cache is good for: space, what is unused, how often each was used, how much time that saved."""
+    cache = now.cache()
+    moment = time.time()
+    told = [tell(item, noted) for item, noted in cache.told()]
+    left = cache.piles(untouched_since=moment - unused)
+    if by == "dataset":
+        rows = by_dataset(told, left)
+        columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment), _SAVED]
+        now.out.table("dataset", rows, columns)
+    else:
+        _print_items(now, told, moment)
+    _print_totals(now, cache, told, left, moment, unused)
+
+
+def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
+    rows = [
+        {
+            **item_fields(one.item),
+            "dataset": one.dataset or None,
+            "relpath": one.relpath or None,
+            "saved_seconds": None if one.saved is None else round(one.saved, 3),
+            "_idle_since": one.item.idle_since,
+        }
+        for one in told
+        if not one.is_view
+    ]
+    rows.sort(key=lambda row: (-row["uses"], str(row["name"])))
+    columns = [
+        Column("ITEM", lambda row: row["relpath"] or row["name"]),
+        Column("DATASET", lambda row: (row["dataset"] or "")[:8]),
+        SIZE,
+        LEASES,
+        USES,
+        last_use(moment),
+        _SAVED,
+    ]
+    now.out.table("item", rows, columns)
+
+
+def _print_totals(
+    now: Invocation, cache: Cache, told: Sequence[Told], left: Sequence[Pile], moment: float, unused: float
+) -> None:
+    present = [one.item for one in told if one.item.copies and not one.is_view]
+    idle = [item for item in present if not item.leases]
+    old = [item for item in idle if moment - item.idle_since >= unused]
+    old_files, old_bytes = (sum(pile.old[i] for pile in left) for i in (0, 1))
+    used = [one for one in told if not one.is_view]
+    loose_bytes = sum(one.bytes for one in left)
+    loose_files = sum(one.files for one in left)
+    fields: dict[str, Any] = {
+        "root": str(cache.root),
+        "items": len(present),
+        "bytes": sum(item.bytes for item in present) + loose_bytes,
+        "free_bytes": cache.free_space(),
+        "loose_files": loose_files,
+        "loose_bytes": loose_bytes,
+        "unused_seconds": unused,
+        "unused_items": len(old),
+        "unused_bytes": sum(item.bytes for item in old) + old_bytes,
+        "idle_items": len(idle),
+        "idle_bytes": sum(item.bytes for item in idle),
+        "leases": sum(one.item.leases for one in used),
+        "uses": sum(one.item.uses for one in used),
+        "saved_seconds": round(sum(one.saved or 0.0 for one in used), 3),
+        "saved_unknown_uses": sum(one.item.uses for one in used if one.saved is None),
+    }
+    size = output.size
+    gone = fields["saved_unknown_uses"]
+    and_more = f"; not counted: {output.count(gone, 'use')} of what was evicted" if gone else ""
+    lines = [
+        f"cache   {fields['root']}",
+        f"space   {size(fields['bytes'])}: {output.count(len(present), 'item')}, "
+        f"and {size(loose_bytes)} in {output.count(loose_files, 'loose file')}; {output.free(fields['free_bytes'])}",
+        f"unused  {size(fields['unused_bytes'])} for {short_duration(unused)}: {output.count(len(old), 'item')}, "
+        f"{output.count(old_files, 'loose file')}",
+        f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} that nobody uses now",
+        f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them now",
+        f"saved   {short_duration(fields['saved_seconds'])} of fetching, by all uses but those that fetched{and_more}",
+    ]
+    now.out.result("summary", fields, *lines)

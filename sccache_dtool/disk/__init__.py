@@ -1,0 +1,1 @@
+"""The file system: names on disk, and every call that touches them."""

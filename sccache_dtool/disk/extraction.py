@@ -1,0 +1,321 @@
+"""Writing the members of an archive into a new directory, and nothing outside of it.
+
+The formats differ in how they name members; what a member may do to the disk is decided here, once. Members are
+handled as GNU tar handles them: a later member replaces an earlier one of the same name, and a path may lead through a
+symbolic link of the archive as long as that stays inside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Protocol, Self
+
+from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, open_directory
+from sccache_dtool.disk.trees import give_mode
+
+#: The path of a member, relative to the directory, as its components; empty for the directory itself.
+Parts = tuple[str, ...]
+
+#: The kernel follows no more symbolic links than this (path_resolution(7)).
+_MOST_LINKS = 40
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+#: Answers of file systems on which a file cannot have a second name.
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
+
+
+class Files(Protocol):
+    """What a `FileSystem` does with open files."""
+
+    def read(self, fd: int) -> bytes:
+        """Some bytes; none at the end."""
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Write all of `data`."""
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor."""
+
+
+class Refused(Exception):
+    """A member that must not be unpacked; the text says why, as the end of a sentence about the member."""
+
+
+class Extraction:
+    """The members of one archive on their way into `directory`, which is private and empty; a context manager.
+
+    Directories are opened one below the other, and no symbolic link on the disk is ever followed: the links of the
+    archive are remembered, and resolved here. Every method raises Refused for a member that leads outside or
+    contradicts another one, and OSError for what the file system refuses.
+    """
+
+    def __init__(self, fs: Files, directory: str) -> None:
+        self._fs = fs
+        self._directory = directory
+        self._root = open_directory(directory)
+        self._mode = stat.S_IMODE(os.fstat(self._root).st_mode)
+        self._links: dict[Parts, str] = {}
+        self._times: dict[Parts, float] = {}
+        self._here: Parts = ()
+        self._open = self._root  # the directory `_here`
+
+    def __enter__(self) -> Self:
+        try:
+            give_mode(self._root, stat.S_IRWXU)
+            if os.fstat(self._root).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                text = "nothing can be unpacked where others may write and permissions cannot be changed"
+                raise PermissionError(errno.EPERM, text, self._directory)
+        except BaseException:
+            os.close(self._root)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            give_mode(self._root, self._mode)
+        finally:
+            self._leave()
+            os.close(self._root)
+
+    # -- members -----------------------------------------------------------------------------------------------------
+
+    def directory(self, path: Parts, modified: float | None = None) -> None:
+        """Make a directory, and those above it. `modified`: seconds since the epoch."""
+        if path:
+            above, name = self._above(path)
+            self._make_directory(above, name)
+            path = (*above, name)
+        if modified is not None:
+            self._times[path] = modified
+
+    @contextlib.contextmanager
+    def file(self, path: Parts, mode: int, modified: float | None = None) -> Iterator[int]:
+        """Create a file, to be written through the descriptor that this gives; `mode`: its permission bits.
+
+        The umask applies. The owner may read and write; nobody may execute what its owner may not.
+        """
+        above, name = self._above(path)
+        directory = self._enter(above)
+        mode = mode & (0o777 if mode & stat.S_IXUSR else 0o666) | stat.S_IRUSR | stat.S_IWUSR
+        try:
+            fd = os.open(name, _CREATE, mode, dir_fd=directory)
+        except FileExistsError:
+            self._replace(above, name)
+            fd = os.open(name, _CREATE, mode, dir_fd=directory)
+        try:
+            yield fd
+            _set_time(fd, modified)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fs.close(fd)  # a network file system may report here that a write failed
+
+    def symlink(self, path: Parts, text: str) -> None:
+        """Create a symbolic link; `check_links` must be called after the last member."""
+        if not text:
+            raise Refused("it is a symbolic link without a target")
+        if text.startswith("/"):
+            raise Refused("it is a link to an absolute path")
+        above, name = self._above(path)
+        directory = self._enter(above)
+        try:
+            os.symlink(text, name, dir_fd=directory)
+        except FileExistsError:
+            self._replace(above, name)
+            os.symlink(text, name, dir_fd=directory)
+        self._links[*above, name] = text
+
+    def hard_link(self, path: Parts, target: Parts) -> None:
+        """Make `path` another name of the member `target`; a copy, if the file system has no hard links."""
+        old_above, old = self._above(target, "the target of the hard link")
+        above, name = self._above(path)
+        text = self._links.get((*old_above, old))
+        with self._opened(old_above) as source:
+            if source is None or (text is None and not _is_file(old, source)):
+                raise Refused("it is a hard link to something that is not a file before it in the archive")
+            if (above, name) == (old_above, old):
+                return
+            if text is not None:
+                self.symlink((*above, name), text)
+                return
+            directory = self._enter(above)
+            try:
+                try:
+                    os.link(old, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+                except FileExistsError:
+                    if _same(old, source, name, directory):
+                        return
+                    self._replace(above, name)
+                    os.link(old, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+            except OSError as error:
+                if error.errno not in _NO_HARD_LINKS:
+                    raise
+                self._copy(old, source, (*above, name))
+
+    def check_links(self) -> None:
+        """Raise Refused, naming it, if a symbolic link leads outside, now that all it may lead through is there."""
+        for path in sorted(self._links):
+            try:
+                self._resolve(path)
+            except Refused as error:
+                raise Refused(f"{'/'.join(path)!r}: it is a link that leads outside") from error
+
+    def set_times(self) -> None:
+        """Give the directories the times that the archive has for them, after their last member was made."""
+        for path, modified in self._times.items():
+            with self._opened(path) as directory:
+                if directory is not None:
+                    _set_time(directory, modified)
+
+    # -- where a member goes -----------------------------------------------------------------------------------------
+
+    def _above(self, path: Parts, what: str = "its path") -> tuple[Parts, str]:
+        """The directory that a member goes into, free of symbolic links, and the member's name in it."""
+        if not path:
+            raise Refused("it would take the place of the directory itself")
+        return self._resolve(path[:-1], what), path[-1]
+
+    def _resolve(self, path: Parts, what: str = "its path") -> Parts:
+        """`path` without symbolic links, walked as the kernel does; raises Refused if it leads outside."""
+        if not self._links:
+            return path
+        here: list[str] = []
+        ahead = list(reversed(path))
+        followed = 0
+        while ahead:
+            part = ahead.pop()
+            if part in ("", "."):
+                continue
+            if part == "..":
+                if not here:
+                    raise Refused(f"{what} leads outside through a symbolic link")
+                here.pop()
+                continue
+            text = self._links.get((*here, part))
+            if text is None:
+                here.append(part)
+                continue
+            followed += 1
+            if followed > _MOST_LINKS:
+                return (*here, part)  # a circle leads nowhere, and the kernel says so
+            ahead.extend(reversed(text.split("/")))
+        return tuple(here)
+
+    # -- directories -------------------------------------------------------------------------------------------------
+
+    def _enter(self, path: Parts) -> int:
+        """Open the directory `path`, made if need be; it stays open until another one is entered."""
+        if path == self._here:
+            return self._open
+        if path[: len(self._here)] != self._here:
+            self._leave()
+        for part in path[len(self._here) :]:
+            below = self._step(self._open, part)
+            if self._open != self._root:
+                os.close(self._open)
+            self._open = below
+            self._here = (*self._here, part)
+        return self._open
+
+    def _step(self, directory: int, name: str) -> int:
+        try:
+            return os.open(name, ONWARD, dir_fd=directory)
+        except FileNotFoundError:
+            os.mkdir(name, dir_fd=directory)
+            return os.open(name, ONWARD, dir_fd=directory)
+        except OSError as error:
+            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                raise Refused(f"{name!r}, which is not a directory, is in its way") from error
+            raise
+
+    def _leave(self) -> None:
+        if self._open != self._root:
+            os.close(self._open)
+        self._open, self._here = self._root, ()
+
+    @contextlib.contextmanager
+    def _opened(self, path: Parts) -> Iterator[int | None]:
+        """Open a directory that is there for a moment; None if it is not there."""
+        fd = os.open(".", LISTING, dir_fd=self._root)
+        try:
+            for part in path:
+                try:
+                    below = os.open(part, LISTING, dir_fd=fd)
+                except (FileNotFoundError, NotADirectoryError):
+                    below = -1
+                except OSError as error:
+                    if error.errno != errno.ELOOP:
+                        raise
+                    below = -1
+                os.close(fd)
+                fd = below
+                if fd < 0:
+                    break
+            yield None if fd < 0 else fd
+        finally:
+            if fd >= 0:
+                os.close(fd)
+
+    def _make_directory(self, above: Parts, name: str) -> None:
+        directory = self._enter(above)
+        try:
+            os.mkdir(name, dir_fd=directory)
+        except FileExistsError:
+            if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                return
+            self._replace(above, name)
+            os.mkdir(name, dir_fd=directory)
+
+    def _replace(self, above: Parts, name: str) -> None:
+        """Remove an earlier member of that name: the last one counts, as with tar and unzip."""
+        directory = self._enter(above)
+        if self._links.pop((*above, name), None) is None and stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+            try:
+                os.rmdir(name, dir_fd=directory)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise Refused("a directory of the archive that is not empty is in its way") from error
+                raise
+            self._times.pop((*above, name), None)
+            return
+        os.unlink(name, dir_fd=directory)
+
+    def _copy(self, name: str, directory: int, path: Parts) -> None:
+        reading = os.open(name, READ_ONLY, dir_fd=directory)
+        try:
+            status = os.fstat(reading)
+            with self.file(path, status.st_mode, status.st_mtime) as writing:
+                while data := self._fs.read(reading):
+                    self._fs.write(writing, data)
+        finally:
+            os.close(reading)
+
+
+def _is_file(name: str, directory: int) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
+
+
+def _same(one: str, here: int, other: str, there: int) -> bool:
+    return os.path.samestat(os.lstat(one, dir_fd=here), os.lstat(other, dir_fd=there))
+
+
+def _set_time(fd: int, modified: float | None) -> None:
+    """Set a time of change, as far as the file system can hold it: data without it is the same data."""
+    if modified is not None:
+        with contextlib.suppress(OSError, OverflowError, ValueError):
+            os.utime(fd, (modified, modified))

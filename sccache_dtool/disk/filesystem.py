@@ -1,0 +1,433 @@
+"""Every call that touches the file system, in one injectable object.
+
+Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin, but for
+`trees` and `nofollow`, which this is made of. The operations that decide something (`symlink`, `rename`, `rmdir`,
+`mkdir`, `create`) are single system calls, because on a network file system each is one request that the server
+answers with one winner. Nothing here follows a symbolic link in the last component of a path, nor one on the way
+below the control directory (see `nofollow`), and nothing decides by "does it exist?": on NFS that answer may be almost
+a minute old.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from sccache_dtool.disk.extraction import Extraction
+from sccache_dtool.disk.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
+from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
+from sccache_dtool.errors import FULL
+from sccache_dtool.fallback import dispensable, do_without
+
+#: Bytes moved per read or write; large enough for a network file system's largest request.
+CHUNK = 1 << 20
+
+#: No text file of ours is larger than this; a larger one is somebody's prank or damage.
+TEXT_LIMIT = 1 << 20
+
+_FICLONE = 0x40049409  # _IOW(0x94, 9, int), in linux/fs.h
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Entry(NamedTuple):
+    """A name in a directory, and whether it is a directory itself (a symbolic link to one is not)."""
+
+    name: str
+    is_dir: bool
+
+
+class FileSystem(Trees):
+    """The real file system. All methods raise OSError as the system call does."""
+
+    # -- single calls, atomic on the server ------------------------------------------------------------------------
+
+    # `unique`: the names are random, and never used twice. Then one system call by path does: should somebody have
+    # put a link in the place of a directory on the way, there is nothing at its other end that the call could change.
+
+    def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
+        """Create `path` exclusively, as a symbolic link with a text."""
+        if unique:
+            os.symlink(text, path)
+            return
+        with reached(path) as (name, directory):
+            os.symlink(text, name, dir_fd=directory)
+
+    def link(self, source: str, path: str) -> None:
+        """Create `path` exclusively, as another name of the file `source`."""
+        with reached(source) as (old, here), reached(path) as (new, there):
+            os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
+
+    def rename(self, source: str, target: str, *, unique: bool = False, via: Way | None = None) -> None:
+        """Rename within the cache; `via`: a way to a directory above `source`."""
+        if unique:
+            os.rename(source, target)
+            return
+        with reached(source, via) as (old, here), reached(target) as (new, there):
+            os.rename(old, new, src_dir_fd=here, dst_dir_fd=there)
+
+    def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
+        """Create a directory exclusively, with the permissions in `mode` less the umask.
+
+        `shared`: its group may write in it, whatever the umask says; where permissions can be changed.
+        """
+        with reached(path) as (name, directory):
+            os.mkdir(name, mode, dir_fd=directory)
+        if shared:
+            with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+                self.share(path)
+
+    def share(self, path: str) -> None:
+        """Let a directory's group write in it, and make what is created there the group's too (setgid).
+
+        Where a POSIX ACL says who may write, only its mask is set.
+        """
+        fd = open_directory(path)
+        try:
+            mode = stat.S_IMODE(os.fstat(fd).st_mode)
+            wanted = mode | SHARED_DIRECTORY
+            if wanted != mode and has_acl(fd):
+                wanted = mode | stat.S_IRWXG
+            if wanted != mode:
+                os.fchmod(fd, wanted)
+        finally:
+            os.close(fd)
+
+    def has_acl(self, directory: str) -> bool:
+        """Whether a directory has a POSIX ACL, so that the bits of its group are no group's."""
+        fd = open_directory(directory)
+        try:
+            return has_acl(fd)
+        finally:
+            os.close(fd)
+
+    def permit(self, directory: str, mode: int) -> None:
+        """Set a directory's permission bits."""
+        give_permissions(directory, mode)
+
+    def touch(self, path: str) -> None:
+        """Set a directory's times to now, so that a network file system's client forgets what it remembers of it."""
+        with reached(path) as (name, directory):
+            os.utime(name, dir_fd=directory, follow_symlinks=False)
+
+    def rmdir(self, path: str, *, via: Way | None = None) -> None:
+        """Remove an empty directory; the server refuses when there is anything in it. `via`: as for rename."""
+        with reached(path, via) as (name, directory):
+            os.rmdir(name, dir_fd=directory)
+
+    def unlink(self, path: str) -> None:
+        """Remove one name that is not a directory."""
+        with reached(path) as (name, directory):
+            os.unlink(name, dir_fd=directory)
+
+    def readlink(self, path: str) -> str:
+        """The text of a symbolic link, without following it."""
+        with reached(path) as (name, directory):
+            return os.readlink(name, dir_fd=directory)
+
+    def is_shared(self, path: str) -> bool:
+        """Whether a directory's group may write in it."""
+        return bool(self.lstat(path).st_mode & stat.S_IWGRP)
+
+    def lstat(self, path: str) -> os.stat_result:
+        """Attributes of the name itself; on NFS they may be a minute old."""
+        with reached(path) as (name, directory):
+            return os.lstat(name, dir_fd=directory)
+
+    def seems_there(self, path: str) -> bool:
+        """A hint only: on a network file system what is there may be missed for a while."""
+        try:
+            self.lstat(path)
+        except OSError:
+            return False
+        return True
+
+    def changed(self, directory: str) -> int:
+        """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
+        fd = open_directory(directory)
+        try:
+            return os.fstat(fd).st_mtime_ns
+        finally:
+            os.close(fd)
+
+    # -- what others put into the root: reached without following any symbolic link on the way --------------------
+
+    def open_below(self, root: str, inner: str) -> int:
+        """Open for reading what is at `inner`, a path relative to the directory `root`, never through a link."""
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in inner.split("/"):
+            try:
+                below = os.open(part, READ_ONLY, dir_fd=fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
+
+    def fstat(self, fd: int) -> os.stat_result:
+        """Attributes of what is open."""
+        return os.fstat(fd)
+
+    def lstat_in(self, directory: int, name: str) -> os.stat_result:
+        """Attributes of a name in an open directory."""
+        return os.lstat(name, dir_fd=directory)
+
+    def move_out(self, directory: int, name: str, target: str) -> None:
+        """Rename a name in an open directory to the path `target`."""
+        with reached(target) as (new, there):
+            os.rename(name, new, src_dir_fd=directory, dst_dir_fd=there)
+
+    def move_back(self, source: str, directory: int, name: str) -> None:
+        """Undo `move_out`."""
+        with reached(source) as (old, here):
+            os.rename(old, name, src_dir_fd=here, dst_dir_fd=directory)
+
+    def unlink_in(self, directory: int, name: str) -> None:
+        """Remove a name in an open directory that is no directory itself."""
+        os.unlink(name, dir_fd=directory)
+
+    def rmdir_in(self, directory: int, name: str) -> None:
+        """Remove an empty directory in an open one."""
+        os.rmdir(name, dir_fd=directory)
+
+    # -- directories -----------------------------------------------------------------------------------------------
+
+    def way_to(self, path: str, via: Way | None = None) -> Way:
+        """Open a directory, for many calls below it; `via`: one above it. The caller closes it, as a context."""
+        return way_to(path, via)
+
+    def names(self, path: str, *, via: Way | None = None) -> list[str]:
+        """The names in a directory, sorted. On a network file system this is a hint, not a proof.
+
+        `via`: a way to it, or to a directory above it.
+        """
+        if via is not None and via.path == path:
+            return sorted(os.listdir(via.directory))
+        fd = open_directory(path, via, as_is=True)
+        try:
+            return sorted(os.listdir(fd))
+        finally:
+            os.close(fd)
+
+    def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
+        """As `names`; none for a directory that is not there, as it is made when it is needed."""
+        try:
+            return self.names(path, via=via)
+        except FileNotFoundError:  # and nothing else: what is no directory, or stale, might have names all the same
+            return []
+
+    def entries(self, path: str, *, via: Way | None = None) -> list[Entry]:
+        """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds.
+
+        `via`: a way to it.
+        """
+        with os.scandir(path if via is None else via.directory) as found:
+            return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+
+    def statuses(
+        self, path: str, names: Iterable[str], *, via: Way | None = None
+    ) -> Iterator[tuple[str, os.stat_result]]:
+        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out.
+
+        `via`: a way to it.
+        """
+        fd = open_directory(path) if via is None else via.directory
+        lstat = os.lstat  # once for each of a million files: as little beside it as can be
+        try:
+            for name in names:
+                try:
+                    yield name, lstat(name, dir_fd=fd)
+                except OSError:
+                    continue
+        finally:
+            if via is None:
+                os.close(fd)
+
+    def unlink_all(self, directory: str, names: Iterable[str]) -> None:
+        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        fd = open_directory(directory)
+        try:
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)
+
+    def make_dirs(self, path: str, *, shared: bool = False) -> None:
+        """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
+        try:
+            self.mkdir(path, shared=shared)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            parent = os.path.dirname(path)
+            if parent == path:
+                raise
+            self.make_dirs(parent, shared=shared)
+            with contextlib.suppress(FileExistsError):
+                self.mkdir(path, shared=shared)
+
+    # -- records and files -----------------------------------------------------------------------------------------
+
+    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file."""
+        try:
+            self.symlink(text, path, unique=unique)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            self.write_new(path, text)
+
+    def get_record(self, path: str) -> str:
+        """The text that `put_record` stored. Never follows the link."""
+        try:
+            return self.readlink(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return self.read_text(path)
+
+    def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
+        """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
+        fd = opened(path, READ_ONLY)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OSError(errno.EINVAL, "not a regular file", path)
+            data = self._read_all(fd, limit + 1)
+        finally:
+            os.close(fd)
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
+        return data.decode("utf-8", "replace")
+
+    def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
+        """Create a file exclusively, its text on stable storage when this returns; `shared`: its group may read it."""
+        fd = self.create(path)
+        try:
+            if shared:
+                give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
+            self.write(fd, text.encode())
+            self.sync(fd)
+        finally:
+            self.close(fd)
+
+    def create(self, path: str, mode: int = 0o666) -> int:
+        """Create a file exclusively, with the permissions in `mode` less the umask; a descriptor for writing."""
+        return opened(path, _CREATE, mode=mode)
+
+    def open(self, path: str) -> int:
+        """Open a file for reading, never through a symbolic link."""
+        return opened(path, READ_ONLY)
+
+    def read(self, fd: int, size: int = CHUNK) -> bytes:
+        """At most `size` bytes; empty at the end."""
+        return os.read(fd, size)
+
+    def write(self, fd: int, data: bytes) -> None:
+        """Write all of `data`."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+
+    def extract(self, directory: str) -> Extraction:
+        """Begin to unpack an archive into an empty directory that is private; a context manager."""
+        return Extraction(self, directory)
+
+    def seek(self, fd: int, offset: int) -> None:
+        """Read or write next at this offset."""
+        os.lseek(fd, offset, os.SEEK_SET)
+
+    def extend(self, fd: int, size: int) -> None:
+        """Make a file longer, by a hole, and write next at its end."""
+        os.ftruncate(fd, size)
+        os.lseek(fd, size, os.SEEK_SET)
+
+    def data_in(self, fd: int, size: int) -> Iterator[tuple[int, int]]:
+        """Where there is data, and no hole, in the first `size` bytes of a file: from, and up to but not including.
+
+        All of it, if the file system cannot say.
+        """
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(fd, end, os.SEEK_DATA)
+                stop = os.lseek(fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # which says that there is only a hole after this
+                    yield end, size
+                return
+            if stop <= end or start >= size:
+                return
+            yield start, min(stop, size)
+            end = stop
+
+    def clone(self, source: int, target: int) -> bool:
+        """Let an empty file share the blocks of another, which stay shared until either changes (ioctl_ficlone(2)).
+
+        False if they are not on one file system that can do that.
+        """
+        try:
+            fcntl.ioctl(target, _FICLONE, source)
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            return False
+        return True
+
+    def sync(self, fd: int) -> None:
+        """Wait until what was written to a file is on stable storage, where the file system can say so."""
+        sync(fd)
+
+    def close(self, fd: int) -> None:
+        """Close a descriptor; a network file system may report here that a write failed."""
+        os.close(fd)
+
+    @staticmethod
+    def _read_all(fd: int, limit: int) -> bytes:
+        parts = []
+        while limit > 0 and (part := os.read(fd, min(limit, CHUNK))):  # memory is taken for what there is, no more
+            parts.append(part)
+            limit -= len(part)
+        return b"".join(parts)
+
+    # -- the file system as a whole ----------------------------------------------------------------------------------
+
+    def room(self, path: str) -> tuple[int, int, int, int] | None:
+        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3)).
+
+        None where the file system does not say how large it is: some network file systems answer with zeros.
+        """
+        return _room(path)
+
+    def free_space(self, path: str) -> int | None:
+        """Bytes that an unprivileged user may still write; None where the file system does not say so: see `room`.
+
+        For a path that is not there yet: where it would be made.
+        """
+        try:
+            figures = _room(path)
+        except FileNotFoundError:
+            if os.path.dirname(path) == path:
+                raise
+            return self.free_space(os.path.dirname(path))
+        return None if figures is None else figures[1]
+
+
+def _room(path: str) -> tuple[int, int, int, int] | None:
+    try:
+        figures = os.statvfs(path)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        do_without(f"the file system does not say how much of it is free ({error.strerror})")
+        return None
+    used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+    free = figures.f_bavail * figures.f_frsize
+    if used + free <= 0:
+        do_without("the file system does not say how much of it is free (it says that it has no size)")
+        return None
+    return used + free, free, figures.f_files, figures.f_favail

@@ -1,0 +1,520 @@
+"""Every path and every name on disk: encode, parse, and nothing else. See `docs/reference/format.md`.
+
+Names carry what a scan needs (bytes and age of a generation, end of a lease), so that a scan reads directories and
+opens no file. Every random part is drawn once and never used again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+from sccache_dtool.disk.nofollow import CONTROL as CONTROL
+from sccache_dtool.disk.nofollow import VERIFICATION as VERIFICATION
+from sccache_dtool.disk.records import printable
+
+FORMAT_VERSION = 1
+FORMAT_MAGIC = "sc-dtool cache"
+TAG_NAME = "CACHEDIR.TAG"
+TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
+# This file is a cache directory tag created by sc-dtool: backup programs leave the directory out.
+# See https://bford.info/cachedir/
+"""
+
+# Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
+_IN_LABEL = r"[^/~\x00-\x1f\x7f\ud800-\udfff]"
+_GAP = r"~[0-9a-f]{32}~"
+_KEY = rf"[0-9a-f]{{32}}-(?:{_IN_LABEL}{{1,200}}|{_IN_LABEL}{{1,100}}{_GAP}{_IN_LABEL}{{1,100}})"
+_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?(?:-v([0-9a-f]{16}))?"
+_HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
+_LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
+_ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
+_SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
+_TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?)~([0-9]{1,12})(~going)?"
+_OF = r"[0-9a-f]{32}|g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?~[0-9]{1,12}"
+_WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_OF}))?"
+_KEPT = r"kept~([0-9]{1,12})"
+_STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
+_PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_CHECKED = r"checked~([0-9]{1,12})"
+_OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
+_CLEANING = (
+    r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
+)
+_ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
+_ESCAPES = r"(?:%[0-9A-F]{2})+"
+
+#: A name made from a source's has at most so many bytes: file systems allow 255, of which a key needs 33 for its
+#: digits and a pin 13 for its end, and backup programs add to names.
+NAME_LIMIT = 200
+
+
+def unique(digits: int = 16) -> str:
+    """`digits` random hexadecimal digits."""
+    return os.urandom(digits // 2).hex()
+
+
+def label(name: str) -> str:
+    """An item's name as the part of a key that is meant for people: in UTF-8, with as little escaped as possible.
+
+    ``%XX`` stands for the bytes of ``/``, of control characters, of ``%`` and ``~``, of a leading dot, and of what is
+    not UTF-8. If the result has more than NAME_LIMIT bytes, only its front and its end are kept, around a gap. Two
+    names never have the same label.
+    """
+    units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
+    if name.startswith("."):
+        units[0] = _escape(".")
+    return _shortened(units, name)
+
+
+def shortened(name: str) -> str:
+    """A file name of at most NAME_LIMIT bytes: `name` itself or, if it is longer, its front and its end."""
+    return _shortened(list(name), name)
+
+
+def key_name(key: str) -> str | None:
+    """The name of an item by its key; None if the key has only the front and the end of it."""
+    return None if re.search(_GAP, key) else _unescape(key[33:])
+
+
+def key_label(key: str) -> str:
+    """The name of an item as far as its key has it, for people."""
+    return _unescape(key[33:])
+
+
+def is_named(key: str, name: str) -> bool:
+    """Whether `name` is the true name of the item."""
+    return key[33:] == label(name)
+
+
+def _escape(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", "surrogatepass"))
+
+
+def _unescape(text: str) -> str:
+    def decode(match: re.Match[str]) -> str:
+        return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogatepass")
+
+    try:
+        return re.sub(_ESCAPES, decode, text)
+    except UnicodeDecodeError:  # made by hand
+        return text
+
+
+def _shortened(units: Sequence[str], name: str) -> str:
+    """The units joined or, if they are too long, as many as fit from the front and the end.
+
+    The gap holds a digest of the whole name, so that names with the same front and the same end stay different.
+    """
+    text = "".join(units)
+    if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
+        return text
+    import hashlib
+
+    gap = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}~"
+    half = (NAME_LIMIT - len(gap)) // 2
+    front, end = _fitting(units, half), _fitting(units[::-1], half)
+    return f"{''.join(front)}{gap}{''.join(end[::-1])}"
+
+
+def _fitting(units: Sequence[str], room: int) -> list[str]:
+    """The first units that fit in `room` bytes."""
+    found = []
+    for unit in units:
+        room -= len(unit.encode("utf-8", "surrogatepass"))
+        if room < 0:
+            break
+        found.append(unit)
+    return found
+
+
+def item_key(identity: tuple[str, ...], name: str) -> str:
+    """The name of an item's directory: 128 bits of SHA-256 over what identifies it, and its name for people."""
+    import hashlib
+
+    return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{label(name)}"
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` has the form of one that `item_key` makes."""
+    return re.fullmatch(_KEY, name) is not None
+
+
+Name = TypeVar("Name")
+
+
+def understood(
+    directory: str, names: Iterable[str], parse: Callable[[str], Name | None], what: str, warn: Callable[[str], None]
+) -> Iterator[Name]:
+    """What names in a directory stand for; `warn` is told of those that stand for nothing of ours, and are `what`."""
+    for text in names:
+        name = parse(text)
+        if name is None:
+            warn(f"{directory}/{printable(text)}: {what}; left alone")
+        else:
+            yield name
+
+
+class Generation(NamedTuple):
+    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>-v<version>``.
+
+    The last two are there only if they are known.
+    """
+
+    random: str
+    created: int  # seconds since 1970, by the clock of the host that fetched it
+    bytes: int
+    entries: int
+    took: int | None = None  # milliseconds that the fetch took
+    version: str | None = None  # 16 hexadecimal digits that stand for the local files it was copied from
+
+    def __str__(self) -> str:
+        took = "" if self.took is None else f"-t{self.took}"
+        version = "" if self.version is None else f"-v{self.version}"
+        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}{took}{version}"
+
+    @classmethod
+    def parse(cls, name: str) -> Generation | None:
+        """The generation that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_GENERATION, name)
+        if match is None:
+            return None
+        took = None if match[5] is None else int(match[5])
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took, match[6])
+
+
+class HolderName(NamedTuple):
+    """A holder's entry: ``<id>.<beats>.<end>``. The whole heartbeat is in the name."""
+
+    id: str
+    beats: int
+    end: int  # seconds since 1970 by the file system's clock, after which the holder may be taken for gone; 0: open
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.beats}.{self.end}"
+
+    @classmethod
+    def parse(cls, name: str) -> HolderName | None:
+        """The holder that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_HOLDER, name)
+        return cls(match[1], int(match[2]), int(match[3])) if match else None
+
+
+class LeaseName(NamedTuple):
+    """A lease in a gate: ``<holder id>.<number>``; unique for ever, because its holder's id is."""
+
+    holder: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.holder}.{self.number}"
+
+    @classmethod
+    def parse(cls, name: str) -> LeaseName | None:
+        """The lease that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_LEASE, name)
+        return cls(match[1], int(match[2])) if match else None
+
+
+RELEASED = "released"
+REAPED = "reaped"
+
+
+class EndedName(NamedTuple):
+    """A finished lease in the history: ``<lease>~<end>~released`` or ``…~reaped``."""
+
+    lease: str
+    end: int  # milliseconds since 1970, by the clock of the host that ended it
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.lease}~{self.end}~{self.how}"
+
+    @classmethod
+    def parse(cls, name: str) -> EndedName | None:
+        """The finished lease that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_ENDED, name)
+        return cls(match[1], int(match[2]), match[3]) if match else None
+
+
+class SegmentName(NamedTuple):
+    """Many finished leases folded into one file: ``segment-<uses>-<last end>-<random>``."""
+
+    uses: int
+    last: int  # milliseconds since 1970
+    random: str
+
+    def __str__(self) -> str:
+        return f"segment-{self.uses}-{self.last}-{self.random}"
+
+    @classmethod
+    def parse(cls, name: str) -> SegmentName | None:
+        """The segment that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_SEGMENT, name)
+        return cls(int(match[1]), int(match[2]), match[3]) if match else None
+
+
+class TrashName(NamedTuple):
+    """An evicted generation: ``<generation>~<keep until>``, and ``…~going`` once its removal has begun."""
+
+    generation: Generation
+    keep_until: int  # seconds since 1970; 0: nobody wants it back
+    going: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.generation}~{self.keep_until}{'~going' if self.going else ''}"
+
+    @classmethod
+    def parse(cls, name: str) -> TrashName | None:
+        """The evicted generation that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_TRASHED, name)
+        generation = Generation.parse(match[1]) if match else None
+        return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
+
+
+class WorkName(NamedTuple):
+    """A work area in `tmp/`: ``<lease>~<purpose>[~<of>]``. It may be removed once its holder is dead."""
+
+    lease: str
+    purpose: str
+    of: str = ""  # what is worked on: the copy in the trash, or the beginning of the item's key
+
+    def __str__(self) -> str:
+        return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
+
+    @property
+    def holder(self) -> str:
+        """The id of the holder at work."""
+        return self.lease.rpartition(".")[0]
+
+    @classmethod
+    def parse(cls, name: str) -> WorkName | None:
+        """The work area that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_WORK, name)
+        return cls(match[1], match[2], match[3] or "") if match else None
+
+
+class KeptName(NamedTuple):
+    """``kept~<until>`` in a copy that is evicted for `restore`: whoever finishes the eviction keeps it as long."""
+
+    until: int  # seconds since 1970
+
+    def __str__(self) -> str:
+        return f"kept~{self.until}"
+
+    @classmethod
+    def parse(cls, name: str) -> KeptName | None:
+        """The note that `name` stands for; None if it is not one."""
+        match = re.fullmatch(_KEPT, name)
+        return cls(int(match[1])) if match else None
+
+
+class PinName(NamedTuple):
+    """A pin: ``<key>~<until>``; an item that has one stays."""
+
+    key: str
+    until: int  # seconds since 1970; 0: for good
+
+    def __str__(self) -> str:
+        return f"{self.key}~{self.until}"
+
+    @classmethod
+    def parse(cls, name: str) -> PinName | None:
+        """The pin that `name` stands for; None if it is no such name."""
+        key, _, until = name.rpartition("~")
+        return cls(key, int(until)) if is_key(key) and re.fullmatch(r"[0-9]{1,12}", until) else None
+
+
+class CleaningName(NamedTuple):
+    """The record of a cleaning or a restoration: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``.
+
+    And ``…~l<loose>~r<restored>``, where there are any.
+    """
+
+    end: int  # milliseconds since 1970
+    copies: int  # loose files included
+    bytes: int
+    reaped: int
+    random: str
+    loose: int = 0
+    restored: int = 0
+
+    def __str__(self) -> str:
+        loose, restored = f"~l{self.loose}" if self.loose else "", f"~r{self.restored}" if self.restored else ""
+        return f"{self.end}~{self.copies}~{self.bytes}~{self.reaped}~{self.random}{loose}{restored}"
+
+    @classmethod
+    def parse(cls, name: str) -> CleaningName | None:
+        """The record that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_CLEANING, name)
+        if match is None:
+            return None
+        end, copies, size, reaped = (int(match[number]) for number in range(1, 5))
+        return cls(end, copies, size, reaped, match[5], int(match[6] or 0), int(match[7] or 0))
+
+
+def is_shard(name: str) -> bool:
+    """Whether `name` is that of a directory in which items are: the first two digits of their keys."""
+    return re.fullmatch(r"[0-9a-f]{2}", name) is not None
+
+
+class StateName(NamedTuple):
+    """How far a fetch is, in its work area: ``at~<state>~<bytes>~<total or x>~<attempts>``; it moves by renames."""
+
+    state: str
+    bytes: int
+    total: int | None
+    attempts: int
+
+    def __str__(self) -> str:
+        return f"at~{self.state}~{self.bytes}~{'x' if self.total is None else self.total}~{self.attempts}"
+
+    @classmethod
+    def parse(cls, name: str) -> StateName | None:
+        """The state that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_STATE, name)
+        if match is None:
+            return None
+        return cls(match[1], int(match[2]), None if match[3] == "x" else int(match[3]), int(match[4]))
+
+
+class PartName(NamedTuple):
+    """How much of a download is on stable storage and will not change: ``part~<number of the source>~<bytes>``."""
+
+    source: int
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"part~{self.source}~{self.bytes}"
+
+    @classmethod
+    def parse(cls, name: str) -> PartName | None:
+        """The part that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_PART, name)
+        return cls(int(match[1]), int(match[2])) if match else None
+
+
+class CheckedName(NamedTuple):
+    """When the source of a copy was last found unchanged, in the copy's directory: ``checked~<time>``."""
+
+    time: int  # seconds since 1970, by the clock of the host that asked
+
+    def __str__(self) -> str:
+        return f"checked~{self.time}"
+
+    @classmethod
+    def parse(cls, name: str) -> CheckedName | None:
+        """The check that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_CHECKED, name)
+        return cls(int(match[1])) if match else None
+
+
+DONE = "done"
+FAILED = "failed"
+
+
+def is_outcomes(name: str) -> bool:
+    """Whether `name` is that of a directory in `transfers/`: the 32 digits that an item's key begins with."""
+    return re.fullmatch(r"[0-9a-f]{32}", name) is not None
+
+
+class OutcomeName(NamedTuple):
+    """How a fetch ended: ``<beginning of the key>~<lease>~<end>~done`` or ``…~failed``."""
+
+    key: str  # the 32 digits that a key begins with
+    lease: str
+    end: int  # milliseconds since 1970, by the clock of the host that fetched
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.key}~{self.lease}~{self.end}~{self.how}"
+
+    @classmethod
+    def parse(cls, name: str) -> OutcomeName | None:
+        """The outcome that `name` stands for; None if it is no such name."""
+        match = re.fullmatch(_OUTCOME, name)
+        return cls(match[1], match[2], int(match[3]), match[4]) if match else None
+
+
+class Layout:
+    """The paths below one cache root, which is kept absolute."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.abspath(root)
+        self.shared = False  # whether a group shares the cache: what FORMAT says, once it was read
+        self.control = f"{self.root}/{CONTROL}"
+        self.format_file = f"{self.control}/FORMAT"
+        self.config_file = f"{self.control}/config.toml"
+        self.items = f"{self.control}/items"
+        self.holders = f"{self.control}/holders"
+        self.gone = f"{self.holders}/gone"
+        self.tmp = f"{self.control}/tmp"
+        self.trash = f"{self.control}/trash"
+        self.locks = f"{self.control}/locks"
+        self.transfers = f"{self.control}/transfers"  # made when a fetch ends for the first time
+        self.pins = f"{self.control}/pins"  # made when an item is pinned for the first time
+        self.cleanings = f"{self.control}/cleanings"  # made when a cleaning removes something for the first time
+        self.tag_file = f"{self.root}/{TAG_NAME}"
+
+    def item(self, key: str) -> str:
+        """The lock directory of an item."""
+        return f"{self.items}/{key[:2]}/{key}"
+
+    def history(self, key: str) -> str:
+        """Where the item's finished leases are."""
+        return f"{self.items}/{key[:2]}/{key}/history"
+
+    def generation(self, key: str, generation: str) -> str:
+        """One fetched copy of an item."""
+        return f"{self.items}/{key[:2]}/{key}/{generation}"
+
+    def key_of(self, path: str) -> str | None:
+        """The key of the item that `path` lies in; None if it lies in none, or is not absolute."""
+        within = self.within(path)
+        return None if within is None else within[0]
+
+    def within(self, path: str) -> tuple[str, str | None] | None:
+        """The item that `path` lies in, and the copy of it if it lies in one; None for other paths.
+
+        A relative path is not looked at: it may be a name or a source, and somebody who stands in one item may mean
+        another by it.
+        """
+        if not os.path.isabs(path):
+            return None
+        inner = os.path.abspath(path).removeprefix(f"{self.items}/")
+        if inner == os.path.abspath(path):
+            inner = os.path.realpath(path).removeprefix(f"{os.path.realpath(self.items)}/")
+        parts = inner.split("/")
+        if len(parts) < 2 or not is_key(parts[1]) or parts[1][:2] != parts[0]:
+            return None
+        return parts[1], parts[2] if len(parts) > 2 and Generation.parse(parts[2]) else None
+
+
+def cache_of(path: str) -> str | None:
+    """The root of the cache, of whichever, in an item of which `path` lies by its names; None if it lies in none."""
+    if not os.path.isabs(path):
+        return None
+    root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
+    return root if mark and Layout(root).within(f"{root}{mark}{inner}") else None
+
+
+def is_of_verification(name: str) -> bool:
+    """Whether `name` is one that a verification makes: a room, a nudge, a peer's card, or the call that answers it."""
+    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
+
+
+#: The directory of leases in a generation, the one that is asked before anything is deleted.
+GATE = "use"
+PAYLOAD = "payload"
+ITEM_FILE = "item.json"
+TRANSFER_FILE = "transfer.json"
+HISTORY = "history"
+#: The directories that a cache is made of; `init` makes them all, `doctor --fix` what is missing.
+DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
+#: Those that are made when there is something to put into them.
+MADE_LATER = ("transfers", "pins", "cleanings")
+
+#: All that there can be in the control directory.
+IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})

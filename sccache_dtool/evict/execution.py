@@ -1,0 +1,242 @@
+"""A cleaning from end to end: reap, plan, evict, tidy, delete. Names are freed first and space after."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.leftover import Leftover
+from sccache_dtool.catalog.loose import Loose
+from sccache_dtool.clock import NO_DEADLINE, Deadline
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout, WorkName
+from sccache_dtool.errors import GONE, explain
+from sccache_dtool.evict import loose_removal, trash
+from sccache_dtool.evict.trash import NO_TIME, Became
+from sccache_dtool.policy.rules import Candidate, Kept, Plan
+from sccache_dtool.policy.thresholds import Trashed
+from sccache_dtool.pool import Crew
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.reaping import Judged, Reaped
+
+Warn = Callable[[str], None]
+
+
+class Failure(NamedTuple):
+    """A copy that could not be removed, and why."""
+
+    candidate: Candidate
+    reason: str
+
+
+class Tally:
+    """What becomes of what a plan would remove, while it goes on: what is known of it if that is broken off."""
+
+    def __init__(self) -> None:
+        self.removed: list[Candidate] = []
+        self.taken: list[Candidate] = []  # in use by the time they were asked for
+        self.failed: list[Failure] = []
+        self.left: list[Candidate] = []  # there was no time for them
+        self.gone: list[Candidate] = []  # somebody else has removed them since the scan
+
+    def add(self, candidate: Candidate, became: Became) -> None:
+        """Note what became of one."""
+        if became.reason is not None:
+            self.failed.append(Failure(candidate, became.reason))
+        elif became.outcome is None:
+            self.left.append(candidate)
+        else:
+            by_outcome = {
+                trash.Outcome.EVICTED: self.removed,
+                trash.Outcome.IN_USE: self.taken,
+                trash.Outcome.ALREADY_GONE: self.gone,
+            }
+            by_outcome[became.outcome].append(candidate)
+
+    def places(self) -> set[str]:
+        """All of which something is known."""
+        failed = [failure.candidate for failure in self.failed]
+        return {one.place for one in (*self.removed, *self.taken, *failed, *self.left, *self.gone)}
+
+
+class Cleaned(NamedTuple):
+    """What a cleaning did. Sizes in bytes."""
+
+    plan: Plan
+    reaped: Reaped
+    removed: tuple[Candidate, ...] = ()
+    taken: tuple[Candidate, ...] = ()  # in use by the time they were asked for
+    failed: tuple[Failure, ...] = ()
+    tidied: tuple[Leftover, ...] = ()
+    purged: int = 0  # copies deleted from the trash, earlier evictions included
+    unpurged: int = 0  # copies that are still to be deleted there
+    unpurged_bytes: int = 0
+    left: tuple[Candidate, ...] = ()  # there was no time for them
+    in_the_way: tuple[Judged, ...] = ()  # leases, where the goal was missed
+    gone: tuple[Candidate, ...] = ()  # somebody else has removed them since the scan
+    trashed: Trashed = Trashed()  # what is in the trash now
+
+    @property
+    def freed(self) -> int:
+        """What the removed copies took up."""
+        return sum(candidate.bytes for candidate in self.removed)
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """All that stayed, and why."""
+        taken = (Kept(candidate, "in use by now", True) for candidate in self.taken)
+        return (*self.plan.keep, *taken, *(Kept(candidate, "no time was left") for candidate in self.left))
+
+    @property
+    def missed_both(self) -> tuple[int, int]:
+        """By how many bytes and entries the goal was missed."""
+        return self.plan.missed_after((*self.removed, *self.gone))
+
+    @property
+    def missed(self) -> int:
+        """By how many bytes the goal was missed."""
+        return self.missed_both[0]
+
+    @property
+    def withheld(self) -> tuple[int, int]:
+        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+        return self.plan.withheld_after((*self.removed, *self.gone), self.trashed)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was done that was to be done."""
+        undone = self.failed or self.left or self.unpurged
+        return not undone and self.missed_both == self.withheld == (0, 0)
+
+
+def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:
+    """The items as a reaping leaves them: a reaped lease is a use that has just ended."""
+    ended = {judged.held for judged in reaped.leases}
+    for item in items:
+        copies = tuple(
+            copy._replace(held=tuple(held for held in copy.held if held not in ended)) for copy in item.copies
+        )
+        count = item.leases - sum(len(copy.held) for copy in copies)
+        if count:
+            yield item._replace(copies=copies, finished_uses=item.finished_uses + count, last_end=now)
+        else:
+            yield item
+
+
+#: Copies that are evicted as one piece of work.
+_AT_ONCE = 64
+
+
+def carry_out(
+    fs: FileSystem,
+    layout: Layout,
+    plan: Plan,
+    keep_until: int,
+    holder: Holder | None,
+    now: float,
+    crew: Crew,
+    tally: Tally,
+    deadline: Deadline = NO_DEADLINE,
+) -> None:
+    """Evict what the plan names, and tell `tally`, also if that is broken off.
+
+    `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
+    without a holder, on a full disk); after `deadline` nothing more is begun.
+    """
+    copies = [candidate for candidate in plan.remove if candidate.loose is None]
+    try:
+        _evict_all(fs, layout, copies, keep_until, crew, tally, deadline)
+    except BaseException:
+        _tell_what_is_in_the_trash(fs, layout, copies, keep_until, tally)
+        raise
+    of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
+    if of_dtool:
+
+        def tell(one: Loose, became: Became) -> None:
+            tally.add(of_dtool[one], became)
+
+        loose_removal.remove(fs, layout, holder, of_dtool, keep_until, now, tell, deadline)
+
+
+def _evict_all(
+    fs: FileSystem,
+    layout: Layout,
+    copies: Sequence[Candidate],
+    keep_until: int,
+    crew: Crew,
+    tally: Tally,
+    deadline: Deadline,
+) -> None:
+    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
+    places = [[candidate.place for candidate in piece] for piece in pieces]
+    evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
+    with contextlib.closing(crew.each(evict, places)) as results:  # nobody is at work any more at its end
+        for piece, outcomes in zip(pieces, results, strict=True):
+            for candidate, became in zip(piece, outcomes, strict=True):
+                tally.add(candidate, became)
+
+
+def _tell_what_is_in_the_trash(
+    fs: FileSystem, layout: Layout, copies: Iterable[Candidate], keep_until: int, tally: Tally
+) -> None:
+    """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
+    there = set(fs.names(layout.trash))
+    told = tally.places()
+    for candidate in copies:
+        if candidate.place not in told and trash.name_of(candidate.generation, keep_until) in there:
+            tally.add(candidate, Became(trash.Outcome.EVICTED))
+
+
+def _evict_each(
+    fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
+) -> list[Became]:
+    """What became of each copy."""
+    found: list[Became] = []
+    for place in places:
+        if deadline.is_over():
+            found.append(NO_TIME)
+            continue
+        key, _, generation = place.partition("/")
+        try:
+            found.append(Became(_evict(fs, layout, key, generation, keep_until)))
+        except OSError as error:
+            found.append(Became(None, explain(error)))
+    return found
+
+
+def _evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int) -> trash.Outcome:
+    """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
+    outcome = trash.evict(fs, layout, key, generation, keep_until)
+    if outcome is trash.Outcome.ALREADY_GONE:
+        name = trash.name_of(generation, keep_until)
+        if fs.seems_there(f"{layout.trash}/{name}"):
+            return trash.Outcome.EVICTED
+    return outcome
+
+
+def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
+    """Put leftovers away; returns those for which it worked, and for which there was time."""
+    done = []
+    for leftover in leftovers:
+        if deadline.is_over():
+            break
+        try:
+            leftover.put_away()
+        except OSError as error:
+            if error.errno not in GONE:  # otherwise somebody else did
+                warn(f"{explain(error)}; {leftover.what} is left for the next time")
+            continue
+        done.append(leftover)
+    return done
+
+
+def fold_histories(fs: FileSystem, layout: Layout, holder: Holder, keys: Iterable[str], warn: Warn) -> None:
+    """Fold long histories; a failure costs nothing but the next listing's length."""
+    for key in keys:
+        tmp = f"{layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
+        with contextlib.suppress(OSError):
+            history.fold(fs, layout.history(key), tmp, warn, shared=layout.shared)

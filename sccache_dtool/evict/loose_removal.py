@@ -1,0 +1,245 @@
+"""Letting loose files go: through the trash, so that what is a fresh file after all can be put back.
+
+Brokers know nothing of us, and may put a file in an old one's place at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+
+from sccache_dtool.catalog.leftover import Leftover
+from sccache_dtool.catalog.loose import Found, Loose, newest_of, stamp_of
+from sccache_dtool.clock import NO_DEADLINE, Deadline
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName, unique
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
+from sccache_dtool.evict.trash import NO_TIME, Became, Outcome
+from sccache_dtool.protocol.holders import Holder
+
+
+def remove(
+    fs: FileSystem,
+    layout: Layout,
+    holder: Holder | None,
+    files: Iterable[Loose],
+    keep_until: int,
+    now: float,
+    tell: Callable[[Loose, Became], None],
+    deadline: Deadline = NO_DEADLINE,
+) -> None:
+    """Let loose files go, and tell what became of each, also if that is broken off; what has changed since stays.
+
+    All of them are one entry in the trash. Where there is no room for one (without a `holder`, too: see
+    `Post._at_work_if_room`) they are deleted at once, or stay if they are to be kept in the trash.
+    """
+    listed = sorted(files)
+    entry = _Entry.made(fs, layout, holder, listed, keep_until, now) if holder is not None else None
+    if entry is None and keep_until:
+        for one in listed:
+            tell(one, Became(None, "there is no room for it in the trash; without --trash it is deleted at once"))
+        return
+    bin = entry or _Nowhere(fs, layout, now)
+    try:
+        for directory, group in groupby(listed, key=lambda one: one.directory):
+            _remove_from(fs, layout, directory, list(group), bin, tell, deadline)
+    finally:
+        bin.close()
+
+
+def _remove_from(
+    fs: FileSystem,
+    layout: Layout,
+    directory: str,
+    files: Sequence[Loose],
+    bin: _Entry | _Nowhere,
+    tell: Callable[[Loose, Became], None],
+    deadline: Deadline,
+) -> None:
+    try:
+        fd = fs.open_below(layout.root, directory)
+    except OSError as error:
+        for one in files:
+            tell(one, Became(None, explain(error)))
+        return
+    try:
+        for one in files:
+            tell(one, NO_TIME if deadline.is_over() else _removed(bin, fd, one, tell))
+    finally:
+        fs.close(fd)
+
+
+def _removed(bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose, Became], None]) -> Became:
+    try:
+        return Became(Outcome.EVICTED if bin.take(fd, one) else Outcome.IN_USE)
+    except OSError as error:
+        return Became(None, explain(error))
+    except BaseException:  # we are told to end, and it may be in there already
+        if bin.has(fd, one):
+            tell(one, Became(Outcome.EVICTED))
+        raise
+
+
+class _Entry:
+    """An entry in the trash for loose files. By rename, as items go: who has one open reads on, on NFS too.
+
+    One that is to be kept is in the trash from the first file on, so that it is even if we are killed. Before that,
+    and without anything to be kept, it is a work area: a purge of somebody else's would take it away under us.
+    """
+
+    def __init__(self, fs: FileSystem, layout: Layout, path: str, name: TrashName) -> None:
+        self._fs = fs
+        self._layout = layout
+        self._path = path
+        self._name = name
+        self._files = self._bytes = 0
+
+    @classmethod
+    def made(
+        cls, fs: FileSystem, layout: Layout, holder: Holder, files: Sequence[Loose], keep_until: int, now: float
+    ) -> _Entry | None:
+        """One that is empty; None if there is no room for it."""
+        generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
+        name = TrashName(generation, keep_until, going=not keep_until)
+        note = {"format": 1, "loose": len(files), "first": records.printable(files[0].path)}
+        area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
+        try:
+            fs.mkdir(area, shared=layout.shared)
+            fs.mkdir(f"{area}/{PAYLOAD}", shared=layout.shared)
+            fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=layout.shared)
+            if keep_until:
+                fs.rename(area, f"{layout.trash}/{name}")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                fs.remove_tree(area)
+            if error.errno not in FULL:
+                raise
+            return None
+        return cls(fs, layout, f"{layout.trash}/{name}" if keep_until else area, name)
+
+    def take(self, directory: int, one: Loose) -> bool:
+        """Move a file in; False if it is not the one that the scan saw, or gone."""
+        moved = _move(self._fs, directory, one, self._target)
+        if moved:
+            self._count(one)
+        return moved
+
+    def has(self, directory: int, one: Loose) -> bool:
+        """Whether a file that we were about to take is in here."""
+        moved = _is_rightly_moved(self._fs, directory, one, self._target)
+        if moved:
+            self._count(one)
+        return moved
+
+    def close(self) -> None:
+        """Say by the name what is in here; without a file there is no entry."""
+        if not self._files:
+            self._fs.remove_tree(self._path)
+            return
+        generation = self._name.generation._replace(bytes=self._bytes, entries=self._files + 1)
+        path = f"{self._layout.trash}/{self._name._replace(generation=generation)}"
+        if path != self._path:
+            self._fs.rename(self._path, path)
+
+    @property
+    def _target(self) -> str:
+        return f"{self._path}/{PAYLOAD}/{self._files}"
+
+    def _count(self, one: Loose) -> None:
+        self._files += 1
+        self._bytes += one.bytes
+
+
+class _Nowhere:
+    """Where loose files go that there is no room for: through the trash, too, each on its own, and out of existence.
+
+    A rename takes no room. A file that was put there in the last moment can be put back, which no `unlink` can.
+    """
+
+    def __init__(self, fs: FileSystem, layout: Layout, now: float) -> None:
+        self._fs = fs
+        self._name = unique()
+        self._layout = layout
+        self._now = int(now)
+
+    def take(self, directory: int, one: Loose) -> bool:
+        """Delete a file; False if it is not the one that the scan saw, or gone."""
+        moved = _move(self._fs, directory, one, self._target(one))
+        if moved:
+            with contextlib.suppress(OSError):  # the purge tries again
+                self._fs.unlink(self._target(one))
+        return moved
+
+    def has(self, directory: int, one: Loose) -> bool:
+        """Whether a file that we were about to delete is on its way."""
+        return _is_rightly_moved(self._fs, directory, one, self._target(one))
+
+    def close(self) -> None:
+        """Nothing is left to be done."""
+
+    def _target(self, one: Loose) -> str:
+        return f"{self._layout.trash}/{TrashName(Generation(self._name, self._now, one.bytes, 1), 0, going=True)}"
+
+
+def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
+    """Move a file out of its directory; False if it is not the one that the scan saw, or gone."""
+    try:
+        status = fs.lstat_in(directory, one.name)
+        if stamp_of(status) != one.stamp or newest_of(status) != one.newest:
+            return False
+        fs.move_out(directory, one.name, target)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return _is_rightly_moved(fs, directory, one, target)
+
+
+def _is_rightly_moved(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
+    """Whether a file was moved; another one, which a broker has just put in its place, is put back."""
+    try:
+        if stamp_of(fs.lstat(target)) == one.stamp:
+            return True
+    except FileNotFoundError:
+        return False
+    fs.move_back(target, directory, one.name)
+    return False
+
+
+def remove_partial(fs: FileSystem, layout: Layout, one: Loose) -> None:
+    """Unlink what a broken download left. Raises FileNotFoundError if it is gone or has changed."""
+    fd = fs.open_below(layout.root, one.directory)
+    try:
+        status = fs.lstat_in(fd, one.name)
+        if stamp_of(status) != one.stamp:
+            raise FileNotFoundError(one.path)
+        fs.unlink_in(fd, one.name)
+    finally:
+        fs.close(fd)
+
+
+def remove_directory(fs: FileSystem, layout: Layout, directory: str) -> None:
+    """Remove an empty directory; one that is not empty any more stays, and is no error."""
+    parent, _, name = directory.rpartition("/")
+    fd = fs.open_below(layout.root, parent or ".")
+    try:
+        fs.rmdir_in(fd, name)
+    except OSError as error:
+        if error.errno not in NOT_EMPTY:
+            raise
+    finally:
+        fs.close(fd)
+
+
+def leftovers(fs: FileSystem, layout: Layout, found: Found, now: float) -> Iterator[Leftover]:
+    """Broken downloads, and directories in which nothing has been for so long that no broker is about to use them."""
+    for one in found.files:
+        if one.is_broken(now):
+            put_away = functools.partial(remove_partial, fs, layout, one)
+            yield Leftover(f"{layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
+    for directory in found.deserted:
+        put_away = functools.partial(remove_directory, fs, layout, directory)
+        yield Leftover(f"{layout.root}/{directory}", "an empty directory of dtool's", put_away)

@@ -1,0 +1,269 @@
+"""Plans in files: written by one command, looked at by a person, carried out by another, as far as still true."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.loose import Loose
+from sccache_dtool.clock import iso
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Generation, Layout, is_key
+from sccache_dtool.disk.records import printable
+from sccache_dtool.errors import UsageError
+from sccache_dtool.policy.rules import EXCLUDED, UNREADABLE, Candidate, Kept, Plan, in_use, is_excluded
+from sccache_dtool.policy.thresholds import Goal
+from sccache_dtool.pool import Crew
+
+#: Version of the form.
+_VERSION = 1
+
+#: How the first line ends in a file with a line for each removal, and what the last one is.
+_BEGIN, _END = '"remove": [', "]}"
+
+#: No sum of bytes, entries or uses has so many; what has more is somebody's slip.
+_TOO_MANY = 10**18
+
+
+class Planned(NamedTuple):
+    """A plan that was read."""
+
+    cache_id: str
+    remove: tuple[Candidate, ...]
+    size: int
+    entries: int
+    goal: Goal | None
+
+
+def encode(plan: Plan, cache_id: str, now: float, by: str) -> Iterator[str]:
+    """The lines of a plan as one JSON object: piece by piece, as there may be a million copies in it."""
+    head = {
+        "format": _VERSION,
+        "cache": cache_id,
+        "made": iso(now),
+        "by": by,
+        "bytes": plan.freed,
+        "cache_bytes": plan.size,
+        "cache_entries": plan.entries,
+        "goal_bytes": plan.goal.bytes if plan.goal else None,
+        "goal_entries": plan.goal.entries if plan.goal else None,
+    }
+    yield f"{json.dumps(head)[:-1]}, {_BEGIN}\n"
+    last = len(plan.remove) - 1
+    for number, candidate in enumerate(plan.remove):
+        yield json.dumps(_encode_one(candidate)) + ("\n" if number == last else ",\n")
+    yield f"{_END}\n"
+
+
+def _encode_one(candidate: Candidate) -> dict[str, Any]:
+    common = {"bytes": candidate.bytes, "uses": candidate.uses, "idle_since": candidate.idle_since}
+    if candidate.loose is None:
+        return {"item": candidate.key, "copy": candidate.generation, **common}
+    return {"loose": candidate.loose.path, "newest": candidate.loose.newest, "stamp": candidate.loose.stamp, **common}
+
+
+def decode(lines: Iterable[str]) -> Planned:
+    """The plan that a file's lines are. Raises UsageError for anything else.
+
+    Line by line, as there may be a million; a plan that some program has laid out in another way is read as a whole.
+    """
+    try:
+        fields, entries = _parts(iter(lines))
+        if fields["format"] != _VERSION:
+            raise ValueError
+        goal = Goal(_goal(fields["goal_bytes"]), _goal(fields["goal_entries"]))
+        remove = _decode_each(entries)
+        size, count = _number(fields["cache_bytes"]), _number(fields["cache_entries"])
+        return Planned(str(fields["cache"]), remove, size, count, None if goal == Goal() else goal)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+        hint = "sc-dtool clean -n -o plan.json writes one"
+        raise UsageError("this is no plan that this release can read", hint=hint) from None
+
+
+def _parts(lines: Iterator[str]) -> tuple[dict[str, Any], Iterable[dict[str, Any]]]:
+    """What a plan says of itself, and its removals."""
+    first = next(lines, "")
+    if not first.rstrip().endswith(_BEGIN):
+        fields = json.loads(first + "".join(lines))
+        return fields, fields["remove"]
+    return json.loads(first + _END), _each_line(lines)
+
+
+def _each_line(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
+    """What is in each line. Lines may have been taken out: of the last one's comma nobody thinks."""
+    for line in lines:
+        text = line.strip()
+        if text == _END:
+            break
+        yield from json.loads(f"[{text.removesuffix(',')}]")
+    else:
+        raise ValueError("broken off")
+    if any(line.strip() for line in lines):
+        raise ValueError("goes on after its end")
+
+
+def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
+    """The removals. Raises UsageError for one that comes twice: of what is gone, each would count again."""
+    found: list[Candidate] = []
+    seen: set[str] = set()
+    for fields in entries:
+        one = _decode_one(fields)
+        if one.place in seen:
+            raise UsageError(f"the plan names {printable(one.place)} twice", hint="take one of both out of it")
+        seen.add(one.place)
+        found.append(one)
+    return tuple(found)
+
+
+def _goal(value: object) -> int | None:
+    """What to come down to, also below nought, where others have too much; None: there is no goal."""
+    return None if value is None else -_number(-value) if type(value) is int and value < 0 else _number(value)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _TOO_MANY:
+        raise ValueError(value)
+    return value
+
+
+def _time(value: object) -> float:
+    """Seconds since 1970."""
+    if not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise ValueError(value)
+    return float(value)
+
+
+def _decode_one(fields: Mapping[str, Any]) -> Candidate:
+    uses, since = _number(fields["uses"]), _time(fields["idle_since"])
+    if "loose" in fields:
+        directory, _, name = str(fields["loose"]).rpartition("/")
+        device, inode, size, changed = (int(number) for number in fields["stamp"])
+        stamp = (device, inode, size, changed)
+        one = Loose(directory, name, _number(fields["bytes"]), _time(fields["newest"]), 0, stamp)
+        return Candidate(one.path, uses, since, loose=one)
+    key, generation = str(fields["item"]), str(fields["copy"])
+    if not is_key(key) or Generation.parse(generation) is None:
+        raise ValueError(key)
+    return Candidate(f"{key}/{generation}", uses, since)
+
+
+# -- what of it is still true ------------------------------------------------------------------------------------------
+
+
+class Weighed(NamedTuple):
+    """Planned removals: those that are still to be done, what stays by now, and what is gone already."""
+
+    remove: list[Candidate]
+    keep: list[Kept]
+    gone: list[Candidate]
+
+
+class _Standing(NamedTuple):
+    """How it stands with one: still to be done, unless it is gone or there is a reason to keep it."""
+
+    gone: bool = False
+    reason: str = ""
+    held: bool = False
+
+
+_GONE = _Standing(gone=True)
+
+
+def weigh(
+    fs: FileSystem,
+    layout: Layout,
+    planned: Iterable[Candidate],
+    pinned: Collection[str],
+    exclude: Collection[str],
+    loose: Mapping[str, Loose],
+    crew: Crew,
+) -> Weighed:
+    """What of the planned removals is still true.
+
+    `loose`: what dtool has left by now, as a scan finds it: a path that comes from a file is not believed. The crew
+    looks at copies, and gets nothing else: whatever it is given goes with each piece of its work.
+    """
+    weighed = Weighed([], [], [])
+    copies: list[Candidate] = []
+    for one in planned:
+        if one.loose is not None and is_excluded(one.label, exclude):
+            weighed.keep.append(Kept(one, EXCLUDED))
+        elif one.loose is not None:
+            found = loose.get(one.place)
+            standing = _standing_of_loose(one.loose, found)
+            _put(weighed, one._replace(loose=found or one.loose), standing)  # what is there is as the scan says
+        elif one.key in pinned:
+            weighed.keep.append(Kept(one, "pinned"))
+        else:
+            copies.append(one)
+    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
+    look = functools.partial(_look_at_each, fs, layout, tuple(exclude))
+    for piece, standings in zip(pieces, crew.each(look, pieces), strict=True):
+        for one, standing in zip(piece, standings, strict=True):
+            _put(weighed, one, standing)
+    return weighed
+
+
+#: Copies that are looked at as one piece of work.
+_AT_ONCE = 64
+
+
+def _put(weighed: Weighed, one: Candidate, standing: _Standing) -> None:
+    if standing.gone:
+        weighed.gone.append(one)
+    elif standing.reason:
+        weighed.keep.append(Kept(one, standing.reason, standing.held))
+    else:
+        weighed.remove.append(one)
+
+
+def _standing_of_loose(planned: Loose, found: Loose | None) -> _Standing:
+    if found is None:
+        return _GONE
+    if (found.stamp, found.newest) != (planned.stamp, planned.newest):
+        return _Standing(reason="touched since the plan was made")
+    return _Standing()
+
+
+def _look_at_each(
+    fs: FileSystem, layout: Layout, exclude: Collection[str], planned: Sequence[Candidate]
+) -> list[_Standing]:
+    return [_look_at(fs, layout, exclude, candidate) for candidate in planned]
+
+
+def _look_at(fs: FileSystem, layout: Layout, exclude: Collection[str], candidate: Candidate) -> _Standing:
+    item = items.look(fs, layout, candidate.key, _silently)
+    copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
+    if copy is None or copy.closed:
+        return _GONE
+    if is_excluded(item.name, exclude):
+        return _Standing(reason=EXCLUDED if item.name is not None else UNREADABLE)
+    if copy.held:
+        return _Standing(reason=in_use(copy), held=True)
+    if item.uses != candidate.uses:  # each use counts; when the last one ended is not known where its holder was reaped
+        return _Standing(reason="used since the plan was made")
+    return _Standing()
+
+
+def in_use_besides(leased: Iterable[Item], planned: Iterable[Candidate]) -> tuple[Kept, ...]:
+    """Copies with leases that no plan names: they may be what keeps it from its goal."""
+    held = {
+        f"{copy.key}/{copy.generation}": Kept(
+            Candidate(f"{copy.key}/{copy.generation}", item.uses, item.idle_since), in_use(copy), True
+        )
+        for item in leased
+        for copy in item.copies
+        if copy.held
+    }
+    for one in planned:
+        held.pop(one.place, None)
+    return tuple(held.values())
+
+
+def _silently(text: str) -> None:
+    """What is damaged is told of by a scan."""

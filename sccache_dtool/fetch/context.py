@@ -1,0 +1,55 @@
+"""What the parts of a fetch have at their disposal: sources, steps, and those that come as plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch.sink import Sink, Throttle
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.track import Track
+
+
+class Retrieved(NamedTuple):
+    """What a source brought: digests by algorithm, in hexadecimal; the bytes announced, if any were."""
+
+    digests: dict[str, str]
+    announced: int | None
+    resumed: bool = False  # whether it was put together from several attempts
+    #: What tells this version of the source from others, for `item.json`; None if nothing does. See `versions.py`.
+    version: Mapping[str, object] | None = None
+    decoded: bool = False  # whether what the server called a coding of it was undone
+    name: str | None = None  # what the source calls it, where it says so: see `Source.provisional`
+
+
+def silently(text: str) -> None:
+    """Nobody is told."""
+
+
+class Job(NamedTuple):
+    """One fetch: where it writes, whom it tells, how fast it may be."""
+
+    fs: FileSystem
+    clock: Clock
+    progress: Progress
+    track: Track | None = None  # what others see of it; None where nobody looks
+    throttle: Throttle | None = None
+    number: int = 0  # number of the source that is being fetched
+    step: str = ""  # what is done first with what comes, and needs a file; empty for nothing
+    fresh: bool = False  # whether what others have begun must not be continued
+    note: Callable[[str], None] = silently  # told, in a sentence, what we wait for
+    others: bool = False  # whether another mirror is asked if this one does not answer
+    as_sent: bool = False  # whether a content coding is to be left as it is
+
+    def sink(self, path: str, algorithms: Sequence[str], mode: int = 0o666) -> Sink:
+        """A new file at `path`, counted and digested while it is written."""
+        return Sink(self.fs, path, algorithms, self.progress, mode, self.throttle)
+
+    def attempt(self) -> None:
+        """Note that it is tried once more."""
+        if self.track is not None:
+            self.track.attempt(self.track.attempts + 1)

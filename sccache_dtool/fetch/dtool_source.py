@@ -1,0 +1,334 @@
+"""Items of dtool datasets: which item that is, what its digest must be, and having its own broker bring it.
+
+An item is what its dataset's UUID and its identifier say, wherever it comes from: what was fetched over S3 and what
+over HTTP is one item. Its key needs neither manifest nor network.
+
+No broker writes into the shared cache for us. It works on a shallow copy of itself whose cache directory is our work
+area: all brokers keep that directory in an attribute. (A configuration file would not do: the environment comes
+before it, dtool-http reads it not at all, and the environment is the whole process's.)
+"""
+
+from __future__ import annotations
+
+import binascii
+import contextlib
+import copy
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sccache_dtool.catalog.broker_names import LooseName
+from sccache_dtool.disk import names as layout
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.errors import FULL, FetchFailed
+from sccache_dtool.fetch.progress import Progress
+from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.fetch.request import DTOOL, Wanted
+from sccache_dtool.fetch.stack import Chain, Stack, parse_stack
+from sccache_dtool.fetch.steps import file_digest
+from sccache_dtool.fetch.words import Location, Source
+
+#: A dtool dataset object; dtool has no types.
+DataSet = Any
+Broker = Any
+
+_HASH_FUNCTION = re.compile(r"(md5|sha(?:1|224|256|384|512)?)(?:sum)?(?:_(?:hex)?digest)?", re.ASCII)
+
+
+class WrongContent(FetchFailed):
+    """What a broker brought is not what the manifest says, and was not at the second attempt either."""
+
+
+class NoSuchItem(FetchFailed):
+    """The manifest has no item of that identifier."""
+
+
+class BrokerFailed(FetchFailed):
+    """The broker could not bring the item; `original` is what it raised, the same as without us."""
+
+    def __init__(self, what: str, original: Exception) -> None:
+        super().__init__(f"cannot fetch {what}: {why(original)}")
+        self.original = original
+
+
+def is_identifier(text: object) -> bool:
+    """Whether `text` has the form of an item's identifier."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{40}", text) is not None
+
+
+def identity(uuid: str, identifier: str) -> str:
+    """What stands for an item in every cache: ``dtool:<dataset's UUID>/<item's identifier>``."""
+    return f"{DTOOL}{uuid}/{identifier}"
+
+
+def item_key(uuid: str, identifier: str, steps: Sequence[str] = ()) -> str:
+    """The key of an item, or of what `steps` make of it."""
+    return layout.item_key((identity(uuid, identifier), *steps), f"{uuid[:8]}.{identifier}")
+
+
+def wanted(
+    uuid: str, identifier: str, root: str, open_dataset: Callable[[], DataSet], steps: Sequence[str] = ()
+) -> Wanted:
+    """An item of the dataset `uuid`; `open_dataset` is called only if the item must be fetched.
+
+    `root`: the cache, in which dtool itself may have left the item. `steps` are canonical, such as ``"tar"``.
+    """
+    key = item_key(uuid, identifier, steps)
+    label = f"{uuid[:8]}.{identifier}"
+    source = Stack((identity(uuid, identifier), *steps))
+
+    def complete() -> Wanted:
+        return _completed(key, open_dataset(), uuid, identifier, root, steps)
+
+    return Wanted(key, None, label, source, complete=complete)
+
+
+def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str, steps: Sequence[str]) -> Wanted:
+    """All that a fetch needs to know. Raises FetchFailed if the dataset is another, or NoSuchItem."""
+    if dataset.uuid != uuid:
+        raise FetchFailed(f"{plain(dataset.uri)} is dataset {plain(str(dataset.uuid))}, not {uuid}")
+    manifest = manifest_of(dataset)
+    properties = manifest["items"].get(identifier)
+    if properties is None:
+        raise NoSuchItem(
+            f"dataset {plain(dataset.name)} has no item {identifier}",
+            hint=f"list them: dtool ls {plain(str(dataset.uri))}",
+        )
+    relpath = str(properties["relpath"])
+    digest = expected_digest(manifest, properties)
+    canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
+    name = _payload_name(relpath, steps)
+    bringer = Bringer(
+        label=name,
+        what=f"{plain(relpath)} of dataset {plain(dataset.name)} ({plain(dataset.uri)})",
+        identifier=identifier,
+        size=int(properties["size_in_bytes"]),
+        digest=digest,
+        broker=dataset._storage_broker,
+        root=root,
+        directories=tuple(dict.fromkeys((uuid, str(getattr(dataset._storage_broker, "uuid", uuid)).strip("/")))),
+    )
+    notes = {
+        "dataset": {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))},
+        "relpath": relpath,
+    }
+    source = Source(canonical[0], Location(dataset.uri), name)
+    stack = Stack(canonical, source.location, name, (Chain((source,), canonical[1:], name),))
+    return Wanted(key, None, name, stack, bringer.bring, notes)
+
+
+def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
+    """What a dataset says of its items; asks a server at the first time. Raises FetchFailed."""
+    try:
+        manifest: Mapping[str, Any] = dataset._manifest
+    except Exception as error:
+        raise FetchFailed(f"cannot read the manifest of {plain(str(dataset.uri))}: {why(error)}") from error
+    return manifest
+
+
+def _payload_name(relpath: str, steps: Sequence[str]) -> str:
+    """The last part of an item's path, so that programs find the extension they go by."""
+    name = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", relpath.rstrip("/").rpartition("/")[2])
+    name = name.encode(errors="replace").decode()
+    if name in ("", ".", ".."):
+        return "data"
+    return parse_stack([f"file:/{name}", *steps]).label if steps else layout.shortened(name)
+
+
+def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Algorithm and hexadecimal digest that a manifest gives for an item; None where it gives none that we know."""
+    match = _HASH_FUNCTION.fullmatch(str(manifest.get("hash_function")))
+    text = properties.get("hash")
+    if match is None or not isinstance(text, str):
+        return None
+    algorithm = "sha1" if match[1] == "sha" else match[1]
+    import hashlib
+
+    size = hashlib.new(algorithm, usedforsecurity=False).digest_size
+    if re.fullmatch("[0-9A-Fa-f]*", text) and len(text) == 2 * size:
+        return algorithm, text.lower()
+    try:
+        digest = binascii.a2b_base64(text, strict_mode=True)
+    except (binascii.Error, ValueError):
+        return None
+    return (algorithm, digest.hex()) if len(digest) == size else None
+
+
+# -- bringing it -------------------------------------------------------------------------------------------------------
+
+
+class Bringer(NamedTuple):
+    """Brings one item (see `Wanted.bring`): from what dtool left in the cache, else by its dataset's broker."""
+
+    what: str  # the item, for people
+    label: str
+    identifier: str
+    size: int  # bytes
+    digest: tuple[str, str] | None
+    broker: Broker
+    root: str
+    directories: tuple[str, ...]  # below the root, where dtool itself keeps the items of this dataset
+
+    def bring(self, fs: FileSystem, target: str, progress: Progress) -> None:
+        """Bring the item to `target`; what arrives wrong is fetched once more."""
+        for path in (target, f"{target}.broker"):  # of a fetch that was killed, and that we go on with
+            with contextlib.suppress(FileNotFoundError):
+                fs.remove_tree(path)
+        progress.start(self.label, self.size)
+        if self._adopt(fs, target):
+            progress.advance(self.size)
+            return
+        fault = ""
+        for last in (False, True):
+            try:
+                self._fetch(fs, target)
+            except BrokerFailed as error:
+                if last or not _was_torn(error.original):
+                    raise
+                continue
+            fault = self._fault(fs, target)
+            if not fault:
+                progress.advance(self.size)
+                return
+            fs.unlink(target)
+        raise WrongContent(
+            f"{self.what} arrived wrong twice: {fault}",
+            details=[f"item {self.identifier}, expected {self._expected()}"],
+            hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
+            shared=True,
+        )
+
+    def _expected(self) -> str:
+        return f"{self.size} bytes" + (f", {self.digest[0]} {self.digest[1]}" if self.digest else "")
+
+    def _fault(self, fs: FileSystem, path: str) -> str:
+        """What is wrong with the file at `path`, in words; empty if nothing is."""
+        size = fs.lstat(path).st_size
+        if size != self.size:
+            return f"{size} bytes came, and {self.size} are expected"
+        if self.digest is not None:
+            found = file_digest(fs, path, self.digest[0])
+            if found != self.digest[1]:
+                return f"its {self.digest[0]} is {found}, and {self.digest[1]} is expected"
+        return ""
+
+    def _fetch(self, fs: FileSystem, target: str) -> None:
+        """Have the broker put the item at `target`."""
+        area = f"{target}.broker"
+        fs.mkdir(area)
+        twin = redirected(self.broker, area)
+        try:
+            path = os.path.realpath((twin or self.broker).get_item_abspath(self.identifier))
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # ours: the file system that the cache is on is full
+            fs.remove_tree(area)
+            raise BrokerFailed(self.what, error) from error
+        if path.startswith(f"{os.path.realpath(area)}/") and stat.S_ISREG(fs.lstat(path).st_mode):
+            fs.rename(path, target)
+        else:  # its original data, or a cache of its own: neither is ours to move
+            fd = fs.open(path)
+            try:
+                _copy(fs, fd, target)
+            finally:
+                fs.close(fd)
+        fs.remove_tree(area)
+
+    # -- what dtool itself left in the cache ---------------------------------------------------------------------
+
+    def _adopt(self, fs: FileSystem, target: str) -> bool:
+        """Copy the item from a loose file to `target` if there is one with the right digest.
+
+        A link would be cheaper, but a broker that is not ours may still hold the file open and write to it. The loose
+        file itself is left to its age: it may have readers that we know nothing of.
+        """
+        if self.digest is None:
+            return False
+        for inner in self._loose(fs):
+            try:
+                if self._copied(fs, inner, target) and not self._fault(fs, target):
+                    return True
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
+            with contextlib.suppress(FileNotFoundError):
+                fs.unlink(target)
+        return False
+
+    def _loose(self, fs: FileSystem) -> Iterator[str]:
+        """Paths, relative to the root, of files that dtool has left for this item, whole or not."""
+        for directory in self.directories:
+            if not _is_plain(directory):
+                continue
+            try:
+                found = fs.names(f"{self.root}/{directory}")
+            except OSError:
+                continue
+            for name in found:
+                parsed = LooseName.parse(name)
+                if parsed is not None and parsed.identifier == self.identifier:
+                    yield f"{directory}/{name}"
+
+    def _copied(self, fs: FileSystem, inner: str, target: str) -> bool:
+        """Copy a file from below the root; False for one of another size, or no file."""
+        fd = fs.open_below(self.root, inner)
+        try:
+            status = fs.fstat(fd)
+            if not stat.S_ISREG(status.st_mode) or status.st_size != self.size:
+                return False
+            _copy(fs, fd, target)
+        finally:
+            fs.close(fd)
+        return True
+
+
+def _copy(fs: FileSystem, source: int, target: str) -> None:
+    """Copy what is open to a new file; what came of it, the caller checks."""
+    from sccache_dtool.fetch import local
+    from sccache_dtool.fetch.progress import NoProgress
+    from sccache_dtool.fetch.sink import Sink
+
+    with Sink(fs, target, (), NoProgress()) as sink:
+        if not sink.clone(source):
+            local.fill(fs, source, fs.fstat(source), sink)
+
+
+def _is_plain(directory: str) -> bool:
+    """Whether a relative path names something below where it starts."""
+    return bool(directory) and all(part not in ("", ".", "..") for part in directory.split("/"))
+
+
+def redirected(broker: Broker, directory: str) -> Broker | None:
+    """A copy of a broker that keeps what it downloads in `directory`; None if it keeps nothing that we can tell."""
+    names = cache_attributes(broker)
+    if not names:
+        return None
+    twin = copy.copy(broker)
+    for name in names:
+        setattr(twin, name, directory)
+    return twin
+
+
+def cache_attributes(broker: Broker) -> list[str]:
+    """Names of the attributes in which a broker keeps the path of its cache: ``_s3_cache_abspath`` and the like."""
+    texts = {name: value for name, value in getattr(broker, "__dict__", {}).items() if isinstance(value, str)}
+    named = [name for name in texts if name.endswith("_cache_abspath")]
+    if named:
+        return named
+    from dtoolcore.utils import DEFAULT_CACHE_PATH, get_config_value
+
+    configured = get_config_value("DTOOL_CACHE_DIRECTORY", default=DEFAULT_CACHE_PATH)
+    return [name for name, value in texts.items() if value == configured]
+
+
+def _was_torn(error: BaseException) -> bool:
+    """Whether a transfer broke off in its middle, as http.client, urllib3, requests and botocore each say it."""
+    torn = {"IncompleteRead", "IncompleteReadError", "ProtocolError", "ChunkedEncodingError", "ResponseStreamingError"}
+    seen: BaseException | None = error
+    while seen is not None:
+        if type(seen).__name__ in torn:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False

@@ -1,0 +1,374 @@
+"""Everything that fsspec can open: object stores, sftp, WebDAV, HDFS, XRootD … streamed, never through its caches.
+
+fsspec and the package for each protocol are optional; an error names what to install. A download is tried again, and
+continued, as one over http is, where the store gives something that tells one version of a file from another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol, TypeVar
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.patience import within
+from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.fetch.retry import Temporary, persist
+from sccache_dtool.fetch.words import REMOTE, Source
+
+#: Bytes that are asked for at once, and so what is in memory.
+BLOCK = 8 << 20
+
+#: The least and the most bytes that are under way at a time where each request brings only a few (sftp: 32 KiB).
+_FIRST_AHEAD, _MOST_AHEAD = 1 << 20, 16 << 20
+
+#: Seconds: what is read ahead is doubled if it came faster.
+_SWIFT = 1.0
+
+#: The schemes whose downloads the project's tests show, each from a real server.
+SHOWN = frozenset({"ftp", "s3", "sftp", "webdav", "webdavs"})
+
+#: Bytes that are written at once.
+_PIECE = 1 << 20
+
+#: Seconds to wait for what a store is asked: not all packages have a limit of their own, and a block may come slowly.
+PATIENCE = 300.0
+
+#: The same for what may be done without: how large a file is, before it is fetched; and that a file is closed.
+SIZE_PATIENCE = 30.0
+CLOSE_PATIENCE = 3.0
+
+#: Seconds to wait for a connection to a WebDAV server, and for the next bytes on it.
+WEBDAV_TIMEOUT = 60.0
+
+Result = TypeVar("Result")
+
+# What stores call the version of a file. A size alone is none; times are kept to a second or better.
+_VERSIONS = (
+    "VersionId", "ETag", "etag", "generation", "md5Hash", "content_md5", "crc32c", "mtime", "LastModified",
+    "last_modified", "updated", "modified", "modificationTime", "modify", "last_write_time", "blob_id",
+)  # fmt: skip
+
+_FTP_TIME = r"[0-9]{14}(\.[0-9]+)?"  # RFC 3659, 2.3
+
+_NO_SUCH_FILE = frozenset({404, 410})
+_PASSING = frozenset({408, 425, 429})  # of those that mean the client's fault: timeout, too early, too many requests
+_REFUSALS = ("Credential", "Authentication", "BadHostKey", "Forbidden")  # in the names of stores' errors
+
+_FINAL = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EINVAL})
+
+
+def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+    """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
+    with Partial(job, path, algorithms, source.canonical) as partial:
+        download = _Download(job, source, partial)
+        persist(job, source.canonical, lambda: partial.size, download.attempt)
+        version = None if partial.origin is None else partial.origin.validator
+        fact = {"version": version, "size": partial.size} if version else None
+        return Retrieved(partial.digests(), partial.size, partial.resumed, fact)
+
+
+def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+    """Whether the store still has the version that `fact` describes; False if it tells no versions apart.
+
+    Raises FetchFailed or GaveUp if it cannot be asked.
+    """
+    version = fact.get("version")
+    if not isinstance(version, str):
+        return False
+
+    def ask() -> bool:
+        found = _ask(source, lambda: _info(*_open_system(source)))
+        return _version(found) == version and _size(found) in (None, fact.get("size"))
+
+    return persist(job, source.canonical, lambda: 0, ask)
+
+
+def announced(source: Source) -> int | None:
+    """Bytes that the store says `source` has; None if it does not say. Raises nothing but FetchFailed."""
+    try:
+        return _size(_ask(source, lambda: _info(*_open_system(source)), SIZE_PATIENCE))
+    except (Temporary, FetchFailed):
+        return None
+
+
+def missing(scheme: str) -> str | None:
+    """What to install for a scheme, as the words of a pip command; None if it is there."""
+    try:
+        import_module("fsspec").get_filesystem_class(_CLASSES.get(scheme, scheme))
+        import_module(REMOTE[scheme].replace("-", "_"))  # some of fsspec's classes miss it only when they are used
+    except (ImportError, ValueError):
+        return _wanted(scheme)
+    return None
+
+
+def _wanted(scheme: str) -> str:
+    package = REMOTE[scheme]
+    return "fsspec" if package == "fsspec" else f"fsspec {package}"
+
+
+class _Download:
+    """One file on its way; `attempt` may be called until it returns."""
+
+    def __init__(self, job: Job, source: Source, partial: Partial) -> None:
+        self._job = job
+        self._source = source
+        self._partial = partial
+        self._shown = False
+
+    def attempt(self) -> None:
+        """Fetch what is missing. Raises Temporary or FetchFailed."""
+        system, name = _ask(self._source, lambda: _open_system(self._source))
+        before = _ask(self._source, lambda: _info(system, name))
+        if before.get("type") == "directory":
+            raise FetchFailed(
+                f"cannot fetch {self._source.canonical}: it is a directory",
+                hint="give its files, each by its URL",
+                shared=True,
+            )
+        origin = Origin(self._source.canonical, _version(before), _size(before))
+        partial = self._partial
+        if partial.size and partial.resumable and partial.origin == origin:
+            partial.resumed = True
+        else:
+            partial.begin(origin)
+        if not self._shown:
+            self._shown = True
+            self._job.progress.start(self._source.name, origin.length, partial.size)
+        if partial.size != origin.length:
+            for data in self._pieces(system, name):
+                partial.write(data)
+        if origin.length is not None and partial.size != origin.length:
+            size = partial.size
+            partial.restart()
+            raise Temporary(f"{size} bytes came, and {origin.length} were announced")
+        after = _ask(self._source, lambda: _info(system, name))
+        if (_version(after), _size(after)) != (origin.validator, origin.length):
+            partial.restart()
+            raise Temporary("it changed while it was downloaded")
+
+    def _pieces(self, system: Any, name: str) -> Iterator[bytes]:
+        origin = self._partial.origin
+        length = None if origin is None else origin.length
+        start, source = self._partial.size, self._source
+        file = _ask(source, lambda: _open_file(source, system, name, start, length, self._job.clock))
+        try:
+            while data := _ask(source, lambda: file.read(_PIECE)):
+                yield data
+        finally:
+            with contextlib.suppress(Exception):
+                within(CLOSE_PATIENCE, file.close)
+
+
+# -- files of stores ---------------------------------------------------------------------------------------------------
+
+
+class _File(Protocol):
+    """What a store opens."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
+
+    def close(self) -> None:
+        """End what is under way."""
+
+
+class _ReadAhead:
+    """A file of which many small requests are sent before the answer to the first comes: paramiko's `readv`.
+
+    They are for one window after another, so that no more than that is in memory, however slowly it is written.
+    """
+
+    def __init__(self, file: Any, start: int, length: int, clock: Clock) -> None:
+        self._file = file
+        self._at = start
+        self._length = length
+        self._clock = clock
+        self._window = _FIRST_AHEAD
+        self._data = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        if not self._data:
+            self._data = memoryview(self._next())
+        data, self._data = self._data[:size], self._data[size:]
+        return bytes(data)
+
+    def _next(self) -> bytes:
+        size = min(self._window, self._length - self._at)
+        if size <= 0:  # what was announced is there; whether there is more, the store is asked
+            self._file.seek(self._at)
+            rest: bytes = self._file.read(_PIECE)
+            self._at += len(rest)
+            return rest
+        began = self._clock.monotonic()
+        data = b"".join(self._file.readv([(self._at, size)]))
+        self._at += len(data)
+        if self._clock.monotonic() - began < _SWIFT:
+            self._window = min(2 * self._window, _MOST_AHEAD)
+        return data
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _FtpFile:
+    """A file that comes over one connection. fsspec's own begins another one for every block, and breaks it off."""
+
+    def __init__(self, ftp: Any, name: str, start: int) -> None:
+        self._ftp = ftp
+        ftp.voidcmd("TYPE I")
+        self._connection = ftp.transfercmd(f"RETR {name}", rest=start or None)
+        self._ended = False
+
+    def read(self, size: int, /) -> bytes:
+        data: bytes = b"" if self._ended else self._connection.recv(size)
+        if not data and not self._ended:
+            self._ended = True
+            self._connection.close()
+            self._ftp.voidresp()  # says whether that was all of it
+        return data
+
+    def close(self) -> None:
+        self._connection.close()
+        if not self._ended:  # what the server says of that would be taken for its answer to the next command
+            self._ftp.close()
+
+
+def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> _File:
+    """A file of a store from byte `start` on. `length`: its size, if that is known."""
+    if source.scheme == "ftp":
+        return _FtpFile(system.ftp, name, start)
+    file = system.open(name, "rb", block_size=BLOCK, cache_type="readahead")
+    if length is not None and hasattr(file, "readv"):
+        return _ReadAhead(file, start, length, clock)
+    if start:
+        file.seek(start)
+    opened: _File = file
+    return opened
+
+
+# -- stores ------------------------------------------------------------------------------------------------------------
+
+#: What fsspec calls the class for a scheme, where that is another name.
+_CLASSES = {"webdavs": "webdav"}
+
+
+def _open_system(source: Source) -> tuple[Any, str]:
+    try:
+        if source.scheme in _OPENERS:
+            return _OPENERS[source.scheme](source)
+        core = import_module("fsspec.core")
+        # No instance of an earlier attempt: its connection may be the one that broke.
+        system, name = core.url_to_fs(str(source.location), skip_instance_cache=True)
+    except (ImportError, ValueError) as error:
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({why(error)})",
+            hint=f"install it: pip install {_wanted(source.scheme)}",
+        ) from error
+    return system, str(name)
+
+
+def _open_webdav(source: Source) -> tuple[Any, str]:
+    """The class of fsspec for WebDAV takes neither the host nor the user from a URL."""
+    from urllib.parse import unquote
+
+    from requests.utils import get_netrc_auth
+
+    authority, slash, path = source.location.partition("://")[2].partition("/")
+    userinfo, at, host = authority.rpartition("@")
+    base = f"{'https' if source.scheme == 'webdavs' else 'http'}://{host}"
+    user, _, password = userinfo.partition(":")
+    auth = (unquote(user), unquote(password)) if at else get_netrc_auth(base)
+    system = import_module("fsspec").get_filesystem_class("webdav")(
+        base,
+        auth=auth,
+        timeout=WEBDAV_TIMEOUT,
+        headers={"Accept-Encoding": "identity"},  # what is stored and checked is the file, not a coding of it
+        skip_instance_cache=True,
+    )
+    return system, slash + path
+
+
+#: What opens a store whose fsspec class does not read its URLs.
+_OPENERS: dict[str, Callable[[Source], tuple[Any, str]]] = {"webdav": _open_webdav, "webdavs": _open_webdav}
+
+
+def _info(system: Any, name: str) -> Mapping[str, Any]:
+    """What the store says of the file now."""
+    system.invalidate_cache()
+    info: Mapping[str, Any] = system.info(name)
+    return info
+
+
+def _ask(source: Source, question: Callable[[], Result], patience: float | None = None) -> Result:
+    """What a store answers, in the end. Raises Temporary or FetchFailed."""
+    with _failures(source):
+        return within(PATIENCE if patience is None else patience, question)
+
+
+@contextlib.contextmanager
+def _failures(source: Source) -> Iterator[None]:
+    """Turn what any store may raise into ours. Nothing of ours, and no writing of ours, may happen within."""
+    try:
+        yield
+    except FetchFailed:
+        raise
+    except FileNotFoundError as error:
+        raise FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True) from error
+    except PermissionError as error:
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: permission denied",
+            hint="credentials are taken from where that store's own tools look for them",
+        ) from error
+    except (OSError, EOFError, TimeoutError) as error:
+        if isinstance(error, OSError) and error.errno in _FINAL:
+            raise FetchFailed(f"cannot fetch {source.canonical}: {why(error)}") from error
+        raise Temporary(why(error)) from error
+    except Exception as error:  # each store has errors of its own
+        name = type(error).__name__
+        reason = plain(f"{name}: {error}")
+        if type(error).__module__ == "builtins":  # a TypeError and its like: the next attempt would come to the same
+            raise FetchFailed(
+                f"cannot fetch {source.canonical}: {reason}",
+                hint=f"this is a fault in the package for {source.scheme}://, or in how it is used here",
+            ) from error
+        status = _status(error)
+        if status in _NO_SUCH_FILE:
+            raise FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True) from error
+        if status in (401, 403) or any(word in name for word in _REFUSALS):
+            raise FetchFailed(
+                f"cannot fetch {source.canonical}: {why(error)}",
+                hint="credentials are taken from where that store's own tools look for them",
+            ) from error
+        if name == "error_perm" or (status is not None and 400 <= status < 500 and status not in _PASSING):
+            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
+        raise Temporary(reason) from error
+
+
+def _status(error: Exception) -> int | None:
+    """The status of HTTP that an error of a store tells of; None if it does not."""
+    response = getattr(error, "response", None)
+    for holder, name in ((error, "status_code"), (error, "status"), (error, "code"), (response, "status_code")):
+        status = getattr(holder, name, None)
+        if isinstance(status, int) and 100 <= status < 600:
+            return int(status)
+    return None
+
+
+def _size(info: Mapping[str, Any]) -> int | None:
+    size = info.get("size")
+    return size if isinstance(size, int) else None
+
+
+def _version(info: Mapping[str, Any]) -> str | None:
+    """A text that is another one for every other version of the file; None if the store has none."""
+    known = [f"{name}={info[name]}" for name in _VERSIONS if info.get(name) is not None]
+    if not re.fullmatch(_FTP_TIME, str(info.get("modify"))):  # from a server that tells times to the minute only
+        known = [one for one in known if not one.startswith("modify=")]
+    return plain(" ".join(known)) or None

@@ -1,0 +1,155 @@
+"""Steps: what is done with a fetched file before it is published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.words import is_digest
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.plugins import StepPlugin
+
+#: Makes its second path from the file at its first. The text names the source in errors.
+Transform = Callable[[Job, str, str, str], None]
+
+
+def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
+    """Do a canonical step with the file at `path`; the path of the outcome.
+
+    A digest leaves it where it is; another step makes `target` from it and removes it. `source` is shown in errors.
+    Raises FetchFailed, and OSError for what the file system refuses; an incomplete `target` may then be left.
+    """
+    name, _, argument = step.partition(":")
+    if is_digest(step):
+        job.progress.stage("verifying")
+        compare(name, argument, file_digest(job.fs, path, name), source)
+        return path
+    job.progress.stage("unpacking" if name in ("tar", "zip") else name)
+    try:
+        _transform(name)(job, path, target, source)
+    except FetchFailed as error:
+        error.shared = error.shared or (name in TRANSFORMS and not _is_of_this_host(name, error))
+        raise
+    job.fs.unlink(path)
+    return target
+
+
+def require(step: str, name: str, source: str) -> None:
+    """Raise FetchFailed if a canonical step cannot be done on this host; asked before anything is fetched.
+
+    `name`: that of the file that the step is for.
+    """
+    if is_digest(step):
+        return
+    kind = step.partition(":")[0]
+    if kind in DECOMPRESSED:
+        from sccache_dtool.fetch.decompress import require as require_decompression
+
+        require_decompression(kind, source)
+        return
+    lacking: str | None = None
+    if kind == "tar":
+        from sccache_dtool.fetch.untar import missing
+
+        lacking = missing(name)
+    elif kind not in TRANSFORMS:
+        lacking = _plugin(kind).missing()
+    if lacking is not None:
+        raise FetchFailed(
+            f"cannot do {kind} with {source}: what it needs is not installed", hint=f"install it: {lacking}"
+        )
+
+
+def _is_of_this_host(name: str, error: FetchFailed) -> bool:
+    """Whether a step failed for want of something here, and not because of what the file is."""
+    from sccache_dtool.fetch.decompress import missing
+
+    cause = error.__cause__
+    if isinstance(cause, MemoryError | ImportError | RecursionError):
+        return True
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return True
+    return name in DECOMPRESSED and missing(name) is not None
+
+
+def compare(algorithm: str, expected: str, found: str, source: str) -> None:
+    """Raise FetchFailed if two digests of `source`, in lower-case hexadecimal, differ."""
+    if found != expected:
+        raise FetchFailed(
+            f"{algorithm} of {source} is {found}, not {expected}",
+            hint="the source has changed, it was damaged on the way, or the digest asked for is another file's",
+            shared=True,
+        )
+
+
+def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
+    """The digest of a file, in hexadecimal. Raises OSError."""
+    digest = checksums.new(algorithm)
+    fd = fs.open(path)
+    try:
+        while data := fs.read(fd, CHUNK):
+            digest.update(data)
+    finally:
+        fs.close(fd)
+    return digest.hexdigest()
+
+
+def _transform(name: str) -> Transform:
+    if name in TRANSFORMS:
+        return TRANSFORMS[name]
+    from sccache_dtool.fetch.plugins import failing_in_words
+
+    apply = _plugin(name).apply
+
+    def apply_plugin(job: Job, path: str, target: str, source: str) -> None:
+        with failing_in_words(f"cannot do {name} with {source}", name):
+            apply(job, path, target, source)
+
+    return apply_plugin
+
+
+def _plugin(name: str) -> StepPlugin:
+    from sccache_dtool.fetch.plugins import find_step
+
+    plugin = find_step(name)
+    if plugin is None:
+        raise FetchFailed(f"cannot do {name}: no installed package provides this step")
+    return plugin
+
+
+def _tar(job: Job, path: str, target: str, source: str) -> None:
+    from sccache_dtool.fetch.untar import unpack
+
+    unpack(job.fs, path, target, source)
+
+
+def _zip(job: Job, path: str, target: str, source: str) -> None:
+    from sccache_dtool.fetch.unzip import unpack
+
+    unpack(job.fs, path, target, source)
+
+
+def _decompress(job: Job, path: str, target: str, source: str, kind: str) -> None:
+    from sccache_dtool.fetch.decompress import decompress
+
+    decompress(job.fs, kind, path, target, source)
+
+
+def _decompressor(kind: str) -> Transform:
+    return lambda job, path, target, source: _decompress(job, path, target, source, kind)
+
+
+#: The steps that decompress one file.
+DECOMPRESSED = ("gz", "bz2", "xz", "zst")
+
+#: What carries out a step, by its name; digests are not among them.
+TRANSFORMS: dict[str, Transform] = {
+    "tar": _tar,
+    "zip": _zip,
+    **{kind: _decompressor(kind) for kind in DECOMPRESSED},
+}

@@ -1,0 +1,1 @@
+"""Batch systems that say whether a job has ended."""

@@ -1,0 +1,61 @@
+"""Kubernetes: `kubectl get pod`. A pod's unique id tells it apart from others of its name, on every cluster."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.batch.query import Run, Unanswered, batches
+from sccache_dtool.liveness.job import Job
+
+
+def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
+    """See `schedulers.Scheduler`. One question for each name space; a pod that is not there is left out."""
+    for space in dict.fromkeys(job.id.partition("/")[0] for job in jobs):
+        theirs = [job for job in jobs if job.id.partition("/")[0] == space]
+        for names in batches(dict.fromkeys(job.id.partition("/")[2] for job in theirs)):
+            reply = run(["kubectl", "get", "pod", "-n", space, *names, "--ignore-not-found", "-o", "json"])
+            if reply.code != 0:
+                raise Unanswered(f"kubectl: {reply.complaint}")
+            pods = {pod["metadata"]["name"]: pod for pod in _pods(reply.out)}
+            for job in theirs:
+                pod = pods.get(job.id.partition("/")[2])
+                if pod is not None:
+                    verdicts[job] = _verdict(job, pod)
+
+
+def _pods(text: str) -> list[dict[str, Any]]:
+    """The pods in an answer: a list of several, one by itself, or nothing at all."""
+    if not text.strip():
+        return []
+    try:
+        answer = json.loads(text)
+        pods = answer["items"] if answer.get("kind") == "List" else [answer]
+        if all(isinstance(pod["metadata"]["name"], str) and isinstance(pod["status"], dict) for pod in pods):
+            return list(pods)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        pass
+    raise Unanswered(f"kubectl gave an answer that cannot be understood: {text[:80]!r}")
+
+
+def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
+    """Phase Failed alone is no proof: a pod on a node that is lost is given it without anybody's having looked."""
+    uid, phase = pod["metadata"].get("uid"), str(pod["status"].get("phase", ""))[:20]
+    if job.incarnation and uid != job.incarnation:
+        return Verdict(State.UNKNOWN, f"job {job.id} is another pod of that name by now")
+    if phase in ("Pending", "Running"):
+        return Verdict(State.ALIVE, f"job {job.id} is {phase}")
+    containers = pod["status"].get("containerStatuses")
+    if phase in ("Succeeded", "Failed") and not job.incarnation:
+        return Verdict(State.UNKNOWN, f"job {job.id} {phase}, but which pod of that name the lease is of was not noted")
+    ended = [one["state"]["terminated"] for one in containers or () if "terminated" in one.get("state", {})]
+    if phase in ("Succeeded", "Failed") and containers and len(ended) == len(containers):
+        return Verdict(State.DEAD, f"job {job.id} {phase} at {max(str(one.get('finishedAt', '?')) for one in ended)}")
+    return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, and not all of its containers are known to have ended")
+
+
+def place(id: str, run: Run) -> str:
+    """See `schedulers.Scheduler`: a pod needs no cluster to be told apart."""
+    return ""

@@ -1,0 +1,66 @@
+"""LSF: `bjobs`, which knows finished jobs for an hour (CLEAN_PERIOD).
+
+The name of a cluster is not in a job's environment, but the host that it was submitted from is, and a host is of one
+cluster: that host tells jobs of two clusters with one number apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.batch.query import Run, Unanswered, batches
+from sccache_dtool.liveness.job import Job
+
+_ENDED = frozenset({"DONE", "EXIT"})
+#: Why jobs end of which LSF itself does not know whether their host has ended them (`bkill -r`, hosts that are silent).
+_UNSEEN = ("TERM_FORCE_", "TERM_REMOVE_HUNG_JOB", "TERM_ZOMBIE")
+
+_LIVING = frozenset({"PEND", "PROV", "PSUSP", "RUN", "SSUSP", "USUSP", "WAIT"})  # UNKWN, ZOMBI: its host is silent
+
+
+def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
+    """See `schedulers.Scheduler`."""
+    records = list(_records([job.id for job in jobs], run))
+    for job in jobs:
+        record = next((found for id, host, found in records if id == job.id and host == job.cluster), None)
+        if record is None:
+            continue
+        state = str(record.get("STAT", ""))
+        when = f" at {str(record['FINISH_TIME']).removesuffix(' L')}" if record.get("FINISH_TIME") else ""
+        reason = str(record.get("EXIT_REASON", ""))
+        if state in _ENDED and any(word in reason for word in _UNSEEN):
+            text = f"job {job.id} {state}{when} ({reason[:60]}): its host may not have ended it"
+            verdicts[job] = Verdict(State.UNKNOWN, text)
+        elif state in _ENDED:
+            verdicts[job] = Verdict(State.DEAD, f"job {job.id} {state}{when}")
+        else:
+            known = State.ALIVE if state in _LIVING else State.UNKNOWN
+            verdicts[job] = Verdict(known, f"job {job.id} is {state[:10]}")
+
+
+def _records(ids: Sequence[str], run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Id, submission host and record of the jobs that are listed."""
+    for batch in batches(dict.fromkeys(ids)):
+        fields = "jobid jobindex stat from_host finish_time exit_reason"
+        reply = run(["bjobs", "-a", "-u", "all", "-json", "-o", fields, *batch])
+        try:
+            answer = json.loads(reply.out)
+        except ValueError:
+            answer = None
+        found = answer.get("RECORDS") if isinstance(answer, dict) else None
+        if not isinstance(found, list):
+            raise Unanswered(f"bjobs: {reply.complaint}")
+        for record in found:
+            if isinstance(record, dict) and "STAT" in record:  # of a job that it does not know: {"JOBID", "ERROR"}
+                number, index = str(record.get("JOBID", "")), str(record.get("JOBINDEX", "0"))
+                id = number if index in ("", "0") else f"{number}[{index}]"
+                yield id, str(record.get("FROM_HOST", "")), record
+
+
+def place(id: str, run: Run) -> str:
+    """See `schedulers.Scheduler`."""
+    hosts = {host for found, host, _ in _records([id], run) if found == id and host}
+    return hosts.pop() if len(hosts) == 1 else ""

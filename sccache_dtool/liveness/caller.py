@@ -1,0 +1,273 @@
+"""On whose behalf a lease is held: a process, a command, a batch job, or a name that somebody gave."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from sccache_dtool.credentials import hide
+from sccache_dtool.disk import names as names
+from sccache_dtool.errors import UsageError
+from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
+from sccache_dtool.liveness.process import Proc, Process
+
+if TYPE_CHECKING:
+    from sccache_dtool.liveness.job import Found, Job
+
+#: Characters of a command line that are kept to be shown.
+_COMMAND_SHOWN = 60
+
+#: So many processes between a command and its owner are noted, those nearest to the owner: a record is short.
+MOST_BETWEEN = 8
+
+
+class Kind(NamedTuple):
+    """What sort of owner a holder stands for; `letter` begins its id."""
+
+    letter: str
+    title: str
+
+
+PROGRAM = Kind("p", "program")  # a process that called us itself, and beats
+COMMAND = Kind("r", "command")  # the command under `sc-dtool run`, which beats for it
+CALLER = Kind("s", "process")  # the process on whose behalf `sc-dtool use` was run; it cannot beat
+JOB = Kind("j", "job")  # a batch job, all its nodes and steps; its batch system says when it has ended
+NAMED = Kind("n", "name")  # a name that somebody gave; only a lifetime can end it
+KINDS = {kind.title: kind for kind in (PROGRAM, COMMAND, CALLER, JOB, NAMED)}
+
+#: Owners that show heartbeats.
+BEATING = (PROGRAM, COMMAND)
+
+
+class Owner(NamedTuple):
+    """On whose behalf a lease is held, before there is a holder for it.
+
+    A process may have a job: then it is dead, too, when the job has ended. A job may have a process, as the shell
+    under `salloc` on a login node, which no end of the job ends: then it is dead when both are.
+    """
+
+    kind: Kind
+    process: Process | None
+    name: str | None
+    command: str
+    job: Job | None = None
+    between: tuple[Process, ...] = ()  # passed over to find `process`; while one of them runs, it may be reading
+
+    @property
+    def token(self) -> str:
+        """Twelve hexadecimal digits that are the same for the same owner, on whatever path it calls."""
+        import hashlib
+
+        if self.kind is JOB and self.job is not None:
+            identity = self.job.identity
+        elif self.process is not None:
+            identity = "/".join(str(part) for part in self.process)
+        else:
+            identity = str(self.name)
+        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+
+    @property
+    def prefix(self) -> str:
+        """What the ids of all holders of this owner begin with."""
+        return f"{self.kind.letter}{self.token}-"
+
+    @property
+    def short(self) -> str:
+        """In one word: process number, job or name."""
+        if self.kind is JOB and self.job is not None:
+            return f"{self.job.scheduler}:{self.job.id}"
+        return str(self.process.pid if self.process else self.name)
+
+    def __str__(self) -> str:
+        if self.kind is JOB and self.job is not None:
+            what = str(self.job)
+        elif self.process is not None:
+            what = f"process {self.process.pid}"
+        else:
+            return f"holder {self.name!r}"
+        return f"{what} ({self.command})" if self.command else what
+
+
+def owner_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+    """The owner that ``--holder`` means: ``auto``, ``pid:N``, ``slurm:ID`` (``pbs:`` …), or a name.
+
+    ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is no wrapper.
+    Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
+    """
+    owner = _named(spec, proc, warn)
+    if owner.job is not None and spec != "auto":
+        _check_that_it_lasts(owner.job, warn)
+    return owner
+
+
+def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+    from sccache_dtool.clock import Clock
+    from sccache_dtool.liveness import State
+    from sccache_dtool.liveness.batch import query
+    from sccache_dtool.liveness.lifetime import Memory
+
+    clock = Clock()
+    docket = query.Docket(clock, Memory(None, clock), query.run_command)
+    verdict = docket.judge(job._replace(seen=clock.wall()))
+    if verdict.state is State.DEAD:
+        raise UsageError(
+            f"no lease can be held for a job that has ended ({verdict.evidence})",
+            hint="is it another's number? Without --holder the lease is the calling process's",
+        )
+    if verdict.state is State.UNKNOWN:
+        warn(f"the lease may be kept for ever, unless it has a lifetime (--ttl): {verdict.evidence}")
+
+
+def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+    """As `owner_from`, also for a job that has ended: what it holds may be given back."""
+    if spec == "auto":
+        return _auto(proc, warn)
+    if spec.startswith("pid:"):
+        number = spec.removeprefix("pid:")
+        if not (number.isascii() and number.isdigit()):
+            raise UsageError(f"{spec!r} is no process number", hint="give --holder pid:N, such as pid:$$")
+        return process_owner(CALLER, proc, int(number))
+    if ":" in spec and (job := _job_from(spec)) is not None:
+        return Owner(JOB, None, None, "", job)
+    if not spec or len(spec) > 100 or not spec.isprintable():
+        raise UsageError("a holder's name has 1 to 100 printable characters")
+    return Owner(NAMED, None, spec, "")
+
+
+def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
+    found = job_here(proc)
+    if found is not None and found.within:
+        return Owner(JOB, None, None, one_line([found.name]), found.job)
+    caller = find_owner(proc)
+    if caller is None:
+        raise UsageError(
+            "cannot tell which process is to hold the lease",
+            hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
+        )
+    pid, between = caller
+    owner = process_owner(CALLER, proc, pid)
+    seen = (proc.identify(one) for one in between[-MOST_BETWEEN:])
+    owner = owner._replace(between=tuple(filter(None, seen)))
+    if found is not None:
+        return owner._replace(kind=JOB, job=found.job)
+    stat = proc.stat(pid)
+    if stat is not None and stat.command in DAEMONS:
+        warn(f"the lease will be held by {stat.command} (process {pid}) until it is released; see --holder, --ttl")
+    return owner
+
+
+def job_here(proc: Proc) -> Found | None:
+    """The batch job that this process runs in; None outside of jobs, where no more is loaded for this."""
+    if not may_be_in_job(proc):
+        return None
+    from sccache_dtool.liveness.job import find_job
+
+    return find_job(proc)
+
+
+def _job_from(spec: str) -> Job | None:
+    """The job that ``slurm:48211`` names; None if this is another's name. Raises UsageError for what is no job's id."""
+    from sccache_dtool.liveness.job import is_spec, parse_spec
+
+    if not is_spec(spec):
+        return None
+    from sccache_dtool.liveness.batch import query
+
+    def place(scheduler: str, id: str) -> str:
+        try:
+            return query.module(scheduler).place(id, query.run_command)
+        except query.Unanswered as error:
+            reason = str(error)
+        raise UsageError(f"cannot ask of which cluster {spec} is: {reason}", hint=f"name it: --holder {spec}@CLUSTER")
+
+    job = parse_spec(spec, place)
+    if job is None:
+        raise UsageError(
+            f"{spec!r} names no job that can be found",
+            hint="give slurm:48211, slurm:48200_7 (a task of an array), pbs:12.SERVER, htcondor:12.0@SCHEDD, "
+            "lsf:12@SUBMISSION_HOST or kubernetes:NAMESPACE/POD",
+        )
+    return job
+
+
+def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:
+    """The owner that is process `pid`. Raises UsageError when it cannot be seen from here."""
+    process = proc.identify(pid)
+    if process is None:
+        raise UsageError(
+            f"process {pid} cannot be seen from here, so it cannot hold a lease",
+            hint="is it of another container, or hidden? Give a name and a lifetime: --holder NAME --ttl 12h",
+        )
+    return Owner(kind, process, None, one_line(proc.words(pid)))
+
+
+def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Owner, ...]:
+    """Whose leases a command is to give back or renew: who ``--holder`` means and, with ``auto``, who else it may be.
+
+    A shell may become its script's last command (`bash -c '…; sc-dtool unuse X'`): then we are the very process
+    that took the lease. In a job it may have been taken for the calling process. The last one is who would take a
+    lease now.
+    """
+    owner = _named(spec, proc, warn)
+    if spec != "auto":
+        return (owner,)
+    others: list[Owner] = []
+    if owner.job is not None:
+        caller = find_owner(proc)
+        if caller is not None and proc.identify(caller.pid) is not None:
+            others.append(process_owner(CALLER, proc, caller.pid))
+    if proc.identify(os.getpid()) is not None:
+        others.append(process_owner(CALLER, proc, os.getpid()))
+    return (*others, owner)
+
+
+def owners_above(proc: Proc) -> Iterator[Owner]:
+    """Every process above this one as an owner, the nearest first."""
+    for one in ancestors(proc):
+        if proc.identify(one.pid) is not None:
+            yield process_owner(CALLER, proc, one.pid)
+
+
+def one_line(words: Sequence[str]) -> str:
+    """A command line to be shown: white space is one space, URLs have no credentials, and what is long is cut."""
+    text = hide(" ".join(" ".join(words).split()))
+    return text if len(text) <= _COMMAND_SHOWN else f"{text[: _COMMAND_SHOWN - 1]}…"
+
+
+def program_owner(proc: Proc) -> Owner:
+    """The owner that is this process itself.
+
+    Where processes cannot be told apart it goes by a name of its own, and lives by its heartbeats alone.
+    """
+    try:
+        return in_its_job(process_owner(PROGRAM, proc, os.getpid()), proc)
+    except UsageError:
+        return Owner(PROGRAM, None, f"process {os.getpid()} on {host_name()}, {names.unique()}", "")
+
+
+def command_owner(proc: Proc, pid: int, command: Sequence[str]) -> Owner:
+    """The owner that is a command which we run and beat for."""
+    return in_its_job(process_owner(COMMAND, proc, pid)._replace(command=one_line(command)), proc)
+
+
+def in_its_job(owner: Owner, proc: Proc) -> Owner:
+    """`owner` with the job that it runs in, whose end is its own; without one where it would not be."""
+    found = job_here(proc)
+    return owner._replace(job=found.job) if found is not None and found.within else owner
+
+
+def user_name() -> str:
+    """The name of the user whom this process runs as, or the number where there is no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def host_name() -> str:
+    """The first part of this host's name, for people; never used to tell hosts apart."""
+    return os.uname().nodename.partition(".")[0] or "?"

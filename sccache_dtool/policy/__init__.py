@@ -1,0 +1,1 @@
+"""What may be evicted, and when: pure functions and settings."""

@@ -1,0 +1,308 @@
+"""The policy that all users of one cache share: `config.toml` in its control directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sccache_dtool.credentials import hide_also
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
+from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.policy.thresholds import (
+    ORDERS,
+    Limits,
+    Mark,
+    check,
+    parse_entries_mark,
+    parse_fraction,
+    parse_limit,
+    parse_mark,
+)
+from sccache_dtool.units import parse_duration, parse_lifetime
+
+
+class _Settings(NamedTuple):
+    lease_ttl: float | None = None  # lifetime of leases taken with `use`; None: until their process ends
+    heartbeat_ttl: float = 12 * 3600.0  # lifetime of holders that beat: `run`, and Python programs
+    fetch_wait: float = 3600.0  # how long to wait for somebody else's download
+    trash_keep: float = 0.0  # how long `clean` and `rm` keep what they evict for `restore`
+    clean_capacity: int | None = None  # bytes that shares are of; None: the file system's
+    clean_high: Mark | None = None  # in bytes: `clean` begins above it
+    clean_low: Mark | None = None  # and stops below it
+    clean_high_files: Mark | None = None  # the same in entries (inodes)
+    clean_low_files: Mark | None = None
+    clean_least_free: int | None = None  # bytes that the file system must have left
+    clean_older_than: float | None = None  # the conditions of `clean`, as on its command line
+    clean_fewer_uses: int | None = None
+    clean_larger_than: int | None = None
+    clean_retain_size: int | None = None
+    clean_order: str = ORDERS[0]
+    clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
+    clean_grace: float = 0.0  # how long a fresh copy stays
+    dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
+    unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
+
+
+class Config(_Settings):
+    """The settings of a cache; times in seconds. A setting that is absent has the value that stands above.
+
+    A mistake in a table stops what needs that table, and nothing else: a setting of such a table raises when it is
+    read, and has its default only as an element of this tuple.
+    """
+
+    #: The mistakes in the file, by table.
+    faults: Mapping[str, Sequence[CacheError]] = MappingProxyType({})
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in SETTINGS and (found := self.faults.get(SETTINGS[name].table)):
+            raise found[0]
+        return super().__getattribute__(name)
+
+    @property
+    def mistakes(self) -> list[CacheError]:
+        """All that is wrong with the file."""
+        return list(dict.fromkeys(error for found in self.faults.values() for error in found))
+
+    @property
+    def limits(self) -> Limits:
+        """When `clean` begins, and where it stops."""
+        return Limits(
+            self.clean_capacity,
+            self.clean_high,
+            self.clean_low,
+            self.clean_high_files,
+            self.clean_low_files,
+            self.clean_least_free,
+        )
+
+
+class Setting(NamedTuple):
+    """Where a setting stands in the file, and what makes a value of what stands there."""
+
+    table: str
+    key: str
+    parse: Callable[[Any], Any]
+
+
+def _duration(value: object) -> float:
+    return parse_duration(str(value))
+
+
+def _lifetime(value: object) -> float:
+    return parse_lifetime(str(value))
+
+
+def _limit(value: object) -> int:
+    return parse_limit(str(value))
+
+
+def _mark(value: object) -> Mark:
+    return parse_mark(str(value))
+
+
+def _files_mark(value: object) -> Mark:
+    return parse_entries_mark(str(value))
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise UsageError(f"{value!r} is no number of uses", hint="give a whole number, such as 10")
+    return value
+
+
+def _order(value: object) -> str:
+    if value not in ORDERS:
+        raise UsageError(f"{value!r} is no order", hint=f"give one of {', '.join(ORDERS)}")
+    return str(value)
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    """Patterns of items' names."""
+    listed = value if isinstance(value, list) else [value]
+    if not all(isinstance(pattern, str) and pattern for pattern in listed):
+        raise UsageError(f"{value!r} is no list of patterns", hint='give a list such as ["hg38*", "*.fa"]')
+    return tuple(listed)
+
+
+def _parameters(value: object) -> tuple[str, ...]:
+    """Names of parameters in URLs, as patterns."""
+    listed: list[Any] = value if isinstance(value, list) else [value]
+    for name in listed:
+        if not isinstance(name, str) or re.fullmatch(r"(?a)[^\s=&?#;%/]*\w[^\s=&?#;%/]*", name) is None:
+            raise UsageError(
+                f"{name!r} is not the name of a parameter in a URL", hint='give a list such as ["ticket", "x-site-*"]'
+            )
+    return tuple(name.lower() for name in listed)
+
+
+def _directories(value: object) -> tuple[str, ...]:
+    """Patterns of directories below the root."""
+    listed = value if isinstance(value, list) else [value]
+    for pattern in listed:
+        if not isinstance(pattern, str) or {"", ".", ".."} & set(pattern.split("/")):
+            raise UsageError(
+                f"{pattern!r} names no directory of the cache", hint='give a list such as ["study-1", "mirror/*"]'
+            )
+    return tuple(listed)
+
+
+#: By the names of `Config`'s fields.
+SETTINGS = {
+    "lease_ttl": Setting("lease", "ttl", _lifetime),
+    "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
+    "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_credentials": Setting("fetch", "credentials", _parameters),
+    "trash_keep": Setting("clean", "trash", _duration),
+    "clean_capacity": Setting("clean", "capacity", _limit),
+    "clean_high": Setting("clean", "high_watermark", _mark),
+    "clean_low": Setting("clean", "low_watermark", _mark),
+    "clean_high_files": Setting("clean", "high_watermark_files", _files_mark),
+    "clean_low_files": Setting("clean", "low_watermark_files", _files_mark),
+    "clean_least_free": Setting("clean", "min_free", _limit),
+    "clean_older_than": Setting("clean", "older_than", _duration),
+    "clean_fewer_uses": Setting("clean", "exclude_frequently_accessed", _count),
+    "clean_larger_than": Setting("clean", "larger_than", _limit),
+    "clean_retain_size": Setting("clean", "retain_size", _limit),
+    "clean_order": Setting("clean", "order", _order),
+    "clean_exclude": Setting("clean", "exclude", _patterns),
+    "clean_grace": Setting("clean", "grace", _duration),
+    "dtool_directories": Setting("dtool", "directories", _directories),
+}
+
+#: What the Whole Tale data manager calls some of them.
+ALIASES = (
+    ("clean_capacity", Setting("clean", "private_storage_capacity", _limit)),
+    ("clean_high", Setting("clean", "gc_collect_start_fraction", parse_fraction)),
+    ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
+)
+
+
+#: The tables that the file may have.
+TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
+
+#: The line that a table begins with, and lines that say nothing of where one begins.
+_HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
+_BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
+
+
+def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
+    """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
+    place = layout.config_file
+    try:
+        text = fs.read_text(place)
+    except FileNotFoundError:
+        return Config()
+    except OSError as error:
+        return _without_any(CacheError(f"{place}: cannot be read: {error.strerror}"))
+    faults: dict[str, list[CacheError]] = {}
+    try:
+        tables = _parse(text)
+    except ValueError as error:
+        tables = {}
+        for name, lines in _split(text).items():
+            try:
+                tables |= _parse(lines)
+            except ValueError as mistake:
+                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}")]
+        if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
+            return _without_any(CacheError(f"{place}: {error}"))
+    unknown = tuple(_others(tables))
+    for one in unknown:
+        warn(f"{place}: {one} is not a setting that this release knows; passed over")
+    for name in TABLES:
+        if not isinstance(tables.get(name, {}), dict):
+            faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
+    known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
+    values: dict[str, Any] = {}
+    for field, setting in known:
+        if setting.key in _table(tables, setting.table):
+            try:
+                values[field] = _take(tables, setting, place)
+            except CacheError as mistake:
+                faults.setdefault(setting.table, []).append(mistake)
+    hide_also(values.get("fetch_credentials", ()))  # whatever else is wrong
+    settings = Config(**values, unknown=unknown)
+    if "clean" not in faults:
+        try:
+            _told_where(f"{place}: [clean]", check, settings.limits)
+        except CacheError as mistake:
+            faults["clean"] = [mistake]
+    settings.faults = faults
+    return settings
+
+
+def _without_any(error: CacheError) -> Config:
+    settings = Config()
+    settings.faults = {table: [error] for table in TABLES}
+    return settings
+
+
+def _parse(text: str) -> dict[str, Any]:
+    """What TOML says. Raises ValueError."""
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError(error) from error
+
+
+def _split(text: str) -> dict[str, str]:
+    """The lines of each table in a text that is not TOML, each at its place; nothing if these cannot be told apart.
+
+    Nothing is guessed: a line that could be the mistyped head of a table could hide settings of that table.
+    """
+    found: dict[str, str] = {}
+    name: str | None = None
+    for number, line in enumerate(text.split("\n")):
+        head = _HEAD.fullmatch(line)
+        if head is not None:
+            name = head[1]
+            lines = found.setdefault(name, "")
+            found[name] += "\n" * (number - lines.count("\n"))
+        elif _BODY.fullmatch(line) is None or (name is None and "=" in line) or '"""' in line or "'''" in line:
+            return {}
+        if name is not None:
+            found[name] += f"{line}\n"
+    return found
+
+
+def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
+    table = tables.get(name)
+    return table if isinstance(table, dict) else {}
+
+
+def _take(tables: dict[str, Any], setting: Setting, place: str) -> Any:
+    return _told_where(f"{place}: [{setting.table}] {setting.key}", setting.parse, tables[setting.table][setting.key])
+
+
+def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
+    """What `parse` makes of a value; an error names the place."""
+    try:
+        return parse(value)
+    except CacheError as error:
+        raise CacheError(f"{place}: {error.message}", hint=error.hint) from error
+
+
+def _others(tables: dict[str, Any]) -> Iterator[str]:
+    known = {(setting.table, setting.key) for setting in _known()}
+    for table, settings in tables.items():
+        if isinstance(settings, dict):
+            yield from (f"[{table}] {key}" for key in settings if (table, key) not in known)
+        elif table not in TABLES:
+            yield table
+
+
+def _known() -> Iterator[Setting]:
+    yield from SETTINGS.values()
+    yield from (setting for _, setting in ALIASES)
+
+
+def of_cleaning(unknown: str) -> bool:
+    """Whether what is not a setting may be meant for `clean`: it is in its table, or named like one of its settings."""
+    table, _, key = unknown.rpartition(" ")
+    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for setting in _known())

@@ -1,0 +1,407 @@
+"""Which copies may go: pure functions over what a scan saw. They touch nothing and ask nobody."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from sccache_dtool.catalog.items import Copy, Item
+from sccache_dtool.catalog.loose import YOUNG, Loose
+from sccache_dtool.disk.names import Generation, key_label
+from sccache_dtool.patterns import matches, note_matching
+from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
+from sccache_dtool.protocol.history import FOLD_AT
+from sccache_dtool.units import short_duration
+
+
+class Candidate(NamedTuple):
+    """A copy that may go. Sizes in bytes, times in seconds since 1970. Small: there may be a million of them."""
+
+    place: str  # `<key>/<generation>`, or the path of a file that dtool left
+    uses: int
+    idle_since: float
+    rank: float = 0.0  # by an order: what has the least goes first
+    loose: Loose | None = None  # a file that dtool left, and no copy of an item
+
+    @property
+    def key(self) -> str:
+        """The item's key, or the file's path."""
+        return self.place if self.loose else self.place.partition("/")[0]
+
+    @property
+    def generation(self) -> str:
+        """The copy's name, or the file's path."""
+        return self.place if self.loose else self.place.partition("/")[2]
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.place if self.loose else key_label(self.key)
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up."""
+        return self.loose.bytes if self.loose else int(self.place.rpartition("/")[2].split("-", 3)[2])
+
+    @property
+    def entries(self) -> int:
+        """Files and directories."""
+        return 1 if self.loose else int(self.place.rpartition("/")[2].split("-", 4)[3])
+
+
+class Kept(NamedTuple):
+    """A copy that a plan leaves, and why."""
+
+    candidate: Candidate
+    reason: str
+    held: bool = False
+
+    @property
+    def key(self) -> str:
+        """The item's key, or the file's path."""
+        return self.candidate.key
+
+    @property
+    def label(self) -> str:
+        """Its name for people."""
+        return self.candidate.label
+
+    @property
+    def bytes(self) -> int:
+        """What it takes up."""
+        return self.candidate.bytes
+
+
+# -- in which order --------------------------------------------------------------------------------------------------
+
+#: Seconds that a fetch takes at least, as shorter ones differ by chance; and for each byte where nobody has noted it.
+_LEAST, _EACH_BYTE = 1.0, 1e-8
+
+#: Seconds that are added to the time since the last use, so that what was used just now is not worth without end.
+_FRESH = 3600.0
+
+
+class _Past(NamedTuple):
+    """What an order goes by. Bytes, and seconds since 1970."""
+
+    uses: int
+    idle_since: float
+    bytes: int
+    created: float
+    took: float | None  # seconds of the fetch, if they are known
+
+
+def _worth(past: _Past, now: float) -> float:
+    """How much keeping it is worth: the more uses in the shorter time since, the slower its fetch for its size.
+
+    The root, as the replay of access logs shows (`benchmarks/replay.py`): with the plain rate of the fetch, many
+    small files from slow sources would drive out what makes up most of the bytes.
+    """
+    size = max(1, past.bytes)
+    seconds = max(_LEAST, _EACH_BYTE * size if past.took is None else past.took)
+    return max(1, past.uses) * math.sqrt(seconds / size) / (max(0.0, now - past.idle_since) + _FRESH)
+
+
+#: What goes first, by the name of the order: the least by these. The clock is `now`, in seconds since 1970.
+_FIRST: dict[str, Callable[[_Past, float], float]] = {
+    "lru": lambda past, now: past.idle_since,
+    "lfu": lambda past, now: past.uses,
+    "largest": lambda past, now: -past.bytes,
+    "oldest": lambda past, now: past.created,
+    "cost": _worth,
+}
+
+
+def candidate(key: str, generation: Generation, uses: int, idle_since: float, order: str, now: float) -> Candidate:
+    """A copy that may go, ranked by `order`."""
+    took = None if generation.took is None else generation.took / 1000
+    past = _Past(uses, idle_since, generation.bytes, generation.created, took)
+    return Candidate(f"{key}/{generation}", uses, idle_since, _FIRST[order](past, now))
+
+
+def _loose_candidate(one: Loose, idle_since: float, order: str, now: float) -> Candidate:
+    past = _Past(0, idle_since, one.bytes, idle_since, None)
+    return Candidate(one.path, 0, idle_since, _FIRST[order](past, now), one)
+
+
+def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates, what goes first in front; of equals the least recently used, and always in the same order."""
+    found = sorted(candidates, key=lambda one: one.place)
+    found.sort(key=lambda one: one.idle_since)  # three times by one thing: a million pairs would take much memory
+    found.sort(key=lambda one: one.rank)
+    return found
+
+
+# -- what may go -----------------------------------------------------------------------------------------------------
+
+
+class Rules(NamedTuple):
+    """What a user asked for. Conditions AND together; `retain_size` and `limits` are where to stop, in `order`."""
+
+    everything: bool = False
+    older_than: float | None = None  # seconds since the last use
+    fewer_uses_than: int | None = None
+    retain_size: int | None = None  # bytes
+    larger_than: int | None = None  # bytes
+    limits: Limits = Limits()
+    order: str = ORDERS[0]
+    exclude: tuple[str, ...] = ()  # patterns of names that stay
+    grace: float = 0.0  # seconds for which a fresh copy stays
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was asked for at all."""
+        conditions = (self.older_than, self.fewer_uses_than, self.retain_size, self.larger_than)
+        return not self.everything and self.limits == Limits() and all(one is None for one in conditions)
+
+
+class Sifted(NamedTuple):
+    """Copies, sorted into those that may go and those that stay, whatever the goal is."""
+
+    eligible: list[Candidate]
+    kept: list[Kept]
+    bytes: int  # of all
+    entries: int
+    unsettled: list[Item]  # items with leases or closed copies: not among the rest, as a reaping may change them
+    to_fold: list[str]  # keys of items with long histories
+    matched: set[str]  # patterns of `Rules.exclude` that the name of something matches, whatever becomes of it
+
+
+def sift(rules: Rules, now: float, pinned: Collection[str], items: Iterator[Item]) -> Sifted:
+    """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
+    sifted = Sifted([], [], 0, 0, [], [], set())
+    size = entries = 0
+    for item in items:
+        if rules.exclude and item.copies and item.name is not None:
+            note_matching(rules.exclude, item.name, sifted.matched)
+        if item.unfolded >= FOLD_AT:
+            sifted.to_fold.append(item.key)
+        if any(copy.held or copy.closed for copy in item.copies):
+            sifted.unsettled.append(item)
+            continue
+        for copy in item.copies:
+            size += copy.generation.bytes
+            entries += copy.generation.entries
+            _judge(item, copy, rules, now, pinned, sifted)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def settle(sifted: Sifted, items: Iterable[Item], rules: Rules, now: float, pinned: Collection[str]) -> Sifted:
+    """Add items with leases, as a reaping has left them. Closed copies are no policy's business: they are tidied."""
+    size, entries = sifted.bytes, sifted.entries
+    for item in items:
+        for copy in item.copies:
+            if not copy.closed:
+                size += copy.generation.bytes
+                entries += copy.generation.entries
+                _judge(item, copy, rules, now, pinned, sifted)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, ahead: float) -> Sifted:
+    """Add files that dtool left. `ahead`: by how much the clock that set their times is ahead of ours."""
+    size, entries = sifted.bytes, sifted.entries
+    for one in files:
+        if one.is_broken(now + ahead):
+            continue  # it is tidied away, whatever the rules are
+        size += one.bytes
+        entries += 1
+        note_matching(rules.exclude, one.path, sifted.matched)
+        ranked = _loose_candidate(one, one.newest - ahead, rules.order, now)
+        reason = _reason_to_keep_loose(one, rules, now + ahead)
+        if reason:
+            sifted.kept.append(Kept(ranked, reason))
+        else:
+            sifted.eligible.append(ranked)
+    return sifted._replace(bytes=size, entries=entries)
+
+
+def _judge(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], sifted: Sifted) -> None:
+    successor = _successor(item, copy)
+    ranked = candidate(item.key, copy.generation, item.uses, item.idle_since, rules.order, now)
+    if successor is not None:
+        ranked = ranked._replace(idle_since=min(item.idle_since, successor.created), rank=-math.inf)
+    reason = _reason_to_keep(item, copy, rules, now, pinned, successor)
+    if reason:
+        sifted.kept.append(Kept(ranked, reason, bool(copy.held)))
+    else:
+        sifted.eligible.append(ranked)
+
+
+def _successor(item: Item, copy: Copy) -> Generation | None:
+    """What was fetched after an idle copy of the same item, so that this one is an older version, or a duplicate.
+
+    Such copies go before all others, and the item's uses do not keep them: those are of the newer copies.
+    """
+    created = copy.generation.created
+    newer = [one.generation for one in item.copies if one.generation.created > created and not one.closed]
+    return None if copy.held else min(newer, key=lambda one: one.created, default=None)
+
+
+def _reason_to_keep(
+    item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], successor: Generation | None
+) -> str | None:
+    """Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
+    trying would be in vain.
+    """
+    if copy.held:
+        return in_use(copy)
+    if item.key in pinned:
+        return "pinned"
+    if is_excluded(item.name, rules.exclude):
+        return EXCLUDED if item.name is not None else UNREADABLE
+    if rules.grace and now - copy.generation.created < rules.grace:
+        return f"fetched within {short_duration(rules.grace)}"
+    idle_since = item.idle_since if successor is None else min(item.idle_since, successor.created)
+    if rules.older_than is not None and now - idle_since < rules.older_than:
+        return f"used within {short_duration(rules.older_than)}"
+    if successor is None and rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
+        return f"used {item.uses} times"
+    if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
+        return "not larger than asked for"
+    return None
+
+
+def in_use(copy: Copy) -> str:
+    """Why a copy with leases stays."""
+    return f"in use: {len(copy.held)} lease{'s' if len(copy.held) != 1 else ''}"
+
+
+def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
+    """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
+    if one.partial:
+        return "dtool may be downloading it"
+    if is_excluded(one.path, rules.exclude):
+        return EXCLUDED
+    age = max(rules.grace, YOUNG if rules.older_than is None else rules.older_than)
+    if now - one.newest < age:
+        return f"left by dtool and touched within {short_duration(age)}"
+    if rules.larger_than is not None and one.bytes <= rules.larger_than:
+        return "not larger than asked for"
+    return None
+
+
+#: Why something stays whose name matches a pattern, or might.
+EXCLUDED = "excluded"
+UNREADABLE = "its name cannot be read, and may be excluded"
+
+
+def is_excluded(name: str | None, patterns: Iterable[str]) -> bool:
+    """Whether a name matches any of the patterns; one that nobody can read (None) may.
+
+    Keys do not count: 'b*' would match one in 16.
+    """
+    return any(name is None or matches(pattern, name) for pattern in patterns)
+
+
+# -- how much goes ---------------------------------------------------------------------------------------------------
+
+
+class Plan(NamedTuple):
+    """What would be removed, and what not: look at it, then carry it out. Sizes in bytes."""
+
+    remove: tuple[Candidate, ...]
+    keep: tuple[Kept, ...]
+    size: int
+    entries: int
+    goal: Goal | None  # what to come down to; None: whatever the conditions give
+    within: bool = False  # limits were asked for, and nothing is over them
+    spare: Spare = Spare()  # of the file system, before anything is removed
+    trashed: Trashed = Trashed()  # what is in the trash when it is carried out
+    unmatched: tuple[str, ...] = ()  # patterns of names that stay which no name matches
+    unmatched_directories: tuple[str, ...] = ()  # patterns of `[dtool] directories` that no directory matches
+
+    @property
+    def freed(self) -> int:
+        """What the removals free."""
+        return sum(candidate.bytes for candidate in self.remove)
+
+    @property
+    def missed(self) -> int:
+        """By how many bytes the goal is missed even so."""
+        return self.missed_after(self.remove)[0]
+
+    def missed_after(self, removed: Sequence[Candidate]) -> tuple[int, int]:
+        """By how many bytes and entries the goal is missed if these are gone."""
+        if self.goal is None:
+            return 0, 0
+        size, entries = _sums(removed, self.goal)
+        return self.goal.missed(self.size - size, self.entries - entries)
+
+    @property
+    def withheld(self) -> tuple[int, int]:
+        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+        return self.withheld_after(self.remove, self.trashed)
+
+    def withheld_after(self, removed: Sequence[Candidate], trashed: Trashed) -> tuple[int, int]:
+        """The same if these are gone, and so much is in the trash."""
+        return self.spare.withheld(*_sums(removed, self.spare), trashed)
+
+
+def _sums(removed: Sequence[Candidate], asked: Goal | Spare) -> tuple[int, int]:
+    """Bytes and entries of these, as far as they are asked for: there may be a million names to read them from."""
+    size = 0 if asked.bytes is None else sum(candidate.bytes for candidate in removed)
+    return size, 0 if asked.entries is None else sum(candidate.entries for candidate in removed)
+
+
+#: Why something stays that might go.
+ENOUGH = "later in order than what suffices to reach the goal"
+
+
+def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
+    """Whether there is anything in the plan for sifted copies; as `conclude`, without putting them in order."""
+    aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
+    if aim is None:
+        return bool(sifted.eligible) and rules.limits == Limits()
+    return bool(sifted.eligible) and aim.missed(sifted.bytes, sifted.entries) != (0, 0)
+
+
+def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
+    """The plan for sifted copies; `room` is that of the file system without the trash, if limits depend on it."""
+    plan = _conclude(sifted, rules, room)
+    unmatched = tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched)
+    return plan._replace(spare=spare(rules.limits, room), unmatched=unmatched)
+
+
+def _conclude(sifted: Sifted, rules: Rules, room: Room | None) -> Plan:
+    aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
+    if aim is None and rules.limits != Limits():
+        return Plan((), (), sifted.bytes, sifted.entries, None, within=True)
+    if not removes_any(sifted, rules, room):
+        kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in sifted.eligible))
+        return Plan((), kept, sifted.bytes, sifted.entries, aim)
+    eligible = in_order(sifted.eligible)
+    if aim is None:
+        return Plan(tuple(eligible), tuple(sifted.kept), sifted.bytes, sifted.entries, None)
+    size, entries = sifted.bytes, sifted.entries
+    count = 0
+    for candidate in eligible:
+        if aim.missed(size, entries) == (0, 0):
+            break
+        size -= candidate.bytes
+        if aim.entries is not None:
+            entries -= candidate.entries
+        count += 1
+    kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in eligible[count:]))
+    return Plan(tuple(eligible[:count]), kept, sifted.bytes, sifted.entries, aim)
+
+
+def make_plan(
+    items: Iterable[Item],
+    rules: Rules,
+    now: float,
+    loose: Iterable[Loose] = (),
+    loose_now: float | None = None,
+    *,
+    pinned: Collection[str] = (),
+    room: Room | None = None,
+) -> Plan:
+    """The plan that `rules` mean for `items`, and for files that dtool left, at the time `now` (seconds since 1970).
+
+    `loose_now` is the same time on the clock by which the times of `loose` were set.
+    """
+    sifted = sift(rules, now, pinned, iter(items))
+    sifted = settle(sifted, sifted.unsettled, rules, now, pinned)
+    sifted = add_loose(sifted, loose, rules, now, 0.0 if loose_now is None else loose_now - now)
+    return conclude(sifted, rules, room)

@@ -1,0 +1,1 @@
+"""Leases, holders, history, reaping, elections: what every guarantee rests on."""

@@ -1,0 +1,495 @@
+"""Who holds leases: one entry per process (or job, or name), whose heartbeats are renames.
+
+A heartbeat and a revocation are both a rename of the same name, so the server lets exactly one of them win. A
+holder is revoked before any lease of its is touched, and learns of it at its next heartbeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.disk import names as names
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import HolderName, Layout
+from sccache_dtool.errors import GONE, LeaseLost
+from sccache_dtool.fallback import do_without, start_thread
+from sccache_dtool.liveness.caller import (
+    BEATING,
+    CALLER,
+    COMMAND,
+    JOB,
+    NAMED,
+    PROGRAM,
+    Kind,
+    Owner,
+    command_owner,
+    host_name,
+    one_line,
+    owner_from,
+    owners_above,
+    owners_from,
+    process_owner,
+    program_owner,
+    user_name,
+)
+from sccache_dtool.liveness.process import Myself
+from sccache_dtool.liveness.record import HolderRecord, encode, judge
+
+#: Owners and records are met here by those above; they are in `liveness/`.
+__all__ = [
+    "BEATING",
+    "BEATS_PER_LIFETIME",
+    "CALLER",
+    "COMMAND",
+    "JOB",
+    "LONGEST_PAUSE",
+    "NAMED",
+    "PROBE",
+    "PROGRAM",
+    "Heart",
+    "Holder",
+    "HolderRecord",
+    "Kind",
+    "Owner",
+    "Roll",
+    "command_owner",
+    "encode",
+    "host_name",
+    "judge",
+    "one_line",
+    "owner_from",
+    "owners_above",
+    "owners_from",
+    "pause_between_beats",
+    "process_owner",
+    "program_owner",
+    "read",
+    "renew",
+    "revoke",
+    "user_name",
+]
+
+#: A heart beats at least six times in a lifetime, so that five may fail.
+BEATS_PER_LIFETIME = 6
+LONGEST_PAUSE = 600.0
+
+#: Pauses between heartbeats after which the last one is too old to hand out a path: this process may have been stopped,
+#: and taken for dead. At least `lifetime.MISSED_BEATS` must have been missed before it is.
+_STALE_PAUSES = 2
+
+#: Seconds after which a wait for the end of a heart looks whether it has ended.
+_LOOK_EVERY = 0.1
+
+#: The latest end that a name can tell of, in seconds since 1970.
+_LATEST = 10**12 - 1
+
+#: Seconds within which two changes of a directory may bear the same time: Linux counts in ticks of 1 to 10 ms.
+_TICK = 0.05
+_WHOLE_SECOND = 10**9
+
+#: The same where times are kept in whole seconds, or in every other one (FAT).
+_COARSE_TICK = 2.05
+
+#: What the names begin with that a roll call makes in `holders/`, for a moment.
+PROBE = "probe-"
+
+
+class _Times(NamedTuple):
+    """When something was done, in seconds by the clock since boot and by the wall clock."""
+
+    boot: float
+    wall: float
+
+
+class Holder:
+    """A holder of ours, with its entry in `holders/`."""
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        layout: Layout,
+        clock: Clock,
+        owner: Owner,
+        ttl: float | None,
+        item: str | None = None,
+    ) -> None:
+        """Enter a new holder; `ttl` is its lifetime in seconds, None for one that only its owner's end ends.
+
+        `item`: the key of the only item that it will hold.
+        """
+        self.owner = owner
+        self.ttl = ttl
+        self._item = item
+        self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
+        self.lost = False
+        self.by = f"{user_name()}@{host_name()}[{owner.short}]"
+        self._fs = fs
+        self._layout = layout
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._heart: Heart | None = None
+        self._myself = Myself.now()
+        self._retired = False
+        self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
+        self._name = HolderName(f"{owner.prefix}{names.unique(12)}", 0, 0)
+        # Before it is made, and not after: who is stopped in between must not beat with too early an end.
+        self._shown = before = self._times()
+        try:
+            with contextlib.suppress(FileExistsError):  # the name is ours alone: the reply to a first request was lost
+                fs.put_record(encode(owner, ttl, clock, item), self._path(self._name))
+            if ttl is not None:
+                # From here on the end is reckoned on the file system's clock, carried forward by our own since boot.
+                self._ahead = fs.lstat(self._path(self._name)).st_mtime - before.boot
+                self.beat()
+        except BaseException:
+            self.retire()
+            raise
+
+    @property
+    def id(self) -> str:
+        """The part of the name that stays."""
+        return self._name.id
+
+    @property
+    def is_of_this_process(self) -> bool:
+        """False in a forked child, which may neither use nor release what its parent holds."""
+        return self._myself.is_this_process()
+
+    @property
+    def usable(self) -> bool:
+        """Whether new leases may be taken: not after a revocation or the retirement, and not in a forked child."""
+        return not self.lost and not self._retired and self._myself.is_this_process()
+
+    def confirm(self) -> bool:
+        """Whether what this holder holds is protected now: asked after a lease was taken, before its path is given out.
+
+        Costs one call if the last heartbeat is older than it should be, and none otherwise.
+        """
+        if not self.usable:
+            return False
+        return self._is_fresh() or self.prove()
+
+    def prove(self) -> bool:
+        """As `confirm`, by one heartbeat, however old the last is. Raises OSError where that is refused."""
+        if not self.usable:
+            return False
+        if not self._myself.is_certainly_this_process():
+            self._myself = self._myself.of_another_process()
+            return False
+        try:
+            self.beat()
+        except LeaseLost:
+            return False
+        return self.usable
+
+    def _is_fresh(self) -> bool:
+        """Whether the last heartbeat is so recent that nobody can have taken this holder for dead.
+
+        By two clocks: the one since boot goes on while this host is suspended, but not while a virtual machine is.
+        """
+        if self.ttl is None:
+            return True
+        now, limit = self._times(), _STALE_PAUSES * pause_between_beats(self.ttl)
+        return abs(now.boot - self._shown.boot) <= limit and abs(now.wall - self._shown.wall) <= limit
+
+    @property
+    def has_lapsed(self) -> bool:
+        """Whether its lifetime has passed since its last heartbeat, so that other hosts may have revoked it."""
+        return self.ttl is not None and self._ahead + self._clock.since_boot() >= self._name.end
+
+    def next_lease(self) -> str:
+        """A name for a lease, never used before."""
+        return f"{self._name.id}.{next(self._numbers)}"
+
+    def beat(self) -> None:
+        """Show that we are alive, for another lifetime: one rename. Raises LeaseLost if we were revoked."""
+        with self._beating:
+            if self.lost:
+                raise self.revoked()
+            now = self._times()
+            try:
+                self._name = renew(self._fs, self._layout, self._name, self._next_end(now, self.ttl))
+            except LookupError:
+                self.lost = not self._retired
+                if self._heart is not None:
+                    self._heart.hurry()  # so that it tells of the loss now
+                raise self.revoked() from None
+            self._shown = now
+        if self._retired:  # meanwhile, by another thread or a signal handler, under the name before this one
+            self._leave()
+
+    def stop_taking(self) -> None:
+        """Take no more leases: whoever is about to hand one out takes it from another holder."""
+        self._retired = True
+
+    def retire(self) -> None:
+        """Stop, and remove the entry; all leases have been released before. Does nothing in a forked child."""
+        if not self.is_of_this_process:
+            return
+        self._retired = True
+        self.stop_heart()
+        self._leave()
+
+    def _leave(self) -> None:
+        with contextlib.suppress(OSError):
+            self._fs.unlink(self._path(self._name))
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Beat for as long as something takes that may be long, such as a download."""
+        self.start_heart(lambda error: None)  # whoever has been revoked will hear of it when the work is to be shown
+        try:
+            yield
+        finally:
+            self.stop_heart()
+
+    def stop_heart(self) -> None:
+        """Beat no more."""
+        heart = self._heart
+        if heart is not None:
+            heart.stop()
+            self._heart = None
+        elif self._suspended_ttl is not None and self.usable:
+            self._change_lifetime(self._suspended_ttl)
+            self._suspended_ttl = None
+
+    def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
+        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked.
+
+        Where the system gives no thread, the holder has no lifetime instead, until `stop_heart`: who shows no heartbeat
+        must not be taken for dead because of that.
+        """
+        if self._heart is not None or self.ttl is None or self._retired:
+            return
+        heart = Heart(self, pause_between_beats(self.ttl), on_lost)
+        if heart.is_beating:
+            self._heart = heart
+            if not self.usable:  # closed meanwhile, by another thread or a signal handler
+                self.stop_heart()
+        else:
+            self._suspended_ttl = self.ttl
+            self._change_lifetime(None)
+
+    def _change_lifetime(self, ttl: float | None) -> None:
+        """Enter under a new name with another lifetime. The old name goes after it, so that nobody misses us.
+
+        Until then a heartbeat, such as one of a signal handler, is of the old lifetime, and so has another name.
+        """
+        with self._beating:
+            now = self._times()
+            new = HolderName(self._name.id, self._name.beats + 1, min(self._next_end(now, ttl), _LATEST))
+            try:
+                with contextlib.suppress(FileExistsError):  # as for the first one
+                    self._fs.put_record(encode(self.owner, ttl, self._clock, self._item), self._path(new))
+            except OSError as error:
+                do_without(f"the lifetime of leases cannot be changed ({error.strerror})")
+                return
+            old, self._name, self.ttl, self._shown = self._name, new, ttl, now
+            try:
+                self._fs.unlink(self._path(old))
+            except OSError as error:
+                if error.errno in GONE and old.id in Roll.call(self._fs, self._layout).gone:
+                    self.lost = True  # otherwise it was done, and the reply lost
+        if self._retired:  # as in `beat`
+            self._leave()
+
+    def _next_end(self, now: _Times, ttl: float | None) -> int:
+        return 0 if ttl is None else int(self._ahead + now.boot + ttl)
+
+    def _times(self) -> _Times:
+        return _Times(self._clock.since_boot(), self._clock.wall())
+
+    def _path(self, name: HolderName) -> str:
+        return f"{self._layout.holders}/{name}"
+
+    def revoked(self) -> LeaseLost:
+        """The error that says that we were revoked, or that another part of this program has given everything back."""
+        if self._retired and not self.lost:
+            return LeaseLost(f"the leases of {self.owner} were released meanwhile", hint="use the item again")
+        return LeaseLost(
+            f"the leases of {self.owner} were revoked",
+            details=[
+                "another process took it for dead, its heartbeat unseen for a whole lifetime, or somebody revoked it"
+            ],
+            hint="what it reads may be deleted: stop, and use the data again; a longer --ttl makes this rarer",
+        )
+
+
+def pause_between_beats(ttl: float) -> float:
+    """Seconds between two heartbeats of a holder with a lifetime of `ttl` seconds."""
+    return min(ttl / BEATS_PER_LIFETIME, LONGEST_PAUSE)
+
+
+class Heart:
+    """A thread that beats. A beat that fails for a passing reason is tried again at the next.
+
+    It is stopped by plain locks: unlike those of `threading.Event` and `Thread.join`, their calls cannot be interrupted
+    half way by a signal handler that stops the same heart.
+    """
+
+    def __init__(self, holder: Holder, pause: float, on_lost: Callable[[LeaseLost], None]) -> None:
+        self._holder = holder
+        self._pause = pause
+        self._on_lost = on_lost
+        self._is_stopped = self._has_ended = False
+        self._wake, self._end = threading.Lock(), threading.Lock()
+        self._wake.acquire()
+        self._end.acquire()
+        otherwise = (
+            "no heartbeat is shown, so these leases have no lifetime: they end with the process, or by reap --holder"
+        )
+        self._thread = start_thread(self._run, "sc-dtool heartbeat", otherwise)
+
+    @property
+    def is_beating(self) -> bool:
+        """False if there was no thread for it."""
+        return self._thread is not None
+
+    def hurry(self) -> None:
+        """Beat now."""
+        with contextlib.suppress(RuntimeError):  # it has been told before
+            self._wake.release()
+
+    def stop(self) -> None:
+        """Beat no more; returns when a beat under way has ended. A forked child has no heart, and does not wait."""
+        self._is_stopped = True
+        self.hurry()
+        if self._thread in (None, threading.current_thread()) or not self._holder.is_of_this_process:
+            return
+        while not self._has_ended:
+            if self._end.acquire(timeout=_LOOK_EVERY):
+                self._end.release()
+
+    def _run(self) -> None:
+        error = None
+        try:
+            while error is None:
+                self._wake.acquire(timeout=self._pause)
+                if self._is_stopped:
+                    break
+                error = self._beat()
+        finally:
+            self._has_ended = True
+            self._end.release()
+        if error is not None and self._holder.lost:
+            self._on_lost(error)
+
+    def _beat(self) -> LeaseLost | None:
+        try:
+            self._holder.beat()
+        except LeaseLost as error:
+            return error
+        except OSError:
+            pass  # the server may be away for minutes; the lifetime is much longer
+        return None
+
+
+def renew(fs: FileSystem, layout: Layout, name: HolderName, end: int) -> HolderName:
+    """Rename a holder to its next beat, with a new end. Raises LookupError when it is not there any more.
+
+    ENOENT alone proves nothing: the rename may have been done and its reply lost. Only a listing made after a
+    create of our own shows what the server has.
+    """
+    beat = HolderName(name.id, name.beats + 1, min(end, _LATEST))
+    try:
+        fs.rename(f"{layout.holders}/{name}", f"{layout.holders}/{beat}")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        present = Roll.call(fs, layout).present.get(name.id)
+        if present is None:
+            raise LookupError(name.id) from None
+        return present
+    return beat
+
+
+class Roll(NamedTuple):
+    """Who is there: all holders at one moment."""
+
+    present: Mapping[str, HolderName]
+    gone: frozenset[str]  # ids of those who were revoked
+    now: float | None  # the file system's clock, in seconds since 1970; None after a mere glance
+    strangers: tuple[str, ...]  # names that no holder has
+
+    @property
+    def is_proof(self) -> bool:
+        """Whether who is missing here is really missing."""
+        return self.now is not None
+
+    @classmethod
+    def call(cls, fs: FileSystem, layout: Layout) -> Roll:
+        """List the holders, after a create of our own in the same directory.
+
+        Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
+        created name's time is the file system's present time.
+        """
+        with _probe(fs, layout) as probe:
+            return cls._list(fs, layout, fs.lstat(probe).st_mtime)
+
+    @classmethod
+    def call_in_silence(cls, fs: FileSystem, layout: Layout, clock: Clock) -> Roll | None:
+        """As `call`, while nobody comes, goes or beats; None if somebody does.
+
+        A listing may miss a name that is renamed meanwhile (readdir(3)), each time again: only when nothing has changed
+        in the directory is who is missing really missing. What changes in the same tick as `before` cannot be seen, so
+        that the listing begins in a later one.
+        """
+        with _probe(fs, layout) as probe:
+            before = fs.changed(layout.holders)
+            clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
+            roll = cls._list(fs, layout, fs.lstat(probe).st_mtime)
+            return roll if fs.changed(layout.holders) == before else None
+
+    @classmethod
+    def glance(cls, fs: FileSystem, layout: Layout) -> Roll:
+        """List the holders without writing anything: enough to show them, not to say that one is missing."""
+        return cls._list(fs, layout, None)
+
+    @classmethod
+    def _list(cls, fs: FileSystem, layout: Layout, now: float | None) -> Roll:
+        present: dict[str, HolderName] = {}
+        strangers = []
+        for text in fs.names(layout.holders):
+            name = HolderName.parse(text)
+            if name is not None:
+                known = present.get(name.id)
+                if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
+                    present[name.id] = name
+            elif text != "gone" and not text.startswith(PROBE):
+                strangers.append(text)
+        gone = (HolderName.parse(text) for text in fs.names(layout.gone))
+        return cls(present, frozenset(name.id for name in gone if name), now, tuple(strangers))
+
+
+@contextlib.contextmanager
+def _probe(fs: FileSystem, layout: Layout) -> Iterator[str]:
+    """A name of our own in `holders/`, for a moment."""
+    path = f"{layout.holders}/{PROBE}{names.unique()}"
+    with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
+        fs.put_record("probe", path)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(FileNotFoundError):  # as above
+            fs.unlink(path)
+
+
+def read(fs: FileSystem, layout: Layout, name: HolderName) -> HolderRecord:
+    """What a holder says of itself. Raises records.Damaged, or OSError."""
+    return HolderRecord.decode(fs.get_record(f"{layout.holders}/{name}"))
+
+
+def revoke(fs: FileSystem, layout: Layout, name: HolderName) -> bool:
+    """Take a holder's entry away: False if it has beaten, or was revoked, in the meantime. One call."""
+    try:
+        fs.rename(f"{layout.holders}/{name}", f"{layout.gone}/{name}")
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True

@@ -1,0 +1,93 @@
+"""Giving back and renewing what a command holds on somebody's behalf, by the names that are on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import RELEASED, HolderName, Layout
+from sccache_dtool.errors import LeaseLost
+from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol import holders, leases
+from sccache_dtool.protocol.holders import Owner, Roll
+
+
+def release(
+    fs: FileSystem,
+    layout: Layout,
+    clock: Clock,
+    item: Item,
+    owners: Sequence[Owner],
+    everything: bool,
+    generation: str | None,
+) -> list[str]:
+    """Give back one use of any of `owners` on an item, or all; returns who held each. The newest copy comes first.
+
+    `generation`: only of this copy. Two calls that end the same lease in the same millisecond may both count it, for
+    one of them may be the other's repetition whose reply was lost: then a lease too many is left, and never one too
+    few.
+    """
+    prefixes = tuple(owner.prefix for owner in owners)
+    ended: list[str] = []
+    for held in (held for copy in item.copies for held in reversed(copy.held)):
+        if held.lease is None or not held.lease.holder.startswith(prefixes):
+            continue
+        if generation not in (None, held.generation):
+            continue
+        if leases.end(fs, clock, held.gate(layout), layout.history(item.key), held.name, RELEASED):
+            ended.append(held.lease.holder)
+        if ended and not everything:
+            break
+    return ended
+
+
+def holder_above(item: Item, proc: Proc) -> Owner | None:
+    """The nearest process above this one that holds an item; None if there is none.
+
+    What it took is not given back for it: a script that calls once too often would take it from its caller.
+    """
+    holding = [held.lease.holder for held in item.held if held.lease]
+    owners = holders.owners_above(proc) if holding else ()
+    return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
+
+
+def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
+    """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+    prefixes = tuple(owner.prefix for owner in owners)
+    roll = Roll.call(fs, layout)
+    count = 0
+    for name in roll.present.values():
+        if not name.id.startswith(prefixes):
+            continue
+        with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
+            ttl = holders.read(fs, layout, name).ttl
+            if ttl is not None and roll.now is not None:
+                holders.renew(fs, layout, name, int(roll.now + ttl))
+                count += 1
+    if not count and any(id.startswith(prefixes) for id in roll.gone):
+        raise LeaseLost(
+            f"the leases of {owners[-1]} were revoked, their lifetime being over",
+            hint="what it reads may be deleted: stop, and use the data anew",
+        )
+    return count
+
+
+def dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
+    """Remove holders of leases that were their only ones: what commands make."""
+    renamed = [id for id in ids if not _is_dismissed(fs, layout, id)]
+    present = Roll.glance(fs, layout).present if renamed else {}
+    for name in (present[id] for id in renamed if id in present):
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(f"{layout.holders}/{name}")
+
+
+def _is_dismissed(fs: FileSystem, layout: Layout, id: str) -> bool:
+    """Whether a holder without a lifetime was removed; it has shown one heartbeat at most, after a fetch."""
+    for beats in (0, 1):
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(f"{layout.holders}/{HolderName(id, beats, 0)}")
+            return True
+    return False
