@@ -180,7 +180,7 @@ def _run(
 
 _FETCH = (
     "import sys, time\n"
-    "from sccache_dtool.fetch import http, fetch\n"
+    "from sccache_dtool.fetch import run\n"
     "from sccache_dtool.fetch.progress import NoProgress\n"
     "from sccache_dtool.fetch.stack import parse_stack\n"
     "from sccache_dtool.disk.filesystem import FileSystem\n"
@@ -188,7 +188,7 @@ _FETCH = (
     "fs = FileSystem()\n"
     "fs.seal = lambda *a, **b: None\n"  # curl does not wait for the disk either
     "began = time.perf_counter()\n"
-    "fetch.fetch(fs, parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
+    "run.fetch(fs, parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
     "took = time.perf_counter() - began\n"
     "print(took, open('/proc/self/status').read().partition('VmHWM:')[2].split()[0])\n"
 )

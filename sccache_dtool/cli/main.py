@@ -128,6 +128,7 @@ def leave(code: int) -> NoReturn:
     """End this process with an exit code, or another if the code says "done" and the output could not be written.
 
     `sys.exit` would wait for threads that others have left behind, and replace the code if a stream cannot be flushed.
+    Only ranks of MPI end by it.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -137,6 +138,8 @@ def leave(code: int) -> NoReturn:
         code = _code_of(error, None)
     with contextlib.suppress(OSError, ValueError):  # of a program that does not begin with `main`
         sys.stderr.flush()
+    if "mpi4py.MPI" in sys.modules:
+        sys.exit(code)  # a rank that ends without MPI_Finalize, which mpi4py calls late, counts as killed
     os._exit(code)
 
 

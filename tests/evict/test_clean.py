@@ -287,10 +287,10 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     monkeypatch.setattr(pool, "_processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":
-        monkeypatch.setattr(Crew, "_many", lambda _, work, again, tasks, waiting: pool._by_threads(work, tasks, 3))
+        monkeypatch.setattr(Crew, "_many", lambda _, work, tasks, waiting: pool._by_threads(work, tasks, 3))
     if by == "processes":
         many = Crew._by_processes
-        monkeypatch.setattr(Crew, "_many", lambda self, work, again, tasks, waiting: many(self, work, again, tasks))
+        monkeypatch.setattr(Crew, "_many", lambda self, work, tasks, waiting: many(self, work, tasks))
     with pytest.raises(KeyboardInterrupt):
         make_cache(fs=CtrlC(layout.trash, 10, noticed), jobs=3).clean(EVERYTHING)
     told, gone = told_and_gone(layout)

@@ -177,14 +177,14 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
     idle = Holder(FS, layout, clock, job, None)
     busy = cache.hold(job, cache.wanted([source]))
+    present = holders.Roll.glance(FS, layout).present
     for holder in (idle, busy.holder):
-        (name,) = [name for name in Roll.glance(FS, layout).present.values() if name.id == holder.id]
-        assert holders.revoke(FS, layout, name)
+        assert holders.revoke(FS, layout, present[holder.id])
     assert leftovers(cache) == []
     clock.let_pass(OLD + 100)
     assert paths(cache) == [f"{layout.gone}/{HolderName(idle.id, 0, 0)}"]
     put_all_away(cache)
-    assert os.listdir(layout.gone) == [str(HolderName(busy.holder.id, 1, 0))]  # it beat once, after its fetch
+    assert os.listdir(layout.gone) == [str(present[busy.holder.id])]
 
 
 def test_probes_are_put_away_when_they_are_old(cache: Cache, layout: Layout, clock: FakeClock) -> None:

@@ -333,9 +333,9 @@ def test_outside_of_jobs_nothing_of_them_is_loaded() -> None:
 
     script = (
         "import os, sys\n"
-        "from sccache_dtool.liveness import owners, process\n"
-        "owners.owner_from(f'pid:{os.getpid()}', process.Proc(), print)\n"
-        "assert owners.may_be_in_job(process.Proc(), {}) or owners.job_here(process.Proc()) is None\n"
+        "from sccache_dtool.liveness import caller, process\n"
+        "caller.owner_from(f'pid:{os.getpid()}', process.Proc(), print)\n"
+        "assert caller.may_be_in_job(process.Proc(), {}) or caller.job_here(process.Proc()) is None\n"
         "print('sccache_dtool.liveness.job' in sys.modules, 'subprocess' in sys.modules)\n"
     )
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "PBS", "KUBERNETES"))}

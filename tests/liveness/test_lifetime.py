@@ -189,12 +189,12 @@ def test_without_a_directory_for_temporary_files_it_goes_on(tmp_path: Path) -> N
 import tempfile
 tempfile._candidate_tempdir_list = lambda: [{str(tmp_path / "missing")!r}]
 from sccache_dtool.clock import Clock
-from sccache_dtool.liveness import schedulers
+from sccache_dtool.liveness.batch import query
 from sccache_dtool.liveness.lifetime import Memory
 with Memory({str(tmp_path / "seen.json")!r}, Clock()).remembered():
     try:
-        schedulers.run_command(["true"])
-    except schedulers.Absent as error:
+        query.run_command(["true"])
+    except query.Absent as error:
         print(error)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -33,7 +33,7 @@ PATIENCE = 60.0
 #: The real command line, with signs of life so often that nobody waits for them here.
 HURRIED = """
 import sys
-from sccache_dtool import election
+from sccache_dtool.protocol import election
 from sccache_dtool.fetch import track
 from sccache_dtool.cli import main
 track.PULSE, election.LIFETIME, election.REFRESH = 0.05, 2, 0.3
