@@ -22,7 +22,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import TAG_NAME, TRANSFER_FILE, Layout
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut
-from sccache_dtool.fetch import slots, versions
+from sccache_dtool.fetch import slots
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.track import Track

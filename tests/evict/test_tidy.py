@@ -19,7 +19,7 @@ from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, Trash
 from sccache_dtool.evict.execution import put_away
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders
-from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner, Roll
+from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner
 
 FS = FileSystem()
 Making = Callable[..., Cache]
