@@ -9,6 +9,7 @@ import os
 import stat
 import tarfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -238,10 +239,18 @@ def test_a_lifetime_that_cannot_be_changed_stays(
     holder.retire()
 
 
+def test_a_local_source_is_looked_at_without_a_thread(
+    make_cache: Making, words: list[str], no_thread: Callable[[int], None]
+) -> None:
+    """On a login node that limits processes, no local file could be used."""
+    no_thread(0)
+    is_fetched(make_cache(), *words)
+
+
 # -- permissions and synchronising -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["file", "directory", "tar"])
+@pytest.fixture(params=["file", "directory", "tar", "zip"])
 def words(request: pytest.FixtureRequest, source: str, tmp_path: Path) -> list[str]:
     """What is to be fetched: a file, a directory, or what is in an archive."""
     tree = tmp_path / "tree"
@@ -251,6 +260,10 @@ def words(request: pytest.FixtureRequest, source: str, tmp_path: Path) -> list[s
         return [source]
     if request.param == "directory":
         return [str(tree)]
+    if request.param == "zip":
+        with zipfile.ZipFile(tmp_path / "tree.zip", "w") as archive:
+            archive.writestr("tree/f", "x")
+        return [str(tmp_path / "tree.zip"), "zip"]
     with tarfile.open(tmp_path / "tree.tar", "w") as tar:
         member = tarfile.TarInfo("tree")
         member.type, member.mode = tarfile.DIRTYPE, 0o755
