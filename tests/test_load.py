@@ -92,7 +92,7 @@ ITEMS = 10_000
 
 def put_items(layout: Layout, count: int) -> list[str]:
     """Items as if they had been fetched; their sources."""
-    sources = [f"/source/{number:05}" for number in range(count)]
+    sources = [f"https://example.org/{number:05}.fa" for number in range(count)]
     for source in sources:
         wanted = wanted_from([source], None, layout.root)
         place = layout.generation(wanted.key, str(Generation(unique(), 1_700_000_000, 5, 1)))
