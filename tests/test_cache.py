@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+import httpserver
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk import names as names
-from sccache_dtool.disk import root
+from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, EndedName, HolderName, Layout, LeaseName
 from sccache_dtool.errors import (
@@ -1205,3 +1205,16 @@ def test_root_is_named_in_errors(tmp_path: Path) -> None:
     with pytest.raises(NoCache, match=str(tmp_path)) as caught:
         root.check(FS, Layout(str(tmp_path)))
     assert "init" in (caught.value.hint or "")
+
+
+def test_an_index_beside_the_payload_does_not_hide_it(make_cache: Making) -> None:
+    """`samtools faidx` writes its index beside the file: the file would be fetched again at each use."""
+    with httpserver.serve() as server:
+        url = server.page("/download?id=7", b"ACGT\n")
+        with make_cache().use(url) as path:
+            (path.parent / f"{path.name}.fai").write_text("index")
+        cache = make_cache()
+        with cache.use(url) as again:
+            assert again == path
+        assert [cache.path(copy) for copy in cache.item(cache.key_for([url])).copies] == [path]
+        assert server.gets == {"/download?id=7": 1}

@@ -267,9 +267,9 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
 
 
 def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
-    """The name of what users read in a generation; None if there is not exactly one.
+    """The name of what users read in a generation; None if it cannot be told.
 
-    `fresh`: ask the server, whatever a network file system's client remembers.
+    Programs may have put something beside it, such as an index; then ``item.json`` says which it is. `fresh`: ask the server, whatever a network file system's client remembers.
     """
     if fresh:
         _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
@@ -279,7 +279,13 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
         if error.errno not in GONE:
             raise
         return None
-    return found[0] if len(found) == 1 else None
+    if len(found) == 1:
+        return found[0]
+    try:
+        noted = facts(fs, place, key, str(generation)).get("payload") if found else None
+    except (OSError, records.Damaged):
+        return None
+    return noted if isinstance(noted, str) and noted in found else None
 
 
 #: Entries of a directory that are counted to see whether some have been removed.
