@@ -269,7 +269,8 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
 def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
     """The name of what users read in a generation; None if it cannot be told.
 
-    Programs may have put something beside it, such as an index; then ``item.json`` says which it is. `fresh`: ask the server, whatever a network file system's client remembers.
+    Programs may have put something beside it, such as an index; then ``item.json`` says which it is. `fresh`: ask the
+    server, whatever a network file system's client remembers.
     """
     if fresh:
         _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
