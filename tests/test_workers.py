@@ -57,6 +57,7 @@ def run(tmp_path: Path, source: str) -> Callable[[str, str], Cache]:
     def run_file(text: str, method: str) -> Cache:
         (tmp_path / "work.py").write_text(text)
         root = tmp_path / "cache"
+        Cache(root).init()
         done = subprocess.run(
             [sys.executable, "work.py", root, source, method],
             cwd=tmp_path,

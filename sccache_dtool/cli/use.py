@@ -249,10 +249,12 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
                 all_kept &= lease.release()
             except OSError as error:
                 failed.append(explain(error))
+        # Otherwise a lease that was not there was ended because the command had ended.
+        noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         if not failed:
             holder.retire()
-        if not (all_kept or lost) and holder.has_lapsed:  # otherwise it was ended because the command had ended
-            out.error(holder.revoked())
+        if noticed_late is not None:
+            out.error(noticed_late)
     except Exception as error:
         failed.append(f"{type(error).__name__}: {error}")
     if failed:

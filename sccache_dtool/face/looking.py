@@ -155,17 +155,20 @@ class Looking(Opened):
         now = self._clock.wall()
         try:
             pinned = pins.pinned(self._fs, self._layout, now, self._warn)
-        except CacheError as error:
+            return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+        except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
             self._warn(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
-        return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
 
     def reclaimable_piles(self) -> list[Pile]:
         """As `piles`; what `clean --all` would remove counts as old."""
         from sccache_dtool.catalog.loose import YOUNG
 
-        old = self._clock.wall() - max(YOUNG, self.settings.clean_grace)
-        return self.piles(untouched_since=old, exclude=self.settings.clean_exclude)
+        try:
+            grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
+        except CacheError:  # `spared` reports it
+            return self.piles()
+        return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
 
     def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
         """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.

@@ -83,6 +83,8 @@ class Several:
         stack.callback(remove_clocks_of_the_killed, set(glob.glob(CLOCKS)))
         self._directory = directory
         self._source = source
+        # Old by all clocks: a fetch waits a moment for a new source, and libfaketime cannot wait with some offsets.
+        os.utime(source, (1e9, 1e9))
         self.place = directory / "cache"
         cache = Cache(self.place, fs=FileSystem())
         cache.init()
@@ -98,7 +100,8 @@ class Several:
     def hold(self, host: Host) -> int:
         """A program on `host` that holds a lease and beats."""
         pid = host.start(PYTHON, "-c", PROGRAM, str(self.place), self._source)
-        assert host.said(pid) == "held"
+        said = host.said(pid)
+        assert said == "held", host.wait(pid)
         return pid
 
     def reap(self, host: Host) -> int:
