@@ -1,8 +1,8 @@
 """Which copies of an item may be used: those of the version that its source has now, as far as that is asked for.
 
 Local sources are always looked at: the same path may be another file on another host. Without further terms, nothing
-is asked over a network. With `max_age`, the source of a copy that is older is asked whether it has changed. When it says that it has not, that is noted beside the
-copy, as a name with the time, so that it counts as fresh from then on.
+is asked over a network. With `max_age`, the source of a copy that is older is asked whether it has changed. When it
+says that it has not, that is noted beside the copy, as a name with the time, so that it counts as fresh from then on.
 """
 
 from __future__ import annotations
