@@ -159,11 +159,12 @@ class Acquirer(NamedTuple):
         self._evict(lease.key, lease.place.generation)
 
     def _evict(self, key: str, generation: str) -> None:
-        """Close a copy whose payload is not whole, so that nobody is given it, unless somebody else holds it."""
+        """Remove a copy whose payload is not whole, so that nobody is given it, unless somebody else holds it."""
         from sccache_dtool.evict import trash
 
         with contextlib.suppress(OSError):  # whoever uses it next finds out as well
-            trash.evict(self.fs, self.layout, key, generation)
+            if trash.evict(self.fs, self.layout, key, generation) is trash.Outcome.EVICTED:
+                trash.purge_copy(self.fs, self.layout, generation, self.warn)  # its space is needed for the new one
 
     def _is_of_same_stack(self, wanted: Wanted, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""

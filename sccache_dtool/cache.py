@@ -54,8 +54,8 @@ class Cache(Keeping):
         manager whose value is the path.
 
         A local source is looked at, and a copy of another version is not used. Others are asked only if `refresh` is
-        true, or the copy is older than `max_age` seconds; a local one is not looked at before that either. Then the
-        copy is used if the source says that it has not changed, and FetchFailed is raised if it cannot be asked.
+        true, or the copy is older than `max_age` seconds. Then the copy is used if the source says that it has not
+        changed, and FetchFailed is raised if it cannot be asked.
 
         Raises UsageError, FetchFailed, NoSpace, or TimedOut when somebody else fetches it for longer than
         `settings.fetch_wait`. An item that this process has used before costs one file-system call, and a look at a

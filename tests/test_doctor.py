@@ -86,6 +86,14 @@ def test_a_healthy_cache_has_no_findings(cache: Cache, source: str) -> None:
     assert cache.examine() == []
 
 
+@pytest.mark.parametrize("max_age", [None, 0.0])
+def test_a_copy_whose_source_was_asked_has_no_findings(cache: Cache, source: str, max_age: float | None) -> None:
+    """After each `use --refresh`, `doctor` would advise to remove what the program has noted."""
+    for _ in range(2):
+        cache.use(source, refresh=max_age is None, max_age=max_age).release()
+    assert cache.examine() == []
+
+
 def test_examining_writes_nothing_but_a_probe(make_cache: Making, cache: Cache, source: str) -> None:
     """`doctor` without --fix would change something."""
     cache.use(source).release()

@@ -103,6 +103,20 @@ def test_a_download_needs_no_locks(
     assert "cannot be limited" in use_url(make_cache, server)
 
 
+@pytest.mark.parametrize("bad", ["status", "connection", "content"])
+def test_asking_the_next_mirror_does_without_nothing(make_cache: Making, server: httpserver.Server, bad: str) -> None:
+    """A download after a dead mirror would be shown to nobody, and be lost when it is killed."""
+    first = {
+        "status": server.page("/gone", b"", status=404),
+        "connection": "http://127.0.0.1:1/f",
+        "content": server.page("/other", b"other"),
+    }[bad]
+    said: list[str] = []
+    cache = make_cache(on_warning=said.append)
+    is_fetched(cache, f"{first}|{server.page('/f', BODY)}", f"sha256:{hashlib.sha256(BODY).hexdigest()}")
+    assert said == []
+
+
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
 def test_a_place_that_is_taken_is_waited_for(clock: FakeClock, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """The bound on downloads would bind nobody."""

@@ -135,6 +135,17 @@ def test_a_tree_that_was_purged_is_fetched_again(
     assert copies(layout) == [str(Path(again.place.gate).parent)]
 
 
+def test_what_a_purge_left_is_removed(make_cache: Making, tree: str, layout: Layout) -> None:
+    """The space of the old copy would be taken until the next `clean`, and `doctor` would call it an interruption."""
+    cache = make_cache()
+    lease = cache.use(tree)
+    lease.release()
+    _remove_one(lease.path)
+    make_cache().use(tree)
+    assert os.listdir(layout.trash) == []
+    assert cache.examine() == []
+
+
 def test_what_programs_put_beside_the_files_does_not_matter(make_cache: Making, tree: str) -> None:
     """A program that writes an index into the directory would have it fetched again by each job."""
     lease = make_cache().use(tree)

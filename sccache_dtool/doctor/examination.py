@@ -22,6 +22,7 @@ from sccache_dtool.disk.names import (
     ITEM_FILE,
     PAYLOAD,
     TAG_NAME,
+    CheckedName,
     CleaningName,
     HolderName,
     KeptName,
@@ -203,6 +204,11 @@ def _strangers_in(
             warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
 
 
+def _is_mark_of_copy(name: str) -> bool:
+    """Whether `use --refresh` or an eviction makes such a name in a copy's directory."""
+    return bool(CheckedName.parse(name) or KeptName.parse(name))
+
+
 def _in_items(
     fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, keeper: Keeper, warn: Warn
 ) -> Iterator[Finding]:
@@ -211,7 +217,7 @@ def _in_items(
         for copy in item.copies:
             if not copy.closed:
                 yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
-                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, KeptName.parse)
+                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, _is_mark_of_copy)
 
 
 def _left_behind(keeper: Keeper) -> Iterator[Finding]:

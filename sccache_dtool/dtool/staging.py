@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,7 @@ from sccache_dtool.protocol.holders import pause_between_beats
 
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
+    from sccache_dtool.catalog.items import Copy
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.protocol.holders import Owner
@@ -72,8 +74,14 @@ def is_view(cache: Cache, words: Sequence[str], key: str) -> bool:
         return True
     if not layout.key_label(key).endswith(VIEW):
         return False
-    sources = [str((cache.facts(copy).get("source") or [""])[0]) for copy in cache.item(key).copies]
-    return any(view_key(source.removeprefix(DTOOL)) == key for source in sources)
+    return _uuid_of(cache, key) is not None
+
+
+def _uuid_of(cache: Cache, key: str) -> str | None:
+    """The dataset whose views have this key; None if no view that is there says so."""
+    sources = (str((cache.facts(copy).get("source") or [""])[0]) for copy in cache.item(key).copies)
+    uuids = (source.removeprefix(DTOOL) for source in sources)
+    return next((uuid for uuid in uuids if view_key(uuid) == key), None)
 
 
 # -- use ---------------------------------------------------------------------------------------------------------------
@@ -292,16 +300,54 @@ def release(
         if generation not in (None, str(copy.generation)):
             continue
         for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
-            cache.release_copies(owners, [(one.key, one.generation) for one in _links(str(cache.path(copy))) or ()])
+            cache.release_copies(owners, _leased_for(cache, copy, prefixes))
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:
                 return count
     return count
 
 
+def _leased_for(cache: Cache, view: Copy, prefixes: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Keys and generations of what is leased together with a view by holders of these prefixes.
+
+    If a purge of the file system removed links, what they led to is found among the dataset's items that are leased:
+    the newest copies when the view was made, but none that another view of these holders needs.
+    """
+    links = _shown_by(cache, view)
+    if links is not None:
+        return [(one.key, one.generation) for one in links]
+    left = {one.key: one.generation for one in _shown_by(cache, view, all_of_it=False) or ()}
+    others = [copy for copy in cache.item(view.key).copies if copy.generation != view.generation]
+    needed = Counter[tuple[str, str]]()
+    for copy in others:
+        for one in _shown_by(cache, copy) or ():
+            needed[one.key, one.generation] += _leases(copy, prefixes)
+    uuid = _uuid_of(cache, view.key)
+    for item in cache.items() if uuid is not None else ():
+        identifier = layout.key_label(item.key).rpartition(".")[2]
+        if uuid is None or item.key in left or item.key != dtool_source.item_key(uuid, identifier):
+            continue
+        spare = [copy for copy in item.copies if _leases(copy, prefixes) > needed[item.key, str(copy.generation)]]
+        older = [copy for copy in spare if copy.generation.created <= view.generation.created]
+        if spare:  # the newest first
+            left[item.key] = str((older or spare[-1:])[0].generation)
+    return list(left.items())
+
+
+def _leases(copy: Copy, prefixes: tuple[str, ...]) -> int:
+    return sum(1 for one in copy.held if one.lease and one.lease.holder.startswith(prefixes))
+
+
+def _shown_by(cache: Cache, view: Copy, *, all_of_it: bool = True) -> list[_Shown] | None:
+    """What a view shows; None if it is not whole. `all_of_it`: False for the links that are still there."""
+    path = cache.path(view)
+    if path is None:
+        return None
+    return _links(str(path), view.generation.entries if all_of_it else None)
+
+
 def evict(cache: Cache, key: str) -> bool:
     """Remove what views show and nobody uses, then the views; whether nothing is left."""
-    paths = [str(cache.path(copy)) for copy in cache.item(key).copies]
-    shown = {one.key for path in paths for one in _links(path) or ()}
+    shown = {one.key for copy in cache.item(key).copies for one in _shown_by(cache, copy, all_of_it=False) or ()}
     gone = [cache.evict_if_idle(item) for item in sorted(shown)]
     return all(gone) and cache.evict_if_idle(key)

@@ -1,8 +1,8 @@
 """Which copies of an item may be used: those of the version that its source has now, as far as that is asked for.
 
-Without further terms, local sources are looked at, and nothing is asked over a network. With `max_age`, the
-source of a copy that is older is asked whether it has changed. When it says that it has not, that is noted beside the
-copy, as a name with the time, so that it counts as fresh from then on.
+Local sources are always looked at: the same path may be another file on another host. Without further terms, nothing
+is asked over a network. With `max_age`, the source of a copy that is older is asked whether it has changed. When it
+says that it has not, that is noted beside the copy, as a name with the time, so that it counts as fresh from then on.
 """
 
 from __future__ import annotations
@@ -67,9 +67,10 @@ class Freshness:
         return self._judged[name]
 
     def _judge(self, generation: Generation) -> bool:
-        if self._max_age is None:
-            return self._is_as_now(generation)
-        if all(versions.is_pinned(chain) for chain in self._wanted.stack.chains) or self._is_young(generation):
+        if not self._is_as_now(generation):
+            return False
+        if not self._must_ask(generation):
+            self._warn_of_unreadable()
             return True
         if self._outdated is not None and generation.created < self._outdated:
             return False  # nor has it the version before that
@@ -80,16 +81,29 @@ class Freshness:
         return False
 
     def _is_as_now(self, generation: Generation) -> bool:
+        """Whether it is of the version that local sources have, as far as they can be looked at."""
+        return versions.fits(self._local, generation.version, lambda: self._noted(generation))
+
+    @property
+    def _local(self) -> versions.Now:
         if self._now is None:
             self._now = versions.now(self._wanted.stack)
-        if not versions.fits(self._now, generation.version, lambda: self._noted(generation)):
+        return self._now
+
+    def _must_ask(self, generation: Generation) -> bool:
+        """Whether the sources that a look does not tell the version of must be asked."""
+        if self._max_age is None:
             return False
-        if self._now.unreadable and not self._warned:
+        chains = self._wanted.stack.chains
+        looked_at = all(versions.is_pinned(chain) or versions.tracked(chain) is not None for chain in chains)
+        return not (looked_at and not self._local.unreadable) and not self._is_young(generation)
+
+    def _warn_of_unreadable(self) -> None:
+        if self._local.unreadable and not self._warned:
             self._warned = True
             self._around.warn(
-                f"cannot look at {self._now.unreadable[0]}; using the copy that was fetched when it could be read"
+                f"cannot look at {self._local.unreadable[0]}; using the copy that was fetched when it could be read"
             )
-        return True
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -117,13 +131,15 @@ class Freshness:
             if versions.is_pinned(chain):
                 continue
             source = versions.tracked(chain)
-            if source is not None:
+            if source is None:
+                same = sources.is_unchanged(self._around.fs, self._around.clock, self._around.note, chain, fact)
+            elif self._local.unreadable:
                 try:
                     same = versions.look(source.location).text == versions.text_of(fact)
                 except OSError as error:
                     raise versions.unreadable(source, error) from error
             else:
-                same = sources.is_unchanged(self._around.fs, self._around.clock, self._around.note, chain, fact)
+                same = True  # see _is_as_now
             if not same:
                 return False
         return True

@@ -140,6 +140,41 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert not os.path.exists(path)
 
 
+@pytest.mark.parametrize("purged", ["directory", "payload", "link"])
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_dataset_whose_directory_was_purged_is_given_back(sc, dataset, cache_dir, purged, by_path):
+    """The items would stay leased, without a word, by whoever has given back all that it used."""
+    word = f"dtool:{dataset.uri}"
+    path = sc("use", word)
+    if purged == "link":
+        (Path(path) / "bare").unlink()
+    else:
+        shutil.rmtree(Path(path).parent if purged == "payload" else path)
+    again = sc("use", word)
+    assert shown(again) == FILES
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 2)
+    sc("unuse", path if by_path else word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+    sc("unuse", word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert "nothing to give back" in sc("unuse", word)
+
+
+def test_giving_back_a_purged_directory_keeps_what_another_one_shows(sc, dataset, cache_dir):
+    """A job would lose the protection of what it reads, because it has given back something else."""
+    word = f"dtool:{dataset.uri}"
+    old = Path(sc("use", word))
+    gone = (old / "bare").resolve()
+    gone.unlink()
+    new = sc("use", word)
+    shutil.rmtree(old)
+    sc("unuse", old)
+    sc("clean", "--all", "-y", "--grace", "0s")
+    assert shown(new) == FILES
+    assert not gone.parents[1].exists()
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+
+
 def test_a_path_of_a_dataset_means_that_very_directory(sc, dataset, cache_dir):
     """A job whose data was replaced would give back what another one reads, and have it deleted."""
     word = f"dtool:{dataset.uri}"

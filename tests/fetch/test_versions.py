@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import httpserver
 from faults import Counting, FakeClock, Interposing
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog import items
@@ -187,13 +188,27 @@ def test_a_name_stands_for_what_its_source_is_now(cache: Cache, source: str) -> 
     assert cache.use(source, name="ref").path.read_text() == "TTTT\n"
 
 
-def test_max_age_saves_the_look_at_a_local_source(cache: Cache, source: str, clock: FakeClock) -> None:
-    """Who has a tree of a million files could not do without going through it at every use."""
-    first = cache.use(source)
+@pytest.mark.parametrize("name", [None, "ref"])
+def test_a_local_source_is_looked_at_whatever_the_age(cache: Cache, source: str, name: str | None) -> None:
+    """With --max-age, a job would be given the content of a file of another host, or of one that has changed."""
+    first = cache.use(source, name=name)
+    assert cache.use(source, name=name, max_age=60).path == first.path
     change(source, "TTTT\n")
-    assert cache.use(source, max_age=60).path == first.path
-    clock.let_pass(61)
-    assert cache.use(source, max_age=60).path.read_text() == "TTTT\n"
+    assert cache.use(source, name=name, max_age=60).path.read_text() == "TTTT\n"
+
+
+def test_a_local_source_with_another_of_a_server_is_looked_at_as_well(
+    cache: Cache, source: str, clock: FakeClock
+) -> None:
+    """What is made of a local file and of a URL would keep the old content of the file."""
+    with httpserver.serve() as server:
+        url = server.page("/b", b"b", etag='"1"')
+        first = cache.use(source, url, max_age=60)
+        assert (cache.use(source, url, max_age=60).path, server.gets["/b"]) == (first.path, 1)
+        clock.let_pass(61)
+        assert (cache.use(source, url, max_age=60).path, server.gets["/b"]) == (first.path, 2)
+        change(source, "TTTT\n")
+        assert (cache.use(source, url, max_age=60).path / Path(source).name).read_text() == "TTTT\n"
 
 
 def test_a_copy_says_what_it_is_of(cache: Cache, source: str, tmp_path: Path) -> None:
