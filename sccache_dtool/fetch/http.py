@@ -18,7 +18,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.context import Job, Retrieved, silently
-from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.urls import path_of, readable
@@ -48,9 +48,6 @@ _PART = 206
 _NOT_MODIFIED = 304
 _NO_SUCH_FILE = frozenset({404, 410})
 _BEYOND = 416  # the range begins at the end, or after it
-
-#: Characters of an ETag or a date that is noted; a longer one is not.
-_LONGEST_VERSION = 1000
 
 #: Characters of a Content-Disposition that is read: `email` takes much longer for longer ones.
 _LONGEST_DISPOSITION = 4096
@@ -97,7 +94,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     request is a GET whose body is not read, because a URL that is signed for GET is refused for HEAD.
     """
     noted = {name: text for name in ("etag", "last_modified") if isinstance(text := fact.get(name), str)}
-    if not noted or not all(_is_version(text) for text in noted.values()):
+    if not noted or not all(is_version(text) for text in noted.values()):
         return False
     headers = {"Accept-Encoding": "identity"}
     if "etag" in noted:
@@ -144,12 +141,7 @@ def named_version(response: requests.Response) -> dict[str, str]:
     if sent is not None and changed is not None and sent - changed >= 1:
         headers["last_modified"] = "Last-Modified"
     texts = {name: _header(response, header) for name, header in headers.items()}
-    return {name: text for name, text in texts.items() if _is_version(text)}
-
-
-def _is_version(text: str) -> bool:
-    """Whether a text can be noted, and sent again: what is noted, others may have changed."""
-    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_VERSION
+    return {name: text for name, text in texts.items() if is_version(text)}
 
 
 def _named_before(origin: Origin | None) -> dict[str, str]:
