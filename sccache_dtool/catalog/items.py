@@ -267,9 +267,9 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
 
 
 def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
-    """The name of what users read in a generation; None if there is not exactly one.
+    """The name of what users read in a generation; None if there is none.
 
-    `fresh`: ask the server, whatever a network file system's client remembers.
+    Programs put files beside it, such as an index: then it is the one that was noted when it was fetched. `fresh`: ask the server, whatever a network file system's client remembers.
     """
     if fresh:
         _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
@@ -279,7 +279,10 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
         if error.errno not in GONE:
             raise
         return None
-    return found[0] if len(found) == 1 else None
+    if len(found) > 1:
+        noted = facts_if_readable(fs, place, key, str(generation), lambda text: None).get("payload")
+        found = [name for name in found if name == noted]
+    return found[0] if found else None
 
 
 #: Entries of a directory that are counted to see whether some have been removed.
@@ -343,7 +346,7 @@ def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str,
 def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 
-    Raises FileNotFoundError if there is not exactly one payload: then there is nothing to describe.
+    Raises FileNotFoundError if there is not exactly one file or directory: then there is nothing to describe.
     """
     directory = place.generation(copy.key, str(copy.generation))
     payload = payload_name(fs, place, copy.key, copy.generation)
