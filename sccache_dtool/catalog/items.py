@@ -269,7 +269,8 @@ def refresh(fs: FileSystem, place: Layout, key: str) -> None:
 def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
     """The name of what users read in a generation; None if there is none.
 
-    Programs put files beside it, such as an index: then it is the one that was noted when it was fetched. `fresh`: ask the server, whatever a network file system's client remembers.
+    Programs put files beside it, such as an index: then it is the one that was noted when it was fetched.
+    `fresh`: ask the server, whatever a network file system's client remembers.
     """
     if fresh:
         _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")

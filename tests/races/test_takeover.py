@@ -370,7 +370,9 @@ def test_what_is_damaged_is_not_continued(
         assert path.read_bytes() == BODY
 
 
-@pytest.mark.parametrize("name", ["../../../../../thesis", "{precious}", "..", "a/../../b", "", "\x1b[2J", "\ud800", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../../../../../thesis", "{precious}", "..", "a/../../b", "", "\x1b[2J", "\ud800", "a\0b"]
+)
 def test_what_others_left_of_a_download_leads_nowhere_else(
     place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], tmp_path: Path, name: str
 ) -> None:
