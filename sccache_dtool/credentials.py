@@ -42,9 +42,6 @@ NAMES: dict[str, str] = {
     "client_secret": "", "password": "", "passwd": "", "rlkey": "", "private_link": "",
 }  # fmt: skip
 
-# To the last "@": a password may have any character in it that its owner forgot to encode.
-_USERS = r"//\S*@"
-
 # A parameter with its value, also where a URL stands percent-encoded within another.
 _MARK = r"[?&;#]|%(?:25)*(?:3F|26|3B|23)"
 _PAIR = rf"(?i)({_MARK})([^\s=&;#?'\"<>%]+)(=|%(?:25)*3D)((?:(?!{_MARK})[^\s'\"<>])*)"
@@ -59,7 +56,16 @@ def hide_also(names: Iterable[str]) -> None:
 
 def hide(text: str) -> str:
     """`text` with its URLs without user names and passwords, and with ``***`` for other credentials."""
-    return _pairs(re.sub(_USERS, "//", text), _also, rf"\1\2\3{HIDDEN}") if text else text
+    return _pairs(re.sub(r"\S+", _without_user, text), _also, rf"\1\2\3{HIDDEN}") if text else text
+
+
+def _without_user(word: re.Match[str]) -> str:
+    """A word without what is between ``//`` and the last ``@``, in time that grows with its length alone.
+
+    To the last one, because a password may have any character in it that its owner forgot to encode.
+    """
+    before, slashes, after = word[0].partition("//")
+    return before + slashes + after.rpartition("@")[2]
 
 
 def without(url: str, also: Collection[str] = ()) -> str:
@@ -78,7 +84,8 @@ def without(url: str, also: Collection[str] = ()) -> str:
 def _kept(query: str, also: Collection[str]) -> str:
     parts = query.split("&")
     names = [part.partition("=")[0].lower() for part in parts]
-    kept = [part for part, name in zip(parts, names, strict=True) if not ("=" in part and _is(name, names, also))]
+    beside = frozenset(names)
+    kept = [part for part, name in zip(parts, names, strict=True) if not ("=" in part and _is(name, beside, also))]
     return _pairs("&".join(kept), also, "")
 
 
@@ -86,12 +93,12 @@ def _pairs(text: str, also: Collection[str], instead: str) -> str:
     """`text` with `instead` in the place of each parameter in it that is a credential."""
     if not re.search(r"=|%(?:25)*3D", text, re.IGNORECASE):
         return text
-    names = [match[2].lower() for match in re.finditer(_PAIR, text)]
+    names = frozenset(match[2].lower() for match in re.finditer(_PAIR, text))
     return re.sub(_PAIR, lambda match: match.expand(instead) if _is(match[2].lower(), names, also) else match[0], text)
 
 
-def _is(name: str, beside: Collection[str], also: Collection[str]) -> bool:
+def _is(name: str, beside: frozenset[str], also: Collection[str]) -> bool:
     for pattern, partner in NAMES.items():
-        if fnmatchcase(name, pattern) and (not partner or any(one in beside for one in partner.split())):
+        if fnmatchcase(name, pattern) and (not partner or not beside.isdisjoint(partner.split())):
             return True
     return any(fnmatchcase(name, pattern) for pattern in also)

@@ -29,6 +29,12 @@ def test_no_credential_is_shown(text: str) -> None:
     assert "SECRET" not in hide(text)
 
 
+@pytest.mark.parametrize("text", ["/", "//x", "?a=", "?token=x&st=1"])
+def test_a_long_text_of_a_server_is_hidden_in_time_that_grows_with_its_length(text: str) -> None:
+    """A server that redirects to a long enough URL would hold a job for hours, while an error is worded."""
+    assert "token=x" not in hide(text * 20_000)
+
+
 @pytest.mark.parametrize(
     "text", ["https://h/x?versionId=1&sv=2", "a = b & c", "x?a=1#sig", "cannot fetch https://h/x: 404", "?token", ""]
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sccache_dtool.disk import names
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import (
     CleaningName,
     EndedName,
@@ -272,3 +273,18 @@ def test_words_do_not_mean_the_item_that_the_user_stands_in(
     os.makedirs(directory)
     monkeypatch.chdir(directory)
     assert place.key_of(word) is None
+
+
+@pytest.mark.parametrize("inner", ["..", "a/../../x", "../x", "a/.."])
+def test_no_path_below_the_control_directory_leads_upwards(tmp_path: Any, inner: str) -> None:
+    """A text of somebody else's that became part of a path would have a file of the user's own replaced."""
+    control = tmp_path / ".sc-dtool"
+    (control / "a").mkdir(parents=True)
+    (control / "f").write_text("f")
+    (tmp_path / "x").write_text("precious")
+    fs = FileSystem()
+    with pytest.raises(OSError, match="upwards"):
+        fs.rename(f"{control}/f", f"{control}/{inner}")
+    with pytest.raises(OSError, match="upwards"), fs.way_to(str(control)) as way:
+        fs.remove_tree(f"{control}/{inner}", via=way)
+    assert (tmp_path / "x").read_text() == "precious"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import httpserver
 from faults import Call, Counting, Failing
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog import items
@@ -152,6 +153,28 @@ def test_what_programs_put_beside_the_files_does_not_matter(make_cache: Making, 
     lease.release()
     (lease.path / "a" / "two.index").write_text("an index")
     assert make_cache().use(tree).path == lease.path
+
+
+def test_what_programs_put_beside_a_file_does_not_matter(make_cache: Making, tmp_path: Path, layout: Layout) -> None:
+    """An index beside a file would have the file fetched again by each use, or lost, where its server is gone."""
+    with httpserver.serve() as server:
+        url = server.page("/7", b"ACGT\n", headers={"Content-Disposition": "attachment; filename=ref.fa"})
+        with make_cache().use(url) as path:
+            path.with_name("a.fai").write_text("index")
+            path.with_name("ref.fa.fai").write_text("index")
+    (before,) = copies(layout)
+    cache = make_cache()
+    with cache.use(url) as again:
+        assert again == path
+    assert copies(layout) == [before]
+    (copy,) = next(iter(cache.items())).copies
+    assert cache.path(copy) == path
+    key = copy.key
+    cache.remove(key, keep_for=3600.0)
+    cache.restore(key)
+    with cache.use(url) as restored:
+        assert restored.name == "ref.fa"
+        assert restored.with_name("ref.fa.fai").read_text() == "index"
 
 
 def test_directories_and_empty_items_are_whole(make_cache: Making, tmp_path: Path) -> None:

@@ -350,7 +350,7 @@ def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str,
 def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 
-    Raises FileNotFoundError if there is not exactly one payload: then there is nothing to describe.
+    Raises FileNotFoundError if there is not exactly one file or directory: then there is nothing to describe.
     """
     directory = place.generation(copy.key, str(copy.generation))
     payload = payload_name(fs, place, copy.key, copy.generation)

@@ -21,6 +21,9 @@ from sccache_dtool.disk.trees import give_mode
 #: The path of a member, relative to the directory, as its components; empty for the directory itself.
 Parts = tuple[str, ...]
 
+#: The longest path of a member in components: as many as a zip can say, and more than tar can unpack.
+_DEEPEST = 32_768
+
 #: The kernel follows no more symbolic links than this (path_resolution(7)).
 _MOST_LINKS = 40
 
@@ -181,6 +184,8 @@ class Extraction:
         """The directory that a member goes into, free of symbolic links, and the member's name in it."""
         if not path:
             raise Refused("it would take the place of the directory itself")
+        if len(path) > _DEEPEST:
+            raise Refused(f"it would be more than {_DEEPEST} directories deep")
         return self._resolve(path[:-1], what), path[-1]
 
     def _resolve(self, path: Parts, what: str = "its path") -> Parts:

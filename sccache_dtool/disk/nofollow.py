@@ -129,6 +129,9 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
         top, inner = match.groups()
         here = _enter(None, top, path, len(top), flags)
     *way, name = inner.split("/")
+    if name == ".." or ".." in way:
+        _leave(here, via)
+        raise OSError(errno.EINVAL, "a path within a cache must not lead upwards", path)
     end = len(top)
     for part in way:
         end += len(part) + 1

@@ -38,8 +38,12 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def encode_document(fields: Mapping[str, Any]) -> str:
-    """`fields` as JSON for people to read with `cat`: for files, whose length is no matter."""
-    return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    """`fields` as JSON for people to read with `cat`: for files, whose length is no matter.
+
+    In UTF-8; what cannot be written in it, as in the name of a file, is escaped.
+    """
+    text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def decode_document(text: str) -> dict[str, Any]:

@@ -13,8 +13,14 @@ NOTHING = frozenset(
      "iso-8859-1", "latin1"}
 )  # fmt: skip
 
+#: Codings of one body that are undone, at most, as urllib3 has it.
+MOST = 5
+
 #: Bytes that come out of a decoder at once: a small body may become a very large file.
 _AT_ONCE = 1 << 20
+
+#: Bytes that a decoder is given at once if what comes out of it cannot be limited: ten may become 16 MiB.
+_SIP = 64
 
 
 class CannotDecode(ValueError):
@@ -109,6 +115,7 @@ class _Other:
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
+        self._can_limit = hasattr(decoder, "has_unconsumed_tail")  # since urllib3 2.6, for packages that can
 
     @classmethod
     def find(cls, name: str) -> _Other | None:
@@ -119,10 +126,17 @@ class _Other:
         return cls(response._get_decoder(name))
 
     def decode(self, data: bytes) -> Iterator[bytes]:
+        for begin in range(0, len(data), _SIP):
+            yield self._decompress(data[begin : begin + _SIP])
+            while self._can_limit and self._decoder.has_unconsumed_tail:
+                yield self._decompress(b"")
+
+    def _decompress(self, data: bytes) -> bytes:
         from urllib3.exceptions import HTTPError
 
+        limit = {"max_length": _AT_ONCE} if self._can_limit else {}
         try:
-            yield self._decoder.decompress(data)
+            return bytes(self._decoder.decompress(data, **limit))
         except HTTPError:
             raise
         except Exception as error:  # each package has errors of its own

@@ -21,6 +21,10 @@ from sccache_dtool.fetch.request import Wanted
 
 Tell = Callable[[str], None]
 
+#: Seconds by which the clocks of two hosts may differ. What was noted later than that from now was noted by a clock
+#: that was wrong, and would count as fresh until that time has come.
+_MOST_AHEAD = 60.0
+
 
 class Surroundings(NamedTuple):
     """Where copies are, and whom to tell."""
@@ -118,7 +122,9 @@ class Freshness:
             fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
         except (ValueError, OverflowError, OSError):
             fetched = 0.0
-        return self._around.clock.wall() - max(fetched, *self._checks(generation), 0.0) < max_age
+        now = self._around.clock.wall()
+        known = [moment for moment in (fetched, *self._checks(generation)) if moment <= now + _MOST_AHEAD]
+        return now - max(known, default=0.0) < max_age
 
     def _is_unchanged(self, generation: Generation) -> bool:
         from sccache_dtool.fetch import sources

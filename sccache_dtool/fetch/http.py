@@ -18,7 +18,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.context import Job, Retrieved, silently
-from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.urls import path_of, readable
@@ -49,8 +49,8 @@ _NOT_MODIFIED = 304
 _NO_SUCH_FILE = frozenset({404, 410})
 _BEYOND = 416  # the range begins at the end, or after it
 
-#: Characters of an ETag or a date that is noted; a longer one is not.
-_LONGEST_VERSION = 1000
+#: Characters of a Content-Disposition that is read: `email` takes much longer for longer ones.
+_LONGEST_DISPOSITION = 4096
 
 #: Answers that may be others later: timeout, too early, too many requests, and the server's own troubles.
 _TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -94,7 +94,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     request is a GET whose body is not read, because a URL that is signed for GET is refused for HEAD.
     """
     noted = {name: text for name in ("etag", "last_modified") if isinstance(text := fact.get(name), str)}
-    if not noted or not all(_is_version(text) for text in noted.values()):
+    if not noted or not all(is_version(text) for text in noted.values()):
         return False
     headers = {"Accept-Encoding": "identity"}
     if "etag" in noted:
@@ -141,12 +141,7 @@ def named_version(response: requests.Response) -> dict[str, str]:
     if sent is not None and changed is not None and sent - changed >= 1:
         headers["last_modified"] = "Last-Modified"
     texts = {name: _header(response, header) for name, header in headers.items()}
-    return {name: text for name, text in texts.items() if _is_version(text)}
-
-
-def _is_version(text: str) -> bool:
-    """Whether a text can be noted, and sent again: what is noted, others may have changed."""
-    return text.isascii() and text.isprintable() and 0 < len(text) <= _LONGEST_VERSION
+    return {name: text for name, text in texts.items() if is_version(text)}
 
 
 def _named_before(origin: Origin | None) -> dict[str, str]:
@@ -295,7 +290,13 @@ class _Download:
                 f"cannot fetch {self._source.canonical}: the server sends it coded as {plain(', '.join(transferred))} "
                 "for the transfer, which cannot be decoded here"
             )
-        return [*applied, *transferred]
+        undo = [*applied, *transferred]
+        if len(undo) > codings.MOST:
+            raise FetchFailed(
+                f"cannot fetch {self._source.canonical}: the server says that it has coded it {len(undo)} times over; "
+                f"more than {codings.MOST} are not undone"
+            )
+        return undo
 
     def _pieces(self, response: requests.Response, *, slowly: bool) -> Iterator[bytes]:
         """The body as it is sent; after a while in larger pieces, if the line is fast."""
@@ -431,8 +432,10 @@ def _is_all(part: _Part | None) -> bool:
 
 
 def _header(response: requests.Response, name: str) -> str:
-    """A header in one line: it may have been folded (RFC 9112, 5.2). Empty if it is not there."""
-    return re.sub(r"\s*\r?\n\s*", " ", response.headers.get(name, "")).strip()
+    """A header in one line; empty if it is not there."""
+    from sccache_dtool.fetch.transport import unfolded
+
+    return unfolded(response.headers.get(name, ""))
 
 
 def _length(response: requests.Response) -> int | None:
@@ -467,17 +470,23 @@ def _validator(response: requests.Response) -> str | None:
 def _disposition(response: requests.Response) -> str | None:
     """The file name in Content-Disposition (RFC 6266), fit to be one; None without one."""
     value = _header(response, "Content-Disposition")
-    if not value:
+    if not value or len(value) > _LONGEST_DISPOSITION:
         return None
     from email.message import Message
     from email.utils import collapse_rfc2231_value
 
     message = Message()
     message["Content-Disposition"] = value
-    names = [text for name, text in message.get_params([], "content-disposition") if name == "filename"]
+    try:
+        names = [text for name, text in message.get_params([], "content-disposition") if name == "filename"]
+    except ValueError:  # of a part whose number has thousands of digits
+        return None
     names.sort(key=lambda text: not isinstance(text, tuple))  # ``filename*`` before ``filename``
     for text in names:
-        name = collapse_rfc2231_value(text)
+        try:
+            name = collapse_rfc2231_value(text)
+        except ValueError:  # of what is not in the character set that it names, or of that name
+            continue
         with contextlib.suppress(UnicodeError):
             name = name.encode("latin-1").decode()  # what is not ASCII is UTF-8 nowadays
         name = CONTROL.sub("", re.split(r"[/\\]", name)[-1]).strip().lstrip(".")

@@ -76,6 +76,9 @@ def _follow(fs: FileSystem, path: str) -> str:
                 return path
             raise
         path = os.path.join(os.path.dirname(path), text).rstrip("/") or "/"
+        directory, name = os.path.split(path)
+        # As the kernel goes it: a path that leads upwards is refused where it lies in a cache, such as in a view.
+        path = os.path.realpath(path) if name in ("", "..") else os.path.join(os.path.realpath(directory), name)
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 

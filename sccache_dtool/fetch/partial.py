@@ -22,6 +22,14 @@ from sccache_dtool.protocol import downloads
 
 _ORIGIN = ".origin"
 
+#: Characters of an ETag or a date that is noted; a longer one is not.
+_LONGEST_VERSION = 1000
+
+
+def is_version(text: str) -> bool:
+    """Whether what a server calls a version can be noted, and sent again: what is noted, others may have changed."""
+    return text.isascii() and text.isprintable() and text == text.strip() and 0 < len(text) <= _LONGEST_VERSION
+
 
 class Origin(NamedTuple):
     """Which version of which file bytes are the beginning of."""
@@ -43,6 +51,8 @@ class Origin(NamedTuple):
             and isinstance(name, str | None)
         ):
             raise records.Damaged("no origin of a download")
+        if validator is not None and not is_version(validator):
+            raise records.Damaged("no version of a file that a server could have named")
         return cls(source, validator, length, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -73,7 +74,7 @@ def fetch(
     job = Job(fs, clock, track or progress, track, throttle, note=note)
     name = label or stack.label
     what = stack.source or plain(name)
-    if name in (".", "..") or "/" in name or CONTROL.search(name):
+    if not is_payload_name(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     try:
         return _Fetch(job, stack, area, shared, queue, bring).run(name)
@@ -86,6 +87,15 @@ def fetch(
         raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
     finally:
         job.progress.done()
+
+
+def is_payload_name(name: str) -> bool:
+    """Whether a payload can be called so: a file name that drives no terminal."""
+    try:
+        os.fsencode(name)
+    except UnicodeError:
+        return False
+    return name not in ("", ".", "..") and "/" not in name and not CONTROL.search(name)
 
 
 class _Fetch:
@@ -135,7 +145,8 @@ class _Fetch:
             job = self._job._replace(number=index, step=chain.steps[0] if chain.steps else "")
             came.append(self._retrieve(job, chain, f"{self._work}/{index}"))
         if self._stack.provisional and came[0].name:
-            name = label_for(came[0].name, chains[0].steps)
+            given = label_for(came[0].name, chains[0].steps)  # by a server, or what others left of a download
+            name = given if is_payload_name(given) else name
         target = f"{self._payload}/{name}"
         if len(chains) > 1:
             self._fs.mkdir(target, shared=self._shared)

@@ -29,8 +29,8 @@ __all__ = ["FETCH", "TAKEN", "WAIT", "State", "Transfer", "parts"]
 
 WAIT = "wait"
 
-#: Names that elections of fetchers give to signs.
-_SIGN = r"[0-9a-f]{32}\.by-[0-9a-f]{16}"
+#: Names that elections of fetchers give to signs; those of local sources have the version in them, see `Freshness`.
+_SIGN = r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.by-[0-9a-f]{16}"
 
 
 class State(StrEnum):

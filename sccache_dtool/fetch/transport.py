@@ -7,7 +7,6 @@ short, not at its end. Redirects are followed here: no body of theirs is read, a
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from http import HTTPStatus
@@ -132,10 +131,15 @@ def answer(
     raise BadRedirect(f"more than {MOST_REDIRECTS} redirects")
 
 
+def unfolded(header: str, between: str = " ") -> str:
+    """A header in one line: it may have been folded (RFC 9112, 5.2). `between`: what is to be where it was."""
+    return between.join(line.strip() for line in header.split("\n")).strip()
+
+
 def _target(came: requests.Response) -> str | None:
     if came.status_code not in _REDIRECTS:
         return None
-    target = re.sub(r"\s*\r?\n\s*", "", came.headers.get("Location", "")).strip()
+    target = unfolded(came.headers.get("Location", ""), "")
     if not target:
         return None
     try:

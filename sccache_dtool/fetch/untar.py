@@ -35,6 +35,9 @@ _ZSTD_NAMES = (".tar.zst", ".tzst", ".tar.zstd")
 #: The magic of GNU's own format, and of its oldest.
 _GNU_MAGIC = b"ustar  \0"
 
+#: Bytes of all headers of one member: its names, its extended attributes, where its holes are.
+_MOST_OF_HEADERS = 16 << 20
+
 # Types of members that only GNU tar writes, and `tarfile` does not know.
 _DUMP_DIRECTORY = b"D"  # of an incremental dump: a directory, with a list of its files as its data
 _CONTINUED = b"M"  # the rest of a file whose beginning is in another volume
@@ -106,9 +109,19 @@ class _Stream:
         self._piece = b""
         self._used = 0  # bytes of the piece
         self._position = 0
+        self._of_headers = 0  # bytes that were read of the next member's
+
+    def begin_member(self) -> None:
+        """What is read from now on are the headers of another member."""
+        self._of_headers = 0
 
     def read(self, size: int) -> bytes:
-        """`size` bytes; fewer only at the end."""
+        """`size` bytes of headers, for `tarfile`, which keeps them in memory; fewer only at the end."""
+        self._of_headers += size
+        if self._of_headers > _MOST_OF_HEADERS:
+            raise FetchFailed(
+                f"cannot unpack {self._source}: a member has headers of more than {_MOST_OF_HEADERS >> 20} MiB"
+            )
         parts = []
         while size > 0 and (part := self.some(size)):
             parts.append(part)
@@ -193,6 +206,7 @@ class _Unpacker:
     def run(self, archive: tarfile.TarFile) -> None:
         while (member := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them in memory
+            self._stream.begin_member()
             try:
                 self._unpack(member)
             except Refused as error:

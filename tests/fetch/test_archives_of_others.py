@@ -266,6 +266,33 @@ def test_links_that_lead_outside_or_nowhere_are_refused(unpack, tmp_path, member
     assert sorted(os.listdir(tmp_path)) == ["area1", "x.tar"]
 
 
+def headers_without_end(kind):
+    """A compressed archive of a few kilobytes whose first member has headers of 256 MiB."""
+    if kind == "sparse":
+        begin = bytearray(typed(tar(("f", FILE, b""), form=tarfile.GNU_FORMAT), b"S"))[:BLOCK]
+        begin[482] = 1
+        begin[148:156] = b" " * 8
+        begin[148:156] = b"%06o\0 " % sum(begin)
+        block = (b"%011o\0" % 1 + b"%011o\0" % 1) * 21 + b"\1" + bytes(7)
+        return gzip.compress(bytes(begin) + block * (256 << 11))
+    member = tarfile.TarInfo("x")
+    member.type, member.size = kind.encode(), 256 << 20
+    return gzip.compress(member.tobuf(tarfile.GNU_FORMAT) + b"a" * (256 << 20))
+
+
+@pytest.mark.parametrize("kind", ["x", "g", "L", "K", "sparse"])
+def test_headers_that_would_fill_the_memory_are_refused(unpack, kind):
+    """An archive of a few kilobytes could end a job for want of memory, and others on its node."""
+    with pytest.raises(FetchFailed, match="headers of more than"):
+        unpack(headers_without_end(kind), "tar")
+
+
+def test_a_path_of_a_million_directories_is_refused(unpack):
+    """A single member could keep a job busy for days."""
+    with pytest.raises(FetchFailed, match="directories deep"):
+        unpack(gzip.compress(tar(("a/" * 1_000_000 + "f", FILE, b"1"))), "tar")
+
+
 # -- compressed files --------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import errno
 import gzip
 import hashlib
 import http.client as http_client
+import importlib
 import os
 import re
 import socket
@@ -24,7 +25,7 @@ from faults import FakeClock
 from httpserver import Page, past_proxies
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed, NoSpace
-from sccache_dtool.fetch import http, retry, sources
+from sccache_dtool.fetch import codings, http, retry, sources, transport
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
@@ -863,6 +864,13 @@ def name_of(tmp_path, clock):
         ("attachment; filename*=UTF-8''%FF%FF", "\ufffd\ufffd"),
         ("attachment", "download"),
         ("; ; =;", "download"),
+        (f"attachment; filename*{'9' * 5000}*=ref.fa", "download"),
+        (f"attachment; filename*{'9' * 4000}0000*=a; filename*{'8' * 4000}*=b", "download"),
+        (f"attachment; filename*=idna''%C3%A9{'a' * 100}", "download"),
+        ("attachment; filename*=undefined''%C3", "download"),
+        ("attachment; filename*=punycode''%FF; filename=ref.fa", "ref.fa"),
+        ("attachment; filename*=a%00b''%C3", "download"),
+        ('attachment; filename="' + ";" * 60_000, "download"),
     ],
 )
 def test_a_server_names_what_has_no_name_in_its_url(name_of, server, disposition, name):
@@ -892,6 +900,61 @@ def test_steps_take_their_part_of_a_name_that_the_server_gives(name_of, server):
     headers = {"Content-Disposition": 'attachment; filename="ref.fa.gz"'}
     url = server.page("/download", gzip.compress(BODY), headers=headers)
     assert name_of(url, "gz") == "ref.fa"
+
+
+def test_a_header_of_blanks_is_read_in_time_that_grows_with_its_length():
+    """A server that redirects through some of them would hold a job for an hour."""
+    blanks = "a" + " " * 2_000_000 + "b"
+    assert transport.unfolded(blanks) == blanks
+    assert transport.unfolded(" a \r\n\t b\n c ") == "a b c"
+
+
+def test_a_body_that_was_coded_very_often_is_refused(server, get):
+    """Undoing it would take a stack of ten thousand functions, and the memory of as many decoders."""
+    url = server.page("/ref", BODY, headers={"Content-Encoding": ", ".join(["gzip"] * 10_000)})
+    with pytest.raises(FetchFailed, match="coded it 10000 times"):
+        get(url)
+
+
+@pytest.mark.parametrize("limited", [True, False])
+def test_a_bomb_in_a_coding_of_a_package_s_comes_out_in_pieces(monkeypatch, limited):
+    """A server could fill the memory of a job with one small answer."""
+
+    class Bomb:
+        """As urllib3's decoders for br and zstd: each byte is one MiB of zeros."""
+
+        def __init__(self):
+            self.left = 0
+
+        def decompress(self, data, max_length=-1):
+            self.left += len(data) << 20
+            size = self.left if max_length < 0 else min(max_length, self.left)
+            self.left -= size
+            return bytes(size)
+
+        def flush(self):
+            return b""
+
+    if limited:
+        monkeypatch.setattr(Bomb, "has_unconsumed_tail", property(lambda self: self.left > 0), raising=False)
+    monkeypatch.setattr(urllib3.response.HTTPResponse, "CONTENT_DECODERS", ["gzip", "deflate", "bomb"])
+    monkeypatch.setattr(urllib3.response, "_get_decoder", lambda name: Bomb())
+    sizes = [len(piece) for piece in codings.decoded([b"x" * 2000], ["bomb"])]
+    assert sum(sizes) == 2000 << 20
+    assert max(sizes) <= (1 << 20 if limited else 64 << 20)
+
+
+@pytest.mark.parametrize(("package", "name"), [("brotli", "br"), ("backports.zstd", "zstd")])
+def test_codings_of_packages_are_undone(server, get, package, name):
+    """A server that sends br or zstd unasked would have its file refused, or stored in pieces."""
+    try:
+        module = importlib.import_module(package)
+    except ImportError:
+        pytest.skip(f"not installed: {package}")
+    if name not in urllib3.response.HTTPResponse.CONTENT_DECODERS:
+        pytest.skip(f"this urllib3 does not decode {name}")
+    body = BODY + bytes(5 << 20) + BODY
+    assert get(server.page("/ref", module.compress(body), headers={"Content-Encoding": name})) == body
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -144,6 +144,19 @@ def test_max_age_asks_once_in_that_time(cache: Cache, server: httpserver.Server,
     assert len([name for name in names if name]) == 1
 
 
+def test_what_a_clock_that_was_wrong_has_noted_does_not_count(
+    cache: Cache, server: httpserver.Server, clock: FakeClock
+) -> None:
+    """A host whose clock was a year ahead would keep all others from asking for a year."""
+    url = server.page("/x", b"one", etag='"1"')
+    path = cache.use(url).path
+    (path.parents[1] / str(CheckedName(int(clock.wall()) + 31_536_000))).write_text("-")
+    clock.let_pass(100)
+    server.page("/x", b"two", etag='"2"')
+    with cache.use(url, max_age=10) as now:
+        assert now.read_bytes() == b"two"
+
+
 def test_a_restored_copy_is_as_old_as_its_fetch(
     cache: Cache, make_cache: Callable[..., Cache], server: httpserver.Server, clock: FakeClock
 ) -> None:

@@ -461,3 +461,13 @@ def test_a_wrong_digest_is_refused(area, server, position):
     assert f"is {right}, not {wrong}" in error.message
     assert server.url("/x") in error.message
     assert error.exit_code == Exit.FETCH_FAILED
+
+
+def test_a_link_in_a_cache_that_leads_upwards_is_followed(get, tmp_path):
+    """What a view of a dataset shows could not be put into another cache."""
+    view = tmp_path / ".sc-dtool" / "items" / "view"
+    view.mkdir(parents=True)
+    (tmp_path / ".sc-dtool" / "items" / "ref.fa").write_text("ACGT")
+    (view / "link").symlink_to("../../items/ref.fa")
+    (view / "again").symlink_to("./../view/link")
+    assert get(str(view / "link")) == get(str(view / "again")) == b"ACGT"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -22,7 +24,8 @@ from races.actors import SlippingAt, findings, generations, left_in
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, PartName
-from sccache_dtool.fetch import track
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch import track, transfers
 from sccache_dtool.policy.rules import Rules
 
 BODY = os.urandom(6 << 20)
@@ -365,3 +368,77 @@ def test_what_is_damaged_is_not_continued(
         (area / "transfer.json").write_text("[]")
     with actor().use(url) as path:
         assert path.read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../../../thesis", "{precious}", "..", "a/../../b", "", "\x1b[2J", "\ud800", "a\0b"]
+)
+def test_what_others_left_of_a_download_leads_nowhere_else(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], tmp_path: Path, name: str
+) -> None:
+    """A colleague could have a file of the user's own replaced, by what he had left as the name of a download."""
+    precious = tmp_path / "thesis"
+    precious.write_text("precious")
+    below = Path(place).parent / "thesis"
+    below.write_text("precious")
+    url = begun(server)
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
+    origin = area / "work" / "0.origin"
+    facts = json.loads(origin.read_text())
+    text = json.dumps({**facts, "name": name.format(precious=precious)})
+    origin.unlink()
+    origin.write_text(text)
+    with actor().use(url) as path:
+        assert path.name in {"x", "data"}
+        assert path.read_bytes() == BODY
+    assert precious.read_text() == below.read_text() == "precious"
+
+
+@pytest.mark.parametrize("validator", ['"a\r\nX: y"', " ", "\u20ac", "x" * 100_000, ""])
+def test_what_others_left_of_a_download_is_not_sent_as_it_is(
+    place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], validator: str
+) -> None:
+    """A header that cannot be sent would make every download of the item fail, as long as the rest of one is there."""
+    url = begun(server)
+    with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
+        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        first.kill()
+        first.wait()
+    (area,) = Path(layout.tmp).glob("*~fetch~*")
+    origin = area / "work" / "0.origin"
+    text = json.dumps({**json.loads(origin.read_text()), "validator": validator})
+    origin.unlink()
+    origin.write_text(text)
+    with actor().use(url) as path:
+        assert path.read_bytes() == BODY
+
+
+def test_a_copy_from_a_local_file_is_not_taken_away_while_it_runs(
+    layout: Layout, actor: Callable[..., Cache], tmp_path: Path
+) -> None:
+    """Whoever wanted the file's next version would remove what another one is still copying, and who copies it again
+    would do the same; and its room would not be reserved.
+    """
+    source = tmp_path / "ref.fa"
+    source.write_text("ACGT\n")
+    fs = Interposing()
+    seen = []
+
+    def look() -> None:
+        seen.extend(one.state for one in transfers.running(FileSystem(), layout))
+        source.write_text("ACGTACGT\n")
+        with actor().use(str(source)) as path:
+            assert path.read_text() == "ACGTACGT\n"
+        seen.extend(one.state for one in transfers.running(FileSystem(), layout))
+        source.write_text("ACGT\n")
+
+    fs.before("create", look, within="work/0")
+    with contextlib.suppress(FetchFailed):  # the source has changed meanwhile
+        actor(fs=fs).use(str(source)).release()
+    assert seen
+    assert transfers.State.ABANDONED not in seen
+    assert len(seen) == 2
