@@ -29,9 +29,9 @@ SAMPLES = {
 @common_options()
 @pass_invocation
 def sample_command(now: Invocation, name: str | None) -> None:
-    """Print a sample for Slurm, cron or systemd, or list them.
+    """List samples for Slurm, cron and systemd, or print one.
 
-    NAME is a name in the list; its ending may be left out where that means one file only.
+    NAME is a name from the list. Its extension may be left out if only one file has that name.
     """
     if name is None:
         rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
@@ -39,7 +39,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:
-        what = f"{name} could be {' or '.join(found)}" if found else f"there is no sample {name!r}"
+        what = f"{name!r} could mean {' or '.join(found)}" if found else f"there is no sample {name!r}"
         raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
     if now.out.format == "human":

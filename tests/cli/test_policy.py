@@ -116,9 +116,9 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     [
         (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
         (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
-        (["--low-watermark", "75%"], "the low watermark, 75%, has no high one"),
+        (["--low-watermark", "75%"], "the low watermark, 75%, needs a high one"),
         (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
-        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, has no high one"),
+        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, needs a high one"),
     ],
 )
 def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
@@ -156,7 +156,7 @@ def test_a_limit_whose_unit_was_forgotten_is_refused(sc: Sc, put: Put, root: Pat
     """90 instead of 90%, 20 instead of 20TB, or a variable that was never set would empty a cache unasked."""
     path = put("a")
     done = sc("clean", f"--{name.replace('_', '-')}", value)
-    assert (done.code, "is no limit" in done.err or " would be " in done.err) == (2, True)
+    assert (done.code, "is not a limit" in done.err or " would be " in done.err) == (2, True)
     assert "give " in done.err or "clean --all" in done.err
     for text in [f'"{value}"'] + [value] * value.isdecimal() * (value != "00"):
         config(root, f"[clean]\n{name} = {text}\n")
@@ -328,7 +328,7 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
     path = put("a")
     (tmp_path / "plan.json").write_text(text)
     done = sc("clean", "--plan", tmp_path / "plan.json")
-    assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
+    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -356,7 +356,7 @@ def test_a_plan_with_figures_that_are_none_removes_nothing(
     assert lines[place] != before
     plan.write_text("".join(lines))
     done = sc("clean", "--plan", plan)
-    assert (done.code, one_line_error(done)) == (2, "Error: this is no plan that this release can read")
+    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -439,7 +439,7 @@ def test_a_plan_is_carried_out_as_it_is(sc: Sc, put: Put, tmp_path: Path, words:
     path = put("a")
     sc("clean", "--all", "-n", "-o", tmp_path / "plan.json")
     done = sc("clean", "--plan", tmp_path / "plan.json", *words)
-    assert (done.code, one_line_error(done)) == (2, "Error: --plan carries out a plan as it is")
+    assert (done.code, one_line_error(done)) == (2, "Error: --plan cannot be combined with conditions")
     assert path.exists()
 
 
