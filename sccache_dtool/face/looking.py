@@ -158,14 +158,21 @@ class Looking(Opened):
         except CacheError as error:
             self._warn(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
-        return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+        try:
+            return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+        except CacheError as error:  # a mistake in the policy of cleaning, which may protect anything
+            self._warn(f"{error.message}; nothing is counted as reclaimable")
+            return Spared(everything=True)
 
     def reclaimable_piles(self) -> list[Pile]:
         """As `piles`; what `clean --all` would remove counts as old."""
         from sccache_dtool.catalog.loose import YOUNG
 
-        old = self._clock.wall() - max(YOUNG, self.settings.clean_grace)
-        return self.piles(untouched_since=old, exclude=self.settings.clean_exclude)
+        try:
+            grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
+        except CacheError:
+            return self.piles()  # `spared` has warned of it
+        return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
 
     def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
         """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.

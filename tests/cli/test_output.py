@@ -367,7 +367,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_with_debug(sc: Sc, m
     """A user would see a page of Python, and whoever mends it would not."""
     from sccache_dtool.cache import Cache
 
-    def fault(self: Cache) -> None:
+    def fault(self: Cache, **terms: object) -> None:
         raise KeyError("oops")
 
     sc("init")

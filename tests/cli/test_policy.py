@@ -369,7 +369,7 @@ def test_a_plan_that_names_something_twice_removes_nothing(sc: Sc, put: Put, tmp
     plan.write_text("".join([head, one, one, end]))
     done = sc("clean", "--plan", plan)
     assert done.code == 2
-    assert re.fullmatch(r"Error: the plan names \S+ twice", one_line_error(done))
+    assert re.fullmatch(r"Error: the plan contains \S+ twice", one_line_error(done))
     assert path.exists()
 
 
@@ -739,7 +739,7 @@ def test_metrics_that_cannot_be_written_leave_the_old_ones(sc: Sc, put: Put, tmp
     put("a")
     done = sc("metrics", "-o", tmp_path / "missing" / "x.prom")
     assert done.code == 1
-    assert one_line_error(done).startswith("Error: cannot write No such file or directory")
+    assert one_line_error(done).startswith("Error: cannot write ")
 
 
 @pytest.mark.no_cache
