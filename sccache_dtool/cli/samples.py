@@ -13,14 +13,14 @@ from sccache_dtool.errors import UsageError
 
 #: Each file in `samples/`, and what it is for.
 SAMPLES = {
-    "slurm-epilog.sh": "Epilog: gives back what a job still holds",
-    "slurm-task-prolog.sh": "TaskProlog: tells each job where the cache is",
-    "slurm-job.sbatch": "a job that uses the cache",
-    "clean.sh": "what the next four call: cleans with low priority, prints only what matters",
-    "crontab": "a line for cron",
+    "slurm-epilog.sh": "Slurm epilog: releases the leases that a job still holds",
+    "slurm-task-prolog.sh": "Slurm task prolog: sets DTOOL_CACHE_DIRECTORY for each job",
+    "slurm-job.sbatch": "Slurm job that uses the cache",
+    "clean.sh": "script that cleans at low priority; the next four call it",
+    "crontab": "line for cron",
     "scrontab": "lines for Slurm's scrontab",
-    "sc-dtool-clean.service": "a unit for systemd",
-    "sc-dtool-clean.timer": "its timer",
+    "sc-dtool-clean.service": "systemd service",
+    "sc-dtool-clean.timer": "systemd timer for that service",
 }
 
 

@@ -123,7 +123,7 @@ def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")
+        yield _loader("source", scheme, None, "a local file or directory" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
         missing = fsspec_source.missing(scheme)
         missing = f"pip install {missing}" if missing else None

@@ -268,7 +268,9 @@ def parse_step(word: str) -> Step:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
         raise UsageError(
-            f"{plain(word)} is not a step", hint=f"the first word is the source, and steps follow: {STEP_FORMS}"
+            f"{plain(word)} is not a step",
+            hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
+            f"for a further source of that name write ./{plain(word)}",
         )
     return _digest(name, argument)
 

@@ -53,7 +53,7 @@ def test_clean_without_options_applies_the_policy(sc: Sc, put: Put, root: Path) 
     done = sc("clean")
     assert (done.code, last_line(done)) == (
         0,
-        "removed 2 items, 2.0 kB; kept 2 later in order than what suffices to reach the goal",
+        "removed 2 items, 2.0 kB; kept 2 not needed to reach the goal",
     )
     assert sum(path.exists() for path in paths) == 2
 
@@ -64,7 +64,9 @@ def test_below_the_mark_nothing_is_done_in_one_line(sc: Sc, put: Put, root: Path
     config(root, '[clean]\ncapacity = "4kB"\n')
     before = times(root)
     done = sc("clean")
-    assert done == Done(0, "nothing is over its mark: 1.0 kB in 1 files and directories; nothing to do\n", "")
+    assert done == Done(
+        0, "nothing to remove: no watermark is exceeded; the cache holds 1.0 kB in 1 files and directories\n", ""
+    )
     assert times(root) == before
 
 
@@ -230,7 +232,7 @@ def test_a_disk_that_the_trash_keeps_full_is_told_of(
         done = sc("clean")
         first, missed, trashed, _ = done.out.splitlines()[-4:]
         assert (done.code, first.startswith(removed)) == (3, True)
-        assert missed.endswith("stays over its mark by 1.0 kB until the trash is deleted")
+        assert missed.endswith("stays above its watermark by 1.0 kB until the trash is deleted")
         assert trashed.startswith("  in the trash: 1.0 kB and 1 file, the last of it kept for `restore` until 2")
     assert sum(path.exists() for path in paths) == 3
     total = sc("-f", "json", "clean").row("total")
@@ -297,7 +299,7 @@ def test_a_plan_that_somebody_else_has_carried_out_has_reached_its_goal(sc: Sc, 
     sc("clean", "--retain-size", "1B", "-n", "-o", tmp_path / "plan.json")
     assert sc("clean", "--plan", tmp_path / "plan.json").code == 0
     done = sc("clean", "--plan", tmp_path / "plan.json")
-    assert (done.code, last_line(done)) == (0, "1 item had gone already: removed by somebody else")
+    assert (done.code, last_line(done)) == (0, "1 item had already been removed by another process")
 
 
 def test_a_plan_says_what_it_is_for(sc: Sc, put: Put, tmp_path: Path) -> None:
@@ -538,7 +540,7 @@ def test_a_cleaning_leaves_a_record(sc: Sc, put: Put, disk: Disk) -> None:
     (name,) = disk.names("cleanings")
     head, *rest = map(json.loads, (disk.control / "cleanings" / name).read_text().splitlines())
     assert (head["removed"], head["bytes"], head["why"]) == (1, 1000, "retain_size 1000, order cost")
-    assert head["kept"] == {"later in order than what suffices to reach the goal": 1}
+    assert head["kept"] == {"not needed to reach the goal": 1}
     assert len(rest) == 1
     assert name.split("~")[1:4] == ["1", "1000", "0"]
     sc("clean", "--retain-size", "1kB")
@@ -573,7 +575,7 @@ def test_when_the_time_is_over_the_rest_is_left_for_the_next_time(sc: Sc, put: P
     """A cron job would run into the next one, or leave something half done."""
     paths = [put(name) for name in "ab"]
     done = sc("clean", "--all", "-y", "--max-runtime", "0s")
-    assert (done.code, last_line(done)) == (3, "the time was over: 2 items left for the next time")
+    assert (done.code, last_line(done)) == (3, "the time limit was reached: 2 items left for the next clean")
     assert all(path.exists() for path in paths)
     assert disk.names("trash") == []
     assert sc("clean", "--all", "-y", "--max-runtime", "1h").code == 0
