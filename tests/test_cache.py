@@ -213,6 +213,12 @@ def test_what_is_no_name_is_refused(cache: Cache, name: str) -> None:
         cache.use(name=name)
 
 
+def test_a_maximum_age_as_a_text_is_refused_in_words(make_cache, source):
+    """`max_age="1d"`, as on the command line, would end in a TypeError of a comparison somewhere in the package."""
+    with pytest.raises(UsageError, match="max_age is '1d', and not a number"):
+        make_cache().use(source, max_age="1d")
+
+
 def test_nothing_to_use_is_refused(cache: Cache) -> None:
     """A slip in a program would make an item of nothing."""
     with pytest.raises(UsageError, match="nothing to use"):

@@ -227,7 +227,7 @@ def test_a_disk_that_the_trash_keeps_full_is_told_of(
     monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))  # whatever is evicted
     config(root, '[clean]\nmin_free = "2kB"\ntrash = "7d"\n')
     would = sc("clean", "-n")
-    assert (would.code, would.out.count("the goal would be missed: the file system stays over")) == (0, 1)
+    assert (would.code, would.out.count("the goal would be missed: the file system stays above")) == (0, 1)
     for removed in ("removed 1 item, ", "nothing to remove: ", "nothing to remove: "):
         done = sc("clean")
         first, missed, trashed, _ = done.out.splitlines()[-4:]
