@@ -146,17 +146,17 @@ def tell(url: str, digest: str) -> None:
     sc_dtool("clean", "--all", "-y")
     check("what is in use is still there", Path(said[0][0]).is_dir())
 
-    say("The jobs end, and give it back. It was used today, so a rule for old data leaves it:")
+    say("The jobs end, and release their leases. The item was used today, so that --older-than keeps it:")
     for job in jobs:
         end(job)
     sc_dtool("clean", "--older-than", "30d")
     check("what was used today is still there", Path(said[0][0]).is_dir())
 
-    say("And now nobody needs it any more:")
+    say("Now nobody uses the item:")
     sc_dtool("clean", "--all", "-y")
     check("it is gone", not Path(said[0][0]).exists())
 
-    say("Who used it, though it is gone:")
+    say("The log still has all uses:")
     sc_dtool("log")
     check("both uses are in the log", len(rows("log", kind="use")) == 2)
 

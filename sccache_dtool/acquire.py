@@ -39,7 +39,7 @@ def until_it_stands(attempt: Callable[[], Leased], note: Callable[[str], None]) 
         try:
             return attempt()
         except LeaseLost as error:
-            note(f"{error.message} before the path was given out: beginning again")
+            note(f"{error.message} before the path was printed; starting again")
     return attempt()
 
 

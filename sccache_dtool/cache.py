@@ -14,7 +14,7 @@ from sccache_dtool.acquire import Acquirer, until_it_stands
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.names import Generation
-from sccache_dtool.errors import NoCache
+from sccache_dtool.errors import NoCache, UsageError
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
@@ -63,6 +63,8 @@ class Cache(Keeping):
         """
         words = (source, *steps, name)
         if refresh or max_age is not None:
+            if isinstance(max_age, str):
+                raise UsageError(f"max_age is {max_age!r}, and not a number", hint="give seconds: a day is 86_400")
             return self._use_slowly(words, 0.0 if refresh else max_age)
         place, stack = self._known.get(words, _UNKNOWN)
         member = self._program

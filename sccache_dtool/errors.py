@@ -105,8 +105,23 @@ GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTDIR})
 NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
+#: What to do if permissions forbid something.
+_MAY_NOT = "ask the owner of the cache; a group shares a cache if its directory was group-writable at `sc-dtool init`"
+
+
 def explain(error: OSError) -> str:
     """An operating system error as one plain sentence, with the file it was about."""
     reason = error.strerror or str(error) or type(error).__name__
     name = error.filename2 or error.filename  # of a symbolic link the first is its text
     return f"{reason}: {name}" if name else reason
+
+
+def translate(error: OSError) -> CacheError:
+    """An operating system error as the error that a command reports, with what to do about it."""
+    if error.errno in FULL:
+        return NoSpace(explain(error), hint="free some with: sc-dtool clean")
+    if error.errno == errno.EROFS:
+        return CacheError(explain(error), hint="the file system is mounted read-only on this host")
+    if isinstance(error, PermissionError):
+        return CacheError(explain(error), hint=_MAY_NOT)
+    return CacheError(explain(error))

@@ -28,6 +28,10 @@ Mean = Callable[[Sequence[str], str | None], Wanted]
 #: Candidates that an error lists.
 _LISTED = 10
 
+#: Names like a mistyped one that an error suggests, and up to how many items they are looked for: it takes time.
+_SUGGESTED = 3
+_MOST_COMPARED = 10_000
+
 
 class NotFound(UsageError):
     """A word means no item of the cache."""
@@ -50,7 +54,7 @@ def find(fs: FileSystem, place: Layout, word: str, mean: Mean, warn: Warn) -> st
     if len(found) > 1:  # rather one that is there than what was evicted
         found = [key for key in found if items.generations(fs, place, key)] or found
     if not found:
-        raise _not_found(f"there is no item {plain(word)!r} in {place.root}", word, keys, "list them with: sc-dtool ls")
+        raise _not_found(f"there is no item {plain(word)!r} in {place.root}", word, keys, _how_to_list(place))
     return the_only(word, found, lambda key: _source(fs, place, key))
 
 
@@ -131,12 +135,23 @@ def _source(fs: FileSystem, place: Layout, key: str) -> str:
     return "not in the cache any more"
 
 
+def _how_to_list(place: Layout) -> str:
+    from shlex import quote
+
+    return f"list them with: sc-dtool -C {quote(place.root)} ls"
+
+
 def _not_found(message: str, word: str, keys: Collection[str], hint: str) -> NotFound:
     """The error for a word that means nothing; it lists items whose names look the same, or nearly so."""
     wanted = _look(word)
-    alike = [key for key in keys if _look(names.key_label(key)) == wanted]
+    looks = {key: _look(names.key_label(key)) for key in keys}
+    alike = [key for key, look in looks.items() if look == wanted]
     if not alike:
-        return NotFound(message, hint=hint)
+        from difflib import get_close_matches
+
+        close = get_close_matches(wanted, set(looks.values()), _SUGGESTED) if len(looks) <= _MOST_COMPARED else []
+        labels = dict.fromkeys(names.key_label(key) for key, look in looks.items() if look in close)
+        return NotFound(message, details=[f"similar: {label}" for label in [*labels][:_SUGGESTED]], hint=hint)
     return NotFound(
         message,
         details=[f"similar: {key}" for key in alike[:_LISTED]],

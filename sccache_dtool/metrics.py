@@ -72,31 +72,46 @@ def _metrics(state: State) -> Iterable[_Metric]:
     fetched = sums.copies + sum(one.copies - one.loose - one.restored for one in state.cleanings)
     idle = 0.0 if sums.oldest_idle is None else max(0.0, state.now - sums.oldest_idle)
     return (
-        _Metric("bytes", "gauge", "Size of what is in the cache.", sums.bytes + state.loose_bytes),
-        _Metric("items", "gauge", "Items in the cache.", sums.items),
-        _Metric("entries", "gauge", "Files and directories of items.", sums.entries),
-        _Metric("loose_files", "gauge", "Files that dtool left without the plugin.", state.loose_files),
-        _Metric("loose_bytes", "gauge", "Size of files that dtool left without the plugin.", state.loose_bytes),
-        _Metric("free_bytes", "gauge", "What the file system has left.", state.free),
-        _Metric("idle_bytes", "gauge", "Size of what nobody uses now.", sums.idle_bytes),
-        _Metric("oldest_idle_seconds", "gauge", "Time since the last use of what was longest unused.", idle),
-        _Metric("leases", "gauge", "Leases held.", sums.leases),
-        _Metric("items_in_use", "gauge", "Items with a lease.", sums.busy_items),
-        _Metric("holders", "gauge", "Processes and jobs that may hold leases.", state.holders),
-        _Metric("fetching", "gauge", "Fetches under way.", state.fetching),
-        _Metric("trashed", "gauge", "Evicted copies not yet deleted.", state.trashed),
-        _Metric("uses_total", "counter", "Leases that there ever were.", sums.uses),
-        # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
-        _Metric("misses", "gauge", "Fetches, but for those of copies that went without clean (rm).", max(0, fetched)),
-        _Metric("hits", "gauge", "Uses less misses.", max(0, sums.uses - fetched)),
-        _Metric("evictions_total", "counter", "Copies and loose files that cleanings have evicted.", evicted),
-        _Metric("evicted_bytes_total", "counter", "Their size.", sum(one.bytes for one in state.cleanings)),
+        _Metric("bytes", "gauge", "Size of everything in the cache.", sums.bytes + state.loose_bytes),
+        _Metric("items", "gauge", "Number of items in the cache.", sums.items),
+        _Metric("entries", "gauge", "Number of files and directories of all items.", sums.entries),
+        _Metric("loose_files", "gauge", "Number of files that dtool wrote without the plugin.", state.loose_files),
+        _Metric("loose_bytes", "gauge", "Size of files that dtool wrote without the plugin.", state.loose_bytes),
+        _Metric("free_bytes", "gauge", "Free space on the file system.", state.free),
+        _Metric("idle_bytes", "gauge", "Size of items that are not in use.", sums.idle_bytes),
         _Metric(
-            "reaped_total", "counter", "Leases that cleanings have ended.", sum(one.reaped for one in state.cleanings)
+            "oldest_idle_seconds", "gauge", "Time since the last use of the item that was unused for longest.", idle
         ),
-        _Metric("saved_bytes", "gauge", "What was not fetched again, of what is there.", state.saved.bytes),
-        _Metric("saved_seconds", "gauge", "Time that took no fetch, of what is there.", state.saved.seconds),
-        _Metric("scrape_time_seconds", "gauge", "When this was found out.", state.now),
+        _Metric("leases", "gauge", "Number of leases.", sums.leases),
+        _Metric("items_in_use", "gauge", "Number of items with a lease.", sums.busy_items),
+        _Metric("holders", "gauge", "Number of processes and jobs that may hold leases.", state.holders),
+        _Metric("fetching", "gauge", "Number of downloads in progress.", state.fetching),
+        _Metric("trashed", "gauge", "Number of evicted copies that are not yet deleted.", state.trashed),
+        _Metric("uses_total", "counter", "Number of leases since the cache was set up.", sums.uses),
+        # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
+        _Metric("misses", "gauge", "Number of fetches, except those of copies that rm removed.", max(0, fetched)),
+        _Metric("hits", "gauge", "Number of uses that found the item in the cache.", max(0, sums.uses - fetched)),
+        _Metric("evictions_total", "counter", "Number of copies and loose files that clean has removed.", evicted),
+        _Metric(
+            "evicted_bytes_total",
+            "counter",
+            "Size of copies and loose files that clean has removed.",
+            sum(one.bytes for one in state.cleanings),
+        ),
+        _Metric(
+            "reaped_total",
+            "counter",
+            "Number of leases of dead holders that clean has ended.",
+            sum(one.reaped for one in state.cleanings),
+        ),
+        _Metric(
+            "saved_bytes",
+            "gauge",
+            "Size of downloads that cache hits on present items made unnecessary.",
+            state.saved.bytes,
+        ),
+        _Metric("saved_seconds", "gauge", "Download time that cache hits on present items saved.", state.saved.seconds),
+        _Metric("scrape_time_seconds", "gauge", "Time of this report, in seconds since 1970.", state.now),
     )
 
 

@@ -70,7 +70,7 @@ def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
     if not count and any(id.startswith(prefixes) for id in roll.gone):
         raise LeaseLost(
             f"the leases of {owners[-1]} were revoked, their lifetime being over",
-            hint="what it reads may be deleted: stop, and use the data anew",
+            hint="the data that it reads may be deleted: stop, and use the item again",
         )
     return count
 

@@ -59,7 +59,7 @@ def parse_until(text: str) -> float:
     duration from now. Raises UsageError for anything else, and for what is past.
     """
     now = time.time()
-    hint = "give a date to come, such as 2099-12-31, or a duration: 30d"
+    hint = "give a future date, such as 2099-12-31, or a duration: 30d"
     try:
         moment = datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
@@ -68,7 +68,7 @@ def parse_until(text: str) -> float:
         except UsageError as error:
             raise UsageError(f"cannot read {text!r} as a date or a duration", hint=hint) from error
     if moment <= now:
-        raise UsageError(f"{text!r} is past", hint=hint)
+        raise UsageError(f"{text!r} is in the past", hint=hint)
     return moment
 
 

@@ -213,6 +213,12 @@ def test_what_is_no_name_is_refused(cache: Cache, name: str) -> None:
         cache.use(name=name)
 
 
+def test_a_maximum_age_as_a_text_is_refused_in_words(make_cache, source):
+    """`max_age="1d"`, as on the command line, would end in a TypeError of a comparison somewhere in the package."""
+    with pytest.raises(UsageError, match="max_age is '1d', and not a number"):
+        make_cache().use(source, max_age="1d")
+
+
 def test_nothing_to_use_is_refused(cache: Cache) -> None:
     """A slip in a program would make an item of nothing."""
     with pytest.raises(UsageError, match="nothing to use"):
@@ -521,7 +527,7 @@ def test_a_program_that_was_reaped_while_it_was_stopped_gets_a_lease_that_protec
     assert make_cache().clean(EVERYTHING).removed == ()
     assert lease.path.read_text() == "ACGT\n"
     assert len([one for one in finished(layout) if one.lease == lease.name]) == 0
-    assert any("beginning again" in note for note in notes) is not known
+    assert any("starting again" in note for note in notes) is not known
 
 
 @pytest.mark.parametrize("ttl", [None, 100.0])
@@ -999,7 +1005,7 @@ def test_a_use_makes_no_directory_above_its_cache(
     tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc
 ) -> None:
     """Where a file system is not mounted, the cache would be made on the disk below, and fill it."""
-    with pytest.raises(NoCache, match="the directory above it does not exist"):
+    with pytest.raises(NoCache, match="its parent directory does not exist"):
         Cache(tmp_path / "a" / "b", clock=clock, proc=proc).use(source)
     assert not (tmp_path / "a").exists()
     cache = Cache(tmp_path / "a" / "b", fs=FileSystem(), clock=clock, proc=proc, parents=True)

@@ -103,7 +103,7 @@ def test_a_cache_is_complete_when_it_is_seen(tmp_path: Path) -> None:
 
 def test_without_parents_only_the_last_directory_is_made(tmp_path: Path) -> None:
     """A mistyped path, or one on a file system that is not mounted, would become a cache."""
-    with pytest.raises(NoCache, match="the directory above it does not exist") as caught:
+    with pytest.raises(NoCache, match="its parent directory does not exist") as caught:
         root.set_up(FS, Layout(str(tmp_path / "a" / "b" / "cache")), parents=False)
     assert f"sc-dtool --cache-dir {tmp_path}/a/b/cache init" in (caught.value.hint or "")
     assert os.listdir(tmp_path) == []

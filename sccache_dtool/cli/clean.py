@@ -25,7 +25,7 @@ from sccache_dtool.cli.options import (
     trash_option,
 )
 from sccache_dtool.cli.tasks import by_all_tasks
-from sccache_dtool.errors import Exit, UsageError, explain
+from sccache_dtool.errors import Exit, UsageError
 from sccache_dtool.policy.rules import Plan, Rules
 from sccache_dtool.policy.thresholds import ORDERS, Limits, check
 
@@ -38,32 +38,58 @@ def _conditions(function: Command) -> Command:
     count = click.IntRange(min=0)
     for add in reversed(
         (
-            click.option("--all", "everything", is_flag=True, help="Everything that is not in use; asks, unless -y."),
             click.option(
-                "--older-than", type=duration, metavar="TIME", help="What has not been used for so long: 30d."
+                "--all", "everything", is_flag=True, help="Remove everything that is not in use; asks, unless -y."
+            ),
+            click.option(
+                "--older-than", type=duration, metavar="TIME", help="Remove only items not used for this time: 30d."
             ),
             click.option(
                 "--exclude-frequently-accessed",
                 "fewer_uses_than",
                 type=count,
                 metavar="N",
-                help="Only what was used fewer than N times.",
+                help="Remove only items used fewer than N times.",
             ),
-            click.option("--larger-than", type=limit, metavar="SIZE", help="Only what is larger: 1GB."),
-            click.option("--retain-size", type=limit, metavar="SIZE", help="Stop at this size: 1TB."),
+            click.option("--larger-than", type=limit, metavar="SIZE", help="Remove only items larger than this: 1GB."),
+            click.option("--retain-size", type=limit, metavar="SIZE", help="Stop once the cache is this small: 1TB."),
             click.option(
-                "--high-watermark", "high", type=mark, metavar="MARK", help="Begin above this: 90%, or a size."
-            ),
-            click.option("--low-watermark", "low", type=mark, metavar="MARK", help="And stop below this: 75%."),
-            click.option(
-                "--high-watermark-files", "entries_high", type=files_mark, metavar="MARK", help="The same in inodes."
-            ),
-            click.option("--low-watermark-files", "entries_low", type=files_mark, metavar="MARK", help="Stop there."),
-            click.option(
-                "--capacity", type=limit, metavar="SIZE", help="What shares are of. Default: the file system."
+                "--high-watermark",
+                "high",
+                type=mark,
+                metavar="MARK",
+                help="Do nothing unless more than this is used: 90%, or a size.",
             ),
             click.option(
-                "--min-free", "least_free", type=limit, metavar="SIZE", help="Leave so much of the file system free."
+                "--low-watermark",
+                "low",
+                type=mark,
+                metavar="MARK",
+                help="Stop once no more than this is used: 75%, or a size.",
+            ),
+            click.option(
+                "--high-watermark-files",
+                "entries_high",
+                type=files_mark,
+                metavar="MARK",
+                help="Like --high-watermark, for inodes: 90%, or a number.",
+            ),
+            click.option(
+                "--low-watermark-files",
+                "entries_low",
+                type=files_mark,
+                metavar="MARK",
+                help="Like --low-watermark, for inodes.",
+            ),
+            click.option(
+                "--capacity", type=limit, metavar="SIZE", help="What 100% is. Default: the size of the file system."
+            ),
+            click.option(
+                "--min-free",
+                "least_free",
+                type=limit,
+                metavar="SIZE",
+                help="Remove until this much of the file system is free.",
             ),
         )
     ):
@@ -74,20 +100,24 @@ def _conditions(function: Command) -> Command:
 @click.command("clean")
 @_conditions
 @click.option(
-    "--order", type=click.Choice(ORDERS), help=f"What goes first, where there is a goal. Default: {ORDERS[0]}."
+    "--order", type=click.Choice(ORDERS), help=f"What to remove first if there is a goal. Default: {ORDERS[0]}."
 )
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="What stays, by name: 'hg38*'. May be repeated.")
-@click.option("--grace", type=duration, metavar="TIME", help="Keep what was fetched within this time: 1h.")
-@click.option("--plan", "plan_file", metavar="FILE", help="Carry out what of this plan is still true.")
-@click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan into FILE, or print it: -.")
-@click.option("--empty-trash", is_flag=True, help="Delete what is kept for `restore`, and nothing else.")
-@click.option("--notice", type=duration, metavar="TIME", help="Only list what would go within this time: 7d.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable.")
+@click.option("--grace", type=duration, metavar="TIME", help="Keep items fetched within this time: 1h.")
 @click.option(
-    "--by", type=click.Choice(["item", "user"]), help="With --notice: by item (the default), or by who fetched."
+    "--plan", "plan_file", metavar="FILE", help="Carry out a plan that -n -o wrote, as far as it still applies."
 )
-@click.option("--max-runtime", type=duration, metavar="TIME", help="Begin nothing after this time; the rest is left.")
+@click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan to FILE (-: standard output).")
+@click.option("--empty-trash", is_flag=True, help="Delete all that is kept for `restore`, and nothing else.")
+@click.option("--notice", type=duration, metavar="TIME", help="Only list what would be removed within this time: 7d.")
+@click.option(
+    "--by",
+    type=click.Choice(["item", "user"]),
+    help="With --notice: list by item (default), or by the user who fetched.",
+)
+@click.option("--max-runtime", type=duration, metavar="TIME", help="Start no removal after this time: 50m.")
 @dry_run_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @trash_option
 @common_options()
 @pass_invocation
@@ -109,10 +139,13 @@ def clean_command(
     trash: float | None,
     **conditions: Any,
 ) -> int:
-    """Remove what is not in use: by the policy in config.toml or, if there are any, by the conditions given here.
+    """Remove items that are not in use, by policy or by conditions.
 
-    Conditions add up; what is leased, pinned or excluded always stays. Where nothing is over its mark nothing is done.
-    Leases of processes that are proved to be gone are ended first, and what crashes have left behind is tidied up.
+    The conditions are those given as options. If none are given, the policy in config.toml applies. An item must meet
+    all conditions to be removed. Items that are leased, pinned or excluded always stay. If there is a high watermark
+    and usage is below it, nothing is removed.
+
+    Leases whose holders are proved to be dead are ended first. Leftovers of crashes are deleted as well.
     """
     cache = now.cache()
     cache.check()
@@ -120,7 +153,9 @@ def clean_command(
     _check_options(plan_file, into, notice, by, dry_run, rest)
     if empty_trash:
         if _is_given(*rest, plan_file, notice, trash, max_runtime):
-            raise UsageError("--empty-trash goes alone", hint="clean in another command")
+            raise UsageError(
+                "--empty-trash cannot be combined with other options", hint="run `sc-dtool clean` separately"
+            )
         return _empty_trash(now, cache, dry_run, yes)
     if notice is not None and _is_given(dry_run, yes, trash, max_runtime):
         raise UsageError("--notice removes nothing", hint="leave out -n, -y, --trash and --max-runtime")
@@ -164,12 +199,13 @@ def _check_options(
     """Raises UsageError for options that would do nothing next to the others."""
     if plan_file is not None and (_is_given(*conditions) or dry_run or notice is not None):
         raise UsageError(
-            "--plan carries out a plan as it is", hint="make another one with the conditions: sc-dtool clean -n -o FILE"
+            "--plan cannot be combined with conditions",
+            hint="make another one with the conditions: sc-dtool clean -n -o FILE",
         )
     if into is not None and (not dry_run or notice is not None):
-        raise UsageError("-o writes a plan, which only -n makes", hint="sc-dtool clean -n -o FILE")
+        raise UsageError("-o needs -n: only a dry run writes a plan", hint="sc-dtool clean -n -o FILE")
     if by is not None and notice is None:
-        raise UsageError("--by is for --notice", hint="sc-dtool clean --notice 7d --by user")
+        raise UsageError("--by needs --notice", hint="sc-dtool clean --notice 7d --by user")
 
 
 def _empty_trash(now: Invocation, cache: Cache, dry_run: bool, yes: bool) -> int:
@@ -234,4 +270,4 @@ def _read_plan(path: str) -> Planned:
         with open(path, encoding="utf-8", errors="replace") as file:
             return plans.decode(file)
     except OSError as error:
-        raise UsageError(f"cannot read {explain(error)}") from error
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error

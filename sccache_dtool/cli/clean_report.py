@@ -87,8 +87,8 @@ def print_plan(now: Invocation, plan: Plan) -> int:
 def _nothing_to_remove(plan: Plan, withheld: tuple[int, int]) -> str:
     what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
     if withheld != (0, 0):
-        return f"nothing to remove: the room of what is in the trash suffices; the cache holds {what}"
-    return f"nothing is over its mark: {what}; nothing to do"
+        return f"nothing to remove: the space of the trash suffices; the cache holds {what}"
+    return f"nothing to remove: no watermark is exceeded; the cache holds {what}"
 
 
 def print_cleaned(now: Invocation, done: Cleaned) -> int:
@@ -102,8 +102,8 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         for kept in done.plan.keep:
             now.out.result("kept", _kept_fields(kept))
     for candidate in done.taken:
-        fields = {**_candidate_fields(candidate), "reason": "in use by now"}
-        now.out.result("kept", fields, f"kept {candidate.label}: in use by now")
+        fields = {**_candidate_fields(candidate), "reason": "in use now"}
+        now.out.result("kept", fields, f"kept {candidate.label}: in use now")
     for failure in done.failed:
         fields = {**_candidate_fields(failure.candidate), "reason": failure.reason}
         now.out.result("failed", fields, f"failed to remove {failure.candidate.label}: {failure.reason}")
@@ -145,9 +145,9 @@ def _sentences(done: Cleaned) -> Iterable[str]:
 def _what_went(done: Cleaned) -> Iterable[str]:
     yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
     if done.gone:
-        yield f"{output.count(len(done.gone), 'item')} had gone already: removed by somebody else"
+        yield f"{output.count(len(done.gone), 'item')} had already been removed by another process"
     if done.left:
-        yield f"the time was over: {output.count(len(done.left), 'item')} left for the next time"
+        yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
     missed, missed_entries = done.missed_both
     yield from _missed(missed, missed_entries, "was")
     if missed or missed_entries:
@@ -172,7 +172,7 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
 def _missed(size: int, entries: int, verb: str) -> Iterable[str]:
     """By how much the goal is missed; nothing if it is reached."""
     if size or entries:
-        why = "what is left is in use, kept by the conditions, or not of this cache"
+        why = "the rest is in use, kept by the conditions, or not part of this cache"
         yield f"the goal {verb} missed by {_amount(size, entries)}: {why}"
 
 
@@ -180,13 +180,16 @@ def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[st
     """What keeps the file system over its mark although enough has gone from the cache; nothing if it is not."""
     if over == (0, 0):
         return
-    yield f"the goal {verb} missed: the file system stays over its mark by {_amount(*over)} until the trash is deleted"
+    yield (
+        f"the goal {verb} missed: the file system stays above its watermark by {_amount(*over)} "
+        "until the trash is deleted"
+    )
     there = _amount(trashed.bytes, trashed.entries)
     if trashed.until > time.time():
         yield f"  in the trash: {there}, the last of it kept for `restore` until {output.moment(trashed.until)}"
-        yield "  nothing more is evicted for that; to give it up: sc-dtool clean --empty-trash"
+        yield "  no further items are removed for that; to delete the trash now: sc-dtool clean --empty-trash"
     else:
-        yield f"  in the trash: {there} that could not be deleted in this run; the next one goes on with it"
+        yield f"  in the trash: {there} that could not be deleted in this run; the next clean continues"
 
 
 def _withheld_fields(over: tuple[int, int], trashed: Trashed) -> dict[str, Any]:
@@ -247,7 +250,7 @@ def print_notice(
     moment = time.time()
     columns = [
         Column("FETCHED BY", field("user")),
-        Column("WOULD GO", field("name")),
+        Column("WOULD REMOVE", field("name")),
         Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
         Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
     ]
@@ -264,7 +267,7 @@ def print_notice(
         now.out.table("notice", ({**row, "_idle_since": one.idle_since} for row, one in shown), columns)
     fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
     what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"
-    now.out.result("total", {**fields, "dry_run": True}, f"{what}, would go within {short_duration(notice)}")
+    now.out.result("total", {**fields, "dry_run": True}, f"{what}; would be removed within {short_duration(notice)}")
     return Exit.DONE
 
 

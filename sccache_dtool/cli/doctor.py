@@ -26,25 +26,35 @@ _DETAILS = 3
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Repair what can be repaired without a person's judgement.")
-@click.option("--verify-content", is_flag=True, help="Read all payloads again, and compare digests.")
+@click.option("--fix", is_flag=True, help="Repair what needs no decision by a person.")
+@click.option("--verify-content", is_flag=True, help="Read all items and compare their digests.")
 @click.option(
     "--verify-filesystem",
     "directory",
     metavar="DIR",
-    help="Try out whether the file system of DIR, which need be no cache, is fit for one.",
+    help="Test whether the file system of DIR (which need not be a cache) is fit for one.",
 )
-@click.option("--peer", is_flag=True, help="With --verify-filesystem: be the second of two hosts. Start it first.")
-@click.option("--wait", type=duration, metavar="TIME", help="With --verify-filesystem: wait so long for the other.")
+@click.option(
+    "--peer", is_flag=True, help="With --verify-filesystem: take part as the second host. Start this one first."
+)
+@click.option(
+    "--wait",
+    type=duration,
+    metavar="TIME",
+    help="With --verify-filesystem: wait at most this long for the other host: 10m.",
+)
 @common_options()
 @pass_invocation
 def doctor_command(
     now: Invocation, fix: bool, verify_content: bool, directory: str | None, peer: bool, wait: float | None
 ) -> int:
-    """Look for leftovers and damage. Exit code 20 if anything is left that is not as it should be.
+    """Find damage and leftovers, and test file systems.
 
-    With --verify-filesystem: exit code 0 if the file system is fit for several hosts, 3 if for one, 20 if unfit; 13 if
-    it is too full to be tried, 1 if it failed otherwise. Two tasks of one srun take part as two hosts.
+    The exit code is 20 if there are findings that are not repaired.
+
+    With --verify-filesystem, the exit code is 0 if the file system is fit for several hosts, 3 if it is fit for one
+    host, 20 if it is unfit, 13 if it is too full for the test, and 1 if the test failed otherwise. Two tasks of one
+    srun take part as two hosts.
     """
     if directory is not None:
         if fix or verify_content:
@@ -53,7 +63,7 @@ def doctor_command(
             raise UsageError("--verify-filesystem is empty", hint="name a directory on the mount, such as /scratch")
         return _verify(now, directory, peer, wait)
     if peer or wait is not None:
-        raise UsageError("--peer and --wait are of --verify-filesystem", hint="say --verify-filesystem DIR, too")
+        raise UsageError("--peer and --wait need --verify-filesystem", hint="add --verify-filesystem DIR")
     return _examine(now, fix, verify_content)
 
 
@@ -154,7 +164,7 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     role = verify.role_from(os.environ, peer=peer, wait=wait)
     path = os.path.abspath(directory)
     if role.part is verify.Part.NONE:
-        now.out.note("two take part in a verification; this task has nothing to do")
+        now.out.note("a verification has two participants; this task has nothing to do")
         return Exit.DONE
     if role.part is verify.Part.PEER:
         verdict = verify.assist(FileSystem(), path, role, now.out.note)

@@ -32,4 +32,7 @@ class _OfDtool(Commands):
 @click.group("cache", cls=_OfDtool, context_settings={"help_option_names": ["-h", "--help"]})
 @common_options(hidden=False)
 def cache() -> None:
-    """Look at dtool's cache, and clean it. What is in use is never removed; `sc-dtool` can do more."""
+    """Inspect and clean dtool's cache.
+
+    Items in use are never removed. The command sc-dtool can do more.
+    """

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import unique
-from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.errors import FULL, CacheError, NoSpace
 
 #: What a person calls standard output.
 STANDARD_OUTPUT = "-"
@@ -33,7 +33,8 @@ def write_file(out: Output, path: str, lines: Iterable[str]) -> None:
             with _open(path) as file:
                 file.writelines(lines)
     except OSError as error:
-        raise CacheError(f"cannot write {explain(error)}") from error
+        kind = NoSpace if error.errno in FULL else CacheError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _may_be_replaced(path: str) -> bool:

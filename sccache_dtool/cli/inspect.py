@@ -77,14 +77,15 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
     "filters",
     multiple=True,
     metavar="WHAT",
-    help="Only what is idle, in-use or evicted, or whose name matches a pattern such as 'hg*'. Repeat to narrow.",
+    help="Show only items in a state (idle, in-use or evicted), or whose name matches a pattern ('hg*'). Repeat to "
+    "combine filters.",
 )
 @click.option(
     "--sort",
     type=click.Choice(list(_SORTS)),
-    help="In which order. Default: by name for people, and as they come for programs.",
+    help="Sort by this. Default: name; with -f json or tsv: unsorted.",
 )
-@click.option("-l", "--long", is_flag=True, help="Also the source and the path of each: reads a file for each item.")
+@click.option("-l", "--long", is_flag=True, help="Show the source too (slower: reads a file for each item).")
 @common_options()
 @pass_invocation
 @by_all_tasks
@@ -155,7 +156,7 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 @pass_invocation
 @by_all_tasks
 def status_command(now: Invocation, item: str | None) -> None:
-    """Show the state of the cache, or of one ITEM: its copies, and who holds it."""
+    """Show the state of the cache, or of one ITEM and its holders."""
     cache = now.cache()
     if item is None:
         _cache_status(now, cache)
@@ -213,7 +214,7 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
 @common_options()
 @pass_invocation
 def why_command(now: Invocation, item: str) -> None:
-    """Say why ITEM is kept: who holds it, since when, and how that is known."""
+    """Show who holds ITEM, since when, and how that is known."""
     cache = now.cache()
     found = cache.item(cache.find(item))
     fields = {"item": found.key, "name": found.label, "state": _state(found), "leases": found.leases}
@@ -249,21 +250,21 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
     moment = time.time()
     for one in judged:
         fields = lease_fields(one)
-        since = "nobody knows when" if one.since is None else output.ago(one.since, moment)
+        since = "an unknown time" if one.since is None else output.ago(one.since, moment)
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)
         if one.verdict.state is State.UNKNOWN and one.held.lease is not None:
             command = now.command("reap", "--holder", one.holder_id)
-            now.out.note(f"    whoever knows that it has ended can say so: {command}")
+            now.out.note(f"    if you know that it has ended: {command}")
 
 
 @click.command("log")
 @click.argument("item", required=False)
-@click.option("--since", type=duration, metavar="TIME", help="Only uses that ended within this time, such as 7d.")
+@click.option("--since", type=duration, metavar="TIME", help="Show only uses that ended within this time: 7d.")
 @common_options()
 @pass_invocation
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:
-    """Show the finished uses of ITEM, or of all: when, for how long, by whom."""
+    """Show the finished uses of ITEM, or of all items."""
     cache = now.cache()
     keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
@@ -319,9 +320,9 @@ def dir_command(now: Invocation) -> None:
 @common_options()
 @pass_invocation
 def config_command(now: Invocation, action: str) -> int:
-    """Show the settings of the cache: its config.toml, and what stands where that is silent."""
+    """Show the settings in config.toml, and the defaults."""
     if action != "show":
-        raise UsageError(f"config cannot {action}")
+        raise UsageError(f"config has no action {action}")
     cache = now.cache()
     cache.check()
     values = cache.settings._asdict()

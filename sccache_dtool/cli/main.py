@@ -19,7 +19,7 @@ from sccache_dtool import __version__
 from sccache_dtool.cli.options import Invocation, common_options, invocation
 from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.disk.names import CONTROL
-from sccache_dtool.errors import FULL, CacheError, Exit, NoSpace, explain
+from sccache_dtool.errors import CacheError, Exit, explain, translate
 
 #: Where each command is, in the order in which the help lists them.
 _COMMANDS = {
@@ -75,26 +75,39 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, with the commands of similar names in the error."""
+        name = args[0]
+        if name not in self.names and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, self.names, 3)
+            suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            ctx.fail(f"No such command {name!r}.{suggestion}")
+        return super().resolve_command(ctx, args)
+
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="The options above may also stand after the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
+    epilog="The options above may also follow the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
     "10 no cache here, 11 waited too long, 12 fetch or checksum failed, 13 no space, 14 in use, 20 findings, "
-    "75 lease lost, 130 interrupted, 141 nobody reads the output, 143 terminated.",
+    "75 lease lost, 130 interrupted, 141 output pipe closed, 143 terminated.",
 )
 @common_options(hidden=False)
 @click.version_option(__version__, prog_name="sc-dtool", message="%(prog)s %(version)s")
 def sc_dtool() -> None:
-    """Share a cache of large files: take a lease, read, give it back.
+    """Share a cache of large files: take a lease, read, release it.
 
     \b
     In a batch job:
-      p=$(sc-dtool use https://example.org/ref.tar sha256:... tar)
-      analyse "$p"
-      sc-dtool unuse https://example.org/ref.tar sha256:... tar
+      path=$(sc-dtool use https://example.org/ref.tar sha256:... tar) || exit
+      analyse "$path"
+      sc-dtool unuse "$path"
 
-    What is leased is never deleted; what is not can be, with `sc-dtool clean`.
+    An item with a lease is never deleted. `sc-dtool clean` deletes others.
     """  # noqa: D301  (click wants the backspace itself: do not wrap the next lines)
 
 
@@ -252,12 +265,12 @@ def _translate(error: Exception) -> CacheError:
     if isinstance(error, OSError):
         if _unwritten() is not None:
             return cannot_write_result(error)
-        if error.errno in FULL:
-            return NoSpace(explain(error), hint="free some with: sc-dtool clean")
-        missing = isinstance(error, FileNotFoundError) and f"/{CONTROL}/" in str(error.filename2 or error.filename)
-        return CacheError(explain(error), hint="`sc-dtool doctor` tells what is missing" if missing else None)
+        if isinstance(error, FileNotFoundError) and f"/{CONTROL}/" in str(error.filename2 or error.filename):
+            return CacheError(explain(error), hint="`sc-dtool doctor` reports what is missing")
+        return translate(error)
     return CacheError(
-        f"{type(error).__name__}: {error}", hint="this is a fault in sc-dtool; --debug shows where, please report it"
+        f"{type(error).__name__}: {error}",
+        hint="this is a bug in sc-dtool: run the command again with --debug, and report the traceback",
     )
 
 

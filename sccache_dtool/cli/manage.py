@@ -11,7 +11,7 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, dry_run_option, pass_invocation, trash_option, until
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import CacheError, Exit, UsageError, explain
+from sccache_dtool.errors import CacheError, Exit, UsageError, translate
 from sccache_dtool.protocol.reaping import Reaped
 
 
@@ -20,9 +20,11 @@ from sccache_dtool.protocol.reaping import Reaped
 @common_options()
 @pass_invocation
 def init_command(now: Invocation, directory: str | None) -> None:
-    """Set up a cache in DIRECTORY (default: --cache-dir, or dtool's own cache directory).
+    """Set up a cache in DIRECTORY.
 
-    Files that are there already are left alone. Refused: the root directory, home directories, dtool datasets.
+    The default is the directory of --cache-dir, or else dtool's own cache directory. If the group may write in
+    DIRECTORY, the cache is shared with the group. Files in DIRECTORY are left alone. The root directory, home
+    directories and dtool datasets are refused.
     """
     cache = now.cache(directory)
     made = cache.init()
@@ -32,16 +34,21 @@ def init_command(now: Invocation, directory: str | None) -> None:
 
 
 @click.command("reap")
-@click.option("--holder", metavar="ID", help="Take this holder for gone on your word: the ID that `why` shows.")
+@click.option(
+    "--holder",
+    metavar="ID",
+    help="End the leases of this holder, because you know that it is gone. `why` shows the ID.",
+)
 @dry_run_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @common_options()
 @pass_invocation
 def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
-    """End the leases of processes and batch jobs that are proved to be gone. What cannot be proved is kept.
+    """End the leases of processes and batch jobs that are gone.
 
-    A lease of a host that was switched off, or of a container that is no more, can be proved by nobody; --holder
-    takes your word for it. If you are wrong, data can be removed while it is read.
+    A lease is ended only if it is proved that its holder is gone. Nobody can prove that of a host that was switched
+    off, or of a container that was deleted. If you know it, give --holder. If you are wrong, data can be removed while
+    somebody reads it.
     """
     cache = now.cache()
     if holder is None:
@@ -74,7 +81,7 @@ def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
 @common_options()
 @pass_invocation
 def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: float | None) -> int:
-    """Remove items that nobody uses."""
+    """Remove single items that are not in use."""
     cache = now.cache()
     keys = [cache.find(item) for item in items]
 
@@ -91,15 +98,20 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 
 @click.command("pin")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
-@click.option("--until", type=until, metavar="WHEN", help="How long: 30d, or 2027-01-31. Default: for good.")
+@click.option(
+    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: never."
+)
 @common_options()
 @pass_invocation
 def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:
-    """Keep items, whatever `clean` is told; without an ITEM, list the pins. `rm` removes them all the same."""
+    """Protect items from `clean`; without an ITEM, list the pins.
+
+    `rm` removes pinned items nevertheless.
+    """
     cache = now.cache()
     cache.check()
     if until is not None and not items:
-        raise UsageError("--until is for an ITEM, and there is none", hint="sc-dtool pin ITEM --until WHEN")
+        raise UsageError("--until needs an ITEM", hint="sc-dtool pin ITEM --until WHEN")
     if not items:
         rows = [
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
@@ -108,6 +120,8 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
         columns += [Column("UNTIL", lambda row: row["until"] or "for good"), Column("BY", field("by"))]
         now.out.table("pin", rows, columns)
+        if not rows:
+            now.out.note("no item is pinned")
         return Exit.DONE
 
     def pin(item: str) -> None:
@@ -125,7 +139,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
 @common_options()
 @pass_invocation
 def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
-    """Let `clean` have items again that were pinned."""
+    """Undo `pin`: let `clean` remove these items again."""
     cache = now.cache()
 
     def unpin(item: str) -> None:
@@ -142,7 +156,10 @@ def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
 @common_options()
 @pass_invocation
 def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
-    """Bring back items that were removed with --trash; without an ITEM, list them."""
+    """Restore items from the trash; without an ITEM, list it.
+
+    Items are in the trash if they were removed with --trash, or if config.toml sets [clean] trash.
+    """
     cache = now.cache()
     cache.check()
     if not items:
@@ -170,7 +187,7 @@ def _print_trash(now: Invocation, cache: Cache) -> None:
     columns += [Column("SIZE", lambda row: output.size(row["bytes"]), right=True), Column("UNTIL", field("keep_until"))]
     now.out.table("trashed", rows, columns)
     if not rows:
-        now.out.note("there is nothing to restore; only what is removed with --trash is kept")
+        now.out.note("the trash is empty; only items removed with --trash are kept in it")
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
@@ -180,7 +197,7 @@ def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
         try:
             act(item)
         except (CacheError, OSError) as error:
-            failure = error if isinstance(error, CacheError) else CacheError(explain(error))
+            failure = error if isinstance(error, CacheError) else translate(error)
             now.out.error(failure)
             codes.append(failure.exit_code)
     if not codes:

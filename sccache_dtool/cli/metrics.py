@@ -16,10 +16,13 @@ from sccache_dtool.cli.options import Invocation, common_options, pass_invocatio
     "into",
     default=STANDARD_OUTPUT,
     metavar="FILE",
-    help="Write into FILE, whole or not at all. Default: standard output, as for '-'.",
+    help="Write to FILE, as a whole or not at all. Default: standard output (-).",
 )
 @common_options()
 @pass_invocation
 def metrics_command(now: Invocation, into: str) -> None:
-    """Print what a monitor wants to know, as Prometheus's node exporter reads it from a text file."""
+    """Print metrics in the text format of Prometheus.
+
+    Prometheus's node exporter reads such a file with its textfile collector.
+    """
     write_file(now.out, into, list(metrics.text(now.cache().state())))

@@ -117,7 +117,9 @@ class Invocation:
     def confirm(self, question: str) -> None:
         """Go on only if a person agrees. Raises UsageError where there is nobody to ask."""
         if self.no_input or not sys.stdin.isatty():
-            raise UsageError("this asks before it removes, and nobody can be asked here", hint="add -y to agree")
+            raise UsageError(
+                "confirmation is needed, but there is no terminal to ask on", hint="add -y to go on without a question"
+            )
         if not click.confirm(question, err=True):
             raise CacheError("nothing was removed")
 
@@ -147,15 +149,33 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     def decorate(function: Command) -> Command:
         for add in reversed(
             (
-                option("-C", "--cache-dir", metavar="DIR", help="The cache's directory. Default: dtool's own."),
-                option("-f", "--format", type=click.Choice(["human", "json", "tsv"]), help="How results are printed."),
-                option("--color", type=click.Choice(["auto", "always", "never"]), help="Colour in what people read."),
-                option("-q", "--quiet", is_flag=True, help="Print results and errors only."),
-                option("-v", "--verbose", is_flag=True, help="Say more on standard error."),
-                option("-j", "--jobs", type=click.IntRange(1), metavar="N", help="Look-ups at a time."),
-                option("--executor", metavar="WHO", help="What shares large scans: mpi, none, dask:ADDRESS."),
+                option(
+                    "-C",
+                    "--cache-dir",
+                    metavar="DIR",
+                    help="The cache's directory. Default: $DTOOL_CACHE_DIRECTORY, or else dtool's.",
+                ),
+                option(
+                    "-f",
+                    "--format",
+                    type=click.Choice(["human", "json", "tsv"]),
+                    help="Format of results. Default: human.",
+                ),
+                option("--color", type=click.Choice(["auto", "always", "never"]), help="Use colour. Default: auto."),
+                option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only."),
+                option("-v", "--verbose", is_flag=True, help="Print more details on standard error."),
+                option(
+                    "-j",
+                    "--jobs",
+                    type=click.IntRange(1),
+                    metavar="N",
+                    help="Number of file system operations at a time.",
+                ),
+                option(
+                    "--executor", metavar="WHO", help="Share large scans among processes: mpi, none, or dask:ADDRESS."
+                ),
                 option("--insecure-executor", is_flag=True, help="Accept a Dask scheduler without TLS."),
-                option("--no-input", is_flag=True, help="Never ask."),
+                option("--no-input", is_flag=True, help="Never ask; fail instead."),
                 option("--debug", is_flag=True, help="Show a traceback with an error."),
             )
         ):
@@ -169,13 +189,18 @@ def naming_options(function: Command) -> Command:
     """Which item, and where: the same for `use`, `unuse` and `run`."""
     for add in reversed(
         (
-            click.option("-n", "--name", metavar="NAME", help="Name the item. Alone: a pure reference count."),
-            click.option("--size", type=size, metavar="SIZE", help="Room that the item needs, such as 10GB."),
+            click.option(
+                "-n",
+                "--name",
+                metavar="NAME",
+                help="Identify the item by NAME. Without SOURCE: count references only, without data.",
+            ),
+            click.option("--size", type=size, metavar="SIZE", help="Space that the item needs: 10GB."),
             click.option(
                 "-d",
                 "--directories",
                 metavar="DIR:DIR",
-                help="Caches (or new, or empty directories) to look in; the first with room takes the item.",
+                help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
             ),
             click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
         )
@@ -190,18 +215,20 @@ def holder_option(function: Command) -> Command:
         "--holder",
         default="auto",
         metavar="WHO",
-        help="Who holds the lease: auto (the batch job or calling process), pid:N, slurm:ID, or a name.",
+        help="Who holds the lease: auto (the batch job or calling process, the default), pid:N, slurm:ID, or a name.",
     )(function)
 
 
 def fetching_options(function: Command) -> Command:
     """How an item is fetched that is not there."""
-    rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download so much a second at most: 10MB.")
-    room = click.option("--make-room", is_flag=True, help="Evict what is idle if there is no room for the item.")
-    parents = click.option("--parents", is_flag=True, help="Make the directories above a new cache, too.")
-    refresh = click.option("--refresh", is_flag=True, help="Ask the source whether it has changed since the fetch.")
+    rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download at most this much per second: 10MB.")
+    room = click.option("--make-room", is_flag=True, help="Remove idle items if there is not enough space.")
+    parents = click.option("--parents", is_flag=True, help="Create missing parent directories of a new cache.")
+    refresh = click.option(
+        "--refresh", is_flag=True, help="Ask the source whether it has changed, and fetch again if it has."
+    )
     max_age = click.option(
-        "--max-age", type=duration, metavar="TIME", help="Ask it only if the copy is older than this: 1d."
+        "--max-age", type=duration, metavar="TIME", help="Like --refresh, but only if the copy is older than this: 1d."
     )
     return rate(room(refresh(max_age(parents(function)))))
 
@@ -209,14 +236,16 @@ def fetching_options(function: Command) -> Command:
 def lasting_options(function: Command) -> Command:
     """How long a lease lasts and how long to wait for it."""
     ttl = click.option(
-        "--ttl", type=lifetime, metavar="TIME", help="Other hosts may end the lease after this time: 12h."
+        "--ttl", type=lifetime, metavar="TIME", help="Let other hosts end the lease after this time: 12h."
     )
-    wait = click.option("--wait", type=duration, metavar="TIME", help="Wait so long for somebody else's download.")
+    wait = click.option(
+        "--wait", type=duration, metavar="TIME", help="Wait at most this long for another process's download: 1h."
+    )
     return ttl(wait(function))
 
 
 #: Of everything that removes something.
-dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing.")
+dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 trash_option = click.option(
-    "--trash", type=duration, metavar="TIME", help="Keep what is removed this long, for `restore`: 7d."
+    "--trash", type=duration, metavar="TIME", help="Keep removed items in the trash for this time: 7d."
 )

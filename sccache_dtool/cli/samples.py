@@ -13,14 +13,14 @@ from sccache_dtool.errors import UsageError
 
 #: Each file in `samples/`, and what it is for.
 SAMPLES = {
-    "slurm-epilog.sh": "Epilog: gives back what a job still holds",
-    "slurm-task-prolog.sh": "TaskProlog: tells each job where the cache is",
-    "slurm-job.sbatch": "a job that uses the cache",
-    "clean.sh": "what the next four call: cleans with low priority, prints only what matters",
-    "crontab": "a line for cron",
+    "slurm-epilog.sh": "Slurm epilog: releases the leases that a job still holds",
+    "slurm-task-prolog.sh": "Slurm task prolog: sets DTOOL_CACHE_DIRECTORY for each job",
+    "slurm-job.sbatch": "Slurm job that uses the cache",
+    "clean.sh": "script that cleans at low priority; the next four call it",
+    "crontab": "line for cron",
     "scrontab": "lines for Slurm's scrontab",
-    "sc-dtool-clean.service": "a unit for systemd",
-    "sc-dtool-clean.timer": "its timer",
+    "sc-dtool-clean.service": "systemd service",
+    "sc-dtool-clean.timer": "systemd timer for that service",
 }
 
 
@@ -29,9 +29,9 @@ SAMPLES = {
 @common_options()
 @pass_invocation
 def sample_command(now: Invocation, name: str | None) -> None:
-    """Print a sample for Slurm, cron or systemd, or list them.
+    """List samples for Slurm, cron and systemd, or print one.
 
-    NAME is a name in the list; its ending may be left out where that means one file only.
+    NAME is a name from the list. Its extension may be left out if only one file has that name.
     """
     if name is None:
         rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
@@ -39,7 +39,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:
-        what = f"{name} could be {' or '.join(found)}" if found else f"there is no sample {name!r}"
+        what = f"{name!r} could mean {' or '.join(found)}" if found else f"there is no sample {name!r}"
         raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
     if now.out.format == "human":

@@ -37,11 +37,13 @@ _NUMBERS = {
 
 
 @click.command("transfers")
-@click.option("--all", "everything", is_flag=True, help="Also what has ended more than a minute ago, within a day.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Show all transfers of the last day, not only of the last minute."
+)
 @common_options()
 @pass_invocation
 def transfers_command(now: Invocation, everything: bool) -> None:
-    """Show what is being fetched: how far, how fast, by whom, who waits for it; and what has just ended, and how."""
+    """Show the downloads in progress, and those that just ended."""
     cache = now.cache()
     moment = time.time()
     found = cache.transfers()
@@ -102,7 +104,7 @@ def _progress(row: Fields) -> str:
 @common_options()
 @pass_invocation
 def loaders_command(now: Invocation) -> None:
-    """List the sources and steps that there are, and say what has to be installed for those that are not ready."""
+    """List the kinds of sources and steps, and what they need."""
     rows = list(_loaders())
     now.out.table(
         "loader",
@@ -121,7 +123,7 @@ def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader("source", scheme, None, "a file or directory here" if scheme == "file" else "a file on the web")
+        yield _loader("source", scheme, None, "a local file or directory" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
         missing = fsspec_source.missing(scheme)
         missing = f"pip install {missing}" if missing else None
@@ -188,14 +190,15 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 def locate_command(
     now: Invocation, name: str | None, size: int | None, directories: str | None, words: tuple[str, ...]
 ) -> None:
-    """Print the path of an item that is in the cache, without taking a lease: only `use` keeps it there.
+    """Print the path of an item without taking a lease.
 
-    The same words as for `use`, or a name or key. Exits with 1 if it is in none of the caches, or if only in a version
-    that `use` would not take because its source has changed.
+    Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
+    key. The exit code is 1 if the item is in none of the caches. It is also 1 if `use` would fetch the item again
+    because its source has changed.
     """
     caches = [now.cache(one) for one in (directories or "").split(os.pathsep) if one] or [now.cache()]
     if not words and name is None:
-        raise UsageError("nothing to locate", hint="give the words that `use` was given")
+        raise UsageError("no item is given", hint="give the words that `use` was given")
     changed = False
     for cache in caches:
         try:

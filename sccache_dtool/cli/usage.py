@@ -44,21 +44,25 @@ def _dataset_name(row: Fields) -> str:
 
 @click.command("du")
 @click.option(
-    "--by", type=click.Choice(["item", "dataset", "user"]), default="item", show_default=True, help="Sum up by what."
+    "--by",
+    type=click.Choice(["item", "dataset", "user"]),
+    default="item",
+    show_default=True,
+    help="What each line shows.",
 )
 @click.option(
     "--top",
     type=click.IntRange(min=0),
     metavar="N",
-    help=f"Show the N largest. Default: {_SHOWN} for people, and all, in no order of size, for programs.",
+    help=f"Show the N largest. Default: {_SHOWN}; with -f json or tsv: all, unsorted.",
 )
 @common_options()
 @pass_invocation
 @by_all_tasks
 def du_command(now: Invocation, by: str, top: int | None) -> None:
-    """Show how much space the cache takes, who uses it, and what could be reclaimed.
+    """Show the space that items take, and how much is reclaimable.
 
-    Files that dtool itself has left in the cache, without the plugin, are counted as loose.
+    Loose files are those that dtool has put into the cache without sc-dtool's plugin.
     """
     cache = now.cache()
     moment = time.time()
@@ -186,16 +190,21 @@ def user_of(uid: int) -> str:
 
 @click.command("summary")
 @click.option(
-    "--by", type=click.Choice(["dataset", "item"]), default="dataset", show_default=True, help="What each line is of."
+    "--by", type=click.Choice(["dataset", "item"]), default="dataset", show_default=True, help="What each line shows."
 )
 @click.option(
-    "--unused", type=duration, default="30d", show_default=True, metavar="TIME", help="What counts as unused: 30d."
+    "--unused",
+    type=duration,
+    default="30d",
+    show_default=True,
+    metavar="TIME",
+    help="Time without a use after which an item counts as unused.",
 )
 @common_options()
 @pass_invocation
 @by_all_tasks
 def summary_command(now: Invocation, by: str, unused: float) -> None:
-    """Show what the cache is good for: space, what is unused, how often each was used, how much time that saved."""
+    """Show space, uses, and the download time that the cache saved."""
     cache = now.cache()
     moment = time.time()
     told = [tell(item, noted) for item, noted in cache.told()]
@@ -272,6 +281,6 @@ def _print_totals(
         f"{output.count(old_files, 'loose file')}",
         f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} that nobody uses now",
         f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them now",
-        f"saved   {short_duration(fields['saved_seconds'])} of fetching, by all uses but those that fetched{and_more}",
+        f"saved   {short_duration(fields['saved_seconds'])} of download time, by cache hits{and_more}",
     ]
     now.out.result("summary", fields, *lines)

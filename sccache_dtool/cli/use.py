@@ -52,14 +52,15 @@ def use_command(
 ) -> None:
     """Take a lease on an item and print its path, alone.
 
-    What is not in the cache is fetched first, by one of all who want it. SOURCE is a path or an http(s) URL, STEP
-    what is done with it: sha256:HEX (or another digest) checks it, tar unpacks it.
+    If the item is not in the cache, one of the processes that ask for it fetches it, and the others wait. SOURCE is a
+    path or a URL. Each STEP processes what was fetched: sha256:HEX checks a digest, tar unpacks an archive.
+    `sc-dtool loaders` lists all kinds of sources and steps.
 
-    The lease lasts until `unuse`, or until the batch job ends that this is called in; outside of jobs, until the
-    process that called ends: the nearest that is no wrapper such as timeout, env or sudo. Uses are counted: who calls
-    twice gives back twice.
+    The lease lasts until `unuse`. In a batch job, it ends with the job at the latest. Elsewhere, it ends with the
+    calling process: the nearest one that is not a wrapper such as timeout, env or sudo. Uses are counted: whoever
+    calls `use` twice calls `unuse` twice.
 
-    dtool:URI#ITEM is an item of a dtool dataset, and dtool:URI all of them: a directory with their paths.
+    dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
     """
     terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
     terms["max_age"] = _max_age(refresh, max_age)
@@ -87,8 +88,8 @@ def use_command(
 @click.command("unuse")
 @naming_options
 @holder_option
-@click.option("--all", "everything", is_flag=True, help="Give back all uses of this holder on the item.")
-@click.option("--evict-if-last", is_flag=True, help="Remove the item if nobody else uses it.")
+@click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
+@click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless somebody else uses it.")
 @common_options()
 @pass_invocation
 def unuse_command(
@@ -101,10 +102,10 @@ def unuse_command(
     everything: bool,
     evict_if_last: bool,
 ) -> None:
-    """Give back a use: the same words as for `use`, or the path that it printed.
+    """Release a lease that `use` took.
 
-    A path means the lease on that very copy. A name or a key will do as well. Once too often is no error: it says so,
-    and exits 0.
+    Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
+    on that copy only. Releasing an item that is not in use is not an error: the command says so and exits with 0.
     """
     caches = _caches(now, directories)
     owners = caches[0].owners(holder)
@@ -178,9 +179,9 @@ class _WithCommand(click.Command):
 @lasting_options
 @fetching_options
 @click.option(
-    "-I", "--replace", default="{}", metavar="STR", help="Replace arguments that are STR, not {}; empty: none."
+    "-I", "--replace", default="{}", metavar="STR", help="Replace arguments that are STR instead of {}; empty: none."
 )
-@click.option("--keep-going", is_flag=True, help="Let COMMAND go on when its lease is lost.")
+@click.option("--keep-going", is_flag=True, help="If the lease is lost, let COMMAND run on.")
 @common_options()
 @click.pass_context
 def run_command(
@@ -199,11 +200,12 @@ def run_command(
     max_age: float | None,
     keep_going: bool,
 ) -> int:
-    """Run COMMAND with a lease on an item, and return its exit code.
+    """Hold a lease on an item while COMMAND runs.
 
-    The path is in $SC_DTOOL_PATH, and replaces each argument of COMMAND that is {}. Signals sent to sc-dtool reach
-    COMMAND. The lease shows a heartbeat; if it is lost all the same, COMMAND is sent SIGTERM. Once COMMAND has been
-    started, the exit code is always its own, and problems of sc-dtool are reported on standard error.
+    COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}. Signals sent to sc-dtool reach
+    COMMAND. sc-dtool renews the lease while COMMAND runs. If the lease is lost nevertheless, COMMAND gets SIGTERM. Once
+    COMMAND has started, the exit code is always that of COMMAND, and sc-dtool reports its own problems on standard
+    error.
     """
     from sccache_dtool.cli.child import Child
 
@@ -272,9 +274,10 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
 @common_options()
 @pass_invocation
 def renew_command(now: Invocation, holder: str) -> None:
-    """Begin another lifetime for all leases taken with `use --ttl`.
+    """Extend the lifetime of leases taken with `use --ttl`.
 
-    For scripts that run longer than they thought, and for holders that are but a name.
+    All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
+    run longer than their --ttl, and for leases held under a name (--holder NAME).
     """
     cache = now.cache()
     owners = cache.owners(holder)
@@ -351,7 +354,7 @@ def _rate(text: int | None) -> float | None:
 def _max_age(refresh: bool, max_age: float | None) -> float | None:
     """Seconds after which the source of a copy is asked whether it has changed; None: it is not asked."""
     if refresh and max_age is not None:
-        raise UsageError("--refresh and --max-age contradict each other", hint="--refresh is the same as --max-age 0s")
+        raise UsageError("--refresh and --max-age cannot be combined", hint="--refresh is the same as --max-age 0s")
     return 0.0 if refresh else max_age
 
 

@@ -24,7 +24,7 @@ from sccache_dtool.disk.names import (
     Layout,
     unique,
 )
-from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, NoCache, UsageError, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fallback import do_without
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
@@ -61,21 +61,26 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
         return Choice(_absolute(configured, _DTOOL_CONFIG), _DTOOL_CONFIG, True)
     path = os.path.expanduser(_DEFAULT)
     if not os.path.isabs(path):
-        raise UsageError("you have no home directory, where the cache is by default", hint="name one with --cache-dir")
+        raise UsageError(
+            "no cache is given, and you have no home directory for the default one",
+            hint="give a directory with --cache-dir",
+        )
     return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
 
 
 def _absolute(text: str, origin: str) -> str:
     if not text.strip() or "\0" in text or "\n" in text:
-        raise UsageError(f"{origin} is empty or no path", hint="name the cache's directory, such as /scratch/cache")
+        raise UsageError(f"{origin} is empty, or not a path", hint="name the cache's directory, such as /scratch/cache")
     path = os.path.expanduser(text)
     if path.startswith("~"):
-        raise UsageError(f"{origin} is {text}, and there is no such user", hint=f"for that very name write ./{text}")
+        raise UsageError(
+            f"{origin} is {text}, but there is no such user", hint=f"for a directory of that name write ./{text}"
+        )
     try:
         return os.path.abspath(path)
     except FileNotFoundError:
         raise UsageError(
-            f"cannot tell where {text} is: the working directory is gone", hint="give an absolute path"
+            f"cannot tell where {text} is: the working directory was removed", hint="give an absolute path"
         ) from None
 
 
@@ -107,12 +112,14 @@ def check(fs: FileSystem, layout: Layout) -> str:
     except OSError as error:
         raise NoCache(
             f"cannot tell whether {layout.root} is a cache: {explain(error)}",
-            hint="nothing is touched; look what it is, and who owns it",
+            hint="nothing was changed; check the path, its permissions and its owner",
         ) from error
     fields = dict(line.partition(": ")[::2] for line in text.splitlines()[1:])
     if not text.startswith(f"{FORMAT_MAGIC}\n") or not fields.get("id") or is_cut(text):
-        hint = "nothing is touched; see `sc-dtool init --help`"
-        raise NoCache(f"{layout.format_file} is not a cache's", hint=_how_to_repair(fs, layout) or hint)
+        hint = "nothing was changed; check the path, or restore this file from a backup"
+        raise NoCache(
+            f"{layout.format_file} is not the FORMAT file of a cache", hint=_how_to_repair(fs, layout) or hint
+        )
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
             f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
@@ -175,7 +182,8 @@ def put_format_anew(fs: FileSystem, layout: Layout) -> None:
 def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
     if damage_of_format(fs, layout) is None:
         return None
-    return f"{layout.format_file} was lost, and the rest is there: sc-dtool --cache-dir {layout.root} doctor --fix"
+    command = f"sc-dtool --cache-dir {shlex.quote(layout.root)} doctor --fix"
+    return f"{layout.format_file} is lost, but the rest exists: {command}"
 
 
 def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
@@ -207,17 +215,16 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
         with contextlib.suppress(OSError):
             fs.remove_tree(aside)
         if error.errno not in NOT_EMPTY | GONE:
-            raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
+            raise _not_set_up(layout.root, error) from error
         try:
             check(fs, layout)  # somebody else was first, or the reply to our rename was lost
         except NoCache as refusal:
             if error.errno in GONE:  # the root is a dangling link, or was removed meanwhile
-                raise CacheError(f"cannot set up a cache in {layout.root}: {explain(error)}") from error
+                raise _not_set_up(layout.root, error) from error
             raise NoCache(
-                f"{layout.control} is there already, and it is no cache's",
+                f"{layout.control} exists already, and does not belong to a cache",
                 details=[refusal.message],
-                hint=_how_to_repair(fs, layout)
-                or "nothing was touched; look what it is, and remove it by hand if nobody needs it",
+                hint=_how_to_repair(fs, layout) or "nothing was changed; remove it by hand if nobody needs it",
             ) from error
         return False
     layout.shared = shared
@@ -239,10 +246,18 @@ def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not parents:
             raise NoCache(
-                f"no cache in {root}, and the directory above it does not exist",
-                hint=f"correct the path or mount its file system; to make it all: sc-dtool --cache-dir {root} init",
+                f"no cache in {root}, and its parent directory does not exist",
+                hint="correct the path, or mount its file system; to create all directories: "
+                f"sc-dtool --cache-dir {shlex.quote(root)} init",
             ) from error
-        raise CacheError(f"cannot set up a cache in {root}: {explain(error)}") from error
+        raise _not_set_up(root, error) from error
+
+
+def _not_set_up(root: str, error: OSError) -> CacheError:
+    message = f"cannot set up a cache in {root}: {explain(error)}"
+    if error.errno in FULL:
+        return NoSpace(message, hint="free space on that file system, or choose another directory")
+    return CacheError(message, hint="check the owner and the permissions of the directory above, or choose another")
 
 
 def _format(shared: bool, id: str | None = None) -> str:

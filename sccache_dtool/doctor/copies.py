@@ -46,7 +46,7 @@ def findings(fs: FileSystem, layout: Layout, copy: Copy, permissions: Permission
 
 def _who_can_mend(error: OSError) -> str:
     may_not = error.errno in (errno.EACCES, errno.EPERM)
-    return "its owner can mend its permissions" if may_not else "look what it is, and who owns it"
+    return "its owner can repair its permissions" if may_not else "check what it is, and who owns it"
 
 
 def _payload(

@@ -261,7 +261,7 @@ class _Reaping:
 #: What a person can do, by what the scan has made of it.
 _WHAT_TO_DO = {
     "left alone": "left alone; remove it if nobody needs it",
-    "passed over": "passed over; look what it is, and who owns it",
+    "passed over": "skipped; check what it is, and who owns it",
     "counted as held": "counted as held; remove it if it is nobody's",
     "counted as alive": "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
 }

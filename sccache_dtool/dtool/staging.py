@@ -158,7 +158,7 @@ def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
 def _check(relpath: str) -> None:
     """Raise FetchFailed for a path that would lead out of the directory."""
     if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
-        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is no path in a directory")
+        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path in a directory")
 
 
 def _hold_items(

@@ -108,7 +108,9 @@ class Cleaner(Post):
         another cleaner is at work.
         """
         if planned.cache_id != self._id:
-            raise UsageError("this is the plan of another cache", hint="make one here: sc-dtool clean -n -o plan.json")
+            raise UsageError(
+                "this is the plan of another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
+            )
         deadline = self._deadline(most_seconds)
         leased = self._unsettled()
         with self._crew() as crew:
@@ -176,7 +178,7 @@ class Cleaner(Post):
         try:
             audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
         except OSError as error:
-            self._warn(f"{explain(error)}; of this cleaning there is no record")
+            self._warn(f"{explain(error)}; this cleaning is not recorded")
 
     def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
@@ -257,7 +259,7 @@ class Cleaner(Post):
         trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
         figures = self._fs.room(self._layout.root)
         if figures is None:
-            self._warn("limits that depend on how full the file system is were ignored, because it does not say so")
+            self._warn("limits that depend on the free space were ignored, because the file system does not report it")
             return None
         return Room(*figures).without(trashed)
 

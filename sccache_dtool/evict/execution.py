@@ -228,7 +228,7 @@ def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_
             leftover.put_away()
         except OSError as error:
             if error.errno not in GONE:  # otherwise somebody else did
-                warn(f"{explain(error)}; {leftover.what} is left for the next time")
+                warn(f"{explain(error)}; {leftover.what} is left for the next clean")
             continue
         done.append(leftover)
     return done

@@ -20,7 +20,7 @@ def listing(fs: FileSystem, layout: Layout, warn: Warn) -> list[PinName]:
     except OSError as error:
         raise CacheError(
             f"cannot tell what is pinned: {explain(error)}",
-            hint="nothing is removed until that is known; look what is there, and who owns it",
+            hint="nothing is removed until this is resolved; check what is there, and who owns it",
         ) from error
     return list(understood(layout.pins, found, PinName.parse, "not a pin", warn))
 

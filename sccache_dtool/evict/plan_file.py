@@ -82,7 +82,7 @@ def decode(lines: Iterable[str]) -> Planned:
         return Planned(str(fields["cache"]), remove, size, count, None if goal == Goal() else goal)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         hint = "sc-dtool clean -n -o plan.json writes one"
-        raise UsageError("this is no plan that this release can read", hint=hint) from None
+        raise UsageError("this is not a plan that this release can read", hint=hint) from None
 
 
 def _parts(lines: Iterator[str]) -> tuple[dict[str, Any], Iterable[dict[str, Any]]]:
@@ -114,7 +114,7 @@ def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
     for fields in entries:
         one = _decode_one(fields)
         if one.place in seen:
-            raise UsageError(f"the plan names {printable(one.place)} twice", hint="take one of both out of it")
+            raise UsageError(f"the plan contains {printable(one.place)} twice", hint="remove one of the two")
         seen.add(one.place)
         found.append(one)
     return tuple(found)

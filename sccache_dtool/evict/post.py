@@ -123,7 +123,7 @@ class Post:
                 if error.errno in GONE:
                     raise
                 if error.errno not in FULL:
-                    do_without(f"there is no record of this cleaning, and no history is folded ({error.strerror})")
+                    do_without(f"this cleaning is not recorded, and the history is not compacted ({error.strerror})")
             yield holder
 
     @contextmanager
@@ -132,9 +132,9 @@ class Post:
         if not election.poll():
             winner = election.winner() or "an unknown process"
             raise InUse(
-                f"another cleaner is at work in {self._layout.root}",
+                f"another cleaner is running in {self._layout.root}",
                 details=[winner],
-                hint="nothing was done, and nothing needs to be: it does the same work",
+                hint="nothing was done; the other cleaner does the work",
             )
         try:
             yield

@@ -89,7 +89,7 @@ class Keeper(Cleaner):
         return InUse(
             f"cannot remove {key_label(item.key)}: {count} held",
             details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
-            hint="they are released with `sc-dtool unuse`, or reaped once their holder is proved dead",
+            hint="release them with `sc-dtool unuse`; those of dead holders are ended by `sc-dtool reap`",
         )
 
     def evict_if_idle(self, key: str) -> bool:
@@ -176,7 +176,10 @@ class Keeper(Cleaner):
 
 def not_in_trash(word: str) -> UsageError:
     """The error that says that `restore` cannot find what a word means."""
-    return UsageError(f"there is no {word!r} in the trash", hint="only what was evicted with --trash is kept")
+    return UsageError(
+        f"there is no {word!r} in the trash",
+        hint="only items removed with --trash are kept; list them with: sc-dtool restore",
+    )
 
 
 def _is_of_restore(name: str) -> bool:

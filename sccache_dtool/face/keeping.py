@@ -48,7 +48,7 @@ class Keeping(Looking):
         """Evict what `rules` let go. `keep_for`: seconds for which `restore` finds it (default: the cache's).
 
         Nothing in use is ever evicted: the file system refuses. Raises InUse while another cleaner is at work.
-        `most_seconds`: after which the rest is left for the next time; `why`: for the record in `cleanings/`.
+        `most_seconds`: after which the rest is left for the next clean; `why`: for the record in `cleanings/`.
         """
         keep_for = self.settings.trash_keep if keep_for is None else keep_for
         return self._keeper().clean(rules, keep_for, most_seconds, why)
@@ -90,7 +90,7 @@ class Keeping(Looking):
         if strange:
             raise UsageError(
                 f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",
-                hint="nothing is cleaned as long as nobody knows what that protects; mend it, or use a newer release",
+                hint="nothing was cleaned, because the setting may protect items; correct it, or use a newer release",
             )
         return Rules(
             older_than=settings.clean_older_than,

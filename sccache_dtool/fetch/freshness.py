@@ -59,6 +59,7 @@ class Freshness:
         name, stack = self._wanted.key[:32], self._wanted.stack
         if self._wanted.bring is not None or not versions.is_tracked(stack):
             return name
+        versions.refuse_around(stack, self._around.layout.root)
         return f"{name}-{versions.now(stack).tag}"
 
     def accepts(self, generation: Generation) -> bool:

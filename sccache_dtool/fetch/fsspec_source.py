@@ -324,7 +324,7 @@ def _failures(source: Source) -> Iterator[None]:
     except PermissionError as error:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: permission denied",
-            hint="credentials are taken from where that store's own tools look for them",
+            hint="set up credentials as for the storage's own tools, such as `aws configure` for s3://",
         ) from error
     except (OSError, EOFError, TimeoutError) as error:
         if isinstance(error, OSError) and error.errno in _FINAL:
@@ -344,7 +344,7 @@ def _failures(source: Source) -> Iterator[None]:
         if status in (401, 403) or any(word in name for word in _REFUSALS):
             raise FetchFailed(
                 f"cannot fetch {source.canonical}: {why(error)}",
-                hint="credentials are taken from where that store's own tools look for them",
+                hint="set up credentials as for the storage's own tools, such as `aws configure` for s3://",
             ) from error
         if name == "error_perm" or (status is not None and 400 <= status < 500 and status not in _PASSING):
             raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error

@@ -450,7 +450,7 @@ def _length(response: requests.Response) -> int | None:
         return None
     length = text.partition(",")[0].strip()  # servers behind each other may each say it; urllib3 compares
     if re.fullmatch(_SIZE, length, re.ASCII) is None:
-        raise InvalidHeader(f"the server announced {plain(text[:40])!r} bytes, which is no number")
+        raise InvalidHeader(f"the server announced {plain(text[:40])!r} bytes, which is not a number")
     return int(length)
 
 
@@ -555,7 +555,7 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
         if isinstance(cause, codings.CannotDecode | urllib3.exceptions.DecodeError):
             return "what the server sent cannot be decoded in the way that it says"
         if isinstance(cause, HTTPException):
-            return f"what the server answered is no proper HTTP ({type(cause).__name__})"
+            return f"the server's answer is not valid HTTP ({type(cause).__name__})"
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:
             return why(cause)
     known = isinstance(error, OSError | ValueError | urllib3.exceptions.HTTPError)

@@ -12,6 +12,7 @@ from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.sink import Sink
+from sccache_dtool.fetch.versions import contains_cache
 from sccache_dtool.fetch.words import Source
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
@@ -95,7 +96,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
             status = fs.lstat(old)
             if stat.S_ISDIR(status.st_mode):
                 if _identity(status) == ours:
-                    raise FetchFailed(f"cannot fetch {plain(source)}: the cache is in it, and would copy itself")
+                    raise contains_cache(source)
                 fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
                 pending.append((old, new))
             elif stat.S_ISLNK(status.st_mode):
@@ -123,7 +124,7 @@ def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) ->
         raise FetchFailed(
             f"cannot fetch {plain(source)}: it changed while it was copied",
             details=[f"{before.st_size} bytes at first, {sink.size} copied, {after.st_size} now"],
-            hint="try again when nobody writes it any more",
+            hint="try again when no process writes to it",
         )
     return sink.digests()
 

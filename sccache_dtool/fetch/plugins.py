@@ -109,5 +109,5 @@ def _load(point: EntryPoint, kind: type[Plugin]) -> Plugin:
     except Exception as error:  # a stranger's module may raise anything
         raise CacheError(f"cannot load {point.name} ({point.value}): {type(error).__name__}: {error}") from error
     if not isinstance(plugin, kind):
-        raise CacheError(f"{point.name} ({point.value}) is no {kind.__name__}")
+        raise CacheError(f"{point.name} ({point.value}) is not a {kind.__name__}")
     return plugin

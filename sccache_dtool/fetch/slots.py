@@ -33,7 +33,7 @@ def limit() -> int:
         return DEFAULT
     if not (text.isascii() and text.isdigit()):
         raise UsageError(
-            f"${VARIABLE} is {text!r}, and no number of downloads", hint="give 1 or more, or 0 for no bound"
+            f"${VARIABLE} is {text!r}, and not a number of downloads", hint="give 1 or more, or 0 for no limit"
         )
     return int(text)
 

@@ -94,7 +94,7 @@ class _Block:
         elif digest and len(self.sources) > 1:
             raise UsageError(
                 f"{plain(step.canonical)} could be of any of {len(self.sources)} sources",
-                hint="put each digest right after the source that it is of",
+                hint="put each digest right after its source",
             )
         else:
             self.steps.append(step)

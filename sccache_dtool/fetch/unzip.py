@@ -49,7 +49,9 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     except Refused as error:
         raise FetchFailed(f"cannot unpack {source}: refused member {plain(str(error))}") from error
     except zipfile.BadZipFile as error:
-        raise FetchFailed(f"cannot unpack {source}: {why(error)}", hint="is it a zip at all?") from error
+        raise FetchFailed(
+            f"cannot unpack {source}: {why(error)}", hint="check that the file is a zip archive"
+        ) from error
     except Exception as error:  # damaged data raises anything: zlib.error, EOFError, RuntimeError, NotImplementedError
         if isinstance(error, OSError) and error.errno in FULL:
             raise

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.errors import FetchFailed, explain
 from sccache_dtool.fallback import start_thread
+from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.units import short_duration
 
@@ -142,6 +143,26 @@ def tracked(chain: Chain) -> Source | None:
     return None if first.scheme != "file" or is_pinned(chain) else first
 
 
+def refuse_around(stack: Stack, root: str) -> None:
+    """Raises FetchFailed if a source is, by its path, a directory that the cache in `root` is in.
+
+    To read the tree of such a directory may take hours. The source is not touched: its file system may not answer.
+    """
+    roots = {os.path.abspath(root), os.path.realpath(root)}
+    for chain in stack.chains:
+        source = tracked(chain)
+        if source is not None and any(os.path.commonpath((source.location, one)) == source.location for one in roots):
+            raise contains_cache(source.location)
+
+
+def contains_cache(path: str) -> FetchFailed:
+    """The error for a directory that must not be fetched, because the cache is in it."""
+    return FetchFailed(
+        f"cannot fetch {plain(path)}: the cache is in it, so that the copy would contain itself",
+        hint="give a directory that does not contain the cache",
+    )
+
+
 def is_pinned(chain: Chain) -> bool:
     """Whether a digest says what must come of a source, so that its version does not matter."""
     return any(is_digest(step) for step in chain.steps)
@@ -204,7 +225,7 @@ def steadily(job: Job, chain: Chain, bring: Callable[[], Retrieved]) -> Retrieve
     if after is None or after.text != before.text:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: it changed while it was copied",
-            hint="try again when nobody writes it any more",
+            hint="try again when no process writes to it",
         )
     return retrieved._replace(version={"source": source.canonical, **before.fact})
 

@@ -78,9 +78,9 @@ class Waiter:
     def _too_long(self, election: Election) -> TimedOut:
         after = short_duration(self._terms.wait)
         return TimedOut(
-            f"{self._wanted.label} is still being fetched by somebody else after {after}",
+            f"{self._wanted.label} is still being fetched by another process after {after}",
             details=[self._who(election)],
-            hint="wait longer with --wait; when who fetches is gone, the next to ask takes over",
+            hint="wait longer with --wait; if that process dies, the next `sc-dtool use` takes over its download",
         )
 
     def _who(self, election: Election) -> str:

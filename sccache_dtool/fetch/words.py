@@ -192,7 +192,7 @@ def _local(path: str, cwd: Callable[[], str]) -> Source:
     try:
         path = os.path.normpath(path if os.path.isabs(path) else os.path.join(cwd(), path))
     except OSError as error:
-        raise UsageError(f"cannot tell where {path} is: the working directory is gone") from error
+        raise UsageError(f"cannot tell where {path} is: the working directory was removed") from error
     if path.startswith("//"):  # POSIX lets two slashes mean something else; here they are one path
         path = path[1:]
     return Source(f"file:{path}", Location(path), os.path.basename(path))
@@ -268,7 +268,9 @@ def parse_step(word: str) -> Step:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
         raise UsageError(
-            f"{plain(word)} is no step", hint=f"the first word is the source, and steps follow: {STEP_FORMS}"
+            f"{plain(word)} is not a step",
+            hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
+            f"for a further source of that name write ./{plain(word)}",
         )
     return _digest(name, argument)
 
@@ -279,7 +281,7 @@ def _bare(name: str, suffix: str, *, unpacks: bool = False) -> Callable[[str | N
     def parse(argument: str | None) -> Step:
         if argument is not None:
             hint = "; compression is found out by looking" if name == "tar" else ""
-            raise UsageError(f"{name}:{plain(argument)} is no step", hint=f"write {name}{hint}")
+            raise UsageError(f"{name}:{plain(argument)} is not a step", hint=f"write {name}{hint}")
         return Step(name, unpacks, suffix)
 
     return parse
@@ -296,7 +298,7 @@ def _digest(name: str, argument: str) -> Step:
         )
     if len(argument) != 2 * size or re.fullmatch("[0-9A-Fa-f]*", argument) is None:
         raise UsageError(
-            f"{plain(argument)!r} is no {name.lower()} digest: expected {2 * size} hexadecimal digits"
+            f"{plain(argument)!r} is not a {name.lower()} digest: expected {2 * size} hexadecimal digits"
             + (f", not {len(argument)}" if len(argument) != 2 * size else "")
         )
     return Step(f"{name.lower()}:{argument.lower()}")
@@ -334,7 +336,7 @@ CHECKSUMS = {"adler32": 4, "crc32": 4}
 def check_characters(word: str) -> None:
     """Raise UsageError for a word that no source and no step can be."""
     if not word:
-        raise UsageError("an empty word is no source and no step")
+        raise UsageError("a source or step is empty", hint="is a variable of the script not set?")
     if CONTROL.search(word):
         raise UsageError(f"{plain(word)!r} has a control character in it", hint="a new line or a NUL, for example")
     try:

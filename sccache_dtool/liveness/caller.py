@@ -114,10 +114,10 @@ def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
     if verdict.state is State.DEAD:
         raise UsageError(
             f"no lease can be held for a job that has ended ({verdict.evidence})",
-            hint="is it another's number? Without --holder the lease is the calling process's",
+            hint="check the number; without --holder, the calling process holds the lease",
         )
     if verdict.state is State.UNKNOWN:
-        warn(f"the lease may be kept for ever, unless it has a lifetime (--ttl): {verdict.evidence}")
+        warn(f"if the holder dies, the lease may be kept for ever; give it a lifetime (--ttl): {verdict.evidence}")
 
 
 def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
@@ -127,7 +127,7 @@ def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
     if spec.startswith("pid:"):
         number = spec.removeprefix("pid:")
         if not (number.isascii() and number.isdigit()):
-            raise UsageError(f"{spec!r} is no process number", hint="give --holder pid:N, such as pid:$$")
+            raise UsageError(f"{spec!r} is not a process number", hint="give --holder pid:N, such as pid:$$")
         return process_owner(CALLER, proc, int(number))
     if ":" in spec and (job := _job_from(spec)) is not None:
         return Owner(JOB, None, None, "", job)
@@ -143,7 +143,7 @@ def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
     caller = find_owner(proc)
     if caller is None:
         raise UsageError(
-            "cannot tell which process is to hold the lease",
+            "cannot find a process to hold the lease",
             hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
         )
     pid, between = caller
@@ -198,7 +198,7 @@ def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:
     if process is None:
         raise UsageError(
             f"process {pid} cannot be seen from here, so it cannot hold a lease",
-            hint="is it of another container, or hidden? Give a name and a lifetime: --holder NAME --ttl 12h",
+            hint="if it is hidden or in another container, give a name and a lifetime: --holder NAME --ttl 12h",
         )
     return Owner(kind, process, None, one_line(proc.words(pid)))
 

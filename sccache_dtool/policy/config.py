@@ -110,13 +110,13 @@ def _files_mark(value: object) -> Mark:
 
 def _count(value: object) -> int:
     if not isinstance(value, int) or value < 0:
-        raise UsageError(f"{value!r} is no number of uses", hint="give a whole number, such as 10")
+        raise UsageError(f"{value!r} is not a number of uses", hint="give a whole number, such as 10")
     return value
 
 
 def _order(value: object) -> str:
     if value not in ORDERS:
-        raise UsageError(f"{value!r} is no order", hint=f"give one of {', '.join(ORDERS)}")
+        raise UsageError(f"{value!r} is not an order", hint=f"give one of {', '.join(ORDERS)}")
     return str(value)
 
 
@@ -124,7 +124,7 @@ def _patterns(value: object) -> tuple[str, ...]:
     """Patterns of items' names."""
     listed = value if isinstance(value, list) else [value]
     if not all(isinstance(pattern, str) and pattern for pattern in listed):
-        raise UsageError(f"{value!r} is no list of patterns", hint='give a list such as ["hg38*", "*.fa"]')
+        raise UsageError(f"{value!r} is not a list of patterns", hint='give a list such as ["hg38*", "*.fa"]')
     return tuple(listed)
 
 
@@ -212,7 +212,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
             return _without_any(CacheError(f"{place}: {error}"))
     unknown = tuple(_others(tables))
     for one in unknown:
-        warn(f"{place}: {one} is not a setting that this release knows; passed over")
+        warn(f"{place}: {one} is not a setting that this release knows; it is ignored")
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]

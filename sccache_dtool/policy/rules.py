@@ -257,7 +257,7 @@ def _reason_to_keep(
     if rules.older_than is not None and now - idle_since < rules.older_than:
         return f"used within {short_duration(rules.older_than)}"
     if successor is None and rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
-        return f"used {item.uses} times"
+        return f"used at least {rules.fewer_uses_than} times"
     if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
         return "not larger than asked for"
     return None
@@ -346,7 +346,7 @@ def _sums(removed: Sequence[Candidate], asked: Goal | Spare) -> tuple[int, int]:
 
 
 #: Why something stays that might go.
-ENOUGH = "later in order than what suffices to reach the goal"
+ENOUGH = "not needed to reach the goal"
 
 
 def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:

@@ -65,7 +65,7 @@ def parse_fraction(value: object) -> Mark:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise UsageError(f"{value!r} is no fraction", hint="give a number above 0, 1 at most, such as 0.9")
+        raise UsageError(f"{value!r} is not a fraction", hint="give a number above 0, 1 at most, such as 0.9")
     _check_not_none(str(value), fraction)
     return Mark(fraction, True)
 
@@ -78,7 +78,7 @@ def _share(text: str) -> Mark | None:
         return None
     share = float(match[1]) / 100
     if share > 1:
-        raise UsageError(f"{text!r} is more than all", hint="give 100% or less")
+        raise UsageError(f"{text!r} is more than 100%", hint="give 100% or less")
     _check_not_none(text, share)
     return Mark(share, True)
 
@@ -93,7 +93,9 @@ def _check_meant(text: str, value: int, unit: str, hint: str) -> None:
 def _check_not_none(text: str, value: float) -> None:
     """Raise UsageError for 0, as of a variable that was never set."""
     if value == 0:
-        raise UsageError(f"{text!r} is no limit", hint="to remove everything that is not in use: sc-dtool clean --all")
+        raise UsageError(
+            f"{text!r} is not a limit", hint="to remove everything that is not in use: sc-dtool clean --all"
+        )
 
 
 class Limits(NamedTuple):
@@ -126,9 +128,14 @@ def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
     if low is None:
         return
     if high is None:
-        raise UsageError(f"the low {what}, {low}, has no high one: nothing would begin to clean", hint="give both")
+        raise UsageError(
+            f"the low {what}, {low}, needs a high one: without it, cleaning would never start", hint="give both"
+        )
     if low.is_share == high.is_share and low.value > high.value:
-        raise UsageError(f"the low {what}, {low}, is above the high one, {high}", hint="cleaning ends at the low one")
+        raise UsageError(
+            f"the low {what}, {low}, is above the high one, {high}",
+            hint="cleaning starts above the high one and stops at the low one",
+        )
 
 
 class Trashed(NamedTuple):

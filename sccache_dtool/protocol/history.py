@@ -201,7 +201,7 @@ def _segment_lines(
         name, _, record = line.partition(" ")
         lines.append((EndedName.parse(name), record))
     if not all(entry for entry, _ in lines):
-        warn(f"{path}: has lines that are no finished leases; they are not counted")
+        warn(f"{path}: has lines that are not finished leases; they are not counted")
     return lines
 
 

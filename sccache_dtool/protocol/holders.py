@@ -316,7 +316,7 @@ class Holder:
             details=[
                 "another process took it for dead, its heartbeat unseen for a whole lifetime, or somebody revoked it"
             ],
-            hint="what it reads may be deleted: stop, and use the data again; a longer --ttl makes this rarer",
+            hint="the data that it reads may be deleted: stop, and use the item again; a longer --ttl makes this rarer",
         )
 
 

@@ -163,7 +163,9 @@ class Court:
         if self._silent is None:
             self._silent = self._call_in_silence()
         if not self._silent:
-            return Verdict(State.UNKNOWN, "its holder is not listed; a quieter time will tell whether it has ended")
+            return Verdict(
+                State.UNKNOWN, "its holder is not listed; a later `sc-dtool reap` can tell whether it has ended"
+            )
         if id in self._silent[0].present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
@@ -222,8 +224,11 @@ def open_court(place: Workplace, *, glance: bool = False, dry_run: bool = False)
         yield Court(fs, layout, clock, roll, judge, warn, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
     if memory.is_lost and not glance:
-        where = "there is no place for it" if memory.path is None else f"{memory.path} cannot be written"
-        warn(f"what was seen of lifetimes is forgotten ({where}): dead holders of other hosts may be kept for ever")
+        where = "there is no directory for it" if memory.path is None else f"{memory.path} cannot be written"
+        warn(
+            f"observations of lifetimes cannot be stored ({where}): "
+            "leases of dead holders on other hosts may be kept for ever"
+        )
 
 
 def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None], dry_run: bool) -> Roll:
@@ -233,7 +238,7 @@ def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None], dry_run: 
     except OSError as error:
         if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
-        warn(f"{explain(error)}; until that can be written, nobody is taken for gone because they are missing")
+        warn(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
         return Roll.glance(fs, layout)
 
 

@@ -198,7 +198,7 @@ def _names(place: Place) -> Finding:
         return _told("upper and lower case are the same: a payload that has both cannot be unpacked")
     if error := refusal(partial(place.make, "l" * LONGEST)):
         return _told(f"names of {OURS} bytes, but not of {LONGEST} ({error.strerror}): long ones cannot be unpacked")
-    return _good(f"up to {LONGEST} bytes, and all characters that we use", longest=LONGEST)
+    return _good(f"up to {LONGEST} bytes, and all characters that sc-dtool uses", longest=LONGEST)
 
 
 def _durability(place: Place) -> Finding:

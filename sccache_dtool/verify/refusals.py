@@ -80,5 +80,5 @@ def cannot_be_used(directory: str, error: OSError) -> CacheError:
     if not is_answer(error):
         return broken_off(directory, error)
     return UsageError(
-        f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you may write"
+        f"cannot verify {directory}: {explain(error)}", hint="give a directory on the mount, in which you can write"
     )

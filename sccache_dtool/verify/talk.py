@@ -42,8 +42,8 @@ def wait_for(
     while (found := look()) is None:
         if place.clock.monotonic() > end:
             raise TimedOut(
-                f"no word from {whom} within {seconds:.0f} s",
-                hint="is the command running on both hosts, with the same directory, on one mount? --wait waits longer",
+                f"no message from {whom} within {seconds:.0f} s",
+                hint="run the command on both hosts, with the same directory on the same mount; --wait waits longer",
             )
         place.clock.sleep(pause)
         pause = min(2 * pause, longest_pause)
@@ -100,8 +100,8 @@ class Talk:
         if self._place.clock.monotonic() > self._end:
             self._is_over = True
             raise TimedOut(
-                f"{self.name_of_other} has not come to an end within {short_duration(_LONGEST_TALK)}",
-                hint="is there another than you who may write in the directory? give one of your own on that mount",
+                f"{self.name_of_other} has not finished within {short_duration(_LONGEST_TALK)}",
+                hint="other users may be able to write in that directory: give one of your own on that mount",
             )
 
         def look() -> Said | None:

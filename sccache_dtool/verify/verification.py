@@ -91,7 +91,9 @@ def assist(
     except OSError as error:
         raise broken_off(directory, error) from error
     except Garbled as error:
-        raise CacheError(f"the leader is none: {error}", hint="start both again, with the same release") from error
+        raise CacheError(
+            f"the other host is not a leader: {error}", hint="start both again, with the same release"
+        ) from error
 
 
 def _is_settled(findings: Iterable[Finding]) -> bool:

@@ -196,11 +196,11 @@ def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
     [
         (["use"], "nothing to use"),
         (["unuse"], "nothing to use"),
-        (["use", ""], "an empty word"),
+        (["use", ""], "a source or step is empty"),
         (["use", "gopher://example.org/x"], "unknown kind of source 'gopher'"),
         (["use", "http://"], "cannot read"),
         (["use", "http://host:99999/x"], "cannot read the host and port"),
-        (["use", "x", "untie"], "untie is no step"),
+        (["use", "x", "untie"], "untie is not a step"),
         (["use", "x", "sha256:abc"], "expected 64 hexadecimal digits"),
         (["use", "x", "crc33:00000000"], "crc33"),
         (["use", "x", "tar", "md5:" + "0" * 32], "cannot come after tar"),
@@ -359,7 +359,7 @@ def test_a_cache_directory_that_is_no_path(text: str) -> None:
     """An unset variable would make the working directory a cache."""
     for done in (call("init", env=environment(DTOOL_CACHE_DIRECTORY=text)), call("-C", text, "init")):
         assert done.code == 2
-        assert "is empty or no path" in one_line_error(done)
+        assert "is empty, or not a path" in one_line_error(done)
 
 
 def test_a_tilde_is_the_home_directory(sc: Sc, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,7 +431,7 @@ def test_a_working_directory_that_is_gone(root: Path, source: str, tmp_path: Pat
     assert done.out.startswith("ACGT\nref.fa is kept")
     assert done.out.endswith("\n2\n2\n")
     assert "Traceback" not in done.err
-    assert done.err.count("the working directory is gone") == 2
+    assert done.err.count("the working directory was removed") == 2
 
 
 # -- sources that cannot be had ----------------------------------------------------------------------------------------
@@ -607,3 +607,30 @@ def test_python_without_site_packages_is_no_traceback_of_ours() -> None:
     done = shell([PYTHON, "-m", "sccache_dtool", "--version"])
     assert done == call("--version")
     assert shutil.which("sc-dtool") == SC_DTOOL
+
+
+def test_a_directory_with_the_cache_in_it_is_refused_before_it_is_read(sc: Sc, root: Path) -> None:
+    """`use /` would read the whole file system for hours, and fail only then."""
+    for source in ("/", str(root), str(root.parent)):
+        done = sc("use", source)
+        assert (done.code, "the cache is in it" in one_line_error(done)) == (12, True)
+        assert "hint: give a directory that does not contain the cache" in done.err
+
+
+def test_a_mistyped_command_gets_a_suggestion(sc: Sc) -> None:
+    """Whoever mistypes a command would have to read the help."""
+    assert "No such command 'ues'. Did you mean 'use'?" in sc("ues").err
+
+
+def test_a_mistyped_name_gets_a_suggestion(sc: Sc, tmp_path: Path) -> None:
+    """Whoever mistypes an item's name would have to search all names for the right one."""
+    (tmp_path / "genome.fa").write_text("x")
+    sc("use", "--holder", "me", tmp_path / "genome.fa")
+    assert "similar: genome.fa" in sc("why", "genone.fa").err
+
+
+def test_a_file_that_cannot_be_opened_is_named(sc: Sc, tmp_path: Path) -> None:
+    """An error such as "cannot read No such file" would say neither what was tried nor where."""
+    assert one_line_error(sc("clean", "--plan", "none.json")).startswith("Error: cannot read none.json: No such file")
+    path = tmp_path / "missing" / "x.prom"
+    assert one_line_error(sc("metrics", "-o", path)) == f"Error: cannot write {path}: No such file or directory"

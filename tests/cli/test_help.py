@@ -48,6 +48,15 @@ def test_the_list_of_commands_is_whole(sc: Sc) -> None:
         assert sc(command, "--help").code == 0
 
 
+def test_the_list_of_commands_says_what_each_does(sc: Sc) -> None:
+    """A description in the list would be cut off, and its reader would have to guess its end."""
+    shown = sc("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
+    for line in shown.splitlines():
+        name, about = line.split(maxsplit=1)
+        assert re.fullmatch(r"[A-Z].*[^.]\.", about), line
+        assert len(about) <= 61, f"{name}: longer than 60 characters and its full stop"
+
+
 def test_every_exit_code_is_listed(sc: Sc) -> None:
     """A script could not tell what an exit code means."""
     text = " ".join(sc("--help").out.split())
@@ -60,7 +69,7 @@ def test_every_exit_code_is_listed(sc: Sc) -> None:
 def test_common_options_are_told_once(sc: Sc) -> None:
     """Help of a command would drown in options that all commands have."""
     assert "--cache-dir" in sc("--help").out
-    assert "may also stand after the command" in " ".join(sc("--help").out.split())
+    assert "may also follow the command" in " ".join(sc("--help").out.split())
     assert "--cache-dir" not in sc("du", "--help").out
 
 

@@ -38,7 +38,7 @@ def test_directories_above_are_not_made(source: str, tmp_path: Path, way: str, c
     holder = ["--holder", "h", "--ttl", "1h"] if command == "use" else []
     done = call(command, *options, *holder, source, *rest, env=environment(**env))
     assert (done.code, done.out) == (10, "")
-    assert one_line_error(done).startswith(f"Error: no cache in {place}, and the directory above it does not exist")
+    assert one_line_error(done).startswith(f"Error: no cache in {place}, and its parent directory does not exist")
     assert f"sc-dtool --cache-dir {place} init" in done.err
     assert not (tmp_path / "not").exists()
     assert not (tmp_path / "started").exists()

@@ -376,7 +376,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_with_debug(sc: Sc, m
     assert done.code == 1
     assert done.err.splitlines() == [
         "Error: KeyError: 'oops'",
-        "hint: this is a fault in sc-dtool; --debug shows where, please report it",
+        "hint: this is a bug in sc-dtool: run the command again with --debug, and report the traceback",
     ]
     with pytest.raises(KeyError):
         sc("--debug", "du")

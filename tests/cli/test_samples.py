@@ -36,7 +36,7 @@ def test_a_sample_is_printed_as_it_is(sc: Sc, name: str) -> None:
 def test_endings_may_be_left_out(sc: Sc) -> None:
     """`sample slurm-epilog` would need an ending that nobody remembers."""
     assert sc("sample", "slurm-epilog") == sc("sample", "slurm-epilog.sh")
-    assert "could be sc-dtool-clean.service or sc-dtool-clean.timer" in one_line_error(sc("sample", "sc-dtool-clean"))
+    assert "could mean sc-dtool-clean.service or sc-dtool-clean.timer" in one_line_error(sc("sample", "sc-dtool-clean"))
     for name in ("nothing", "../__init__.py", "", "slurm-epilog.sh/"):
         done = sc("sample", name)
         assert done.code == 2

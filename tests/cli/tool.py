@@ -176,7 +176,7 @@ def one_line_error(done: Done) -> str:
         line.startswith(("Error: ", "hint: ", "  ", "Usage: ", "Try ", "warning: ")) or not line for line in lines
     )
     assert "Traceback" not in done.err, done
-    assert "this is a fault in sc-dtool" not in done.err, done
+    assert "this is a bug in sc-dtool" not in done.err, done
     return errors[0]
 
 

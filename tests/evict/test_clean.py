@@ -214,7 +214,7 @@ def test_a_plan_can_be_made_where_nothing_can_be_written(
     fs.fail("symlink", error, within="/holders/probe-")
     plan, _ = make_cache(fs=fs).plan(EVERYTHING)
     assert [one.label for one in plan.remove] == ["a"]
-    assert "nobody is taken for gone" in warnings[0]
+    assert "are not taken for dead" in warnings[0]
 
 
 def _only_copy(layout: Layout, label: str) -> tuple[str, str]:

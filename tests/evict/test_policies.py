@@ -119,7 +119,7 @@ def test_what_is_used_often_is_excluded() -> None:
     found = [item("rare", uses=9), item("often", uses=10)]
     plan = make_plan(found, Rules(fewer_uses_than=10), NOW)
     assert labels(plan) == ["rare"]
-    assert kept(plan) == {"often": "used 10 times"}
+    assert kept(plan) == {"often": "used at least 10 times"}
 
 
 def test_conditions_add_up() -> None:

@@ -200,7 +200,7 @@ def test_a_cache_within_the_source_is_refused(tmp_path):
     """Caching the directory that the cache lies in ends with an error, and not with a full disk."""
     area = tmp_path / "cache" / "area"
     area.mkdir(parents=True)
-    assert "copy itself" in failure(area, str(tmp_path)).message
+    assert "contain itself" in failure(area, str(tmp_path)).message
 
 
 def test_a_directory_cannot_be_checked_or_unpacked(area, tmp_path):

@@ -125,7 +125,7 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
 
     verdict = Docket(clock, Memory(None, clock), absent).judge(Job(scheduler, "lab", "a/1"))
     assert verdict.state is State.UNKNOWN
-    assert verdict.evidence.startswith(f"{TITLES[scheduler]}: of job a/1 nothing is known: there is no such command")
+    assert verdict.evidence.startswith(f"{TITLES[scheduler]}: nothing is known of job a/1: there is no such command")
 
 
 # -- no answer ---------------------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
 def test_no_answer_is_unknown_and_told_in_words(docket: Callable[[Run], Docket]) -> None:
     """A controller that hangs would be taken for the end of all its jobs."""
     verdict = docket(Commands(squeue=DOWN)).judge(job(1))
-    evidence = "Slurm: of job 1 nothing is known: squeue did not answer within 10 s"
+    evidence = "Slurm: nothing is known of job 1: squeue did not answer within 10 s"
     assert verdict == (State.UNKNOWN, evidence)
 
 

@@ -490,7 +490,7 @@ def test_where_nothing_can_be_made_a_person_is_told_what_to_give(place: str, tmp
     fs.fail("symlink", errno.EACCES, nth=1)
     with pytest.raises(UsageError, match=f"cannot verify {place}: Permission denied") as refused:
         (assist if role is PEER else verify)(fs, place, role, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
-    assert "in which you may write" in str(refused.value.hint)
+    assert "in which you can write" in str(refused.value.hint)
 
 
 # -- what the mount tells ----------------------------------------------------------------------------------------------
@@ -741,7 +741,7 @@ def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypat
         pool.submit(answer_once)
         report = verify(FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
     assert report.fitness is Fitness.ONE_HOST
-    assert "no word from node7 within 1 s" in report.verdict
+    assert "no message from node7 within 1 s" in report.verdict
 
 
 @pytest.mark.parametrize("room", ["link", "../place", "data", ""])
@@ -761,7 +761,7 @@ def test_a_peer_enters_no_room_that_is_none(room: str, place: str, monkeypatch: 
 
 def test_a_peer_without_a_leader_gives_up(place: str) -> None:
     """A peer that was started on the wrong mount would wait for ever."""
-    with pytest.raises(TimedOut, match="no word from a leader"):
+    with pytest.raises(TimedOut, match="no message from a leader"):
         assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
 
 
@@ -850,7 +850,7 @@ def test_a_talk_without_end_ends(tmp_path: Path) -> None:
             peer.hear()
             clock.let_pass(60.0)
 
-    with pytest.raises(TimedOut, match="the leader has not come to an end within 60 min"):
+    with pytest.raises(TimedOut, match="the leader has not finished within 60 min"):
         go_on()
 
 
@@ -980,7 +980,7 @@ def test_a_peer_follows_no_call_that_makes_no_sense(room: object, place: str, mo
     monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
     call = f"{place}/{VERIFICATION}0123456789abcdef.call"
     os.symlink(json.dumps({"room": room}), call)
-    with pytest.raises(TimedOut, match="no word from a leader"):
+    with pytest.raises(TimedOut, match="no message from a leader"):
         assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
     os.unlink(call)
 

@@ -177,7 +177,7 @@ class Docket:
                 self._leave_alone(scheduler)
         title = TITLES[scheduler]
         for job in jobs:
-            verdict = found.get(job, Verdict(State.UNKNOWN, f"of job {job.id} nothing is known: {reason}"))
+            verdict = found.get(job, Verdict(State.UNKNOWN, f"nothing is known of job {job.id}: {reason}"))
             self._verdicts[job] = Verdict(verdict.state, f"{title}: {verdict.evidence}")
 
     def _silenced(self, scheduler: str) -> str | None:

@@ -269,7 +269,7 @@ def _ask_accounting(
         else:
             others = sorted({row.cluster for row in candidates if _means(job._replace(cluster=row.cluster), row)})
             text = f"of cluster {', '.join(others)}, not {job.cluster}" if others else "not listed, or hidden"
-            verdicts[job] = Verdict(State.UNKNOWN, f"job {job.id} is {text}; that is no proof")
+            verdicts[job] = Verdict(State.UNKNOWN, f"job {job.id} is {text}; that proves nothing")
 
 
 def _from_accounting(job: Job, rows: list[Row]) -> Verdict | _Condition:
