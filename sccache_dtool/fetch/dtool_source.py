@@ -122,12 +122,13 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
     """What a dataset says of its items; asks a server at the first time. Raises FetchFailed."""
     try:
-        manifest: Mapping[str, Any] = dataset._manifest
+        manifest: Any = dataset._manifest
     except Exception as error:
         raise FetchFailed(f"cannot read the manifest of {plain(str(dataset.uri))}: {why(error)}") from error
     if not isinstance(manifest, Mapping) or not isinstance(manifest.get("items"), Mapping):
         raise _damaged(dataset.uri, "it lists no items")
-    return manifest
+    checked: Mapping[str, Any] = manifest
+    return checked
 
 
 def described(uri: object, properties: Any) -> tuple[str, int]:
