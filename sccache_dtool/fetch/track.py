@@ -152,8 +152,9 @@ class Track:
         Raises OSError if what others rely on cannot be taken back.
         """
         with self._lock:
-            part = self._parts.pop(index, None)
+            part = self._parts.get(index)
             if part is not None and part.bytes:
+                del self._parts[index]
                 try:
                     self._move(part, PartName(index, 0))
                     self._parts[index] = PartName(index, 0)
