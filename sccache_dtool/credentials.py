@@ -46,6 +46,9 @@ NAMES: dict[str, str] = {
 _MARK = r"[?&;#]|%(?:25)*(?:3F|26|3B|23)"
 _PAIR = rf"(?i)({_MARK})([^\s=&;#?'\"<>%]+)(=|%(?:25)*3D)((?:(?!{_MARK})[^\s'\"<>])*)"
 
+# The same where it is not encoded: then its name may be, in part, and what is encoded in its value is of the value.
+_PLAIN_PAIR = r"([?&;#])([^\s=&;#?'\"<>]+)=([^\s&;#'\"<>]*)"
+
 _also: set[str] = set()
 
 
@@ -56,7 +59,28 @@ def hide_also(names: Iterable[str]) -> None:
 
 def hide(text: str) -> str:
     """`text` with its URLs without user names and passwords, and with ``***`` for other credentials."""
-    return _pairs(re.sub(r"\S+", _without_user, text), _also, rf"\1\2\3{HIDDEN}") if text else text
+    if not text:
+        return text
+    return _pairs(_plain_pairs(re.sub(r"\S+", _without_user, text)), _also, rf"\1\2\3{HIDDEN}")
+
+
+def _plain_pairs(text: str) -> str:
+    if "=" not in text:
+        return text
+    names = frozenset(_decoded(match[2]) for match in re.finditer(_PLAIN_PAIR, text))
+
+    def hidden(match: re.Match[str]) -> str:
+        return f"{match[1]}{match[2]}={HIDDEN}" if _is(_decoded(match[2]), names, _also) else match[0]
+
+    return re.sub(_PLAIN_PAIR, hidden, text)
+
+
+def _decoded(name: str) -> str:
+    if "%" in name:
+        from urllib.parse import unquote
+
+        name = unquote(name)
+    return name.strip().lower()
 
 
 def _without_user(word: re.Match[str]) -> str:
@@ -83,7 +107,7 @@ def without(url: str, also: Collection[str] = ()) -> str:
 
 def _kept(query: str, also: Collection[str]) -> str:
     parts = query.split("&")
-    names = [part.partition("=")[0].lower() for part in parts]
+    names = [_decoded(part.partition("=")[0]) for part in parts]
     beside = frozenset(names)
     kept = [part for part, name in zip(parts, names, strict=True) if not ("=" in part and _is(name, beside, also))]
     return _pairs("&".join(kept), also, "")

@@ -135,8 +135,9 @@ def wanted(words: Sequence[str]) -> Wanted:
 
 def bytes_of(words: Sequence[str]) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
-    manifest = dtool_source.manifest_of(datasets.open_dataset(datasets.parse(words).uri))
-    return sum(int(properties["size_in_bytes"]) for properties in manifest["items"].values())
+    uri = datasets.parse(words).uri
+    manifest = dtool_source.manifest_of(datasets.open_dataset(uri))
+    return sum(dtool_source.described(uri, properties)[1] for properties in manifest["items"].values())
 
 
 def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
@@ -149,7 +150,7 @@ def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
             if all(map(dtool_source.is_identifier, shown.values())):  # otherwise somebody else has made it
                 return shown
     manifest = dtool_source.manifest_of(datasets.open_dataset(uri))
-    relpaths = {str(properties["relpath"]): identifier for identifier, properties in manifest["items"].items()}
+    relpaths = {dtool_source.described(uri, properties)[0]: one for one, properties in manifest["items"].items()}
     for relpath in relpaths:
         _check(relpath)
     return relpaths

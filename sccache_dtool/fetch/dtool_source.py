@@ -90,13 +90,13 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
     if dataset.uuid != uuid:
         raise FetchFailed(f"{plain(dataset.uri)} is dataset {plain(str(dataset.uuid))}, not {uuid}")
     manifest = manifest_of(dataset)
-    properties = manifest["items"].get(identifier)
-    if properties is None:
+    if identifier not in manifest["items"]:
         raise NoSuchItem(
             f"dataset {plain(dataset.name)} has no item {identifier}",
             hint=f"list them: dtool ls {plain(str(dataset.uri))}",
         )
-    relpath = str(properties["relpath"])
+    properties = manifest["items"][identifier]
+    relpath, size = described(dataset.uri, properties)
     digest = expected_digest(manifest, properties)
     canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
     name = _payload_name(relpath, steps)
@@ -104,7 +104,7 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
         label=name,
         what=f"{plain(relpath)} of dataset {plain(dataset.name)} ({plain(dataset.uri)})",
         identifier=identifier,
-        size=int(properties["size_in_bytes"]),
+        size=size,
         digest=digest,
         broker=dataset._storage_broker,
         root=root,
@@ -122,10 +122,28 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
     """What a dataset says of its items; asks a server at the first time. Raises FetchFailed."""
     try:
-        manifest: Mapping[str, Any] = dataset._manifest
+        manifest: Any = dataset._manifest
     except Exception as error:
         raise FetchFailed(f"cannot read the manifest of {plain(str(dataset.uri))}: {why(error)}") from error
-    return manifest
+    if not isinstance(manifest, Mapping) or not isinstance(manifest.get("items"), Mapping):
+        raise _damaged(dataset.uri, "it lists no items")
+    checked: Mapping[str, Any] = manifest
+    return checked
+
+
+def described(uri: object, properties: Any) -> tuple[str, int]:
+    """Path and size of an item, from what the manifest of the dataset at `uri` says of it. Raises FetchFailed."""
+    try:
+        relpath, size = properties["relpath"], int(properties["size_in_bytes"])
+    except (TypeError, ValueError, LookupError, OverflowError):
+        relpath, size = None, -1
+    if not isinstance(relpath, str) or size < 0:
+        raise _damaged(uri, "it has an item without a path or a size")
+    return relpath, size
+
+
+def _damaged(uri: object, what: str) -> FetchFailed:
+    return FetchFailed(f"the manifest of {plain(str(uri))} is damaged: {what}")
 
 
 def _payload_name(relpath: str, steps: Sequence[str]) -> str:

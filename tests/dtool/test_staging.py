@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +18,8 @@ from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.dtool import staging
-from sccache_dtool.errors import Exit
+from sccache_dtool.errors import Exit, FetchFailed
+from sccache_dtool.fetch import datasets, dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
 from sccache_dtool.fetch.request import Wanted
 from sccache_dtool.policy.rules import Rules
@@ -385,3 +387,35 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
     if again:
         Cache(cache_dir).clean(Rules(everything=True))
         assert shown(path) == FILES
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        None,
+        [],
+        {},
+        {"items": []},
+        {"items": {FIRST: None}},
+        {"items": {FIRST: {"size_in_bytes": 1}}},
+        {"items": {FIRST: {"relpath": 7, "size_in_bytes": 1}}},
+        {"items": {FIRST: {"relpath": "x"}}},
+        {"items": {FIRST: {"relpath": "x", "size_in_bytes": "many"}}},
+        {"items": {FIRST: {"relpath": "x", "size_in_bytes": float("inf")}}},
+        {"items": {FIRST: {"relpath": "x", "size_in_bytes": -1}}},
+    ],
+)
+def test_a_damaged_manifest_is_an_error_in_words(cache_dir, monkeypatch, manifest):
+    """What a server sends in the place of a manifest would end in a fault of this program."""
+    uuid = "12345678-1234-1234-1234-123456789abc"
+    dataset = SimpleNamespace(uuid=uuid, uri="http://h/x", name="x", _manifest=manifest, _storage_broker=None)
+    monkeypatch.setattr(datasets, "open_dataset", lambda uri: dataset)
+    cache = Cache(cache_dir)
+    one = dtool_source.wanted(uuid, FIRST, str(cache_dir), lambda: dataset)
+    with pytest.raises(FetchFailed, match="manifest of http://h/x is damaged"):
+        one.complete()
+    words = [f"dtool:http://h/{uuid}"]
+    with pytest.raises(FetchFailed, match="is damaged"):
+        staging.bytes_of(words)
+    with pytest.raises(FetchFailed, match="is damaged"):
+        staging.hold(cache, words, lambda wanted: pytest.fail("nothing can be wanted"), None)
