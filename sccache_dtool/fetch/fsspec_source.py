@@ -350,9 +350,13 @@ def _failures(source: Source) -> Iterator[None]:
                 f"cannot fetch {source.canonical}: {say(why(error))}",
                 hint="credentials are taken from where that store's own tools look for them",
             ) from error
-        if name == "error_perm" or (status is not None and 400 <= status < 500 and status not in _PASSING):
+        if name in _OF_THE_CALLER or (status is not None and 400 <= status < 500 and status not in _PASSING):
             raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
         raise Temporary(reason) from error
+
+
+#: What packages call the errors that another attempt would meet as well: of ftplib's and of botocore's.
+_OF_THE_CALLER = frozenset({"error_perm", "ParamValidationError"})
 
 
 def _status(error: Exception) -> int | None:
