@@ -92,6 +92,32 @@ def _without_user(word: re.Match[str]) -> str:
     return before + slashes + after.rpartition("@")[2]
 
 
+def hide_those_of(url: str, text: str) -> str:
+    """`text` with ``***`` for each credential of `url`, also where it does not stand in a URL.
+
+    Libraries put into their errors what they took for the name of a bucket or a host.
+    """
+    for secret in _secrets(url):
+        text = text.replace(secret, HIDDEN)
+    return text
+
+
+#: Shorter texts occur everywhere.
+_SHORTEST = 4
+
+
+def _secrets(url: str) -> list[str]:
+    from urllib.parse import unquote
+
+    user, _, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
+    query = f"{url.partition('?')[2]}".replace("#", "&")
+    parts = [part.partition("=")[::2] for part in query.split("&")]
+    names = [name.lower() for name, _ in parts]
+    values = [value for (_, value), name in zip(parts, names, strict=True) if _is(name, names, _also)]
+    found = {form for one in (user, user.partition(":")[2], *values) for form in (one, unquote(one))}
+    return sorted((one for one in found if len(one) >= _SHORTEST), key=len, reverse=True)
+
+
 def without(url: str, also: Collection[str] = ()) -> str:
     """`url`, or what follows the host in one, without the credentials in its query and fragment.
 

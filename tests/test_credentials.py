@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sccache_dtool.credentials import NAMES, hide, without
+from sccache_dtool.credentials import NAMES, hide, hide_those_of, without
+from sccache_dtool.fetch.reasons import without_credentials
 
 
 @pytest.mark.parametrize(
@@ -67,3 +68,21 @@ def test_a_companion_is_one_beside_its_signature_only(name: str, beside: str) ->
     assert without(f"/x?{name}=1") == f"/x?{name}=1"
     for signature in beside.split():
         assert without(f"/x?{name}=1&a=1&{signature}=2") == "/x?a=1"
+
+
+@pytest.mark.parametrize(
+    ("url", "text", "shown"),
+    [
+        ("s3://me:HUSH@bucket/x", "no bucket 'me:HUSH@bucket'", "no bucket '***@bucket'"),
+        ("sftp://me:HU%2FSH@h/x", "HU/SH was refused", "*** was refused"),
+        ("https://h/x?sig=HU%2FSH&v=long", "HU/SH, HU%2FSH: long", "***, ***: long"),
+        ("s3://me@bucket/x", "some files", "some files"),
+        ("file:/x", "x", "x"),
+    ],
+)
+def test_credentials_of_a_source_are_hidden_anywhere(url: str, text: str, shown: str) -> None:
+    """What a library says of a URL that it has taken apart would end in the cache, and in a report of a fault."""
+    assert hide_those_of(url, text) == shown
+    error = ValueError("outer")
+    error.__cause__ = ValueError(text)
+    assert str(without_credentials(error, url).__cause__) == shown

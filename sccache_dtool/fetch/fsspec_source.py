@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from sccache_dtool.clock import Clock
+from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
@@ -267,8 +269,9 @@ def _open_system(source: Source) -> tuple[Any, str]:
         # No instance of an earlier attempt: its connection may be the one that broke.
         system, name = core.url_to_fs(str(source.location), skip_instance_cache=True)
     except (ImportError, ValueError) as error:
+        reason = hide_those_of(source.location, why(error))
         raise FetchFailed(
-            f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({why(error)})",
+            f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({reason})",
             hint=f"install it: pip install {_wanted(source.scheme)}",
         ) from error
     return system, str(name)
@@ -315,6 +318,7 @@ def _ask(source: Source, question: Callable[[], Result], patience: float | None 
 @contextlib.contextmanager
 def _failures(source: Source) -> Iterator[None]:
     """Turn what any store may raise into ours. Nothing of ours, and no writing of ours, may happen within."""
+    say = functools.partial(hide_those_of, source.location)
     try:
         yield
     except FetchFailed:
@@ -328,11 +332,11 @@ def _failures(source: Source) -> Iterator[None]:
         ) from error
     except (OSError, EOFError, TimeoutError) as error:
         if isinstance(error, OSError) and error.errno in _FINAL:
-            raise FetchFailed(f"cannot fetch {source.canonical}: {why(error)}") from error
-        raise Temporary(why(error)) from error
+            raise FetchFailed(f"cannot fetch {source.canonical}: {say(why(error))}") from error
+        raise Temporary(say(why(error))) from error
     except Exception as error:  # each store has errors of its own
         name = type(error).__name__
-        reason = plain(f"{name}: {error}")
+        reason = say(plain(f"{name}: {error}"))
         if type(error).__module__ == "builtins":  # a TypeError and its like: the next attempt would come to the same
             raise FetchFailed(
                 f"cannot fetch {source.canonical}: {reason}",
@@ -343,12 +347,16 @@ def _failures(source: Source) -> Iterator[None]:
             raise FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True) from error
         if status in (401, 403) or any(word in name for word in _REFUSALS):
             raise FetchFailed(
-                f"cannot fetch {source.canonical}: {why(error)}",
+                f"cannot fetch {source.canonical}: {say(why(error))}",
                 hint="set up credentials as for the storage's own tools, such as `aws configure` for s3://",
             ) from error
-        if name == "error_perm" or (status is not None and 400 <= status < 500 and status not in _PASSING):
+        if name in _OF_THE_CALLER or (status is not None and 400 <= status < 500 and status not in _PASSING):
             raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
         raise Temporary(reason) from error
+
+
+#: What packages call the errors that another attempt would meet as well: of ftplib's and of botocore's.
+_OF_THE_CALLER = frozenset({"error_perm", "ParamValidationError"})
 
 
 def _status(error: Exception) -> int | None:

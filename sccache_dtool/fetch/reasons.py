@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from sccache_dtool.credentials import hide
+from sccache_dtool.credentials import hide, hide_those_of
 from sccache_dtool.errors import explain
 
 #: What may drive a terminal or break a line: C0, DEL, C1, and Unicode's line and paragraph separators.
@@ -34,10 +34,11 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def without_credentials(error: BaseException) -> BaseException:
+def without_credentials(error: BaseException, url: str = "") -> BaseException:
     """An exception of a library's, with no credentials in its text and in those of what led to it.
 
-    Libraries put whole URLs into them, and a traceback shows them all.
+    Libraries put whole URLs into them, and a traceback shows them all. `url`: what was to be fetched; its credentials
+    are found outside of URLs, too.
     """
     seen: set[int] = set()
     pending: list[object] = list(causes(error))
@@ -47,5 +48,5 @@ def without_credentials(error: BaseException) -> BaseException:
             seen.add(id(one))
             pending.extend(one.args)
             with contextlib.suppress(Exception):  # some do not let them be changed
-                one.args = tuple(hide(part) if isinstance(part, str) else part for part in one.args)
+                one.args = tuple(hide_those_of(url, hide(part)) if isinstance(part, str) else part for part in one.args)
     return error

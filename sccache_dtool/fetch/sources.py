@@ -46,7 +46,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             retrieved = _from_one(job._replace(others=others), mirror, path, digests)
             return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})
         except FetchFailed as error:
-            without_credentials(error)
+            without_credentials(error, mirror.location)
             failures[mirror] = error
             if others and isinstance(error, GaveUp):
                 later.append(mirror)
@@ -123,7 +123,7 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
-        without_credentials(error)
+        without_credentials(error, source.location)
         if others:
             return False  # another mirror may bring it
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT

@@ -82,6 +82,16 @@ def test_no_credential_is_in_a_traceback(root: Path, server: Server, url: str) -
     assert "SECRET" not in f"{done.out}{done.err}"
 
 
+def test_no_credential_is_shown_in_an_error_that_has_no_url(sc: Sc, root: Path) -> None:
+    """The package for S3 puts what it takes for the name of a bucket into its error: user, key and all."""
+    pytest.importorskip("s3fs")
+    done = sc("use", "s3://USER:SECRET%2Fkey@bucket/x.bin?token=SECRET")
+    assert done.code == 12
+    assert "SECRET" not in f"{done.out}{done.err}{stored(root)}"
+    assert "SECRET" not in sc("transfers", "--all").out
+    assert "trying again" not in done.err  # the name of a bucket would be refused each time
+
+
 def test_a_renewed_url_means_the_same_item(sc: Sc, server: Server) -> None:
     """A signature is valid for an hour, and each new one would be another download, and another name refused."""
     for signature in ("one", "two", "three"):
