@@ -323,7 +323,8 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
         return lease
 
     monkeypatch.setattr(staging, "AT_ONCE", 1)
-    staging.hold(cache, words, hold, None).release()
+    for lease in staging.hold(cache, words, hold, None).all:
+        lease.release()
     assert beaten.is_set()
 
 
