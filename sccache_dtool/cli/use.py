@@ -107,6 +107,10 @@ def unuse_command(
     Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
     on that copy only. Releasing an item that is not in use is not an error: the command says so and exits with 0.
     """
+    if not words and name is None:
+        raise UsageError(
+            "no item is given", hint="give the path that `use` printed, the words that it was given, or -n NAME"
+        )
     caches = _caches(now, directories)
     owners = caches[0].owners(holder)
     meant = _meant(caches, words, name)

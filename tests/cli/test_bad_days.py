@@ -242,7 +242,7 @@ def test_waiting_for_another_s_download(server: Server, sc: Sc) -> None:
         server.wait_for_gets("/x.bin")
         done = sc("use", "--wait", "0s", url)
         assert done.code == 11
-        assert "is still being fetched by somebody else" in one_line_error(done)
+        assert "is still being fetched by another process" in one_line_error(done)
         assert f"process {fetching.pid}" in done.err
         with start([SC_DTOOL, "use", url]) as waiting:
             assert waiting.stderr is not None
@@ -296,7 +296,7 @@ def test_two_cleaners_at_once(sc: Sc, source: str, disk: Disk) -> None:
         done = sc("clean", "--all", "-y")
         assert done.code == 14
         assert done.out == ""
-        assert "another cleaner is at work" in one_line_error(done)
+        assert "another cleaner is running" in one_line_error(done)
         assert f"process {other.pid}" in done.err
         assert len(disk.copies()) == 1
         assert finish(other).code == 0

@@ -195,7 +195,7 @@ def test_a_setting_that_nobody_knows(sc: Sc, source: str, disk: Disk) -> None:
     ("words", "says"),
     [
         (["use"], "nothing to use"),
-        (["unuse"], "nothing to use"),
+        (["unuse"], "no item is given"),
         (["use", ""], "a source or step is empty"),
         (["use", "gopher://example.org/x"], "unknown kind of source 'gopher'"),
         (["use", "http://"], "cannot read"),

@@ -72,11 +72,11 @@ def test_no_such_holder(sc: Sc, item: str, disk: Disk) -> None:
 
 def test_the_trash_can_be_looked_into(sc: Sc, item: str) -> None:
     """Nobody would know what `restore` can bring back, and until when."""
-    assert "nothing to restore" in sc("restore").err
+    assert "the trash is empty" in sc("restore").err
     assert sc("unuse", "--holder", "old-host", "-n", "other").code == 0
     sc("reap", "--holder", _holder(sc, item), "-y")
     assert sc("rm", "--trash", "7d", item).code == 0
     assert "ref.fa" in sc("restore").out
     assert sc("restore", "-f", "json").row("trashed")["bytes"] == 4
     assert sc("restore", item).code == 0
-    assert "nothing to restore" in sc("restore").err
+    assert "the trash is empty" in sc("restore").err

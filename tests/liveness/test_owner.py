@@ -147,7 +147,7 @@ def test_no_endless_search(proc: FakeProc) -> None:
 def test_who_cannot_be_found_is_named_instead(monkeypatch: pytest.MonkeyPatch, proc: FakeProc) -> None:
     """A user in a container would be told that something failed, and not how to go on."""
     monkeypatch.setattr("os.getppid", lambda: 999)
-    with pytest.raises(UsageError, match="cannot tell which process") as caught:
+    with pytest.raises(UsageError, match="cannot find a process") as caught:
         owner_from("auto", proc, print)
     assert "--holder NAME --ttl" in (caught.value.hint or "")
 
