@@ -112,8 +112,9 @@ def _secrets(url: str) -> list[str]:
     user, _, _ = url.partition("://")[2].partition("/")[0].rpartition("@")
     query = f"{url.partition('?')[2]}".replace("#", "&")
     parts = [part.partition("=")[::2] for part in query.split("&")]
-    names = [name.lower() for name, _ in parts]
-    values = [value for (_, value), name in zip(parts, names, strict=True) if _is(name, names, _also)]
+    names = [_decoded(name) for name, _ in parts]
+    beside = frozenset(names)
+    values = [value for (_, value), name in zip(parts, names, strict=True) if _is(name, beside, _also)]
     found = {form for one in (user, user.partition(":")[2], *values) for form in (one, unquote(one))}
     return sorted((one for one in found if len(one) >= _SHORTEST), key=len, reverse=True)
 

@@ -91,7 +91,7 @@ def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, sour
         c.thaw()
         for host in (b, c):
             done = host.wait(holding[host])
-            assert done.code == 75, done
+            assert done.code in (0, 143), done  # of the command, which may end first
             assert "revoked" in done.err
         d.boot()
         d.connect()
