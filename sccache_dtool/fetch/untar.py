@@ -59,7 +59,9 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     fs.mkdir(directory, 0o755)  # so that nobody else can write in it, also where permissions cannot be changed
     fd = fs.open(path)
     try:
-        stream = _Stream(_pieces(fs, fd, source), source)
+        kind = _compression(fd, source)
+        pieces = iter(lambda: fs.read(fd, CHUNK), b"") if kind is None else decompress.pieces(fs, fd, kind)
+        stream = _Stream(pieces, source, proves_its_end=kind is not None)
         with fs.extract(directory) as extraction, _open(stream, source) as archive:
             _Unpacker(fs, extraction, stream, source).run(archive)
         stream.exhaust()
@@ -75,7 +77,8 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
         fs.close(fd)
 
 
-def _pieces(fs: FileSystem, fd: int, source: str) -> Iterator[bytes]:
+def _compression(fd: int, source: str) -> str | None:
+    """How an archive is compressed, by the step that undoes it; None if it is not."""
     begin = os.pread(fd, 8, 0)
     for magic, program in _UNKNOWN:
         if begin.startswith(magic):
@@ -86,8 +89,8 @@ def _pieces(fs: FileSystem, fd: int, source: str) -> Iterator[bytes]:
     for magic, kind in _COMPRESSED:
         if begin.startswith(magic):
             decompress.require(kind, source)
-            return decompress.pieces(fs, fd, kind)
-    return iter(lambda: fs.read(fd, CHUNK), b"")
+            return kind
+    return None
 
 
 def _open(stream: _Stream, source: str) -> tarfile.TarFile:
@@ -103,7 +106,9 @@ def _open(stream: _Stream, source: str) -> tarfile.TarFile:
 class _Stream:
     """Pieces of bytes as a file that is read forward; what is skipped is read, because the checksums are at the end."""
 
-    def __init__(self, pieces: Iterator[bytes], source: str) -> None:
+    def __init__(self, pieces: Iterator[bytes], source: str, *, proves_its_end: bool) -> None:
+        """`proves_its_end`: whether `pieces` raises an error where something is missing at the end."""
+        self.proves_its_end = proves_its_end
         self._pieces = pieces
         self._source = source
         self._piece = b""
@@ -189,6 +194,10 @@ class _Member(tarfile.TarInfo):
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros that ends each archive
             raise
         except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            if at and getattr(
+                archive.fileobj, "proves_its_end", False
+            ):  # some programs write no end, and nothing is missing
+                raise tarfile.EOFHeaderError("end of file") from error  # type: ignore[attr-defined]
             raise tarfile.ReadError(f"it is truncated: no end of archive after {at} bytes") from error
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"damaged header of a member, at byte {at}: {error}") from error

@@ -199,6 +199,17 @@ def test_what_gnu_tar_writes_is_unpacked(unpack, tmp_path, options):
         assert (payload / "holes").stat().st_blocks * 512 < 1 << 20
 
 
+def test_a_compressed_tar_needs_no_end_mark(unpack):
+    """Some programs write none, and GNU tar accepts that; compression shows that nothing is missing."""
+    whole = tar(("f", FILE, b"1"), ("g", FILE, b"2"))
+    members = whole[: 4 * BLOCK]
+    assert (unpack(gzip.compress(members), "tar") / "g").read_bytes() == b"2"
+    with pytest.raises(FetchFailed, match="truncated"):
+        unpack(members, "tar")
+    with pytest.raises(FetchFailed, match="unexpected end"):
+        unpack(gzip.compress(whole[: 3 * BLOCK]), "tar")
+
+
 def test_a_part_of_a_volume_is_refused(unpack):
     """The second half of a file would be taken for the file."""
     with pytest.raises(FetchFailed, match="another volume"):
