@@ -33,7 +33,7 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
 
 SEED = int(os.environ.get("SEED", "20261121"))
-MOST_POINTS = int(os.environ.get("CRASH_POINTS", "9"))  # of each command; CRASH_POINTS=1000 leaves none out
+MOST_POINTS = int(os.environ.get("CRASH_POINTS", "6"))  # of each command; CRASH_POINTS=1000 leaves none out
 
 _SOME = MOST_POINTS // 3  # where most of the calls are those of another case, too
 

@@ -21,8 +21,8 @@ from sccache_dtool.evict import trash
 from sccache_dtool.protocol.gate import Closing
 
 SEED = int(os.environ.get("SEED", "20261121"))
-PLAYS = int(os.environ.get("PLAYS", "8"))  # by chance, of each case
-SAMPLE = int(os.environ.get("SAMPLE", "6"))  # of the orders with two switches, of each case
+PLAYS = int(os.environ.get("PLAYS", "4"))  # by chance, of each case
+SAMPLE = int(os.environ.get("SAMPLE", "3"))  # of the orders with two switches, of each case
 
 
 @pytest.fixture(autouse=True)
