@@ -19,8 +19,8 @@ tests   := $(VENV)/.installed-test
 linters := $(VENV)/.installed-lint
 pip      = $(py) -m pip install --quiet --quiet --disable-pip-version-check
 
-# One more than there are processors: some tests wait for a clock, and none depends on how busy the machine is.
-workers = $(shell echo $$(($$(nproc) + 1)))
+# Two more than there are processors: some tests wait for a clock, and none depends on how busy the machine is.
+workers = $(shell echo $$(($$(nproc) + 2)))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
