@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from sccache_dtool import fallback
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -14,6 +13,7 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import LeaseLost, NoCache
 from sccache_dtool.fetch.request import Wanted, wanted_from
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.log import Log
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import program
@@ -50,8 +50,6 @@ class Opened:
         self,
         root: str | os.PathLike[str],
         *,
-        on_warning: Tell = silently,
-        on_note: Tell = silently,
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
@@ -65,10 +63,9 @@ class Opened:
     ) -> None:
         """Nothing is touched before the first call.
 
-        `on_warning` is told of what is damaged and passed over, `on_note` whom we are waiting for, `on_lost`
-        (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on first use also
-        where there are files already, as in dtool's own cache directory; `parents`: also if directories above it are
-        missing, which are made. A cache that is set up on first use is told to `on_note`, or else logged as a warning.
+        `on_lost` is told (from a thread) that this program's leases were revoked. `may_hold_data`: set a cache up on
+        first use also where there are files already, as in dtool's own cache directory; `parents`: also if directories
+        above it are missing, which are made. A cache that is set up on first use is logged as a warning.
         `jobs`: how many look-ups may run at a
         time (None: as many as is good), in threads or, where this program has none, in forked processes; `on_scan`
         is told how many of how many parts of a scan are done; `executor`: what shares large scans and
@@ -79,8 +76,9 @@ class Opened:
         self._fs = fs
         self._clock = clock or Clock()
         self._proc = proc or Proc()
-        self._warn = on_warning
-        self._note = on_note
+        self._log = Log()
+        self._warn: Tell = self._log.warning
+        self._note: Tell = self._log.note
         self._on_lost = on_lost
         self._progress = progress
         self._may_hold_data = may_hold_data
@@ -89,7 +87,6 @@ class Opened:
         self._on_scan = on_scan
         self._executor = executor
         self._warned = False
-        self._audience = fallback.Audience(on_warning)  # as long as this lives, it is told what is done without
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -149,18 +146,9 @@ class Opened:
         except NoCache:
             if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
                 if self.init(self._parents):
-                    self._tell_of_new_cache()
+                    self._warn(f"set up a new cache in {self._layout.root}")
                 return
             self.check()  # once more: another process may have set it up since
-
-    def _tell_of_new_cache(self) -> None:
-        text = f"set up a new cache in {self._layout.root}"
-        if self._note is not silently:
-            self._note(text)
-            return
-        import logging
-
-        logging.getLogger("sccache_dtool").warning(text)
 
     def _warn_of_strangers(self) -> None:
         """Warn, once, of a cache in which everybody may put what its users read."""
