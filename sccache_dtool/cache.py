@@ -69,7 +69,7 @@ class Cache(Keeping):
         place, stack = self._known.get(words, _UNKNOWN)
         member = self._program
         if place is not None and member is not None and member.holder.usable and _is_current(place, stack):
-            lease = leases.take(self._fs, self._clock, member.holder, place)
+            lease = leases.take(self._store, member.holder, place)
             if lease is not None and member.stands(lease):
                 return lease
         return self._use_slowly(words)
@@ -85,10 +85,10 @@ class Cache(Keeping):
     def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
-        return until_it_stands(lambda: self._use_as_program(wanted, max_age), self._note)
+        return until_it_stands(lambda: self._use_as_program(wanted, max_age))
 
     def _use_as_program(self, wanted: Wanted, max_age: float | None) -> Lease:
-        member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
+        member = program.enter(self._store, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
         lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
@@ -116,7 +116,7 @@ class Cache(Keeping):
         most; `make_room`: whether idle items may be evicted for it. `max_age`: as for `use`; 0: always ask.
         """
         terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room, "max_age": max_age}
-        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms), self._note)
+        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms))
 
     def _hold(self, owner: Owner, ttl: float | None, wanted: Wanted, terms: dict[str, Any]) -> Lease:
         holder = self.enter(owner, ttl, wanted.key)
@@ -134,7 +134,7 @@ class Cache(Keeping):
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        return Holder(self._fs, self._layout, self._clock, owner, ttl, key)
+        return Holder(self._store, owner, ttl, key)
 
     def acquire(
         self,
@@ -159,18 +159,7 @@ class Cache(Keeping):
         return self._acquirer(holder).acquire(wanted, terms, max_age)
 
     def _acquirer(self, holder: Holder) -> Acquirer:
-        return Acquirer(
-            self._fs,
-            self._layout,
-            self._clock,
-            self._proc,
-            holder,
-            lambda: self.heartbeat_ttl,
-            self._progress,
-            self._note,
-            self._warn,
-            lambda key: self._keeper().election(key),
-        )
+        return Acquirer(self._store, holder, lambda: self.heartbeat_ttl, self._progress)
 
     def offers(self, wanted: Wanted) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
@@ -189,7 +178,7 @@ class Cache(Keeping):
         """The copies of an item that `use` would take, the newest first."""
         around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
         fresh = Freshness(around, wanted, None)
-        copies = items.look(self._fs, self._layout, wanted.key, self._warn, uses=False).copies
+        copies = items.look(self._store, wanted.key, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
@@ -208,7 +197,7 @@ class Cache(Keeping):
         if not words:
             self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
         self.check()
-        return find.find_used(self._fs, self._layout, words, name, self.wanted, self._warn)
+        return find.find_used(self._store, words, name, self.wanted)
 
     def announced(self, wanted: Wanted) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""
@@ -221,11 +210,11 @@ class Cache(Keeping):
 
     def owner(self, spec: str = "auto") -> Owner:
         """On whose behalf a command is run; see `holders.owner_from`."""
-        return holders.owner_from(spec, self._proc, self._warn)
+        return holders.owner_from(spec, self._proc)
 
     def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
         """Whose leases a command gives back; see `holders.owners_from`."""
-        return holders.owners_from(spec, self._proc, self._warn)
+        return holders.owners_from(spec, self._proc)
 
     def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
         """The owner that is a command which we run and beat for."""
@@ -250,21 +239,21 @@ class Cache(Keeping):
         ended: list[str] = []
         try:
             for key, generation in copies:
-                item = items.look(self._fs, self._layout, key, self._warn, uses=False)
-                ended += release.release(self._fs, self._layout, self._clock, item, owners, everything, generation)
+                item = items.look(self._store, key, uses=False)
+                ended += release.release(self._store, item, owners, everything, generation)
         finally:
-            release.dismiss(self._fs, self._layout, ended)
+            release.dismiss(self._store, ended)
         return len(ended)
 
     def holder_above(self, key: str) -> Owner | None:
         """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
         self.check()
-        return release.holder_above(items.look(self._fs, self._layout, key, self._warn, uses=False), self._proc)
+        return release.holder_above(items.look(self._store, key, uses=False), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many."""
         self.check()
-        return release.renew(self._fs, self._layout, owners)
+        return release.renew(self._store, owners)
 
 
 _UNKNOWN: tuple[None, Stack] = None, Stack()

@@ -37,7 +37,7 @@ def use_dataset(
         each = {**terms, "size": None}
         return staging.hold(cache, words, lambda wanted: cache.hold(owner, wanted, **each), now.out.progress())
 
-    staged = _place(caches, words, name, terms, stage, now.out.note)
+    staged = _place(caches, words, name, terms, stage)
     now.out.detail(f"held by {owner}")
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
@@ -71,7 +71,7 @@ def hold_dataset(
             holder.retire()
             raise
 
-    return _place(caches, words, name, terms, stage, now.out.note)
+    return _place(caches, words, name, terms, stage)
 
 
 def _place(
@@ -80,12 +80,11 @@ def _place(
     name: str | None,
     terms: dict[str, Any],
     stage: Callable[[Cache], Staged],
-    note: Callable[[str], None],
 ) -> Staged:
     """`stage` in the cache that has the dataset already, else in the first with room for it."""
 
     def stage_until_it_stands(cache: Cache) -> Staged:
-        return until_it_stands(lambda: stage(cache), note)
+        return until_it_stands(lambda: stage(cache))
 
     if name is not None:
         raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")

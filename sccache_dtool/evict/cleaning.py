@@ -85,15 +85,15 @@ class Cleaner(Post):
                 drift = 0.0 if court.roll.now is None else court.roll.now - now
                 plan = self._plan(census, rules, now, reaped, left, drift)
                 done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline)
-                tidied = tuple(execution.put_away(leftovers, self._warn, deadline))
+                tidied = tuple(execution.put_away(self._store, leftovers, deadline))
                 if holder is not None:
-                    execution.fold_histories(self._fs, self._layout, holder, census.sifted.to_fold, self._warn)
-                pins.tidy(self._fs, self._layout, now, self._warn)
+                    execution.fold_histories(self._store, holder, census.sifted.to_fold)
+                pins.tidy(self._store, now)
                 done = done._replace(tidied=tidied)
-                downloads.tidy(self._fs, self._layout, now, self._warn)
+                downloads.tidy(self._store, now)
                 if done.missed_both != (0, 0):
                     more = self._broom(court, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                    done = done._replace(tidied=(*tidied, *execution.put_away(more, self._warn, deadline)))
+                    done = done._replace(tidied=(*tidied, *execution.put_away(self._store, more, deadline)))
                     ended = {judged.held for judged in reaped.leases}
                     held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
                     done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
@@ -107,7 +107,7 @@ class Cleaner(Post):
         `exclude`: patterns of names that stay by now. Raises UsageError for the plan of another cache, InUse while
         another cleaner is at work.
         """
-        if planned.cache_id != self._id:
+        if planned.cache_id != self._store.id:
             raise UsageError(
                 "this is the plan of another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
@@ -122,8 +122,8 @@ class Cleaner(Post):
                 with self.court() as court:
                     reaped = self._reap(court, leased, dry_run=False)
                 now = self._clock.wall()
-                pinned = pins.pinned(self._fs, self._layout, now, self._warn)
-                weighed = plan_file.weigh(self._fs, self._layout, planned.remove, pinned, exclude, there, crew)
+                pinned = pins.pinned(self._store, now)
+                weighed = plan_file.weigh(self._store, planned.remove, pinned, exclude, there, crew)
                 keep = tuple(weighed.keep)
                 if planned.goal is not None:
                     keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
@@ -136,7 +136,7 @@ class Cleaner(Post):
     def _held_by_now(self, done: Cleaned) -> tuple[Judged, ...]:
         """Leases on what a cleaning found in use, those included that began meanwhile."""
         keys = dict.fromkeys(kept.key for kept in done.kept if kept.held and not kept.candidate.loose)
-        found = (items.look(self._fs, self._layout, key, self._warn, uses=False) for key in keys)
+        found = (items.look(self._store, key, uses=False) for key in keys)
         return tuple(self.judged(one for item in found for one in item.held))
 
     def _carry_out(
@@ -155,7 +155,7 @@ class Cleaner(Post):
         keep_until = int(now + keep_for) if keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
         try:
-            execution.carry_out(self._fs, self._layout, plan, keep_until, holder, now, crew, tally, deadline)
+            execution.carry_out(self._store, plan, keep_until, holder, now, crew, tally, deadline)
             ended = ""
         finally:
             done = Cleaned(
@@ -176,13 +176,13 @@ class Cleaner(Post):
             return
         tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
         try:
-            audit.write(self._fs, self._layout, done, self._clock.wall(), holder.by, why, tmp)
+            audit.write(self._store, done, self._clock.wall(), holder.by, why, tmp)
         except OSError as error:
             self._warn(f"{explain(error)}; this cleaning is not recorded")
 
     def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
-        purged = trash.purge(self._fs, self._layout, now, self._warn, crew, deadline)
+        purged = trash.purge(self._store, now, crew, deadline)
         return done._replace(
             purged=purged.copies,
             unpurged=purged.left,
@@ -195,11 +195,11 @@ class Cleaner(Post):
 
     def _census(self, crew: Crew, rules: Rules, now: float) -> _Census:
         """All copies, sorted by the rules; what has leases is not judged yet."""
-        pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+        pinned = pins.pinned(self._store, now)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
         whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._fs, self._layout, self._warn, crew, fold):
+        for part in items.survey(self._store, crew, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
@@ -220,12 +220,12 @@ class Cleaner(Post):
 
     def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
-        fs, layout, sifted = self._fs, self._layout, census.sifted
-        if sifted.to_fold or works or left.deserted or downloads.any_expired(fs, layout, now):
+        sifted = census.sifted
+        if sifted.to_fold or works or left.deserted or downloads.any_expired(self._store, now):
             return None
-        if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._warn)):
+        if any(trash.is_expired(name, now) for name in trash.listing(self._store)):
             return None
-        if any(one.is_broken(now) for one in left.files) or pins.any_expired(fs, layout, now, self._warn):
+        if any(one.is_broken(now) for one in left.files) or pins.any_expired(self._store, now):
             return None
         with self.court(glance=True) as court:
             held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
@@ -256,7 +256,7 @@ class Cleaner(Post):
         """
         if not limits.of_file_system:
             return None
-        trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+        trashed = trash.weigh(trash.listing(self._store))
         figures = self._fs.room(self._layout.root)
         if figures is None:
             self._warn("limits that depend on the free space were ignored, because the file system does not report it")
@@ -267,13 +267,13 @@ class Cleaner(Post):
         """What is in the trash, if that matters to the plan."""
         if plan.spare == Spare():
             return Trashed()
-        return trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+        return trash.weigh(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""
         if plan.spare == Spare():
             return Trashed()
-        found = trash.listing(self._fs, self._layout, self._warn)
+        found = trash.listing(self._store)
         kept = trash.weigh(name for name in found if not trash.is_expired(name, now))
         if not (keep_for and plan.remove):
             return kept

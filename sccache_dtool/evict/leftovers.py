@@ -8,16 +8,16 @@ from collections.abc import Callable, Iterable, Iterator
 
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.catalog.leftover import OLD, Leftover
-from sccache_dtool.clock import Clock
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout, TrashName, WorkName
+from sccache_dtool.disk.names import HolderName, TrashName, WorkName
 from sccache_dtool.errors import GONE
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
+from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.reaping import Court
+from sccache_dtool.protocol.store import Store
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
@@ -31,11 +31,8 @@ class Broom:
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
+        store: Store,
         court: Court,
-        warn: Callable[[str], None],
         *,
         purge_follows: bool = False,
         keep_downloads: bool = True,
@@ -45,11 +42,8 @@ class Broom:
         `keep_downloads`: interrupted downloads that can still be continued are not leftovers.
         """
         self._keep_downloads = keep_downloads
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
+        self._store = store
         self._court = court
-        self._warn = warn
         self._purge_follows = purge_follows
 
     def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
@@ -70,12 +64,12 @@ class Broom:
         yield from self._elections()
 
     def _closed(self, copy: Copy) -> Leftover:
-        path = self._layout.generation(copy.key, str(copy.generation))
+        path = self._store.layout.generation(copy.key, str(copy.generation))
 
         def finish() -> None:
-            trash.evict(self._fs, self._layout, copy.key, str(copy.generation))
+            trash.evict(self._store, copy.key, str(copy.generation))
             if not self._purge_follows:
-                trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+                trash.purge(self._store, self._store.clock.wall())
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
@@ -87,10 +81,10 @@ class Broom:
     def work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
         """The leftovers in `tmp/`; `works` as for `find`."""
         for text in works:
-            path = f"{self._layout.tmp}/{text}"
+            path = f"{self._store.layout.tmp}/{text}"
             work = WorkName.parse(text)
             if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
-                self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
+                self._report_stranger(self._store.layout.tmp, text, "not a work area")
             elif work.purpose in _RESTORING:
                 if work.purpose == trash.RETURN or self._is_of_the_dead(work):
                     what = "a restore that was interrupted: its copy returns to the trash"
@@ -102,12 +96,12 @@ class Broom:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
         if not self._keep_downloads:
             return False
-        until = downloads.continuable_until(self._fs, self._layout, work)
+        until = downloads.continuable_until(self._store, work)
         return until is not None and self._now() < until
 
     def _now(self) -> float:
         """The file system's clock where it is known."""
-        return self._clock.wall() if self._court.roll.now is None else self._court.roll.now
+        return self._store.clock.wall() if self._court.roll.now is None else self._court.roll.now
 
     def _is_of_the_dead(self, work: WorkName) -> bool:
         return self._court.holder(work.holder)[1].state is State.DEAD
@@ -115,61 +109,61 @@ class Broom:
     def _give_back(self, work: WorkName) -> Callable[[], object]:
         def give_back() -> None:
             if work.purpose == trash.RETURN or self._court.revoke(work.holder):
-                trash.give_back(self._fs, self._layout, work)
+                trash.give_back(self._store, work)
 
         return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
             if work.purpose == "going" or self._court.revoke(work.holder):
-                trash.discard_work(self._fs, self._layout, work)
+                trash.discard_work(self._store, work)
 
         return discard
 
     def _half_removed(self) -> Iterator[Leftover]:
-        for name in trash.listing(self._fs, self._layout, self._warn):
+        for name in trash.listing(self._store):
             if name.going or not name.keep_until:
-                path = f"{self._layout.trash}/{name}"
+                path = f"{self._store.layout.trash}/{name}"
                 yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""
-        for text in self._fs.names(self._layout.gone):
+        for text in self._store.fs.names(self._store.layout.gone):
             name = HolderName.parse(text)
-            path = f"{self._layout.gone}/{text}"
+            path = f"{self._store.layout.gone}/{text}"
             if name is None:
-                self._warn(f"{self._layout.gone}/{records.printable(text)}: not a holder; left alone")
+                self._report_stranger(self._store.layout.gone, text, "not a holder")
             elif name.id not in busy and self._is_old(path):
                 yield Leftover(path, "a holder that was revoked", self._unlink(path))
 
     def _probes(self) -> Iterator[Leftover]:
-        for text in self._fs.names(self._layout.holders):
-            path = f"{self._layout.holders}/{text}"
+        for text in self._store.fs.names(self._store.layout.holders):
+            path = f"{self._store.layout.holders}/{text}"
             if text.startswith(PROBE) and self._is_old(path):
                 yield Leftover(path, "the probe of a listing that was killed", self._unlink(path))
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
-        found = self._fs.names(self._layout.locks)
+        found = self._store.fs.names(self._store.layout.locks)
         for text in found:
-            path = f"{self._layout.locks}/{text}"
+            path = f"{self._store.layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
-                self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
+                self._report_stranger(self._store.layout.locks, text, "not of an election")
             elif self._is_directory(path):
-                self._warn(f"{path}: a directory in a lock's place; left alone")
+                self._report_stranger(self._store.layout.locks, text, "a directory in a lock's place")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
         lock = f"{sign.partition('.by-')[0]}.lock"
-        return ".by-" in sign and lock in found and not self._is_old(f"{self._layout.locks}/{lock}")
+        return ".by-" in sign and lock in found and not self._is_old(f"{self._store.layout.locks}/{lock}")
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""
         now = self._now()
         try:
-            status = self._fs.lstat(path)
+            status = self._store.fs.lstat(path)
             return now - max(status.st_ctime, status.st_mtime) > OLD
         except OSError as error:
             if error.errno not in GONE:
@@ -178,12 +172,15 @@ class Broom:
 
     def _is_directory(self, path: str) -> bool:
         try:
-            return stat.S_ISDIR(self._fs.lstat(path).st_mode)
+            return stat.S_ISDIR(self._store.fs.lstat(path).st_mode)
         except OSError:
             return False  # gone by now; or it cannot be removed, which is told then
 
+    def _report_stranger(self, directory: str, name: str, what: str) -> None:
+        self._store.report(f"{directory}/{records.printable(name)}", what, Fate.LEFT_ALONE)
+
     def _unlink(self, path: str) -> Callable[[], object]:
-        return lambda: self._fs.unlink(path)
+        return lambda: self._store.fs.unlink(path)
 
     def _remove_tree(self, path: str) -> Callable[[], object]:
-        return lambda: self._fs.remove_tree(path)
+        return lambda: self._store.fs.remove_tree(path)

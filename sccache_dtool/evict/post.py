@@ -14,15 +14,14 @@ from sccache_dtool.errors import FULL, GONE, InUse
 from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.leftovers import Broom
 from sccache_dtool.fallback import do_without
-from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.policy.config import Config
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.election import Election
-from sccache_dtool.protocol.holders import Holder, HolderRecord
+from sccache_dtool.protocol.election import Election, make_election
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.reaping import Court, Judged, Reaped, open_court, reap
-from sccache_dtool.protocol.store import Workplace
+from sccache_dtool.protocol.store import Store
 
 
 class Post:
@@ -30,18 +29,19 @@ class Post:
 
     def __init__(
         self,
-        place: Workplace,
+        store: Store,
         settings: Config,
         crew: Callable[[], Crew] = Crew,
     ) -> None:
-        self._place = place
-        self._fs, self._layout, self._clock, self._proc, self._id, self._warn = place
+        self._store = store
+        self._fs, self._layout, self._clock, self._proc = store.fs, store.layout, store.clock, store.proc
+        self._warn: Callable[[str], None] = store.log.warning
         self._settings = settings  # each is read where it is needed: one that is wrong stops nothing else
         self._crew = crew
 
     def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
         """See `reaping.open_court`."""
-        return open_court(self._place, glance=glance, dry_run=dry_run)
+        return open_court(self._store, glance=glance, dry_run=dry_run)
 
     def judged(self, held: Iterable[Held]) -> list[Judged]:
         """Leases with what can be said of them; writes nothing into the cache."""
@@ -56,18 +56,13 @@ class Post:
 
     def election(self, name: str) -> Election:
         """An election in which this process stands; processes that are proved dead are passed over at once."""
-        record = holders.encode(holders.program_owner(self._proc), None, self._clock)
-        memory = lifetime.Memory(lifetime.memory_path(self._proc, f"elected-{self._id}"), self._clock)
-        return Election(self._fs, self._layout, name, record, self._judge_process, memory)
-
-    def _judge_process(self, record: HolderRecord) -> Verdict:
-        return holders.judge(record, self._proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+        return make_election(self._store, name)
 
     def _reap(
         self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Collection[str] = ()
     ) -> Reaped:
         held = [one for item in found for one in item.held]
-        reaped = reap(self._fs, self._layout, self._clock, court, held, dry_run=dry_run, everybody=everybody, also=also)
+        reaped = reap(self._store, court, held, dry_run=dry_run, everybody=everybody, also=also)
         for failure in reaped.failed:
             self._warn(failure)
         return reaped
@@ -75,16 +70,13 @@ class Post:
     def _unsettled(self) -> list[Item]:
         """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
         with self._crew() as crew:
-            parts = items.survey(self._fs, self._layout, self._warn, crew, items.unsettled, uses=False)
+            parts = items.survey(self._store, crew, items.unsettled, uses=False)
             return [item for part in parts for item in part]
 
     def _broom(self, court: Court, *, purge_follows: bool = False, keep_downloads: bool = True) -> Broom:
         return Broom(
-            self._fs,
-            self._layout,
-            self._clock,
+            self._store,
             court,
-            self._warn,
             purge_follows=purge_follows,
             keep_downloads=keep_downloads,
         )
@@ -96,16 +88,16 @@ class Post:
 
     def _loose(self, crew: Crew) -> Found:
         now = self._clock.wall()
-        return loose_files.scan(self._fs, self._layout, now, self._warn, crew, self._settings.dtool_directories)
+        return loose_files.scan(self._store, now, crew, self._settings.dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
-        return loose_removal.leftovers(self._fs, self._layout, left, self._clock.wall() if now is None else now)
+        return loose_removal.leftovers(self._store, left, self._clock.wall() if now is None else now)
 
     @contextmanager
     def _at_work(self) -> Iterator[Holder]:
         """A holder for work areas of ours, so that nobody takes them for abandoned."""
         owner = holders.program_owner(self._proc)
-        holder = Holder(self._fs, self._layout, self._clock, owner, self._settings.heartbeat_ttl)
+        holder = Holder(self._store, owner, self._settings.heartbeat_ttl)
         try:
             with holder.beating():
                 yield holder

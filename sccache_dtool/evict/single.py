@@ -53,13 +53,13 @@ class Keeper(Cleaner):
 
     def remove(self, key: str, keep_for: float) -> int:
         """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
-        return self._remove(lambda: items.look(self._fs, self._layout, key, self._warn), keep_for)
+        return self._remove(lambda: items.look(self._store, key), keep_for)
 
     def remove_copy(self, copy: Copy) -> int:
         """Evict one copy of an item; returns the bytes. Raises InUse, naming who holds it."""
 
         def look() -> Item:
-            found = items.look(self._fs, self._layout, copy.key, self._warn)
+            found = items.look(self._store, copy.key)
             return found._replace(copies=tuple(one for one in found.copies if one.generation == copy.generation))
 
         return self._remove(look, 0.0)
@@ -72,13 +72,13 @@ class Keeper(Cleaner):
         keep_until = int(now + keep_for) if keep_for else 0
         freed, taken = 0, False
         for copy in found.copies:
-            outcome = trash.evict(self._fs, self._layout, copy.key, str(copy.generation), keep_until)
+            outcome = trash.evict(self._store, copy.key, str(copy.generation), keep_until)
             freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
             taken = taken or outcome is trash.Outcome.IN_USE
         left = look()
         if left.leases or taken:
             raise self._in_use(left)
-        trash.purge(self._fs, self._layout, now, self._warn)
+        trash.purge(self._store, now)
         return freed
 
     def _in_use(self, item: Item) -> InUse:
@@ -97,17 +97,17 @@ class Keeper(Cleaner):
 
         What others have put into the trash is not looked at: `clean` deletes it.
         """
-        found = items.look(self._fs, self._layout, key, self._warn, uses=False)
+        found = items.look(self._store, key, uses=False)
         outcomes = []
         for copy in found.copies:
-            outcomes.append(trash.evict(self._fs, self._layout, key, str(copy.generation)))
+            outcomes.append(trash.evict(self._store, key, str(copy.generation)))
             if outcomes[-1] is trash.Outcome.EVICTED:
-                trash.purge_copy(self._fs, self._layout, str(copy.generation), self._warn)
+                trash.purge_copy(self._store, str(copy.generation))
         return trash.Outcome.IN_USE not in outcomes
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
         """Keys of items in the trash, and where they are there."""
-        return trash.restorable(self._fs, self._layout, self._warn)
+        return trash.restorable(self._store)
 
     def restore(self, key: str) -> None:
         """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse."""
@@ -115,11 +115,11 @@ class Keeper(Cleaner):
         if not found:
             raise not_in_trash(key)
         name = max(found, key=lambda one: one.generation.created)
-        if items.generations(self._fs, self._layout, key):
+        if items.generations(self._store, key):
             raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
         try:
             with self._at_work() as holder:
-                if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
+                if not trash.restore(self._store, holder, key, name):
                     raise UsageError(f"{key_label(key)} has just been deleted from the trash")
                 self._note_restored(key, holder)
         except OSError as error:
@@ -130,7 +130,7 @@ class Keeper(Cleaner):
         works = self._fs.names(self._layout.tmp)
         if any(map(_is_of_restore, works)):
             with self.court() as court:
-                execution.put_away(self._broom(court).interrupted_restores(works), self._warn)
+                execution.put_away(self._store, self._broom(court).interrupted_restores(works))
 
     def _not_restored(self, key: str, name: TrashName, error: OSError) -> CacheError:
         """Why a copy could not be restored, and where it is now."""
@@ -152,7 +152,7 @@ class Keeper(Cleaner):
     def _note_restored(self, key: str, holder: Holder) -> None:
         tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
         try:
-            audit.write_restored(self._fs, self._layout, key, self._clock.wall(), holder.by, tmp)
+            audit.write_restored(self._store, key, self._clock.wall(), holder.by, tmp)
         except OSError as error:
             self._warn(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
 
@@ -162,8 +162,8 @@ class Keeper(Cleaner):
         Raises InUse while a cleaner is at work.
         """
         with self._elected(), self._crew() as crew:
-            trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
-            return trashed, trash.purge(self._fs, self._layout, math.inf, self._warn, crew)
+            trashed = trash.weigh(trash.listing(self._store))
+            return trashed, trash.purge(self._store, math.inf, crew)
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""

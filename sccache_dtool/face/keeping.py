@@ -9,7 +9,7 @@ from sccache_dtool import find
 from sccache_dtool.disk.names import TrashName
 from sccache_dtool.errors import InUse, NoCache, UsageError
 from sccache_dtool.face.looking import Looking
-from sccache_dtool.face.opened import silently
+from sccache_dtool.log import Silent
 from sccache_dtool.policy import config
 from sccache_dtool.protocol import holders
 
@@ -71,7 +71,7 @@ class Keeping(Looking):
         there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
         policy = self.policy()
         now = self._clock.wall()
-        listed = trash.listing(self._fs, self._layout, self._warn)
+        listed = trash.listing(self._store)
         due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
@@ -109,14 +109,14 @@ class Keeping(Looking):
 
         self.check()
         by = f"{holders.user_name()}@{holders.host_name()}"
-        pins.pin(self._fs, self._layout, key, int(until or 0), by, self._warn)
+        pins.pin(self._store, key, int(until or 0), by)
 
     def unpin(self, key: str) -> bool:
         """Let an item be cleaned again; False if it was not pinned."""
         from sccache_dtool.evict import pins
 
         self.check()
-        return pins.unpin(self._fs, self._layout, key, self._warn)
+        return pins.unpin(self._store, key)
 
     def remove(self, key: str, *, keep_for: float | None = None) -> int:
         """Evict one item; returns the bytes. Raises InUse, naming who holds it."""
@@ -144,7 +144,7 @@ class Keeping(Looking):
             raise not_in_trash(word)
 
         def source(key: str) -> str:
-            return find.source_of(trash.facts(self._fs, self._layout, there[key]))
+            return find.source_of(trash.facts(self._store, there[key]))
 
         key = find.the_only(word, found, source)
         keeper.restore(key)
@@ -162,7 +162,7 @@ class Keeping(Looking):
         from sccache_dtool.evict import trash
 
         self.check()
-        return trash.weigh(trash.listing(self._fs, self._layout, self._warn))
+        return trash.weigh(trash.listing(self._store))
 
     def examine(self) -> list[Finding]:
         """Everything in the cache that is not as it should be."""
@@ -175,11 +175,11 @@ class Keeping(Looking):
             if not lost:
                 raise
             return lost
-        return examine(self._fs, self._layout, self._clock, self._keeper)
+        return examine(self._store, self._keeper)
 
     def verify_content(self) -> Checked:
         """Read all payloads again that have a digest, and compare. What is strange besides, `examine` tells."""
         from sccache_dtool.doctor import verify_content
 
-        evict = self._keeper(silently, config.Config()).remove_copy
-        return verify_content(self._fs, self._layout, self._progress, evict)
+        store = self._store.logging_to(Silent())
+        return verify_content(store, self._progress, self._keeper(store, config.Config()).remove_copy)

@@ -44,7 +44,7 @@ class Looking(Opened):
     def items(self) -> Iterator[Item]:
         """Everything in the cache, as a scan sees it; also what was evicted and has a history."""
         self.check()
-        return items.scan(self._fs, self._layout, self._warn)
+        return items.scan(self._store)
 
     def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
         """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
@@ -53,26 +53,26 @@ class Looking(Opened):
         """
         self.check()
         with self._crew() as crew:
-            yield from items.survey(self._fs, self._layout, self._warn, crew, fold, uses=uses)
+            yield from items.survey(self._store, crew, fold, uses=uses)
 
     def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         self.check()
         with self._crew() as crew:
-            yield from items.told(self._fs, self._layout, self._warn, crew)
+            yield from items.told(self._store, crew)
 
     def item(self, key: str) -> Item:
         """One item as it is now."""
         self.check()
-        return items.look(self._fs, self._layout, key, self._warn)
+        return items.look(self._store, key)
 
     def facts(self, copy: Copy) -> dict[str, Any]:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
-        return items.facts_or_none(self._fs, self._layout, copy, self._warn)
+        return items.facts_or_none(self._store, copy)
 
     def facts_of(self, key: str, generation: str) -> dict[str, Any]:
         """As `facts`, of a copy that a plan names."""
-        return items.facts_if_readable(self._fs, self._layout, key, generation, self._warn)
+        return items.facts_if_readable(self._store, key, generation)
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; look, but take a lease before you read."""
@@ -80,7 +80,7 @@ class Looking(Opened):
 
         directory = f"{self._layout.generation(copy.key, str(copy.generation))}/{names.PAYLOAD}"
         try:
-            payload = items.payload_name(self._fs, self._layout, copy.key, copy.generation)
+            payload = items.payload_name(self._store, copy.key, copy.generation)
         except OSError as error:
             self._warn(f"{directory}: {error.strerror}; passed over")
             return None
@@ -96,7 +96,7 @@ class Looking(Opened):
         Raises UsageError if it means none, or could mean several.
         """
         self.check()
-        return find.find(self._fs, self._layout, word, self.wanted, self._warn)
+        return find.find(self._store, word, self.wanted)
 
     def key_within(self, path: str) -> str | None:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
@@ -108,7 +108,7 @@ class Looking(Opened):
             self.check()
         except NoCache:
             return False
-        return bool(items.generations(self._fs, self._layout, key))
+        return bool(items.generations(self._store, key))
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
@@ -154,7 +154,7 @@ class Looking(Opened):
         self.check()
         now = self._clock.wall()
         try:
-            pinned = pins.pinned(self._fs, self._layout, now, self._warn)
+            pinned = pins.pinned(self._store, now)
             return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
         except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
             self._warn(f"{error.message}; nothing is counted as reclaimable")
@@ -181,9 +181,7 @@ class Looking(Opened):
         self._warn_of_strangers()
         named = self.settings.dtool_directories
         with self._crew() as crew:
-            found = loose.piles(
-                self._fs, self._layout, self._warn, crew, named, untouched_since=untouched_since, exclude=exclude
-            )
+            found = loose.piles(self._store, crew, named, untouched_since=untouched_since, exclude=exclude)
             return list(found)
 
     def judged(self, item: Item) -> list[Judged]:
@@ -195,14 +193,14 @@ class Looking(Opened):
         from sccache_dtool.protocol import history
 
         self.check()
-        return history.read(self._fs, self._layout.history(key), self._warn)
+        return history.read(self._store, self._layout.history(key))
 
     def overview(self) -> Overview:
         """What a glance at the cache shows."""
         from sccache_dtool.fetch import transfers
 
         cache_id = self.check()
-        roll = Roll.glance(self._fs, self._layout)
+        roll = Roll.glance(self._store)
         trashed = self._fs.names(self._layout.trash)
         found = list(transfers.running(self._fs, self._layout, self._proc, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
@@ -235,7 +233,7 @@ class Looking(Opened):
             saved=whole,
             loose_files=sum(pile.files for pile in left),
             loose_bytes=sum(pile.bytes for pile in left),
-            cleanings=tuple(audit.listing(self._fs, self._layout, self._warn)),
+            cleanings=tuple(audit.listing(self._store)),
             holders=glance.holders,
             fetching=glance.fetching,
             trashed=glance.trashed,
@@ -248,8 +246,8 @@ class Looking(Opened):
         from sccache_dtool.evict import pins
 
         self.check()
-        found = pins.listing(self._fs, self._layout, self._warn)
-        return [(name, pins.by_whom(self._fs, self._layout, name)) for name in found]
+        found = pins.listing(self._store)
+        return [(name, pins.by_whom(self._store, name)) for name in found]
 
 
 def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:

@@ -18,7 +18,7 @@ from sccache_dtool.policy import config
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import program
 from sccache_dtool.protocol.leases import Place
-from sccache_dtool.protocol.store import Workplace
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -87,6 +87,7 @@ class Opened:
         self._on_scan = on_scan
         self._executor = executor
         self._warned = False
+        self._opened: Store | None = None
         self._id: str | None = None
         self._config: config.Config | None = None
         self._program: program.Program | None = None
@@ -103,7 +104,7 @@ class Opened:
     def settings(self) -> config.Config:
         """What `config.toml` says, read once."""
         if self._config is None:
-            self._config = config.load(self._fs, self._layout, self._warn)
+            self._config = config.load(self._fs, self._layout, self._log)
         return self._config
 
     def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
@@ -158,16 +159,18 @@ class Opened:
         for path in root.open_to_all(self._fs, self._layout):
             self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
 
-    def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
+    def _keeper(self, store: Store | None = None, settings: config.Config | None = None) -> Keeper:
         from sccache_dtool.evict.single import Keeper
 
-        place = self._workplace(warn)
-        if warn is None:
+        if store is None:
             self._warn_of_strangers()
-        return Keeper(place, self.settings if settings is None else settings, self._crew)
+        return Keeper(store or self._store, self.settings if settings is None else settings, self._crew)
 
-    def _workplace(self, warn: Tell | None = None) -> Workplace:
-        return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
+    @property
+    def _store(self) -> Store:
+        if self._opened is None:
+            self._opened = Store(self._fs, self._layout, self._clock, self._proc, self.check(), self._log)
+        return self._opened
 
     def _crew(self) -> Crew:
         return Crew(self._jobs, self._on_scan, self._executor)

@@ -10,21 +10,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, unique
+from sccache_dtool.disk.names import unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import HolderRecord
-
-if TYPE_CHECKING:
-    from flufl.lock import Lock
+from sccache_dtool.protocol.store import Store
 
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
@@ -36,14 +39,30 @@ LOCK = ".lock"
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
 
+#: Bytes of a lock's text that are read; it is a path.
+_LONGEST = 8192
+
+
+def make_election(store: Store, name: str) -> Election:
+    """An election in which this process stands; winners that are proved dead are passed over at once.
+
+    `name`: what is to be done, as a file name.
+    """
+    record = holders.encode(holders.program_owner(store.proc), None, store.clock)
+    memory = Memory(lifetime.memory_path(store.proc, f"elected-{store.id}"), store.clock)
+
+    def judge(record: HolderRecord) -> Verdict:
+        return holders.judge(record, store.proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+
+    return Election(store, name, record, judge, memory)
+
 
 class Election:
     """One election; `poll` until it is won, or until somebody else has done the work."""
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
+        store: Store,
         name: str,
         record: str,
         judge: Callable[[HolderRecord], Verdict],
@@ -53,15 +72,15 @@ class Election:
 
         `memory`: what this host has seen of winners before, since a cron job looks only once.
         """
-        self._fs = fs
+        self._store = store
         self._memory = memory
         self._remembers = False
-        self._directory = layout.locks
+        self._directory = store.layout.locks
         self._lock_name = f"{name}{LOCK}"
-        self._lock_path = f"{layout.locks}/{self._lock_name}"
+        self._lock_path = f"{store.layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._number = unique()
-        self._sign_path = f"{layout.locks}/{self._sign_prefix}{self._number}"
+        self._sign_path = f"{store.layout.locks}/{self._sign_prefix}{self._number}"
         self._record = record
         self._judge = judge
         self._is_announced = False
@@ -110,7 +129,7 @@ class Election:
         if elected is not None:
             return f"{elected}, since {elected.since}"
         try:
-            found = self._fs.names(self._directory)
+            found = self._store.fs.names(self._directory)
         except OSError:
             return None
         read = [self._read(sign) for sign in self._signs(found)]
@@ -128,8 +147,6 @@ class Election:
 
     def _is_given_back(self, lock: Lock) -> bool:
         """Whether the lock is not ours any more. An error may pass, and is to flufl.lock somebody else's lock."""
-        from flufl.lock import NotLockedError
-
         for _ in range(2):
             try:
                 lock.unlock()
@@ -138,15 +155,15 @@ class Election:
                 if not self._is_ours(lock):
                     return True
         with contextlib.suppress(OSError):  # where all link counts are 1, flufl.lock takes it for somebody else's
-            if self._fs.read_text(self._lock_path) == lock.claimfile:
-                self._fs.unlink(self._lock_path)
-                self._fs.unlink(lock.claimfile)
+            if self._store.fs.read_text(self._lock_path) == lock.claimfile:
+                self._store.fs.unlink(self._lock_path)
+                self._store.fs.unlink(lock.claimfile)
                 return True
         return False
 
     def _is_ours(self, lock: Lock) -> bool:
         try:
-            return self._fs.read_text(self._lock_path) == lock.claimfile
+            return self._store.fs.read_text(self._lock_path) == lock.claimfile
         except FileNotFoundError:
             return False
         except OSError:  # nobody knows
@@ -157,9 +174,7 @@ class Election:
         one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where nobody
         can be elected.
         """
-        from flufl.lock import AlreadyLockedError, TimeOutError
-
-        lock = _new_lock(self._fs, self._lock_path, int(self._number, 16))
+        lock = _CarefulLock(self._store.fs, self._lock_path, LIFETIME, int(self._number, 16))
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -177,7 +192,7 @@ class Election:
                 self._lock = lock  # likewise; `resign` gives it back
             else:
                 with contextlib.suppress(OSError):
-                    self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
+                    self._store.fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
             raise
         self._lock = lock
         otherwise = "after five minutes others may do the same work"
@@ -187,17 +202,15 @@ class Election:
     def _announce(self) -> None:
         """Make our sign."""
         with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
-            self._fs.put_record(self._record, self._sign_path)
+            self._store.fs.put_record(self._record, self._sign_path)
         self._is_announced = True
 
     def _withdraw(self) -> None:
         self._taking_over = False
         with contextlib.suppress(OSError):
-            self._fs.unlink(self._sign_path)
+            self._store.fs.unlink(self._sign_path)
 
     def _refresh(self, lock: Lock) -> None:
-        from flufl.lock import NotLockedError
-
         while not self._stop.wait(REFRESH):
             try:
                 lock.refresh()
@@ -208,10 +221,8 @@ class Election:
 
     def _lock_text(self) -> str | None:
         """What the lock says; None if there is none, and empty if it cannot be read."""
-        from sccache_dtool.protocol.locking import LONGEST
-
         try:
-            return self._fs.read_text(self._lock_path, LONGEST)
+            return self._store.fs.read_text(self._lock_path, _LONGEST)
         except OSError as error:
             return None if error.errno in GONE else ""
 
@@ -238,7 +249,7 @@ class Election:
                 self._withdraw()  # somebody else was faster
             return False
         # The winner's sign is removed before its lock: somebody was, or is, about to take over.
-        found = self._fs.names(self._directory)
+        found = self._store.fs.names(self._directory)
         others = self._signs_of_others(found)
         begun = self._own_sign in found and not others
         if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
@@ -254,7 +265,7 @@ class Election:
         Removing the winner's sign has one winner, who stays if there are several. Our sign stays after an error, as
         the lock may have no other; then we begin again or, once we have ended, somebody else.
         """
-        others = [name for name in self._signs_of_others(self._fs.names(self._directory)) if name != sign]
+        others = [name for name in self._signs_of_others(self._store.fs.names(self._directory)) if name != sign]
         if not all(self._is_of_the_dead(name) or self._is_left(name) for name in others):
             return False
         self._announce()
@@ -264,7 +275,7 @@ class Election:
             is_ours = first is None or self._is_removed(first)
             for name in filter(None, rest):
                 self._is_removed(name)
-            found = self._fs.names(self._directory)
+            found = self._store.fs.names(self._directory)
             if self._signs_of_others(found):
                 if not is_ours:
                     self._withdraw()
@@ -292,7 +303,7 @@ class Election:
     def _is_removed(self, name: str) -> bool:
         """Whether we have removed it. It may have been us though it was gone: at our request, which was repeated."""
         try:
-            self._fs.unlink(f"{self._directory}/{name}")
+            self._store.fs.unlink(f"{self._directory}/{name}")
         except FileNotFoundError:
             return False
         return True
@@ -300,7 +311,7 @@ class Election:
     def _is_silent(self) -> bool:
         """Whether the winner has not refreshed its lock for longer than the lifetime."""
         try:
-            refreshed = self._fs.lstat(self._lock_path).st_mtime_ns
+            refreshed = self._store.fs.lstat(self._lock_path).st_mtime_ns
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -318,7 +329,7 @@ class Election:
 
     def _may_be_there(self, sight: str) -> bool:
         name = sight.partition("@")[0]
-        return name == self._lock_name or self._fs.seems_there(f"{self._directory}/{name}")
+        return name == self._lock_name or self._store.fs.seems_there(f"{self._directory}/{name}")
 
     def _signs(self, found: list[str]) -> list[str]:
         return [name for name in found if name.startswith(self._sign_prefix)]
@@ -328,13 +339,43 @@ class Election:
 
     def _read(self, sign: str) -> HolderRecord | None:
         try:
-            return HolderRecord.decode(self._fs.get_record(f"{self._directory}/{sign}"))
+            return HolderRecord.decode(self._store.fs.get_record(f"{self._directory}/{sign}"))
         except (OSError, Damaged):
             return None
 
 
-def _new_lock(fs: FileSystem, path: str, number: int) -> Lock:
-    """`number`: see CarefulLock."""
-    from sccache_dtool.protocol.locking import CarefulLock
+def _without_name_server(method: Any) -> FunctionType:
+    """A method of flufl.lock for which this host's full name is the name that it has for itself.
 
-    return CarefulLock(fs, path, LIFETIME, number)
+    flufl.lock puts the full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
+    at every miss. The host's own name will do: a claim has the process and a random number in it, too. Its module is
+    left as it is, because other threads may use it.
+    """
+    names = {**method.__globals__, "socket": SimpleNamespace(getfqdn=socket.gethostname)}
+    return FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
+
+
+_init = _without_name_server(Lock.__init__)
+
+
+class _CarefulLock(Lock):
+    """A lock whose text is read with bounds; what cannot be a lock's text is nobody's.
+
+    flufl.lock reads it by `open` and `read`, which wait for ever at a FIFO, and take in all of a file of any size:
+    others may put anything in the place of a lock.
+    """
+
+    def __init__(self, fs: FileSystem, path: str, lifetime: int, number: int) -> None:
+        """`lifetime` in seconds; `number`: never drawn twice, by which the lock's text shows who holds it."""
+        self._number = number
+        _init(self, path, lifetime)
+        self._fs = fs
+
+    def _set_claimfile(self) -> None:
+        self._claimfile = self._separator.join((self._lockfile, self.hostname, str(os.getpid()), str(self._number)))
+
+    def _read(self) -> str | None:
+        try:
+            return self._fs.read_text(self.lockfile, _LONGEST)
+        except OSError:
+            return None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults import FakeClock, FakeProc, Interposing, OnClock
+from faults import FakeClock, FakeProc, Interposing, OnClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.leftover import OLD, Leftover
 from sccache_dtool.disk.filesystem import FileSystem
@@ -98,7 +98,7 @@ def test_the_work_area_of_a_dead_process_is_put_away(
     cache: Cache, job: Owner, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
     """What killed fetches left would fill the disk."""
-    holder = Holder(FS, layout, clock, job, None)
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
     work = WorkName(holder.next_lease(), "fetch")
     Path(layout.tmp, str(work), "payload").mkdir(parents=True)
     assert leftovers(cache) == []
@@ -118,7 +118,9 @@ def test_the_work_area_of_a_holder_that_is_nowhere_is_put_away(cache: Cache, lay
 def test_the_work_area_of_a_process_elsewhere_stays(cache: Cache, job: Owner, layout: Layout, clock: FakeClock) -> None:
     """A cleaner on one host would delete the downloads of all others."""
     assert job.process is not None
-    holder = Holder(FS, layout, clock, job._replace(process=job.process._replace(boot="another host")), None)
+    holder = Holder(
+        store_of(FS, layout, clock=clock), job._replace(process=job.process._replace(boot="another host")), None
+    )
     Path(layout.tmp, str(WorkName(holder.next_lease(), "fetch"))).mkdir()
     clock.let_pass(10 * OLD)
     assert leftovers(cache) == []
@@ -133,7 +135,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
     works: list[str] = []
 
     def begin() -> None:
-        holder = Holder(FS, layout, clock, holders.program_owner(make_cache()._proc), None)
+        holder = Holder(store_of(FS, layout, clock=clock), holders.program_owner(make_cache()._proc), None)
         works.append(str(WorkName(holder.next_lease(), "fetch")))
         os.mkdir(f"{layout.tmp}/{works[0]}")
 
@@ -156,7 +158,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
 
 def test_a_work_area_that_is_going_goes(cache: Cache, job: Owner, layout: Layout, clock: FakeClock) -> None:
     """What a killed cleaner left would fill the disk, because its holder lives."""
-    holder = Holder(FS, layout, clock, job, None)
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
     Path(layout.tmp, str(WorkName(holder.next_lease(), "going")), "x").mkdir(parents=True)
     put_all_away(cache)
     assert os.listdir(layout.tmp) == []
@@ -175,11 +177,11 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
     cache: Cache, job: Owner, layout: Layout, clock: FakeClock, source: str
 ) -> None:
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
-    idle = Holder(FS, layout, clock, job, None)
+    idle = Holder(store_of(FS, layout, clock=clock), job, None)
     busy = cache.hold(job, cache.wanted([source]))
-    present = holders.Roll.glance(FS, layout).present
+    present = holders.Roll.glance(store_of(FS, layout)).present
     for holder in (idle, busy.holder):
-        assert holders.revoke(FS, layout, present[holder.id])
+        assert holders.revoke(store_of(FS, layout), present[holder.id])
     assert leftovers(cache) == []
     clock.let_pass(OLD + 100)
     assert paths(cache) == [f"{layout.gone}/{HolderName(idle.id, 0, 0)}"]

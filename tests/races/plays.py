@@ -51,11 +51,11 @@ def restore(play: Play, cache: Cache) -> None:
 
 
 def purge(play: Play, cache: Cache) -> None:
-    trash.purge(cache._fs, play.layout, cache._clock.wall() + 1e6, lambda text: None)
+    trash.purge(cache._store, cache._clock.wall() + 1e6)
 
 
 def fold(play: Play, cache: Cache) -> None:
-    holder = Holder(cache._fs, play.layout, cache._clock, program_owner(cache._proc), 1000.0)
+    holder = Holder(cache._store, program_owner(cache._proc), 1000.0)
     tmp = f"{play.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
     with contextlib.suppress(OSError):
         history.fold(cache._fs, play.layout.history(play.key), tmp, lambda text: None, least=2)
