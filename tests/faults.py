@@ -15,7 +15,6 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.log import Log
 from sccache_dtool.protocol.store import Store
 
 
@@ -252,13 +251,6 @@ class FakeProc(Proc):
         return pid in self.hidden or os.path.exists(f"{self.root}/{pid}/stat")
 
 
-def store_of(
-    fs: FileSystem,
-    layout: Layout | None,
-    *,
-    clock: Clock | None = None,
-    proc: Proc | None = None,
-    log: Log | None = None,
-) -> Store:
+def store_of(fs: FileSystem, layout: Layout | None, *, clock: Clock | None = None, proc: Proc | None = None) -> Store:
     """The cache in which `layout` says where everything is, by `fs`; with the clock and processes of this host."""
-    return Store(fs, layout or Layout("/nowhere"), clock or Clock(), proc or Proc(), "", log or Log())
+    return Store(fs, layout or Layout("/nowhere"), clock or Clock(), proc or Proc(), "cache-id")

@@ -22,7 +22,6 @@ from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import holders, leases, reaping
 from sccache_dtool.protocol.holders import JOB, PROGRAM, Holder, Owner
 from sccache_dtool.protocol.leases import Held, Place
-from sccache_dtool.protocol.store import Workplace
 
 LEASES, HOLDERS = 10_000, 100
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -90,7 +89,7 @@ def test_reaping_asks_each_holder_once(
         )
     listed = held(copy)
     fs = Counting()
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cost", print)) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False)
     assert len(done.leases) == LEASES
     assert len(done.holders) == HOLDERS

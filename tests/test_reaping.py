@@ -20,7 +20,6 @@ from sccache_dtool.protocol import history, holders, leases, reaping
 from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
 from sccache_dtool.protocol.leases import Held, Lease, Place
 from sccache_dtool.protocol.reaping import Court, Judged, Reaped
-from sccache_dtool.protocol.store import Workplace
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -75,7 +74,7 @@ def reap(layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, warning
 
     def reap(fs: FileSystem = FS, **more: object) -> Reaped:
         listed = held(place)
-        with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", warnings.append)) as court:
+        with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
             return reaping.reap(store_of(fs, layout, clock=clock), court, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
 
     return reap
@@ -85,12 +84,12 @@ def judge(
     layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, *, glance: bool = False, fs: FileSystem = FS
 ) -> list[Judged]:
     listed = held(place)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append), glance=glance) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc), glance=glance) as court:
         return [court.lease(one) for one in listed]
 
 
 def ended(place: Place) -> list[history.Use]:
-    return history.read(FS, place.history, print)
+    return history.read(store_of(FS, None), place.history)
 
 
 def test_who_cannot_remember_what_it_saw_is_told(
@@ -309,7 +308,7 @@ def test_a_holder_that_beats_while_it_is_judged_keeps_its_leases(
     assert reap(fs) == ((), (), ())
     assert os.listdir(place.gate) == [lease.name]
     lease.holder.beat()
-    (name,) = Roll.call(store_of(FS, lease.holder._layout)).present.values()
+    (name,) = Roll.call(lease.holder._store).present.values()
     assert name.beats == 3
 
 
@@ -394,7 +393,7 @@ def test_a_persons_word_revokes_a_holder_that_one_roll_misses(
     """A holder that lives, and that a person has taken for gone by mistake, would never learn that it was revoked."""
     lease = take(Owner(NAMED, None, "run 7", ""), TTL)
     fs, id, listed = HidingOnce(layout.holders), lease.holder.id, held(place)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append)) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         court.convict(id, "ada says that it is gone")
         done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False, everybody=False, also=[id])
     assert (len(done.leases), [one for one, _ in done.holders]) == (1, [id])

@@ -227,7 +227,7 @@ _NO_USES = history.Summary(0, None, 0)
 
 def _uses(store: Store, key: str, via: Way | None) -> history.Summary:
     try:
-        return history.summarise(store, key, via)
+        return history.summarise(store, store.layout.history(key), via)
     except OSError as error:
         fate = f"the uses of {names.key_label(key)} are not counted"
         store.report(store.layout.history(key), str(error.strerror), fate)

@@ -90,7 +90,7 @@ class Invocation:
         """Where everything is printed."""
         if self._output is None:
             self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose)
-            log.show(10 if self.debug else 20 if self.verbose else log.NOTE, self._output.message)
+            log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, self._output.message)
         return self._output
 
     def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:

@@ -20,7 +20,6 @@ from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.protocol import holders, reaping
 from sccache_dtool.protocol.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
-from sccache_dtool.protocol.store import Workplace
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
@@ -128,7 +127,7 @@ def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
         monkeypatch.setattr(query.Docket.__init__, "__defaults__", (commands,))
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
-        with reaping.open_court(Workplace(OnClock(clock), layout, clock, proc, "cache-id", print)) as court:
+        with reaping.open_court(store_of(OnClock(clock), layout, clock=clock, proc=proc)) as court:
             return court.holder(holder.id)[1]
 
     return hear
@@ -212,7 +211,7 @@ def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: Fa
     ids = [
         Holder(store_of(FileSystem(), layout, clock=clock), Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)
     ]
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         court.expect([*ids, "nobody"])
         assert [court.holder(id)[1].state for id in ids] == [DEAD] * 3
     assert fs.kinds().count("readlink") == 3
@@ -244,7 +243,7 @@ def test_who_may_not_end_a_lease_is_told_who_may(
     id = Holder(store_of(FileSystem(), layout, clock=clock), owner, None).id
     fs = Failing()
     fs.fail("rename", error)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         done = reaping.reap(store_of(fs, layout, clock=clock), court, [], dry_run=False)
     (failure,) = done.failed
     assert failure.startswith(f"cannot revoke holder {id}: ")

@@ -290,7 +290,7 @@ def _revoked(world: World) -> None:
 
 def _fold(world: World, nothing: object) -> None:
     tmp = f"{world.layout.tmp}/{WorkName(world.holder.next_lease(), 'fold')}"
-    history.fold(world.fs, world.place.history, tmp, print, least=2)
+    history.fold(store_of(world.fs, None), world.place.history, tmp, least=2)
 
 
 def _beat(world: World, nothing: object) -> None:
@@ -429,7 +429,7 @@ OPERATIONS = {
     "fold": Operation(_used_twice, _fold, _PLAIN, _ENDED, lambda: actors.fold("u1")),
     "read the history": Operation(
         _used_twice,
-        lambda world, _: history.read(world.fs, world.place.history, print),
+        lambda world, _: history.read(store_of(world.fs, None), world.place.history),
         _PLAIN,
         _ENDED,
         actors.read_history,

@@ -369,7 +369,7 @@ def test_a_reader_whose_listing_a_fold_runs_into(actor: Actor, place: str, paylo
             found = super().names(path, **more)
             if path == where and not self.torn:
                 self.torn += 1
-                history.fold(FileSystem(), where, f"{place}/.sc-dtool/tmp/one", print, least=2)
+                history.fold(store_of(FileSystem(), None), where, f"{place}/.sc-dtool/tmp/one", least=2)
                 return found[:seen]
             return found
 
@@ -570,7 +570,7 @@ def _purge(stage: Stage, cache: Cache) -> None:
 def _fold(stage: Stage, cache: Cache) -> None:
     holder = Holder(cache._store, holders.program_owner(Proc()), 1000.0)
     tmp = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
-    history.fold(cache._fs, stage.layout.history(stage.key), tmp, print, least=2)
+    history.fold(store_of(cache._fs, None), stage.layout.history(stage.key), tmp, least=2)
     holder.retire()
 
 
