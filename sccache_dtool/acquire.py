@@ -173,7 +173,7 @@ class Acquirer(NamedTuple):
             return False
         except OSError as error:
             raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
-        if there is None:  # see items.describe_anew
+        if there is None:  # see items.describe_again
             return False
         if there == list(wanted.stack.canonical):
             return True

@@ -56,7 +56,7 @@ def _tell_nobody(done: int, total: int) -> None:
     """Nobody watches."""
 
 
-class Crew:
+class Pool:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
     `each` returns results in the order of the tasks. What is done by other processes must do no harm if it is done
@@ -79,7 +79,7 @@ class Crew:
         self._executor = executor
         self._helpers: list[Helper] = []
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Pool:
         return self
 
     def __exit__(
@@ -87,7 +87,7 @@ class Crew:
     ) -> None:
         self.dismiss()
 
-    def muster(self) -> None:
+    def start_helpers(self) -> None:
         """Start helper processes now: by fork, which is safe only as long as there are no threads.
 
         One fewer than there are processors, as we work as well.
@@ -102,10 +102,10 @@ class Crew:
             except OSError as error:
                 do_without(f"no more processes can be started ({error.strerror}): a large cache takes longer")
 
-    def muster_for(self, tasks: Sequence[object]) -> None:
+    def start_helpers_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
         if self._jobs != 1 and len(tasks) > _MANY:
-            self.muster()
+            self.start_helpers()
 
     def dismiss(self) -> None:
         """End the helpers, whatever they are at."""
@@ -146,7 +146,7 @@ class Crew:
             return _by_executor(self._executor, work, tasks, self._jobs)
         if waiting:
             return _by_threads(work, tasks, self._jobs or THREADS)
-        self.muster()
+        self.start_helpers()
         return self._by_processes(work, tasks) if self._helpers else _in_turn(work, tasks)
 
     def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
@@ -297,7 +297,7 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
 
 
 def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
-    with Pool(number) as pool:
+    with Threads(number) as pool:
         pending: deque[Future[Result]] = deque()
         for task in tasks:
             pending.append(pool.submit(work, task))
@@ -381,7 +381,7 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     return False
 
 
-class Pool:
+class Threads:
     """Threads for I/O-bound work. Where the system gives none, the work is done by the caller. A context manager.
 
     After its end no thread begins a task, and those that were begun have ended. (Python's own pool fails where the
@@ -400,7 +400,7 @@ class Pool:
         self._running = 0
         self._is_over = False
 
-    def __enter__(self) -> Pool:
+    def __enter__(self) -> Threads:
         return self
 
     def __exit__(

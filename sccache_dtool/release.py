@@ -10,7 +10,7 @@ from sccache_dtool.disk.names import RELEASED, HolderName
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import holders, leases
-from sccache_dtool.protocol.holders import Owner, Roll
+from sccache_dtool.protocol.holders import HolderList, Owner
 from sccache_dtool.protocol.store import Store
 
 
@@ -54,17 +54,17 @@ def holder_above(item: Item, proc: Proc) -> Owner | None:
 def renew(store: Store, owners: Sequence[Owner]) -> int:
     """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
     prefixes = tuple(owner.prefix for owner in owners)
-    roll = Roll.call(store)
+    listing = HolderList.complete(store)
     count = 0
-    for name in roll.present.values():
+    for name in listing.present.values():
         if not name.id.startswith(prefixes):
             continue
         with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
             ttl = holders.read(store, name).ttl
-            if ttl is not None and roll.now is not None:
-                holders.renew(store, name, int(roll.now + ttl))
+            if ttl is not None and listing.now is not None:
+                holders.renew(store, name, int(listing.now + ttl))
                 count += 1
-    if not count and any(id.startswith(prefixes) for id in roll.gone):
+    if not count and any(id.startswith(prefixes) for id in listing.gone):
         raise LeaseLost(
             f"the leases of {owners[-1]} were revoked, their lifetime being over",
             hint="the data that it reads may be deleted: stop, and use the item again",
@@ -75,7 +75,7 @@ def renew(store: Store, owners: Sequence[Owner]) -> int:
 def dismiss(store: Store, ids: Iterable[str]) -> None:
     """Remove holders of leases that were their only ones: what commands make."""
     renamed = [id for id in ids if not _is_dismissed(store, id)]
-    present = Roll.glance(store).present if renamed else {}
+    present = HolderList.glance(store).present if renamed else {}
     for name in (present[id] for id in renamed if id in present):
         with contextlib.suppress(FileNotFoundError):
             store.fs.unlink(f"{store.layout.holders}/{name}")

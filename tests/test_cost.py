@@ -18,7 +18,7 @@ from sccache_dtool.liveness.batch import query
 from sccache_dtool.liveness.batch.query import Reply
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import holders, leases, reaping
 from sccache_dtool.protocol.holders import JOB, PROGRAM, Holder, Owner
 from sccache_dtool.protocol.leases import Held, Place
@@ -76,7 +76,7 @@ def test_reaping_asks_each_holder_once(
         return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|{now}|{now}|{now}|n1|lab|N/A|\n" for n in numbers), "")
 
     monkeypatch.setattr(query, "run_command", squeue)
-    monkeypatch.setattr("sccache_dtool.liveness.batch.query.Docket.__init__.__defaults__", (squeue,))
+    monkeypatch.setattr("sccache_dtool.liveness.batch.query.JobStates.__init__.__defaults__", (squeue,))
     for number in range(HOLDERS):
         if of == "jobs":
             owner = Owner(JOB, None, None, "", Job("slurm", "lab", str(1000 + number), "0", "", "n1"))
@@ -89,8 +89,8 @@ def test_reaping_asks_each_holder_once(
         )
     listed = held(copy)
     fs = Counting()
-    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
-        done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False)
+    with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc)) as judge:
+        done = reaping.reap(store_of(fs, layout, clock=clock), judge, listed, dry_run=False)
     assert len(done.leases) == LEASES
     assert len(done.holders) == HOLDERS
     of_holders = Counter(call.kind for call in fs.calls if f"{layout.holders}/" in call.path)
@@ -120,7 +120,7 @@ def test_a_scan_opens_no_more_than_the_directories_it_reads_and_the_copy(
         return really_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", count)
-    (found,) = items.survey(store_of(FileSystem(), layout), Crew(), list, uses=uses)
+    (found,) = items.survey(store_of(FileSystem(), layout), Pool(), list, uses=uses)
     assert [item.key for item in found] == keys
     each = 4 if uses else 3  # the item, the copy, its gate; and the history, if uses are to be counted
     assert len(opened) <= each * len(keys) + 10

@@ -193,7 +193,7 @@ def test_a_winner_that_is_proved_dead_is_passed_over_at_once(stand: Standing, la
     killed.resign()  # it was only stopped, and wakes up: nothing of the other's is touched
     assert "process 102" in (next_one.winner() or "")
     next_one.resign()
-    # What flufl.lock leaves of the one that was passed over is its claim; the broom's business.
+    # What flufl.lock leaves of the one that was passed over is its claim; the leftovers's business.
     assert [name for name in os.listdir(layout.locks) if "|" not in name] == []
 
 

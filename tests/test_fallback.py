@@ -31,7 +31,7 @@ from sccache_dtool.liveness.lifetime import Memory, memory_path
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.policy.thresholds import Limits
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import NAMED, Holder, HolderRecord, Owner, Roll
+from sccache_dtool.protocol.holders import NAMED, Holder, HolderList, HolderRecord, Owner
 
 Making = Callable[..., Cache]
 BODY = bytes(range(256)) * 100
@@ -197,7 +197,9 @@ def test_a_download_needs_no_threads(
 def records_in(layout: Layout) -> list[HolderRecord]:
     """What the holders say of themselves."""
     fs = FileSystem()
-    return [holders.read(store_of(fs, layout), name) for name in Roll.glance(store_of(fs, layout)).present.values()]
+    return [
+        holders.read(store_of(fs, layout), name) for name in HolderList.glance(store_of(fs, layout)).present.values()
+    ]
 
 
 def test_a_program_without_a_heartbeat_has_no_lifetime(
@@ -229,10 +231,10 @@ def test_a_lifetime_that_was_asked_for_begins_after_a_download_without_a_heartbe
         clock.let_pass(7200)
     assert [record.ttl for record in records_in(layout)] == [3600.0]
     assert not holder.lost
-    (name,) = Roll.glance(store_of(fs, layout)).present.values()
+    (name,) = HolderList.glance(store_of(fs, layout)).present.values()
     assert name.end > 0
     with holder.beating():
-        holders.revoke(store_of(fs, layout), next(iter(Roll.glance(store_of(fs, layout)).present.values())))
+        holders.revoke(store_of(fs, layout), next(iter(HolderList.glance(store_of(fs, layout)).present.values())))
     assert holder.lost
     holder.retire()
     lease = cache.hold(owner, cache.wanted([source]), ttl=3600.0)

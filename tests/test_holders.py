@@ -1,4 +1,4 @@
-"""Who holds leases: heartbeats, revocations, and roll calls."""
+"""Who holds leases: heartbeats, revocations, and listing calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,17 @@ from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import CALLER, COMMAND, NAMED, PROBE, PROGRAM, Holder, HolderRecord, Owner, Roll
+from sccache_dtool.protocol.holders import (
+    CALLER,
+    COMMAND,
+    NAMED,
+    PROBE,
+    PROGRAM,
+    Holder,
+    HolderList,
+    HolderRecord,
+    Owner,
+)
 from signals import interrupted
 
 FS = FileSystem()
@@ -78,7 +88,7 @@ def test_an_endless_lifetime_is_a_name_that_can_be_read(layout: Layout, clock: F
     """A lease "for ever" would have a holder that nobody finds, and be ended at the next `reap`."""
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, ttl)
     holder.beat()
-    assert holder.id in Roll.call(store_of(FS, layout)).present
+    assert holder.id in HolderList.complete(store_of(FS, layout)).present
 
 
 def test_a_full_disk_is_told(layout: Layout, clock: FakeClock) -> None:
@@ -237,12 +247,12 @@ def test_a_heart_beats_and_tells_of_its_loss_once(layout: Layout, clock: FakeClo
     fs = Interposing()
     holder = Holder(store_of(fs, layout, clock=clock), OWNER, 0.01)
     fs.before("rename", beating.set, within=holder.id, nth=3)
-    holder.start_heart(hear)
+    holder.start_heartbeat(hear)
     assert beating.wait(30)
     while not any(holders.revoke(store_of(FS, layout), name) for name in entries(layout)):
         pass
     assert heard.wait(30)
-    holder.stop_heart()
+    holder.stop_heartbeat()
     assert len(told) == 1
     assert holder.lost
 
@@ -262,9 +272,9 @@ def test_a_heart_outlives_passing_faults(layout: Layout, clock: FakeClock) -> No
         return result
 
     fs.handle = handle  # type: ignore[method-assign, assignment]
-    holder.start_heart(told.append)
+    holder.start_heartbeat(told.append)
     assert over.wait(30)
-    holder.stop_heart()
+    holder.stop_heartbeat()
     assert told == []
     assert entries(layout)[0].beats >= 2
 
@@ -273,7 +283,7 @@ def test_a_heart_without_a_lifetime_does_not_beat(layout: Layout, clock: FakeClo
     """Holders that only their process's end ends would load the server for nothing."""
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, None)
     before = threading.active_count()
-    holder.start_heart(lambda error: None)
+    holder.start_heartbeat(lambda error: None)
     assert threading.active_count() == before
 
 
@@ -281,7 +291,7 @@ def test_a_heart_without_a_lifetime_does_not_beat(layout: Layout, clock: FakeClo
 def test_who_retires_leaves_nothing(layout: Layout, clock: FakeClock, ttl: float | None) -> None:
     """Holders of programs that ended well would pile up."""
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, ttl)
-    holder.start_heart(lambda error: None)
+    holder.start_heartbeat(lambda error: None)
     holder.retire()
     assert os.listdir(layout.holders) == ["gone"]
     holder.retire()
@@ -424,11 +434,11 @@ def test_a_heart_tells_at_once_of_a_loss_that_another_thread_has_found(layout: L
     """A program would go on reading for minutes what may be deleted, though a part of it knows."""
     heard = threading.Event()
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
-    holder.start_heart(lambda error: heard.set())
+    holder.start_heartbeat(lambda error: heard.set())
     assert holders.revoke(store_of(FS, layout), entries(layout)[0])
     assert not holder.prove()
     assert heard.wait(60)
-    holder.stop_heart()
+    holder.stop_heartbeat()
 
 
 def test_a_heart_can_be_stopped_while_it_is_being_started_and_stopped(layout: Layout, clock: FakeClock) -> None:
@@ -436,12 +446,12 @@ def test_a_heart_can_be_stopped_while_it_is_being_started_and_stopped(layout: La
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
 
     def live() -> None:
-        holder.start_heart(lambda error: None)
-        holder.stop_heart()
+        holder.start_heartbeat(lambda error: None)
+        holder.stop_heartbeat()
 
-    with interrupted(live, holder.stop_heart, "holders.py", "threading.py") as steps:
+    with interrupted(live, holder.stop_heartbeat, "holders.py", "threading.py") as steps:
         assert steps > 50
-    assert holder._heart is None
+    assert holder._heartbeat is None
 
 
 def test_a_heart_is_not_waited_for_by_what_it_tells(layout: Layout, clock: FakeClock) -> None:
@@ -453,7 +463,7 @@ def test_a_heart_is_not_waited_for_by_what_it_tells(layout: Layout, clock: FakeC
         over.wait(60)
 
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
-    holder.start_heart(tell)
+    holder.start_heartbeat(tell)
     assert holders.revoke(store_of(FS, layout), entries(layout)[0])
     assert not holder.prove()
     assert told.wait(60)
@@ -491,29 +501,29 @@ def test_a_revocation_that_is_refused_is_an_error(layout: Layout, clock: FakeClo
         holders.revoke(store_of(fs, layout), entries(layout)[0])
 
 
-# -- roll calls --------------------------------------------------------------------------------------------------------
+# -- lists of holders --------------------------------------------------------------------------------------------------
 
 
 def test_a_roll_call_creates_before_it_lists(layout: Layout, clock: FakeClock) -> None:
     """On NFS v3 a holder of the same clock tick would be hidden, and its leases be reaped."""
     Holder(store_of(FS, layout, clock=clock), OWNER, None)
     fs = Counting()
-    roll = Roll.call(store_of(fs, layout))
+    listing = HolderList.complete(store_of(fs, layout))
     assert fs.kinds()[0] == "symlink"
     assert fs.calls[0].path.startswith(f"{layout.holders}/{PROBE}")
     assert fs.kinds().index("symlink") < fs.kinds().index("names")
-    assert roll.is_proof
-    assert len(roll.present) == 1
+    assert listing.is_proof
+    assert len(listing.present) == 1
 
 
 def test_a_roll_call_leaves_no_probe(layout: Layout) -> None:
     """Every look would leave a file in the cache."""
-    Roll.call(store_of(FS, layout))
+    HolderList.complete(store_of(FS, layout))
     assert os.listdir(layout.holders) == ["gone"]
     fs = Failing()
     fs.fail("names", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
-        Roll.call(store_of(fs, layout))
+        HolderList.complete(store_of(fs, layout))
     assert os.listdir(layout.holders) == ["gone"]
 
 
@@ -536,9 +546,9 @@ def test_who_is_missing_is_known_where_times_are_whole_seconds(layout: Layout, c
     """The leases of programs that have ended would stay for ever on such a file system."""
     fs = WholeSeconds(clock)
     holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
-    roll = Roll.call_in_silence(store_of(fs, layout, clock=clock))
-    assert roll is not None
-    assert set(roll.present) == {holder.id}
+    listing = HolderList.if_unchanged(store_of(fs, layout, clock=clock))
+    assert listing is not None
+    assert set(listing.present) == {holder.id}
 
 
 def test_who_beats_during_a_roll_call_is_noticed_where_times_are_whole_seconds(
@@ -554,7 +564,7 @@ def test_who_beats_during_a_roll_call_is_noticed_where_times_are_whole_seconds(
             clock.let_pass(seconds)
             holder.beat()
 
-    assert Roll.call_in_silence(store_of(fs, layout, clock=Beating())) is None
+    assert HolderList.if_unchanged(store_of(fs, layout, clock=Beating())) is None
 
 
 @pytest.mark.parametrize("kind", ["symlink", "unlink"])
@@ -562,7 +572,7 @@ def test_a_lost_reply_about_the_probe_is_no_error(layout: Layout, kind: str) -> 
     """No lease could be judged, and no heartbeat saved, while a server restarts."""
     fs = LostReplies()
     fs.lose(kind)
-    assert Roll.call(store_of(fs, layout)).is_proof
+    assert HolderList.complete(store_of(fs, layout)).is_proof
     assert fs.lost
     assert os.listdir(layout.holders) == ["gone"]
 
@@ -570,15 +580,15 @@ def test_a_lost_reply_about_the_probe_is_no_error(layout: Layout, kind: str) -> 
 def test_a_glance_writes_nothing_and_proves_nothing(layout: Layout) -> None:
     """`status` could not be asked by users who may only read, or would say who has ended without knowing."""
     fs = Counting()
-    roll = Roll.glance(store_of(fs, layout))
+    listing = HolderList.glance(store_of(fs, layout))
     assert set(fs.kinds()) == {"names"}
-    assert not roll.is_proof
+    assert not listing.is_proof
 
 
 def test_the_time_of_a_roll_is_the_file_systems(layout: Layout, clock: FakeClock) -> None:
     """Lifetimes would be reckoned by the clock of a cleaner's host."""
     clock.let_pass(12_345)
-    assert Roll.call(store_of(OnClock(clock), layout)).now == clock.wall()
+    assert HolderList.complete(store_of(OnClock(clock), layout)).now == clock.wall()
 
 
 def test_a_roll_tells_who_is_there_who_was_revoked_and_what_is_strange(layout: Layout, clock: FakeClock) -> None:
@@ -591,10 +601,10 @@ def test_a_roll_tells_who_is_there_who_was_revoked_and_what_is_strange(layout: L
     Path(layout.holders, "README").touch()
     Path(layout.holders, f"{PROBE}0123456789abcdef").touch()
     Path(layout.gone, "notes").touch()
-    roll = Roll.call(store_of(FS, layout))
-    assert set(roll.present) == {here.id}
-    assert roll.gone == {revoked.id}
-    assert roll.strangers == ("README",)
+    listing = HolderList.complete(store_of(FS, layout))
+    assert set(listing.present) == {here.id}
+    assert listing.gone == {revoked.id}
+    assert listing.strangers == ("README",)
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, item_key
 from sccache_dtool.policy import totals
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 
 HOLDER = "s0123456789ab-0123456789ab"
 PLACE = Layout("/cache")
@@ -201,12 +201,12 @@ def test_a_survey_opens_no_file(fs: FakeFilesystem, warnings: list[str]) -> None
         put(fs, ONE, f"{HOLDER}.0", key=key)
         finish(fs, f"{HOLDER}.7~1800000100000~released", f"segment-5-1800000000000-{'0' * 16}", key=key)
     on = Counting()
-    (total,) = {sum(part) for part in [list(items.survey(store_of(on, PLACE), Crew(), count_uses))]}
+    (total,) = {sum(part) for part in [list(items.survey(store_of(on, PLACE), Pool(), count_uses))]}
     assert total == 3 * 7
     assert set(on.kinds()) == {"names"}
     assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 3
     on.calls.clear()
-    list(items.survey(store_of(on, PLACE), Crew(), count_uses, uses=False))
+    list(items.survey(store_of(on, PLACE), Pool(), count_uses, uses=False))
     assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 2
 
 
@@ -221,7 +221,7 @@ def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> N
         leases = [f"{HOLDER}.0"] if number < 3 else []
         put(fs, Generation(f"{number:016x}", 1_800_000_000 + number, 10 + number, 1), *leases, key=key)
     scanned = items.scan(store_of(FileSystem(), PLACE))
-    parts = items.survey(store_of(FileSystem(), PLACE), Crew(), functools.partial(totals.add_up, 5))
+    parts = items.survey(store_of(FileSystem(), PLACE), Pool(), functools.partial(totals.add_up, 5))
     whole, at_once = totals.total(parts, 5), totals.add_up(5, scanned)
     assert whole == at_once
     assert (whole.items, whole.busy_items, whole.idle_items, whole.leases) == (20, 3, 17, 3)

@@ -17,9 +17,9 @@ from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, lifetime
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history, holders, leases, reaping
-from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
+from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, HolderList, Owner
 from sccache_dtool.protocol.leases import Held, Lease, Place
-from sccache_dtool.protocol.reaping import Court, Judged, Reaped
+from sccache_dtool.protocol.reaping import Judge, Judged, Reaped
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -74,8 +74,8 @@ def reap(layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, warning
 
     def reap(fs: FileSystem = FS, **more: object) -> Reaped:
         listed = held(place)
-        with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
-            return reaping.reap(store_of(fs, layout, clock=clock), court, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
+        with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc)) as judge:
+            return reaping.reap(store_of(fs, layout, clock=clock), judge, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
 
     return reap
 
@@ -84,8 +84,8 @@ def judge(
     layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, *, glance: bool = False, fs: FileSystem = FS
 ) -> list[Judged]:
     listed = held(place)
-    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc), glance=glance) as court:
-        return [court.lease(one) for one in listed]
+    with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc), glance=glance) as judge:
+        return [judge.lease(one) for one in listed]
 
 
 def ended(place: Place) -> list[history.Use]:
@@ -245,7 +245,7 @@ def test_only_those_concerned_are_judged(
     bystander = Holder(store_of(FS, layout, clock=clock), job, None)
     proc.end(PID)
     assert [id for id, _ in reap(everybody=False).holders] != []
-    assert bystander.id in Roll.call(store_of(FS, layout)).present
+    assert bystander.id in HolderList.complete(store_of(FS, layout)).present
     assert [id for id, _ in reap().holders] == [bystander.id]
 
 
@@ -308,7 +308,7 @@ def test_a_holder_that_beats_while_it_is_judged_keeps_its_leases(
     assert reap(fs) == ((), (), ())
     assert os.listdir(place.gate) == [lease.name]
     lease.holder.beat()
-    (name,) = Roll.call(lease.holder._store).present.values()
+    (name,) = HolderList.complete(lease.holder._store).present.values()
     assert name.beats == 3
 
 
@@ -393,9 +393,9 @@ def test_a_persons_word_revokes_a_holder_that_one_roll_misses(
     """A holder that lives, and that a person has taken for gone by mistake, would never learn that it was revoked."""
     lease = take(Owner(NAMED, None, "run 7", ""), TTL)
     fs, id, listed = HidingOnce(layout.holders), lease.holder.id, held(place)
-    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
-        court.convict(id, "ada says that it is gone")
-        done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False, everybody=False, also=[id])
+    with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc)) as judge:
+        judge.declare_dead(id, "ada says that it is gone")
+        done = reaping.reap(store_of(fs, layout, clock=clock), judge, listed, dry_run=False, everybody=False, also=[id])
     assert (len(done.leases), [one for one, _ in done.holders]) == (1, [id])
     with pytest.raises(LeaseLost):
         lease.holder.beat()
@@ -525,6 +525,6 @@ def test_a_court_hears_each_holder_once(layout: Layout) -> None:
         asked.append(name)
         return reaping.Verdict(State.UNKNOWN, "?")
 
-    court = Court(store_of(FS, layout, clock=FakeClock()), Roll.call(store_of(FS, layout)), judge)
-    assert court.holder(holder.id) == court.holder(holder.id)
+    judge = Judge(store_of(FS, layout, clock=FakeClock()), HolderList.complete(store_of(FS, layout)), judge)
+    assert judge.holder(holder.id) == judge.holder(holder.id)
     assert len(asked) == 1

@@ -18,7 +18,7 @@ from sccache_dtool.disk.nofollow import Way
 from sccache_dtool.errors import GONE
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.store import Store
@@ -129,18 +129,18 @@ def scan(store: Store) -> Iterator[Item]:
 
 def survey(
     store: Store,
-    crew: Crew,
+    pool: Pool,
     fold: Callable[[Iterator[Item]], Sum],
     *,
     uses: bool = True,
 ) -> Iterator[Sum]:
-    """What `fold` makes of the items of each shard, which the crew looks at, many at a time.
+    """What `fold` makes of the items of each shard, which the pool looks at, many at a time.
 
     Only what `fold` returns is kept, and comes from other processes, so that a million items need not be in memory.
     `uses`: whether finished uses are counted; without, an item costs one listing less, and says that there were none.
     """
     work = functools.partial(_fold_shard, store, fold, uses)
-    for result, log in crew.each(work, shards(store)):
+    for result, log in pool.each(work, shards(store)):
         log.pass_on(store.log)
         yield result
 
@@ -161,9 +161,9 @@ def _looks(store: Store, shard: str, *, uses: bool) -> Iterator[Item]:
 Facts = dict[str, Any]
 
 
-def told(store: Store, crew: Crew) -> Iterator[tuple[Item, list[Facts]]]:
+def told(store: Store, pool: Pool) -> Iterator[tuple[Item, list[Facts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
-    for part, log in survey(store, crew, functools.partial(_tell, store)):
+    for part, log in survey(store, pool, functools.partial(_tell, store)):
         log.pass_on(store.log)
         yield from part
 
@@ -337,7 +337,7 @@ def facts(store: Store, key: str, generation: str) -> dict[str, Any]:
     return records.decode_document(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
 
 
-def describe_anew(store: Store, copy: Copy) -> None:
+def describe_again(store: Store, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 
     Raises FileNotFoundError if there is not exactly one file or directory: then there is nothing to describe.

@@ -24,7 +24,7 @@ from sccache_dtool.disk.filesystem import Entry, FileSystem
 from sccache_dtool.errors import GONE
 from sccache_dtool.oddity import Oddity
 from sccache_dtool.patterns import matches, note_matching
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
 Warn = Callable[[str], None]
@@ -99,7 +99,7 @@ _KIND = 0o170000
 Sum = TypeVar("Sum")
 
 
-def scan(store: Store, now: float, crew: Crew, named: Collection[str] = ()) -> Found:
+def scan(store: Store, now: float, pool: Pool, named: Collection[str] = ()) -> Found:
     """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
 
     `named`: patterns of directories below the root in which brokers write and nobody else.
@@ -107,7 +107,7 @@ def scan(store: Store, now: float, crew: Crew, named: Collection[str] = ()) -> F
     files: list[Loose] = []
     deserted: list[str] = []
     matched: set[str] = set()
-    for visit in _visits(store, now, crew, named, _files):
+    for visit in _visits(store, now, pool, named, _files):
         note_matching(named, visit.directory, matched)
         files.extend(visit.found or ())
         if visit.deserted:
@@ -118,7 +118,7 @@ def scan(store: Store, now: float, crew: Crew, named: Collection[str] = ()) -> F
 
 def piles(
     store: Store,
-    crew: Crew,
+    pool: Pool,
     named: Collection[str] = (),
     *,
     untouched_since: float = 0.0,
@@ -126,7 +126,7 @@ def piles(
 ) -> Iterator[Pile]:
     """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
     fold = functools.partial(_pile, untouched_since, exclude)
-    for visit in _visits(store, 0.0, crew, named, fold):
+    for visit in _visits(store, 0.0, pool, named, fold):
         if visit.found is not None and visit.found.files:
             yield visit.found
 
@@ -199,7 +199,7 @@ _AT_ONCE = 8
 def _visits(
     store: Store,
     now: float,
-    crew: Crew,
+    pool: Pool,
     named: Collection[str],
     fold: Callable[[str, Statuses], Sum],
 ) -> Iterator[_Visit[Sum]]:
@@ -209,7 +209,7 @@ def _visits(
     level = [""]
     while level:
         below: list[str] = []
-        for visits in crew.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
+        for visits in pool.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
             for visit in visits:
                 if visit.oddity is not None:
                     store.log.warning(visit.oddity)

@@ -234,7 +234,7 @@ def run_command(
         path, leases = _hold_for_command(now, directories, parents, words, name, terms, (child.pid, command))
         order = [path if word == replace != "" else word for word in command]
         try:
-            return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heart(give_up))
+            return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heartbeat(give_up))
         finally:
             _give_back(now.out, leases, lost)
     finally:
@@ -249,7 +249,7 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
     failed: list[str] = []
     all_kept = True
     try:
-        holder.stop_heart()
+        holder.stop_heartbeat()
         for lease in leases:
             try:
                 all_kept &= lease.release()

@@ -164,7 +164,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
     return damage if "items" in found and found <= IN_CONTROL else None
 
 
-def put_format_anew(fs: FileSystem, layout: Layout) -> None:
+def rewrite_format(fs: FileSystem, layout: Layout) -> None:
     """Write FORMAT again, with its old id if that can be read, and appearing whole."""
     match = None
     with contextlib.suppress(OSError):
@@ -305,7 +305,7 @@ def tag(fs: FileSystem, layout: Layout) -> Tag:
     return Tag.BEGUN if TAG_TEXT.startswith(text) else Tag.OTHER
 
 
-def put_tag_anew(fs: FileSystem, layout: Layout) -> None:
+def rewrite_tag(fs: FileSystem, layout: Layout) -> None:
     """In the place of one that was not written to its end."""
     if tag(fs, layout) is Tag.BEGUN:
         fs.unlink(layout.tag_file)

@@ -90,7 +90,7 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[dict[str, Any], l
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         remedy = "writes what the rest of the copy says; where the item is from stays unknown"
-        return {}, [Finding(path, what, partial(items.describe_anew, store, copy), remedy)]
+        return {}, [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
     except OSError as error:
         return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_mend(error))]
     if facts.get("key") != copy.key:

@@ -92,7 +92,7 @@ def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
     if damage is None:
         return []
     what = f"{damage}, so that no command takes this for a cache"
-    return [Finding(layout.format_file, what, partial(root.put_format_anew, fs, layout), "writes it again")]
+    return [Finding(layout.format_file, what, partial(root.rewrite_format, fs, layout), "writes it again")]
 
 
 def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:
@@ -132,7 +132,7 @@ def _about_the_root(store: Store) -> Iterator[Finding]:
     tag = root.tag(store.fs, store.layout) if TAG_NAME in store.fs.names(store.layout.root) else None
     if tag is None or tag is Tag.BEGUN:
         what = f"{'missing' if tag is None else 'not written to its end'}, so backup programs save the cache"
-        yield Finding(store.layout.tag_file, what, partial(root.put_tag_anew, store.fs, store.layout), "makes it")
+        yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "makes it")
     elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs save the cache"
         yield Finding(store.layout.tag_file, what, None, "remove it; --fix makes another one")

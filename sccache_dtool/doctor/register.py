@@ -19,7 +19,7 @@ _UNKNOWN = "not known any more: doctor has made holders/ anew"
 
 def missing(store: Store) -> Finding:
     """The finding that it is missing."""
-    mend = partial(_make_anew, store)
+    mend = partial(_make_again, store)
     try:
         named = _named(store)
     except (OSError, CacheError) as error:
@@ -48,7 +48,7 @@ def _named(store: Store) -> set[str]:
     return {one.lease.holder for one in held if one.lease} | {work.holder for work in works if work}
 
 
-def _make_anew(store: Store) -> None:
+def _make_again(store: Store) -> None:
     """Make it in one rename: without its entries, if only for a moment, it would prove that all are gone."""
     named = _named(store)
     area = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'register')}"

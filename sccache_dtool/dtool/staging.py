@@ -28,7 +28,7 @@ from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, Wanted
 from sccache_dtool.fetch.stack import Chain, Stack
 from sccache_dtool.fetch.words import Location, Source
-from sccache_dtool.pool import Pool
+from sccache_dtool.pool import Threads
 from sccache_dtool.protocol.holders import pause_between_beats
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _hold_items(
     root = str(cache.root)
     leases: dict[str, Lease] = {}
     progress.start(uri, None)
-    with Pool(AT_ONCE) as pool:
+    with Threads(AT_ONCE) as pool:
         coming = {}
         for relpath, identifier in relpaths.items():
             wanted = dtool_source.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))

@@ -28,7 +28,7 @@ from sccache_dtool.policy.rules import (
     sift,
 )
 from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_floor
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped
@@ -48,12 +48,12 @@ class Cleaner(Post):
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
         self._check_floor(rules.limits)
         now = self._clock.wall() + ahead
-        with self._crew() as crew:
-            census = self._census(crew, rules, now)
-            left = self._loose(crew)
-            with self.court(dry_run=True) as court:
-                reaped = self._reap(court, census.sifted.unsettled, dry_run=True)
-        drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
+        with self._pool() as pool:
+            census = self._census(pool, rules, now)
+            left = self._loose(pool)
+            with self.judge(dry_run=True) as judge:
+                reaped = self._reap(judge, census.sifted.unsettled, dry_run=True)
+        drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
         plan = self._plan(census, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
 
@@ -66,25 +66,25 @@ class Cleaner(Post):
         """
         self._check_floor(rules.limits)
         deadline = self._deadline(most_seconds)
-        with self._crew() as crew:
+        with self._pool() as pool:
             now = self._clock.wall()
-            census = self._census(crew, rules, now)
-            left = self._loose(crew)
+            census = self._census(pool, rules, now)
+            left = self._loose(pool)
             works = self._fs.names(self._layout.tmp)
             quiet = self._quiet(census, rules, now, left, works)
             if quiet is not None:
                 return quiet
-            crew.muster_for(census.sifted.eligible)
-            with self._elected(), self._at_work_if_room() as holder, self.court() as court:
-                reaped = self._reap(court, census.sifted.unsettled, dry_run=False)
+            pool.start_helpers_for(census.sifted.eligible)
+            with self._elected(), self._at_work_if_room() as holder, self.judge() as judge:
+                reaped = self._reap(judge, census.sifted.unsettled, dry_run=False)
                 copies = (copy for item in census.sifted.unsettled for copy in item.copies)
-                broom = self._broom(court, purge_follows=True, keep_downloads=not rules.everything)
-                leftovers = list(broom.find(copies, works))
+                finder = self._leftovers(judge, purge_follows=True, keep_downloads=not rules.everything)
+                leftovers = list(finder.find(copies, works))
                 now = self._clock.wall()
-                leftovers.extend(self._of_dtool(left, court.roll.now))
-                drift = 0.0 if court.roll.now is None else court.roll.now - now
+                leftovers.extend(self._of_dtool(left, judge.listing.now))
+                drift = 0.0 if judge.listing.now is None else judge.listing.now - now
                 plan = self._plan(census, rules, now, reaped, left, drift)
-                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline)
+                done = self._carry_out(plan, reaped, keep_for, holder, now, why, pool, deadline)
                 tidied = tuple(execution.put_away(self._store, leftovers, deadline))
                 if holder is not None:
                     execution.fold_histories(self._store, holder, census.sifted.to_fold)
@@ -92,12 +92,12 @@ class Cleaner(Post):
                 done = done._replace(tidied=tidied)
                 downloads.tidy(self._store, now)
                 if done.missed_both != (0, 0):
-                    more = self._broom(court, keep_downloads=False).work_areas(filter(WorkName.parse, works))
+                    more = self._leftovers(judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                     done = done._replace(tidied=(*tidied, *execution.put_away(self._store, more, deadline)))
                     ended = {judged.held for judged in reaped.leases}
                     held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
-                    done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
-                return self._finish(done, now, crew, deadline)
+                    done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
+                return self._finish(done, now, pool, deadline)
 
     def clean_as_planned(
         self, planned: Planned, exclude: Collection[str], keep_for: float, most_seconds: float | None, why: str
@@ -113,25 +113,25 @@ class Cleaner(Post):
             )
         deadline = self._deadline(most_seconds)
         leased = self._unsettled()
-        with self._crew() as crew:
-            crew.muster_for(planned.remove)
+        with self._pool() as pool:
+            pool.start_helpers_for(planned.remove)
             there = (
-                {one.path: one for one in self._loose(crew).files} if any(one.loose for one in planned.remove) else {}
+                {one.path: one for one in self._loose(pool).files} if any(one.loose for one in planned.remove) else {}
             )
             with self._elected(), self._at_work_if_room() as holder:
-                with self.court() as court:
-                    reaped = self._reap(court, leased, dry_run=False)
+                with self.judge() as judge:
+                    reaped = self._reap(judge, leased, dry_run=False)
                 now = self._clock.wall()
                 pinned = pins.pinned(self._store, now)
-                weighed = plan_file.weigh(self._store, planned.remove, pinned, exclude, there, crew)
+                weighed = plan_file.weigh(self._store, planned.remove, pinned, exclude, there, pool)
                 keep = tuple(weighed.keep)
                 if planned.goal is not None:
                     keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
                 plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
-                done = self._carry_out(plan, reaped, keep_for, holder, now, why, crew, deadline, weighed.gone)
+                done = self._carry_out(plan, reaped, keep_for, holder, now, why, pool, deadline, weighed.gone)
                 if done.missed_both != (0, 0):
                     done = done._replace(in_the_way=self._held_by_now(done))
-                return self._finish(done, now, crew, deadline)
+                return self._finish(done, now, pool, deadline)
 
     def _held_by_now(self, done: Cleaned) -> tuple[Judged, ...]:
         """Leases on what a cleaning found in use, those included that began meanwhile."""
@@ -147,7 +147,7 @@ class Cleaner(Post):
         holder: Holder | None,
         now: float,
         why: str,
-        crew: Crew,
+        pool: Pool,
         deadline: Deadline,
         gone: Iterable[Candidate] = (),
     ) -> Cleaned:
@@ -155,7 +155,7 @@ class Cleaner(Post):
         keep_until = int(now + keep_for) if keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
         try:
-            execution.carry_out(self._store, plan, keep_until, holder, now, crew, tally, deadline)
+            execution.carry_out(self._store, plan, keep_until, holder, now, pool, tally, deadline)
             ended = ""
         finally:
             done = Cleaned(
@@ -180,9 +180,9 @@ class Cleaner(Post):
         except OSError as error:
             self._warn(f"{explain(error)}; this cleaning is not recorded")
 
-    def _finish(self, done: Cleaned, now: float, crew: Crew, deadline: Deadline) -> Cleaned:
+    def _finish(self, done: Cleaned, now: float, pool: Pool, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
-        purged = trash.purge(self._store, now, crew, deadline)
+        purged = trash.purge(self._store, now, pool, deadline)
         return done._replace(
             purged=purged.copies,
             unpurged=purged.left,
@@ -193,13 +193,13 @@ class Cleaner(Post):
     def _deadline(self, most_seconds: float | None) -> Deadline:
         return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
 
-    def _census(self, crew: Crew, rules: Rules, now: float) -> _Census:
+    def _census(self, pool: Pool, rules: Rules, now: float) -> _Census:
         """All copies, sorted by the rules; what has leases is not judged yet."""
         pinned = pins.pinned(self._store, now)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
         whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._store, crew, fold):
+        for part in items.survey(self._store, pool, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
@@ -227,13 +227,13 @@ class Cleaner(Post):
             return None
         if any(one.is_broken(now) for one in left.files) or pins.any_expired(self._store, now):
             return None
-        with self.court(glance=True) as court:
-            held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
+        with self.judge(glance=True) as judge:
+            held = tuple(judge.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
-            verdicts += [court.holder(id)[1] for id in court.roll.present]
+            verdicts += [judge.holder(id)[1] for id in judge.listing.present]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
-            untidy = any(True for _ in self._broom(court, purge_follows=True).find(copies, works))
-        if untidy or court.roll.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+            untidy = any(True for _ in self._leftovers(judge, purge_follows=True).find(copies, works))
+        if untidy or judge.listing.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
         settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)

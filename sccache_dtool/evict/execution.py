@@ -17,7 +17,7 @@ from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.trash import NO_TIME, Became
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
 from sccache_dtool.policy.thresholds import Trashed
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped
@@ -137,7 +137,7 @@ def carry_out(
     keep_until: int,
     holder: Holder | None,
     now: float,
-    crew: Crew,
+    pool: Pool,
     tally: Tally,
     deadline: Deadline = NO_DEADLINE,
 ) -> None:
@@ -148,7 +148,7 @@ def carry_out(
     """
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
     try:
-        _evict_all(store, copies, keep_until, crew, tally, deadline)
+        _evict_all(store, copies, keep_until, pool, tally, deadline)
     except BaseException:
         _tell_what_is_in_the_trash(store, copies, keep_until, tally)
         raise
@@ -165,14 +165,14 @@ def _evict_all(
     store: Store,
     copies: Sequence[Candidate],
     keep_until: int,
-    crew: Crew,
+    pool: Pool,
     tally: Tally,
     deadline: Deadline,
 ) -> None:
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
     evict = functools.partial(_evict_each, store, keep_until, deadline)
-    with contextlib.closing(crew.each(evict, places)) as results:  # nobody is at work any more at its end
+    with contextlib.closing(pool.each(evict, places)) as results:  # nobody is at work any more at its end
         for piece, outcomes in zip(pieces, results, strict=True):
             for candidate, became in zip(piece, outcomes, strict=True):
                 tally.add(candidate, became)

@@ -16,7 +16,7 @@ from sccache_dtool.liveness import State
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import PROBE
-from sccache_dtool.protocol.reaping import Court
+from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
@@ -26,13 +26,13 @@ _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16
 _RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
-class Broom:
+class Leftovers:
     """Finds leftovers; holds no state but what it was given."""
 
     def __init__(
         self,
         store: Store,
-        court: Court,
+        judge: Judge,
         *,
         purge_follows: bool = False,
         keep_downloads: bool = True,
@@ -43,13 +43,13 @@ class Broom:
         """
         self._keep_downloads = keep_downloads
         self._store = store
-        self._court = court
+        self._judge = judge
         self._purge_follows = purge_follows
 
     def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
         """All leftovers; `copies` is what a scan saw, and `works` what a listing of `tmp/` did.
 
-        Both must be older than the court: a newer work area's holder would be missing in its roll.
+        Both must be older than the judge: a newer work area's holder would be missing in its list.
         """
         busy: set[str] = set()
         for copy in copies:
@@ -101,21 +101,21 @@ class Broom:
 
     def _now(self) -> float:
         """The file system's clock where it is known."""
-        return self._store.clock.wall() if self._court.roll.now is None else self._court.roll.now
+        return self._store.clock.wall() if self._judge.listing.now is None else self._judge.listing.now
 
     def _is_of_the_dead(self, work: WorkName) -> bool:
-        return self._court.holder(work.holder)[1].state is State.DEAD
+        return self._judge.holder(work.holder)[1].state is State.DEAD
 
     def _give_back(self, work: WorkName) -> Callable[[], object]:
         def give_back() -> None:
-            if work.purpose == trash.RETURN or self._court.revoke(work.holder):
+            if work.purpose == trash.RETURN or self._judge.revoke(work.holder):
                 trash.give_back(self._store, work)
 
         return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
-            if work.purpose == "going" or self._court.revoke(work.holder):
+            if work.purpose == "going" or self._judge.revoke(work.holder):
                 trash.discard_work(self._store, work)
 
         return discard

@@ -18,7 +18,7 @@ from sccache_dtool.errors import UsageError
 from sccache_dtool.log import Silent
 from sccache_dtool.policy.rules import EXCLUDED, UNREADABLE, Candidate, Kept, Plan, in_use, is_excluded
 from sccache_dtool.policy.thresholds import Goal
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
 #: Version of the form.
@@ -181,11 +181,11 @@ def weigh(
     pinned: Collection[str],
     exclude: Collection[str],
     loose: Mapping[str, Loose],
-    crew: Crew,
+    pool: Pool,
 ) -> Weighed:
     """What of the planned removals is still true.
 
-    `loose`: what dtool has left by now, as a scan finds it: a path that comes from a file is not believed. The crew
+    `loose`: what dtool has left by now, as a scan finds it: a path that comes from a file is not believed. The pool
     looks at copies, and gets nothing else: whatever it is given goes with each piece of its work.
     """
     weighed = Weighed([], [], [])
@@ -203,7 +203,7 @@ def weigh(
             copies.append(one)
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     look = functools.partial(_look_at_each, store.logging_to(Silent()), tuple(exclude))
-    for piece, standings in zip(pieces, crew.each(look, pieces), strict=True):
+    for piece, standings in zip(pieces, pool.each(look, pieces), strict=True):
         for one, standing in zip(piece, standings, strict=True):
             _put(weighed, one, standing)
     return weighed

@@ -12,15 +12,15 @@ from sccache_dtool.catalog.leftover import Leftover
 from sccache_dtool.catalog.loose import Found
 from sccache_dtool.errors import FULL, GONE, InUse
 from sccache_dtool.evict import loose_removal
-from sccache_dtool.evict.leftovers import Broom
+from sccache_dtool.evict.leftovers import Leftovers
 from sccache_dtool.fallback import do_without
 from sccache_dtool.policy.config import Config
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.election import Election, make_election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held
-from sccache_dtool.protocol.reaping import Court, Judged, Reaped, open_court, reap
+from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge, reap
 from sccache_dtool.protocol.store import Store
 
 
@@ -31,24 +31,24 @@ class Post:
         self,
         store: Store,
         settings: Config,
-        crew: Callable[[], Crew] = Crew,
+        pool: Callable[[], Pool] = Pool,
     ) -> None:
         self._store = store
         self._fs, self._layout, self._clock, self._proc = store.fs, store.layout, store.clock, store.proc
         self._warn: Callable[[str], None] = store.log.warning
         self._settings = settings  # each is read where it is needed: one that is wrong stops nothing else
-        self._crew = crew
+        self._pool = pool
 
-    def court(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Court]:
-        """See `reaping.open_court`."""
-        return open_court(self._store, glance=glance, dry_run=dry_run)
+    def judge(self, *, glance: bool = False, dry_run: bool = False) -> AbstractContextManager[Judge]:
+        """See `reaping.open_judge`."""
+        return open_judge(self._store, glance=glance, dry_run=dry_run)
 
     def judged(self, held: Iterable[Held]) -> list[Judged]:
         """Leases with what can be said of them; writes nothing into the cache."""
         listed = list(held)
-        with self.court(glance=True) as court:
-            court.expect({one.lease.holder for one in listed if one.lease})
-            return [court.lease(one) for one in listed]
+        with self.judge(glance=True) as judge:
+            judge.expect({one.lease.holder for one in listed if one.lease})
+            return [judge.lease(one) for one in listed]
 
     def path_of(self, held: Held) -> str:
         """Where a lease is."""
@@ -59,36 +59,36 @@ class Post:
         return make_election(self._store, name)
 
     def _reap(
-        self, court: Court, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Collection[str] = ()
+        self, judge: Judge, found: Iterable[Item], *, dry_run: bool, everybody: bool = True, also: Collection[str] = ()
     ) -> Reaped:
         held = [one for item in found for one in item.held]
-        reaped = reap(self._store, court, held, dry_run=dry_run, everybody=everybody, also=also)
+        reaped = reap(self._store, judge, held, dry_run=dry_run, everybody=everybody, also=also)
         for failure in reaped.failed:
             self._warn(failure)
         return reaped
 
     def _unsettled(self) -> list[Item]:
         """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
-        with self._crew() as crew:
-            parts = items.survey(self._store, crew, items.unsettled, uses=False)
+        with self._pool() as pool:
+            parts = items.survey(self._store, pool, items.unsettled, uses=False)
             return [item for part in parts for item in part]
 
-    def _broom(self, court: Court, *, purge_follows: bool = False, keep_downloads: bool = True) -> Broom:
-        return Broom(
+    def _leftovers(self, judge: Judge, *, purge_follows: bool = False, keep_downloads: bool = True) -> Leftovers:
+        return Leftovers(
             self._store,
-            court,
+            judge,
             purge_follows=purge_follows,
             keep_downloads=keep_downloads,
         )
 
     def loose(self) -> Found:
         """What dtool left in the cache."""
-        with self._crew() as crew:
-            return self._loose(crew)
+        with self._pool() as pool:
+            return self._loose(pool)
 
-    def _loose(self, crew: Crew) -> Found:
+    def _loose(self, pool: Pool) -> Found:
         now = self._clock.wall()
-        return loose_files.scan(self._store, now, crew, self._settings.dtool_directories)
+        return loose_files.scan(self._store, now, pool, self._settings.dtool_directories)
 
     def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
         return loose_removal.leftovers(self._store, left, self._clock.wall() if now is None else now)

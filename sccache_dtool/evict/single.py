@@ -29,8 +29,8 @@ class Keeper(Cleaner):
         if not dry_run:
             self._end_elections_of_the_dead()
         found = self._unsettled()
-        with self.court(dry_run=dry_run) as court:
-            return self._reap(court, found, dry_run=dry_run)
+        with self.judge(dry_run=dry_run) as judge:
+            return self._reap(judge, found, dry_run=dry_run)
 
     def _end_elections_of_the_dead(self) -> None:
         """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
@@ -44,12 +44,12 @@ class Keeper(Cleaner):
         """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
         found = self._unsettled()
         leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
-        with self.court(dry_run=dry_run) as court:
-            if not leased and holder not in court.roll.present:
+        with self.judge(dry_run=dry_run) as judge:
+            if not leased and holder not in judge.listing.present:
                 raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
-            court.convict(holder, f"{holders.user_name()} says that it is gone")
+            judge.declare_dead(holder, f"{holders.user_name()} says that it is gone")
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
-            return self._reap(court, of_holder, dry_run=dry_run, everybody=False, also=[holder])
+            return self._reap(judge, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
     def remove(self, key: str, keep_for: float) -> int:
         """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
@@ -66,8 +66,8 @@ class Keeper(Cleaner):
 
     def _remove(self, look: Callable[[], Item], keep_for: float) -> int:
         found = look()
-        with self.court() as court:
-            self._reap(court, [found], dry_run=False, everybody=False)
+        with self.judge() as judge:
+            self._reap(judge, [found], dry_run=False, everybody=False)
         now = self._clock.wall()
         keep_until = int(now + keep_for) if keep_for else 0
         freed, taken = 0, False
@@ -129,8 +129,8 @@ class Keeper(Cleaner):
         """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
         works = self._fs.names(self._layout.tmp)
         if any(map(_is_of_restore, works)):
-            with self.court() as court:
-                execution.put_away(self._store, self._broom(court).interrupted_restores(works))
+            with self.judge() as judge:
+                execution.put_away(self._store, self._leftovers(judge).interrupted_restores(works))
 
     def _not_restored(self, key: str, name: TrashName, error: OSError) -> CacheError:
         """Why a copy could not be restored, and where it is now."""
@@ -161,17 +161,17 @@ class Keeper(Cleaner):
 
         Raises InUse while a cleaner is at work.
         """
-        with self._elected(), self._crew() as crew:
+        with self._elected(), self._pool() as pool:
             trashed = trash.weigh(trash.listing(self._store))
-            return trashed, trash.purge(self._store, math.inf, crew)
+            return trashed, trash.purge(self._store, math.inf, pool)
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
         found = self._unsettled()
         works = self._fs.names(self._layout.tmp)
-        with self.court() as court:
-            yield from self._broom(court).find((copy for item in found for copy in item.copies), works)
-        yield from self._of_dtool(self.loose(), court.roll.now)
+        with self.judge() as judge:
+            yield from self._leftovers(judge).find((copy for item in found for copy in item.copies), works)
+        yield from self._of_dtool(self.loose(), judge.listing.now)
 
 
 def not_in_trash(word: str) -> UsageError:

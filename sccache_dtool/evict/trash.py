@@ -32,7 +32,7 @@ from sccache_dtool.disk.names import (
 from sccache_dtool.disk.nofollow import Way
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
 from sccache_dtool.policy.thresholds import Trashed
-from sccache_dtool.pool import THREADS, Crew
+from sccache_dtool.pool import THREADS, Pool
 from sccache_dtool.protocol import gate
 from sccache_dtool.protocol.gate import Closing
 from sccache_dtool.protocol.holders import Holder
@@ -156,21 +156,21 @@ class Purged(NamedTuple):
 def purge(
     store: Store,
     now: float,
-    crew: Crew | None = None,
+    pool: Pool | None = None,
     deadline: Deadline = NO_DEADLINE,
 ) -> Purged:
     """Delete what in the trash is not to be kept any longer.
 
-    `crew`: who helps; `deadline`: after which the rest is left for the next purge.
+    `pool`: who helps; `deadline`: after which the rest is left for the next purge.
     """
-    crew = crew or Crew()
+    pool = pool or Pool()
     expired = [name for name in listing(store) if is_expired(name, now)]
     large = [name for name in expired if name.generation.entries > _LARGE]
     for name in large:
-        _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", crew, deadline)
+        _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
     copies = left = left_bytes = 0
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
-    for part, warnings in crew.each(functools.partial(_remove_each, store, deadline), pieces):
+    for part, warnings in pool.each(functools.partial(_remove_each, store, deadline), pieces):
         copies += part.copies
         left += part.left
         left_bytes += part.left_bytes
@@ -243,7 +243,7 @@ def _remove_each(store: Store, deadline: Deadline, names: Sequence[TrashName]) -
     return Purged(copies, len(left), sum(name.generation.bytes for name in left)), warnings
 
 
-def _empty(fs: FileSystem, path: str, crew: Crew, deadline: Deadline) -> None:
+def _empty(fs: FileSystem, path: str, pool: Pool, deadline: Deadline) -> None:
     """Remove most of a large tree, many parts at a time; what is left is for `remove_tree`, errors included."""
     pending = [path]
     while pending and len(pending) < 4 * THREADS:
@@ -254,9 +254,9 @@ def _empty(fs: FileSystem, path: str, crew: Crew, deadline: Deadline) -> None:
     for directory in [path, *pending]:
         names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
         pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
-        deque(crew.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
+        deque(pool.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
     if pending != [path]:
-        deque(crew.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)
+        deque(pool.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)
 
 
 def _directories(fs: FileSystem, path: str) -> list[str]:

@@ -13,7 +13,7 @@ from sccache_dtool.disk import names
 from sccache_dtool.disk.names import PinName
 from sccache_dtool.errors import CacheError, NoCache
 from sccache_dtool.face.opened import Opened
-from sccache_dtool.protocol.holders import Roll
+from sccache_dtool.protocol.holders import HolderList
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,14 +52,14 @@ class Looking(Opened):
         `fold` may be called in another process: a function of a module, or a `functools.partial` of one.
         """
         self.check()
-        with self._crew() as crew:
-            yield from items.survey(self._store, crew, fold, uses=uses)
+        with self._pool() as pool:
+            yield from items.survey(self._store, pool, fold, uses=uses)
 
     def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         self.check()
-        with self._crew() as crew:
-            yield from items.told(self._store, crew)
+        with self._pool() as pool:
+            yield from items.told(self._store, pool)
 
     def item(self, key: str) -> Item:
         """One item as it is now."""
@@ -180,8 +180,8 @@ class Looking(Opened):
         self.check()
         self._warn_of_strangers()
         named = self.settings.dtool_directories
-        with self._crew() as crew:
-            found = loose.piles(self._store, crew, named, untouched_since=untouched_since, exclude=exclude)
+        with self._pool() as pool:
+            found = loose.piles(self._store, pool, named, untouched_since=untouched_since, exclude=exclude)
             return list(found)
 
     def judged(self, item: Item) -> list[Judged]:
@@ -200,14 +200,14 @@ class Looking(Opened):
         from sccache_dtool.fetch import transfers
 
         cache_id = self.check()
-        roll = Roll.glance(self._store)
+        listing = HolderList.glance(self._store)
         trashed = self._fs.names(self._layout.trash)
         found = list(transfers.running(self._fs, self._layout, self._proc, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,
             id=cache_id,
-            holders=len(roll.present),
+            holders=len(listing.present),
             fetching=len(found) - len(abandoned),
             continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(trashed),

@@ -15,7 +15,7 @@ from sccache_dtool.fetch.request import Wanted, wanted_from
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.log import Log
 from sccache_dtool.policy import config
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import program
 from sccache_dtool.protocol.leases import Place
 from sccache_dtool.protocol.store import Store
@@ -164,7 +164,7 @@ class Opened:
 
         if store is None:
             self._warn_of_strangers()
-        return Keeper(store or self._store, self.settings if settings is None else settings, self._crew)
+        return Keeper(store or self._store, self.settings if settings is None else settings, self._pool)
 
     @property
     def _store(self) -> Store:
@@ -172,8 +172,8 @@ class Opened:
             self._opened = Store(self._fs, self._layout, self._clock, self._proc, self.check(), self._log)
         return self._opened
 
-    def _crew(self) -> Crew:
-        return Crew(self._jobs, self._on_scan, self._executor)
+    def _pool(self) -> Pool:
+        return Pool(self._jobs, self._on_scan, self._executor)
 
     def close(self) -> None:
         """Release all that this process holds in this cache. It happens by itself when the program ends.

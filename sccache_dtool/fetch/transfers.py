@@ -22,7 +22,7 @@ from sccache_dtool.liveness import Verdict
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import downloads, holders
 from sccache_dtool.protocol.downloads import FETCH, TAKEN, parts
-from sccache_dtool.protocol.holders import HolderRecord, Roll
+from sccache_dtool.protocol.holders import HolderList, HolderRecord
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
@@ -146,7 +146,7 @@ def _is_dead(record: HolderRecord, proc: Proc) -> bool:
 def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:
     """Ids of holders whose process was killed on this host. They may still be in `holders/`."""
     gone = set()
-    for name in Roll.glance(Store(fs, layout, Clock(), Proc(), "")).present.values():
+    for name in HolderList.glance(Store(fs, layout, Clock(), Proc(), "")).present.values():
         try:
             if _is_dead(holders.read(Store(fs, layout, Clock(), Proc(), ""), name), proc):
                 gone.add(name.id)

@@ -112,8 +112,8 @@ def _check_that_it_lasts(job: Job) -> None:
     from sccache_dtool.liveness.lifetime import Memory
 
     clock = Clock()
-    docket = query.Docket(clock, Memory(None, clock), query.run_command)
-    verdict = docket.judge(job._replace(seen=clock.wall()))
+    job_states = query.JobStates(clock, Memory(None, clock), query.run_command)
+    verdict = job_states.judge(job._replace(seen=clock.wall()))
     if verdict.state is State.DEAD:
         raise UsageError(
             f"no lease can be held for a job that has ended ({verdict.evidence})",

@@ -50,12 +50,12 @@ __all__ = [
     "NAMED",
     "PROBE",
     "PROGRAM",
-    "Heart",
+    "Heartbeat",
     "Holder",
+    "HolderList",
     "HolderRecord",
     "Kind",
     "Owner",
-    "Roll",
     "command_owner",
     "encode",
     "host_name",
@@ -73,7 +73,7 @@ __all__ = [
     "user_name",
 ]
 
-#: A heart beats at least six times in a lifetime, so that five may fail.
+#: Heartbeats in a lifetime, at least: five may fail.
 BEATS_PER_LIFETIME = 6
 LONGEST_PAUSE = 600.0
 
@@ -81,7 +81,7 @@ LONGEST_PAUSE = 600.0
 #: and taken for dead. At least `lifetime.MISSED_BEATS` must have been missed before it is.
 _STALE_PAUSES = 2
 
-#: Seconds after which a wait for the end of a heart looks whether it has ended.
+#: Seconds between two looks whether the thread has ended that shows heartbeats.
 _LOOK_EVERY = 0.1
 
 #: The latest end that a name can tell of, in seconds since 1970.
@@ -94,7 +94,7 @@ _WHOLE_SECOND = 10**9
 #: The same where times are kept in whole seconds, or in every other one (FAT).
 _COARSE_TICK = 2.05
 
-#: What the names begin with that a roll call makes in `holders/`, for a moment.
+#: What the names of probes begin with: a listing that is proof makes one in `holders/`, for a moment.
 PROBE = "probe-"
 
 
@@ -127,7 +127,7 @@ class Holder:
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
         self._store = store
         self._numbers = itertools.count()
-        self._heart: Heart | None = None
+        self._heartbeat: Heartbeat | None = None
         self._myself = Myself.now()
         self._retired = False
         self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
@@ -211,8 +211,8 @@ class Holder:
                 self._name = renew(self._store, self._name, self._next_end(now, self.ttl))
             except LookupError:
                 self.lost = not self._retired
-                if self._heart is not None:
-                    self._heart.hurry()  # so that it tells of the loss now
+                if self._heartbeat is not None:
+                    self._heartbeat.beat_now()  # so that it tells of the loss now
                 raise self.revoked() from None
             self._shown = now
         if self._retired:  # meanwhile, by another thread or a signal handler, under the name before this one
@@ -227,7 +227,7 @@ class Holder:
         if not self.is_of_this_process:
             return
         self._retired = True
-        self.stop_heart()
+        self.stop_heartbeat()
         self._leave()
 
     def _leave(self) -> None:
@@ -237,35 +237,35 @@ class Holder:
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
         """Beat for as long as something takes that may be long, such as a download."""
-        self.start_heart(lambda error: None)  # whoever has been revoked will hear of it when the work is to be shown
+        self.start_heartbeat(lambda error: None)  # who uses the result confirms the holder then
         try:
             yield
         finally:
-            self.stop_heart()
+            self.stop_heartbeat()
 
-    def stop_heart(self) -> None:
+    def stop_heartbeat(self) -> None:
         """Beat no more."""
-        heart = self._heart
-        if heart is not None:
-            heart.stop()
-            self._heart = None
+        heartbeat = self._heartbeat
+        if heartbeat is not None:
+            heartbeat.stop()
+            self._heartbeat = None
         elif self._suspended_ttl is not None and self.usable:
             self._change_lifetime(self._suspended_ttl)
             self._suspended_ttl = None
 
-    def start_heart(self, on_lost: Callable[[LeaseLost], None]) -> None:
+    def start_heartbeat(self, on_lost: Callable[[LeaseLost], None]) -> None:
         """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked.
 
-        Where the system gives no thread, the holder has no lifetime instead, until `stop_heart`: who shows no heartbeat
-        must not be taken for dead because of that.
+        Where the system gives no thread, the holder has no lifetime instead, until `stop_heartbeat`: whoever shows no
+        heartbeat must not be taken for dead because of that.
         """
-        if self._heart is not None or self.ttl is None or self._retired:
+        if self._heartbeat is not None or self.ttl is None or self._retired:
             return
-        heart = Heart(self, pause_between_beats(self.ttl), on_lost)
-        if heart.is_beating:
-            self._heart = heart
+        heartbeat = Heartbeat(self, pause_between_beats(self.ttl), on_lost)
+        if heartbeat.is_beating:
+            self._heartbeat = heartbeat
             if not self.usable:  # closed meanwhile, by another thread or a signal handler
-                self.stop_heart()
+                self.stop_heartbeat()
         else:
             self._suspended_ttl = self.ttl
             self._change_lifetime(None)
@@ -288,7 +288,7 @@ class Holder:
             try:
                 self._store.fs.unlink(self._path(old))
             except OSError as error:
-                if error.errno in GONE and old.id in Roll.call(self._store).gone:
+                if error.errno in GONE and old.id in HolderList.complete(self._store).gone:
                     self.lost = True  # otherwise it was done, and the reply lost
         if self._retired:  # as in `beat`
             self._leave()
@@ -320,7 +320,7 @@ def pause_between_beats(ttl: float) -> float:
     return min(ttl / BEATS_PER_LIFETIME, LONGEST_PAUSE)
 
 
-class Heart:
+class Heartbeat:
     """A thread that beats. A beat that fails for a passing reason is tried again at the next.
 
     It is stopped by plain locks: unlike those of `threading.Event` and `Thread.join`, their calls cannot be interrupted
@@ -345,7 +345,7 @@ class Heart:
         """False if there was no thread for it."""
         return self._thread is not None
 
-    def hurry(self) -> None:
+    def beat_now(self) -> None:
         """Beat now."""
         with contextlib.suppress(RuntimeError):  # it has been told before
             self._wake.release()
@@ -353,7 +353,7 @@ class Heart:
     def stop(self) -> None:
         """Beat no more; returns when a beat under way has ended. A forked child has no heart, and does not wait."""
         self._is_stopped = True
-        self.hurry()
+        self.beat_now()
         if self._thread in (None, threading.current_thread()) or not self._holder.is_of_this_process:
             return
         while not self._has_ended:
@@ -396,15 +396,15 @@ def renew(store: Store, name: HolderName, end: int) -> HolderName:
     except OSError as error:
         if error.errno not in GONE:
             raise
-        present = Roll.call(store).present.get(name.id)
+        present = HolderList.complete(store).present.get(name.id)
         if present is None:
             raise LookupError(name.id) from None
         return present
     return beat
 
 
-class Roll(NamedTuple):
-    """Who is there: all holders at one moment."""
+class HolderList(NamedTuple):
+    """All holders of a cache at one moment."""
 
     present: Mapping[str, HolderName]
     gone: frozenset[str]  # ids of those who were revoked
@@ -413,11 +413,11 @@ class Roll(NamedTuple):
 
     @property
     def is_proof(self) -> bool:
-        """Whether who is missing here is really missing."""
+        """Whether a holder that is missing here is really missing."""
         return self.now is not None
 
     @classmethod
-    def call(cls, store: Store) -> Roll:
+    def complete(cls, store: Store) -> HolderList:
         """List the holders, after a create of our own in the same directory.
 
         Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
@@ -427,26 +427,26 @@ class Roll(NamedTuple):
             return cls._list(store, store.fs.lstat(probe).st_mtime)
 
     @classmethod
-    def call_in_silence(cls, store: Store) -> Roll | None:
-        """As `call`, while nobody comes, goes or beats; None if somebody does.
+    def if_unchanged(cls, store: Store) -> HolderList | None:
+        """As `complete`, while no holder comes, goes or shows a heartbeat; None if one does.
 
         A listing may miss a name that is renamed meanwhile (readdir(3)), each time again: only when nothing has changed
-        in the directory is who is missing really missing. What changes in the same tick as `before` cannot be seen, so
-        that the listing begins in a later one.
+        in the directory is a missing holder really missing. What changes in the same tick as `before` cannot be seen,
+        so that the listing begins in a later one.
         """
         with _probe(store) as probe:
             before = store.fs.changed(store.layout.holders)
             store.clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
-            roll = cls._list(store, store.fs.lstat(probe).st_mtime)
-            return roll if store.fs.changed(store.layout.holders) == before else None
+            listing = cls._list(store, store.fs.lstat(probe).st_mtime)
+            return listing if store.fs.changed(store.layout.holders) == before else None
 
     @classmethod
-    def glance(cls, store: Store) -> Roll:
+    def glance(cls, store: Store) -> HolderList:
         """List the holders without writing anything: enough to show them, not to say that one is missing."""
         return cls._list(store, None)
 
     @classmethod
-    def _list(cls, store: Store, now: float | None) -> Roll:
+    def _list(cls, store: Store, now: float | None) -> HolderList:
         present: dict[str, HolderName] = {}
         strangers = []
         for text in store.fs.names(store.layout.holders):

@@ -44,7 +44,7 @@ class Program:
 
     def begin(self) -> None:
         """Show heartbeats from now on."""
-        self.holder.start_heart(self._tell)
+        self.holder.start_heartbeat(self._tell)
 
     def stands(self, lease: Lease) -> bool:
         """Whether a lease that was just taken protects what it is on. It is kept until it is released.

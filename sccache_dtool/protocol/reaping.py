@@ -7,6 +7,7 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -16,11 +17,11 @@ from sccache_dtool.disk.names import REAPED, HolderName
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import FORBIDDEN, FULL, explain
 from sccache_dtool.liveness import State, Verdict, lifetime
-from sccache_dtool.liveness.batch.query import Docket
+from sccache_dtool.liveness.batch.query import JobStates
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history, holders
-from sccache_dtool.protocol.holders import HolderRecord, Roll
+from sccache_dtool.protocol.holders import HolderList, HolderRecord
 from sccache_dtool.protocol.leases import Held, end
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
@@ -45,42 +46,41 @@ class Judged(NamedTuple):
         return self.held.lease.holder if self.held.lease else ""
 
 
-class Court:
+class Judge:
     """Judges leases by their holders; each holder is asked once, however many leases it has."""
 
     def __init__(
         self,
         store: Store,
-        roll: Roll,
-        judge: Callable[[HolderName, HolderRecord], Verdict],
-        docket: Docket | None = None,
+        listing: HolderList,
+        decide: Callable[[HolderName, HolderRecord], Verdict],
+        job_states: JobStates | None = None,
     ) -> None:
         self._store = store
-        self.roll = roll
-        self._judge = judge
-        self._docket = docket
+        self.listing = listing
+        self._decide = decide
+        self._job_states = job_states
         self._records: dict[str, HolderRecord] = {}
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._revoked: set[str] = set()
-        self._silent: list[Roll] | None = None  # the roll that was called in silence, if there was one; None: not tried
 
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
         for id in ids:
-            name = self.roll.present.get(id)
+            name = self.listing.present.get(id)
             if name is None or id in self._known or id in self._records:
                 continue
             with contextlib.suppress(OSError, Damaged):  # why it cannot be read is told when it is judged
                 record = self._records[id] = holders.read(self._store, name)
-                if record.job is not None and self._docket is not None:
-                    self._docket.expect(record.job)
+                if record.job is not None and self._job_states is not None:
+                    self._job_states.expect(record.job)
 
     def revoke(self, id: str) -> bool:
         """Take the entry of a dead holder away, before anything of its is. False: it has beaten, and is not dead.
 
         Raises OSError, and then, too, it keeps its leases and its work.
         """
-        name = self.roll.present.get(id)
+        name = self.listing.present.get(id)
         if name is None or id in self._revoked:
             return True
         try:
@@ -97,23 +97,23 @@ class Court:
     def _spare(self, id: str, state: State, reason: str) -> None:
         self._known[id] = self.holder(id)[0], Verdict(state, reason)
 
-    def convict(self, id: str, evidence: str) -> None:
+    def declare_dead(self, id: str, evidence: str) -> None:
         """Take a holder for dead on a person's word, also one that is missing."""
         record = None
-        if id in self.roll.present or self._was_overlooked(id):
+        if id in self.listing.present or self._was_overlooked(id):
             record, _ = self.holder(id)
         self._known[id] = record, Verdict(State.DEAD, evidence)
 
     def _was_overlooked(self, id: str) -> bool:
-        """Whether a holder that the roll does not have is there after all.
+        """Whether a holder that is missing in the listing is there after all.
 
         A listing may miss a name that is renamed meanwhile. A holder that lives must be revoked, to learn of it.
         """
-        look = Roll.call if self.roll.is_proof else Roll.glance
+        look = HolderList.complete if self.listing.is_proof else HolderList.glance
         for _ in range(_PATIENCE):
             name = look(self._store).present.get(id)
             if name is not None:
-                self.roll = self.roll._replace(present={**self.roll.present, id: name})
+                self.listing = self.listing._replace(present={**self.listing.present, id: name})
                 self._known.pop(id, None)
                 return True
         return False
@@ -125,19 +125,19 @@ class Court:
             verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool makes; somebody may mean something by it")
             return Judged(held, None, None, since, records.printable(held.name), verdict)
         record, verdict = self.holder(held.lease.holder)
-        name = self.roll.present.get(held.lease.holder)
+        name = self.listing.present.get(held.lease.holder)
         return Judged(held, name, record, since, str(record) if record else by, verdict)
 
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
-            self._known[id] = self._hear(id)
+            self._known[id] = self._judge_holder(id)
         return self._known[id]
 
-    def _hear(self, id: str) -> tuple[HolderRecord | None, Verdict]:
-        if id in self.roll.gone:
+    def _judge_holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
+        if id in self.listing.gone:
             return None, Verdict(State.DEAD, "its holder was revoked")
-        name = self.roll.present.get(id)
+        name = self.listing.present.get(id)
         if name is None:
             return None, self._missing(id)
         try:
@@ -148,27 +148,24 @@ class Court:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self._store.report(f"{self._store.layout.holders}/{name}", f"cannot be read ({reason})", Fate.ALIVE)
             return None, Verdict(State.UNKNOWN, f"its holder's record cannot be read ({reason})")
-        return record, self._judge(name, record)
+        return record, self._decide(name, record)
 
     def _missing(self, id: str) -> Verdict:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
-        if not self.roll.is_proof:
+        if not self.listing.is_proof:
             return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
-        if self._silent is None:
-            self._silent = self._call_in_silence()
-        if not self._silent:
-            return Verdict(
-                State.UNKNOWN, "its holder is not listed; a later `sc-dtool reap` can tell whether it has ended"
-            )
-        if id in self._silent[0].present:
+        if self._unchanged is None:
+            text = "its holder is not listed; a later `sc-dtool reap` can tell whether it has ended"
+            return Verdict(State.UNKNOWN, text)
+        if id in self._unchanged.present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
 
-    def _call_in_silence(self) -> list[Roll]:
-        """Who was there at a moment when nobody came or went; nothing if there was none, for all our patience."""
-        calls = (Roll.call_in_silence(self._store) for _ in range(_PATIENCE))
-        heard = next((roll for roll in calls if roll is not None), None)
-        return [] if heard is None else [heard]
+    @functools.cached_property
+    def _unchanged(self) -> HolderList | None:
+        """The holders at a moment when none came or went; None if there was no such moment for a while."""
+        attempts = (HolderList.if_unchanged(self._store) for _ in range(_PATIENCE))
+        return next((listing for listing in attempts if listing is not None), None)
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:
@@ -178,20 +175,20 @@ class Court:
 
 
 @contextlib.contextmanager
-def open_court(store: Store, *, glance: bool = False, dry_run: bool = False) -> Iterator[Court]:
-    """A court with everybody who is there. What it sees of lifetimes is remembered for the next one on this host.
+def open_judge(store: Store, *, glance: bool = False, dry_run: bool = False) -> Iterator[Judge]:
+    """A judge of all holders that are listed. What it sees of lifetimes is remembered for the next one on this host.
 
     `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed. `dry_run`:
     so, too, if nothing can be written.
     """
     memory = lifetime.Memory(lifetime.memory_path(store.proc, f"seen-{store.id}"), store.clock)
     with memory.remembered():
-        roll = Roll.glance(store) if glance else _call(store, dry_run)
+        listing = HolderList.glance(store) if glance else _list_holders(store, dry_run)
         one_clock = lifetime.mount_type(store.layout.root) in lifetime.ONE_CLOCK
-        now = roll.now if one_clock else None
-        docket = Docket(store.clock, memory)
+        now = listing.now if one_clock else None
+        job_states = JobStates(store.clock, memory)
 
-        def judge(name: HolderName, record: HolderRecord) -> Verdict:
+        def decide(name: HolderName, record: HolderRecord) -> Verdict:
             pause = _pause(record)
 
             def lapsed(ttl: float | None) -> Verdict:
@@ -199,7 +196,7 @@ def open_court(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
                 return lifetime.judge(name, ttl, memory, now, store.clock.wall(), pause, promised)
 
             def scheduled(job: Job) -> Verdict:
-                verdict = docket.judge(job)
+                verdict = job_states.judge(job)
                 if verdict.state is not State.DEAD or pause is None:
                     return verdict
                 # Where jobs are not kept together by control groups a program can outlive its job, and go on beating.
@@ -211,10 +208,10 @@ def open_court(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
 
             return holders.judge(record, store.proc, lapsed, scheduled)
 
-        for stranger in roll.strangers:
+        for stranger in listing.strangers:
             store.report(f"{store.layout.holders}/{records.printable(stranger)}", "not a holder", Fate.LEFT_ALONE)
-        yield Court(store, roll, judge, docket)
-        memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
+        yield Judge(store, listing, decide, job_states)
+        memory.forget_unless({str(name) for name in listing.present.values()}.__contains__)
     if memory.is_lost and not glance:
         where = "there is no directory for it" if memory.path is None else f"{memory.path} cannot be written"
         store.log.warning(
@@ -223,15 +220,15 @@ def open_court(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
         )
 
 
-def _call(store: Store, dry_run: bool) -> Roll:
-    """The roll; what a glance shows of it on a full disk and, if nothing is to be done, where we may only look."""
+def _list_holders(store: Store, dry_run: bool) -> HolderList:
+    """All holders; what a glance shows on a full disk and, if nothing is to be done, where the user may only look."""
     try:
-        return Roll.call(store)
+        return HolderList.complete(store)
     except OSError as error:
         if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
         store.log.warning(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
-        return Roll.glance(store)
+        return HolderList.glance(store)
 
 
 def _pause(record: HolderRecord) -> float | None:
@@ -251,7 +248,7 @@ class Reaped(NamedTuple):
 
 def reap(
     store: Store,
-    court: Court,
+    judge: Judge,
     held: Iterable[Held],
     *,
     dry_run: bool,
@@ -261,26 +258,26 @@ def reap(
     """End the leases in `held` of every holder that is proved dead, and revoke such holders.
 
     `everybody`: judge all holders, those too that have no lease in `held`; otherwise those in `also`. `held` must have
-    been listed before the court was opened: a newer lease's holder would be missing in its roll.
+    been listed before the judge was made: a newer lease's holder would be missing in its list.
     """
-    roll = court.roll
+    listing = judge.listing
     listed = [one for one in held if one.lease]
-    concerned = set(roll.present) if everybody else {*also, *(one.lease.holder for one in listed if one.lease)}
+    concerned = set(listing.present) if everybody else {*also, *(one.lease.holder for one in listed if one.lease)}
     ended: list[Judged] = []
     revoked: dict[str, str] = {}
     failed: list[str] = []
-    court.expect(sorted(concerned))
-    for id in sorted(concerned & roll.present.keys()):
-        record, verdict = court.holder(id)
+    judge.expect(sorted(concerned))
+    for id in sorted(concerned & listing.present.keys()):
+        record, verdict = judge.holder(id)
         if verdict.state is not State.DEAD:
             continue
         try:
-            if dry_run or court.revoke(id):
+            if dry_run or judge.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record, id, also)}")
     for one in listed:
-        judged = court.lease(one)
+        judged = judge.lease(one)
         if judged.verdict.state is not State.DEAD:
             continue
         try:

@@ -267,5 +267,5 @@ def test_a_use_that_fetched_is_given_back_without_a_listing_of_all_holders(
 ) -> None:
     """On a busy cluster each `unuse` would read the names of ten thousand holders."""
     sc("use", source)
-    monkeypatch.setattr("sccache_dtool.protocol.holders.Roll.glance", None)
+    monkeypatch.setattr("sccache_dtool.protocol.holders.HolderList.glance", None)
     sc("unuse", source)

@@ -22,7 +22,7 @@ from sccache_dtool.errors import InUse
 from sccache_dtool.fetch.dtool_source import WrongContent, item_key
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import Roll
+from sccache_dtool.protocol.holders import HolderList
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -394,7 +394,7 @@ def test_a_program_that_was_suspended_is_given_what_is_protected(dataset, cache_
     """A notebook that goes on the next morning would read what was reaped and deleted meanwhile."""
     path = dataset.item_content_abspath(FIRST)
     layout = Layout(str(cache_dir))
-    for name in Roll.glance(store_of(FileSystem(), layout)).present.values():
+    for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
         assert holders.revoke(store_of(FileSystem(), layout), name)
     monkeypatch.setattr(Clock, "since_boot", lambda self, real=Clock.since_boot: real(self) + 10**6)
     again = dataset.item_content_abspath(FIRST)

@@ -24,7 +24,7 @@ from sccache_dtool.evict import execution, trash
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import gate, history, holders
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import CALLER, Owner
@@ -287,10 +287,10 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     monkeypatch.setattr(pool, "_processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":
-        monkeypatch.setattr(Crew, "_many", lambda _, work, tasks, waiting: pool._by_threads(work, tasks, 3))
+        monkeypatch.setattr(Pool, "_many", lambda _, work, tasks, waiting: pool._by_threads(work, tasks, 3))
     if by == "processes":
-        many = Crew._by_processes
-        monkeypatch.setattr(Crew, "_many", lambda self, work, tasks, waiting: many(self, work, tasks))
+        many = Pool._by_processes
+        monkeypatch.setattr(Pool, "_many", lambda self, work, tasks, waiting: many(self, work, tasks))
     with pytest.raises(KeyboardInterrupt):
         make_cache(fs=CtrlC(layout.trash, 10, noticed), jobs=3).clean(EVERYTHING)
     told, gone = told_and_gone(layout)
@@ -390,7 +390,7 @@ def test_what_a_killed_cleaner_had_evicted_is_deleted_by_all_and_in_time(
     """The next clean would delete it one by one, and go on for hours whatever `--max-runtime` says."""
     for name in "abc":
         fill(name, 10)
-        assert trash.evict(FS, layout, *_only_copy(layout, name)) is trash.Outcome.EVICTED
+        assert trash.evict(store_of(FS, layout), *_only_copy(layout, name)) is trash.Outcome.EVICTED
     fs = Interposing()
     fs.before("remove_tree", lambda: clock.let_pass(60), within=layout.trash)
     cleaned = make_cache(fs=fs).clean(Rules(older_than=1e9), most_seconds=30.0)

@@ -13,7 +13,7 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.evict import plan_file
 from sccache_dtool.policy.rules import Candidate, Plan
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool
 
 
 def candidate(number: int) -> Candidate:
@@ -26,8 +26,8 @@ def plan_of(number: int) -> Iterator[str]:
     return plan_file.encode(Plan(tuple(map(candidate, range(number))), (), 0, 0, None), "cache", 0.0, "ada@login1")
 
 
-class _Postage(Crew):
-    """A crew that counts what it would have to send to helpers."""
+class _Postage(Pool):
+    """A pool that counts what it would have to send to helpers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,12 +44,12 @@ def test_files_that_dtool_left_are_not_sent_with_every_piece(layout: Layout) -> 
 
     def sent(number: int) -> int:
         files = [Loose(f"dataset-{i}", "x", 1, 0.0, 0, (0, 0, 0, 0)) for i in range(number)]
-        crew = _Postage()
+        pool = _Postage()
         there, planned = {one.path: one for one in files}, [candidate(i) for i in range(100)]
         left = [Candidate(one.path, 0, 0.0, loose=one) for one in files]
-        weighed = plan_file.weigh(store_of(FileSystem(), layout), [*planned, *left], (), (), there, crew)
+        weighed = plan_file.weigh(store_of(FileSystem(), layout), [*planned, *left], (), (), there, pool)
         assert (len(weighed.gone), len(weighed.remove)) == (100, number)
-        return crew.bytes
+        return pool.bytes
 
     assert sent(1000) == sent(0)
 

@@ -132,7 +132,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
     make_cache: Making, source: str, layout: Layout, clock: FakeClock
 ) -> None:
     """A download would fail whenever a cleaner has just judged leases of processes that are gone."""
-    lost = make_cache().use(name="lost")  # a lease whose holder is nowhere makes the cleaner call the roll again
+    lost = make_cache().use(name="lost")  # a lease whose holder is nowhere makes the cleaner call the listing again
     os.rename(f"{layout.holders}/{lost.holder._name}", f"{layout.root}/elsewhere")
     works: list[str] = []
 
@@ -142,7 +142,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
         os.mkdir(f"{layout.tmp}/{works[0]}")
 
     class Late(Interposing):
-        """After the second roll call, which is the third listing of holders with that of `gone`, begin."""
+        """After the second listing call, which is the third listing of holders with that of `gone`, begin."""
 
         def names(self, path: str, **more: Any) -> list[str]:
             found = super().names(path, **more)
@@ -181,7 +181,7 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
     idle = Holder(store_of(FS, layout, clock=clock), job, None)
     busy = cache.hold(job, cache.wanted([source]))
-    present = holders.Roll.glance(store_of(FS, layout)).present
+    present = holders.HolderList.glance(store_of(FS, layout)).present
     for holder in (idle, busy.holder):
         assert holders.revoke(store_of(FS, layout), present[holder.id])
     assert leftovers(cache) == []

@@ -15,10 +15,10 @@ import pytest
 
 from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, call, wait_until
 from sccache_dtool import executors
-from sccache_dtool import pool as crew
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.executors import Rank, rank_from
+from sccache_dtool.pool import Pool
 
 PLAY = str(Path(__file__).with_name("play.py"))
 
@@ -49,8 +49,8 @@ def events(tmp_path: Path) -> Path:
 @pytest.fixture
 def share_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest work is shared."""
-    monkeypatch.setattr(crew, "_PROBE", 0.0)
-    monkeypatch.setattr(crew, "_WORTH", -1.0)
+    monkeypatch.setattr("sccache_dtool.pool._PROBE", 0.0)
+    monkeypatch.setattr("sccache_dtool.pool._WORTH", -1.0)
 
 
 def number_and_process(number: int) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def dying(us: int, number: int) -> int:
 def test_results_come_in_order_from_all_processes(share_everything: None) -> None:
     """A listing would be shuffled, or only one processor be used."""
     with ProcessPoolExecutor(2) as pool:
-        found = list(crew.Crew(1, executor=pool).each(number_and_process, range(400)))
+        found = list(Pool(1, executor=pool).each(number_and_process, range(400)))
     assert [number for number, _ in found] == list(range(400))
     assert len({pid for _, pid in found}) > 1
 
@@ -84,7 +84,7 @@ def test_an_error_comes_where_its_result_would(share_everything: None) -> None:
     """A scan that failed on another host would look like a small cache."""
     found: list[int] = []
     with ProcessPoolExecutor(2) as pool, pytest.raises(PermissionError, match="Permission denied"):
-        found.extend(crew.Crew(1, executor=pool).each(refusing, range(20)))
+        found.extend(Pool(1, executor=pool).each(refusing, range(20)))
     assert found == [0, 1, 2, 3, 4]
 
 
@@ -93,7 +93,7 @@ def test_what_lost_processes_had_is_done_here(share_everything: None, caplog: py
     import functools
 
     with ProcessPoolExecutor(2) as pool:
-        found = list(crew.Crew(1, executor=pool).each(functools.partial(dying, os.getpid()), range(100)))
+        found = list(Pool(1, executor=pool).each(functools.partial(dying, os.getpid()), range(100)))
     assert found == list(range(100))
     assert "its part of the work is done here" in caplog.text
 
@@ -117,7 +117,7 @@ class Slow(Executor):
 def test_whoever_stops_early_leaves_nothing_to_be_done(share_everything: None) -> None:
     """`sc-dtool ls | head` would let a cluster go on scanning."""
     slow = Slow(1)
-    results = crew.Crew(1, executor=slow).each(number_and_process, range(1000))
+    results = Pool(1, executor=slow).each(number_and_process, range(1000))
     assert [next(results)[0], next(results)[0]] == [0, 1]
     results.close()
     assert len(slow.given) > 1
@@ -128,8 +128,8 @@ def test_an_executor_that_does_not_answer_does_not_stop_a_scan(
     share_everything: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cluster that hangs would hang the command for ever."""
-    monkeypatch.setattr(crew, "_PATIENCE", 0.001)
-    found = list(crew.Crew(1, executor=Slow(3)).each(number_and_process, range(300)))
+    monkeypatch.setattr("sccache_dtool.pool._PATIENCE", 0.001)
+    found = list(Pool(1, executor=Slow(3)).each(number_and_process, range(300)))
     assert [number for number, _ in found] == list(range(300))
     assert "does not answer" in caplog.text
 

@@ -14,7 +14,7 @@ from faults import FakeClock
 from liveness.asked import Commands
 from sccache_dtool.liveness import State
 from sccache_dtool.liveness.batch import query
-from sccache_dtool.liveness.batch.query import Absent, Docket, Reply, Run, Unanswered, batches, run_command
+from sccache_dtool.liveness.batch.query import Absent, JobStates, Reply, Run, Unanswered, batches, run_command
 from sccache_dtool.liveness.job import TITLES, Job
 from sccache_dtool.liveness.lifetime import Memory
 
@@ -27,11 +27,11 @@ def job(number: int, scheduler: str = "slurm") -> Job:
 
 
 @pytest.fixture
-def docket(tmp_path: Path, clock: FakeClock) -> Callable[[Run], Docket]:
+def job_states(tmp_path: Path, clock: FakeClock) -> Callable[[Run], JobStates]:
     """A run of the program on this host; what it remembers is there for the next."""
 
-    def make(run: Run) -> Docket:
-        return Docket(clock, Memory(str(tmp_path / "memory"), clock), run)
+    def make(run: Run) -> JobStates:
+        return JobStates(clock, Memory(str(tmp_path / "memory"), clock), run)
 
     return make
 
@@ -42,27 +42,27 @@ def docket(tmp_path: Path, clock: FakeClock) -> Callable[[Run], Docket]:
 def test_one_question_for_all_jobs(clock: FakeClock) -> None:
     """A cleaner would ask a controller for each of ten thousand jobs, and take it down."""
     commands = Commands(squeue="".join(RUNNING.format(number) for number in range(1000)))
-    docket = Docket(clock, Memory(None, clock), commands)
+    job_states = JobStates(clock, Memory(None, clock), commands)
     for number in range(1000):
-        docket.expect(job(number))
-    assert {docket.judge(job(number)).state for number in range(1000)} == {State.ALIVE}
+        job_states.expect(job(number))
+    assert {job_states.judge(job(number)).state for number in range(1000)} == {State.ALIVE}
     assert commands.programs() == ["squeue"]
 
 
 def test_a_job_that_nobody_expected_is_asked_for(clock: FakeClock) -> None:
     """A job that comes up late would be unknown for ever."""
     commands = Commands(squeue=RUNNING.format(1) + RUNNING.format(2))
-    docket = Docket(clock, Memory(None, clock), commands)
-    assert docket.judge(job(1)).state is State.ALIVE
-    assert docket.judge(job(2)).state is State.ALIVE
-    assert docket.judge(job(1)).state is State.ALIVE
+    job_states = JobStates(clock, Memory(None, clock), commands)
+    assert job_states.judge(job(1)).state is State.ALIVE
+    assert job_states.judge(job(2)).state is State.ALIVE
+    assert job_states.judge(job(1)).state is State.ALIVE
     assert len(commands.asked) == 2
 
 
 def test_nobody_is_asked_for_nothing(clock: FakeClock) -> None:
     """A cleaner would ask Slurm on machines where no job holds anything."""
     commands = Commands()
-    Docket(clock, Memory(None, clock), commands).expect(job(1))
+    JobStates(clock, Memory(None, clock), commands).expect(job(1))
     assert commands.asked == []
 
 
@@ -93,7 +93,7 @@ def test_an_answer_of_another_shape_proves_nothing(scheduler: str, answer: str, 
     commands = {"squeue", "sacct", "sinfo", "qstat", "condor_q", "condor_history", "bjobs", "kubectl"}
     replies = Commands(**dict.fromkeys(commands, answer), scontrol="ClusterName = lab\n")
     asked = Job(scheduler, "lab", NAMES[scheduler], "7", seen=1_700_000_000.0)
-    assert Docket(clock, Memory(None, clock), replies).judge(asked).state is not State.DEAD
+    assert JobStates(clock, Memory(None, clock), replies).judge(asked).state is not State.DEAD
 
 
 def test_many_jobs_fit_into_command_lines() -> None:
@@ -110,10 +110,10 @@ def test_many_jobs_fit_into_command_lines() -> None:
 def test_each_batch_system_answers_for_its_own(clock: FakeClock) -> None:
     """Two jobs of one number in two batch systems would be taken for one."""
     commands = Commands(squeue=RUNNING.format(1), qstat='{"Jobs":{"1.lab":{"job_state":"R"}}}')
-    docket = Docket(clock, Memory(None, clock), commands)
-    docket.expect(job(1, "pbs"))
-    assert docket.judge(job(1)) == (State.ALIVE, "Slurm: job 1 is RUNNING")
-    assert docket.judge(job(1, "pbs")) == (State.ALIVE, "PBS: job 1 is running")
+    job_states = JobStates(clock, Memory(None, clock), commands)
+    job_states.expect(job(1, "pbs"))
+    assert job_states.judge(job(1)) == (State.ALIVE, "Slurm: job 1 is RUNNING")
+    assert job_states.judge(job(1, "pbs")) == (State.ALIVE, "PBS: job 1 is running")
 
 
 @pytest.mark.parametrize("scheduler", TITLES)
@@ -123,7 +123,7 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
     def absent(argv: object) -> Reply:
         raise Absent("there is no such command on this host")
 
-    verdict = Docket(clock, Memory(None, clock), absent).judge(Job(scheduler, "lab", "a/1"))
+    verdict = JobStates(clock, Memory(None, clock), absent).judge(Job(scheduler, "lab", "a/1"))
     assert verdict.state is State.UNKNOWN
     assert verdict.evidence.startswith(f"{TITLES[scheduler]}: nothing is known of job a/1: there is no such command")
 
@@ -131,28 +131,28 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
 # -- no answer ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_answer_is_unknown_and_told_in_words(docket: Callable[[Run], Docket]) -> None:
+def test_no_answer_is_unknown_and_told_in_words(job_states: Callable[[Run], JobStates]) -> None:
     """A controller that hangs would be taken for the end of all its jobs."""
-    verdict = docket(Commands(squeue=DOWN)).judge(job(1))
+    verdict = job_states(Commands(squeue=DOWN)).judge(job(1))
     evidence = "Slurm: nothing is known of job 1: squeue did not answer within 10 s"
     assert verdict == (State.UNKNOWN, evidence)
 
 
-def remembering(docket: Docket) -> Docket:
+def remembering(job_states: JobStates) -> JobStates:
     """One run: what it judges in here is remembered."""
-    with docket._memory.remembered():
-        docket.judge(job(1))
-    return docket
+    with job_states._memory.remembered():
+        job_states.judge(job(1))
+    return job_states
 
 
 def test_who_gives_no_answer_is_left_alone_for_longer_and_longer(
-    docket: Callable[[Run], Docket], clock: FakeClock
+    job_states: Callable[[Run], JobStates], clock: FakeClock
 ) -> None:
     """Cleaners on a hundred nodes would ask a controller that is down every minute, and keep it down."""
     asked = []
     for _ in range(60 * 24):
         commands = Commands(squeue=DOWN)
-        remembering(docket(commands))
+        remembering(job_states(commands))
         asked += [clock.passed] * len(commands.asked)
         clock.let_pass(60.0)
     pauses = [later - earlier for earlier, later in itertools.pairwise(asked)]
@@ -160,27 +160,27 @@ def test_who_gives_no_answer_is_left_alone_for_longer_and_longer(
     assert set(pauses[7:]) == {3600}
 
 
-def test_an_answer_ends_the_pause(docket: Callable[[Run], Docket], clock: FakeClock) -> None:
+def test_an_answer_ends_the_pause(job_states: Callable[[Run], JobStates], clock: FakeClock) -> None:
     """A controller that was down once would be asked once an hour ever after."""
-    remembering(docket(Commands(squeue=DOWN)))
-    first = docket(Commands())
+    remembering(job_states(Commands(squeue=DOWN)))
+    first = job_states(Commands())
     with first._memory.remembered():
         verdict = first.judge(job(1))
     assert verdict.evidence.endswith("it gave no answer before, and is asked again in 60 s")
     clock.let_pass(61.0)
-    remembering(docket(Commands(squeue=RUNNING.format(1))))
-    remembering(docket(Commands(squeue=DOWN)))
+    remembering(job_states(Commands(squeue=RUNNING.format(1))))
+    remembering(job_states(Commands(squeue=DOWN)))
     clock.let_pass(61.0)
     commands = Commands(squeue=RUNNING.format(1))
-    remembering(docket(commands))
+    remembering(job_states(commands))
     assert commands.programs() == ["squeue"]
 
 
-def test_a_command_that_is_not_there_makes_no_pause(docket: Callable[[Run], Docket]) -> None:
+def test_a_command_that_is_not_there_makes_no_pause(job_states: Callable[[Run], JobStates]) -> None:
     """A user whose PATH was wrong once would be kept waiting after having put it right."""
-    remembering(docket(Commands(squeue=Absent("there is no squeue on this host"))))
+    remembering(job_states(Commands(squeue=Absent("there is no squeue on this host"))))
     commands = Commands(squeue=RUNNING.format(1))
-    remembering(docket(commands))
+    remembering(job_states(commands))
     assert commands.programs() == ["squeue"]
 
 

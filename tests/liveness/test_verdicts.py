@@ -110,49 +110,51 @@ def test_beside_a_job_both_must_have_ended(proc: FakeProc, job: State) -> None:
     assert judge(proc, JOB, HERE, job).state is job
 
 
-# -- in a court --------------------------------------------------------------------------------------------------------
+# -- in a reaping -----------------------------------------------------------------------------------------------------
 
 #: Since 2023-11-14 22:12 UTC, a minute before the holders are entered.
 LISTED = "48211|48211|N/A|0|{}|1699999940|1699999940|1700000000|n1|lab|N/A|\n"
 ENDED = f"Slurm: job 48211 COMPLETED at {local(1_700_000_000)}"
 
-Court = Callable[..., Verdict]
+Judging = Callable[..., Verdict]
 
 
 @pytest.fixture
-def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> Court:
+def judge_holder(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> Judging:
     """Judges a holder as `reap` does, when Slurm says that its job is in this state."""
 
     def hear(holder: Holder, state: str = "COMPLETED", one_clock: bool = True) -> Verdict:
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
-        monkeypatch.setattr(query.Docket.__init__, "__defaults__", (commands,))
+        monkeypatch.setattr(query.JobStates.__init__, "__defaults__", (commands,))
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
-        with reaping.open_court(store_of(OnClock(clock), layout, clock=clock, proc=proc)) as court:
-            return court.holder(holder.id)[1]
+        with reaping.open_judge(store_of(OnClock(clock), layout, clock=clock, proc=proc)) as judge:
+            return judge.holder(holder.id)[1]
 
     return hear
 
 
-def test_a_program_that_still_beats_is_not_dead_with_its_job(layout: Layout, clock: FakeClock, court: Court) -> None:
+def test_a_program_that_still_beats_is_not_dead_with_its_job(
+    layout: Layout, clock: FakeClock, judge_holder: Judging
+) -> None:
     """Where jobs are not kept in control groups, a program that outlives its job would lose what it reads."""
     owner = Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB)
     holder = Holder(store_of(OnClock(clock), layout, clock=clock), owner, 3600.0)  # beats every 600 s
-    assert court(holder, "RUNNING").state is ALIVE
+    assert judge_holder(holder, "RUNNING").state is ALIVE
     for _ in range(10):
         clock.let_pass(600.0)
-        verdict = court(holder)
+        verdict = judge_holder(holder)
         assert verdict.state is UNKNOWN
         assert "but there may have been a heartbeat" in verdict.evidence
         holder.beat()
-    assert court(holder).state is UNKNOWN
+    assert judge_holder(holder).state is UNKNOWN
     clock.let_pass(2400.0)
-    assert court(holder).state is UNKNOWN
+    assert judge_holder(holder).state is UNKNOWN
     clock.let_pass(1.0)
-    assert court(holder) == (DEAD, ENDED)
+    assert judge_holder(holder) == (DEAD, ENDED)
 
 
 def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
-    layout: Layout, clock: FakeClock, court: Court, proc: FakeProc
+    layout: Layout, clock: FakeClock, judge_holder: Judging, proc: FakeProc
 ) -> None:
     """A server whose clock was a day behind, and is set right, would cost every running program its leases."""
     server = FakeClock(wall=clock.wall() - 86_400.0)
@@ -162,47 +164,49 @@ def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
     programs.append(Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB))  # which has ended, as far as Slurm knows
     running = [Holder(store_of(fs, layout, clock=clock), owner, 3600.0) for owner in programs]
     for _ in range(12):  # the server's clock has been set right; their ends are still reckoned on the old one
-        assert {court(holder).state for holder in running} == {UNKNOWN}
+        assert {judge_holder(holder).state for holder in running} == {UNKNOWN}
         clock.let_pass(600.0)
         for holder in running:
             holder.beat()
-    verdicts = [court(holder) for holder in running]
+    verdicts = [judge_holder(holder) for holder in running]
     assert {verdict.state for verdict in verdicts} == {UNKNOWN}
     assert "ended 60 min ago without renewal, but it has been watched for 0 s only" in verdicts[0].evidence
     clock.let_pass(2461.0)  # no heartbeat any more: four are missed, and a minute
-    assert {court(holder).state for holder in running} == {DEAD}
+    assert {judge_holder(holder).state for holder in running} == {DEAD}
 
 
-def test_a_lifetime_lasts_though_the_server_was_behind(layout: Layout, clock: FakeClock, court: Court) -> None:
+def test_a_lifetime_lasts_though_the_server_was_behind(layout: Layout, clock: FakeClock, judge_holder: Judging) -> None:
     """A lease of an hour would end at once when the server's clock is set right by a day, though its host was right."""
     behind = OnClock(FakeClock(wall=clock.wall() - 86_400.0))
     holder = Holder(store_of(behind, layout, clock=clock), Owner(CALLER, ELSEWHERE, None, "x"), 3600.0)
-    assert court(holder).state is UNKNOWN
+    assert judge_holder(holder).state is UNKNOWN
     clock.let_pass(3500.0)
-    assert court(holder).state is UNKNOWN
+    assert judge_holder(holder).state is UNKNOWN
     clock.let_pass(161.0)
-    assert court(holder).state is DEAD
+    assert judge_holder(holder).state is DEAD
 
 
-def test_without_a_common_clock_a_heartbeat_is_waited_for(layout: Layout, clock: FakeClock, court: Court) -> None:
+def test_without_a_common_clock_a_heartbeat_is_waited_for(
+    layout: Layout, clock: FakeClock, judge_holder: Judging
+) -> None:
     """On Lustre or GPFS a program that beats would be taken for dead at the first look."""
     owner = Owner(COMMAND, ELSEWHERE, None, "x", IN_JOB)
     holder = Holder(store_of(OnClock(clock), layout, clock=clock), owner, 3600.0)
-    assert court(holder, one_clock=False).state is UNKNOWN
+    assert judge_holder(holder, one_clock=False).state is UNKNOWN
     clock.let_pass(1000.0)
-    assert court(holder, one_clock=False).state is UNKNOWN
+    assert judge_holder(holder, one_clock=False).state is UNKNOWN
     holder.beat()
     clock.let_pass(1000.0)
-    assert court(holder, one_clock=False).state is UNKNOWN
+    assert judge_holder(holder, one_clock=False).state is UNKNOWN
     clock.let_pass(2401.0)
-    assert court(holder, one_clock=False).state is DEAD
+    assert judge_holder(holder, one_clock=False).state is DEAD
 
 
-def test_a_job_itself_needs_no_heartbeat(layout: Layout, clock: FakeClock, court: Court) -> None:
+def test_a_job_itself_needs_no_heartbeat(layout: Layout, clock: FakeClock, judge_holder: Judging) -> None:
     """What a job held would be kept for a while after its end for nothing."""
     owner = Owner(JOB, None, None, "x", IN_JOB)
     for ttl in (None, 3600.0):
-        assert court(Holder(store_of(OnClock(clock), layout, clock=clock), owner, ttl)).state is DEAD
+        assert judge_holder(Holder(store_of(OnClock(clock), layout, clock=clock), owner, ttl)).state is DEAD
 
 
 def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: FakeProc) -> None:
@@ -211,9 +215,9 @@ def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: Fa
     ids = [
         Holder(store_of(FileSystem(), layout, clock=clock), Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)
     ]
-    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
-        court.expect([*ids, "nobody"])
-        assert [court.holder(id)[1].state for id in ids] == [DEAD] * 3
+    with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc)) as judge:
+        judge.expect([*ids, "nobody"])
+        assert [judge.holder(id)[1].state for id in ids] == [DEAD] * 3
     assert fs.kinds().count("readlink") == 3
 
 
@@ -243,8 +247,8 @@ def test_who_may_not_end_a_lease_is_told_who_may(
     id = Holder(store_of(FileSystem(), layout, clock=clock), owner, None).id
     fs = Failing()
     fs.fail("rename", error)
-    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
-        done = reaping.reap(store_of(fs, layout, clock=clock), court, [], dry_run=False)
+    with reaping.open_judge(store_of(fs, layout, clock=clock, proc=proc)) as judge:
+        done = reaping.reap(store_of(fs, layout, clock=clock), judge, [], dry_run=False)
     (failure,) = done.failed
     assert failure.startswith(f"cannot revoke holder {id}: ")
     assert (

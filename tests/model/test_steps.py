@@ -29,7 +29,7 @@ from sccache_dtool.disk.names import Layout, LeaseName, PartName, StateName, Tra
 from sccache_dtool.evict import trash
 from sccache_dtool.fetch.takeover import find_abandoned
 from sccache_dtool.protocol import history, holders, leases, reaping
-from sccache_dtool.protocol.holders import Holder, Roll
+from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Held, Place
 
 _UNSEEN = {"sync", "close", "share", "is_shared", "remove_tree", "changed"}
@@ -231,12 +231,12 @@ def _lease_of_the_missing(world: World) -> str:
 
 
 def _reap(world: World, name: str) -> None:
-    court = reaping.Court(
+    judge = reaping.Judge(
         store_of(world.fs, world.layout, clock=world.clock),
-        Roll.call(store_of(world.fs, world.layout)),
+        HolderList.complete(store_of(world.fs, world.layout)),
         lambda holder, record: reaping.Verdict(reaping.State.DEAD, "gone"),
     )
-    reaping.reap(store_of(world.fs, world.layout, clock=world.clock), court, [_held(world, name)], dry_run=False)
+    reaping.reap(store_of(world.fs, world.layout, clock=world.clock), judge, [_held(world, name)], dry_run=False)
 
 
 def _closed(world: World) -> None:
@@ -402,9 +402,9 @@ OPERATIONS = {
     ),
     "beat": Operation(_nothing, _beat, _PLAIN, _U1, lambda: actors.beat("u1", 0)),
     "beat, revoked": Operation(_revoked, _beat, _PLAIN, {"holders/gone/u1.0": "u1"}, lambda: actors.beat("u1", 0)),
-    "call the roll": Operation(
+    "call the listing": Operation(
         _nothing,
-        lambda world, _: Roll.call(store_of(world.fs, world.layout)),
+        lambda world, _: HolderList.complete(store_of(world.fs, world.layout)),
         _PLAIN,
         _U1,
         lambda: actors.call_the_roll("r1", 1),

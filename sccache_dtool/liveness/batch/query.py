@@ -135,7 +135,7 @@ def batches(ids: Iterable[str], longest: int = LONGEST_LIST) -> Iterator[list[st
         yield batch
 
 
-class Docket:
+class JobStates:
     """All jobs of one run; each batch system is asked once, when the first of its jobs is judged."""
 
     def __init__(self, clock: Clock, memory: Memory, run: Run = run_command) -> None:

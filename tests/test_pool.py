@@ -12,24 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from sccache_dtool import pool as crew
-from sccache_dtool.pool import Crew
+from sccache_dtool.pool import Pool, Threads
 
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too little work to be shared."""
-    monkeypatch.setattr(crew, "_PROBE", 0.0)
-    monkeypatch.setattr(crew, "_WORTH", -1.0)
-    monkeypatch.setattr(crew, "_processors", lambda: 3)
+    monkeypatch.setattr("sccache_dtool.pool._PROBE", 0.0)
+    monkeypatch.setattr("sccache_dtool.pool._WORTH", -1.0)
+    monkeypatch.setattr("sccache_dtool.pool._processors", lambda: 3)
 
 
 @pytest.fixture
-def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Crew]:
-    """A crew that has helpers, whatever takes the time, and whatever threads other tests have left."""
+def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    """A pool that has helpers, whatever takes the time, and whatever threads other tests have left."""
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    with Crew(None) as made:
-        made.muster()
+    with Pool(None) as made:
+        made.start_helpers()
         assert len(made._helpers) == 2
         made._many = lambda work, tasks, waiting: made._by_processes(work, tasks)  # type: ignore[method-assign]
         yield made
@@ -41,12 +40,12 @@ def number_and_process(number: int) -> tuple[int, int]:
 
 def test_work_that_is_soon_done_is_done_by_ourselves() -> None:
     """Every `du` of a small cache would start processes."""
-    with Crew(None) as made:
+    with Pool(None) as made:
         assert {pid for _, pid in made.each(number_and_process, range(500))} == {os.getpid()}
         assert not made._helpers
 
 
-def test_results_come_in_order_from_several_processes(helped: Crew) -> None:
+def test_results_come_in_order_from_several_processes(helped: Pool) -> None:
     """A listing would be shuffled, or only one processor be used."""
     found = list(helped.each(number_and_process, range(200)))
     assert [number for number, _ in found] == list(range(200))
@@ -64,14 +63,14 @@ def killing(marker: str, us: int, number: int) -> int:
     return number
 
 
-def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Crew, tmp_path: Path) -> None:
+def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Pool, tmp_path: Path) -> None:
     """An out-of-memory killer would make items vanish from a listing, or hang it."""
     work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())
     assert list(helped.each(work, range(100))) == list(range(100))
     assert len(helped._helpers) == 1
 
 
-def test_all_helpers_may_die(helped: Crew) -> None:
+def test_all_helpers_may_die(helped: Pool) -> None:
     """The last one's death would end the scan."""
     for helper in helped._helpers:
         os.kill(helper._pid, signal.SIGKILL)
@@ -84,7 +83,7 @@ def refusing(number: int) -> int:
     return number
 
 
-def test_an_error_comes_where_its_result_would(helped: Crew) -> None:
+def test_an_error_comes_where_its_result_would(helped: Pool) -> None:
     """A scan that failed would look like a small cache."""
     found: list[int] = []
     with pytest.raises(PermissionError, match="Permission denied"):
@@ -94,8 +93,8 @@ def test_an_error_comes_where_its_result_would(helped: Crew) -> None:
 
 def test_whoever_stops_early_leaves_nobody_behind(at_once: None) -> None:
     """`sc-dtool ls | head` would leave processes that go on scanning."""
-    with Crew(None) as made:
-        made.muster()
+    with Pool(None) as made:
+        made.start_helpers()
         pids = [helper._pid for helper in made._helpers]
         results = made._by_processes(number_and_process, range(1000))
         assert next(results)[0] == 0
@@ -111,18 +110,18 @@ def test_waiting_is_shared_by_threads(at_once: None) -> None:
 
     def wait(number: int) -> int:
         if number == 0:
-            for _ in range(20):  # what a server takes: this is how the crew sees that it is waited for
+            for _ in range(20):  # what a server takes: this is how the pool sees that it is waited for
                 time.sleep(0.0025)  # many times, as others on this machine take the processor from us now and then
         else:
             together.wait(timeout=30)  # passes only if eight are at it at a time
         return number
 
-    assert list(Crew(8).each(wait, range(17))) == list(range(17))
+    assert list(Pool(8).each(wait, range(17))) == list(range(17))
 
 
 def test_no_thread_works_once_its_pool_has_ended() -> None:
     """After a Ctrl-C a thread would go on evicting, and the record of the cleaning would not know of it."""
-    pool = crew.Pool(1)
+    pool = Threads(1)
     begun, may_end = threading.Event(), threading.Event()
     done: list[int] = []
     seen: list[list[int]] = []
@@ -155,7 +154,7 @@ def test_no_thread_works_once_its_pool_has_ended() -> None:
 def test_all_is_done_where_there_are_few_threads(no_thread: Callable[[int], None], given: int) -> None:
     """On a login node that limits processes, `clean` would fail on a server that is a millisecond away."""
     no_thread(given)
-    with crew.Pool(8) as pool:
+    with Threads(8) as pool:
         coming = [pool.submit(lambda number: 2 * number, number) for number in range(50)]
         assert [one.result() for one in coming] == [2 * number for number in range(50)]
         assert pool._started == given
@@ -169,8 +168,8 @@ def test_all_is_done_where_no_process_can_be_started(at_once: None, monkeypatch:
 
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr("os.fork", refuse)
-    with Crew(None) as made:
-        made.muster()
+    with Pool(None) as made:
+        made.start_helpers()
         assert list(made.each(number_and_process, range(200))) == [(number, os.getpid()) for number in range(200)]
 
 
@@ -182,7 +181,7 @@ def test_one_job_is_one_at_a_time(at_once: None) -> None:
         used.add(threading.get_ident())
         return number
 
-    assert list(Crew(1).each(note, range(50))) == list(range(50))
+    assert list(Pool(1).each(note, range(50))) == list(range(50))
     assert used == {threading.get_ident()}
 
 
@@ -192,8 +191,8 @@ def test_no_fork_beside_threads(at_once: None) -> None:
     thread = threading.Thread(target=ended.wait)
     thread.start()
     try:
-        with Crew(None) as made:
-            made.muster()
+        with Pool(None) as made:
+            made.start_helpers()
             assert not made._helpers
             assert list(made.each(refusing, range(5))) == list(range(5))
     finally:
@@ -201,7 +200,7 @@ def test_no_fork_beside_threads(at_once: None) -> None:
         thread.join()
 
 
-def test_the_watch_is_told_of_every_piece(helped: Crew) -> None:
+def test_the_watch_is_told_of_every_piece(helped: Pool) -> None:
     """A progress display would stand still, or never end."""
     told: list[tuple[int, int]] = []
     helped._watch = lambda done, total: told.append((done, total))
