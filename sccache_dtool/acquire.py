@@ -12,9 +12,10 @@ from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.liveness.caller import PROGRAM, program_owner
 from sccache_dtool.log import Log
 from sccache_dtool.protocol import leases
-from sccache_dtool.protocol.holders import PROGRAM, Holder, program_owner
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
 

@@ -22,8 +22,10 @@ from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.request import Terms, Wanted
 from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.find import Named
-from sccache_dtool.protocol import holders, leases, program
-from sccache_dtool.protocol.holders import Holder, Owner
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import Owner
+from sccache_dtool.protocol import leases, program
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.units import check_lifetime
 
@@ -209,16 +211,16 @@ class Cache(Keeping):
     # -- on whose behalf ---------------------------------------------------------------------------------------------
 
     def owner(self, spec: str = "auto") -> Owner:
-        """On whose behalf a command is run; see `holders.owner_from`."""
-        return holders.owner_from(spec, self._proc)
+        """On whose behalf a command is run; see `caller.owner_from`."""
+        return caller.owner_from(spec, self._proc)
 
     def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
-        """Whose leases a command gives back; see `holders.owners_from`."""
-        return holders.owners_from(spec, self._proc)
+        """Whose leases a command gives back; see `caller.owners_from`."""
+        return caller.owners_from(spec, self._proc)
 
     def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
         """The owner that is a command which we run and beat for."""
-        return holders.command_owner(self._proc, pid, command)
+        return caller.command_owner(self._proc, pid, command)
 
     # -- giving back -------------------------------------------------------------------------------------------------
 

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.disk.names import RELEASED, HolderName
 from sccache_dtool.errors import LeaseLost
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import holders, leases
-from sccache_dtool.protocol.holders import HolderList, Owner
+from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 
 
@@ -47,7 +49,7 @@ def holder_above(item: Item, proc: Proc) -> Owner | None:
     What it took is not given back for it: a script that calls once too often would take it from its caller.
     """
     holding = [held.lease.holder for held in item.held if held.lease]
-    owners = holders.owners_above(proc) if holding else ()
+    owners = caller.owners_above(proc) if holding else ()
     return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
 
 

@@ -14,10 +14,10 @@ from faults import FakeProc, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+from sccache_dtool.liveness.caller import CALLER, JOB, Owner
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history
-from sccache_dtool.protocol.holders import CALLER, JOB, Owner
 from sccache_dtool.protocol.leases import Lease
 
 BIN = Path(__file__).parents[1] / "bin"

@@ -29,6 +29,7 @@ from sccache_dtool.errors import (
     TimedOut,
     UsageError,
 )
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders, program
 from sccache_dtool.protocol.holders import Holder
@@ -531,7 +532,7 @@ def test_a_program_that_was_reaped_while_it_was_stopped_gets_a_lease_that_protec
 @pytest.mark.parametrize("ttl", [None, 100.0])
 @pytest.mark.parametrize("clean", [False, True], ids=["revoked", "revoked and removed"])
 def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
-    make_cache: Making, job: holders.Owner, source: str, layout: Layout, ttl: float | None, clean: bool
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout, ttl: float | None, clean: bool
 ) -> None:
     """`use` would exit with 0, and the data be deleted while the job that asked for it reads."""
     fs = Interposing()
@@ -549,7 +550,7 @@ def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
 
 
 def test_a_holder_that_is_revoked_again_and_again_is_told(
-    make_cache: Making, job: holders.Owner, source: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program whose lifetime is too short would fetch for ever."""
     fs = Interposing()
@@ -774,12 +775,12 @@ def _run(text: str, *words: str) -> subprocess.CompletedProcess[bytes]:
 
 
 @pytest.fixture
-def job(proc: FakeProc) -> holders.Owner:
+def job(proc: FakeProc) -> caller.Owner:
     """A job script on whose behalf the command line is run."""
-    return holders.process_owner(holders.CALLER, proc, proc.add(4242, "bash", start=1000))
+    return caller.process_owner(caller.CALLER, proc, proc.add(4242, "bash", start=1000))
 
 
-def test_a_held_lease_outlives_this_process(cache: Cache, job: holders.Owner, source: str, layout: Layout) -> None:
+def test_a_held_lease_outlives_this_process(cache: Cache, job: caller.Owner, source: str, layout: Layout) -> None:
     """The lease of `sc-dtool use` would end with the command."""
     lease = cache.hold(job, cache.wanted([source]))
     cache.close()
@@ -788,7 +789,7 @@ def test_a_held_lease_outlives_this_process(cache: Cache, job: holders.Owner, so
     assert lease.holder.id.startswith(job.prefix)
 
 
-def test_uses_are_given_back_one_by_one(cache: Cache, job: holders.Owner, source: str, layout: Layout) -> None:
+def test_uses_are_given_back_one_by_one(cache: Cache, job: caller.Owner, source: str, layout: Layout) -> None:
     """A script that uses an item twice would lose it at its first `unuse`."""
     wanted = cache.wanted([source])
     for _ in range(3):
@@ -802,7 +803,7 @@ def test_uses_are_given_back_one_by_one(cache: Cache, job: holders.Owner, source
 
 
 def test_a_lost_reply_does_not_give_back_a_second_use(
-    make_cache: Making, job: holders.Owner, source: str, layout: Layout
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout
 ) -> None:
     """One `unuse` during a restart of the server would give back two uses, and the data be deleted under the second."""
     fs = LostReplies()
@@ -817,7 +818,7 @@ def test_a_lost_reply_does_not_give_back_a_second_use(
 
 
 def test_two_who_give_back_at_once_give_back_two(
-    make_cache: Making, job: holders.Owner, source: str, layout: Layout
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout
 ) -> None:
     """A script that gives back in parallel would leave a lease behind."""
     fs = Interposing()
@@ -833,11 +834,11 @@ def test_two_who_give_back_at_once_give_back_two(
 
 
 def test_nobody_gives_back_what_others_hold(
-    cache: Cache, job: holders.Owner, source: str, layout: Layout, proc: FakeProc
+    cache: Cache, job: caller.Owner, source: str, layout: Layout, proc: FakeProc
 ) -> None:
     """A job's `unuse` would delete the data under another job."""
     wanted = cache.wanted([source])
-    other = holders.process_owner(holders.CALLER, proc, proc.add(4243, "bash", start=1000))
+    other = caller.process_owner(caller.CALLER, proc, proc.add(4243, "bash", start=1000))
     mine, theirs = cache.hold(job, wanted), cache.hold(other, wanted)
     own = cache.use(source)
     assert cache.release([job], wanted.key, everything=True) == 1
@@ -845,7 +846,7 @@ def test_nobody_gives_back_what_others_hold(
     assert mine.name not in in_gates(layout)
 
 
-def test_a_fetch_that_fails_leaves_no_holder(cache: Cache, job: holders.Owner, tmp_path: Path, layout: Layout) -> None:
+def test_a_fetch_that_fails_leaves_no_holder(cache: Cache, job: caller.Owner, tmp_path: Path, layout: Layout) -> None:
     """Every `use` that fails would leave a holder, until the job ends."""
     with pytest.raises(FetchFailed):
         cache.hold(job, cache.wanted([str(tmp_path / "missing")]))
@@ -853,7 +854,7 @@ def test_a_fetch_that_fails_leaves_no_holder(cache: Cache, job: holders.Owner, t
 
 
 def test_a_renewal_begins_another_lifetime(
-    cache: Cache, job: holders.Owner, source: str, layout: Layout, tmp_path: Path
+    cache: Cache, job: caller.Owner, source: str, layout: Layout, tmp_path: Path
 ) -> None:
     """A script that runs longer than it thought would lose its lease in spite of `renew`."""
     lease = cache.hold(job, cache.wanted([source]), ttl=3600)
@@ -868,7 +869,7 @@ def test_a_renewal_begins_another_lifetime(
 
 
 def test_a_renewal_passes_over_what_ends_meanwhile(
-    make_cache: Making, job: holders.Owner, source: str, layout: Layout
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout
 ) -> None:
     """`renew` would fail because another part of the script has just given back."""
     fs = Interposing()
@@ -1050,9 +1051,9 @@ def test_a_dangling_link_as_a_root_is_an_error(tmp_path: Path, source: str) -> N
 
 CALLS: dict[str, Callable[[Cache], object]] = {
     "use": lambda cache: cache.use("/etc/hostname"),
-    "hold": lambda cache: cache.hold(holders.Owner(holders.NAMED, None, "x", ""), cache.wanted(["/etc/hostname"])),
-    "release": lambda cache: cache.release([holders.Owner(holders.NAMED, None, "x", "")], f"{'0' * 32}-x"),
-    "renew": lambda cache: cache.renew([holders.Owner(holders.NAMED, None, "x", "")]),
+    "hold": lambda cache: cache.hold(caller.Owner(caller.NAMED, None, "x", ""), cache.wanted(["/etc/hostname"])),
+    "release": lambda cache: cache.release([caller.Owner(caller.NAMED, None, "x", "")], f"{'0' * 32}-x"),
+    "renew": lambda cache: cache.renew([caller.Owner(caller.NAMED, None, "x", "")]),
     "items": lambda cache: list(cache.items()),
     "item": lambda cache: cache.item(f"{'0' * 32}-x"),
     "find": lambda cache: cache.find("x"),
@@ -1181,7 +1182,7 @@ def test_the_settings_of_a_cache_are_used(make_cache: Making, source: str, layou
     """What a data manager has set would have no effect."""
     Path(layout.config_file).write_text('[lease]\nttl = "1h"\nheartbeat_ttl = "2h"\n[clean]\ntrash = "7d"\n')
     cache = make_cache()
-    owner = holders.Owner(holders.NAMED, None, "x", "")
+    owner = caller.Owner(caller.NAMED, None, "x", "")
     assert cache.hold(owner, cache.wanted([source])).holder.ttl == 3600
     assert cache.use(source).holder.ttl == 7200
     cache.release([owner], cache.wanted([source]).key)

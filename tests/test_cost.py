@@ -14,13 +14,15 @@ from sccache_dtool.catalog import items
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, LeaseName
+from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.batch import query
 from sccache_dtool.liveness.batch.query import Reply
+from sccache_dtool.liveness.caller import JOB, PROGRAM, Owner
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import holders, leases, reaping
-from sccache_dtool.protocol.holders import JOB, PROGRAM, Holder, Owner
+from sccache_dtool.protocol import leases, reaping
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held, Place
 
 LEASES, HOLDERS = 10_000, 100
@@ -81,7 +83,7 @@ def test_reaping_asks_each_holder_once(
         if of == "jobs":
             owner = Owner(JOB, None, None, "", Job("slurm", "lab", str(1000 + number), "0", "", "n1"))
         else:
-            owner = holders.process_owner(PROGRAM, proc, proc.add(1000 + number))
+            owner = caller.process_owner(PROGRAM, proc, proc.add(1000 + number))
             proc.end(1000 + number)
         holder = Holder(store_of(FileSystem(), layout, clock=clock), owner, None)
         assert all(

@@ -14,8 +14,8 @@ from faults import Call, Counting, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, TrashName, WorkName
+from sccache_dtool.liveness.caller import CALLER, Owner, process_owner
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.protocol.holders import CALLER, Owner, process_owner
 
 MANY = 300
 

@@ -33,9 +33,11 @@ from sccache_dtool.disk.names import (
 )
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, InUse
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol import gate, holders
-from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner
+from sccache_dtool.protocol import gate
+from sccache_dtool.protocol.holders import PROBE, Holder
 from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
@@ -60,7 +62,7 @@ def cache(make_cache: Making, clock: FakeClock) -> Cache:
 @pytest.fixture
 def job(proc: FakeProc) -> Owner:
     """A job on this host."""
-    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 def mend(cache: Cache) -> None:
@@ -512,7 +514,7 @@ def test_one_reaping_ends_all_leases(make_cache: Making, proc: FakeProc, source:
     calls = []
     for many in (1, 20):
         for pid in range(4242, 4242 + many):
-            cache.hold(holders.process_owner(CALLER, proc, proc.add(pid, "job", start=1000)), cache.wanted([source]))
+            cache.hold(caller.process_owner(CALLER, proc, proc.add(pid, "job", start=1000)), cache.wanted([source]))
             proc.end(pid)
         found = cache.examine()
         assert len(found) == many

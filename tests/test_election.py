@@ -15,11 +15,12 @@ import pytest
 from faults import Counting, Failing, FakeClock, FakeProc, LostReplies, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, caller
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
-from sccache_dtool.protocol import election, holders
+from sccache_dtool.liveness.record import HolderRecord
+from sccache_dtool.protocol import election
 from sccache_dtool.protocol.election import Election
-from sccache_dtool.protocol.holders import HolderRecord
 
 Standing = Callable[..., Election]
 
@@ -55,7 +56,7 @@ def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Standing:
     ) -> Election:
         if proc.stat(pid) is None:
             proc.add(pid, "job")
-        record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
+        record = holder_record.encode(caller.process_owner(caller.CALLER, proc, pid), None, clock)
         memory = Memory(str(layout.root) + ".memory", seen_by or clock)
         return Election(store_of(fs or FileSystem(), layout), "work", record, judge_as(state), memory)
 

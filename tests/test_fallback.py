@@ -27,11 +27,13 @@ from sccache_dtool.fetch import slots
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.track import Track
+from sccache_dtool.liveness.caller import NAMED, Owner
 from sccache_dtool.liveness.lifetime import Memory, memory_path
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.policy.thresholds import Limits
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import NAMED, Holder, HolderList, HolderRecord, Owner
+from sccache_dtool.protocol.holders import Holder, HolderList
 
 Making = Callable[..., Cache]
 BODY = bytes(range(256)) * 100

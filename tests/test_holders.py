@@ -16,20 +16,13 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import HolderName, Layout
 from sccache_dtool.errors import LeaseLost
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, caller
+from sccache_dtool.liveness import record as holder_record
+from sccache_dtool.liveness.caller import CALLER, COMMAND, NAMED, PROGRAM, Owner
 from sccache_dtool.liveness.process import Process
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import (
-    CALLER,
-    COMMAND,
-    NAMED,
-    PROBE,
-    PROGRAM,
-    Holder,
-    HolderList,
-    HolderRecord,
-    Owner,
-)
+from sccache_dtool.protocol.holders import PROBE, Holder, HolderList
 from signals import interrupted
 
 FS = FileSystem()
@@ -129,8 +122,8 @@ def test_a_record_is_read_as_written(layout: Layout, clock: FakeClock, owner: Ow
     (name,) = entries(layout)
     record = holders.read(store_of(FS, layout), name)
     assert (record.kind, record.process, record.ttl) == (owner.kind, owner.process, ttl)
-    assert record.host == holders.host_name()
-    assert record.user == holders.user_name()
+    assert record.host == caller.host_name()
+    assert record.user == caller.user_name()
 
 
 @pytest.mark.parametrize(
@@ -625,18 +618,18 @@ def record(process: Process | None = JOB, ttl: float | None = TTL) -> HolderReco
 def test_a_process_that_is_seen_to_run_outlives_its_lifetime(proc: FakeProc) -> None:
     """A job whose heart stands still for long would lose its leases even on the host that sees it run."""
     proc.add(4242, start=1000)
-    assert holders.judge(record(), proc, _never).state is State.ALIVE
+    assert holder_record.judge(record(), proc, _never).state is State.ALIVE
 
 
 def test_a_process_that_is_seen_to_be_gone_does_not(proc: FakeProc) -> None:
     """The lease of a killed job would stay until its lifetime ends."""
-    assert holders.judge(record(), proc, _never).state is State.DEAD
+    assert holder_record.judge(record(), proc, _never).state is State.DEAD
 
 
 def test_a_process_that_cannot_be_seen_is_judged_by_its_lifetime(proc: FakeProc) -> None:
     """Leases of hosts that crashed would never end."""
     elsewhere = record(JOB._replace(boot="another"))
-    verdict = holders.judge(elsewhere, proc, _dead)
+    verdict = holder_record.judge(elsewhere, proc, _dead)
     assert verdict.state is State.DEAD
     assert "another host" in verdict.evidence
     assert f"lapsed {TTL}" in verdict.evidence
@@ -644,4 +637,4 @@ def test_a_process_that_cannot_be_seen_is_judged_by_its_lifetime(proc: FakeProc)
 
 def test_a_name_is_judged_by_its_lifetime_alone(proc: FakeProc) -> None:
     """A named holder would be judged by some process."""
-    assert holders.judge(record(None), proc, _dead) == _dead(TTL)
+    assert holder_record.judge(record(None), proc, _dead) == _dead(TTL)

@@ -18,13 +18,13 @@ from sccache_dtool.catalog import items
 from sccache_dtool.disk import names as names
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, Layout
-from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import Owner
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
 
 Making = Callable[..., Cache]
 
-JOB = Owner(holders.NAMED, None, "a job", "")
+JOB = Owner(caller.NAMED, None, "a job", "")
 
 
 @pytest.fixture

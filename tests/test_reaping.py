@@ -14,10 +14,12 @@ from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostRepl
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, LeaseName
 from sccache_dtool.errors import LeaseLost
-from sccache_dtool.liveness import State, lifetime
+from sccache_dtool.liveness import State, caller, lifetime
+from sccache_dtool.liveness import record as holder_record
+from sccache_dtool.liveness.caller import CALLER, NAMED, PROGRAM, Owner
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history, holders, leases, reaping
-from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, HolderList, Owner
+from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Held, Lease, Place
 from sccache_dtool.protocol.reaping import Judge, Judged, Reaped
 
@@ -41,7 +43,7 @@ def place(layout: Layout) -> Place:
 def job(proc: FakeProc) -> Owner:
     """A job that runs on this host."""
     proc.add(PID, "job", start=1000)
-    return holders.process_owner(CALLER, proc, PID)
+    return caller.process_owner(CALLER, proc, PID)
 
 
 Taking = Callable[..., Lease]
@@ -495,7 +497,7 @@ def test_a_program_on_this_host_outlives_its_lifetime(
     take: Taking, reap: Reaping, proc: FakeProc, clock: FakeClock, place: Place
 ) -> None:
     """A program that was stopped (Ctrl-Z, a debugger) for long would lose its leases while it is seen to be there."""
-    take(holders.process_owner(PROGRAM, proc, os.getpid()), TTL)
+    take(caller.process_owner(PROGRAM, proc, os.getpid()), TTL)
     reap()
     clock.let_pass(100 * TTL)
     assert reap() == ((), (), ())
@@ -512,7 +514,7 @@ def test_a_lease_is_shown_with_its_holder_and_the_evidence(
     take(job)
     (one,) = judge(layout, clock, proc, place, glance=True)
     assert one.since == clock.wall()
-    assert one.by == f"{holders.user_name()}@{holders.host_name()}, process {PID} (job)"
+    assert one.by == f"{caller.user_name()}@{caller.host_name()}, process {PID} (job)"
     assert one.verdict == (State.ALIVE, f"process {PID} (job) is running")
 
 
@@ -521,7 +523,7 @@ def test_a_court_hears_each_holder_once(layout: Layout) -> None:
     asked: list[HolderName] = []
     holder = Holder(store_of(FS, layout, clock=FakeClock()), Owner(NAMED, None, "x", ""), TTL)
 
-    def judge(name: HolderName, record: holders.HolderRecord) -> reaping.Verdict:
+    def judge(name: HolderName, record: holder_record.HolderRecord) -> reaping.Verdict:
         asked.append(name)
         return reaping.Verdict(State.UNKNOWN, "?")
 

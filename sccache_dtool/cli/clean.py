@@ -26,6 +26,7 @@ from sccache_dtool.cli.options import (
 )
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import Exit, UsageError
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Plan, Rules
 from sccache_dtool.policy.thresholds import ORDERS, Limits, check
 
@@ -255,9 +256,8 @@ def _words_of(rules: Rules) -> str:
 
 def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     from sccache_dtool.evict import plan_file as plans
-    from sccache_dtool.protocol import holders
 
-    lines = plans.encode(plan, cache.check(), time.time(), f"{holders.user_name()}@{holders.host_name()}")
+    lines = plans.encode(plan, cache.check(), time.time(), f"{caller.user_name()}@{caller.host_name()}")
     write_file(now.out, into, lines)
     if into != STANDARD_OUTPUT:
         now.out.note(f"the plan is in {into}; carry it out with: {now.command('clean', '--plan', into)}")

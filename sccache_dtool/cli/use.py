@@ -24,7 +24,7 @@ from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, exp
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL
 from sccache_dtool.find import Named, NotFound
-from sccache_dtool.protocol.holders import Owner
+from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
 
 

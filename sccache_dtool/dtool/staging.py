@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sccache_dtool.catalog.items import Copy
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
-    from sccache_dtool.protocol.holders import Owner
+    from sccache_dtool.liveness.caller import Owner
     from sccache_dtool.protocol.leases import Lease
 
 #: Items that are fetched at the same time.

@@ -14,9 +14,9 @@ from sccache_dtool.errors import FULL, GONE, InUse
 from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.leftovers import Leftovers
 from sccache_dtool.fallback import do_without
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.config import Config
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.election import Election, make_election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held
@@ -96,7 +96,7 @@ class Post:
     @contextmanager
     def _at_work(self) -> Iterator[Holder]:
         """A holder for work areas of ours, so that nobody takes them for abandoned."""
-        owner = holders.program_owner(self._proc)
+        owner = caller.program_owner(self._proc)
         holder = Holder(self._store, owner, self._settings.heartbeat_ttl)
         try:
             with holder.beating():

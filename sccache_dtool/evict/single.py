@@ -14,8 +14,8 @@ from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, e
 from sccache_dtool.evict import audit, execution, trash
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.trash import Purged
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.thresholds import Trashed
-from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.election import LOCK
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Reaped
@@ -47,7 +47,7 @@ class Keeper(Cleaner):
         with self.judge(dry_run=dry_run) as judge:
             if not leased and holder not in judge.listing.present:
                 raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
-            judge.declare_dead(holder, f"{holders.user_name()} says that it is gone")
+            judge.declare_dead(holder, f"{caller.user_name()} says that it is gone")
             of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
             return self._reap(judge, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 

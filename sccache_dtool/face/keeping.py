@@ -9,9 +9,9 @@ from sccache_dtool import find
 from sccache_dtool.disk.names import TrashName
 from sccache_dtool.errors import InUse, NoCache, UsageError
 from sccache_dtool.face.looking import Looking
+from sccache_dtool.liveness import caller
 from sccache_dtool.log import Silent
 from sccache_dtool.policy import config
-from sccache_dtool.protocol import holders
 
 if TYPE_CHECKING:
     from sccache_dtool.doctor import Checked, Finding
@@ -108,7 +108,7 @@ class Keeping(Looking):
         from sccache_dtool.evict import pins
 
         self.check()
-        by = f"{holders.user_name()}@{holders.host_name()}"
+        by = f"{caller.user_name()}@{caller.host_name()}"
         pins.pin(self._store, key, int(until or 0), by)
 
     def unpin(self, key: str) -> bool:

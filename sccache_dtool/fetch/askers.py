@@ -6,7 +6,7 @@ import os
 
 from sccache_dtool.fetch.request import Wanted
 from sccache_dtool.fetch.words import Source
-from sccache_dtool.protocol.holders import user_name
+from sccache_dtool.liveness.caller import user_name
 
 
 def asked_as(wanted: Wanted) -> str:

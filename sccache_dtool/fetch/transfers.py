@@ -19,10 +19,12 @@ from sccache_dtool.disk.names import TRANSFER_FILE, Layout, PartName, StateName,
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
 from sccache_dtool.liveness import Verdict
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import downloads, holders
 from sccache_dtool.protocol.downloads import FETCH, TAKEN, parts
-from sccache_dtool.protocol.holders import HolderList, HolderRecord
+from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
@@ -140,7 +142,7 @@ def is_abandoned(fs: FileSystem, layout: Layout, sign: str, proc: Proc) -> bool:
 
 
 def _is_dead(record: HolderRecord, proc: Proc) -> bool:
-    return holders.judge(record, proc, lambda ttl: Verdict(Life.UNKNOWN, "not seen from here")).state is Life.DEAD
+    return holder_record.judge(record, proc, lambda ttl: Verdict(Life.UNKNOWN, "not seen from here")).state is Life.DEAD
 
 
 def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:

@@ -23,10 +23,10 @@ from sccache_dtool.disk.names import unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
-from sccache_dtool.liveness import State, Verdict, lifetime
+from sccache_dtool.liveness import State, Verdict, caller, lifetime
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
-from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import HolderRecord
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol.store import Store
 
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
@@ -48,11 +48,11 @@ def make_election(store: Store, name: str) -> Election:
 
     `name`: what is to be done, as a file name.
     """
-    record = holders.encode(holders.program_owner(store.proc), None, store.clock)
+    record = holder_record.encode(caller.program_owner(store.proc), None, store.clock)
     memory = Memory(lifetime.memory_path(store.proc, f"elected-{store.id}"), store.clock)
 
     def judge(record: HolderRecord) -> Verdict:
-        return holders.judge(record, store.proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+        return holder_record.judge(record, store.proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
     return Election(store, name, record, judge, memory)
 

@@ -12,66 +12,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from sccache_dtool.disk import names as names
+from sccache_dtool.disk import names
 from sccache_dtool.disk.names import HolderName
 from sccache_dtool.errors import GONE, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
-from sccache_dtool.liveness.caller import (
-    BEATING,
-    CALLER,
-    COMMAND,
-    JOB,
-    NAMED,
-    PROGRAM,
-    Kind,
-    Owner,
-    command_owner,
-    host_name,
-    one_line,
-    owner_from,
-    owners_above,
-    owners_from,
-    process_owner,
-    program_owner,
-    user_name,
-)
+from sccache_dtool.liveness.caller import Owner, host_name, user_name
 from sccache_dtool.liveness.process import Myself
-from sccache_dtool.liveness.record import HolderRecord, encode, judge
+from sccache_dtool.liveness.record import HolderRecord, encode
 from sccache_dtool.protocol.store import Store
-
-#: Owners and records are met here by those above; they are in `liveness/`.
-__all__ = [
-    "BEATING",
-    "BEATS_PER_LIFETIME",
-    "CALLER",
-    "COMMAND",
-    "JOB",
-    "LONGEST_PAUSE",
-    "NAMED",
-    "PROBE",
-    "PROGRAM",
-    "Heartbeat",
-    "Holder",
-    "HolderList",
-    "HolderRecord",
-    "Kind",
-    "Owner",
-    "command_owner",
-    "encode",
-    "host_name",
-    "judge",
-    "one_line",
-    "owner_from",
-    "owners_above",
-    "owners_from",
-    "pause_between_beats",
-    "process_owner",
-    "program_owner",
-    "read",
-    "renew",
-    "revoke",
-    "user_name",
-]
 
 #: Heartbeats in a lifetime, at least: five may fail.
 BEATS_PER_LIFETIME = 6

@@ -21,7 +21,8 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.forking import Guard
-from sccache_dtool.protocol.holders import Holder, program_owner
+from sccache_dtool.liveness.caller import program_owner
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
 

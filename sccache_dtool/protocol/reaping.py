@@ -16,12 +16,14 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.names import REAPED, HolderName
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import FORBIDDEN, FULL, explain
-from sccache_dtool.liveness import State, Verdict, lifetime
+from sccache_dtool.liveness import State, Verdict, caller, lifetime
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.batch.query import JobStates
 from sccache_dtool.liveness.job import Job
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history, holders
-from sccache_dtool.protocol.holders import HolderList, HolderRecord
+from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.leases import Held, end
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
@@ -206,7 +208,7 @@ def open_judge(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
                 text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
                 return Verdict(State.UNKNOWN, text)
 
-            return holders.judge(record, store.proc, lapsed, scheduled)
+            return holder_record.judge(record, store.proc, lapsed, scheduled)
 
         for stranger in listing.strangers:
             store.report(f"{store.layout.holders}/{records.printable(stranger)}", "not a holder", Fate.LEFT_ALONE)
@@ -233,7 +235,7 @@ def _list_holders(store: Store, dry_run: bool) -> HolderList:
 
 def _pause(record: HolderRecord) -> float | None:
     """Seconds between two heartbeats of a holder; None if it shows none."""
-    if record.kind not in holders.BEATING or record.ttl is None:
+    if record.kind not in caller.BEATING or record.ttl is None:
         return None
     return holders.pause_between_beats(record.ttl)
 

@@ -23,6 +23,7 @@ from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import datasets, dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
 from sccache_dtool.fetch.request import Wanted
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import Holder, HolderList
@@ -346,7 +347,7 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
     """Items with a lifetime would be taken for forgotten, and removed, while the rest is being fetched for hours."""
     cache = Cache(cache_dir)
     words = [f"dtool:{dataset.uri}"]
-    owner = holders.Owner(holders.NAMED, None, "a job", "")
+    owner = caller.Owner(caller.NAMED, None, "a job", "")
     beaten = threading.Event()
     first: list[Lease] = []
 

@@ -21,13 +21,14 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import CleaningName, EndedName, Layout, SegmentName
 from sccache_dtool.errors import CacheError, InUse
 from sccache_dtool.evict import execution, trash
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, caller
+from sccache_dtool.liveness import record as holder_record
+from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import gate, history, holders
+from sccache_dtool.protocol import gate, history
 from sccache_dtool.protocol.election import Election
-from sccache_dtool.protocol.holders import CALLER, Owner
 from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
@@ -44,7 +45,7 @@ def cache(make_cache: Making) -> Cache:
 @pytest.fixture
 def job(proc: FakeProc) -> Owner:
     """A job on this host."""
-    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 @pytest.fixture
@@ -68,9 +69,9 @@ def test_reap_ends_the_elections_of_the_dead_and_of_nobody_else(
     winners = []
     unknown = Verdict(State.UNKNOWN, "not asked")
     for number, what in ((4242, "of the dead"), (4343, "of the living")):
-        owner = holders.process_owner(CALLER, proc, proc.add(number, "job"))
+        owner = caller.process_owner(CALLER, proc, proc.add(number, "job"))
         memory = Memory(None, clock)
-        record = holders.encode(owner, None, clock)
+        record = holder_record.encode(owner, None, clock)
         winners.append(Election(store_of(FileSystem(), layout), what, record, lambda _: unknown, memory))
         assert winners[-1].poll()
     proc.end(4242)

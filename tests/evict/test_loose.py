@@ -19,8 +19,9 @@ from sccache_dtool.disk.names import CleaningName, TrashName
 from sccache_dtool.disk.nofollow import Way
 from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.trash import Outcome
+from sccache_dtool.liveness.caller import program_owner
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol.holders import Holder, program_owner
+from sccache_dtool.protocol.holders import Holder
 
 UUID = "0123abcd-0123-4567-89ab-0123456789ab"
 ID = "0123456789abcdef0123456789abcdef01234567"

@@ -17,9 +17,11 @@ from sccache_dtool.catalog.leftover import OLD, Leftover
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
 from sccache_dtool.evict.execution import put_away
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders
-from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner
+from sccache_dtool.protocol.holders import PROBE, Holder
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -41,7 +43,7 @@ def cache(make_cache: Making, clock: FakeClock) -> Cache:
 @pytest.fixture
 def job(proc: FakeProc) -> Owner:
     """A job on this host."""
-    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 def leftovers(cache: Cache) -> list[Leftover]:
@@ -137,7 +139,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
     works: list[str] = []
 
     def begin() -> None:
-        holder = Holder(store_of(FS, layout, clock=clock), holders.program_owner(make_cache()._proc), None)
+        holder = Holder(store_of(FS, layout, clock=clock), caller.program_owner(make_cache()._proc), None)
         works.append(str(WorkName(holder.next_lease(), "fetch")))
         os.mkdir(f"{layout.tmp}/{works[0]}")
 

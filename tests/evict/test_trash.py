@@ -17,8 +17,9 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.trash import Outcome, Purged
+from sccache_dtool.liveness.caller import NAMED, Owner
 from sccache_dtool.protocol import gate
-from sccache_dtool.protocol.holders import NAMED, Holder, Owner
+from sccache_dtool.protocol.holders import Holder
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"

@@ -18,9 +18,9 @@ from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.populate import _reasons
 from sccache_dtool.fetch.request import Terms, wanted_from
 from sccache_dtool.fetch.waiting import Waiter
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import downloads
-from sccache_dtool.protocol.holders import user_name
 
 LEASE = f"p{'0' * 12}-{'1' * 12}.7"
 

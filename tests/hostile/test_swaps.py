@@ -28,9 +28,11 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Layout, TrashName, WorkName, unique
 from sccache_dtool.errors import CacheError
 from sccache_dtool.fetch import untar
+from sccache_dtool.liveness import caller
+from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol import history, holders
-from sccache_dtool.protocol.holders import PROGRAM, Holder
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.verify import Part, contests, verify
 from sccache_dtool.verify.role import Role
 
@@ -78,9 +80,9 @@ def make_template(place: Path) -> None:
     copy = cache.item(cache.find("closed")).copies[0]
     fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
     dead = proc.add(4242)
-    cache.hold(holders.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
+    cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
     cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), ttl=3600.0)
-    gone = Holder(store_of(fs, layout, clock=clock), holders.process_owner(PROGRAM, proc, dead), None)
+    gone = Holder(store_of(fs, layout, clock=clock), caller.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")
     fs.write_new(f"{area}/payload/deep/part", "half")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import PYTHON, SC_DTOOL, Disk, call, finish, heard, say, shell, start, wait_until
-from sccache_dtool.protocol.holders import HolderRecord
+from sccache_dtool.liveness.record import HolderRecord
 
 
 @pytest.fixture

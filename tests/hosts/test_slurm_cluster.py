@@ -19,8 +19,8 @@ from cli.tool import PATIENCE, PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, conf
 from hosts import leftovers, slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
+from sccache_dtool.liveness.caller import JOB, Owner
 from sccache_dtool.liveness.job import Job
-from sccache_dtool.protocol.holders import JOB, Owner
 
 pytestmark = pytest.mark.lab
 

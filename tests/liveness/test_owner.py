@@ -10,8 +10,8 @@ import pytest
 from faults import FakeProc
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, Found, find_owner
+from sccache_dtool.liveness.caller import CALLER, NAMED, PROGRAM, owner_from, owners_from, process_owner, program_owner
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, owner_from, owners_from, process_owner, program_owner
 
 
 @pytest.fixture

@@ -13,13 +13,15 @@ from sccache_dtool.clock import iso, local
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.liveness import State, Verdict, lifetime
+from sccache_dtool.liveness import State, Verdict, caller, lifetime
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.batch import query
-from sccache_dtool.liveness.caller import program_owner
+from sccache_dtool.liveness.caller import CALLER, COMMAND, JOB, PROGRAM, Kind, Owner, program_owner
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Proc, Process
-from sccache_dtool.protocol import holders, reaping
-from sccache_dtool.protocol.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
+from sccache_dtool.liveness.record import HolderRecord
+from sccache_dtool.protocol import reaping
+from sccache_dtool.protocol.holders import Holder
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
@@ -29,7 +31,7 @@ ALIVE, DEAD, UNKNOWN = State.ALIVE, State.DEAD, State.UNKNOWN
 
 def judge(proc: FakeProc, kind: Kind, process: Process | None, job: State, lapsed: State = UNKNOWN) -> Verdict:
     record = HolderRecord(kind, "n1", "ada", process, None, "", 3600.0, "", IN_JOB)
-    return holders.judge(record, proc, lambda ttl: Verdict(lapsed, "lifetime"), lambda one: Verdict(job, "Slurm"))
+    return holder_record.judge(record, proc, lambda ttl: Verdict(lapsed, "lifetime"), lambda one: Verdict(job, "Slurm"))
 
 
 @pytest.mark.parametrize("job", State)
@@ -70,12 +72,12 @@ def test_whoever_called_for_an_owner_keeps_its_lease(proc: FakeProc) -> None:
     """A script that ends before its own background would take away what that reads."""
     callers = HERE._replace(pid=4243), HERE._replace(pid=4244)
     owner = Owner(CALLER, HERE, None, "bash job.sh", None, callers)
-    record = HolderRecord.decode(holders.encode(owner, None, FakeClock()))
+    record = HolderRecord.decode(holder_record.encode(owner, None, FakeClock()))
     for one in callers:
         proc.add(one.pid, start=one.start)
 
     def verdict() -> Verdict:
-        return holders.judge(record, proc, lambda ttl: Verdict(UNKNOWN, "lifetime"))
+        return holder_record.judge(record, proc, lambda ttl: Verdict(UNKNOWN, "lifetime"))
 
     assert verdict().state is ALIVE
     assert "process 4242 of this boot is gone, but process 4243 (job) is running" in verdict().evidence
@@ -95,7 +97,7 @@ def test_whoever_called_for_an_owner_keeps_its_lease(proc: FakeProc) -> None:
 )
 def test_callers_that_nobody_wrote_are_damage(between: object) -> None:
     """A damaged record would be judged by half of its processes."""
-    fields = records.decode(holders.encode(Owner(CALLER, HERE, None, ""), None, FakeClock()))
+    fields = records.decode(holder_record.encode(Owner(CALLER, HERE, None, ""), None, FakeClock()))
     with pytest.raises(records.Damaged):
         HolderRecord.decode(records.encode(fields | {"between": between}))
 
@@ -224,7 +226,7 @@ def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: Fa
 def test_a_job_is_read_as_written(layout: Layout, clock: FakeClock) -> None:
     """A job would be judged by the number of another."""
     for owner in (Owner(JOB, None, None, "align", IN_JOB), Owner(PROGRAM, HERE, None, "x", IN_JOB)):
-        text = holders.encode(owner, 3600.0, clock, "0123-item")
+        text = holder_record.encode(owner, 3600.0, clock, "0123-item")
         record = HolderRecord.decode(text)
         assert (record.kind, record.process, record.job) == (
             owner.kind,
@@ -233,9 +235,9 @@ def test_a_job_is_read_as_written(layout: Layout, clock: FakeClock) -> None:
         )
         assert '"item":"0123-item"' in text
         assert iso(clock.wall()) == record.since
-    assert str(HolderRecord.decode(holders.encode(Owner(JOB, None, None, "align", IN_JOB), None, clock))).endswith(
-        ", Slurm job 48211 (align)"
-    )
+    assert str(
+        HolderRecord.decode(holder_record.encode(Owner(JOB, None, None, "align", IN_JOB), None, clock))
+    ).endswith(", Slurm job 48211 (align)")
 
 
 @pytest.mark.parametrize(("error", "says"), [(errno.EACCES, True), (errno.EPERM, True), (errno.EIO, False)])
@@ -252,6 +254,6 @@ def test_who_may_not_end_a_lease_is_told_who_may(
     (failure,) = done.failed
     assert failure.startswith(f"cannot revoke holder {id}: ")
     assert (
-        failure.endswith(f"; user {holders.user_name()}, or the owner of the cache, must do it: sc-dtool reap") is says
+        failure.endswith(f"; user {caller.user_name()}, or the owner of the cache, must do it: sc-dtool reap") is says
     )
     assert done.holders == ()

@@ -28,7 +28,8 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, LeaseName, PartName, StateName, TrashName, WorkName
 from sccache_dtool.evict import trash
 from sccache_dtool.fetch.takeover import find_abandoned
-from sccache_dtool.protocol import history, holders, leases, reaping
+from sccache_dtool.liveness import caller
+from sccache_dtool.protocol import history, leases, reaping
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Held, Place
 
@@ -93,7 +94,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[[int], World]]:
         layout = Layout(str(directory / "cache"))
         for name in os.listdir(layout.history(lease.key)):
             os.unlink(f"{layout.history(lease.key)}/{name}")
-        owner = holders.program_owner(proc)
+        owner = caller.program_owner(proc)
         holder = Holder(store_of(fs, layout, clock=clock), owner, None)
         return World(fs, layout, clock, proc, str(source), lease.key, lease.place.generation, holder)
 

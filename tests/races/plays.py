@@ -13,8 +13,9 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import CacheError
 from sccache_dtool.evict import trash
+from sccache_dtool.liveness.caller import program_owner
 from sccache_dtool.protocol import history
-from sccache_dtool.protocol.holders import Holder, program_owner
+from sccache_dtool.protocol.holders import Holder
 
 
 def use(play: Play, cache: Cache) -> None:

@@ -18,9 +18,9 @@ from races.directors import Chance, systematically
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, caller
+from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
-from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.election import Election
 
 SEED = int(os.environ.get("SEED", "20261121"))
@@ -118,7 +118,7 @@ Stand = Callable[..., Election]
 def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Stand:
     """Stands in the election "work", in the name of a process; who has ended is dead for everybody."""
 
-    def judge(record: holders.HolderRecord) -> Verdict:
+    def judge(record: holder_record.HolderRecord) -> Verdict:
         while ENDING:
             ENDING.pop()()
         gone = record.process is None or proc.stat(record.process.pid) is None
@@ -126,7 +126,7 @@ def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Stand:
 
     def stand(pid: int, fs: FileSystem | None = None) -> Election:
         proc.add(pid, "job")
-        record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
+        record = holder_record.encode(caller.process_owner(caller.CALLER, proc, pid), None, clock)
         return Election(store_of(fs or FileSystem(), layout), "work", record, judge, Memory(None, clock))
 
     return stand

@@ -41,11 +41,12 @@ from sccache_dtool.disk.names import Layout, WorkName
 from sccache_dtool.errors import InUse, LeaseLost, UsageError
 from sccache_dtool.evict import trash
 from sccache_dtool.evict.trash import Purged
-from sccache_dtool.liveness import lifetime
+from sccache_dtool.liveness import caller, lifetime
+from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol import history, holders
-from sccache_dtool.protocol.holders import Holder, Owner
+from sccache_dtool.protocol import history
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 
 #: Every so many steps another command slips in; 1 tries each of them, as CI does.
@@ -301,7 +302,7 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
     """A download, or a copy on its way out of the trash, would be taken from a process that has just shown it lives."""
     clock, fs = Shifted(), Slipping()
     holder = Holder(
-        store_of(FileSystem(), Layout(place), clock=clock), Owner(holders.NAMED, None, "somebody", ""), 100.0
+        store_of(FileSystem(), Layout(place), clock=clock), Owner(caller.NAMED, None, "somebody", ""), 100.0
     )
     clock.shift = -5000
     holder.beat()
@@ -545,7 +546,7 @@ def _reap(stage: Stage, cache: Cache) -> None:
 
 def _begin(stage: Stage, cache: Cache) -> None:
     """Begin a download, and be slow."""
-    holder = Holder(cache._store, holders.program_owner(Proc()), 1000.0)
+    holder = Holder(cache._store, caller.program_owner(Proc()), 1000.0)
     area = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fetch')}"
     cache._fs.mkdir(area)
     stage.begun.append((holder, area))
@@ -568,7 +569,7 @@ def _purge(stage: Stage, cache: Cache) -> None:
 
 
 def _fold(stage: Stage, cache: Cache) -> None:
-    holder = Holder(cache._store, holders.program_owner(Proc()), 1000.0)
+    holder = Holder(cache._store, caller.program_owner(Proc()), 1000.0)
     tmp = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
     history.fold(store_of(cache._fs, None), stage.layout.history(stage.key), tmp, least=2)
     holder.retire()
