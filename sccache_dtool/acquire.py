@@ -101,7 +101,7 @@ class Acquirer(NamedTuple):
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Holder]:
-        """This process as a holder, for work areas: who is to have the lease may live on when we are killed."""
+        """This process as a holder, for work areas: the holder of the lease may live on when this process is killed."""
         if self.holder.owner.kind is PROGRAM:
             yield self.holder
             return

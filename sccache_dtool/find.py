@@ -21,8 +21,6 @@ from sccache_dtool.fetch.words import is_source
 from sccache_dtool.log import Silent
 from sccache_dtool.protocol.store import Store
 
-Warn = Callable[[str], None]
-
 #: What `use` means by words and a name. Raises UsageError or FetchFailed if they mean nothing.
 Mean = Callable[[Sequence[str], str | None], Wanted]
 

@@ -90,7 +90,7 @@ class Pool:
     def start_helpers(self) -> None:
         """Start helper processes now: by fork, which is safe only as long as there are no threads.
 
-        One fewer than there are processors, as we work as well.
+        One fewer than there are processors, as this process works as well.
         """
         import threading
 
@@ -179,7 +179,7 @@ class Pool:
                 helper = working[connection]
                 try:
                     ready[helper.at.popleft()] = helper.connection.recv()
-                except (EOFError, OSError):  # it was killed: what it was at is done by us
+                except (EOFError, OSError):  # it was killed: this process does its work
                     self._helpers.remove(helper)
                     helper.end()
                     ready |= {number: attempt(work, tasks[number]) for number in helper.at}
@@ -256,7 +256,7 @@ class Helper:
         if self._pid == 0:
             ours.close()
             for other in others:
-                other.connection.close()  # or its helper would not see that we are gone
+                other.connection.close()  # or its helper would not see that this process is gone
             _serve(its)
         its.close()
         self.connection = ours
@@ -281,14 +281,14 @@ class Helper:
 
 def _serve(connection: Connection[Any, Any]) -> None:
     """What a helper does; never returns."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the one who gives the work, and then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         while True:
             work, task = connection.recv()
             connection.send(attempt(work, task))
     except BaseException:
-        os._exit(0)  # nobody is there any more; nothing of our parent's is to be tidied by us
+        os._exit(0)  # the parent is gone; what it would tidy at its end is not this process's
 
 
 def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:

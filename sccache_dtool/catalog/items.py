@@ -251,7 +251,7 @@ def refresh(store: Store, key: str) -> None:
 
     What another host has put there, NFS may hide for a minute, and version 3 for good if nothing else changes.
     """
-    with contextlib.suppress(OSError):  # not there, or not ours to change: then the look has to do
+    with contextlib.suppress(OSError):  # missing, or not permitted: then the look must suffice
         for directory in (store.layout.items, os.path.dirname(store.layout.item(key)), store.layout.item(key)):
             store.fs.touch(directory)
 

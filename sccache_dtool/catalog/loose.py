@@ -27,8 +27,6 @@ from sccache_dtool.patterns import matches, note_matching
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
-Warn = Callable[[str], None]
-
 #: Seconds for which a loose file is kept where no rule says how old is old enough, and a partial one always.
 YOUNG = OLD
 

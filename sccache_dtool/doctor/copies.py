@@ -108,7 +108,7 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[dict[str, Any], l
 
 def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:
     if held.lease is None:
-        return  # a name that nobody of ours makes: told of by the scan
+        return  # not the name of a lease: the scan reports it
     try:
         since, _ = history.decode_lease(fs.get_record(path))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`holders/`, made anew after somebody has removed it: so that nobody is taken for gone because of that."""
+"""Makes `holders/` again after somebody has removed it, so that no holder is taken for dead because of that."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.protocol.store import Store
 
 #: The record of a holder of whom nothing is known any more: no record, so that only a person's word can end it.
-_UNKNOWN = "not known any more: doctor has made holders/ anew"
+_UNKNOWN = "not known any more: doctor has made holders/ again"
 
 
 def missing(store: Store) -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Item
@@ -22,8 +22,6 @@ from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped
 from sccache_dtool.protocol.store import Store
-
-Warn = Callable[[str], None]
 
 
 class Failure(NamedTuple):

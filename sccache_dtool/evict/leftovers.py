@@ -160,7 +160,7 @@ class Leftovers:
         return ".by-" in sign and lock in found and not self._is_old(f"{self._store.layout.locks}/{lock}")
 
     def _is_old(self, path: str) -> bool:
-        """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""
+        """By the file system's clock where it is known; if this host's is wrong, only tidying is late or early."""
         now = self._now()
         try:
             status = self._store.fs.lstat(path)

@@ -1,6 +1,6 @@
 """Letting loose files go: through the trash, so that what is a fresh file after all can be put back.
 
-Brokers know nothing of us, and may put a file in an old one's place at any moment.
+Brokers know nothing of sc-dtool, and may put a file in an old one's place at any moment.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _removed(bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose,
         return Became(Outcome.EVICTED if bin.take(fd, one) else Outcome.IN_USE)
     except OSError as error:
         return Became(None, explain(error))
-    except BaseException:  # we are told to end, and it may be in there already
+    except BaseException:  # the process is to end, and the file may be in there already
         if bin.has(fd, one):
             tell(one, Became(Outcome.EVICTED))
         raise
@@ -85,8 +85,8 @@ def _removed(bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose,
 class _Entry:
     """An entry in the trash for loose files. By rename, as items go: who has one open reads on, on NFS too.
 
-    One that is to be kept is in the trash from the first file on, so that it is even if we are killed. Before that,
-    and without anything to be kept, it is a work area: a purge of somebody else's would take it away under us.
+    One that is to be kept is in the trash from the first file on, so that it is even if this process is killed. Before
+    that, and without anything to be kept, it is a work area: a purge of somebody else's would take it away meanwhile.
     """
 
     def __init__(self, store: Store, path: str, name: TrashName) -> None:
@@ -124,7 +124,7 @@ class _Entry:
         return moved
 
     def has(self, directory: int, one: Loose) -> bool:
-        """Whether a file that we were about to take is in here."""
+        """Whether a file that was about to be taken is in here."""
         moved = _is_rightly_moved(self._store.fs, directory, one, self._target)
         if moved:
             self._count(one)
@@ -169,7 +169,7 @@ class _Nowhere:
         return moved
 
     def has(self, directory: int, one: Loose) -> bool:
-        """Whether a file that we were about to delete is on its way."""
+        """Whether a file that was about to be deleted is on its way."""
         return _is_rightly_moved(self._store.fs, directory, one, self._target(one))
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ def remove_partial(store: Store, one: Loose) -> None:
 
 
 def remove_directory(store: Store, directory: str) -> None:
-    """Remove an empty directory; one that is not empty any more stays, and is no error."""
+    """Remove an empty directory; one that is not empty any more stays, which is not an error."""
     parent, _, name = directory.rpartition("/")
     fd = store.fs.open_below(store.layout.root, parent or ".")
     try:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 
 from sccache_dtool.disk import records
 from sccache_dtool.disk.names import PinName, understood
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.protocol.store import Store
-
-Warn = Callable[[str], None]
 
 
 def listing(store: Store) -> list[PinName]:

@@ -61,7 +61,7 @@ def name_of(generation: str, keep_until: int) -> str:
     """What an evicted copy is called in the trash. Raises ValueError for what names no copy."""
     parsed = Generation.parse(generation)
     if parsed is None:
-        raise ValueError(f"{generation!r} is no generation")
+        raise ValueError(f"{generation!r} is not a generation")
     return str(TrashName(parsed, keep_until, going=not keep_until))
 
 
@@ -161,7 +161,7 @@ def purge(
 ) -> Purged:
     """Delete what in the trash is not to be kept any longer.
 
-    `pool`: who helps; `deadline`: after which the rest is left for the next purge.
+    `pool`: does the work; `deadline`: after which the rest is left for the next purge.
     """
     pool = pool or Pool()
     expired = [name for name in listing(store) if is_expired(name, now)]
@@ -302,7 +302,7 @@ def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
         try:
             document = records.decode_document(store.fs.read_text(f"{path}/{ITEM_FILE}"))
             if "loose" in document:
-                continue  # what dtool left was no item, and is no item now
+                continue  # a loose file was not an item, and is not one now
             key = _key_in(document, store.fs.names_if_any(f"{path}/{PAYLOAD}"))
         except (OSError, records.Damaged) as error:
             if str(name) in store.fs.names(store.layout.trash):  # otherwise somebody has just purged or restored it

@@ -42,7 +42,7 @@ DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervis
 }
 
 #: What says that this may be a batch job: one of these variables, or (`sudo` takes variables away) one of these
-#: programs above us. Whether it is true is for `jobs.find_job` to say.
+#: programs above this one. Whether it is true is for `jobs.find_job` to say.
 _OF_JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "_CONDOR_JOB_AD", "LSB_JOBID", "KUBERNETES_SERVICE_HOST")
 _KEEPERS = frozenset("slurmstepd pbs_mom condor_starter res".split())
 

@@ -32,7 +32,7 @@ class Kind(NamedTuple):
     title: str
 
 
-PROGRAM = Kind("p", "program")  # a process that called us itself, and beats
+PROGRAM = Kind("p", "program")  # a process that uses the package itself, and beats
 COMMAND = Kind("r", "command")  # the command under `sc-dtool run`, which beats for it
 CALLER = Kind("s", "process")  # the process on whose behalf `sc-dtool use` was run; it cannot beat
 JOB = Kind("j", "job")  # a batch job, all its nodes and steps; its batch system says when it has ended
@@ -213,7 +213,7 @@ def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:
 def owners_from(spec: str, proc: Proc) -> tuple[Owner, ...]:
     """Whose leases a command is to give back or renew: who ``--holder`` means and, with ``auto``, who else it may be.
 
-    A shell may become its script's last command (`bash -c '…; sc-dtool unuse X'`): then we are the very process
+    A shell may become its script's last command (`bash -c '…; sc-dtool unuse X'`): then this is the very process
     that took the lease. In a job it may have been taken for the calling process. The last one is who would take a
     lease now.
     """
@@ -255,7 +255,7 @@ def program_owner(proc: Proc) -> Owner:
 
 
 def command_owner(proc: Proc, pid: int, command: Sequence[str]) -> Owner:
-    """The owner that is a command which we run and beat for."""
+    """The owner that is a command which this process runs and beats for."""
     return in_its_job(process_owner(COMMAND, proc, pid)._replace(command=one_line(command)), proc)
 
 

@@ -200,7 +200,7 @@ def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found
 def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
     """HTCondor writes what it knows of a job into a file: ``GlobalJobId = "schedd#12.0#1700000000"``.
 
-    The last number is when it was submitted: a schedd that was set up anew begins with job 1 again.
+    The last number is when it was submitted: a schedd that was set up again begins with job 1.
     """
     keeper = _position(above, frozenset({"condor_starter"}))
     if keeper is None:

@@ -2,8 +2,8 @@
 
 No clock of two hosts is ever compared. Two proofs are accepted, and either is enough:
 
-- *A fixed end*, which the holder took from the file system's own clock, has passed on that clock and on ours, with
-  a margin. Only where the file system has one clock: local ones and NFS. On Lustre, GPFS or BeeGFS times come from
+- *A fixed end*, which the holder took from the file system's own clock, has passed on that clock and on this host's,
+  with a margin. Only where the file system has one clock: local ones and NFS. On Lustre, GPFS or BeeGFS times come from
   the clients. That clock, too, may be set right after the end was taken from it; so of a holder that beats, this host
   must also have seen no heartbeat for several times as long as there is between two.
 - *Observation*: the name has not changed for the whole lifetime, on this host's clock since boot. What was seen is
@@ -94,7 +94,7 @@ class Memory:
         return self.path
 
     def _add(self, read: dict[str, float]) -> None:
-        """Take in what a file says: the earlier sight of a holder, and notes of which we have none newer."""
+        """Take in what a file says: the earlier sight of a holder, and notes of which there is none newer."""
         for name, value in read.items():
             if " " in name:  # no holder's name
                 self._noted.setdefault(name, value)
@@ -190,8 +190,8 @@ def judge(
     """Whether the lifetime of a holder has lapsed.
 
     `ttl`: its lifetime in seconds, None for none. `file_system_now`: the file system's clock, in seconds since
-    1970, None where it has no single one. `wall`: ours. `pause`: seconds between two heartbeats, None for a holder
-    that shows none. `promised`: the end as the holder's own host reckoned it at the beginning; it only defers.
+    1970, None where it has no single one. `wall`: this host's. `pause`: seconds between two heartbeats, None for a
+    holder that shows none. `promised`: the end as the holder's own host reckoned it at the beginning; it only defers.
     """
     if ttl is None:
         return Verdict(State.UNKNOWN, "it has no lifetime (--ttl)")

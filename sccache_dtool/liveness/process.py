@@ -66,7 +66,7 @@ class Proc:
         """Boot id and name spaces of this process; None where they cannot be known.
 
         A /proc of another PID name space (`unshare --pid` without a mount of its own) would show other processes
-        under our numbers: then nothing may be said.
+        under this one's numbers: then nothing may be said.
         """
         who = (os.getpid(), forking.token())
         if self._looked_as != who:

@@ -71,7 +71,7 @@ def _is_whole(kind: Kind, process: Process | None, job: Job | None, name: object
 
 
 def _is_lifetime(ttl: object) -> bool:
-    """Whether it is a number of seconds that we would write; NaN and what no float holds are not."""
+    """Whether it is a number of seconds that the program writes; NaN and what no float holds are not."""
     return ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and 0 <= ttl <= LONGEST)
 
 

@@ -218,7 +218,7 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
-    known = [*ALIASES, *SETTINGS.items()]  # our own name, if both are given
+    known = [*ALIASES, *SETTINGS.items()]  # sc-dtool's own name, if both are given
     values: dict[str, Any] = {}
     for field, setting in known:
         if setting.key in _table(tables, setting.table):

@@ -200,7 +200,7 @@ def settle(sifted: Sifted, items: Iterable[Item], rules: Rules, now: float, pinn
 
 
 def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, ahead: float) -> Sifted:
-    """Add files that dtool left. `ahead`: by how much the clock that set their times is ahead of ours."""
+    """Add files that dtool left. `ahead`: by how much the clock that set their times is ahead of this host's."""
     size, entries = sifted.bytes, sifted.entries
     for one in files:
         if one.is_broken(now + ahead):

@@ -68,7 +68,7 @@ class Election:
         judge: Callable[[HolderRecord], Verdict],
         memory: Memory,
     ) -> None:
-        """`name`: what is to be done, as a file name; `record`: who we are; `judge`: whether another is alive.
+        """`name`: what is to be done, as a file name; `record`: of this process; `judge`: whether another is alive.
 
         `memory`: what this host has seen of winners before, since a cron job looks only once.
         """
@@ -86,15 +86,15 @@ class Election:
         self._is_announced = False
         self._sign_stays = False  # True if a lock may be left that has no other sign: see `_passed_over`
         self._lock: Lock | None = None
-        self._taking_over = False  # our sign is there because we take the lock from a winner who is gone
+        self._taking_over = False  # the sign is there because a lock is taken from a winner who is gone
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def sign(self) -> str:
-        """The name that lies beside the lock while we are elected; whoever passes us over removes it.
+        """The name beside the lock while this process is elected; whoever takes the lock from it removes the name.
 
-        Empty where it could not be made: then nobody can tell whether we are passed over.
+        Empty where it could not be made: then nobody can tell whether the lock was taken.
         """
         return self._own_sign if self._is_announced else ""
 
@@ -103,7 +103,7 @@ class Election:
         return os.path.basename(self._sign_path)
 
     def poll(self) -> bool:
-        """Whether we are elected now. Never waits.
+        """Whether this process is elected now. Never waits.
 
         While another is at it no directory is listed: the lock's text leads to the winner's sign. So the cost does not
         depend on how many other elections there are. Where nobody can be elected (no hard links, no room, no
@@ -138,7 +138,7 @@ class Election:
         return next((f"{record}, since {record.since}" for record in living or known), None)
 
     def resign(self) -> None:
-        """Let others have it; no error if it was taken from us. The sign goes last, or stays too: see `_try`."""
+        """Let others be elected, if the lock was not taken before. The sign goes last, or stays too: see `_try`."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -146,7 +146,7 @@ class Election:
             self._withdraw()
 
     def _is_given_back(self, lock: Lock) -> bool:
-        """Whether the lock is not ours any more. An error may pass, and is to flufl.lock somebody else's lock."""
+        """Whether the lock is given back. An error may pass, and flufl.lock takes it for somebody else's lock."""
         for _ in range(2):
             try:
                 lock.unlock()
@@ -170,9 +170,9 @@ class Election:
             return True
 
     def _try(self) -> bool:
-        """One attempt. The sign is there before the lock and for longer, whenever we may be killed: a lock without
-        one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where nobody
-        can be elected.
+        """One attempt. The sign is there before the lock and for longer, whenever this process may be killed: a lock
+        without one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where
+        nobody can be elected.
         """
         lock = _CarefulLock(self._store.fs, self._lock_path, LIFETIME, int(self._number, 16))
         self._announce()
@@ -185,7 +185,7 @@ class Election:
             pass  # the reply to the first attempt was lost
         except OSError as error:
             if error.errno in GONE:
-                if self._is_given_back(lock):  # it may be ours in spite of the error
+                if self._is_given_back(lock):  # the lock may be taken in spite of the error
                     self._withdraw()
                 return False
             if self._is_ours(lock):
@@ -200,8 +200,8 @@ class Election:
         return True
 
     def _announce(self) -> None:
-        """Make our sign."""
-        with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
+        """Make the sign."""
+        with contextlib.suppress(FileExistsError):  # it was made before, or the reply was lost
             self._store.fs.put_record(self._record, self._sign_path)
         self._is_announced = True
 
@@ -215,7 +215,7 @@ class Election:
             try:
                 lock.refresh()
             except NotLockedError:
-                return  # somebody passed us over: harmless, see above
+                return  # somebody took the lock: harmless, see above
             except OSError:
                 continue
 
@@ -240,7 +240,7 @@ class Election:
         """
         sign = self._sign_in(text)
         if sign == self._own_sign:
-            return True  # ours in spite of an error
+            return True  # its own, in spite of an error
         winner = None if sign is None else self._read(sign)
         if winner is not None:
             if self._judge(winner).state is State.DEAD or self._is_silent():
@@ -257,13 +257,13 @@ class Election:
         return False
 
     def _take_over(self, text: str, sign: str | None) -> bool:
-        """Remove the sign and the lock of a winner; False if that is not for us to do, or not yet.
+        """Remove the sign and the lock of a winner; False if another does it, or if it is too early.
 
         Everybody who takes over shows a sign of its own first, and removes the lock only if a listing made afterwards
         shows the same lock and no sign of anybody else. So of two at most one removes it; and as whoever is elected
         shows its sign before its lock and for longer, it is never the lock of somebody who was elected meanwhile.
-        Removing the winner's sign has one winner, who stays if there are several. Our sign stays after an error, as
-        the lock may have no other; then we begin again or, once we have ended, somebody else.
+        Removing the winner's sign has one winner, who stays if there are several. The sign stays after an error, as
+        the lock may have no other; then this process begins again or, once it has ended, somebody else.
         """
         others = [name for name in self._signs_of_others(self._store.fs.names(self._directory)) if name != sign]
         if not all(self._is_of_the_dead(name) or self._is_left(name) for name in others):
@@ -301,7 +301,7 @@ class Election:
         return self._unchanged_for(sign) > LIFETIME
 
     def _is_removed(self, name: str) -> bool:
-        """Whether we have removed it. It may have been us though it was gone: at our request, which was repeated."""
+        """Whether this call removed it. If it was gone, a repeated request of this call may have removed it."""
         try:
             self._store.fs.unlink(f"{self._directory}/{name}")
         except FileNotFoundError:

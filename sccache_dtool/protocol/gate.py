@@ -20,8 +20,8 @@ from sccache_dtool.errors import GONE, NOT_EMPTY
 def enter(fs: FileSystem, gate: str, lease: str, record: str) -> bool:
     """Make `lease` in `gate`: True when it is held, False when the generation was closed. One call.
 
-    Open the payload only after this has returned True. A lease that is there already with our own text is ours:
-    the server did it and its reply was lost (seen on NFS).
+    Open the payload only after this has returned True. A lease that is there already with the caller's own text is
+    held: the server did it and its reply was lost (seen on NFS).
     """
     path = f"{gate}/{lease}"
     try:
@@ -40,7 +40,7 @@ def leave(fs: FileSystem, gate: str, lease: str, history: str, ended: str) -> bo
     """Move `lease` from `gate` to `history` as `ended`: True when this call ended it. One call.
 
     The finished lease is the record of the access, so a use is logged exactly once, whoever ends it.
-    False: it had been ended before, by somebody else. If it is there as `ended`, the reply to our call was lost.
+    False: it had been ended before, by somebody else. If it is there as `ended`, the reply to this call was lost.
     """
     lease_path, ended_path = f"{gate}/{lease}", f"{history}/{ended}"
     try:
@@ -79,7 +79,7 @@ def close(fs: FileSystem, gate: str, via: Way | None = None) -> bool:
 def closing(fs: FileSystem, gate: str, via: Way | None = None) -> Closing:
     """Close `gate` permanently, and return whether this call did it. One call.
 
-    Only ENOENT means that it had been closed before, or that the reply to our own request was lost. Every other error
+    Only ENOENT means that it had been closed before, or that the reply to the request was lost. Every other error
     is raised and the generation kept. `via`: a way to a directory above.
     """
     try:

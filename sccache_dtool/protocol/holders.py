@@ -54,7 +54,7 @@ class _Times(NamedTuple):
 
 
 class Holder:
-    """A holder of ours, with its entry in `holders/`."""
+    """A holder of this process, with its entry in `holders/`."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class Holder:
         self._retired = False
         self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
         self._name = HolderName(f"{owner.prefix}{names.unique(12)}", 0, 0)
-        # Before it is made, and not after: who is stopped in between must not beat with too early an end.
+        # Before it is made, not after: a process stopped in between must not set too early an end.
         self._shown = before = self._times()
         try:
-            with contextlib.suppress(FileExistsError):  # the name is ours alone: the reply to a first request was lost
+            with contextlib.suppress(FileExistsError):  # the name is unique: the reply to a first request was lost
                 store.fs.put_record(encode(owner, ttl, store.clock, item), self._path(self._name))
             if ttl is not None:
-                # From here on the end is reckoned on the file system's clock, carried forward by our own since boot.
+                # From here on the end is reckoned on the file system's clock, carried forward by this host's clock.
                 self._ahead = store.fs.lstat(self._path(self._name)).st_mtime - before.boot
                 self.beat()
         except BaseException:
@@ -150,7 +150,7 @@ class Holder:
         return f"{self._name.id}.{next(self._numbers)}"
 
     def beat(self) -> None:
-        """Show that we are alive, for another lifetime: one rename. Raises LeaseLost if we were revoked."""
+        """Show that the holder is alive, for another lifetime: one rename. Raises LeaseLost if it was revoked."""
         with self._beating:
             if self.lost:
                 raise self.revoked()
@@ -202,7 +202,7 @@ class Holder:
             self._suspended_ttl = None
 
     def start_heartbeat(self, on_lost: Callable[[LeaseLost], None]) -> None:
-        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if we were revoked.
+        """Beat in a thread until `retire`; `on_lost` is called once, from that thread, if it was revoked.
 
         Where the system gives no thread, the holder has no lifetime instead, until `stop_heartbeat`: whoever shows no
         heartbeat must not be taken for dead because of that.
@@ -219,7 +219,7 @@ class Holder:
             self._change_lifetime(None)
 
     def _change_lifetime(self, ttl: float | None) -> None:
-        """Enter under a new name with another lifetime. The old name goes after it, so that nobody misses us.
+        """Enter under a new name with another lifetime. The old name goes after it, so that no listing misses both.
 
         Until then a heartbeat, such as one of a signal handler, is of the old lifetime, and so has another name.
         """
@@ -251,7 +251,7 @@ class Holder:
         return f"{self._store.layout.holders}/{name}"
 
     def revoked(self) -> LeaseLost:
-        """The error that says that we were revoked, or that another part of this program has given everything back."""
+        """The error that says that it was revoked, or that another part of this program has released everything."""
         if self._retired and not self.lost:
             return LeaseLost(f"the leases of {self.owner} were released meanwhile", hint="use the item again")
         return LeaseLost(
@@ -336,7 +336,7 @@ def renew(store: Store, name: HolderName, end: int) -> HolderName:
     """Rename a holder to its next beat, with a new end. Raises LookupError when it is not there any more.
 
     ENOENT alone proves nothing: the rename may have been done and its reply lost. Only a listing made after a
-    create of our own shows what the server has.
+    create by this host shows what the server has.
     """
     beat = HolderName(name.id, name.beats + 1, min(end, _LATEST))
     try:
@@ -366,7 +366,7 @@ class HolderList(NamedTuple):
 
     @classmethod
     def complete(cls, store: Store) -> HolderList:
-        """List the holders, after a create of our own in the same directory.
+        """List the holders, after a create in the same directory.
 
         Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
         created name's time is the file system's present time.
@@ -411,7 +411,7 @@ class HolderList(NamedTuple):
 
 @contextlib.contextmanager
 def _probe(store: Store) -> Iterator[str]:
-    """A name of our own in `holders/`, for a moment."""
+    """A name in `holders/`, for a moment."""
     path = f"{store.layout.holders}/{PROBE}{names.unique()}"
     with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
         store.fs.put_record("probe", path)

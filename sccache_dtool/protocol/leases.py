@@ -63,7 +63,7 @@ class Lease:
         self._kept_in: dict[str, Lease] | None = None
 
     def keep_in(self, leases: dict[str, Lease]) -> Lease:
-        """Be listed in `leases`, under our name, until we are released."""
+        """List the lease in `leases`, under its name, until it is released."""
         leases[self.name] = self
         self._kept_in = leases
         return self
@@ -104,7 +104,7 @@ class Lease:
             self.release()
 
     def release(self) -> bool:
-        """Give the lease back; True if this call did it. Giving back twice is no error. One file-system call.
+        """Give the lease back; True if this call did it. Releasing twice is not an error. One file-system call.
 
         In a forked child this does nothing: the lease is its parent's.
         """
@@ -154,7 +154,7 @@ class Held(NamedTuple):
     key: str
     generation: str
     name: str
-    lease: LeaseName | None  # None: no name that we make; it counts as held all the same
+    lease: LeaseName | None  # None: not a name of a lease; it counts as held all the same
 
     def gate(self, layout: Layout) -> str:
         """The directory that the name is in."""

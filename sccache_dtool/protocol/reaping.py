@@ -28,7 +28,7 @@ from sccache_dtool.protocol.leases import Held, end
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
-#: How often we wait for a moment without a change among the holders, to tell who is missing.
+#: Attempts to list the holders without a change meanwhile, which proves that one is missing.
 _PATIENCE = 3
 
 
@@ -44,7 +44,7 @@ class Judged(NamedTuple):
 
     @property
     def holder_id(self) -> str:
-        """The id of the holder; empty for a name that is no lease."""
+        """The id of the holder; empty for a name that is not a lease."""
         return self.held.lease.holder if self.held.lease else ""
 
 
@@ -292,7 +292,7 @@ def reap(
 
 
 def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
-    """Who can do what we may not. `on_word`: holders that are taken for dead on a person's word."""
+    """Who can do what this user may not. `on_word`: holders that are taken for dead on a person's word."""
     if error.errno not in FORBIDDEN:
         return ""
     user = "the user who made it" if record is None else f"user {records.printable(record.user)}"

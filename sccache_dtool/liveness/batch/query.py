@@ -171,7 +171,7 @@ class JobStates:
             except Unanswered as error:
                 reason = str(error)
                 self._leave_alone(scheduler)
-            except Exception as error:  # an answer of another shape than any we know proves nothing, and stops nothing
+            except Exception as error:  # an answer of an unknown shape proves nothing, and stops nothing
                 found.clear()
                 reason = f"its answer cannot be understood ({type(error).__name__})"
                 self._leave_alone(scheduler)

@@ -191,7 +191,7 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
             return Verdict(State.ALIVE, f"job {job.id} is {row.state}")
     if living or any(row.restarts != start for row in rows if start is not None):
         now = (living or rows)[0]
-        # Putting a job back into the queue is submitting it anew.
+        # Putting a job back into the queue is submitting it again.
         return _started_again(job, now, job.nodes) if job.may_have_ended(now.submitted) else _is_anothers(job)
     return _ended(job, rows)
 
