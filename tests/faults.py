@@ -134,7 +134,7 @@ class Failing(_Striking):
         """Raise `error` at the `nth` call of a kind from now on, and the next `times` - 1."""
         self._faults.append((Fault(kind, within, nth, times), error))
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Fail no more."""
         self._faults.clear()
 

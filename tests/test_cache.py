@@ -247,7 +247,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     fs.fail(kind, error)
     with pytest.raises(NoSpace):
         cache.use(source)
-    fs.mend()
+    fs.repair()
     assert os.listdir(layout.tmp) == []
     assert os.listdir(layout.locks) == []
     assert not list(Path(layout.items).glob("*/*ref.fa/g*"))
@@ -272,7 +272,7 @@ def test_a_fault_while_publishing_leaves_nothing_in_the_way(make_cache: Making, 
     cache = make_cache(fs=fs)
     with pytest.raises(CacheError):
         cache.use(source)
-    fs.mend()
+    fs.repair()
     with cache.use(source) as path:
         assert path.read_text() == "ACGT\n"
     assert os.listdir(layout.tmp) == []

@@ -1,4 +1,4 @@
-"""What the doctor finds, and what it mends."""
+"""What the doctor finds, and what it repairs."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ def job(proc: FakeProc) -> Owner:
     return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
-def mend(cache: Cache) -> None:
-    """As `doctor --fix` does: mend what can be mended, and look again."""
+def repair(cache: Cache) -> None:
+    """As `doctor --fix` does: repair what can be repaired, and look again."""
     for _ in range(5):
-        mendable = [finding for finding in cache.examine() if finding.mend]
-        if not mendable:
+        repairable = [finding for finding in cache.examine() if finding.repair]
+        if not repairable:
             return
-        for finding in mendable:
-            assert finding.mend is not None
+        for finding in repairable:
+            assert finding.repair is not None
             try:
-                finding.mend()
+                finding.repair()
             except FileNotFoundError:
                 continue
     raise AssertionError("the doctor never comes to an end")
@@ -115,7 +115,7 @@ def test_a_missing_directory_is_made(cache: Cache, source: str, layout: Layout, 
     path = f"{layout.control}/{name}"
     FS.remove_tree(path)
     assert path in [finding.path for finding in cache.examine()]
-    mend(cache)
+    repair(cache)
     assert cache.examine() == []
     cache.use(source).release()
 
@@ -130,7 +130,7 @@ def test_nobody_is_taken_for_gone_because_the_register_is(
     FS.remove_tree(layout.holders)
     (finding,) = cache.examine()
     assert "all that was known of 2 holders" in finding.what
-    mend(cache)
+    repair(cache)
     assert {name.partition(".")[0] for name in os.listdir(layout.holders)} == {lease.holder.id, ID, "gone"}
     assert all("reap --holder" in left.remedy for left in cache.examine())
     other = make_cache()
@@ -149,7 +149,7 @@ def test_who_comes_back_to_a_new_register_gives_back(cache: Cache, job: Owner, s
     """A job that went on meanwhile would keep its item for ever."""
     lease = cache.hold(job, cache.wanted([source]))
     FS.remove_tree(layout.holders)
-    mend(cache)
+    repair(cache)
     cache.release([job], lease.key, everything=True)
     assert os.listdir(lease.place.gate) == []
     assert cache.examine() == []
@@ -164,7 +164,7 @@ def test_a_register_is_not_made_anew_while_nobody_can_tell_who_was_in_it(
     fs = Failing()
     fs.fail("names", errno.EACCES, within=lease.place.gate)
     found = make_cache(fs=fs).examine()
-    assert [(finding.path, finding.mend) for finding in found] == [(layout.holders, None)]
+    assert [(finding.path, finding.repair) for finding in found] == [(layout.holders, None)]
     assert not os.path.exists(layout.holders)
 
 
@@ -177,9 +177,9 @@ def test_a_new_register_is_there_with_everybody_or_not_at_all(
     fs = Failing()
     fs.fail("symlink", errno.ENOSPC, within="register")
     (finding,) = make_cache(fs=fs).examine()
-    assert finding.mend is not None
+    assert finding.repair is not None
     with pytest.raises(OSError, match="No space"):
-        finding.mend()
+        finding.repair()
     assert not os.path.exists(layout.holders)
     assert os.listdir(layout.tmp) == []
 
@@ -188,7 +188,7 @@ def test_a_missing_tag_is_made(cache: Cache, layout: Layout) -> None:
     """Backup programs would save the cache."""
     os.unlink(layout.tag_file)
     assert [finding.path for finding in cache.examine()] == [layout.tag_file]
-    mend(cache)
+    repair(cache)
     assert Path(layout.tag_file).read_text().startswith("Signature: ")
 
 
@@ -198,7 +198,7 @@ def test_a_cache_that_everybody_may_write_to_is_told_of(cache: Cache, layout: La
     path = getattr(layout, directory)
     os.chmod(path, 0o777)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (path, None)
+    assert (finding.path, finding.repair) == (path, None)
     assert "every user" in finding.what
 
 
@@ -240,7 +240,7 @@ def test_a_damaged_copy_is_told_of_and_left_to_a_person(
     lease = cache.use(source)
     path = damage(lease)
     finding = cache.examine()[0]
-    assert (finding.path, finding.mend) == (path, None)
+    assert (finding.path, finding.repair) == (path, None)
     assert finding.remedy
     assert PAYLOAD in path or ITEM_FILE in path
     lease.release()
@@ -259,7 +259,7 @@ def test_a_lost_description_is_written_again(
     path = damage(lease)
     (finding,) = cache.examine()
     assert finding.path == path
-    mend(cache)
+    repair(cache)
     assert cache.examine() == []
     assert payload.read_text() == "ACGT\n"
     written = json.loads(Path(path).read_text())
@@ -278,7 +278,7 @@ def test_what_is_not_a_description_is_left_alone(cache: Cache, source: str) -> N
     path = Path(_no_description(lease))
     for make in (path.mkdir, lambda: path.symlink_to("elsewhere"), lambda: os.mkfifo(path)):
         make()
-        assert [finding.mend for finding in cache.examine() if finding.path == str(path)] == [None]
+        assert [finding.repair for finding in cache.examine() if finding.path == str(path)] == [None]
         path.rmdir() if path.is_dir() else path.unlink()
 
 
@@ -288,9 +288,9 @@ def test_a_description_without_a_payload_is_not_written(cache: Cache, source: st
     path = Path(_no_description(lease))
     os.unlink(lease.place.payload)
     finding = next(finding for finding in cache.examine() if finding.path == str(path))
-    assert finding.mend is not None
+    assert finding.repair is not None
     with pytest.raises(FileNotFoundError):
-        finding.mend()
+        finding.repair()
     assert not path.exists()
 
 
@@ -324,7 +324,7 @@ def test_a_lost_format_is_written_again(
     (finding,) = other.examine()
     assert finding.path == layout.format_file
     assert not isinstance(left, int) or _whole(layout) == before[:left]
-    mend(other)
+    repair(other)
     assert make_cache().examine() == []
     after = _whole(layout)
     assert after.splitlines()[3] == before.splitlines()[3]
@@ -374,9 +374,9 @@ def test_a_new_format_that_cannot_be_written_leaves_nothing(cache: Cache, make_c
         fs = Failing()
         fs.fail(kind, errno.ENOSPC)
         (finding,) = make_cache(fs=fs).examine()
-        assert finding.mend is not None
+        assert finding.repair is not None
         with pytest.raises(OSError, match="No space"):
-            finding.mend()
+            finding.repair()
         assert sorted(os.listdir(layout.root)) == [".sc-dtool", "CACHEDIR.TAG"]
         assert not os.path.exists(layout.format_file)
 
@@ -391,7 +391,7 @@ def test_all_but_the_content_can_be_lost(cache: Cache, make_cache: Making, sourc
     os.unlink(layout.tag_file)
     _no_description(lease)
     other = make_cache()
-    mend(other)
+    repair(other)
     assert other.examine() == []
     with other.use(source) as path:
         assert path == Path(lease.place.payload)
@@ -436,7 +436,7 @@ def test_an_acl_whose_mask_keeps_everybody_out_is_found_and_opened(by_acl: Cache
     path = by_acl.root / ".sc-dtool" / "tmp"
     os.chmod(path, 0o700)
     assert [finding.path for finding in by_acl.examine()] == [str(path)]
-    mend(by_acl)
+    repair(by_acl)
     assert by_acl.examine() == []
     assert (path.stat().st_mode & 0o777) == 0o770
 
@@ -488,7 +488,7 @@ def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: Fake
     (finding,) = cache.examine()
     assert finding.path == f"{lease.place.gate}/{lease.name}"
     assert "4242" in finding.what
-    mend(cache)
+    repair(cache)
     assert os.listdir(lease.place.gate) == []
     assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
     assert cache.examine() == []
@@ -502,7 +502,7 @@ def test_a_lease_whose_holder_is_missing_is_ended(cache: Cache, job: Owner, sour
     (finding,) = cache.examine()
     assert finding.path == f"{lease.place.gate}/{lease.name}"
     assert "has ended" in finding.what
-    mend(cache)
+    repair(cache)
     assert [use.how for use in cache.uses(lease.key)] == ["reaped"]
     assert cache.examine() == []
 
@@ -520,8 +520,8 @@ def test_one_reaping_ends_all_leases(make_cache: Making, proc: FakeProc, source:
         assert len(found) == many
         fs.calls.clear()
         for finding in found:
-            assert finding.mend is not None
-            finding.mend()
+            assert finding.repair is not None
+            finding.repair()
         calls.append(sum(call.kind == "names" and str(call).count(layout.items) > 0 for call in fs.calls))
     assert calls[0] == calls[1]
     assert cache.examine() == []
@@ -536,9 +536,9 @@ def test_a_lease_that_cannot_be_ended_is_not_called_repaired(
     fs = Failing()
     fs.fail("rename", errno.EACCES, within=f"{layout.gone}/")
     (finding,) = make_cache(fs=fs).examine()
-    assert finding.mend is not None
+    assert finding.repair is not None
     with pytest.raises(CacheError) as refused:
-        finding.mend()
+        finding.repair()
     assert "the owner of the cache, must do it" in refused.value.details[0]
 
 
@@ -550,7 +550,7 @@ def test_a_holder_that_is_gone_is_revoked(
     proc.end(4242)
     (finding,) = cache.examine()
     assert holder.id in finding.path
-    mend(cache)
+    repair(cache)
     assert os.listdir(layout.holders) == ["gone"]
 
 
@@ -597,8 +597,8 @@ def test_what_crashes_leave_is_put_away(
     clock.let_pass(DAYS)
     (finding,) = cache.examine()
     assert finding.path == path
-    assert finding.mend is not None
-    mend(cache)
+    assert finding.repair is not None
+    repair(cache)
     assert not os.path.lexists(path)
     assert cache.examine() == []
 
@@ -636,11 +636,11 @@ def test_what_is_not_ours_is_told_of_once_and_left_to_a_person(
     place.write_text("mine")
     clock.let_pass(DAYS)
     found = cache.examine()
-    assert [finding.mend for finding in found] == [None]
+    assert [finding.repair for finding in found] == [None]
     assert Path(found[0].path).name.startswith("READ")
     assert found[0].path.isprintable()
     assert found[0].what
-    mend(cache)
+    repair(cache)
     assert place.read_text() == "mine"
 
 
@@ -660,7 +660,7 @@ def test_what_cannot_be_listed_is_told_of(make_cache: Making, source: str, layou
     fs.fail("names", error, within=layout.item(lease.key))
     found = make_cache(fs=fs).examine()
     assert found
-    assert all(finding.mend is None for finding in found)
+    assert all(finding.repair is None for finding in found)
     assert any(finding.path.startswith(layout.item(lease.key)) for finding in found)
 
 
@@ -669,7 +669,7 @@ def test_a_holder_that_cannot_be_understood_is_told_of(cache: Cache, layout: Lay
     path = f"{layout.holders}/{HolderName(ID, 0, 0)}"
     os.symlink("garbage", path)
     found: list[Finding] = cache.examine()
-    assert [(finding.path, finding.mend) for finding in found] == [(path, None)]
+    assert [(finding.path, finding.repair) for finding in found] == [(path, None)]
 
 
 def _everything(cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str) -> None:
@@ -686,10 +686,10 @@ def _everything(cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc
 def test_several_at_once_are_all_mended(
     cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str
 ) -> None:
-    """One finding would hide another, or be mended at its cost; or a person not learn what to do about one."""
+    """One finding would hide another, or be repaired at its cost; or a person not learn what to do about one."""
     _everything(cache, layout, clock, job, proc, source)
     assert all(finding.remedy for finding in cache.examine())
-    mend(cache)
+    repair(cache)
     left = cache.examine()
     assert [os.path.basename(finding.path) for finding in left] == ["README"]
 
@@ -726,13 +726,13 @@ def test_a_bad_copy_is_evicted_but_never_while_it_is_leased(
     damage(Path(lease.place.payload))
     (finding,) = cache.examine()
     assert finding.path.startswith(str(Path(lease.place.payload).parent))
-    assert finding.mend is not None
+    assert finding.repair is not None
     with pytest.raises(InUse) as refused:
-        finding.mend()
+        finding.repair()
     assert "is running" in refused.value.details[0]
     assert os.path.isdir(lease.place.gate)
     lease.release()
-    mend(cache)
+    repair(cache)
     assert cache.examine() == []
     assert cache.use(source).path.read_text() == "ACGT\n"
 
@@ -744,7 +744,7 @@ def test_what_has_no_source_is_not_evicted_for_its_size(cache: Cache) -> None:
     lease.release()
     (finding,) = cache.examine()
     assert "was changed" in finding.what
-    assert finding.mend is None
+    assert finding.repair is None
 
 
 def _sha256(text: str) -> str:
@@ -763,12 +763,12 @@ def test_content_is_read_again_and_compared(cache: Cache, source: str) -> None:
     (finding,) = cache.verify_content().bad
     assert finding.path == str(bad)
     assert "sha256" in finding.what
-    assert finding.mend is not None
+    assert finding.repair is not None
     with pytest.raises(InUse):
-        finding.mend()
+        finding.repair()
     assert bad.exists()
     leases[0].release()
-    finding.mend()
+    finding.repair()
     assert not bad.exists()
     assert os.path.exists(leases[1].place.payload)
     assert cache.verify_content().bad == ()
@@ -818,7 +818,7 @@ def test_content_that_cannot_be_read_is_kept(make_cache: Making, source: str) ->
     fs = Failing()
     fs.fail("read", errno.EIO)
     (finding,) = make_cache(fs=fs).verify_content().bad
-    assert finding.mend is None
+    assert finding.repair is None
     assert "cannot be read" in finding.what
     assert os.path.exists(lease.place.payload)
 
@@ -866,14 +866,14 @@ def test_a_lease_that_cannot_be_understood_is_told_of_and_kept(cache: Cache, sou
     os.unlink(path)
     os.symlink("garbage", path)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (path, None)
+    assert (finding.path, finding.repair) == (path, None)
 
 
 def test_settings_that_cannot_be_understood_are_a_finding(cache: Cache, make_cache: Making, layout: Layout) -> None:
     """A slip in config.toml would keep the doctor itself from looking."""
     Path(layout.config_file).write_text("[clean\n")
     (finding,) = make_cache().examine()
-    assert (finding.path, finding.mend) == (layout.config_file, None)
+    assert (finding.path, finding.repair) == (layout.config_file, None)
     Path(layout.config_file).write_text("[clean]\nrubbish = 1\n")
     (finding,) = make_cache().examine()
     assert "rubbish" in finding.what
@@ -927,7 +927,7 @@ def test_what_the_group_cannot_write_in_is_given_to_it(
     os.chmod(path, 0o700)
     found = make_cache().examine()
     assert [finding.path for finding in found] == [path]
-    mend(make_cache())
+    repair(make_cache())
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o2770
     assert make_cache().examine() == []
 
@@ -948,9 +948,9 @@ def test_files_that_nfs_has_kept_are_removed_when_they_are_old(
         Path(path).touch()
     found = cache.examine()
     assert sorted(finding.path for finding in found) == sorted(kept)
-    assert [finding.mend for finding in found] == [None, None]
+    assert [finding.repair for finding in found] == [None, None]
     clock.let_pass(DAYS)
-    mend(cache)
+    repair(cache)
     assert not any(os.path.exists(path) for path in kept)
     assert os.path.lexists(f"{lease.place.gate}/{lease.name}")
 
@@ -963,7 +963,7 @@ def test_what_a_verification_left_is_removed_when_it_is_old(cache: Cache, layout
     clock.let_pass(DAYS)
     (finding,) = cache.examine()
     assert finding.path == str(left)
-    mend(cache)
+    repair(cache)
     assert not left.exists()
 
 
@@ -972,7 +972,7 @@ def test_what_only_looks_like_a_verification_stays(cache: Cache, layout: Layout,
     notes = Path(layout.root, f"{VERIFICATION}notes")
     notes.write_text("mine")
     clock.let_pass(DAYS)
-    mend(cache)
+    repair(cache)
     assert notes.read_text() == "mine"
 
 
@@ -988,7 +988,7 @@ def test_a_directory_of_the_cache_that_cannot_be_listed_is_told_of(
     fs = Failing()
     fs.fail("names", errno.EACCES, within=path)
     found = make_cache(fs=fs).examine()
-    assert any(finding.path == path and finding.mend is None for finding in found)
+    assert any(finding.path == path and finding.repair is None for finding in found)
 
 
 @pytest.mark.parametrize("place", ["{transfers}", "{pins}", "{cleanings}"])
@@ -1001,7 +1001,7 @@ def test_what_is_in_the_place_of_a_directory_that_is_made_later_is_told_of(
     FS.make_dirs(str(path))
     FS.remove_tree(str(path))
     put(path)
-    assert [(finding.path, finding.mend) for finding in cache.examine()] == [(str(path), None)]
+    assert [(finding.path, finding.repair) for finding in cache.examine()] == [(str(path), None)]
 
 
 @pytest.mark.parametrize("place", ["{items}", "{holders}", "{tmp}", "{trash}", "{locks}"])
@@ -1010,7 +1010,7 @@ def test_a_file_in_the_place_of_a_directory_is_left_to_a_person(cache: Cache, la
     path = Path(place.format(**vars(layout)))
     FS.remove_tree(str(path))
     path.write_text("mine")
-    assert (str(path), None) in [(finding.path, finding.mend) for finding in cache.examine()]
+    assert (str(path), None) in [(finding.path, finding.repair) for finding in cache.examine()]
     assert path.read_text() == "mine"
 
 
@@ -1048,9 +1048,9 @@ def test_what_is_in_a_directory_s_place_is_told_of_once_and_kept(
     FS.remove_tree(str(place))
     put(place)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (str(place), None)
+    assert (finding.path, finding.repair) == (str(place), None)
     assert "in a directory's place" in finding.what
-    mend(cache)
+    repair(cache)
     assert place.is_symlink() or place.is_file()
 
 
@@ -1082,7 +1082,7 @@ def test_a_directory_with_bad_permissions_is_mended(
     place.chmod(mode)
     (finding,) = cache.examine()
     assert finding.path == str(place)
-    mend(cache)
+    repair(cache)
     assert stat.S_IMODE(place.stat().st_mode) & 0o702 == before & 0o702 == 0o700
     assert cache.examine() == []
 
@@ -1106,7 +1106,7 @@ def test_a_file_with_bad_permissions_is_told_of(
     place = _place_of(lease, layout, what)
     place.chmod(mode)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (str(place), None)
+    assert (finding.path, finding.repair) == (str(place), None)
     _as_told(finding)
     assert make_cache().examine() == []
 
@@ -1123,7 +1123,7 @@ def test_what_others_of_the_group_cannot_read_is_told_of(
     assert make_cache().examine() == []
     place.chmod(0o700 if place.is_dir() else 0o600)
     (finding,) = make_cache().examine()
-    assert (finding.path, finding.mend) == (str(place), None)
+    assert (finding.path, finding.repair) == (str(place), None)
     assert "others of the group cannot" in finding.what
     _as_told(finding)
     assert make_cache().examine() == []
@@ -1157,9 +1157,9 @@ def test_a_tag_that_is_none_is_told_of(cache: Cache, layout: Layout, put: Callab
     tag.unlink()
     put(tag)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (str(tag), None)
+    assert (finding.path, finding.repair) == (str(tag), None)
     FS.remove_tree(str(tag))
-    mend(cache)
+    repair(cache)
     assert cache.examine() == []
 
 
@@ -1169,7 +1169,7 @@ def test_a_tag_that_was_begun_is_made_anew(cache: Cache, layout: Layout, text: s
     Path(layout.tag_file).write_text(text)
     (finding,) = cache.examine()
     assert finding.path == layout.tag_file
-    mend(cache)
+    repair(cache)
     assert Path(layout.tag_file).read_text() == TAG_TEXT
 
 
@@ -1179,7 +1179,7 @@ def test_a_directory_in_a_lock_s_place_is_told_of(cache: Cache, layout: Layout, 
     path.mkdir()
     clock.let_pass(DAYS)
     (finding,) = cache.examine()
-    assert (finding.path, finding.mend) == (str(path), None)
+    assert (finding.path, finding.repair) == (str(path), None)
     assert "in a lock's place" in finding.what
 
 
@@ -1191,7 +1191,7 @@ def test_what_nobody_wants_back_is_deleted(cache: Cache, layout: Layout) -> None
     kept.mkdir()
     (finding,) = cache.examine()
     assert finding.path == str(path)
-    mend(cache)
+    repair(cache)
     assert os.listdir(layout.trash) == [kept.name]
 
 
@@ -1214,5 +1214,5 @@ def test_a_lease_of_nobody_whose_text_is_garbage_is_one_finding(cache: Cache, so
     os.symlink("garbage", path)
     (finding,) = cache.examine()
     assert finding.path == path
-    mend(cache)
+    repair(cache)
     assert cache.examine() == []

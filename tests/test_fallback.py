@@ -455,9 +455,9 @@ def test_a_cache_needs_no_tag(tmp_path: Path, warnings: list[str]) -> None:
     cache = Cache(tmp_path / "new", fs=fs)
     assert cache.init()
     assert TAG_NAME in warnings[0]
-    fs.mend()
+    fs.repair()
     (finding,) = cache.examine()
-    assert finding.mend is not None
+    assert finding.repair is not None
 
 
 # -- elections ---------------------------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_a_passing_fault_is_no_revocation(layout: Layout, clock: FakeClock) -> N
     with pytest.raises(OSError, match="Input/output"):
         holder.beat()
     assert not holder.lost
-    fs.mend()
+    fs.repair()
     holder.beat()
     assert [name.beats for name in entries(layout)] == [2]
 
@@ -362,7 +362,7 @@ def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock:
     fs.fail("rename", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
         holder.confirm()
-    fs.mend()
+    fs.repair()
     assert holder.confirm()
 
 

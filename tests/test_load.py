@@ -282,7 +282,7 @@ def test_clean_and_release_where_nothing_can_be_made(memory: Path, source: str, 
     assert held.release()
     assert len(cache.clean(EVERYTHING).removed) == 2
     assert cache.reap().failed == ()
-    fs.mend()
+    fs.repair()
     assert findings(cache) == []
 
 
@@ -296,7 +296,7 @@ def test_a_release_that_the_disk_refuses_can_be_repeated(memory: Path, source: s
         held.release()
     assert not held.released
     assert cache.item(held.key).leases == 1
-    fs.mend()
+    fs.repair()
     assert held.release()
     assert cache.item(held.key).finished_uses == 1
     cache.close()

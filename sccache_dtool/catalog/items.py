@@ -161,7 +161,7 @@ def _looks(store: Store, shard: str, *, uses: bool) -> Iterator[Item]:
 Facts = dict[str, Any]
 
 
-def told(store: Store, pool: Pool) -> Iterator[tuple[Item, list[Facts]]]:
+def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[Facts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
     for part, log in survey(store, pool, functools.partial(_tell, store)):
         log.pass_on(store.log)

@@ -1,4 +1,4 @@
-"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. Found, and counted.
+"""Loose files: what dtool's own brokers left in the cache, for want of the plugin. LooseFiles, and counted.
 
 The root may hold anything else as well, so a file counts as theirs only if its name is one that brokers write, nothing
 else is in its directory, and that is named by a UUID or by the cache's settings (dtool-http names directories by the
@@ -82,7 +82,7 @@ class Pile(NamedTuple):
         return last if is_uuid(last) else self.directory
 
 
-class Found(NamedTuple):
+class LooseFiles(NamedTuple):
     """What a scan found: files, and empty directories that are old enough to go."""
 
     files: tuple[Loose, ...] = ()
@@ -97,7 +97,7 @@ _KIND = 0o170000
 Sum = TypeVar("Sum")
 
 
-def scan(store: Store, now: float, pool: Pool, named: Collection[str] = ()) -> Found:
+def scan(store: Store, now: float, pool: Pool, named: Collection[str] = ()) -> LooseFiles:
     """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
 
     `named`: patterns of directories below the root in which brokers write and nobody else.
@@ -111,7 +111,7 @@ def scan(store: Store, now: float, pool: Pool, named: Collection[str] = ()) -> F
         if visit.deserted:
             deserted.append(visit.directory)
     unmatched = tuple(pattern for pattern in named if pattern not in matched)
-    return Found(tuple(sorted(files)), tuple(sorted(deserted)), unmatched)
+    return LooseFiles(tuple(sorted(files)), tuple(sorted(deserted)), unmatched)
 
 
 def piles(

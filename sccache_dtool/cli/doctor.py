@@ -75,12 +75,12 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
     findings = cache.examine()
     repairs = _Repairs(now)
     for _ in range(_ROUNDS if fix else 0):
-        before = {finding.path for finding in findings if finding.mend}
+        before = {finding.path for finding in findings if finding.repair}
         if not before:
             break
         repairs.attempt(findings)
         findings = cache.examine()
-        if before & {finding.path for finding in findings if finding.mend}:
+        if before & {finding.path for finding in findings if finding.repair}:
             break
     if verify_content:
         checked = cache.verify_content()
@@ -100,11 +100,11 @@ def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> No
     fields = {
         "path": finding.path,
         "finding": finding.what,
-        "repairable": finding.mend is not None,
+        "repairable": finding.repair is not None,
         "remedy": finding.remedy,
         "not_repaired": refused,
     }
-    if finding.mend is None:
+    if finding.repair is None:
         remedy = f"; {finding.remedy}"
     elif refused is None:
         remedy = f" (--fix {finding.remedy})"
@@ -123,13 +123,13 @@ class _Repairs:
 
     def attempt(self, findings: Iterable[Finding]) -> list[Finding]:
         """Repair what can be repaired; returns the rest."""
-        return [finding for finding in findings if not (finding.mend and self._mend(finding, finding.mend))]
+        return [finding for finding in findings if not (finding.repair and self._repair(finding, finding.repair))]
 
-    def _mend(self, finding: Finding, mend: Callable[[], object]) -> bool:
+    def _repair(self, finding: Finding, repair: Callable[[], object]) -> bool:
         try:
-            mend()
+            repair()
         except FileNotFoundError:
-            return False  # mended by somebody else, or along with another finding
+            return False  # repaired by somebody else, or along with another finding
         except OSError as error:
             self.refused[finding.path] = explain(error).removeprefix(f"{finding.path}: ")
             return False

@@ -1,4 +1,4 @@
-"""Findings, then optional repairs: what in a cache is not as it should be, and how each of it is mended."""
+"""Findings, then optional repairs: what in a cache is not as it should be, and how each of it is repaired."""
 
 from sccache_dtool.doctor.content import Checked, verify_content
 from sccache_dtool.doctor.examination import examine, examine_format

@@ -36,7 +36,7 @@ def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -
     try:
         found = store.fs.names_if_any(payload)
     except OSError as error:
-        yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_mend(error))
+        yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_repair(error))
     else:
         for name in found:
             yield from permissions.of_file(f"{payload}/{name}")
@@ -45,38 +45,38 @@ def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -
         yield from _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
 
 
-def _who_can_mend(error: OSError) -> str:
+def _who_can_repair(error: OSError) -> str:
     may_not = error.errno in (errno.EACCES, errno.EPERM)
     return "its owner can repair its permissions" if may_not else "check what it is, and who owns it"
 
 
 def _payload(
-    fs: FileSystem, path: str, found: Sequence[str], facts: dict[str, Any], copy: Copy, mend: Callable[[], object]
+    fs: FileSystem, path: str, found: Sequence[str], facts: dict[str, Any], copy: Copy, repair: Callable[[], object]
 ) -> Iterator[Finding]:
     if not found:
-        yield Finding(path, "there is no payload", mend, EVICTS)
+        yield Finding(path, "there is no payload", repair, EVICTS)
     elif len(found) > 1:
         what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
         yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
     else:
-        yield from _size(fs, f"{path}/{found[0]}", copy, mend if facts.get("source") else None)
+        yield from _size(fs, f"{path}/{found[0]}", copy, repair if facts.get("source") else None)
 
 
-def _size(fs: FileSystem, path: str, copy: Copy, mend: Callable[[], object] | None) -> Iterator[Finding]:
+def _size(fs: FileSystem, path: str, copy: Copy, repair: Callable[[], object] | None) -> Iterator[Finding]:
     """A payload never changes, and the copy's name says how large it was when it was verified.
 
-    What has no source cannot be had again, and somebody may have put into it what is nowhere else: `mend` is None.
+    What has no source cannot be had again, and somebody may have put into it what is nowhere else: `repair` is None.
     """
     try:
         usage = fs.usage(path)
     except OSError as error:
         if error.errno not in GONE:  # otherwise it has just been evicted
-            yield Finding(path, f"cannot be read: {explain(error)}", None, _who_can_mend(error))
+            yield Finding(path, f"cannot be read: {explain(error)}", None, _who_can_repair(error))
         return
     noted = Usage(copy.generation.bytes, copy.generation.entries)
     if usage != noted:
         what = f"it was changed: {_said(noted)} when it was published, {_said(usage)} now"
-        yield Finding(path, what, mend, EVICTS if mend else BY_HAND)
+        yield Finding(path, what, repair, EVICTS if repair else BY_HAND)
 
 
 def _said(usage: Usage) -> str:
@@ -92,7 +92,7 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[dict[str, Any], l
         remedy = "writes what the rest of the copy says; where the item is from stays unknown"
         return {}, [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
     except OSError as error:
-        return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_mend(error))]
+        return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_repair(error))]
     if facts.get("key") != copy.key:
         what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
         return {}, [Finding(path, what, None, BY_HAND)]

@@ -1,4 +1,4 @@
-"""Looking a cache over: all that is not as it should be. Nothing is changed; each finding knows how it is mended."""
+"""Looking a cache over: all that is not as it should be. Nothing is changed; each finding knows how it is repaired."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def examine(store: Store, make_keeper: Callable[[Store, Config], Keeper]) -> lis
 
     What looks at the cache for other commands logs its anomalies, and each is a finding here.
 
-    While a directory is missing nothing else can be told: mend, and examine again.
+    While a directory is missing nothing else can be told: repair, and examine again.
     """
     permissions = Permissions(store)
     missing = list(_missing_directories(store, permissions))
     if missing:
-        return _each_once(missing, permissions.shut)
+        return _each_once(missing, permissions.closed)
     outside, log = store.log, Collected()
     store = store.logging_to(log)
     settings, misunderstood = _settings(store)
@@ -83,7 +83,7 @@ def examine(store: Store, make_keeper: Callable[[Store, Config], Keeper]) -> lis
             found.append(_of_oddity(store, message))
         else:
             outside.warning(message)
-    return _each_once(found, permissions.shut)
+    return _each_once(found, permissions.closed)
 
 
 def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
@@ -95,13 +95,13 @@ def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
     return [Finding(layout.format_file, what, partial(root.rewrite_format, fs, layout), "writes it again")]
 
 
-def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:
-    """Of each path what can be mended or, if nothing can, what was found first; nothing below what is `shut`."""
-    told = {finding.path for finding in found if finding.mend}
+def _each_once(found: list[Finding], closed: list[str]) -> list[Finding]:
+    """Of each path what can be repaired or, if nothing can, what was found first; nothing below what is `closed`."""
+    told = {finding.path for finding in found if finding.repair}
     once = []
     for finding in found:
-        above = finding.path.startswith(tuple(f"{path}/" for path in shut))
-        if finding.mend or not (above or finding.path in told):
+        above = finding.path.startswith(tuple(f"{path}/" for path in closed))
+        if finding.repair or not (above or finding.path in told):
             once.append(finding)
             told.add(finding.path)
     return once

@@ -23,7 +23,7 @@ _ENTER = stat.S_IXUSR | stat.S_IXGRP
 class Permissions:
     """Of one cache: where a group shares it, its members can do everything in it; elsewhere its owner can.
 
-    Only directories are ever mended: a file may have been put there as a hard link to one whose permissions are
+    Only directories are ever repaired: a file may have been put there as a hard link to one whose permissions are
     nobody's business. What cannot be looked at is passed over, since its directory is told of.
     """
 
@@ -32,7 +32,7 @@ class Permissions:
         self._needed = SHARED_DIRECTORY if store.layout.shared else stat.S_IRWXU
         self._whose = stat.S_IRWXU | stat.S_IRWXG if store.layout.shared else stat.S_IRWXU
         self._who = "others of the group" if store.layout.shared else "its owner"
-        self.shut: list[str] = []  # what is no directory that can be entered: what is below it is told of later
+        self.closed: list[str] = []  # what is no directory that can be entered: what is below it is told of later
         self._group = store.fs.lstat(store.layout.control).st_gid
 
     def of_cache(self) -> Iterator[Finding]:
@@ -91,21 +91,21 @@ class Permissions:
         mode = status.st_mode
         by_acl = self._is_by_acl(path, status)
         needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
-        mend = partial(self._store.fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)
+        repair = partial(self._store.fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)
         if not stat.S_ISDIR(mode) or needed & _ENTER & ~mode:
-            self.shut.append(path)
+            self.closed.append(path)
         if not stat.S_ISDIR(mode):
             what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in a directory's place"
             yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
         elif mode & needed != needed:
             what = f"its permissions are {_octal(status)}, so {self._who} can do nothing here"
             does = "gives it to the group" if self._store.layout.shared else "opens it again"
-            yield Finding(path, what, mend, f"{does} (its owner must do it)")
+            yield Finding(path, what, repair, f"{does} (its owner must do it)")
         elif self._store.layout.shared and status.st_gid != self._group and not by_acl:
             what = f"it belongs to group {status.st_gid}, and the cache to {self._group}"
             yield Finding(path, what, None, f"its owner can say: chgrp {self._group}")
         elif mode & stat.S_IWOTH and path != self._store.layout.control:  # which is told of with the root
-            yield Finding(path, _open_to_all(status, "here"), mend, "closes it to them (its owner must do it)")
+            yield Finding(path, _open_to_all(status, "here"), repair, "closes it to them (its owner must do it)")
 
     def _is_by_acl(self, path: str, status: os.stat_result) -> bool:
         """Whether a POSIX ACL says who may write in a directory, whatever its group. Asked only where that matters."""

@@ -19,19 +19,19 @@ _UNKNOWN = "not known any more: doctor has made holders/ again"
 
 def missing(store: Store) -> Finding:
     """The finding that it is missing."""
-    mend = partial(_make_again, store)
+    repair = partial(_make_again, store)
     try:
         named = _named(store)
     except (OSError, CacheError) as error:
         reason = explain(error) if isinstance(error, OSError) else error.message
         what = f"missing, and who must be in it cannot be told: {reason}"
-        return Finding(store.layout.holders, what, None, "mend that first: an empty one would end all leases")
+        return Finding(store.layout.holders, what, None, "repair that first: an empty one would end all leases")
     if not named:
-        return Finding(store.layout.holders, "missing", mend, "makes it")
+        return Finding(store.layout.holders, "missing", repair, "makes it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
     what = f"missing, and with it all that was known of {who} of leases and work areas"
     return Finding(
-        store.layout.holders, what, mend, "makes it, and counts them as alive until sc-dtool reap --holder ID"
+        store.layout.holders, what, repair, "makes it, and counts them as alive until sc-dtool reap --holder ID"
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog import items
-from sccache_dtool.catalog.loose import Found
+from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import UsageError, explain
@@ -208,17 +208,21 @@ class Cleaner(Post):
             whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
         return _Census(whole, pinned)
 
-    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Plan:
+    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
         plan = conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _settle(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: Found, drift: float) -> Sifted:
+    def _settle(
+        self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float
+    ) -> Sifted:
         """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
         busy = execution.after_reaping(census.sifted.unsettled, reaped, now)
         sifted = settle(census.sifted, busy, rules, now, census.pinned)
         return add_loose(sifted, left.files, rules, now, drift)
 
-    def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
+    def _quiet(
+        self, census: _Census, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
+    ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         sifted = census.sifted
         if sifted.to_fold or works or left.deserted or downloads.any_expired(self._store, now):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from sccache_dtool.catalog.leftover import Leftover
-from sccache_dtool.catalog.loose import Found, Loose, newest_of, stamp_of
+from sccache_dtool.catalog.loose import Loose, LooseFiles, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
@@ -229,7 +229,7 @@ def remove_directory(store: Store, directory: str) -> None:
         store.fs.close(fd)
 
 
-def leftovers(store: Store, found: Found, now: float) -> Iterator[Leftover]:
+def leftovers(store: Store, found: LooseFiles, now: float) -> Iterator[Leftover]:
     """Broken downloads, and directories in which nothing has been for so long that no broker is about to use them."""
     for one in found.files:
         if one.is_broken(now):

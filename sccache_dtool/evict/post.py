@@ -9,7 +9,7 @@ from sccache_dtool.catalog import items
 from sccache_dtool.catalog import loose as loose_files
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.leftover import Leftover
-from sccache_dtool.catalog.loose import Found
+from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.errors import FULL, GONE, InUse
 from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.leftovers import Leftovers
@@ -81,16 +81,16 @@ class Post:
             keep_downloads=keep_downloads,
         )
 
-    def loose(self) -> Found:
+    def loose(self) -> LooseFiles:
         """What dtool left in the cache."""
         with self._pool() as pool:
             return self._loose(pool)
 
-    def _loose(self, pool: Pool) -> Found:
+    def _loose(self, pool: Pool) -> LooseFiles:
         now = self._clock.wall()
         return loose_files.scan(self._store, now, pool, self._settings.dtool_directories)
 
-    def _of_dtool(self, left: Found, now: float | None) -> Iterator[Leftover]:
+    def _of_dtool(self, left: LooseFiles, now: float | None) -> Iterator[Leftover]:
         return loose_removal.leftovers(self._store, left, self._clock.wall() if now is None else now)
 
     @contextmanager

@@ -55,11 +55,11 @@ class Looking(Opened):
         with self._pool() as pool:
             yield from items.survey(self._store, pool, fold, uses=uses)
 
-    def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+    def scan_with_facts(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         self.check()
         with self._pool() as pool:
-            yield from items.told(self._store, pool)
+            yield from items.scan_with_facts(self._store, pool)
 
     def item(self, key: str) -> Item:
         """One item as it is now."""

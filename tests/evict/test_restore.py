@@ -156,7 +156,7 @@ def test_a_refused_call_does_not_cost_the_copy(
             assert failure.exit_code == code
             assert "the copy is " in failure.details[0]
             assert failure.hint
-        fs.mend()
+        fs.repair()
         clean(place, host())
         seen.add(where_it_is(place, name))
     assert "in the trash" in seen

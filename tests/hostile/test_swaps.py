@@ -113,9 +113,9 @@ def restore(scene: Scene) -> None:
 
 def doctor(scene: Scene) -> None:
     for finding in scene.cache.examine():
-        if finding.mend:
+        if finding.repair:
             with contextlib.suppress(CacheError, OSError):
-                finding.mend()
+                finding.repair()
 
 
 def reap(scene: Scene) -> None:

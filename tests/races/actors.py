@@ -127,7 +127,7 @@ def left_in(root: str) -> dict[str, list[str]]:
 
 def findings(cache: Cache, *, for_a_person: bool = False) -> list[str]:
     """What `doctor` says of a cache; with `for_a_person` only what `--fix` would leave."""
-    return [f"{one.path}: {one.what}" for one in cache.examine() if one.mend is None or not for_a_person]
+    return [f"{one.path}: {one.what}" for one in cache.examine() if one.repair is None or not for_a_person]
 
 
 class SlippingAt(Counting):

@@ -368,8 +368,8 @@ class Play:
         try:
             keeper.clean(EVERYTHING, keep_for=0)
             for finding in keeper.examine():
-                if finding.mend is not None:
-                    finding.mend()
+                if finding.repair is not None:
+                    finding.repair()
             keeper.clean(EVERYTHING, keep_for=0)
             wrong = findings(keeper)
             uses = [use.lease for use in keeper.uses(self.key)]

@@ -74,9 +74,9 @@ def count(play: Play, cache: Cache) -> None:
 
 def mend(play: Play, cache: Cache) -> None:
     for finding in cache.examine():
-        if finding.mend is not None:
+        if finding.repair is not None:
             with contextlib.suppress(OSError, CacheError):
-                finding.mend()
+                finding.repair()
 
 
 class Case(NamedTuple):

@@ -136,9 +136,9 @@ def copies(place: str) -> list[str]:
 def mend(cache: Cache) -> None:
     """What `doctor --fix` does; nothing may be left that only a person can judge."""
     for finding in cache.examine():
-        assert finding.mend is not None, finding
+        assert finding.repair is not None, finding
         with contextlib.suppress(FileNotFoundError):
-            finding.mend()
+            finding.repair()
 
 
 @pytest.mark.parametrize("kind", ["command", "program"])

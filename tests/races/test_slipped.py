@@ -315,9 +315,9 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
         cache.clean(EVERYTHING)
     else:
         for finding in cache.examine():
-            if finding.mend is not None:
+            if finding.repair is not None:
                 with contextlib.suppress(FileNotFoundError):  # somebody else was first: here, the heartbeat
-                    finding.mend()
+                    finding.repair()
     assert fs.pending == 0
     assert os.path.isdir(area)
     holder.retire()
@@ -559,9 +559,9 @@ def _restore(stage: Stage, cache: Cache) -> None:
 
 def _mend(stage: Stage, cache: Cache) -> None:
     for finding in cache.examine():
-        if finding.mend is not None:
+        if finding.repair is not None:
             with contextlib.suppress(FileNotFoundError):
-                finding.mend()
+                finding.repair()
 
 
 def _purge(stage: Stage, cache: Cache) -> None:
