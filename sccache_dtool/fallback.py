@@ -10,9 +10,9 @@ import contextlib
 import errno
 import threading
 from collections.abc import Callable, Iterator
-from weakref import WeakSet
 
 from sccache_dtool.errors import FULL, GONE
+from sccache_dtool.log import Log
 
 #: errno values that are never done without: no room, a failing disk, what is gone, and a link that is not followed.
 DECISIVE = FULL | GONE | {errno.EIO, errno.ELOOP}
@@ -20,28 +20,17 @@ DECISIVE = FULL | GONE | {errno.EIO, errno.ELOOP}
 #: errno values by which a file system says that it cannot synchronise a file at all (fsync(2)).
 CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF})
 
-_audiences: WeakSet[Audience] = WeakSet()
+#: What was logged; a program forgets it to hear of it again.
+said: set[str] = set()
 
-
-class Audience:
-    """One who is told what the program does without: each text once, for as long as this object lives."""
-
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._said: set[str] = next((one._said for one in list(_audiences) if one._tell == tell), set())
-        _audiences.add(self)
-
-    def hear(self, text: str) -> None:
-        """Tell it, unless it was told before."""
-        if text not in self._said:
-            self._said.add(text)
-            self._tell(text)
+_log = Log(__name__)
 
 
 def do_without(text: str) -> None:
-    """Tell everybody who has a cache open in this process what is done without, and what follows from that."""
-    for audience in list(_audiences):
-        audience.hear(text)
+    """Log, once in a process, what is done without, and what follows from that."""
+    if text not in said:
+        said.add(text)
+        _log.warning(text)
 
 
 @contextlib.contextmanager

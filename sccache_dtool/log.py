@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import logging
+    from collections.abc import Callable
+
+#: The root of the package's loggers.
+ROOT = "sccache_dtool"
 
 #: The level of notes, between INFO (20) and WARNING (30).
 NOTE = 25
@@ -18,7 +21,7 @@ NOTE = 25
 class Log:
     """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long as it."""
 
-    def __init__(self, name: str = "sccache_dtool") -> None:
+    def __init__(self, name: str = ROOT) -> None:
         self._name = name
 
     def warning(self, message: object) -> None:
@@ -41,5 +44,45 @@ class Log:
         import logging
 
         logging.addLevelName(NOTE, "NOTE")
-        logger: logging.Logger = logging.getLogger(self._name)
-        logger.log(level, message, stacklevel=3)
+        if _shown is not None:
+            _attach(*_shown)
+        logging.getLogger(self._name).log(level, message, stacklevel=3)
+
+
+class Collected(Log):
+    """Keeps what is logged, in `messages`, for whoever acts on it, or logs it in another process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[tuple[int, object]] = []
+
+    def _log(self, level: int, message: object) -> None:
+        self.messages.append((level, message))
+
+
+_shown: tuple[int, Callable[[int, str], None]] | None = None
+
+
+def show(level: int, tell: Callable[[int, str], None]) -> None:
+    """Give messages of `level` and above to `tell`, with their level, from now on; to nobody who was named before.
+
+    For a program that prints messages itself. `logging` is configured by the first message.
+    """
+    global _shown
+    _shown = (level, tell)
+
+
+def _attach(level: int, tell: Callable[[int, str], None]) -> None:
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.levelno, record.getMessage())
+
+    logger = logging.getLogger(ROOT)
+    for handler in [one for one in logger.handlers if one.get_name() == ROOT]:
+        logger.removeHandler(handler)
+    handler = Handler(level)
+    handler.set_name(ROOT)
+    logger.addHandler(handler)
+    logger.setLevel(min(level, logging.WARNING))

@@ -8,7 +8,6 @@ it worse. Which of both it is, the first pieces of work tell; what is soon done 
 from __future__ import annotations
 
 import functools
-import logging
 import os
 import resource
 import signal
@@ -20,12 +19,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool.fallback import do_without, start_thread
+from sccache_dtool.log import Log
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
     from multiprocessing.connection import Connection
 
-logger = logging.getLogger(__name__)
+_log = Log(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -365,7 +365,7 @@ def _collected(
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
-        logger.warning("a process of the executor was lost (%s); its part of the work is done here", error)
+        _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
         return _do_part(work, tasks, jobs)
 
 
@@ -376,8 +376,8 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     for _ in range(_REPORTS):
         if wait([future], timeout=_PATIENCE).done:
             return True
-        logger.warning("waiting for %d parts of the work, which the executor has", number)
-    logger.warning("the executor does not answer; the next part of the work is done here")
+        _log.warning(f"waiting for {number} parts of the work, which the executor has")
+    _log.warning("the executor does not answer; the next part of the work is done here")
     return False
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -15,6 +17,7 @@ import pytest
 
 from faults import FakeClock, FakeProc
 from hosts import leftovers, nshost
+from sccache_dtool import fallback, log
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -146,18 +149,51 @@ def layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 @pytest.fixture
-def warnings() -> list[str]:
-    """What was warned of: hand its `append` in."""
-    return []
+def warnings() -> Iterator[list[str]]:
+    """What the package warned of, from now on."""
+    with _messages(logging.WARNING) as texts:
+        yield texts
 
 
 @pytest.fixture
-def make_cache(layout: Layout, clock: FakeClock, proc: FakeProc, warnings: list[str]) -> Iterator[Callable[..., Cache]]:
+def notes() -> Iterator[list[str]]:
+    """What the package noted for whoever runs it, from now on."""
+    with _messages(log.NOTE) as texts:
+        yield texts
+
+
+@contextlib.contextmanager
+def _messages(level: int) -> Iterator[list[str]]:
+    """The texts that the package's loggers are given, of one level."""
+    texts: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.levelno == level:
+                texts.append(record.getMessage())
+
+    logger, handler = logging.getLogger(log.ROOT), Handler()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(log.NOTE)
+    yield texts
+    logger.removeHandler(handler)
+    logger.setLevel(before)
+
+
+@pytest.fixture(autouse=True)
+def _said_again() -> None:
+    """What was done without in an earlier test is logged again."""
+    fallback.said.clear()
+
+
+@pytest.fixture
+def make_cache(layout: Layout, clock: FakeClock, proc: FakeProc) -> Iterator[Callable[..., Cache]]:
     """Makes `Cache` objects of one root, of this host unless told otherwise; all is released at the end."""
     made: list[Cache] = []
 
     def make(**more: Any) -> Cache:
-        given = {"clock": clock, "proc": proc, "on_warning": warnings.append, "fs": FileSystem(), **more}
+        given = {"clock": clock, "proc": proc, "fs": FileSystem(), **more}
         made.append(Cache(layout.root, **given))
         return made[-1]
 

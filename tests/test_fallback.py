@@ -65,16 +65,11 @@ def is_fetched(cache: Cache, *words: str) -> None:
 # -- telling -----------------------------------------------------------------------------------------------------------
 
 
-def test_each_text_is_told_once_to_everybody_who_has_a_cache_open() -> None:
+def test_each_text_is_logged_once(warnings: list[str]) -> None:
     """A program that fetches a million files would print a million warnings, or nobody would hear of it."""
-    first, second = list[str](), list[str]()
-    audiences = [fallback.Audience(first.append), fallback.Audience(second.append), fallback.Audience(first.append)]
     for text in ("no locks", "no threads", "no locks"):
         fallback.do_without(text)
-    assert first == second == ["no locks", "no threads"]
-    del audiences
-    fallback.do_without("nobody hears this")
-    assert len(first) == 2
+    assert warnings == ["no locks", "no threads"]
 
 
 def test_what_says_that_the_disk_is_full_or_failing_is_an_error() -> None:
@@ -87,34 +82,34 @@ def test_what_says_that_the_disk_is_full_or_failing_is_an_error() -> None:
 # -- places among the downloads of this host ---------------------------------------------------------------------------
 
 
-def use_url(make_cache: Making, server: httpserver.Server) -> str:
-    """Download something; what the user is told."""
-    said: list[str] = []
-    is_fetched(make_cache(on_warning=said.append, on_note=said.append), server.page("/f", BODY))
-    return "\n".join(said)
+def use_url(make_cache: Making, server: httpserver.Server) -> None:
+    """Download something."""
+    is_fetched(make_cache(), server.page("/f", BODY))
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EIO])
 def test_a_download_needs_no_locks(
-    make_cache: Making, server: httpserver.Server, monkeypatch: pytest.MonkeyPatch, number: int
+    make_cache: Making, server: httpserver.Server, monkeypatch: pytest.MonkeyPatch, warnings: list[str], number: int
 ) -> None:
     """Where flock fails a download would be queued behind nobody (Lustre without -o flock, NFS without lockd)."""
     monkeypatch.setattr("portalocker.portalocker.LOCKER", refuse(number))
-    assert "cannot be limited" in use_url(make_cache, server)
+    use_url(make_cache, server)
+    assert "cannot be limited" in "".join(warnings)
 
 
 @pytest.mark.parametrize("bad", ["status", "connection", "content"])
-def test_asking_the_next_mirror_does_without_nothing(make_cache: Making, server: httpserver.Server, bad: str) -> None:
+def test_asking_the_next_mirror_does_without_nothing(
+    make_cache: Making, server: httpserver.Server, warnings: list[str], bad: str
+) -> None:
     """A download after a dead mirror would be shown to nobody, and be lost when it is killed."""
     first = {
         "status": server.page("/gone", b"", status=404),
         "connection": "http://127.0.0.1:1/f",
         "content": server.page("/other", b"other"),
     }[bad]
-    said: list[str] = []
-    cache = make_cache(on_warning=said.append)
+    cache = make_cache()
     is_fetched(cache, f"{first}|{server.page('/f', BODY)}", f"sha256:{hashlib.sha256(BODY).hexdigest()}")
-    assert said == []
+    assert warnings == []
 
 
 @pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
@@ -134,6 +129,7 @@ def test_a_download_needs_no_directory_for_temporary_files(
     server: httpserver.Server,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    warnings: list[str],
     call: str,
     number: int,
 ) -> None:
@@ -147,7 +143,8 @@ def test_a_download_needs_no_directory_for_temporary_files(
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(os, call, act)
-    assert os.strerror(number) in use_url(make_cache, server)
+    use_url(make_cache, server)
+    assert os.strerror(number) in "".join(warnings)
 
 
 def test_another_directory_serves_where_the_first_is_not_there(
@@ -171,14 +168,18 @@ def test_another_directory_serves_where_the_first_is_not_there(
 
 @pytest.mark.parametrize("given", [0, 1, 2, 3])
 def test_a_download_needs_no_threads(
-    make_cache: Making, server: httpserver.Server, no_thread: Callable[[int], None], layout: Layout, given: int
+    make_cache: Making,
+    server: httpserver.Server,
+    no_thread: Callable[[int], None],
+    layout: Layout,
+    warnings: list[str],
+    given: int,
 ) -> None:
     """On a login node that limits processes a download would end with "this is a fault in sc-dtool"."""
-    said: list[str] = []
     body = bytes(20_000_000)
     url = server.page("/f", body)
     server.page("/f", body)
-    cache = make_cache(on_warning=said.append)
+    cache = make_cache()
     starts = threading.Thread.start
     no_thread(given)
 
@@ -188,8 +189,8 @@ def test_a_download_needs_no_threads(
     limited = threading.Thread.start
     threading.Thread.start = beside  # type: ignore[method-assign]
     lease = cache.use(url, f"sha256:{hashlib.sha256(body).hexdigest()}")
-    assert any("no thread can be started" in text for text in said)
-    assert len(said) == len(set(said))
+    assert any("no thread can be started" in text for text in warnings)
+    assert len(warnings) == len(set(warnings))
     lease.release()
 
 
@@ -447,7 +448,7 @@ def test_a_cache_needs_no_tag(tmp_path: Path, warnings: list[str]) -> None:
     """A new cache would be reported as failed although it is there."""
     fs = Failing()
     fs.fail("create", errno.ENOSPC, within=TAG_NAME)
-    cache = Cache(tmp_path / "new", fs=fs, on_warning=warnings.append)
+    cache = Cache(tmp_path / "new", fs=fs)
     assert cache.init()
     assert TAG_NAME in warnings[0]
     fs.mend()

@@ -109,14 +109,18 @@ def _hold(cache: Cache, source: str) -> Lease:
 @pytest.mark.parametrize("take", [_use, _hold])
 @pytest.mark.parametrize("purge", OF_FILE)
 def test_a_file_that_was_purged_is_fetched_again(
-    make_cache: Making, source: str, layout: Layout, purge: Callable[[Path], None], take: Callable[[Cache, str], Lease]
+    make_cache: Making,
+    source: str,
+    layout: Layout,
+    notes: list[str],
+    purge: Callable[[Path], None],
+    take: Callable[[Cache, str], Lease],
 ) -> None:
     """A job would be given, with exit code 0, a path to nothing, and so would all that come later."""
     lease = make_cache().use(source)
     lease.release()
     purge(lease.path)
-    notes: list[str] = []
-    again = take(make_cache(on_note=notes.append), source)
+    again = take(make_cache(), source)
     assert again.path.read_text() == "ACGT\n"
     assert copies(layout) == [str(Path(again.place.gate).parent)]
     assert leases(layout) == [again.name]

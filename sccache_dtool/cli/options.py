@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from sccache_dtool import log
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk import root
@@ -89,6 +90,7 @@ class Invocation:
         """Where everything is printed."""
         if self._output is None:
             self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose)
+            log.show(10 if self.debug else 20 if self.verbose else log.NOTE, self._output.message)
         return self._output
 
     def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
@@ -97,8 +99,6 @@ class Invocation:
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
             choice.path,
-            on_warning=self.out.warning,
-            on_note=self.out.note,
             may_hold_data=choice.may_hold_data,
             parents=parents or choice.parents,
             jobs=self.jobs,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.log import NOTE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,6 +138,10 @@ class Output:
             return
         self._warned.add(text)
         _write(sys.stderr, printable(f"warning: {text}"))
+
+    def message(self, level: int, text: str) -> None:
+        """A message of the package's loggers."""
+        (self.warning if level > NOTE else self.note if level == NOTE else self.detail)(text)
 
     def error(self, error: CacheError) -> None:
         """What went wrong, who is concerned, and what to do."""

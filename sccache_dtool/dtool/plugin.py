@@ -234,6 +234,7 @@ def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[]
 
 def _cache(store: Any) -> Cache:
     """The cache in the directory that a broker uses, else in the one that dtool is configured to use."""
+    from sccache_dtool import log
     from sccache_dtool.cache import Cache
     from sccache_dtool.disk import root
     from sccache_dtool.fetch import dtool_source
@@ -246,10 +247,9 @@ def _cache(store: Any) -> Cache:
     state = _state
     with state.guard:
         if directory not in state.caches:
+            log.show(log.NOTE, lambda level, text: _say(text))
             state.caches[directory] = Cache(
                 directory,
-                on_warning=_say,
-                on_note=_say,
                 on_lost=_tell_of_loss,
                 may_hold_data=True,
                 parents=choice.parents and directory == choice.path,

@@ -10,21 +10,24 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from types import FunctionType, SimpleNamespace
+from typing import Any
+
+from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
-from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import HolderRecord
-
-if TYPE_CHECKING:
-    from flufl.lock import Lock
+from sccache_dtool.protocol.store import Store
 
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
@@ -35,6 +38,23 @@ LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
+
+#: Bytes of a lock's text that are read; it is a path.
+_LONGEST = 8192
+
+
+def make_election(store: Store, name: str) -> Election:
+    """An election in which this process stands; winners that are proved dead are passed over at once.
+
+    `name`: what is to be done, as a file name.
+    """
+    record = holders.encode(holders.program_owner(store.proc), None, store.clock)
+    memory = Memory(lifetime.memory_path(store.proc, f"elected-{store.id}"), store.clock)
+
+    def judge(record: HolderRecord) -> Verdict:
+        return holders.judge(record, store.proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
+
+    return Election(store.fs, store.layout, name, record, judge, memory)
 
 
 class Election:
@@ -128,8 +148,6 @@ class Election:
 
     def _is_given_back(self, lock: Lock) -> bool:
         """Whether the lock is not ours any more. An error may pass, and is to flufl.lock somebody else's lock."""
-        from flufl.lock import NotLockedError
-
         for _ in range(2):
             try:
                 lock.unlock()
@@ -157,9 +175,7 @@ class Election:
         one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where nobody
         can be elected.
         """
-        from flufl.lock import AlreadyLockedError, TimeOutError
-
-        lock = _new_lock(self._fs, self._lock_path, int(self._number, 16))
+        lock = _CarefulLock(self._fs, self._lock_path, LIFETIME, int(self._number, 16))
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -196,8 +212,6 @@ class Election:
             self._fs.unlink(self._sign_path)
 
     def _refresh(self, lock: Lock) -> None:
-        from flufl.lock import NotLockedError
-
         while not self._stop.wait(REFRESH):
             try:
                 lock.refresh()
@@ -208,10 +222,8 @@ class Election:
 
     def _lock_text(self) -> str | None:
         """What the lock says; None if there is none, and empty if it cannot be read."""
-        from sccache_dtool.protocol.locking import LONGEST
-
         try:
-            return self._fs.read_text(self._lock_path, LONGEST)
+            return self._fs.read_text(self._lock_path, _LONGEST)
         except OSError as error:
             return None if error.errno in GONE else ""
 
@@ -333,8 +345,38 @@ class Election:
             return None
 
 
-def _new_lock(fs: FileSystem, path: str, number: int) -> Lock:
-    """`number`: see CarefulLock."""
-    from sccache_dtool.protocol.locking import CarefulLock
+def _without_name_server(method: Any) -> FunctionType:
+    """A method of flufl.lock for which this host's full name is the name that it has for itself.
 
-    return CarefulLock(fs, path, LIFETIME, number)
+    flufl.lock puts the full name into its claims, and getfqdn() waits for a dead server as long as the resolver does,
+    at every miss. The host's own name will do: a claim has the process and a random number in it, too. Its module is
+    left as it is, because other threads may use it.
+    """
+    names = {**method.__globals__, "socket": SimpleNamespace(getfqdn=socket.gethostname)}
+    return FunctionType(method.__code__, names, method.__name__, method.__defaults__, method.__closure__)
+
+
+_init = _without_name_server(Lock.__init__)
+
+
+class _CarefulLock(Lock):
+    """A lock whose text is read with bounds; what cannot be a lock's text is nobody's.
+
+    flufl.lock reads it by `open` and `read`, which wait for ever at a FIFO, and take in all of a file of any size:
+    others may put anything in the place of a lock.
+    """
+
+    def __init__(self, fs: FileSystem, path: str, lifetime: int, number: int) -> None:
+        """`lifetime` in seconds; `number`: never drawn twice, by which the lock's text shows who holds it."""
+        self._number = number
+        _init(self, path, lifetime)
+        self._fs = fs
+
+    def _set_claimfile(self) -> None:
+        self._claimfile = self._separator.join((self._lockfile, self.hostname, str(os.getpid()), str(self._number)))
+
+    def _read(self) -> str | None:
+        try:
+            return self._fs.read_text(self.lockfile, _LONGEST)
+        except OSError:
+            return None

@@ -320,7 +320,7 @@ LOADED_LATE = (
     "sccache_dtool.cache",
     "sccache_dtool.fetch.dtool_source",
     "sccache_dtool.fetch.populate",
-    "sccache_dtool.protocol.locking",
+    "sccache_dtool.protocol.election",
     "flufl.lock",
 )
 

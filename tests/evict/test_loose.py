@@ -328,15 +328,14 @@ def test_a_directory_swapped_for_a_link_is_not_followed(root, tmp_path):
     assert outside.exists()
 
 
-def test_they_go_through_the_trash(root):
+def test_they_go_through_the_trash(root, warnings):
     """Who has one open on NFS reads on while the trash is kept; and what was no item is not restored as one."""
     put(root, f"{UUID}/{ID}")
     cache = aged(root, 2 * DAY)
     cache.clean(Rules(everything=True), keep_for=DAY)
     kept = [path.read_bytes() for path in (root / ".sc-dtool" / "trash").glob("*/payload/*")]
     assert kept == [b"xxxxx"]
-    warnings: list[str] = []
-    again = Cache(root, on_warning=warnings.append)
+    again = Cache(root)
     assert list(again.restorable()) == []
     again.clean(Rules(older_than=MONTH))
     assert warnings == []
@@ -382,14 +381,13 @@ def test_a_clean_that_was_killed_leaves_nothing_for_good(root):
     assert os.listdir(root / ".sc-dtool" / "trash") == []
 
 
-def test_what_is_to_be_kept_in_the_trash_is_kept_although_the_clean_was_killed(root):
+def test_what_is_to_be_kept_in_the_trash_is_kept_although_the_clean_was_killed(root, warnings):
     """`--trash 7d` would be no promise: the next clean would delete what the killed one has moved."""
     for name in (ID, OTHER):
         put(root, f"{UUID}/{name}")
     with pytest.raises(Killed):
         Cache(root, fs=Dying(1)).clean(Rules(everything=True), keep_for=7 * DAY)
-    warnings: list[str] = []
-    later = Cache(root, fs=Ahead(2 * DAY), on_warning=warnings.append)
+    later = Cache(root, fs=Ahead(2 * DAY))
     later.clean(Rules(older_than=MONTH))
     assert in_trash(root) == 1
     assert list(later.restorable()) == []

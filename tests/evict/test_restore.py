@@ -256,15 +256,14 @@ def test_what_is_no_longer_to_be_kept_is_deleted_once_it_is_back(
 
 @pytest.mark.parametrize("of", ["", "~", "~g1", "~..", "~../../x"])
 def test_a_work_area_that_does_not_say_what_it_has_is_left_alone(
-    fill: Callable[[], tuple[str, TrashName]], host: Callable[[], FakeProc], of: str
+    fill: Callable[[], tuple[str, TrashName]], host: Callable[[], FakeProc], warnings: list[str], of: str
 ) -> None:
     """What somebody has made by hand would be deleted, or moved out of the cache."""
     place, _ = fill()
     layout = Layout(place)
     area = Path(layout.tmp, f"p0123456789ab-0123456789ab.0~return{of.replace('/', '')}")
     (area / "payload").mkdir(parents=True)
-    warnings: list[str] = []
-    Cache(place, fs=FileSystem(), proc=host(), on_warning=warnings.append).clean(OLD_ONLY)
+    Cache(place, fs=FileSystem(), proc=host()).clean(OLD_ONLY)
     assert area.is_dir()
     assert "not a work area" in " ".join(warnings)
 

@@ -26,6 +26,7 @@ from unittest import mock
 
 from faults import REPEATED, Call, Counting, FakeClock
 from races.actors import findings, left_in
+from sccache_dtool import log
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
@@ -172,13 +173,13 @@ class Play:
         self._buried = False
         self._here = threading.local()
         self._calls = 0
+        log.show(log.NOTE + 1, lambda level, text: self.warnings.append(text))
         self._caches = [
             Cache(
                 self.place,
                 fs=_Disk(self, actor),
                 clock=self._clock,
                 proc=Host(actor.number, self.crashed),
-                on_warning=self.warnings.append,
             )
             for actor in self._actors
         ]

@@ -33,6 +33,7 @@ import flufl.lock  # noqa: F401  (these three: loaded once, and not by each proc
 import sccache_dtool.evict.single
 import sccache_dtool.fetch.populate  # noqa: F401
 from races.actors import digest_of, findings, left_in, make_payload
+from sccache_dtool import log
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
@@ -428,7 +429,8 @@ class Storm:
 
     def _cache(self, number: int, fs: FileSystem) -> Cache:
         clock = _Hasty(self.weather.pause)
-        return Cache(self.place, fs=fs, clock=clock, on_warning=lambda text: self._note(number, "warning", text))
+        log.show(log.NOTE + 1, lambda level, text: self._note(number, "warning", text))
+        return Cache(self.place, fs=fs, clock=clock)
 
     def _user(self, number: int) -> None:
         dice = random.Random(f"{self.weather.seed} {number}")

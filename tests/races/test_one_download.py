@@ -112,9 +112,10 @@ def use(place: str, start: Callable[..., Process]) -> Callable[..., Process]:
 
 PROGRAM = """
 import os, sys
-from sccache_dtool import Cache
+from sccache_dtool import Cache, log
 place, url, digest = sys.argv[1:]
-lease = Cache(place, on_note=lambda text: print(text, file=sys.stderr, flush=True)).use(url, digest)
+log.show(log.NOTE, lambda level, text: print(text, file=sys.stderr, flush=True))
+lease = Cache(place).use(url, digest)
 print(os.fspath(lease), flush=True)
 sys.stdin.read()
 """
