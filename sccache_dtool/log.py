@@ -6,47 +6,49 @@ without having been asked; the command line prints them.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Callable
 
 #: The root of the package's loggers.
 ROOT = "sccache_dtool"
 
-#: The level of notes, between INFO (20) and WARNING (30).
-NOTE = 25
+#: Levels, as in `logging`; notes are between information and warnings.
+DEBUG, INFO, NOTE, WARNING = 10, 20, 25, 30
 
 
 class Log:
-    """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long as it."""
+    """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long."""
 
     def __init__(self, name: str = ROOT) -> None:
         self._name = name
 
     def warning(self, message: object) -> None:
         """Log what a user must know; `message` is a text or an Oddity."""
-        self._log(30, message)
+        self._log(WARNING, message)
 
     def note(self, message: object) -> None:
         """Log what the program waits for, or does without having been asked."""
         self._log(NOTE, message)
 
+    def notice(self, message: object) -> None:
+        """Log a note or, in a program that does not show notes, a warning."""
+        self._log(NOTE if _logger(self._name).isEnabledFor(NOTE) else WARNING, message)
+
     def info(self, message: object) -> None:
         """Log what may help to understand a result; shown with `-v`."""
-        self._log(20, message)
+        self._log(INFO, message)
 
     def debug(self, message: object) -> None:
         """Log what helps to find a fault; shown with `--debug`."""
-        self._log(10, message)
+        self._log(DEBUG, message)
 
     def _log(self, level: int, message: object) -> None:
-        import logging
-
-        logging.addLevelName(NOTE, "NOTE")
-        if _shown is not None:
-            _attach(*_shown)
-        logging.getLogger(self._name).log(level, message, stacklevel=3)
+        if level >= WARNING or _may_be_shown(level):
+            _logger(self._name).log(level, message, stacklevel=3)
 
 
 class Collected(Log):
@@ -61,6 +63,7 @@ class Collected(Log):
 
 
 _shown: tuple[int, Callable[[int, str], None]] | None = None
+_attached: object = None  # the value of `_shown` for which there is a handler
 
 
 def show(level: int, tell: Callable[[int, str], None]) -> None:
@@ -70,6 +73,22 @@ def show(level: int, tell: Callable[[int, str], None]) -> None:
     """
     global _shown
     _shown = (level, tell)
+
+
+def _may_be_shown(level: int) -> bool:
+    """Whether anybody can have asked for messages of a level below warnings: nobody has, if `logging` is not loaded."""
+    return "logging" in sys.modules or (_shown is not None and level >= _shown[0])
+
+
+def _logger(name: str) -> logging.Logger:
+    import logging
+
+    global _attached
+    logging.addLevelName(NOTE, "NOTE")
+    if _attached is not _shown and _shown is not None:
+        _attached = _shown
+        _attach(*_shown)
+    return logging.getLogger(name)
 
 
 def _attach(level: int, tell: Callable[[int, str], None]) -> None:
@@ -85,4 +104,4 @@ def _attach(level: int, tell: Callable[[int, str], None]) -> None:
     handler = Handler(level)
     handler.set_name(ROOT)
     logger.addHandler(handler)
-    logger.setLevel(min(level, logging.WARNING))
+    logger.setLevel(min(level, WARNING))

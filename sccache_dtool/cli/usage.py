@@ -145,7 +145,7 @@ def _pile_fields(pile: Pile) -> dict[str, Any]:
 
 
 def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: float) -> tuple[Sums, list[Pile]]:
-    told = list(cache.told())
+    told = list(cache.scan_with_facts())
     left = cache.reclaimable_piles()
     if by == "dataset":
         rows = by_dataset((tell(item, noted) for item, noted in told if item.copies), left)
@@ -207,7 +207,7 @@ def summary_command(now: Invocation, by: str, unused: float) -> None:
     """Show space, uses, and the download time that the cache saved."""
     cache = now.cache()
     moment = time.time()
-    told = [tell(item, noted) for item, noted in cache.told()]
+    told = [tell(item, noted) for item, noted in cache.scan_with_facts()]
     left = cache.piles(untouched_since=moment - unused)
     if by == "dataset":
         rows = by_dataset(told, left)

@@ -7,11 +7,11 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.leftover import OLD
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -39,11 +39,17 @@ from sccache_dtool.doctor import copies, register
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
-from sccache_dtool.evict.single import Keeper
+from sccache_dtool.evict import single
+from sccache_dtool.evict.cleaning import Cleaner
+from sccache_dtool.evict.leftovers import OLD
+from sccache_dtool.log import Collected
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
+from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.reaping import Reaped
+from sccache_dtool.protocol.store import Store
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
 _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
@@ -54,29 +60,30 @@ _IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 Warn = Callable[[str], None]
 
 
-def examine(
-    fs: FileSystem, layout: Layout, clock: Clock, keeper_that_warns: Callable[[Warn, Config], Keeper]
-) -> list[Finding]:
+def examine(store: Store, pool: Crew) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
 
     While a directory is missing nothing else can be told: mend, and examine again.
     """
+    fs, layout, clock = store.fs, store.layout, store.clock
     permissions = Permissions(fs, layout)
     missing = list(_missing_directories(fs, layout, permissions))
     if missing:
         return _each_once(missing, permissions.shut)
     strange: list[str] = []
     settings, misunderstood = _settings(fs, layout, strange.append)
-    keeper = keeper_that_warns(strange.append, settings)
+    heard = Collected()
+    store = replace(store, log=heard)
     _strangers_in(fs, layout.control, IN_CONTROL, strange.append)
     _look_at_made_later(fs, layout, strange.append)
     found = [
         *_about_the_root(fs, layout, clock),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, keeper, strange.append),
-        *_left_behind(keeper),
+        *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, store, strange.append),
+        *_left_behind(store, settings, pool),
     ]
+    strange += [str(message) for _, message in heard.messages]
     found += [_stranger(fs, clock, warning) for warning in dict.fromkeys(strange)]
     return _each_once(found, permissions.shut)
 
@@ -210,23 +217,23 @@ def _is_mark_of_copy(name: str) -> bool:
 
 
 def _in_items(
-    fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, keeper: Keeper, warn: Warn
+    fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, store: Store, warn: Warn
 ) -> Iterator[Finding]:
     for item in scanned:
         yield from permissions.of_item(item)
         for copy in item.copies:
             if not copy.closed:
-                yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
+                yield from copies.findings(fs, layout, copy, permissions, partial(single.remove_copy, store))
                 _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, _is_mark_of_copy)
 
 
-def _left_behind(keeper: Keeper) -> Iterator[Finding]:
-    for leftover in keeper.leftovers():
+def _left_behind(store: Store, settings: Config, pool: Crew) -> Iterator[Finding]:
+    for leftover in Cleaner(store, settings, pool).leftovers():
         yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
-    reaped = keeper.reap(dry_run=True)
-    reap = _Reaping(keeper)
+    reaped = single.reap(store, pool, dry_run=True)
+    reap = _Reaping(store, pool)
     for judged in reaped.leases:
-        path = keeper.path_of(judged.held)
+        path = _path_of(store, judged.held)
         what = f"a lease that nobody holds: {judged.verdict.evidence}"
         yield Finding(path, what, partial(reap.must_end, path), "ends it")
     if not reaped.leases:
@@ -234,11 +241,16 @@ def _left_behind(keeper: Keeper) -> Iterator[Finding]:
             yield Finding(holder, f"a holder that is gone: {evidence}", partial(reap.must_end, holder), "revokes it")
 
 
+def _path_of(store: Store, held: Held) -> str:
+    return f"{held.gate(store.layout)}/{held.name}"
+
+
 class _Reaping:
     """One reaping that mends many findings: it looks at the whole cache, so that one for each would be too many."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, store: Store, pool: Crew) -> None:
+        self._store = store
+        self._pool = pool
 
     def must_end(self, name: str) -> None:
         """End the lease at this path, or the holder of this id. Raises FileNotFoundError if others were first."""
@@ -250,11 +262,12 @@ class _Reaping:
 
     @cached_property
     def _done(self) -> Reaped:
-        return self._keeper.reap()
+        with self._pool as pool:
+            return single.reap(self._store, pool)
 
     @cached_property
     def _ended(self) -> frozenset[str]:
-        leases = (self._keeper.path_of(judged.held) for judged in self._done.leases)
+        leases = (_path_of(self._store, judged.held) for judged in self._done.leases)
         return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
 
 

@@ -1,23 +1,26 @@
-"""What crashes and kills leave behind, and how each piece is put away. `clean` does it, `doctor` tells of it."""
+"""What crashes and kills leave behind, and how each piece is put away. `clean` does it, `doctor` reports it."""
 
 from __future__ import annotations
 
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
-from sccache_dtool.catalog.leftover import OLD, Leftover
-from sccache_dtool.clock import Clock
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout, TrashName, WorkName
+from sccache_dtool.disk.names import HolderName, TrashName, WorkName
 from sccache_dtool.errors import GONE
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
+from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.reaping import Court
+from sccache_dtool.protocol.store import Store
+
+#: Seconds after which something counts as abandoned if only its age can tell.
+OLD = 86_400.0
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
@@ -26,31 +29,26 @@ _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16
 _RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
-class Broom:
-    """Finds leftovers; holds no state but what it was given."""
+class Leftover(NamedTuple):
+    """Something that nobody will come back for."""
 
-    def __init__(
-        self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
-        court: Court,
-        warn: Callable[[str], None],
-        *,
-        purge_follows: bool = False,
-        keep_downloads: bool = True,
-    ) -> None:
-        """`purge_follows`: what is in the trash, or gets there, is deleted by a purge: by many, and in time.
+    path: str
+    what: str
+    put_away: Callable[[], object]  # safe to call twice, and at the same time as another's call
+
+
+class Leftovers:
+    """Finds leftovers in one cache."""
+
+    def __init__(self, store: Store, court: Court, *, purge_follows: bool = False, keep_downloads: bool = True) -> None:
+        """`purge_follows`: a purge deletes what is in the trash or gets there, with many processes and in time.
 
         `keep_downloads`: interrupted downloads that can still be continued are not leftovers.
         """
-        self._keep_downloads = keep_downloads
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
+        self._store = store
         self._court = court
-        self._warn = warn
         self._purge_follows = purge_follows
+        self._keep_downloads = keep_downloads
 
     def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
         """All leftovers; `copies` is what a scan saw, and `works` what a listing of `tmp/` did.
@@ -70,12 +68,12 @@ class Broom:
         yield from self._elections()
 
     def _closed(self, copy: Copy) -> Leftover:
-        path = self._layout.generation(copy.key, str(copy.generation))
+        path = self._store.layout.generation(copy.key, str(copy.generation))
 
         def finish() -> None:
-            trash.evict(self._fs, self._layout, copy.key, str(copy.generation))
+            trash.evict(self._store.fs, self._store.layout, copy.key, str(copy.generation))
             if not self._purge_follows:
-                trash.purge(self._fs, self._layout, self._clock.wall(), self._warn)
+                trash.purge(self._store.fs, self._store.layout, self._store.clock.wall(), self._store.log.warning)
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
@@ -87,10 +85,10 @@ class Broom:
     def work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
         """The leftovers in `tmp/`; `works` as for `find`."""
         for text in works:
-            path = f"{self._layout.tmp}/{text}"
+            path = f"{self._store.layout.tmp}/{text}"
             work = WorkName.parse(text)
             if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
-                self._warn(f"{self._layout.tmp}/{records.printable(text)}: not a work area; left alone")
+                self._report(f"{self._store.layout.tmp}/{records.printable(text)}", "not a work area")
             elif work.purpose in _RESTORING:
                 if work.purpose == trash.RETURN or self._is_of_the_dead(work):
                     what = "a restore that was interrupted: its copy returns to the trash"
@@ -98,16 +96,19 @@ class Broom:
             elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
 
+    def _report(self, path: str, kind: str) -> None:
+        self._store.log.warning(Oddity(path, kind, Fate.LEFT_ALONE))
+
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
         if not self._keep_downloads:
             return False
-        until = downloads.continuable_until(self._fs, self._layout, work)
+        until = downloads.continuable_until(self._store.fs, self._store.layout, work)
         return until is not None and self._now() < until
 
     def _now(self) -> float:
         """The file system's clock where it is known."""
-        return self._clock.wall() if self._court.roll.now is None else self._court.roll.now
+        return self._store.clock.wall() if self._court.roll.now is None else self._court.roll.now
 
     def _is_of_the_dead(self, work: WorkName) -> bool:
         return self._court.holder(work.holder)[1].state is State.DEAD
@@ -115,61 +116,61 @@ class Broom:
     def _give_back(self, work: WorkName) -> Callable[[], object]:
         def give_back() -> None:
             if work.purpose == trash.RETURN or self._court.revoke(work.holder):
-                trash.give_back(self._fs, self._layout, work)
+                trash.give_back(self._store.fs, self._store.layout, work)
 
         return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
             if work.purpose == "going" or self._court.revoke(work.holder):
-                trash.discard_work(self._fs, self._layout, work)
+                trash.discard_work(self._store.fs, self._store.layout, work)
 
         return discard
 
     def _half_removed(self) -> Iterator[Leftover]:
-        for name in trash.listing(self._fs, self._layout, self._warn):
+        for name in trash.listing(self._store.fs, self._store.layout, self._store.log.warning):
             if name.going or not name.keep_until:
-                path = f"{self._layout.trash}/{name}"
+                path = f"{self._store.layout.trash}/{name}"
                 yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""
-        for text in self._fs.names(self._layout.gone):
+        for text in self._store.fs.names(self._store.layout.gone):
             name = HolderName.parse(text)
-            path = f"{self._layout.gone}/{text}"
+            path = f"{self._store.layout.gone}/{text}"
             if name is None:
-                self._warn(f"{self._layout.gone}/{records.printable(text)}: not a holder; left alone")
+                self._report(f"{self._store.layout.gone}/{records.printable(text)}", "not a holder")
             elif name.id not in busy and self._is_old(path):
                 yield Leftover(path, "a holder that was revoked", self._unlink(path))
 
     def _probes(self) -> Iterator[Leftover]:
-        for text in self._fs.names(self._layout.holders):
-            path = f"{self._layout.holders}/{text}"
+        for text in self._store.fs.names(self._store.layout.holders):
+            path = f"{self._store.layout.holders}/{text}"
             if text.startswith(PROBE) and self._is_old(path):
                 yield Leftover(path, "the probe of a listing that was killed", self._unlink(path))
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
-        found = self._fs.names(self._layout.locks)
+        found = self._store.fs.names(self._store.layout.locks)
         for text in found:
-            path = f"{self._layout.locks}/{text}"
+            path = f"{self._store.layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
-                self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
+                self._report(f"{self._store.layout.locks}/{records.printable(text)}", "not of an election")
             elif self._is_directory(path):
-                self._warn(f"{path}: a directory in a lock's place; left alone")
+                self._report(path, "a directory in a lock's place")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
         lock = f"{sign.partition('.by-')[0]}.lock"
-        return ".by-" in sign and lock in found and not self._is_old(f"{self._layout.locks}/{lock}")
+        return ".by-" in sign and lock in found and not self._is_old(f"{self._store.layout.locks}/{lock}")
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where we have it; ours may be wrong, but then only tidying is late or early."""
         now = self._now()
         try:
-            status = self._fs.lstat(path)
+            status = self._store.fs.lstat(path)
             return now - max(status.st_ctime, status.st_mtime) > OLD
         except OSError as error:
             if error.errno not in GONE:
@@ -178,12 +179,12 @@ class Broom:
 
     def _is_directory(self, path: str) -> bool:
         try:
-            return stat.S_ISDIR(self._fs.lstat(path).st_mode)
+            return stat.S_ISDIR(self._store.fs.lstat(path).st_mode)
         except OSError:
             return False  # gone by now; or it cannot be removed, which is told then
 
     def _unlink(self, path: str) -> Callable[[], object]:
-        return lambda: self._fs.unlink(path)
+        return lambda: self._store.fs.unlink(path)
 
     def _remove_tree(self, path: str) -> Callable[[], object]:
-        return lambda: self._fs.remove_tree(path)
+        return lambda: self._store.fs.remove_tree(path)

@@ -13,7 +13,7 @@ import atexit
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sccache_dtool import forking
@@ -25,6 +25,7 @@ from sccache_dtool.forking import Guard
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol.holders import Holder, program_owner
 from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.protocol.store import Store
 
 #: Modules of which each ends the processes that it has forked by `os._exit`, without the handlers of `atexit`.
 _FORKING = ("multiprocessing.util", "multiprocess.util", "billiard.util")
@@ -97,6 +98,17 @@ def enter(fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, ttl: float) 
         _close(program)
         raise
     return program
+
+
+@contextlib.contextmanager
+def worker(store: Store, ttl: float) -> Iterator[Holder]:
+    """Another holder of this process, for work areas, so that nobody takes them for abandoned. `ttl` in seconds."""
+    holder = Holder(store.fs, store.layout, store.clock, program_owner(store.proc), ttl)
+    try:
+        with holder.beating():
+            yield holder
+    finally:
+        holder.retire()
 
 
 def _find(root: str, fs: FileSystem) -> Program | None:

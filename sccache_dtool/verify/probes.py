@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from sccache_dtool import fallback
 from sccache_dtool.disk.records import LIMIT
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
-from sccache_dtool.fallback import Audience
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.findings import Finding, Place, Weight
 from sccache_dtool.verify.refusals import failed, is_refused, refusal
@@ -32,14 +32,12 @@ Probe = Callable[[Place], Finding]
 def run(place: Place) -> Iterator[Finding]:
     """All of them, one after the other. What a probe did not expect is a finding, too; only a full disk is raised."""
     for name, probe in PROBES.items():
-        refused: list[str] = []
-        audience = Audience(refused.append)
+        fallback.said.clear()
         try:
             yield probe(place.make(name.replace(" ", "-")))._replace(check=name)
         except OSError as error:
             yield failed(name, error)
-        del audience
-        yield from (Finding(name, Weight.TOLD, text) for text in refused)
+        yield from (Finding(name, Weight.TOLD, text) for text in fallback.said)
 
 
 def _good(what: str, **figures: float) -> Finding:
