@@ -63,7 +63,7 @@ class Collected(Log):
 
 
 _shown: tuple[int, Callable[[int, str], None]] | None = None
-_attached: object = None  # the value of `_shown` for which there is a handler
+_attached: tuple[logging.Handler, int] | None = None  # the handler that shows it, and the logger's level before
 
 
 def show(level: int, tell: Callable[[int, str], None]) -> None:
@@ -72,7 +72,19 @@ def show(level: int, tell: Callable[[int, str], None]) -> None:
     For a program that prints messages itself. `logging` is configured by the first message.
     """
     global _shown
+    hide()
     _shown = (level, tell)
+
+
+def hide() -> None:
+    """End what `show` began."""
+    global _shown, _attached
+    if _attached is not None:
+        handler, level = _attached
+        logger = _logger(ROOT)
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    _shown = _attached = None
 
 
 def _may_be_shown(level: int) -> bool:
@@ -85,23 +97,15 @@ def _logger(name: str) -> logging.Logger:
 
     global _attached
     logging.addLevelName(NOTE, "NOTE")
-    if _attached is not _shown and _shown is not None:
-        _attached = _shown
-        _attach(*_shown)
+    if _shown is not None and _attached is None:
+        level, tell = _shown
+
+        class Handler(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                tell(record.levelno, record.getMessage())
+
+        logger = logging.getLogger(ROOT)
+        _attached = Handler(level), logger.level
+        logger.addHandler(_attached[0])
+        logger.setLevel(min(level, WARNING))
     return logging.getLogger(name)
-
-
-def _attach(level: int, tell: Callable[[int, str], None]) -> None:
-    import logging
-
-    class Handler(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            tell(record.levelno, record.getMessage())
-
-    logger = logging.getLogger(ROOT)
-    for handler in [one for one in logger.handlers if one.get_name() == ROOT]:
-        logger.removeHandler(handler)
-    handler = Handler(level)
-    handler.set_name(ROOT)
-    logger.addHandler(handler)
-    logger.setLevel(min(level, WARNING))

@@ -15,6 +15,7 @@ import pytest
 
 import httpserver
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies
+from sccache_dtool import log
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -983,7 +984,7 @@ def test_an_overview_counts_what_there_is(cache: Cache, source: str, layout: Lay
 
 
 def test_a_use_sets_up_a_new_directory(
-    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc, warnings: list[str]
+    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job could not begin with an empty scratch directory; or a mistyped path would become a cache unnoticed."""
     cache = Cache(tmp_path / "b", fs=FileSystem(), clock=clock, proc=proc)
@@ -991,7 +992,14 @@ def test_a_use_sets_up_a_new_directory(
         with cache.use(source) as path:
             assert path.read_text() == "ACGT\n"
     cache.close()
-    assert warnings == [f"set up a new cache in {tmp_path}/b"]
+    assert caplog.messages == [f"set up a new cache in {tmp_path}/b"]
+    caplog.set_level(log.NOTE, log.ROOT)
+    cache = Cache(tmp_path / "c", fs=FileSystem(), clock=clock, proc=proc)
+    cache.use(source).release()
+    cache.close()
+    assert [(record.levelno, record.getMessage()) for record in caplog.records[1:]] == [
+        (log.NOTE, f"set up a new cache in {tmp_path}/c")
+    ]
 
 
 def test_a_use_makes_no_directory_above_its_cache(

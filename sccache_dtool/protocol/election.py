@@ -25,6 +25,7 @@ from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.lifetime import Memory
+from sccache_dtool.log import Log
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import HolderRecord
 from sccache_dtool.protocol.store import Store
@@ -38,6 +39,8 @@ LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
+
+_log = Log(__name__)
 
 #: Bytes of a lock's text that are read; it is a path.
 _LONGEST = 8192
@@ -196,6 +199,7 @@ class Election:
                     self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
             raise
         self._lock = lock
+        _log.debug(f"elected: {self._lock_name.removesuffix(LOCK)}")
         otherwise = "after five minutes others may do the same work"
         self._thread = start_thread(functools.partial(self._refresh, lock), "sc-dtool election", otherwise)
         return True
