@@ -584,8 +584,20 @@ class Cache:
 
         `exclude`: patterns of what does not count as old.
         """
+        from sccache_dtool.catalog import loose  # and not by way of the cleaner: `du` would load much more
+
+        store, named = self._check_permissions(), self.settings.dtool_directories
         with self._pool() as pool:
-            return list(self._cleaner(pool).piles(untouched_since, exclude))
+            found = loose.piles(
+                store.fs,
+                store.layout,
+                store.log.warning,
+                pool,
+                named,
+                untouched_since=untouched_since,
+                exclude=exclude,
+            )
+            return list(found)
 
     def reclaimable_piles(self) -> list[Pile]:
         """As `piles`; what `clean --all` would remove counts as old."""
@@ -701,8 +713,9 @@ class Cache:
         What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
         cleaner is at work.
         """
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
         with self._pool() as pool:
-            return self._cleaner(pool).make_room(missing, self.policy())
+            return self._cleaner(pool).make_room(missing, there, self.policy())
 
     def _cleaner(self, pool: Crew) -> Cleaner:
         from sccache_dtool.evict.cleaning import Cleaner

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog import loose as loose_files
-from sccache_dtool.catalog.loose import Found, Pile
+from sccache_dtool.catalog.loose import Found
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import FULL, GONE, InUse, UsageError, explain
@@ -147,15 +147,13 @@ class Cleaner:
                 done = done._replace(in_the_way=self._held_by_now(done))
             return self._finish(done, now, deadline)
 
-    def make_room(self, missing: int, policy: Rules) -> int:
-        """Evict what is idle to free `missing` bytes, in the order of `policy`; returns how many it freed.
+    def make_room(self, missing: int, there: int, policy: Rules) -> int:
+        """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
 
-        What was evicted before, and is still to be deleted, is deleted with it, and counts. 0 while another cleaner
-        is at work.
+        Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
+        counts. Returns 0 while another cleaner is at work.
         """
         store = self._store
-        there = sum(item.bytes for item in items.scan(store.fs, store.layout, store.log.warning))
-        there += sum(pile.bytes for pile in self.piles())
         now = store.clock.wall()
         listed = trash.listing(store.fs, store.layout, store.log.warning)
         due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
@@ -191,19 +189,6 @@ class Cleaner:
         store = self._store
         named = self._settings.dtool_directories
         return loose_files.scan(store.fs, store.layout, store.clock.wall(), store.log.warning, self._pool, named)
-
-    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> Iterator[Pile]:
-        """The same, summed up by directory; see `loose.piles`."""
-        store = self._store
-        return loose_files.piles(
-            store.fs,
-            store.layout,
-            store.log.warning,
-            self._pool,
-            self._settings.dtool_directories,
-            untouched_since=untouched_since,
-            exclude=exclude,
-        )
 
     def _of_dtool(self, left: Found, court: Court) -> Iterator[Leftover]:
         now = self._store.clock.wall() if court.roll.now is None else court.roll.now
