@@ -25,7 +25,7 @@ from sccache_dtool.fetch.request import Terms, Wanted, wanted_from
 from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.find import Named
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.log import Collected, Log
+from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import holders, leases, program
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.policy.totals import Spared, Sums
-    from sccache_dtool.protocol.election import Election
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
 
@@ -172,7 +171,7 @@ class Cache:
     def settings(self) -> config.Config:
         """What `config.toml` says, read once. The directory need not be a cache yet."""
         if self._config is None:
-            self._config = config.load(self._fs, self._layout, self._log.warning)
+            self._config = config.load(self._fs, self._layout, self._log)
         return self._config
 
     def _store_for_use(self) -> Store:
@@ -232,7 +231,7 @@ class Cache:
         place, stack = self._known.get(words, _UNKNOWN)
         store, member = self._store, self._program
         if store and place and member and member.holder.usable and _is_current(place, stack):
-            lease = leases.take(store.fs, store.clock, member.holder, place)
+            lease = leases.take(store, member.holder, place)
             if lease is not None and member.stands(lease):
                 return lease
         return self._use_slowly(words)
@@ -248,10 +247,10 @@ class Cache:
     def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         store = self._store_for_use()
-        return until_it_stands(lambda: self._use_as_program(store, wanted, max_age), store.log.note)
+        return until_it_stands(lambda: self._use_as_program(store, wanted, max_age))
 
     def _use_as_program(self, store: Store, wanted: Wanted, max_age: float | None) -> Lease:
-        member = program.enter(store.fs, store.layout, store.clock, store.proc, self.settings.heartbeat_ttl)
+        member = program.enter(store, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
         lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
@@ -273,11 +272,11 @@ class Cache:
 
     def owner(self, spec: str = "auto") -> Owner:
         """On whose behalf a command is run; see `holders.owner_from`."""
-        return holders.owner_from(spec, self._proc, self._log.warning)
+        return holders.owner_from(spec, self._proc)
 
     def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
         """Whose leases a command releases; see `holders.owners_from`."""
-        return holders.owners_from(spec, self._proc, self._log.warning)
+        return holders.owners_from(spec, self._proc)
 
     def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
         """The owner that is a command which this process runs, and shows heartbeats for."""
@@ -295,7 +294,7 @@ class Cache:
                 holder.retire()
                 raise
 
-        return until_it_stands(attempt, self._log.note)
+        return until_it_stands(attempt)
 
     def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
         """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
@@ -304,7 +303,7 @@ class Cache:
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        return Holder(store.fs, store.layout, store.clock, owner, ttl, key)
+        return Holder(store, owner, ttl, key)
 
     def acquire(self, holder: Holder, wanted: Wanted, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
@@ -316,24 +315,7 @@ class Cache:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
             return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
 
-        def elect(key: str) -> Election:
-            from sccache_dtool.protocol.election import make_election
-
-            return make_election(store, key)
-
-        store = self.store
-        acquirer = Acquirer(
-            store.fs,
-            store.layout,
-            store.clock,
-            store.proc,
-            holder,
-            lambda: self.settings.heartbeat_ttl,
-            self._progress,
-            store.log.note,
-            store.log.warning,
-            elect,
-        )
+        acquirer = Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress)
         return acquirer.acquire(wanted, terms, options.max_age)
 
     def announced(self, wanted: Wanted) -> int | None:
@@ -365,22 +347,22 @@ class Cache:
         ended: list[str] = []
         try:
             for key, generation in copies:
-                item = items.look(store.fs, store.layout, key, store.log.warning, uses=False)
-                ended += release.release(store.fs, store.layout, store.clock, item, owners, everything, generation)
+                item = items.look(store, key, uses=False)
+                ended += release.release(store, item, owners, everything, generation)
         finally:
-            release.dismiss(store.fs, store.layout, ended)
+            release.dismiss(store, ended)
         return len(ended)
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
         store = self.store
-        item = items.look(store.fs, store.layout, key, store.log.warning, uses=False)
+        item = items.look(store, key, uses=False)
         return release.holder_above(item, store.proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
         store = self.store
-        return release.renew(store.fs, store.layout, owners)
+        return release.renew(store, owners)
 
     def close(self) -> None:
         """Release all that this process holds in this cache. It happens by itself when the program ends.
@@ -410,7 +392,7 @@ class Cache:
         Raises UsageError if it means none, or could mean several.
         """
         store = self.store
-        return find.find(store.fs, store.layout, word, self.wanted, store.log.warning)
+        return find.find(store, word, self.wanted)
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -420,7 +402,7 @@ class Cache:
         if not words:
             self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
         store = self.store
-        return find.find_used(store.fs, store.layout, words, name, self.wanted, store.log.warning)
+        return find.find_used(store, words, name, self.wanted)
 
     def has(self, key: str) -> bool:
         """Whether a listing shows the item; a hint, only `use` can tell. False where there is no cache yet."""
@@ -428,7 +410,7 @@ class Cache:
             store = self.store
         except NoCache:
             return False
-        return bool(items.generations(store.fs, store.layout, key))
+        return bool(items.generations(store, key))
 
     def offers(self, wanted: Wanted) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
@@ -447,7 +429,7 @@ class Cache:
         store = self.store
         around = Surroundings(store.fs, store.layout, store.clock, _ignore, _ignore)
         fresh = Freshness(around, wanted, None)
-        copies = items.look(store.fs, store.layout, wanted.key, store.log.warning, uses=False).copies
+        copies = items.look(store, wanted.key, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
     # -- inspecting --------------------------------------------------------------------------------------------------
@@ -457,7 +439,7 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        roll = Roll.glance(store.fs, store.layout)
+        roll = Roll.glance(store)
         trashed = store.fs.names(store.layout.trash)
         found = list(transfers.running(store.fs, store.layout, store.proc, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
@@ -474,7 +456,7 @@ class Cache:
     def items(self) -> Iterator[Item]:
         """Everything in the cache, as a scan sees it; also what was evicted and has a history."""
         store = self.store
-        return items.scan(store.fs, store.layout, store.log.warning)
+        return items.scan(store)
 
     def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
         """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
@@ -483,28 +465,28 @@ class Cache:
         """
         store = self.store
         with self._pool() as pool:
-            yield from items.survey(store.fs, store.layout, store.log.warning, pool, fold, uses=uses)
+            yield from items.survey(store, pool, fold, uses=uses)
 
     def scan_with_facts(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         store = self.store
         with self._pool() as pool:
-            yield from items.told(store.fs, store.layout, store.log.warning, pool)
+            yield from items.told(store, pool)
 
     def item(self, key: str) -> Item:
         """One item as it is now."""
         store = self.store
-        return items.look(store.fs, store.layout, key, store.log.warning)
+        return items.look(store, key)
 
     def facts(self, copy: Copy) -> dict[str, Any]:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
         store = self.store
-        return items.facts_or_none(store.fs, store.layout, copy, store.log.warning)
+        return items.facts_or_none(store, copy)
 
     def facts_of(self, key: str, generation: str) -> dict[str, Any]:
         """As `facts`, of a copy that a plan names."""
         store = self.store
-        return items.facts_if_readable(store.fs, store.layout, key, generation, store.log.warning)
+        return items.facts_if_readable(store, key, generation)
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; None if it cannot be seen, with a warning. Take a lease before you read there."""
@@ -513,7 +495,7 @@ class Cache:
         store = self.store
         directory = f"{store.layout.generation(copy.key, str(copy.generation))}/{names.PAYLOAD}"
         try:
-            payload = items.payload_name(store.fs, store.layout, copy.key, copy.generation)
+            payload = items.payload_name(store, copy.key, copy.generation)
         except OSError as error:
             store.log.warning(f"{directory}: {error.strerror}; passed over")
             return None
@@ -534,7 +516,7 @@ class Cache:
         from sccache_dtool.protocol import history
 
         store = self.store
-        return history.read(store.fs, store.layout.history(key), store.log.warning)
+        return history.read(store, store.layout.history(key))
 
     def transfers(self) -> list[Transfer]:
         """Downloads that run, processes that wait for them, and downloads that have ended within a day."""
@@ -588,15 +570,7 @@ class Cache:
 
         store, named = self._check_permissions(), self.settings.dtool_directories
         with self._pool() as pool:
-            found = loose.piles(
-                store.fs,
-                store.layout,
-                store.log.warning,
-                pool,
-                named,
-                untouched_since=untouched_since,
-                exclude=exclude,
-            )
+            found = loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude)
             return list(found)
 
     def reclaimable_piles(self) -> list[Pile]:
@@ -617,7 +591,7 @@ class Cache:
         store = self.store
         now = store.clock.wall()
         try:
-            pinned = pins.pinned(store.fs, store.layout, now, store.log.warning)
+            pinned = pins.pinned(store, now)
             return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
         except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
@@ -643,7 +617,7 @@ class Cache:
             saved=whole,
             loose_files=sum(pile.files for pile in left),
             loose_bytes=sum(pile.bytes for pile in left),
-            cleanings=tuple(audit.listing(store.fs, store.layout, store.log.warning)),
+            cleanings=tuple(audit.listing(store)),
             holders=glance.holders,
             fetching=glance.fetching,
             trashed=glance.trashed,
@@ -737,8 +711,8 @@ class Cache:
         from sccache_dtool.evict import pins
 
         store = self.store
-        found = pins.listing(store.fs, store.layout, store.log.warning)
-        return [(name, pins.by_whom(store.fs, store.layout, name)) for name in found]
+        found = pins.listing(store)
+        return [(name, pins.by_whom(store, name)) for name in found]
 
     def pin(self, key: str, until: float | None = None) -> None:
         """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
@@ -746,14 +720,14 @@ class Cache:
 
         store = self.store
         by = f"{holders.user_name()}@{holders.host_name()}"
-        pins.pin(store.fs, store.layout, key, int(until or 0), by, store.log.warning)
+        pins.pin(store, key, int(until or 0), by)
 
     def unpin(self, key: str) -> bool:
         """Let an item be cleaned again; False if it was not pinned."""
         from sccache_dtool.evict import pins
 
         store = self.store
-        return pins.unpin(store.fs, store.layout, key, store.log.warning)
+        return pins.unpin(store, key)
 
     def remove(self, key: str, *, keep_for: float | None = None) -> int:
         """Evict one item; returns the bytes. Raises InUse, naming who holds it. `keep_for`: as for `clean`."""
@@ -772,14 +746,14 @@ class Cache:
         from sccache_dtool.evict import trash
 
         store = self.store
-        return trash.weigh(trash.listing(store.fs, store.layout, store.log.warning))
+        return trash.weigh(trash.listing(store))
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
         """Keys of the items in the trash that can be brought back, and where they are there."""
         from sccache_dtool.evict import trash
 
         store = self._check_permissions()
-        return trash.restorable(store.fs, store.layout, store.log.warning)
+        return trash.restorable(store)
 
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
@@ -794,7 +768,7 @@ class Cache:
             raise single.not_in_trash(word)
 
         def source(key: str) -> str:
-            return find.source_of(trash.facts(store.fs, store.layout, there[key]))
+            return find.source_of(trash.facts(store, there[key]))
 
         key = find.the_only(word, found, source)
         single.restore(store, key, self.settings.heartbeat_ttl)
@@ -839,15 +813,13 @@ class Cache:
 
     def verify_content(self) -> Checked:
         """Read all payloads again that have a digest, and compare. Other damage is reported by `examine`."""
-        from dataclasses import replace
         from functools import partial
 
         from sccache_dtool.doctor import verify_content
         from sccache_dtool.evict import single
 
-        store = self.store
-        evict = partial(single.remove_copy, replace(store, log=Collected()))
-        return verify_content(store.fs, store.layout, self._progress, evict)
+        store = self.store.logging_to(Silent())
+        return verify_content(store, self._progress, partial(single.remove_copy, store))
 
 
 _UNKNOWN: tuple[None, Stack] = None, Stack()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from sccache_dtool.errors import FULL, GONE
-from sccache_dtool.log import Log
+from sccache_dtool.log import Collected, Log
 
 #: errno values that are never done without: no room, a failing disk, what is gone, and a link that is not followed.
 DECISIVE = FULL | GONE | {errno.EIO, errno.ELOOP}
@@ -24,13 +24,29 @@ CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF}
 said: set[str] = set()
 
 _log = Log(__name__)
+_collected: Collected | None = None
 
 
 def do_without(text: str) -> None:
     """Log, once in a process, what is done without, and what follows from that."""
     if text not in said:
         said.add(text)
-        _log.warning(text)
+        (_log if _collected is None else _collected).warning(text)
+
+
+@contextlib.contextmanager
+def collecting() -> Iterator[Collected]:
+    """Have what is done without meanwhile kept, each text once, and not logged."""
+    global _collected
+    before = set(said)
+    said.clear()
+    _collected = Collected()
+    try:
+        yield _collected
+    finally:
+        _collected = None
+        said.clear()
+        said.update(before)
 
 
 @contextlib.contextmanager

@@ -13,12 +13,13 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import names, records
-from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, Wanted
 from sccache_dtool.fetch.words import is_source
+from sccache_dtool.log import Silent
+from sccache_dtool.protocol.store import Store
 
 Warn = Callable[[str], None]
 
@@ -44,28 +45,30 @@ class Named(NamedTuple):
     generation: str | None = None
 
 
-def find(fs: FileSystem, place: Layout, word: str, mean: Mean, warn: Warn) -> str:
+def find(store: Store, word: str, mean: Mean) -> str:
     """The key of the item that `word` means. Raises NotFound, or UsageError if it could be several."""
-    within = place.within(word)
+    within = store.layout.within(word)
     if within is not None:
         return within[0]
-    keys = list(items.keys(fs, place, warn))
+    keys = list(items.keys(store))
     found = meant(word, keys, mean)
     if len(found) > 1:  # rather one that is there than what was evicted
-        found = [key for key in found if items.generations(fs, place, key)] or found
+        found = [key for key in found if items.generations(store, key)] or found
     if not found:
-        raise _not_found(f"there is no item {plain(word)!r} in {place.root}", word, keys, _how_to_list(place))
-    return the_only(word, found, lambda key: _source(fs, place, key))
+        raise _not_found(
+            f"there is no item {plain(word)!r} in {store.layout.root}", word, keys, _how_to_list(store.layout)
+        )
+    return the_only(word, found, lambda key: _source(store, key))
 
 
-def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | None, mean: Mean, warn: Warn) -> Named:
+def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) -> Named:
     """What the words and the name mean that `use` was given, a path that it printed, or any word that `find` knows.
 
     What `use` would mean by the words comes first if the cache has it, or if it is a file here: others may have items
     of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for
     another word that means no item, and UsageError or FetchFailed for words that mean nothing.
     """
-    within = place.within(words[0]) if len(words) == 1 and name is None else None
+    within = store.layout.within(words[0]) if len(words) == 1 and name is None else None
     if within is not None:
         return Named(*within)
     key, refused = None, None
@@ -73,18 +76,18 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
         key = _key_of_use(words, name, mean)
     except (UsageError, FetchFailed) as error:
         refused = error
-    if key is not None and (name is not None or _is_there(fs, place, key)):
+    if key is not None and (name is not None or _is_there(store, key)):
         return Named(key)
     if words and names.cache_of(words[0]) is not None:
         raise NotFound(
-            f"{plain(words[0])} is not in the cache {place.root}",
+            f"{plain(words[0])} is not in the cache {store.layout.root}",
             hint="name the cache that it is in, with -C, or give the name of the item",
         )
     if key is not None and os.path.lexists(words[0]):
         return Named(key)
     if len(words) == 1 and name is None:
         try:
-            return Named(find(fs, place, words[0], mean, warn))
+            return Named(find(store, words[0], mean))
         except NotFound as error:
             if names.is_key(words[0]):
                 return Named(words[0])
@@ -129,9 +132,9 @@ def source_of(facts: dict[str, object]) -> str:
     return records.printable(words) or "no source"
 
 
-def _source(fs: FileSystem, place: Layout, key: str) -> str:
-    for generation in items.generations(fs, place, key):
-        return source_of(items.facts_if_readable(fs, place, key, str(generation), lambda text: None))
+def _source(store: Store, key: str) -> str:
+    for generation in items.generations(store, key):
+        return source_of(items.facts_if_readable(store.logging_to(Silent()), key, str(generation)))
     return "not in the cache any more"
 
 
@@ -182,19 +185,19 @@ def _digits_of_source(word: str, mean: Mean) -> str | None:
         return None
 
 
-def _is_there(fs: FileSystem, place: Layout, key: str) -> bool:
+def _is_there(store: Store, key: str) -> bool:
     """Whether the cache has, or had, the item.
 
     A miss is looked at again, because NFS may hide for a minute that another host has put it there.
     """
     for again in (True, False):
         try:
-            return bool(fs.names(place.item(key)))
+            return bool(store.fs.names(store.layout.item(key)))
         except OSError as error:
             if error.errno not in GONE:
                 return True
         if again:
-            items.refresh(fs, place, key)
+            items.refresh(store, key)
     return False
 
 

@@ -61,6 +61,18 @@ class Collected(Log):
     def _log(self, level: int, message: object) -> None:
         self.messages.append((level, message))
 
+    def pass_on(self, log: Log) -> None:
+        """Log in `log` what was kept."""
+        for level, message in self.messages:
+            log._log(level, message)
+
+
+class Silent(Log):
+    """Logs nothing: for a look at what another look reports."""
+
+    def _log(self, level: int, message: object) -> None:
+        """Log nothing."""
+
 
 _shown: tuple[int, Callable[[int, str], None]] | None = None
 _attached: tuple[logging.Handler, int] | None = None  # the handler that shows it, and the logger's level before

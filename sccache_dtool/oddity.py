@@ -22,9 +22,9 @@ class Oddity(NamedTuple):
 
     path: str
     kind: str  # what is wrong, as a phrase: "not a holder", "Permission denied"
-    fate: Fate | str
+    fate: Fate | str  # a phrase where none of Fate fits; empty if nothing follows from it
 
     def __str__(self) -> str:
         """For people; no code reads it."""
         fate = self.fate.value if isinstance(self.fate, Fate) else self.fate
-        return f"{self.path}: {self.kind}; {fate}"
+        return f"{self.path}: {self.kind}; {fate}" if fate else f"{self.path}: {self.kind}"

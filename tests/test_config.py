@@ -13,6 +13,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.log import Log
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
 from sccache_dtool.policy.thresholds import Limits, Mark
@@ -22,12 +23,12 @@ TB = 10**12
 
 def load(layout: Layout, text: str, warnings: list[str]) -> Config:
     Path(layout.config_file).write_text(text)
-    return config.load(FileSystem(), layout, warnings.append)
+    return config.load(FileSystem(), layout, Log())
 
 
 def test_without_a_file_there_are_no_settings(layout: Layout, warnings: list[str]) -> None:
     """A new cache could not be used before somebody has written a file."""
-    assert config.load(FileSystem(), layout, warnings.append) == Config()
+    assert config.load(FileSystem(), layout, Log()) == Config()
     assert Config().trash_keep == 0
     assert Config().lease_ttl is None
 
@@ -220,7 +221,7 @@ def test_a_file_that_cannot_be_read_is_an_error(layout: Layout, warnings: list[s
     """A passing fault would silently mean "no settings"."""
     fs = Failing()
     fs.fail("read_text", error)
-    read = config.load(fs, layout, warnings.append)
+    read = config.load(fs, layout, Log())
     for name in ANY_OF.values():
         with pytest.raises(CacheError, match="cannot be read"):
             getattr(read, name)

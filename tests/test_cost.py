@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Counting, FakeClock, FakeProc
+from faults import Counting, FakeClock, FakeProc, store_of
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -22,7 +22,6 @@ from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import holders, leases, reaping
 from sccache_dtool.protocol.holders import JOB, PROGRAM, Holder, Owner
 from sccache_dtool.protocol.leases import Held, Place
-from sccache_dtool.protocol.store import Workplace
 
 LEASES, HOLDERS = 10_000, 100
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -50,8 +49,8 @@ def test_a_heartbeat_is_one_call_whatever_is_held(place: tuple[Layout, Place], c
     layout, copy = place
     fs = Counting()
     owner = Owner(PROGRAM, Process("boot", "space", 1, 1), None, "x")
-    holder = Holder(fs, layout, clock, owner, 3600.0)
-    assert all(leases.take(fs, clock, holder, copy) for _ in range(LEASES))
+    holder = Holder(store_of(fs, layout, clock=clock), owner, 3600.0)
+    assert all(leases.take(store_of(fs, None, clock=clock), holder, copy) for _ in range(LEASES))
     fs.calls.clear()
     holder.beat()
     assert fs.kinds() == ["rename"]
@@ -84,12 +83,14 @@ def test_reaping_asks_each_holder_once(
         else:
             owner = holders.process_owner(PROGRAM, proc, proc.add(1000 + number))
             proc.end(1000 + number)
-        holder = Holder(FileSystem(), layout, clock, owner, None)
-        assert all(leases.take(FileSystem(), clock, holder, copy) for _ in range(LEASES // HOLDERS))
+        holder = Holder(store_of(FileSystem(), layout, clock=clock), owner, None)
+        assert all(
+            leases.take(store_of(FileSystem(), None, clock=clock), holder, copy) for _ in range(LEASES // HOLDERS)
+        )
     listed = held(copy)
     fs = Counting()
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cost", print)) as court:
-        done = reaping.reap(fs, layout, clock, court, listed, dry_run=False)
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
+        done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False)
     assert len(done.leases) == LEASES
     assert len(done.holders) == HOLDERS
     of_holders = Counter(call.kind for call in fs.calls if f"{layout.holders}/" in call.path)
@@ -119,7 +120,7 @@ def test_a_scan_opens_no_more_than_the_directories_it_reads_and_the_copy(
         return really_open(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", count)
-    (found,) = items.survey(FileSystem(), layout, print, Crew(), list, uses=uses)
+    (found,) = items.survey(store_of(FileSystem(), layout), Crew(), list, uses=uses)
     assert [item.key for item in found] == keys
     each = 4 if uses else 3  # the item, the copy, its gate; and the history, if uses are to be counted
     assert len(opened) <= each * len(keys) + 10

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import httpserver
-from faults import Call, Counting
+from faults import Call, Counting, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, TrashName, WorkName
@@ -123,9 +123,9 @@ def test_who_waits_does_not_look_at_what_others_do(tmp_path: Path) -> None:
     Cache(layout.root, fs=FileSystem()).use(str(source)).release()
     leave_traces(layout, str(source))
     fs = Weighing()
-    assert downloads.outcomes(fs, layout, "f" * 32) == []
+    assert downloads.outcomes(store_of(fs, layout), "f" * 32) == []
     key = f"{0:032x}"
-    assert len(downloads.outcomes(fs, layout, key)) == 1
+    assert len(downloads.outcomes(store_of(fs, layout), key)) == 1
     assert fs.listed == 1
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, OnClock
+from faults import Counting, Failing, FakeClock, FakeProc, OnClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.names import (
@@ -544,7 +544,7 @@ def test_a_holder_that_is_gone_is_revoked(
     cache: Cache, job: Owner, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
     """Holders of killed jobs would pile up."""
-    holder = Holder(FS, layout, clock, job, None)
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
     proc.end(4242)
     (finding,) = cache.examine()
     assert holder.id in finding.path

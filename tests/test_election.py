@@ -12,7 +12,7 @@ from typing import Any
 import flufl.lock._lockfile
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, LostReplies
+from faults import Counting, Failing, FakeClock, FakeProc, LostReplies, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness import State, Verdict
@@ -57,7 +57,7 @@ def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Standing:
             proc.add(pid, "job")
         record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
         memory = Memory(str(layout.root) + ".memory", seen_by or clock)
-        return Election(fs or FileSystem(), layout, "work", record, judge_as(state), memory)
+        return Election(store_of(fs or FileSystem(), layout), "work", record, judge_as(state), memory)
 
     return stand
 
@@ -306,7 +306,7 @@ def test_elections_for_different_work_do_not_disturb_each_other(
 ) -> None:
     """One download at a time would be all that a cache can do."""
     one = stand()
-    other = Election(FileSystem(), layout, "wor", "{}", judge_as(State.DEAD), Memory(None, clock))
+    other = Election(store_of(FileSystem(), layout), "wor", "{}", judge_as(State.DEAD), Memory(None, clock))
     assert one.poll()
     assert other.poll()
     assert other.winner() is None  # and not the winner of "work"

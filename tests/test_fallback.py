@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import httpserver
-from faults import Failing, FakeClock, FakeProc
+from faults import Failing, FakeClock, FakeProc, store_of
 from sccache_dtool import fallback
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
@@ -198,7 +198,7 @@ def test_a_download_needs_no_threads(
 def records_in(layout: Layout) -> list[HolderRecord]:
     """What the holders say of themselves."""
     fs = FileSystem()
-    return [holders.read(fs, layout, name) for name in Roll.glance(fs, layout).present.values()]
+    return [holders.read(store_of(fs, layout), name) for name in Roll.glance(store_of(fs, layout)).present.values()]
 
 
 def test_a_program_without_a_heartbeat_has_no_lifetime(
@@ -224,16 +224,16 @@ def test_a_lifetime_that_was_asked_for_begins_after_a_download_without_a_heartbe
     no_thread(0)
     cache = make_cache()
     fs, owner = FileSystem(), Owner(NAMED, None, "job", "")
-    holder = Holder(fs, layout, clock, owner, 3600.0)
+    holder = Holder(store_of(fs, layout, clock=clock), owner, 3600.0)
     with holder.beating():
         assert [record.ttl for record in records_in(layout)] == [None]
         clock.let_pass(7200)
     assert [record.ttl for record in records_in(layout)] == [3600.0]
     assert not holder.lost
-    (name,) = Roll.glance(fs, layout).present.values()
+    (name,) = Roll.glance(store_of(fs, layout)).present.values()
     assert name.end > 0
     with holder.beating():
-        holders.revoke(fs, layout, next(iter(Roll.glance(fs, layout).present.values())))
+        holders.revoke(store_of(fs, layout), next(iter(Roll.glance(store_of(fs, layout)).present.values())))
     assert holder.lost
     holder.retire()
     lease = cache.hold(owner, cache.wanted([source]), UseOptions(ttl=3600.0))
@@ -247,7 +247,7 @@ def test_a_lifetime_that_cannot_be_changed_stays(
     """A holder would end, or think that it has no lifetime, because a disk is full."""
     no_thread(0)
     fs = Failing()
-    holder = Holder(fs, layout, clock, Owner(NAMED, None, "job", ""), 3600.0)
+    holder = Holder(store_of(fs, layout, clock=clock), Owner(NAMED, None, "job", ""), 3600.0)
     fs.fail("symlink", errno.ENOSPC)
     with holder.beating():
         assert [record.ttl for record in records_in(layout)] == [3600.0]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
+from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock, store_of
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import HolderName, Layout
@@ -38,7 +38,7 @@ def entries(layout: Layout) -> list[HolderName]:
 def test_a_holder_without_a_lifetime_is_one_call(layout: Layout, clock: FakeClock) -> None:
     """`sc-dtool use` would cost more requests than it must."""
     fs = Counting()
-    holder = Holder(fs, layout, clock, OWNER, None)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, None)
     assert fs.kinds() == ["symlink"]
     assert [str(name) for name in entries(layout)] == [f"{holder.id}.0.0"]
 
@@ -46,7 +46,7 @@ def test_a_holder_without_a_lifetime_is_one_call(layout: Layout, clock: FakeCloc
 def test_a_holder_with_a_lifetime_has_its_end_on_the_file_systems_clock(layout: Layout) -> None:
     """A host whose clock is wrong would hold leases for too short, or for ever."""
     server, host = FakeClock(wall=1_900_000_000.0), FakeClock(wall=1_000.0)
-    Holder(OnClock(server), layout, host, OWNER, TTL)
+    Holder(store_of(OnClock(server), layout, clock=host), OWNER, TTL)
     (name,) = entries(layout)
     assert name.end == 1_900_000_000 + TTL
 
@@ -55,7 +55,7 @@ def test_a_pause_while_entering_does_not_make_the_end_earlier(layout: Layout, cl
     """A process that was stopped for a while as it started would beat and be taken for dead all the same."""
     fs = Interposing()
     fs.before("lstat", lambda: clock.let_pass(10 * TTL))
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     (name,) = entries(layout)
     made = os.lstat(f"{layout.holders}/{name}").st_mtime
     assert name.end >= int(made + 10 * TTL + TTL)
@@ -69,16 +69,16 @@ def test_a_lost_reply_to_entering_is_no_error(layout: Layout, clock: FakeClock) 
     """A user whose server restarted would be told that a file exists, and not get the data."""
     fs = LostReplies()
     fs.lose("symlink")
-    holder = Holder(fs, layout, clock, OWNER, None)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, None)
     assert [name.id for name in entries(layout)] == [holder.id]
 
 
 @pytest.mark.parametrize("ttl", [1e15, 1e300])
 def test_an_endless_lifetime_is_a_name_that_can_be_read(layout: Layout, clock: FakeClock, ttl: float) -> None:
     """A lease "for ever" would have a holder that nobody finds, and be ended at the next `reap`."""
-    holder = Holder(FS, layout, clock, OWNER, ttl)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, ttl)
     holder.beat()
-    assert holder.id in Roll.call(FS, layout).present
+    assert holder.id in Roll.call(store_of(FS, layout)).present
 
 
 def test_a_full_disk_is_told(layout: Layout, clock: FakeClock) -> None:
@@ -86,12 +86,15 @@ def test_a_full_disk_is_told(layout: Layout, clock: FakeClock) -> None:
     fs = Failing()
     fs.fail("symlink", errno.ENOSPC)
     with pytest.raises(OSError, match="No space"):
-        Holder(fs, layout, clock, OWNER, None)
+        Holder(store_of(fs, layout, clock=clock), OWNER, None)
 
 
 def test_ids_are_never_used_twice(layout: Layout, clock: FakeClock) -> None:
     """Two holders of one owner would end each other's leases."""
-    one, other = Holder(FS, layout, clock, OWNER, None), Holder(FS, layout, clock, OWNER, None)
+    one, other = (
+        Holder(store_of(FS, layout, clock=clock), OWNER, None),
+        Holder(store_of(FS, layout, clock=clock), OWNER, None),
+    )
     assert one.id != other.id
     assert one.id.startswith(OWNER.prefix)
     assert other.id.startswith(OWNER.prefix)
@@ -112,9 +115,9 @@ def test_ids_are_never_used_twice(layout: Layout, clock: FakeClock) -> None:
 @pytest.mark.parametrize("ttl", [None, 1.0, TTL])
 def test_a_record_is_read_as_written(layout: Layout, clock: FakeClock, owner: Owner, ttl: float | None) -> None:
     """A holder's own record would count as damaged, and its leases stay for ever."""
-    Holder(FS, layout, clock, owner, ttl)
+    Holder(store_of(FS, layout, clock=clock), owner, ttl)
     (name,) = entries(layout)
-    record = holders.read(FS, layout, name)
+    record = holders.read(store_of(FS, layout), name)
     assert (record.kind, record.process, record.ttl) == (owner.kind, owner.process, ttl)
     assert record.host == holders.host_name()
     assert record.user == holders.user_name()
@@ -162,7 +165,7 @@ def test_a_record_does_not_drive_the_terminal(layout: Layout, clock: FakeClock) 
 def test_a_heartbeat_is_one_call_and_a_new_name(layout: Layout, clock: FakeClock) -> None:
     """Thousands of jobs would load the server with more than they must, or not be seen to live."""
     fs = Counting()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     (before,) = entries(layout)
     fs.calls.clear()
     clock.let_pass(600)
@@ -175,7 +178,7 @@ def test_a_heartbeat_is_one_call_and_a_new_name(layout: Layout, clock: FakeClock
 def test_a_lost_reply_to_a_heartbeat_is_no_loss(layout: Layout, clock: FakeClock) -> None:
     """A job would be told to stop because a server restarted."""
     fs = LostReplies()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.lose("rename")
     holder.beat()
     assert fs.lost
@@ -186,8 +189,8 @@ def test_a_lost_reply_to_a_heartbeat_is_no_loss(layout: Layout, clock: FakeClock
 
 def test_a_revoked_holder_is_told_at_its_next_heartbeat(layout: Layout, clock: FakeClock) -> None:
     """A job that was taken for dead would go on reading what is being deleted, without a word."""
-    holder = Holder(FS, layout, clock, OWNER, TTL)
-    assert holders.revoke(FS, layout, entries(layout)[0])
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
+    assert holders.revoke(store_of(FS, layout), entries(layout)[0])
     with pytest.raises(LeaseLost, match="were revoked"):
         holder.beat()
     assert holder.lost
@@ -200,7 +203,7 @@ def test_a_revoked_holder_is_told_at_its_next_heartbeat(layout: Layout, clock: F
 def test_a_passing_fault_is_no_revocation(layout: Layout, clock: FakeClock) -> None:
     """A server that is away for a minute would end all jobs."""
     fs = Failing()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.fail("rename", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
         holder.beat()
@@ -213,7 +216,7 @@ def test_a_passing_fault_is_no_revocation(layout: Layout, clock: FakeClock) -> N
 def test_a_directory_that_cannot_be_listed_is_no_revocation(layout: Layout, clock: FakeClock) -> None:
     """A heartbeat whose reply was lost while the server is still half away would end the job."""
     fs = Failing()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.fail("rename", errno.ENOENT)
     fs.fail("names", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
@@ -232,11 +235,11 @@ def test_a_heart_beats_and_tells_of_its_loss_once(layout: Layout, clock: FakeClo
 
     beating = threading.Event()
     fs = Interposing()
-    holder = Holder(fs, layout, clock, OWNER, 0.01)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, 0.01)
     fs.before("rename", beating.set, within=holder.id, nth=3)
     holder.start_heart(hear)
     assert beating.wait(30)
-    while not any(holders.revoke(FS, layout, name) for name in entries(layout)):
+    while not any(holders.revoke(store_of(FS, layout), name) for name in entries(layout)):
         pass
     assert heard.wait(30)
     holder.stop_heart()
@@ -248,7 +251,7 @@ def test_a_heart_outlives_passing_faults(layout: Layout, clock: FakeClock) -> No
     """A heart that stops at the first fault would lose the leases of a long job."""
     fs = Failing()
     told: list[LeaseLost] = []
-    holder = Holder(fs, layout, clock, OWNER, 0.01)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, 0.01)
     over = threading.Event()
     fs.fail("rename", errno.EIO, within=holder.id, times=3)
     unhurt = fs.handle
@@ -268,7 +271,7 @@ def test_a_heart_outlives_passing_faults(layout: Layout, clock: FakeClock) -> No
 
 def test_a_heart_without_a_lifetime_does_not_beat(layout: Layout, clock: FakeClock) -> None:
     """Holders that only their process's end ends would load the server for nothing."""
-    holder = Holder(FS, layout, clock, OWNER, None)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, None)
     before = threading.active_count()
     holder.start_heart(lambda error: None)
     assert threading.active_count() == before
@@ -277,7 +280,7 @@ def test_a_heart_without_a_lifetime_does_not_beat(layout: Layout, clock: FakeClo
 @pytest.mark.parametrize("ttl", [None, TTL])
 def test_who_retires_leaves_nothing(layout: Layout, clock: FakeClock, ttl: float | None) -> None:
     """Holders of programs that ended well would pile up."""
-    holder = Holder(FS, layout, clock, OWNER, ttl)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, ttl)
     holder.start_heart(lambda error: None)
     holder.retire()
     assert os.listdir(layout.holders) == ["gone"]
@@ -286,7 +289,7 @@ def test_who_retires_leaves_nothing(layout: Layout, clock: FakeClock, ttl: float
 
 def test_a_forked_child_does_not_retire_its_parent(layout: Layout, clock: FakeClock) -> None:
     """A worker process that ends would let its parent's leases be reaped."""
-    holder = Holder(FS, layout, clock, OWNER, None)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, None)
     child = os.fork()
     if child == 0:
         holder.retire()
@@ -298,7 +301,7 @@ def test_a_forked_child_does_not_retire_its_parent(layout: Layout, clock: FakeCl
 def test_a_holder_that_has_just_beaten_is_confirmed_without_a_call(layout: Layout, clock: FakeClock) -> None:
     """Each use would load the server with a heartbeat."""
     fs = Counting()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.calls.clear()
     clock.let_pass(holders.pause_between_beats(TTL))
     assert holder.confirm()
@@ -312,13 +315,16 @@ def test_a_holder_that_has_not_beaten_for_long_is_confirmed_by_a_heartbeat(
 ) -> None:
     """A program that was suspended, or restored elsewhere, would be given what is deleted under it."""
     fs = Counting()
-    one, other = Holder(fs, layout, clock, OWNER, TTL), Holder(fs, layout, clock, OWNER, TTL)
+    one, other = (
+        Holder(store_of(fs, layout, clock=clock), OWNER, TTL),
+        Holder(store_of(fs, layout, clock=clock), OWNER, TTL),
+    )
     if "boot" in clocks:
         clock._boot += seconds
     if "wall" in clocks:
         clock._wall += seconds
     (name,) = [name for name in entries(layout) if name.id == other.id]
-    assert holders.revoke(FS, layout, name)
+    assert holders.revoke(store_of(FS, layout), name)
     fs.calls.clear()
     assert one.confirm()
     assert fs.kinds() == ["rename"]
@@ -333,9 +339,12 @@ def test_a_revocation_is_found_out_by_a_heartbeat_however_fresh_the_last(
 ) -> None:
     """After a long download a lease would be given to a job that was taken for dead meanwhile."""
     fs = Counting()
-    one, other = Holder(fs, layout, clock, OWNER, ttl), Holder(fs, layout, clock, OWNER, ttl)
+    one, other = (
+        Holder(store_of(fs, layout, clock=clock), OWNER, ttl),
+        Holder(store_of(fs, layout, clock=clock), OWNER, ttl),
+    )
     (name,) = [name for name in entries(layout) if name.id == other.id]
-    assert holders.revoke(FS, layout, name)
+    assert holders.revoke(store_of(FS, layout), name)
     fs.calls.clear()
     assert one.prove()
     assert fs.kinds() == ["rename"]
@@ -345,7 +354,7 @@ def test_a_revocation_is_found_out_by_a_heartbeat_however_fresh_the_last(
 def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
     """While the server is away, nobody could say that a lease protects anything."""
     fs = Failing()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     clock.let_pass(TTL)
     fs.fail("rename", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
@@ -356,7 +365,7 @@ def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock:
 
 def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
     """A program that was frozen with its memory and goes on elsewhere would use the leases of what was frozen."""
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     process = holder._myself.process
     if process is None:
         pytest.skip("processes cannot be told apart on this host")
@@ -369,7 +378,7 @@ def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clo
 
 def test_who_has_retired_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
     """A thread would be given a lease in the name of a holder that another thread has just removed."""
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     holder.retire()
     assert not holder.confirm()
     assert not holder.prove()
@@ -393,7 +402,7 @@ class AfterRename(FileSystem):
 def test_who_retires_in_the_middle_of_a_heartbeat_leaves_nothing(layout: Layout, clock: FakeClock) -> None:
     """A signal handler that gives everything back would leave a holder, for as long as the program lives."""
     fs = AfterRename()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.act = holder.retire
     holder.beat()
     assert os.listdir(layout.holders) == ["gone"]
@@ -403,7 +412,7 @@ def test_who_retires_in_the_middle_of_a_heartbeat_leaves_nothing(layout: Layout,
 def test_a_heartbeat_in_the_middle_of_a_heartbeat_is_no_loss(layout: Layout, clock: FakeClock) -> None:
     """A signal handler that uses something would wait for ever, or take the program for revoked."""
     fs = AfterRename()
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
     fs.act = holder.beat
     for _ in range(3):
         holder.beat()
@@ -414,9 +423,9 @@ def test_a_heartbeat_in_the_middle_of_a_heartbeat_is_no_loss(layout: Layout, clo
 def test_a_heart_tells_at_once_of_a_loss_that_another_thread_has_found(layout: Layout, clock: FakeClock) -> None:
     """A program would go on reading for minutes what may be deleted, though a part of it knows."""
     heard = threading.Event()
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     holder.start_heart(lambda error: heard.set())
-    assert holders.revoke(FS, layout, entries(layout)[0])
+    assert holders.revoke(store_of(FS, layout), entries(layout)[0])
     assert not holder.prove()
     assert heard.wait(60)
     holder.stop_heart()
@@ -424,7 +433,7 @@ def test_a_heart_tells_at_once_of_a_loss_that_another_thread_has_found(layout: L
 
 def test_a_heart_can_be_stopped_while_it_is_being_started_and_stopped(layout: Layout, clock: FakeClock) -> None:
     """A signal handler that gives everything back would wait for ever if the program was just doing that."""
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
 
     def live() -> None:
         holder.start_heart(lambda error: None)
@@ -443,9 +452,9 @@ def test_a_heart_is_not_waited_for_by_what_it_tells(layout: Layout, clock: FakeC
         told.set()
         over.wait(60)
 
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     holder.start_heart(tell)
-    assert holders.revoke(FS, layout, entries(layout)[0])
+    assert holders.revoke(store_of(FS, layout), entries(layout)[0])
     assert not holder.prove()
     assert told.wait(60)
     holder.retire()
@@ -457,29 +466,29 @@ def test_a_heart_is_not_waited_for_by_what_it_tells(layout: Layout, clock: FakeC
 
 def test_a_heartbeat_that_comes_first_wins(layout: Layout, clock: FakeClock) -> None:
     """A holder that lives would lose its leases in spite of a heartbeat."""
-    holder = Holder(FS, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     (seen,) = entries(layout)
     fs = Interposing()
     fs.before("rename", holder.beat)
-    assert holders.revoke(fs, layout, seen) is False
+    assert holders.revoke(store_of(fs, layout), seen) is False
     assert [name.id for name in entries(layout)] == [holder.id]
     assert os.listdir(layout.gone) == []
 
 
 def test_of_two_who_revoke_one_wins(layout: Layout, clock: FakeClock) -> None:
     """Two cleaners would both believe to have ended a holder, and tell of it twice."""
-    Holder(FS, layout, clock, OWNER, TTL)
+    Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     (seen,) = entries(layout)
-    assert [holders.revoke(FS, layout, seen), holders.revoke(FS, layout, seen)] == [True, False]
+    assert [holders.revoke(store_of(FS, layout), seen), holders.revoke(store_of(FS, layout), seen)] == [True, False]
 
 
 def test_a_revocation_that_is_refused_is_an_error(layout: Layout, clock: FakeClock) -> None:
     """A cleaner without permission would end the leases of a holder that does not learn of it."""
-    Holder(FS, layout, clock, OWNER, TTL)
+    Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     fs = Failing()
     fs.fail("rename", errno.EACCES)
     with pytest.raises(PermissionError):
-        holders.revoke(fs, layout, entries(layout)[0])
+        holders.revoke(store_of(fs, layout), entries(layout)[0])
 
 
 # -- roll calls --------------------------------------------------------------------------------------------------------
@@ -487,9 +496,9 @@ def test_a_revocation_that_is_refused_is_an_error(layout: Layout, clock: FakeClo
 
 def test_a_roll_call_creates_before_it_lists(layout: Layout, clock: FakeClock) -> None:
     """On NFS v3 a holder of the same clock tick would be hidden, and its leases be reaped."""
-    Holder(FS, layout, clock, OWNER, None)
+    Holder(store_of(FS, layout, clock=clock), OWNER, None)
     fs = Counting()
-    roll = Roll.call(fs, layout)
+    roll = Roll.call(store_of(fs, layout))
     assert fs.kinds()[0] == "symlink"
     assert fs.calls[0].path.startswith(f"{layout.holders}/{PROBE}")
     assert fs.kinds().index("symlink") < fs.kinds().index("names")
@@ -499,12 +508,12 @@ def test_a_roll_call_creates_before_it_lists(layout: Layout, clock: FakeClock) -
 
 def test_a_roll_call_leaves_no_probe(layout: Layout) -> None:
     """Every look would leave a file in the cache."""
-    Roll.call(FS, layout)
+    Roll.call(store_of(FS, layout))
     assert os.listdir(layout.holders) == ["gone"]
     fs = Failing()
     fs.fail("names", errno.EIO)
     with pytest.raises(OSError, match="Input/output"):
-        Roll.call(fs, layout)
+        Roll.call(store_of(fs, layout))
     assert os.listdir(layout.holders) == ["gone"]
 
 
@@ -526,8 +535,8 @@ class WholeSeconds(Counting):
 def test_who_is_missing_is_known_where_times_are_whole_seconds(layout: Layout, clock: FakeClock) -> None:
     """The leases of programs that have ended would stay for ever on such a file system."""
     fs = WholeSeconds(clock)
-    holder = Holder(fs, layout, clock, OWNER, TTL)
-    roll = Roll.call_in_silence(fs, layout, clock)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
+    roll = Roll.call_in_silence(store_of(fs, layout, clock=clock))
     assert roll is not None
     assert set(roll.present) == {holder.id}
 
@@ -537,7 +546,7 @@ def test_who_beats_during_a_roll_call_is_noticed_where_times_are_whole_seconds(
 ) -> None:
     """A holder that is renamed during the listing, in the same second, would be missing in it, and lose its leases."""
     fs = WholeSeconds(clock)
-    holder = Holder(fs, layout, clock, OWNER, TTL)
+    holder = Holder(store_of(fs, layout, clock=clock), OWNER, TTL)
 
     class Beating(FakeClock):
         def sleep(self, seconds: float) -> None:
@@ -545,7 +554,7 @@ def test_who_beats_during_a_roll_call_is_noticed_where_times_are_whole_seconds(
             clock.let_pass(seconds)
             holder.beat()
 
-    assert Roll.call_in_silence(fs, layout, Beating()) is None
+    assert Roll.call_in_silence(store_of(fs, layout, clock=Beating())) is None
 
 
 @pytest.mark.parametrize("kind", ["symlink", "unlink"])
@@ -553,7 +562,7 @@ def test_a_lost_reply_about_the_probe_is_no_error(layout: Layout, kind: str) -> 
     """No lease could be judged, and no heartbeat saved, while a server restarts."""
     fs = LostReplies()
     fs.lose(kind)
-    assert Roll.call(fs, layout).is_proof
+    assert Roll.call(store_of(fs, layout)).is_proof
     assert fs.lost
     assert os.listdir(layout.holders) == ["gone"]
 
@@ -561,7 +570,7 @@ def test_a_lost_reply_about_the_probe_is_no_error(layout: Layout, kind: str) -> 
 def test_a_glance_writes_nothing_and_proves_nothing(layout: Layout) -> None:
     """`status` could not be asked by users who may only read, or would say who has ended without knowing."""
     fs = Counting()
-    roll = Roll.glance(fs, layout)
+    roll = Roll.glance(store_of(fs, layout))
     assert set(fs.kinds()) == {"names"}
     assert not roll.is_proof
 
@@ -569,17 +578,20 @@ def test_a_glance_writes_nothing_and_proves_nothing(layout: Layout) -> None:
 def test_the_time_of_a_roll_is_the_file_systems(layout: Layout, clock: FakeClock) -> None:
     """Lifetimes would be reckoned by the clock of a cleaner's host."""
     clock.let_pass(12_345)
-    assert Roll.call(OnClock(clock), layout).now == clock.wall()
+    assert Roll.call(store_of(OnClock(clock), layout)).now == clock.wall()
 
 
 def test_a_roll_tells_who_is_there_who_was_revoked_and_what_is_strange(layout: Layout, clock: FakeClock) -> None:
     """A revoked holder would count as present, or a stranger's file as a holder."""
-    here, revoked = Holder(FS, layout, clock, OWNER, None), Holder(FS, layout, clock, OWNER, None)
-    holders.revoke(FS, layout, HolderName(revoked.id, 0, 0))
+    here, revoked = (
+        Holder(store_of(FS, layout, clock=clock), OWNER, None),
+        Holder(store_of(FS, layout, clock=clock), OWNER, None),
+    )
+    holders.revoke(store_of(FS, layout), HolderName(revoked.id, 0, 0))
     Path(layout.holders, "README").touch()
     Path(layout.holders, f"{PROBE}0123456789abcdef").touch()
     Path(layout.gone, "notes").touch()
-    roll = Roll.call(FS, layout)
+    roll = Roll.call(store_of(FS, layout))
     assert set(roll.present) == {here.id}
     assert roll.gone == {revoked.id}
     assert roll.strangers == ("README",)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from pyfakefs.fake_filesystem import FakeFilesystem
 
-from faults import Counting, Failing
+from faults import Counting, Failing, store_of
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, item_key
@@ -40,14 +40,14 @@ def finish(fs: FakeFilesystem, *names: str, key: str = KEY) -> None:
 
 
 def look(warnings: list[str], on: FileSystem | None = None, key: str = KEY) -> items.Item:
-    return items.look(on or FileSystem(), PLACE, key, warnings.append)
+    return items.look(store_of(on or FileSystem(), PLACE), key)
 
 
 def test_nothing_is_an_empty_item(fs: FakeFilesystem, warnings: list[str]) -> None:
     """A question about an item that is not there would be an error, or have an answer."""
     item = look(warnings)
     assert (item.copies, item.uses, item.bytes, item.idle_since) == ((), 0, 0, 0.0)
-    assert list(items.scan(FileSystem(), PLACE, warnings.append)) == []
+    assert list(items.scan(store_of(FileSystem(), PLACE))) == []
     assert warnings == []
 
 
@@ -117,7 +117,7 @@ def test_one_bad_item_does_not_hide_the_others(fs: FakeFilesystem, warnings: lis
     on = Failing()
     on.fail("names", errno.EIO, within=f"{keys[0]}/{HISTORY}")
     on.fail("names", errno.EACCES, within=f"{keys[1]}")
-    found = {item.key: item for item in items.scan(on, PLACE, warnings.append)}
+    found = {item.key: item for item in items.scan(store_of(on, PLACE))}
     assert set(found) == set(keys)
     assert (found[keys[0]].bytes, found[keys[0]].finished_uses) == (100, 0)
     assert found[keys[1]].copies == ()
@@ -144,7 +144,7 @@ def test_what_is_not_ours_is_told_of_and_passed_over(fs: FakeFilesystem, warning
     """Somebody's own file in the cache would end every command, or be taken for an item."""
     put(fs)
     fs.create_file(path.format(items=PLACE.items, shard=f"{PLACE.items}/{KEY[:2]}", item=PLACE.item(KEY), key=KEY))
-    (item,) = items.scan(FileSystem(), PLACE, warnings.append)
+    (item,) = items.scan(store_of(FileSystem(), PLACE))
     assert (item.key, item.bytes) == (KEY, 100)
     assert len(warnings) == 1
     assert "\n" not in warnings[0]
@@ -153,14 +153,14 @@ def test_what_is_not_ours_is_told_of_and_passed_over(fs: FakeFilesystem, warning
 def test_an_item_in_the_wrong_place_is_passed_over(fs: FakeFilesystem, warnings: list[str]) -> None:
     """An item would be listed that no use ever finds."""
     fs.create_dir(f"{PLACE.items}/zz/{KEY}/{ONE}/{GATE}")
-    assert list(items.scan(FileSystem(), PLACE, warnings.append)) == []
+    assert list(items.scan(store_of(FileSystem(), PLACE))) == []
     assert len(warnings) == 1
 
 
 def test_evicted_items_keep_their_history(fs: FakeFilesystem, warnings: list[str]) -> None:
     """What was used often, and evicted, would seem never to have been used."""
     finish(fs, f"{HOLDER}.7~1800000100000~released")
-    (item,) = items.scan(FileSystem(), PLACE, warnings.append)
+    (item,) = items.scan(store_of(FileSystem(), PLACE))
     assert (item.copies, item.uses, item.bytes) == ((), 1, 0)
 
 
@@ -169,7 +169,7 @@ def test_a_scan_only_lists(fs: FakeFilesystem, warnings: list[str]) -> None:
     put(fs, ONE, f"{HOLDER}.0")
     finish(fs, f"{HOLDER}.7~1800000100000~released")
     on = Counting()
-    list(items.scan(on, PLACE, warnings.append))
+    list(items.scan(store_of(on, PLACE)))
     assert set(on.kinds()) == {"names"}
     assert len(on.calls) == 5  # items, its shard, the item, the gate, the history
 
@@ -179,19 +179,19 @@ def test_generations_come_the_newest_first(fs: FakeFilesystem) -> None:
     put(fs, ONE)
     put(fs, TWO)
     fs.create_file(f"{PLACE.item(KEY)}/README")
-    assert items.generations(FileSystem(), PLACE, KEY) == [TWO, ONE]
-    assert items.generations(FileSystem(), PLACE, item_key(("x",), "x")) == []
+    assert items.generations(store_of(FileSystem(), PLACE), KEY) == [TWO, ONE]
+    assert items.generations(store_of(FileSystem(), PLACE), item_key(("x",), "x")) == []
 
 
 def test_there_is_exactly_one_payload(fs: FakeFilesystem) -> None:
     """A user would be given one of several files, or the path to none."""
     put(fs, ONE)
     directory = PLACE.generation(KEY, str(ONE))
-    assert items.payload_name(FileSystem(), PLACE, KEY, ONE) == "ref.fa"
+    assert items.payload_name(store_of(FileSystem(), PLACE), KEY, ONE) == "ref.fa"
     fs.create_file(f"{directory}/{PAYLOAD}/second")
-    assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
+    assert items.payload_name(store_of(FileSystem(), PLACE), KEY, ONE) is None
     fs.remove_object(f"{directory}/{PAYLOAD}")
-    assert items.payload_name(FileSystem(), PLACE, KEY, ONE) is None
+    assert items.payload_name(store_of(FileSystem(), PLACE), KEY, ONE) is None
 
 
 def test_a_survey_opens_no_file(fs: FakeFilesystem, warnings: list[str]) -> None:
@@ -201,12 +201,12 @@ def test_a_survey_opens_no_file(fs: FakeFilesystem, warnings: list[str]) -> None
         put(fs, ONE, f"{HOLDER}.0", key=key)
         finish(fs, f"{HOLDER}.7~1800000100000~released", f"segment-5-1800000000000-{'0' * 16}", key=key)
     on = Counting()
-    (total,) = {sum(part) for part in [list(items.survey(on, PLACE, warnings.append, Crew(), count_uses))]}
+    (total,) = {sum(part) for part in [list(items.survey(store_of(on, PLACE), Crew(), count_uses))]}
     assert total == 3 * 7
     assert set(on.kinds()) == {"names"}
     assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 3
     on.calls.clear()
-    list(items.survey(on, PLACE, warnings.append, Crew(), count_uses, uses=False))
+    list(items.survey(store_of(on, PLACE), Crew(), count_uses, uses=False))
     assert len(on.calls) == 1 + len({item_key((name,), name)[:2] for name in "abc"}) + 3 * 2
 
 
@@ -220,8 +220,8 @@ def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> N
         key = item_key((str(number),), f"i{number}")
         leases = [f"{HOLDER}.0"] if number < 3 else []
         put(fs, Generation(f"{number:016x}", 1_800_000_000 + number, 10 + number, 1), *leases, key=key)
-    scanned = items.scan(FileSystem(), PLACE, warnings.append)
-    parts = items.survey(FileSystem(), PLACE, warnings.append, Crew(), functools.partial(totals.add_up, 5))
+    scanned = items.scan(store_of(FileSystem(), PLACE))
+    parts = items.survey(store_of(FileSystem(), PLACE), Crew(), functools.partial(totals.add_up, 5))
     whole, at_once = totals.total(parts, 5), totals.add_up(5, scanned)
     assert whole == at_once
     assert (whole.items, whole.busy_items, whole.idle_items, whole.leases) == (20, 3, 17, 3)
@@ -234,7 +234,7 @@ def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem
     """On NFS a host that has looked before would not see what another has fetched meanwhile, and fetch it again."""
     put(fs)
     counting = Counting()
-    items.refresh(counting, PLACE, KEY)
+    items.refresh(store_of(counting, PLACE), KEY)
     shard = f"{PLACE.items}/{KEY[:2]}"
     assert [call.arguments[0] for call in counting.calls] == [PLACE.items, shard, f"{shard}/{KEY}"]
     assert {call.kind for call in counting.calls} == {"touch"}
@@ -242,5 +242,5 @@ def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem
 
 def test_what_is_not_there_needs_no_refreshing(fs: FakeFilesystem) -> None:
     """The first use of an item would fail."""
-    items.refresh(FileSystem(), PLACE, KEY)
+    items.refresh(store_of(FileSystem(), PLACE), KEY)
     assert not fs.exists(PLACE.items)

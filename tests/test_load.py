@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Counting, Failing
+from faults import Counting, Failing, store_of
 from races.actors import findings, left_in
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
@@ -173,7 +173,7 @@ def test_an_item_with_five_thousand_leases(
         everything = ["unuse", "--all", "--holder", "long-lived", source]
         work.setdefault("unuse", []).append(calls_of_python(functools.partial(main.run, everything)))
         assert cache.item(wanted.key).leases == 0
-        assert len(history.read(FileSystem(), layout.history(wanted.key), print)) == leases
+        assert len(history.read(store_of(FileSystem(), None), layout.history(wanted.key))) == leases
         cache.close()
         shutil.rmtree(root)
         capsys.readouterr()

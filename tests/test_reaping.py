@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock
+from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, LeaseName
 from sccache_dtool.errors import LeaseLost
@@ -20,7 +20,6 @@ from sccache_dtool.protocol import history, holders, leases, reaping
 from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
 from sccache_dtool.protocol.leases import Held, Lease, Place
 from sccache_dtool.protocol.reaping import Court, Judged, Reaped
-from sccache_dtool.protocol.store import Workplace
 
 FS = FileSystem()
 KEY = f"{'0123456789abcdef' * 2}-ref.fa"
@@ -53,7 +52,9 @@ def take(layout: Layout, clock: FakeClock, place: Place) -> Taking:
     """Takes a lease on the item for an owner."""
 
     def take(owner: Owner, ttl: float | None = None, fs: FileSystem = FS) -> Lease:
-        lease = leases.take(fs, clock, Holder(fs, layout, clock, owner, ttl), place)
+        lease = leases.take(
+            store_of(fs, None, clock=clock), Holder(store_of(fs, layout, clock=clock), owner, ttl), place
+        )
         assert lease is not None
         return lease
 
@@ -73,8 +74,8 @@ def reap(layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, warning
 
     def reap(fs: FileSystem = FS, **more: object) -> Reaped:
         listed = held(place)
-        with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", warnings.append)) as court:
-            return reaping.reap(fs, layout, clock, court, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
+        with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
+            return reaping.reap(store_of(fs, layout, clock=clock), court, listed, **{"dry_run": False, **more})  # type: ignore[arg-type]
 
     return reap
 
@@ -83,12 +84,12 @@ def judge(
     layout: Layout, clock: FakeClock, proc: FakeProc, place: Place, *, glance: bool = False, fs: FileSystem = FS
 ) -> list[Judged]:
     listed = held(place)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append), glance=glance) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc), glance=glance) as court:
         return [court.lease(one) for one in listed]
 
 
 def ended(place: Place) -> list[history.Use]:
-    return history.read(FS, place.history, print)
+    return history.read(store_of(FS, None), place.history)
 
 
 def test_who_cannot_remember_what_it_saw_is_told(
@@ -156,8 +157,8 @@ def test_a_holder_is_judged_once_for_all_its_leases(
     job: Owner, reap: Reaping, place: Place, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
     """A job with a thousand leases would cost a thousand judgements, and could lose half of them."""
-    holder = Holder(FS, layout, clock, job, None)
-    names = {lease.name for _ in range(5) if (lease := leases.take(FS, clock, holder, place))}
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
+    names = {lease.name for _ in range(5) if (lease := leases.take(store_of(FS, None, clock=clock), holder, place))}
     proc.end(PID)
     fs = Counting()
     assert {one.held.name for one in reap(fs).leases} == names
@@ -241,10 +242,10 @@ def test_only_those_concerned_are_judged(
 ) -> None:
     """`rm` of one item would judge, and revoke, the holders of all."""
     take(job)
-    bystander = Holder(FS, layout, clock, job, None)
+    bystander = Holder(store_of(FS, layout, clock=clock), job, None)
     proc.end(PID)
     assert [id for id, _ in reap(everybody=False).holders] != []
-    assert bystander.id in Roll.call(FS, layout).present
+    assert bystander.id in Roll.call(store_of(FS, layout)).present
     assert [id for id, _ in reap().holders] == [bystander.id]
 
 
@@ -307,7 +308,7 @@ def test_a_holder_that_beats_while_it_is_judged_keeps_its_leases(
     assert reap(fs) == ((), (), ())
     assert os.listdir(place.gate) == [lease.name]
     lease.holder.beat()
-    (name,) = Roll.call(FS, lease.holder._layout).present.values()
+    (name,) = Roll.call(lease.holder._store).present.values()
     assert name.beats == 3
 
 
@@ -329,7 +330,7 @@ def test_leases_of_a_reaper_that_was_killed_are_ended_by_the_next(
 ) -> None:
     """A reaper killed after its revocation would leave leases that nobody ever ends."""
     lease = take(job)
-    assert holders.revoke(FS, layout, HolderName(lease.holder.id, 0, 0))
+    assert holders.revoke(store_of(FS, layout), HolderName(lease.holder.id, 0, 0))
     (one,) = reap().leases
     assert one.verdict.evidence == "its holder was revoked"
     assert os.listdir(place.gate) == []
@@ -392,9 +393,9 @@ def test_a_persons_word_revokes_a_holder_that_one_roll_misses(
     """A holder that lives, and that a person has taken for gone by mistake, would never learn that it was revoked."""
     lease = take(Owner(NAMED, None, "run 7", ""), TTL)
     fs, id, listed = HidingOnce(layout.holders), lease.holder.id, held(place)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", [].append)) as court:
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         court.convict(id, "ada says that it is gone")
-        done = reaping.reap(fs, layout, clock, court, listed, dry_run=False, everybody=False, also=[id])
+        done = reaping.reap(store_of(fs, layout, clock=clock), court, listed, dry_run=False, everybody=False, also=[id])
     assert (len(done.leases), [one for one, _ in done.holders]) == (1, [id])
     with pytest.raises(LeaseLost):
         lease.holder.beat()
@@ -518,12 +519,12 @@ def test_a_lease_is_shown_with_its_holder_and_the_evidence(
 def test_a_court_hears_each_holder_once(layout: Layout) -> None:
     """Two leases of one holder would be judged differently, and one of them be ended."""
     asked: list[HolderName] = []
-    holder = Holder(FS, layout, FakeClock(), Owner(NAMED, None, "x", ""), TTL)
+    holder = Holder(store_of(FS, layout, clock=FakeClock()), Owner(NAMED, None, "x", ""), TTL)
 
     def judge(name: HolderName, record: holders.HolderRecord) -> reaping.Verdict:
         asked.append(name)
         return reaping.Verdict(State.UNKNOWN, "?")
 
-    court = Court(FS, layout, FakeClock(), Roll.call(FS, layout), judge, print)
+    court = Court(store_of(FS, layout, clock=FakeClock()), Roll.call(store_of(FS, layout)), judge)
     assert court.holder(holder.id) == court.holder(holder.id)
     assert len(asked) == 1

@@ -13,14 +13,16 @@ from typing import Any, NamedTuple, TypeVar
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName, WorkName, unique
+from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, LeaseName, WorkName, unique
 from sccache_dtool.disk.nofollow import Way
 from sccache_dtool.errors import GONE
+from sccache_dtool.log import Collected
+from sccache_dtool.oddity import Fate
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
+from sccache_dtool.protocol.store import Store
 
-Warn = Callable[[str], None]
 Sum = TypeVar("Sum")
 
 
@@ -88,18 +90,15 @@ class Item(NamedTuple):
 #: Stands for the leases in a gate that cannot be listed.
 UNLISTED = "?"
 
-#: How a warning ends that tells of a directory which could not be looked into.
-PASSED_OVER = "; passed over"
 
-
-def shards(fs: FileSystem, place: Layout, warn: Warn) -> list[str]:
+def shards(store: Store) -> list[str]:
     """The directories that items are in, ordered."""
     found = []
-    for shard in _listing(fs, place.items, warn):
+    for shard in _listing(store, store.layout.items):
         if names.is_shard(shard):
             found.append(shard)
         else:
-            warn(f"{place.items}/{records.printable(shard)}: not part of the cache; left alone")
+            store.report(f"{store.layout.items}/{records.printable(shard)}", "not part of the cache", Fate.LEFT_ALONE)
     return found
 
 
@@ -108,29 +107,28 @@ def unsettled(items: Iterator[Item]) -> list[Item]:
     return [item for item in items if any(copy.held or copy.closed for copy in item.copies)]
 
 
-def keys(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[str]:
+def keys(store: Store) -> Iterator[str]:
     """The keys of all items, ordered."""
-    for shard in shards(fs, place, warn):
-        yield from _keys_in(fs, place, shard, warn)
+    for shard in shards(store):
+        yield from _keys_in(store, shard)
 
 
-def _keys_in(fs: FileSystem, place: Layout, shard: str, warn: Warn, via: Way | None = None) -> Iterator[str]:
-    for key in _listing(fs, f"{place.items}/{shard}", warn, via):
+def _keys_in(store: Store, shard: str, via: Way | None = None) -> Iterator[str]:
+    for key in _listing(store, f"{store.layout.items}/{shard}", via):
         if names.is_key(key) and key.startswith(shard):
             yield key
         else:
-            warn(f"{place.items}/{shard}/{records.printable(key)}: not an item; left alone")
+            path = f"{store.layout.items}/{shard}/{records.printable(key)}"
+            store.report(path, "not an item", Fate.LEFT_ALONE)
 
 
-def scan(fs: FileSystem, place: Layout, warn: Warn) -> Iterator[Item]:
+def scan(store: Store) -> Iterator[Item]:
     """All items of the cache, evicted ones that have a history included, ordered by key."""
-    return (look(fs, place, key, warn) for key in keys(fs, place, warn))
+    return (look(store, key) for key in keys(store))
 
 
 def survey(
-    fs: FileSystem,
-    place: Layout,
-    warn: Warn,
+    store: Store,
     crew: Crew,
     fold: Callable[[Iterator[Item]], Sum],
     *,
@@ -141,93 +139,84 @@ def survey(
     Only what `fold` returns is kept, and comes from other processes, so that a million items need not be in memory.
     `uses`: whether finished uses are counted; without, an item costs one listing less, and says that there were none.
     """
-    work = functools.partial(_fold_shard, fs, place, fold, uses)
-    for result, warnings in crew.each(work, shards(fs, place, warn)):
-        for warning in warnings:
-            warn(warning)
+    work = functools.partial(_fold_shard, store, fold, uses)
+    for result, log in crew.each(work, shards(store)):
+        log.pass_on(store.log)
         yield result
 
 
-def _fold_shard(
-    fs: FileSystem, place: Layout, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str
-) -> tuple[Sum, list[str]]:
-    warnings: list[str] = []
-    found = fold(_looks(fs, place, shard, warnings.append, uses=uses))
-    return found, warnings
+def _fold_shard(store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str) -> tuple[Sum, Collected]:
+    log = Collected()  # another process may do this, which must not print anything
+    return fold(_looks(store.logging_to(log), shard, uses=uses)), log
 
 
-def _looks(fs: FileSystem, place: Layout, shard: str, warn: Warn, *, uses: bool) -> Iterator[Item]:
-    way = _way_to(fs, f"{place.items}/{shard}", warn)
+def _looks(store: Store, shard: str, *, uses: bool) -> Iterator[Item]:
+    way = _way_to(store, f"{store.layout.items}/{shard}")
     if way is not None:
         with way:
-            for key in _keys_in(fs, place, shard, warn, way):
-                yield look(fs, place, key, warn, uses=uses, via=way)
+            for key in _keys_in(store, shard, way):
+                yield look(store, key, uses=uses, via=way)
 
 
 Facts = dict[str, Any]
 
 
-def told(fs: FileSystem, place: Layout, warn: Warn, crew: Crew) -> Iterator[tuple[Item, list[Facts]]]:
+def told(store: Store, crew: Crew) -> Iterator[tuple[Item, list[Facts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
-    for part in survey(fs, place, warn, crew, functools.partial(_tell, fs, place)):
-        for item, noted, warnings in part:
-            for warning in warnings:
-                warn(warning)
-            yield item, noted
+    for part, log in survey(store, crew, functools.partial(_tell, store)):
+        log.pass_on(store.log)
+        yield from part
 
 
-def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[Item, list[Facts], list[str]]]:
-    found = []
-    for item in items:
-        warnings: list[str] = []
-        noted = [facts_or_none(fs, place, copy, warnings.append) for copy in item.copies]
-        found.append((item, noted, warnings))
-    return found
+def _tell(store: Store, items: Iterator[Item]) -> tuple[list[tuple[Item, list[Facts]]], Collected]:
+    log = Collected()
+    store = store.logging_to(log)
+    return [(item, [facts_or_none(store, copy) for copy in item.copies]) for item in items], log
 
 
-def facts_or_none(fs: FileSystem, place: Layout, copy: Copy, warn: Warn) -> Facts:
+def facts_or_none(store: Store, copy: Copy) -> Facts:
     """As `facts`; empty, with a warning, if they cannot be read, and for a copy that is on its way out."""
-    return {} if copy.closed else facts_if_readable(fs, place, copy.key, str(copy.generation), warn)
+    return {} if copy.closed else facts_if_readable(store, copy.key, str(copy.generation))
 
 
-def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, warn: Warn) -> Facts:
+def facts_if_readable(store: Store, key: str, generation: str) -> Facts:
     """As `facts`; empty, with a warning, if they cannot be read."""
     try:
-        return facts(fs, place, key, generation)
+        return facts(store, key, generation)
     except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        warn(f"{place.generation(key, generation)}/{ITEM_FILE}: {reason}")
+        store.report(f"{store.layout.generation(key, generation)}/{ITEM_FILE}", str(reason), "")
         return {}
 
 
-def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = True, via: Way | None = None) -> Item:
+def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -> Item:
     """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
     copies: list[Copy] = []
     summary = _NO_USES
-    directory = place.item(key)
-    way = _way_to(fs, directory, warn, via)
+    directory = store.layout.item(key)
+    way = _way_to(store, directory, via)
     if way is None:
         return Item(key, (), 0, None)
     with way:
-        for name in _listing(fs, directory, warn, way):
+        for name in _listing(store, directory, way):
             if name == HISTORY:
                 if uses:
-                    summary = _uses(fs, place, key, warn, way)
+                    summary = _uses(store, key, way)
                 continue
             generation = Generation.parse(name)
             if generation is None:
-                warn(f"{directory}/{records.printable(name)}: not a copy of the item; left alone")
+                store.report(f"{directory}/{records.printable(name)}", "not a copy of the item", Fate.LEFT_ALONE)
                 continue
-            copies.append(_copy(fs, f"{directory}/{name}/{GATE}", key, generation, warn, way))
+            copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, way))
     copies.sort(key=lambda copy: copy.generation.created, reverse=True)
-    noted = _noted_name(fs, place, copies, warn) if copies and names.key_name(key) is None else None
+    noted = _noted_name(store, copies) if copies and names.key_name(key) is None else None
     return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted)
 
 
-def _noted_name(fs: FileSystem, place: Layout, copies: Iterable[Copy], warn: Warn) -> str | None:
+def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
     """The name that was noted with one of the copies. The key has its digest, so a wrong one is not believed."""
     for copy in copies:
-        name = facts_if_readable(fs, place, copy.key, str(copy.generation), warn).get("name")
+        name = facts_if_readable(store, copy.key, str(copy.generation)).get("name")
         if isinstance(name, str) and names.is_named(copy.key, name):
             return name
     return None
@@ -236,18 +225,19 @@ def _noted_name(fs: FileSystem, place: Layout, copies: Iterable[Copy], warn: War
 _NO_USES = history.Summary(0, None, 0)
 
 
-def _uses(fs: FileSystem, place: Layout, key: str, warn: Warn, via: Way | None) -> history.Summary:
+def _uses(store: Store, key: str, via: Way | None) -> history.Summary:
     try:
-        return history.summarise(fs, place.history(key), warn, via)
+        return history.summarise(store, store.layout.history(key), via)
     except OSError as error:
-        warn(f"{place.history(key)}: {error.strerror}; the uses of {names.key_label(key)} are not counted")
+        fate = f"the uses of {names.key_label(key)} are not counted"
+        store.report(store.layout.history(key), str(error.strerror), fate)
         return _NO_USES
 
 
-def generations(fs: FileSystem, place: Layout, key: str) -> list[Generation]:
+def generations(store: Store, key: str) -> list[Generation]:
     """The generations of an item, the newest first. One listing; a hint, as the gate alone decides."""
     try:
-        found = fs.names(place.item(key))
+        found = store.fs.names(store.layout.item(key))
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -256,26 +246,26 @@ def generations(fs: FileSystem, place: Layout, key: str) -> list[Generation]:
     return sorted((generation for generation in parsed if generation), key=lambda one: one.created, reverse=True)
 
 
-def refresh(fs: FileSystem, place: Layout, key: str) -> None:
+def refresh(store: Store, key: str) -> None:
     """Have the next look at an item be the server's answer; one request for each directory on the way.
 
     What another host has put there, NFS may hide for a minute, and version 3 for good if nothing else changes.
     """
     with contextlib.suppress(OSError):  # not there, or not ours to change: then the look has to do
-        for directory in (place.items, os.path.dirname(place.item(key)), place.item(key)):
-            fs.touch(directory)
+        for directory in (store.layout.items, os.path.dirname(store.layout.item(key)), store.layout.item(key)):
+            store.fs.touch(directory)
 
 
-def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
+def payload_name(store: Store, key: str, generation: Generation, *, fresh: bool = False) -> str | None:
     """The name of what users read in a generation; None if it cannot be told.
 
     Programs may have put something beside it, such as an index; then ``item.json`` says which it is. `fresh`: ask the
     server, whatever a network file system's client remembers.
     """
     if fresh:
-        _forget(fs, f"{place.generation(key, str(generation))}/{PAYLOAD}")
+        _forget(store.fs, f"{store.layout.generation(key, str(generation))}/{PAYLOAD}")
     try:
-        found = fs.names(f"{place.generation(key, str(generation))}/{PAYLOAD}")
+        found = store.fs.names(f"{store.layout.generation(key, str(generation))}/{PAYLOAD}")
     except OSError as error:
         if error.errno not in GONE:
             raise
@@ -283,7 +273,7 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
     if len(found) == 1:
         return found[0]
     try:
-        noted = facts(fs, place, key, str(generation)).get("payload") if found else None
+        noted = facts(store, key, str(generation)).get("payload") if found else None
     except (OSError, records.Damaged):
         return None
     return noted if isinstance(noted, str) and noted in found else None
@@ -342,65 +332,65 @@ def _forget(fs: FileSystem, directory: str) -> None:
         fs.touch(directory)
 
 
-def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:
+def facts(store: Store, key: str, generation: str) -> dict[str, Any]:
     """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
-    return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
+    return records.decode_document(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
 
 
-def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
+def describe_anew(store: Store, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 
     Raises FileNotFoundError if there is not exactly one file or directory: then there is nothing to describe.
     """
-    directory = place.generation(copy.key, str(copy.generation))
-    payload = payload_name(fs, place, copy.key, copy.generation)
+    directory = store.layout.generation(copy.key, str(copy.generation))
+    payload = payload_name(store, copy.key, copy.generation)
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
     found = copy.generation
     known = {"key": copy.key, "payload": payload, "bytes": found.bytes, "entries": found.entries}
-    aside = f"{place.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
+    aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
     text = records.encode_document({"format": 1, **known, "fetched": iso(found.created)})
-    fs.write_new(aside, text, shared=place.shared)
+    store.fs.write_new(aside, text, shared=store.layout.shared)
     try:
-        fs.rename(aside, f"{directory}/{ITEM_FILE}")
+        store.fs.rename(aside, f"{directory}/{ITEM_FILE}")
     except BaseException:
         with contextlib.suppress(OSError):
-            fs.unlink(aside)
+            store.fs.unlink(aside)
         raise
 
 
-def _copy(fs: FileSystem, gate: str, key: str, generation: Generation, warn: Warn, via: Way | None) -> Copy:
+def _copy(store: Store, gate: str, key: str, generation: Generation, via: Way | None) -> Copy:
     try:
-        found = fs.names(gate, via=via)
+        found = store.fs.names(gate, via=via)
     except FileNotFoundError:
         return Copy(key, generation, True, ())
     except OSError as error:
-        warn(f"{gate}: {error.strerror}; counted as held")
+        store.report(gate, str(error.strerror), Fate.HELD)
         return Copy(key, generation, False, (Held(key, str(generation), UNLISTED, None),))
     held = tuple(Held(key, str(generation), name, LeaseName.parse(name)) for name in found)
     for one in held:
         if one.lease is None:
-            warn(f"{gate}/{records.printable(one.name)}: not a lease; counted as held")
+            store.report(f"{gate}/{records.printable(one.name)}", "not a lease", Fate.HELD)
     return Copy(key, generation, False, held)
 
 
-def _way_to(fs: FileSystem, path: str, warn: Warn, via: Way | None = None) -> Way | None:
+def _way_to(store: Store, path: str, via: Way | None = None) -> Way | None:
     """A way to a directory; None if it is not there or, with a warning, cannot be opened."""
     try:
-        return fs.way_to(path, via)
+        return store.fs.way_to(path, via)
     except OSError as error:
-        _tell_why(path, error, warn)
+        _report(store, path, error)
         return None
 
 
-def _listing(fs: FileSystem, path: str, warn: Warn, via: Way | None = None) -> list[str]:
+def _listing(store: Store, path: str, via: Way | None = None) -> list[str]:
     try:
-        return fs.names(path, via=via)
+        return store.fs.names(path, via=via)
     except OSError as error:
-        _tell_why(path, error, warn)
+        _report(store, path, error)
         return []
 
 
-def _tell_why(path: str, error: OSError, warn: Warn) -> None:
+def _report(store: Store, path: str, error: OSError) -> None:
     if not isinstance(error, FileNotFoundError):
-        warn(f"{path}: {error.strerror}{PASSED_OVER}")
+        store.report(path, str(error.strerror), Fate.PASSED_OVER)

@@ -20,10 +20,11 @@ from typing import Generic, NamedTuple, TypeVar
 
 from sccache_dtool.catalog.broker_names import LooseName, are_loose, is_uuid
 from sccache_dtool.disk.filesystem import Entry, FileSystem
-from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import GONE, explain
+from sccache_dtool.errors import GONE
+from sccache_dtool.oddity import Oddity
 from sccache_dtool.patterns import matches, note_matching
 from sccache_dtool.pool import Crew
+from sccache_dtool.protocol.store import Store
 
 Warn = Callable[[str], None]
 
@@ -97,7 +98,7 @@ _KIND = 0o170000
 Sum = TypeVar("Sum")
 
 
-def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, named: Collection[str] = ()) -> Found:
+def scan(store: Store, now: float, crew: Crew, named: Collection[str] = ()) -> Found:
     """All loose files of a cache. `now`: the file system's clock. Never dies of one bad entry.
 
     `named`: patterns of directories below the root in which brokers write and nobody else.
@@ -105,7 +106,7 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, nam
     files: list[Loose] = []
     deserted: list[str] = []
     matched: set[str] = set()
-    for visit in _visits(fs, layout, now, warn, crew, named, _files):
+    for visit in _visits(store, now, crew, named, _files):
         note_matching(named, visit.directory, matched)
         files.extend(visit.found or ())
         if visit.deserted:
@@ -115,9 +116,7 @@ def scan(fs: FileSystem, layout: Layout, now: float, warn: Warn, crew: Crew, nam
 
 
 def piles(
-    fs: FileSystem,
-    layout: Layout,
-    warn: Warn,
+    store: Store,
     crew: Crew,
     named: Collection[str] = (),
     *,
@@ -126,7 +125,7 @@ def piles(
 ) -> Iterator[Pile]:
     """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
     fold = functools.partial(_pile, untouched_since, exclude)
-    for visit in _visits(fs, layout, 0.0, warn, crew, named, fold):
+    for visit in _visits(store, 0.0, crew, named, fold):
         if visit.found is not None and visit.found.files:
             yield visit.found
 
@@ -189,7 +188,7 @@ class _Visit(NamedTuple, Generic[Sum]):
     found: Sum | None = None
     below: tuple[str, ...] = ()
     deserted: bool = False
-    warning: str | None = None
+    oddity: Oddity | None = None
 
 
 #: Directories that are visited as one piece of work, so that handing it out costs little beside it.
@@ -197,24 +196,22 @@ _AT_ONCE = 8
 
 
 def _visits(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     now: float,
-    warn: Warn,
     crew: Crew,
     named: Collection[str],
     fold: Callable[[str, Statuses], Sum],
 ) -> Iterator[_Visit[Sum]]:
     """A visit of every directory in which there may be loose files, level by level."""
-    where = _Where(fs, layout.root, fs.lstat(f"{layout.root}/.").st_dev, now, tuple(named))
+    where = _Where(store.fs, store.layout.root, store.fs.lstat(f"{store.layout.root}/.").st_dev, now, tuple(named))
     work = functools.partial(_visit_each, where, fold)
     level = [""]
     while level:
         below: list[str] = []
         for visits in crew.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
             for visit in visits:
-                if visit.warning is not None:
-                    warn(visit.warning)
+                if visit.oddity is not None:
+                    store.log.warning(visit.oddity)
                 below += visit.below
                 yield visit
         level = below
@@ -257,7 +254,8 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
     except OSError as error:
         if error.errno in GONE:
             return _Visit(directory)
-        return _Visit(directory, warning=f"{explain(error)}; what dtool may have left there is not counted")
+        odd = Oddity(path, str(error.strerror), "what dtool may have left there is not counted")
+        return _Visit(directory, oddity=odd)
     if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
         return _Visit(directory)
     old = not entries and _is_made_by_broker(directory) and where.now - newest_of(status, atime=False) > YOUNG

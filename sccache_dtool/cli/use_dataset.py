@@ -29,7 +29,7 @@ def use_dataset(now: Invocation, caches: Sequence[Cache], item: ItemOptions, hol
         each = options._replace(size=None)
         return staging.hold(cache, item.words, lambda wanted: cache.hold(owner, wanted, each), now.out.progress())
 
-    staged = _place(caches, item, options, stage, now.out.note)
+    staged = _place(caches, item, options, stage)
     now.out.detail(f"held by {owner}")
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
@@ -62,7 +62,7 @@ def hold_dataset(
             holder.retire()
             raise
 
-    return _place(caches, item, options, stage, now.out.note)
+    return _place(caches, item, options, stage)
 
 
 def _place(
@@ -70,12 +70,11 @@ def _place(
     item: ItemOptions,
     options: UseOptions,
     stage: Callable[[Cache], Staged],
-    note: Callable[[str], None],
 ) -> Staged:
     """`stage` in the cache that has the dataset already, else in the first with room for it."""
 
     def stage_until_it_stands(cache: Cache) -> Staged:
-        return until_it_stands(lambda: stage(cache), note)
+        return until_it_stands(lambda: stage(cache))
 
     if item.name is not None:
         raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")

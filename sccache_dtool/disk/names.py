@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeVar
 from sccache_dtool.disk.nofollow import CONTROL as CONTROL
 from sccache_dtool.disk.nofollow import VERIFICATION as VERIFICATION
 from sccache_dtool.disk.records import printable
+from sccache_dtool.log import Log
+from sccache_dtool.oddity import Fate, Oddity
 
 FORMAT_VERSION = 1
 FORMAT_MAGIC = "sc-dtool cache"
@@ -146,13 +148,13 @@ Name = TypeVar("Name")
 
 
 def understood(
-    directory: str, names: Iterable[str], parse: Callable[[str], Name | None], what: str, warn: Callable[[str], None]
+    directory: str, names: Iterable[str], parse: Callable[[str], Name | None], what: str, log: Log
 ) -> Iterator[Name]:
-    """What names in a directory stand for; `warn` is told of those that stand for nothing of ours, and are `what`."""
+    """What names in a directory stand for. Those that the program does not make are logged; `what` they are."""
     for text in names:
         name = parse(text)
         if name is None:
-            warn(f"{directory}/{printable(text)}: {what}; left alone")
+            log.warning(Oddity(f"{directory}/{printable(text)}", what, Fate.LEFT_ALONE))
         else:
             yield name
 

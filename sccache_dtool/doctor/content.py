@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import PAYLOAD, Layout, key_label
+from sccache_dtool.disk.names import PAYLOAD, key_label
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.copies import EVICTS, Evict
@@ -20,6 +20,7 @@ from sccache_dtool.errors import GONE, CacheError, explain
 from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
@@ -36,32 +37,28 @@ class Checked(NamedTuple):
     without_digest: int
 
 
-def verify_content(fs: FileSystem, layout: Layout, progress: Progress | None, evict: Evict) -> Checked:
+def verify_content(store: Store, progress: Progress | None, evict: Evict) -> Checked:
     """Read all payloads that have a digest, with a buffer of one size however large they are.
 
     Sizes are compared, and strangers told of, by `examine`. What has just been evicted is passed over: it is not bad.
     """
     bad: list[Finding] = []
     read = without = 0
-    for item in items.scan(fs, layout, _passed_over):
+    for item in items.scan(store):
         for copy in item.copies:
-            expected = {} if copy.closed else _expected(fs, layout, copy)
+            expected = {} if copy.closed else _expected(store, copy)
             if not any(expected.values()):
                 without += not copy.closed
                 continue
             read += 1
-            bad.extend(_read(fs, layout, copy, expected, progress, evict))
+            bad.extend(_read(store, copy, expected, progress, evict))
     return Checked(tuple(bad), read, without)
 
 
-def _passed_over(warning: str) -> None:
-    """Told by `examine`."""
-
-
-def _expected(fs: FileSystem, layout: Layout, copy: Copy) -> Expected:
+def _expected(store: Store, copy: Copy) -> Expected:
     """Which digests the files of a payload have: those that were checked after everything else was done."""
     try:
-        facts = items.facts(fs, layout, copy.key, str(copy.generation))
+        facts = items.facts(store, copy.key, str(copy.generation))
     except (OSError, Damaged):
         return {}
     words = facts.get("source")
@@ -88,20 +85,18 @@ def _noted(facts: dict[str, Any]) -> dict[str, str]:
     return {name: digits for name, digits in pairs if isinstance(digits, str) and is_digest(f"{name}:{digits}")}
 
 
-def _read(
-    fs: FileSystem, layout: Layout, copy: Copy, expected: Expected, progress: Progress | None, evict: Evict
-) -> Iterator[Finding]:
-    directory = layout.generation(copy.key, str(copy.generation))
+def _read(store: Store, copy: Copy, expected: Expected, progress: Progress | None, evict: Evict) -> Iterator[Finding]:
+    directory = store.layout.generation(copy.key, str(copy.generation))
     try:
-        name = items.payload_name(fs, layout, copy.key, copy.generation)
+        name = items.payload_name(store, copy.key, copy.generation)
         size = Usage(copy.generation.bytes, copy.generation.entries)
-        if name is None or fs.usage(f"{directory}/{PAYLOAD}/{name}") != size:
+        if name is None or store.fs.usage(f"{directory}/{PAYLOAD}/{name}") != size:
             return  # told of by `examine`; and reading what somebody has made longer may have no end
         if progress is not None:
             progress.start(f"reading {key_label(copy.key)}", copy.generation.bytes)
         for inner, digests in expected.items():
             path = f"{directory}/{PAYLOAD}/{name}{inner}"
-            wrong = {} if not digests else _wrong(fs, path, digests, progress)
+            wrong = {} if not digests else _wrong(store.fs, path, digests, progress)
             for algorithm, found in wrong.items():
                 what = f"its {algorithm} is {found}, and was {digests[algorithm]} when it was published"
                 yield Finding(path, what, partial(evict, copy), EVICTS)

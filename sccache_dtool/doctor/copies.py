@@ -10,7 +10,7 @@ from typing import Any
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Layout, is_named, key_name
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, is_named, key_name
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.findings import Finding
@@ -18,6 +18,7 @@ from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
+from sccache_dtool.protocol.store import Store
 
 #: Evicts a copy through its gate. Raises InUse.
 Evict = Callable[[Copy], object]
@@ -26,22 +27,22 @@ EVICTS = "evicts this copy, unless somebody uses it"
 BY_HAND = "look at it; then sc-dtool rm"
 
 
-def findings(fs: FileSystem, layout: Layout, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
+def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
     """All that is wrong with a copy whose gate is open."""
-    directory = layout.generation(copy.key, str(copy.generation))
-    facts, damage = _description(fs, layout, f"{directory}/{ITEM_FILE}", copy)
+    directory = store.layout.generation(copy.key, str(copy.generation))
+    facts, damage = _description(store, f"{directory}/{ITEM_FILE}", copy)
     yield from damage
     payload = f"{directory}/{PAYLOAD}"
     try:
-        found = fs.names_if_any(payload)
+        found = store.fs.names_if_any(payload)
     except OSError as error:
         yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_mend(error))
     else:
         for name in found:
             yield from permissions.of_file(f"{payload}/{name}")
-        yield from _payload(fs, payload, found, facts, copy, partial(evict, copy))
+        yield from _payload(store.fs, payload, found, facts, copy, partial(evict, copy))
     for held in copy.held:
-        yield from _lease(fs, f"{held.gate(layout)}/{held.name}", held)
+        yield from _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
 
 
 def _who_can_mend(error: OSError) -> str:
@@ -82,14 +83,14 @@ def _said(usage: Usage) -> str:
     return f"{usage.bytes} bytes in {usage.entries} {'entry' if usage.entries == 1 else 'entries'}"
 
 
-def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple[dict[str, Any], list[Finding]]:
+def _description(store: Store, path: str, copy: Copy) -> tuple[dict[str, Any], list[Finding]]:
     """What `item.json` says, and what is wrong with it."""
     try:
-        facts = items.facts(fs, layout, copy.key, str(copy.generation))
+        facts = items.facts(store, copy.key, str(copy.generation))
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         remedy = "writes what the rest of the copy says; where the item is from stays unknown"
-        return {}, [Finding(path, what, partial(items.describe_anew, fs, layout, copy), remedy)]
+        return {}, [Finding(path, what, partial(items.describe_anew, store, copy), remedy)]
     except OSError as error:
         return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_mend(error))]
     if facts.get("key") != copy.key:

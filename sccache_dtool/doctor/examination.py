@@ -7,12 +7,10 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import replace
 from functools import cached_property, partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.clock import Clock
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import (
@@ -43,6 +41,7 @@ from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.leftovers import OLD
 from sccache_dtool.log import Collected
+from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
 from sccache_dtool.pool import Crew
@@ -57,34 +56,35 @@ _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
 #: All that there can be in a copy of an item.
 _IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 
-Warn = Callable[[str], None]
-
 
 def examine(store: Store, pool: Crew) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
 
+    What looks at the cache for other commands logs its anomalies, and each is a finding here.
+
     While a directory is missing nothing else can be told: mend, and examine again.
     """
-    fs, layout, clock = store.fs, store.layout, store.clock
-    permissions = Permissions(fs, layout)
-    missing = list(_missing_directories(fs, layout, permissions))
+    permissions = Permissions(store)
+    missing = list(_missing_directories(store, permissions))
     if missing:
         return _each_once(missing, permissions.shut)
-    strange: list[str] = []
-    settings, misunderstood = _settings(fs, layout, strange.append)
-    heard = Collected()
-    store = replace(store, log=heard)
-    _strangers_in(fs, layout.control, IN_CONTROL, strange.append)
-    _look_at_made_later(fs, layout, strange.append)
+    outside, log = store.log, Collected()
+    store = store.logging_to(log)
+    settings, misunderstood = _settings(store)
+    _strangers_in(store, store.layout.control, IN_CONTROL)
+    _look_at_made_later(store)
     found = [
-        *_about_the_root(fs, layout, clock),
+        *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, store, strange.append),
+        *_in_items(store, items.scan(store), permissions),
         *_left_behind(store, settings, pool),
     ]
-    strange += [str(message) for _, message in heard.messages]
-    found += [_stranger(fs, clock, warning) for warning in dict.fromkeys(strange)]
+    for _, message in dict.fromkeys(log.messages):
+        if isinstance(message, Oddity):
+            found.append(_of_oddity(store, message))
+        else:
+            outside.warning(message)
     return _each_once(found, permissions.shut)
 
 
@@ -109,63 +109,65 @@ def _each_once(found: list[Finding], shut: list[str]) -> list[Finding]:
     return once
 
 
-def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permissions) -> Iterator[Finding]:
+def _missing_directories(store: Store, permissions: Permissions) -> Iterator[Finding]:
     made: set[str] = set()
     for name in DIRECTORIES:
-        path = f"{layout.control}/{name}"
+        path = f"{store.layout.control}/{name}"
         if os.path.dirname(path) in made:
             continue  # with what it is in
         try:
-            fs.names(path)
+            store.fs.names(path)
         except FileNotFoundError:
             made.add(path)
-            if path == layout.holders:
-                yield register.missing(fs, layout)
+            if path == store.layout.holders:
+                yield register.missing(store)
             else:
-                yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
+                yield Finding(
+                    path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "makes it"
+                )
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
 
 
-def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:
-    tag = root.tag(fs, layout) if TAG_NAME in fs.names(layout.root) else None
+def _about_the_root(store: Store) -> Iterator[Finding]:
+    tag = root.tag(store.fs, store.layout) if TAG_NAME in store.fs.names(store.layout.root) else None
     if tag is None or tag is Tag.BEGUN:
         what = f"{'missing' if tag is None else 'not written to its end'}, so backup programs save the cache"
-        yield Finding(layout.tag_file, what, partial(root.put_tag_anew, fs, layout), "makes it")
+        yield Finding(store.layout.tag_file, what, partial(root.put_tag_anew, store.fs, store.layout), "makes it")
     elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs save the cache"
-        yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
-    for path in root.unfinished(fs, layout):
-        if _is_old(fs, clock, path):
+        yield Finding(store.layout.tag_file, what, None, "remove it; --fix makes another one")
+    for path in root.unfinished(store.fs, store.layout):
+        if _is_old(store, path):
             what = "the beginnings of a cache that was never finished"
-            yield Finding(path, what, partial(root.remove_unfinished, fs, path), "removes what is empty")
-    for name in fs.names(layout.root):
-        path = f"{layout.root}/{name}"
-        if is_of_verification(name) and _is_old(fs, clock, path):
+            yield Finding(path, what, partial(root.remove_unfinished, store.fs, path), "removes what is empty")
+    for name in store.fs.names(store.layout.root):
+        path = f"{store.layout.root}/{name}"
+        if is_of_verification(name) and _is_old(store, path):
             what = "what a verification of the file system left that was killed"
-            yield Finding(path, what, partial(fs.remove_tree, path), "removes it")
-    for path in root.open_to_all(fs, layout):
+            yield Finding(path, what, partial(store.fs.remove_tree, path), "removes it")
+    for path in root.open_to_all(store.fs, store.layout):
         what = "every user of this machine may write, and delete, here"
         yield Finding(path, what, None, "use a group (chmod o-w)")
 
 
-def _is_old(fs: FileSystem, clock: Clock, path: str) -> bool:
+def _is_old(store: Store, path: str) -> bool:
     try:
-        return clock.wall() - fs.lstat(path).st_ctime > OLD
+        return store.clock.wall() - store.fs.lstat(path).st_ctime > OLD
     except OSError as error:
         if error.errno not in GONE:
             raise
         return False
 
 
-def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[Finding]]:
+def _settings(store: Store) -> tuple[Config, list[Finding]]:
     """What `config.toml` says, with the defaults, and findings, where that cannot be understood."""
-    settings = config.load(fs, layout, warn)
+    settings = config.load(store.fs, store.layout, store.log)
     return Config(*settings), [
         Finding(
-            layout.config_file,
-            f"cannot be used: {error.message.removeprefix(f'{layout.config_file}: ')}",
+            store.layout.config_file,
+            f"cannot be used: {error.message.removeprefix(f'{store.layout.config_file}: ')}",
             None,
             error.hint or "correct it",
         )
@@ -173,42 +175,41 @@ def _settings(fs: FileSystem, layout: Layout, warn: Warn) -> tuple[Config, list[
     ]
 
 
-def _look_at_made_later(fs: FileSystem, layout: Layout, warn: Warn) -> None:
+def _look_at_made_later(store: Store) -> None:
     kinds: dict[str, tuple[Callable[[str], object], str]] = {
-        layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
-        layout.pins: (PinName.parse, "not a pin"),
-        layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
+        store.layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
+        store.layout.pins: (PinName.parse, "not a pin"),
+        store.layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
     }
     for path, (parse, what) in kinds.items():
         try:
-            found = fs.names(path)
+            found = store.fs.names(path)
         except FileNotFoundError:
             continue
         except OSError as error:
-            warn(f"{path}: {error.strerror}; passed over")
+            store.report(path, str(error.strerror), Fate.PASSED_OVER)
             continue
-        deque(understood(path, found, parse, what, warn), maxlen=0)
-        for name in filter(is_outcomes, found if path == layout.transfers else ()):
-            _strangers_in(fs, f"{path}/{name}", (), warn, OutcomeName.parse)
+        deque(understood(path, found, parse, what, store.log), maxlen=0)
+        for name in filter(is_outcomes, found if path == store.layout.transfers else ()):
+            _strangers_in(store, f"{path}/{name}", (), OutcomeName.parse)
 
 
 def _strangers_in(
-    fs: FileSystem,
+    store: Store,
     directory: str,
     known: Collection[str],
-    warn: Warn,
     is_known: Callable[[str], object] = lambda name: False,
 ) -> None:
     """Report names in a directory in which the program makes none but these."""
     try:
-        found = fs.names_if_any(directory)
+        found = store.fs.names_if_any(directory)
     except OSError as error:
         if error.errno not in GONE:
-            warn(f"{directory}: {error.strerror}; passed over")
+            store.report(directory, str(error.strerror), Fate.PASSED_OVER)
         return
     for name in found:
         if name not in known and not is_known(name):
-            warn(f"{directory}/{printable(name)}: not part of the cache; left alone")
+            store.report(f"{directory}/{printable(name)}", "not part of the cache", Fate.LEFT_ALONE)
 
 
 def _is_mark_of_copy(name: str) -> bool:
@@ -216,15 +217,15 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
-def _in_items(
-    fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, store: Store, warn: Warn
-) -> Iterator[Finding]:
+def _in_items(store: Store, scanned: Iterator[Item], permissions: Permissions) -> Iterator[Finding]:
     for item in scanned:
         yield from permissions.of_item(item)
         for copy in item.copies:
             if not copy.closed:
-                yield from copies.findings(fs, layout, copy, permissions, partial(single.remove_copy, store))
-                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, _is_mark_of_copy)
+                yield from copies.findings(store, copy, permissions, partial(single.remove_copy, store))
+                _strangers_in(
+                    store, store.layout.generation(copy.key, str(copy.generation)), _IN_COPY, _is_mark_of_copy
+                )
 
 
 def _left_behind(store: Store, settings: Config, pool: Crew) -> Iterator[Finding]:
@@ -271,34 +272,26 @@ class _Reaping:
         return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
 
 
-#: What a person can do, by what the scan has made of it.
-_WHAT_TO_DO = {
-    "left alone": "left alone; remove it if nobody needs it",
-    "passed over": "skipped; check what it is, and who owns it",
-    "counted as held": "counted as held; remove it if it is nobody's",
-    "counted as alive": "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
+#: What a person can do about an anomaly, by its fate.
+_WHAT_TO_DO: dict[Fate | str, str] = {
+    Fate.LEFT_ALONE: "left alone; remove it if nobody needs it",
+    Fate.PASSED_OVER: "skipped; check what it is, and who owns it",
+    Fate.HELD: "counted as held; remove it if it is nobody's",
+    Fate.ALIVE: "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
+    Fate.IGNORED: "it is ignored",
 }
 
 
-def _stranger(fs: FileSystem, clock: Clock, warning: str) -> Finding:
-    path, text = _about(fs, warning)
-    if _SILLY.search(path):
-        return _deleted_while_open(fs, clock, path)
-    what, _, so = text.partition("; ")
-    remedy = _WHAT_TO_DO.get(so, so) or "look at it; it is left alone"
-    holder = HolderName.parse(path.rpartition("/")[2])
-    return Finding(path, what, None, remedy.format(holder=holder.id if holder else "ID"))
+def _of_oddity(store: Store, odd: Oddity) -> Finding:
+    if _SILLY.search(odd.path):
+        return _deleted_while_open(store, odd.path)
+    remedy = _WHAT_TO_DO.get(odd.fate, str(odd.fate)) or "look at it; it is left alone"
+    holder = HolderName.parse(odd.path.rpartition("/")[2])
+    return Finding(odd.path, odd.kind, None, remedy.format(holder=holder.id if holder else "ID"))
 
 
-def _about(fs: FileSystem, warning: str) -> tuple[str, str]:
-    """The path that a warning is about, and what it says of it; there may be a colon in either."""
-    ends = [match.start() for match in re.finditer(": ", warning)] or [len(warning)]
-    longest = next((end for end in reversed(ends[1:]) if fs.seems_there(warning[:end])), ends[0])
-    return warning[:longest], warning[longest + 2 :]
-
-
-def _deleted_while_open(fs: FileSystem, clock: Clock, path: str) -> Finding:
+def _deleted_while_open(store: Store, path: str) -> Finding:
     what = "deleted while a process had it open, on NFS"
-    if _is_old(fs, clock, path):
-        return Finding(path, f"{what}, more than a day ago", partial(fs.unlink, path), "removes it")
+    if _is_old(store, path):
+        return Finding(path, f"{what}, more than a day ago", partial(store.fs.unlink, path), "removes it")
     return Finding(path, what, None, "it goes when that process closes it")

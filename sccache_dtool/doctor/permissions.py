@@ -10,10 +10,11 @@ from functools import partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD, Layout
+from sccache_dtool.disk.names import DIRECTORIES, GATE, HISTORY, ITEM_FILE, MADE_LATER, PAYLOAD
 from sccache_dtool.disk.trees import SHARED_DIRECTORY
 from sccache_dtool.doctor.findings import Finding
+from sccache_dtool.log import Silent
+from sccache_dtool.protocol.store import Store
 
 _READ = stat.S_IRUSR | stat.S_IRGRP
 _ENTER = stat.S_IXUSR | stat.S_IXGRP
@@ -26,18 +27,17 @@ class Permissions:
     nobody's business. What cannot be looked at is passed over, since its directory is told of.
     """
 
-    def __init__(self, fs: FileSystem, layout: Layout) -> None:
-        self._fs = fs
-        self._layout = layout
-        self._needed = SHARED_DIRECTORY if layout.shared else stat.S_IRWXU
-        self._whose = stat.S_IRWXU | stat.S_IRWXG if layout.shared else stat.S_IRWXU
-        self._who = "others of the group" if layout.shared else "its owner"
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._needed = SHARED_DIRECTORY if store.layout.shared else stat.S_IRWXU
+        self._whose = stat.S_IRWXU | stat.S_IRWXG if store.layout.shared else stat.S_IRWXU
+        self._who = "others of the group" if store.layout.shared else "its owner"
         self.shut: list[str] = []  # what is no directory that can be entered: what is below it is told of later
-        self._group = fs.lstat(layout.control).st_gid
+        self._group = store.fs.lstat(store.layout.control).st_gid
 
     def of_cache(self) -> Iterator[Finding]:
         """Of the directories that a cache is made of, and of what is said of it in files."""
-        layout = self._layout
+        layout = self._store.layout
         yield from self._of_root()
         made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
         for path in (layout.control, *made, *self._shards()):
@@ -47,7 +47,7 @@ class Permissions:
 
     def of_item(self, item: Item) -> Iterator[Finding]:
         """Of an item's directories and descriptions, payloads left out."""
-        directory = self._layout.item(item.key)
+        directory = self._store.layout.item(item.key)
         yield from self.of_directory(directory)
         for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
             yield from self._of_directory(path, status)
@@ -75,11 +75,11 @@ class Permissions:
             yield Finding(path, _open_to_all(status, "it"), None, f"its owner can say: {chmod} o-w")
 
     def _of_root(self) -> Iterator[Finding]:
-        status = self._status(f"{self._layout.root}/.")  # the root may be a link
+        status = self._status(f"{self._store.layout.root}/.")  # the root may be a link
         missing = status and self._missing(status, _READ | _ENTER)
         if status and missing:
             what = f"its permissions are {_octal(status)}, so {self._who} cannot come in"
-            yield Finding(self._layout.root, what, None, f"its owner can say: chmod {missing}")
+            yield Finding(self._store.layout.root, what, None, f"its owner can say: chmod {missing}")
 
     def of_directory(self, path: str) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
@@ -91,7 +91,7 @@ class Permissions:
         mode = status.st_mode
         by_acl = self._is_by_acl(path, status)
         needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
-        mend = partial(self._fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)
+        mend = partial(self._store.fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)
         if not stat.S_ISDIR(mode) or needed & _ENTER & ~mode:
             self.shut.append(path)
         if not stat.S_ISDIR(mode):
@@ -99,21 +99,21 @@ class Permissions:
             yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
         elif mode & needed != needed:
             what = f"its permissions are {_octal(status)}, so {self._who} can do nothing here"
-            does = "gives it to the group" if self._layout.shared else "opens it again"
+            does = "gives it to the group" if self._store.layout.shared else "opens it again"
             yield Finding(path, what, mend, f"{does} (its owner must do it)")
-        elif self._layout.shared and status.st_gid != self._group and not by_acl:
+        elif self._store.layout.shared and status.st_gid != self._group and not by_acl:
             what = f"it belongs to group {status.st_gid}, and the cache to {self._group}"
             yield Finding(path, what, None, f"its owner can say: chgrp {self._group}")
-        elif mode & stat.S_IWOTH and path != self._layout.control:  # which is told of with the root
+        elif mode & stat.S_IWOTH and path != self._store.layout.control:  # which is told of with the root
             yield Finding(path, _open_to_all(status, "here"), mend, "closes it to them (its owner must do it)")
 
     def _is_by_acl(self, path: str, status: os.stat_result) -> bool:
         """Whether a POSIX ACL says who may write in a directory, whatever its group. Asked only where that matters."""
         is_of_group = status.st_mode & stat.S_ISGID and status.st_gid == self._group
-        if not (self._layout.shared and stat.S_ISDIR(status.st_mode)) or is_of_group:
+        if not (self._store.layout.shared and stat.S_ISDIR(status.st_mode)) or is_of_group:
             return False
         try:
-            return self._fs.has_acl(path)
+            return self._store.fs.has_acl(path)
         except OSError:
             return False
 
@@ -125,22 +125,18 @@ class Permissions:
 
     def _status(self, path: str) -> os.stat_result | None:
         try:
-            return self._fs.lstat(path)
+            return self._store.fs.lstat(path)
         except OSError:
             return None
 
     def _statuses(self, directory: str, *names: str) -> Iterator[tuple[str, os.stat_result]]:
         """Paths and attributes of names in a directory."""
         with contextlib.suppress(OSError):
-            for name, status in self._fs.statuses(directory, names):
+            for name, status in self._store.fs.statuses(directory, names):
                 yield f"{directory}/{name}", status
 
     def _shards(self) -> list[str]:
-        return [f"{self._layout.items}/{name}" for name in items.shards(self._fs, self._layout, _passed_over)]
-
-
-def _passed_over(warning: str) -> None:
-    """Told of by the scan."""
+        return [f"{self._store.layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent()))]
 
 
 def _octal(status: os.stat_result) -> str:

@@ -6,55 +6,60 @@ import contextlib
 from functools import partial
 
 from sccache_dtool.catalog import items
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout, WorkName, unique
+from sccache_dtool.disk.names import HolderName, WorkName, unique
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.log import Collected
+from sccache_dtool.oddity import Fate, Oddity
+from sccache_dtool.protocol.store import Store
 
 #: The record of a holder of whom nothing is known any more: no record, so that only a person's word can end it.
 _UNKNOWN = "not known any more: doctor has made holders/ anew"
 
 
-def missing(fs: FileSystem, layout: Layout) -> Finding:
+def missing(store: Store) -> Finding:
     """The finding that it is missing."""
-    mend = partial(_make_anew, fs, layout)
+    mend = partial(_make_anew, store)
     try:
-        named = _named(fs, layout)
+        named = _named(store)
     except (OSError, CacheError) as error:
         reason = explain(error) if isinstance(error, OSError) else error.message
         what = f"missing, and who must be in it cannot be told: {reason}"
-        return Finding(layout.holders, what, None, "mend that first: an empty one would end all leases")
+        return Finding(store.layout.holders, what, None, "mend that first: an empty one would end all leases")
     if not named:
-        return Finding(layout.holders, "missing", mend, "makes it")
+        return Finding(store.layout.holders, "missing", mend, "makes it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
     what = f"missing, and with it all that was known of {who} of leases and work areas"
-    return Finding(layout.holders, what, mend, "makes it, and counts them as alive until sc-dtool reap --holder ID")
+    return Finding(
+        store.layout.holders, what, mend, "makes it, and counts them as alive until sc-dtool reap --holder ID"
+    )
 
 
-def _named(fs: FileSystem, layout: Layout) -> set[str]:
+def _named(store: Store) -> set[str]:
     """The ids of all whom a lease or a work area names. Raises CacheError where there may be more."""
-    if not fs.names_if_any(layout.items):
+    if not store.fs.names_if_any(store.layout.items):
         return set()
-    told: list[str] = []
-    held = [one for item in items.scan(fs, layout, told.append) for copy in item.copies for one in copy.held]
-    if any(one.name == items.UNLISTED for one in held) or any(text.endswith(items.PASSED_OVER) for text in told):
+    log = Collected()
+    held = [one for item in items.scan(store.logging_to(log)) for one in item.held]
+    unseen = any(isinstance(odd, Oddity) and odd.fate is Fate.PASSED_OVER for _, odd in log.messages)
+    if unseen or any(one.name == items.UNLISTED for one in held):
         raise CacheError("not all leases can be seen")
-    works = map(WorkName.parse, fs.names_if_any(layout.tmp))
+    works = map(WorkName.parse, store.fs.names_if_any(store.layout.tmp))
     return {one.lease.holder for one in held if one.lease} | {work.holder for work in works if work}
 
 
-def _make_anew(fs: FileSystem, layout: Layout) -> None:
+def _make_anew(store: Store) -> None:
     """Make it in one rename: without its entries, if only for a moment, it would prove that all are gone."""
-    named = _named(fs, layout)
-    area = f"{layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'register')}"
-    fs.make_dirs(f"{area}/gone", shared=layout.shared)
+    named = _named(store)
+    area = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'register')}"
+    store.fs.make_dirs(f"{area}/gone", shared=store.layout.shared)
     try:
         for id in named:
-            fs.put_record(_UNKNOWN, f"{area}/{HolderName(id, 0, 0)}")
-        fs.rename(area, layout.holders)
+            store.fs.put_record(_UNKNOWN, f"{area}/{HolderName(id, 0, 0)}")
+        store.fs.rename(area, store.layout.holders)
     except BaseException:
         with contextlib.suppress(OSError):
-            fs.remove_tree(area)
+            store.fs.remove_tree(area)
         raise
-    for id in _named(fs, layout) - named:  # who has taken a lease meanwhile
-        fs.put_record(_UNKNOWN, f"{layout.holders}/{HolderName(id, 0, 0)}")
+    for id in _named(store) - named:  # who has taken a lease meanwhile
+        store.fs.put_record(_UNKNOWN, f"{store.layout.holders}/{HolderName(id, 0, 0)}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import CleaningName, Layout, understood, unique
+from sccache_dtool.disk.names import CleaningName, understood, unique
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.execution import Cleaned
@@ -18,36 +18,36 @@ if TYPE_CHECKING:
 _VERSION = 1
 
 
-def write(fs: FileSystem, layout: Layout, done: Cleaned, now: float, by: str, why: str, tmp: str) -> None:
+def write(store: Store, done: Cleaned, now: float, by: str, why: str, tmp: str) -> None:
     """Note what a cleaning did, if it did anything; `tmp` is a path, not there yet, on the same file system."""
     if not (done.removed or done.failed or done.reaped.leases):
         return
     loose = sum(candidate.loose is not None for candidate in done.removed)
     name = CleaningName(int(now * 1000), len(done.removed), done.freed, len(done.reaped.leases), unique(), loose)
-    _publish(fs, layout, name, _lines(done, now, by, why), tmp)
+    _publish(store, name, _lines(done, now, by, why), tmp)
 
 
-def write_restored(fs: FileSystem, layout: Layout, key: str, now: float, by: str, tmp: str) -> None:
+def write_restored(store: Store, key: str, now: float, by: str, tmp: str) -> None:
     """Note that a copy is there again that nobody had to fetch; `tmp` as for `write`."""
     line = {"format": _VERSION, "ended": iso(now), "by": by, "restored": key}
-    _publish(fs, layout, CleaningName(int(now * 1000), 0, 0, 0, unique(), restored=1), [line], tmp)
+    _publish(store, CleaningName(int(now * 1000), 0, 0, 0, unique(), restored=1), [line], tmp)
 
 
 #: Lines that are written at a time: a record may have a million.
 _AT_ONCE = 1000
 
 
-def _publish(fs: FileSystem, layout: Layout, name: CleaningName, lines: Iterable[dict[str, Any]], tmp: str) -> None:
+def _publish(store: Store, name: CleaningName, lines: Iterable[dict[str, Any]], tmp: str) -> None:
     left = iter(lines)
-    fd = fs.create(tmp)
+    fd = store.fs.create(tmp)
     try:
         while piece := "".join(f"{json.dumps(line)}\n" for line in islice(left, _AT_ONCE)):
-            fs.write(fd, piece.encode())
-        fs.sync(fd)
+            store.fs.write(fd, piece.encode())
+        store.fs.sync(fd)
     finally:
-        fs.close(fd)
-    fs.make_dirs(layout.cleanings, shared=layout.shared)
-    fs.rename(tmp, f"{layout.cleanings}/{name}")
+        store.fs.close(fd)
+    store.fs.make_dirs(store.layout.cleanings, shared=store.layout.shared)
+    store.fs.rename(tmp, f"{store.layout.cleanings}/{name}")
 
 
 def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, Any]]:
@@ -74,7 +74,9 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
         yield {"reaped": judged.held.name, "item": judged.held.key, "by": judged.by, "why": judged.verdict.evidence}
 
 
-def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> list[CleaningName]:
+def listing(store: Store) -> list[CleaningName]:
     """All cleanings that have removed something, and what was restored."""
-    found = fs.names_if_any(layout.cleanings)
-    return list(understood(layout.cleanings, found, CleaningName.parse, "not the record of a cleaning", warn))
+    found = store.fs.names_if_any(store.layout.cleanings)
+    return list(
+        understood(store.layout.cleanings, found, CleaningName.parse, "not the record of a cleaning", store.log)
+    )

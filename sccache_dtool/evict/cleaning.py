@@ -70,7 +70,7 @@ class Cleaner:
         now = self._store.clock.wall() + ahead
         census = self._census(rules, now)
         left = self.loose()
-        with open_court(self._store.workplace(), dry_run=True) as court:
+        with open_court(self._store, dry_run=True) as court:
             reaped = single.end_leases(self._store, court, census.sifted.unsettled, dry_run=True)
         drift = 0.0 if court.roll.now is None else court.roll.now + ahead - now
         plan = self._plan(census, rules, now, reaped, left, drift)
@@ -93,7 +93,7 @@ class Cleaner:
         if quiet is not None:
             return quiet
         self._pool.muster_for(census.sifted.eligible)
-        with only_cleaner(store), self._worker_if_room() as holder, open_court(store.workplace()) as court:
+        with only_cleaner(store), self._worker_if_room() as holder, open_court(store) as court:
             reaped = single.end_leases(store, court, census.sifted.unsettled)
             copies = (copy for item in census.sifted.unsettled for copy in item.copies)
             finder = Leftovers(store, court, purge_follows=True, keep_downloads=not rules.everything)
@@ -103,15 +103,15 @@ class Cleaner:
             drift = 0.0 if court.roll.now is None else court.roll.now - now
             plan = self._plan(census, rules, now, reaped, left, drift)
             done = self._carry_out(plan, reaped, options, holder, now, deadline)
-            tidied = tuple(execution.put_away(leftovers, store.log.warning, deadline))
+            tidied = tuple(execution.put_away(store, leftovers, deadline))
             if holder is not None:
-                execution.fold_histories(store.fs, store.layout, holder, census.sifted.to_fold, store.log.warning)
-            pins.tidy(store.fs, store.layout, now, store.log.warning)
+                execution.fold_histories(store, holder, census.sifted.to_fold)
+            pins.tidy(store, now)
             done = done._replace(tidied=tidied)
-            downloads.tidy(store.fs, store.layout, now, store.log.warning)
+            downloads.tidy(store, now)
             if done.missed_both != (0, 0):
                 more = Leftovers(store, court, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                done = done._replace(tidied=(*tidied, *execution.put_away(more, store.log.warning, deadline)))
+                done = done._replace(tidied=(*tidied, *execution.put_away(store, more, deadline)))
                 ended = {judged.held for judged in reaped.leases}
                 held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
                 done = done._replace(in_the_way=tuple(court.lease(one) for one in held))
@@ -133,11 +133,11 @@ class Cleaner:
         self._pool.muster_for(planned.remove)
         there = {one.path: one for one in self.loose().files} if any(one.loose for one in planned.remove) else {}
         with only_cleaner(store), self._worker_if_room() as holder:
-            with open_court(store.workplace()) as court:
+            with open_court(store) as court:
                 reaped = single.end_leases(store, court, leased)
             now = store.clock.wall()
-            pinned = pins.pinned(store.fs, store.layout, now, store.log.warning)
-            weighed = plan_file.weigh(store.fs, store.layout, planned.remove, pinned, exclude, there, self._pool)
+            pinned = pins.pinned(store, now)
+            weighed = plan_file.weigh(store, planned.remove, pinned, exclude, there, self._pool)
             keep = tuple(weighed.keep)
             if planned.goal is not None:
                 keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
@@ -155,7 +155,7 @@ class Cleaner:
         """
         store = self._store
         now = store.clock.wall()
-        listed = trash.listing(store.fs, store.layout, store.log.warning)
+        listed = trash.listing(store)
         due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
@@ -172,15 +172,15 @@ class Cleaner:
         """
         store = self._store
         with only_cleaner(store):
-            trashed = trash.weigh(trash.listing(store.fs, store.layout, store.log.warning))
-            return trashed, trash.purge(store.fs, store.layout, math.inf, store.log.warning, self._pool)
+            trashed = trash.weigh(trash.listing(store))
+            return trashed, trash.purge(store, math.inf, self._pool)
 
     def leftovers(self) -> Iterator[Leftover]:
         """What crashes have left behind."""
         store = self._store
         found = single.unsettled(store, self._pool)
         works = store.fs.names(store.layout.tmp)
-        with open_court(store.workplace()) as court:
+        with open_court(store) as court:
             yield from Leftovers(store, court).find((copy for item in found for copy in item.copies), works)
         yield from self._of_dtool(self.loose(), court)
 
@@ -188,11 +188,11 @@ class Cleaner:
         """The files that dtool's own brokers left."""
         store = self._store
         named = self._settings.dtool_directories
-        return loose_files.scan(store.fs, store.layout, store.clock.wall(), store.log.warning, self._pool, named)
+        return loose_files.scan(store, store.clock.wall(), self._pool, named)
 
     def _of_dtool(self, left: Found, court: Court) -> Iterator[Leftover]:
         now = self._store.clock.wall() if court.roll.now is None else court.roll.now
-        return loose_removal.leftovers(self._store.fs, self._store.layout, left, now)
+        return loose_removal.leftovers(self._store, left, now)
 
     @contextmanager
     def _worker_if_room(self) -> Iterator[Holder | None]:
@@ -212,7 +212,7 @@ class Cleaner:
         """Leases on what a cleaning found in use, those included that began meanwhile."""
         store = self._store
         keys = dict.fromkeys(kept.key for kept in done.kept if kept.held and not kept.candidate.loose)
-        found = (items.look(store.fs, store.layout, key, store.log.warning, uses=False) for key in keys)
+        found = (items.look(store, key, uses=False) for key in keys)
         return tuple(single.judged(store, (one for item in found for one in item.held)))
 
     def _carry_out(
@@ -231,7 +231,7 @@ class Cleaner:
         tally, ended = execution.Tally(), "; broken off"
         store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
-            execution.carry_out(store.fs, store.layout, plan, keep_until, holder, now, self._pool, tally, deadline)
+            execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
         finally:
             done = Cleaned(
@@ -253,14 +253,14 @@ class Cleaner:
         store = self._store
         tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
         try:
-            audit.write(store.fs, store.layout, done, store.clock.wall(), holder.by, why, tmp)
+            audit.write(store, done, store.clock.wall(), holder.by, why, tmp)
         except OSError as error:
             store.log.warning(f"{explain(error)}; this cleaning is not recorded")
 
     def _finish(self, done: Cleaned, now: float, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
         store = self._store
-        purged = trash.purge(store.fs, store.layout, now, store.log.warning, self._pool, deadline)
+        purged = trash.purge(store, now, self._pool, deadline)
         return done._replace(
             purged=purged.copies,
             unpurged=purged.left,
@@ -275,11 +275,11 @@ class Cleaner:
 
     def _census(self, rules: Rules, now: float) -> _Census:
         """All copies, sorted by the rules; what has leases is not judged yet."""
-        pinned = pins.pinned(self._store.fs, self._store.layout, now, self._store.log.warning)
+        pinned = pins.pinned(self._store, now)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
         whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._store.fs, self._store.layout, self._store.log.warning, self._pool, fold):
+        for part in items.survey(self._store, self._pool, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
@@ -301,14 +301,13 @@ class Cleaner:
     def _quiet(self, census: _Census, rules: Rules, now: float, left: Found, works: Sequence[str]) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         store, sifted = self._store, census.sifted
-        fs, layout = store.fs, store.layout
-        if sifted.to_fold or works or left.deserted or downloads.any_expired(fs, layout, now):
+        if sifted.to_fold or works or left.deserted or downloads.any_expired(store, now):
             return None
-        if any(trash.is_expired(name, now) for name in trash.listing(fs, layout, self._store.log.warning)):
+        if any(trash.is_expired(name, now) for name in trash.listing(store)):
             return None
-        if any(one.is_broken(now) for one in left.files) or pins.any_expired(fs, layout, now, self._store.log.warning):
+        if any(one.is_broken(now) for one in left.files) or pins.any_expired(store, now):
             return None
-        with open_court(store.workplace(), glance=True) as court:
+        with open_court(store, glance=True) as court:
             held = tuple(court.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
             verdicts += [court.holder(id)[1] for id in court.roll.present]
@@ -337,7 +336,7 @@ class Cleaner:
         """
         if not limits.of_file_system:
             return None
-        trashed = trash.weigh(trash.listing(self._store.fs, self._store.layout, self._store.log.warning))
+        trashed = trash.weigh(trash.listing(self._store))
         figures = self._store.fs.room(self._store.layout.root)
         if figures is None:
             self._store.log.warning(
@@ -350,13 +349,13 @@ class Cleaner:
         """What is in the trash, if that matters to the plan."""
         if plan.spare == Spare():
             return Trashed()
-        return trash.weigh(trash.listing(self._store.fs, self._store.layout, self._store.log.warning))
+        return trash.weigh(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""
         if plan.spare == Spare():
             return Trashed()
-        found = trash.listing(self._store.fs, self._store.layout, self._store.log.warning)
+        found = trash.listing(self._store)
         kept = trash.weigh(name for name in found if not trash.is_expired(name, now))
         if not (keep_for and plan.remove):
             return kept

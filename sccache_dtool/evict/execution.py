@@ -10,8 +10,7 @@ from typing import NamedTuple
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.clock import NO_DEADLINE, Deadline
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, WorkName
+from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.leftovers import Leftover
@@ -22,6 +21,7 @@ from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped
+from sccache_dtool.protocol.store import Store
 
 Warn = Callable[[str], None]
 
@@ -132,8 +132,7 @@ _AT_ONCE = 64
 
 
 def carry_out(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     plan: Plan,
     keep_until: int,
     holder: Holder | None,
@@ -149,9 +148,9 @@ def carry_out(
     """
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
     try:
-        _evict_all(fs, layout, copies, keep_until, crew, tally, deadline)
+        _evict_all(store, copies, keep_until, crew, tally, deadline)
     except BaseException:
-        _tell_what_is_in_the_trash(fs, layout, copies, keep_until, tally)
+        _tell_what_is_in_the_trash(store, copies, keep_until, tally)
         raise
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool:
@@ -159,12 +158,11 @@ def carry_out(
         def tell(one: Loose, became: Became) -> None:
             tally.add(of_dtool[one], became)
 
-        loose_removal.remove(fs, layout, holder, of_dtool, keep_until, now, tell, deadline)
+        loose_removal.remove(store, holder, of_dtool, keep_until, now, tell, deadline)
 
 
 def _evict_all(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     copies: Sequence[Candidate],
     keep_until: int,
     crew: Crew,
@@ -173,27 +171,23 @@ def _evict_all(
 ) -> None:
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
-    evict = functools.partial(_evict_each, fs, layout, keep_until, deadline)
+    evict = functools.partial(_evict_each, store, keep_until, deadline)
     with contextlib.closing(crew.each(evict, places)) as results:  # nobody is at work any more at its end
         for piece, outcomes in zip(pieces, results, strict=True):
             for candidate, became in zip(piece, outcomes, strict=True):
                 tally.add(candidate, became)
 
 
-def _tell_what_is_in_the_trash(
-    fs: FileSystem, layout: Layout, copies: Iterable[Candidate], keep_until: int, tally: Tally
-) -> None:
+def _tell_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
     """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
-    there = set(fs.names(layout.trash))
+    there = set(store.fs.names(store.layout.trash))
     told = tally.places()
     for candidate in copies:
         if candidate.place not in told and trash.name_of(candidate.generation, keep_until) in there:
             tally.add(candidate, Became(trash.Outcome.EVICTED))
 
 
-def _evict_each(
-    fs: FileSystem, layout: Layout, keep_until: int, deadline: Deadline, places: Sequence[str]
-) -> list[Became]:
+def _evict_each(store: Store, keep_until: int, deadline: Deadline, places: Sequence[str]) -> list[Became]:
     """What became of each copy."""
     found: list[Became] = []
     for place in places:
@@ -202,23 +196,23 @@ def _evict_each(
             continue
         key, _, generation = place.partition("/")
         try:
-            found.append(Became(_evict(fs, layout, key, generation, keep_until)))
+            found.append(Became(_evict(store, key, generation, keep_until)))
         except OSError as error:
             found.append(Became(None, explain(error)))
     return found
 
 
-def _evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int) -> trash.Outcome:
+def _evict(store: Store, key: str, generation: str, keep_until: int) -> trash.Outcome:
     """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
-    outcome = trash.evict(fs, layout, key, generation, keep_until)
+    outcome = trash.evict(store, key, generation, keep_until)
     if outcome is trash.Outcome.ALREADY_GONE:
         name = trash.name_of(generation, keep_until)
-        if fs.seems_there(f"{layout.trash}/{name}"):
+        if store.fs.seems_there(f"{store.layout.trash}/{name}"):
             return trash.Outcome.EVICTED
     return outcome
 
 
-def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
+def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
     """Put leftovers away; returns those for which it worked, and for which there was time."""
     done = []
     for leftover in leftovers:
@@ -228,15 +222,15 @@ def put_away(leftovers: Iterable[Leftover], warn: Warn, deadline: Deadline = NO_
             leftover.put_away()
         except OSError as error:
             if error.errno not in GONE:  # otherwise somebody else did
-                warn(f"{explain(error)}; {leftover.what} is left for the next clean")
+                store.log.warning(f"{explain(error)}; {leftover.what} is left for the next clean")
             continue
         done.append(leftover)
     return done
 
 
-def fold_histories(fs: FileSystem, layout: Layout, holder: Holder, keys: Iterable[str], warn: Warn) -> None:
+def fold_histories(store: Store, holder: Holder, keys: Iterable[str]) -> None:
     """Fold long histories; a failure costs nothing but the next listing's length."""
     for key in keys:
-        tmp = f"{layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
+        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
         with contextlib.suppress(OSError):
-            history.fold(fs, layout.history(key), tmp, warn, shared=layout.shared)
+            history.fold(store, store.layout.history(key), tmp)

@@ -13,7 +13,7 @@ from sccache_dtool.disk.names import HolderName, TrashName, WorkName
 from sccache_dtool.errors import GONE
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
-from sccache_dtool.oddity import Fate, Oddity
+from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.reaping import Court
@@ -71,9 +71,9 @@ class Leftovers:
         path = self._store.layout.generation(copy.key, str(copy.generation))
 
         def finish() -> None:
-            trash.evict(self._store.fs, self._store.layout, copy.key, str(copy.generation))
+            trash.evict(self._store, copy.key, str(copy.generation))
             if not self._purge_follows:
-                trash.purge(self._store.fs, self._store.layout, self._store.clock.wall(), self._store.log.warning)
+                trash.purge(self._store, self._store.clock.wall())
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
@@ -97,13 +97,13 @@ class Leftovers:
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
 
     def _report(self, path: str, kind: str) -> None:
-        self._store.log.warning(Oddity(path, kind, Fate.LEFT_ALONE))
+        self._store.report(path, kind, Fate.LEFT_ALONE)
 
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
         if not self._keep_downloads:
             return False
-        until = downloads.continuable_until(self._store.fs, self._store.layout, work)
+        until = downloads.continuable_until(self._store, work)
         return until is not None and self._now() < until
 
     def _now(self) -> float:
@@ -116,19 +116,19 @@ class Leftovers:
     def _give_back(self, work: WorkName) -> Callable[[], object]:
         def give_back() -> None:
             if work.purpose == trash.RETURN or self._court.revoke(work.holder):
-                trash.give_back(self._store.fs, self._store.layout, work)
+                trash.give_back(self._store, work)
 
         return give_back
 
     def _discard(self, work: WorkName) -> Callable[[], object]:
         def discard() -> None:
             if work.purpose == "going" or self._court.revoke(work.holder):
-                trash.discard_work(self._store.fs, self._store.layout, work)
+                trash.discard_work(self._store, work)
 
         return discard
 
     def _half_removed(self) -> Iterator[Leftover]:
-        for name in trash.listing(self._store.fs, self._store.layout, self._store.log.warning):
+        for name in trash.listing(self._store):
             if name.going or not name.keep_until:
                 path = f"{self._store.layout.trash}/{name}"
                 yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))

@@ -14,16 +14,16 @@ from sccache_dtool.catalog.loose import Found, Loose, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName, unique
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, TrashName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
 from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, Became, Outcome
 from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.store import Store
 
 
 def remove(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     holder: Holder | None,
     files: Iterable[Loose],
     keep_until: int,
@@ -37,22 +37,21 @@ def remove(
     `Cleaner._worker_if_room`) they are deleted at once, or stay if they are to be kept in the trash.
     """
     listed = sorted(files)
-    entry = _Entry.made(fs, layout, holder, listed, keep_until, now) if holder is not None else None
+    entry = _Entry.made(store, holder, listed, keep_until, now) if holder is not None else None
     if entry is None and keep_until:
         for one in listed:
             tell(one, Became(None, "there is no room for it in the trash; without --trash it is deleted at once"))
         return
-    bin = entry or _Nowhere(fs, layout, now)
+    bin = entry or _Nowhere(store, now)
     try:
         for directory, group in groupby(listed, key=lambda one: one.directory):
-            _remove_from(fs, layout, directory, list(group), bin, tell, deadline)
+            _remove_from(store, directory, list(group), bin, tell, deadline)
     finally:
         bin.close()
 
 
 def _remove_from(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     directory: str,
     files: Sequence[Loose],
     bin: _Entry | _Nowhere,
@@ -60,7 +59,7 @@ def _remove_from(
     deadline: Deadline,
 ) -> None:
     try:
-        fd = fs.open_below(layout.root, directory)
+        fd = store.fs.open_below(store.layout.root, directory)
     except OSError as error:
         for one in files:
             tell(one, Became(None, explain(error)))
@@ -69,7 +68,7 @@ def _remove_from(
         for one in files:
             tell(one, NO_TIME if deadline.is_over() else _removed(bin, fd, one, tell))
     finally:
-        fs.close(fd)
+        store.fs.close(fd)
 
 
 def _removed(bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose, Became], None]) -> Became:
@@ -90,46 +89,43 @@ class _Entry:
     and without anything to be kept, it is a work area: a purge of somebody else's would take it away under us.
     """
 
-    def __init__(self, fs: FileSystem, layout: Layout, path: str, name: TrashName) -> None:
-        self._fs = fs
-        self._layout = layout
+    def __init__(self, store: Store, path: str, name: TrashName) -> None:
+        self._store = store
         self._path = path
         self._name = name
         self._files = self._bytes = 0
 
     @classmethod
-    def made(
-        cls, fs: FileSystem, layout: Layout, holder: Holder, files: Sequence[Loose], keep_until: int, now: float
-    ) -> _Entry | None:
+    def made(cls, store: Store, holder: Holder, files: Sequence[Loose], keep_until: int, now: float) -> _Entry | None:
         """One that is empty; None if there is no room for it."""
         generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
         name = TrashName(generation, keep_until, going=not keep_until)
         note = {"format": 1, "loose": len(files), "first": records.printable(files[0].path)}
-        area = f"{layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
+        area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
         try:
-            fs.mkdir(area, shared=layout.shared)
-            fs.mkdir(f"{area}/{PAYLOAD}", shared=layout.shared)
-            fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=layout.shared)
+            store.fs.mkdir(area, shared=store.layout.shared)
+            store.fs.mkdir(f"{area}/{PAYLOAD}", shared=store.layout.shared)
+            store.fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=store.layout.shared)
             if keep_until:
-                fs.rename(area, f"{layout.trash}/{name}")
+                store.fs.rename(area, f"{store.layout.trash}/{name}")
         except OSError as error:
             with contextlib.suppress(OSError):
-                fs.remove_tree(area)
+                store.fs.remove_tree(area)
             if error.errno not in FULL:
                 raise
             return None
-        return cls(fs, layout, f"{layout.trash}/{name}" if keep_until else area, name)
+        return cls(store, f"{store.layout.trash}/{name}" if keep_until else area, name)
 
     def take(self, directory: int, one: Loose) -> bool:
         """Move a file in; False if it is not the one that the scan saw, or gone."""
-        moved = _move(self._fs, directory, one, self._target)
+        moved = _move(self._store.fs, directory, one, self._target)
         if moved:
             self._count(one)
         return moved
 
     def has(self, directory: int, one: Loose) -> bool:
         """Whether a file that we were about to take is in here."""
-        moved = _is_rightly_moved(self._fs, directory, one, self._target)
+        moved = _is_rightly_moved(self._store.fs, directory, one, self._target)
         if moved:
             self._count(one)
         return moved
@@ -137,12 +133,12 @@ class _Entry:
     def close(self) -> None:
         """Say by the name what is in here; without a file there is no entry."""
         if not self._files:
-            self._fs.remove_tree(self._path)
+            self._store.fs.remove_tree(self._path)
             return
         generation = self._name.generation._replace(bytes=self._bytes, entries=self._files + 1)
-        path = f"{self._layout.trash}/{self._name._replace(generation=generation)}"
+        path = f"{self._store.layout.trash}/{self._name._replace(generation=generation)}"
         if path != self._path:
-            self._fs.rename(self._path, path)
+            self._store.fs.rename(self._path, path)
 
     @property
     def _target(self) -> str:
@@ -159,29 +155,28 @@ class _Nowhere:
     A rename takes no room. A file that was put there in the last moment can be put back, which no `unlink` can.
     """
 
-    def __init__(self, fs: FileSystem, layout: Layout, now: float) -> None:
-        self._fs = fs
+    def __init__(self, store: Store, now: float) -> None:
+        self._store = store
         self._name = unique()
-        self._layout = layout
         self._now = int(now)
 
     def take(self, directory: int, one: Loose) -> bool:
         """Delete a file; False if it is not the one that the scan saw, or gone."""
-        moved = _move(self._fs, directory, one, self._target(one))
+        moved = _move(self._store.fs, directory, one, self._target(one))
         if moved:
             with contextlib.suppress(OSError):  # the purge tries again
-                self._fs.unlink(self._target(one))
+                self._store.fs.unlink(self._target(one))
         return moved
 
     def has(self, directory: int, one: Loose) -> bool:
         """Whether a file that we were about to delete is on its way."""
-        return _is_rightly_moved(self._fs, directory, one, self._target(one))
+        return _is_rightly_moved(self._store.fs, directory, one, self._target(one))
 
     def close(self) -> None:
         """Nothing is left to be done."""
 
     def _target(self, one: Loose) -> str:
-        return f"{self._layout.trash}/{TrashName(Generation(self._name, self._now, one.bytes, 1), 0, going=True)}"
+        return f"{self._store.layout.trash}/{TrashName(Generation(self._name, self._now, one.bytes, 1), 0, going=True)}"
 
 
 def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
@@ -209,37 +204,37 @@ def _is_rightly_moved(fs: FileSystem, directory: int, one: Loose, target: str) -
     return False
 
 
-def remove_partial(fs: FileSystem, layout: Layout, one: Loose) -> None:
+def remove_partial(store: Store, one: Loose) -> None:
     """Unlink what a broken download left. Raises FileNotFoundError if it is gone or has changed."""
-    fd = fs.open_below(layout.root, one.directory)
+    fd = store.fs.open_below(store.layout.root, one.directory)
     try:
-        status = fs.lstat_in(fd, one.name)
+        status = store.fs.lstat_in(fd, one.name)
         if stamp_of(status) != one.stamp:
             raise FileNotFoundError(one.path)
-        fs.unlink_in(fd, one.name)
+        store.fs.unlink_in(fd, one.name)
     finally:
-        fs.close(fd)
+        store.fs.close(fd)
 
 
-def remove_directory(fs: FileSystem, layout: Layout, directory: str) -> None:
+def remove_directory(store: Store, directory: str) -> None:
     """Remove an empty directory; one that is not empty any more stays, and is no error."""
     parent, _, name = directory.rpartition("/")
-    fd = fs.open_below(layout.root, parent or ".")
+    fd = store.fs.open_below(store.layout.root, parent or ".")
     try:
-        fs.rmdir_in(fd, name)
+        store.fs.rmdir_in(fd, name)
     except OSError as error:
         if error.errno not in NOT_EMPTY:
             raise
     finally:
-        fs.close(fd)
+        store.fs.close(fd)
 
 
-def leftovers(fs: FileSystem, layout: Layout, found: Found, now: float) -> Iterator[Leftover]:
+def leftovers(store: Store, found: Found, now: float) -> Iterator[Leftover]:
     """Broken downloads, and directories in which nothing has been for so long that no broker is about to use them."""
     for one in found.files:
         if one.is_broken(now):
-            put_away = functools.partial(remove_partial, fs, layout, one)
-            yield Leftover(f"{layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
+            put_away = functools.partial(remove_partial, store, one)
+            yield Leftover(f"{store.layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
     for directory in found.deserted:
-        put_away = functools.partial(remove_directory, fs, layout, directory)
-        yield Leftover(f"{layout.root}/{directory}", "an empty directory of dtool's", put_away)
+        put_away = functools.partial(remove_directory, store, directory)
+        yield Leftover(f"{store.layout.root}/{directory}", "an empty directory of dtool's", put_away)

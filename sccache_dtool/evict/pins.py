@@ -6,69 +6,69 @@ import contextlib
 from collections.abc import Callable
 
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, PinName, understood
+from sccache_dtool.disk.names import PinName, understood
 from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.protocol.store import Store
 
 Warn = Callable[[str], None]
 
 
-def listing(fs: FileSystem, layout: Layout, warn: Warn) -> list[PinName]:
+def listing(store: Store) -> list[PinName]:
     """All pins, those among them that have run out. Raises CacheError if nobody can tell: then nothing is evicted."""
     try:
-        found = fs.names_if_any(layout.pins)
+        found = store.fs.names_if_any(store.layout.pins)
     except OSError as error:
         raise CacheError(
             f"cannot tell what is pinned: {explain(error)}",
             hint="nothing is removed until this is resolved; check what is there, and who owns it",
         ) from error
-    return list(understood(layout.pins, found, PinName.parse, "not a pin", warn))
+    return list(understood(store.layout.pins, found, PinName.parse, "not a pin", store.log))
 
 
-def pinned(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> frozenset[str]:
+def pinned(store: Store, now: float) -> frozenset[str]:
     """Keys of the items that are pinned at the time `now` (seconds since 1970)."""
-    return frozenset(pin.key for pin in listing(fs, layout, warn) if not pin.until or pin.until > now)
+    return frozenset(pin.key for pin in listing(store) if not pin.until or pin.until > now)
 
 
-def pin(fs: FileSystem, layout: Layout, key: str, until: int, by: str, warn: Warn) -> None:
+def pin(store: Store, key: str, until: int, by: str) -> None:
     """Pin an item until a time (seconds since 1970; 0: for good); an earlier pin of it is replaced."""
     name = PinName(key, until)
-    earlier = [one for one in listing(fs, layout, warn) if one.key == key and one != name]
-    fs.make_dirs(layout.pins, shared=layout.shared)
+    earlier = [one for one in listing(store) if one.key == key and one != name]
+    store.fs.make_dirs(store.layout.pins, shared=store.layout.shared)
     with contextlib.suppress(FileExistsError):
-        fs.put_record(by, f"{layout.pins}/{name}")
+        store.fs.put_record(by, f"{store.layout.pins}/{name}")
     for one in earlier:  # last, so that the item is pinned all the while
-        _remove(fs, layout, one)
+        _remove(store, one)
 
 
-def unpin(fs: FileSystem, layout: Layout, key: str, warn: Warn) -> bool:
+def unpin(store: Store, key: str) -> bool:
     """Take the pins of an item away; False if it had none."""
-    found = [one for one in listing(fs, layout, warn) if one.key == key]
+    found = [one for one in listing(store) if one.key == key]
     for one in found:
-        _remove(fs, layout, one)
+        _remove(store, one)
     return bool(found)
 
 
-def any_expired(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> bool:
+def any_expired(store: Store, now: float) -> bool:
     """Whether there is anything to tidy."""
-    return any(one.until and one.until <= now for one in listing(fs, layout, warn))
+    return any(one.until and one.until <= now for one in listing(store))
 
 
-def tidy(fs: FileSystem, layout: Layout, now: float, warn: Warn) -> None:
+def tidy(store: Store, now: float) -> None:
     """Remove pins that have run out."""
-    for one in listing(fs, layout, warn):
+    for one in listing(store):
         if one.until and one.until <= now:
-            _remove(fs, layout, one)
+            _remove(store, one)
 
 
-def by_whom(fs: FileSystem, layout: Layout, name: PinName) -> str:
+def by_whom(store: Store, name: PinName) -> str:
     """Who has pinned it."""
     try:
-        return records.printable(fs.get_record(f"{layout.pins}/{name}"))
+        return records.printable(store.fs.get_record(f"{store.layout.pins}/{name}"))
     except OSError:
         return "?"
 
 
-def _remove(fs: FileSystem, layout: Layout, name: PinName) -> None:
+def _remove(store: Store, name: PinName) -> None:
     with contextlib.suppress(FileNotFoundError):
-        fs.unlink(f"{layout.pins}/{name}")
+        store.fs.unlink(f"{store.layout.pins}/{name}")

@@ -12,13 +12,14 @@ from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Generation, Layout, is_key
+from sccache_dtool.disk.names import Generation, is_key
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import UsageError
+from sccache_dtool.log import Silent
 from sccache_dtool.policy.rules import EXCLUDED, UNREADABLE, Candidate, Kept, Plan, in_use, is_excluded
 from sccache_dtool.policy.thresholds import Goal
 from sccache_dtool.pool import Crew
+from sccache_dtool.protocol.store import Store
 
 #: Version of the form.
 _VERSION = 1
@@ -175,8 +176,7 @@ _GONE = _Standing(gone=True)
 
 
 def weigh(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     planned: Iterable[Candidate],
     pinned: Collection[str],
     exclude: Collection[str],
@@ -202,7 +202,7 @@ def weigh(
         else:
             copies.append(one)
     pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
-    look = functools.partial(_look_at_each, fs, layout, tuple(exclude))
+    look = functools.partial(_look_at_each, store.logging_to(Silent()), tuple(exclude))
     for piece, standings in zip(pieces, crew.each(look, pieces), strict=True):
         for one, standing in zip(piece, standings, strict=True):
             _put(weighed, one, standing)
@@ -230,14 +230,12 @@ def _standing_of_loose(planned: Loose, found: Loose | None) -> _Standing:
     return _Standing()
 
 
-def _look_at_each(
-    fs: FileSystem, layout: Layout, exclude: Collection[str], planned: Sequence[Candidate]
-) -> list[_Standing]:
-    return [_look_at(fs, layout, exclude, candidate) for candidate in planned]
+def _look_at_each(store: Store, exclude: Collection[str], planned: Sequence[Candidate]) -> list[_Standing]:
+    return [_look_at(store, exclude, candidate) for candidate in planned]
 
 
-def _look_at(fs: FileSystem, layout: Layout, exclude: Collection[str], candidate: Candidate) -> _Standing:
-    item = items.look(fs, layout, candidate.key, _silently)
+def _look_at(store: Store, exclude: Collection[str], candidate: Candidate) -> _Standing:
+    item = items.look(store, candidate.key)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:
         return _GONE
@@ -263,7 +261,3 @@ def in_use_besides(leased: Iterable[Item], planned: Iterable[Candidate]) -> tupl
     for one in planned:
         held.pop(one.place, None)
     return tuple(held.values())
-
-
-def _silently(text: str) -> None:
-    """What is damaged is told of by a scan."""

@@ -21,14 +21,14 @@ from sccache_dtool.protocol.store import Store
 
 def unsettled(store: Store, pool: Crew) -> list[Item]:
     """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
-    parts = items.survey(store.fs, store.layout, store.log.warning, pool, items.unsettled, uses=False)
+    parts = items.survey(store, pool, items.unsettled, uses=False)
     return [item for part in parts for item in part]
 
 
 def judged(store: Store, held: Iterable[Held]) -> list[Judged]:
     """Leases with what can be said of them; writes nothing into the cache."""
     listed = list(held)
-    with open_court(store.workplace(), glance=True) as court:
+    with open_court(store, glance=True) as court:
         court.expect({one.lease.holder for one in listed if one.lease})
         return [court.lease(one) for one in listed]
 
@@ -44,8 +44,7 @@ def end_leases(
 ) -> Reaped:
     """End the leases on `found` whose holders are proved dead, as `reaping.reap` does. Failures are logged."""
     held = [one for item in found for one in item.held]
-    fs, layout, clock = store.fs, store.layout, store.clock
-    reaped = reaping.reap(fs, layout, clock, court, held, dry_run=dry_run, everybody=everybody, also=also)
+    reaped = reaping.reap(store, court, held, dry_run=dry_run, everybody=everybody, also=also)
     for failure in reaped.failed:
         store.log.warning(failure)
     if not dry_run:
@@ -61,7 +60,7 @@ def reap(store: Store, pool: Crew, *, dry_run: bool = False) -> Reaped:
     if not dry_run:
         _end_elections_of_the_dead(store)
     found = unsettled(store, pool)
-    with open_court(store.workplace(), dry_run=dry_run) as court:
+    with open_court(store, dry_run=dry_run) as court:
         return end_leases(store, court, found, dry_run=dry_run)
 
 
@@ -80,7 +79,7 @@ def reap_holder(store: Store, pool: Crew, holder: str, *, dry_run: bool = False)
     """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
     found = unsettled(store, pool)
     leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
-    with open_court(store.workplace(), dry_run=dry_run) as court:
+    with open_court(store, dry_run=dry_run) as court:
         if not leased and holder not in court.roll.present:
             raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
         court.convict(holder, f"{holders.user_name()} says that it is gone")
@@ -90,14 +89,14 @@ def reap_holder(store: Store, pool: Crew, holder: str, *, dry_run: bool = False)
 
 def remove(store: Store, key: str, keep_for: float) -> int:
     """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
-    return _remove(store, lambda: items.look(store.fs, store.layout, key, store.log.warning), keep_for)
+    return _remove(store, lambda: items.look(store, key), keep_for)
 
 
 def remove_copy(store: Store, copy: Copy) -> int:
     """Evict one copy of an item; returns the bytes. Raises InUse, naming who holds it."""
 
     def look() -> Item:
-        found = items.look(store.fs, store.layout, copy.key, store.log.warning)
+        found = items.look(store, copy.key)
         return found._replace(copies=tuple(one for one in found.copies if one.generation == copy.generation))
 
     return _remove(store, look, 0.0)
@@ -105,19 +104,19 @@ def remove_copy(store: Store, copy: Copy) -> int:
 
 def _remove(store: Store, look: Callable[[], Item], keep_for: float) -> int:
     found = look()
-    with open_court(store.workplace()) as court:
+    with open_court(store) as court:
         end_leases(store, court, [found], everybody=False)
     now = store.clock.wall()
     keep_until = int(now + keep_for) if keep_for else 0
     freed, taken = 0, False
     for copy in found.copies:
-        outcome = trash.evict(store.fs, store.layout, copy.key, str(copy.generation), keep_until)
+        outcome = trash.evict(store, copy.key, str(copy.generation), keep_until)
         freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
         taken = taken or outcome is trash.Outcome.IN_USE
     left = look()
     if left.leases or taken:
         raise _in_use(store, left)
-    trash.purge(store.fs, store.layout, now, store.log.warning)
+    trash.purge(store, now)
     return freed
 
 
@@ -137,12 +136,12 @@ def evict_if_idle(store: Store, key: str) -> bool:
 
     What others have put into the trash is not looked at: `clean` deletes it.
     """
-    found = items.look(store.fs, store.layout, key, store.log.warning, uses=False)
+    found = items.look(store, key, uses=False)
     outcomes = []
     for copy in found.copies:
-        outcomes.append(trash.evict(store.fs, store.layout, key, str(copy.generation)))
+        outcomes.append(trash.evict(store, key, str(copy.generation)))
         if outcomes[-1] is trash.Outcome.EVICTED:
-            trash.purge_copy(store.fs, store.layout, str(copy.generation), store.log.warning)
+            trash.purge_copy(store, str(copy.generation))
     return trash.Outcome.IN_USE not in outcomes
 
 
@@ -151,16 +150,16 @@ def restore(store: Store, key: str, ttl: float) -> None:
 
     `ttl`: lifetime in seconds of this process as a holder meanwhile.
     """
-    trashed = trash.restorable(store.fs, store.layout, store.log.warning)
+    trashed = trash.restorable(store)
     found = [name for each, name in trashed if each == key]
     if not found:
         raise not_in_trash(key)
     name = max(found, key=lambda one: one.generation.created)
-    if items.generations(store.fs, store.layout, key):
+    if items.generations(store, key):
         raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
     try:
         with program.worker(store, ttl) as holder:
-            if not trash.restore(store.fs, store.layout, store.clock, holder, key, name):
+            if not trash.restore(store, holder, key, name):
                 raise UsageError(f"{key_label(key)} has just been deleted from the trash")
             _record_restored(store, key, holder)
     except OSError as error:
@@ -171,8 +170,8 @@ def return_interrupted_restores(store: Store) -> None:
     """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
     works = store.fs.names(store.layout.tmp)
     if any(map(_is_of_restore, works)):
-        with open_court(store.workplace()) as court:
-            execution.put_away(Leftovers(store, court).interrupted_restores(works), store.log.warning)
+        with open_court(store) as court:
+            execution.put_away(store, Leftovers(store, court).interrupted_restores(works))
 
 
 def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> CacheError:
@@ -196,7 +195,7 @@ def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> Ca
 def _record_restored(store: Store, key: str, holder: Holder) -> None:
     tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
     try:
-        audit.write_restored(store.fs, store.layout, key, store.clock.wall(), holder.by, tmp)
+        audit.write_restored(store, key, store.clock.wall(), holder.by, tmp)
     except OSError as error:
         store.log.warning(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
 

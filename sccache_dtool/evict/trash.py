@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool.clock import NO_DEADLINE, Clock, Deadline
+from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import Entry, FileSystem
 from sccache_dtool.disk.names import (
@@ -23,7 +23,6 @@ from sccache_dtool.disk.names import (
     PAYLOAD,
     Generation,
     KeptName,
-    Layout,
     TrashName,
     WorkName,
     is_key,
@@ -37,6 +36,7 @@ from sccache_dtool.pool import THREADS, Crew
 from sccache_dtool.protocol import gate
 from sccache_dtool.protocol.gate import Closing
 from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.store import Store
 
 
 class Outcome(StrEnum):
@@ -65,7 +65,7 @@ def name_of(generation: str, keep_until: int) -> str:
     return str(TrashName(parsed, keep_until, going=not keep_until))
 
 
-def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until: int = 0) -> Outcome:
+def evict(store: Store, key: str, generation: str, keep_until: int = 0) -> Outcome:
     """Ask the file system whether a copy is in use and, if it is not, move it into the trash.
 
     `keep_until`: seconds since 1970 until which `restore` is to find it; 0: nobody wants it, so that its removal has
@@ -73,29 +73,29 @@ def evict(fs: FileSystem, layout: Layout, key: str, generation: str, keep_until:
     whoever closed it wanted: that eviction was interrupted, and this call finishes it.
     """
     name_of(generation, keep_until)
-    directory = layout.generation(key, generation)
+    directory = store.layout.generation(key, generation)
     try:
-        item = fs.way_to(layout.item(key))
+        item = store.fs.way_to(store.layout.item(key))
     except FileNotFoundError:
         return Outcome.ALREADY_GONE
     with item:
         kept = f"{directory}/{KeptName(keep_until)}" if keep_until else None
-        if kept is not None and not _noted(fs, kept):
+        if kept is not None and not _noted(store.fs, kept):
             return Outcome.ALREADY_GONE
-        closing = gate.closing(fs, f"{directory}/{GATE}", item)
+        closing = gate.closing(store.fs, f"{directory}/{GATE}", item)
         if closing is Closing.IN_USE:
             if kept is not None:
                 with contextlib.suppress(OSError):
-                    fs.unlink(kept)
+                    store.fs.unlink(kept)
             return Outcome.IN_USE
         if closing is Closing.CLOSED_BEFORE:
-            keep_until = max(keep_until, _kept_until(fs, directory, item))
+            keep_until = max(keep_until, _kept_until(store.fs, directory, item))
         trashed = name_of(generation, keep_until)
         try:
-            fs.rename(directory, f"{layout.trash}/{trashed}", via=item)
+            store.fs.rename(directory, f"{store.layout.trash}/{trashed}", via=item)
         except OSError as error:
             if error.errno == errno.EXDEV:
-                _part_from(fs, layout, directory, f"{layout.trash}/{trashed}" if keep_until else None)
+                _part_from(store, directory, f"{store.layout.trash}/{trashed}" if keep_until else None)
             elif error.errno in GONE:
                 return Outcome.ALREADY_GONE
             else:
@@ -130,19 +130,19 @@ def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
     return max((note.until for name in found if (note := KeptName.parse(name))), default=0)
 
 
-def _part_from(fs: FileSystem, layout: Layout, directory: str, trashed: str | None) -> None:
+def _part_from(store: Store, directory: str, trashed: str | None) -> None:
     """Evict a closed copy whose directory cannot be renamed (EXDEV), such as one in the lower layer of an overlay.
 
     What nobody wants back is deleted in its place. The rest is moved in parts, its description last: without that,
     nobody restores it.
     """
     if trashed is None:
-        fs.remove_tree(directory)
+        store.fs.remove_tree(directory)
         return
-    fs.mkdir(trashed, shared=layout.shared)
-    for name, is_dir in sorted(fs.entries(directory), key=lambda entry: entry.name == ITEM_FILE):
-        (fs.move_tree if is_dir else fs.rename)(f"{directory}/{name}", f"{trashed}/{name}")
-    fs.rmdir(directory)
+    store.fs.mkdir(trashed, shared=store.layout.shared)
+    for name, is_dir in sorted(store.fs.entries(directory), key=lambda entry: entry.name == ITEM_FILE):
+        (store.fs.move_tree if is_dir else store.fs.rename)(f"{directory}/{name}", f"{trashed}/{name}")
+    store.fs.rmdir(directory)
 
 
 class Purged(NamedTuple):
@@ -154,10 +154,8 @@ class Purged(NamedTuple):
 
 
 def purge(
-    fs: FileSystem,
-    layout: Layout,
+    store: Store,
     now: float,
-    warn: Callable[[str], None],
     crew: Crew | None = None,
     deadline: Deadline = NO_DEADLINE,
 ) -> Purged:
@@ -166,28 +164,28 @@ def purge(
     `crew`: who helps; `deadline`: after which the rest is left for the next purge.
     """
     crew = crew or Crew()
-    expired = [name for name in listing(fs, layout, warn) if is_expired(name, now)]
+    expired = [name for name in listing(store) if is_expired(name, now)]
     large = [name for name in expired if name.generation.entries > _LARGE]
     for name in large:
-        _empty(fs, f"{layout.trash}/{_going(fs, layout, name)}", crew, deadline)
+        _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", crew, deadline)
     copies = left = left_bytes = 0
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
-    for part, warnings in crew.each(functools.partial(_remove_each, fs, layout, deadline), pieces):
+    for part, warnings in crew.each(functools.partial(_remove_each, store, deadline), pieces):
         copies += part.copies
         left += part.left
         left_bytes += part.left_bytes
         for warning in warnings:
-            warn(warning)
+            store.log.warning(warning)
     return Purged(copies, left, left_bytes)
 
 
-def purge_copy(fs: FileSystem, layout: Layout, generation: str, warn: Callable[[str], None]) -> None:
+def purge_copy(store: Store, generation: str) -> None:
     """Delete one copy that was evicted for good; one that somebody wants to keep has another name."""
     try:
-        fs.remove_tree(f"{layout.trash}/{name_of(generation, 0)}")
+        store.fs.remove_tree(f"{store.layout.trash}/{name_of(generation, 0)}")
     except OSError as error:
         if error.errno not in GONE:
-            warn(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
+            store.log.warning(f"{explain(error)}; the rest of this evicted copy is left for the next clean")
 
 
 #: Copies that are removed as one piece of work, and names of one directory.
@@ -211,34 +209,32 @@ def weigh(names: Iterable[TrashName]) -> Trashed:
     return trashed
 
 
-def _going(fs: FileSystem, layout: Layout, name: TrashName) -> TrashName:
+def _going(store: Store, name: TrashName) -> TrashName:
     """Say by its name that a copy's removal has begun: it is not whole any more. Returns the new name."""
     going = name._replace(going=True)
     if not name.going:
         try:
-            fs.rename(f"{layout.trash}/{name}", f"{layout.trash}/{going}")
+            store.fs.rename(f"{store.layout.trash}/{name}", f"{store.layout.trash}/{going}")
         except FileNotFoundError:
             pass  # somebody else has said so, or the reply was lost
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
             with contextlib.suppress(FileNotFoundError):  # the name cannot change: see `_part_from`
-                fs.unlink(f"{layout.trash}/{name}/{ITEM_FILE}")
+                store.fs.unlink(f"{store.layout.trash}/{name}/{ITEM_FILE}")
             return name
     return going
 
 
-def _remove_each(
-    fs: FileSystem, layout: Layout, deadline: Deadline, names: Sequence[TrashName]
-) -> tuple[Purged, list[str]]:
+def _remove_each(store: Store, deadline: Deadline, names: Sequence[TrashName]) -> tuple[Purged, list[str]]:
     copies, left, warnings = 0, list[TrashName](), list[str]()
-    with fs.way_to(layout.trash) as way:
+    with store.fs.way_to(store.layout.trash) as way:
         for name in names:
             if deadline.is_over():
                 left.append(name)
                 continue
             try:
-                fs.remove_tree(f"{layout.trash}/{_going(fs, layout, name)}", via=way)
+                store.fs.remove_tree(f"{store.layout.trash}/{_going(store, name)}", via=way)
                 copies += 1
             except OSError as error:
                 if error.errno not in GONE:
@@ -286,34 +282,40 @@ def _remove_part(fs: FileSystem, deadline: Deadline, path: str) -> None:
             fs.remove_tree(path)
 
 
-def listing(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[TrashName]:
+def listing(store: Store) -> Iterator[TrashName]:
     """What is in the trash."""
-    return understood(layout.trash, fs.names(layout.trash), TrashName.parse, "not an evicted copy", warn)
+    return understood(
+        store.layout.trash,
+        store.fs.names(store.layout.trash),
+        TrashName.parse,
+        "not an evicted copy",
+        store.log,
+    )
 
 
-def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Iterator[tuple[str, TrashName]]:
+def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
     """Keys of the items in the trash that are still whole, and where they are."""
-    for name in listing(fs, layout, warn):
+    for name in listing(store):
         if name.going:
             continue
-        path = f"{layout.trash}/{name}"
+        path = f"{store.layout.trash}/{name}"
         try:
-            document = records.decode_document(fs.read_text(f"{path}/{ITEM_FILE}"))
+            document = records.decode_document(store.fs.read_text(f"{path}/{ITEM_FILE}"))
             if "loose" in document:
                 continue  # what dtool left was no item, and is no item now
-            key = _key_in(document, fs.names_if_any(f"{path}/{PAYLOAD}"))
+            key = _key_in(document, store.fs.names_if_any(f"{path}/{PAYLOAD}"))
         except (OSError, records.Damaged) as error:
-            if str(name) in fs.names(layout.trash):  # otherwise somebody has just purged or restored it
+            if str(name) in store.fs.names(store.layout.trash):  # otherwise somebody has just purged or restored it
                 reason = explain(error) if isinstance(error, OSError) else error
-                warn(f"{path}: not whole any more ({reason}); it cannot be restored")
+                store.report(path, f"not whole any more ({reason})", "it cannot be restored")
         else:
             yield key, name
 
 
-def facts(fs: FileSystem, layout: Layout, name: TrashName) -> dict[str, Any]:
+def facts(store: Store, name: TrashName) -> dict[str, Any]:
     """What was noted when a trashed copy was fetched; empty if that cannot be read."""
     with contextlib.suppress(OSError, records.Damaged):
-        return records.decode_document(fs.read_text(f"{layout.trash}/{name}/{ITEM_FILE}"))
+        return records.decode_document(store.fs.read_text(f"{store.layout.trash}/{name}/{ITEM_FILE}"))
     return {}
 
 
@@ -334,7 +336,7 @@ RESTORE, RETURN = "restore", "return"
 _TRASHED = "trashed"
 
 
-def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: str, name: TrashName) -> bool:
+def restore(store: Store, holder: Holder, key: str, name: TrashName) -> bool:
     """Publish an evicted copy again, under a new name, since a closed one is never used again.
 
     False if it has gone from the trash meanwhile: the rename out of it lets one of restorer and purger win. Its
@@ -345,28 +347,28 @@ def restore(fs: FileSystem, layout: Layout, clock: Clock, holder: Holder, key: s
     by whoever calls `give_back` next. Raises OSError.
     """
     work = WorkName(holder.next_lease(), RESTORE, str(name))
-    area, trashed = f"{layout.tmp}/{work}", f"{layout.tmp}/{work}/{_TRASHED}"
-    emptied = f"{layout.tmp}/{WorkName(holder.next_lease(), 'emptied')}"
+    area, trashed = f"{store.layout.tmp}/{work}", f"{store.layout.tmp}/{work}/{_TRASHED}"
+    emptied = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'emptied')}"
     published = False
     try:
-        fs.mkdir(area, shared=layout.shared)
-        fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
-        fs.make_dirs(layout.history(key), shared=layout.shared)
-        if not _moved(fs, f"{layout.trash}/{name}", trashed):
+        store.fs.mkdir(area, shared=store.layout.shared)
+        store.fs.mkdir(f"{area}/{GATE}", shared=store.layout.shared)
+        store.fs.make_dirs(store.layout.history(key), shared=store.layout.shared)
+        if not _moved(store.fs, f"{store.layout.trash}/{name}", trashed):
             return False
         for part in (PAYLOAD, ITEM_FILE):
-            if not _moved(fs, f"{trashed}/{part}", f"{area}/{part}"):
+            if not _moved(store.fs, f"{trashed}/{part}", f"{area}/{part}"):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{trashed}/{part}")
-        _moved(fs, trashed, emptied)
-        generation = name.generation._replace(random=unique(), created=int(clock.wall()))
-        published = _published(fs, area, layout.generation(key, str(generation)))
+        _moved(store.fs, trashed, emptied)
+        generation = name.generation._replace(random=unique(), created=int(store.clock.wall()))
+        published = _published(store.fs, area, store.layout.generation(key, str(generation)))
         if not published:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), area)
     finally:
         with contextlib.suppress(OSError):
             if not published:
-                give_back(fs, layout, work)
-            fs.remove_tree(emptied)
+                give_back(store, work)
+            store.fs.remove_tree(emptied)
     return True
 
 
@@ -381,23 +383,23 @@ def _published(fs: FileSystem, area: str, target: str) -> bool:
         raise
 
 
-def give_back(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
+def give_back(store: Store, work: WorkName) -> bool:
     """Return to the trash what `restore` took from there, under its old name; False if it had nothing.
 
     Anybody may call it once the holder is proved dead, several at once, and again after it was interrupted. The work
     area gets another name first, so that a restorer that was only paused cannot publish it any more. Nothing is removed
     but what the file system says to be empty: a paused restorer may still move the copy into it.
     """
-    area = f"{layout.tmp}/{work._replace(purpose=RETURN)}"
+    area = f"{store.layout.tmp}/{work._replace(purpose=RETURN)}"
     if work.purpose != RETURN:
         try:
-            fs.rename(f"{layout.tmp}/{work}", area)
+            store.fs.rename(f"{store.layout.tmp}/{work}", area)
         except OSError as error:
             if error.errno not in GONE:  # otherwise it was published, or somebody else has done this
                 raise
-    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{GATE}")
+    _unless(GONE | NOT_EMPTY, store.fs.rmdir, f"{area}/{GATE}")
     try:
-        fs.rmdir(area)
+        store.fs.rmdir(area)
         return False
     except OSError as error:
         if error.errno in GONE:
@@ -405,9 +407,9 @@ def give_back(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
         if error.errno not in NOT_EMPTY:
             raise
     for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
-        _unless(GONE, fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
-    _unless(GONE | NOT_EMPTY, fs.rmdir, f"{area}/{_TRASHED}")
-    return _unless(GONE, fs.rename, area, f"{layout.trash}/{work.of}")
+        _unless(GONE, store.fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
+    _unless(GONE | NOT_EMPTY, store.fs.rmdir, f"{area}/{_TRASHED}")
+    return _unless(GONE, store.fs.rename, area, f"{store.layout.trash}/{work.of}")
 
 
 def _unless(expected: Collection[int], call: Callable[..., object], *paths: str) -> bool:
@@ -433,20 +435,22 @@ def _moved(fs: FileSystem, source: str, target: str) -> bool:
     return True
 
 
-def discard_work(fs: FileSystem, layout: Layout, work: WorkName) -> bool:
+def discard_work(store: Store, work: WorkName) -> bool:
     """Remove a work area whose holder is gone; False if it was published or removed meanwhile.
 
     It is renamed before anything in it is deleted: whoever was only paused, and wakes up, must not publish half.
     """
-    going = f"{layout.tmp}/{work._replace(purpose='going')}"
+    going = f"{store.layout.tmp}/{work._replace(purpose='going')}"
     if work.purpose != "going":
         try:
-            fs.rename(f"{layout.tmp}/{work}", going)
+            store.fs.rename(f"{store.layout.tmp}/{work}", going)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or error.errno in GONE:
                 return False
             if error.errno != errno.EXDEV:
                 raise
-            going = f"{layout.tmp}/{work}"  # see `_part_from`: what was there before this mount is nobody's any more
-    fs.remove_tree(going)
+            going = (
+                f"{store.layout.tmp}/{work}"  # see `_part_from`: what was there before this mount is nobody's any more
+            )
+    store.fs.remove_tree(going)
     return True

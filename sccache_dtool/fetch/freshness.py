@@ -18,6 +18,8 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import CheckedName, Generation, Layout
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.request import Wanted
+from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol.store import Store
 
 Tell = Callable[[str], None]
 
@@ -157,8 +159,10 @@ class Freshness:
         return found if isinstance(found, list) else ()
 
     def _facts(self, generation: Generation) -> dict[str, Any]:
+        around = self._around
         try:
-            return items.facts(self._around.fs, self._around.layout, self._wanted.key, str(generation))
+            store = Store(around.fs, around.layout, around.clock, Proc(), "")
+            return items.facts(store, self._wanted.key, str(generation))
         except (OSError, records.Damaged):
             return {}
 

@@ -30,6 +30,7 @@ from sccache_dtool.protocol import downloads, history
 from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.leases import Lease, Place
+from sccache_dtool.protocol.store import Store
 
 
 class Populator:
@@ -38,6 +39,7 @@ class Populator:
     def __init__(self, errand: Errand, progress: Progress) -> None:
         self._errand = errand
         self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
+        self._store = Store(self._fs, self._layout, self._clock, self._proc, "")
         self._progress = progress
 
     def populate(
@@ -59,7 +61,7 @@ class Populator:
             if lease is not None:
                 return lease
             try:
-                items.refresh(self._fs, self._layout, wanted.key)
+                items.refresh(self._store, wanted.key)
                 lease = take_existing()
                 return lease if lease is not None else self._fetch(wanted, election, take_existing, terms)
             except TakenOver:
@@ -219,7 +221,7 @@ class Populator:
             **more,
         }
         outcome = OutcomeName(wanted.key[:32], name, int(now * 1000), how)
-        downloads.note_outcome(self._fs, self._layout, outcome, facts)
+        downloads.note_outcome(self._store, outcome, facts)
 
     def _identity(self, wanted: Wanted) -> dict[str, object]:
         return {"key": wanted.key, "label": wanted.name or wanted.label, "source": list(wanted.stack.canonical)}
@@ -241,7 +243,7 @@ class Populator:
         except OSError as error:
             if error.errno not in GONE or name not in self._fs.names(place.gate):
                 raise  # otherwise the server has done it, and its reply was lost
-        return Lease(self._fs, self._clock, self._holder, place, name)
+        return Lease(self._store, self._holder, place, name)
 
     def _strip(self, area: str) -> None:
         """Remove from a complete work area what was there only to be shown while it was worked in."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool.clock import iso
+from sccache_dtool.clock import Clock, iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import TRANSFER_FILE, Layout, PartName, StateName, WorkName
@@ -23,6 +23,7 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import downloads, holders
 from sccache_dtool.protocol.downloads import FETCH, TAKEN, parts
 from sccache_dtool.protocol.holders import HolderRecord, Roll
+from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
 __all__ = ["FETCH", "TAKEN", "WAIT", "State", "Transfer", "parts"]
@@ -112,7 +113,7 @@ def _fetched_in(fs: FileSystem, layout: Layout, work: WorkName, proc: Proc) -> T
     transfer = _transfer(facts, str(work), state)
     if not is_abandoned(fs, layout, transfer.sign, proc):
         return transfer
-    until = downloads.continuable_until(fs, layout, work)
+    until = downloads.continuable_until(Store(fs, layout, Clock(), Proc(), ""), work)
     return transfer._replace(state=State.ABANDONED, continuable_until=until)
 
 
@@ -145,9 +146,9 @@ def _is_dead(record: HolderRecord, proc: Proc) -> bool:
 def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:
     """Ids of holders whose process was killed on this host. They may still be in `holders/`."""
     gone = set()
-    for name in Roll.glance(fs, layout).present.values():
+    for name in Roll.glance(Store(fs, layout, Clock(), Proc(), "")).present.values():
         try:
-            if _is_dead(holders.read(fs, layout, name), proc):
+            if _is_dead(holders.read(Store(fs, layout, Clock(), Proc(), ""), name), proc):
                 gone.add(name.id)
         except (OSError, records.Damaged):
             continue
@@ -188,7 +189,7 @@ def _running_if_known(fs: FileSystem, layout: Layout, proc: Proc | None = None) 
 
 def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
     """The fetches that have ended within a day, the oldest first."""
-    for name in sorted(downloads.all_outcomes(fs, layout), key=lambda one: one.end):
+    for name in sorted(downloads.all_outcomes(Store(fs, layout, Clock(), Proc(), "")), key=lambda one: one.end):
         try:
             facts = records.decode_document(fs.read_text(downloads.path_of(layout, name)))
         except (OSError, records.Damaged):

@@ -21,6 +21,7 @@ from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
 _FIRST_PAUSE = 0.05
@@ -35,6 +36,7 @@ class Waiter:
 
     def __init__(self, errand: Errand, wanted: Wanted, terms: Terms) -> None:
         self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
+        self._store = Store(self._fs, self._layout, self._clock, self._proc, "")
         self._wanted = wanted
         self._terms = terms
         self._deadline = self._clock.monotonic() + terms.wait
@@ -63,7 +65,7 @@ class Waiter:
                     self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, self._deadline - now)))
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     if now >= next_refresh:
-                        items.refresh(self._fs, self._layout, self._wanted.key)
+                        items.refresh(self._store, self._wanted.key)
                         next_refresh = now + _REFRESH_EVERY
                     lease = take_existing()
                     if lease is not None:
@@ -93,7 +95,7 @@ class Waiter:
         return who
 
     def _failures(self) -> Iterator[OutcomeName]:
-        for name in downloads.outcomes(self._fs, self._layout, self._wanted.key):
+        for name in downloads.outcomes(self._store, self._wanted.key):
             if name.how == FAILED:
                 yield name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.credentials import hide
@@ -11,9 +11,12 @@ from sccache_dtool.disk import names as names
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.log import Log
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness.job import Found, Job
+
+_log = Log(__name__)
 
 #: Characters of a command line that are kept to be shown.
 _COMMAND_SHOWN = 60
@@ -89,19 +92,19 @@ class Owner(NamedTuple):
         return f"{what} ({self.command})" if self.command else what
 
 
-def owner_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+def owner_from(spec: str, proc: Proc) -> Owner:
     """The owner that ``--holder`` means: ``auto``, ``pid:N``, ``slurm:ID`` (``pbs:`` …), or a name.
 
     ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is no wrapper.
     Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
     """
-    owner = _named(spec, proc, warn)
+    owner = _named(spec, proc)
     if owner.job is not None and spec != "auto":
-        _check_that_it_lasts(owner.job, warn)
+        _check_that_it_lasts(owner.job)
     return owner
 
 
-def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
+def _check_that_it_lasts(job: Job) -> None:
     """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
     from sccache_dtool.clock import Clock
     from sccache_dtool.liveness import State
@@ -117,13 +120,15 @@ def _check_that_it_lasts(job: Job, warn: Callable[[str], None]) -> None:
             hint="check the number; without --holder, the calling process holds the lease",
         )
     if verdict.state is State.UNKNOWN:
-        warn(f"if the holder dies, the lease may be kept for ever; give it a lifetime (--ttl): {verdict.evidence}")
+        _log.warning(
+            f"if the holder dies, the lease may be kept for ever; give it a lifetime (--ttl): {verdict.evidence}"
+        )
 
 
-def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
+def _named(spec: str, proc: Proc) -> Owner:
     """As `owner_from`, also for a job that has ended: what it holds may be given back."""
     if spec == "auto":
-        return _auto(proc, warn)
+        return _auto(proc)
     if spec.startswith("pid:"):
         number = spec.removeprefix("pid:")
         if not (number.isascii() and number.isdigit()):
@@ -136,7 +141,7 @@ def _named(spec: str, proc: Proc, warn: Callable[[str], None]) -> Owner:
     return Owner(NAMED, None, spec, "")
 
 
-def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
+def _auto(proc: Proc) -> Owner:
     found = job_here(proc)
     if found is not None and found.within:
         return Owner(JOB, None, None, one_line([found.name]), found.job)
@@ -154,7 +159,9 @@ def _auto(proc: Proc, warn: Callable[[str], None]) -> Owner:
         return owner._replace(kind=JOB, job=found.job)
     stat = proc.stat(pid)
     if stat is not None and stat.command in DAEMONS:
-        warn(f"the lease will be held by {stat.command} (process {pid}) until it is released; see --holder, --ttl")
+        _log.warning(
+            f"the lease will be held by {stat.command} (process {pid}) until it is released; see --holder, --ttl"
+        )
     return owner
 
 
@@ -203,14 +210,14 @@ def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:
     return Owner(kind, process, None, one_line(proc.words(pid)))
 
 
-def owners_from(spec: str, proc: Proc, warn: Callable[[str], None]) -> tuple[Owner, ...]:
+def owners_from(spec: str, proc: Proc) -> tuple[Owner, ...]:
     """Whose leases a command is to give back or renew: who ``--holder`` means and, with ``auto``, who else it may be.
 
     A shell may become its script's last command (`bash -c '…; sc-dtool unuse X'`): then we are the very process
     that took the lease. In a job it may have been taken for the calling process. The last one is who would take a
     lease now.
     """
-    owner = _named(spec, proc, warn)
+    owner = _named(spec, proc)
     if spec != "auto":
         return (owner,)
     others: list[Owner] = []

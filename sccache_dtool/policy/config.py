@@ -11,6 +11,8 @@ from sccache_dtool.credentials import hide_also
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.log import Log
+from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy.thresholds import (
     ORDERS,
     Limits,
@@ -189,7 +191,7 @@ _HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
 _BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
 
 
-def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
+def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
     place = layout.config_file
     try:
@@ -212,7 +214,7 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
             return _without_any(CacheError(f"{place}: {error}"))
     unknown = tuple(_others(tables))
     for one in unknown:
-        warn(f"{place}: {one} is not a setting that this release knows; it is ignored")
+        log.warning(Oddity(place, f"{one} is not a setting that this release knows", Fate.IGNORED))
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]

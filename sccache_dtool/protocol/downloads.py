@@ -7,7 +7,7 @@ there, and whoever waits for it, does not depend on how many other fetches there
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sccache_dtool.disk import records
@@ -15,6 +15,7 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, OutcomeName, PartName, WorkName, is_outcomes, understood
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
+from sccache_dtool.protocol.store import Store
 
 #: Purposes of work areas: a download, and an abandoned one whose data another process takes over.
 FETCH, TAKEN = "fetch", "taken"
@@ -29,16 +30,16 @@ CONTINUE_FOR = 86_400.0
 WORTH_KEEPING = 1 << 20
 
 
-def outcomes(fs: FileSystem, layout: Layout, key: str) -> list[OutcomeName]:
+def outcomes(store: Store, key: str) -> list[OutcomeName]:
     """The names of what is known of the ended fetches of one item. One listing."""
-    return _outcomes_in(fs, f"{layout.transfers}/{key[:32]}")
+    return _outcomes_in(store.fs, f"{store.layout.transfers}/{key[:32]}")
 
 
-def all_outcomes(fs: FileSystem, layout: Layout) -> Iterator[OutcomeName]:
+def all_outcomes(store: Store) -> Iterator[OutcomeName]:
     """The same of all items. A listing for each item that was fetched within a day."""
-    for name in _names(fs, layout.transfers):
+    for name in _names(store.fs, store.layout.transfers):
         if is_outcomes(name):
-            yield from _outcomes_in(fs, f"{layout.transfers}/{name}")
+            yield from _outcomes_in(store.fs, f"{store.layout.transfers}/{name}")
 
 
 def _outcomes_in(fs: FileSystem, directory: str) -> list[OutcomeName]:
@@ -59,37 +60,39 @@ def path_of(layout: Layout, name: OutcomeName) -> str:
     return f"{layout.transfers}/{name.key}/{name}"
 
 
-def note_outcome(fs: FileSystem, layout: Layout, name: OutcomeName, facts: dict[str, Any]) -> None:
+def note_outcome(store: Store, name: OutcomeName, facts: dict[str, Any]) -> None:
     """Note how a fetch ended. A failure to do so is none of the fetch's."""
-    path, text = path_of(layout, name), records.encode_document(facts)
+    path, text = path_of(store.layout, name), records.encode_document(facts)
     try:
         try:
-            fs.write_new(path, text, shared=layout.shared)
+            store.fs.write_new(path, text, shared=store.layout.shared)
         except FileNotFoundError:
-            fs.make_dirs(path.rpartition("/")[0], shared=layout.shared)
-            fs.write_new(path, text, shared=layout.shared)
+            store.fs.make_dirs(path.rpartition("/")[0], shared=store.layout.shared)
+            store.fs.write_new(path, text, shared=store.layout.shared)
     except OSError as error:
         do_without(f"others are not told how this download ended ({error.strerror})")
 
 
-def any_expired(fs: FileSystem, layout: Layout, now: float) -> bool:
+def any_expired(store: Store, now: float) -> bool:
     """Whether there is anything for `tidy` to do, at the time `now` (seconds since 1970)."""
-    return any(name.end / 1000 < now - KEEP for name in all_outcomes(fs, layout))
+    return any(name.end / 1000 < now - KEEP for name in all_outcomes(store))
 
 
-def tidy(fs: FileSystem, layout: Layout, now: float, warn: Callable[[str], None]) -> None:
+def tidy(store: Store, now: float) -> None:
     """Remove what was noted more than a day ago."""
-    found = _names(fs, layout.transfers)
-    for item in understood(layout.transfers, found, lambda name: name if is_outcomes(name) else None, WHAT, warn):
-        directory = f"{layout.transfers}/{item}"
-        names = _outcomes_in(fs, directory)
+    found = _names(store.fs, store.layout.transfers)
+    for item in understood(
+        store.layout.transfers, found, lambda name: name if is_outcomes(name) else None, WHAT, store.log
+    ):
+        directory = f"{store.layout.transfers}/{item}"
+        names = _outcomes_in(store.fs, directory)
         for name in names:
             if name.end / 1000 < now - KEEP:
                 with contextlib.suppress(OSError):
-                    fs.unlink(f"{directory}/{name}")
+                    store.fs.unlink(f"{directory}/{name}")
         if all(name.end / 1000 < now - KEEP for name in names):
             with contextlib.suppress(OSError):  # somebody has just fetched the item again
-                fs.rmdir(directory)
+                store.fs.rmdir(directory)
 
 
 #: What a name in `transfers/` is not, for a warning.
@@ -102,15 +105,15 @@ def parts(fs: FileSystem, area: str) -> dict[int, int]:
     return {part.source: part.bytes for part in found if part and part.bytes}
 
 
-def continuable_until(fs: FileSystem, layout: Layout, work: WorkName) -> float | None:
+def continuable_until(store: Store, work: WorkName) -> float | None:
     """Until when the download in an abandoned work area is kept to be continued, by the file system's clock.
 
     In seconds since 1970; None if it is not worth keeping. Every sign of progress changes the area.
     """
-    area = f"{layout.tmp}/{work}"
+    area = f"{store.layout.tmp}/{work}"
     try:
-        if work.purpose not in (FETCH, TAKEN) or sum(parts(fs, area).values()) < WORTH_KEEPING:
+        if work.purpose not in (FETCH, TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING:
             return None
-        return fs.lstat(area).st_mtime + CONTINUE_FOR
+        return store.fs.lstat(area).st_mtime + CONTINUE_FOR
     except OSError:
         return None

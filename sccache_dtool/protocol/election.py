@@ -19,7 +19,7 @@ from typing import Any
 from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, unique
+from sccache_dtool.disk.names import unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
@@ -57,7 +57,7 @@ def make_election(store: Store, name: str) -> Election:
     def judge(record: HolderRecord) -> Verdict:
         return holders.judge(record, store.proc, lambda ttl: Verdict(State.UNKNOWN, "not seen from here"))
 
-    return Election(store.fs, store.layout, name, record, judge, memory)
+    return Election(store, name, record, judge, memory)
 
 
 class Election:
@@ -65,8 +65,7 @@ class Election:
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
+        store: Store,
         name: str,
         record: str,
         judge: Callable[[HolderRecord], Verdict],
@@ -76,15 +75,15 @@ class Election:
 
         `memory`: what this host has seen of winners before, since a cron job looks only once.
         """
-        self._fs = fs
+        self._store = store
         self._memory = memory
         self._remembers = False
-        self._directory = layout.locks
+        self._directory = store.layout.locks
         self._lock_name = f"{name}{LOCK}"
-        self._lock_path = f"{layout.locks}/{self._lock_name}"
+        self._lock_path = f"{store.layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._number = unique()
-        self._sign_path = f"{layout.locks}/{self._sign_prefix}{self._number}"
+        self._sign_path = f"{store.layout.locks}/{self._sign_prefix}{self._number}"
         self._record = record
         self._judge = judge
         self._is_announced = False
@@ -133,7 +132,7 @@ class Election:
         if elected is not None:
             return f"{elected}, since {elected.since}"
         try:
-            found = self._fs.names(self._directory)
+            found = self._store.fs.names(self._directory)
         except OSError:
             return None
         read = [self._read(sign) for sign in self._signs(found)]
@@ -159,15 +158,15 @@ class Election:
                 if not self._is_ours(lock):
                     return True
         with contextlib.suppress(OSError):  # where all link counts are 1, flufl.lock takes it for somebody else's
-            if self._fs.read_text(self._lock_path) == lock.claimfile:
-                self._fs.unlink(self._lock_path)
-                self._fs.unlink(lock.claimfile)
+            if self._store.fs.read_text(self._lock_path) == lock.claimfile:
+                self._store.fs.unlink(self._lock_path)
+                self._store.fs.unlink(lock.claimfile)
                 return True
         return False
 
     def _is_ours(self, lock: Lock) -> bool:
         try:
-            return self._fs.read_text(self._lock_path) == lock.claimfile
+            return self._store.fs.read_text(self._lock_path) == lock.claimfile
         except FileNotFoundError:
             return False
         except OSError:  # nobody knows
@@ -178,7 +177,7 @@ class Election:
         one says nothing of its winner, and would keep everybody waiting until it expires. Raises OSError where nobody
         can be elected.
         """
-        lock = _CarefulLock(self._fs, self._lock_path, LIFETIME, int(self._number, 16))
+        lock = _CarefulLock(self._store.fs, self._lock_path, LIFETIME, int(self._number, 16))
         self._announce()
         try:
             lock.lock(timeout=-1)  # in the past: one attempt, no sleep
@@ -196,7 +195,7 @@ class Election:
                 self._lock = lock  # likewise; `resign` gives it back
             else:
                 with contextlib.suppress(OSError):
-                    self._fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
+                    self._store.fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
             raise
         self._lock = lock
         _log.debug(f"elected: {self._lock_name.removesuffix(LOCK)}")
@@ -207,13 +206,13 @@ class Election:
     def _announce(self) -> None:
         """Make our sign."""
         with contextlib.suppress(FileExistsError):  # we have announced it before, or the reply was lost
-            self._fs.put_record(self._record, self._sign_path)
+            self._store.fs.put_record(self._record, self._sign_path)
         self._is_announced = True
 
     def _withdraw(self) -> None:
         self._taking_over = False
         with contextlib.suppress(OSError):
-            self._fs.unlink(self._sign_path)
+            self._store.fs.unlink(self._sign_path)
 
     def _refresh(self, lock: Lock) -> None:
         while not self._stop.wait(REFRESH):
@@ -227,7 +226,7 @@ class Election:
     def _lock_text(self) -> str | None:
         """What the lock says; None if there is none, and empty if it cannot be read."""
         try:
-            return self._fs.read_text(self._lock_path, _LONGEST)
+            return self._store.fs.read_text(self._lock_path, _LONGEST)
         except OSError as error:
             return None if error.errno in GONE else ""
 
@@ -254,7 +253,7 @@ class Election:
                 self._withdraw()  # somebody else was faster
             return False
         # The winner's sign is removed before its lock: somebody was, or is, about to take over.
-        found = self._fs.names(self._directory)
+        found = self._store.fs.names(self._directory)
         others = self._signs_of_others(found)
         begun = self._own_sign in found and not others
         if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
@@ -270,7 +269,7 @@ class Election:
         Removing the winner's sign has one winner, who stays if there are several. Our sign stays after an error, as
         the lock may have no other; then we begin again or, once we have ended, somebody else.
         """
-        others = [name for name in self._signs_of_others(self._fs.names(self._directory)) if name != sign]
+        others = [name for name in self._signs_of_others(self._store.fs.names(self._directory)) if name != sign]
         if not all(self._is_of_the_dead(name) or self._is_left(name) for name in others):
             return False
         self._announce()
@@ -280,7 +279,7 @@ class Election:
             is_ours = first is None or self._is_removed(first)
             for name in filter(None, rest):
                 self._is_removed(name)
-            found = self._fs.names(self._directory)
+            found = self._store.fs.names(self._directory)
             if self._signs_of_others(found):
                 if not is_ours:
                     self._withdraw()
@@ -308,7 +307,7 @@ class Election:
     def _is_removed(self, name: str) -> bool:
         """Whether we have removed it. It may have been us though it was gone: at our request, which was repeated."""
         try:
-            self._fs.unlink(f"{self._directory}/{name}")
+            self._store.fs.unlink(f"{self._directory}/{name}")
         except FileNotFoundError:
             return False
         return True
@@ -316,7 +315,7 @@ class Election:
     def _is_silent(self) -> bool:
         """Whether the winner has not refreshed its lock for longer than the lifetime."""
         try:
-            refreshed = self._fs.lstat(self._lock_path).st_mtime_ns
+            refreshed = self._store.fs.lstat(self._lock_path).st_mtime_ns
         except OSError as error:
             if error.errno not in GONE:
                 raise
@@ -334,7 +333,7 @@ class Election:
 
     def _may_be_there(self, sight: str) -> bool:
         name = sight.partition("@")[0]
-        return name == self._lock_name or self._fs.seems_there(f"{self._directory}/{name}")
+        return name == self._lock_name or self._store.fs.seems_there(f"{self._directory}/{name}")
 
     def _signs(self, found: list[str]) -> list[str]:
         return [name for name in found if name.startswith(self._sign_prefix)]
@@ -344,7 +343,7 @@ class Election:
 
     def _read(self, sign: str) -> HolderRecord | None:
         try:
-            return HolderRecord.decode(self._fs.get_record(f"{self._directory}/{sign}"))
+            return HolderRecord.decode(self._store.fs.get_record(f"{self._directory}/{sign}"))
         except (OSError, Damaged):
             return None
 

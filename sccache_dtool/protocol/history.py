@@ -8,7 +8,6 @@ and readers take the union by the lease's name: a crash in between, or two who f
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso, iso
@@ -16,6 +15,8 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import EndedName, SegmentName, unique
 from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.oddity import Fate
+from sccache_dtool.protocol.store import Store
 
 #: Entries that make a fold worth its calls.
 FOLD_AT = 100
@@ -52,15 +53,15 @@ class _Listing(NamedTuple):
     strangers: tuple[str, ...]
 
 
-def summarise(fs: FileSystem, history: str, warn: Callable[[str], None], via: Way | None = None) -> Summary:
-    """Count the uses, from names alone where that is exact. `via`: a way to a directory above.
+def summarise(store: Store, history: str, via: Way | None = None) -> Summary:
+    """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a way to one above it.
 
     An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
     in the middle of a fold, and then the segment is read.
     """
-    listing = _list(fs, history, via)
+    listing = _list(store.fs, history, via)
     for name in listing.strangers:
-        warn(f"{history}/{records.printable(name)}: not a finished lease; left alone")
+        store.report(f"{history}/{records.printable(name)}", "not a finished lease", Fate.LEFT_ALONE)
     last = max(
         (*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)), default=None
     )
@@ -69,42 +70,35 @@ def summarise(fs: FileSystem, history: str, warn: Callable[[str], None], via: Wa
     elif len(listing.segments) == 1 and all(entry.end > listing.segments[0].last for entry in listing.entries):
         count = listing.segments[0].uses + len(listing.entries)
     else:
-        count = len(_gather(fs, history, warn, records_too=False).texts)
+        count = len(_gather(store, history, records_too=False).texts)
     names = len(listing.entries) + len(listing.segments)
     return Summary(count, None if last is None else last / 1000, names)
 
 
-def read(fs: FileSystem, history: str, warn: Callable[[str], None]) -> list[Use]:
+def read(store: Store, history: str) -> list[Use]:
     """All finished uses, the oldest end first."""
-    texts = _gather(fs, history, warn, records_too=True).texts
+    texts = _gather(store, history, records_too=True).texts
     return sorted((_use(entry, text or "") for entry, text in texts.items()), key=lambda use: use.end)
 
 
-def fold(
-    fs: FileSystem,
-    history: str,
-    tmp: str,
-    warn: Callable[[str], None],
-    *,
-    least: int = FOLD_AT,
-    shared: bool = False,
-) -> int:
+def fold(store: Store, history: str, tmp: str, *, least: int = FOLD_AT) -> int:
     """Fold entries and segments into one segment if there are at least `least` of them; returns how many.
 
     `tmp` is a path, not there yet, on the same file system; the segment is written there and published by rename.
     Only what the new segment holds is removed; an entry or a segment that could not be read whole stays.
     """
+    fs = store.fs
     listing = _list(fs, history)
     if len(listing.entries) + len(listing.segments) < max(2, least):
         return 0
-    union = _gather(fs, history, warn, records_too=True)
+    union = _gather(store, history, records_too=True)
     texts = {entry: text for entry, text in union.texts.items() if text is not None}
     if not texts:
         return 0
     segment = SegmentName(len(texts), max(entry.end for entry in texts), unique())
     lines = (f"{entry} {text}\n" for entry, text in sorted(texts.items(), key=lambda pair: pair[0].end))
     try:
-        fs.write_new(tmp, "".join(lines), shared=shared)
+        fs.write_new(tmp, "".join(lines), shared=store.layout.shared)
         fs.rename(tmp, f"{history}/{segment}")
     except OSError:
         with contextlib.suppress(OSError):
@@ -135,7 +129,7 @@ class _Union(NamedTuple):
     whole: frozenset[SegmentName]  # segments of which every line was understood
 
 
-def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, records_too: bool) -> _Union:
+def _gather(store: Store, history: str, *, records_too: bool) -> _Union:
     """Every finished lease and its record, the union of entries and segments.
 
     A listing is not a snapshot: it may show neither the segment that a fold publishes meanwhile nor the entries that
@@ -148,19 +142,19 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
     whole: set[SegmentName] = set()
     missing: list[SegmentName] = []
     for turn in range(_MOST_LISTINGS):
-        listing = _list(fs, history)
+        listing = _list(store.fs, history)
         vanished = False
         for entry in listing.entries:
             if texts.get(entry) is None:
                 try:
-                    texts[entry] = _record(fs, f"{history}/{entry}") if records_too else ""
+                    texts[entry] = _record(store.fs, f"{history}/{entry}") if records_too else ""
                 except FileNotFoundError:
                     texts[entry], vanished = None, True
         fresh = set(listing.segments) - seen
         missing = []
         for segment in fresh:
             try:
-                lines = _segment_lines(fs, f"{history}/{segment}", segment.uses, warn)
+                lines = _segment_lines(store, f"{history}/{segment}", segment.uses)
             except FileNotFoundError:
                 missing.append(segment)
                 continue
@@ -171,7 +165,7 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
         if turn and not fresh and not vanished:
             break
     for segment in missing:
-        warn(f"{history}/{segment}: is listed and cannot be found; its uses are not counted")
+        store.report(f"{history}/{segment}", "is listed and cannot be found", "its uses are not counted")
     return _Union(texts, frozenset(whole))
 
 
@@ -185,23 +179,21 @@ def _record(fs: FileSystem, path: str) -> str | None:
         return None
 
 
-def _segment_lines(
-    fs: FileSystem, path: str, uses: int, warn: Callable[[str], None]
-) -> list[tuple[EndedName | None, str]]:
+def _segment_lines(store: Store, path: str, uses: int) -> list[tuple[EndedName | None, str]]:
     """What a segment says; nothing if it cannot be read, with a warning. Raises FileNotFoundError."""
     try:
-        text = fs.read_text(path, min(_SEGMENT_LIMIT, uses * _LONGEST_LINE))
+        text = store.fs.read_text(path, min(_SEGMENT_LIMIT, uses * _LONGEST_LINE))
     except FileNotFoundError:
         raise
     except OSError as error:
-        warn(f"{path}: {error.strerror}; its uses are not counted")
+        store.report(path, str(error.strerror), "its uses are not counted")
         return []
     lines = []
     for line in text.removesuffix("\n").split("\n"):  # and at no other character that ends a line
         name, _, record = line.partition(" ")
         lines.append((EndedName.parse(name), record))
     if not all(entry for entry, _ in lines):
-        warn(f"{path}: has lines that are not finished leases; they are not counted")
+        store.report(path, "has lines that are not finished leases", "they are not counted")
     return lines
 
 

@@ -12,10 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names as names
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout
+from sccache_dtool.disk.names import HolderName
 from sccache_dtool.errors import GONE, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import (
@@ -39,6 +37,7 @@ from sccache_dtool.liveness.caller import (
 )
 from sccache_dtool.liveness.process import Myself
 from sccache_dtool.liveness.record import HolderRecord, encode, judge
+from sccache_dtool.protocol.store import Store
 
 #: Owners and records are met here by those above; they are in `liveness/`.
 __all__ = [
@@ -111,9 +110,7 @@ class Holder:
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
+        store: Store,
         owner: Owner,
         ttl: float | None,
         item: str | None = None,
@@ -128,9 +125,7 @@ class Holder:
         self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
+        self._store = store
         self._numbers = itertools.count()
         self._heart: Heart | None = None
         self._myself = Myself.now()
@@ -141,10 +136,10 @@ class Holder:
         self._shown = before = self._times()
         try:
             with contextlib.suppress(FileExistsError):  # the name is ours alone: the reply to a first request was lost
-                fs.put_record(encode(owner, ttl, clock, item), self._path(self._name))
+                store.fs.put_record(encode(owner, ttl, store.clock, item), self._path(self._name))
             if ttl is not None:
                 # From here on the end is reckoned on the file system's clock, carried forward by our own since boot.
-                self._ahead = fs.lstat(self._path(self._name)).st_mtime - before.boot
+                self._ahead = store.fs.lstat(self._path(self._name)).st_mtime - before.boot
                 self.beat()
         except BaseException:
             self.retire()
@@ -200,7 +195,7 @@ class Holder:
     @property
     def has_lapsed(self) -> bool:
         """Whether its lifetime has passed since its last heartbeat, so that other hosts may have revoked it."""
-        return self.ttl is not None and self._ahead + self._clock.since_boot() >= self._name.end
+        return self.ttl is not None and self._ahead + self._store.clock.since_boot() >= self._name.end
 
     def next_lease(self) -> str:
         """A name for a lease, never used before."""
@@ -213,7 +208,7 @@ class Holder:
                 raise self.revoked()
             now = self._times()
             try:
-                self._name = renew(self._fs, self._layout, self._name, self._next_end(now, self.ttl))
+                self._name = renew(self._store, self._name, self._next_end(now, self.ttl))
             except LookupError:
                 self.lost = not self._retired
                 if self._heart is not None:
@@ -237,7 +232,7 @@ class Holder:
 
     def _leave(self) -> None:
         with contextlib.suppress(OSError):
-            self._fs.unlink(self._path(self._name))
+            self._store.fs.unlink(self._path(self._name))
 
     @contextlib.contextmanager
     def beating(self) -> Iterator[None]:
@@ -285,15 +280,15 @@ class Holder:
             new = HolderName(self._name.id, self._name.beats + 1, min(self._next_end(now, ttl), _LATEST))
             try:
                 with contextlib.suppress(FileExistsError):  # as for the first one
-                    self._fs.put_record(encode(self.owner, ttl, self._clock, self._item), self._path(new))
+                    self._store.fs.put_record(encode(self.owner, ttl, self._store.clock, self._item), self._path(new))
             except OSError as error:
                 do_without(f"the lifetime of leases cannot be changed ({error.strerror})")
                 return
             old, self._name, self.ttl, self._shown = self._name, new, ttl, now
             try:
-                self._fs.unlink(self._path(old))
+                self._store.fs.unlink(self._path(old))
             except OSError as error:
-                if error.errno in GONE and old.id in Roll.call(self._fs, self._layout).gone:
+                if error.errno in GONE and old.id in Roll.call(self._store).gone:
                     self.lost = True  # otherwise it was done, and the reply lost
         if self._retired:  # as in `beat`
             self._leave()
@@ -302,10 +297,10 @@ class Holder:
         return 0 if ttl is None else int(self._ahead + now.boot + ttl)
 
     def _times(self) -> _Times:
-        return _Times(self._clock.since_boot(), self._clock.wall())
+        return _Times(self._store.clock.since_boot(), self._store.clock.wall())
 
     def _path(self, name: HolderName) -> str:
-        return f"{self._layout.holders}/{name}"
+        return f"{self._store.layout.holders}/{name}"
 
     def revoked(self) -> LeaseLost:
         """The error that says that we were revoked, or that another part of this program has given everything back."""
@@ -389,7 +384,7 @@ class Heart:
         return None
 
 
-def renew(fs: FileSystem, layout: Layout, name: HolderName, end: int) -> HolderName:
+def renew(store: Store, name: HolderName, end: int) -> HolderName:
     """Rename a holder to its next beat, with a new end. Raises LookupError when it is not there any more.
 
     ENOENT alone proves nothing: the rename may have been done and its reply lost. Only a listing made after a
@@ -397,11 +392,11 @@ def renew(fs: FileSystem, layout: Layout, name: HolderName, end: int) -> HolderN
     """
     beat = HolderName(name.id, name.beats + 1, min(end, _LATEST))
     try:
-        fs.rename(f"{layout.holders}/{name}", f"{layout.holders}/{beat}")
+        store.fs.rename(f"{store.layout.holders}/{name}", f"{store.layout.holders}/{beat}")
     except OSError as error:
         if error.errno not in GONE:
             raise
-        present = Roll.call(fs, layout).present.get(name.id)
+        present = Roll.call(store).present.get(name.id)
         if present is None:
             raise LookupError(name.id) from None
         return present
@@ -422,39 +417,39 @@ class Roll(NamedTuple):
         return self.now is not None
 
     @classmethod
-    def call(cls, fs: FileSystem, layout: Layout) -> Roll:
+    def call(cls, store: Store) -> Roll:
         """List the holders, after a create of our own in the same directory.
 
         Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
         created name's time is the file system's present time.
         """
-        with _probe(fs, layout) as probe:
-            return cls._list(fs, layout, fs.lstat(probe).st_mtime)
+        with _probe(store) as probe:
+            return cls._list(store, store.fs.lstat(probe).st_mtime)
 
     @classmethod
-    def call_in_silence(cls, fs: FileSystem, layout: Layout, clock: Clock) -> Roll | None:
+    def call_in_silence(cls, store: Store) -> Roll | None:
         """As `call`, while nobody comes, goes or beats; None if somebody does.
 
         A listing may miss a name that is renamed meanwhile (readdir(3)), each time again: only when nothing has changed
         in the directory is who is missing really missing. What changes in the same tick as `before` cannot be seen, so
         that the listing begins in a later one.
         """
-        with _probe(fs, layout) as probe:
-            before = fs.changed(layout.holders)
-            clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
-            roll = cls._list(fs, layout, fs.lstat(probe).st_mtime)
-            return roll if fs.changed(layout.holders) == before else None
+        with _probe(store) as probe:
+            before = store.fs.changed(store.layout.holders)
+            store.clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
+            roll = cls._list(store, store.fs.lstat(probe).st_mtime)
+            return roll if store.fs.changed(store.layout.holders) == before else None
 
     @classmethod
-    def glance(cls, fs: FileSystem, layout: Layout) -> Roll:
+    def glance(cls, store: Store) -> Roll:
         """List the holders without writing anything: enough to show them, not to say that one is missing."""
-        return cls._list(fs, layout, None)
+        return cls._list(store, None)
 
     @classmethod
-    def _list(cls, fs: FileSystem, layout: Layout, now: float | None) -> Roll:
+    def _list(cls, store: Store, now: float | None) -> Roll:
         present: dict[str, HolderName] = {}
         strangers = []
-        for text in fs.names(layout.holders):
+        for text in store.fs.names(store.layout.holders):
             name = HolderName.parse(text)
             if name is not None:
                 known = present.get(name.id)
@@ -462,32 +457,32 @@ class Roll(NamedTuple):
                     present[name.id] = name
             elif text != "gone" and not text.startswith(PROBE):
                 strangers.append(text)
-        gone = (HolderName.parse(text) for text in fs.names(layout.gone))
+        gone = (HolderName.parse(text) for text in store.fs.names(store.layout.gone))
         return cls(present, frozenset(name.id for name in gone if name), now, tuple(strangers))
 
 
 @contextlib.contextmanager
-def _probe(fs: FileSystem, layout: Layout) -> Iterator[str]:
+def _probe(store: Store) -> Iterator[str]:
     """A name of our own in `holders/`, for a moment."""
-    path = f"{layout.holders}/{PROBE}{names.unique()}"
+    path = f"{store.layout.holders}/{PROBE}{names.unique()}"
     with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
-        fs.put_record("probe", path)
+        store.fs.put_record("probe", path)
     try:
         yield path
     finally:
         with contextlib.suppress(FileNotFoundError):  # as above
-            fs.unlink(path)
+            store.fs.unlink(path)
 
 
-def read(fs: FileSystem, layout: Layout, name: HolderName) -> HolderRecord:
+def read(store: Store, name: HolderName) -> HolderRecord:
     """What a holder says of itself. Raises records.Damaged, or OSError."""
-    return HolderRecord.decode(fs.get_record(f"{layout.holders}/{name}"))
+    return HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
 
 
-def revoke(fs: FileSystem, layout: Layout, name: HolderName) -> bool:
+def revoke(store: Store, name: HolderName) -> bool:
     """Take a holder's entry away: False if it has beaten, or was revoked, in the meantime. One call."""
     try:
-        fs.rename(f"{layout.holders}/{name}", f"{layout.gone}/{name}")
+        store.fs.rename(f"{store.layout.holders}/{name}", f"{store.layout.gone}/{name}")
     except OSError as error:
         if error.errno not in GONE:
             raise

@@ -7,12 +7,11 @@ import functools
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, PAYLOAD, RELEASED, Layout, LeaseName
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.protocol import gate, history
 from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,12 +34,12 @@ class Place(NamedTuple):
         return cls(key, generation, f"{directory}/{GATE}", layout.history(key), f"{directory}/{PAYLOAD}/{payload}")
 
 
-def take(fs: FileSystem, clock: Clock, holder: Holder, place: Place) -> Lease | None:
+def take(store: Store, holder: Holder, place: Place) -> Lease | None:
     """A lease of `holder` on `place`; None if that generation was closed. One file-system call."""
     name = holder.next_lease()
-    if not gate.enter(fs, place.gate, name, history.encode_lease(clock.wall(), holder.by)):
+    if not gate.enter(store.fs, place.gate, name, history.encode_lease(store.clock.wall(), holder.by)):
         return None
-    return Lease(fs, clock, holder, place, name)
+    return Lease(store, holder, place, name)
 
 
 class Lease:
@@ -52,11 +51,10 @@ class Lease:
             ...
     """
 
-    __slots__ = ("_clock", "_fs", "_kept_in", "_lock", "holder", "name", "place", "released")
+    __slots__ = ("_kept_in", "_lock", "_store", "holder", "name", "place", "released")
 
-    def __init__(self, fs: FileSystem, clock: Clock, holder: Holder, place: Place, name: str) -> None:
-        self._fs = fs
-        self._clock = clock
+    def __init__(self, store: Store, holder: Holder, place: Place, name: str) -> None:
+        self._store = store
         self._lock = threading.RLock()  # reentrant: a signal handler may release in the middle of a release
         self.holder = holder
         self.place = place
@@ -115,7 +113,7 @@ class Lease:
         with self._lock:
             if self.released:
                 return False
-            done = end(self._fs, self._clock, self.place.gate, self.place.history, self.name, RELEASED)
+            done = end(self._store, self.place.gate, self.place.history, self.name, RELEASED)
             self.released = True
         if self._kept_in is not None:
             self._kept_in.pop(self.name, None)
@@ -145,9 +143,9 @@ def _as_path(text: str) -> Path:
     return Path(text)
 
 
-def end(fs: FileSystem, clock: Clock, gate_path: str, history_path: str, lease: str, how: str) -> bool:
+def end(store: Store, gate_path: str, history_path: str, lease: str, how: str) -> bool:
     """Move a lease to the history; True if this call did it."""
-    return gate.leave(fs, gate_path, lease, history_path, f"{lease}~{int(clock.wall() * 1000)}~{how}")
+    return gate.leave(store.fs, gate_path, lease, history_path, f"{lease}~{int(store.clock.wall() * 1000)}~{how}")
 
 
 class Held(NamedTuple):

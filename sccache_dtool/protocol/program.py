@@ -17,12 +17,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sccache_dtool import forking
-from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.forking import Guard
-from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol.holders import Holder, program_owner
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
@@ -82,15 +80,15 @@ _programs: list[Program] = []
 _entering = Guard()
 
 
-def enter(fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, ttl: float) -> Program:
+def enter(store: Store, ttl: float) -> Program:
     """This process's holder in the cache, entered on first need; again after a revocation, a `close` or a fork."""
     forking.wait_for_imports()
     _close_at_the_end_of_workers()
     with _entering.lock:  # not that two holders would do harm
-        found = _find(layout.root, fs)
+        found = _find(store.layout.root, store.fs)
         if found is not None:
             return found
-        program = Program(Holder(fs, layout, clock, program_owner(proc), ttl), layout.root, fs)
+        program = Program(Holder(store, program_owner(store.proc), ttl), store.layout.root, store.fs)
         _programs.append(program)
     try:
         program.begin()
@@ -103,7 +101,7 @@ def enter(fs: FileSystem, layout: Layout, clock: Clock, proc: Proc, ttl: float) 
 @contextlib.contextmanager
 def worker(store: Store, ttl: float) -> Iterator[Holder]:
     """Another holder of this process, for work areas, so that nobody takes them for abandoned. `ttl` in seconds."""
-    holder = Holder(store.fs, store.layout, store.clock, program_owner(store.proc), ttl)
+    holder = Holder(store, program_owner(store.proc), ttl)
     try:
         with holder.beating():
             yield holder

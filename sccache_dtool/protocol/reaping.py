@@ -10,19 +10,19 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from sccache_dtool.clock import Clock, from_iso
+from sccache_dtool.clock import from_iso
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import REAPED, HolderName, Layout
+from sccache_dtool.disk.names import REAPED, HolderName
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import FORBIDDEN, FULL, explain
 from sccache_dtool.liveness import State, Verdict, lifetime
 from sccache_dtool.liveness.batch.query import Docket
 from sccache_dtool.liveness.job import Job
+from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history, holders
 from sccache_dtool.protocol.holders import HolderRecord, Roll
 from sccache_dtool.protocol.leases import Held, end
-from sccache_dtool.protocol.store import Workplace
+from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
 #: How often we wait for a moment without a change among the holders, to tell who is missing.
@@ -50,20 +50,14 @@ class Court:
 
     def __init__(
         self,
-        fs: FileSystem,
-        layout: Layout,
-        clock: Clock,
+        store: Store,
         roll: Roll,
         judge: Callable[[HolderName, HolderRecord], Verdict],
-        warn: Callable[[str], None],
         docket: Docket | None = None,
     ) -> None:
-        self._fs = fs
-        self._layout = layout
-        self._clock = clock
+        self._store = store
         self.roll = roll
         self._judge = judge
-        self._warn = warn
         self._docket = docket
         self._records: dict[str, HolderRecord] = {}
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
@@ -77,7 +71,7 @@ class Court:
             if name is None or id in self._known or id in self._records:
                 continue
             with contextlib.suppress(OSError, Damaged):  # why it cannot be read is told when it is judged
-                record = self._records[id] = holders.read(self._fs, self._layout, name)
+                record = self._records[id] = holders.read(self._store, name)
                 if record.job is not None and self._docket is not None:
                     self._docket.expect(record.job)
 
@@ -90,7 +84,7 @@ class Court:
         if name is None or id in self._revoked:
             return True
         try:
-            done = holders.revoke(self._fs, self._layout, name)
+            done = holders.revoke(self._store, name)
         except OSError:
             self._spare(id, State.UNKNOWN, "its holder cannot be revoked")
             raise
@@ -117,7 +111,7 @@ class Court:
         """
         look = Roll.call if self.roll.is_proof else Roll.glance
         for _ in range(_PATIENCE):
-            name = look(self._fs, self._layout).present.get(id)
+            name = look(self._store).present.get(id)
             if name is not None:
                 self.roll = self.roll._replace(present={**self.roll.present, id: name})
                 self._known.pop(id, None)
@@ -147,12 +141,12 @@ class Court:
         if name is None:
             return None, self._missing(id)
         try:
-            record = self._records.pop(id, None) or holders.read(self._fs, self._layout, name)
+            record = self._records.pop(id, None) or holders.read(self._store, name)
         except FileNotFoundError:
             return None, Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         except (OSError, Damaged) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            self._warn(f"{self._layout.holders}/{name}: cannot be read ({reason}); counted as alive")
+            self._store.report(f"{self._store.layout.holders}/{name}", f"cannot be read ({reason})", Fate.ALIVE)
             return None, Verdict(State.UNKNOWN, f"its holder's record cannot be read ({reason})")
         return record, self._judge(name, record)
 
@@ -172,39 +166,37 @@ class Court:
 
     def _call_in_silence(self) -> list[Roll]:
         """Who was there at a moment when nobody came or went; nothing if there was none, for all our patience."""
-        calls = (Roll.call_in_silence(self._fs, self._layout, self._clock) for _ in range(_PATIENCE))
+        calls = (Roll.call_in_silence(self._store) for _ in range(_PATIENCE))
         heard = next((roll for roll in calls if roll is not None), None)
         return [] if heard is None else [heard]
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:
-            return history.decode_lease(self._fs.get_record(f"{held.gate(self._layout)}/{held.name}"))
+            return history.decode_lease(self._store.fs.get_record(f"{held.gate(self._store.layout)}/{held.name}"))
         except (OSError, ValueError):
             return None, "?"
 
 
 @contextlib.contextmanager
-def open_court(place: Workplace, *, glance: bool = False, dry_run: bool = False) -> Iterator[Court]:
+def open_court(store: Store, *, glance: bool = False, dry_run: bool = False) -> Iterator[Court]:
     """A court with everybody who is there. What it sees of lifetimes is remembered for the next one on this host.
 
     `glance`: write nothing into the cache; then nobody is found missing, and no fixed end is found passed. `dry_run`:
     so, too, if nothing can be written.
     """
-    fs, layout, clock, proc, cache_id, warn = place
-    memory = lifetime.Memory(lifetime.memory_path(proc, f"seen-{cache_id}"), clock)
+    memory = lifetime.Memory(lifetime.memory_path(store.proc, f"seen-{store.id}"), store.clock)
     with memory.remembered():
-        roll = Roll.glance(fs, layout) if glance else _call(fs, layout, warn, dry_run)
-        one_clock = lifetime.mount_type(layout.root) in lifetime.ONE_CLOCK
+        roll = Roll.glance(store) if glance else _call(store, dry_run)
+        one_clock = lifetime.mount_type(store.layout.root) in lifetime.ONE_CLOCK
         now = roll.now if one_clock else None
-
-        docket = Docket(clock, memory)
+        docket = Docket(store.clock, memory)
 
         def judge(name: HolderName, record: HolderRecord) -> Verdict:
             pause = _pause(record)
 
             def lapsed(ttl: float | None) -> Verdict:
                 promised = (from_iso(record.since) or 0.0) + (ttl or 0.0)
-                return lifetime.judge(name, ttl, memory, now, clock.wall(), pause, promised)
+                return lifetime.judge(name, ttl, memory, now, store.clock.wall(), pause, promised)
 
             def scheduled(job: Job) -> Verdict:
                 verdict = docket.judge(job)
@@ -217,29 +209,29 @@ def open_court(place: Workplace, *, glance: bool = False, dry_run: bool = False)
                 text = f"{verdict.evidence}, but there may have been a heartbeat {short_duration(silent)} ago"
                 return Verdict(State.UNKNOWN, text)
 
-            return holders.judge(record, proc, lapsed, scheduled)
+            return holders.judge(record, store.proc, lapsed, scheduled)
 
         for stranger in roll.strangers:
-            warn(f"{layout.holders}/{records.printable(stranger)}: not a holder; left alone")
-        yield Court(fs, layout, clock, roll, judge, warn, docket)
+            store.report(f"{store.layout.holders}/{records.printable(stranger)}", "not a holder", Fate.LEFT_ALONE)
+        yield Court(store, roll, judge, docket)
         memory.forget_unless({str(name) for name in roll.present.values()}.__contains__)
     if memory.is_lost and not glance:
         where = "there is no directory for it" if memory.path is None else f"{memory.path} cannot be written"
-        warn(
+        store.log.warning(
             f"observations of lifetimes cannot be stored ({where}): "
             "leases of dead holders on other hosts may be kept for ever"
         )
 
 
-def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None], dry_run: bool) -> Roll:
+def _call(store: Store, dry_run: bool) -> Roll:
     """The roll; what a glance shows of it on a full disk and, if nothing is to be done, where we may only look."""
     try:
-        return Roll.call(fs, layout)
+        return Roll.call(store)
     except OSError as error:
         if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
-        warn(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
-        return Roll.glance(fs, layout)
+        store.log.warning(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
+        return Roll.glance(store)
 
 
 def _pause(record: HolderRecord) -> float | None:
@@ -258,9 +250,7 @@ class Reaped(NamedTuple):
 
 
 def reap(
-    fs: FileSystem,
-    layout: Layout,
-    clock: Clock,
+    store: Store,
     court: Court,
     held: Iterable[Held],
     *,
@@ -294,7 +284,7 @@ def reap(
         if judged.verdict.state is not State.DEAD:
             continue
         try:
-            if dry_run or end(fs, clock, one.gate(layout), layout.history(one.key), one.name, REAPED):
+            if dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED):
                 ended.append(judged)
         except OSError as error:
             reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"

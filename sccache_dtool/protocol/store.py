@@ -1,27 +1,15 @@
-"""One cache to be worked on, and what with: the same for whoever judges, cleans, keeps or leads there."""
+"""One cache, and what every operation on it needs: the first argument of every function that works on a cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.log import Log
-
-
-class Workplace(NamedTuple):
-    """A cache that has been checked to be one; and whom to tell of what is damaged and passed over."""
-
-    fs: FileSystem
-    layout: Layout
-    clock: Clock
-    proc: Proc
-    cache_id: str
-    warn: Callable[[str], None]
+from sccache_dtool.oddity import Fate, Oddity
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +23,10 @@ class Store:
     id: str  # the cache's id; a Store is made only of a directory that was checked to be a cache
     log: Log = field(default_factory=Log)  # is given anomalies, as Oddity, and what else users must know
 
-    def workplace(self) -> Workplace:
-        """The same, for functions that do not take a store yet."""
-        return Workplace(self.fs, self.layout, self.clock, self.proc, self.id, self.log.warning)
+    def report(self, path: str, kind: str, fate: Fate | str) -> None:
+        """Log an anomaly; see Oddity."""
+        self.log.warning(Oddity(path, kind, fate))
+
+    def logging_to(self, log: Log) -> Store:
+        """The same cache, with another log."""
+        return replace(self, log=log)

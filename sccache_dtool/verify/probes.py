@@ -32,12 +32,13 @@ Probe = Callable[[Place], Finding]
 def run(place: Place) -> Iterator[Finding]:
     """All of them, one after the other. What a probe did not expect is a finding, too; only a full disk is raised."""
     for name, probe in PROBES.items():
-        fallback.said.clear()
-        try:
-            yield probe(place.make(name.replace(" ", "-")))._replace(check=name)
-        except OSError as error:
-            yield failed(name, error)
-        yield from (Finding(name, Weight.TOLD, text) for text in fallback.said)
+        with fallback.collecting() as refused:
+            try:
+                found = probe(place.make(name.replace(" ", "-")))._replace(check=name)
+            except OSError as error:
+                found = failed(name, error)
+        yield found
+        yield from (Finding(name, Weight.TOLD, str(text)) for _, text in refused.messages)
 
 
 def _good(what: str, **figures: float) -> Finding:

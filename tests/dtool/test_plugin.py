@@ -12,6 +12,7 @@ import dtoolcore
 import pytest
 
 from dtool import stores
+from faults import store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
@@ -393,8 +394,8 @@ def test_a_program_that_was_suspended_is_given_what_is_protected(dataset, cache_
     """A notebook that goes on the next morning would read what was reaped and deleted meanwhile."""
     path = dataset.item_content_abspath(FIRST)
     layout = Layout(str(cache_dir))
-    for name in Roll.glance(FileSystem(), layout).present.values():
-        assert holders.revoke(FileSystem(), layout, name)
+    for name in Roll.glance(store_of(FileSystem(), layout)).present.values():
+        assert holders.revoke(store_of(FileSystem(), layout), name)
     monkeypatch.setattr(Clock, "since_boot", lambda self, real=Clock.since_boot: real(self) + 10**6)
     again = dataset.item_content_abspath(FIRST)
     Cache(cache_dir).clean(Rules(everything=True))

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from dtool import stores
+from faults import store_of
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
@@ -376,8 +377,8 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
         nonlocal times
         times -= 1
         if times >= 0:
-            for name in Roll.glance(FileSystem(), layout).present.values():
-                holders.revoke(FileSystem(), layout, name)
+            for name in Roll.glance(store_of(FileSystem(), layout)).present.values():
+                holders.revoke(store_of(FileSystem(), layout), name)
         return real(*given)
 
     again = times == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, Interposing
+from faults import Counting, Failing, FakeClock, FakeProc, Interposing, store_of
 from sccache_dtool import pool
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
@@ -71,7 +71,7 @@ def test_reap_ends_the_elections_of_the_dead_and_of_nobody_else(
         owner = holders.process_owner(CALLER, proc, proc.add(number, "job"))
         memory = Memory(None, clock)
         record = holders.encode(owner, None, clock)
-        winners.append(Election(FileSystem(), layout, what, record, lambda _: unknown, memory))
+        winners.append(Election(store_of(FileSystem(), layout), what, record, lambda _: unknown, memory))
         assert winners[-1].poll()
     proc.end(4242)
     cache.reap(dry_run=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.broker_names import LooseName, are_loose
 from sccache_dtool.disk.filesystem import FileSystem
@@ -288,10 +288,10 @@ def test_what_changes_between_the_plan_and_the_deed_stays(root):
     found = [one._replace(newest=one.newest) for one in cache.loose()]
     os.utime(file)
     fs, layout = Ahead(2 * DAY), cache._layout
-    holder = Holder(fs, layout, cache._clock, program_owner(cache._proc), None)
+    holder = Holder(store_of(fs, layout, clock=cache._clock), program_owner(cache._proc), None)
     became = {}
     loose_removal.remove(
-        fs, layout, holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome})
+        store_of(fs, layout), holder, found, 0, time.time(), lambda one, what: became.update({one.path: what.outcome})
     )
     holder.retire()
     assert became == {f"{UUID}/{ID}": Outcome.IN_USE, f"{UUID}/{OTHER}": Outcome.EVICTED}

@@ -7,6 +7,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from faults import store_of
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
@@ -46,7 +47,7 @@ def test_files_that_dtool_left_are_not_sent_with_every_piece(layout: Layout) -> 
         crew = _Postage()
         there, planned = {one.path: one for one in files}, [candidate(i) for i in range(100)]
         left = [Candidate(one.path, 0, 0.0, loose=one) for one in files]
-        weighed = plan_file.weigh(FileSystem(), layout, [*planned, *left], (), (), there, crew)
+        weighed = plan_file.weigh(store_of(FileSystem(), layout), [*planned, *left], (), (), there, crew)
         assert (len(weighed.gone), len(weighed.remove)) == (100, number)
         return crew.bytes
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import REPEATED, Call, Counting, Failing, FakeProc, Interposing
+from faults import REPEATED, Call, Counting, Failing, FakeProc, Interposing, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, ITEM_FILE, KeptName, Layout, TrashName, WorkName
@@ -77,7 +77,7 @@ def fill(tmp_path: Path, source: str, host: Callable[[], FakeProc]) -> Callable[
     lease.release()
     cache.remove(lease.key, keep_for=KEEP)
     cache.close()
-    (name,) = trash.listing(FS, Layout(template), print)
+    (name,) = trash.listing(store_of(FS, Layout(template)))
 
     def fill() -> tuple[str, TrashName]:
         place = str(tmp_path / f"cache{next(numbers)}")
@@ -96,7 +96,7 @@ def where_it_is(place: str, name: TrashName) -> str:
         assert (generation / "payload" / "ref.fa").read_text() == "ACGT\n"
         assert (generation / GATE).is_dir()
         found.append("published")
-    for _, kept in trash.restorable(FS, layout, print):
+    for _, kept in trash.restorable(store_of(FS, layout)):
         assert kept == name
         assert Path(layout.trash, str(kept), "payload", "ref.fa").read_text() == "ACGT\n"
         found.append("in the trash")
@@ -313,11 +313,11 @@ def test_an_eviction_for_restore_that_is_killed_keeps_the_copy(
 
     fs.before("rename", kill, within="/trash/")
     with pytest.raises(Killed):
-        trash.evict(fs, Layout(place), key, generation, keep_until=2_000_000_000)
+        trash.evict(store_of(fs, Layout(place)), key, generation, keep_until=2_000_000_000)
     finish(Cache(place, fs=FileSystem(), proc=host()), key)
-    (name,) = trash.listing(FS, Layout(place), print)
+    (name,) = trash.listing(store_of(FS, Layout(place)))
     assert (name.keep_until, name.going) == (2_000_000_000, False)
-    assert [one for one, _ in trash.restorable(FS, Layout(place), print)] == [key]
+    assert [one for one, _ in trash.restorable(store_of(FS, Layout(place)))] == [key]
     Cache(place, fs=FileSystem(), proc=host()).restore("ref.fa")
 
 
@@ -350,7 +350,7 @@ def test_on_a_full_disk_what_is_evicted_for_restore_goes_all_the_same(
     place, key, generation = used()
     fs = Failing()
     fs.fail("symlink", errno.ENOSPC)
-    assert trash.evict(fs, Layout(place), key, generation, 2_000_000_000) is trash.Outcome.EVICTED
+    assert trash.evict(store_of(fs, Layout(place)), key, generation, 2_000_000_000) is trash.Outcome.EVICTED
 
 
 def test_a_full_disk_is_reported_as_such(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from faults import FakeClock, FakeProc, Interposing, OnClock
+from faults import FakeClock, FakeProc, Interposing, OnClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
@@ -60,16 +60,18 @@ def put_all_away(cache: Cache) -> None:
         leftover.put_away()
 
 
-@pytest.mark.parametrize(("number", "warnings"), [(errno.ENOENT, 0), (errno.ESTALE, 0), (errno.EIO, 1)])
-def test_what_another_host_puts_away_meanwhile_is_no_matter(number: int, warnings: int) -> None:
+@pytest.mark.parametrize(("number", "warned"), [(errno.ENOENT, 0), (errno.ESTALE, 0), (errno.EIO, 1)])
+def test_what_another_host_puts_away_meanwhile_is_no_matter(
+    layout: Layout, warnings: list[str], number: int, warned: int
+) -> None:
     """Cron jobs of two hosts would send mail, "Stale file handle", whenever they tidy up the same."""
 
     def fail() -> None:
         raise OSError(number, os.strerror(number), "/cache/.sc-dtool/trash/x")
 
-    told: list[str] = []
-    assert put_away([Leftover("/cache/.sc-dtool/trash/x", "an evicted copy", fail)], told.append) == []
-    assert len(told) == warnings
+    store = store_of(FS, layout)
+    assert put_away(store, [Leftover("/cache/.sc-dtool/trash/x", "an evicted copy", fail)]) == []
+    assert len(warnings) == warned
 
 
 def test_a_new_cache_has_no_leftovers(cache: Cache) -> None:
@@ -101,7 +103,7 @@ def test_the_work_area_of_a_dead_process_is_put_away(
     cache: Cache, job: Owner, proc: FakeProc, layout: Layout, clock: FakeClock
 ) -> None:
     """What killed fetches left would fill the disk."""
-    holder = Holder(FS, layout, clock, job, None)
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
     work = WorkName(holder.next_lease(), "fetch")
     Path(layout.tmp, str(work), "payload").mkdir(parents=True)
     assert leftovers(cache) == []
@@ -121,7 +123,9 @@ def test_the_work_area_of_a_holder_that_is_nowhere_is_put_away(cache: Cache, lay
 def test_the_work_area_of_a_process_elsewhere_stays(cache: Cache, job: Owner, layout: Layout, clock: FakeClock) -> None:
     """A cleaner on one host would delete the downloads of all others."""
     assert job.process is not None
-    holder = Holder(FS, layout, clock, job._replace(process=job.process._replace(boot="another host")), None)
+    holder = Holder(
+        store_of(FS, layout, clock=clock), job._replace(process=job.process._replace(boot="another host")), None
+    )
     Path(layout.tmp, str(WorkName(holder.next_lease(), "fetch"))).mkdir()
     clock.let_pass(10 * OLD)
     assert leftovers(cache) == []
@@ -136,7 +140,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
     works: list[str] = []
 
     def begin() -> None:
-        holder = Holder(FS, layout, clock, holders.program_owner(make_cache()._proc), None)
+        holder = Holder(store_of(FS, layout, clock=clock), holders.program_owner(make_cache()._proc), None)
         works.append(str(WorkName(holder.next_lease(), "fetch")))
         os.mkdir(f"{layout.tmp}/{works[0]}")
 
@@ -159,7 +163,7 @@ def test_a_fetch_that_begins_while_a_cleaner_works_is_not_put_away(
 
 def test_a_work_area_that_is_going_goes(cache: Cache, job: Owner, layout: Layout, clock: FakeClock) -> None:
     """What a killed cleaner left would fill the disk, because its holder lives."""
-    holder = Holder(FS, layout, clock, job, None)
+    holder = Holder(store_of(FS, layout, clock=clock), job, None)
     Path(layout.tmp, str(WorkName(holder.next_lease(), "going")), "x").mkdir(parents=True)
     put_all_away(cache)
     assert os.listdir(layout.tmp) == []
@@ -178,11 +182,11 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
     cache: Cache, job: Owner, layout: Layout, clock: FakeClock, source: str
 ) -> None:
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
-    idle = Holder(FS, layout, clock, job, None)
+    idle = Holder(store_of(FS, layout, clock=clock), job, None)
     busy = cache.hold(job, cache.wanted([source]))
-    present = holders.Roll.glance(FS, layout).present
+    present = holders.Roll.glance(store_of(FS, layout)).present
     for holder in (idle, busy.holder):
-        assert holders.revoke(FS, layout, present[holder.id])
+        assert holders.revoke(store_of(FS, layout), present[holder.id])
     assert leftovers(cache) == []
     clock.let_pass(OLD + 100)
     assert paths(cache) == [f"{layout.gone}/{HolderName(idle.id, 0, 0)}"]

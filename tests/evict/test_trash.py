@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, Interposing, LostReplies
+from faults import Counting, Failing, FakeClock, Interposing, LostReplies, store_of
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, TrashName, WorkName
@@ -40,11 +40,11 @@ def directory(layout: Layout) -> Path:
 @pytest.fixture
 def holder(layout: Layout, clock: FakeClock) -> Holder:
     """Somebody who restores."""
-    return Holder(FS, layout, clock, Owner(NAMED, None, "keeper", ""), None)
+    return Holder(store_of(FS, layout, clock=clock), Owner(NAMED, None, "keeper", ""), None)
 
 
 def evict(layout: Layout, fs: FileSystem = FS, keep_until: int = 0) -> Outcome:
-    return trash.evict(fs, layout, KEY, str(GENERATION), keep_until)
+    return trash.evict(store_of(fs, layout), KEY, str(GENERATION), keep_until)
 
 
 def copies(layout: Layout) -> list[Generation]:
@@ -140,7 +140,7 @@ def test_only_copies_are_evicted(layout: Layout, directory: Path, tmp_path: Path
     (tmp_path / "mine" / GATE).mkdir(parents=True)
     fs = Counting()
     with pytest.raises(ValueError, match="no generation"):
-        trash.evict(fs, layout, KEY, name)
+        trash.evict(store_of(fs, layout), KEY, name)
     assert fs.calls == []
 
 
@@ -148,7 +148,7 @@ def test_only_copies_are_evicted(layout: Layout, directory: Path, tmp_path: Path
 
 
 def purge(layout: Layout, warnings: list[str], now: float = 1_700_000_000.0, fs: FileSystem = FS) -> int:
-    return trash.purge(fs, layout, now, warnings.append).copies
+    return trash.purge(store_of(fs, layout), now).copies
 
 
 def test_what_nobody_wants_back_is_deleted(layout: Layout, directory: Path, warnings: list[str]) -> None:
@@ -306,7 +306,7 @@ def trashed(layout: Layout, directory: Path) -> TrashName:
 
 
 def restore(layout: Layout, clock: FakeClock, holder: Holder, fs: FileSystem = FS) -> bool:
-    return trash.restore(fs, layout, clock, holder, KEY, NAME)
+    return trash.restore(store_of(fs, layout, clock=clock), holder, KEY, NAME)
 
 
 def test_a_restored_copy_is_open_under_a_new_name(
@@ -355,12 +355,12 @@ def test_what_has_no_payload_any_more_is_not_restored(
     layout: Layout, trashed: TrashName, warnings: list[str], emptied: bool
 ) -> None:
     """A copy without its data would be published, and handed out."""
-    assert [name for _, name in trash.restorable(FS, layout, warnings.append)] == [trashed]
+    assert [name for _, name in trash.restorable(store_of(FS, layout))] == [trashed]
     payload = Path(layout.trash, str(trashed), PAYLOAD)
     shutil.rmtree(payload)
     if emptied:
         payload.mkdir()
-    assert list(trash.restorable(FS, layout, warnings.append)) == []
+    assert list(trash.restorable(store_of(FS, layout))) == []
     assert "its data is not there" in warnings[0]
 
 
@@ -370,7 +370,7 @@ def test_a_purge_that_has_only_marked_wins_too(
     """Half of a copy would be brought back."""
     os.rename(f"{layout.trash}/{NAME}", f"{layout.trash}/{NAME._replace(going=True)}")
     assert restore(layout, clock, holder) is False
-    assert [name for _, name in trash.restorable(FS, layout, print)] == []
+    assert [name for _, name in trash.restorable(store_of(FS, layout))] == []
 
 
 @pytest.mark.parametrize("kind", ["rename", "remove_tree"])
@@ -411,7 +411,7 @@ def test_a_description_made_by_hand_restores_nothing(
 ) -> None:
     """A restore could put files outside the cache."""
     Path(layout.trash, str(NAME), ITEM_FILE).write_text(text)
-    assert list(trash.restorable(FS, layout, warnings.append)) == []
+    assert list(trash.restorable(store_of(FS, layout))) == []
     assert len(warnings) == 1
 
 
@@ -433,7 +433,7 @@ def area(layout: Layout) -> Path:
 def test_a_work_area_is_renamed_before_anything_in_it_is_deleted(layout: Layout, area: Path) -> None:
     """A fetcher that was only paused would wake up and publish what is left of its item."""
     fs = Counting()
-    assert trash.discard_work(fs, layout, WORK) is True
+    assert trash.discard_work(store_of(fs, layout), WORK) is True
     assert [call.kind for call in fs.calls if call.kind in ("rename", "remove_tree")] == ["rename", "remove_tree"]
     assert fs.calls[-1].path != str(area)
     assert os.listdir(layout.tmp) == []
@@ -451,7 +451,7 @@ def test_a_paused_fetcher_cannot_publish_what_is_being_deleted(layout: Layout, a
             published.append("no")
 
     fs.before("remove_tree", wake_up)
-    assert trash.discard_work(fs, layout, WORK) is True
+    assert trash.discard_work(store_of(fs, layout), WORK) is True
     assert published == ["no"]
     assert not os.path.exists(f"{layout.root}/published")
 
@@ -460,23 +460,23 @@ def test_a_fetcher_that_publishes_first_wins(layout: Layout, area: Path) -> None
     """A cleaner would delete what has just been published."""
     fs = Interposing()
     fs.before("rename", lambda: os.rename(area, f"{layout.root}/published"))
-    assert trash.discard_work(fs, layout, WORK) is False
+    assert trash.discard_work(store_of(fs, layout), WORK) is False
     assert Path(layout.root, "published", PAYLOAD, "ref.fa").exists()
 
 
 def test_discarding_twice_and_at_once_is_no_error(layout: Layout, area: Path) -> None:
     """Two cleaners at once would fail."""
     fs = Interposing()
-    fs.before("rename", lambda: trash.discard_work(FS, layout, WORK))
-    assert trash.discard_work(fs, layout, WORK) is False
-    assert trash.discard_work(FS, layout, WORK) is False
+    fs.before("rename", lambda: trash.discard_work(store_of(FS, layout), WORK))
+    assert trash.discard_work(store_of(fs, layout), WORK) is False
+    assert trash.discard_work(store_of(FS, layout), WORK) is False
 
 
 def test_a_discard_that_was_interrupted_is_finished(layout: Layout, area: Path) -> None:
     """A cleaner that was killed would leave files that nobody ever deletes."""
     going = WORK._replace(purpose="going")
     os.rename(area, f"{layout.tmp}/{going}")
-    assert trash.discard_work(FS, layout, going) is True
+    assert trash.discard_work(store_of(FS, layout), going) is True
     assert os.listdir(layout.tmp) == []
 
 
@@ -484,7 +484,7 @@ def test_a_segment_that_was_not_published_is_discarded(layout: Layout) -> None:
     """What a killed fold leaves is a file, and would stay for ever."""
     work = WORK._replace(purpose="fold")
     Path(layout.tmp, str(work)).touch()
-    assert trash.discard_work(FS, layout, work) is True
+    assert trash.discard_work(store_of(FS, layout), work) is True
     assert os.listdir(layout.tmp) == []
 
 
@@ -504,7 +504,7 @@ def test_a_large_copy_is_removed_in_parts(layout: Layout, monkeypatch: pytest.Mo
     (outside / "kept").touch()
     (payload / "link").symlink_to(outside)
     warnings: list[str] = []
-    assert trash.purge(FS, layout, 0.0, warnings.append) == Purged(1)
+    assert trash.purge(store_of(FS, layout), 0.0) == Purged(1)
     assert (os.listdir(layout.trash), warnings) == ([], [])
     assert (outside / "kept").exists()
 
@@ -541,8 +541,8 @@ def test_a_copy_that_cannot_be_renamed_is_kept_in_parts(
     until = int(clock.wall()) + 1000
     assert evict(layout, Fixed(), until) is Outcome.EVICTED
     assert not directory.exists()
-    ((key, name),) = trash.restorable(FS, layout, warnings.append)
-    assert trash.restore(FS, layout, clock, holder, key, name)
+    ((key, name),) = trash.restorable(store_of(FS, layout))
+    assert trash.restore(store_of(FS, layout, clock=clock), holder, key, name)
     (generation,) = copies(layout)
     restored = Path(layout.generation(KEY, str(generation)), PAYLOAD, "ref.fa", "a")
     assert (restored / "b" / "f").read_text() == "ACGT\n"
@@ -573,7 +573,7 @@ def test_a_copy_that_was_moved_in_part_is_not_restored(
 
     with pytest.raises(KeyboardInterrupt):
         evict(layout, Killed(), int(clock.wall()) + 1000)
-    assert list(trash.restorable(FS, layout, warnings.append)) == []
+    assert list(trash.restorable(store_of(FS, layout))) == []
     assert evict(layout, Fixed()) is Outcome.EVICTED
     assert copies(layout) == []
 
@@ -583,7 +583,7 @@ def test_what_cannot_be_renamed_in_the_trash_is_deleted_there(
 ) -> None:
     """A trash that came with an image would be told of at each cleaning, and never be empty."""
     assert evict(layout, FS, 1) is Outcome.EVICTED
-    assert trash.purge(Fixed(), layout, clock.wall(), warnings.append).copies == 1
+    assert trash.purge(store_of(Fixed(), layout), clock.wall()).copies == 1
     assert os.listdir(layout.trash) == warnings == []
 
 
@@ -591,7 +591,7 @@ def test_a_work_area_that_cannot_be_renamed_is_removed(layout: Layout) -> None:
     """The same, of a download that was killed while the image was made."""
     work = WorkName("s0123456789ab-0123456789ab.0", "fetch")
     os.makedirs(f"{layout.tmp}/{work}/{PAYLOAD}")
-    assert trash.discard_work(Fixed(), layout, work)
+    assert trash.discard_work(store_of(Fixed(), layout), work)
     assert os.listdir(layout.tmp) == []
 
 
@@ -612,8 +612,8 @@ def test_what_lies_in_the_lower_layer_of_an_overlay_is_evicted(
         there = Layout(str(tmp_path / "merged"))
         assert evict(there, FS, int(clock.wall()) + 1000 if kept else 0) is Outcome.EVICTED
         assert copies(there) == []
-        assert len(list(trash.restorable(FS, there, warnings.append))) == kept
-        trash.purge(FS, there, clock.wall() + 2000, warnings.append)
+        assert len(list(trash.restorable(store_of(FS, there)))) == kept
+        trash.purge(store_of(FS, there), clock.wall() + 2000)
         assert os.listdir(there.trash) == warnings == []
     finally:
         subprocess.run(["umount", "-l", str(tmp_path / "merged")], check=True)

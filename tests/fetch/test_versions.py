@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import httpserver
-from faults import Counting, FakeClock, Interposing
+from faults import Counting, FakeClock, Interposing, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import FileSystem
@@ -289,7 +289,7 @@ def test_a_directory_that_changes_while_it_is_copied_is_refused(
     with pytest.raises(FetchFailed, match="changed while it was copied"):
         make_cache(fs=fs).use(tree)
     key = make_cache().wanted([str(tree)]).key
-    assert items.generations(FileSystem(), layout, key) == []
+    assert items.generations(store_of(FileSystem(), layout), key) == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import FAILED, Layout, OutcomeName
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
@@ -37,7 +37,7 @@ class Lost:
         self.polls += 1
         if self.polls == 2:
             name = OutcomeName(self.key[:32], LEASE, 1_800_000_000_000, FAILED)
-            downloads.note_outcome(FileSystem(), self.layout, name, self.facts)
+            downloads.note_outcome(store_of(FileSystem(), self.layout), name, self.facts)
         return self.polls >= 3
 
     def resign(self) -> None:

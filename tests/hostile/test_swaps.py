@@ -20,7 +20,7 @@ from unittest import mock
 
 import pytest
 
-from faults import FakeClock, FakeProc, OnClock
+from faults import FakeClock, FakeProc, OnClock, store_of
 from hostile.swaps import Swapping, snapshot
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
@@ -80,7 +80,7 @@ def make_template(place: Path) -> None:
     dead = proc.add(4242)
     cache.hold(holders.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
     cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
-    gone = Holder(fs, layout, clock, holders.process_owner(PROGRAM, proc, dead), None)
+    gone = Holder(store_of(fs, layout, clock=clock), holders.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")
     fs.write_new(f"{area}/payload/deep/part", "half")

@@ -273,7 +273,7 @@ def in_job(above: Above, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_in_a_job_the_job_holds(proc: FakeProc, in_job: None) -> None:
     """A lease that one step takes would end with it, while the others read."""
-    owner = caller.owner_from("auto", proc, print)
+    owner = caller.owner_from("auto", proc)
     assert owner == Owner(JOB, None, None, "align", EXPECTED)
     assert str(owner) == "Slurm job 48211 (align)"
     assert owner.short == "slurm:48211"
@@ -281,10 +281,10 @@ def test_in_a_job_the_job_holds(proc: FakeProc, in_job: None) -> None:
 
 def test_a_step_and_another_start_find_the_jobs_leases(proc: FakeProc, in_job: None) -> None:
     """`unuse` in another step, on another node, or after a requeue, would not find what `use` took."""
-    owner = caller.owner_from("auto", proc, print)
+    owner = caller.owner_from("auto", proc)
     for job in (EXPECTED._replace(incarnation="4"), EXPECTED._replace(nodes="n9"), Job("slurm", "lab", "48211")):
         assert owner._replace(job=job).prefix == owner.prefix
-    assert owner.prefix in {one.prefix for one in caller.owners_from("auto", proc, print)}
+    assert owner.prefix in {one.prefix for one in caller.owners_from("auto", proc)}
     for job in (EXPECTED._replace(cluster="b"), EXPECTED._replace(id="5"), EXPECTED._replace(raw="48211")):
         assert owner._replace(job=job).prefix != owner.prefix
 
@@ -299,7 +299,7 @@ def test_the_token_can_be_made_by_a_shell_script() -> None:
 
 def test_what_the_process_took_itself_is_given_back_in_the_job(proc: FakeProc, in_job: None) -> None:
     """A lease taken with `--holder pid:$$` would not be found by a plain `unuse`."""
-    found = caller.owners_from("auto", proc, print)
+    found = caller.owners_from("auto", proc)
     assert caller.process_owner(CALLER, proc, 101) in found
     assert found[-1].kind is JOB
 
@@ -321,7 +321,7 @@ def test_beside_a_job_the_end_of_the_job_ends_nothing_by_itself(
     for name, value in SLURM.items():
         monkeypatch.setenv(name, value)
     assert caller.program_owner(proc).job is None
-    owner = caller.owner_from("auto", proc, print)
+    owner = caller.owner_from("auto", proc)
     assert (owner.kind, owner.job) == (JOB, EXPECTED)
     assert owner.process == proc.identify(102)
 
@@ -334,7 +334,7 @@ def test_outside_of_jobs_nothing_of_them_is_loaded() -> None:
     script = (
         "import os, sys\n"
         "from sccache_dtool.liveness import caller, process\n"
-        "caller.owner_from(f'pid:{os.getpid()}', process.Proc(), print)\n"
+        "caller.owner_from(f'pid:{os.getpid()}', process.Proc())\n"
         "assert caller.may_be_in_job(process.Proc(), {}) or caller.job_here(process.Proc()) is None\n"
         "print('sccache_dtool.liveness.job' in sys.modules, 'subprocess' in sys.modules)\n"
     )
@@ -383,7 +383,7 @@ def test_what_is_no_job_is_refused(proc: FakeProc, monkeypatch: pytest.MonkeyPat
     """A slip of the pen would take a lease for a job that never ends, or become an option of somebody's command."""
     monkeypatch.setattr(query, "run_command", lambda argv: pytest.fail(f"asked: {argv}"))
     with pytest.raises(UsageError, match="names no job"):
-        caller.owner_from(spec, proc, print)
+        caller.owner_from(spec, proc)
 
 
 def test_a_cluster_that_cannot_be_asked_for_must_be_named(proc: FakeProc, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,9 +394,9 @@ def test_a_cluster_that_cannot_be_asked_for_must_be_named(proc: FakeProc, monkey
 
     monkeypatch.setattr(query, "run_command", hangs)
     with pytest.raises(UsageError, match="squeue did not answer") as caught:
-        caller.owner_from("slurm:48211", proc, print)
+        caller.owner_from("slurm:48211", proc)
     assert "--holder slurm:48211@CLUSTER" in (caught.value.hint or "")
-    assert caller.owner_from("slurm:48211@lab", proc, print).job == Job("slurm", "lab", "48211")
+    assert caller.owner_from("slurm:48211@lab", proc).job == Job("slurm", "lab", "48211")
 
 
 @pytest.mark.parametrize("spec", ["pbs:12", "htcondor:12.0", "lsf:12", "slurm:12"])
@@ -416,20 +416,20 @@ def test_a_job_that_has_ended_holds_nothing_more(
 
     answers(squeue=f"4|4|N/A|0|CANCELLED|{now}|{now}|{now}||lab|N/A|\n")
     with pytest.raises(UsageError, match="job 4 CANCELLED"):
-        caller.owner_from("slurm:4@lab", proc, warnings.append)
-    assert caller.owners_from("slurm:4@lab", proc, warnings.append)[0].job == Job("slurm", "lab", "4")
+        caller.owner_from("slurm:4@lab", proc)
+    assert caller.owners_from("slurm:4@lab", proc)[0].job == Job("slurm", "lab", "4")
     answers(squeue=f"4|4|N/A|0|PENDING|{now}|N/A|N/A||lab|N/A|\n")
-    caller.owner_from("slurm:4@lab", proc, warnings.append)
+    caller.owner_from("slurm:4@lab", proc)
     assert warnings == []
     answers(squeue=query.Reply(1, "", "slurm_load_jobs error: Invalid job id specified"), sacct="")
-    caller.owner_from("slurm:4@lab", proc, warnings.append)
+    caller.owner_from("slurm:4@lab", proc)
     assert len(warnings) == 1
     assert "job 4 is not listed" in warnings[0]
 
 
 def test_other_names_with_colons_are_names(proc: FakeProc) -> None:
     """A workflow's own name for a holder would be refused."""
-    assert caller.owner_from("run:7", proc, print).kind is NAMED
+    assert caller.owner_from("run:7", proc).kind is NAMED
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def test_who_cannot_be_found_is_named_instead(monkeypatch: pytest.MonkeyPatch, p
     """A user in a container would be told that something failed, and not how to go on."""
     monkeypatch.setattr("os.getppid", lambda: 999)
     with pytest.raises(UsageError, match="cannot find a process") as caught:
-        owner_from("auto", proc, print)
+        owner_from("auto", proc)
     assert "--holder NAME --ttl" in (caught.value.hint or "")
 
 
@@ -158,10 +158,10 @@ def test_auto_is_the_calling_process(
     """`unuse` in the same script would not find the lease that `use` took."""
     last = chain("sshd: ada", "bash job.sh", "timeout 9 sc-dtool use x")
     monkeypatch.setattr("os.getppid", lambda: last)
-    owner = owner_from("auto", proc, print)
+    owner = owner_from("auto", proc)
     assert owner.process == proc.identify(101)
     assert owner.between == (proc.identify(102),)
-    assert owner.token == owner_from("pid:101", proc, print).token
+    assert owner.token == owner_from("pid:101", proc).token
     assert str(owner) == "process 101 (bash job.sh)"
 
 
@@ -172,7 +172,7 @@ def test_a_daemon_is_warned_of(
     """A lease taken from cron would stay until the next boot without anybody having been told."""
     last = chain([daemon], "timeout 9 sc-dtool use x")
     monkeypatch.setattr("os.getppid", lambda: last)
-    assert owner_from("auto", proc, warnings.append).process is not None
+    assert owner_from("auto", proc).process is not None
     assert daemon in warnings[0]
     assert "--ttl" in warnings[0]
 
@@ -183,31 +183,31 @@ def test_a_shell_that_became_us_gives_back_its_own(
     """`bash -c '...; sc-dtool unuse x'` would give nothing back, because the shell has become sc-dtool itself."""
     last = chain("sshd: ada", "bash job.sh")
     monkeypatch.setattr("os.getppid", lambda: last)
-    processes = [owner.process.pid for owner in owners_from("auto", proc, print) if owner.process]
+    processes = [owner.process.pid for owner in owners_from("auto", proc) if owner.process]
     assert processes == [os.getpid(), 101]
-    assert len(owners_from("a name", proc, print)) == 1
+    assert len(owners_from("a name", proc)) == 1
 
 
 @pytest.mark.parametrize("spec", ["pid:", "pid:x", "pid:-1", "pid:1.5", "pid:٣", "", "a\nb", "\x1b[2J", "x" * 101])
 def test_what_is_no_holder_is_refused(proc: FakeProc, spec: str) -> None:
     """A slip of the pen would become a holder's name, whose lease nobody ever gives back."""
     with pytest.raises(UsageError):
-        owner_from(spec, proc, print)
+        owner_from(spec, proc)
 
 
 def test_a_process_that_cannot_be_seen_is_refused(proc: FakeProc) -> None:
     """A lease would be held by a process of which nobody can tell that it ended."""
     with pytest.raises(UsageError, match="cannot be seen"):
-        owner_from("pid:31999", proc, print)
+        owner_from("pid:31999", proc)
 
 
 def test_names_are_holders_on_every_host(proc: FakeProc) -> None:
     """A workflow could not give back on one host what it took on another."""
-    one, other = owner_from("run 7", proc, print), owner_from("run 7", Proc("/nothing"), print)
+    one, other = owner_from("run 7", proc), owner_from("run 7", Proc("/nothing"))
     assert one == other
     assert one.kind is NAMED
     assert one.token == other.token
-    assert one.token != owner_from("run 8", proc, print).token
+    assert one.token != owner_from("run 8", proc).token
 
 
 def test_owners_of_different_kinds_do_not_share_leases(proc: FakeProc) -> None:

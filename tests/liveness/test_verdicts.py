@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, OnClock
+from faults import Counting, Failing, FakeClock, FakeProc, OnClock, store_of
 from liveness.asked import Commands
 from sccache_dtool.clock import iso, local
 from sccache_dtool.disk import records
@@ -20,7 +20,6 @@ from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.protocol import holders, reaping
 from sccache_dtool.protocol.holders import CALLER, COMMAND, JOB, PROGRAM, Holder, HolderRecord, Kind, Owner
-from sccache_dtool.protocol.store import Workplace
 
 HERE = Process("b0071d", "4026531836.4026531834", 4242, 1000)
 ELSEWHERE = HERE._replace(boot="another")
@@ -128,7 +127,7 @@ def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
         monkeypatch.setattr(query.Docket.__init__, "__defaults__", (commands,))
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
-        with reaping.open_court(Workplace(OnClock(clock), layout, clock, proc, "cache-id", print)) as court:
+        with reaping.open_court(store_of(OnClock(clock), layout, clock=clock, proc=proc)) as court:
             return court.holder(holder.id)[1]
 
     return hear
@@ -137,7 +136,7 @@ def court(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: pytest.
 def test_a_program_that_still_beats_is_not_dead_with_its_job(layout: Layout, clock: FakeClock, court: Court) -> None:
     """Where jobs are not kept in control groups, a program that outlives its job would lose what it reads."""
     owner = Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB)
-    holder = Holder(OnClock(clock), layout, clock, owner, 3600.0)  # beats every 600 s
+    holder = Holder(store_of(OnClock(clock), layout, clock=clock), owner, 3600.0)  # beats every 600 s
     assert court(holder, "RUNNING").state is ALIVE
     for _ in range(10):
         clock.let_pass(600.0)
@@ -161,7 +160,7 @@ def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
     programs = [Owner(kind, ELSEWHERE._replace(pid=pid), None, "x") for pid, kind in ((1, PROGRAM), (2, COMMAND))]
     programs.append(program_owner(Proc("/nothing")))
     programs.append(Owner(PROGRAM, ELSEWHERE, None, "x", IN_JOB))  # which has ended, as far as Slurm knows
-    running = [Holder(fs, layout, clock, owner, 3600.0) for owner in programs]
+    running = [Holder(store_of(fs, layout, clock=clock), owner, 3600.0) for owner in programs]
     for _ in range(12):  # the server's clock has been set right; their ends are still reckoned on the old one
         assert {court(holder).state for holder in running} == {UNKNOWN}
         clock.let_pass(600.0)
@@ -177,7 +176,7 @@ def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
 def test_a_lifetime_lasts_though_the_server_was_behind(layout: Layout, clock: FakeClock, court: Court) -> None:
     """A lease of an hour would end at once when the server's clock is set right by a day, though its host was right."""
     behind = OnClock(FakeClock(wall=clock.wall() - 86_400.0))
-    holder = Holder(behind, layout, clock, Owner(CALLER, ELSEWHERE, None, "x"), 3600.0)
+    holder = Holder(store_of(behind, layout, clock=clock), Owner(CALLER, ELSEWHERE, None, "x"), 3600.0)
     assert court(holder).state is UNKNOWN
     clock.let_pass(3500.0)
     assert court(holder).state is UNKNOWN
@@ -188,7 +187,7 @@ def test_a_lifetime_lasts_though_the_server_was_behind(layout: Layout, clock: Fa
 def test_without_a_common_clock_a_heartbeat_is_waited_for(layout: Layout, clock: FakeClock, court: Court) -> None:
     """On Lustre or GPFS a program that beats would be taken for dead at the first look."""
     owner = Owner(COMMAND, ELSEWHERE, None, "x", IN_JOB)
-    holder = Holder(OnClock(clock), layout, clock, owner, 3600.0)
+    holder = Holder(store_of(OnClock(clock), layout, clock=clock), owner, 3600.0)
     assert court(holder, one_clock=False).state is UNKNOWN
     clock.let_pass(1000.0)
     assert court(holder, one_clock=False).state is UNKNOWN
@@ -203,14 +202,16 @@ def test_a_job_itself_needs_no_heartbeat(layout: Layout, clock: FakeClock, court
     """What a job held would be kept for a while after its end for nothing."""
     owner = Owner(JOB, None, None, "x", IN_JOB)
     for ttl in (None, 3600.0):
-        assert court(Holder(OnClock(clock), layout, clock, owner, ttl)).state is DEAD
+        assert court(Holder(store_of(OnClock(clock), layout, clock=clock), owner, ttl)).state is DEAD
 
 
 def test_who_is_expected_is_read_once(layout: Layout, clock: FakeClock, proc: FakeProc) -> None:
     """A cleaner would read every holder twice."""
     fs = Counting()
-    ids = [Holder(FileSystem(), layout, clock, Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)]
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
+    ids = [
+        Holder(store_of(FileSystem(), layout, clock=clock), Owner(CALLER, HERE, None, "x"), None).id for _ in range(3)
+    ]
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
         court.expect([*ids, "nobody"])
         assert [court.holder(id)[1].state for id in ids] == [DEAD] * 3
     assert fs.kinds().count("readlink") == 3
@@ -239,11 +240,11 @@ def test_who_may_not_end_a_lease_is_told_who_may(
 ) -> None:
     """A user would be told that something was refused, and not whom to ask."""
     owner = Owner(CALLER, HERE, None, "x")
-    id = Holder(FileSystem(), layout, clock, owner, None).id
+    id = Holder(store_of(FileSystem(), layout, clock=clock), owner, None).id
     fs = Failing()
     fs.fail("rename", error)
-    with reaping.open_court(Workplace(fs, layout, clock, proc, "cache-id", print)) as court:
-        done = reaping.reap(fs, layout, clock, court, [], dry_run=False)
+    with reaping.open_court(store_of(fs, layout, clock=clock, proc=proc)) as court:
+        done = reaping.reap(store_of(fs, layout, clock=clock), court, [], dry_run=False)
     (failure,) = done.failed
     assert failure.startswith(f"cannot revoke holder {id}: ")
     assert (

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from faults import REPEATED, Call, Counting, FakeClock, FakeProc
+from faults import REPEATED, Call, Counting, FakeClock, FakeProc, store_of
 from model import actors, disk
 from model.actors import Program
 from model.disk import IN_TREE, Refused, Tree, tree_of
@@ -94,7 +94,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[[int], World]]:
         for name in os.listdir(layout.history(lease.key)):
             os.unlink(f"{layout.history(lease.key)}/{name}")
         owner = holders.program_owner(proc)
-        holder = Holder(fs, layout, clock, owner, None)
+        holder = Holder(store_of(fs, layout, clock=clock), owner, None)
         return World(fs, layout, clock, proc, str(source), lease.key, lease.place.generation, holder)
 
     yield make
@@ -203,7 +203,7 @@ def _nothing(world: World) -> None:
 
 
 def _lease(world: World) -> str:
-    lease = leases.take(FileSystem(), world.clock, world.holder, world.place)
+    lease = leases.take(store_of(FileSystem(), None, clock=world.clock), world.holder, world.place)
     assert lease is not None
     return lease.name
 
@@ -232,14 +232,11 @@ def _lease_of_the_missing(world: World) -> str:
 
 def _reap(world: World, name: str) -> None:
     court = reaping.Court(
-        world.fs,
-        world.layout,
-        world.clock,
-        Roll.call(world.fs, world.layout),
+        store_of(world.fs, world.layout, clock=world.clock),
+        Roll.call(store_of(world.fs, world.layout)),
         lambda holder, record: reaping.Verdict(reaping.State.DEAD, "gone"),
-        print,
     )
-    reaping.reap(world.fs, world.layout, world.clock, court, [_held(world, name)], dry_run=False)
+    reaping.reap(store_of(world.fs, world.layout, clock=world.clock), court, [_held(world, name)], dry_run=False)
 
 
 def _closed(world: World) -> None:
@@ -247,16 +244,22 @@ def _closed(world: World) -> None:
 
 
 def _binned(world: World) -> TrashName:
-    trash.evict(FileSystem(), world.layout, world.key, world.generation, 1)
-    (name,) = trash.listing(FileSystem(), world.layout, print)
+    trash.evict(store_of(FileSystem(), world.layout), world.key, world.generation, 1)
+    (name,) = trash.listing(store_of(FileSystem(), world.layout))
     return name
 
 
 def _used_twice(world: World) -> None:
     for _ in range(2):
-        lease = leases.take(FileSystem(), world.clock, world.holder, world.place)
+        lease = leases.take(store_of(FileSystem(), None, clock=world.clock), world.holder, world.place)
         assert lease is not None
-        leases.end(FileSystem(), world.clock, world.place.gate, world.place.history, lease.name, "released")
+        leases.end(
+            store_of(FileSystem(), None, clock=world.clock),
+            world.place.gate,
+            world.place.history,
+            lease.name,
+            "released",
+        )
 
 
 def _work(world: World) -> WorkName:
@@ -287,7 +290,7 @@ def _revoked(world: World) -> None:
 
 def _fold(world: World, nothing: object) -> None:
     tmp = f"{world.layout.tmp}/{WorkName(world.holder.next_lease(), 'fold')}"
-    history.fold(world.fs, world.place.history, tmp, print, least=2)
+    history.fold(store_of(world.fs, None), world.place.history, tmp, least=2)
 
 
 def _beat(world: World, nothing: object) -> None:
@@ -302,91 +305,97 @@ _PLAIN = (*EMPTY, *COPY)
 OPERATIONS = {
     "take": Operation(
         _nothing,
-        lambda world, _: leases.take(world.fs, world.clock, world.holder, world.place),
+        lambda world, _: leases.take(store_of(world.fs, None, clock=world.clock), world.holder, world.place),
         _PLAIN,
         _U1,
         lambda: actors.enter("item/g0/use", "u1.0"),
     ),
     "take, closed": Operation(
         _closed,
-        lambda world, _: leases.take(world.fs, world.clock, world.holder, world.place),
+        lambda world, _: leases.take(store_of(world.fs, None, clock=world.clock), world.holder, world.place),
         tuple(path for path in _PLAIN if path != "item/g0/use"),
         _U1,
         lambda: actors.enter("item/g0/use", "u1.0"),
     ),
     "release": Operation(
         _lease,
-        lambda world, name: leases.end(world.fs, world.clock, world.place.gate, world.place.history, name, "released"),
+        lambda world, name: leases.end(
+            store_of(world.fs, None, clock=world.clock), world.place.gate, world.place.history, name, "released"
+        ),
         _PLAIN,
         _HELD,
         lambda: actors.release("u1", "g0", "u1.0"),
     ),
     "release, no history yet": Operation(
         _lease_without_history,
-        lambda world, name: leases.end(world.fs, world.clock, world.place.gate, world.place.history, name, "released"),
+        lambda world, name: leases.end(
+            store_of(world.fs, None, clock=world.clock), world.place.gate, world.place.history, name, "released"
+        ),
         tuple(path for path in _PLAIN if path != "item/history"),
         _HELD,
         lambda: actors.release("u1", "g0", "u1.0"),
     ),
     "evict": Operation(
         _nothing,
-        lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation),
+        lambda world, _: trash.evict(store_of(world.fs, world.layout), world.key, world.generation),
         _PLAIN,
         {},
         lambda: actors.evict("g0"),
     ),
     "evict, for who wants it back": Operation(
         _nothing,
-        lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation, 2_000_000_000),
+        lambda world, _: trash.evict(store_of(world.fs, world.layout), world.key, world.generation, 2_000_000_000),
         _PLAIN,
         {},
         lambda: actors.evict("g0", keep=True),
     ),
     "evict, in use": Operation(
         _lease,
-        lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation),
+        lambda world, _: trash.evict(store_of(world.fs, world.layout), world.key, world.generation),
         _PLAIN,
         _HELD,
         lambda: actors.evict("g0"),
     ),
     "evict, half done": Operation(
         _closed,
-        lambda world, _: trash.evict(world.fs, world.layout, world.key, world.generation),
+        lambda world, _: trash.evict(store_of(world.fs, world.layout), world.key, world.generation),
         tuple(path for path in _PLAIN if path != "item/g0/use"),
         {},
         lambda: actors.evict("g0"),
     ),
     "purge": Operation(
         _binned,
-        lambda world, _: trash.purge(world.fs, world.layout, world.clock.wall() + 10, print),
+        lambda world, _: trash.purge(store_of(world.fs, world.layout), world.clock.wall() + 10),
         (*EMPTY, "trash/g0", "trash/g0/payload#", "trash/g0/json#"),
         {},
         actors.purge,
     ),
     "restore": Operation(
         _binned,
-        lambda world, name: trash.restore(world.fs, world.layout, world.clock, world.holder, world.key, name),
+        lambda world, name: trash.restore(
+            store_of(world.fs, world.layout, clock=world.clock), world.holder, world.key, name
+        ),
         (*EMPTY, "trash/g0", "trash/g0/payload#", "trash/g0/json#"),
         _U1,
         lambda: actors.restore("u1", "g0"),
     ),
     "give back, nothing taken": Operation(
         lambda world: _half_restored(world, 0),
-        lambda world, work: trash.give_back(world.fs, world.layout, work),
+        lambda world, work: trash.give_back(store_of(world.fs, world.layout), work),
         (*EMPTY, "tmp/u1.0~restore~g0", "tmp/u1.0~restore~g0/use", "trash/g0", "trash/g0/payload#", "trash/g0/json#"),
         _U1,
         lambda: actors.give_back("u1.0~restore~g0"),
     ),
     "give back, all taken": Operation(
         lambda world: _half_restored(world, 1),
-        lambda world, work: trash.give_back(world.fs, world.layout, work),
+        lambda world, work: trash.give_back(store_of(world.fs, world.layout), work),
         (*EMPTY, "tmp/u1.0~restore~g0", *(f"tmp/u1.0~restore~g0/{inner}" for inner in _IN_RESTORE)),
         _U1,
         lambda: actors.give_back("u1.0~restore~g0"),
     ),
     "discard a work area": Operation(
         _work,
-        lambda world, work: trash.discard_work(world.fs, world.layout, work),
+        lambda world, work: trash.discard_work(store_of(world.fs, world.layout), work),
         (*EMPTY, "tmp/u1.1~fetch"),
         _U1,
         lambda: actors.discard_work("u1.1~fetch"),
@@ -395,7 +404,7 @@ OPERATIONS = {
     "beat, revoked": Operation(_revoked, _beat, _PLAIN, {"holders/gone/u1.0": "u1"}, lambda: actors.beat("u1", 0)),
     "call the roll": Operation(
         _nothing,
-        lambda world, _: Roll.call(world.fs, world.layout),
+        lambda world, _: Roll.call(store_of(world.fs, world.layout)),
         _PLAIN,
         _U1,
         lambda: actors.call_the_roll("r1", 1),
@@ -420,7 +429,7 @@ OPERATIONS = {
     "fold": Operation(_used_twice, _fold, _PLAIN, _ENDED, lambda: actors.fold("u1")),
     "read the history": Operation(
         _used_twice,
-        lambda world, _: history.read(world.fs, world.place.history, print),
+        lambda world, _: history.read(store_of(world.fs, None), world.place.history),
         _PLAIN,
         _ENDED,
         actors.read_history,

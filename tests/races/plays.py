@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from unittest import mock
 
+from faults import store_of
 from races.baton import EVERYTHING, Act, Play, Scene
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import WorkName
@@ -51,14 +52,14 @@ def restore(play: Play, cache: Cache) -> None:
 
 
 def purge(play: Play, cache: Cache) -> None:
-    trash.purge(cache._fs, play.layout, cache._clock.wall() + 1e6, lambda text: None)
+    trash.purge(cache._store, cache._clock.wall() + 1e6)
 
 
 def fold(play: Play, cache: Cache) -> None:
-    holder = Holder(cache._fs, play.layout, cache._clock, program_owner(cache._proc), 1000.0)
+    holder = Holder(cache._store, program_owner(cache._proc), 1000.0)
     tmp = f"{play.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
     with contextlib.suppress(OSError):
-        history.fold(cache._fs, play.layout.history(play.key), tmp, lambda text: None, least=2)
+        history.fold(store_of(cache._fs, None), play.layout.history(play.key), tmp, least=2)
     holder.retire()
 
 

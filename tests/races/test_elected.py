@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Call, FakeClock, FakeProc, Interposing
+from faults import Call, FakeClock, FakeProc, Interposing, store_of
 from races.baton import Misfortune, Play, Scene
 from races.directors import Chance, systematically
 from sccache_dtool.cache import Cache
@@ -127,7 +127,7 @@ def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Stand:
     def stand(pid: int, fs: FileSystem | None = None) -> Election:
         proc.add(pid, "job")
         record = holders.encode(holders.process_owner(holders.CALLER, proc, pid), None, clock)
-        return Election(fs or FileSystem(), layout, "work", record, judge, Memory(None, clock))
+        return Election(store_of(fs or FileSystem(), layout), "work", record, judge, Memory(None, clock))
 
     return stand
 

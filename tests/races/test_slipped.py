@@ -21,6 +21,7 @@ from unittest import mock
 
 import pytest
 
+from faults import store_of
 from races.actors import (
     Payload,
     Slipping,
@@ -299,7 +300,9 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, place: str, command: str) -> None:
     """A download, or a copy on its way out of the trash, would be taken from a process that has just shown it lives."""
     clock, fs = Shifted(), Slipping()
-    holder = Holder(FileSystem(), Layout(place), clock, Owner(holders.NAMED, None, "somebody", ""), 100.0)
+    holder = Holder(
+        store_of(FileSystem(), Layout(place), clock=clock), Owner(holders.NAMED, None, "somebody", ""), 100.0
+    )
     clock.shift = -5000
     holder.beat()
     clock.shift = 0
@@ -366,7 +369,7 @@ def test_a_reader_whose_listing_a_fold_runs_into(actor: Actor, place: str, paylo
             found = super().names(path, **more)
             if path == where and not self.torn:
                 self.torn += 1
-                history.fold(FileSystem(), where, f"{place}/.sc-dtool/tmp/one", print, least=2)
+                history.fold(store_of(FileSystem(), None), where, f"{place}/.sc-dtool/tmp/one", least=2)
                 return found[:seen]
             return found
 
@@ -386,7 +389,7 @@ def test_restore_just_before_a_purge_wins(actor: Actor, place: str, payload: Pay
     user.remove(key, keep_for=1.0)
     layout = Layout(place)
     fs.before("rename", "~going", lambda: user.restore(payload.path.rpartition("/")[2]))
-    trash.purge(fs, layout, Clock().wall() + 100, print)
+    trash.purge(store_of(fs, layout), Clock().wall() + 100)
     assert fs.results == [key]
     (generation,) = generations(place, key)
     lease = user.use(payload.path)
@@ -400,7 +403,7 @@ def test_purge_just_before_a_restore_is_told(actor: Actor, place: str, payload: 
     restorer, user = actor(fs), actor()
     key = put(user, payload)
     user.remove(key, keep_for=1.0)
-    fs.before("rename", "~restore", lambda: trash.purge(FileSystem(), Layout(place), Clock().wall() + 100, print))
+    fs.before("rename", "~restore", lambda: trash.purge(store_of(FileSystem(), Layout(place)), Clock().wall() + 100))
     with pytest.raises(UsageError, match="just been deleted"):
         restorer.restore(key)
     assert fs.results == [Purged(1)]
@@ -542,7 +545,7 @@ def _reap(stage: Stage, cache: Cache) -> None:
 
 def _begin(stage: Stage, cache: Cache) -> None:
     """Begin a download, and be slow."""
-    holder = Holder(cache._fs, stage.layout, Clock(), holders.program_owner(Proc()), 1000.0)
+    holder = Holder(cache._store, holders.program_owner(Proc()), 1000.0)
     area = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fetch')}"
     cache._fs.mkdir(area)
     stage.begun.append((holder, area))
@@ -561,13 +564,13 @@ def _mend(stage: Stage, cache: Cache) -> None:
 
 
 def _purge(stage: Stage, cache: Cache) -> None:
-    trash.purge(cache._fs, stage.layout, Clock().wall() + 1000, print)
+    trash.purge(cache._store, Clock().wall() + 1000)
 
 
 def _fold(stage: Stage, cache: Cache) -> None:
-    holder = Holder(cache._fs, stage.layout, Clock(), holders.program_owner(Proc()), 1000.0)
+    holder = Holder(cache._store, holders.program_owner(Proc()), 1000.0)
     tmp = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
-    history.fold(cache._fs, stage.layout.history(stage.key), tmp, print, least=2)
+    history.fold(store_of(cache._fs, None), stage.layout.history(stage.key), tmp, least=2)
     holder.retire()
 
 
