@@ -12,9 +12,9 @@ from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
 from sccache_dtool.fetch.request import Terms, Wanted
-from sccache_dtool.liveness.caller import PROGRAM, program_owner
+from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.log import Log
-from sccache_dtool.protocol import leases
+from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
@@ -105,12 +105,8 @@ class Acquirer(NamedTuple):
         if self.holder.owner.kind is PROGRAM:
             yield self.holder
             return
-        worker = Holder(self.store, program_owner(self.store.proc), self.heartbeat_ttl())
-        try:
-            with worker.beating():
-                yield worker
-        finally:
-            worker.retire()
+        with program.worker(self.store, self.heartbeat_ttl()) as worker:
+            yield worker
 
     def _take_existing(self, wanted: Wanted, fresh: Freshness, damaged: set[str]) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says.

@@ -1,43 +1,205 @@
-"""The public face: everything that the command line and other programs do with a cache goes through `Cache`.
+"""The public class: everything that the command line and other programs do with a cache goes through `Cache`.
 
-Using is here, and giving back; looking and keeping are below, in `face/`.
+It connects the parts, and decides nothing that a lower layer can decide. Its methods are in the order in which they are
+needed during a day: set up, use, release, find, inspect, clean, repair.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import find, release
 from sccache_dtool.acquire import Acquirer, until_it_stands
 from sccache_dtool.catalog import items
-from sccache_dtool.catalog.items import Copy
-from sccache_dtool.disk.names import Generation
-from sccache_dtool.errors import NoCache, UsageError
-from sccache_dtool.face.keeping import Keeping
-from sccache_dtool.face.opened import silently
+from sccache_dtool.catalog.items import Copy, Item, Sum
+from sccache_dtool.clock import Clock
+from sccache_dtool.disk import names, root
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
+from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.request import Terms, Wanted, wanted_from
 from sccache_dtool.fetch.stack import Stack
 from sccache_dtool.find import Named
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
+from sccache_dtool.liveness.process import Proc
+from sccache_dtool.log import Log, Silent
+from sccache_dtool.policy import config
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import leases, program
-from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
+from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
     from pathlib import Path
 
+    from sccache_dtool.catalog.loose import Loose, Pile
+    from sccache_dtool.doctor import Checked, Finding
+    from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
+    from sccache_dtool.evict.execution import Cleaned
+    from sccache_dtool.evict.plan_file import Planned
+    from sccache_dtool.evict.trash import Purged
+    from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.metrics import Saved, State
+    from sccache_dtool.policy.rules import Plan, Rules
+    from sccache_dtool.policy.thresholds import Trashed
+    from sccache_dtool.policy.totals import Spared, Sums
+    from sccache_dtool.protocol.history import Use
+    from sccache_dtool.protocol.reaping import Judged, Reaped
 
-class Cache(Keeping):
+#: One for the whole process, so that all `Cache` objects of one root share its holder.
+_FILE_SYSTEM = FileSystem()
+
+
+def _watch_silently(done: int, total: int) -> None:
+    """The default of `on_scan`."""
+
+
+class UseOptions(NamedTuple):
+    """How a lease for somebody else is taken, and how an item is fetched for it; see `Cache.hold`."""
+
+    ttl: float | None = None  # lifetime of the holder in seconds; None: that of the cache's settings
+    wait: float | None = None  # seconds to wait for another process's download; None: as the settings say
+    size: int | None = None  # bytes that the item needs; room for them is reserved while it is fetched
+    rate: float | None = None  # bytes per second at most
+    make_room: bool = False  # whether idle items may be evicted for it
+    max_age: float | None = None  # ask the source if the copy is older, in seconds (0: always; None: never)
+
+
+_DEFAULTS = UseOptions()
+
+
+class Overview(NamedTuple):
+    """What a glance at a cache shows."""
+
+    root: Path
+    id: str
+    holders: int
+    fetching: int  # running downloads
+    continuable: int  # interrupted downloads that the next process to want the item continues
+    trashed: int  # evicted copies not yet deleted
+    free: int | None  # bytes that can still be written; None: the file system does not report it
+
+
+class Cache:
     """A cache: one directory on a file system that all its users share.
 
-    Every method may raise CacheError, whose `hint` says what to do, or OSError for what the file system refuses.
+    Every method may raise CacheError, whose `hint` says what to do, or OSError for what the file system refuses. All
+    but `use`, `hold`, `enter`, `init` and those that say otherwise raise NoCache if the directory is not a cache. What
+    is damaged is skipped and logged as a warning of the logger `sccache_dtool`.
     """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        on_lost: Callable[[LeaseLost], None] | None = None,
+        progress: Progress | None = None,
+        may_hold_data: bool = False,
+        parents: bool = False,
+        jobs: int | None = 1,
+        on_scan: Callable[[int, int], None] = _watch_silently,
+        executor: Executor | None = None,
+        fs: FileSystem = _FILE_SYSTEM,
+        clock: Clock | None = None,
+        proc: Proc | None = None,
+    ) -> None:
+        """Nothing is touched before the first call.
+
+        `on_lost`: called from a thread if the leases of this program were revoked. `progress`: shows downloads.
+        `may_hold_data`: set a cache up on first use even if there are files already, as in dtool's own cache directory;
+        `parents`: even if directories above it are missing, which are then made. `jobs`: how many look-ups may run at a
+        time (None: as many as is good), in threads or, if this program has none, in forked processes. `on_scan`: called
+        with how many of how many parts of a scan are done. `executor`: shares large scans and removals with this
+        process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock` and `proc` are for tests.
+        """
+        self._layout = Layout(os.fspath(root))
+        self._fs = fs
+        self._clock = clock or Clock()
+        self._proc = proc or Proc()
+        self._log = Log()
+        self._on_lost = on_lost
+        self._progress = progress
+        self._may_hold_data = may_hold_data
+        self._parents = parents
+        self._jobs = jobs
+        self._on_scan = on_scan
+        self._executor = executor
+        self._store: Store | None = None
+        self._permissions_checked = False
+        self._config: config.Config | None = None
+        self._program: program.Program | None = None
+        self._known: dict[tuple[object, ...], tuple[Place, Stack]] = {}
+
+    # -- setting up --------------------------------------------------------------------------------------------------
+
+    @property
+    def root(self) -> Path:
+        """The cache's directory, absolute. It need not be there."""
+        from pathlib import Path  # loaded where one is wanted: a short command does without
+
+        return Path(self._layout.root)
+
+    def init(self, parents: bool = True) -> bool:
+        """Set the cache up; False if it was one already. Raises UsageError where there must be none.
+
+        `parents`: make missing directories above it, too; without, NoCache is raised for these.
+        """
+        made = root.set_up(self._fs, self._layout, parents=parents)
+        self._check_permissions()
+        return made
+
+    @property
+    def store(self) -> Store:
+        """What the functions of the package work on. Nothing is written or deleted before the directory is checked."""
+        if self._store is None:
+            id = root.check(self._fs, self._layout)
+            self._store = Store(self._fs, self._layout, self._clock, self._proc, id, self._log)
+        return self._store
+
+    def check(self) -> str:
+        """The cache's id."""
+        return self.store.id
+
+    @property
+    def settings(self) -> config.Config:
+        """What `config.toml` says, read once. The directory need not be a cache yet."""
+        if self._config is None:
+            self._config = config.load(self._fs, self._layout, self._log)
+        return self._config
+
+    def _store_for_use(self) -> Store:
+        """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
+        if self._store is None:
+            try:
+                self._check_permissions()
+            except NoCache:
+                if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
+                    if self.init(self._parents):
+                        self._log.notice(f"set up a new cache in {self._layout.root}")
+                else:
+                    return self.store  # checked once more: another process may have set it up since
+        return self.store
+
+    def _check_permissions(self) -> Store:
+        """Warn, once, of a cache in which everybody may put what its users read."""
+        store = self.store
+        if not self._permissions_checked:
+            self._permissions_checked = True
+            for path in root.open_to_all(store.fs, store.layout):
+                store.log.warning(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
+        return store
+
+    def _pool(self) -> Pool:
+        return Pool(self._jobs, self._on_scan, self._executor)
 
     # -- using -------------------------------------------------------------------------------------------------------
 
@@ -69,9 +231,9 @@ class Cache(Keeping):
                 raise UsageError(f"max_age is {max_age!r}, and not a number", hint="give seconds: a day is 86_400")
             return self._use_slowly(words, 0.0 if refresh else max_age)
         place, stack = self._known.get(words, _UNKNOWN)
-        member = self._program
-        if place is not None and member is not None and member.holder.usable and _is_current(place, stack):
-            lease = leases.take(self._store, member.holder, place)
+        store, member = self._store, self._program
+        if store and place and member and member.holder.usable and _is_current(place, stack):
+            lease = leases.take(store, member.holder, place)
             if lease is not None and member.stands(lease):
                 return lease
         return self._use_slowly(words)
@@ -86,110 +248,153 @@ class Cache(Keeping):
 
     def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
-        self._check_or_set_up()
-        return until_it_stands(lambda: self._use_as_program(wanted, max_age))
+        store = self._store_for_use()
+        return until_it_stands(lambda: self._use_as_program(store, wanted, max_age))
 
-    def _use_as_program(self, wanted: Wanted, max_age: float | None) -> Lease:
-        member = program.enter(self._store, self.settings.heartbeat_ttl)
+    def _use_as_program(self, store: Store, wanted: Wanted, max_age: float | None) -> Lease:
+        member = program.enter(store, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
-        lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
+        lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
         if not member.stands(lease):
             raise member.holder.revoked()
         self._program = member
         return lease
 
-    def hold(
-        self,
-        owner: Owner,
-        wanted: Wanted,
-        *,
-        ttl: float | None = None,
-        wait: float | None = None,
-        size: int | None = None,
-        rate: float | None = None,
-        make_room: bool = False,
-        max_age: float | None = None,
-    ) -> Lease:
-        """A lease for somebody else, that lasts when this process has ended: until `release`, or the owner's end.
+    def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
+        """What the words of a command or call mean. Raises UsageError if they mean nothing. There need be no cache.
 
-        `ttl`: its lifetime in seconds (default: the cache's); `wait`: how many seconds to wait for another's fetch.
-        `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
-        most; `make_room`: whether idle items may be evicted for it. `max_age`: as for `use`; 0: always ask.
+        The settings are read only if a URL may have credentials in it that they name.
         """
-        terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room, "max_age": max_age}
-        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms))
+        may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
+        credentials = self.settings.fetch_credentials if may_have else ()
+        return wanted_from(words, name, self._layout.root, credentials)
 
-    def _hold(self, owner: Owner, ttl: float | None, wanted: Wanted, terms: dict[str, Any]) -> Lease:
-        holder = self.enter(owner, ttl, wanted.key)
-        try:
-            with holder.beating():
-                return self.acquire(holder, wanted, **terms)
-        except BaseException:
-            holder.retire()
-            raise
+    # -- using on behalf of others -----------------------------------------------------------------------------------
+
+    def owner(self, spec: str = "auto") -> Owner:
+        """On whose behalf a command is run; see `caller.owner_from`."""
+        return caller.owner_from(spec, self._proc)
+
+    def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
+        """Whose leases a command releases; see `caller.owners_from`."""
+        return caller.owners_from(spec, self._proc)
+
+    def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
+        """The owner that is a command which this process runs, and shows heartbeats for."""
+        return caller.command_owner(self._proc, pid, command)
+
+    def hold(self, owner: Owner, wanted: Wanted, options: UseOptions = _DEFAULTS) -> Lease:
+        """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end."""
+
+        def attempt() -> Lease:
+            holder = self.enter(owner, options.ttl, wanted.key)
+            try:
+                with holder.beating():
+                    return self.acquire(holder, wanted, options)
+            except BaseException:
+                holder.retire()
+                raise
+
+        return until_it_stands(attempt)
 
     def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
-        """A holder that stands for somebody else; `ttl` as for `hold`, `key` of the only item that it will hold."""
-        self._check_or_set_up()
+        """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
+        store = self._store_for_use()
         if ttl is None:
             ttl = self.settings.lease_ttl
         else:
             check_lifetime(ttl)
-        return Holder(self._store, owner, ttl, key)
+        return Holder(store, owner, ttl, key)
 
-    def acquire(
-        self,
-        holder: Holder,
-        wanted: Wanted,
-        *,
-        wait: float | None = None,
-        size: int | None = None,
-        rate: float | None = None,
-        make_room: bool = False,
-        max_age: float | None = None,
-    ) -> Lease:
-        """A lease for a holder, which must be beating if it has a lifetime; the rest is as for `hold`.
+    def acquire(self, holder: Holder, wanted: Wanted, options: UseOptions = _DEFAULTS) -> Lease:
+        """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
 
         Raises LeaseLost if the holder was revoked meanwhile.
         """
 
         def terms() -> Terms:
-            seconds = self.settings.fetch_wait if wait is None else wait
-            return Terms(seconds, size, rate, self.make_room if make_room else None)
+            wait = self.settings.fetch_wait if options.wait is None else options.wait
+            return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
 
-        return self._acquirer(holder).acquire(wanted, terms, max_age)
+        acquirer = Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress)
+        return acquirer.acquire(wanted, terms, options.max_age)
 
-    def _acquirer(self, holder: Holder) -> Acquirer:
-        return Acquirer(self._store, holder, lambda: self.heartbeat_ttl, self._progress)
+    def announced(self, wanted: Wanted) -> int | None:
+        """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
-    def offers(self, wanted: Wanted) -> bool:
-        """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
+        There need be no cache.
+        """
+        from sccache_dtool.fetch.sources import announced
+
+        sizes = [announced(chain.mirrors) for chain in wanted.stack.chains]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    # -- releasing ---------------------------------------------------------------------------------------------------
+
+    def release(
+        self, owners: Sequence[Owner], key: str, *, everything: bool = False, generation: str | None = None
+    ) -> int:
+        """Release one lease of any of `owners` on an item, or all; returns how many.
+
+        `generation`: only on this copy. Releasing an item that is not in use is not an error: 0 is returned.
+        """
+        return self.release_copies(owners, [(key, generation)], everything=everything)
+
+    def release_copies(
+        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
+    ) -> int:
+        """As `release`, for many keys with their generations: holders are listed once."""
+        store = self.store
+        ended: list[str] = []
         try:
-            self.check()
-        except NoCache:
-            return False
-        return next(self._current(wanted), None) is not None
+            for key, generation in copies:
+                item = items.look(store, key, uses=False)
+                ended += release.release(store, item, owners, everything, generation)
+        finally:
+            release.dismiss(store, ended)
+        return len(ended)
 
-    def locate(self, wanted: Wanted) -> Path | None:
-        """Where the copy is that `use` would take; None if it would fetch. Look, but take a lease before you read."""
-        found = ((copy, self.path(copy)) for copy in self._current(wanted))
-        return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
+    def holder_above(self, key: str) -> Owner | None:
+        """Which process above this one holds an item on which `release` found nothing; None if none does."""
+        store = self.store
+        item = items.look(store, key, uses=False)
+        return release.holder_above(item, store.proc)
 
-    def _current(self, wanted: Wanted) -> Iterator[Copy]:
-        """The copies of an item that `use` would take, the newest first."""
-        around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
-        fresh = Freshness(around, wanted, None)
-        copies = items.look(self._store, wanted.key, uses=False).copies
-        return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
+    def renew(self, owners: Sequence[Owner]) -> int:
+        """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+        store = self.store
+        return release.renew(store, owners)
+
+    def close(self) -> None:
+        """Release all that this process holds in this cache. It happens by itself when the program ends.
+
+        May be called from a signal handler. What another thread is about to use is leased again, by another holder.
+        """
+        program.forget(self._layout)
+
+    # -- finding an item ---------------------------------------------------------------------------------------------
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
         """The key of the item that `use` means by these words, or of a path that it printed; it need not be there.
 
-        Nothing is looked up; for what a person may have typed see `find_used`. Raises UsageError.
+        Nothing is looked up, and there need be no cache; for what a person may have typed see `find_used`. Raises
+        UsageError.
         """
         within = self.key_within(words[0]) if len(words) == 1 and name is None else None
         return within or self.wanted(words, name).key
+
+    def key_within(self, path: str) -> str | None:
+        """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
+        return self._layout.key_of(path)
+
+    def find(self, word: str) -> str:
+        """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.
+
+        Raises UsageError if it means none, or could mean several.
+        """
+        store = self.store
+        return find.find(store, word, self.wanted)
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -198,64 +403,425 @@ class Cache(Keeping):
         """
         if not words:
             self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
-        self.check()
-        return find.find_used(self._store, words, name, self.wanted)
+        store = self.store
+        return find.find_used(store, words, name, self.wanted)
 
-    def announced(self, wanted: Wanted) -> int | None:
-        """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""
-        from sccache_dtool.fetch.sources import announced
-
-        sizes = [announced(chain.mirrors) for chain in wanted.stack.chains]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
-
-    # -- on whose behalf ---------------------------------------------------------------------------------------------
-
-    def owner(self, spec: str = "auto") -> Owner:
-        """On whose behalf a command is run; see `caller.owner_from`."""
-        return caller.owner_from(spec, self._proc)
-
-    def owners(self, spec: str = "auto") -> tuple[Owner, ...]:
-        """Whose leases a command gives back; see `caller.owners_from`."""
-        return caller.owners_from(spec, self._proc)
-
-    def owner_of_command(self, pid: int, command: Sequence[str]) -> Owner:
-        """The owner that is a command which we run and beat for."""
-        return caller.command_owner(self._proc, pid, command)
-
-    # -- giving back -------------------------------------------------------------------------------------------------
-
-    def release(
-        self, owners: Sequence[Owner], key: str, *, everything: bool = False, generation: str | None = None
-    ) -> int:
-        """Give back one use of any of `owners` on an item, or all; returns how many. Too many is no error: 0.
-
-        `generation`: only of this copy.
-        """
-        return self.release_copies(owners, [(key, generation)], everything=everything)
-
-    def release_copies(
-        self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
-    ) -> int:
-        """As `release`, for many keys with their generations: holders are listed once."""
-        self.check()
-        ended: list[str] = []
+    def has(self, key: str) -> bool:
+        """Whether a listing shows the item; a hint, only `use` can tell. False where there is no cache yet."""
         try:
-            for key, generation in copies:
-                item = items.look(self._store, key, uses=False)
-                ended += release.release(self._store, item, owners, everything, generation)
-        finally:
-            release.dismiss(self._store, ended)
-        return len(ended)
+            store = self.store
+        except NoCache:
+            return False
+        return bool(items.generations(store, key))
 
-    def holder_above(self, key: str) -> Owner | None:
-        """Who of the processes above this one holds an item on which `release` found nothing; None if nobody."""
-        self.check()
-        return release.holder_above(items.look(self._store, key, uses=False), self._proc)
+    def offers(self, wanted: Wanted) -> bool:
+        """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
+        try:
+            return next(self._current(wanted), None) is not None
+        except NoCache:
+            return False
 
-    def renew(self, owners: Sequence[Owner]) -> int:
-        """Begin another lifetime for all holders of `owners` that have one; returns how many."""
-        self.check()
-        return release.renew(self._store, owners)
+    def locate(self, wanted: Wanted) -> Path | None:
+        """Where the copy is that `use` would take; None if it would fetch. Take a lease before you read there."""
+        found = ((copy, self.path(copy)) for copy in self._current(wanted))
+        return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
+
+    def _current(self, wanted: Wanted) -> Iterator[Copy]:
+        """The copies of an item that `use` would take, the newest first."""
+        store = self.store
+        around = Surroundings(store.fs, store.layout, store.clock, _ignore, _ignore)
+        fresh = Freshness(around, wanted, None)
+        copies = items.look(store, wanted.key, uses=False).copies
+        return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
+
+    # -- inspecting --------------------------------------------------------------------------------------------------
+
+    def overview(self) -> Overview:
+        """What a glance at the cache shows."""
+        from sccache_dtool.fetch import transfers
+
+        store = self.store
+        listing = HolderList.glance(store)
+        trashed = store.fs.names(store.layout.trash)
+        found = list(transfers.running(store.fs, store.layout, store.proc, waits=False))
+        abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
+        return Overview(
+            root=self.root,
+            id=store.id,
+            holders=len(listing.present),
+            fetching=len(found) - len(abandoned),
+            continuable=sum(one.continuable_until is not None for one in abandoned),
+            trashed=len(trashed),
+            free=self.free_space(),
+        )
+
+    def items(self) -> Iterator[Item]:
+        """Everything in the cache, as a scan sees it; also what was evicted and has a history."""
+        store = self.store
+        return items.scan(store)
+
+    def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
+        """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
+
+        `fold` may be called in another process: a function of a module, or a `functools.partial` of one.
+        """
+        store = self.store
+        with self._pool() as pool:
+            yield from items.survey(store, pool, fold, uses=uses)
+
+    def scan_with_facts(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+        """Everything in the cache with the facts of its copies: a file is read for each."""
+        store = self.store
+        with self._pool() as pool:
+            yield from items.scan_with_facts(store, pool)
+
+    def item(self, key: str) -> Item:
+        """One item as it is now."""
+        store = self.store
+        return items.look(store, key)
+
+    def facts(self, copy: Copy) -> dict[str, Any]:
+        """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
+        store = self.store
+        return items.facts_or_none(store, copy)
+
+    def facts_of(self, key: str, generation: str) -> dict[str, Any]:
+        """As `facts`, of a copy that a plan names."""
+        store = self.store
+        return items.facts_if_readable(store, key, generation)
+
+    def path(self, copy: Copy) -> Path | None:
+        """Where a copy's payload is; None if it cannot be seen, with a warning. Take a lease before you read there."""
+        from pathlib import Path
+
+        store = self.store
+        directory = f"{store.layout.generation(copy.key, str(copy.generation))}/{names.PAYLOAD}"
+        try:
+            payload = items.payload_name(store, copy.key, copy.generation)
+        except OSError as error:
+            store.log.warning(f"{directory}: {error.strerror}; passed over")
+            return None
+        return Path(directory, payload) if payload else None
+
+    def is_whole(self, copy: Copy, path: str | os.PathLike[str]) -> bool:
+        """Whether the payload of a copy, at `path`, is there as it was published; see `items.is_whole`."""
+        return items.is_whole(self._fs, os.fspath(path), copy.generation)
+
+    def judged(self, item: Item) -> list[Judged]:
+        """Who holds an item, and what can be said of each. Writes nothing into the cache."""
+        from sccache_dtool.evict import single
+
+        return single.judged(self._check_permissions(), item.held)
+
+    def uses(self, key: str) -> list[Use]:
+        """The finished uses of an item, the oldest first."""
+        from sccache_dtool.protocol import history
+
+        store = self.store
+        return history.read(store, store.layout.history(key))
+
+    def transfers(self) -> list[Transfer]:
+        """Downloads that run, processes that wait for them, and downloads that have ended within a day."""
+        from sccache_dtool.fetch import transfers
+
+        store = self.store
+        return [*transfers.running(store.fs, store.layout, store.proc), *transfers.ended(store.fs, store.layout)]
+
+    def is_fetching(self, key: str) -> bool:
+        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        from sccache_dtool.fetch import transfers
+
+        try:
+            store = self.store
+        except NoCache:
+            return False
+        return transfers.is_fetched(store.fs, store.layout, key)
+
+    def free_space(self) -> int | None:
+        """Bytes that may still be written to the cache's file system; None if it does not say so.
+
+        There need be no cache.
+        """
+        return self._fs.free_space(self._layout.root)
+
+    def room(self) -> int | None:
+        """Bytes that are free, less what running downloads have reserved; None if the file system does not say so.
+
+        There need be no cache.
+        """
+        from sccache_dtool.fetch import transfers
+
+        free = self.free_space()
+        try:
+            store = self.store
+        except NoCache:
+            return free
+        return None if free is None else free - transfers.reserved(store.fs, store.layout, None, store.proc)
+
+    def loose(self) -> Sequence[Loose]:
+        """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
+        with self._pool() as pool:
+            return self._cleaner(pool).loose().files
+
+    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
+        """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.
+
+        `exclude`: patterns of what does not count as old.
+        """
+        from sccache_dtool.catalog import loose  # and not by way of the cleaner: `du` would load much more
+
+        store, named = self._check_permissions(), self.settings.dtool_directories
+        with self._pool() as pool:
+            found = loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude)
+            return list(found)
+
+    def reclaimable_piles(self) -> list[Pile]:
+        """As `piles`; what `clean --all` would remove counts as old."""
+        from sccache_dtool.catalog.loose import YOUNG
+
+        try:
+            grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
+        except CacheError:  # `spared` reports it
+            return self.piles()
+        return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
+
+    def spared(self) -> Spared:
+        """What `clean --all` would leave although nobody uses it."""
+        from sccache_dtool.evict import pins
+        from sccache_dtool.policy.totals import Spared
+
+        store = self.store
+        now = store.clock.wall()
+        try:
+            pinned = pins.pinned(store, now)
+            return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+        except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
+            store.log.warning(f"{error.message}; nothing is counted as reclaimable")
+            return Spared(everything=True)
+
+    def state(self) -> State:
+        """What a monitor wants to know; see `metrics.text`."""
+        from sccache_dtool.evict import audit
+        from sccache_dtool.metrics import Saved, State
+        from sccache_dtool.policy.totals import Sums, total
+
+        store = self.store
+        glance = self.overview()
+        whole, parts = Saved(), list[Sums]()
+        for sums, more in self.survey(_sums_and_saved):
+            parts.append(sums)
+            whole = Saved(whole.bytes + more.bytes, whole.seconds + more.seconds)
+        left = self.piles()
+        return State(
+            cache_id=glance.id,
+            root=store.layout.root,
+            sums=total(parts, 0),
+            saved=whole,
+            loose_files=sum(pile.files for pile in left),
+            loose_bytes=sum(pile.bytes for pile in left),
+            cleanings=tuple(audit.listing(store)),
+            holders=glance.holders,
+            fetching=glance.fetching,
+            trashed=glance.trashed,
+            free=glance.free,
+            now=store.clock.wall(),
+        )
+
+    # -- cleaning ----------------------------------------------------------------------------------------------------
+
+    def policy(self) -> Rules:
+        """What `config.toml` says of cleaning. Raises UsageError if it has settings that this release does not know."""
+        from sccache_dtool.policy.rules import Rules
+
+        settings = self.settings
+        strange = [one for one in settings.unknown if config.of_cleaning(one)]
+        if strange:
+            raise UsageError(
+                f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",
+                hint="nothing was cleaned, because the setting may protect items; correct it, or use a newer release",
+            )
+        return Rules(
+            older_than=settings.clean_older_than,
+            fewer_uses_than=settings.clean_fewer_uses,
+            retain_size=settings.clean_retain_size,
+            larger_than=settings.clean_larger_than,
+            limits=settings.limits,
+            order=settings.clean_order,
+            exclude=settings.clean_exclude,
+            grace=settings.clean_grace,
+        )
+
+    def plan(self, rules: Rules, *, ahead: float = 0.0, keep_for: float | None = None) -> tuple[Plan, Reaped]:
+        """What `clean` with these rules would do now, and what it would reap first. Writes no more than a probe.
+
+        `ahead`: what it would do in so many seconds, if nobody used anything until then; `keep_for`: as for `clean`.
+        """
+        with self._pool() as pool:
+            return self._cleaner(pool).plan(rules, self._keep_for(keep_for), ahead=ahead)
+
+    def clean(
+        self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what `rules` let go.
+
+        Nothing in use is ever evicted: the file system refuses. Raises InUse while another cleaner is at work.
+        `keep_for`: seconds for which `restore` finds what was evicted (default: the cache's). `most_seconds`: after
+        so long the rest is left for the next clean; `why`: for the record in `cleanings/`.
+        """
+        options = self._clean_options(keep_for, most_seconds, why)
+        with self._pool() as pool:
+            return self._cleaner(pool).clean(rules, options)
+
+    def clean_as_planned(
+        self, planned: Planned, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""
+    ) -> Cleaned:
+        """Evict what a plan says, as far as it is still true: what was used, or pinned, since then stays.
+
+        The rest is as for `clean`.
+        """
+        options = self._clean_options(keep_for, most_seconds, why)
+        with self._pool() as pool:
+            return self._cleaner(pool).clean_as_planned(planned, self.settings.clean_exclude, options)
+
+    def make_room(self, missing: int) -> int:
+        """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
+
+        What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
+        cleaner is at work.
+        """
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+        with self._pool() as pool:
+            return self._cleaner(pool).make_room(missing, there, self.policy())
+
+    def _cleaner(self, pool: Pool) -> Cleaner:
+        from sccache_dtool.evict.cleaning import Cleaner
+
+        return Cleaner(self._check_permissions(), self.settings, pool)
+
+    def _clean_options(self, keep_for: float | None, most_seconds: float | None, why: str) -> CleanOptions:
+        from sccache_dtool.evict.cleaning import CleanOptions
+
+        return CleanOptions(self._keep_for(keep_for), most_seconds, why)
+
+    def _keep_for(self, seconds: float | None) -> float:
+        return self.settings.trash_keep if seconds is None else seconds
+
+    # -- single items ------------------------------------------------------------------------------------------------
+
+    def pins(self) -> list[tuple[PinName, str]]:
+        """All pins, and by whom."""
+        from sccache_dtool.evict import pins
+
+        store = self.store
+        found = pins.listing(store)
+        return [(name, pins.by_whom(store, name)) for name in found]
+
+    def pin(self, key: str, until: float | None = None) -> None:
+        """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
+        from sccache_dtool.evict import pins
+
+        store = self.store
+        by = f"{caller.user_name()}@{caller.host_name()}"
+        pins.pin(store, key, int(until or 0), by)
+
+    def unpin(self, key: str) -> bool:
+        """Let an item be cleaned again; False if it was not pinned."""
+        from sccache_dtool.evict import pins
+
+        store = self.store
+        return pins.unpin(store, key)
+
+    def remove(self, key: str, *, keep_for: float | None = None) -> int:
+        """Evict one item; returns the bytes. Raises InUse, naming who holds it. `keep_for`: as for `clean`."""
+        from sccache_dtool.evict import single
+
+        return single.remove(self._check_permissions(), key, self._keep_for(keep_for))
+
+    def evict_if_idle(self, key: str) -> bool:
+        """Evict an item unless somebody holds it; True if nothing is left of it."""
+        from sccache_dtool.evict import single
+
+        return single.evict_if_idle(self._check_permissions(), key)
+
+    def trashed(self) -> Trashed:
+        """What is in the trash, and until when the last of it is kept."""
+        from sccache_dtool.evict import trash
+
+        store = self.store
+        return trash.weigh(trash.listing(store))
+
+    def restorable(self) -> Iterator[tuple[str, TrashName]]:
+        """Keys of the items in the trash that can be brought back, and where they are there."""
+        from sccache_dtool.evict import trash
+
+        store = self._check_permissions()
+        return trash.restorable(store)
+
+    def restore(self, word: str) -> str:
+        """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""
+        from sccache_dtool.evict import single, trash
+
+        store = self._check_permissions()
+        single.return_interrupted_restores(store)
+        there = dict(self.restorable())
+        within = store.layout.key_of(word)
+        found = find.meant(word, there, self.wanted) if within is None else [within]
+        if not found:
+            raise single.not_in_trash(word)
+
+        def source(key: str) -> str:
+            return find.source_of(trash.facts(store, there[key]))
+
+        key = find.the_only(word, found, source)
+        single.restore(store, key, self.settings.heartbeat_ttl)
+        return key
+
+    def empty_trash(self) -> tuple[Trashed, Purged]:
+        """Delete also what is kept for `restore`: what was in the trash, and what was deleted.
+
+        Raises InUse while a cleaner is at work.
+        """
+        with self._pool() as pool:
+            return self._cleaner(pool).empty_trash()
+
+    # -- repairing ---------------------------------------------------------------------------------------------------
+
+    def reap(self, *, dry_run: bool = False) -> Reaped:
+        """End the leases of all holders that are proved dead, and say on what evidence."""
+        from sccache_dtool.evict import single
+
+        with self._pool() as pool:
+            return single.reap(self._check_permissions(), pool, dry_run=dry_run)
+
+    def reap_holder(self, holder: str, *, dry_run: bool = False) -> Reaped:
+        """End the leases of one holder, by its id, because a person knows that it is gone."""
+        from sccache_dtool.evict import single
+
+        with self._pool() as pool:
+            return single.reap_holder(self._check_permissions(), pool, holder, dry_run=dry_run)
+
+    def examine(self) -> list[Finding]:
+        """Everything in the cache that is not as it should be. Nothing is changed: each finding knows its repair."""
+        from sccache_dtool.doctor import examine, examine_format
+
+        try:
+            store = self.store
+        except NoCache:
+            lost = examine_format(self._fs, self._layout)
+            if not lost:
+                raise
+            return lost
+        return examine(store, self._pool())
+
+    def verify_content(self) -> Checked:
+        """Read all payloads again that have a digest, and compare. Other damage is reported by `examine`."""
+        from functools import partial
+
+        from sccache_dtool.doctor import verify_content
+        from sccache_dtool.evict import single
+
+        store = self.store.logging_to(Silent())
+        return verify_content(store, self._progress, partial(single.remove_copy, store))
 
 
 _UNKNOWN: tuple[None, Stack] = None, Stack()
@@ -274,3 +840,15 @@ def _is_current(place: Place, stack: Stack) -> bool:
 def _means_the_same_anywhere(words: tuple[object, ...]) -> bool:
     """Whether a call means the same item after a change of the working directory."""
     return words[0] is None or str(words[0]).startswith(("/", "http:", "https:", "file:/"))
+
+
+def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:
+    from sccache_dtool.metrics import saved
+    from sccache_dtool.policy.totals import add_up
+
+    listed = list(found)
+    return add_up(0, iter(listed)), saved(iter(listed))
+
+
+def _ignore(text: str) -> None:
+    """Of a look that `use` repeats, with its warnings."""

@@ -11,7 +11,7 @@ import pytest
 
 from cli.tool import Disk, has_ended, wait_until
 from faults import FakeProc, store_of
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.caller import CALLER, JOB, Owner
@@ -58,7 +58,7 @@ def take(cache: Cache, source: str) -> Callable[..., Lease]:
     """Takes a lease for a job, as `sc-dtool use` does in it."""
 
     def take(job: Job = TAKEN, process: Process | None = None, ttl: float | None = None) -> Lease:
-        return cache.hold(Owner(JOB, process, None, "align", job), cache.wanted([source]), ttl=ttl)
+        return cache.hold(Owner(JOB, process, None, "align", job), cache.wanted([source]), UseOptions(ttl=ttl))
 
     return take
 

@@ -15,7 +15,8 @@ import pytest
 
 import httpserver
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, store_of
-from sccache_dtool.cache import Cache
+from sccache_dtool import log
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, EndedName, HolderName, Layout, LeaseName
@@ -32,6 +33,7 @@ from sccache_dtool.errors import (
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders, program
+from sccache_dtool.protocol.election import make_election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from signals import interrupt
@@ -360,7 +362,7 @@ def test_who_waits_gets_what_the_other_fetches(
 ) -> None:
     """An item that many jobs want would be fetched by each of them."""
     fetching = make_cache()
-    election = fetching._keeper().election(fetching.wanted([source]).key[:32])
+    election = make_election(fetching.store, fetching.wanted([source]).key[:32])
     assert election.poll()
     fetched: list[Path] = []
 
@@ -502,7 +504,7 @@ def test_a_use_of_a_program_that_was_stopped_for_long_is_three_calls(
     fs = Counting()
     cache = make_cache(fs=fs)
     cache.use(source).release()
-    clock.let_pass(10 * cache.heartbeat_ttl)
+    clock.let_pass(10 * cache.settings.heartbeat_ttl)
     for expected in (["symlink", "rename", "rename"], ["symlink", "rename"]):
         fs.calls.clear()
         cache.use(source).release()
@@ -517,7 +519,7 @@ def test_a_program_that_was_reaped_while_it_was_stopped_gets_a_lease_that_protec
     cache = make_cache()
     before = cache.use(source)
     revoke_all(layout)
-    clock.let_pass(10 * cache.heartbeat_ttl)
+    clock.let_pass(10 * cache.settings.heartbeat_ttl)
     if not known:
         cache._known.clear()
     lease = cache.use(source)
@@ -540,7 +542,7 @@ def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
     if clean:  # by the heartbeat after the fetch, which is the next
         fs.before("rename", lambda: make_cache().clean(EVERYTHING), within="/holders/", nth=2 if ttl else 1)
     cache = make_cache(fs=fs)
-    lease = cache.hold(job, cache.wanted([source]), ttl=ttl)
+    lease = cache.hold(job, cache.wanted([source]), UseOptions(ttl=ttl))
     assert lease.holder.id in {name.id for name in present(layout)}
     assert make_cache().clean(EVERYTHING).removed == ()
     assert lease.path.read_text() == "ACGT\n"
@@ -588,7 +590,7 @@ def test_a_lease_that_cannot_be_confirmed_is_not_left_behind(
     fs = Failing()
     cache = make_cache(fs=fs)
     cache.use(source).release()
-    clock.let_pass(10 * cache.heartbeat_ttl)
+    clock.let_pass(10 * cache.settings.heartbeat_ttl)
     fs.fail("rename", errno.EIO, within="/holders/")
     for _ in range(2):
         with pytest.raises(OSError, match="Input/output"):
@@ -605,7 +607,7 @@ def test_a_lease_says_that_it_protects_nothing(cache: Cache, source: str, layout
     with pytest.raises(LeaseLost, match="was released"):
         given_back.check()
     revoke_all(layout)
-    clock.let_pass(10 * cache.heartbeat_ttl)
+    clock.let_pass(10 * cache.settings.heartbeat_ttl)
     with pytest.raises(LeaseLost, match="was revoked"):
         lease.check()
     cache.close()
@@ -616,7 +618,7 @@ def test_a_lease_says_that_it_protects_nothing(cache: Cache, source: str, layout
 # -- signal handlers ---------------------------------------------------------------------------------------------------
 
 #: All that a use goes through.
-_FILES = ("cache.py", "program.py", "holders.py", "leases.py", "acquiring.py", "gate.py", "locking.py")
+_FILES = ("cache.py", "program.py", "holders.py", "leases.py", "acquire.py", "gate.py", "election.py")
 
 #: What it starts threads with, whose own waits do not bear it that a handler raises.
 _LIBRARY = ("threading.py",)
@@ -857,7 +859,7 @@ def test_a_renewal_begins_another_lifetime(
     cache: Cache, job: caller.Owner, source: str, layout: Layout, tmp_path: Path
 ) -> None:
     """A script that runs longer than it thought would lose its lease in spite of `renew`."""
-    lease = cache.hold(job, cache.wanted([source]), ttl=3600)
+    lease = cache.hold(job, cache.wanted([source]), UseOptions(ttl=3600))
     cache.hold(job, cache.wanted([source]))
     (before,) = [name for name in present(layout) if name.id == lease.holder.id]
     assert cache.renew([job]) == 1
@@ -876,7 +878,7 @@ def test_a_renewal_passes_over_what_ends_meanwhile(
     cache, other = make_cache(fs=fs), make_cache()
     wanted = cache.wanted([source])
     for _ in range(2):
-        cache.hold(job, wanted, ttl=3600)
+        cache.hold(job, wanted, UseOptions(ttl=3600))
     fs.before("readlink", lambda: other.release([job], wanted.key), within="holders", nth=1)
     assert cache.renew([job]) == 1
 
@@ -983,7 +985,7 @@ def test_an_overview_counts_what_there_is(cache: Cache, source: str, layout: Lay
 
 
 def test_a_use_sets_up_a_new_directory(
-    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc, warnings: list[str]
+    tmp_path: Path, source: str, clock: FakeClock, proc: FakeProc, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A job could not begin with an empty scratch directory; or a mistyped path would become a cache unnoticed."""
     cache = Cache(tmp_path / "b", fs=FileSystem(), clock=clock, proc=proc)
@@ -991,7 +993,14 @@ def test_a_use_sets_up_a_new_directory(
         with cache.use(source) as path:
             assert path.read_text() == "ACGT\n"
     cache.close()
-    assert warnings == [f"set up a new cache in {tmp_path}/b"]
+    assert caplog.messages == [f"set up a new cache in {tmp_path}/b"]
+    caplog.set_level(log.NOTE, log.ROOT)
+    cache = Cache(tmp_path / "c", fs=FileSystem(), clock=clock, proc=proc)
+    cache.use(source).release()
+    cache.close()
+    assert [(record.levelno, record.getMessage()) for record in caplog.records[1:]] == [
+        (log.NOTE, f"set up a new cache in {tmp_path}/c")
+    ]
 
 
 def test_a_use_makes_no_directory_above_its_cache(

@@ -139,7 +139,7 @@ def test_nobody_is_taken_for_gone_because_the_register_is(
     assert Path(lease.place.payload).exists()
     assert os.path.exists(f"{layout.tmp}/{working}")
     for id in (lease.holder.id, ID):
-        other.reap_on_word(id)
+        other.reap_holder(id)
     other.clean(Rules(everything=True), keep_for=0)
     assert not Path(lease.place.payload).exists()
     assert cache.examine() == []
@@ -1203,7 +1203,7 @@ def test_a_holder_that_cannot_be_understood_goes_on_a_person_s_word(
     put(Path(layout.holders, str(HolderName(ID, 0, 0))))
     (finding,) = cache.examine()
     assert f"sc-dtool reap --holder {ID}" in finding.remedy
-    assert [holder for holder, _ in cache.reap_on_word(ID).holders] == [ID]
+    assert [holder for holder, _ in cache.reap_holder(ID).holders] == [ID]
     assert cache.examine() == []
 
 

@@ -19,7 +19,7 @@ import pytest
 import httpserver
 from faults import Failing, FakeClock, FakeProc, store_of
 from sccache_dtool import fallback
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import TAG_NAME, TRANSFER_FILE, Layout
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut
@@ -33,6 +33,7 @@ from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.policy.thresholds import Limits
 from sccache_dtool.protocol import holders
+from sccache_dtool.protocol.election import make_election
 from sccache_dtool.protocol.holders import Holder, HolderList
 
 Making = Callable[..., Cache]
@@ -239,7 +240,7 @@ def test_a_lifetime_that_was_asked_for_begins_after_a_download_without_a_heartbe
         holders.revoke(store_of(fs, layout), next(iter(HolderList.glance(store_of(fs, layout)).present.values())))
     assert holder.lost
     holder.retire()
-    lease = cache.hold(owner, cache.wanted([source]), ttl=3600.0)
+    lease = cache.hold(owner, cache.wanted([source]), UseOptions(ttl=3600.0))
     assert [record.ttl for record in records_in(layout)] == [3600.0]
     lease.release()
 
@@ -482,7 +483,7 @@ def test_nobody_waits_for_a_lock_whose_holder_cannot_be_looked_for(
 ) -> None:
     """A lock that does not say whose it is, in a directory that cannot be listed, would stop every download."""
     fs = Failing()
-    election = make_cache(fs=fs)._keeper().election("work")
+    election = make_election(make_cache(fs=fs).store, "work")
     Path(f"{layout.locks}/work.lock").touch()
     fs.fail("names", number, within="/locks")
     assert election.poll()
@@ -651,7 +652,7 @@ def test_a_file_system_that_does_not_say_how_much_is_free(
     assert cache.free_space() is None
     assert cache.room() is None
     assert cache.overview().free is None
-    lease = cache.hold(cache.owner("long-lived"), cache.wanted([source]), ttl=60.0, size=10**15)
+    lease = cache.hold(cache.owner("long-lived"), cache.wanted([source]), UseOptions(ttl=60.0, size=10**15))
     lease.release()
     assert cache.clean(Rules(limits=Limits(least_free=10**9))).removed == ()
     assert [text for text in warnings if "ignored" in text]

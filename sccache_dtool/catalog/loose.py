@@ -19,7 +19,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from sccache_dtool.catalog.broker_names import LooseName, are_loose, is_uuid
-from sccache_dtool.catalog.leftover import OLD
 from sccache_dtool.disk.filesystem import Entry, FileSystem
 from sccache_dtool.errors import GONE
 from sccache_dtool.oddity import Oddity
@@ -28,7 +27,7 @@ from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
 #: Seconds for which a loose file is kept where no rule says how old is old enough, and a partial one always.
-YOUNG = OLD
+YOUNG = 86_400.0
 
 #: What a dataset's directory has in it, and a cache's has not.
 _DATASET = ".dtool"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import click
 
-from sccache_dtool import __version__
+from sccache_dtool import __version__, log
 from sccache_dtool.cli.options import Invocation, common_options, invocation
 from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.disk.names import CONTROL
@@ -187,6 +187,9 @@ def run(words: list[str], *, owns_process: bool = False) -> int:
             result = sc_dtool.invoke(context)
     except (Exception, KeyboardInterrupt) as error:
         return _code_of(error, context)
+    finally:
+        if not owns_process:
+            log.hide()
     return result if isinstance(result, int) else Exit.DONE
 
 

@@ -57,7 +57,7 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
         if not (dry_run or yes):
             cache.check()
             now.confirm(f"Are you sure that holder {holder} reads nothing any more?")
-        reaped = cache.reap_on_word(holder, dry_run=dry_run)
+        reaped = cache.reap_holder(holder, dry_run=dry_run)
     print_reaped(now, reaped, dry_run)
     would = "would end" if dry_run else "ended"
     fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}

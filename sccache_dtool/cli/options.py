@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 from sccache_dtool import log
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk import root
 from sccache_dtool.errors import CacheError, UsageError
@@ -89,8 +90,9 @@ class Invocation:
     def out(self) -> Output:
         """Where everything is printed."""
         if self._output is None:
-            self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose)
-            log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, self._output.message)
+            self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose or self.debug)
+            level = log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE
+            log.show(level, self._output.message)
         return self._output
 
     def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
@@ -176,7 +178,7 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
                 ),
                 option("--insecure-executor", is_flag=True, help="Accept a Dask scheduler without TLS."),
                 option("--no-input", is_flag=True, help="Never ask; fail instead."),
-                option("--debug", is_flag=True, help="Show a traceback with an error."),
+                option("--debug", is_flag=True, help="Print debug messages, and a traceback with an error."),
             )
         ):
             function = add(function)
@@ -185,28 +187,94 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     return decorate
 
 
-def naming_options(function: Command) -> Command:
-    """Which item, and where: the same for `use`, `unuse` and `run`."""
-    for add in reversed(
-        (
-            click.option(
-                "-n",
-                "--name",
-                metavar="NAME",
-                help="Identify the item by NAME. Without SOURCE: count references only, without data.",
-            ),
-            click.option("--size", type=size, metavar="SIZE", help="Space that the item needs: 10GB."),
-            click.option(
-                "-d",
-                "--directories",
-                metavar="DIR:DIR",
-                help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
-            ),
-            click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
-        )
-    ):
-        function = add(function)
-    return function
+class ItemOptions(NamedTuple):
+    """Which item is meant, and in which caches: what `use`, `unuse` and `run` have in common."""
+
+    words: tuple[str, ...]
+    name: str | None
+    size: int | None  # bytes that it needs
+    directories: str | None  # separated by colons
+
+    def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
+        """The caches in `directories`; without them, the cache of the invocation. `more`: for each `Cache`."""
+        if self.directories is None:
+            return [now.cache(parents=parents, **more)]
+        found = [directory for directory in self.directories.split(os.pathsep) if directory]
+        if not found:
+            raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
+        return [now.cache(directory, parents=parents, **more) for directory in found]
+
+
+def item_options(function: Command) -> Any:
+    """Which item, and where. The command is given `item`, ItemOptions."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **values: Any) -> Any:
+        item = ItemOptions(*(values.pop(name) for name in ItemOptions._fields))
+        return function(*arguments, item=item, **values)
+
+    return _with_options(
+        run,
+        click.option(
+            "-n",
+            "--name",
+            metavar="NAME",
+            help="Identify the item by NAME. Without SOURCE: count references only, without data.",
+        ),
+        click.option("--size", type=size, metavar="SIZE", help="Space that the item needs: 10GB."),
+        click.option(
+            "-d",
+            "--directories",
+            metavar="DIR:DIR",
+            help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
+        ),
+        click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
+    )
+
+
+def use_options(function: Command) -> Any:
+    """How a lease is taken, and how an item is fetched. The command is given `options`, UseOptions, and `parents`."""
+
+    @functools.wraps(function)
+    def run(
+        *arguments: Any,
+        ttl: float | None,
+        wait: float | None,
+        max_rate: int | None,
+        make_room: bool,
+        refresh: bool,
+        max_age: float | None,
+        **values: Any,
+    ) -> Any:
+        if refresh and max_age is not None:
+            raise UsageError("--refresh and --max-age cannot be combined", hint="--refresh is the same as --max-age 0s")
+        if max_rate is not None and max_rate < 1:
+            raise UsageError("--max-rate must be at least one byte a second")
+        age = 0.0 if refresh else max_age
+        options = UseOptions(ttl=ttl, wait=wait, rate=max_rate, make_room=make_room, max_age=age)
+        return function(*arguments, options=options, **values)
+
+    return _with_options(
+        run,
+        click.option(
+            "--ttl", type=lifetime, metavar="TIME", help="Let other hosts end the lease after this time: 12h."
+        ),
+        click.option(
+            "--wait", type=duration, metavar="TIME", help="Wait at most this long for another process's download: 1h."
+        ),
+        click.option("--max-rate", type=size, metavar="SIZE", help="Download at most this much per second: 10MB."),
+        click.option("--make-room", is_flag=True, help="Remove idle items if there is not enough space."),
+        click.option(
+            "--refresh", is_flag=True, help="Ask the source whether it has changed, and fetch again if it has."
+        ),
+        click.option(
+            "--max-age",
+            type=duration,
+            metavar="TIME",
+            help="Like --refresh, but only if the copy is older than this: 1d.",
+        ),
+        click.option("--parents", is_flag=True, help="Create missing parent directories of a new cache."),
+    )
 
 
 def holder_option(function: Command) -> Command:
@@ -219,29 +287,11 @@ def holder_option(function: Command) -> Command:
     )(function)
 
 
-def fetching_options(function: Command) -> Command:
-    """How an item is fetched that is not there."""
-    rate = click.option("--max-rate", type=size, metavar="SIZE", help="Download at most this much per second: 10MB.")
-    room = click.option("--make-room", is_flag=True, help="Remove idle items if there is not enough space.")
-    parents = click.option("--parents", is_flag=True, help="Create missing parent directories of a new cache.")
-    refresh = click.option(
-        "--refresh", is_flag=True, help="Ask the source whether it has changed, and fetch again if it has."
-    )
-    max_age = click.option(
-        "--max-age", type=duration, metavar="TIME", help="Like --refresh, but only if the copy is older than this: 1d."
-    )
-    return rate(room(refresh(max_age(parents(function)))))
-
-
-def lasting_options(function: Command) -> Command:
-    """How long a lease lasts and how long to wait for it."""
-    ttl = click.option(
-        "--ttl", type=lifetime, metavar="TIME", help="Let other hosts end the lease after this time: 12h."
-    )
-    wait = click.option(
-        "--wait", type=duration, metavar="TIME", help="Wait at most this long for another process's download: 1h."
-    )
-    return ttl(wait(function))
+def _with_options(function: Any, *options: Callable[[Any], Any]) -> Any:
+    """The function with these options, in the order of the help."""
+    for add in reversed(options):
+        function = add(function)
+    return function
 
 
 #: Of everything that removes something.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import size as shown
 from sccache_dtool.errors import CacheError, NoCache, NoSpace
 from sccache_dtool.fetch.request import Wanted
@@ -15,17 +15,17 @@ Leased = TypeVar("Leased")
 
 
 def fetch_where_room_is(
-    caches: Sequence[Cache], wanted: Wanted, size: int | None, make_room: bool, hold: Callable[[Cache], Leased]
+    caches: Sequence[Cache], wanted: Wanted, options: UseOptions, hold: Callable[[Cache], Leased]
 ) -> Leased:
     """What `hold` leases, fetched into the first of several caches with room for it.
 
     A cache into which somebody is fetching it already comes first: it is waited for there, and not fetched twice.
 
-    `size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what running
-    fetches have reserved. Raises NoSpace, with what is missing where, if there is none, also not by evicting what is
-    idle where `make_room` says so; NoCache if none of them is, or can become, a cache.
+    `options.size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what
+    running downloads have reserved. Raises NoSpace, with what is missing where, if there is none, even by evicting what
+    is idle if `options.make_room` says so; NoCache if none of them is, or can become, a cache.
     """
-    need = caches[0].announced(wanted) if size is None and wanted.bring is None else size
+    need = caches[0].announced(wanted) if options.size is None and wanted.bring is None else options.size
     short: list[str] = []
     refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(wanted.key)):
@@ -45,7 +45,7 @@ def fetch_where_room_is(
         raise NoCache(
             f"none of {len(caches)} directories is a cache", details=list(dict.fromkeys(short)), hint=refusals[0].hint
         )
-    if make_room and need is not None:
+    if options.make_room and need is not None:
         for cache in caches:
             try:
                 missing = _missing(need, cache)
@@ -56,7 +56,7 @@ def fetch_where_room_is(
     raise NoSpace(
         f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {wanted.label}",
         details=list(dict.fromkeys(short)),
-        hint=_hint(make_room, need),
+        hint=_hint(options.make_room, need),
     )
 
 

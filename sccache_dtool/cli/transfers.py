@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, naming_options, pass_invocation
+from sccache_dtool.cli.options import Invocation, ItemOptions, common_options, item_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
@@ -184,19 +183,18 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 
 
 @click.command("locate")
-@naming_options
+@item_options
 @common_options()
 @pass_invocation
-def locate_command(
-    now: Invocation, name: str | None, size: int | None, directories: str | None, words: tuple[str, ...]
-) -> None:
+def locate_command(now: Invocation, item: ItemOptions) -> None:
     """Print the path of an item without taking a lease.
 
     Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
     key. The exit code is 1 if the item is in none of the caches. It is also 1 if `use` would fetch the item again
     because its source has changed.
     """
-    caches = [now.cache(one) for one in (directories or "").split(os.pathsep) if one] or [now.cache()]
+    words, name = item.words, item.name
+    caches = item.caches(now)
     if not words and name is None:
         raise UsageError("no item is given", hint="give the words that `use` was given")
     changed = False

@@ -5,19 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.options import (
     Invocation,
+    ItemOptions,
     common_options,
-    fetching_options,
     holder_option,
-    lasting_options,
-    naming_options,
+    item_options,
     pass_invocation,
+    use_options,
 )
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
@@ -29,27 +28,12 @@ from sccache_dtool.protocol.leases import Lease
 
 
 @click.command("use")
-@naming_options
+@item_options
 @holder_option
-@lasting_options
-@fetching_options
+@use_options
 @common_options()
 @pass_invocation
-def use_command(
-    now: Invocation,
-    name: str | None,
-    size: int | None,
-    directories: str | None,
-    parents: bool,
-    holder: str,
-    words: tuple[str, ...],
-    ttl: float | None,
-    wait: float | None,
-    max_rate: int | None,
-    make_room: bool,
-    refresh: bool,
-    max_age: float | None,
-) -> None:
+def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOptions, parents: bool) -> None:
     """Take a lease on an item and print its path, alone.
 
     If the item is not in the cache, one of the processes that ask for it fetches it, and the others wait. SOURCE is a
@@ -62,14 +46,13 @@ def use_command(
 
     dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
     """
-    terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
-    terms["max_age"] = _max_age(refresh, max_age)
-    if _is_dataset(words):
+    options = options._replace(size=item.size)
+    if _is_dataset(item.words):
         from sccache_dtool.cli.use_dataset import use_dataset
 
-        use_dataset(now, _caches(now, directories, parents, progress=None), words, name, holder, terms)
+        use_dataset(now, item.caches(now, parents=parents, progress=None), item, holder, options)
         return
-    lease, owner = _hold(now, directories, parents, words, name, holder, terms)
+    lease, owner = _hold(item.caches(now, parents=parents), item, holder, options)
     now.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
@@ -86,32 +69,24 @@ def use_command(
 
 
 @click.command("unuse")
-@naming_options
+@item_options
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
 @click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless somebody else uses it.")
 @common_options()
 @pass_invocation
-def unuse_command(
-    now: Invocation,
-    name: str | None,
-    size: int | None,
-    directories: str | None,
-    holder: str,
-    words: tuple[str, ...],
-    everything: bool,
-    evict_if_last: bool,
-) -> None:
+def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: bool, evict_if_last: bool) -> None:
     """Release a lease that `use` took.
 
     Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
     on that copy only. Releasing an item that is not in use is not an error: the command says so and exits with 0.
     """
+    words, name = item.words, item.name
     if not words and name is None:
         raise UsageError(
             "no item is given", hint="give the path that `use` printed, the words that it was given, or -n NAME"
         )
-    caches = _caches(now, directories)
+    caches = item.caches(now)
     owners = caches[0].owners(holder)
     meant = _meant(caches, words, name)
     released, evicted = 0, False
@@ -127,8 +102,8 @@ def unuse_command(
         above = next((found for cache, (key, _) in there if (found := cache.holder_above(key))), None)
         hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
-    item = meant[0][1].key if meant else None
-    now.out.result("unuse", {"item": item, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+    first = meant[0][1].key if meant else None
+    now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
 def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
@@ -179,9 +154,8 @@ class _WithCommand(click.Command):
 
 
 @click.command("run", cls=_WithCommand)
-@naming_options
-@lasting_options
-@fetching_options
+@item_options
+@use_options
 @click.option(
     "-I", "--replace", default="{}", metavar="STR", help="Replace arguments that are STR instead of {}; empty: none."
 )
@@ -190,18 +164,10 @@ class _WithCommand(click.Command):
 @click.pass_context
 def run_command(
     ctx: click.Context,
-    name: str | None,
-    size: int | None,
-    directories: str | None,
+    item: ItemOptions,
+    options: UseOptions,
     parents: bool,
-    words: tuple[str, ...],
-    ttl: float | None,
-    wait: float | None,
-    max_rate: int | None,
-    make_room: bool,
     replace: str,
-    refresh: bool,
-    max_age: float | None,
     keep_going: bool,
 ) -> int:
     """Hold a lease on an item while COMMAND runs.
@@ -229,9 +195,8 @@ def run_command(
         now.out.error(error)
 
     try:
-        terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
-        terms["max_age"] = _max_age(refresh, max_age)
-        path, leases = _hold_for_command(now, directories, parents, words, name, terms, (child.pid, command))
+        options = options._replace(size=item.size)
+        path, leases = _hold_for_command(now, item, options, parents, (child.pid, command))
         order = [path if word == replace != "" else word for word in command]
         try:
             return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heartbeat(give_up))
@@ -301,72 +266,36 @@ def _is_dataset(words: tuple[str, ...]) -> bool:
 
 
 def _hold_for_command(
-    now: Invocation,
-    directories: str | None,
-    parents: bool,
-    words: tuple[str, ...],
-    name: str | None,
-    terms: dict[str, Any],
-    child: tuple[int, list[str]],
+    now: Invocation, item: ItemOptions, options: UseOptions, parents: bool, child: tuple[int, list[str]]
 ) -> tuple[str, Sequence[Lease]]:
     """The path for a command, and the leases that it needs, all of one holder."""
-    if _is_dataset(words):
+    if _is_dataset(item.words):
         from sccache_dtool.cli.use_dataset import hold_dataset
 
-        staged = hold_dataset(now, _caches(now, directories, parents, progress=None), words, name, terms, child)
+        staged = hold_dataset(now, item.caches(now, parents=parents, progress=None), item, options, child)
         return os.fspath(staged), staged.all
-    lease, _ = _hold(now, directories, parents, words, name, "", terms, child)
+    lease, _ = _hold(item.caches(now, parents=parents), item, "", options, child)
     return os.fspath(lease), (lease,)
 
 
 def _hold(
-    now: Invocation,
-    directories: str | None,
-    parents: bool,
-    words: tuple[str, ...],
-    name: str | None,
+    caches: Sequence[Cache],
+    item: ItemOptions,
     holder: str,
-    terms: dict[str, Any],
+    options: UseOptions,
     child: tuple[int, list[str]] | None = None,
 ) -> tuple[Lease, Owner]:
-    """A lease on what the words mean, in the first cache that has it, or else the first with room for it.
-
-    `terms` are those of `Cache.hold`.
-    """
-    caches = _caches(now, directories, parents)
-    wanted = caches[0].wanted(words, name)
+    """A lease on what the words mean, in the first cache that has it, or else the first with room for it."""
+    wanted = caches[0].wanted(item.words, item.name)
     owner = caches[0].owner(holder) if child is None else caches[0].owner_of_command(*child)
 
     def hold(cache: Cache) -> Lease:
-        ttl = cache.heartbeat_ttl if terms["ttl"] is None and child is not None else terms["ttl"]
-        return cache.hold(owner, wanted, **{**terms, "ttl": ttl})
+        ttl = cache.settings.heartbeat_ttl if options.ttl is None and child is not None else options.ttl
+        return cache.hold(owner, wanted, options._replace(ttl=ttl))
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(wanted)), None)
     if there is not None:
         return hold(there), owner
     from sccache_dtool.cli.placement import fetch_where_room_is
 
-    return fetch_where_room_is(caches, wanted, terms["size"], terms["make_room"], hold), owner
-
-
-def _rate(text: int | None) -> float | None:
-    if text is not None and text < 1:
-        raise UsageError("--max-rate must be at least one byte a second")
-    return text
-
-
-def _max_age(refresh: bool, max_age: float | None) -> float | None:
-    """Seconds after which the source of a copy is asked whether it has changed; None: it is not asked."""
-    if refresh and max_age is not None:
-        raise UsageError("--refresh and --max-age cannot be combined", hint="--refresh is the same as --max-age 0s")
-    return 0.0 if refresh else max_age
-
-
-def _caches(now: Invocation, directories: str | None, parents: bool = False, **more: Any) -> list[Cache]:
-    """The caches in the directories of ``-d``; without it, the cache of the invocation. `more`: for each `Cache`."""
-    if directories is None:
-        return [now.cache(parents=parents, **more)]
-    found = [directory for directory in directories.split(os.pathsep) if directory]
-    if not found:
-        raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-    return [now.cache(directory, parents=parents, **more) for directory in found]
+    return fetch_where_room_is(caches, wanted, options, hold), owner

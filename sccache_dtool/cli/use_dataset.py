@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from sccache_dtool.acquire import until_it_stands
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation
+from sccache_dtool.cli.options import Invocation, ItemOptions
 from sccache_dtool.cli.placement import fetch_where_room_is
 from sccache_dtool.dtool import staging
 from sccache_dtool.dtool.staging import Staged
 from sccache_dtool.errors import UsageError
 
 
-def use_dataset(
-    now: Invocation,
-    caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
-    holder: str,
-    terms: dict[str, Any],
-) -> None:
+def use_dataset(now: Invocation, caches: Sequence[Cache], item: ItemOptions, holder: str, options: UseOptions) -> None:
     """Use all items of a dataset: as many leases, and one directory that shows them.
 
-    `caches`: without progress, which is shown for the whole dataset; `terms`: of `Cache.hold`.
+    `caches`: without progress, which is shown for the whole dataset.
     """
     owner = caches[0].owner(holder)
     chosen = caches[0]
@@ -34,10 +26,10 @@ def use_dataset(
     def stage(cache: Cache) -> Staged:
         nonlocal chosen
         chosen = cache
-        each = {**terms, "size": None}
-        return staging.hold(cache, words, lambda wanted: cache.hold(owner, wanted, **each), now.out.progress())
+        each = options._replace(size=None)
+        return staging.hold(cache, item.words, lambda wanted: cache.hold(owner, wanted, each), now.out.progress())
 
-    staged = _place(caches, words, name, terms, stage)
+    staged = _place(caches, item, options, stage)
     now.out.detail(f"held by {owner}")
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
@@ -52,33 +44,31 @@ def use_dataset(
 def hold_dataset(
     now: Invocation,
     caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
-    terms: dict[str, Any],
+    item: ItemOptions,
+    options: UseOptions,
     child: tuple[int, list[str]],
 ) -> Staged:
     """All items of a dataset, leased for a command that we run, by one holder: one heartbeat serves them all."""
     owner = caches[0].owner_of_command(*child)
 
     def stage(cache: Cache) -> Staged:
-        holder = cache.enter(owner, cache.heartbeat_ttl if terms["ttl"] is None else terms["ttl"])
-        each = {name: value for name, value in terms.items() if name not in ("ttl", "size")}
+        holder = cache.enter(owner, cache.settings.heartbeat_ttl if options.ttl is None else options.ttl)
+        each = options._replace(size=None)
         try:
             with holder.beating():
                 progress = now.out.progress()
-                return staging.hold(cache, words, lambda wanted: cache.acquire(holder, wanted, **each), progress)
+                return staging.hold(cache, item.words, lambda wanted: cache.acquire(holder, wanted, each), progress)
         except BaseException:
             holder.retire()
             raise
 
-    return _place(caches, words, name, terms, stage)
+    return _place(caches, item, options, stage)
 
 
 def _place(
     caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
-    terms: dict[str, Any],
+    item: ItemOptions,
+    options: UseOptions,
     stage: Callable[[Cache], Staged],
 ) -> Staged:
     """`stage` in the cache that has the dataset already, else in the first with room for it."""
@@ -86,11 +76,12 @@ def _place(
     def stage_until_it_stands(cache: Cache) -> Staged:
         return until_it_stands(lambda: stage(cache))
 
-    if name is not None:
+    if item.name is not None:
         raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
-    key = staging.key_of(words)
+    key = staging.key_of(item.words)
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(key)), None)
     if there is not None:
         return stage_until_it_stands(there)
-    need = staging.bytes_of(words) if terms["size"] is None else terms["size"]
-    return fetch_where_room_is(caches, staging.wanted(words), need, terms["make_room"], stage_until_it_stands)
+    if options.size is None:
+        options = options._replace(size=staging.bytes_of(item.words))
+    return fetch_where_room_is(caches, staging.wanted(item.words), options, stage_until_it_stands)

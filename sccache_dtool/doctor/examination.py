@@ -11,7 +11,6 @@ from functools import cached_property, partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.leftover import OLD
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import (
@@ -38,12 +37,16 @@ from sccache_dtool.doctor import copies, register
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
-from sccache_dtool.evict.single import Keeper
+from sccache_dtool.evict import single
+from sccache_dtool.evict.cleaning import Cleaner
+from sccache_dtool.evict.leftovers import OLD
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.reaping import Reaped
 from sccache_dtool.protocol.store import Store
 
@@ -54,7 +57,7 @@ _SILLY = re.compile(r"\.nfs[0-9a-f]{8,}\Z", re.ASCII)
 _IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 
 
-def examine(store: Store, make_keeper: Callable[[Store, Config], Keeper]) -> list[Finding]:
+def examine(store: Store, pool: Pool) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
 
     What looks at the cache for other commands logs its anomalies, and each is a finding here.
@@ -68,15 +71,14 @@ def examine(store: Store, make_keeper: Callable[[Store, Config], Keeper]) -> lis
     outside, log = store.log, Collected()
     store = store.logging_to(log)
     settings, misunderstood = _settings(store)
-    keeper = make_keeper(store, settings)
     _strangers_in(store, store.layout.control, IN_CONTROL)
     _look_at_made_later(store)
     found = [
         *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(store, items.scan(store), permissions, keeper),
-        *_left_behind(keeper),
+        *_in_items(store, items.scan(store), permissions),
+        *_left_behind(store, settings, pool),
     ]
     for _, message in dict.fromkeys(log.messages):
         if isinstance(message, Oddity):
@@ -215,24 +217,24 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
-def _in_items(store: Store, scanned: Iterator[Item], permissions: Permissions, keeper: Keeper) -> Iterator[Finding]:
+def _in_items(store: Store, scanned: Iterator[Item], permissions: Permissions) -> Iterator[Finding]:
     for item in scanned:
         yield from permissions.of_item(item)
         for copy in item.copies:
             if not copy.closed:
-                yield from copies.findings(store, copy, permissions, keeper.remove_copy)
+                yield from copies.findings(store, copy, permissions, partial(single.remove_copy, store))
                 _strangers_in(
                     store, store.layout.generation(copy.key, str(copy.generation)), _IN_COPY, _is_mark_of_copy
                 )
 
 
-def _left_behind(keeper: Keeper) -> Iterator[Finding]:
-    for leftover in keeper.leftovers():
+def _left_behind(store: Store, settings: Config, pool: Pool) -> Iterator[Finding]:
+    for leftover in Cleaner(store, settings, pool).leftovers():
         yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
-    reaped = keeper.reap(dry_run=True)
-    reap = _Reaping(keeper)
+    reaped = single.reap(store, pool, dry_run=True)
+    reap = _Reaping(store, pool)
     for judged in reaped.leases:
-        path = keeper.path_of(judged.held)
+        path = _path_of(store, judged.held)
         what = f"a lease that nobody holds: {judged.verdict.evidence}"
         yield Finding(path, what, partial(reap.must_end, path), "ends it")
     if not reaped.leases:
@@ -240,11 +242,16 @@ def _left_behind(keeper: Keeper) -> Iterator[Finding]:
             yield Finding(holder, f"a holder that is gone: {evidence}", partial(reap.must_end, holder), "revokes it")
 
 
+def _path_of(store: Store, held: Held) -> str:
+    return f"{held.gate(store.layout)}/{held.name}"
+
+
 class _Reaping:
     """One reaping that mends many findings: it looks at the whole cache, so that one for each would be too many."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, store: Store, pool: Pool) -> None:
+        self._store = store
+        self._pool = pool
 
     def must_end(self, name: str) -> None:
         """End the lease at this path, or the holder of this id. Raises FileNotFoundError if others were first."""
@@ -256,11 +263,12 @@ class _Reaping:
 
     @cached_property
     def _done(self) -> Reaped:
-        return self._keeper.reap()
+        with self._pool as pool:
+            return single.reap(self._store, pool)
 
     @cached_property
     def _ended(self) -> frozenset[str]:
-        leases = (self._keeper.path_of(judged.held) for judged in self._done.leases)
+        leases = (_path_of(self._store, judged.held) for judged in self._done.leases)
         return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
 
 

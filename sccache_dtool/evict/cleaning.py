@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 from sccache_dtool.catalog import items
+from sccache_dtool.catalog import loose as loose_files
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
-from sccache_dtool.errors import UsageError, explain
-from sccache_dtool.evict import audit, execution, pins, plan_file, trash
+from sccache_dtool.errors import FULL, GONE, InUse, UsageError, explain
+from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
+from sccache_dtool.evict.leftovers import Leftover, Leftovers
 from sccache_dtool.evict.plan_file import Planned
-from sccache_dtool.evict.post import Post
+from sccache_dtool.evict.trash import Purged
+from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State
+from sccache_dtool.policy.config import Config
 from sccache_dtool.policy.rules import (
     Candidate,
     Plan,
@@ -29,9 +35,18 @@ from sccache_dtool.policy.rules import (
 )
 from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol import downloads, program
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.protocol.reaping import Judged, Reaped
+from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
+from sccache_dtool.protocol.store import Store
+
+
+class CleanOptions(NamedTuple):
+    """How a cleaning is carried out, whatever it removes."""
+
+    keep_for: float = 0.0  # seconds for which what is removed can be restored
+    most_seconds: float | None = None  # after so long nothing more is begun, and the rest is left for the next cleaning
+    why: str = ""  # for the record
 
 
 class _Census(NamedTuple):
@@ -41,121 +56,182 @@ class _Census(NamedTuple):
     pinned: frozenset[str]
 
 
-class Cleaner(Post):
-    """Cleans; decisions are `policies.py`'s, deeds `clean.py`'s and `trash.py`'s."""
+class Cleaner:
+    """Cleans one cache: `policy/rules` decides, `execution` and `trash` act."""
+
+    def __init__(self, store: Store, settings: Config, pool: Pool) -> None:
+        self._store = store
+        self._settings = settings  # each is read where it is needed: one that is wrong stops nothing else
+        self._pool = pool
 
     def plan(self, rules: Rules, keep_for: float, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
         self._check_floor(rules.limits)
-        now = self._clock.wall() + ahead
-        with self._pool() as pool:
-            census = self._census(pool, rules, now)
-            left = self._loose(pool)
-            with self.judge(dry_run=True) as judge:
-                reaped = self._reap(judge, census.sifted.unsettled, dry_run=True)
+        now = self._store.clock.wall() + ahead
+        census = self._census(rules, now)
+        left = self.loose()
+        with open_judge(self._store, dry_run=True) as judge:
+            reaped = single.end_leases(self._store, judge, census.sifted.unsettled, dry_run=True)
         drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
         plan = self._plan(census, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
 
-    def clean(self, rules: Rules, keep_for: float, most_seconds: float | None = None, why: str = "") -> Cleaned:
+    def clean(self, rules: Rules, options: CleanOptions) -> Cleaned:
         """Reap, evict what `rules` let go, and tidy up. Raises InUse while another cleaner is at work.
 
-        `keep_for`: seconds for which what is evicted can be restored; `most_seconds`: after which nothing more is
-        begun, and the rest left for the next time; `why`: for the record. Where there is nothing to do nothing is
-        written. Raises UsageError for a floor that the file system is too small for.
+        Where there is nothing to do nothing is written. Raises UsageError for a floor that the file system is too
+        small for.
         """
+        store = self._store
         self._check_floor(rules.limits)
-        deadline = self._deadline(most_seconds)
-        with self._pool() as pool:
-            now = self._clock.wall()
-            census = self._census(pool, rules, now)
-            left = self._loose(pool)
-            works = self._fs.names(self._layout.tmp)
-            quiet = self._quiet(census, rules, now, left, works)
-            if quiet is not None:
-                return quiet
-            pool.start_helpers_for(census.sifted.eligible)
-            with self._elected(), self._at_work_if_room() as holder, self.judge() as judge:
-                reaped = self._reap(judge, census.sifted.unsettled, dry_run=False)
-                copies = (copy for item in census.sifted.unsettled for copy in item.copies)
-                finder = self._leftovers(judge, purge_follows=True, keep_downloads=not rules.everything)
-                leftovers = list(finder.find(copies, works))
-                now = self._clock.wall()
-                leftovers.extend(self._of_dtool(left, judge.listing.now))
-                drift = 0.0 if judge.listing.now is None else judge.listing.now - now
-                plan = self._plan(census, rules, now, reaped, left, drift)
-                done = self._carry_out(plan, reaped, keep_for, holder, now, why, pool, deadline)
-                tidied = tuple(execution.put_away(self._store, leftovers, deadline))
-                if holder is not None:
-                    execution.fold_histories(self._store, holder, census.sifted.to_fold)
-                pins.tidy(self._store, now)
-                done = done._replace(tidied=tidied)
-                downloads.tidy(self._store, now)
-                if done.missed_both != (0, 0):
-                    more = self._leftovers(judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                    done = done._replace(tidied=(*tidied, *execution.put_away(self._store, more, deadline)))
-                    ended = {judged.held for judged in reaped.leases}
-                    held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
-                    done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
-                return self._finish(done, now, pool, deadline)
+        deadline = self._deadline(options)
+        now = store.clock.wall()
+        census = self._census(rules, now)
+        left = self.loose()
+        works = store.fs.names(store.layout.tmp)
+        quiet = self._quiet(census, rules, now, left, works)
+        if quiet is not None:
+            return quiet
+        self._pool.start_helpers_for(census.sifted.eligible)
+        with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
+            reaped = single.end_leases(store, judge, census.sifted.unsettled)
+            copies = (copy for item in census.sifted.unsettled for copy in item.copies)
+            finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
+            leftovers = list(finder.find(copies, works))
+            now = store.clock.wall()
+            leftovers.extend(self._of_dtool(left, judge))
+            drift = 0.0 if judge.listing.now is None else judge.listing.now - now
+            plan = self._plan(census, rules, now, reaped, left, drift)
+            done = self._carry_out(plan, reaped, options, holder, now, deadline)
+            tidied = tuple(execution.put_away(store, leftovers, deadline))
+            if holder is not None:
+                execution.fold_histories(store, holder, census.sifted.to_fold)
+            pins.tidy(store, now)
+            done = done._replace(tidied=tidied)
+            downloads.tidy(store, now)
+            if done.missed_both != (0, 0):
+                more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
+                done = done._replace(tidied=(*tidied, *execution.put_away(store, more, deadline)))
+                ended = {judged.held for judged in reaped.leases}
+                held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
+            return self._finish(done, now, deadline)
 
-    def clean_as_planned(
-        self, planned: Planned, exclude: Collection[str], keep_for: float, most_seconds: float | None, why: str
-    ) -> Cleaned:
+    def clean_as_planned(self, planned: Planned, exclude: Collection[str], options: CleanOptions) -> Cleaned:
         """Reap, and carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
 
         `exclude`: patterns of names that stay by now. Raises UsageError for the plan of another cache, InUse while
         another cleaner is at work.
         """
-        if planned.cache_id != self._store.id:
+        store = self._store
+        if planned.cache_id != store.id:
             raise UsageError(
                 "this is the plan of another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
-        deadline = self._deadline(most_seconds)
-        leased = self._unsettled()
-        with self._pool() as pool:
-            pool.start_helpers_for(planned.remove)
-            there = (
-                {one.path: one for one in self._loose(pool).files} if any(one.loose for one in planned.remove) else {}
-            )
-            with self._elected(), self._at_work_if_room() as holder:
-                with self.judge() as judge:
-                    reaped = self._reap(judge, leased, dry_run=False)
-                now = self._clock.wall()
-                pinned = pins.pinned(self._store, now)
-                weighed = plan_file.weigh(self._store, planned.remove, pinned, exclude, there, pool)
-                keep = tuple(weighed.keep)
-                if planned.goal is not None:
-                    keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
-                plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
-                done = self._carry_out(plan, reaped, keep_for, holder, now, why, pool, deadline, weighed.gone)
-                if done.missed_both != (0, 0):
-                    done = done._replace(in_the_way=self._held_by_now(done))
-                return self._finish(done, now, pool, deadline)
+        deadline = self._deadline(options)
+        leased = single.unsettled(store, self._pool)
+        self._pool.start_helpers_for(planned.remove)
+        there = {one.path: one for one in self.loose().files} if any(one.loose for one in planned.remove) else {}
+        with only_cleaner(store), self._worker_if_room() as holder:
+            with open_judge(store) as judge:
+                reaped = single.end_leases(store, judge, leased)
+            now = store.clock.wall()
+            pinned = pins.pinned(store, now)
+            weighed = plan_file.weigh(store, planned.remove, pinned, exclude, there, self._pool)
+            keep = tuple(weighed.keep)
+            if planned.goal is not None:
+                keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
+            plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
+            done = self._carry_out(plan, reaped, options, holder, now, deadline, weighed.gone)
+            if done.missed_both != (0, 0):
+                done = done._replace(in_the_way=self._held_by_now(done))
+            return self._finish(done, now, deadline)
+
+    def make_room(self, missing: int, there: int, policy: Rules) -> int:
+        """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
+
+        Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
+        counts. Returns 0 while another cleaner is at work.
+        """
+        store = self._store
+        now = store.clock.wall()
+        listed = trash.listing(store)
+        due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
+        retained = max(0, there - max(0, missing - due))
+        rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
+        try:
+            done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
+        except InUse:
+            return 0
+        return max(0, done.freed + due - done.unpurged_bytes)
+
+    def empty_trash(self) -> tuple[Trashed, Purged]:
+        """Delete all that is in the trash, what is kept for `restore` too: what it was, and what was done.
+
+        Raises InUse while a cleaner is at work.
+        """
+        store = self._store
+        with only_cleaner(store):
+            trashed = trash.weigh(trash.listing(store))
+            return trashed, trash.purge(store, math.inf, self._pool)
+
+    def leftovers(self) -> Iterator[Leftover]:
+        """What crashes have left behind."""
+        store = self._store
+        found = single.unsettled(store, self._pool)
+        works = store.fs.names(store.layout.tmp)
+        with open_judge(store) as judge:
+            yield from Leftovers(store, judge).find((copy for item in found for copy in item.copies), works)
+        yield from self._of_dtool(self.loose(), judge)
+
+    def loose(self) -> LooseFiles:
+        """The files that dtool's own brokers left."""
+        store = self._store
+        named = self._settings.dtool_directories
+        return loose_files.scan(store, store.clock.wall(), self._pool, named)
+
+    def _of_dtool(self, left: LooseFiles, judge: Judge) -> Iterator[Leftover]:
+        now = self._store.clock.wall() if judge.listing.now is None else judge.listing.now
+        return loose_removal.leftovers(self._store, left, now)
+
+    @contextmanager
+    def _worker_if_room(self) -> Iterator[Holder | None]:
+        """See `program.worker`; None where that is refused, as on a full disk: items can be evicted all the same."""
+        with ExitStack() as entered:
+            holder = None
+            try:
+                holder = entered.enter_context(program.worker(self._store, self._settings.heartbeat_ttl))
+            except OSError as error:
+                if error.errno in GONE:
+                    raise
+                if error.errno not in FULL:
+                    do_without(f"this cleaning is not recorded, and the history is not compacted ({error.strerror})")
+            yield holder
 
     def _held_by_now(self, done: Cleaned) -> tuple[Judged, ...]:
         """Leases on what a cleaning found in use, those included that began meanwhile."""
+        store = self._store
         keys = dict.fromkeys(kept.key for kept in done.kept if kept.held and not kept.candidate.loose)
-        found = (items.look(self._store, key, uses=False) for key in keys)
-        return tuple(self.judged(one for item in found for one in item.held))
+        found = (items.look(store, key, uses=False) for key in keys)
+        return tuple(single.judged(store, (one for item in found for one in item.held)))
 
     def _carry_out(
         self,
         plan: Plan,
         reaped: Reaped,
-        keep_for: float,
+        options: CleanOptions,
         holder: Holder | None,
         now: float,
-        why: str,
-        pool: Pool,
         deadline: Deadline,
         gone: Iterable[Candidate] = (),
     ) -> Cleaned:
-        """Evict, and note what was removed, also if that is broken off; `gone`: what was not there any more."""
-        keep_until = int(now + keep_for) if keep_for else 0
+        """Evict, and record what was removed even if that is broken off; `gone`: what was not there any more."""
+        store = self._store
+        keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
+        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
-            execution.carry_out(self._store, plan, keep_until, holder, now, pool, tally, deadline)
+            execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
         finally:
             done = Cleaned(
@@ -167,22 +243,24 @@ class Cleaner(Post):
                 left=tuple(tally.left),
                 gone=(*gone, *tally.gone),
             )
-            self._note(done, holder, f"{why}{ended}")
+            self._record(done, holder, f"{options.why}{ended}")
         return done
 
-    def _note(self, done: Cleaned, holder: Holder | None, why: str) -> None:
-        """Make a record in the cache; on a full disk there is none."""
+    def _record(self, done: Cleaned, holder: Holder | None, why: str) -> None:
+        """Write a record into the cache; on a full disk there is none."""
         if holder is None:
             return
-        tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+        store = self._store
+        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
         try:
-            audit.write(self._store, done, self._clock.wall(), holder.by, why, tmp)
+            audit.write(store, done, store.clock.wall(), holder.by, why, tmp)
         except OSError as error:
-            self._warn(f"{explain(error)}; this cleaning is not recorded")
+            store.log.warning(f"{explain(error)}; this cleaning is not recorded")
 
-    def _finish(self, done: Cleaned, now: float, pool: Pool, deadline: Deadline) -> Cleaned:
+    def _finish(self, done: Cleaned, now: float, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
-        purged = trash.purge(self._store, now, pool, deadline)
+        store = self._store
+        purged = trash.purge(store, now, self._pool, deadline)
         return done._replace(
             purged=purged.copies,
             unpurged=purged.left,
@@ -190,16 +268,18 @@ class Cleaner(Post):
             trashed=self._trashed_beside(done.plan),
         )
 
-    def _deadline(self, most_seconds: float | None) -> Deadline:
-        return NO_DEADLINE if most_seconds is None else Deadline(self._clock, self._clock.monotonic() + most_seconds)
+    def _deadline(self, options: CleanOptions) -> Deadline:
+        if options.most_seconds is None:
+            return NO_DEADLINE
+        return Deadline(self._store.clock, self._store.clock.monotonic() + options.most_seconds)
 
-    def _census(self, pool: Pool, rules: Rules, now: float) -> _Census:
+    def _census(self, rules: Rules, now: float) -> _Census:
         """All copies, sorted by the rules; what has leases is not judged yet."""
         pinned = pins.pinned(self._store, now)
         fold = functools.partial(sift, rules, now, pinned)
         eligible: list[Candidate] = []
         whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._store, pool, fold):
+        for part in items.survey(self._store, self._pool, fold):
             whole.eligible.extend(part.eligible)
             whole.kept.extend(part.kept)
             whole.unsettled.extend(part.unsettled)
@@ -224,19 +304,19 @@ class Cleaner(Post):
         self, census: _Census, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
     ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
-        sifted = census.sifted
-        if sifted.to_fold or works or left.deserted or downloads.any_expired(self._store, now):
+        store, sifted = self._store, census.sifted
+        if sifted.to_fold or works or left.deserted or downloads.any_expired(store, now):
             return None
-        if any(trash.is_expired(name, now) for name in trash.listing(self._store)):
+        if any(trash.is_expired(name, now) for name in trash.listing(store)):
             return None
-        if any(one.is_broken(now) for one in left.files) or pins.any_expired(self._store, now):
+        if any(one.is_broken(now) for one in left.files) or pins.any_expired(store, now):
             return None
-        with self.judge(glance=True) as judge:
+        with open_judge(store, glance=True) as judge:
             held = tuple(judge.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
             verdicts += [judge.holder(id)[1] for id in judge.listing.present]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
-            untidy = any(True for _ in self._leftovers(judge, purge_follows=True).find(copies, works))
+            untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
         if untidy or judge.listing.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
@@ -249,7 +329,7 @@ class Cleaner(Post):
         return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 
     def _check_floor(self, limits: Limits) -> None:
-        figures = None if limits.least_free is None else self._fs.room(self._layout.root)
+        figures = None if limits.least_free is None else self._store.fs.room(self._store.layout.root)
         if figures is not None:
             check_floor(limits, Room(*figures))
 
@@ -261,9 +341,11 @@ class Cleaner(Post):
         if not limits.of_file_system:
             return None
         trashed = trash.weigh(trash.listing(self._store))
-        figures = self._fs.room(self._layout.root)
+        figures = self._store.fs.room(self._store.layout.root)
         if figures is None:
-            self._warn("limits that depend on the free space were ignored, because the file system does not report it")
+            self._store.log.warning(
+                "limits that depend on the free space were ignored, because the file system does not report it"
+            )
             return None
         return Room(*figures).without(trashed)
 
@@ -282,3 +364,21 @@ class Cleaner(Post):
         if not (keep_for and plan.remove):
             return kept
         return kept.more(plan.freed, sum(candidate.entries for candidate in plan.remove), int(now + keep_for))
+
+
+@contextmanager
+def only_cleaner(store: Store) -> Iterator[None]:
+    """Be the one cleaner of the cache. Raises InUse while another one is at work."""
+    from sccache_dtool.protocol.election import make_election  # not loaded where there is nothing to clean
+
+    election = make_election(store, "clean")
+    if not election.poll():
+        raise InUse(
+            f"another cleaner is running in {store.layout.root}",
+            details=[election.winner() or "an unknown process"],
+            hint="nothing was done; the other cleaner does the work",
+        )
+    try:
+        yield
+    finally:
+        election.resign()

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.leftover import Leftover
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
+from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, Became
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
 from sccache_dtool.policy.thresholds import Trashed

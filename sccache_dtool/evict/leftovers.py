@@ -1,13 +1,13 @@
-"""What crashes and kills leave behind, and how each piece is put away. `clean` does it, `doctor` tells of it."""
+"""What crashes and kills leave behind, and how each piece is put away. `clean` does it, `doctor` reports it."""
 
 from __future__ import annotations
 
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
-from sccache_dtool.catalog.leftover import OLD, Leftover
 from sccache_dtool.disk import records
 from sccache_dtool.disk.names import HolderName, TrashName, WorkName
 from sccache_dtool.errors import GONE
@@ -19,6 +19,9 @@ from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 
+#: Seconds after which something counts as abandoned if only its age can tell.
+OLD = 86_400.0
+
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
 
@@ -26,25 +29,26 @@ _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16
 _RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
-class Leftovers:
-    """Finds leftovers; holds no state but what it was given."""
+class Leftover(NamedTuple):
+    """Something that nobody will come back for."""
 
-    def __init__(
-        self,
-        store: Store,
-        judge: Judge,
-        *,
-        purge_follows: bool = False,
-        keep_downloads: bool = True,
-    ) -> None:
-        """`purge_follows`: what is in the trash, or gets there, is deleted by a purge: by many, and in time.
+    path: str
+    what: str
+    put_away: Callable[[], object]  # safe to call twice, and at the same time as another's call
+
+
+class Leftovers:
+    """Finds leftovers in one cache."""
+
+    def __init__(self, store: Store, judge: Judge, *, purge_follows: bool = False, keep_downloads: bool = True) -> None:
+        """`purge_follows`: a purge deletes what is in the trash or gets there, with many processes and in time.
 
         `keep_downloads`: interrupted downloads that can still be continued are not leftovers.
         """
-        self._keep_downloads = keep_downloads
         self._store = store
         self._judge = judge
         self._purge_follows = purge_follows
+        self._keep_downloads = keep_downloads
 
     def find(self, copies: Iterable[Copy], works: Iterable[str]) -> Iterator[Leftover]:
         """All leftovers; `copies` is what a scan saw, and `works` what a listing of `tmp/` did.
@@ -84,13 +88,16 @@ class Leftovers:
             path = f"{self._store.layout.tmp}/{text}"
             work = WorkName.parse(text)
             if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
-                self._report_stranger(self._store.layout.tmp, text, "not a work area")
+                self._report(f"{self._store.layout.tmp}/{records.printable(text)}", "not a work area")
             elif work.purpose in _RESTORING:
                 if work.purpose == trash.RETURN or self._is_of_the_dead(work):
                     what = "a restore that was interrupted: its copy returns to the trash"
                     yield Leftover(path, what, self._give_back(work))
             elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
                 yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+
+    def _report(self, path: str, kind: str) -> None:
+        self._store.report(path, kind, Fate.LEFT_ALONE)
 
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
@@ -132,7 +139,7 @@ class Leftovers:
             name = HolderName.parse(text)
             path = f"{self._store.layout.gone}/{text}"
             if name is None:
-                self._report_stranger(self._store.layout.gone, text, "not a holder")
+                self._report(f"{self._store.layout.gone}/{records.printable(text)}", "not a holder")
             elif name.id not in busy and self._is_old(path):
                 yield Leftover(path, "a holder that was revoked", self._unlink(path))
 
@@ -148,9 +155,9 @@ class Leftovers:
         for text in found:
             path = f"{self._store.layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
-                self._report_stranger(self._store.layout.locks, text, "not of an election")
+                self._report(f"{self._store.layout.locks}/{records.printable(text)}", "not of an election")
             elif self._is_directory(path):
-                self._report_stranger(self._store.layout.locks, text, "a directory in a lock's place")
+                self._report(path, "a directory in a lock's place")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "what is left of an election", self._unlink(path))
 
@@ -175,9 +182,6 @@ class Leftovers:
             return stat.S_ISDIR(self._store.fs.lstat(path).st_mode)
         except OSError:
             return False  # gone by now; or it cannot be removed, which is told then
-
-    def _report_stranger(self, directory: str, name: str, what: str) -> None:
-        self._store.report(f"{directory}/{records.printable(name)}", what, Fate.LEFT_ALONE)
 
     def _unlink(self, path: str) -> Callable[[], object]:
         return lambda: self._store.fs.unlink(path)

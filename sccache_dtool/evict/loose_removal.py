@@ -10,13 +10,13 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
-from sccache_dtool.catalog.leftover import Leftover
 from sccache_dtool.catalog.loose import Loose, LooseFiles, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, TrashName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
+from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, Became, Outcome
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.store import Store
@@ -34,7 +34,7 @@ def remove(
     """Let loose files go, and tell what became of each, also if that is broken off; what has changed since stays.
 
     All of them are one entry in the trash. Where there is no room for one (without a `holder`, too: see
-    `Post._at_work_if_room`) they are deleted at once, or stay if they are to be kept in the trash.
+    `Cleaner._worker_if_room`) they are deleted at once, or stay if they are to be kept in the trash.
     """
     listed = sorted(files)
     entry = _Entry.made(store, holder, listed, keep_until, now) if holder is not None else None

@@ -1,177 +1,204 @@
-"""The keeper of a cache: cleans, and reaps, removes and restores single items."""
+"""Reaping, and removing and restoring single items."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item
-from sccache_dtool.catalog.leftover import Leftover
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import TrashName, WorkName, key_label
 from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, explain
 from sccache_dtool.evict import audit, execution, trash
-from sccache_dtool.evict.cleaning import Cleaner
-from sccache_dtool.evict.trash import Purged
+from sccache_dtool.evict.leftovers import Leftovers
 from sccache_dtool.liveness import caller
-from sccache_dtool.policy.thresholds import Trashed
-from sccache_dtool.protocol.election import LOCK
+from sccache_dtool.pool import Pool
+from sccache_dtool.protocol import program, reaping
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.protocol.reaping import Reaped
+from sccache_dtool.protocol.leases import Held
+from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
+from sccache_dtool.protocol.store import Store
 
 
-class Keeper(Cleaner):
-    """Works on one cache that has been checked to be one."""
+def unsettled(store: Store, pool: Pool) -> list[Item]:
+    """Items with leases, or with copies whose eviction was interrupted; their finished uses are not counted."""
+    parts = items.survey(store, pool, items.unsettled, uses=False)
+    return [item for part in parts for item in part]
 
-    def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead, and the elections that such have won."""
-        if not dry_run:
-            self._end_elections_of_the_dead()
-        found = self._unsettled()
-        with self.judge(dry_run=dry_run) as judge:
-            return self._reap(judge, found, dry_run=dry_run)
 
-    def _end_elections_of_the_dead(self) -> None:
-        """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
-        for name in self._fs.names(self._layout.locks):
-            if name.endswith(LOCK):
-                election = self.election(name.removesuffix(LOCK))
-                if election.poll():
-                    election.resign()
+def judged(store: Store, held: Iterable[Held]) -> list[Judged]:
+    """Leases with what can be said of them; writes nothing into the cache."""
+    listed = list(held)
+    with open_judge(store, glance=True) as judge:
+        judge.expect({one.lease.holder for one in listed if one.lease})
+        return [judge.lease(one) for one in listed]
 
-    def reap_on_word(self, holder: str, *, dry_run: bool = False) -> Reaped:
-        """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
-        found = self._unsettled()
-        leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
-        with self.judge(dry_run=dry_run) as judge:
-            if not leased and holder not in judge.listing.present:
-                raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
-            judge.declare_dead(holder, f"{caller.user_name()} says that it is gone")
-            of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
-            return self._reap(judge, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
-    def remove(self, key: str, keep_for: float) -> int:
-        """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
-        return self._remove(lambda: items.look(self._store, key), keep_for)
+def end_leases(
+    store: Store,
+    judge: Judge,
+    found: Iterable[Item],
+    *,
+    dry_run: bool = False,
+    everybody: bool = True,
+    also: Collection[str] = (),
+) -> Reaped:
+    """End the leases on `found` whose holders are proved dead, as `reaping.reap` does. Failures are logged."""
+    held = [one for item in found for one in item.held]
+    reaped = reaping.reap(store, judge, held, dry_run=dry_run, everybody=everybody, also=also)
+    for failure in reaped.failed:
+        store.log.warning(failure)
+    if not dry_run:
+        for one in reaped.leases:
+            store.log.debug(f"ended the lease of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}")
+        for holder, evidence in reaped.holders:
+            store.log.info(f"ended holder {holder}: {evidence}")
+    return reaped
 
-    def remove_copy(self, copy: Copy) -> int:
-        """Evict one copy of an item; returns the bytes. Raises InUse, naming who holds it."""
 
-        def look() -> Item:
-            found = items.look(self._store, copy.key)
-            return found._replace(copies=tuple(one for one in found.copies if one.generation == copy.generation))
+def reap(store: Store, pool: Pool, *, dry_run: bool = False) -> Reaped:
+    """End all leases whose holder is proved dead, and the elections that such have won."""
+    if not dry_run:
+        _end_elections_of_the_dead(store)
+    found = unsettled(store, pool)
+    with open_judge(store, dry_run=dry_run) as judge:
+        return end_leases(store, judge, found, dry_run=dry_run)
 
-        return self._remove(look, 0.0)
 
-    def _remove(self, look: Callable[[], Item], keep_for: float) -> int:
-        found = look()
-        with self.judge() as judge:
-            self._reap(judge, [found], dry_run=False, everybody=False)
-        now = self._clock.wall()
-        keep_until = int(now + keep_for) if keep_for else 0
-        freed, taken = 0, False
-        for copy in found.copies:
-            outcome = trash.evict(self._store, copy.key, str(copy.generation), keep_until)
-            freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
-            taken = taken or outcome is trash.Outcome.IN_USE
-        left = look()
-        if left.leases or taken:
-            raise self._in_use(left)
-        trash.purge(self._store, now)
-        return freed
+def _end_elections_of_the_dead(store: Store) -> None:
+    """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
+    from sccache_dtool.protocol.election import LOCK, make_election
 
-    def _in_use(self, item: Item) -> InUse:
-        if not item.leases:
-            return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
-        judged = self.judged(item.held)
-        count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
-        return InUse(
-            f"cannot remove {key_label(item.key)}: {count} held",
-            details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
-            hint="release them with `sc-dtool unuse`; those of dead holders are ended by `sc-dtool reap`",
-        )
+    for name in store.fs.names(store.layout.locks):
+        if name.endswith(LOCK):
+            election = make_election(store, name.removesuffix(LOCK))
+            if election.poll():
+                election.resign()
 
-    def evict_if_idle(self, key: str) -> bool:
-        """Evict what of an item nobody uses; True if nothing of it is left.
 
-        What others have put into the trash is not looked at: `clean` deletes it.
-        """
-        found = items.look(self._store, key, uses=False)
-        outcomes = []
-        for copy in found.copies:
-            outcomes.append(trash.evict(self._store, key, str(copy.generation)))
-            if outcomes[-1] is trash.Outcome.EVICTED:
-                trash.purge_copy(self._store, str(copy.generation))
-        return trash.Outcome.IN_USE not in outcomes
+def reap_holder(store: Store, pool: Pool, holder: str, *, dry_run: bool = False) -> Reaped:
+    """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
+    found = unsettled(store, pool)
+    leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
+    with open_judge(store, dry_run=dry_run) as judge:
+        if not leased and holder not in judge.listing.present:
+            raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
+        judge.declare_dead(holder, f"{caller.user_name()} says that it is gone")
+        of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
+        return end_leases(store, judge, of_holder, dry_run=dry_run, everybody=False, also=[holder])
 
-    def restorable(self) -> Iterator[tuple[str, TrashName]]:
-        """Keys of items in the trash, and where they are there."""
-        return trash.restorable(self._store)
 
-    def restore(self, key: str) -> None:
-        """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse."""
-        found = [name for trashed, name in self.restorable() if trashed == key]
-        if not found:
-            raise not_in_trash(key)
-        name = max(found, key=lambda one: one.generation.created)
-        if items.generations(self._store, key):
-            raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
-        try:
-            with self._at_work() as holder:
-                if not trash.restore(self._store, holder, key, name):
-                    raise UsageError(f"{key_label(key)} has just been deleted from the trash")
-                self._note_restored(key, holder)
-        except OSError as error:
-            raise self._not_restored(key, name, error) from error
+def remove(store: Store, key: str, keep_for: float) -> int:
+    """Evict all copies of one item; returns the bytes. Raises InUse, naming who holds it."""
+    return _remove(store, lambda: items.look(store, key), keep_for)
 
-    def return_interrupted_restores(self) -> None:
-        """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
-        works = self._fs.names(self._layout.tmp)
-        if any(map(_is_of_restore, works)):
-            with self.judge() as judge:
-                execution.put_away(self._store, self._leftovers(judge).interrupted_restores(works))
 
-    def _not_restored(self, key: str, name: TrashName, error: OSError) -> CacheError:
-        """Why a copy could not be restored, and where it is now."""
-        until = iso(name.keep_until)
-        where = [f"the copy is still in the trash, until {until}"]
-        hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
-        try:
-            if str(name) not in self._fs.names(self._layout.trash):
-                where = [f"the copy is in {self._layout.tmp}, to be returned to the trash until {until}"]
-                hint = "`sc-dtool clean` returns it; then restore it again"
-        except OSError as unlisted:
-            where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
-            hint = "`sc-dtool clean` returns it to the trash"
-        label = key_label(key)
-        if error.errno in FULL:
-            return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
-        return CacheError(f"cannot restore {label}: {explain(error)}", details=where, hint=hint)
+def remove_copy(store: Store, copy: Copy) -> int:
+    """Evict one copy of an item; returns the bytes. Raises InUse, naming who holds it."""
 
-    def _note_restored(self, key: str, holder: Holder) -> None:
-        tmp = f"{self._layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-        try:
-            audit.write_restored(self._store, key, self._clock.wall(), holder.by, tmp)
-        except OSError as error:
-            self._warn(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
+    def look() -> Item:
+        found = items.look(store, copy.key)
+        return found._replace(copies=tuple(one for one in found.copies if one.generation == copy.generation))
 
-    def empty_trash(self) -> tuple[Trashed, Purged]:
-        """Delete all that is in the trash, what is kept for `restore` too: what it was, and what was done.
+    return _remove(store, look, 0.0)
 
-        Raises InUse while a cleaner is at work.
-        """
-        with self._elected(), self._pool() as pool:
-            trashed = trash.weigh(trash.listing(self._store))
-            return trashed, trash.purge(self._store, math.inf, pool)
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """What crashes have left behind."""
-        found = self._unsettled()
-        works = self._fs.names(self._layout.tmp)
-        with self.judge() as judge:
-            yield from self._leftovers(judge).find((copy for item in found for copy in item.copies), works)
-        yield from self._of_dtool(self.loose(), judge.listing.now)
+def _remove(store: Store, look: Callable[[], Item], keep_for: float) -> int:
+    found = look()
+    with open_judge(store) as judge:
+        end_leases(store, judge, [found], everybody=False)
+    now = store.clock.wall()
+    keep_until = int(now + keep_for) if keep_for else 0
+    freed, taken = 0, False
+    for copy in found.copies:
+        outcome = trash.evict(store, copy.key, str(copy.generation), keep_until)
+        freed += copy.generation.bytes if outcome is trash.Outcome.EVICTED else 0
+        taken = taken or outcome is trash.Outcome.IN_USE
+    left = look()
+    if left.leases or taken:
+        raise _in_use(store, left)
+    trash.purge(store, now)
+    return freed
+
+
+def _in_use(store: Store, item: Item) -> InUse:
+    if not item.leases:
+        return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
+    count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
+    return InUse(
+        f"cannot remove {key_label(item.key)}: {count} held",
+        details=[f"{one.by}: {one.verdict.evidence}" for one in judged(store, item.held)],
+        hint="release them with `sc-dtool unuse`; those of dead holders are ended by `sc-dtool reap`",
+    )
+
+
+def evict_if_idle(store: Store, key: str) -> bool:
+    """Evict what of an item nobody uses; True if nothing of it is left.
+
+    What others have put into the trash is not looked at: `clean` deletes it.
+    """
+    found = items.look(store, key, uses=False)
+    outcomes = []
+    for copy in found.copies:
+        outcomes.append(trash.evict(store, key, str(copy.generation)))
+        if outcomes[-1] is trash.Outcome.EVICTED:
+            trash.purge_copy(store, str(copy.generation))
+    return trash.Outcome.IN_USE not in outcomes
+
+
+def restore(store: Store, key: str, ttl: float) -> None:
+    """Bring back an item from the trash, the newest copy of it. Raises UsageError or InUse.
+
+    `ttl`: lifetime in seconds of this process as a holder meanwhile.
+    """
+    trashed = trash.restorable(store)
+    found = [name for each, name in trashed if each == key]
+    if not found:
+        raise not_in_trash(key)
+    name = max(found, key=lambda one: one.generation.created)
+    if items.generations(store, key):
+        raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
+    try:
+        with program.worker(store, ttl) as holder:
+            if not trash.restore(store, holder, key, name):
+                raise UsageError(f"{key_label(key)} has just been deleted from the trash")
+            _record_restored(store, key, holder)
+    except OSError as error:
+        raise _not_restored(store, key, name, error) from error
+
+
+def return_interrupted_restores(store: Store) -> None:
+    """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
+    works = store.fs.names(store.layout.tmp)
+    if any(map(_is_of_restore, works)):
+        with open_judge(store) as judge:
+            execution.put_away(store, Leftovers(store, judge).interrupted_restores(works))
+
+
+def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> CacheError:
+    """Why a copy could not be restored, and where it is now."""
+    until = iso(name.keep_until)
+    where = [f"the copy is still in the trash, until {until}"]
+    hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
+    try:
+        if str(name) not in store.fs.names(store.layout.trash):
+            where = [f"the copy is in {store.layout.tmp}, to be returned to the trash until {until}"]
+            hint = "`sc-dtool clean` returns it; then restore it again"
+    except OSError as unlisted:
+        where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
+        hint = "`sc-dtool clean` returns it to the trash"
+    label = key_label(key)
+    if error.errno in FULL:
+        return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
+    return CacheError(f"cannot restore {label}: {explain(error)}", details=where, hint=hint)
+
+
+def _record_restored(store: Store, key: str, holder: Holder) -> None:
+    tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+    try:
+        audit.write_restored(store, key, store.clock.wall(), holder.by, tmp)
+    except OSError as error:
+        store.log.warning(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
 
 
 def not_in_trash(word: str) -> UsageError:

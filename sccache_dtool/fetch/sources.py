@@ -18,6 +18,9 @@ from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import REMOTE, Source
+from sccache_dtool.log import Log
+
+_log = Log(__name__)
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
@@ -42,6 +45,8 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             _make_room(job, path)
             job.attempt()
         others = bool(turns)
+        if len(chain.mirrors) > 1:
+            _log.info(f"asking mirror {mirror.canonical}")
         try:
             retrieved = _from_one(job._replace(others=others), mirror, path, digests)
             return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})

@@ -27,6 +27,7 @@ from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.liveness.record import HolderRecord
+from sccache_dtool.log import Log
 from sccache_dtool.protocol.store import Store
 
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
@@ -38,6 +39,8 @@ LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
+
+_log = Log(__name__)
 
 #: Bytes of a lock's text that are read; it is a path.
 _LONGEST = 8192
@@ -195,6 +198,7 @@ class Election:
                     self._store.fs.unlink(lock.claimfile)  # made, and then there was no room for its text, or no link
             raise
         self._lock = lock
+        _log.debug(f"elected: {self._lock_name.removesuffix(LOCK)}")
         otherwise = "after five minutes others may do the same work"
         self._thread = start_thread(functools.partial(self._refresh, lock), "sc-dtool election", otherwise)
         return True

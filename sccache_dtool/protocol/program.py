@@ -13,7 +13,7 @@ import atexit
 import contextlib
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sccache_dtool import forking
@@ -97,6 +97,17 @@ def enter(store: Store, ttl: float) -> Program:
         _close(program)
         raise
     return program
+
+
+@contextlib.contextmanager
+def worker(store: Store, ttl: float) -> Iterator[Holder]:
+    """Another holder of this process, for work areas, so that nobody takes them for abandoned. `ttl` in seconds."""
+    holder = Holder(store, program_owner(store.proc), ttl)
+    try:
+        with holder.beating():
+            yield holder
+    finally:
+        holder.retire()
 
 
 def _find(root: str, fs: FileSystem) -> Program | None:

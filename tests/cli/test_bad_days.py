@@ -281,7 +281,8 @@ def test_a_failed_download_is_tried_again_by_the_next(server: Server, sc: Sc, di
 CLEANER = """
 import sys
 from sccache_dtool.cache import Cache
-with Cache(sys.argv[1])._keeper()._elected():
+from sccache_dtool.evict.cleaning import only_cleaner
+with only_cleaner(Cache(sys.argv[1]).store):
     print("at it", flush=True)
     sys.stdin.readline()
 """

@@ -13,13 +13,15 @@ import pytest
 
 from faults import FakeClock, FakeProc, Interposing, OnClock, store_of
 from sccache_dtool.cache import Cache
-from sccache_dtool.catalog.leftover import OLD, Leftover
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.execution import put_away
+from sccache_dtool.evict.leftovers import OLD, Leftover
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.policy.rules import Rules
+from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import gate, holders
 from sccache_dtool.protocol.holders import PROBE, Holder
 
@@ -47,7 +49,8 @@ def job(proc: FakeProc) -> Owner:
 
 
 def leftovers(cache: Cache) -> list[Leftover]:
-    return list(cache._keeper().leftovers())
+    with Pool() as pool:
+        return list(Cleaner(cache.store, cache.settings, pool).leftovers())
 
 
 def paths(cache: Cache) -> list[str]:

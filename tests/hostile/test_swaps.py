@@ -22,11 +22,11 @@ import pytest
 
 from faults import FakeClock, FakeProc, OnClock, store_of
 from hostile.swaps import Swapping, snapshot
-from sccache_dtool.cache import Cache
-from sccache_dtool.catalog.leftover import OLD
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Layout, TrashName, WorkName, unique
 from sccache_dtool.errors import CacheError
+from sccache_dtool.evict.leftovers import OLD
 from sccache_dtool.fetch import untar
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import PROGRAM
@@ -81,7 +81,7 @@ def make_template(place: Path) -> None:
     fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
     dead = proc.add(4242)
     cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
-    cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), ttl=3600.0)
+    cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
     gone = Holder(store_of(fs, layout, clock=clock), caller.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")

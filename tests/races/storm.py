@@ -34,7 +34,7 @@ import sccache_dtool.evict.single
 import sccache_dtool.fetch.populate  # noqa: F401
 from races.actors import digest_of, findings, left_in, make_payload
 from sccache_dtool import log
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import REAPED, RELEASED
@@ -543,7 +543,7 @@ def _still_usable(cache: Cache, items: Sequence[Item]) -> list[str]:
     violations = []
     for item in items:
         wanted = cache.wanted(item.words)
-        lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, wait=10)
+        lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, UseOptions(wait=10))
         if digest_of(os.fspath(lease)) != item.digest:
             violations.append(f"{lease.key} is not whole after the storm")
         lease.release()

@@ -21,7 +21,7 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness import State, Verdict, caller
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
-from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.election import Election, make_election
 
 SEED = int(os.environ.get("SEED", "20261121"))
 PLAYS = int(os.environ.get("PLAYS", "12")) * 10
@@ -40,7 +40,7 @@ def work_alone(play: Play, cache: Cache) -> None:
     """Stand for election until elected, work for some calls, resign; and the process ends at once."""
     number = play._here.actor.number
     for _ in range(20):
-        standing = cache._keeper().election("work")
+        standing = make_election(cache.store, "work")
         if standing.poll():
             others = AT_WORK - play.crashed
             if others:

@@ -27,7 +27,7 @@ import httpserver
 from figures import tally
 from races import crash
 from races.actors import digest_of, generations, left_in, make_payload, names
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
@@ -214,7 +214,8 @@ class Scene:
         for election in (self.key[:32], "clean"):
             script = (
                 "import os, sys; from sccache_dtool.cache import Cache\n"
-                "assert Cache(sys.argv[1])._keeper().election(sys.argv[2]).poll(); os.kill(os.getpid(), 9)"
+                "from sccache_dtool.protocol.election import make_election\n"
+                "assert make_election(Cache(sys.argv[1]).store, sys.argv[2]).poll(); os.kill(os.getpid(), 9)"
             )
             subprocess.run([sys.executable, "-c", script, self.place, election])
         locks = [name for name in names(self.layout.locks) if name.endswith(".lock")]
@@ -462,7 +463,9 @@ class Accidents:
         shutil.copytree(self.scene.place, place, symlinks=True)
         if self.case.leased is not None:
             cache = Cache(place, fs=FileSystem())
-            cache.hold(cache.owner(f"pid:{pid}"), cache.wanted(self.thing.words), ttl=self.case.leased or None)
+            cache.hold(
+                cache.owner(f"pid:{pid}"), cache.wanted(self.thing.words), UseOptions(ttl=self.case.leased or None)
+            )
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}
         return place, [sys.executable, *program, *self._filled(self.case.words, place, pid)], environment

@@ -20,6 +20,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.policy.rules import Rules
+from sccache_dtool.protocol.election import make_election
 
 BODY = random.Random(4).randbytes(300_000)
 DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
@@ -154,7 +155,7 @@ def test_one_download_for_many(
         asking = [start(*argv, stdin=subprocess.PIPE) for _ in range(MANY)]
     server.wait_for_gets("/ref.bin", timeout=PATIENCE)
     cache = Cache(place, fs=FileSystem())
-    winner = cache._keeper().election(cache.key_for([url, DIGEST])[:32]).winner()
+    winner = make_election(cache.store, cache.key_for([url, DIGEST])[:32]).winner()
     (downloader,) = (one for one in asking if f"process {one.pid} " in str(winner))
     for one in asking:
         if one is not downloader:

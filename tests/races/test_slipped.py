@@ -33,7 +33,7 @@ from races.actors import (
     make_payload,
     names,
 )
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
@@ -233,7 +233,7 @@ def one_clock(place: str) -> None:
 
 def lapsed(cache: Cache, payload: Payload, clock: Shifted) -> Lease:
     """A lease of a name whose lifetime has passed, of which nothing was heard since."""
-    lease = cache.hold(cache.owner("a job"), cache.wanted([payload.path]), ttl=100)
+    lease = cache.hold(cache.owner("a job"), cache.wanted([payload.path]), UseOptions(ttl=100))
     clock.shift = -5000
     lease.holder.beat()
     clock.shift = 0
@@ -275,7 +275,7 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 ) -> None:
     """A holder that listings miss, because it was just then renamed, would be taken for gone."""
     user = actor(clock=Shifted())
-    lease = user.hold(user.owner("a job"), user.wanted([payload.path]), ttl=100)
+    lease = user.hold(user.owner("a job"), user.wanted([payload.path]), UseOptions(ttl=100))
 
     class Missing(FileSystem):
         """The first listings miss a name that is renamed meanwhile, as readdir(3) allows."""
