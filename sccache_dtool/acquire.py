@@ -169,21 +169,21 @@ class Acquirer(NamedTuple):
     def _is_of_same_stack(self, wanted: Wanted, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
-            there = items.facts(self.fs, self.layout, wanted.key, generation).get("source")
+            there = items.facts(self.fs, self.layout, wanted.key, generation)
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:
             raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
-        if there is None:  # see items.describe_anew
+        if there.source is None and "source" not in there.malformed:  # see items.describe_anew
             return False
-        if there == list(wanted.stack.canonical):
+        if there.source == wanted.stack.canonical:
             return True
         raise UsageError(
             f"{wanted.name} is in the cache already, made from something else",
-            details=[f"there: {_words(there)}", f"asked: {_words(wanted.stack.canonical)}"],
+            details=[f"there: {_words(there.source)}", f"asked: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
 
 
-def _words(stack: object) -> str:
-    return " ".join(str(word) for word in stack) if isinstance(stack, list | tuple) and stack else "(no source)"
+def _words(stack: tuple[str, ...] | None) -> str:
+    return " ".join(stack) if stack else "(no source)"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog import items
-from sccache_dtool.disk import names, records
+from sccache_dtool.disk import names
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
@@ -122,16 +122,9 @@ def the_only(word: str, found: Sequence[str], source: Callable[[str], str]) -> s
     )
 
 
-def source_of(facts: dict[str, object]) -> str:
-    """The loader stack in the facts of a copy, for people."""
-    source = facts.get("source")
-    words = " ".join(str(word) for word in source) if isinstance(source, list) else ""
-    return records.printable(words) or "no source"
-
-
 def _source(fs: FileSystem, place: Layout, key: str) -> str:
     for generation in items.generations(fs, place, key):
-        return source_of(items.facts_if_readable(fs, place, key, str(generation), lambda text: None))
+        return items.facts_if_readable(fs, place, key, str(generation), lambda text: None).shown_source
     return "not in the cache any more"
 
 

@@ -964,9 +964,9 @@ def test_a_copy_is_described(cache: Cache, source: str, clock: FakeClock) -> Non
     lease = cache.use(source)
     (copy,) = cache.item(lease.key).copies
     facts = cache.facts(copy)
-    assert facts["source"] == [f"file:{source}"]
-    assert (facts["bytes"], facts["entries"], facts["key"]) == (5, 1, lease.key)
-    assert facts["by"] == lease.holder.by
+    assert facts.source == (f"file:{source}",)
+    assert (facts.bytes, facts.entries, facts.key) == (5, 1, lease.key)
+    assert facts.by == lease.holder.by
     assert cache.path(copy) == lease.path
     assert (copy.generation.bytes, copy.generation.created) == (5, int(clock.wall()))
 

@@ -8,8 +8,9 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
@@ -164,10 +165,7 @@ def _looks(fs: FileSystem, place: Layout, shard: str, warn: Warn, *, uses: bool)
                 yield look(fs, place, key, warn, uses=uses, via=way)
 
 
-Facts = dict[str, Any]
-
-
-def told(fs: FileSystem, place: Layout, warn: Warn, crew: Crew) -> Iterator[tuple[Item, list[Facts]]]:
+def told(fs: FileSystem, place: Layout, warn: Warn, crew: Crew) -> Iterator[tuple[Item, list[ItemFacts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
     for part in survey(fs, place, warn, crew, functools.partial(_tell, fs, place)):
         for item, noted, warnings in part:
@@ -176,7 +174,7 @@ def told(fs: FileSystem, place: Layout, warn: Warn, crew: Crew) -> Iterator[tupl
             yield item, noted
 
 
-def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[Item, list[Facts], list[str]]]:
+def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[Item, list[ItemFacts], list[str]]]:
     found = []
     for item in items:
         warnings: list[str] = []
@@ -185,19 +183,19 @@ def _tell(fs: FileSystem, place: Layout, items: Iterator[Item]) -> list[tuple[It
     return found
 
 
-def facts_or_none(fs: FileSystem, place: Layout, copy: Copy, warn: Warn) -> Facts:
+def facts_or_none(fs: FileSystem, place: Layout, copy: Copy, warn: Warn) -> ItemFacts:
     """As `facts`; empty, with a warning, if they cannot be read, and for a copy that is on its way out."""
-    return {} if copy.closed else facts_if_readable(fs, place, copy.key, str(copy.generation), warn)
+    return ItemFacts() if copy.closed else facts_if_readable(fs, place, copy.key, str(copy.generation), warn)
 
 
-def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, warn: Warn) -> Facts:
+def facts_if_readable(fs: FileSystem, place: Layout, key: str, generation: str, warn: Warn) -> ItemFacts:
     """As `facts`; empty, with a warning, if they cannot be read."""
     try:
         return facts(fs, place, key, generation)
     except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         warn(f"{place.generation(key, generation)}/{ITEM_FILE}: {reason}")
-        return {}
+        return ItemFacts()
 
 
 def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = True, via: Way | None = None) -> Item:
@@ -227,8 +225,8 @@ def look(fs: FileSystem, place: Layout, key: str, warn: Warn, *, uses: bool = Tr
 def _noted_name(fs: FileSystem, place: Layout, copies: Iterable[Copy], warn: Warn) -> str | None:
     """The name that was noted with one of the copies. The key has its digest, so a wrong one is not believed."""
     for copy in copies:
-        name = facts_if_readable(fs, place, copy.key, str(copy.generation), warn).get("name")
-        if isinstance(name, str) and names.is_named(copy.key, name):
+        name = facts_if_readable(fs, place, copy.key, str(copy.generation), warn).name
+        if name is not None and names.is_named(copy.key, name):
             return name
     return None
 
@@ -283,10 +281,10 @@ def payload_name(fs: FileSystem, place: Layout, key: str, generation: Generation
     if len(found) == 1:
         return found[0]
     try:
-        noted = facts(fs, place, key, str(generation)).get("payload") if found else None
+        noted = facts(fs, place, key, str(generation)).payload if found else None
     except (OSError, records.Damaged):
         return None
-    return noted if isinstance(noted, str) and noted in found else None
+    return noted if noted in found else None
 
 
 #: Entries of a directory that are counted to see whether some have been removed.
@@ -342,9 +340,9 @@ def _forget(fs: FileSystem, directory: str) -> None:
         fs.touch(directory)
 
 
-def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> dict[str, Any]:
+def facts(fs: FileSystem, place: Layout, key: str, generation: str) -> ItemFacts:
     """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
-    return records.decode_document(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
+    return ItemFacts.decode(fs.read_text(f"{place.generation(key, generation)}/{ITEM_FILE}"))
 
 
 def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
@@ -357,10 +355,11 @@ def describe_anew(fs: FileSystem, place: Layout, copy: Copy) -> None:
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
     found = copy.generation
-    known = {"key": copy.key, "payload": payload, "bytes": found.bytes, "entries": found.entries}
+    known = ItemFacts(
+        key=copy.key, payload=payload, bytes=found.bytes, entries=found.entries, fetched=iso(found.created)
+    )
     aside = f"{place.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
-    text = records.encode_document({"format": 1, **known, "fetched": iso(found.created)})
-    fs.write_new(aside, text, shared=place.shared)
+    fs.write_new(aside, known.encode(), shared=place.shared)
     try:
         fs.rename(aside, f"{directory}/{ITEM_FILE}")
     except BaseException:

@@ -79,7 +79,7 @@ def is_view(cache: Cache, words: Sequence[str], key: str) -> bool:
 
 def _uuid_of(cache: Cache, key: str) -> str | None:
     """The dataset whose views have this key; None if no view that is there says so."""
-    sources = (str((cache.facts(copy).get("source") or [""])[0]) for copy in cache.item(key).copies)
+    sources = ((cache.facts(copy).source or ("",))[0] for copy in cache.item(key).copies)
     uuids = (source.removeprefix(DTOOL) for source in sources)
     return next((uuid for uuid in uuids if view_key(uuid) == key), None)
 
@@ -255,7 +255,7 @@ def _view(uuid: str, uri: str, links: Mapping[str, str]) -> Wanted:
     dataset = {"uuid": uuid, "uri": plain(uri)}
     source = Source(f"{DTOOL}{uuid}", Location(uri), _NAME)
     stack = Stack((source.canonical,), source.location, _NAME, (Chain((source,), (), _NAME),))
-    return Wanted(view_key(uuid), None, _NAME, stack, bring, {"dataset": dataset}, None, fits)
+    return Wanted(view_key(uuid), None, _NAME, stack, bring, dataset, fits=fits)
 
 
 #: From a link in ``<2 hex>/<key>/<generation>/payload/<name>/`` up to the directory of items.

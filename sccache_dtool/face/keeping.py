@@ -144,7 +144,7 @@ class Keeping(Looking):
             raise not_in_trash(word)
 
         def source(key: str) -> str:
-            return find.source_of(trash.facts(self._fs, self._layout, there[key]))
+            return trash.facts_of(self._fs, self._layout, there[key]).shown_source
 
         key = find.the_only(word, found, source)
         keeper.restore(key)

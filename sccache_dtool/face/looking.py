@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find
 from sccache_dtool.catalog import items
@@ -18,6 +18,7 @@ from sccache_dtool.protocol.holders import Roll
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sccache_dtool.catalog.facts import ItemFacts
     from sccache_dtool.catalog.loose import Loose, Pile
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.metrics import Saved, State
@@ -55,7 +56,7 @@ class Looking(Opened):
         with self._crew() as crew:
             yield from items.survey(self._fs, self._layout, self._warn, crew, fold, uses=uses)
 
-    def told(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+    def told(self) -> Iterator[tuple[Item, list[ItemFacts]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         self.check()
         with self._crew() as crew:
@@ -66,11 +67,11 @@ class Looking(Opened):
         self.check()
         return items.look(self._fs, self._layout, key, self._warn)
 
-    def facts(self, copy: Copy) -> dict[str, Any]:
+    def facts(self, copy: Copy) -> ItemFacts:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
         return items.facts_or_none(self._fs, self._layout, copy, self._warn)
 
-    def facts_of(self, key: str, generation: str) -> dict[str, Any]:
+    def facts_of(self, key: str, generation: str) -> ItemFacts:
         """As `facts`, of a copy that a plan names."""
         return items.facts_if_readable(self._fs, self._layout, key, generation, self._warn)
 

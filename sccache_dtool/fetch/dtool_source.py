@@ -110,13 +110,10 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
         root=root,
         directories=tuple(dict.fromkeys((uuid, str(getattr(dataset._storage_broker, "uuid", uuid)).strip("/")))),
     )
-    notes = {
-        "dataset": {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))},
-        "relpath": relpath,
-    }
+    noted = {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))}
     source = Source(canonical[0], Location(dataset.uri), name)
     stack = Stack(canonical, source.location, name, (Chain((source,), canonical[1:], name),))
-    return Wanted(key, None, name, stack, bringer.bring, notes)
+    return Wanted(key, None, name, stack, bringer.bring, noted, relpath)
 
 
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool.catalog import items
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
@@ -120,7 +121,7 @@ class Freshness:
         from datetime import datetime
 
         try:
-            fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
+            fetched = datetime.fromisoformat(self._facts(generation).fetched or "").timestamp()
         except (ValueError, OverflowError, OSError):
             fetched = 0.0
         now = self._around.clock.wall()
@@ -153,14 +154,13 @@ class Freshness:
 
     def _noted(self, generation: Generation) -> Sequence[Any]:
         """What `item.json` says of the version of each source; empty if it says nothing that can be understood."""
-        found = self._facts(generation).get("versions")
-        return found if isinstance(found, list) else ()
+        return self._facts(generation).versions or ()
 
-    def _facts(self, generation: Generation) -> dict[str, Any]:
+    def _facts(self, generation: Generation) -> ItemFacts:
         try:
             return items.facts(self._around.fs, self._around.layout, self._wanted.key, str(generation))
         except (OSError, records.Damaged):
-            return {}
+            return ItemFacts()
 
     # -- what was asked before ---------------------------------------------------------------------------------------
 

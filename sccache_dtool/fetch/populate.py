@@ -11,8 +11,8 @@ import errno
 from collections.abc import Callable
 
 from sccache_dtool.catalog import items
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
-from sccache_dtool.disk import records
 from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import slots, transfers, versions
@@ -230,7 +230,7 @@ class Populator:
         took = int(seconds * 1000)
         generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, version))
         place = Place.of(self._layout, wanted.key, generation, fetched.name)
-        facts = records.encode_document(self._facts(wanted, fetched, now, seconds))
+        facts = self._facts(wanted, fetched, now, seconds).encode()
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)
         self._strip(area)
         self._fs.mkdir(f"{area}/{GATE}", shared=self._layout.shared)
@@ -249,22 +249,22 @@ class Populator:
             if transfers.is_for_show(text):
                 self._fs.unlink(f"{area}/{text}")
 
-    def _facts(self, wanted: Wanted, fetched: Fetched, now: float, seconds: float) -> dict[str, object]:
-        return {
-            "format": 1,
-            "key": wanted.key,
-            "name": wanted.called,
-            "source": list(wanted.stack.canonical),
-            "payload": fetched.name,
-            "bytes": fetched.bytes,
-            "entries": fetched.entries,
-            "digests": fetched.digests,
-            "versions": [dict(fact) if fact else None for fact in fetched.versions],
-            "fetched": iso(now),
-            "seconds": round(seconds, 3),
-            "by": self._holder.by,
-            **(wanted.notes or {}),
-        }
+    def _facts(self, wanted: Wanted, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
+        return ItemFacts(
+            key=wanted.key,
+            name=wanted.called,
+            source=wanted.stack.canonical,
+            payload=fetched.name,
+            bytes=fetched.bytes,
+            entries=fetched.entries,
+            digests=fetched.digests,
+            versions=[dict(fact) if fact else None for fact in fetched.versions],
+            fetched=iso(now),
+            seconds=round(seconds, 3),
+            by=self._holder.by,
+            dataset=wanted.dataset,
+            relpath=wanted.relpath,
+        )
 
     def _discard(self, area: str) -> None:
         """Remove a work area; what cannot be removed now is removed by `clean`, once we are gone."""

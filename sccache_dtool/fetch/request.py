@@ -29,8 +29,8 @@ class Wanted(NamedTuple):
     stack: Stack
     #: What brings the source, where that is not `sources.py`'s business; the digests among the steps are its own.
     bring: Bring | None = None
-    #: Further facts for `item.json`.
-    notes: Mapping[str, object] | None = None
+    dataset: Mapping[str, str] | None = None  # of an item of dtool's: see ItemFacts
+    relpath: str | None = None
     #: Finds out the rest where that may cost a network's round trip, which a hit must not. Until it has been called,
     #: `label` is no more than a word for people, and the payload's name is looked up.
     complete: Callable[[], Wanted] | None = None
