@@ -13,7 +13,7 @@ from sccache_dtool.disk.names import Generation, Layout
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import leases
 from sccache_dtool.protocol.holders import PROGRAM, Holder, program_owner
@@ -57,7 +57,7 @@ class Acquirer(NamedTuple):
     warn: Callable[[str], None]  # told that a source cannot be looked at
     elect: Callable[[str], Election]
 
-    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
+    def acquire(self, wanted: Request, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
 
         `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong. `max_age`:
@@ -82,7 +82,7 @@ class Acquirer(NamedTuple):
             lease.give_back()
             raise
 
-    def _have_fetched(self, wanted: Wanted, terms: Terms, fresh: Freshness, damaged: set[str]) -> Lease:
+    def _have_fetched(self, wanted: Request, terms: Terms, fresh: Freshness, damaged: set[str]) -> Lease:
         """A lease on an item that is not there yet: fetched by this process, or by another that is waited for."""
         if wanted.complete is not None:
             wanted = wanted.complete()
@@ -112,7 +112,7 @@ class Acquirer(NamedTuple):
         finally:
             worker.retire()
 
-    def _take_existing(self, wanted: Wanted, fresh: Freshness, damaged: set[str]) -> Lease | None:
+    def _take_existing(self, wanted: Request, fresh: Freshness, damaged: set[str]) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says.
 
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
@@ -166,7 +166,7 @@ class Acquirer(NamedTuple):
             if trash.evict(self.fs, self.layout, key, generation) is trash.Outcome.EVICTED:
                 trash.purge_copy(self.fs, self.layout, generation, self.warn)  # its space is needed for the new one
 
-    def _is_of_same_stack(self, wanted: Wanted, generation: str) -> bool:
+    def _is_of_same_stack(self, wanted: Request, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
             there = items.facts(self.fs, self.layout, wanted.key, generation)

@@ -19,8 +19,7 @@ from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness, Surroundings
-from sccache_dtool.fetch.request import Terms, Wanted
-from sccache_dtool.fetch.stack import Stack
+from sccache_dtool.fetch.request import Request, Stack, Terms
 from sccache_dtool.find import Named
 from sccache_dtool.protocol import holders, leases, program
 from sccache_dtool.protocol.holders import Holder, Owner
@@ -82,12 +81,12 @@ class Cache(Keeping):
             self._known[words] = lease.place, wanted.stack
         return lease
 
-    def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
+    def use_wanted(self, wanted: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
         return until_it_stands(lambda: self._use_as_program(wanted, max_age), self._note)
 
-    def _use_as_program(self, wanted: Wanted, max_age: float | None) -> Lease:
+    def _use_as_program(self, wanted: Request, max_age: float | None) -> Lease:
         member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
         if self._on_lost is not None and self._on_lost not in member.on_lost:
             member.on_lost.append(self._on_lost)
@@ -100,7 +99,7 @@ class Cache(Keeping):
     def hold(
         self,
         owner: Owner,
-        wanted: Wanted,
+        wanted: Request,
         *,
         ttl: float | None = None,
         wait: float | None = None,
@@ -118,7 +117,7 @@ class Cache(Keeping):
         terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room, "max_age": max_age}
         return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms), self._note)
 
-    def _hold(self, owner: Owner, ttl: float | None, wanted: Wanted, terms: dict[str, Any]) -> Lease:
+    def _hold(self, owner: Owner, ttl: float | None, wanted: Request, terms: dict[str, Any]) -> Lease:
         holder = self.enter(owner, ttl, wanted.key)
         try:
             with holder.beating():
@@ -139,7 +138,7 @@ class Cache(Keeping):
     def acquire(
         self,
         holder: Holder,
-        wanted: Wanted,
+        wanted: Request,
         *,
         wait: float | None = None,
         size: int | None = None,
@@ -172,7 +171,7 @@ class Cache(Keeping):
             lambda key: self._keeper().election(key),
         )
 
-    def offers(self, wanted: Wanted) -> bool:
+    def offers(self, wanted: Request) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
         try:
             self.check()
@@ -180,12 +179,12 @@ class Cache(Keeping):
             return False
         return next(self._current(wanted), None) is not None
 
-    def locate(self, wanted: Wanted) -> Path | None:
+    def locate(self, wanted: Request) -> Path | None:
         """Where the copy is that `use` would take; None if it would fetch. Look, but take a lease before you read."""
         found = ((copy, self.path(copy)) for copy in self._current(wanted))
         return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
 
-    def _current(self, wanted: Wanted) -> Iterator[Copy]:
+    def _current(self, wanted: Request) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
         around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
         fresh = Freshness(around, wanted, None)
@@ -198,7 +197,7 @@ class Cache(Keeping):
         Nothing is looked up; for what a person may have typed see `find_used`. Raises UsageError.
         """
         within = self.key_within(words[0]) if len(words) == 1 and name is None else None
-        return within or self.wanted(words, name).key
+        return within or self.request(words, name).key
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -206,11 +205,11 @@ class Cache(Keeping):
         A path in a copy means that copy alone. Raises UsageError for a word that means no item, or several.
         """
         if not words:
-            self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
+            self.request(words, name)  # raises if there is no name either: that is wrong with any cache
         self.check()
-        return find.find_used(self._fs, self._layout, words, name, self.wanted, self._warn)
+        return find.find_used(self._fs, self._layout, words, name, self.request, self._warn)
 
-    def announced(self, wanted: Wanted) -> int | None:
+    def announced(self, wanted: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say."""
         from sccache_dtool.fetch.sources import announced
 

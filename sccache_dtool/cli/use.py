@@ -22,7 +22,7 @@ from sccache_dtool.cli.options import (
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DTOOL
+from sccache_dtool.fetch.request import DTOOL, VIEW, DatasetRequest, Request
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.protocol.holders import Owner
 from sccache_dtool.protocol.leases import Lease
@@ -64,12 +64,14 @@ def use_command(
     """
     terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
     terms["max_age"] = _max_age(refresh, max_age)
-    if _is_dataset(words):
+    caches, request = _requested(now, directories, parents, words, name)
+    owner = caches[0].owner(holder)
+    if isinstance(request, DatasetRequest):
         from sccache_dtool.cli.use_dataset import use_dataset
 
-        use_dataset(now, _caches(now, directories, parents, progress=None), words, name, holder, terms)
+        use_dataset(now, caches, request, owner, terms)
         return
-    lease, owner = _hold(now, directories, parents, words, name, holder, terms)
+    lease = _hold(caches, request, owner, terms)
     now.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
@@ -115,20 +117,20 @@ def unuse_command(
     owners = caches[0].owners(holder)
     meant = _meant(caches, words, name)
     released, evicted = 0, False
-    for cache, (key, generation) in meant:
-        give_back, evict = _ways_back(cache, words, key)
-        released += give_back(cache, owners, key, everything=everything, generation=generation)
-        if evict_if_last and cache.item(key).copies:
-            evicted = evict(cache, key)
+    for cache, item in meant:
+        give_back, evict = _ways_back(cache, item)
+        released += give_back(cache, owners, item.key, everything=everything, generation=item.generation)
+        if evict_if_last and cache.item(item.key).copies:
+            evicted = evict(cache, item.key)
         if released and not everything:
             break
     if not released:
         there = meant if holder == "auto" else []
-        above = next((found for cache, (key, _) in there if (found := cache.holder_above(key))), None)
+        above = next((found for cache, item in there if (found := cache.holder_above(item.key))), None)
         hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
-    item = meant[0][1].key if meant else None
-    now.out.result("unuse", {"item": item, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+    key = meant[0][1].key if meant else None
+    now.out.result("unuse", {"item": key, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
 def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
@@ -153,14 +155,12 @@ def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> lis
     return found
 
 
-def _ways_back(
-    cache: Cache, words: tuple[str, ...], key: str
-) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
+def _ways_back(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
     """How an item is given back, and how it is evicted."""
-    if key.endswith(".dataset"):
+    if item.is_dataset or item.key.endswith(VIEW):
         from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
 
-        if staging.is_view(cache, words, key):
+        if item.is_dataset or staging.is_view(cache, item.key):
             return staging.release, staging.evict
     return Cache.release, Cache.evict_if_idle
 
@@ -231,7 +231,8 @@ def run_command(
     try:
         terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
         terms["max_age"] = _max_age(refresh, max_age)
-        path, leases = _hold_for_command(now, directories, parents, words, name, terms, (child.pid, command))
+        caches, request = _requested(now, directories, parents, words, name)
+        path, leases = _hold_for_command(now, caches, request, terms, caches[0].owner_of_command(child.pid, command))
         order = [path if word == replace != "" else word for word in command]
         try:
             return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heart(give_up))
@@ -291,62 +292,46 @@ def renew_command(now: Invocation, holder: str) -> None:
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
 
 
-def _is_dataset(words: tuple[str, ...]) -> bool:
-    """Whether the words mean a whole dtool dataset. dtool's modules are loaded only where one may be meant."""
-    if not (words and words[0].startswith(DTOOL)):
-        return False
-    from sccache_dtool.dtool import staging
-
-    return staging.is_dataset(words)
+def _requested(
+    now: Invocation, directories: str | None, parents: bool, words: tuple[str, ...], name: str | None
+) -> tuple[list[Cache], Request | DatasetRequest]:
+    """The caches, and what the words mean. Progress is shown for a whole dataset, and not for each of its items."""
+    is_dataset = bool(words) and words[0].startswith(DTOOL) and "#" not in words[0]
+    caches = _caches(now, directories, parents, **({"progress": None} if is_dataset else {}))
+    return caches, caches[0].request(words, name)
 
 
 def _hold_for_command(
-    now: Invocation,
-    directories: str | None,
-    parents: bool,
-    words: tuple[str, ...],
-    name: str | None,
-    terms: dict[str, Any],
-    child: tuple[int, list[str]],
+    now: Invocation, caches: list[Cache], request: Request | DatasetRequest, terms: dict[str, Any], owner: Owner
 ) -> tuple[str, Sequence[Lease]]:
     """The path for a command, and the leases that it needs, all of one holder."""
-    if _is_dataset(words):
+    if isinstance(request, DatasetRequest):
         from sccache_dtool.cli.use_dataset import hold_dataset
 
-        staged = hold_dataset(now, _caches(now, directories, parents, progress=None), words, name, terms, child)
+        staged = hold_dataset(now, caches, request, owner, terms)
         return os.fspath(staged), staged.all
-    lease, _ = _hold(now, directories, parents, words, name, "", terms, child)
+    lease = _hold(caches, request, owner, terms, beats=True)
     return os.fspath(lease), (lease,)
 
 
-def _hold(
-    now: Invocation,
-    directories: str | None,
-    parents: bool,
-    words: tuple[str, ...],
-    name: str | None,
-    holder: str,
-    terms: dict[str, Any],
-    child: tuple[int, list[str]] | None = None,
-) -> tuple[Lease, Owner]:
-    """A lease on what the words mean, in the first cache that has it, or else the first with room for it.
+def _hold(caches: list[Cache], request: Request, owner: Owner, terms: dict[str, Any], *, beats: bool = False) -> Lease:
+    """A lease on the item, in the first cache that has it, or else the first with room for it.
 
-    `terms` are those of `Cache.hold`.
+    `terms` are those of `Cache.hold`; `beats`: whether this process shows heartbeats for the owner.
     """
-    caches = _caches(now, directories, parents)
-    wanted = caches[0].wanted(words, name)
-    owner = caches[0].owner(holder) if child is None else caches[0].owner_of_command(*child)
 
-    def hold(cache: Cache) -> Lease:
-        ttl = cache.heartbeat_ttl if terms["ttl"] is None and child is not None else terms["ttl"]
-        return cache.hold(owner, wanted, **{**terms, "ttl": ttl})
+    def terms_in(cache: Cache) -> dict[str, Any]:
+        return {**terms, "ttl": cache.heartbeat_ttl} if beats and terms["ttl"] is None else terms
 
-    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(wanted)), None)
+    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return hold(there), owner
+        return there.hold(owner, request, **terms_in(there))
     from sccache_dtool.cli.placement import fetch_where_room_is
 
-    return fetch_where_room_is(caches, wanted, terms["size"], terms["make_room"], hold), owner
+    size, make_room = terms["size"], terms["make_room"]
+    return fetch_where_room_is(
+        caches, request, size, make_room, lambda cache: cache.hold(owner, request, **terms_in(cache))
+    )
 
 
 def _rate(text: int | None) -> float | None:

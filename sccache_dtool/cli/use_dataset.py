@@ -13,31 +13,27 @@ from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.placement import fetch_where_room_is
 from sccache_dtool.dtool import staging
 from sccache_dtool.dtool.staging import Staged
-from sccache_dtool.errors import UsageError
+from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.protocol.holders import Owner
+from sccache_dtool.protocol.leases import Lease
 
 
 def use_dataset(
-    now: Invocation,
-    caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
-    holder: str,
-    terms: dict[str, Any],
+    now: Invocation, caches: Sequence[Cache], request: DatasetRequest, owner: Owner, terms: dict[str, Any]
 ) -> None:
     """Use all items of a dataset: as many leases, and one directory that shows them.
 
     `caches`: without progress, which is shown for the whole dataset; `terms`: of `Cache.hold`.
     """
-    owner = caches[0].owner(holder)
     chosen = caches[0]
 
     def stage(cache: Cache) -> Staged:
         nonlocal chosen
         chosen = cache
         each = {**terms, "size": None}
-        return staging.hold(cache, words, lambda wanted: cache.hold(owner, wanted, **each), now.out.progress())
+        return staging.hold(cache, request, lambda one: cache.hold(owner, one, **each), now.out.progress())
 
-    staged = _place(caches, words, name, terms, stage, now.out.note)
+    staged = _place(caches, request, terms, stage, now.out.note)
     now.out.detail(f"held by {owner}")
     view, items = staged.view, len(staged.leases)
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
@@ -50,34 +46,30 @@ def use_dataset(
 
 
 def hold_dataset(
-    now: Invocation,
-    caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
-    terms: dict[str, Any],
-    child: tuple[int, list[str]],
+    now: Invocation, caches: Sequence[Cache], request: DatasetRequest, owner: Owner, terms: dict[str, Any]
 ) -> Staged:
     """All items of a dataset, leased for a command that we run, by one holder: one heartbeat serves them all."""
-    owner = caches[0].owner_of_command(*child)
 
     def stage(cache: Cache) -> Staged:
         holder = cache.enter(owner, cache.heartbeat_ttl if terms["ttl"] is None else terms["ttl"])
         each = {name: value for name, value in terms.items() if name not in ("ttl", "size")}
+
+        def hold_one(one: Request) -> Lease:
+            return cache.acquire(holder, one, **each)
+
         try:
             with holder.beating():
-                progress = now.out.progress()
-                return staging.hold(cache, words, lambda wanted: cache.acquire(holder, wanted, **each), progress)
+                return staging.hold(cache, request, hold_one, now.out.progress())
         except BaseException:
             holder.retire()
             raise
 
-    return _place(caches, words, name, terms, stage, now.out.note)
+    return _place(caches, request, terms, stage, now.out.note)
 
 
 def _place(
     caches: Sequence[Cache],
-    words: tuple[str, ...],
-    name: str | None,
+    request: DatasetRequest,
     terms: dict[str, Any],
     stage: Callable[[Cache], Staged],
     note: Callable[[str], None],
@@ -87,11 +79,8 @@ def _place(
     def stage_until_it_stands(cache: Cache) -> Staged:
         return until_it_stands(lambda: stage(cache), note)
 
-    if name is not None:
-        raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
-    key = staging.key_of(words)
-    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(key)), None)
+    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(request.key)), None)
     if there is not None:
         return stage_until_it_stands(there)
-    need = staging.bytes_of(words) if terms["size"] is None else terms["size"]
-    return fetch_where_room_is(caches, staging.wanted(words), need, terms["make_room"], stage_until_it_stands)
+    need = staging.bytes_of(request) if terms["size"] is None else terms["size"]
+    return fetch_where_room_is(caches, request, need, terms["make_room"], stage_until_it_stands)

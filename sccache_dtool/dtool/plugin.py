@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.errors import LeaseLost
-    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.fetch.request import Request
     from sccache_dtool.protocol.leases import Lease
 
 #: Set to ``off``, everything is as without us. Set to ``debug``, a failure of ours is shown with its traceback.
@@ -197,7 +197,7 @@ def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> t
     if isinstance(store, DiskStorageBroker) or not dtool_source.is_identifier(identifier):
         return None, ""
     cache = _cache(store)
-    wanted = dtool_source.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
+    wanted = dtool_source.item_request(dataset.uuid, identifier, str(cache.root), lambda: dataset)
     if dtool_source.cache_attributes(store):
         return cache.use_wanted(wanted), ""
     return _of_unknown_broker(cache, wanted, dtools_own_way)
@@ -219,7 +219,7 @@ def _unleased(dataset: Any, identifier: str) -> str:
     return ""
 
 
-def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
+def _of_unknown_broker(cache: Cache, wanted: Request, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
     """A broker that keeps its cache's path where we do not find it: only what it puts into the cache is ours."""
     if cache.has(wanted.key):
         return cache.use_wanted(wanted), ""

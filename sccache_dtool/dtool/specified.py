@@ -22,7 +22,7 @@ from sccache_dtool.errors import InUse, NoCache
 from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.fetch.request import Request
     from sccache_dtool.protocol.leases import Lease
 
 #: By key. Its calls cannot be interrupted half way by another thread or a signal handler, so that no lock is needed.
@@ -108,7 +108,7 @@ def _item(uri: str, uuid: str) -> Item:
         return Item(wanted.key, (), 0, None)
 
 
-def _named(uri: str, uuid: str) -> tuple[Cache, Wanted]:
+def _named(uri: str, uuid: str) -> tuple[Cache, Request]:
     choice = root.choose(None, os.environ)
     cache = Cache(choice.path, may_hold_data=True, parents=choice.parents)
     return cache, cache.wanted([f"{DTOOL}{uri}#{uuid}"])

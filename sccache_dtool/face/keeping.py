@@ -139,7 +139,7 @@ class Keeping(Looking):
         keeper.return_interrupted_restores()
         there = dict(keeper.restorable())
         within = self._layout.key_of(word)
-        found = find.meant(word, there, self.wanted) if within is None else [within]
+        found = find.meant(word, there, self.request) if within is None else [within]
         if not found:
             raise not_in_trash(word)
 

@@ -97,7 +97,7 @@ class Looking(Opened):
         Raises UsageError if it means none, or could mean several.
         """
         self.check()
-        return find.find(self._fs, self._layout, word, self.wanted, self._warn)
+        return find.find(self._fs, self._layout, word, self.request, self._warn)
 
     def key_within(self, path: str) -> str | None:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""

@@ -12,7 +12,8 @@ from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import LeaseLost, NoCache
-from sccache_dtool.fetch.request import Wanted, wanted_from
+from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Crew
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from sccache_dtool.evict.single import Keeper
     from sccache_dtool.fetch.progress import Progress
-    from sccache_dtool.fetch.stack import Stack
+    from sccache_dtool.fetch.request import Stack
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -109,14 +110,18 @@ class Opened:
             self._config = config.load(self._fs, self._layout, self._warn)
         return self._config
 
-    def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
+    def wanted(self, words: Sequence[str], name: str | None = None) -> Request:
+        """As `request`. Raises UsageError for a whole dataset."""
+        return one_item(self.request(words, name))
+
+    def request(self, words: Sequence[str], name: str | None = None) -> Request | DatasetRequest:
         """What the words of a command or call mean. Raises UsageError if they mean nothing.
 
         The settings are read only if a URL may have credentials in it that they name.
         """
         may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
         credentials = self.settings.fetch_credentials if may_have else ()
-        return wanted_from(words, name, self._layout.root, credentials)
+        return parse_request(words, name, self._layout.root, credentials)
 
     @property
     def heartbeat_ttl(self) -> float:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from sccache_dtool.fetch.request import Wanted
-from sccache_dtool.fetch.words import Source
+from sccache_dtool.fetch.request import Request, Source
 from sccache_dtool.protocol.holders import user_name
 
 
-def asked_as(wanted: Wanted) -> str:
+def asked_as(wanted: Request) -> str:
     """A text that is the same for two askers only if they ask alike. It has no credentials in it.
 
     Who asks a web server without credentials asks as everybody does. What else is asked may know its users, or find

@@ -18,7 +18,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import CheckedName, Generation, Layout
 from sccache_dtool.fetch import versions
-from sccache_dtool.fetch.request import Wanted
+from sccache_dtool.fetch.request import Request
 
 Tell = Callable[[str], None]
 
@@ -40,7 +40,7 @@ class Surroundings(NamedTuple):
 class Freshness:
     """Judges the copies of one item for one use; a copy is judged once, however often it is found."""
 
-    def __init__(self, around: Surroundings, wanted: Wanted, max_age: float | None) -> None:
+    def __init__(self, around: Surroundings, wanted: Request, max_age: float | None) -> None:
         """`max_age`: seconds for which a copy is used without asking its source; 0: always ask; None: never ask."""
         self._around = around
         self._wanted = wanted

@@ -21,8 +21,9 @@ from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import Temporary, persist
-from sccache_dtool.fetch.words import REMOTE, Source
+from sccache_dtool.fetch.words import REMOTE
 
 #: Bytes that are asked for at once, and so what is in memory.
 BLOCK = 8 << 20

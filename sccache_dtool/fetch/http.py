@@ -20,9 +20,10 @@ from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.context import Job, Retrieved, silently
 from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.urls import path_of, readable
-from sccache_dtool.fetch.words import EXTENSION, Source
+from sccache_dtool.fetch.words import EXTENSION
 
 if TYPE_CHECKING:
     import requests

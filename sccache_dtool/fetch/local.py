@@ -11,9 +11,9 @@ from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.versions import contains_cache
-from sccache_dtool.fetch.words import Source
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from sccache_dtool.fetch.context import Job, Retrieved
-    from sccache_dtool.fetch.words import Source, Step
+    from sccache_dtool.fetch.request import Source, Step
 
 SOURCES = "sccache_dtool.sources"
 STEPS = "sccache_dtool.steps"

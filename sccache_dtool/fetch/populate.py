@@ -20,7 +20,7 @@ from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.run import Fetched, fetch
 from sccache_dtool.fetch.takeover import find_abandoned
@@ -42,7 +42,7 @@ class Populator:
 
     def populate(
         self,
-        wanted: Wanted,
+        wanted: Request,
         elect: Callable[[], Election],
         take_existing: Callable[[], Lease | None],
         terms: Terms,
@@ -68,7 +68,7 @@ class Populator:
                 election.resign()
 
     def _fetch(
-        self, wanted: Wanted, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
+        self, wanted: Request, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
     ) -> Lease:
         name = self._holder.next_lease()
         work = str(WorkName(self._worker.next_lease(), FETCH, wanted.key[:32]))
@@ -148,7 +148,7 @@ class Populator:
             job.track.queue()
         self._note("waiting for other downloads of yours on this host to end")
 
-    def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
+    def _check_room(self, wanted: Request, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
         free = self._fs.free_space(self._layout.root)
         if free is None:
@@ -190,13 +190,13 @@ class Populator:
             return error.errno in GONE
         return False
 
-    def _lost(self, wanted: Wanted) -> LeaseLost:
+    def _lost(self, wanted: Request) -> LeaseLost:
         return LeaseLost(
             f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
             hint="use the item again",
         )
 
-    def _explain(self, wanted: Wanted, error: Exception) -> CacheError:
+    def _explain(self, wanted: Request, error: Exception) -> CacheError:
         if isinstance(error, CacheError):
             return error
         if isinstance(error, OSError) and error.errno in FULL:
@@ -207,7 +207,7 @@ class Populator:
         return CacheError(f"cannot put {wanted.label} into the cache: {reason}")
 
     def _note_end(
-        self, wanted: Wanted, name: str, track: Track, began: float, how: str, more: dict[str, object]
+        self, wanted: Request, name: str, track: Track, began: float, how: str, more: dict[str, object]
     ) -> None:
         now = self._clock.wall()
         facts = {
@@ -221,10 +221,10 @@ class Populator:
         outcome = OutcomeName(wanted.key[:32], name, int(now * 1000), how)
         downloads.note_outcome(self._fs, self._layout, outcome, facts)
 
-    def _identity(self, wanted: Wanted) -> dict[str, object]:
+    def _identity(self, wanted: Request) -> dict[str, object]:
         return {"key": wanted.key, "label": wanted.name or wanted.label, "source": list(wanted.stack.canonical)}
 
-    def _publish(self, wanted: Wanted, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
+    def _publish(self, wanted: Request, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
         version = versions.tag_of(fetched.versions, wanted.stack.chains) if wanted.bring is None else None
         took = int(seconds * 1000)
@@ -249,7 +249,7 @@ class Populator:
             if transfers.is_for_show(text):
                 self._fs.unlink(f"{area}/{text}")
 
-    def _facts(self, wanted: Wanted, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
+    def _facts(self, wanted: Request, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
         return ItemFacts(
             key=wanted.key,
             name=wanted.called,
@@ -272,7 +272,7 @@ class Populator:
             self._fs.remove_tree(area)
 
 
-def _reasons(failure: CacheError, error: Exception, wanted: Wanted) -> dict[str, object]:
+def _reasons(failure: CacheError, error: Exception, wanted: Request) -> dict[str, object]:
     """Why it failed, and for whom of those who wait that is their own failure; see `waiting.py`."""
     quota = any(isinstance(one, OSError) and one.errno == errno.EDQUOT for one in (error, error.__cause__))
     return {

@@ -17,10 +17,11 @@ from sccache_dtool.fetch import partial, versions
 from sccache_dtool.fetch.context import Job, Retrieved, silently
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
+from sccache_dtool.fetch.request import Chain, Stack
 from sccache_dtool.fetch.sink import Throttle
 from sccache_dtool.fetch.sources import require as require_source
 from sccache_dtool.fetch.sources import retrieve
-from sccache_dtool.fetch.stack import Chain, Stack, label_for
+from sccache_dtool.fetch.stack import label_for
 from sccache_dtool.fetch.steps import apply_step
 from sccache_dtool.fetch.steps import require as require_step
 from sccache_dtool.fetch.track import Track
@@ -64,7 +65,7 @@ def fetch(
 
     The default of `label` is the stack's. An empty stack makes an empty directory. `shared`: the directory's group may
     read the files, and remove them. `track`: what others see of it; it takes the place of `progress`. `rate`: bytes a
-    second at most. `bring`: see Wanted. `note` is told what we wait for.
+    second at most. `bring`: see Request. `note` is told what we wait for.
 
     Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that
     is no file name; what was made until then is left in `area`, and the caller removes it.

@@ -14,10 +14,10 @@ from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
+from sccache_dtool.fetch.request import Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
-from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.steps import compare
-from sccache_dtool.fetch.words import REMOTE, Source
+from sccache_dtool.fetch.words import REMOTE
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]

@@ -26,8 +26,7 @@ from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.context import Job, Retrieved
-    from sccache_dtool.fetch.stack import Chain, Stack
-    from sccache_dtool.fetch.words import Source
+    from sccache_dtool.fetch.request import Chain, Source, Stack
 
 #: Without O_NONBLOCK, opening what has become a FIFO meanwhile would wait for a writer.
 _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC

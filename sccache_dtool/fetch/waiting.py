@@ -16,7 +16,7 @@ from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.errand import Errand
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
@@ -33,7 +33,7 @@ _NOTE_EVERY = 60.0
 class Waiter:
     """Waits for one holder for one item, for as long as its terms say."""
 
-    def __init__(self, errand: Errand, wanted: Wanted, terms: Terms) -> None:
+    def __init__(self, errand: Errand, wanted: Request, terms: Terms) -> None:
         self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
         self._wanted = wanted
         self._terms = terms
