@@ -7,17 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sccache_dtool.catalog import items
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Generation, Layout
+from sccache_dtool.disk.names import Generation
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
-from sccache_dtool.fetch.freshness import Freshness, Surroundings
+from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import Request, Terms
-from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import leases
 from sccache_dtool.protocol.holders import PROGRAM, Holder, program_owner
 from sccache_dtool.protocol.leases import Lease, Place
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
@@ -46,15 +44,10 @@ def until_it_stands(attempt: Callable[[], Leased], note: Callable[[str], None]) 
 class Acquirer(NamedTuple):
     """Takes leases for `holder`, and has this process fetch what is not there."""
 
-    fs: FileSystem
-    layout: Layout
-    clock: Clock
-    proc: Proc
+    store: Store
     holder: Holder
     heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
-    note: Callable[[str], None]  # told, in a sentence, whom we are waiting for
-    warn: Callable[[str], None]  # told that a source cannot be looked at
     elect: Callable[[str], Election]
 
     def acquire(self, wanted: Request, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
@@ -64,7 +57,7 @@ class Acquirer(NamedTuple):
         see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not protect
         anything.
         """
-        fresh = Freshness(Surroundings(self.fs, self.layout, self.clock, self.warn, self.note), wanted, max_age)
+        fresh = Freshness(self.store, wanted, max_age)
         damaged: set[str] = set()
         lease = self._take_existing(wanted, fresh, damaged)
         if lease is None:
@@ -86,13 +79,11 @@ class Acquirer(NamedTuple):
         """A lease on an item that is not there yet: fetched by this process, or by another that is waited for."""
         if wanted.complete is not None:
             wanted = wanted.complete()
-        from sccache_dtool.fetch.errand import Errand
         from sccache_dtool.fetch.populate import Populator
         from sccache_dtool.fetch.progress import NoProgress
 
         with self._worker() as worker:
-            errand = Errand(self.fs, self.layout, self.clock, self.holder, worker, self.proc, self.note)
-            return Populator(errand, self.progress or NoProgress()).populate(
+            return Populator(self.store, self.holder, worker, self.progress or NoProgress()).populate(
                 wanted,
                 lambda: self.elect(fresh.election),
                 lambda: self._take_existing(wanted, fresh, damaged),
@@ -105,7 +96,8 @@ class Acquirer(NamedTuple):
         if self.holder.owner.kind is PROGRAM:
             yield self.holder
             return
-        worker = Holder(self.fs, self.layout, self.clock, program_owner(self.proc), self.heartbeat_ttl())
+        store = self.store
+        worker = Holder(store.fs, store.layout, store.clock, program_owner(store.proc), self.heartbeat_ttl())
         try:
             with worker.beating():
                 yield worker
@@ -118,26 +110,26 @@ class Acquirer(NamedTuple):
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
         """
         fresh.begin()
-        for generation in items.generations(self.fs, self.layout, wanted.key):
+        for generation in items.generations(self.store.fs, self.store.layout, wanted.key):
             if str(generation) in damaged:
                 continue
             payload: str | None = wanted.label
             if wanted.named_by_source:
-                payload = items.payload_name(self.fs, self.layout, wanted.key, generation)
+                payload = items.payload_name(self.store.fs, self.store.layout, wanted.key, generation)
                 if payload is None:
-                    payload = items.payload_name(self.fs, self.layout, wanted.key, generation, fresh=True)
+                    payload = items.payload_name(self.store.fs, self.store.layout, wanted.key, generation, fresh=True)
             if payload is None:
                 damaged.add(str(generation))
                 self._evict(wanted.key, str(generation))
                 continue
-            place = Place.of(self.layout, wanted.key, str(generation), payload)
+            place = Place.of(self.store.layout, wanted.key, str(generation), payload)
             if wanted.fits is not None and not wanted.fits(place.payload):
                 continue
             if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
                 continue
             if not fresh.accepts(generation):
                 continue
-            lease = leases.take(self.fs, self.clock, self.holder, place)
+            lease = leases.take(self.store.fs, self.store.clock, self.holder, place)
             if lease is None:
                 continue
             if self._is_whole(lease, generation):
@@ -148,28 +140,30 @@ class Acquirer(NamedTuple):
 
     def _is_whole(self, lease: Lease, generation: Generation) -> bool:
         try:
-            return items.is_whole(self.fs, lease.place.payload, generation)
+            return items.is_whole(self.store.fs, lease.place.payload, generation)
         except BaseException:
             lease.give_back()
             raise
 
     def _give_up(self, lease: Lease) -> None:
         lease.give_back()
-        self.note(f"{lease.place.payload} was removed or changed since it was fetched: fetching it again")
+        self.store.log.note(f"{lease.place.payload} was removed or changed since it was fetched: fetching it again")
         self._evict(lease.key, lease.place.generation)
 
     def _evict(self, key: str, generation: str) -> None:
         """Remove a copy whose payload is not whole, so that nobody is given it, unless somebody else holds it."""
         from sccache_dtool.evict import trash
 
+        store = self.store
         with contextlib.suppress(OSError):  # whoever uses it next finds out as well
-            if trash.evict(self.fs, self.layout, key, generation) is trash.Outcome.EVICTED:
-                trash.purge_copy(self.fs, self.layout, generation, self.warn)  # its space is needed for the new one
+            if trash.evict(store.fs, store.layout, key, generation) is trash.Outcome.EVICTED:
+                # its space is needed for the new one
+                trash.purge_copy(store.fs, store.layout, generation, store.log.warning)
 
     def _is_of_same_stack(self, wanted: Request, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
-            there = items.facts(self.fs, self.layout, wanted.key, generation)
+            there = items.facts(self.store.fs, self.store.layout, wanted.key, generation)
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:

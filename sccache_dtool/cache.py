@@ -18,7 +18,7 @@ from sccache_dtool.errors import NoCache, UsageError
 from sccache_dtool.face.keeping import Keeping
 from sccache_dtool.face.opened import silently
 from sccache_dtool.fetch import versions
-from sccache_dtool.fetch.freshness import Freshness, Surroundings
+from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import Request, Stack, Terms
 from sccache_dtool.find import Named
 from sccache_dtool.protocol import holders, leases, program
@@ -159,15 +159,10 @@ class Cache(Keeping):
 
     def _acquirer(self, holder: Holder) -> Acquirer:
         return Acquirer(
-            self._fs,
-            self._layout,
-            self._clock,
-            self._proc,
+            self._store(),
             holder,
             lambda: self.heartbeat_ttl,
             self._progress,
-            self._note,
-            self._warn,
             lambda key: self._keeper().election(key),
         )
 
@@ -186,8 +181,7 @@ class Cache(Keeping):
 
     def _current(self, wanted: Request) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
-        around = Surroundings(self._fs, self._layout, self._clock, silently, silently)
-        fresh = Freshness(around, wanted, None)
+        fresh = Freshness(self._store(silently, silently), wanted, None)
         copies = items.look(self._fs, self._layout, wanted.key, self._warn, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.protocol.store import Store
 
 
 class Call(NamedTuple):
@@ -247,3 +249,8 @@ class FakeProc(Proc):
 
     def is_there(self, pid: int) -> bool:
         return pid in self.hidden or os.path.exists(f"{self.root}/{pid}/stat")
+
+
+def store_of(fs: FileSystem, layout: Layout | None, *, clock: Clock | None = None, proc: Proc | None = None) -> Store:
+    """The cache in which `layout` says where everything is, by `fs`; with the clock and processes of this host."""
+    return Store(fs, layout or Layout("/nowhere"), clock or Clock(), proc or Proc(), "cache-id")

@@ -17,7 +17,7 @@ from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.copies import EVICTS, Evict
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import GONE, CacheError, explain
-from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.sink import Digests
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import is_digest
 
@@ -115,7 +115,7 @@ def _read(
 
 def _wrong(fs: FileSystem, path: str, digests: dict[str, str], progress: Progress | None) -> dict[str, str]:
     """The digests of a file that are others than they should be, by algorithm, with what they are."""
-    taken = checksums.Digests(sorted(digests))
+    taken = Digests(sorted(digests))
     fd = fs.open(path)
     try:
         if not stat.S_ISREG(fs.fstat(fd).st_mode):

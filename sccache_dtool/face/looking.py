@@ -119,14 +119,14 @@ class Looking(Opened):
             return False
         from sccache_dtool.fetch import transfers
 
-        return transfers.is_fetched(self._fs, self._layout, key)
+        return transfers.is_fetched(self._store(), key)
 
     def transfers(self) -> list[Transfer]:
         """Fetches that run, waits for them, and fetches that have ended within a day."""
         from sccache_dtool.fetch import transfers
 
         self.check()
-        return [*transfers.running(self._fs, self._layout, self._proc), *transfers.ended(self._fs, self._layout)]
+        return [*transfers.running(self._store()), *transfers.ended(self._store())]
 
     def free_space(self) -> int | None:
         """Bytes that may still be written to the cache's file system; None if it does not say so."""
@@ -141,7 +141,7 @@ class Looking(Opened):
         from sccache_dtool.fetch import transfers
 
         free = self.free_space()
-        return None if free is None else free - transfers.reserved(self._fs, self._layout, None, self._proc)
+        return None if free is None else free - transfers.reserved(self._store())
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
@@ -205,7 +205,7 @@ class Looking(Opened):
         cache_id = self.check()
         roll = Roll.glance(self._fs, self._layout)
         trashed = self._fs.names(self._layout.trash)
-        found = list(transfers.running(self._fs, self._layout, self._proc, waits=False))
+        found = list(transfers.running(self._store(), waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,

@@ -15,11 +15,12 @@ from sccache_dtool.errors import LeaseLost, NoCache
 from sccache_dtool.fetch.request import DatasetRequest, Request
 from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.log import Log
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import program
 from sccache_dtool.protocol.leases import Place
-from sccache_dtool.protocol.store import Workplace
+from sccache_dtool.protocol.store import Store, Workplace
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -42,6 +43,23 @@ def silently(text: str) -> None:
 
 def _watch_silently(done: int, total: int) -> None:
     """Tell nobody."""
+
+
+class _Callbacks(Log):
+    """A log that tells who was named when the cache was opened."""
+
+    def __init__(self, warn: Tell, note: Tell) -> None:
+        super().__init__()
+        self._warn = warn
+        self._note = note
+
+    def warning(self, message: object) -> None:
+        """Tell it."""
+        self._warn(str(message))
+
+    def note(self, message: object) -> None:
+        """Tell it."""
+        self._note(str(message))
 
 
 class Opened:
@@ -185,6 +203,10 @@ class Opened:
 
     def _workplace(self, warn: Tell | None = None) -> Workplace:
         return Workplace(self._fs, self._layout, self._clock, self._proc, self.check(), warn or self._warn)
+
+    def _store(self, warn: Tell | None = None, note: Tell | None = None) -> Store:
+        log = _Callbacks(warn or self._warn, note or self._note)
+        return Store(self._fs, self._layout, self._clock, self._proc, self.check(), log)
 
     def _crew(self) -> Crew:
         return Crew(self._jobs, self._on_scan, self._executor)

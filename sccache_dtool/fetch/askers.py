@@ -8,15 +8,15 @@ from sccache_dtool.fetch.request import Request, Source
 from sccache_dtool.protocol.holders import user_name
 
 
-def asked_as(wanted: Request) -> str:
+def asked_as(request: Request) -> str:
     """A text that is the same for two askers only if they ask alike. It has no credentials in it.
 
     Who asks a web server without credentials asks as everybody does. What else is asked may know its users, or find
     credentials where only its own client looks. A local path leads to the same file if size and time are the same.
     """
-    if wanted.bring is not None:
+    if request.bring is not None:
         return user_name()
-    return " | ".join(_asked_as(mirror) for chain in wanted.stack.chains for mirror in chain.mirrors)
+    return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
 
 
 def _asked_as(source: Source) -> str:

@@ -187,10 +187,11 @@ def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) 
 # -- words and datasets ------------------------------------------------------------------------------------------------
 
 
-def parse_dtool(words: Sequence[str], root: str) -> Request | DatasetRequest:
+def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request | DatasetRequest:
     """What ``dtool:URI`` or ``dtool:URI#ITEM [STEP]...`` means; ITEM is an identifier, or a path in the dataset.
 
     Raises UsageError if it means nothing, and FetchFailed if a server must be asked which dataset is at the URI.
+    `may_be_all`: whether a whole dataset will do, which has no name but its own.
     """
     uri, mark, item = words[0].removeprefix(DTOOL).partition("#")
     if not uri or CONTROL.search(words[0]):
@@ -200,6 +201,8 @@ def parse_dtool(words: Sequence[str], root: str) -> Request | DatasetRequest:
             raise UsageError(
                 f"{plain(words[1])} cannot be done with a whole dataset", hint="name an item: dtool:URI#ITEM"
             )
+        if not may_be_all:
+            raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
         return DatasetRequest(uri, uuid_of(uri))
     item = item.removeprefix("./")
     if not item:

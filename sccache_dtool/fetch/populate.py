@@ -18,31 +18,34 @@ from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, Tim
 from sccache_dtool.fetch import slots, transfers, versions
 from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.context import Job
-from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.run import Fetched, fetch
-from sccache_dtool.fetch.takeover import find_abandoned
 from sccache_dtool.fetch.track import TakenOver, Track
 from sccache_dtool.fetch.waiting import Waiter
 from sccache_dtool.protocol import downloads, history
 from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
+from sccache_dtool.protocol.store import Store
 
 
 class Populator:
     """Fetches items for one holder."""
 
-    def __init__(self, errand: Errand, progress: Progress) -> None:
-        self._errand = errand
-        self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
+    def __init__(self, store: Store, holder: Holder, worker: Holder, progress: Progress) -> None:
+        """`holder` is to have the lease. `worker`: this process, whose work areas are removed once it is gone."""
+        self._store = store
+        self._fs, self._layout, self._clock = store.fs, store.layout, store.clock
+        self._holder = holder
+        self._worker = worker
         self._progress = progress
 
     def populate(
         self,
-        wanted: Request,
+        request: Request,
         elect: Callable[[], Election],
         take_existing: Callable[[], Lease | None],
         terms: Terms,
@@ -52,41 +55,41 @@ class Populator:
         `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace; also those
         of somebody else whose fetch we waited for.
         """
-        waiter = Waiter(self._errand, wanted, terms)
+        waiter = Waiter(self._store, self._holder, self._worker, request, terms)
         while True:
             election = elect()
             lease = waiter.wait(election, take_existing)
             if lease is not None:
                 return lease
             try:
-                items.refresh(self._fs, self._layout, wanted.key)
+                items.refresh(self._fs, self._layout, request.key)
                 lease = take_existing()
-                return lease if lease is not None else self._fetch(wanted, election, take_existing, terms)
+                return lease if lease is not None else self._fetch(request, election, take_existing, terms)
             except TakenOver:
                 continue  # we were silent for so long that somebody else fetches it: wait for them
             finally:
                 election.resign()
 
     def _fetch(
-        self, wanted: Request, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
+        self, request: Request, election: Election, take_existing: Callable[[], Lease | None], terms: Terms
     ) -> Lease:
         name = self._holder.next_lease()
-        work = str(WorkName(self._worker.next_lease(), FETCH, wanted.key[:32]))
+        work = str(WorkName(self._worker.next_lease(), FETCH, request.key[:32]))
         area = f"{self._layout.tmp}/{work}"
         began, wall = self._clock.monotonic(), self._clock.wall()
         track = Track(
             self._fs,
             area,
             self._progress,
-            on_total=lambda coming: self._check_room(wanted, coming, (wall, work), terms),
+            on_total=lambda coming: self._check_room(request, coming, (wall, work), terms),
         )
         made = keep = interrupted = False
         try:
-            aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN, wanted.key[:32])}"
-            taken = find_abandoned(self._fs, self._layout, wanted.key, aside, self._proc)
+            aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN, request.key[:32])}"
+            taken = transfers.find_abandoned(self._store, request.key, aside)
             track.taken = taken.area if taken else None
             facts = {
-                **self._identity(wanted),
+                **self._identity(request),
                 "by": self._holder.by,
                 "began": wall,
                 "sign": election.sign,
@@ -96,39 +99,36 @@ class Populator:
             made = True
             track.begin(facts, terms.size, shared=self._layout.shared)
             if terms.size is not None:
-                self._check_room(wanted, terms.size, (wall, work), terms)
+                self._check_room(request, terms.size, (wall, work), terms)
             fetched = fetch(
-                self._fs,
-                wanted.stack,
+                self._store,
+                request.stack,
                 area,
                 progress=self._progress,
-                label=wanted.label,
-                shared=self._layout.shared,
-                clock=self._clock,
+                label=request.label,
                 track=track,
                 rate=terms.rate,
                 queue=lambda job: self._slot(job, terms),
-                bring=wanted.bring,
-                note=self._note,
+                bring=request.bring,
             )
             track.end()
             lease = take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
             if lease is None:
-                lease = self._publish(wanted, area, name, fetched, self._clock.monotonic() - began)
-            self._note_end(wanted, name, track, wall, DONE, {"bytes": fetched.bytes})
+                lease = self._publish(request, area, name, fetched, self._clock.monotonic() - began)
+            self._note_end(request, name, track, wall, DONE, {"bytes": fetched.bytes})
             return lease
         except (TakenOver, CacheError, OSError) as error:
             interrupted = isinstance(error, GaveUp)
             keep = interrupted and track.keepable
             if made and self._is_taken_away(area):
                 if self._holder.lost or self._worker.lost:
-                    raise self._lost(wanted) from error
+                    raise self._lost(request) from error
                 if self._is_without_cache():
                     raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
                 raise TakenOver from error
-            failure = self._explain(wanted, error)
+            failure = self._explain(request, error)
             if not isinstance(failure, TimedOut):  # our own patience: others may have more, and fetch it
-                self._note_end(wanted, name, track, wall, FAILED, _reasons(failure, error, wanted))
+                self._note_end(request, name, track, wall, FAILED, _reasons(failure, error, request))
             raise failure from error
         except BaseException:
             interrupted, keep = True, track.keepable  # whoever wants the item next goes on with it
@@ -146,14 +146,14 @@ class Populator:
     def _queued(self, job: Job) -> None:
         if job.track is not None:
             job.track.queue()
-        self._note("waiting for other downloads of yours on this host to end")
+        self._store.log.note("waiting for other downloads of yours on this host to end")
 
-    def _check_room(self, wanted: Request, coming: int, ours: tuple[float, str], terms: Terms) -> None:
+    def _check_room(self, request: Request, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
         free = self._fs.free_space(self._layout.root)
         if free is None:
             return  # then the disk says it when it is full
-        taken = transfers.reserved(self._fs, self._layout, ours, self._proc)
+        taken = transfers.reserved(self._store, ours)
         missing = coming - (free - taken)
         if missing > 0 and terms.make_room is not None:
             missing -= terms.make_room(missing)
@@ -163,7 +163,7 @@ class Populator:
 
         reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
         raise NoSpace(
-            f"no space left for {wanted.label}, which needs {humanize.naturalsize(coming)}",
+            f"no space left for {request.label}, which needs {humanize.naturalsize(coming)}",
             details=[
                 f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
                 f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root) or 0))} free{reserved}"
@@ -190,54 +190,54 @@ class Populator:
             return error.errno in GONE
         return False
 
-    def _lost(self, wanted: Request) -> LeaseLost:
+    def _lost(self, request: Request) -> LeaseLost:
         return LeaseLost(
-            f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
+            f"the work area for {request.label} was taken away: this process was taken for dead meanwhile",
             hint="use the item again",
         )
 
-    def _explain(self, wanted: Request, error: Exception) -> CacheError:
+    def _explain(self, request: Request, error: Exception) -> CacheError:
         if isinstance(error, CacheError):
             return error
         if isinstance(error, OSError) and error.errno in FULL:
             return NoSpace(
-                f"no space left in {self._layout.root} for {wanted.label}", hint="`sc-dtool clean` makes room"
+                f"no space left in {self._layout.root} for {request.label}", hint="`sc-dtool clean` makes room"
             )
         reason = explain(error) if isinstance(error, OSError) else str(error)
-        return CacheError(f"cannot put {wanted.label} into the cache: {reason}")
+        return CacheError(f"cannot put {request.label} into the cache: {reason}")
 
     def _note_end(
-        self, wanted: Request, name: str, track: Track, began: float, how: str, more: dict[str, object]
+        self, request: Request, name: str, track: Track, began: float, how: str, more: dict[str, object]
     ) -> None:
         now = self._clock.wall()
         facts = {
-            **self._identity(wanted),
+            **self._identity(request),
             "by": self._holder.by,
             "began": began,
             "bytes": track.bytes,
             "attempts": track.attempts,
             **more,
         }
-        outcome = OutcomeName(wanted.key[:32], name, int(now * 1000), how)
+        outcome = OutcomeName(request.key[:32], name, int(now * 1000), how)
         downloads.note_outcome(self._fs, self._layout, outcome, facts)
 
-    def _identity(self, wanted: Request) -> dict[str, object]:
-        return {"key": wanted.key, "label": wanted.name or wanted.label, "source": list(wanted.stack.canonical)}
+    def _identity(self, request: Request) -> dict[str, object]:
+        return {"key": request.key, "label": request.name or request.label, "source": list(request.stack.canonical)}
 
-    def _publish(self, wanted: Request, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
+    def _publish(self, request: Request, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         now = self._clock.wall()
-        version = versions.tag_of(fetched.versions, wanted.stack.chains) if wanted.bring is None else None
+        version = versions.tag_of(fetched.versions, request.stack.chains) if request.bring is None else None
         took = int(seconds * 1000)
         generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, version))
-        place = Place.of(self._layout, wanted.key, generation, fetched.name)
-        facts = self._facts(wanted, fetched, now, seconds).encode()
+        place = Place.of(self._layout, request.key, generation, fetched.name)
+        facts = self._facts(request, fetched, now, seconds).encode()
         self._fs.write_new(f"{area}/{ITEM_FILE}", facts, shared=self._layout.shared)
         self._strip(area)
         self._fs.mkdir(f"{area}/{GATE}", shared=self._layout.shared)
         self._fs.put_record(history.encode_lease(now, self._holder.by), f"{area}/{GATE}/{name}")
         self._fs.make_dirs(place.history, shared=self._layout.shared)
         try:
-            self._fs.rename(area, self._layout.generation(wanted.key, generation))
+            self._fs.rename(area, self._layout.generation(request.key, generation))
         except OSError as error:
             if error.errno not in GONE or name not in self._fs.names(place.gate):
                 raise  # otherwise the server has done it, and its reply was lost
@@ -249,11 +249,11 @@ class Populator:
             if transfers.is_for_show(text):
                 self._fs.unlink(f"{area}/{text}")
 
-    def _facts(self, wanted: Request, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
+    def _facts(self, request: Request, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
         return ItemFacts(
-            key=wanted.key,
-            name=wanted.called,
-            source=wanted.stack.canonical,
+            key=request.key,
+            name=request.called,
+            source=request.stack.canonical,
             payload=fetched.name,
             bytes=fetched.bytes,
             entries=fetched.entries,
@@ -262,8 +262,8 @@ class Populator:
             fetched=iso(now),
             seconds=round(seconds, 3),
             by=self._holder.by,
-            dataset=wanted.dataset,
-            relpath=wanted.relpath,
+            dataset=request.dataset,
+            relpath=request.relpath,
         )
 
     def _discard(self, area: str) -> None:
@@ -272,7 +272,7 @@ class Populator:
             self._fs.remove_tree(area)
 
 
-def _reasons(failure: CacheError, error: Exception, wanted: Request) -> dict[str, object]:
+def _reasons(failure: CacheError, error: Exception, request: Request) -> dict[str, object]:
     """Why it failed, and for whom of those who wait that is their own failure; see `waiting.py`."""
     quota = any(isinstance(one, OSError) and one.errno == errno.EDQUOT for one in (error, error.__cause__))
     return {
@@ -281,5 +281,5 @@ def _reasons(failure: CacheError, error: Exception, wanted: Request) -> dict[str
         "hint": failure.hint,
         "no_space": isinstance(failure, NoSpace) and not quota,  # a quota is one user's
         "shared": failure.shared,
-        "asked_as": asked_as(wanted) if failure.shared else None,
+        "asked_as": asked_as(request) if failure.shared else None,
     }

@@ -26,12 +26,10 @@ def parse_request(
     if words and words[0].startswith(DTOOL):
         from sccache_dtool.fetch.dtool_source import parse_dtool
 
-        request = parse_dtool(words, root)
-        if name is None:
+        request = parse_dtool(words, root, may_be_all=name is None)
+        if name is None or isinstance(request, DatasetRequest):
             return request
         _check_name(name)
-        if isinstance(request, DatasetRequest):
-            raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
         whole = request.complete() if request.complete is not None else request
         return whole._replace(key=_named(name), name=name)
     stack = parse_stack(words, credentials=credentials)

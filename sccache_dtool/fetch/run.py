@@ -9,12 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import PAYLOAD
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
 from sccache_dtool.fetch import partial, versions
-from sccache_dtool.fetch.context import Job, Retrieved, silently
+from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.request import Chain, Stack
@@ -26,6 +24,7 @@ from sccache_dtool.fetch.steps import apply_step
 from sccache_dtool.fetch.steps import require as require_step
 from sccache_dtool.fetch.track import Track
 from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Bring
@@ -47,38 +46,32 @@ Queue = Callable[[Job], AbstractContextManager[object]]
 
 
 def fetch(
-    fs: FileSystem,
+    store: Store,
     stack: Stack,
     area: str,
     *,
     progress: Progress,
     label: str | None = None,
-    shared: bool = False,
-    clock: Clock | None = None,
     track: Track | None = None,
     rate: float | None = None,
     queue: Queue = nullcontext,
     bring: Bring | None = None,
-    note: Callable[[str], None] = silently,
 ) -> Fetched:
     """Fetch `stack` into `area`, a private empty directory: ``area/payload/<label>`` is made, and nothing else.
 
-    The default of `label` is the stack's. An empty stack makes an empty directory. `shared`: the directory's group may
-    read the files, and remove them. `track`: what others see of it; it takes the place of `progress`. `rate`: bytes a
-    second at most. `bring`: see Request. `note` is told what we wait for.
+    The default of `label` is the stack's. An empty stack makes an empty directory. `track`: what others see of it; it
+    takes the place of `progress`. `rate`: bytes per second at most. `queue`: see Queue; `bring`: see Request.
 
-    Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that
-    is no file name; what was made until then is left in `area`, and the caller removes it.
+    Raises FetchFailed, NoSpace (a quota included), or UsageError for a label that is not a file name; what was made
+    until then is left in `area`, and the caller removes it.
     """
-    clock = clock or Clock()
-    throttle = None if rate is None else Throttle(rate, clock)
-    job = Job(fs, clock, track or progress, track, throttle, note=note)
+    job = Job(store, track or progress, track, None if rate is None else Throttle(rate, store.clock))
     name = label or stack.label
     what = stack.source or plain(name)
     if not is_payload_name(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     try:
-        return _Fetch(job, stack, area, shared, queue, bring).run(name)
+        return _Fetch(job, stack, area, queue, bring).run(name)
     except OSError as error:
         if error.errno in FULL:
             raise NoSpace(
@@ -100,13 +93,13 @@ def is_payload_name(name: str) -> bool:
 
 
 class _Fetch:
-    def __init__(self, job: Job, stack: Stack, area: str, shared: bool, queue: Queue, bring: Bring | None) -> None:
+    def __init__(self, job: Job, stack: Stack, area: str, queue: Queue, bring: Bring | None) -> None:
         self._job = job
         self._fs = job.fs
         self._stack = stack
         self._work = f"{area}/work"
         self._payload = f"{area}/{PAYLOAD}"
-        self._shared = shared
+        self._shared = job.store.layout.shared
         self._queue = queue
         self._bring = bring
         self._digests: dict[str, str] = {}

@@ -7,8 +7,6 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
@@ -18,6 +16,7 @@ from sccache_dtool.fetch.request import Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.protocol.store import Store
 
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
@@ -104,7 +103,7 @@ def _missing(source: Source) -> str | None:
     return plugin.missing() if plugin is not None else None
 
 
-def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chain: Chain, fact: object) -> bool:
+def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
     """Whether a source still has the version that `fact` from `item.json` describes; False if nobody can tell.
 
     Costs one request, and no download. Raises FetchFailed if the source cannot be asked.
@@ -113,7 +112,7 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
     if source is None or not isinstance(fact, Mapping):
         return False
     others = len(chain.mirrors) > 1
-    job = Job(fs, clock, NoProgress(), note=note, others=others)
+    job = Job(store, NoProgress(), others=others)
     try:
         if source.scheme == "file":
             return versions.look(source.location).text == versions.text_of(fact)

@@ -15,12 +15,13 @@ from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
 _FIRST_PAUSE = 0.05
@@ -33,9 +34,13 @@ _NOTE_EVERY = 60.0
 class Waiter:
     """Waits for one holder for one item, for as long as its terms say."""
 
-    def __init__(self, errand: Errand, wanted: Request, terms: Terms) -> None:
-        self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
-        self._wanted = wanted
+    def __init__(self, store: Store, holder: Holder, worker: Holder, request: Request, terms: Terms) -> None:
+        """`holder` is to have the lease. `worker`: this process, whose signs are removed once it is gone."""
+        self._store = store
+        self._fs, self._layout, self._clock = store.fs, store.layout, store.clock
+        self._holder = holder
+        self._worker = worker
+        self._request = request
         self._terms = terms
         self._deadline = self._clock.monotonic() + terms.wait
 
@@ -58,12 +63,12 @@ class Waiter:
                     if now >= next_note:
                         if next_note == began + _NOTE_AFTER:
                             signs.enter_context(self._sign())
-                        self._note(f"waiting for {self._wanted.label}: fetched by {self._who(election)}")
+                        self._store.log.note(f"waiting for {self._request.label}: fetched by {self._who(election)}")
                         next_note = now + _NOTE_EVERY
                     self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, self._deadline - now)))
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     if now >= next_refresh:
-                        items.refresh(self._fs, self._layout, self._wanted.key)
+                        items.refresh(self._fs, self._layout, self._request.key)
                         next_refresh = now + _REFRESH_EVERY
                     lease = take_existing()
                     if lease is not None:
@@ -78,7 +83,7 @@ class Waiter:
     def _too_long(self, election: Election) -> TimedOut:
         after = short_duration(self._terms.wait)
         return TimedOut(
-            f"{self._wanted.label} is still being fetched by another process after {after}",
+            f"{self._request.label} is still being fetched by another process after {after}",
             details=[self._who(election)],
             hint="wait longer with --wait; if that process dies, the next `sc-dtool use` takes over its download",
         )
@@ -87,13 +92,13 @@ class Waiter:
         """Who fetches, and how far."""
         who = election.winner() or "an unknown process"
         with contextlib.suppress(OSError):  # it is a message only
-            for transfer in transfers.running(self._fs, self._layout, self._proc, waits=False):
-                if transfer.key == self._wanted.key and transfer.state != State.ABANDONED:
+            for transfer in transfers.running(self._store, waits=False):
+                if transfer.key == self._request.key and transfer.state != State.ABANDONED:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
     def _failures(self) -> Iterator[OutcomeName]:
-        for name in downloads.outcomes(self._fs, self._layout, self._wanted.key):
+        for name in downloads.outcomes(self._fs, self._layout, self._request.key):
             if name.how == FAILED:
                 yield name
 
@@ -112,8 +117,8 @@ class Waiter:
             known.add(name)
             by, reason = (records.printable(str(facts.get(field, "?"))) for field in ("by", "error"))
             no_space = facts.get("no_space") and self._terms.make_room is None  # with it, we may do what they might not
-            if not no_space and not (facts.get("shared") and facts.get("asked_as") == asked_as(self._wanted)):
-                self._note(f"{by} could not fetch {self._wanted.label}: {reason}; trying again")
+            if not no_space and not (facts.get("shared") and facts.get("asked_as") == asked_as(self._request)):
+                self._store.log.note(f"{by} could not fetch {self._request.label}: {reason}; trying again")
                 continue
             kind = NoSpace if no_space else FetchFailed
             details, hint = facts.get("details"), facts.get("hint")
@@ -130,8 +135,8 @@ class Waiter:
     def _sign(self) -> Iterator[None]:
         """Show that we wait, while we do; a failure to do so is no reason to stop waiting."""
         path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
-        wanted, now = self._wanted, self._clock.wall()
-        facts = {"key": wanted.key[:32], "label": wanted.name or wanted.label, "by": self._holder.by, "began": now}
+        request, now = self._request, self._clock.wall()
+        facts = {"key": request.key[:32], "label": request.name or request.label, "by": self._holder.by, "began": now}
         with contextlib.suppress(OSError):
             self._fs.put_record(records.encode(facts), path)
         try:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
@@ -21,7 +21,9 @@ def get(tmp_path):
     def run(*words):
         area = tmp_path / f"area-{next(count)}"
         area.mkdir()
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        fetched = fetch(
+            store_of(FileSystem(), None, clock=FakeClock()), parse_stack(words), str(area), progress=NoProgress()
+        )
         assert os.listdir(area) == ["payload"]
         return (area / "payload" / fetched.name).read_bytes()
 

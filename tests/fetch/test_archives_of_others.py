@@ -18,7 +18,7 @@ import zlib
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.progress import NoProgress
@@ -46,7 +46,7 @@ def unpack(tmp_path):
         area = tmp_path / f"area{number}"
         area.mkdir()
         stack = parse_stack([str(archive), step])
-        fetched = fetch(FileSystem(), stack, str(area), progress=NoProgress(), clock=FakeClock())
+        fetched = fetch(store_of(FileSystem(), None, clock=FakeClock()), stack, str(area), progress=NoProgress())
         return area / "payload" / fetched.name
 
     return run
@@ -451,5 +451,5 @@ def test_what_a_step_lacks_is_said_before_the_download(tmp_path, monkeypatch, na
     file, step = name.split()
     stack = parse_stack([f"http://127.0.0.1:9/{file}", step])  # nobody listens there
     with pytest.raises(FetchFailed, match="not installed") as caught:
-        fetch(FileSystem(), stack, str(tmp_path), progress=NoProgress(), clock=FakeClock())
+        fetch(store_of(FileSystem(), None, clock=FakeClock()), stack, str(tmp_path), progress=NoProgress())
     assert "pip install zstandard" in caught.value.hint

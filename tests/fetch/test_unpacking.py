@@ -15,7 +15,7 @@ import zipfile
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.progress import NoProgress
@@ -52,7 +52,9 @@ def get(tmp_path):
         area = tmp_path / "work" / "area"
         area.mkdir(parents=True)
         words = [f"{tmp_path}/x.{step}", step]
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        fetched = fetch(
+            store_of(FileSystem(), None, clock=FakeClock()), parse_stack(words), str(area), progress=NoProgress()
+        )
         assert os.listdir(area) == ["payload"]
         assert fetched.name == "x"
         return area / "payload" / "x"

@@ -9,17 +9,15 @@ from typing import Any
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import FAILED, Layout, OutcomeName
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.populate import _reasons
 from sccache_dtool.fetch.request import Terms
 from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.fetch.waiting import Waiter
-from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import user_name
 
@@ -82,7 +80,7 @@ def test_a_failure_is_taken_over_only_if_the_same_fetch_would_fail_again(
     wanted = one_item(parse_request([url], None, layout.root))
     terms = Terms(60, make_room=(lambda missing: missing) if make_room else None)
     nobody: Any = None
-    waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, Proc(), print), wanted, terms)
+    waiter = Waiter(store_of(FileSystem(), layout, clock=FakeClock()), nobody, nobody, wanted, terms)
     election: Any = Lost(layout, facts, wanted.key)
     if kind is None:
         assert waiter.wait(election, lambda: None) is None

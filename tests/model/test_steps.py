@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from faults import REPEATED, Call, Counting, FakeClock, FakeProc
+from faults import REPEATED, Call, Counting, FakeClock, FakeProc, store_of
 from model import actors, disk
 from model.actors import Program
 from model.disk import IN_TREE, Refused, Tree, tree_of
@@ -27,7 +27,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, LeaseName, PartName, StateName, TrashName, WorkName
 from sccache_dtool.evict import trash
-from sccache_dtool.fetch.takeover import find_abandoned
+from sccache_dtool.fetch.transfers import find_abandoned
 from sccache_dtool.protocol import history, holders, leases, reaping
 from sccache_dtool.protocol.holders import Holder, Roll
 from sccache_dtool.protocol.leases import Held, Place
@@ -480,7 +480,7 @@ def test_the_model_takes_over_as_the_program_does(make_world: Callable[[], World
         FileSystem().put_record("-", f"{area}/{name}")
     world.fs.calls.clear()
     taken = WorkName(world.holder.next_lease(), "taken")
-    assert find_abandoned(world.fs, world.layout, world.key, f"{world.layout.tmp}/{taken}")
+    assert find_abandoned(store_of(world.fs, world.layout), world.key, f"{world.layout.tmp}/{taken}")
     tree = tree_of(*EMPTY, "tmp/u1.1~fetch")
     decisive = [line for line in of_product(world) if line == "names tmp" or line.startswith("rename")]
     assert decisive == of_model(tree, actors.find_abandoned("tmp/u1.2~taken"), lost=0, dead=False)
