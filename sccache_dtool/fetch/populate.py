@@ -9,15 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable
+from functools import partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
-from sccache_dtool.fetch import slots, transfers, versions
+from sccache_dtool.fetch import transfers, versions
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.retry import GaveUp
@@ -77,12 +77,8 @@ class Populator:
         work = str(WorkName(self._worker.next_lease(), FETCH, request.key[:32]))
         area = f"{self._layout.tmp}/{work}"
         began, wall = self._clock.monotonic(), self._clock.wall()
-        track = Track(
-            self._fs,
-            area,
-            self._progress,
-            on_total=lambda coming: self._check_room(request, coming, (wall, work), terms),
-        )
+        check_room = partial(_check_room, self._store, request.label, terms.make_room, (wall, work))
+        track = Track(self._fs, area, self._progress, on_total=check_room)
         made = keep = interrupted = False
         try:
             aside = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), TAKEN, request.key[:32])}"
@@ -99,18 +95,8 @@ class Populator:
             made = True
             track.begin(facts, terms.size, shared=self._layout.shared)
             if terms.size is not None:
-                self._check_room(request, terms.size, (wall, work), terms)
-            fetched = fetch(
-                self._store,
-                request.stack,
-                area,
-                progress=self._progress,
-                label=request.label,
-                track=track,
-                rate=terms.rate,
-                queue=lambda job: self._slot(job, terms),
-                bring=request.bring,
-            )
+                check_room(terms.size)
+            fetched = fetch(self._store, request, area, progress=self._progress, track=track, terms=terms)
             track.end()
             lease = take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
             if lease is None:
@@ -139,37 +125,6 @@ class Populator:
                 self._discard(area)
             if track.taken is not None and (keep or not interrupted):  # else it is still all that there is
                 self._discard(track.taken)
-
-    def _slot(self, job: Job, terms: Terms) -> contextlib.AbstractContextManager[None]:
-        return slots.slot(self._clock, terms.wait, lambda: self._queued(job))
-
-    def _queued(self, job: Job) -> None:
-        if job.track is not None:
-            job.track.queue()
-        self._store.log.note("waiting for other downloads of yours on this host to end")
-
-    def _check_room(self, request: Request, coming: int, ours: tuple[float, str], terms: Terms) -> None:
-        """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
-        free = self._fs.free_space(self._layout.root)
-        if free is None:
-            return  # then the disk says it when it is full
-        taken = transfers.reserved(self._store, ours)
-        missing = coming - (free - taken)
-        if missing > 0 and terms.make_room is not None:
-            missing -= terms.make_room(missing)
-        if missing <= 0:
-            return
-        import humanize
-
-        reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
-        raise NoSpace(
-            f"no space left for {request.label}, which needs {humanize.naturalsize(coming)}",
-            details=[
-                f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
-                f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root) or 0))} free{reserved}"
-            ],
-            hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
-        )
 
     def _is_taken_away(self, area: str) -> bool:
         """Whether our work area was renamed: by a successor, or by `clean` because we were taken for dead.
@@ -270,6 +225,32 @@ class Populator:
         """Remove a work area; what cannot be removed now is removed by `clean`, once we are gone."""
         with contextlib.suppress(OSError):
             self._fs.remove_tree(area)
+
+
+def _check_room(
+    store: Store, label: str, make_room: Callable[[int], int] | None, ours: tuple[float, str], coming: int
+) -> None:
+    """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
+    free = store.fs.free_space(store.layout.root)
+    if free is None:
+        return  # then the disk says it when it is full
+    taken = transfers.reserved(store, ours)
+    missing = coming - (free - taken)
+    if missing > 0 and make_room is not None:
+        missing -= make_room(missing)
+    if missing <= 0:
+        return
+    import humanize
+
+    reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
+    free = max(0, store.fs.free_space(store.layout.root) or 0)
+    raise NoSpace(
+        f"no space left for {label}, which needs {humanize.naturalsize(coming)}",
+        details=[
+            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
+        ],
+        hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
+    )
 
 
 def _reasons(failure: CacheError, error: Exception, request: Request) -> dict[str, object]:

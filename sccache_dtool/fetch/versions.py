@@ -25,7 +25,7 @@ from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.context import Job, Retrieved
+    from sccache_dtool.fetch.context import Job
     from sccache_dtool.fetch.request import Chain, Source, Stack
 
 #: Without O_NONBLOCK, opening what has become a FIFO meanwhile would wait for a writer.
@@ -209,24 +209,31 @@ def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) 
     )
 
 
-def steadily(job: Job, chain: Chain, bring: Callable[[], Retrieved]) -> Retrieved:
-    """What `bring` returns, with the version of a local source noted. Raises FetchFailed if it changed meanwhile."""
-    source = tracked(chain)
-    if source is None:
-        return bring()
-    began = job.clock.monotonic()
-    before = _look_if_readable(source)
-    retrieved = bring()
-    if before is None:  # another mirror was fetched
-        return retrieved
-    _settle(job, before.newest, began)
-    after = _look_if_readable(source)
-    if after is None or after.text != before.text:
+class Seen(NamedTuple):
+    """A local source as it was before it was copied."""
+
+    source: Source
+    version: Version
+    began: float  # when, on the monotonic clock
+
+
+def see(job: Job, chain: Chain) -> Seen | None:
+    """A look at a local source that is about to be copied; None for others, and if it cannot be read."""
+    source, began = tracked(chain), job.clock.monotonic()
+    version = None if source is None else _look_if_readable(source)
+    return None if source is None or version is None else Seen(source, version, began)
+
+
+def confirm(job: Job, seen: Seen) -> dict[str, object]:
+    """The version of a source that was copied, for `item.json`. Raises FetchFailed if it changed meanwhile."""
+    _settle(job, seen.version.newest, seen.began)
+    after = _look_if_readable(seen.source)
+    if after is None or after.text != seen.version.text:
         raise FetchFailed(
-            f"cannot fetch {source.canonical}: it changed while it was copied",
+            f"cannot fetch {seen.source.canonical}: it changed while it was copied",
             hint="try again when no process writes to it",
         )
-    return retrieved._replace(version={"source": source.canonical, **before.fact})
+    return {"source": seen.source.canonical, **seen.version.fact}
 
 
 def _seconds(nanoseconds: int) -> str:

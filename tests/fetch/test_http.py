@@ -22,12 +22,13 @@ import requests
 import urllib3
 
 import httpserver
-from faults import FakeClock, store_of
+from faults import FakeClock, request_for, store_of
 from httpserver import Page, past_proxies
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed, NoSpace
 from sccache_dtool.fetch import codings, http, retry, sources, transport
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.request import Terms
 from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.log import Log
@@ -81,7 +82,8 @@ def get(tmp_path, clock):
         store = store_of(FileSystem(), None, clock=more.pop("clock", clock))
         if "note" in more:
             store = replace(store, log=Notes(more.pop("note")))
-        fetched = fetch(store, parse_stack(words), str(area), **{"progress": NoProgress(), **more})
+        terms = Terms(60, rate=more.pop("rate")) if "rate" in more else None
+        fetched = fetch(store, request_for(words), str(area), **{"progress": NoProgress(), **more}, terms=terms)
         assert os.listdir(area) == ["payload"]
         payload = area / "payload" / fetched.name
         if payload.is_dir():
@@ -459,6 +461,7 @@ def test_a_large_file_takes_little_memory(tmp_path, server):
         "import sys\n"
         "from sccache_dtool.fetch.run import fetch\n"
         "from sccache_dtool.fetch.progress import NoProgress\n"
+        "from sccache_dtool.fetch.request import Request\n"
         "from sccache_dtool.fetch.stack import parse_stack\n"
         "from sccache_dtool.clock import Clock\n"
         "from sccache_dtool.disk.filesystem import FileSystem\n"
@@ -466,7 +469,8 @@ def test_a_large_file_takes_little_memory(tmp_path, server):
         "from sccache_dtool.liveness.process import Proc\n"
         "from sccache_dtool.protocol.store import Store\n"
         "store = Store(FileSystem(), Layout('/nowhere'), Clock(), Proc(), '')\n"
-        "fetch(store, parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
+        "stack = parse_stack(sys.argv[2:])\n"
+        "fetch(store, Request('', None, 'x', stack), sys.argv[1], progress=NoProgress())\n"
         # Not ru_maxrss, in which the process that forked us counts as well.
         "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
     )
@@ -857,7 +861,7 @@ def name_of(tmp_path, clock):
     def run(*words):
         area = tmp_path / f"named-{next(count)}"
         area.mkdir()
-        fetched = fetch(store_of(FileSystem(), None, clock=clock), parse_stack(words), str(area), progress=NoProgress())
+        fetched = fetch(store_of(FileSystem(), None, clock=clock), request_for(words), str(area), progress=NoProgress())
         assert os.listdir(area / "payload") == [fetched.name]
         return fetched.name
 
@@ -1116,7 +1120,7 @@ def test_a_full_disk_is_not_a_failure_of_the_source(tmp_path, server):
 
     words = f"{server.page('/a', BODY)}|{server.page('/b', BODY)}"
     with pytest.raises(NoSpace):
-        fetch(store_of(Full(), None), parse_stack([words]), str(tmp_path), progress=NoProgress())
+        fetch(store_of(Full(), None), request_for([words]), str(tmp_path), progress=NoProgress())
     assert server.gets == {"/a": 1}
 
 

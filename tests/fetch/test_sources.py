@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 import httpserver
-from faults import FakeClock, store_of
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import Exit, FetchFailed, NoSpace, UsageError
 from sccache_dtool.fetch import http
@@ -66,10 +66,9 @@ def get(area, *words, fs=None, progress=None, label=None, clock=None):
     """Fetch what the words mean; what came, and where it lies."""
     fetched = fetch(
         store_of(fs or FileSystem(), None, clock=clock or FakeClock()),
-        parse_stack(words),
+        request_for(words, label),
         str(area),
         progress=progress or NoProgress(),
-        label=label,
     )
     assert os.listdir(area) == ["payload"]
     assert os.listdir(area / "payload") == [fetched.name]

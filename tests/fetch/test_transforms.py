@@ -11,14 +11,13 @@ import tarfile
 
 import pytest
 
-from faults import store_of
+from faults import request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import steps
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
-from sccache_dtool.fetch.stack import parse_stack
 
 BLOCK = 512
 
@@ -61,7 +60,7 @@ def unpack(tmp_path):
         area.mkdir(parents=True)
         fetched = fetch(
             store_of(FileSystem(), None),
-            parse_stack([f"{tmp_path}/x.tar", *digests, "tar"]),
+            request_for([f"{tmp_path}/x.tar", *digests, "tar"]),
             str(area),
             progress=NoProgress(),
         )
