@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import Generation
@@ -21,24 +21,33 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.protocol.election import Election
 
-#: What is leased: an item, or all items of a dataset.
-Leased = TypeVar("Leased")
-
 #: How often a use whose holder was revoked begins again.
 _MOST_ATTEMPTS = 4
 
 
-def until_it_stands(attempt: Callable[[], Leased], note: Callable[[str], None]) -> Leased:
-    """What `attempt` leases, which enters another holder each time; again if its holder is revoked meanwhile.
+def attempts(note: Callable[[str], None]) -> Iterator[contextlib.AbstractContextManager[None]]:
+    """Contexts to take leases in, each with a holder of its own: the next one if that holder was revoked meanwhile.
 
-    `note` is told of it. Raises LeaseLost if that happens again and again.
+    ::
+
+        for attempt in attempts(note):
+            with attempt:
+                return ...
+
+    Raises LeaseLost if that happens again and again.
     """
-    for _ in range(_MOST_ATTEMPTS - 1):
-        try:
-            return attempt()
-        except LeaseLost as error:
-            note(f"{error.message} before the path was printed; starting again")
-    return attempt()
+    for number in range(1, _MOST_ATTEMPTS + 1):
+        yield _attempt(note, is_last=number == _MOST_ATTEMPTS)
+
+
+@contextlib.contextmanager
+def _attempt(note: Callable[[str], None], *, is_last: bool) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLost as error:
+        if is_last:
+            raise
+        note(f"{error.message} before the path was printed; starting again")
 
 
 class Acquirer(NamedTuple):
@@ -61,34 +70,27 @@ class Acquirer(NamedTuple):
         damaged: set[str] = set()
         lease = self._take_existing(wanted, fresh, damaged)
         if lease is None:
-            lease = self._have_fetched(wanted, make_terms(), fresh, damaged)
-            self._prove(lease)
+            terms = make_terms()
+            if wanted.complete is not None:
+                wanted = wanted.complete()
+            from sccache_dtool.fetch.populate import Populator
+            from sccache_dtool.fetch.progress import NoProgress
+
+            with self._worker() as worker:
+                lease = Populator(self.store, self.holder, worker, self.progress or NoProgress()).populate(
+                    wanted,
+                    lambda: self.elect(fresh.election),
+                    lambda: self._take_existing(wanted, fresh, damaged),
+                    terms,
+                )
+            try:
+                self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
+            except BaseException:
+                lease.give_back()
+                raise
         if not lease.stands():
             raise self.holder.revoked()
         return lease
-
-    def _prove(self, lease: Lease) -> None:
-        """After a fetch, which takes long: this process may have been stopped, and taken for dead."""
-        try:
-            self.holder.prove()  # the holder keeps what comes of it
-        except BaseException:
-            lease.give_back()
-            raise
-
-    def _have_fetched(self, wanted: Request, terms: Terms, fresh: Freshness, damaged: set[str]) -> Lease:
-        """A lease on an item that is not there yet: fetched by this process, or by another that is waited for."""
-        if wanted.complete is not None:
-            wanted = wanted.complete()
-        from sccache_dtool.fetch.populate import Populator
-        from sccache_dtool.fetch.progress import NoProgress
-
-        with self._worker() as worker:
-            return Populator(self.store, self.holder, worker, self.progress or NoProgress()).populate(
-                wanted,
-                lambda: self.elect(fresh.election),
-                lambda: self._take_existing(wanted, fresh, damaged),
-                terms,
-            )
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Holder]:

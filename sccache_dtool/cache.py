@@ -6,11 +6,11 @@ Using is here, and giving back; looking and keeping are below, in `face/`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from sccache_dtool import find, release
-from sccache_dtool.acquire import Acquirer, until_it_stands
+from sccache_dtool.acquire import Acquirer, attempts
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.names import Generation
@@ -84,17 +84,17 @@ class Cache(Keeping):
     def use_wanted(self, wanted: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         self._check_or_set_up()
-        return until_it_stands(lambda: self._use_as_program(wanted, max_age), self._note)
-
-    def _use_as_program(self, wanted: Request, max_age: float | None) -> Lease:
-        member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
-        if self._on_lost is not None and self._on_lost not in member.on_lost:
-            member.on_lost.append(self._on_lost)
-        lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
-        if not member.stands(lease):
-            raise member.holder.revoked()
-        self._program = member
-        return lease
+        for attempt in attempts(self._note):
+            with attempt:
+                member = program.enter(self._fs, self._layout, self._clock, self._proc, self.settings.heartbeat_ttl)
+                if self._on_lost is not None and self._on_lost not in member.on_lost:
+                    member.on_lost.append(self._on_lost)
+                lease = self._acquirer(member.holder).acquire(wanted, lambda: Terms(self.settings.fetch_wait), max_age)
+                if not member.stands(lease):
+                    raise member.holder.revoked()
+                self._program = member
+                return lease
+        raise AssertionError("the last attempt returns or raises")
 
     def hold(
         self,
@@ -114,17 +114,17 @@ class Cache(Keeping):
         `size`: bytes that it will need, for which room is reserved while it is fetched; `rate`: bytes a second at
         most; `make_room`: whether idle items may be evicted for it. `max_age`: as for `use`; 0: always ask.
         """
-        terms = {"wait": wait, "size": size, "rate": rate, "make_room": make_room, "max_age": max_age}
-        return until_it_stands(lambda: self._hold(owner, ttl, wanted, terms), self._note)
-
-    def _hold(self, owner: Owner, ttl: float | None, wanted: Request, terms: dict[str, Any]) -> Lease:
-        holder = self.enter(owner, ttl, wanted.key)
-        try:
-            with holder.beating():
-                return self.acquire(holder, wanted, **terms)
-        except BaseException:
-            holder.retire()
-            raise
+        for attempt in attempts(self._note):
+            with attempt:
+                holder = self.enter(owner, ttl, wanted.key)
+                try:
+                    with holder.beating():
+                        terms = self._terms(wait, size, rate, make_room)
+                        return self._acquirer(holder).acquire(wanted, terms, max_age)
+                except BaseException:
+                    holder.retire()
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
         """A holder that stands for somebody else; `ttl` as for `hold`, `key` of the only item that it will hold."""
@@ -150,12 +150,16 @@ class Cache(Keeping):
 
         Raises LeaseLost if the holder was revoked meanwhile.
         """
+        return self._acquirer(holder).acquire(wanted, self._terms(wait, size, rate, make_room), max_age)
+
+    def _terms(self, wait: float | None, size: int | None, rate: float | None, make_room: bool) -> Callable[[], Terms]:
+        """Terms that are looked up only if something must be fetched: a setting may be wrong."""
 
         def terms() -> Terms:
             seconds = self.settings.fetch_wait if wait is None else wait
             return Terms(seconds, size, rate, self.make_room if make_room else None)
 
-        return self._acquirer(holder).acquire(wanted, terms, max_age)
+        return terms
 
     def _acquirer(self, holder: Holder) -> Acquirer:
         return Acquirer(

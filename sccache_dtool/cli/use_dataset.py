@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sccache_dtool.acquire import until_it_stands
+from sccache_dtool.acquire import attempts
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation
@@ -77,7 +77,10 @@ def _place(
     """`stage` in the cache that has the dataset already, else in the first with room for it."""
 
     def stage_until_it_stands(cache: Cache) -> Staged:
-        return until_it_stands(lambda: stage(cache), note)
+        for attempt in attempts(note):
+            with attempt:
+                return stage(cache)
+        raise AssertionError("the last attempt returns or raises")
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(request.key)), None)
     if there is not None:

@@ -59,10 +59,13 @@ class Sink:
         self._digests = Digests(algorithms)
         self.fd = fs.create(path, mode)
 
-    def write(self, data: bytes) -> None:
-        """Write all of `data`."""
-        self._put(data)
-        if self._throttle is not None:
+    def write(self, data: bytes, *, came: bool = True) -> None:
+        """Write all of `data`. `came`: whether it came from the source, whose speed is limited."""
+        self._fs.write(self.fd, data)
+        self._digests.update(data)
+        self.size += len(data)
+        self._progress.advance(len(data))
+        if came and self._throttle is not None:
             self._throttle.pay(len(data))
 
     def skip(self, size: int, *, counted: bool = False) -> None:
@@ -101,7 +104,7 @@ class Sink:
         fd = self._fs.open(path)
         try:
             while self.size < size and (data := self._fs.read(fd, min(CHUNK, size - self.size))):
-                self._put(data)
+                self.write(data, came=False)
         finally:
             self._fs.close(fd)
         if self.size != size:
@@ -111,12 +114,6 @@ class Sink:
     def digests(self) -> dict[str, str]:
         """The digests of what was written so far, in hexadecimal, by algorithm."""
         return self._digests.hexdigests()
-
-    def _put(self, data: bytes) -> None:
-        self._fs.write(self.fd, data)
-        self._digests.update(data)
-        self.size += len(data)
-        self._progress.advance(len(data))
 
     def __enter__(self) -> Self:
         return self
