@@ -11,21 +11,19 @@ import errno
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from importlib import import_module
 from typing import Any, Protocol, TypeVar
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fallback import start_thread
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import Temporary, persist
+from sccache_dtool.fetch.versions import within
 from sccache_dtool.fetch.words import REMOTE
-from sccache_dtool.units import short_duration
 
 #: Bytes that are asked for at once, and so what is in memory.
 BLOCK = 8 << 20
@@ -48,6 +46,8 @@ PATIENCE = 300.0
 #: The same for what may be done without: how large a file is, before it is fetched; and that a file is closed.
 SIZE_PATIENCE = 30.0
 CLOSE_PATIENCE = 3.0
+
+_UNLIMITED = "how long a server may take to answer is not limited"
 
 #: Seconds to wait for a connection to a WebDAV server, and for the next bytes on it.
 WEBDAV_TIMEOUT = 60.0
@@ -168,7 +168,7 @@ class _Download:
                 yield data
         finally:
             with contextlib.suppress(Exception):
-                _within(CLOSE_PATIENCE, file.close)
+                within(CLOSE_PATIENCE, file.close, _UNLIMITED)
 
 
 # -- files of stores ---------------------------------------------------------------------------------------------------
@@ -315,31 +315,7 @@ def _info(system: Any, name: str) -> Mapping[str, Any]:
 def _ask(source: Source, question: Callable[[], Result], patience: float | None = None) -> Result:
     """What a store answers, in the end. Raises Temporary or FetchFailed."""
     with _failures(source):
-        return _within(PATIENCE if patience is None else patience, question)
-
-
-def _within(seconds: float, call: Callable[[], Result]) -> Result:
-    """What `call` returns, or raises. Raises TimeoutError if it has done neither after so many seconds.
-
-    It is then left to itself, in a thread that ends with it or with this process. Where the system gives no thread,
-    there is no limit.
-    """
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-
-    if start_thread(run, "sc-dtool call", "how long a server may take to answer is not limited") is None:
-        return call()
-    try:
-        return future.result(seconds)
-    except TimeoutError:
-        if future.done():
-            raise
-        raise TimeoutError(f"no answer for {short_duration(seconds)}") from None
+        return within(PATIENCE if patience is None else patience, question, _UNLIMITED)
 
 
 @contextlib.contextmanager

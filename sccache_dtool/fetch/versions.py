@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool.errors import FetchFailed, explain
 from sccache_dtool.fallback import start_thread
@@ -46,6 +46,7 @@ _OLD = 60.0
 _OTHER = "-"
 
 Fact = Mapping[str, object]
+Result = TypeVar("Result")
 
 
 class Version(NamedTuple):
@@ -73,29 +74,43 @@ def look(path: str) -> Version:
 
     A file is opened, if it may be: NFS may answer a stat with attributes that are a minute old.
     """
-    found: list[Version | BaseException] = []
     answers: list[None] = []
+    return within(
+        PATIENCE, lambda: _look(path, answers), "how long a file system may take to answer is not limited", answers
+    )
+
+
+def within(
+    seconds: float, call: Callable[[], Result], otherwise: str, answers: Sequence[object] | None = None
+) -> Result:
+    """What `call` returns, or raises. Raises TimeoutError if it does neither for so many seconds.
+
+    `answers` grows with each sign that the call goes on; the time begins again then.
+
+    The call cannot be broken off: it is left in a thread that ends with it or with this process. If the system starts
+    no thread, there is no limit, which `otherwise` says.
+    """
+    found: list[tuple[Result, None] | tuple[None, BaseException]] = []
     ended = Event()
 
     def run() -> None:
         try:
-            found.append(_look(path, answers))
+            found.append((call(), None))
         except BaseException as error:
-            found.append(error)
+            found.append((None, error))
         ended.set()
 
-    # A call that waits for a server cannot be broken off. The thread is left to itself then.
-    if start_thread(run, "sc-dtool look", "how long a file system may take to answer is not limited") is None:
-        return _look(path, answers)
-    seen = -1
-    while not ended.wait(PATIENCE):
-        if len(answers) == seen:
-            raise TimeoutError(f"no answer for {short_duration(PATIENCE)}")
+    if start_thread(run, "sc-dtool call", otherwise) is None:
+        return call()
+    seen = -1  # the first period may begin in the middle of an answer
+    while not ended.wait(seconds):
+        if answers is None or len(answers) == seen:
+            raise TimeoutError(f"no answer for {short_duration(seconds)}")
         seen = len(answers)
-    (result,) = found
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    ((result, error),) = found
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # the first of the pair, as there is no second
 
 
 def _look(path: str, answers: list[None]) -> Version:
