@@ -29,6 +29,7 @@ from sccache_dtool.errors import (
     TimedOut,
     UsageError,
 )
+from sccache_dtool.find import Named
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders, program
 from sccache_dtool.protocol.holders import Holder
@@ -885,8 +886,8 @@ def test_a_renewal_passes_over_what_ends_meanwhile(
 def test_a_path_in_the_cache_names_its_item(cache: Cache, source: str) -> None:
     """`unuse` could not be given what `use` printed."""
     lease = cache.use(source)
-    assert cache.find_used([os.fspath(lease)]) == (lease.key, lease.place.generation)
-    assert cache.find_used([source]) == (lease.key, None)
+    assert cache.find_used([os.fspath(lease)]) == Named(lease.key, lease.place.generation)
+    assert cache.find_used([source]) == Named(lease.key)
     assert cache.find(os.fspath(lease)) == lease.key
 
 

@@ -100,7 +100,7 @@ def last_time_accessed(uri: str, uuid: str) -> datetime | None:
 
 
 def _item(uri: str, uuid: str) -> Item:
-    """What the cache has of an item; nothing where there is no cache yet."""
+    """What the cache has of an item; an empty item if there is no cache yet."""
     cache, wanted = _named(uri, uuid)
     try:
         return cache.item(wanted.key)

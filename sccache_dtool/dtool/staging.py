@@ -1,11 +1,10 @@
-"""Whole datasets: every item leased, and one directory in which all stand under their own paths.
+"""Whole datasets: a lease on every item, and one directory that shows all items under their own paths.
 
-The directory is an item too, a small one made of symbolic links to the items' payloads; it is called a view. A view
-is good for as long as its links lead to what is leased, so whoever uses one holds leases on all that it shows: first
-the items are leased, then a view is looked for that shows those very copies, or made. It is only a picture: `clean`
-may remove it, or what it shows, whenever nobody holds them. Giving back goes the other way round: what a view shows is
-read from the view, so no server is asked, and its own lease is given back last, so that it can be done again if it was
-broken off.
+The directory, called a view, is a small item too, made of symbolic links to the items' payloads. It is valid while its
+links lead to leased copies, so a user of it holds leases on everything that it shows: first the items are leased, then
+a view is found that shows exactly these copies, or made. `clean` may remove a view, or what it shows, when nobody holds
+them. Release works in the reverse order: the view says which copies it shows, so no server is asked, and its own lease
+is released last, so that an interrupted release can be repeated.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
-#: Seconds between two looks at what is to show a heartbeat, at most.
+#: The longest time in seconds between two checks of which holders need a heartbeat.
 _LONGEST_PAUSE = 1.0
 
 #: What the payloads of views are called.
@@ -97,17 +96,17 @@ def hold(
     identifiers = _identifiers(cache, request)
     with contextlib.ExitStack() as undo:
         held: list[Lease] = []
-        with _kept_alive(held):
+        with _beating(held):
             leases = _hold_items(cache, request, identifiers, undo, hold_one, progress or NoProgress(), held)
             links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
             view = hold_one(_view(request, links))
-            undo.callback(_give_back, view)
+            undo.callback(_release, view)
         for lease in (*held, view):
             if not lease.stands():
                 raise lease.holder.revoked()
         undo.pop_all()
     if len(cache.item(view.key).copies) > 1:
-        cache.evict_if_idle(view.key)  # pictures of what is gone; ours is leased, and stays
+        cache.evict_if_idle(view.key)  # other views show copies that are gone; this one is leased, and stays
     return Staged(view, tuple(leases.values()))
 
 
@@ -167,17 +166,17 @@ def _hold_items(
             pool.end()
             for future in coming:
                 if future.done() and not future.cancelled() and future.exception() is None:
-                    _give_back(future.result())
+                    _release(future.result())
             raise
         finally:
             progress.done()
     for lease in leases.values():
-        undo.callback(_give_back, lease)
+        undo.callback(_release, lease)
     return leases
 
 
 @contextlib.contextmanager
-def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
+def _beating(held: Sequence[Lease]) -> Iterator[None]:
     """Show heartbeats for the leases in `held`, and those added to it, while other items are fetched."""
     over = threading.Event()
 
@@ -201,7 +200,7 @@ def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
             thread.join()
 
 
-def _give_back(lease: Lease) -> None:
+def _release(lease: Lease) -> None:
     lease.release()
     lease.holder.retire()
 

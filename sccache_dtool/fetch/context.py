@@ -1,4 +1,4 @@
-"""What the parts of a fetch have at their disposal: sources, steps, and those that come as plugins."""
+"""What sources and steps are given to work with, including those of plugins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Retrieved(NamedTuple):
-    """What a source brought: digests by algorithm, in hexadecimal; the bytes announced, if any were."""
+    """The result of a retrieval: digests by algorithm, in hexadecimal; the size that was announced, if one was."""
 
     digests: dict[str, str]
     announced: int | None
@@ -32,11 +32,11 @@ class Job(NamedTuple):
 
     store: Store
     progress: Progress
-    track: Track | None = None  # what others see of it; None where nobody looks
+    track: Track | None = None  # publishes its progress; None if no other process can see it
     throttle: Throttle | None = None
     number: int = 0  # number of the source that is being fetched
-    step: str = ""  # what is done first with what comes, and needs a file; empty for nothing
-    fresh: bool = False  # whether what others have begun must not be continued
+    step: str = ""  # the first step for the result, which needs a file; empty for none
+    fresh: bool = False  # whether to start from the first byte
     others: bool = False  # whether another mirror is asked if this one does not answer
     as_sent: bool = False  # whether a content coding is to be left as it is
 
@@ -55,6 +55,6 @@ class Job(NamedTuple):
         return Sink(self.fs, path, algorithms, self.progress, mode, self.throttle)
 
     def attempt(self) -> None:
-        """Note that it is tried once more."""
+        """Publish that another attempt begins."""
         if self.track is not None:
             self.track.attempt(self.track.attempts + 1)

@@ -3,9 +3,9 @@
 An item is what its dataset's UUID and its identifier say, wherever it comes from: what was fetched over S3 and what
 over HTTP is one item. Its key needs neither manifest nor network.
 
-No broker writes into the shared cache for us. It works on a shallow copy of itself whose cache directory is our work
-area: all brokers keep that directory in an attribute. (A configuration file would not do: the environment comes
-before it, dtool-http reads it not at all, and the environment is the whole process's.)
+No broker writes into the shared cache itself. A shallow copy of it is used whose cache directory is the work area: all
+brokers keep that directory in an attribute. (A configuration file is not sufficient: the environment takes precedence,
+dtool-http ignores the file, and the environment belongs to the whole process.)
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class NoSuchItem(FetchFailed):
 
 
 class BrokerFailed(FetchFailed):
-    """The broker could not bring the item; `original` is what it raised, the same as without us."""
+    """The broker could not fetch the item; `original` is what it raised, the same as without the plugin."""
 
     def __init__(self, what: str, original: Exception) -> None:
         super().__init__(f"cannot fetch {what}: {why(original)}")
@@ -166,7 +166,7 @@ def _payload_name(relpath: str, steps: Sequence[str]) -> str:
 
 
 def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Algorithm and hexadecimal digest that a manifest gives for an item; None where it gives none that we know."""
+    """Algorithm and hexadecimal digest that a manifest gives for an item; None if it gives none that is known here."""
     match = _HASH_FUNCTION.fullmatch(str(manifest.get("hash_function")))
     text = properties.get("hash")
     if match is None or not isinstance(text, str):
@@ -320,12 +320,12 @@ class Bringer(NamedTuple):
             path = os.path.realpath((twin or self.broker).get_item_abspath(self.identifier))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
-                raise  # ours: the file system that the cache is on is full
+                raise  # the file system that the cache is on is full
             fs.remove_tree(area)
             raise BrokerFailed(self.what, error) from error
         if path.startswith(f"{os.path.realpath(area)}/") and stat.S_ISREG(fs.lstat(path).st_mode):
             fs.rename(path, target)
-        else:  # its original data, or a cache of its own: neither is ours to move
+        else:  # its original data, or a cache of its own: neither may be moved
             fd = fs.open(path)
             try:
                 _copy(fs, fd, target)
@@ -338,8 +338,8 @@ class Bringer(NamedTuple):
     def _adopt(self, fs: FileSystem, target: str) -> bool:
         """Copy the item from a loose file to `target` if there is one with the right digest.
 
-        A link would be cheaper, but a broker that is not ours may still hold the file open and write to it. The loose
-        file itself is left to its age: it may have readers that we know nothing of.
+        A link would be cheaper, but another process's broker may still hold the file open and write to it. The loose
+        file itself stays until `clean` finds it old enough: it may have readers that hold no lease.
         """
         if self.digest is None:
             return False
@@ -398,7 +398,7 @@ def _is_plain(directory: str) -> bool:
 
 
 def redirected(broker: Broker, directory: str) -> Broker | None:
-    """A copy of a broker that keeps what it downloads in `directory`; None if it keeps nothing that we can tell."""
+    """A copy of a broker that keeps what it downloads in `directory`; None if it has no such attribute."""
     names = cache_attributes(broker)
     if not names:
         return None

@@ -38,12 +38,12 @@ class Freshness:
         self._warned = False
 
     def begin(self) -> None:
-        """The copies are about to be gone through, the newest first: look at the sources again."""
+        """A new search begins, with the newest copy: look at the sources again."""
         self._now = None
 
     @property
     def election(self) -> str:
-        """The name of the election of whoever fetches the item. Who wants another version does not wait for them."""
+        """The name of the election for fetching the item; processes that want another version have another one."""
         name, stack = self._request.key[:32], self._request.stack
         if self._request.bring is not None or not versions.is_tracked(stack):
             return name
@@ -84,7 +84,7 @@ class Freshness:
         return self._now
 
     def _must_ask(self, generation: Generation) -> bool:
-        """Whether the sources that a look does not tell the version of must be asked."""
+        """Whether sources whose version cannot be seen locally must be asked."""
         if self._max_age is None:
             return False
         chains = self._request.stack.chains

@@ -1,7 +1,7 @@
 """Everything that fsspec can open: object stores, sftp, WebDAV, HDFS, XRootD … streamed, never through its caches.
 
 fsspec and the package for each protocol are optional; an error names what to install. A download is tried again, and
-continued, as one over http is, where the store gives something that tells one version of a file from another.
+continued, as one over http is, if the store gives something that identifies the version of a file.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ def _ask(source: Source, question: Callable[[], Result], patience: float | None 
 
 @contextlib.contextmanager
 def _failures(source: Source) -> Iterator[None]:
-    """Turn what any store may raise into ours. Nothing of ours, and no writing of ours, may happen within."""
+    """Turn what any store may raise into FetchFailed or Temporary. Only calls of the store may be made within."""
     say = functools.partial(hide_those_of, source.location)
     try:
         yield
@@ -363,7 +363,7 @@ _OF_THE_CALLER = frozenset({"error_perm", "ParamValidationError"})
 
 
 def _status(error: Exception) -> int | None:
-    """The status of HTTP that an error of a store tells of; None if it does not."""
+    """The HTTP status in an error of a store; None if it has none."""
     response = getattr(error, "response", None)
     for holder, name in ((error, "status_code"), (error, "status"), (error, "code"), (response, "status_code")):
         status = getattr(holder, name, None)

@@ -1,7 +1,7 @@
-"""Filling the cache with an item that is not there: one of all who want it fetches, the others wait for it.
+"""Fetching of an item that the cache does not have: one of the processes that want it fetches it, the others wait.
 
-What is fetched becomes visible by one rename of a complete generation, with the fetcher's lease already in its gate.
-A second generation that is published by accident is only a duplicate, and can be evicted.
+A complete generation becomes visible by one rename, with the fetcher's lease already in its gate. A second generation
+that is published by accident is only a duplicate, and can be evicted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Populator:
     """Fetches items for one holder."""
 
     def __init__(self, store: Store, holder: Holder, worker: Holder, progress: Progress) -> None:
-        """`holder` is to have the lease. `worker`: this process, whose work areas are removed once it is gone."""
+        """`holder` gets the leases. `worker` is this process, whose work areas are removed once it has ended."""
         self._store = store
         self._fs, self._layout, self._clock = store.fs, store.layout, store.clock
         self._holder = holder
@@ -50,10 +50,10 @@ class Populator:
         take_existing: Callable[[], Lease | None],
         terms: Terms,
     ) -> Lease:
-        """A lease on the item, fetched by us, or by somebody else within `terms.wait` seconds.
+        """A lease on the item, fetched by this process, or by another one within `terms.wait` seconds.
 
-        `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace; also those
-        of somebody else whose fetch we waited for.
+        `take_existing` takes a lease on the item if it is there. Raises TimedOut, FetchFailed or NoSpace, including
+        those of another process whose fetch was waited for.
         """
         waiter = Waiter(self._store, self._holder, self._worker, request, terms)
         while True:
@@ -66,7 +66,7 @@ class Populator:
                 lease = take_existing()
                 return lease if lease is not None else self._fetch(request, election, take_existing, terms)
             except TakenOver:
-                continue  # we were silent for so long that somebody else fetches it: wait for them
+                continue  # this process was silent for so long that another one fetches the item: wait for it
             finally:
                 election.resign()
 
@@ -101,36 +101,36 @@ class Populator:
             lease = take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
             if lease is None:
                 lease = self._publish(request, area, name, fetched, self._clock.monotonic() - began)
-            self._note_end(request, name, track, wall, DONE, {"bytes": fetched.bytes})
+            self._record_outcome(request, name, track, wall, DONE, {"bytes": fetched.bytes})
             return lease
         except (TakenOver, CacheError, OSError) as error:
             interrupted = isinstance(error, GaveUp)
             keep = interrupted and track.keepable
             if made and self._is_taken_away(area):
                 if self._holder.lost or self._worker.lost:
-                    raise self._lost(request) from error
+                    raise self._area_lost(request) from error
                 if self._is_without_cache():
                     raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
                 raise TakenOver from error
             failure = self._explain(request, error)
-            if not isinstance(failure, TimedOut):  # our own patience: others may have more, and fetch it
-                self._note_end(request, name, track, wall, FAILED, _reasons(failure, error, request))
+            if not isinstance(failure, TimedOut):  # of this process alone: others may wait longer
+                self._record_outcome(request, name, track, wall, FAILED, _reasons(failure, error, request))
             raise failure from error
         except BaseException:
-            interrupted, keep = True, track.keepable  # whoever wants the item next goes on with it
+            interrupted, keep = True, track.keepable  # the next process that wants the item continues it
             raise
         finally:
             track.end()
             if not keep:
                 self._discard(area)
-            if track.taken is not None and (keep or not interrupted):  # else it is still all that there is
+            if track.taken is not None and (keep or not interrupted):  # otherwise it is still the only one
                 self._discard(track.taken)
 
     def _is_taken_away(self, area: str) -> bool:
-        """Whether our work area was renamed: by a successor, or by `clean` because we were taken for dead.
+        """Whether the work area was renamed: by a successor, or by `clean` because this process was taken for dead.
 
-        On NFS a look at it may show for a minute what was there before. To remove it, the server is asked, and refuses
-        because there is something in it.
+        On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server,
+        which refuses because the area is not empty.
         """
         try:
             self._fs.rmdir(area)
@@ -145,7 +145,7 @@ class Populator:
             return error.errno in GONE
         return False
 
-    def _lost(self, request: Request) -> LeaseLost:
+    def _area_lost(self, request: Request) -> LeaseLost:
         return LeaseLost(
             f"the work area for {request.label} was taken away: this process was taken for dead meanwhile",
             hint="use the item again",
@@ -161,7 +161,7 @@ class Populator:
         reason = explain(error) if isinstance(error, OSError) else str(error)
         return CacheError(f"cannot put {request.label} into the cache: {reason}")
 
-    def _note_end(
+    def _record_outcome(
         self, request: Request, name: str, track: Track, began: float, how: str, more: dict[str, object]
     ) -> None:
         now = self._clock.wall()
@@ -199,7 +199,7 @@ class Populator:
         return Lease(self._fs, self._clock, self._holder, place, name)
 
     def _strip(self, area: str) -> None:
-        """Remove from a complete work area what was there only to be shown while it was worked in."""
+        """Remove from a complete work area the names that only showed its progress."""
         for text in self._fs.names(area):
             if transfers.is_for_show(text):
                 self._fs.unlink(f"{area}/{text}")
@@ -222,19 +222,19 @@ class Populator:
         )
 
     def _discard(self, area: str) -> None:
-        """Remove a work area; what cannot be removed now is removed by `clean`, once we are gone."""
+        """Remove a work area; what cannot be removed now is removed by `clean` once this process has ended."""
         with contextlib.suppress(OSError):
             self._fs.remove_tree(area)
 
 
 def _check_room(
-    store: Store, label: str, make_room: Callable[[int], int] | None, ours: tuple[float, str], coming: int
+    store: Store, label: str, make_room: Callable[[int], int] | None, this: tuple[float, str], coming: int
 ) -> None:
     """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
     free = store.fs.free_space(store.layout.root)
     if free is None:
-        return  # then the disk says it when it is full
-    taken = transfers.reserved(store, ours)
+        return  # the write that does not fit fails
+    taken = transfers.reserved(store, this)
     missing = coming - (free - taken)
     if missing > 0 and make_room is not None:
         missing -= make_room(missing)
@@ -254,7 +254,7 @@ def _check_room(
 
 
 def _reasons(failure: CacheError, error: Exception, request: Request) -> dict[str, object]:
-    """Why it failed, and for whom of those who wait that is their own failure; see `waiting.py`."""
+    """Why it failed, and which of the waiting processes would fail in the same way; see `waiting.py`."""
     quota = any(isinstance(one, OSError) and one.errno == errno.EDQUOT for one in (error, error.__cause__))
     return {
         "error": failure.message,

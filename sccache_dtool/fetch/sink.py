@@ -90,7 +90,7 @@ class Sink:
         return True
 
     def restart(self) -> None:
-        """Begin anew with a new file. The old one is never cut: somebody may be copying what was in it."""
+        """Start again with a new file. The old one is never truncated: another process may be copying it."""
         self._fs.close(self.fd)
         self._fs.unlink(self._path)
         self.fd = self._fs.create(self._path, self._mode)

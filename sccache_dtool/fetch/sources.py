@@ -104,7 +104,7 @@ def _missing(source: Source) -> str | None:
 
 
 def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
-    """Whether a source still has the version that `fact` from `item.json` describes; False if nobody can tell.
+    """Whether a source still has the version that `fact` from `item.json` describes; False if that cannot be told.
 
     Costs one request, and no download. Raises FetchFailed if the source cannot be asked.
     """

@@ -45,8 +45,8 @@ class State(StrEnum):
     PROCESSING = "processing"  # unpacking, verifying, writing to disk
     DONE = "done"
     FAILED = "failed"
-    WAITING = "waiting"  # for somebody else, who fetches it
-    ABANDONED = "abandoned"  # by whoever began it; the next who wants the item goes on with it
+    WAITING = "waiting"  # for another process, which fetches it
+    ABANDONED = "abandoned"  # its process has ended; the next that wants the item continues it
 
 
 class Transfer(NamedTuple):
@@ -122,8 +122,8 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
 def is_abandoned(store: Store, sign: str) -> bool:
     """Whether a fetcher is gone: its election has ended, or its process was killed on this host.
 
-    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name. Empty
-    where none could be made: then nobody can tell.
+    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name. It is empty
+    if none could be made: then nothing is known.
     """
     if not sign:
         return False
@@ -158,12 +158,12 @@ def _who_is_gone(store: Store) -> frozenset[str]:
 
 
 def is_fetched(store: Store, key: str) -> bool:
-    """Whether a fetch of the item has begun and not ended; also one that was abandoned, and can be gone on with."""
+    """Whether a fetch of the item has begun and not ended; an abandoned one, which can be continued, counts."""
     return any(one.key == key for one in _running_if_known(store))
 
 
 def is_for_show(name: str) -> bool:
-    """Whether a name in a work area only tells how far the work is."""
+    """Whether a name in a work area only shows its progress."""
     return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
 
 
@@ -254,7 +254,7 @@ def _integer(facts: dict[str, Any], name: str) -> int | None:
     return value if isinstance(value, int) else None
 
 
-# -- going on with what others have left -------------------------------------------------------------------------------
+# -- continuing what others have left -------------------------------------------------------------------------------
 
 
 class Taken(NamedTuple):

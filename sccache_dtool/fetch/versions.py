@@ -148,7 +148,7 @@ def is_tracked(stack: Stack) -> bool:
 
 
 def tracked(chain: Chain) -> Source | None:
-    """The local source that a look tells the version of; None for others, and if a digest says what must come of it.
+    """The local source whose version a look shows; None for others, and if a digest says what the result must be.
 
     Of mirrors it is the first, whichever was fetched: if that one changes, the others are not to be trusted to be
     what they were.
