@@ -197,10 +197,10 @@ def _try_lease(dataset: Any, identifier: str, without_plugin: Callable[[], str])
     if isinstance(store, DiskStorageBroker) or not dtool_source.is_identifier(identifier):
         return None, ""
     cache = _cache(store)
-    wanted = dtool_source.item_request(dataset.uuid, identifier, str(cache.root), lambda: dataset)
+    request = dtool_source.item_request(dataset.uuid, identifier, str(cache.root), lambda: dataset)
     if dtool_source.cache_attributes(store):
-        return cache.use_wanted(wanted), ""
-    return _of_unknown_broker(cache, wanted, without_plugin)
+        return cache.use_wanted(request), ""
+    return _of_unknown_broker(cache, request, without_plugin)
 
 
 def _path_without_lease(dataset: Any, identifier: str) -> str:
@@ -219,17 +219,17 @@ def _path_without_lease(dataset: Any, identifier: str) -> str:
     return ""
 
 
-def _of_unknown_broker(cache: Cache, wanted: Request, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
+def _of_unknown_broker(cache: Cache, request: Request, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
     """For a broker whose cache directory is not known: a lease only if the broker puts the item there."""
-    if cache.has(wanted.key):
-        return cache.use_wanted(wanted), ""
+    if cache.has(request.key):
+        return cache.use_wanted(request), ""
     try:
         path = without_plugin()
     except Exception as error:
         raise _BrokerError(error) from error
     if not os.path.realpath(path).startswith(f"{os.path.realpath(cache.root)}/"):
         return None, path
-    return cache.use_wanted(wanted), ""
+    return cache.use_wanted(request), ""
 
 
 def _cache(store: Any) -> Cache:

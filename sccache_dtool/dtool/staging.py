@@ -227,7 +227,7 @@ def _view(request: DatasetRequest, links: Mapping[str, str]) -> Request:
 
     dataset = {"uuid": request.uuid, "uri": request.label}
     source = Source(f"{DTOOL}{request.uuid}", Location(request.uri), _NAME)
-    stack = Stack((source.canonical,), source.location, _NAME, (Chain((source,), (), _NAME),))
+    stack = Stack((source.canonical,), _NAME, (Chain((source,), (), _NAME),))
     return Request(request.key, None, _NAME, stack, bring, dataset, fits=fits)
 
 

@@ -119,7 +119,7 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
     )
     noted = {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))}
     source = Source(canonical[0], Location(dataset.uri), name)
-    stack = Stack(canonical, source.location, name, (Chain((source,), canonical[1:], name),))
+    stack = Stack(canonical, name, (Chain((source,), canonical[1:], name),))
     return Request(key, None, name, stack, bringer.bring, noted, relpath)
 
 

@@ -109,11 +109,11 @@ def missing(scheme: str) -> str | None:
         import_module("fsspec").get_filesystem_class(_CLASSES.get(scheme, scheme))
         import_module(REMOTE[scheme].replace("-", "_"))  # some of fsspec's classes miss it only when they are used
     except (ImportError, ValueError):
-        return _wanted(scheme)
+        return _packages(scheme)
     return None
 
 
-def _wanted(scheme: str) -> str:
+def _packages(scheme: str) -> str:
     package = REMOTE[scheme]
     return "fsspec" if package == "fsspec" else f"fsspec {package}"
 
@@ -275,7 +275,7 @@ def _open_system(source: Source) -> tuple[Any, str]:
         reason = hide_those_of(source.location, why(error))
         raise FetchFailed(
             f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({reason})",
-            hint=f"install it: pip install {_wanted(source.scheme)}",
+            hint=f"install it: pip install {_packages(source.scheme)}",
         ) from error
     return system, str(name)
 

@@ -78,14 +78,17 @@ class Stack(NamedTuple):
 
     #: The words, sources and steps: what identifies the item. There are no credentials in it.
     canonical: tuple[str, ...] = ()
-    #: What is fetched first: an absolute path, or a URL with its credentials.
-    location: Location = Location()
     #: A file name for the payload: the same for the same canonical stack, on every host. Of a long name, a part.
     label: str = "data"
     #: What is fetched and done, one after the other. Of several, each becomes an entry of a directory.
     chains: tuple[Chain, ...] = ()
     #: The name of the item: the last part of the first source, without what the steps take from it.
     name: str = "data"
+
+    @property
+    def location(self) -> Location:
+        """What is fetched first: an absolute path, or a URL with its credentials; empty for an empty stack."""
+        return self.chains[0].mirrors[0].location if self.chains else Location()
 
     @property
     def source(self) -> str:

@@ -90,7 +90,7 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None, credentials: Co
     if len(chains) > 1:
         _check_labels(chains)
         name = f"{name}+{len(chains) - 1}"
-    return Stack(tuple(canonical), first[0].location, shortened(name), chains, name)
+    return Stack(tuple(canonical), shortened(name), chains, name)
 
 
 def label_for(name: str, steps: Sequence[str]) -> str:
