@@ -25,11 +25,8 @@ def use_dataset(
 
     `caches`: without progress, which is shown for the whole dataset; `terms`: of `Cache.hold`.
     """
-    chosen = caches[0]
 
     def stage(cache: Cache) -> Staged:
-        nonlocal chosen
-        chosen = cache
         each = {**terms, "size": None}
         return staging.hold(cache, request, lambda one: cache.hold(owner, one, **each), now.out.progress())
 
@@ -40,7 +37,7 @@ def use_dataset(
     try:
         now.out.path("use", fields, os.fspath(view))
     except BaseException:  # whoever has no path has no use for the leases
-        staging.release(chosen, [owner], view.key)
+        staged.release()
         raise
     now.out.detail(output.count(items, "item"))
 

@@ -84,6 +84,11 @@ class Staged(NamedTuple):
         """All leases, in the order in which they are to be given back."""
         return (*self.leases, self.view)
 
+    def release(self) -> None:
+        """Release all leases, and remove their holders."""
+        for lease in self.all:
+            _release(lease)
+
 
 def hold(
     cache: Cache, request: DatasetRequest, hold_one: Callable[[Request], Lease], progress: Progress | None

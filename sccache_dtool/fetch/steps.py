@@ -134,14 +134,13 @@ def _zip(job: Job, path: str, target: str, source: str) -> None:
     unpack(job.fs, path, target, source)
 
 
-def _decompress(job: Job, path: str, target: str, source: str, kind: str) -> None:
-    from sccache_dtool.fetch.decompress import decompress
-
-    decompress(job.fs, kind, path, target, source)
-
-
 def _decompressor(kind: str) -> Transform:
-    return lambda job, path, target, source: _decompress(job, path, target, source, kind)
+    def transform(job: Job, path: str, target: str, source: str) -> None:
+        from sccache_dtool.fetch.decompress import decompress
+
+        decompress(job.fs, kind, path, target, source)
+
+    return transform
 
 
 #: The steps that decompress one file.
