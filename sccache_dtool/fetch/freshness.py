@@ -130,7 +130,7 @@ class Freshness:
                 same = sources.is_unchanged(self._store, chain, fact)
             elif self._local.unreadable:
                 try:
-                    same = versions.look(source.location).text == versions.text_of(fact)
+                    same = versions.is_as_noted(source, fact)
                 except OSError as error:
                     raise versions.unreadable(source, error) from error
             else:

@@ -113,6 +113,12 @@ def missing(scheme: str) -> str | None:
     return None
 
 
+def to_install(scheme: str) -> str | None:
+    """The pip command that installs what a scheme needs; None if it is there."""
+    packages = missing(scheme)
+    return packages and f"pip install {packages}"
+
+
 def _packages(scheme: str) -> str:
     package = REMOTE[scheme]
     return "fsspec" if package == "fsspec" else f"fsspec {package}"

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
@@ -21,8 +22,40 @@ from sccache_dtool.protocol.store import Store
 #: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
 
-#: What retrieves a source, by the scheme of its canonical form; those of fsspec and of plugins are not among them.
-RETRIEVERS: dict[str, Retriever] = {"file": local.retrieve, "http": http.retrieve, "https": http.retrieve}
+
+class Kind(NamedTuple):
+    """What can be done with sources of one kind."""
+
+    retrieve: Retriever
+    #: Bytes that a source says it has, without being fetched; None if it does not say.
+    announced: Callable[[Source], int | None] = lambda source: None
+    #: Whether a source still has the version that facts of `item.json` describe; False if that is not known.
+    is_unchanged: Callable[[Job, Source, Mapping[str, object]], bool] = lambda job, source, fact: False
+    #: What has to be installed for a scheme, in words; None if nothing.
+    missing: Callable[[str], str | None] = lambda scheme: None
+
+
+_LOCAL = Kind(local.retrieve, local.announced, lambda job, source, fact: versions.is_as_noted(source, fact))
+_WEB = Kind(http.retrieve, http.announced, http.is_unchanged)
+_STORE = Kind(fsspec_source.retrieve, fsspec_source.announced, fsspec_source.is_unchanged, fsspec_source.to_install)
+
+#: Kinds of sources by the scheme of their canonical form; those of plugins are not among them.
+KINDS = {"file": _LOCAL, "http": _WEB, "https": _WEB, **dict.fromkeys(REMOTE, _STORE)}
+
+
+def _kind(scheme: str) -> Kind | None:
+    """What can be done with sources of a scheme; None if nothing that is installed knows it."""
+    if scheme in KINDS:
+        return KINDS[scheme]
+    plugin = plugins.find_source(scheme)
+    if plugin is None:
+        return None
+
+    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+        with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
+            return plugin.retrieve(job, source, path, algorithms)
+
+    return Kind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
 
 
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
@@ -68,7 +101,8 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
 
 def require(chain: Chain) -> None:
     """Raise FetchFailed if no mirror of `chain` can be read on this host; called before anything is fetched."""
-    lacking = [_missing(mirror) for mirror in chain.mirrors]
+    kinds = [(mirror.scheme, _kind(mirror.scheme)) for mirror in chain.mirrors]
+    lacking = [None if kind is None else kind.missing(scheme) for scheme, kind in kinds]
     if all(lacking):
         raise FetchFailed(
             f"cannot fetch {chain.source}: what it needs is not installed",
@@ -79,28 +113,10 @@ def require(chain: Chain) -> None:
 def announced(mirrors: Iterable[Source]) -> int | None:
     """Bytes that a source says it has, without being fetched; None if none of its mirrors says so."""
     for mirror in mirrors:
-        if mirror.scheme == "file":
-            size = local.announced(mirror)
-        elif mirror.scheme in ("http", "https"):
-            size = http.announced(mirror)
-        elif mirror.scheme in REMOTE:
-            size = fsspec_source.announced(mirror)
-        else:
-            size = None
+        size = KINDS[mirror.scheme].announced(mirror) if mirror.scheme in KINDS else None
         if size is not None:
             return size
     return None
-
-
-def _missing(source: Source) -> str | None:
-    """What to install for a source; None if nothing is known to be missing."""
-    if source.scheme in RETRIEVERS:
-        return None
-    if source.scheme in REMOTE:
-        packages = fsspec_source.missing(source.scheme)
-        return packages and f"pip install {packages}"
-    plugin = plugins.find_source(source.scheme)
-    return plugin.missing() if plugin is not None else None
 
 
 def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
@@ -114,11 +130,7 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
     others = len(chain.mirrors) > 1
     job = Job(store, NoProgress(), others=others)
     try:
-        if source.scheme == "file":
-            return versions.look(source.location).text == versions.text_of(fact)
-        if source.scheme in ("http", "https"):
-            return http.is_unchanged(job, source, fact)
-        return source.scheme in REMOTE and fsspec_source.is_unchanged(job, source, fact)
+        return source.scheme in KINDS and KINDS[source.scheme].is_unchanged(job, source, fact)
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
@@ -137,9 +149,11 @@ def _noted_source(chain: Chain, fact: object) -> Source | None:
 
 
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
-    retriever = _retriever(source)
+    kind = _kind(source.scheme)
+    if kind is None:
+        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
     algorithms = [algorithm for algorithm, _ in digests]
-    retrieved = retriever(job, source, path, algorithms)
+    retrieved = kind.retrieve(job, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
     except FetchFailed:
@@ -149,7 +163,7 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
         # from its first byte, as it is sent.
         _make_room(job, path)
         job.attempt()
-        retrieved = retriever(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
+        retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)
     return retrieved
 
@@ -159,25 +173,6 @@ def _check(retrieved: Retrieved, digests: Sequence[tuple[str, str]], source: Sou
         if algorithm not in retrieved.digests:
             raise FetchFailed(f"cannot check {algorithm} of {source.canonical}: it is a directory", shared=True)
         compare(algorithm, expected, retrieved.digests[algorithm], source.canonical)
-
-
-def _retriever(source: Source) -> Retriever:
-    if source.scheme in RETRIEVERS:
-        return RETRIEVERS[source.scheme]
-    if source.scheme in REMOTE:
-        return fsspec_source.retrieve
-    plugin = plugins.find_source(source.scheme)
-    if plugin is None:
-        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
-    return _guarded(plugin.retrieve)
-
-
-def _guarded(retriever: Retriever) -> Retriever:
-    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-        with plugins.failing_in_words(f"cannot fetch {source.canonical}", source.scheme):
-            return retriever(job, source, path, algorithms)
-
-    return retrieve_with_plugin
 
 
 def _is_within(error: OSError, path: str) -> bool:

@@ -207,6 +207,11 @@ def text_of(fact: object) -> str | None:
     return f"{size} {mtime}" if isinstance(size, int) and isinstance(mtime, str) else None
 
 
+def is_as_noted(source: Source, fact: object) -> bool:
+    """Whether a local source has the version that `item.json` describes. Raises OSError."""
+    return look(source.location).text == text_of(fact)
+
+
 def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
     """Whether a copy with this version in its name is of what the sources have now.
 
