@@ -207,7 +207,7 @@ class Populator:
     def _facts(self, request: Request, fetched: Fetched, now: float, seconds: float) -> ItemFacts:
         return ItemFacts(
             key=request.key,
-            name=request.called,
+            name=request.item_name,
             source=request.stack.canonical,
             payload=fetched.name,
             bytes=fetched.bytes,

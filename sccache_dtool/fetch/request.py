@@ -35,7 +35,7 @@ class Location(str):
 
 
 class Source(NamedTuple):
-    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty.
+    """A source, parsed from its word. `name` is the last part of its path, and may be empty.
 
     `canonical` is stored and shown, and has no credentials in it: `location` has.
     """
@@ -43,25 +43,25 @@ class Source(NamedTuple):
     canonical: str
     location: Location
     name: str
-    #: Whether what sends the file may know a better name than `name` for it.
+    #: Whether the server may know a better name for the file.
     provisional: bool = False
 
     @property
     def scheme(self) -> str:
-        """What says how it is retrieved."""
+        """The scheme, which decides how it is retrieved."""
         return self.canonical.partition(":")[0]
 
 
 class Step(NamedTuple):
-    """A further word, parsed."""
+    """A step, parsed from its word."""
 
     canonical: str
-    unpacks: bool = False  # whether it makes a directory, with which no further step can be done
-    suffix: str = ""  # a pattern for the end that it takes from the payload's name
+    unpacks: bool = False  # whether it makes a directory, after which no further step is possible
+    suffix: str = ""  # a pattern for the ending that it removes from the payload's name
 
 
 class Chain(NamedTuple):
-    """One source of a stack, in all its mirrors, and what is done with it."""
+    """One source of a stack with all its mirrors, and its steps."""
 
     mirrors: tuple[Source, ...]
     steps: tuple[str, ...]
@@ -80,7 +80,7 @@ class Stack(NamedTuple):
     canonical: tuple[str, ...] = ()
     #: A file name for the payload: the same for the same canonical stack, on every host. Of a long name, a part.
     label: str = "data"
-    #: What is fetched and done, one after the other. Of several, each becomes an entry of a directory.
+    #: The sources with their steps. If there are several, each becomes an entry of a directory.
     chains: tuple[Chain, ...] = ()
     #: The name of the item: the last part of the first source, without what the steps take from it.
     name: str = "data"
@@ -116,18 +116,18 @@ class Request(NamedTuple):
     name: str | None
     label: str
     stack: Stack
-    #: What brings the source, where that is not `sources.py`'s business; the digests among the steps are its own.
+    #: Fetches the source if `sources.py` does not, and checks the digests among the steps.
     bring: Bring | None = None
     dataset: Mapping[str, str] | None = None  # of an item of dtool's: see ItemFacts
     relpath: str | None = None
-    #: Finds out the rest where that may cost a network's round trip, which a hit must not. Until it has been called,
-    #: `label` is no more than a word for people, and the payload's name is looked up.
+    #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
+    #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
     complete: Callable[[], Request] | None = None
-    #: Whether the payload at a path will do; None: every copy of the item does.
+    #: Whether the payload at a path is what is wanted; None: that of every copy of the item is.
     fits: Callable[[str], bool] | None = None
 
     @property
-    def called(self) -> str:
+    def item_name(self) -> str:
         """The item's name."""
         return key_name(self.key) or self.name or self.stack.name
 
@@ -162,7 +162,7 @@ def view_key(uuid: str) -> str:
 class Terms(NamedTuple):
     """On what terms an item is fetched."""
 
-    wait: float  # seconds to wait for somebody else's download
-    size: int | None = None  # bytes that it will need, if somebody said so
-    rate: float | None = None  # bytes a second at most
-    make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
+    wait: float  # seconds to wait for another process's download
+    size: int | None = None  # bytes that it will need, if that is known
+    rate: float | None = None  # bytes per second at most
+    make_room: Callable[[int], int] | None = None  # evicts idle items for so many bytes; returns the bytes freed

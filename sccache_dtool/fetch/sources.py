@@ -1,4 +1,4 @@
-"""Sources: what brings a file or a directory into a work area, in a stream and with its digests taken on the way."""
+"""Retrieval of sources of all kinds into a work area, with their digests taken while the bytes come."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import REMOTE
 from sccache_dtool.protocol.store import Store
 
-#: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
+#: Retrieves a source to a new path, as a file or a directory; the names are those of the digests to take of a file.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
 
 
@@ -61,9 +61,9 @@ def _kind(scheme: str) -> Kind | None:
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     """Bring the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
 
-    `digests` are algorithms and what they must give. A mirror that does not answer is passed over at once while
-    another one can be asked, and is asked again with more patience when none is left. Raises FetchFailed when no
-    mirror brings what was promised, and OSError for what the file system refuses; an incomplete file may then be left.
+    `digests`: pairs of algorithm and expected digest. A mirror that does not answer is skipped while there is another
+    one, and is asked again, with more attempts, when none is left. Raises FetchFailed if no mirror has the expected
+    file, and OSError for what the file system refuses; an incomplete file may then be left.
     """
     failures: dict[Source, FetchFailed] = {}
     mirror = chain.mirrors[0]
@@ -176,13 +176,13 @@ def _check(retrieved: Retrieved, digests: Sequence[tuple[str, str]], source: Sou
 
 
 def _is_within(error: OSError, path: str) -> bool:
-    """Whether an error is about the work area that `path` is in, where the next mirror would fare no better."""
+    """Whether an error is about the work area that `path` is in: the next mirror would meet it, too."""
     area = f"{os.path.dirname(path)}/"
     return any(isinstance(name, str) and name.startswith(area) for name in (error.filename, error.filename2))
 
 
 def _make_room(job: Job, path: str) -> None:
-    """Remove what a failed attempt left: others must not continue it, and the next one makes the path again."""
+    """Remove what a failed attempt left: others must not continue it, and the next attempt makes the path again."""
     if job.track is not None:
         job.track.forget(job.number)
     with contextlib.suppress(FileNotFoundError):
