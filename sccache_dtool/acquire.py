@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import Generation
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
-from sccache_dtool.fetch.freshness import Freshness, Surroundings
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.freshness import Freshness
+from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.log import Log
 from sccache_dtool.protocol import leases, program
@@ -22,26 +22,35 @@ from sccache_dtool.protocol.store import Store
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
 
-#: What is leased: an item, or all items of a dataset.
-Leased = TypeVar("Leased")
-
 _log = Log(__name__)
 
 #: How often a use whose holder was revoked begins again.
 _MOST_ATTEMPTS = 4
 
 
-def until_it_stands(attempt: Callable[[], Leased]) -> Leased:
-    """What `attempt` leases, which enters another holder each time; again if its holder is revoked meanwhile.
+def attempts() -> Iterator[contextlib.AbstractContextManager[None]]:
+    """Contexts to take leases in, each with a holder of its own: the next one if that holder was revoked meanwhile.
+
+    ::
+
+        for attempt in attempts():
+            with attempt:
+                return ...
 
     Raises LeaseLost if that happens again and again.
     """
-    for _ in range(_MOST_ATTEMPTS - 1):
-        try:
-            return attempt()
-        except LeaseLost as error:
-            _log.note(f"{error.message} before the path was printed; starting again")
-    return attempt()
+    for number in range(1, _MOST_ATTEMPTS + 1):
+        yield _attempt(is_last=number == _MOST_ATTEMPTS)
+
+
+@contextlib.contextmanager
+def _attempt(*, is_last: bool) -> Iterator[None]:
+    try:
+        yield
+    except LeaseLost as error:
+        if is_last:
+            raise
+        _log.note(f"{error.message} before the path was printed; starting again")
 
 
 class Acquirer(NamedTuple):
@@ -52,52 +61,39 @@ class Acquirer(NamedTuple):
     heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
 
-    def acquire(self, wanted: Wanted, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
+    def acquire(self, wanted: Request, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
 
         `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong. `max_age`:
         see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not protect
         anything.
         """
-        store = self.store
-        fresh = Freshness(
-            Surroundings(store.fs, store.layout, store.clock, store.log.warning, store.log.note), wanted, max_age
-        )
+        fresh = Freshness(self.store, wanted, max_age)
         damaged: set[str] = set()
         lease = self._take_existing(wanted, fresh, damaged)
         if lease is None:
-            lease = self._have_fetched(wanted, make_terms(), fresh, damaged)
-            self._prove(lease)
+            terms = make_terms()
+            if wanted.complete is not None:
+                wanted = wanted.complete()
+            from sccache_dtool.fetch.populate import Populator
+            from sccache_dtool.fetch.progress import NoProgress
+            from sccache_dtool.protocol.election import make_election
+
+            with self._worker() as worker:
+                lease = Populator(self.store, self.holder, worker, self.progress or NoProgress()).populate(
+                    wanted,
+                    lambda: make_election(self.store, fresh.election),
+                    lambda: self._take_existing(wanted, fresh, damaged),
+                    terms,
+                )
+            try:
+                self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
+            except BaseException:
+                lease.give_back()
+                raise
         if not lease.stands():
             raise self.holder.revoked()
         return lease
-
-    def _prove(self, lease: Lease) -> None:
-        """After a fetch, which takes long: this process may have been stopped, and taken for dead."""
-        try:
-            self.holder.prove()  # the holder keeps what comes of it
-        except BaseException:
-            lease.give_back()
-            raise
-
-    def _have_fetched(self, wanted: Wanted, terms: Terms, fresh: Freshness, damaged: set[str]) -> Lease:
-        """A lease on an item that is not there yet: fetched by this process, or by another that is waited for."""
-        if wanted.complete is not None:
-            wanted = wanted.complete()
-        from sccache_dtool.fetch.errand import Errand
-        from sccache_dtool.fetch.populate import Populator
-        from sccache_dtool.fetch.progress import NoProgress
-        from sccache_dtool.protocol.election import make_election
-
-        with self._worker() as worker:
-            store = self.store
-            errand = Errand(store.fs, store.layout, store.clock, self.holder, worker, store.proc, store.log.note)
-            return Populator(errand, self.progress or NoProgress()).populate(
-                wanted,
-                lambda: make_election(store, fresh.election),
-                lambda: self._take_existing(wanted, fresh, damaged),
-                terms,
-            )
 
     @contextlib.contextmanager
     def _worker(self) -> Iterator[Holder]:
@@ -108,7 +104,7 @@ class Acquirer(NamedTuple):
         with program.worker(self.store, self.heartbeat_ttl()) as worker:
             yield worker
 
-    def _take_existing(self, wanted: Wanted, fresh: Freshness, damaged: set[str]) -> Lease | None:
+    def _take_existing(self, wanted: Request, fresh: Freshness, damaged: set[str]) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says.
 
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
@@ -158,28 +154,29 @@ class Acquirer(NamedTuple):
         """Remove a copy whose payload is not whole, so that nobody is given it, unless somebody else holds it."""
         from sccache_dtool.evict import trash
 
+        store = self.store
         with contextlib.suppress(OSError):  # whoever uses it next finds out as well
-            if trash.evict(self.store, key, generation) is trash.Outcome.EVICTED:
-                trash.purge_copy(self.store, generation)  # its space is needed for the new one
+            if trash.evict(store, key, generation) is trash.Outcome.EVICTED:
+                trash.purge_copy(store, generation)  # its space is needed for the new one
 
-    def _is_of_same_stack(self, wanted: Wanted, generation: str) -> bool:
+    def _is_of_same_stack(self, wanted: Request, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
-            there = items.facts(self.store, wanted.key, generation).get("source")
+            there = items.facts(self.store, wanted.key, generation)
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:
             raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
-        if there is None:  # see items.describe_again
+        if there.source is None and "source" not in there.malformed:  # see items.describe_again
             return False
-        if there == list(wanted.stack.canonical):
+        if there.source == wanted.stack.canonical:
             return True
         raise UsageError(
             f"{wanted.name} is in the cache already, made from something else",
-            details=[f"there: {_words(there)}", f"asked: {_words(wanted.stack.canonical)}"],
+            details=[f"there: {_words(there.source)}", f"asked: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
 
 
-def _words(stack: object) -> str:
-    return " ".join(str(word) for word in stack) if isinstance(stack, list | tuple) and stack else "(no source)"
+def _words(stack: tuple[str, ...] | None) -> str:
+    return " ".join(stack) if stack else "(no source)"

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find, release
-from sccache_dtool.acquire import Acquirer, until_it_stands
+from sccache_dtool.acquire import Acquirer, attempts
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item, Sum
 from sccache_dtool.clock import Clock
@@ -20,9 +20,9 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch import versions
-from sccache_dtool.fetch.freshness import Freshness, Surroundings
-from sccache_dtool.fetch.request import Terms, Wanted, wanted_from
-from sccache_dtool.fetch.stack import Stack
+from sccache_dtool.fetch.freshness import Freshness
+from sccache_dtool.fetch.request import DatasetRequest, Request, Stack, Terms
+from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.find import Named
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
     from pathlib import Path
 
+    from sccache_dtool.catalog.facts import ItemFacts
     from sccache_dtool.catalog.loose import Loose, Pile
     from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
@@ -246,29 +247,33 @@ class Cache:
             self._known[words] = lease.place, wanted.stack
         return lease
 
-    def use_wanted(self, wanted: Wanted, max_age: float | None = None) -> Lease:
+    def use_wanted(self, wanted: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         store = self._store_for_use()
-        return until_it_stands(lambda: self._use_as_program(store, wanted, max_age))
+        for attempt in attempts():
+            with attempt:
+                member = program.enter(store, self.settings.heartbeat_ttl)
+                if self._on_lost is not None and self._on_lost not in member.on_lost:
+                    member.on_lost.append(self._on_lost)
+                lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
+                if not member.stands(lease):
+                    raise member.holder.revoked()
+                self._program = member
+                return lease
+        raise AssertionError("the last attempt returns or raises")
 
-    def _use_as_program(self, store: Store, wanted: Wanted, max_age: float | None) -> Lease:
-        member = program.enter(store, self.settings.heartbeat_ttl)
-        if self._on_lost is not None and self._on_lost not in member.on_lost:
-            member.on_lost.append(self._on_lost)
-        lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
-        if not member.stands(lease):
-            raise member.holder.revoked()
-        self._program = member
-        return lease
+    def wanted(self, words: Sequence[str], name: str | None = None) -> Request:
+        """As `request`. Raises UsageError for a whole dataset."""
+        return one_item(self.request(words, name))
 
-    def wanted(self, words: Sequence[str], name: str | None = None) -> Wanted:
+    def request(self, words: Sequence[str], name: str | None = None) -> Request | DatasetRequest:
         """What the words of a command or call mean. Raises UsageError if they mean nothing. There need be no cache.
 
         The settings are read only if a URL may have credentials in it that they name.
         """
         may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
         credentials = self.settings.fetch_credentials if may_have else ()
-        return wanted_from(words, name, self._layout.root, credentials)
+        return parse_request(words, name, self._layout.root, credentials)
 
     # -- using on behalf of others -----------------------------------------------------------------------------------
 
@@ -284,19 +289,18 @@ class Cache:
         """The owner that is a command which this process runs, and shows heartbeats for."""
         return caller.command_owner(self._proc, pid, command)
 
-    def hold(self, owner: Owner, wanted: Wanted, options: UseOptions = _DEFAULTS) -> Lease:
+    def hold(self, owner: Owner, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end."""
-
-        def attempt() -> Lease:
-            holder = self.enter(owner, options.ttl, wanted.key)
-            try:
-                with holder.beating():
-                    return self.acquire(holder, wanted, options)
-            except BaseException:
-                holder.retire()
-                raise
-
-        return until_it_stands(attempt)
+        for attempt in attempts():
+            with attempt:
+                holder = self.enter(owner, options.ttl, wanted.key)
+                try:
+                    with holder.beating():
+                        return self.acquire(holder, wanted, options)
+                except BaseException:
+                    holder.retire()
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
     def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
         """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
@@ -307,7 +311,7 @@ class Cache:
             check_lifetime(ttl)
         return Holder(store, owner, ttl, key)
 
-    def acquire(self, holder: Holder, wanted: Wanted, options: UseOptions = _DEFAULTS) -> Lease:
+    def acquire(self, holder: Holder, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
 
         Raises LeaseLost if the holder was revoked meanwhile.
@@ -320,7 +324,7 @@ class Cache:
         acquirer = Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress)
         return acquirer.acquire(wanted, terms, options.max_age)
 
-    def announced(self, wanted: Wanted) -> int | None:
+    def announced(self, wanted: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
         There need be no cache.
@@ -382,7 +386,7 @@ class Cache:
         UsageError.
         """
         within = self.key_within(words[0]) if len(words) == 1 and name is None else None
-        return within or self.wanted(words, name).key
+        return within or self.request(words, name).key
 
     def key_within(self, path: str) -> str | None:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
@@ -394,7 +398,7 @@ class Cache:
         Raises UsageError if it means none, or could mean several.
         """
         store = self.store
-        return find.find(store, word, self.wanted)
+        return find.find(store, word, self.request)
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -402,9 +406,9 @@ class Cache:
         A path in a copy means that copy alone. Raises UsageError for a word that means no item, or several.
         """
         if not words:
-            self.wanted(words, name)  # raises if there is no name either: that is wrong with any cache
+            self.request(words, name)  # raises if there is no name either: that is wrong with any cache
         store = self.store
-        return find.find_used(store, words, name, self.wanted)
+        return find.find_used(store, words, name, self.request)
 
     def has(self, key: str) -> bool:
         """Whether a listing shows the item; a hint, only `use` can tell. False where there is no cache yet."""
@@ -414,23 +418,22 @@ class Cache:
             return False
         return bool(items.generations(store, key))
 
-    def offers(self, wanted: Wanted) -> bool:
+    def offers(self, wanted: Request) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
         try:
             return next(self._current(wanted), None) is not None
         except NoCache:
             return False
 
-    def locate(self, wanted: Wanted) -> Path | None:
+    def locate(self, wanted: Request) -> Path | None:
         """Where the copy is that `use` would take; None if it would fetch. Take a lease before you read there."""
         found = ((copy, self.path(copy)) for copy in self._current(wanted))
         return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
 
-    def _current(self, wanted: Wanted) -> Iterator[Copy]:
+    def _current(self, wanted: Request) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
         store = self.store
-        around = Surroundings(store.fs, store.layout, store.clock, _ignore, _ignore)
-        fresh = Freshness(around, wanted, None)
+        fresh = Freshness(store.logging_to(Silent()), wanted, None)
         copies = items.look(store, wanted.key, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
@@ -443,7 +446,7 @@ class Cache:
         store = self.store
         listing = HolderList.glance(store)
         trashed = store.fs.names(store.layout.trash)
-        found = list(transfers.running(store.fs, store.layout, store.proc, waits=False))
+        found = list(transfers.running(store, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,
@@ -469,7 +472,7 @@ class Cache:
         with self._pool() as pool:
             yield from items.survey(store, pool, fold, uses=uses)
 
-    def scan_with_facts(self) -> Iterator[tuple[Item, list[dict[str, Any]]]]:
+    def scan_with_facts(self) -> Iterator[tuple[Item, list[ItemFacts]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
         store = self.store
         with self._pool() as pool:
@@ -480,12 +483,12 @@ class Cache:
         store = self.store
         return items.look(store, key)
 
-    def facts(self, copy: Copy) -> dict[str, Any]:
+    def facts(self, copy: Copy) -> ItemFacts:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
         store = self.store
         return items.facts_or_none(store, copy)
 
-    def facts_of(self, key: str, generation: str) -> dict[str, Any]:
+    def facts_of(self, key: str, generation: str) -> ItemFacts:
         """As `facts`, of a copy that a plan names."""
         store = self.store
         return items.facts_if_readable(store, key, generation)
@@ -525,7 +528,7 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        return [*transfers.running(store.fs, store.layout, store.proc), *transfers.ended(store.fs, store.layout)]
+        return [*transfers.running(store), *transfers.ended(store)]
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
@@ -535,7 +538,7 @@ class Cache:
             store = self.store
         except NoCache:
             return False
-        return transfers.is_fetched(store.fs, store.layout, key)
+        return transfers.is_fetched(store, key)
 
     def free_space(self) -> int | None:
         """Bytes that may still be written to the cache's file system; None if it does not say so.
@@ -556,7 +559,7 @@ class Cache:
             store = self.store
         except NoCache:
             return free
-        return None if free is None else free - transfers.reserved(store.fs, store.layout, None, store.proc)
+        return None if free is None else free - transfers.reserved(store)
 
     def loose(self) -> Sequence[Loose]:
         """Files that dtool's own brokers left in the cache: no items, and nobody holds leases on them."""
@@ -765,12 +768,12 @@ class Cache:
         single.return_interrupted_restores(store)
         there = dict(self.restorable())
         within = store.layout.key_of(word)
-        found = find.meant(word, there, self.wanted) if within is None else [within]
+        found = find.meant(word, there, self.request) if within is None else [within]
         if not found:
             raise single.not_in_trash(word)
 
         def source(key: str) -> str:
-            return find.source_of(trash.facts(store, there[key]))
+            return trash.facts_of(store, there[key]).shown_source
 
         key = find.the_only(word, found, source)
         single.restore(store, key, self.settings.heartbeat_ttl)

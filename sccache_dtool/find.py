@@ -12,17 +12,17 @@ from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.catalog import items
-from sccache_dtool.disk import names, records
+from sccache_dtool.disk import names
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DTOOL, Wanted
+from sccache_dtool.fetch.request import DTOOL, DatasetRequest, Request
 from sccache_dtool.fetch.words import is_source
 from sccache_dtool.log import Silent
 from sccache_dtool.protocol.store import Store
 
-#: What `use` means by words and a name. Raises UsageError or FetchFailed if they mean nothing.
-Mean = Callable[[Sequence[str], str | None], Wanted]
+#: Parses words and a name as `use` does. Raises UsageError or FetchFailed if they mean nothing.
+Mean = Callable[[Sequence[str], str | None], Request | DatasetRequest]
 
 #: Candidates that an error lists.
 _LISTED = 10
@@ -41,6 +41,7 @@ class Named(NamedTuple):
 
     key: str
     generation: str | None = None
+    is_dataset: bool = False  # whether the words mean a whole dtool dataset
 
 
 def find(store: Store, word: str, mean: Mean) -> str:
@@ -69,33 +70,34 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
     within = store.layout.within(words[0]) if len(words) == 1 and name is None else None
     if within is not None:
         return Named(*within)
-    key, refused = None, None
+    found, refused = None, None
     try:
-        key = _key_of_use(words, name, mean)
+        request = mean(words, name)
+        found = Named(request.key, is_dataset=isinstance(request, DatasetRequest))
     except (UsageError, FetchFailed) as error:
         refused = error
-    if key is not None and (name is not None or _is_there(store, key)):
-        return Named(key)
+    if found is not None and (name is not None or _is_there(store, found.key)):
+        return found
     if words and names.cache_of(words[0]) is not None:
         raise NotFound(
             f"{plain(words[0])} is not in the cache {store.layout.root}",
             hint="name the cache that it is in, with -C, or give the name of the item",
         )
-    if key is not None and os.path.lexists(words[0]):
-        return Named(key)
+    if found is not None and os.path.lexists(words[0]):
+        return found
     if len(words) == 1 and name is None:
         try:
             return Named(find(store, words[0], mean))
         except NotFound as error:
             if names.is_key(words[0]):
                 return Named(words[0])
-            if key is not None and not _is_path_or_url(words[0]):
+            if found is not None and not _is_path_or_url(words[0]):
                 raise
             refused = refused or error
-    if key is None:
+    if found is None:
         assert refused is not None
         raise refused
-    return Named(key)
+    return found
 
 
 def meant(word: str, keys: Collection[str], mean: Mean) -> list[str]:
@@ -123,16 +125,9 @@ def the_only(word: str, found: Sequence[str], source: Callable[[str], str]) -> s
     )
 
 
-def source_of(facts: dict[str, object]) -> str:
-    """The loader stack in the facts of a copy, for people."""
-    source = facts.get("source")
-    words = " ".join(str(word) for word in source) if isinstance(source, list) else ""
-    return records.printable(words) or "no source"
-
-
 def _source(store: Store, key: str) -> str:
     for generation in items.generations(store, key):
-        return source_of(items.facts_if_readable(store.logging_to(Silent()), key, str(generation)))
+        return items.facts_if_readable(store.logging_to(Silent()), key, str(generation)).shown_source
     return "not in the cache any more"
 
 
@@ -166,19 +161,9 @@ def _look(name: str) -> str:
     return normalize("NFKC", name).casefold()
 
 
-def _key_of_use(words: Sequence[str], name: str | None, mean: Mean) -> str:
-    if name is None and len(words) == 1 and words[0].startswith(DTOOL):
-        from sccache_dtool.fetch import datasets
-
-        reference = datasets.parse(words)
-        if reference.identifier is None:
-            return datasets.view_key(reference.uuid)
-    return mean(words, name).key
-
-
 def _digits_of_source(word: str, mean: Mean) -> str | None:
     try:
-        return _key_of_use([word], None, mean)[:32]
+        return mean([word], None).key[:32]
     except (UsageError, FetchFailed):
         return None
 

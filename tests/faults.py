@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+from sccache_dtool.fetch.request import Request
+from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol.store import Store
 
@@ -254,3 +256,9 @@ class FakeProc(Proc):
 def store_of(fs: FileSystem, layout: Layout | None, *, clock: Clock | None = None, proc: Proc | None = None) -> Store:
     """The cache in which `layout` says where everything is, by `fs`; with the clock and processes of this host."""
     return Store(fs, layout or Layout("/nowhere"), clock or Clock(), proc or Proc(), "cache-id")
+
+
+def request_for(words: Iterable[str], label: str | None = None) -> Request:
+    """What `use` would fetch for these words, in whatever cache."""
+    stack = parse_stack(list(words))
+    return Request("", None, stack.label if label is None else label, stack)

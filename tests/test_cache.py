@@ -30,6 +30,7 @@ from sccache_dtool.errors import (
     TimedOut,
     UsageError,
 )
+from sccache_dtool.find import Named
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders, program
@@ -886,8 +887,8 @@ def test_a_renewal_passes_over_what_ends_meanwhile(
 def test_a_path_in_the_cache_names_its_item(cache: Cache, source: str) -> None:
     """`unuse` could not be given what `use` printed."""
     lease = cache.use(source)
-    assert cache.find_used([os.fspath(lease)]) == (lease.key, lease.place.generation)
-    assert cache.find_used([source]) == (lease.key, None)
+    assert cache.find_used([os.fspath(lease)]) == Named(lease.key, lease.place.generation)
+    assert cache.find_used([source]) == Named(lease.key)
     assert cache.find(os.fspath(lease)) == lease.key
 
 
@@ -965,9 +966,9 @@ def test_a_copy_is_described(cache: Cache, source: str, clock: FakeClock) -> Non
     lease = cache.use(source)
     (copy,) = cache.item(lease.key).copies
     facts = cache.facts(copy)
-    assert facts["source"] == [f"file:{source}"]
-    assert (facts["bytes"], facts["entries"], facts["key"]) == (5, 1, lease.key)
-    assert facts["by"] == lease.holder.by
+    assert facts.source == (f"file:{source}",)
+    assert (facts.bytes, facts.entries, facts.key) == (5, 1, lease.key)
+    assert facts.by == lease.holder.by
     assert cache.path(copy) == lease.path
     assert (copy.generation.bytes, copy.generation.created) == (5, int(clock.wall()))
 

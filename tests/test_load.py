@@ -25,7 +25,7 @@ from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, ITEM_FILE, PAYLOAD, Generation, Layout, unique
 from sccache_dtool.errors import NoSpace
-from sccache_dtool.fetch.request import wanted_from
+from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 
@@ -94,7 +94,7 @@ def put_items(layout: Layout, count: int) -> list[str]:
     """Items as if they had been fetched; their sources."""
     sources = [f"https://example.org/{number:05}.fa" for number in range(count)]
     for source in sources:
-        wanted = wanted_from([source], None, layout.root)
+        wanted = one_item(parse_request([source], None, layout.root))
         place = layout.generation(wanted.key, str(Generation(unique(), 1_700_000_000, 5, 1)))
         os.makedirs(f"{place}/{PAYLOAD}")
         os.makedirs(f"{place}/{GATE}")

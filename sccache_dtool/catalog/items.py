@@ -8,8 +8,9 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
@@ -158,35 +159,32 @@ def _looks(store: Store, shard: str, *, uses: bool) -> Iterator[Item]:
                 yield look(store, key, uses=uses, via=way)
 
 
-Facts = dict[str, Any]
-
-
-def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[Facts]]]:
+def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[ItemFacts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
     for part, log in survey(store, pool, functools.partial(_tell, store)):
         log.pass_on(store.log)
         yield from part
 
 
-def _tell(store: Store, items: Iterator[Item]) -> tuple[list[tuple[Item, list[Facts]]], Collected]:
+def _tell(store: Store, items: Iterator[Item]) -> tuple[list[tuple[Item, list[ItemFacts]]], Collected]:
     log = Collected()
     store = store.logging_to(log)
     return [(item, [facts_or_none(store, copy) for copy in item.copies]) for item in items], log
 
 
-def facts_or_none(store: Store, copy: Copy) -> Facts:
+def facts_or_none(store: Store, copy: Copy) -> ItemFacts:
     """As `facts`; empty, with a warning, if they cannot be read, and for a copy that is on its way out."""
-    return {} if copy.closed else facts_if_readable(store, copy.key, str(copy.generation))
+    return ItemFacts() if copy.closed else facts_if_readable(store, copy.key, str(copy.generation))
 
 
-def facts_if_readable(store: Store, key: str, generation: str) -> Facts:
+def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
     """As `facts`; empty, with a warning, if they cannot be read."""
     try:
         return facts(store, key, generation)
     except (OSError, records.Damaged) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         store.report(f"{store.layout.generation(key, generation)}/{ITEM_FILE}", str(reason), "")
-        return {}
+        return ItemFacts()
 
 
 def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -> Item:
@@ -216,8 +214,8 @@ def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -
 def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
     """The name that was noted with one of the copies. The key has its digest, so a wrong one is not believed."""
     for copy in copies:
-        name = facts_if_readable(store, copy.key, str(copy.generation)).get("name")
-        if isinstance(name, str) and names.is_named(copy.key, name):
+        name = facts_if_readable(store, copy.key, str(copy.generation)).name
+        if name is not None and names.is_named(copy.key, name):
             return name
     return None
 
@@ -273,10 +271,10 @@ def payload_name(store: Store, key: str, generation: Generation, *, fresh: bool 
     if len(found) == 1:
         return found[0]
     try:
-        noted = facts(store, key, str(generation)).get("payload") if found else None
+        noted = facts(store, key, str(generation)).payload if found else None
     except (OSError, records.Damaged):
         return None
-    return noted if isinstance(noted, str) and noted in found else None
+    return noted if noted in found else None
 
 
 #: Entries of a directory that are counted to see whether some have been removed.
@@ -332,9 +330,9 @@ def _forget(fs: FileSystem, directory: str) -> None:
         fs.touch(directory)
 
 
-def facts(store: Store, key: str, generation: str) -> dict[str, Any]:
+def facts(store: Store, key: str, generation: str) -> ItemFacts:
     """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
-    return records.decode_document(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
+    return ItemFacts.decode(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
 
 
 def describe_again(store: Store, copy: Copy) -> None:
@@ -347,10 +345,11 @@ def describe_again(store: Store, copy: Copy) -> None:
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
     found = copy.generation
-    known = {"key": copy.key, "payload": payload, "bytes": found.bytes, "entries": found.entries}
+    known = ItemFacts(
+        key=copy.key, payload=payload, bytes=found.bytes, entries=found.entries, fetched=iso(found.created)
+    )
     aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
-    text = records.encode_document({"format": 1, **known, "fetched": iso(found.created)})
-    store.fs.write_new(aside, text, shared=store.layout.shared)
+    store.fs.write_new(aside, known.encode(), shared=store.layout.shared)
     try:
         store.fs.rename(aside, f"{directory}/{ITEM_FILE}")
     except BaseException:

@@ -278,6 +278,6 @@ def _fetched_by(cache: Cache, candidates: Iterable[Candidate]) -> dict[str, str]
     def tell(one: Candidate) -> str:
         if one.loose is not None:
             return user_of(one.loose.uid)
-        return str(cache.facts_of(one.key, one.generation).get("by", "?")).partition("@")[0]
+        return cache.facts_of(one.key, one.generation).user
 
     return {one.place: tell(one) for one in candidates}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.catalog.broker_names import is_uuid
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
 from sccache_dtool.fetch.request import DTOOL
@@ -29,7 +30,7 @@ class Told(NamedTuple):
     is_view: bool = False  # whether it is but a directory of links that shows a dataset's items
 
 
-def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
+def tell(item: Item, noted: Iterable[ItemFacts]) -> Told:
     """What is known of an item; `noted` are the facts of its copies.
 
     Time is saved by every use but those that fetched: one for each copy that is there. How long a fetch took is noted
@@ -37,29 +38,25 @@ def tell(item: Item, noted: Iterable[Mapping[str, Any]]) -> Told:
     """
     noted = list(noted)
     match = _LABEL.fullmatch(item.label)
-    if any(isinstance(facts.get("source"), list) and not _is_of_dataset(facts) for facts in noted):
+    if any(facts.source is not None and not _first(facts).startswith(DTOOL) for facts in noted):
         match = None  # somebody has given it such a name
     dataset, name, relpath = match[1] if match else "", "", ""
     seconds: list[float] = []
     for facts in noted:
-        took = facts.get("seconds")
-        if isinstance(took, int | float):
-            seconds.append(float(took))
-        source = facts.get("source")
-        first = str(source[0]) if isinstance(source, list) and source else ""
+        if facts.seconds is not None:
+            seconds.append(facts.seconds)
+        first = _first(facts)
         uuid = first.removeprefix(DTOOL).partition("/")[0]
         if first.startswith(DTOOL) and is_uuid(uuid):
             dataset = uuid
-        of = facts.get("dataset")
-        if isinstance(of, dict):
-            name = str(of.get("name") or name)
-        relpath = str(facts.get("relpath") or relpath)
+        name = (facts.dataset or {}).get("name") or name
+        relpath = facts.relpath or relpath
     saved = max(0, item.uses - len(item.copies)) * sum(seconds) / len(seconds) if seconds else None
     return Told(item, dataset, name, relpath, saved, match is not None and match[2] == "dataset")
 
 
-def _is_of_dataset(facts: Mapping[str, Any]) -> bool:
-    return str(next(iter(facts["source"]), "")).startswith(DTOOL)
+def _first(facts: ItemFacts) -> str:
+    return facts.source[0] if facts.source else ""
 
 
 def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any]]:

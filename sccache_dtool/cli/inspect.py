@@ -11,6 +11,7 @@ import click
 
 from sccache_dtool import __version__
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
@@ -137,16 +138,15 @@ def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> tuple[list[Item
 
 def _listed(cache: Cache, item: Item) -> dict[str, Any]:
     copy = next((one for one in item.copies if not one.closed), None)  # a closed copy is half way into the trash
-    facts = cache.facts(copy) if copy else {}
+    facts = cache.facts(copy) if copy else ItemFacts()
     path = cache.path(copy) if copy else None
-    source = facts.get("source")
     return {
         **_row(item),
-        "source": [str(word) for word in source] if isinstance(source, list) else [],
+        "source": list(facts.source or ()),
         "path": None if path is None else str(path),
-        "fetched": facts.get("fetched"),
-        "fetch_seconds": facts.get("seconds"),
-        "fetched_by": facts.get("by"),
+        "fetched": facts.fetched,
+        "fetch_seconds": facts.seconds,
+        "fetched_by": facts.by,
     }
 
 

@@ -8,14 +8,17 @@ from typing import TypeVar
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import size as shown
 from sccache_dtool.errors import CacheError, NoCache, NoSpace
-from sccache_dtool.fetch.request import Wanted
+from sccache_dtool.fetch.request import DatasetRequest, Request
 
 #: What is leased: an item, or all items of a dataset.
 Leased = TypeVar("Leased")
 
 
 def fetch_where_room_is(
-    caches: Sequence[Cache], wanted: Wanted, options: UseOptions, hold: Callable[[Cache], Leased]
+    caches: Sequence[Cache],
+    request: Request | DatasetRequest,
+    options: UseOptions,
+    hold: Callable[[Cache], Leased],
 ) -> Leased:
     """What `hold` leases, fetched into the first of several caches with room for it.
 
@@ -25,13 +28,15 @@ def fetch_where_room_is(
     running downloads have reserved. Raises NoSpace, with what is missing where, if there is none, even by evicting what
     is idle if `options.make_room` says so; NoCache if none of them is, or can become, a cache.
     """
-    need = caches[0].announced(wanted) if options.size is None and wanted.bring is None else options.size
+    need = options.size
+    if need is None and isinstance(request, Request) and request.bring is None:
+        need = caches[0].announced(request)
     short: list[str] = []
     refusals: list[NoCache] = []
-    for cache in sorted(caches, key=lambda cache: not cache.is_fetching(wanted.key)):
+    for cache in sorted(caches, key=lambda cache: not cache.is_fetching(request.key)):
         missing = _missing(need, cache)
         # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
-        if missing > 0 and not cache.is_fetching(wanted.key):
+        if missing > 0 and not cache.is_fetching(request.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
             continue
         try:
@@ -54,7 +59,7 @@ def fetch_where_room_is(
             except (NoSpace, NoCache) as error:
                 short.extend(_why(cache, error))
     raise NoSpace(
-        f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {wanted.label}",
+        f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {request.label}",
         details=list(dict.fromkeys(short)),
         hint=_hint(options.make_room, need),
     )

@@ -124,10 +124,8 @@ def _loaders() -> Iterator[dict[str, Any]]:
     for scheme in SOURCES:
         yield _loader("source", scheme, None, "a local file or directory" if scheme == "file" else "a file on the web")
     for scheme in REMOTE:
-        missing = fsspec_source.missing(scheme)
-        missing = f"pip install {missing}" if missing else None
         yield {
-            **_loader("source", scheme, missing, "a file, opened with fsspec"),
+            **_loader("source", scheme, fsspec_source.to_install(scheme), "a file, opened with fsspec"),
             "tested": scheme in fsspec_source.SHOWN,
         }
     yield from _plugins("source", plugins.SOURCES)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
 from sccache_dtool.cli.datasets import Told, by_dataset, tell
@@ -158,7 +159,7 @@ def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: 
     return add_up(0, (item for item, _ in told if item.copies), cache.spared()), left
 
 
-def _by_user(told: Iterable[tuple[Item, Sequence[Fields]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
+def _by_user(told: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
     users: dict[str, dict[str, Any]] = {}
 
     def of(user: str) -> dict[str, Any]:
@@ -166,7 +167,7 @@ def _by_user(told: Iterable[tuple[Item, Sequence[Fields]]], left: Iterable[Pile]
 
     for item, noted in told:
         for copy, facts in zip(item.copies, noted, strict=True):
-            sums = of(str(facts.get("by", "?")).partition("@")[0])
+            sums = of(facts.user)
             sums["bytes"] += copy.generation.bytes
             sums["items"] += 1
             sums["leases"] += len(copy.held)

@@ -21,7 +21,7 @@ from sccache_dtool.cli.options import (
 from sccache_dtool.cli.output import Output
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DTOOL
+from sccache_dtool.fetch.request import DTOOL, VIEW, DatasetRequest, Request
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
@@ -47,12 +47,14 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
     """
     options = options._replace(size=item.size)
-    if _is_dataset(item.words):
+    caches, request = _requested(now, item, parents)
+    owner = caches[0].owner(holder)
+    if isinstance(request, DatasetRequest):
         from sccache_dtool.cli.use_dataset import use_dataset
 
-        use_dataset(now, item.caches(now, parents=parents, progress=None), item, holder, options)
+        use_dataset(now, caches, request, owner, options)
         return
-    lease, owner = _hold(item.caches(now, parents=parents), item, holder, options)
+    lease = _hold(caches, request, owner, options)
     now.out.detail(f"held by {owner}")
     fields = {
         "path": os.fspath(lease),
@@ -90,16 +92,16 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
     owners = caches[0].owners(holder)
     meant = _meant(caches, words, name)
     released, evicted = 0, False
-    for cache, (key, generation) in meant:
-        give_back, evict = _ways_back(cache, words, key)
-        released += give_back(cache, owners, key, everything=everything, generation=generation)
-        if evict_if_last and cache.item(key).copies:
-            evicted = evict(cache, key)
+    for cache, named in meant:
+        give_back, evict = _ways_back(cache, named)
+        released += give_back(cache, owners, named.key, everything=everything, generation=named.generation)
+        if evict_if_last and cache.item(named.key).copies:
+            evicted = evict(cache, named.key)
         if released and not everything:
             break
     if not released:
         there = meant if holder == "auto" else []
-        above = next((found for cache, (key, _) in there if (found := cache.holder_above(key))), None)
+        above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
         hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key if meant else None
@@ -128,14 +130,12 @@ def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> lis
     return found
 
 
-def _ways_back(
-    cache: Cache, words: tuple[str, ...], key: str
-) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
+def _ways_back(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
     """How an item is given back, and how it is evicted."""
-    if key.endswith(".dataset"):
+    if item.is_dataset or item.key.endswith(VIEW):
         from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
 
-        if staging.is_view(cache, words, key):
+        if item.is_dataset or staging.is_view(cache, item.key):
             return staging.release, staging.evict
     return Cache.release, Cache.evict_if_idle
 
@@ -196,7 +196,9 @@ def run_command(
 
     try:
         options = options._replace(size=item.size)
-        path, leases = _hold_for_command(now, item, options, parents, (child.pid, command))
+        caches, request = _requested(now, item, parents)
+        owner = caches[0].owner_of_command(child.pid, command)
+        path, leases = _hold_for_command(now, caches, request, owner, options)
         order = [path if word == replace != "" else word for word in command]
         try:
             return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heartbeat(give_up))
@@ -256,46 +258,41 @@ def renew_command(now: Invocation, holder: str) -> None:
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
 
 
-def _is_dataset(words: tuple[str, ...]) -> bool:
-    """Whether the words mean a whole dtool dataset. dtool's modules are loaded only where one may be meant."""
-    if not (words and words[0].startswith(DTOOL)):
-        return False
-    from sccache_dtool.dtool import staging
-
-    return staging.is_dataset(words)
+def _requested(now: Invocation, item: ItemOptions, parents: bool) -> tuple[list[Cache], Request | DatasetRequest]:
+    """The caches, and what the words mean. Progress is shown for a whole dataset, and not for each of its items."""
+    is_dataset = bool(item.words) and item.words[0].startswith(DTOOL) and "#" not in item.words[0]
+    caches = item.caches(now, parents=parents, **({"progress": None} if is_dataset else {}))
+    return caches, caches[0].request(item.words, item.name)
 
 
 def _hold_for_command(
-    now: Invocation, item: ItemOptions, options: UseOptions, parents: bool, child: tuple[int, list[str]]
+    now: Invocation, caches: Sequence[Cache], request: Request | DatasetRequest, owner: Owner, options: UseOptions
 ) -> tuple[str, Sequence[Lease]]:
     """The path for a command, and the leases that it needs, all of one holder."""
-    if _is_dataset(item.words):
+    if isinstance(request, DatasetRequest):
         from sccache_dtool.cli.use_dataset import hold_dataset
 
-        staged = hold_dataset(now, item.caches(now, parents=parents, progress=None), item, options, child)
+        staged = hold_dataset(now, caches, request, owner, options)
         return os.fspath(staged), staged.all
-    lease, _ = _hold(item.caches(now, parents=parents), item, "", options, child)
+    lease = _hold(caches, request, owner, options, beats=True)
     return os.fspath(lease), (lease,)
 
 
 def _hold(
-    caches: Sequence[Cache],
-    item: ItemOptions,
-    holder: str,
-    options: UseOptions,
-    child: tuple[int, list[str]] | None = None,
-) -> tuple[Lease, Owner]:
-    """A lease on what the words mean, in the first cache that has it, or else the first with room for it."""
-    wanted = caches[0].wanted(item.words, item.name)
-    owner = caches[0].owner(holder) if child is None else caches[0].owner_of_command(*child)
+    caches: Sequence[Cache], request: Request, owner: Owner, options: UseOptions, *, beats: bool = False
+) -> Lease:
+    """A lease on the item, in the first cache that has it, or else the first with room for it.
+
+    `beats`: whether this process shows heartbeats for the owner.
+    """
 
     def hold(cache: Cache) -> Lease:
-        ttl = cache.settings.heartbeat_ttl if options.ttl is None and child is not None else options.ttl
-        return cache.hold(owner, wanted, options._replace(ttl=ttl))
+        ttl = cache.settings.heartbeat_ttl if beats and options.ttl is None else options.ttl
+        return cache.hold(owner, request, options._replace(ttl=ttl))
 
-    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(wanted)), None)
+    there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return hold(there), owner
+        return hold(there)
     from sccache_dtool.cli.placement import fetch_where_room_is
 
-    return fetch_where_room_is(caches, wanted, options, hold), owner
+    return fetch_where_room_is(caches, request, options, hold)

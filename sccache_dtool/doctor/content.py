@@ -17,12 +17,13 @@ from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.copies import EVICTS, Evict
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import GONE, CacheError, explain
-from sccache_dtool.fetch import checksums
+from sccache_dtool.fetch.sink import Digests
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
+    from sccache_dtool.catalog.facts import ItemFacts
     from sccache_dtool.fetch.progress import Progress
 
 #: Digests by algorithm, of a file below a payload ("" for the payload itself).
@@ -61,13 +62,12 @@ def _expected(store: Store, copy: Copy) -> Expected:
         facts = items.facts(store, copy.key, str(copy.generation))
     except (OSError, Damaged):
         return {}
-    words = facts.get("source")
-    if not (isinstance(words, list) and words and all(isinstance(word, str) for word in words)):
+    if not facts.source:
         return {}
     try:
-        chains = parse_stack(words, cwd="/").chains
+        chains = parse_stack(facts.source, cwd="/").chains
     except CacheError:  # of a dataset, or of a plugin that is not here
-        steps = words[1:]
+        steps = facts.source[1:]
         return {"": _noted(facts)} if all(is_digest(step) for step in steps) else {"": _last(steps)}
     if len(chains) == 1:
         return {"": _last(chains[0].steps)}
@@ -79,10 +79,9 @@ def _last(steps: Any) -> dict[str, str]:
     return {algorithm: digits for algorithm, _, digits in pairs}
 
 
-def _noted(facts: dict[str, Any]) -> dict[str, str]:
-    noted = facts.get("digests")
-    pairs = noted.items() if isinstance(noted, dict) else ()
-    return {name: digits for name, digits in pairs if isinstance(digits, str) and is_digest(f"{name}:{digits}")}
+def _noted(facts: ItemFacts) -> dict[str, str]:
+    pairs = (facts.digests or {}).items()
+    return {name: digits for name, digits in pairs if is_digest(f"{name}:{digits}")}
 
 
 def _read(store: Store, copy: Copy, expected: Expected, progress: Progress | None, evict: Evict) -> Iterator[Finding]:
@@ -111,7 +110,7 @@ def _read(store: Store, copy: Copy, expected: Expected, progress: Progress | Non
 
 def _wrong(fs: FileSystem, path: str, digests: dict[str, str], progress: Progress | None) -> dict[str, str]:
     """The digests of a file that are others than they should be, by algorithm, with what they are."""
-    taken = checksums.Digests(sorted(digests))
+    taken = Digests(sorted(digests))
     fd = fs.open(path)
     try:
         if not stat.S_ISREG(fs.fstat(fd).st_mode):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
 
 from sccache_dtool.catalog import items
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, is_named, key_name
@@ -51,7 +51,7 @@ def _who_can_repair(error: OSError) -> str:
 
 
 def _payload(
-    fs: FileSystem, path: str, found: Sequence[str], facts: dict[str, Any], copy: Copy, repair: Callable[[], object]
+    fs: FileSystem, path: str, found: Sequence[str], facts: ItemFacts, copy: Copy, repair: Callable[[], object]
 ) -> Iterator[Finding]:
     if not found:
         yield Finding(path, "there is no payload", repair, EVICTS)
@@ -59,7 +59,7 @@ def _payload(
         what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
         yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
     else:
-        yield from _size(fs, f"{path}/{found[0]}", copy, repair if facts.get("source") else None)
+        yield from _size(fs, f"{path}/{found[0]}", copy, repair if facts.source else None)
 
 
 def _size(fs: FileSystem, path: str, copy: Copy, repair: Callable[[], object] | None) -> Iterator[Finding]:
@@ -83,26 +83,24 @@ def _said(usage: Usage) -> str:
     return f"{usage.bytes} bytes in {usage.entries} {'entry' if usage.entries == 1 else 'entries'}"
 
 
-def _description(store: Store, path: str, copy: Copy) -> tuple[dict[str, Any], list[Finding]]:
+def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[Finding]]:
     """What `item.json` says, and what is wrong with it."""
     try:
         facts = items.facts(store, copy.key, str(copy.generation))
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         remedy = "writes what the rest of the copy says; where the item is from stays unknown"
-        return {}, [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
+        return ItemFacts(), [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
     except OSError as error:
-        return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_repair(error))]
-    if facts.get("key") != copy.key:
-        what = f"describes another item: {printable(str(facts.get('key')))[:100]}"
-        return {}, [Finding(path, what, None, BY_HAND)]
-    name = facts.get("name")
-    if key_name(copy.key) is None and not (isinstance(name, str) and is_named(copy.key, name)):
+        return ItemFacts(), [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_repair(error))]
+    if facts.key != copy.key:
+        what = f"describes another item: {printable(str(facts.key))[:100]}"
+        return ItemFacts(), [Finding(path, what, None, BY_HAND)]
+    if key_name(copy.key) is None and not (facts.name is not None and is_named(copy.key, facts.name)):
         what = "does not have the item's name, which is too long for its directory"
-        return {}, [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
-    source = facts.get("source")
-    if source is not None and not (isinstance(source, list) and all(isinstance(word, str) for word in source)):
-        return {}, [Finding(path, "does not say in words where the item is from", None, BY_HAND)]
+        return ItemFacts(), [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
+    if "source" in facts.malformed:
+        return ItemFacts(), [Finding(path, "does not say in words where the item is from", None, BY_HAND)]
     return facts, []
 
 

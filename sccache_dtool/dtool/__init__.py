@@ -1,4 +1,4 @@
-"""What dtool sees of us: a plugin that leases items, whole datasets at once, and the specification's functions.
+"""What dtool uses: a plugin that leases items, whole datasets at once, and the functions of dtool's specification.
 
 Names are loaded on first use: dtool loads this package with every command.
 """

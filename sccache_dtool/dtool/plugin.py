@@ -4,8 +4,8 @@ dtool calls no hooks around item access: what its specification names exists in 
 points of the group `dtool.storage_brokers` before it makes a dataset, and `DataSet.item_content_abspath` is the one
 way to an item's content. So loading this module wraps that method; the broker that the entry point names is none.
 
-dtool catches no error while it loads entry points. Nothing here is imported that could fail before it is needed, and
-whatever fails of ours is answered by dtool's own way, with one warning for the process.
+dtool catches no error while it loads entry points. Nothing is imported here that could fail before it is needed. If
+anything of sc-dtool fails, dtool works as without the plugin, after one warning for each process.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sccache_dtool.cache import Cache
     from sccache_dtool.errors import LeaseLost
-    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.fetch.request import Request
     from sccache_dtool.protocol.leases import Lease
 
-#: Set to ``off``, everything is as without us. Set to ``debug``, a failure of ours is shown with its traceback.
+#: ``off`` switches the plugin off. With ``debug``, a failure of the plugin is shown with its traceback.
 SWITCH = "SC_DTOOL_PLUGIN"
 
 #: What marks the method as wrapped, whichever copy of this module did it.
@@ -35,7 +35,7 @@ Original = Callable[[Any, str], str]
 
 
 class Plugin:
-    """What dtool loads: a storage broker by its `key` alone, which is no URI's scheme."""
+    """What dtool loads: a storage broker only by its `key`, which is not the scheme of any URI."""
 
     key = "sc-dtool"
 
@@ -120,7 +120,7 @@ def leased(dataset: Any, identifier: str) -> Iterator[str]:
         lease.release()
 
 
-def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> str:
+def _content(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -> str:
     """The path of an item, leased for the life of this process: one lease for each item, however often it is asked."""
     state = _state
     slot = (str(getattr(dataset, "uuid", "")), str(identifier))
@@ -133,23 +133,23 @@ def _content(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -
         lease = state.held.get(slot)
         if lease is not None and _still_good(lease):
             return os.fspath(lease)
-        lease, path = _lease_or_path(dataset, identifier, dtools_own_way)
+        lease, path = _lease_or_path(dataset, identifier, without_plugin)
         if lease is not None:
             state.held[slot] = lease
             return os.fspath(lease)
-    return path or dtools_own_way()
+    return path or without_plugin()
 
 
 def _still_good(lease: Lease) -> bool:
     """Whether a lease still stands for what it was taken on; people delete by hand, too, and dtool fetched again."""
     try:
         return not lease.released and lease.holder.confirm() and os.path.exists(lease)
-    except OSError:  # nobody knows: taken again, or told of
+    except OSError:  # not known: taken again
         return False
 
 
-def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
-    """A lease; or a path that needs none; or neither, where dtool's own way is to be gone.
+def _lease_or_path(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
+    """A lease; or a path that needs none; or neither, if dtool must do without the plugin.
 
     Raises what the broker raises, and WrongContent.
     """
@@ -161,15 +161,15 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
         return None, ""
     try:
         try:
-            return _ours(dataset, identifier, dtools_own_way)
+            return _try_lease(dataset, identifier, without_plugin)
         except FetchFailed as error:
             if type(error) is not FetchFailed:
                 raise
-            # Perhaps it is what somebody else's fetch died of, for whom we waited. What ours dies of says more.
-            return _ours(dataset, identifier, dtools_own_way)
+            # This may be the error of another process's fetch that was waited for. That of this process says more.
+            return _try_lease(dataset, identifier, without_plugin)
     except BrokerFailed as error:
         failure = error.original
-    except _Theirs as error:
+    except _BrokerError as error:
         failure = error.original
     except WrongContent:
         raise
@@ -177,18 +177,18 @@ def _lease_or_path(dataset: Any, identifier: str, dtools_own_way: Callable[[], s
         return None, ""  # a question for the broker, which answers it in its own words
     except Exception as error:
         _warn_once(error)
-        return None, _unleased(dataset, identifier)
+        return None, _path_without_lease(dataset, identifier)
     raise failure
 
 
-class _Theirs(Exception):
-    """dtool's own way was gone, and failed."""
+class _BrokerError(Exception):
+    """The broker itself failed, without the plugin."""
 
     def __init__(self, original: Exception) -> None:
         self.original = original
 
 
-def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
+def _try_lease(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
     from dtoolcore.storagebroker import DiskStorageBroker
 
     from sccache_dtool.fetch import dtool_source
@@ -197,16 +197,16 @@ def _ours(dataset: Any, identifier: str, dtools_own_way: Callable[[], str]) -> t
     if isinstance(store, DiskStorageBroker) or not dtool_source.is_identifier(identifier):
         return None, ""
     cache = _cache(store)
-    wanted = dtool_source.wanted(dataset.uuid, identifier, str(cache.root), lambda: dataset)
+    request = dtool_source.item_request(dataset.uuid, identifier, str(cache.root), lambda: dataset)
     if dtool_source.cache_attributes(store):
-        return cache.use_wanted(wanted), ""
-    return _of_unknown_broker(cache, wanted, dtools_own_way)
+        return cache.use_wanted(request), ""
+    return _of_unknown_broker(cache, request, without_plugin)
 
 
-def _unleased(dataset: Any, identifier: str) -> str:
-    """The path of a copy on which no lease can be taken, as in a cache that we may only read; empty if there is none.
+def _path_without_lease(dataset: Any, identifier: str) -> str:
+    """The path of a copy on which no lease can be taken, as in a read-only cache; empty if there is none.
 
-    dtool's own way would fetch it again, into the same directory.
+    Without the plugin, dtool would fetch it again, into the same directory.
     """
     with contextlib.suppress(Exception):  # what is wrong has been said
         from sccache_dtool.fetch import dtool_source
@@ -219,17 +219,17 @@ def _unleased(dataset: Any, identifier: str) -> str:
     return ""
 
 
-def _of_unknown_broker(cache: Cache, wanted: Wanted, dtools_own_way: Callable[[], str]) -> tuple[Lease | None, str]:
-    """A broker that keeps its cache's path where we do not find it: only what it puts into the cache is ours."""
-    if cache.has(wanted.key):
-        return cache.use_wanted(wanted), ""
+def _of_unknown_broker(cache: Cache, request: Request, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
+    """For a broker whose cache directory is not known: a lease only if the broker puts the item there."""
+    if cache.has(request.key):
+        return cache.use_wanted(request), ""
     try:
-        path = dtools_own_way()
+        path = without_plugin()
     except Exception as error:
-        raise _Theirs(error) from error
+        raise _BrokerError(error) from error
     if not os.path.realpath(path).startswith(f"{os.path.realpath(cache.root)}/"):
         return None, path
-    return cache.use_wanted(wanted), ""
+    return cache.use_wanted(request), ""
 
 
 def _cache(store: Any) -> Cache:
@@ -247,17 +247,17 @@ def _cache(store: Any) -> Cache:
     state = _state
     with state.guard:
         if directory not in state.caches:
-            log.show(log.NOTE, lambda level, text: _say(text))
+            log.show(log.NOTE, lambda level, text: _print(text))
             state.caches[directory] = Cache(
                 directory,
-                on_lost=_tell_of_loss,
+                on_lost=_report_loss,
                 may_hold_data=True,
                 parents=choice.parents and directory == choice.path,
             )
         return state.caches[directory]
 
 
-# -- what users are told -----------------------------------------------------------------------------------------------
+# -- messages ----------------------------------------------------------------------------------------------------------
 
 
 def _warn_once(error: BaseException) -> None:
@@ -270,7 +270,7 @@ def _warn_once(error: BaseException) -> None:
         from sccache_dtool.errors import explain
 
         reason = explain(error)
-    _say(f"warning: dtool goes on without leases: {reason} (to switch sc-dtool off for good: {SWITCH}=off)")
+    _print(f"warning: dtool goes on without leases: {reason} (to switch sc-dtool off for good: {SWITCH}=off)")
     if os.environ.get(SWITCH) == "debug":
         import traceback
 
@@ -279,11 +279,11 @@ def _warn_once(error: BaseException) -> None:
         traceback.print_exception(without_credentials(error))
 
 
-def _tell_of_loss(error: LeaseLost) -> None:
-    _say(f"warning: {error.message}; {error.hint}")
+def _report_loss(error: LeaseLost) -> None:
+    _print(f"warning: {error.message}; {error.hint}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     """A line on standard error, if there is one; never raises."""
     with contextlib.suppress(Exception):
         print(f"sc-dtool: {text}", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from sccache_dtool.errors import InUse, NoCache
 from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.request import Wanted
+    from sccache_dtool.fetch.request import Request
     from sccache_dtool.protocol.leases import Lease
 
 #: By key. Its calls cannot be interrupted half way by another thread or a signal handler, so that no lock is needed.
@@ -47,16 +47,16 @@ def post_item_content_abspath(uri: str, uuid: str) -> None:
 
 def increment_cache_item_lock_counter(uri: str, uuid: str) -> None:
     """Take a lease on an item, which is fetched first if it is not there. This process holds it."""
-    cache, wanted = _named(uri, uuid)
-    lease = cache.use_wanted(wanted)
-    _taken.setdefault(wanted.key, []).append(lease)
+    cache, request = _named(uri, uuid)
+    lease = cache.use_wanted(request)
+    _taken.setdefault(request.key, []).append(lease)
 
 
 def decrement_cache_item_lock_counter(uri: str, uuid: str) -> None:
     """Give back a lease that `increment_cache_item_lock_counter` took in this process; nothing if there is none."""
-    _, wanted = _named(uri, uuid)
+    _, request = _named(uri, uuid)
     with contextlib.suppress(KeyError, IndexError):
-        _taken[wanted.key].pop().release()
+        _taken[request.key].pop().release()
 
 
 def cache_item_lock_counter(uri: str, uuid: str) -> int:
@@ -69,16 +69,16 @@ def register_cache_item_access(uri: str, uuid: str) -> None:
 
     While this process holds a lease on it there is nothing to do, because that will be in the history when it ends.
     """
-    cache, wanted = _named(uri, uuid)
-    if not _taken.get(wanted.key):
-        cache.use_wanted(wanted).release()
+    cache, request = _named(uri, uuid)
+    if not _taken.get(request.key):
+        cache.use_wanted(request).release()
 
 
 def remove_cache_item_safely(uri: str, uuid: str) -> bool:
     """Remove an item that nobody uses; whether it is gone. What is in use stays."""
-    cache, wanted = _named(uri, uuid)
+    cache, request = _named(uri, uuid)
     try:
-        cache.remove(wanted.key)
+        cache.remove(request.key)
     except InUse:
         return False
     except NoCache:
@@ -100,15 +100,15 @@ def last_time_accessed(uri: str, uuid: str) -> datetime | None:
 
 
 def _item(uri: str, uuid: str) -> Item:
-    """What the cache has of an item; nothing where there is no cache yet."""
-    cache, wanted = _named(uri, uuid)
+    """What the cache has of an item; an empty item if there is no cache yet."""
+    cache, request = _named(uri, uuid)
     try:
-        return cache.item(wanted.key)
+        return cache.item(request.key)
     except NoCache:
-        return Item(wanted.key, (), 0, None)
+        return Item(request.key, (), 0, None)
 
 
-def _named(uri: str, uuid: str) -> tuple[Cache, Wanted]:
+def _named(uri: str, uuid: str) -> tuple[Cache, Request]:
     choice = root.choose(None, os.environ)
     cache = Cache(choice.path, may_hold_data=True, parents=choice.parents)
     return cache, cache.wanted([f"{DTOOL}{uri}#{uuid}"])

@@ -1,11 +1,10 @@
-"""Whole datasets: every item leased, and one directory in which all stand under their own paths.
+"""Whole datasets: a lease on every item, and one directory that shows all items under their own paths.
 
-The directory is an item too, a small one made of symbolic links to the items' payloads; it is called a view. A view
-is good for as long as its links lead to what is leased, so whoever uses one holds leases on all that it shows: first
-the items are leased, then a view is looked for that shows those very copies, or made. It is only a picture: `clean`
-may remove it, or what it shows, whenever nobody holds them. Giving back goes the other way round: what a view shows is
-read from the view, so no server is asked, and its own lease is given back last, so that it can be done again if it was
-broken off.
+The directory, called a view, is a small item too, made of symbolic links to the items' payloads. It is valid while its
+links lead to leased copies, so a user of it holds leases on everything that it shows: first the items are leased, then
+a view is found that shows exactly these copies, or made. `clean` may remove a view, or what it shows, when nobody holds
+them. Release works in the reverse order: the view says which copies it shows, so no server is asked, and its own lease
+is released last, so that an interrupted release can be repeated.
 """
 
 from __future__ import annotations
@@ -16,18 +15,16 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.disk import names as layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fallback import start_thread
-from sccache_dtool.fetch import datasets, dtool_source
-from sccache_dtool.fetch.datasets import VIEW, view_key
+from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DTOOL, Wanted
-from sccache_dtool.fetch.stack import Chain, Stack
-from sccache_dtool.fetch.words import Location, Source
+from sccache_dtool.fetch.request import DTOOL, VIEW, Chain, DatasetRequest, Location, Request, Source, Stack, view_key
 from sccache_dtool.pool import Threads
 from sccache_dtool.protocol.holders import pause_between_beats
 
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
-#: Seconds between two looks at what is to show a heartbeat, at most.
+#: The longest time in seconds between two checks of which holders need a heartbeat.
 _LONGEST_PAUSE = 1.0
 
 #: What the payloads of views are called.
@@ -58,28 +55,14 @@ class _Shown(NamedTuple):
     name: str
 
 
-def is_dataset(words: Sequence[str]) -> bool:
-    """Whether the words of a command mean a whole dataset."""
-    return len(words) == 1 and words[0].startswith(DTOOL) and datasets.parse(words).identifier is None
-
-
-def key_of(words: Sequence[str]) -> str:
-    """The key of the views of the dataset that the words mean. Raises FetchFailed if a server must be asked."""
-    return view_key(datasets.parse(words).uuid)
-
-
-def is_view(cache: Cache, words: Sequence[str], key: str) -> bool:
-    """Whether the item that the words of a command mean is a view."""
-    if is_dataset(words):
-        return True
-    if not layout.key_label(key).endswith(VIEW):
-        return False
-    return _uuid_of(cache, key) is not None
+def is_view(cache: Cache, key: str) -> bool:
+    """Whether the item that a key is of is a view."""
+    return layout.key_label(key).endswith(VIEW) and _uuid_of(cache, key) is not None
 
 
 def _uuid_of(cache: Cache, key: str) -> str | None:
     """The dataset whose views have this key; None if no view that is there says so."""
-    sources = (str((cache.facts(copy).get("source") or [""])[0]) for copy in cache.item(key).copies)
+    sources = ((cache.facts(copy).source or ("",))[0] for copy in cache.item(key).copies)
     uuids = (source.removeprefix(DTOOL) for source in sources)
     return next((uuid for uuid in uuids if view_key(uuid) == key), None)
 
@@ -101,59 +84,55 @@ class Staged(NamedTuple):
         """All leases, in the order in which they are to be given back."""
         return (*self.leases, self.view)
 
+    def release(self) -> None:
+        """Release all leases, and remove their holders."""
+        for lease in self.all:
+            _release(lease)
 
-def hold(cache: Cache, words: Sequence[str], hold_one: Callable[[Wanted], Lease], progress: Progress | None) -> Staged:
+
+def hold(
+    cache: Cache, request: DatasetRequest, hold_one: Callable[[Request], Lease], progress: Progress | None
+) -> Staged:
     """Lease all items of a dataset, what is missing fetched first, and a view that shows them.
 
     All or nothing: what was leased before something failed is given back. `hold_one` is called from several threads.
     Raises LeaseLost if the holder of an item was revoked while others were fetched.
     """
-    uri = datasets.parse(words).uri
-    uuid = datasets.parse(words).uuid
-    relpaths = _relpaths(cache, uuid, uri)
+    identifiers = _identifiers(cache, request)
     with contextlib.ExitStack() as undo:
         held: list[Lease] = []
-        with _kept_alive(held):
-            leases = _hold_items(cache, uuid, uri, relpaths, undo, hold_one, progress or NoProgress(), held)
+        with _beating(held):
+            leases = _hold_items(cache, request, identifiers, undo, hold_one, progress or NoProgress(), held)
             links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
-            view = hold_one(_view(uuid, uri, links))
-            undo.callback(_give_back, view)
+            view = hold_one(_view(request, links))
+            undo.callback(_release, view)
         for lease in (*held, view):
             if not lease.stands():
                 raise lease.holder.revoked()
         undo.pop_all()
     if len(cache.item(view.key).copies) > 1:
-        cache.evict_if_idle(view.key)  # pictures of what is gone; ours is leased, and stays
+        cache.evict_if_idle(view.key)  # other views show copies that are gone; this one is leased, and stays
     return Staged(view, tuple(leases.values()))
 
 
-def wanted(words: Sequence[str]) -> Wanted:
-    """The dataset that the words mean, as something to be put into a cache."""
-    uri = datasets.parse(words).uri
-    return Wanted(key_of(words), None, plain(uri), Stack())
-
-
-def bytes_of(words: Sequence[str]) -> int:
+def bytes_of(request: DatasetRequest) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
-    uri = datasets.parse(words).uri
-    manifest = dtool_source.manifest_of(datasets.open_dataset(uri))
-    return sum(dtool_source.described(uri, properties)[1] for properties in manifest["items"].values())
+    return sum(size for _, _, size in dtool_source.items_of(dtool_source.open_dataset(request.uri)))
 
 
-def _relpaths(cache: Cache, uuid: str, uri: str) -> Mapping[str, str]:
+def _identifiers(cache: Cache, request: DatasetRequest) -> Mapping[str, str]:
     """Identifiers of a dataset's items by their paths: from a view that is there, else from the manifest."""
-    for copy in cache.item(view_key(uuid)).copies if cache.has(view_key(uuid)) else ():
-        path = cache.path(copy)
-        found = None if path is None else _links(str(path), copy.generation.entries)
+    for copy in cache.item(request.key).copies if cache.has(request.key) else ():
+        found = _shown_by(cache, copy)
         if found is not None:
             shown = {one.relpath: layout.key_label(one.key).rpartition(".")[2] for one in found}
             if all(map(dtool_source.is_identifier, shown.values())):  # otherwise somebody else has made it
                 return shown
-    manifest = dtool_source.manifest_of(datasets.open_dataset(uri))
-    relpaths = {dtool_source.described(uri, properties)[0]: one for one, properties in manifest["items"].items()}
-    for relpath in relpaths:
+    dataset = dtool_source.open_dataset(request.uri)
+    identifiers = {relpath: identifier for identifier, relpath, _ in dtool_source.items_of(dataset)}
+    for relpath in identifiers:
         _check(relpath)
-    return relpaths
+    return identifiers
 
 
 def _check(relpath: str) -> None:
@@ -164,46 +143,45 @@ def _check(relpath: str) -> None:
 
 def _hold_items(
     cache: Cache,
-    uuid: str,
-    uri: str,
-    relpaths: Mapping[str, str],
+    request: DatasetRequest,
+    identifiers: Mapping[str, str],
     undo: contextlib.ExitStack,
-    hold_one: Callable[[Wanted], Lease],
+    hold_one: Callable[[Request], Lease],
     progress: Progress,
     held: list[Lease],
 ) -> dict[str, Lease]:
     """Leases on all items by path, several at a time, added to `held` one by one; `undo` gives them back."""
-    root = str(cache.root)
+    root, open_dataset = str(cache.root), partial(dtool_source.open_dataset, request.uri)
     leases: dict[str, Lease] = {}
-    progress.start(uri, None)
+    progress.start(request.uri, None)
     with Threads(AT_ONCE) as pool:
         coming = {}
-        for relpath, identifier in relpaths.items():
-            wanted = dtool_source.wanted(uuid, identifier, root, lambda: datasets.open_dataset(uri))
-            coming[pool.submit(hold_one, wanted)] = relpath
+        for relpath, identifier in identifiers.items():
+            one = dtool_source.item_request(request.uuid, identifier, root, open_dataset)
+            coming[pool.submit(hold_one, one)] = relpath
         try:
-            for one in as_completed(coming):
-                lease = one.result()
-                leases[coming[one]] = lease
+            for future in as_completed(coming):
+                lease = future.result()
+                leases[coming[future]] = lease
                 held.append(lease)
                 progress.advance(os.stat(lease).st_size)
         except BaseException:
-            for one in coming:
-                one.cancel()
+            for future in coming:
+                future.cancel()
             pool.end()
-            for one in coming:
-                if one.done() and not one.cancelled() and one.exception() is None:
-                    _give_back(one.result())
+            for future in coming:
+                if future.done() and not future.cancelled() and future.exception() is None:
+                    _release(future.result())
             raise
         finally:
             progress.done()
     for lease in leases.values():
-        undo.callback(_give_back, lease)
+        undo.callback(_release, lease)
     return leases
 
 
 @contextlib.contextmanager
-def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
+def _beating(held: Sequence[Lease]) -> Iterator[None]:
     """Show heartbeats for the leases in `held`, and those added to it, while other items are fetched."""
     over = threading.Event()
 
@@ -227,7 +205,7 @@ def _kept_alive(held: Sequence[Lease]) -> Iterator[None]:
             thread.join()
 
 
-def _give_back(lease: Lease) -> None:
+def _release(lease: Lease) -> None:
     lease.release()
     lease.holder.retire()
 
@@ -237,7 +215,7 @@ def _link(cache: Cache, lease: Lease) -> str:
     return os.path.relpath(os.fspath(lease), f"{cache.root}/{layout.CONTROL}/items")
 
 
-def _view(uuid: str, uri: str, links: Mapping[str, str]) -> Wanted:
+def _view(request: DatasetRequest, links: Mapping[str, str]) -> Request:
     """A view that shows exactly `links`: any that is there, or a new one."""
     expected = {(relpath, *_parts(link)) for relpath, link in links.items()}
 
@@ -252,10 +230,10 @@ def _view(uuid: str, uri: str, links: Mapping[str, str]) -> Wanted:
             fs.make_dirs(os.path.dirname(f"{target}/{relpath}"))
             fs.symlink(f"{up}{link}", f"{target}/{relpath}")
 
-    dataset = {"uuid": uuid, "uri": plain(uri)}
-    source = Source(f"{DTOOL}{uuid}", Location(uri), _NAME)
-    stack = Stack((source.canonical,), source.location, _NAME, (Chain((source,), (), _NAME),))
-    return Wanted(view_key(uuid), None, _NAME, stack, bring, {"dataset": dataset}, None, fits)
+    dataset = {"uuid": request.uuid, "uri": request.label}
+    source = Source(f"{DTOOL}{request.uuid}", Location(request.uri), _NAME)
+    stack = Stack((source.canonical,), _NAME, (Chain((source,), (), _NAME),))
+    return Request(request.key, None, _NAME, stack, bring, dataset, fits=fits)
 
 
 #: From a link in ``<2 hex>/<key>/<generation>/payload/<name>/`` up to the directory of items.

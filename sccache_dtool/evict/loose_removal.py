@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.loose import Loose, LooseFiles, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
@@ -100,12 +101,12 @@ class _Entry:
         """One that is empty; None if there is no room for it."""
         generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
         name = TrashName(generation, keep_until, going=not keep_until)
-        note = {"format": 1, "loose": len(files), "first": records.printable(files[0].path)}
+        note = ItemFacts(loose=len(files), first=records.printable(files[0].path))
         area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
         try:
             store.fs.mkdir(area, shared=store.layout.shared)
             store.fs.mkdir(f"{area}/{PAYLOAD}", shared=store.layout.shared)
-            store.fs.write_new(f"{area}/{ITEM_FILE}", records.encode_document(note), shared=store.layout.shared)
+            store.fs.write_new(f"{area}/{ITEM_FILE}", note.encode(), shared=store.layout.shared)
             if keep_until:
                 store.fs.rename(area, f"{store.layout.trash}/{name}")
         except OSError as error:

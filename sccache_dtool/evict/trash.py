@@ -10,10 +10,11 @@ import errno
 import functools
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import Entry, FileSystem
@@ -300,10 +301,10 @@ def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
             continue
         path = f"{store.layout.trash}/{name}"
         try:
-            document = records.decode_document(store.fs.read_text(f"{path}/{ITEM_FILE}"))
-            if "loose" in document:
+            facts = ItemFacts.decode(store.fs.read_text(f"{path}/{ITEM_FILE}"))
+            if facts.loose is not None:
                 continue  # a loose file was not an item, and is not one now
-            key = _key_in(document, store.fs.names_if_any(f"{path}/{PAYLOAD}"))
+            key = _key_in(facts, store.fs.names_if_any(f"{path}/{PAYLOAD}"))
         except (OSError, records.Damaged) as error:
             if str(name) in store.fs.names(store.layout.trash):  # otherwise somebody has just purged or restored it
                 reason = explain(error) if isinstance(error, OSError) else error
@@ -312,19 +313,19 @@ def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
             yield key, name
 
 
-def facts(store: Store, name: TrashName) -> dict[str, Any]:
+def facts_of(store: Store, name: TrashName) -> ItemFacts:
     """What was noted when a trashed copy was fetched; empty if that cannot be read."""
     with contextlib.suppress(OSError, records.Damaged):
-        return records.decode_document(store.fs.read_text(f"{store.layout.trash}/{name}/{ITEM_FILE}"))
-    return {}
+        return ItemFacts.decode(store.fs.read_text(f"{store.layout.trash}/{name}/{ITEM_FILE}"))
+    return ItemFacts()
 
 
-def _key_in(document: Mapping[str, Any], payload: Sequence[str]) -> str:
+def _key_in(facts: ItemFacts, payload: Sequence[str]) -> str:
     """The key of a trashed copy of which this is the description. Raises records.Damaged."""
-    key = document.get("key")
-    if not (isinstance(key, str) and is_key(key)):
+    key = facts.key
+    if key is None or not is_key(key):
         raise records.Damaged("its item.json names no item")
-    if len(payload) != 1 and document.get("payload") not in payload:  # programs may have put an index beside it
+    if len(payload) != 1 and facts.payload not in payload:  # programs may have put an index beside it
         raise records.Damaged("its data is not there")
     return key
 

@@ -1,23 +1,23 @@
-"""In whose name a source is asked: two who ask in the same way get the same answer, and may share a refusal."""
+"""Under which identity a source is asked. Processes that ask under the same identity may share a failure."""
 
 from __future__ import annotations
 
 import os
 
-from sccache_dtool.fetch.request import Wanted
-from sccache_dtool.fetch.words import Source
+from sccache_dtool.fetch.request import Request, Source
 from sccache_dtool.liveness.caller import user_name
 
 
-def asked_as(wanted: Wanted) -> str:
-    """A text that is the same for two askers only if they ask alike. It has no credentials in it.
+def asked_as(request: Request) -> str:
+    """The identity under which an item's sources are asked, without credentials.
 
-    Who asks a web server without credentials asks as everybody does. What else is asked may know its users, or find
-    credentials where only its own client looks. A local path leads to the same file if size and time are the same.
+    A request to a web server without credentials has the identity "anybody". Every other server may know its users, or
+    its client may find credentials in places of its own. A local path leads to the same file if its size and its time
+    of modification are the same.
     """
-    if wanted.bring is not None:
+    if request.bring is not None:
         return user_name()
-    return " | ".join(_asked_as(mirror) for chain in wanted.stack.chains for mirror in chain.mirrors)
+    return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
 
 
 def _asked_as(source: Source) -> str:

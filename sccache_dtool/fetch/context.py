@@ -1,21 +1,22 @@
-"""What the parts of a fetch have at their disposal: sources, steps, and those that come as plugins."""
+"""What sources and steps are given to work with, including those of plugins."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.sink import Sink, Throttle
+from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.track import Track
 
 
 class Retrieved(NamedTuple):
-    """What a source brought: digests by algorithm, in hexadecimal; the bytes announced, if any were."""
+    """The result of a retrieval: digests by algorithm, in hexadecimal; the size that was announced, if one was."""
 
     digests: dict[str, str]
     announced: int | None
@@ -26,30 +27,34 @@ class Retrieved(NamedTuple):
     name: str | None = None  # what the source calls it, where it says so: see `Source.provisional`
 
 
-def silently(text: str) -> None:
-    """Nobody is told."""
-
-
 class Job(NamedTuple):
-    """One fetch: where it writes, whom it tells, how fast it may be."""
+    """One fetch: where it writes, how it is shown, and how fast it may be."""
 
-    fs: FileSystem
-    clock: Clock
+    store: Store
     progress: Progress
-    track: Track | None = None  # what others see of it; None where nobody looks
+    track: Track | None = None  # publishes its progress; None if no other process can see it
     throttle: Throttle | None = None
     number: int = 0  # number of the source that is being fetched
-    step: str = ""  # what is done first with what comes, and needs a file; empty for nothing
-    fresh: bool = False  # whether what others have begun must not be continued
-    note: Callable[[str], None] = silently  # told, in a sentence, what we wait for
+    step: str = ""  # the first step for the result, which needs a file; empty for none
+    fresh: bool = False  # whether to start from the first byte
     others: bool = False  # whether another mirror is asked if this one does not answer
     as_sent: bool = False  # whether a content coding is to be left as it is
+
+    @property
+    def fs(self) -> FileSystem:
+        """The file system that the cache is on."""
+        return self.store.fs
+
+    @property
+    def clock(self) -> Clock:
+        """The clock to read, and to wait by."""
+        return self.store.clock
 
     def sink(self, path: str, algorithms: Sequence[str], mode: int = 0o666) -> Sink:
         """A new file at `path`, counted and digested while it is written."""
         return Sink(self.fs, path, algorithms, self.progress, mode, self.throttle)
 
     def attempt(self) -> None:
-        """Note that it is tried once more."""
+        """Publish that another attempt begins."""
         if self.track is not None:
             self.track.attempt(self.track.attempts + 1)

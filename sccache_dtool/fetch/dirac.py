@@ -15,8 +15,8 @@ from sccache_dtool.errors import FetchFailed, UsageError
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import Location, Source
 from sccache_dtool.fetch.steps import file_digest
-from sccache_dtool.fetch.words import Location, Source
 
 _CLIENT = "DIRAC.Interfaces.API.Dirac"
 

@@ -3,9 +3,9 @@
 An item is what its dataset's UUID and its identifier say, wherever it comes from: what was fetched over S3 and what
 over HTTP is one item. Its key needs neither manifest nor network.
 
-No broker writes into the shared cache for us. It works on a shallow copy of itself whose cache directory is our work
-area: all brokers keep that directory in an attribute. (A configuration file would not do: the environment comes
-before it, dtool-http reads it not at all, and the environment is the whole process's.)
+No broker writes into the shared cache itself. A shallow copy of it is used whose cache directory is the work area: all
+brokers keep that directory in an attribute. (A configuration file is not sufficient: the environment takes precedence,
+dtool-http ignores the file, and the environment belongs to the whole process.)
 """
 
 from __future__ import annotations
@@ -16,23 +16,30 @@ import copy
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sccache_dtool.catalog.broker_names import LooseName
+from sccache_dtool.catalog.broker_names import LooseName, is_uuid
 from sccache_dtool.disk import names as layout
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.errors import FULL, FetchFailed
+from sccache_dtool.errors import FULL, FetchFailed, UsageError
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fetch.reasons import plain, why
-from sccache_dtool.fetch.request import DTOOL, Wanted
-from sccache_dtool.fetch.stack import Chain, Stack, parse_stack
+from sccache_dtool.fetch.reasons import CONTROL, plain, why
+from sccache_dtool.fetch.request import DTOOL, Chain, DatasetRequest, Location, Request, Source, Stack
+from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.steps import file_digest
-from sccache_dtool.fetch.words import Location, Source
+from sccache_dtool.forking import Guard
 
 #: A dtool dataset object; dtool has no types.
 DataSet = Any
 Broker = Any
+
+#: Kinds of storage whose URIs end in the dataset's UUID, or in no UUID at all. A directory may have any name.
+_NAMED_BY_UUID = frozenset({"s3", "ecs", "azure", "irods", "http", "https"})
+
+_opening = Guard()
+_opened = threading.local()
 
 _HASH_FUNCTION = re.compile(r"(md5|sha(?:1|224|256|384|512)?)(?:sum)?(?:_(?:hex)?digest)?", re.ASCII)
 
@@ -46,7 +53,7 @@ class NoSuchItem(FetchFailed):
 
 
 class BrokerFailed(FetchFailed):
-    """The broker could not bring the item; `original` is what it raised, the same as without us."""
+    """The broker could not fetch the item; `original` is what it raised, the same as without the plugin."""
 
     def __init__(self, what: str, original: Exception) -> None:
         super().__init__(f"cannot fetch {what}: {why(original)}")
@@ -68,9 +75,9 @@ def item_key(uuid: str, identifier: str, steps: Sequence[str] = ()) -> str:
     return layout.item_key((identity(uuid, identifier), *steps), f"{uuid[:8]}.{identifier}")
 
 
-def wanted(
+def item_request(
     uuid: str, identifier: str, root: str, open_dataset: Callable[[], DataSet], steps: Sequence[str] = ()
-) -> Wanted:
+) -> Request:
     """An item of the dataset `uuid`; `open_dataset` is called only if the item must be fetched.
 
     `root`: the cache, in which dtool itself may have left the item. `steps` are canonical, such as ``"tar"``.
@@ -79,13 +86,13 @@ def wanted(
     label = f"{uuid[:8]}.{identifier}"
     source = Stack((identity(uuid, identifier), *steps))
 
-    def complete() -> Wanted:
+    def complete() -> Request:
         return _completed(key, open_dataset(), uuid, identifier, root, steps)
 
-    return Wanted(key, None, label, source, complete=complete)
+    return Request(key, None, label, source, complete=complete)
 
 
-def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str, steps: Sequence[str]) -> Wanted:
+def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str, steps: Sequence[str]) -> Request:
     """All that a fetch needs to know. Raises FetchFailed if the dataset is another, or NoSuchItem."""
     if dataset.uuid != uuid:
         raise FetchFailed(f"{plain(dataset.uri)} is dataset {plain(str(dataset.uuid))}, not {uuid}")
@@ -110,13 +117,10 @@ def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str
         root=root,
         directories=tuple(dict.fromkeys((uuid, str(getattr(dataset._storage_broker, "uuid", uuid)).strip("/")))),
     )
-    notes = {
-        "dataset": {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))},
-        "relpath": relpath,
-    }
+    noted = {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))}
     source = Source(canonical[0], Location(dataset.uri), name)
-    stack = Stack(canonical, source.location, name, (Chain((source,), canonical[1:], name),))
-    return Wanted(key, None, name, stack, bringer.bring, notes)
+    stack = Stack(canonical, name, (Chain((source,), canonical[1:], name),))
+    return Request(key, None, name, stack, bringer.bring, noted, relpath)
 
 
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
@@ -142,6 +146,12 @@ def described(uri: object, properties: Any) -> tuple[str, int]:
     return relpath, size
 
 
+def items_of(dataset: DataSet) -> Iterator[tuple[str, str, int]]:
+    """Identifier, path and size of all items of a dataset. Asks a server at the first time. Raises FetchFailed."""
+    for identifier, properties in manifest_of(dataset)["items"].items():
+        yield (identifier, *described(dataset.uri, properties))
+
+
 def _damaged(uri: object, what: str) -> FetchFailed:
     return FetchFailed(f"the manifest of {plain(str(uri))} is damaged: {what}")
 
@@ -156,7 +166,7 @@ def _payload_name(relpath: str, steps: Sequence[str]) -> str:
 
 
 def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Algorithm and hexadecimal digest that a manifest gives for an item; None where it gives none that we know."""
+    """Algorithm and hexadecimal digest that a manifest gives for an item; None if it gives none that is known here."""
     match = _HASH_FUNCTION.fullmatch(str(manifest.get("hash_function")))
     text = properties.get("hash")
     if match is None or not isinstance(text, str):
@@ -174,11 +184,80 @@ def expected_digest(manifest: Mapping[str, Any], properties: Mapping[str, Any]) 
     return (algorithm, digest.hex()) if len(digest) == size else None
 
 
+# -- words and datasets ------------------------------------------------------------------------------------------------
+
+
+def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request | DatasetRequest:
+    """What ``dtool:URI`` or ``dtool:URI#ITEM [STEP]...`` means; ITEM is an identifier, or a path in the dataset.
+
+    Raises UsageError if it means nothing, and FetchFailed if a server must be asked which dataset is at the URI.
+    `may_be_all`: whether a whole dataset will do, which has no name but its own.
+    """
+    uri, mark, item = words[0].removeprefix(DTOOL).partition("#")
+    if not uri or CONTROL.search(words[0]):
+        raise UsageError(f"{plain(words[0])} names no dataset", hint="write dtool:URI, or dtool:URI#ITEM for one item")
+    if not mark:
+        if len(words) > 1:
+            raise UsageError(
+                f"{plain(words[1])} cannot be done with a whole dataset", hint="name an item: dtool:URI#ITEM"
+            )
+        if not may_be_all:
+            raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
+        return DatasetRequest(uri, uuid_of(uri))
+    item = item.removeprefix("./")
+    if not item:
+        raise UsageError(f"{plain(words[0])} names no item", hint="write its identifier, or its path in the dataset")
+    steps = parse_stack(["file:/item", *words[1:]]).steps
+    if not is_identifier(item):
+        import hashlib
+
+        item = hashlib.sha1(item.encode(), usedforsecurity=False).hexdigest()
+    return item_request(uuid_of(uri), item, root, lambda: open_dataset(uri), steps)
+
+
+def uuid_of(uri: str) -> str:
+    """The UUID of the dataset at a URI. Asks a server only if the URI does not say. Raises FetchFailed."""
+    last = uri.partition("?")[0].rstrip("/").rpartition("/")[2].lower()
+    if uri.partition(":")[0].lower() in _NAMED_BY_UUID and is_uuid(last):
+        return last
+    return str(open_dataset(uri).uuid)
+
+
+def open_dataset(uri: str) -> DataSet:
+    """The dataset at a URI, opened once by each thread: brokers are not made to be shared. Raises FetchFailed."""
+    opened: dict[str, Any] = _opened.__dict__
+    if uri not in opened:
+        with _opening.lock:  # dtool and boto3 set up what is the whole process's
+            opened[uri] = _open(uri)
+    return opened[uri]
+
+
+def _open(uri: str) -> DataSet:
+    try:
+        import dtoolcore
+    except Exception as error:
+        raise FetchFailed(
+            f"dtool cannot be loaded: {why(error)}", hint="install it: pip install 'sccache-dtool[dtool]'"
+        ) from error
+    try:
+        return dtoolcore.DataSet.from_uri(uri)
+    except KeyError as error:
+        scheme = uri.partition(":")[0]
+        if error.args != (scheme,) or re.fullmatch("[a-z0-9]+", scheme) is None:
+            raise FetchFailed(f"cannot open dataset {plain(uri)}: no {why(error)}") from error
+        raise FetchFailed(
+            f"cannot open dataset {plain(uri)}: dtool knows no storage of kind {scheme!r} here",
+            hint=f"install its broker: pip install dtool-{scheme}",
+        ) from error
+    except Exception as error:
+        raise FetchFailed(f"cannot open dataset {plain(uri)}: {why(error)}") from error
+
+
 # -- bringing it -------------------------------------------------------------------------------------------------------
 
 
 class Bringer(NamedTuple):
-    """Brings one item (see `Wanted.bring`): from what dtool left in the cache, else by its dataset's broker."""
+    """Brings one item (see `Request.bring`): from what dtool left in the cache, else by its dataset's broker."""
 
     what: str  # the item, for people
     label: str
@@ -241,12 +320,12 @@ class Bringer(NamedTuple):
             path = os.path.realpath((twin or self.broker).get_item_abspath(self.identifier))
         except Exception as error:
             if isinstance(error, OSError) and error.errno in FULL:
-                raise  # ours: the file system that the cache is on is full
+                raise  # the file system that the cache is on is full
             fs.remove_tree(area)
             raise BrokerFailed(self.what, error) from error
         if path.startswith(f"{os.path.realpath(area)}/") and stat.S_ISREG(fs.lstat(path).st_mode):
             fs.rename(path, target)
-        else:  # its original data, or a cache of its own: neither is ours to move
+        else:  # its original data, or a cache of its own: neither may be moved
             fd = fs.open(path)
             try:
                 _copy(fs, fd, target)
@@ -259,8 +338,8 @@ class Bringer(NamedTuple):
     def _adopt(self, fs: FileSystem, target: str) -> bool:
         """Copy the item from a loose file to `target` if there is one with the right digest.
 
-        A link would be cheaper, but a broker that is not ours may still hold the file open and write to it. The loose
-        file itself is left to its age: it may have readers that we know nothing of.
+        A link would be cheaper, but another process's broker may still hold the file open and write to it. The loose
+        file itself stays until `clean` finds it old enough: it may have readers that hold no lease.
         """
         if self.digest is None:
             return False
@@ -319,7 +398,7 @@ def _is_plain(directory: str) -> bool:
 
 
 def redirected(broker: Broker, directory: str) -> Broker | None:
-    """A copy of a broker that keeps what it downloads in `directory`; None if it keeps nothing that we can tell."""
+    """A copy of a broker that keeps what it downloads in `directory`; None if it has no such attribute."""
     names = cache_attributes(broker)
     if not names:
         return None

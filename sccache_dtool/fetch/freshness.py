@@ -8,43 +8,29 @@ says that it has not, that is noted beside the copy, as a name with the time, so
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 from sccache_dtool.catalog import items
-from sccache_dtool.clock import Clock
+from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import CheckedName, Generation, Layout
+from sccache_dtool.disk.names import CheckedName, Generation
 from sccache_dtool.fetch import versions
-from sccache_dtool.fetch.request import Wanted
-from sccache_dtool.liveness.process import Proc
+from sccache_dtool.fetch.request import Request
 from sccache_dtool.protocol.store import Store
-
-Tell = Callable[[str], None]
 
 #: Seconds by which the clocks of two hosts may differ. What was noted later than that from now was noted by a clock
 #: that was wrong, and would count as fresh until that time has come.
 _MOST_AHEAD = 60.0
 
 
-class Surroundings(NamedTuple):
-    """Where copies are, and whom to tell."""
-
-    fs: FileSystem
-    layout: Layout
-    clock: Clock
-    warn: Tell
-    note: Tell
-
-
 class Freshness:
     """Judges the copies of one item for one use; a copy is judged once, however often it is found."""
 
-    def __init__(self, around: Surroundings, wanted: Wanted, max_age: float | None) -> None:
+    def __init__(self, store: Store, request: Request, max_age: float | None) -> None:
         """`max_age`: seconds for which a copy is used without asking its source; 0: always ask; None: never ask."""
-        self._around = around
-        self._wanted = wanted
+        self._store = store
+        self._request = request
         self._max_age = max_age
         self._judged: dict[str, bool] = {}
         self._now: versions.Now | None = None
@@ -52,21 +38,21 @@ class Freshness:
         self._warned = False
 
     def begin(self) -> None:
-        """The copies are about to be gone through, the newest first: look at the sources again."""
+        """A new search begins, with the newest copy: look at the sources again."""
         self._now = None
 
     @property
     def election(self) -> str:
-        """The name of the election of whoever fetches the item. Who wants another version does not wait for them."""
-        name, stack = self._wanted.key[:32], self._wanted.stack
-        if self._wanted.bring is not None or not versions.is_tracked(stack):
+        """The name of the election for fetching the item; processes that want another version have another one."""
+        name, stack = self._request.key[:32], self._request.stack
+        if self._request.bring is not None or not versions.is_tracked(stack):
             return name
-        versions.refuse_around(stack, self._around.layout.root)
+        versions.refuse_around(stack, self._store.layout.root)
         return f"{name}-{versions.now(stack).tag}"
 
     def accepts(self, generation: Generation) -> bool:
         """Whether a copy may be used. Raises FetchFailed if its source must be asked, and cannot be."""
-        if self._wanted.bring is not None or not self._wanted.stack:
+        if self._request.bring is not None or not self._request.stack:
             return True  # items of datasets never change, and what has no source cannot
         name = str(generation)
         if name not in self._judged:
@@ -94,21 +80,21 @@ class Freshness:
     @property
     def _local(self) -> versions.Now:
         if self._now is None:
-            self._now = versions.now(self._wanted.stack)
+            self._now = versions.now(self._request.stack)
         return self._now
 
     def _must_ask(self, generation: Generation) -> bool:
-        """Whether the sources that a look does not tell the version of must be asked."""
+        """Whether sources whose version cannot be seen locally must be asked."""
         if self._max_age is None:
             return False
-        chains = self._wanted.stack.chains
+        chains = self._request.stack.chains
         looked_at = all(versions.is_pinned(chain) or versions.tracked(chain) is not None for chain in chains)
         return not (looked_at and not self._local.unreadable) and not self._is_young(generation)
 
     def _warn_of_unreadable(self) -> None:
         if self._local.unreadable and not self._warned:
             self._warned = True
-            self._around.warn(
+            self._store.log.warning(
                 f"cannot look at {self._local.unreadable[0]}; using the copy that was fetched when it could be read"
             )
 
@@ -122,17 +108,17 @@ class Freshness:
         from datetime import datetime
 
         try:
-            fetched = datetime.fromisoformat(str(self._facts(generation).get("fetched"))).timestamp()
+            fetched = datetime.fromisoformat(self._facts(generation).fetched or "").timestamp()
         except (ValueError, OverflowError, OSError):
             fetched = 0.0
-        now = self._around.clock.wall()
+        now = self._store.clock.wall()
         known = [moment for moment in (fetched, *self._checks(generation)) if moment <= now + _MOST_AHEAD]
         return now - max(known, default=0.0) < max_age
 
     def _is_unchanged(self, generation: Generation) -> bool:
         from sccache_dtool.fetch import sources
 
-        chains = self._wanted.stack.chains
+        chains = self._request.stack.chains
         noted = self._noted(generation)
         if len(noted) != len(chains):
             return False
@@ -141,10 +127,10 @@ class Freshness:
                 continue
             source = versions.tracked(chain)
             if source is None:
-                same = sources.is_unchanged(self._around.fs, self._around.clock, self._around.note, chain, fact)
+                same = sources.is_unchanged(self._store, chain, fact)
             elif self._local.unreadable:
                 try:
-                    same = versions.look(source.location).text == versions.text_of(fact)
+                    same = versions.is_as_noted(source, fact)
                 except OSError as error:
                     raise versions.unreadable(source, error) from error
             else:
@@ -155,32 +141,29 @@ class Freshness:
 
     def _noted(self, generation: Generation) -> Sequence[Any]:
         """What `item.json` says of the version of each source; empty if it says nothing that can be understood."""
-        found = self._facts(generation).get("versions")
-        return found if isinstance(found, list) else ()
+        return self._facts(generation).versions or ()
 
-    def _facts(self, generation: Generation) -> dict[str, Any]:
-        around = self._around
+    def _facts(self, generation: Generation) -> ItemFacts:
         try:
-            store = Store(around.fs, around.layout, around.clock, Proc(), "")
-            return items.facts(store, self._wanted.key, str(generation))
+            return items.facts(self._store, self._request.key, str(generation))
         except (OSError, records.Damaged):
-            return {}
+            return ItemFacts()
 
     # -- what was asked before ---------------------------------------------------------------------------------------
 
     def _checks(self, generation: Generation) -> list[int]:
         """When the source was found unchanged."""
-        directory = self._around.layout.generation(self._wanted.key, str(generation))
+        directory = self._store.layout.generation(self._request.key, str(generation))
         try:
-            names = self._around.fs.names(directory)
+            names = self._store.fs.names(directory)
         except OSError:
             return []
         return [checked.time for name in names if (checked := CheckedName.parse(name))]
 
     def _note_check(self, generation: Generation) -> None:
         """A failure to do so means only that the source is asked again."""
-        fs, directory = self._around.fs, self._around.layout.generation(self._wanted.key, str(generation))
-        moment = int(self._around.clock.wall())
+        fs, directory = self._store.fs, self._store.layout.generation(self._request.key, str(generation))
+        moment = int(self._store.clock.wall())
         with contextlib.suppress(OSError):
             before = [one for one in self._checks(generation) if one < moment]
             fs.put_record("-", f"{directory}/{CheckedName(moment)}")

@@ -1,7 +1,7 @@
 """Everything that fsspec can open: object stores, sftp, WebDAV, HDFS, XRootD … streamed, never through its caches.
 
 fsspec and the package for each protocol are optional; an error names what to install. A download is tried again, and
-continued, as one over http is, where the store gives something that tells one version of a file from another.
+continued, as one over http is, if the store gives something that identifies the version of a file.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
-from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import Temporary, persist
-from sccache_dtool.fetch.words import REMOTE, Source
+from sccache_dtool.fetch.versions import within
+from sccache_dtool.fetch.words import REMOTE
 
 #: Bytes that are asked for at once, and so what is in memory.
 BLOCK = 8 << 20
@@ -45,6 +46,8 @@ PATIENCE = 300.0
 #: The same for what may be done without: how large a file is, before it is fetched; and that a file is closed.
 SIZE_PATIENCE = 30.0
 CLOSE_PATIENCE = 3.0
+
+_UNLIMITED = "how long a server may take to answer is not limited"
 
 #: Seconds to wait for a connection to a WebDAV server, and for the next bytes on it.
 WEBDAV_TIMEOUT = 60.0
@@ -106,11 +109,17 @@ def missing(scheme: str) -> str | None:
         import_module("fsspec").get_filesystem_class(_CLASSES.get(scheme, scheme))
         import_module(REMOTE[scheme].replace("-", "_"))  # some of fsspec's classes miss it only when they are used
     except (ImportError, ValueError):
-        return _wanted(scheme)
+        return _packages(scheme)
     return None
 
 
-def _wanted(scheme: str) -> str:
+def to_install(scheme: str) -> str | None:
+    """The pip command that installs what a scheme needs; None if it is there."""
+    packages = missing(scheme)
+    return packages and f"pip install {packages}"
+
+
+def _packages(scheme: str) -> str:
     package = REMOTE[scheme]
     return "fsspec" if package == "fsspec" else f"fsspec {package}"
 
@@ -165,7 +174,7 @@ class _Download:
                 yield data
         finally:
             with contextlib.suppress(Exception):
-                within(CLOSE_PATIENCE, file.close)
+                within(CLOSE_PATIENCE, file.close, _UNLIMITED)
 
 
 # -- files of stores ---------------------------------------------------------------------------------------------------
@@ -272,7 +281,7 @@ def _open_system(source: Source) -> tuple[Any, str]:
         reason = hide_those_of(source.location, why(error))
         raise FetchFailed(
             f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({reason})",
-            hint=f"install it: pip install {_wanted(source.scheme)}",
+            hint=f"install it: pip install {_packages(source.scheme)}",
         ) from error
     return system, str(name)
 
@@ -312,12 +321,12 @@ def _info(system: Any, name: str) -> Mapping[str, Any]:
 def _ask(source: Source, question: Callable[[], Result], patience: float | None = None) -> Result:
     """What a store answers, in the end. Raises Temporary or FetchFailed."""
     with _failures(source):
-        return within(PATIENCE if patience is None else patience, question)
+        return within(PATIENCE if patience is None else patience, question, _UNLIMITED)
 
 
 @contextlib.contextmanager
 def _failures(source: Source) -> Iterator[None]:
-    """Turn what any store may raise into ours. Nothing of ours, and no writing of ours, may happen within."""
+    """Turn what any store may raise into FetchFailed or Temporary. Only calls of the store may be made within."""
     say = functools.partial(hide_those_of, source.location)
     try:
         yield
@@ -360,7 +369,7 @@ _OF_THE_CALLER = frozenset({"error_perm", "ParamValidationError"})
 
 
 def _status(error: Exception) -> int | None:
-    """The status of HTTP that an error of a store tells of; None if it does not."""
+    """The HTTP status in an error of a store; None if it has none."""
     response = getattr(error, "response", None)
     for holder, name in ((error, "status_code"), (error, "status"), (error, "code"), (response, "status_code")):
         status = getattr(holder, name, None)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
-from sccache_dtool.fetch.context import Job, Retrieved, silently
+from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
 from sccache_dtool.fetch.urls import path_of, readable
-from sccache_dtool.fetch.words import EXTENSION, Source
+from sccache_dtool.fetch.words import EXTENSION
 
 if TYPE_CHECKING:
     import requests
@@ -107,7 +108,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
         session = transport.session()
 
     def note(text: str) -> None:
-        job.note(f"{source.canonical}: {text}")
+        job.store.log.note(f"{source.canonical}: {text}")
 
     def ask() -> bool:
         with _failures(source):
@@ -159,7 +160,7 @@ def announced(source: Source) -> int | None:
 
         with transport.session() as session:
             headers, timeout = {"Accept-Encoding": "identity"}, (SIZE_TIMEOUT, SIZE_TIMEOUT)
-            response = transport.answer(session, source.location, headers, timeout, silently, method="HEAD")
+            response = transport.answer(session, source.location, headers, timeout, lambda text: None, method="HEAD")
             return _length(response) if response.status_code in _WHOLE else None
     except Exception:  # whatever it is, fetching reports it
         return None
@@ -361,7 +362,7 @@ class _Download:
         """Say something, once."""
         if text not in self._notes:
             self._notes.add(text)
-            self._job.note(f"{self._source.canonical}: {text}")
+            self._job.store.log.note(f"{self._source.canonical}: {text}")
 
     def _failures(self) -> contextlib.AbstractContextManager[None]:
         return _failures(self._source, self.announced, self._partial.size)

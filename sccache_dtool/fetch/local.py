@@ -11,9 +11,9 @@ from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.versions import contains_cache
-from sccache_dtool.fetch.words import Source
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16
@@ -47,7 +47,7 @@ def announced(source: Source) -> int | None:
 
 
 def _data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:
-    """Bytes of a file that are not in holes: what a copy of it will take up. None for what is no file."""
+    """Bytes of a file that are not in holes: what a copy of it will take up. None for what is not a file."""
     if not stat.S_ISREG(status.st_mode):
         return None
     if not _has_holes(status):
@@ -87,7 +87,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
     """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
     fs = job.fs
     fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
-    ours = _identity(fs.lstat(target))
+    copy = _identity(fs.lstat(target))
     pending = [(source, target)]
     while pending:
         here, there = pending.pop()
@@ -95,7 +95,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
             old, new = f"{here}/{name}", f"{there}/{name}"
             status = fs.lstat(old)
             if stat.S_ISDIR(status.st_mode):
-                if _identity(status) == ours:
+                if _identity(status) == copy:
                     raise contains_cache(source)
                 fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
                 pending.append((old, new))

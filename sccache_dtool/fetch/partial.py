@@ -72,7 +72,7 @@ class Partial(Sink):
                 job.track.follow(job.number, self)
                 if self.size:
                     job.track.pulse()
-            if left is not None:  # only now that ours is said to be on disk: a large file need not fit twice
+            if left is not None:  # not before the copy is durable; a large file need not fit twice
                 with contextlib.suppress(OSError):
                     self._fs.unlink(left)
         except BaseException:
@@ -101,7 +101,7 @@ class Partial(Sink):
             self._note_origin(origin)
 
     def restart(self) -> None:
-        """Begin anew; what others could read of the old beginning goes first."""
+        """Start again; the names by which others could continue the old file are removed first."""
         if self._job.track is not None:
             self._job.track.forget(self._job.number)
         if self.origin is not None:
@@ -120,7 +120,7 @@ class Partial(Sink):
     def _adopt(self) -> str | None:
         """Begin with what another has left, if it is of the same source; the path of what was copied.
 
-        What cannot be read is left. What there is no room to copy is removed: it takes the room that we need.
+        What cannot be read is left. What does not fit is removed, as this download needs its space.
         """
         track = self._job.track
         if track is None or track.taken is None:

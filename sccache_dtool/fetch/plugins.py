@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
     from sccache_dtool.fetch.context import Job, Retrieved
-    from sccache_dtool.fetch.words import Source, Step
+    from sccache_dtool.fetch.request import Source, Step
 
 SOURCES = "sccache_dtool.sources"
 STEPS = "sccache_dtool.steps"
@@ -72,7 +72,7 @@ def find_step(name: str) -> StepPlugin | None:
 
 @contextlib.contextmanager
 def failing_in_words(what: str, plugin: str) -> Iterator[None]:
-    """Whatever a stranger's code raises while it does `what` is a FetchFailed: it is told to all who wait."""
+    """Turn whatever the code of a plugin raises while it does `what` into FetchFailed, which waiting processes see."""
     try:
         yield
     except (CacheError, OSError, TakenOver):

@@ -1,4 +1,4 @@
-"""How far a fetch has come, told to whoever shows it."""
+"""The progress of a fetch, as an interface for whatever shows it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Progress(Protocol):
     def start(self, label: str, total: int | None, there: int = 0) -> None:
         """Bytes of `label` begin to come: `total` in all, or an unknown number.
 
-        `there`: how many of them an interrupted download has left. They are not told to `advance` once more.
+        `there`: how many of them an interrupted download has left. They are not reported to `advance` again.
         """
 
     def advance(self, n: int) -> None:

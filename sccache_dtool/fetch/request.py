@@ -1,13 +1,15 @@
-"""What the words of `use` mean, and on what terms it is to be had."""
+"""What is asked for: one item, or all items of a dataset, with its sources, its steps, its name and its terms.
+
+Words are parsed into a request once, where they come in: see `resolve.py`. Everything below takes the request.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.disk.names import item_key, key_name, label
-from sccache_dtool.errors import UsageError
-from sccache_dtool.fetch.stack import Stack, parse_stack
+from sccache_dtool.disk.names import item_key, key_name
+from sccache_dtool.fetch.reasons import plain
 
 if TYPE_CHECKING:
     from sccache_dtool.disk.filesystem import FileSystem
@@ -16,29 +18,116 @@ if TYPE_CHECKING:
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
     Bring = Callable[[FileSystem, str, Progress], None]
 
-#: What a source begins with that is an item of a dtool dataset, or a whole one.
+#: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
 
+#: How the labels of views end, which are the directories that show whole datasets.
+VIEW = ".dataset"
 
-class Wanted(NamedTuple):
-    """An item to be had: its key, what it is called on the command line, how to get it."""
+
+class Location(str):
+    """Where a source really is; its `repr` shows no credentials, so that none end in a log or a traceback."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(plain(self))
+
+
+class Source(NamedTuple):
+    """A source, parsed from its word. `name` is the last part of its path, and may be empty.
+
+    `canonical` is stored and shown, and has no credentials in it: `location` has.
+    """
+
+    canonical: str
+    location: Location
+    name: str
+    #: Whether the server may know a better name for the file.
+    provisional: bool = False
+
+    @property
+    def scheme(self) -> str:
+        """The scheme, which decides how it is retrieved."""
+        return self.canonical.partition(":")[0]
+
+
+class Step(NamedTuple):
+    """A step, parsed from its word."""
+
+    canonical: str
+    unpacks: bool = False  # whether it makes a directory, after which no further step is possible
+    suffix: str = ""  # a pattern for the ending that it removes from the payload's name
+
+
+class Chain(NamedTuple):
+    """One source of a stack with all its mirrors, and its steps."""
+
+    mirrors: tuple[Source, ...]
+    steps: tuple[str, ...]
+    label: str
+
+    @property
+    def source(self) -> str:
+        """The source in its canonical form, fit to be shown."""
+        return "|".join(mirror.canonical for mirror in self.mirrors)
+
+
+class Stack(NamedTuple):
+    """A loader stack, parsed. It is false when empty: an item without a source, a pure reference count."""
+
+    #: The words, sources and steps: what identifies the item. There are no credentials in it.
+    canonical: tuple[str, ...] = ()
+    #: A file name for the payload: the same for the same canonical stack, on every host. Of a long name, a part.
+    label: str = "data"
+    #: The sources with their steps. If there are several, each becomes an entry of a directory.
+    chains: tuple[Chain, ...] = ()
+    #: The name of the item: the last part of the first source, without what the steps take from it.
+    name: str = "data"
+
+    @property
+    def location(self) -> Location:
+        """What is fetched first: an absolute path, or a URL with its credentials; empty for an empty stack."""
+        return self.chains[0].mirrors[0].location if self.chains else Location()
+
+    @property
+    def source(self) -> str:
+        """The first source in its canonical form, fit to be shown; empty for an empty stack."""
+        return self.canonical[0] if self.canonical else ""
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the payload may get another name than `label`, which the source says: see Source."""
+        return len(self.chains) == 1 and self.chains[0].mirrors[0].provisional
+
+    @property
+    def steps(self) -> tuple[str, ...]:
+        """What follows the first source, in order, in canonical form."""
+        return self.canonical[1:]
+
+    def __bool__(self) -> bool:
+        return bool(self.canonical)
+
+
+class Request(NamedTuple):
+    """One item: its key, its name and label, and how it is fetched."""
 
     key: str
     name: str | None
     label: str
     stack: Stack
-    #: What brings the source, where that is not `sources.py`'s business; the digests among the steps are its own.
+    #: Fetches the source if `sources.py` does not, and checks the digests among the steps.
     bring: Bring | None = None
-    #: Further facts for `item.json`.
-    notes: Mapping[str, object] | None = None
-    #: Finds out the rest where that may cost a network's round trip, which a hit must not. Until it has been called,
-    #: `label` is no more than a word for people, and the payload's name is looked up.
-    complete: Callable[[], Wanted] | None = None
-    #: Whether the payload at a path will do; None: every copy of the item does.
+    dataset: Mapping[str, str] | None = None  # of an item of dtool's: see ItemFacts
+    relpath: str | None = None
+    #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
+    #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
+    complete: Callable[[], Request] | None = None
+    #: Whether the payload at a path is what is wanted; None: that of every copy of the item is.
     fits: Callable[[str], bool] | None = None
 
     @property
-    def called(self) -> str:
+    def item_name(self) -> str:
         """The item's name."""
         return key_name(self.key) or self.name or self.stack.name
 
@@ -48,40 +137,32 @@ class Wanted(NamedTuple):
         return self.complete is not None or self.stack.provisional
 
 
+class DatasetRequest(NamedTuple):
+    """All items of a dtool dataset, and one directory that shows them: a view, see `dtool/staging.py`."""
+
+    uri: str
+    uuid: str
+
+    @property
+    def key(self) -> str:
+        """The key of the dataset's views."""
+        return view_key(self.uuid)
+
+    @property
+    def label(self) -> str:
+        """The dataset, for people."""
+        return plain(self.uri)
+
+
+def view_key(uuid: str) -> str:
+    """The key of the directories that show the dataset `uuid`."""
+    return item_key((f"{DTOOL}{uuid}",), f"{uuid[:8]}{VIEW}")
+
+
 class Terms(NamedTuple):
     """On what terms an item is fetched."""
 
-    wait: float  # seconds to wait for somebody else's download
-    size: int | None = None  # bytes that it will need, if somebody said so
-    rate: float | None = None  # bytes a second at most
-    make_room: Callable[[int], int] | None = None  # evicts what is idle; given and returns bytes
-
-
-def wanted_from(words: Sequence[str], name: str | None, root: str, credentials: Collection[str] = ()) -> Wanted:
-    """The item of the cache at `root` that words and a name mean. Raises UsageError if they mean none.
-
-    `credentials`: see `parse_stack`.
-    """
-    if words and words[0].startswith(DTOOL):
-        from sccache_dtool.fetch.datasets import wanted_from_words
-
-        of_dataset = wanted_from_words(words, root)
-        stack = of_dataset.stack
-    else:
-        of_dataset, stack = None, parse_stack(words, credentials=credentials)
-    if name is None and not stack:
-        raise UsageError("nothing to use", hint="give a source (a path or URL), or a name with -n NAME, or both")
-    if name is not None and not (name.strip() and name.isprintable() and len(name) <= 200):
-        raise UsageError(f"{name!r} cannot be an item's name", hint="give 1 to 200 printable characters")
-    if of_dataset is not None:
-        if name is None:
-            return of_dataset
-        whole = of_dataset.complete() if of_dataset.complete is not None else of_dataset
-        return whole._replace(key=_key(whole.stack, name), name=name)
-    return Wanted(_key(stack, name), name, stack.label if stack else label(name or ""), stack)
-
-
-def _key(stack: Stack, name: str | None) -> str:
-    if name is not None:
-        return item_key((f"name:{name}",), name)
-    return item_key(stack.canonical, stack.name)
+    wait: float  # seconds to wait for another process's download
+    size: int | None = None  # bytes that it will need, if that is known
+    rate: float | None = None  # bytes per second at most
+    make_room: Callable[[int], int] | None = None  # evicts idle items for so many bytes; returns the bytes freed

@@ -66,7 +66,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                     f"cannot fetch {source}: {error.reason}", details=[f"given up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # "at once" is no answer of a server in trouble
-            job.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
+            job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
             job.clock.sleep(seconds)
             job.attempt()
     raise AssertionError("the last attempt returns or raises")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import queue
+import threading
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
-from sccache_dtool.fetch import checksums
+from sccache_dtool.fallback import start_thread
 from sccache_dtool.fetch.progress import Progress
 
 #: Seconds of unused speed that may be caught up on.
@@ -52,13 +56,16 @@ class Sink:
         self._progress = progress
         self._mode = mode
         self._throttle = throttle
-        self._digests = checksums.Digests(algorithms)
+        self._digests = Digests(algorithms)
         self.fd = fs.create(path, mode)
 
-    def write(self, data: bytes) -> None:
-        """Write all of `data`."""
-        self._put(data)
-        if self._throttle is not None:
+    def write(self, data: bytes, *, came: bool = True) -> None:
+        """Write all of `data`. `came`: whether it came from the source, whose speed is limited."""
+        self._fs.write(self.fd, data)
+        self._digests.update(data)
+        self.size += len(data)
+        self._progress.advance(len(data))
+        if came and self._throttle is not None:
             self._throttle.pay(len(data))
 
     def skip(self, size: int, *, counted: bool = False) -> None:
@@ -83,12 +90,12 @@ class Sink:
         return True
 
     def restart(self) -> None:
-        """Begin anew with a new file. The old one is never cut: somebody may be copying what was in it."""
+        """Start again with a new file. The old one is never truncated: another process may be copying it."""
         self._fs.close(self.fd)
         self._fs.unlink(self._path)
         self.fd = self._fs.create(self._path, self._mode)
         self._digests.close()
-        self._digests = checksums.Digests(self._algorithms)
+        self._digests = Digests(self._algorithms)
         self._progress.advance(-self.size)
         self.size = 0
 
@@ -97,7 +104,7 @@ class Sink:
         fd = self._fs.open(path)
         try:
             while self.size < size and (data := self._fs.read(fd, min(CHUNK, size - self.size))):
-                self._put(data)
+                self.write(data, came=False)
         finally:
             self._fs.close(fd)
         if self.size != size:
@@ -107,12 +114,6 @@ class Sink:
     def digests(self) -> dict[str, str]:
         """The digests of what was written so far, in hexadecimal, by algorithm."""
         return self._digests.hexdigests()
-
-    def _put(self, data: bytes) -> None:
-        self._fs.write(self.fd, data)
-        self._digests.update(data)
-        self.size += len(data)
-        self._progress.advance(len(data))
 
     def __enter__(self) -> Self:
         return self
@@ -126,3 +127,96 @@ class Sink:
         except OSError:
             if error is None:  # otherwise the first error says more
                 raise
+
+
+# -- digests -----------------------------------------------------------------------------------------------------------
+
+
+class Digest(Protocol):
+    """What the objects of hashlib can do; the checksums of zlib, which grid storage uses, can do it here too."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all bytes so far, in hexadecimal."""
+
+
+class _Checksum:
+    def __init__(self, function: Callable[[bytes, int], int], start: int) -> None:
+        self._function = function
+        self._value = start
+
+    def update(self, data: bytes, /) -> None:
+        self._value = self._function(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+def new_digest(name: str) -> Digest:
+    """A digest by its canonical name. Raises ValueError for one that this host's OpenSSL has switched off."""
+    if name == "adler32":
+        return _Checksum(zlib.adler32, 1)
+    if name == "crc32":
+        return _Checksum(zlib.crc32, 0)
+    import hashlib
+
+    return hashlib.new(name, usedforsecurity=False)
+
+
+#: Bytes after which digests are taken in a thread of their own: a short file is done before that would pay.
+_ASIDE_FROM = 8 << 20
+
+#: Pieces that may wait for that thread: so few that they are still in the processor's cache when their turn comes.
+_MOST_WAITING = 2
+
+
+class Digests:
+    """Several digests of one stream. Those of a long one are taken beside it, on another processor if there is one."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._digests = {name: new_digest(name) for name in names}
+        self._seen = 0
+        self._may_go_aside = True
+        self._pieces: queue.SimpleQueue[bytes | None] | None = None
+        self._room = threading.Semaphore(_MOST_WAITING)
+        self._thread: threading.Thread | None = None
+
+    def update(self, data: bytes) -> None:
+        """Take in more bytes."""
+        if not self._digests:
+            return
+        if self._pieces is None:
+            self._take(data)
+            self._seen += len(data)
+            if self._seen >= _ASIDE_FROM and self._may_go_aside:
+                pieces: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+                run = partial(self._run, pieces)
+                self._thread = start_thread(run, "sc-dtool digest", "digests are taken in turn with the download")
+                self._may_go_aside = self._thread is not None
+                self._pieces = pieces if self._may_go_aside else None
+            return
+        self._room.acquire()
+        self._pieces.put(data)
+
+    def hexdigests(self) -> dict[str, str]:
+        """The digests of all bytes so far, in hexadecimal, by name."""
+        self.close()
+        return {name: digest.hexdigest() for name, digest in self._digests.items()}
+
+    def close(self) -> None:
+        """Wait for the thread to have taken in everything, and end it; `update` would begin another."""
+        if self._pieces is not None and self._thread is not None:
+            self._pieces.put(None)
+            self._thread.join()
+            self._pieces = self._thread = None
+
+    def _run(self, pieces: queue.SimpleQueue[bytes | None]) -> None:
+        while (data := pieces.get()) is not None:
+            self._take(data)
+            self._room.release()
+
+    def _take(self, data: bytes) -> None:
+        for digest in self._digests.values():
+            digest.update(data)

@@ -1,4 +1,4 @@
-"""Sources: what brings a file or a directory into a work area, in a stream and with its digests taken on the way."""
+"""Retrieval of sources of all kinds into a work area, with their digests taken while the bytes come."""
 
 from __future__ import annotations
 
@@ -6,47 +6,76 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
+from sccache_dtool.fetch.request import Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
-from sccache_dtool.fetch.stack import Chain
 from sccache_dtool.fetch.steps import compare
-from sccache_dtool.fetch.words import REMOTE, Source
-from sccache_dtool.log import Log
+from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.protocol.store import Store
 
-_log = Log(__name__)
-
-#: Brings a source to the new path given: a file, or a directory. The names are of digests to take of a file on the way.
+#: Retrieves a source to a new path, as a file or a directory; the names are those of the digests to take of a file.
 Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
 
-#: What retrieves a source, by the scheme of its canonical form; those of fsspec and of plugins are not among them.
-RETRIEVERS: dict[str, Retriever] = {"file": local.retrieve, "http": http.retrieve, "https": http.retrieve}
+
+class Kind(NamedTuple):
+    """What can be done with sources of one kind."""
+
+    retrieve: Retriever
+    #: Bytes that a source says it has, without being fetched; None if it does not say.
+    announced: Callable[[Source], int | None] = lambda source: None
+    #: Whether a source still has the version that facts of `item.json` describe; False if that is not known.
+    is_unchanged: Callable[[Job, Source, Mapping[str, object]], bool] = lambda job, source, fact: False
+    #: What has to be installed for a scheme, in words; None if nothing.
+    missing: Callable[[str], str | None] = lambda scheme: None
+
+
+_LOCAL = Kind(local.retrieve, local.announced, lambda job, source, fact: versions.is_as_noted(source, fact))
+_WEB = Kind(http.retrieve, http.announced, http.is_unchanged)
+_STORE = Kind(fsspec_source.retrieve, fsspec_source.announced, fsspec_source.is_unchanged, fsspec_source.to_install)
+
+#: Kinds of sources by the scheme of their canonical form; those of plugins are not among them.
+KINDS = {"file": _LOCAL, "http": _WEB, "https": _WEB, **dict.fromkeys(REMOTE, _STORE)}
+
+
+def _kind(scheme: str) -> Kind | None:
+    """What can be done with sources of a scheme; None if nothing that is installed knows it."""
+    if scheme in KINDS:
+        return KINDS[scheme]
+    plugin = plugins.find_source(scheme)
+    if plugin is None:
+        return None
+
+    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+        with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
+            return plugin.retrieve(job, source, path, algorithms)
+
+    return Kind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
 
 
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     """Bring the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
 
-    `digests` are algorithms and what they must give. A mirror that does not answer is passed over at once while
-    another one can be asked, and is asked again with more patience when none is left. Raises FetchFailed when no
-    mirror brings what was promised, and OSError for what the file system refuses; an incomplete file may then be left.
+    `digests`: pairs of algorithm and expected digest. A mirror that does not answer is skipped while there is another
+    one, and is asked again, with more attempts, when none is left. Raises FetchFailed if no mirror has the expected
+    file, and OSError for what the file system refuses; an incomplete file may then be left.
     """
     failures: dict[Source, FetchFailed] = {}
     mirror = chain.mirrors[0]
     turns, later = list(chain.mirrors), []  # type: list[Source], list[Source]
     while turns:
         mirror = turns.pop(0)
+        if len(chain.mirrors) > 1:
+            job.store.log.info(f"asking mirror {mirror.canonical}")
         if failures:
             _make_room(job, path)
             job.attempt()
         others = bool(turns)
-        if len(chain.mirrors) > 1:
-            _log.info(f"asking mirror {mirror.canonical}")
         try:
             retrieved = _from_one(job._replace(others=others), mirror, path, digests)
             return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})
@@ -74,7 +103,8 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
 
 def require(chain: Chain) -> None:
     """Raise FetchFailed if no mirror of `chain` can be read on this host; called before anything is fetched."""
-    lacking = [_missing(mirror) for mirror in chain.mirrors]
+    kinds = [(mirror.scheme, _kind(mirror.scheme)) for mirror in chain.mirrors]
+    lacking = [None if kind is None else kind.missing(scheme) for scheme, kind in kinds]
     if all(lacking):
         raise FetchFailed(
             f"cannot fetch {chain.source}: what it needs is not installed",
@@ -85,32 +115,14 @@ def require(chain: Chain) -> None:
 def announced(mirrors: Iterable[Source]) -> int | None:
     """Bytes that a source says it has, without being fetched; None if none of its mirrors says so."""
     for mirror in mirrors:
-        if mirror.scheme == "file":
-            size = local.announced(mirror)
-        elif mirror.scheme in ("http", "https"):
-            size = http.announced(mirror)
-        elif mirror.scheme in REMOTE:
-            size = fsspec_source.announced(mirror)
-        else:
-            size = None
+        size = KINDS[mirror.scheme].announced(mirror) if mirror.scheme in KINDS else None
         if size is not None:
             return size
     return None
 
 
-def _missing(source: Source) -> str | None:
-    """What to install for a source; None if nothing is known to be missing."""
-    if source.scheme in RETRIEVERS:
-        return None
-    if source.scheme in REMOTE:
-        packages = fsspec_source.missing(source.scheme)
-        return packages and f"pip install {packages}"
-    plugin = plugins.find_source(source.scheme)
-    return plugin.missing() if plugin is not None else None
-
-
-def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chain: Chain, fact: object) -> bool:
-    """Whether a source still has the version that `fact` from `item.json` describes; False if nobody can tell.
+def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
+    """Whether a source still has the version that `fact` from `item.json` describes; False if that cannot be told.
 
     Costs one request, and no download. Raises FetchFailed if the source cannot be asked.
     """
@@ -118,13 +130,9 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
     if source is None or not isinstance(fact, Mapping):
         return False
     others = len(chain.mirrors) > 1
-    job = Job(fs, clock, NoProgress(), note=note, others=others)
+    job = Job(store, NoProgress(), others=others)
     try:
-        if source.scheme == "file":
-            return versions.look(source.location).text == versions.text_of(fact)
-        if source.scheme in ("http", "https"):
-            return http.is_unchanged(job, source, fact)
-        return source.scheme in REMOTE and fsspec_source.is_unchanged(job, source, fact)
+        return source.scheme in KINDS and KINDS[source.scheme].is_unchanged(job, source, fact)
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
@@ -143,9 +151,11 @@ def _noted_source(chain: Chain, fact: object) -> Source | None:
 
 
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
-    retriever = _retriever(source)
+    kind = _kind(source.scheme)
+    if kind is None:
+        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
     algorithms = [algorithm for algorithm, _ in digests]
-    retrieved = retriever(job, source, path, algorithms)
+    retrieved = kind.retrieve(job, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
     except FetchFailed:
@@ -155,7 +165,7 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
         # from its first byte, as it is sent.
         _make_room(job, path)
         job.attempt()
-        retrieved = retriever(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
+        retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)
     return retrieved
 
@@ -167,33 +177,14 @@ def _check(retrieved: Retrieved, digests: Sequence[tuple[str, str]], source: Sou
         compare(algorithm, expected, retrieved.digests[algorithm], source.canonical)
 
 
-def _retriever(source: Source) -> Retriever:
-    if source.scheme in RETRIEVERS:
-        return RETRIEVERS[source.scheme]
-    if source.scheme in REMOTE:
-        return fsspec_source.retrieve
-    plugin = plugins.find_source(source.scheme)
-    if plugin is None:
-        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
-    return _guarded(plugin.retrieve)
-
-
-def _guarded(retriever: Retriever) -> Retriever:
-    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-        with plugins.failing_in_words(f"cannot fetch {source.canonical}", source.scheme):
-            return retriever(job, source, path, algorithms)
-
-    return retrieve_with_plugin
-
-
 def _is_within(error: OSError, path: str) -> bool:
-    """Whether an error is about the work area that `path` is in, where the next mirror would fare no better."""
+    """Whether an error is about the work area that `path` is in: the next mirror would meet it, too."""
     area = f"{os.path.dirname(path)}/"
     return any(isinstance(name, str) and name.startswith(area) for name in (error.filename, error.filename2))
 
 
 def _make_room(job: Job, path: str) -> None:
-    """Remove what a failed attempt left: others must not continue it, and the next one makes the path again."""
+    """Remove what a failed attempt left: others must not continue it, and the next attempt makes the path again."""
     if job.track is not None:
         job.track.forget(job.number)
     with contextlib.suppress(FileNotFoundError):

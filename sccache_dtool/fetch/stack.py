@@ -11,67 +11,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
 
 from sccache_dtool.disk.names import shortened
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import Chain, Source, Stack, Step
 from sccache_dtool.fetch.words import (
-    Location,
-    Source,
-    Step,
     check_characters,
     is_digest,
     is_source,
     parse_sources,
     parse_step,
 )
-
-
-class Chain(NamedTuple):
-    """One source of a stack, in all its mirrors, and what is done with it."""
-
-    mirrors: tuple[Source, ...]
-    steps: tuple[str, ...]
-    label: str
-
-    @property
-    def source(self) -> str:
-        """The source in its canonical form, fit to be shown."""
-        return "|".join(mirror.canonical for mirror in self.mirrors)
-
-
-class Stack(NamedTuple):
-    """A loader stack, parsed. It is false when empty: an item without a source, a pure reference count."""
-
-    #: The words, sources and steps: what identifies the item. There are no credentials in it.
-    canonical: tuple[str, ...] = ()
-    #: What is fetched first: an absolute path, or a URL with its credentials.
-    location: Location = Location()
-    #: A file name for the payload: the same for the same canonical stack, on every host. Of a long name, a part.
-    label: str = "data"
-    #: What is fetched and done, one after the other. Of several, each becomes an entry of a directory.
-    chains: tuple[Chain, ...] = ()
-    #: The name of the item: the last part of the first source, without what the steps take from it.
-    name: str = "data"
-
-    @property
-    def source(self) -> str:
-        """The first source in its canonical form, fit to be shown; empty for an empty stack."""
-        return self.canonical[0] if self.canonical else ""
-
-    @property
-    def provisional(self) -> bool:
-        """Whether the payload may get another name than `label`, which the source says: see Source."""
-        return len(self.chains) == 1 and self.chains[0].mirrors[0].provisional
-
-    @property
-    def steps(self) -> tuple[str, ...]:
-        """What follows the first source, in order, in canonical form."""
-        return self.canonical[1:]
-
-    def __bool__(self) -> bool:
-        return bool(self.canonical)
 
 
 class _Block:
@@ -139,7 +90,7 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None, credentials: Co
     if len(chains) > 1:
         _check_labels(chains)
         name = f"{name}+{len(chains) - 1}"
-    return Stack(tuple(canonical), first[0].location, shortened(name), chains, name)
+    return Stack(tuple(canonical), shortened(name), chains, name)
 
 
 def label_for(name: str, steps: Sequence[str]) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import checksums
 from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.sink import new_digest
 from sccache_dtool.fetch.words import is_digest
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def compare(algorithm: str, expected: str, found: str, source: str) -> None:
 
 def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
     """The digest of a file, in hexadecimal. Raises OSError."""
-    digest = checksums.new(algorithm)
+    digest = new_digest(algorithm)
     fd = fs.open(path)
     try:
         while data := fs.read(fd, CHUNK):
@@ -134,14 +134,13 @@ def _zip(job: Job, path: str, target: str, source: str) -> None:
     unpack(job.fs, path, target, source)
 
 
-def _decompress(job: Job, path: str, target: str, source: str, kind: str) -> None:
-    from sccache_dtool.fetch.decompress import decompress
-
-    decompress(job.fs, kind, path, target, source)
-
-
 def _decompressor(kind: str) -> Transform:
-    return lambda job, path, target, source: _decompress(job, path, target, source, kind)
+    def transform(job: Job, path: str, target: str, source: str) -> None:
+        from sccache_dtool.fetch.decompress import decompress
+
+        decompress(job.fs, kind, path, target, source)
+
+    return transform
 
 
 #: The steps that decompress one file.

@@ -1,7 +1,7 @@
-"""A fetch of ours as others see it: it says how far it is, and how much of its downloads can be relied on.
+"""What other processes see of a fetch of this process: its progress, and how much of its downloads is durable.
 
-Saying it is renaming: see `transfers.py`. Whoever finds that the name to be changed is gone has been taken over. After
-any other failure nothing more is said, and the fetch goes on.
+The state is a name that is renamed, see `transfers.py`. If the name to be renamed is gone, another process has taken
+over the fetch. After any other failure nothing more is published, and the fetch continues.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ PULSE = 5.0
 
 
 class TakenOver(Exception):
-    """Somebody else goes on with our fetch: we were silent for so long that we were passed over."""
+    """Another process continues the fetch of this one, which was silent for too long."""
 
 
 class Track:
-    """A fetch of ours as others see it. It is a Progress, and hands on what it hears to another."""
+    """Publishes the state of a fetch. It is a Progress, and passes everything on to another one."""
 
     def __init__(self, fs: FileSystem, area: str, shown: Progress, *, on_total: Callable[[int], None]) -> None:
-        """`on_total` is told how many bytes are still to come, as soon as that is known; it may raise NoSpace."""
-        self.taken: str | None = None  # the work area of another, from which its downloads can be continued
+        """`on_total` is called with the bytes that are still to come, once that is known; it may raise NoSpace."""
+        self.taken: str | None = None  # another process's work area, whose downloads are continued
         self._fs = fs
         self._area = area
         self._shown = shown
         self._on_total = on_total
         self._lock = threading.Lock()
         self._now = StateName(State.INITIALIZING, 0, None, 1)
-        self._placed: StateName | None = None
+        self._published: StateName | None = None
         self._parts: dict[int, PartName] = {}
         self._following: tuple[int, Sink] | None = None
         self._bytes = 0
         self._expected = 0
         self._lost = False
-        self._is_silent = False  # True once nothing can be said any more
+        self._disabled = False  # True once nothing can be published any more
         self._failure: OSError | None = None  # why what was written is not on stable storage
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -55,18 +55,18 @@ class Track:
     # -- a life ------------------------------------------------------------------------------------------------------
 
     def begin(self, facts: dict[str, Any], size: int | None, *, shared: bool) -> None:
-        """Say what is fetched; `size`: bytes that it will need, if somebody said so."""
+        """Publish what is fetched; `size`: bytes that it will need, if that is known."""
         self._expected = size or 0
         self._now = self._now._replace(total=size)
-        with self._as_far_as_possible():
+        with self._dispensable():
             self._fs.write_new(f"{self._area}/{TRANSFER_FILE}", records.encode_document(facts), shared=shared)
             self._fs.put_record("-", f"{self._area}/{self._now}")
-            self._placed = self._now
+            self._published = self._now
         otherwise = "a download that is killed starts again from its last step, and `transfers` is not up to date"
         self._thread = start_thread(self._run, "sc-dtool transfer", otherwise)
 
     def end(self) -> None:
-        """Say no more."""
+        """Publish nothing more."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -78,22 +78,22 @@ class Track:
 
     @property
     def attempts(self) -> int:
-        """How often it was tried."""
+        """Number of attempts."""
         return self._now.attempts
 
     @property
     def keepable(self) -> bool:
-        """Whether there is so much of downloads that it is worth keeping for who goes on with them."""
+        """Whether the downloads are large enough to be kept for a process that continues them."""
         return sum(part.bytes for part in self._parts.values()) >= downloads.WORTH_KEEPING
 
-    # -- what the fetch says -----------------------------------------------------------------------------------------
+    # -- progress -----------------------------------------------------------------------------------------------------
 
     def start(self, label: str, total: int | None, there: int = 0) -> None:
         """See Progress."""
         if total is not None:
             self._expected = max(self._expected, self._bytes - there + total)
             self._on_total(self._expected - self._bytes)
-        self._say(State.TRANSFERRING)
+        self._publish(State.TRANSFERRING)
         self._shown.start(label, total, there)
 
     def advance(self, n: int) -> None:
@@ -107,18 +107,18 @@ class Track:
 
     def stage(self, text: str) -> None:
         """See Progress."""
-        self._say(State.PROCESSING)
+        self._publish(State.PROCESSING)
         self._shown.stage(text)
 
     def queue(self) -> None:
-        """We wait for other downloads of this host to end."""
-        self._say(State.QUEUED)
+        """The fetch waits for other downloads of this host."""
+        self._publish(State.QUEUED)
 
     def attempt(self, number: int) -> None:
-        """It is tried again, for the `number`-th time in all."""
+        """Attempt `number` begins."""
         with self._lock:
             self._now = self._now._replace(state=State.TRANSFERRING, attempts=number)
-            self._place()
+            self._publish_now()
 
     def done(self) -> None:
         """See Progress."""
@@ -127,16 +127,16 @@ class Track:
     # -- downloads that others may continue --------------------------------------------------------------------------
 
     def follow(self, index: int, sink: Sink) -> None:
-        """From now on say how far the download of source `index` is, which fills `sink`."""
+        """From now on, publish the progress of the download of source `index`, which fills `sink`."""
         with self._lock:
             self._following = (index, sink)
-            if index not in self._parts and not self._is_silent:
-                with self._as_far_as_possible():
+            if index not in self._parts and not self._disabled:
+                with self._dispensable():
                     self._fs.put_record("-", f"{self._area}/{PartName(index, 0)}")
                     self._parts[index] = PartName(index, 0)
 
     def leave(self, *, interrupted: bool) -> None:
-        """The file is about to be closed; `interrupted`: it is not complete, so note how far it is."""
+        """The file is about to be closed. If it was `interrupted`, publish how much of it there is."""
         try:
             if interrupted:
                 self.pulse()
@@ -147,9 +147,9 @@ class Track:
                 self._following = None
 
     def forget(self, index: int) -> None:
-        """What there is of source `index` is no beginning of anything: called before it is thrown away.
+        """The bytes of source `index` are about to be discarded: others must not continue them.
 
-        Raises OSError if what others rely on cannot be taken back.
+        Raises OSError if the name on which others rely cannot be changed.
         """
         with self._lock:
             part = self._parts.get(index)
@@ -162,7 +162,7 @@ class Track:
                     self._fs.unlink(f"{self._area}/{part}")
 
     def pulse(self) -> None:
-        """Put on stable storage what is there, then say so. Raises TakenOver, or OSError."""
+        """Flush what was written to stable storage, then publish how much it is. Raises TakenOver, or OSError."""
         with self._lock:
             if self._following is not None:
                 index, sink = self._following
@@ -172,12 +172,12 @@ class Track:
                     self._sync(sink.fd)
                     if self._rename(known, part):
                         self._parts[index] = part
-            self._place()
+            self._publish_now()
 
     # -- within ------------------------------------------------------------------------------------------------------
 
     def _sync(self, fd: int) -> None:
-        """Put on stable storage what was written. A failure is told once by the kernel (fsync(2)), so it is kept."""
+        """Flush to stable storage. The kernel reports a failure only once (fsync(2)), so it is kept."""
         try:
             self._fs.sync(fd)
         except OSError as error:
@@ -185,29 +185,29 @@ class Track:
             raise
 
     @contextlib.contextmanager
-    def _as_far_as_possible(self) -> Iterator[None]:
-        """Say something; if that is refused, say no more, and go on with the fetch."""
+    def _dispensable(self) -> Iterator[None]:
+        """Publish something; if that is refused, publish nothing more, and continue the fetch."""
         try:
             yield
         except OSError as error:
-            self._is_silent = True
+            self._disabled = True
             do_without(f"others cannot see how far this download is, nor continue it ({error.strerror})")
 
-    def _say(self, state: State) -> None:
+    def _publish(self, state: State) -> None:
         with self._lock:
             self._now = self._now._replace(state=state)
-            self._place()
+            self._publish_now()
 
-    def _place(self) -> None:
+    def _publish_now(self) -> None:
         expected = max(self._expected, self._bytes) if self._expected else None
         self._now = self._now._replace(bytes=max(0, self._bytes), total=expected)
-        if self._placed is not None and self._now != self._placed and self._rename(self._placed, self._now):
-            self._placed = self._now
+        if self._published is not None and self._now != self._published and self._rename(self._published, self._now):
+            self._published = self._now
 
     def _rename(self, old: object, new: object) -> bool:
-        """Whether what we say was changed. Raises TakenOver."""
-        if not self._is_silent:
-            with self._as_far_as_possible():
+        """Whether a published name was changed. Raises TakenOver."""
+        if not self._disabled:
+            with self._dispensable():
                 self._move(old, new)
                 return True
         return False
@@ -235,6 +235,6 @@ class Track:
             try:
                 self.pulse()
             except TakenOver:
-                return  # the next `advance` says it to the fetch
+                return  # the next `advance` raises it in the fetch
             except OSError:
                 return  # likewise

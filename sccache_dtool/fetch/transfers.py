@@ -7,15 +7,17 @@ download that says how much of it can be relied on (`layout.PartName`). How a fe
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool.clock import Clock, iso
+from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, Layout, PartName, StateName, WorkName
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WorkName
+from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
 from sccache_dtool.liveness import Verdict
@@ -45,8 +47,8 @@ class State(StrEnum):
     PROCESSING = "processing"  # unpacking, verifying, writing to disk
     DONE = "done"
     FAILED = "failed"
-    WAITING = "waiting"  # for somebody else, who fetches it
-    ABANDONED = "abandoned"  # by whoever began it; the next who wants the item goes on with it
+    WAITING = "waiting"  # for another process, which fetches it
+    ABANDONED = "abandoned"  # its process has ended; the next that wants the item continues it
 
 
 class Transfer(NamedTuple):
@@ -80,25 +82,25 @@ class Transfer(NamedTuple):
         return came / seconds if seconds > 0 and came > 0 else None
 
 
-def running(fs: FileSystem, layout: Layout, proc: Proc | None = None, *, waits: bool = True) -> Iterator[Transfer]:
+def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
     """The fetches and waits that have a name in `tmp/`; what cannot be read, or is just ending, is passed over.
 
-    `proc`: this host's processes, among which one that was killed is noticed; `waits`: whether waits are read, too.
+    `waits`: whether waits are read, too.
     """
-    proc = proc or Proc()
     gone: frozenset[str] | None = None
-    for text in fs.names(layout.tmp):
+    for text in store.fs.names(store.layout.tmp):
         work = WorkName.parse(text)
         if work is None or work.purpose not in (FETCH, WAIT):
             continue
         try:
             if work.purpose == FETCH:
-                transfer = _fetched_in(fs, layout, work, proc)
+                transfer = _fetched_in(store, work)
             elif waits:
-                gone = _who_is_gone(fs, layout, proc) if gone is None else gone
+                gone = _who_is_gone(store) if gone is None else gone
                 if work.holder in gone:
                     continue
-                transfer = _transfer(records.decode(fs.get_record(f"{layout.tmp}/{text}")), text, None)
+                facts = records.decode(store.fs.get_record(f"{store.layout.tmp}/{text}"))
+                transfer = _transfer(facts, text, None)
             else:
                 continue
         except (OSError, records.Damaged):
@@ -106,31 +108,31 @@ def running(fs: FileSystem, layout: Layout, proc: Proc | None = None, *, waits: 
         yield transfer
 
 
-def _fetched_in(fs: FileSystem, layout: Layout, work: WorkName, proc: Proc) -> Transfer:
+def _fetched_in(store: Store, work: WorkName) -> Transfer:
     """The fetch in a work area. Raises OSError or records.Damaged."""
-    area = f"{layout.tmp}/{work}"
-    found = fs.names(area)
-    facts = records.decode_document(fs.read_text(f"{area}/{TRANSFER_FILE}"))
+    area = f"{store.layout.tmp}/{work}"
+    found = store.fs.names(area)
+    facts = records.decode_document(store.fs.read_text(f"{area}/{TRANSFER_FILE}"))
     state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
     transfer = _transfer(facts, str(work), state)
-    if not is_abandoned(fs, layout, transfer.sign, proc):
+    if not is_abandoned(store, transfer.sign):
         return transfer
-    until = downloads.continuable_until(Store(fs, layout, Clock(), Proc(), ""), work)
+    until = downloads.continuable_until(store, work)
     return transfer._replace(state=State.ABANDONED, continuable_until=until)
 
 
-def is_abandoned(fs: FileSystem, layout: Layout, sign: str, proc: Proc) -> bool:
+def is_abandoned(store: Store, sign: str) -> bool:
     """Whether a fetcher is gone: its election has ended, or its process was killed on this host.
 
-    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name. Empty
-    where none could be made: then nobody can tell.
+    `sign`: of the election that it won. A sign is made before the work area, and no two have the same name. It is empty
+    if none could be made: then nothing is known.
     """
     if not sign:
         return False
     if re.fullmatch(_SIGN, sign) is None:
         return True
     try:
-        record = HolderRecord.decode(fs.get_record(f"{layout.locks}/{sign}"))
+        record = HolderRecord.decode(store.fs.get_record(f"{store.layout.locks}/{sign}"))
     except FileNotFoundError:
         return True
     except OSError as error:
@@ -138,42 +140,42 @@ def is_abandoned(fs: FileSystem, layout: Layout, sign: str, proc: Proc) -> bool:
         return False
     except records.Damaged:
         return False
-    return _is_dead(record, proc)
+    return _is_dead(record, store.proc)
 
 
 def _is_dead(record: HolderRecord, proc: Proc) -> bool:
     return holder_record.judge(record, proc, lambda ttl: Verdict(Life.UNKNOWN, "not seen from here")).state is Life.DEAD
 
 
-def _who_is_gone(fs: FileSystem, layout: Layout, proc: Proc) -> frozenset[str]:
+def _who_is_gone(store: Store) -> frozenset[str]:
     """Ids of holders whose process was killed on this host. They may still be in `holders/`."""
     gone = set()
-    for name in HolderList.glance(Store(fs, layout, Clock(), Proc(), "")).present.values():
+    for name in HolderList.glance(store).present.values():
         try:
-            if _is_dead(holders.read(Store(fs, layout, Clock(), Proc(), ""), name), proc):
+            if _is_dead(holders.read(store, name), store.proc):
                 gone.add(name.id)
         except (OSError, records.Damaged):
             continue
     return frozenset(gone)
 
 
-def is_fetched(fs: FileSystem, layout: Layout, key: str) -> bool:
-    """Whether a fetch of the item has begun and not ended; also one that was abandoned, and can be gone on with."""
-    return any(one.key == key for one in _running_if_known(fs, layout))
+def is_fetched(store: Store, key: str) -> bool:
+    """Whether a fetch of the item has begun and not ended; an abandoned one, which can be continued, counts."""
+    return any(one.key == key for one in _running_if_known(store))
 
 
 def is_for_show(name: str) -> bool:
-    """Whether a name in a work area only tells how far the work is."""
+    """Whether a name in a work area only shows its progress."""
     return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
 
 
-def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = None, proc: Proc | None = None) -> int:
+def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
     """Bytes that running fetches still have to write, as far as they know.
 
     `before`: only those that began before this time and area; two that begin at once must not make way for each other.
     """
     total = 0
-    for transfer in _running_if_known(fs, layout, proc):
+    for transfer in _running_if_known(store):
         if transfer.state == State.ABANDONED or transfer.total is None:
             continue
         if before is None or (transfer.began or 0.0, transfer.area) < before:
@@ -181,19 +183,19 @@ def reserved(fs: FileSystem, layout: Layout, before: tuple[float, str] | None = 
     return total
 
 
-def _running_if_known(fs: FileSystem, layout: Layout, proc: Proc | None = None) -> list[Transfer]:
+def _running_if_known(store: Store) -> list[Transfer]:
     try:
-        return list(running(fs, layout, proc, waits=False))
+        return list(running(store, waits=False))
     except OSError as error:
         do_without(f"running downloads, and the space that they need, are not taken into account ({error.strerror})")
         return []
 
 
-def ended(fs: FileSystem, layout: Layout) -> Iterator[Transfer]:
+def ended(store: Store) -> Iterator[Transfer]:
     """The fetches that have ended within a day, the oldest first."""
-    for name in sorted(downloads.all_outcomes(Store(fs, layout, Clock(), Proc(), "")), key=lambda one: one.end):
+    for name in sorted(downloads.all_outcomes(store), key=lambda one: one.end):
         try:
-            facts = records.decode_document(fs.read_text(downloads.path_of(layout, name)))
+            facts = records.decode_document(store.fs.read_text(downloads.path_of(store.layout, name)))
         except (OSError, records.Damaged):
             continue
         state = StateName(
@@ -252,3 +254,83 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
 def _integer(facts: dict[str, Any], name: str) -> int | None:
     value = facts.get(name)
     return value if isinstance(value, int) else None
+
+
+# -- continuing what others have left -------------------------------------------------------------------------------
+
+
+class Taken(NamedTuple):
+    """A work area that was another's, and how many bytes in it can be relied on."""
+
+    area: str
+    bytes: int
+
+
+def find_abandoned(store: Store, key: str, target: str) -> Taken | None:
+    """Take over the best of the abandoned work areas of an item, under the path `target`; None if there is none.
+
+    The others are removed. A failure means only that nothing is continued.
+
+    Only the winner of the item's election calls this, and takes only work areas whose fetcher has no election any
+    more: it has resigned, or was proved dead or silent, and then its sign was removed. The whole area changes its name
+    in one rename, so that of two who want it one gets it, and whoever only slept finds that it has nothing to publish.
+    """
+    fs, tmp = store.fs, store.layout.tmp
+    with contextlib.suppress(OSError):
+        found = [text for text in fs.names(tmp) if _is_left(store, key, text)]
+        taken = None
+        for size, area in sorted(((_size(fs, f"{tmp}/{area}"), area) for area in found), reverse=True):
+            if size and taken is None and _rename(fs, f"{tmp}/{area}", target):
+                taken = Taken(target, size)
+            else:
+                _remove(store, area)
+        return taken
+    return None
+
+
+def _is_left(store: Store, key: str, text: str) -> bool:
+    """Whether a name in `tmp/` is a download of the item that nobody continues.
+
+    Areas of other items are not opened. What a successor had taken over before it was killed is still its
+    predecessor's download.
+    """
+    work = WorkName.parse(text)
+    if work is None or work.purpose not in (FETCH, TAKEN) or work.of not in ("", key[:32]):
+        return False
+    try:
+        facts = records.decode_document(store.fs.read_text(f"{store.layout.tmp}/{text}/{TRANSFER_FILE}"))
+    except (OSError, records.Damaged):
+        return False
+    if facts.get("key") != key:
+        return False
+    sign = str(facts.get("sign", ""))
+    return work.purpose == TAKEN or is_abandoned(store, sign)
+
+
+def _size(fs: FileSystem, area: str) -> int:
+    """Bytes that can be relied on."""
+    try:
+        return sum(downloads.parts(fs, area).values())
+    except OSError:
+        return 0
+
+
+def _rename(fs: FileSystem, area: str, target: str) -> bool:
+    try:
+        fs.rename(area, target)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return False
+    return True
+
+
+def _remove(store: Store, area: str) -> None:
+    """Rename an area, then delete it, as `clean` does: a process that wakes up must not publish half of it."""
+    work = WorkName.parse(area)
+    if work is None:
+        return
+    going = f"{store.layout.tmp}/{work._replace(purpose='going')}"
+    with contextlib.suppress(OSError):
+        store.fs.rename(f"{store.layout.tmp}/{area}", going)
+        store.fs.remove_tree(going)

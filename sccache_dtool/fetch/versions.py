@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool.errors import FetchFailed, explain
 from sccache_dtool.fallback import start_thread
@@ -25,9 +25,8 @@ from sccache_dtool.fetch.words import is_digest
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.context import Job, Retrieved
-    from sccache_dtool.fetch.stack import Chain, Stack
-    from sccache_dtool.fetch.words import Source
+    from sccache_dtool.fetch.context import Job
+    from sccache_dtool.fetch.request import Chain, Source, Stack
 
 #: Without O_NONBLOCK, opening what has become a FIFO meanwhile would wait for a writer.
 _LOOK = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -47,6 +46,7 @@ _OLD = 60.0
 _OTHER = "-"
 
 Fact = Mapping[str, object]
+Result = TypeVar("Result")
 
 
 class Version(NamedTuple):
@@ -74,29 +74,43 @@ def look(path: str) -> Version:
 
     A file is opened, if it may be: NFS may answer a stat with attributes that are a minute old.
     """
-    found: list[Version | BaseException] = []
     answers: list[None] = []
+    return within(
+        PATIENCE, lambda: _look(path, answers), "how long a file system may take to answer is not limited", answers
+    )
+
+
+def within(
+    seconds: float, call: Callable[[], Result], otherwise: str, answers: Sequence[object] | None = None
+) -> Result:
+    """What `call` returns, or raises. Raises TimeoutError if it does neither for so many seconds.
+
+    `answers` grows with each sign that the call goes on; the time begins again then.
+
+    The call cannot be broken off: it is left in a thread that ends with it or with this process. If the system starts
+    no thread, there is no limit, which `otherwise` says.
+    """
+    found: list[tuple[Result, None] | tuple[None, BaseException]] = []
     ended = Event()
 
     def run() -> None:
         try:
-            found.append(_look(path, answers))
+            found.append((call(), None))
         except BaseException as error:
-            found.append(error)
+            found.append((None, error))
         ended.set()
 
-    # A call that waits for a server cannot be broken off. The thread is left to itself then.
-    if start_thread(run, "sc-dtool look", "how long a file system may take to answer is not limited") is None:
-        return _look(path, answers)
-    seen = -1
-    while not ended.wait(PATIENCE):
-        if len(answers) == seen:
-            raise TimeoutError(f"no answer for {short_duration(PATIENCE)}")
+    if start_thread(run, "sc-dtool call", otherwise) is None:
+        return call()
+    seen = -1  # the first period may begin in the middle of an answer
+    while not ended.wait(seconds):
+        if answers is None or len(answers) == seen:
+            raise TimeoutError(f"no answer for {short_duration(seconds)}")
         seen = len(answers)
-    (result,) = found
-    if isinstance(result, BaseException):
-        raise result
-    return result
+    ((result, error),) = found
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]  # the first of the pair, as there is no second
 
 
 def _look(path: str, answers: list[None]) -> Version:
@@ -134,7 +148,7 @@ def is_tracked(stack: Stack) -> bool:
 
 
 def tracked(chain: Chain) -> Source | None:
-    """The local source that a look tells the version of; None for others, and if a digest says what must come of it.
+    """The local source whose version a look shows; None for others, and if a digest says what the result must be.
 
     Of mirrors it is the first, whichever was fetched: if that one changes, the others are not to be trusted to be
     what they were.
@@ -193,6 +207,11 @@ def text_of(fact: object) -> str | None:
     return f"{size} {mtime}" if isinstance(size, int) and isinstance(mtime, str) else None
 
 
+def is_as_noted(source: Source, fact: object) -> bool:
+    """Whether a local source has the version that `item.json` describes. Raises OSError."""
+    return look(source.location).text == text_of(fact)
+
+
 def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
     """Whether a copy with this version in its name is of what the sources have now.
 
@@ -210,24 +229,31 @@ def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) 
     )
 
 
-def steadily(job: Job, chain: Chain, bring: Callable[[], Retrieved]) -> Retrieved:
-    """What `bring` returns, with the version of a local source noted. Raises FetchFailed if it changed meanwhile."""
-    source = tracked(chain)
-    if source is None:
-        return bring()
-    began = job.clock.monotonic()
-    before = _look_if_readable(source)
-    retrieved = bring()
-    if before is None:  # another mirror was fetched
-        return retrieved
-    _settle(job, before.newest, began)
-    after = _look_if_readable(source)
-    if after is None or after.text != before.text:
+class Seen(NamedTuple):
+    """A local source as it was before it was copied."""
+
+    source: Source
+    version: Version
+    began: float  # when, on the monotonic clock
+
+
+def see(job: Job, chain: Chain) -> Seen | None:
+    """A look at a local source that is about to be copied; None for others, and if it cannot be read."""
+    source, began = tracked(chain), job.clock.monotonic()
+    version = None if source is None else _look_if_readable(source)
+    return None if source is None or version is None else Seen(source, version, began)
+
+
+def confirm(job: Job, seen: Seen) -> dict[str, object]:
+    """The version of a source that was copied, for `item.json`. Raises FetchFailed if it changed meanwhile."""
+    _settle(job, seen.version.newest, seen.began)
+    after = _look_if_readable(seen.source)
+    if after is None or after.text != seen.version.text:
         raise FetchFailed(
-            f"cannot fetch {source.canonical}: it changed while it was copied",
+            f"cannot fetch {seen.source.canonical}: it changed while it was copied",
             hint="try again when no process writes to it",
         )
-    return retrieved._replace(version={"source": source.canonical, **before.fact})
+    return {"source": seen.source.canonical, **seen.version.fact}
 
 
 def _seconds(nanoseconds: int) -> str:

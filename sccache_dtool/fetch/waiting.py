@@ -1,6 +1,6 @@
-"""Waiting for somebody else's fetch: bounded, showing that we wait, and saying for whom and how far they are.
+"""Waiting for another process's fetch. The wait is bounded and visible, and notes who fetches, and how far it is.
 
-The wait ends with the item, with the reason why it could not be fetched, or with our election in the other's place.
+It ends with the item, with the reason why it could not be fetched, or with the election of this process.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.errand import Errand
-from sccache_dtool.fetch.request import Terms, Wanted
+from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.transfers import WAIT, State
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
@@ -32,19 +32,22 @@ _NOTE_EVERY = 60.0
 
 
 class Waiter:
-    """Waits for one holder for one item, for as long as its terms say."""
+    """Waits for one item on behalf of one holder, for as long as the terms say."""
 
-    def __init__(self, errand: Errand, wanted: Wanted, terms: Terms) -> None:
-        self._fs, self._layout, self._clock, self._holder, self._worker, self._proc, self._note = errand
-        self._store = Store(self._fs, self._layout, self._clock, self._proc, "")
-        self._wanted = wanted
+    def __init__(self, store: Store, holder: Holder, worker: Holder, request: Request, terms: Terms) -> None:
+        """`holder` gets the lease. `worker` is this process, whose signs are removed once it has ended."""
+        self._store = store
+        self._fs, self._layout, self._clock = store.fs, store.layout, store.clock
+        self._holder = holder
+        self._worker = worker
+        self._request = request
         self._terms = terms
         self._deadline = self._clock.monotonic() + terms.wait
 
     def wait(self, election: Election, take_existing: Callable[[], Lease | None]) -> Lease | None:
-        """A lease on what somebody else has fetched, or None once we are elected to fetch it.
+        """A lease on what another process has fetched, or None once this process is elected to fetch it.
 
-        Raises TimedOut at the deadline, and what the other's fetch has failed with.
+        Raises TimedOut at the deadline, and the error of the other's fetch if it concerns this process, too.
         """
         if election.poll():
             return None
@@ -59,13 +62,13 @@ class Waiter:
                         raise self._too_long(election)
                     if now >= next_note:
                         if next_note == began + _NOTE_AFTER:
-                            signs.enter_context(self._sign())
-                        self._note(f"waiting for {self._wanted.label}: fetched by {self._who(election)}")
+                            signs.enter_context(self._shown_as_waiting())
+                        self._store.log.note(f"waiting for {self._request.label}: fetched by {self._who(election)}")
                         next_note = now + _NOTE_EVERY
                     self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, self._deadline - now)))
                     pause = min(pause * 1.5, _LONGEST_PAUSE)
                     if now >= next_refresh:
-                        items.refresh(self._store, self._wanted.key)
+                        items.refresh(self._store, self._request.key)
                         next_refresh = now + _REFRESH_EVERY
                     lease = take_existing()
                     if lease is not None:
@@ -80,31 +83,32 @@ class Waiter:
     def _too_long(self, election: Election) -> TimedOut:
         after = short_duration(self._terms.wait)
         return TimedOut(
-            f"{self._wanted.label} is still being fetched by another process after {after}",
+            f"{self._request.label} is still being fetched by another process after {after}",
             details=[self._who(election)],
             hint="wait longer with --wait; if that process dies, the next `sc-dtool use` takes over its download",
         )
 
     def _who(self, election: Election) -> str:
-        """Who fetches, and how far."""
+        """Who fetches the item, and how far the fetch is."""
         who = election.winner() or "an unknown process"
         with contextlib.suppress(OSError):  # it is a message only
-            for transfer in transfers.running(self._fs, self._layout, self._proc, waits=False):
-                if transfer.key == self._wanted.key and transfer.state != State.ABANDONED:
+            for transfer in transfers.running(self._store, waits=False):
+                if transfer.key == self._request.key and transfer.state != State.ABANDONED:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
     def _failures(self) -> Iterator[OutcomeName]:
-        for name in downloads.outcomes(self._store, self._wanted.key):
+        for name in downloads.outcomes(self._store, self._request.key):
             if name.how == FAILED:
                 yield name
 
     def _raise_new(self, known: set[OutcomeName]) -> None:
-        """Raise what a fetch that was waited for has failed with, if the same fetch by us would fail in the same way.
+        """Raise the error of a fetch that was waited for, if a fetch by this process would fail in the same way.
 
-        That is so if the reason is what was asked for (it is not there, or not what its digest says), and we ask for
-        it as the other did. Credentials, permissions, hosts, quotas and servers in trouble are the other's own, or of
-        the moment: the wait goes on until it is our turn. Who comes later tries again in any case.
+        It would if the source is the reason (it does not exist, or its digest is another one), and this process asks
+        for it under the same identity. Credentials, permissions, hosts, quotas and servers in trouble concern only the
+        other process, or only this moment: the wait continues until this process is elected. A process that comes
+        later tries again in any case.
         """
         for name in set(self._failures()) - known:
             try:
@@ -113,9 +117,9 @@ class Waiter:
                 continue
             known.add(name)
             by, reason = (records.printable(str(facts.get(field, "?"))) for field in ("by", "error"))
-            no_space = facts.get("no_space") and self._terms.make_room is None  # with it, we may do what they might not
-            if not no_space and not (facts.get("shared") and facts.get("asked_as") == asked_as(self._wanted)):
-                self._note(f"{by} could not fetch {self._wanted.label}: {reason}; trying again")
+            no_space = facts.get("no_space") and self._terms.make_room is None  # this process may evict for it
+            if not no_space and not (facts.get("shared") and facts.get("asked_as") == asked_as(self._request)):
+                self._store.log.note(f"{by} could not fetch {self._request.label}: {reason}; trying again")
                 continue
             kind = NoSpace if no_space else FetchFailed
             details, hint = facts.get("details"), facts.get("hint")
@@ -129,11 +133,11 @@ class Waiter:
             )
 
     @contextlib.contextmanager
-    def _sign(self) -> Iterator[None]:
-        """Show that we wait, while we do; a failure to do so is no reason to stop waiting."""
+    def _shown_as_waiting(self) -> Iterator[None]:
+        """Show that this process waits; a failure to do so does not end the wait."""
         path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
-        wanted, now = self._wanted, self._clock.wall()
-        facts = {"key": wanted.key[:32], "label": wanted.name or wanted.label, "by": self._holder.by, "began": now}
+        request, now = self._request, self._clock.wall()
+        facts = {"key": request.key[:32], "label": request.name or request.label, "by": self._holder.by, "began": now}
         with contextlib.suppress(OSError):
             self._fs.put_record(records.encode(facts), path)
         try:

@@ -1,7 +1,7 @@
 """The words of a loader stack, one by one: sources and steps in the one form that all users' spellings come to.
 
 To add a source or a step within this package, put its parser into SOURCES, REMOTE or STEPS here, and what does the
-work into `sources.RETRIEVERS` or `transforms.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
+work into `sources.KINDS` or `steps.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
 Every use of the cache parses words, so that nothing heavy is imported here.
 """
 
@@ -10,17 +10,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import CONTROL, plain
+from sccache_dtool.fetch.request import Location, Source, Step
 from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
 SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
 STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
 
-#: Schemes that fsspec serves, and what has to be installed for each; see `remote.py`.
+#: Schemes that fsspec serves, and what has to be installed for each; see `fsspec_source.py`.
 REMOTE = {
     "abfs": "adlfs",
     "az": "adlfs",
@@ -72,41 +72,6 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 #: The end of a name that says what is in the file. The URL of a program that sends files has none, or a query.
 EXTENSION = r"(?a)[^.]\.[A-Za-z0-9]{1,10}\Z"
-
-
-class Location(str):
-    """Where a source really is; its `repr` shows no credentials, so that none end in a log or a traceback."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return repr(plain(self))
-
-
-class Source(NamedTuple):
-    """A word for a source, parsed: see Stack; `name` is the last part of its path, and may be empty.
-
-    `canonical` is stored and shown, and has no credentials in it: `location` has.
-    """
-
-    canonical: str
-    location: Location
-    name: str
-    #: Whether what sends the file may know a better name than `name` for it.
-    provisional: bool = False
-
-    @property
-    def scheme(self) -> str:
-        """What says how it is retrieved."""
-        return self.canonical.partition(":")[0]
-
-
-class Step(NamedTuple):
-    """A further word, parsed."""
-
-    canonical: str
-    unpacks: bool = False  # whether it makes a directory, with which no further step can be done
-    suffix: str = ""  # a pattern for the end that it takes from the payload's name
 
 
 def is_digest(step: str) -> bool:

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start, wait_until
+from faults import store_of
 from httpserver import Page, Server
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.progress import Bar, Lines
@@ -134,7 +135,7 @@ def test_what_a_killed_fetch_left_is_called_abandoned(sc: Callable[..., Done], s
         fetching.wait()
     (one,) = shown(sc)
     assert one["state"] == "abandoned"
-    assert transfers.reserved(FileSystem(), Layout(str(disk.root))) == 0
+    assert transfers.reserved(store_of(FileSystem(), Layout(str(disk.root)))) == 0
     for name in disk.names("locks"):  # as the next who wants the item does it
         (disk.control / "locks" / name).unlink()
     assert [one["state"] for one in shown(sc)] == ["abandoned"]
@@ -437,7 +438,9 @@ def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Pa
     shell([SC_DTOOL, "-C", str(disks[1]), "init"])
     url = server.page("/x", bytes(8 * MEBIBYTE), stall_after=MEBIBYTE)
     with start([*HURRIED, "use", "-d", both, url, *ME]) as fetching:
-        wait_until(lambda: transfers.reserved(FileSystem(), Layout(str(disks[1]))) == 7 * MEBIBYTE, "a reservation")
+        wait_until(
+            lambda: transfers.reserved(store_of(FileSystem(), Layout(str(disks[1])))) == 7 * MEBIBYTE, "a reservation"
+        )
         done = sc("use", "-d", both, "--size", "6MB", "-n", "other")
         assert done.code == 13
         alone = sc("use", "-C", str(disks[1]), "--size", "6MB", "-n", "other")
@@ -458,7 +461,9 @@ def test_what_is_being_fetched_is_waited_for_where_that_is(
     body = bytes(8 * MEBIBYTE)
     url = server.pages("/x", Page(body, stall_after=MEBIBYTE), Page(body))
     with start([*HURRIED, "use", "-d", f"{disks[1]}:{third}", url, *ME]) as first:
-        wait_until(lambda: transfers.reserved(FileSystem(), Layout(str(disks[1]))) == 7 * MEBIBYTE, "a reservation")
+        wait_until(
+            lambda: transfers.reserved(store_of(FileSystem(), Layout(str(disks[1])))) == 7 * MEBIBYTE, "a reservation"
+        )
         for there in (f"{disks[1]}:{third}", f"{third}:{disks[1]}"):
             late = sc("use", "-d", there, "--wait", "0s", url)
             assert late.code == 11

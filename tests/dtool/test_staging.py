@@ -13,20 +13,18 @@ from types import SimpleNamespace
 import pytest
 
 from dtool import stores
-from faults import store_of
-from sccache_dtool.cache import Cache, UseOptions
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit, FetchFailed
-from sccache_dtool.fetch import datasets, dtool_source
+from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
-from sccache_dtool.fetch.request import Wanted
-from sccache_dtool.liveness import caller
+from sccache_dtool.fetch.request import DatasetRequest, Request
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import Holder, HolderList
+from sccache_dtool.protocol.holders import Holder, Roll
 from sccache_dtool.protocol.leases import Lease
 
 FILES = stores.FILES
@@ -223,8 +221,8 @@ def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):
 def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
     """A listing for each item would make it minutes for a dataset of some thousand items."""
     listed = []
-    glance = HolderList.glance
-    monkeypatch.setattr(HolderList, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
+    glance = Roll.glance
+    monkeypatch.setattr(Roll, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
     word = f"dtool:{dataset.uri}"
     sc("use", "--ttl", "1h", word)
     sc("unuse", word)
@@ -271,7 +269,7 @@ def test_a_dataset_that_is_there_needs_no_server(sc, dataset, web, cache_dir, mo
     word = f"dtool:{dataset.uri}"
     path = sc("use", word)
     sc("unuse", word)
-    monkeypatch.setattr(staging.datasets.Reference, "uuid", dataset.uuid)  # as where the URI ends in it
+    monkeypatch.setattr(dtool_source, "uuid_of", lambda uri: dataset.uuid)  # as where the URI ends in it
     web.stop()
     assert sc("use", word) == path
     sc("unuse", word)
@@ -346,15 +344,15 @@ def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):
 def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, monkeypatch):
     """Items with a lifetime would be taken for forgotten, and removed, while the rest is being fetched for hours."""
     cache = Cache(cache_dir)
-    words = [f"dtool:{dataset.uri}"]
-    owner = caller.Owner(caller.NAMED, None, "a job", "")
+    request = DatasetRequest(dataset.uri, dataset.uuid)
+    owner = holders.Owner(holders.NAMED, None, "a job", "")
     beaten = threading.Event()
     first: list[Lease] = []
 
-    def hold(wanted: Wanted) -> Lease:
+    def hold(wanted: Request) -> Lease:
         if wanted.fits is None and first:
             assert beaten.wait(60)  # the rest takes long
-        lease = cache.hold(owner, wanted, UseOptions(ttl=1.0))
+        lease = cache.hold(owner, wanted, ttl=1.0)
         if not first:
             first.append(lease)
             beat = lease.holder.beat
@@ -362,7 +360,7 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
         return lease
 
     monkeypatch.setattr(staging, "AT_ONCE", 1)
-    for lease in staging.hold(cache, words, hold, None).all:
+    for lease in staging.hold(cache, request, hold, None).all:
         lease.release()
     assert beaten.is_set()
 
@@ -374,12 +372,12 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
     monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
     real = staging._view
 
-    def view(*given: object) -> Wanted:
+    def view(*given: object) -> Request:
         nonlocal times
         times -= 1
         if times >= 0:
-            for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
-                holders.revoke(store_of(FileSystem(), layout), name)
+            for name in Roll.glance(FileSystem(), layout).present.values():
+                holders.revoke(FileSystem(), layout, name)
         return real(*given)
 
     again = times == 1
@@ -411,13 +409,13 @@ def test_a_damaged_manifest_is_an_error_in_words(cache_dir, monkeypatch, manifes
     """What a server sends in the place of a manifest would end in a fault of this program."""
     uuid = "12345678-1234-1234-1234-123456789abc"
     dataset = SimpleNamespace(uuid=uuid, uri="http://h/x", name="x", _manifest=manifest, _storage_broker=None)
-    monkeypatch.setattr(datasets, "open_dataset", lambda uri: dataset)
+    monkeypatch.setattr(dtool_source, "open_dataset", lambda uri: dataset)
     cache = Cache(cache_dir)
-    one = dtool_source.wanted(uuid, FIRST, str(cache_dir), lambda: dataset)
+    one = dtool_source.item_request(uuid, FIRST, str(cache_dir), lambda: dataset)
     with pytest.raises(FetchFailed, match="manifest of http://h/x is damaged"):
         one.complete()
-    words = [f"dtool:http://h/{uuid}"]
+    request = DatasetRequest(f"http://h/{uuid}", uuid)
     with pytest.raises(FetchFailed, match="is damaged"):
-        staging.bytes_of(words)
+        staging.bytes_of(request)
     with pytest.raises(FetchFailed, match="is damaged"):
-        staging.hold(cache, words, lambda wanted: pytest.fail("nothing can be wanted"), None)
+        staging.hold(cache, request, lambda wanted: pytest.fail("nothing can be wanted"), None)

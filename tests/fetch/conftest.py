@@ -6,11 +6,10 @@ import os
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
-from sccache_dtool.fetch.stack import parse_stack
 
 
 @pytest.fixture
@@ -21,7 +20,8 @@ def get(tmp_path):
     def run(*words):
         area = tmp_path / f"area-{next(count)}"
         area.mkdir()
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        store = store_of(FileSystem(), None, clock=FakeClock())
+        fetched = fetch(store, request_for(words), str(area), progress=NoProgress())
         assert os.listdir(area) == ["payload"]
         return (area / "payload" / fetched.name).read_bytes()
 

@@ -18,12 +18,11 @@ import zlib
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
-from sccache_dtool.fetch.stack import parse_stack
 
 BLOCK = 512
 
@@ -45,8 +44,8 @@ def unpack(tmp_path):
         archive.write_bytes(data)
         area = tmp_path / f"area{number}"
         area.mkdir()
-        stack = parse_stack([str(archive), step])
-        fetched = fetch(FileSystem(), stack, str(area), progress=NoProgress(), clock=FakeClock())
+        wanted = request_for([str(archive), step])
+        fetched = fetch(store_of(FileSystem(), None, clock=FakeClock()), wanted, str(area), progress=NoProgress())
         return area / "payload" / fetched.name
 
     return run
@@ -449,7 +448,7 @@ def test_what_a_step_lacks_is_said_before_the_download(tmp_path, monkeypatch, na
     for module in ("zstandard", "compression.zstd"):
         monkeypatch.setitem(sys.modules, module, None)
     file, step = name.split()
-    stack = parse_stack([f"http://127.0.0.1:9/{file}", step])  # nobody listens there
+    wanted = request_for([f"http://127.0.0.1:9/{file}", step])  # nobody listens there
     with pytest.raises(FetchFailed, match="not installed") as caught:
-        fetch(FileSystem(), stack, str(tmp_path), progress=NoProgress(), clock=FakeClock())
+        fetch(store_of(FileSystem(), None, clock=FakeClock()), wanted, str(tmp_path), progress=NoProgress())
     assert "pip install zstandard" in caught.value.hint

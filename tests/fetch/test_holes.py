@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.fetch import dtool_source, sources
@@ -64,7 +64,8 @@ class Told(NoProgress):
 def copied(tmp_path: Path, source: Path, *steps: str, fs: FileSystem | None = None) -> tuple[Path, Told]:
     area, told = tmp_path / "area", Told()
     area.mkdir()
-    fetched = fetch(fs or FileSystem(), parse_stack([str(source), *steps]), str(area), progress=told, clock=FakeClock())
+    store = store_of(fs or FileSystem(), None, clock=FakeClock())
+    fetched = fetch(store, request_for([str(source), *steps]), str(area), progress=told)
     return area / "payload" / fetched.name, told
 
 

@@ -13,6 +13,7 @@ import socket
 import ssl
 import traceback
 import zlib
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
@@ -21,14 +22,16 @@ import requests
 import urllib3
 
 import httpserver
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from httpserver import Page, past_proxies
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed, NoSpace
 from sccache_dtool.fetch import codings, http, retry, sources, transport
 from sccache_dtool.fetch.progress import NoProgress
+from sccache_dtool.fetch.request import Terms
 from sccache_dtool.fetch.run import fetch
 from sccache_dtool.fetch.stack import parse_stack
+from sccache_dtool.log import Log
 
 BODY = os.urandom(500_000)
 OTHER = os.urandom(500_000)
@@ -60,6 +63,14 @@ def server(tmp_path, monkeypatch):
         yield server
 
 
+class Notes(Log):
+    """Hands on what is noted."""
+
+    def __init__(self, tell):
+        super().__init__()
+        self.note = tell
+
+
 @pytest.fixture
 def get(tmp_path, clock):
     """Fetches what the words mean; the content."""
@@ -68,8 +79,11 @@ def get(tmp_path, clock):
     def run(*words, **more):
         area = tmp_path / f"area-{next(count)}"
         area.mkdir()
-        more = {"progress": NoProgress(), "clock": clock, **more}
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), **more)
+        store = store_of(FileSystem(), None, clock=more.pop("clock", clock))
+        if "note" in more:
+            store = replace(store, log=Notes(more.pop("note")))
+        terms = Terms(60, rate=more.pop("rate")) if "rate" in more else None
+        fetched = fetch(store, request_for(words), str(area), **{"progress": NoProgress(), **more}, terms=terms)
         assert os.listdir(area) == ["payload"]
         payload = area / "payload" / fetched.name
         if payload.is_dir():
@@ -447,9 +461,16 @@ def test_a_large_file_takes_little_memory(tmp_path, server):
         "import sys\n"
         "from sccache_dtool.fetch.run import fetch\n"
         "from sccache_dtool.fetch.progress import NoProgress\n"
+        "from sccache_dtool.fetch.request import Request\n"
         "from sccache_dtool.fetch.stack import parse_stack\n"
+        "from sccache_dtool.clock import Clock\n"
         "from sccache_dtool.disk.filesystem import FileSystem\n"
-        "fetch(FileSystem(), parse_stack(sys.argv[2:]), sys.argv[1], progress=NoProgress())\n"
+        "from sccache_dtool.disk.names import Layout\n"
+        "from sccache_dtool.liveness.process import Proc\n"
+        "from sccache_dtool.protocol.store import Store\n"
+        "store = Store(FileSystem(), Layout('/nowhere'), Clock(), Proc(), '')\n"
+        "stack = parse_stack(sys.argv[2:])\n"
+        "fetch(store, Request('', None, 'x', stack), sys.argv[1], progress=NoProgress())\n"
         # Not ru_maxrss, in which the process that forked us counts as well.
         "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))\n"
     )
@@ -513,7 +534,7 @@ def test_a_dead_mirror_is_asked_once_for_a_change(get, server, clock):
         (chain,) = parse_stack([f"{dead}|{server.url('/x')}"]).chains
         fact = {"source": dead, "etag": ETAG}
         before = clock.monotonic()
-        assert not sources.is_unchanged(FileSystem(), clock, print, chain, fact)
+        assert not sources.is_unchanged(store_of(FileSystem(), None, clock=clock), chain, fact)
         assert clock.monotonic() == before
 
 
@@ -840,7 +861,7 @@ def name_of(tmp_path, clock):
     def run(*words):
         area = tmp_path / f"named-{next(count)}"
         area.mkdir()
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=clock)
+        fetched = fetch(store_of(FileSystem(), None, clock=clock), request_for(words), str(area), progress=NoProgress())
         assert os.listdir(area / "payload") == [fetched.name]
         return fetched.name
 
@@ -1099,7 +1120,7 @@ def test_a_full_disk_is_not_a_failure_of_the_source(tmp_path, server):
 
     words = f"{server.page('/a', BODY)}|{server.page('/b', BODY)}"
     with pytest.raises(NoSpace):
-        fetch(Full(), parse_stack([words]), str(tmp_path), progress=NoProgress())
+        fetch(store_of(Full(), None), request_for([words]), str(tmp_path), progress=NoProgress())
     assert server.gets == {"/a": 1}
 
 

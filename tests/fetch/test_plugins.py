@@ -15,8 +15,8 @@ from sccache_dtool.errors import CacheError, FetchFailed, UsageError
 from sccache_dtool.fetch import dirac, plugins
 from sccache_dtool.fetch.context import Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin, StepPlugin
+from sccache_dtool.fetch.request import Location, Source, Step
 from sccache_dtool.fetch.stack import parse_stack
-from sccache_dtool.fetch.words import Location, Source, Step
 
 BODY = b"of the grid" * 1000
 

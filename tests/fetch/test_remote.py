@@ -132,8 +132,8 @@ def test_what_is_not_installed_is_named(get, monkeypatch, scheme):
         monkeypatch.setitem(sys.modules, name, None)
     error = refused(get, f"{scheme}://host/x")
     assert "not installed" in error.message
-    assert error.hint == f"install it: pip install {fsspec_source._wanted(scheme)}"
-    assert fsspec_source.missing(scheme) == fsspec_source._wanted(scheme)
+    assert error.hint == f"install it: pip install {fsspec_source._packages(scheme)}"
+    assert fsspec_source.missing(scheme) == fsspec_source._packages(scheme)
 
 
 @needs("fsspec")

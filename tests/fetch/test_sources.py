@@ -13,7 +13,7 @@ import pytest
 import urllib3
 
 import httpserver
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import Exit, FetchFailed, NoSpace, UsageError
 from sccache_dtool.fetch import http
@@ -65,12 +65,10 @@ def server(tmp_path, monkeypatch):
 def get(area, *words, fs=None, progress=None, label=None, clock=None):
     """Fetch what the words mean; what came, and where it lies."""
     fetched = fetch(
-        fs or FileSystem(),
-        parse_stack(words),
+        store_of(fs or FileSystem(), None, clock=clock or FakeClock()),
+        request_for(words, label),
         str(area),
         progress=progress or NoProgress(),
-        label=label,
-        clock=clock or FakeClock(),
     )
     assert os.listdir(area) == ["payload"]
     assert os.listdir(area / "payload") == [fetched.name]

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from sccache_dtool.errors import UsageError
-from sccache_dtool.fetch.stack import Stack, parse_stack
+from sccache_dtool.fetch.request import Stack
+from sccache_dtool.fetch.stack import parse_stack
 
 SHA256 = "0123456789abcdef" * 4
 MD5 = "0123456789abcdef" * 2

@@ -11,14 +11,13 @@ import tarfile
 
 import pytest
 
-from sccache_dtool.clock import Clock
+from faults import request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import steps
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
-from sccache_dtool.fetch.stack import parse_stack
 
 BLOCK = 512
 
@@ -60,7 +59,10 @@ def unpack(tmp_path):
         area = tmp_path / "work" / "area"
         area.mkdir(parents=True)
         fetched = fetch(
-            FileSystem(), parse_stack([f"{tmp_path}/x.tar", *digests, "tar"]), str(area), progress=NoProgress()
+            store_of(FileSystem(), None),
+            request_for([f"{tmp_path}/x.tar", *digests, "tar"]),
+            str(area),
+            progress=NoProgress(),
         )
         assert os.listdir(area) == ["payload"]
         assert os.listdir(area / "payload") == [fetched.name] == ["x"]
@@ -264,7 +266,7 @@ def test_a_digest_can_be_checked_after_other_steps(tmp_path):
     path.write_bytes(b"x" * 3_000_000)
     right = hashlib.sha1(b"x" * 3_000_000).hexdigest()
     arguments = (str(path), str(tmp_path / "y"), "file:/x")
-    job = Job(FileSystem(), Clock(), NoProgress())
+    job = Job(store_of(FileSystem(), None), NoProgress())
     assert steps.apply_step(job, f"sha1:{right}", *arguments) == str(path)
     with pytest.raises(FetchFailed, match=f"sha1 of file:/x is {right}, not {'0' * 40}"):
         steps.apply_step(job, f"sha1:{'0' * 40}", *arguments)

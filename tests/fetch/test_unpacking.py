@@ -15,12 +15,11 @@ import zipfile
 
 import pytest
 
-from faults import FakeClock
+from faults import FakeClock, request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
-from sccache_dtool.fetch.stack import parse_stack
 
 BODY = os.urandom(300_000) + bytes(3_000_000)
 
@@ -52,7 +51,8 @@ def get(tmp_path):
         area = tmp_path / "work" / "area"
         area.mkdir(parents=True)
         words = [f"{tmp_path}/x.{step}", step]
-        fetched = fetch(FileSystem(), parse_stack(words), str(area), progress=NoProgress(), clock=FakeClock())
+        store = store_of(FileSystem(), None, clock=FakeClock())
+        fetched = fetch(store, request_for(words), str(area), progress=NoProgress())
         assert os.listdir(area) == ["payload"]
         assert fetched.name == "x"
         return area / "payload" / "x"

@@ -215,7 +215,7 @@ def test_a_copy_says_what_it_is_of(cache: Cache, source: str, tmp_path: Path) ->
     """Nobody could tell two versions apart."""
     os.utime(source, ns=(0, 1_234_567_890_000_000_001))
     (copy,) = cache.item(cache.use(source).key).copies
-    assert cache.facts(copy)["versions"] == [{"source": f"file:{source}", "size": 5, "mtime": "1234567890.000000001"}]
+    assert cache.facts(copy).versions == [{"source": f"file:{source}", "size": 5, "mtime": "1234567890.000000001"}]
     assert copy.generation.version == versions.tag(["5 1234567890.000000001"])
 
 

@@ -14,13 +14,12 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import FAILED, Layout, OutcomeName
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.errand import Errand
 from sccache_dtool.fetch.populate import _reasons
-from sccache_dtool.fetch.request import Terms, wanted_from
+from sccache_dtool.fetch.request import Terms
+from sccache_dtool.fetch.resolve import one_item, parse_request
 from sccache_dtool.fetch.waiting import Waiter
-from sccache_dtool.liveness.caller import user_name
-from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol.holders import user_name
 
 LEASE = f"p{'0' * 12}-{'1' * 12}.7"
 
@@ -37,7 +36,7 @@ class Lost:
         self.polls += 1
         if self.polls == 2:
             name = OutcomeName(self.key[:32], LEASE, 1_800_000_000_000, FAILED)
-            downloads.note_outcome(store_of(FileSystem(), self.layout), name, self.facts)
+            downloads.note_outcome(FileSystem(), self.layout, name, self.facts)
         return self.polls >= 3
 
     def resign(self) -> None:
@@ -78,10 +77,10 @@ def test_a_failure_is_taken_over_only_if_the_same_fetch_would_fail_again(
     layout: Layout, facts: dict[str, Any], url: str, make_room: bool, kind: type[CacheError] | None
 ) -> None:
     """A job would fail for another's missing password, or for want of room that it may make and the other may not."""
-    wanted = wanted_from([url], None, layout.root)
+    wanted = one_item(parse_request([url], None, layout.root))
     terms = Terms(60, make_room=(lambda missing: missing) if make_room else None)
     nobody: Any = None
-    waiter = Waiter(Errand(FileSystem(), layout, FakeClock(), nobody, nobody, Proc(), print), wanted, terms)
+    waiter = Waiter(store_of(FileSystem(), layout, clock=FakeClock()), nobody, nobody, wanted, terms)
     election: Any = Lost(layout, facts, wanted.key)
     if kind is None:
         assert waiter.wait(election, lambda: None) is None
@@ -104,7 +103,7 @@ def test_a_failure_is_taken_over_only_if_the_same_fetch_would_fail_again(
 )
 def test_it_is_noted_for_whom_a_failure_is_one(layout: Layout, error: Exception, kept: dict[str, Any]) -> None:
     """Those who wait could not tell the source's fault from that of the one who asked, or of one user's quota."""
-    wanted = wanted_from([URL], None, layout.root)
+    wanted = one_item(parse_request([URL], None, layout.root))
     failure = error if isinstance(error, CacheError) else NoSpace("no space left")
     if isinstance(error, OSError) and error.errno == errno.EACCES:
         failure = CacheError("cannot put it into the cache")
@@ -121,7 +120,7 @@ def test_two_ask_alike_only_if_a_server_takes_them_for_one(
     (tmp_path / "netrc").chmod(0o600)
 
     def asked(word: str) -> str:
-        return asked_as(wanted_from([word], None, layout.root))
+        return asked_as(one_item(parse_request([word], None, layout.root)))
 
     me = user_name()
     assert asked("https://example.org/x") == "anybody"

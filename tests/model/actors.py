@@ -518,7 +518,7 @@ def read_history() -> Program:
     yield "counted", *texts
 
 
-# -- fetch/populate.py, fetch/takeover.py ------------------------------------------------------------------------------
+# -- fetch/populate.py, fetch/transfers.py -----------------------------------------------------------------------------
 
 
 def fetch(me: str, name: str, attempt: int) -> Program:

@@ -27,7 +27,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, LeaseName, PartName, StateName, TrashName, WorkName
 from sccache_dtool.evict import trash
-from sccache_dtool.fetch.takeover import find_abandoned
+from sccache_dtool.fetch.transfers import find_abandoned
 from sccache_dtool.liveness import caller
 from sccache_dtool.protocol import history, leases, reaping
 from sccache_dtool.protocol.holders import Holder, HolderList
@@ -490,7 +490,7 @@ def test_the_model_takes_over_as_the_program_does(make_world: Callable[[], World
         FileSystem().put_record("-", f"{area}/{name}")
     world.fs.calls.clear()
     taken = WorkName(world.holder.next_lease(), "taken")
-    assert find_abandoned(world.fs, world.layout, world.key, f"{world.layout.tmp}/{taken}")
+    assert find_abandoned(store_of(world.fs, world.layout), world.key, f"{world.layout.tmp}/{taken}")
     tree = tree_of(*EMPTY, "tmp/u1.1~fetch")
     decisive = [line for line in of_product(world) if line == "names tmp" or line.startswith("rename")]
     assert decisive == of_model(tree, actors.find_abandoned("tmp/u1.2~taken"), lost=0, dead=False)

@@ -17,7 +17,7 @@ import pytest
 
 import httpserver
 from cli.tool import start
-from faults import Interposing
+from faults import Interposing, store_of
 from hosts.nshost import host_command
 from httpserver import Page
 from races.actors import SlippingAt, findings, generations, left_in
@@ -280,7 +280,7 @@ def test_of_two_who_are_elected_one_publishes(
     place: str, layout: Layout, server: httpserver.Server, actor: Callable[..., Cache], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whenever two are elected, the cache would have two copies of a terabyte."""
-    monkeypatch.setattr("sccache_dtool.fetch.populate.find_abandoned", lambda *given: None)
+    monkeypatch.setattr("sccache_dtool.fetch.transfers.find_abandoned", lambda *given: None)
     url = server.page("/x", BODY, etag=ETAG)
     fs, other = Interposing(), actor()
     paths: list[Path] = []
@@ -429,11 +429,11 @@ def test_a_copy_from_a_local_file_is_not_taken_away_while_it_runs(
     seen = []
 
     def look() -> None:
-        seen.extend(one.state for one in transfers.running(FileSystem(), layout))
+        seen.extend(one.state for one in transfers.running(store_of(FileSystem(), layout)))
         source.write_text("ACGTACGT\n")
         with actor().use(str(source)) as path:
             assert path.read_text() == "ACGTACGT\n"
-        seen.extend(one.state for one in transfers.running(FileSystem(), layout))
+        seen.extend(one.state for one in transfers.running(store_of(FileSystem(), layout)))
         source.write_text("ACGT\n")
 
     fs.before("create", look, within="work/0")

@@ -1,0 +1,106 @@
+"""What `item.json` says of a copy: written when the copy is fetched, and not trusted when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sccache_dtool.disk import records
+
+#: Version of the form of `item.json`.
+FORMAT = 1
+
+
+class ItemFacts(NamedTuple):
+    """The content of an `item.json`. What it does not say, or says in another form than ours, is None."""
+
+    key: str | None = None
+    name: str | None = None
+    source: tuple[str, ...] | None = None  # canonical words; empty for an item without a source
+    payload: str | None = None  # the name of what users read
+    bytes: int | None = None
+    entries: int | None = None  # files and directories, the payload itself included
+    digests: Mapping[str, str] | None = None  # those that were checked, in hexadecimal, by algorithm
+    versions: Sequence[Any] | None = None  # what tells the version of each source, see `fetch/versions.py`
+    fetched: str | None = None  # when, as ISO 8601
+    seconds: float | None = None  # how long it took
+    by: str | None = None  # USER@HOST
+    dataset: Mapping[str, str] | None = None  # of an item of dtool's: "uuid", "name" and "uri" of its dataset
+    relpath: str | None = None  # of an item of dtool's: its path in the dataset
+    loose: int | None = None  # in the trash: how many loose files are in it; it is not an item then
+    first: str | None = None  # the path that the first of these had in the cache
+    malformed: frozenset[str] = frozenset()  # names of fields that are there in another form than ours
+
+    @classmethod
+    def decode(cls, text: str) -> ItemFacts:
+        """The facts in the text of an `item.json`. Raises records.Damaged if it is not a JSON object."""
+        document = records.decode_document(text)
+        fields: dict[str, Any] = {}
+        malformed = set()
+        for name, convert in _FIELDS.items():
+            value = document.get(name)
+            if value is not None:
+                fields[name] = convert(value)
+                if fields[name] is None:
+                    malformed.add(name)
+        return cls(**fields, malformed=frozenset(malformed))
+
+    def encode(self) -> str:
+        """The text of an `item.json`."""
+        known = {name: value for name in _FIELDS if (value := getattr(self, name)) is not None}
+        return records.encode_document({"format": FORMAT, **known})
+
+    @property
+    def user(self) -> str:
+        """Who fetched it, without the host."""
+        return (self.by or "?").partition("@")[0]
+
+    @property
+    def shown_source(self) -> str:
+        """The loader stack, for people."""
+        return records.printable(" ".join(self.source or ())) or "no source"
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _number(value: object) -> float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _list(value: object) -> list[Any] | None:
+    return value if isinstance(value, list) else None
+
+
+def _words(value: object) -> tuple[str, ...] | None:
+    return tuple(value) if isinstance(value, list) and all(isinstance(word, str) for word in value) else None
+
+
+def _texts(value: object) -> dict[str, str] | None:
+    """A JSON object, without those of its values that are not texts."""
+    return {name: text for name, text in value.items() if isinstance(text, str)} if isinstance(value, dict) else None
+
+
+#: What makes a field of what JSON says; None for a value that a field cannot have. In the order of the file.
+_FIELDS: dict[str, Callable[[object], Any]] = {
+    "key": _text,
+    "name": _text,
+    "source": _words,
+    "payload": _text,
+    "bytes": _integer,
+    "entries": _integer,
+    "digests": _texts,
+    "versions": _list,
+    "fetched": _text,
+    "seconds": _number,
+    "by": _text,
+    "dataset": _texts,
+    "relpath": _text,
+    "loose": _integer,
+    "first": _text,
+}
