@@ -163,8 +163,9 @@ class Opened:
         from sccache_dtool.evict.single import Keeper
 
         if store is None:
+            store = self._store
             self._warn_of_strangers()
-        return Keeper(store or self._store, self.settings if settings is None else settings, self._pool)
+        return Keeper(store, self.settings if settings is None else settings, self._pool)
 
     @property
     def _store(self) -> Store:
