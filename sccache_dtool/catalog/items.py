@@ -14,7 +14,7 @@ from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, Layout, LeaseName, WorkName, unique
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import Way, near
 from sccache_dtool.errors import GONE
 from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import history
@@ -152,16 +152,17 @@ def _fold_shard(
     fs: FileSystem, place: Layout, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str
 ) -> tuple[Sum, list[str]]:
     warnings: list[str] = []
-    found = fold(_looks(fs, place, shard, warnings.append, uses=uses))
+    way = _way_to(fs, f"{place.items}/{shard}", warnings.append)
+    if way is None:
+        return fold(iter(())), warnings
+    with way, near(way):  # `fold` may look further into the items
+        found = fold(_looks(fs, place, shard, way, warnings.append, uses=uses))
     return found, warnings
 
 
-def _looks(fs: FileSystem, place: Layout, shard: str, warn: Warn, *, uses: bool) -> Iterator[Item]:
-    way = _way_to(fs, f"{place.items}/{shard}", warn)
-    if way is not None:
-        with way:
-            for key in _keys_in(fs, place, shard, warn, way):
-                yield look(fs, place, key, warn, uses=uses, via=way)
+def _looks(fs: FileSystem, place: Layout, shard: str, way: Way, warn: Warn, *, uses: bool) -> Iterator[Item]:
+    for key in _keys_in(fs, place, shard, warn, way):
+        yield look(fs, place, key, warn, uses=uses, via=way)
 
 
 Facts = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
 from sccache_dtool.catalog import items
-from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.catalog.leftover import OLD
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import root
@@ -36,12 +37,14 @@ from sccache_dtool.disk.names import (
 from sccache_dtool.disk.records import printable
 from sccache_dtool.disk.root import Tag
 from sccache_dtool.doctor import copies, register
+from sccache_dtool.doctor.copies import Evict
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
 from sccache_dtool.errors import GONE, CacheError
 from sccache_dtool.evict.single import Keeper
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
+from sccache_dtool.pool import Crew
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.reaping import Reaped
 
@@ -55,9 +58,11 @@ Warn = Callable[[str], None]
 
 
 def examine(
-    fs: FileSystem, layout: Layout, clock: Clock, keeper_that_warns: Callable[[Warn, Config], Keeper]
+    fs: FileSystem, layout: Layout, clock: Clock, crew: Crew, keeper_that_warns: Callable[[Warn, Config], Keeper]
 ) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
+
+    The crew finds the items about which there is something to report, and those are examined again here.
 
     While a directory is missing nothing else can be told: mend, and examine again.
     """
@@ -70,12 +75,13 @@ def examine(
     keeper = keeper_that_warns(strange.append, settings)
     _strangers_in(fs, layout.control, IN_CONTROL, strange.append)
     _look_at_made_later(fs, layout, strange.append)
+    suspects, unsettled = _look_through(fs, layout, strange.append, crew)
     found = [
         *_about_the_root(fs, layout, clock),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(fs, layout, items.scan(fs, layout, strange.append), permissions, keeper, strange.append),
-        *_left_behind(keeper),
+        *_in_items(fs, layout, suspects, permissions, keeper, strange.append),
+        *_left_behind(keeper, unsettled),
     ]
     found += [_stranger(fs, clock, warning) for warning in dict.fromkeys(strange)]
     return _each_once(found, permissions.shut)
@@ -209,21 +215,69 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
+def _look_through(fs: FileSystem, layout: Layout, warn: Warn, crew: Crew) -> tuple[list[Item], list[Item]]:
+    """The items about which there is something to report, and the unsettled ones.
+
+    A finding itself cannot be sent by another process: it has a function that repairs it.
+    """
+    suspects, unsettled = [], []
+    for some, others in items.survey(fs, layout, warn, crew, partial(_sort_out, fs, layout)):
+        suspects += some
+        unsettled += others
+    return suspects, unsettled
+
+
+def _sort_out(fs: FileSystem, layout: Layout, looked_at: Iterator[Item]) -> tuple[list[Item], list[Item]]:
+    permissions = Permissions(fs, layout)
+    strange: list[str] = []
+    suspects, seen = [], []
+    for item in looked_at:
+        known = len(strange)
+        if _in_item(fs, layout, item, permissions, _evict_nothing, strange.append) or len(strange) > known:
+            suspects.append(item)
+        seen.append(item)
+    return suspects, items.unsettled(iter(seen))
+
+
+def _evict_nothing(copy: Copy) -> None:
+    """Nobody repairs what is only counted."""
+
+
 def _in_items(
-    fs: FileSystem, layout: Layout, scanned: Iterator[Item], permissions: Permissions, keeper: Keeper, warn: Warn
+    fs: FileSystem, layout: Layout, suspects: list[Item], permissions: Permissions, keeper: Keeper, warn: Warn
 ) -> Iterator[Finding]:
-    for item in scanned:
-        yield from permissions.of_item(item)
+    for item in suspects:
+        yield from _in_item(fs, layout, item, permissions, keeper.remove_copy, warn)
+
+
+def _in_item(
+    fs: FileSystem, layout: Layout, item: Item, permissions: Permissions, evict: Evict, warn: Warn
+) -> list[Finding]:
+    found: list[Finding] = []
+    with contextlib.ExitStack() as stack:
+        found += permissions.of_directory(layout.item(item.key))
+        _go_near(stack, fs, layout.item(item.key))
+        found += permissions.of_item(item)
         for copy in item.copies:
-            if not copy.closed:
-                yield from copies.findings(fs, layout, copy, permissions, keeper.remove_copy)
-                _strangers_in(fs, layout.generation(copy.key, str(copy.generation)), _IN_COPY, warn, _is_mark_of_copy)
+            directory = layout.generation(copy.key, str(copy.generation))
+            with contextlib.ExitStack() as inner:
+                _go_near(inner, fs, directory)
+                found += permissions.of_copy(directory)
+                if not copy.closed:
+                    found += copies.findings(fs, layout, copy, permissions, evict)
+                    _strangers_in(fs, directory, _IN_COPY, warn, _is_mark_of_copy)
+    return found
 
 
-def _left_behind(keeper: Keeper) -> Iterator[Finding]:
-    for leftover in keeper.leftovers():
+def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> None:
+    with contextlib.suppress(OSError):  # then what is looked for there says why
+        stack.enter_context(fs.near(directory))
+
+
+def _left_behind(keeper: Keeper, unsettled: list[Item]) -> Iterator[Finding]:
+    for leftover in keeper.leftovers(unsettled):
         yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
-    reaped = keeper.reap(dry_run=True)
+    reaped = keeper.reap(dry_run=True, found=unsettled)
     reap = _Reaping(keeper)
     for judged in reaped.leases:
         path = keeper.path_of(judged.held)

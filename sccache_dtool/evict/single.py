@@ -24,11 +24,14 @@ from sccache_dtool.protocol.reaping import Reaped
 class Keeper(Cleaner):
     """Works on one cache that has been checked to be one."""
 
-    def reap(self, *, dry_run: bool = False) -> Reaped:
-        """End all leases whose holder is proved dead, and the elections that such have won."""
+    def reap(self, *, dry_run: bool = False, found: list[Item] | None = None) -> Reaped:
+        """End all leases whose holder is proved dead, and the elections that such have won.
+
+        `found`: the unsettled items, where the cache has just been scanned.
+        """
         if not dry_run:
             self._end_elections_of_the_dead()
-        found = self._unsettled()
+        found = self._unsettled() if found is None else found
         with self.court(dry_run=dry_run) as court:
             return self._reap(court, found, dry_run=dry_run)
 
@@ -165,9 +168,8 @@ class Keeper(Cleaner):
             trashed = trash.weigh(trash.listing(self._fs, self._layout, self._warn))
             return trashed, trash.purge(self._fs, self._layout, math.inf, self._warn, crew)
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """What crashes have left behind."""
-        found = self._unsettled()
+    def leftovers(self, found: list[Item]) -> Iterator[Leftover]:
+        """What crashes have left behind; `found`: the unsettled items."""
         works = self._fs.names(self._layout.tmp)
         with self.court() as court:
             yield from self._broom(court).find((copy for item in found for copy in item.copies), works)

@@ -175,7 +175,8 @@ class Keeping(Looking):
             if not lost:
                 raise
             return lost
-        return examine(self._fs, self._layout, self._clock, self._keeper)
+        with self._crew() as crew:
+            return examine(self._fs, self._layout, self._clock, crew, self._keeper)
 
     def verify_content(self) -> Checked:
         """Read all payloads again that have a digest, and compare. What is strange besides, `examine` tells."""

@@ -45,7 +45,8 @@ def job(proc: FakeProc) -> Owner:
 
 
 def leftovers(cache: Cache) -> list[Leftover]:
-    return list(cache._keeper().leftovers())
+    keeper = cache._keeper()
+    return list(keeper.leftovers(keeper._unsettled()))
 
 
 def paths(cache: Cache) -> list[str]:
