@@ -265,11 +265,11 @@ def of_latency(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterato
 
 
 #: Seconds that a request takes to the servers that `of_ranks` imitates: much longer than the processor needs for it.
-_FAR = 0.1
+_FAR = 0.03
 
 
 def of_ranks(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
-    """`du` and `clean -n` by 1, 2 and 4 MPI ranks on a file system each of whose calls takes a tenth of a second."""
+    """`du` and `clean -n` by 1, 2 and 4 MPI ranks on a file system each of whose calls takes 0.03 s."""
     mpiexec = Path(sys.executable).with_name("mpiexec")
     if not (mpiexec.exists() and importlib.util.find_spec("mpi4py")):
         print("ranks: not measured, the extra mpi is not installed", file=sys.stderr)
@@ -283,7 +283,7 @@ def of_ranks(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[
         argv = [mpiexec, "-n", str(ranks), sys.executable, _HERE / "slow_sc.py", str(_FAR), "-q", "-C"]
         return _timed([*argv, root, *words]) - _timed([*argv, empty, *words])
 
-    for words in (["du"], ["clean", "--all", "-n"]):
+    for words in (["du", "--top", "0", "--jobs", "8"], ["clean", "--all", "-n", "--jobs", "8"]):
         times = in_turns({f"{n}": partial(run, n, words) for n in (1, 2, 4)}, rounds, 3600.0)
         what = f"sc-dtool {' '.join(words)} of {number:,} items {_FAR:g} s away, by one rank, beside"
         yield ratio(f"ranks-{words[0]}-2", f"{what} two", "1", "2", times)

@@ -320,10 +320,10 @@ def _by_executor(
     """The results of `work`, by an executor and by this process, which does a part whenever it would have to wait.
 
     A part whose process is lost is done here, unless the executor has it done again by itself. `threads`: of each
-    process. A part has as many tasks, so that all are used, and at the end this process has its share.
+    process. A part has some tasks for each, as far as there are, and at the end this process has its share.
     """
     workers = _workers(executor)
-    size = max(1, -(-len(tasks) // _PARTS), min(threads, -(-len(tasks) // (workers + 1))))
+    size = max(1, -(-len(tasks) // _PARTS), min(4 * threads, -(-len(tasks) // (workers + 1))))
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     pending: dict[int, Future[list[Outcome]]] = {}
     ready: dict[int, list[Outcome]] = {}
