@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -263,6 +264,34 @@ def of_latency(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterato
         shutil.rmtree(root)
 
 
+#: Seconds that a request takes to the servers that `of_ranks` imitates: much longer than the processor needs for it.
+_FAR = 0.03
+
+
+def of_ranks(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """`du` and `clean -n` by 1, 2 and 4 MPI ranks on a file system each of whose calls takes 0.03 s."""
+    mpiexec = Path(sys.executable).with_name("mpiexec")
+    if not (mpiexec.exists() and importlib.util.find_spec("mpi4py")):
+        print("ranks: not measured, the extra mpi is not installed", file=sys.stderr)
+        return
+    root, empty, number = directory / "ranks", directory / "none", max(200, items // 500)
+    managed(root, number)
+    managed(empty, 0)
+
+    def run(ranks: int, words: Sequence[str]) -> float:
+        """Without the start of the ranks, which is the same for any number of items."""
+        argv = [mpiexec, "-n", str(ranks), sys.executable, _HERE / "slow_sc.py", str(_FAR), "-q", "-C"]
+        return _timed([*argv, root, *words]) - _timed([*argv, empty, *words])
+
+    for words in (["du", "--top", "0", "--jobs", "8"], ["clean", "--all", "-n", "--jobs", "8"]):
+        times = in_turns({f"{n}": partial(run, n, words) for n in (1, 2, 4)}, rounds, 3600.0)
+        what = f"sc-dtool {' '.join(words)} of {number:,} items {_FAR:g} s away, by one rank, beside"
+        yield ratio(f"ranks-{words[0]}-2", f"{what} two", "1", "2", times)
+        yield ratio(f"ranks-{words[0]}-4", f"{what} four", "1", "4", times, ">=", 3.2)
+    shutil.rmtree(root)
+    shutil.rmtree(empty)
+
+
 def of_growth(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """What an item costs in a large cache beside one in a small, and how much memory that takes."""
     seconds: dict[str, list[float]] = {}
@@ -301,6 +330,7 @@ _PARTS = {
     "loose": of_loose,
     "eviction": of_eviction,
     "latency": of_latency,
+    "ranks": of_ranks,
     "growth": of_growth,
 }
 

@@ -814,7 +814,8 @@ class Cache:
             if not lost:
                 raise
             return lost
-        return examine(store, self._pool())
+        with self._pool() as pool:
+            return examine(store, pool)
 
     def verify_content(self) -> Checked:
         """Read all payloads again that have a digest, and compare. Other damage is reported by `examine`."""

@@ -143,7 +143,7 @@ class Pool:
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
         if self._executor is not None:
-            return _by_executor(self._executor, work, tasks, self._jobs)
+            return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
             return _by_threads(work, tasks, self._jobs or THREADS)
         self.start_helpers()
@@ -315,13 +315,15 @@ _PATIENCE, _REPORTS = 60.0, 10
 
 
 def _by_executor(
-    executor: Executor, work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None
+    executor: Executor, work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
 ) -> Generator[Result, None, None]:
     """The results of `work`, by an executor and by this process, which does a part whenever it would have to wait.
 
-    A part whose process is lost is done here, unless the executor has it done again by itself.
+    A part whose process is lost is done here, unless the executor has it done again by itself. `threads`: of each
+    process. A part has some tasks for each, as far as there are, and at the end this process has its share.
     """
-    size = max(1, -(-len(tasks) // _PARTS))
+    workers = _workers(executor)
+    size = max(1, -(-len(tasks) // _PARTS), min(4 * threads, -(-len(tasks) // (workers + 1))))
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     pending: dict[int, Future[list[Outcome]]] = {}
     ready: dict[int, list[Outcome]] = {}
@@ -329,44 +331,49 @@ def _by_executor(
     try:
         while taken < len(parts):
             for number in [number for number, future in pending.items() if future.done()]:
-                ready[number] = _collected(pending.pop(number), work, parts[number], jobs)
-            while given < len(parts) and len(pending) < _OUTSTANDING:
-                pending[given] = executor.submit(_do_part, work, parts[given], jobs)
+                ready[number] = _collected(pending.pop(number), work, parts[number], threads)
+            while (
+                given < len(parts)
+                and len(pending) < min(_OUTSTANDING, 2 * workers)
+                and (len(pending) < workers or len(parts) - given > workers)
+            ):
+                pending[given] = executor.submit(_do_part, work, parts[given], threads)
                 given += 1
             if taken in ready:
                 for outcome in ready.pop(taken):
                     yield outcome.get()
                 taken += 1
             elif given < len(parts) and len(ready) < _PARTS // 2:
-                ready[given] = _do_part(work, parts[given], jobs)
+                ready[given] = _do_part(work, parts[given], threads)
                 given += 1
             elif not _is_done_in_time(pending[taken], len(pending)):
                 pending.pop(taken).cancel()
-                ready[taken] = _do_part(work, parts[taken], jobs)
+                ready[taken] = _do_part(work, parts[taken], threads)
     finally:
         for future in pending.values():
             future.cancel()
 
 
-def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None) -> list[Outcome]:
+def _workers(executor: Executor) -> int:
+    """How many processes an executor has; a guess, if it does not say."""
+    known = (getattr(executor, name, None) for name in ("num_workers", "_max_workers"))  # mpi4py's, Python's own
+    return next((number for number in known if isinstance(number, int) and number > 0), _OUTSTANDING // 2)
+
+
+def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Outcome]:
     """What comes of each task. Runs in any process: it may start threads, and forks nothing."""
-    before = _Spent.by_now()
-    outcomes = [attempt(work, task) for task in tasks[:1]]
-    waiting = _Spent(0.0, 0.0, 0).plus(before, _Spent.by_now()).waiting
-    rest = functools.partial(attempt, work)
-    number = jobs or THREADS
-    outcomes.extend(_by_threads(rest, tasks[1:], number) if waiting and number > 1 else _in_turn(rest, tasks[1:]))
-    return outcomes
+    each = functools.partial(attempt, work)
+    return list(_by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
 
 
 def _collected(
-    future: Future[list[Outcome]], work: Callable[[Task], Result], tasks: Sequence[Task], jobs: int | None
+    future: Future[list[Outcome]], work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
 ) -> list[Outcome]:
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
         _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
-        return _do_part(work, tasks, jobs)
+        return _do_part(work, tasks, threads)
 
 
 def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:

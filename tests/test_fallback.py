@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import hashlib
 import io
@@ -137,7 +138,8 @@ def test_a_download_needs_no_directory_for_temporary_files(
     number: int,
 ) -> None:
     """A full or read-only /tmp would stop a download into a cache that has space."""
-    original = getattr(os, call)
+    module = builtins if call == "open" else os
+    original = getattr(module, call)
 
     def act(path: Any, *arguments: Any, **more: Any) -> Any:
         if f"sc-dtool-{os.geteuid()}" in str(path):
@@ -145,7 +147,7 @@ def test_a_download_needs_no_directory_for_temporary_files(
         return original(path, *arguments, **more)
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    monkeypatch.setattr(os, call, act)
+    monkeypatch.setattr(module, call, act)
     use_url(make_cache, server)
     assert os.strerror(number) in "".join(warnings)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,6 +11,11 @@ _SHA1 = 40
 _LOOSE = rf"([0-9a-f]{{{_SHA1}}})(\.[^/]*)?"
 _PARTIAL = r"(\.[^/.]*)?\.tmp(\.[0-9A-Za-z]{8})?"
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+#: What a name begins with, and the character after that; functions in C.
+_IDENTIFIER = operator.itemgetter(slice(0, _SHA1))
+_AFTER = operator.itemgetter(slice(_SHA1, _SHA1 + 1))
 
 
 class LooseName(NamedTuple):
@@ -34,12 +40,12 @@ def are_loose(names: Sequence[str]) -> bool:
 
     Digits are hexadecimal, and in lower case, if what Python reads them as is written the same again.
     """
-    identifiers = "".join([name[:_SHA1] for name in names])
+    identifiers = "".join(map(_IDENTIFIER, names))
     try:
         same = len(identifiers) == _SHA1 * len(names) and bytes.fromhex(identifiers).hex() == identifiers
     except ValueError:
         return False
-    return same and {name[_SHA1 : _SHA1 + 1] for name in names} <= {"", "."}
+    return same and set(map(_AFTER, names)) <= {"", "."}
 
 
 def is_uuid(name: str) -> bool:

@@ -15,7 +15,7 @@ from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, LeaseName, WorkName, unique
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import Way, near
 from sccache_dtool.errors import GONE
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
@@ -148,15 +148,17 @@ def survey(
 
 def _fold_shard(store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str) -> tuple[Sum, Collected]:
     log = Collected()  # another process may do this, which must not print anything
-    return fold(_looks(store.logging_to(log), shard, uses=uses)), log
-
-
-def _looks(store: Store, shard: str, *, uses: bool) -> Iterator[Item]:
+    store = store.logging_to(log)
     way = _way_to(store, f"{store.layout.items}/{shard}")
-    if way is not None:
-        with way:
-            for key in _keys_in(store, shard, way):
-                yield look(store, key, uses=uses, via=way)
+    if way is None:
+        return fold(iter(())), log
+    with way, near(way):  # `fold` may look further into the items
+        return fold(_looks(store, shard, way, uses=uses)), log
+
+
+def _looks(store: Store, shard: str, way: Way, *, uses: bool) -> Iterator[Item]:
+    for key in _keys_in(store, shard, way):
+        yield look(store, key, uses=uses, via=way)
 
 
 def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[ItemFacts]]]:

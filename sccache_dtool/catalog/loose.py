@@ -145,13 +145,16 @@ def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, stat
     files = size = old = old_size = 0
     newest = 0.0
     bytes_of: dict[int, int] = {}
+    owner, before = -1, 0  # whose file the last one was, and the sum of those before his
     for name, (mode, _, _, _, uid, _, mine, read, touched, changed) in statuses:
         if mode & _KIND != stat.S_IFREG:
             _refuse_directory(mode)
             continue
         files += 1
+        if uid != owner:
+            bytes_of[owner] = bytes_of.get(owner, 0) + size - before
+            owner, before = uid, size
         size += mine
-        bytes_of[uid] = bytes_of[uid] + mine if uid in bytes_of else mine
         if changed > touched:
             touched = changed
         if read > touched:
@@ -161,6 +164,8 @@ def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, stat
         if touched <= untouched_since and not (exclude and _is_excluded(f"{directory}/{name}", exclude)):
             old += 1
             old_size += mine
+    bytes_of[owner] = bytes_of.get(owner, 0) + size - before
+    bytes_of.pop(-1, None)  # before the first file
     return Pile(directory, files, size, newest, bytes_of, (old, old_size))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.disk.extraction import Extraction
-from sccache_dtool.disk.nofollow import READ_ONLY, Way, give_permissions, open_directory, opened, reached, way_to
+from sccache_dtool.disk.nofollow import READ_ONLY, Way, give_permissions, near, open_directory, opened, reached, way_to
 from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
@@ -199,6 +199,12 @@ class FileSystem(Trees):
     def way_to(self, path: str, via: Way | None = None) -> Way:
         """Open a directory, for many calls below it; `via`: one above it. The caller closes it, as a context."""
         return way_to(path, via)
+
+    @contextlib.contextmanager
+    def near(self, path: str) -> Iterator[None]:
+        """Reach what is below a directory from there, until the block ends; `near` in `nofollow`. Raises OSError."""
+        with way_to(path) as way, near(way):
+            yield
 
     def names(self, path: str, *, via: Way | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.

@@ -13,6 +13,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import NamedTuple, Self
 
 #: Below a directory of this name, and below the beginnings of one, no symbolic link is followed.
@@ -51,6 +52,30 @@ class Way(NamedTuple):
         os.close(self.directory)
 
 
+#: The directory from which what is below it is reached, in this thread.
+_NEAR: ContextVar[Way | None] = ContextVar("_NEAR", default=None)
+
+
+@contextlib.contextmanager
+def near(way: Way) -> Iterator[None]:
+    """Until the block ends, reach what is below a directory from there: one call instead of one for each level.
+
+    Not for a generator, whose caller would be near it as well.
+    """
+    token = _NEAR.set(way)
+    try:
+        yield
+    finally:
+        _NEAR.reset(token)
+
+
+def _nearest(path: str, via: Way | None) -> Way | None:
+    """`via` or, if there is none, the directory that the caller is near, if `path` is below it."""
+    if via is None and (way := _NEAR.get()) is not None and path.startswith(f"{way.path}/"):
+        return way
+    return via
+
+
 def way_to(path: str, via: Way | None = None) -> Way:
     """The way to a directory, to be closed by the caller; `via`: one to a directory above it."""
     return Way(path, opened(path, LISTING, via))
@@ -72,7 +97,10 @@ def give_permissions(path: str, mode: int) -> None:
 
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`."""
+    via = _nearest(path, via)
     try:
+        if via is None and (way := _NEAR.get()) is not None and path == way.path:
+            return os.open(".", flags, mode, dir_fd=way.directory)
         name, directory = _reach(path, via, ONWARD)
         if as_is and directory is None:
             flags &= ~os.O_NOFOLLOW
@@ -90,6 +118,7 @@ def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None
 
     What does not lie in a control directory is handed out as it is, with no directory. `via`: a way to one above it.
     """
+    via = _nearest(path, via)
     try:
         name, directory = _reach(path, via, ONWARD)
         try:

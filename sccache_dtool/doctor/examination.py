@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -60,6 +61,7 @@ _IN_COPY = frozenset({GATE, PAYLOAD, ITEM_FILE})
 def examine(store: Store, pool: Pool) -> list[Finding]:
     """All findings in a cache that has been checked to be one. Nothing is changed.
 
+    The pool finds the items about which there is something to report, and those are examined again here.
     What looks at the cache for other commands logs its anomalies, and each is a finding here.
 
     While a directory is missing nothing else can be told: repair, and examine again.
@@ -73,12 +75,13 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
     settings, misunderstood = _settings(store)
     _strangers_in(store, store.layout.control, IN_CONTROL)
     _look_at_made_later(store)
+    suspects, unsettled = _look_through(store, pool)
     found = [
         *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(store, items.scan(store), permissions),
-        *_left_behind(store, settings, pool),
+        *_in_items(store, suspects, permissions),
+        *_left_behind(store, settings, pool, unsettled),
     ]
     for _, message in dict.fromkeys(log.messages):
         if isinstance(message, Oddity):
@@ -217,21 +220,62 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
-def _in_items(store: Store, scanned: Iterator[Item], permissions: Permissions) -> Iterator[Finding]:
-    for item in scanned:
-        yield from permissions.of_item(item)
+def _look_through(store: Store, pool: Pool) -> tuple[list[Item], list[Item]]:
+    """The items about which there is something to report, and the unsettled ones.
+
+    A finding itself cannot be sent by another process: it has a function that repairs it.
+    """
+    suspects, unsettled = [], []
+    for some, others in items.survey(store, pool, partial(_sort_out, store)):
+        suspects += some
+        unsettled += others
+    return suspects, unsettled
+
+
+def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list[Item]]:
+    log = Collected()
+    store = store.logging_to(log)
+    permissions = Permissions(store)
+    suspects, seen = [], []
+    for item in looked_at:
+        known = len(log.messages)
+        if _in_item(store, item, permissions) or len(log.messages) > known:
+            suspects.append(item)
+        seen.append(item)
+    return suspects, items.unsettled(iter(seen))
+
+
+def _in_items(store: Store, suspects: list[Item], permissions: Permissions) -> Iterator[Finding]:
+    for item in suspects:
+        yield from _in_item(store, item, permissions)
+
+
+def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
+    found: list[Finding] = []
+    with contextlib.ExitStack() as stack:
+        found += permissions.of_directory(store.layout.item(item.key))
+        _go_near(stack, store.fs, store.layout.item(item.key))
+        found += permissions.of_item(item)
         for copy in item.copies:
-            if not copy.closed:
-                yield from copies.findings(store, copy, permissions, partial(single.remove_copy, store))
-                _strangers_in(
-                    store, store.layout.generation(copy.key, str(copy.generation)), _IN_COPY, _is_mark_of_copy
-                )
+            directory = store.layout.generation(copy.key, str(copy.generation))
+            with contextlib.ExitStack() as inner:
+                _go_near(inner, store.fs, directory)
+                found += permissions.of_copy(directory)
+                if not copy.closed:
+                    found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
+                    _strangers_in(store, directory, _IN_COPY, _is_mark_of_copy)
+    return found
 
 
-def _left_behind(store: Store, settings: Config, pool: Pool) -> Iterator[Finding]:
-    for leftover in Cleaner(store, settings, pool).leftovers():
+def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> None:
+    with contextlib.suppress(OSError):  # then what is looked for there says why
+        stack.enter_context(fs.near(directory))
+
+
+def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
+    for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
         yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
-    reaped = single.reap(store, pool, dry_run=True)
+    reaped = single.reap(store, pool, dry_run=True, found=unsettled)
     reap = _Reaping(store, pool)
     for judged in reaped.leases:
         path = _path_of(store, judged.held)

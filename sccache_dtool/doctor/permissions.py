@@ -46,15 +46,16 @@ class Permissions:
             yield from self.of_file(path)
 
     def of_item(self, item: Item) -> Iterator[Finding]:
-        """Of an item's directories and descriptions, payloads left out."""
+        """Of the directories in an item's."""
         directory = self._store.layout.item(item.key)
-        yield from self.of_directory(directory)
         for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
             yield from self._of_directory(path, status)
-        for copy in item.copies:
-            for path, status in self._statuses(f"{directory}/{copy.generation}", GATE, PAYLOAD, ITEM_FILE):
-                judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
-                yield from judge(path, status)
+
+    def of_copy(self, directory: str) -> Iterator[Finding]:
+        """Of a copy's directories and its description, its payload left out."""
+        for path, status in self._statuses(directory, GATE, PAYLOAD, ITEM_FILE):
+            judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
+            yield from judge(path, status)
 
     def of_file(self, path: str) -> Iterator[Finding]:
         """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
@@ -89,6 +90,13 @@ class Permissions:
 
     def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
         mode = status.st_mode
+        if (
+            stat.S_ISDIR(mode)
+            and mode & self._needed == self._needed
+            and not mode & stat.S_IWOTH
+            and status.st_gid == self._group
+        ):
+            return  # as nearly all are
         by_acl = self._is_by_acl(path, status)
         needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
         repair = partial(self._store.fs.permit, path, stat.S_IMODE(mode) & ~stat.S_IWOTH | needed)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog import loose as loose_files
+from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
@@ -175,10 +176,9 @@ class Cleaner:
             trashed = trash.weigh(trash.listing(store))
             return trashed, trash.purge(store, math.inf, self._pool)
 
-    def leftovers(self) -> Iterator[Leftover]:
-        """What crashes have left behind."""
+    def leftovers(self, found: list[Item]) -> Iterator[Leftover]:
+        """What crashes have left behind; `found`: the unsettled items."""
         store = self._store
-        found = single.unsettled(store, self._pool)
         works = store.fs.names(store.layout.tmp)
         with open_judge(store) as judge:
             yield from Leftovers(store, judge).find((copy for item in found for copy in item.copies), works)

@@ -56,11 +56,14 @@ def end_leases(
     return reaped
 
 
-def reap(store: Store, pool: Pool, *, dry_run: bool = False) -> Reaped:
-    """End all leases whose holder is proved dead, and the elections that such have won."""
+def reap(store: Store, pool: Pool, *, dry_run: bool = False, found: list[Item] | None = None) -> Reaped:
+    """End all leases whose holder is proved dead, and the elections that such have won.
+
+    `found`: the unsettled items, where the cache has just been scanned.
+    """
     if not dry_run:
         _end_elections_of_the_dead(store)
-    found = unsettled(store, pool)
+    found = unsettled(store, pool) if found is None else found
     with open_judge(store, dry_run=dry_run) as judge:
         return end_leases(store, judge, found, dry_run=dry_run)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -10,12 +11,21 @@ from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch.reasons import why
 
-#: Decompressed bytes that are in memory at once.
-_PIECE = 1 << 20
+#: The module that decompresses each kind. From Python 3.14 on, that of zstd is in the standard library.
+_MODULES = {
+    "gz": "zlib",
+    "bz2": "bz2",
+    "xz": "lzma",
+    "zst": "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd",
+}
+
+#: The zeros that may follow a stream: their number is a multiple of this. The programs of these kinds accept them, as
+#: the padding of xz or the last block of a tape; zstd refuses them.
+_PADDING = {"gz": 1, "bz2": 1, "xz": 4}
 
 
 class _Stream(Protocol):
-    """One compressed stream; a file may have several, one after the other."""
+    """One compressed stream, as the standard library decompresses it; a file may have several, one after the other."""
 
     @property
     def eof(self) -> bool: ...
@@ -23,7 +33,10 @@ class _Stream(Protocol):
     @property
     def unused_data(self) -> bytes: ...
 
-    def decompress(self, data: bytes, /) -> bytes: ...
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 def decompress(fs: FileSystem, kind: str, path: str, target: str, source: str) -> None:
@@ -52,37 +65,34 @@ def decompress(fs: FileSystem, kind: str, path: str, target: str, source: str) -
 
 
 def pieces(fs: FileSystem, reading: int, kind: str) -> Iterator[bytes]:
-    """What is compressed in an open file, all its streams one after the other, in pieces of a bounded size.
+    """What is compressed in an open file, all its streams one after the other, in pieces of at most CHUNK bytes.
 
-    Raises what the decompressor raises for damaged data, and EOFError for a file that ends too early.
+    Raises what the decompressor raises for damaged data and for what follows the last stream, and EOFError for a file
+    that ends too early.
     """
-    make = _maker(kind)
-    stream: _Stream | None = None
-    any_stream = False
-    padding = 0
-    pending = b""
-    while data := (pending or fs.read(reading, CHUNK)):
-        pending = b""
-        if stream is None:
-            if any_stream:
-                # Zeros between streams or after the last one: the padding of xz, the last block of a tape.
-                rest = data.lstrip(b"\0")
-                padding += len(data) - len(rest)
-                if not rest:
-                    continue
-                data = rest
-                _check_padding(kind, padding)
-                padding = 0
-            stream, any_stream = make(), True
-        if piece := stream.decompress(data):
-            yield piece
-        while not stream.eof and (more := _rest(stream)):
-            yield more
-        if stream.eof:
-            pending, stream = stream.unused_data, None
-    if stream is not None or not any_stream:
+    stream = _stream(kind)
+    ended = False  # whether a stream has ended and no other has begun
+    zeros = 0  # since then
+    while data := fs.read(reading, CHUNK):
+        while data:
+            if ended:
+                if kind in _PADDING:
+                    data, size = data.lstrip(b"\0"), len(data)
+                    zeros += size - len(data)
+                    if not data:
+                        break
+                    _check_padding(kind, zeros)
+                stream, ended, zeros = _stream(kind), False, 0
+            piece = stream.decompress(data, CHUNK)
+            while piece or not (stream.eof or stream.needs_input):
+                if piece:
+                    yield piece
+                piece = b"" if stream.eof or stream.needs_input else stream.decompress(b"", CHUNK)
+            ended = stream.eof
+            data = stream.unused_data if ended else b""
+    if not ended:
         raise EOFError("it ends too early")
-    _check_padding(kind, padding)
+    _check_padding(kind, zeros)
 
 
 def require(kind: str, source: str) -> None:
@@ -95,28 +105,38 @@ def require(kind: str, source: str) -> None:
 
 def missing(kind: str) -> str | None:
     """What to install for a kind of compression; None if nothing is missing."""
-    modules = {"gz": "zlib", "bz2": "bz2", "xz": "lzma"}
-    if kind in modules:
-        try:
-            import_module(modules[kind])
-        except ImportError:
-            return f"a Python that was built with {modules[kind]}"
-        return None
-    return None if _zstd() else "pip install zstandard"
+    module = _MODULES[kind]
+    try:
+        import_module(module)
+    except ImportError:
+        return f"pip install {module}" if "backports" in module else f"a Python that was built with {module}"
+    return None
 
 
 def _check_padding(kind: str, size: int) -> None:
-    if kind == "xz" and size % 4:
+    if size and size % _PADDING[kind]:
         raise EOFError(f"{size} bytes of padding, which must be a multiple of four")
 
 
-def _rest(stream: _Stream) -> bytes:
-    """What a stream with a limit per call still has to give without more input."""
-    return stream.decompress(b"") if getattr(stream, "needs_input", True) is False else b""
+def _stream(kind: str) -> _Stream:
+    """A decompressor for one stream of a kind for which nothing is missing."""
+    module: Any = import_module(_MODULES[kind])
+    stream: _Stream
+    if kind == "gz":
+        stream = _Gzip(module.decompressobj(wbits=31))
+    elif kind == "bz2":
+        stream = module.BZ2Decompressor()
+    elif kind == "xz":
+        stream = module.LZMADecompressor()
+    else:
+        # Windows of up to 2 GiB (`zstd --long=31`). Memory is taken for what has been decompressed, up to the window.
+        parameter = module.DecompressionParameter.window_log_max
+        stream = module.ZstdDecompressor(options={parameter: parameter.bounds()[1]})
+    return stream
 
 
-class _Limited:
-    """A stream that gives at most so many bytes a call: a small file may decompress to a very large one."""
+class _Gzip:
+    """zlib's decompressor with the methods of the others; it also checks the checksums of gzip."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -131,97 +151,7 @@ class _Limited:
 
     @property
     def needs_input(self) -> bool:
-        return bool(self._stream.needs_input)
-
-    def decompress(self, data: bytes, /) -> bytes:
-        return bytes(self._stream.decompress(data, _PIECE))
-
-
-class _Gzip:
-    """zlib's decompressor in the manner of bz2's and lzma's."""
-
-    def __init__(self) -> None:
-        import zlib
-
-        self._stream = zlib.decompressobj(wbits=31)
-
-    @property
-    def eof(self) -> bool:
-        return self._stream.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._stream.unused_data
-
-    @property
-    def needs_input(self) -> bool:
         return not self._stream.unconsumed_tail
 
-    def decompress(self, data: bytes, /) -> bytes:
-        return self._stream.decompress(self._stream.unconsumed_tail + data, _PIECE)
-
-
-def _maker(kind: str) -> Callable[[], _Stream]:
-    if kind == "gz":
-        return _Gzip
-    if kind == "bz2":
-        import bz2
-
-        return lambda: _Limited(bz2.BZ2Decompressor())
-    if kind == "xz":
-        import lzma
-
-        return lambda: _Limited(lzma.LZMADecompressor())
-    make = _zstd()
-    assert make is not None, "`require` comes first"
-    return make
-
-
-def _zstd() -> Callable[[], _Stream] | None:
-    """Makes a decompressor of zstd: Python's own from 3.14 on, else that of the package zstandard."""
-    try:
-        module = import_module("compression.zstd")
-    except ImportError:
-        pass
-    else:
-        return lambda: _Limited(module.ZstdDecompressor())
-    try:
-        module = import_module("zstandard")
-    except ImportError:
-        return None
-    return lambda: _Sipping(module.ZstdDecompressor().decompressobj())
-
-
-class _Sipping:
-    """A stream without a limit per call is given little at a time: a block of 128 KiB may be four bytes long."""
-
-    _SIP = 1024
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._data = b""
-        self._at = 0
-
-    @property
-    def eof(self) -> bool:
-        return bool(self._stream.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._stream.unused_data) + self._data[self._at :]
-
-    @property
-    def needs_input(self) -> bool:
-        return self._at >= len(self._data)
-
-    def decompress(self, data: bytes, /) -> bytes:
-        if data:
-            self._data, self._at = self._data[self._at :] + data, 0
-        made = []
-        size = 0
-        while not self.eof and not self.needs_input and size < _PIECE:
-            sip = self._data[self._at : self._at + self._SIP]
-            self._at += len(sip)
-            made.append(self._stream.decompress(sip))
-            size += len(made[-1])
-        return b"".join(made)
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return bytes(self._stream.decompress(self._stream.unconsumed_tail + data, max_length))

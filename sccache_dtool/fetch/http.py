@@ -14,7 +14,6 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.clock import Clock
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings
 from sccache_dtool.fetch.context import Job, Retrieved
@@ -119,7 +118,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
                 return all(given.get(name) == text for name, text in noted.items())
             if response.status_code == _NOT_MODIFIED:
                 return True
-            raise _refusal(source, response, job.clock)
+            raise _refusal(source, response)
 
     with session:
         return persist(job, source.canonical, lambda: 0, ask)
@@ -231,7 +230,7 @@ class _Download:
                 self._partial.resumed = True
                 return False
             self._partial.restart()
-        raise _refusal(self._source, response, self._job.clock, begun=have > 0)
+        raise _refusal(self._source, response, begun=have > 0)
 
     def _receive(self, response: requests.Response) -> None:
         partial = self._partial
@@ -385,9 +384,7 @@ def _failures(source: Source, announced: int | None = None, came: int = 0) -> It
         raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
 
 
-def _refusal(
-    source: Source, response: requests.Response, clock: Clock, *, begun: bool = False
-) -> Temporary | FetchFailed:
+def _refusal(source: Source, response: requests.Response, *, begun: bool = False) -> Temporary | FetchFailed:
     """What to raise for an answer without what was asked for: Temporary, or FetchFailed.
 
     `begun`: whether a part of the file has come, which is kept for a request with new credentials.
@@ -395,7 +392,7 @@ def _refusal(
     status = response.status_code
     reason = plain(f"the server answered {status} {response.reason or ''}")
     if status in _TEMPORARY or (begun and status == _BEYOND):
-        return Temporary(reason, after=retry_after(response.headers.get("Retry-After"), clock.wall()))
+        return Temporary(reason, after=retry_after(response.headers.get("Retry-After")))
     if 300 <= status < 400 and status != _NOT_MODIFIED:
         reason += ", and not where to look"
     message = f"cannot fetch {source.canonical}: {reason}"

@@ -77,15 +77,17 @@ def pause(failures: int) -> float:
     return float(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (failures - 1)) * random.uniform(0.5, 1.5))
 
 
-def retry_after(value: str | None, wall: float) -> float | None:
-    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3): a number, or a date; None if it says nothing."""
-    if value is None:
+def retry_after(value: str | None) -> float | None:
+    """Seconds that a Retry-After header asks for (RFC 9110, 10.2.3), at most LONGEST; None if it says nothing."""
+    from urllib3.exceptions import InvalidHeader
+    from urllib3.util import Retry
+
+    parser = Retry()
+    parser.retry_after_max = int(LONGEST)  # where urllib3 has this bound, it is six hours
+    try:
+        return None if value is None else min(float(parser.parse_retry_after(value)), LONGEST)
+    except (InvalidHeader, ValueError, OverflowError):  # ValueError: more digits, or a later year, than Python reads
         return None
-    text = value.strip()
-    if text.isascii() and text.isdigit():
-        return min(float(text), LONGEST)
-    date = http_date(text)
-    return None if date is None else max(0.0, date - wall)
 
 
 def http_date(text: str) -> float | None:

@@ -1,7 +1,8 @@
 """A bound on the downloads that one user runs on one host at a time.
 
-The slots are locked files in a directory of this host alone; the kernel frees them when a process ends, however it
-ends. They save the line and the disk; nothing else depends on them.
+The slots are locked files in a directory of this host alone (portalocker's semaphore); the kernel frees them when a
+process ends, however it ends. They save the line and the disk; nothing else depends on them. The semaphore's own
+`acquire` is not used: it waits on a clock of its own, and does not say that it waits.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import random
 import stat
 from collections.abc import Callable, Iterator
 
-from sccache_dtool import hostlock
 from sccache_dtool.clock import Clock
 from sccache_dtool.errors import TimedOut, UsageError
 from sccache_dtool.fallback import do_without
@@ -78,29 +78,21 @@ def _wait_for_one(
 
 def _is_held(held: contextlib.ExitStack, count: int) -> bool:
     """Whether a slot is held now, or none is needed because slots cannot be kept; False if all are taken."""
+    import portalocker
+
     failure: str | None = None
     for where in directories():
+        semaphore = portalocker.NamedBoundedSemaphore(count, "download", "{name}-{number}", where)
         try:
-            _make_private(where)
-            return any(_is_locked(held, f"{where}/download-{n}") for n in random.sample(range(count), count))
-        except OSError as error:
+            _make_private(where)  # so that nobody else can have put a link in the place of a slot
+            is_held = semaphore.try_lock(semaphore.get_random_filenames())
+        except (OSError, portalocker.LockException) as error:
             failure = failure or f"{where}: {error.strerror}"
+            continue
+        held.callback(semaphore.release)
+        return is_held
     reason = failure or "there is no directory for temporary files"
     do_without(f"the number of downloads on this host cannot be limited ({reason})")
-    return True
-
-
-def _is_locked(held: contextlib.ExitStack, path: str) -> bool:
-    """Whether a file was free, and is ours until `held` ends. Raises OSError where there are no locks."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        if hostlock.is_taken(fd):
-            os.close(fd)
-            return False
-    except OSError:
-        os.close(fd)
-        raise
-    held.callback(hostlock.release, fd)
     return True
 
 

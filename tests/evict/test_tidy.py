@@ -15,6 +15,7 @@ from faults import FakeClock, FakeProc, Interposing, OnClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.execution import put_away
 from sccache_dtool.evict.leftovers import OLD, Leftover
@@ -50,7 +51,8 @@ def job(proc: FakeProc) -> Owner:
 
 def leftovers(cache: Cache) -> list[Leftover]:
     with Pool() as pool:
-        return list(Cleaner(cache.store, cache.settings, pool).leftovers())
+        unsettled = single.unsettled(cache.store, pool)
+        return list(Cleaner(cache.store, cache.settings, pool).leftovers(unsettled))
 
 
 def paths(cache: Cache) -> list[str]:

@@ -11,6 +11,7 @@ import os
 import re
 import socket
 import ssl
+import time
 import traceback
 import zlib
 from dataclasses import replace
@@ -125,7 +126,7 @@ def test_a_final_answer_is_final(get, server, clock, status):
 
 def test_a_server_says_how_long_to_wait(get, server, clock):
     """Who asks too early again is locked out by many servers."""
-    late = formatdate(clock.wall() + 90, usegmt=True)
+    late = formatdate(time.time() + 540, usegmt=True)
     url = server.pages(
         "/x",
         Page(b"", 429, headers={"Retry-After": "17"}),
@@ -134,7 +135,8 @@ def test_a_server_says_how_long_to_wait(get, server, clock):
         Page(BODY),
     )
     assert get(url) == BODY
-    assert clock.naps[:2] == [17, pytest.approx(90 - 17, abs=2)]
+    assert clock.naps[0] == 17
+    assert 60 < clock.naps[1] <= 540  # longer than any pause of its own, however long the test takes
     assert clock.naps[2] < 10
 
 
@@ -165,6 +167,9 @@ def test_a_server_that_says_at_once_is_given_time_all_the_same(get, server, cloc
     [
         {"Retry-After": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"},
         {"Retry-After": "9" * 400},
+        {"Retry-After": "9" * 5000},
+        {"Retry-After": "-3"},
+        {"Retry-After": "Mon, 01 Jan 99999999 00:00:00 GMT"},
         {"Date": "Mon, 01 Jan 2024 00:00:00 +99999999999999999999", "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"},
     ],
 )
