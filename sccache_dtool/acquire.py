@@ -60,19 +60,21 @@ class Acquirer(NamedTuple):
     holder: Holder
     heartbeat_ttl: Callable[[], float]  # lifetime in seconds of this process while it fetches for another holder
     progress: Progress | None
+    make_terms: Callable[
+        [], Terms
+    ]  # called only if something must be fetched: terms may depend on a setting that is wrong
 
-    def acquire(self, wanted: Request, make_terms: Callable[[], Terms], max_age: float | None = None) -> Lease:
+    def acquire(self, wanted: Request, max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
 
-        `make_terms` is called only if it must be fetched: terms may depend on a setting that is wrong. `max_age`:
-        see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not protect
-        anything.
+        `max_age`: see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not
+        protect anything.
         """
         fresh = Freshness(self.store, wanted, max_age)
         damaged: set[str] = set()
         lease = self._take_existing(wanted, fresh, damaged)
         if lease is None:
-            terms = make_terms()
+            terms = self.make_terms()
             if wanted.complete is not None:
                 wanted = wanted.complete()
             from sccache_dtool.fetch.populate import Populator

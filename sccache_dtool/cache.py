@@ -296,7 +296,7 @@ class Cache:
                 holder = self.enter(owner, options.ttl, wanted.key)
                 try:
                     with holder.beating():
-                        return self.acquire(holder, wanted, options)
+                        return self._acquirer(holder, options).acquire(wanted, options.max_age)
                 except BaseException:
                     holder.retire()
                     raise
@@ -316,13 +316,14 @@ class Cache:
 
         Raises LeaseLost if the holder was revoked meanwhile.
         """
+        return self._acquirer(holder, options).acquire(wanted, options.max_age)
 
+    def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
             return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
 
-        acquirer = Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress)
-        return acquirer.acquire(wanted, terms, options.max_age)
+        return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
     def announced(self, wanted: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.

@@ -66,7 +66,7 @@ def test_warnings_are_mailed_although_all_is_done(cache: Cache) -> None:
     config.write_text(f'{config.read_text()}[lease]\ntll = "1d"\n')
     done = run(cache.root)
     assert (done.returncode, left(cache)) == (0, 1)
-    assert done.stdout == f"warning: {config}: [lease] tll is not a setting that this release knows; it is ignored\n"
+    assert done.stdout == f"warning: {config}: [lease] tll is not a setting that this release knows; ignored\n"
 
 
 def test_metrics_are_written_after_it(cache: Cache, tmp_path: Path) -> None:

@@ -286,13 +286,12 @@ def _hold(
     `beats`: whether this process shows heartbeats for the owner.
     """
 
-    def hold(cache: Cache) -> Lease:
-        ttl = cache.settings.heartbeat_ttl if beats and options.ttl is None else options.ttl
-        return cache.hold(owner, request, options._replace(ttl=ttl))
+    def options_in(cache: Cache) -> UseOptions:
+        return options._replace(ttl=cache.settings.heartbeat_ttl) if beats and options.ttl is None else options
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return hold(there)
+        return there.hold(owner, request, options_in(there))
     from sccache_dtool.cli.placement import fetch_where_room_is
 
-    return fetch_where_room_is(caches, request, options, hold)
+    return fetch_where_room_is(caches, request, options, lambda cache: cache.hold(owner, request, options_in(cache)))

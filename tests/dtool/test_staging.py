@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from dtool import stores
+from faults import store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
@@ -24,7 +25,7 @@ from sccache_dtool.fetch.dtool_source import item_key
 from sccache_dtool.fetch.request import DatasetRequest, Request
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import Holder, Roll
+from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease
 
 FILES = stores.FILES
@@ -221,8 +222,8 @@ def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):
 def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
     """A listing for each item would make it minutes for a dataset of some thousand items."""
     listed = []
-    glance = Roll.glance
-    monkeypatch.setattr(Roll, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
+    glance = HolderList.glance
+    monkeypatch.setattr(HolderList, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
     word = f"dtool:{dataset.uri}"
     sc("use", "--ttl", "1h", word)
     sc("unuse", word)
@@ -376,7 +377,7 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
         nonlocal times
         times -= 1
         if times >= 0:
-            for name in Roll.glance(FileSystem(), layout).present.values():
+            for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
                 holders.revoke(FileSystem(), layout, name)
         return real(*given)
 

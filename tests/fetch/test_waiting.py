@@ -36,7 +36,7 @@ class Lost:
         self.polls += 1
         if self.polls == 2:
             name = OutcomeName(self.key[:32], LEASE, 1_800_000_000_000, FAILED)
-            downloads.note_outcome(FileSystem(), self.layout, name, self.facts)
+            downloads.note_outcome(store_of(FileSystem(), self.layout), name, self.facts)
         return self.polls >= 3
 
     def resign(self) -> None:
