@@ -173,14 +173,14 @@ class Acquirer(NamedTuple):
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:
-            raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
+            raise CacheError(f"cannot read the source of {wanted.name}: {error}") from error
         if there is None:  # see items.describe_anew
             return False
         if there == list(wanted.stack.canonical):
             return True
         raise UsageError(
-            f"{wanted.name} is in the cache already, made from something else",
-            details=[f"there: {_words(there)}", f"asked: {_words(wanted.stack.canonical)}"],
+            f"{wanted.name} is already in the cache, with another source or other steps",
+            details=[f"in the cache: {_words(there)}", f"requested: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
 

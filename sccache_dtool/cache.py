@@ -64,7 +64,9 @@ class Cache(Keeping):
         words = (source, *steps, name)
         if refresh or max_age is not None:
             if isinstance(max_age, str):
-                raise UsageError(f"max_age is {max_age!r}, and not a number", hint="give seconds: a day is 86_400")
+                raise UsageError(
+                    f"max_age is {max_age!r}, which is not a number", hint="give seconds, such as 86_400 for one day"
+                )
             return self._use_slowly(words, 0.0 if refresh else max_age)
         place, stack = self._known.get(words, _UNKNOWN)
         member = self._program

@@ -119,7 +119,7 @@ def explain(error: OSError) -> str:
 def translate(error: OSError) -> CacheError:
     """An operating system error as the error that a command reports, with what to do about it."""
     if error.errno in FULL:
-        return NoSpace(explain(error), hint="free some with: sc-dtool clean")
+        return NoSpace(explain(error), hint="free space with: sc-dtool clean")
     if error.errno == errno.EROFS:
         return CacheError(explain(error), hint="the file system is mounted read-only on this host")
     if isinstance(error, PermissionError):

@@ -99,8 +99,8 @@ def dask(place: str, *, insecure: bool = False) -> Iterator[Executor]:
         client = distributed.Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CacheError(
-            f"no Dask scheduler answers at {address}: {error}",
-            hint="check that it is running, and reachable from this host",
+            f"cannot connect to the Dask scheduler at {address}: {error}",
+            hint="check that it is running and reachable from this host",
         ) from error
     with client:
         yield cast("Executor", client.get_executor(pure=False))

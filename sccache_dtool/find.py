@@ -78,7 +78,7 @@ def find_used(fs: FileSystem, place: Layout, words: Sequence[str], name: str | N
     if words and names.cache_of(words[0]) is not None:
         raise NotFound(
             f"{plain(words[0])} is not in the cache {place.root}",
-            hint="name the cache that it is in, with -C, or give the name of the item",
+            hint="name its cache with -C, or give the name of the item",
         )
     if key is not None and os.path.lexists(words[0]):
         return Named(key)
@@ -118,7 +118,7 @@ def the_only(word: str, found: Sequence[str], source: Callable[[str], str]) -> s
     raise UsageError(
         f"{plain(word)!r} could be any of {len(found)} items",
         details=[*(f"{key}: {source(key)}" for key in found[:_LISTED]), *more],
-        hint="give the beginning of a key that only one of them has, or a path: for a file of that name ./NAME",
+        hint="give the first digits of a key that only one of them has, or a path; to name a file NAME, write ./NAME",
     )
 
 

@@ -100,7 +100,7 @@ class Crew:
                 for _ in range(wanted - 1):
                     self._helpers.append(Helper(self._helpers))
             except OSError as error:
-                do_without(f"no more processes can be started ({error.strerror}): a large cache takes longer")
+                do_without(f"cannot start more processes ({error.strerror}): work on a large cache takes longer")
 
     def muster_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
@@ -365,7 +365,7 @@ def _collected(
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
-        logger.warning("a process of the executor was lost (%s); its part of the work is done here", error)
+        logger.warning("the executor lost a process (%s); this process does its part of the work", error)
         return _do_part(work, tasks, jobs)
 
 
@@ -376,8 +376,8 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     for _ in range(_REPORTS):
         if wait([future], timeout=_PATIENCE).done:
             return True
-        logger.warning("waiting for %d parts of the work, which the executor has", number)
-    logger.warning("the executor does not answer; the next part of the work is done here")
+        logger.warning("waiting for the executor to finish %d parts of the work", number)
+    logger.warning("the executor does not respond; this process does the next part of the work")
     return False
 
 

@@ -50,7 +50,7 @@ def parse_duration(text: str) -> float:
         raise UsageError(f"cannot read {text!r} as a duration", hint=f"give {DURATION_FORMS}")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds > LONGEST:
-        raise UsageError(f"{text!r} is too long a duration", hint="a thousand years, 52000w, is the longest")
+        raise UsageError(f"{text!r} is too long", hint="the longest duration is 52000w (a thousand years)")
     return seconds
 
 
@@ -80,7 +80,7 @@ def parse_lifetime(text: str) -> float:
 def check_lifetime(seconds: float) -> float:
     """`seconds`. Raises UsageError if they are too short a lifetime: a heart beats several times in one."""
     if seconds < SHORTEST_LIFETIME:
-        raise UsageError(f"{seconds:g} s is too short a lifetime", hint="give 1s or more, such as 12h")
+        raise UsageError(f"a lifetime of {seconds:g} s is too short", hint="give 1s or more, such as 12h")
     return seconds
 
 

@@ -258,7 +258,7 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
     except OSError as error:
         if error.errno in GONE:
             return _Visit(directory)
-        return _Visit(directory, warning=f"{explain(error)}; what dtool may have left there is not counted")
+        return _Visit(directory, warning=f"{explain(error)}; loose files there are not counted")
     if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
         return _Visit(directory)
     old = not entries and _is_made_by_broker(directory) and where.now - newest_of(status, atime=False) > YOUNG

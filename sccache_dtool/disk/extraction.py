@@ -72,7 +72,7 @@ class Extraction:
         try:
             give_mode(self._root, stat.S_IRWXU)
             if os.fstat(self._root).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                text = "nothing can be unpacked where others may write and permissions cannot be changed"
+                text = "cannot unpack into a directory that others can write to and whose permissions cannot be changed"
                 raise PermissionError(errno.EPERM, text, self._directory)
         except BaseException:
             os.close(self._root)
@@ -143,7 +143,7 @@ class Extraction:
         text = self._links.get((*old_above, old))
         with self._opened(old_above) as source:
             if source is None or (text is None and not _is_file(old, source)):
-                raise Refused("it is a hard link to something that is not a file before it in the archive")
+                raise Refused("it is a hard link whose target is not an earlier file of the archive")
             if (above, name) == (old_above, old):
                 return
             if text is not None:
@@ -183,9 +183,9 @@ class Extraction:
     def _above(self, path: Parts, what: str = "its path") -> tuple[Parts, str]:
         """The directory that a member goes into, free of symbolic links, and the member's name in it."""
         if not path:
-            raise Refused("it would take the place of the directory itself")
+            raise Refused("it would replace the target directory itself")
         if len(path) > _DEEPEST:
-            raise Refused(f"it would be more than {_DEEPEST} directories deep")
+            raise Refused(f"it is nested more than {_DEEPEST} directories deep")
         return self._resolve(path[:-1], what), path[-1]
 
     def _resolve(self, path: Parts, what: str = "its path") -> Parts:
@@ -287,7 +287,7 @@ class Extraction:
                 os.rmdir(name, dir_fd=directory)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise Refused("a directory of the archive that is not empty is in its way") from error
+                    raise Refused("it would replace a directory that is not empty") from error
                 raise
             self._times.pop((*above, name), None)
             return

@@ -79,7 +79,7 @@ class FileSystem(Trees):
         with reached(path) as (name, directory):
             os.mkdir(name, mode, dir_fd=directory)
         if shared:
-            with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+            with dispensable("permissions cannot be changed here: files stay writable, and a group may have no access"):
                 self.share(path)
 
     def share(self, path: str) -> None:
@@ -423,11 +423,11 @@ def _room(path: str) -> tuple[int, int, int, int] | None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        do_without(f"the file system does not say how much of it is free ({error.strerror})")
+        do_without(f"the file system does not report its free space ({error.strerror})")
         return None
     used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
     free = figures.f_bavail * figures.f_frsize
     if used + free <= 0:
-        do_without("the file system does not say how much of it is free (it says that it has no size)")
+        do_without("the file system does not report its free space (it reports a size of 0)")
         return None
     return used + free, free, figures.f_files, figures.f_favail

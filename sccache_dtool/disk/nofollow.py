@@ -131,7 +131,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     *way, name = inner.split("/")
     if name == ".." or ".." in way:
         _leave(here, via)
-        raise OSError(errno.EINVAL, "a path within a cache must not lead upwards", path)
+        raise OSError(errno.EINVAL, "a path in a cache must not lead upwards", path)
     end = len(top)
     for part in way:
         end += len(part) + 1
@@ -155,7 +155,7 @@ def _enter(directory: int | None, name: str, path: str, end: int, flags: int) ->
         return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(directory, name):
-            raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", path[:end]) from None
+            raise OSError(errno.ELOOP, "the path contains a symbolic link, which is not followed", path[:end]) from None
         raise OSError(error.errno, error.strerror, path) from None
 
 

@@ -64,14 +64,14 @@ _LARGEST = 10**18
 def _whole(text: str) -> int:
     number = int(text)
     if abs(number) > _LARGEST:
-        raise ValueError("not a number that we write")
+        raise ValueError("not a number as the program writes it")
     return number
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not abs(number) <= _LARGEST:  # nor is NaN
-        raise ValueError("not a number that we write")
+        raise ValueError("not a number as the program writes it")
     return number
 
 

@@ -62,7 +62,7 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
     path = os.path.expanduser(_DEFAULT)
     if not os.path.isabs(path):
         raise UsageError(
-            "no cache is given, and you have no home directory for the default one",
+            "no cache is given, and you have no home directory for the default cache",
             hint="give a directory with --cache-dir",
         )
     return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
@@ -70,17 +70,17 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
 
 def _absolute(text: str, origin: str) -> str:
     if not text.strip() or "\0" in text or "\n" in text:
-        raise UsageError(f"{origin} is empty, or not a path", hint="name the cache's directory, such as /scratch/cache")
+        raise UsageError(f"{origin} is empty or not a path", hint="name the cache's directory, such as /scratch/cache")
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise UsageError(
-            f"{origin} is {text}, but there is no such user", hint=f"for a directory of that name write ./{text}"
+            f"{origin} is {text}, but there is no such user", hint=f"to name a directory {text}, write ./{text}"
         )
     try:
         return os.path.abspath(path)
     except FileNotFoundError:
         raise UsageError(
-            f"cannot tell where {text} is: the working directory was removed", hint="give an absolute path"
+            f"cannot resolve {text}: the working directory was removed", hint="give an absolute path"
         ) from None
 
 
@@ -122,11 +122,15 @@ def check(fs: FileSystem, layout: Layout) -> str:
         )
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
-            f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
-            hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
+            f"{layout.root} has format {fields.get('version') or '?'}, but this release supports only "
+            f"format {FORMAT_VERSION}",
+            hint="nothing was changed; use the release of sc-dtool that set up the cache, or a newer one",
         )
     if re.fullmatch(_ID, fields["id"]) is None:  # it becomes part of a path in the user's own directory
-        raise NoCache(f"{layout.format_file} has an id that no release makes", hint="nothing was touched")
+        raise NoCache(
+            f"{layout.format_file} contains an invalid cache id",
+            hint="nothing was changed; restore this file from a backup",
+        )
     layout.shared = fields.get("shared") == "group"
     return fields["id"]
 
@@ -156,7 +160,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
     else:
         if not is_cut(text):
             return None
-        damage = "not written to its end" if text.strip("\0") else "empty"
+        damage = "incomplete" if text.strip("\0") else "empty"
     try:
         found = set(fs.names(layout.control))
     except OSError:
@@ -183,7 +187,7 @@ def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
     if damage_of_format(fs, layout) is None:
         return None
     command = f"sc-dtool --cache-dir {shlex.quote(layout.root)} doctor --fix"
-    return f"{layout.format_file} is lost, but the rest exists: {command}"
+    return f"{layout.format_file} is lost, but the rest of the cache exists; to repair it: {command}"
 
 
 def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
@@ -191,7 +195,7 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
         refuse_unfit(fs, layout.root)
     except UsageError as error:
         return f"{error.message}; {error.hint}"
-    return f"set one up with: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
+    return f"to set one up: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
 
 
 def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
@@ -222,7 +226,7 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
             if error.errno in GONE:  # the root is a dangling link, or was removed meanwhile
                 raise _not_set_up(layout.root, error) from error
             raise NoCache(
-                f"{layout.control} exists already, and does not belong to a cache",
+                f"{layout.control} already exists and does not belong to a cache",
                 details=[refusal.message],
                 hint=_how_to_repair(fs, layout) or "nothing was changed; remove it by hand if nobody needs it",
             ) from error
@@ -231,7 +235,7 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
     try:
         put_tag(fs, layout)
     except OSError as error:
-        do_without(f"the cache has no {TAG_NAME}, so backup programs save it ({error.strerror})")
+        do_without(f"cannot write {TAG_NAME}, so backup programs include the cache ({error.strerror})")
     return True
 
 

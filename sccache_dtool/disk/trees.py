@@ -125,7 +125,7 @@ def give_mode(fd: int, mode: int) -> None:
     if there | stat.S_ISGID == mode and has_acl(fd):
         mode = there
     if there != mode:
-        with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+        with dispensable("permissions cannot be changed here: files stay writable, and a group may have no access"):
             os.fchmod(fd, mode)
 
 
@@ -145,11 +145,11 @@ def sync(fd: int) -> None:
     except OSError as error:
         if error.errno not in CANNOT_SYNC:
             raise
-        do_without(f"files cannot be synchronised here: a power failure may damage what is new ({error.strerror})")
+        do_without(f"fsync of files fails here: a power failure may damage new files ({error.strerror})")
 
 
 def _sync_directory(fd: int) -> None:
-    with dispensable("directories cannot be synchronised here: a power failure may undo what is new"):
+    with dispensable("fsync of directories fails here: a power failure may undo recent changes"):
         os.fsync(fd)
 
 

@@ -22,8 +22,8 @@ from sccache_dtool.protocol.leases import Held
 #: Evicts a copy through its gate. Raises InUse.
 Evict = Callable[[Copy], object]
 
-EVICTS = "evicts this copy, unless somebody uses it"
-BY_HAND = "look at it; then sc-dtool rm"
+EVICTS = "evicts this copy unless it is in use"
+BY_HAND = "inspect it, then remove it with sc-dtool rm"
 
 
 def findings(fs: FileSystem, layout: Layout, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
@@ -53,10 +53,10 @@ def _payload(
     fs: FileSystem, path: str, found: Sequence[str], facts: dict[str, Any], copy: Copy, mend: Callable[[], object]
 ) -> Iterator[Finding]:
     if not found:
-        yield Finding(path, "there is no payload", mend, EVICTS)
+        yield Finding(path, "the payload is missing", mend, EVICTS)
     elif len(found) > 1:
         what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
-        yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
+        yield Finding(path, what, None, f"{BY_HAND}, or remove the extra names")
     else:
         yield from _size(fs, f"{path}/{found[0]}", copy, mend if facts.get("source") else None)
 
@@ -88,7 +88,7 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
         facts = items.facts(fs, layout, copy.key, str(copy.generation))
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        remedy = "writes what the rest of the copy says; where the item is from stays unknown"
+        remedy = "writes it again from the rest of the copy; the item's source stays unknown"
         return {}, [Finding(path, what, partial(items.describe_anew, fs, layout, copy), remedy)]
     except OSError as error:
         return {}, [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_mend(error))]
@@ -97,11 +97,11 @@ def _description(fs: FileSystem, layout: Layout, path: str, copy: Copy) -> tuple
         return {}, [Finding(path, what, None, BY_HAND)]
     name = facts.get("name")
     if key_name(copy.key) is None and not (isinstance(name, str) and is_named(copy.key, name)):
-        what = "does not have the item's name, which is too long for its directory"
+        what = "does not contain the item's name, which is too long for the name of its directory"
         return {}, [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
     source = facts.get("source")
     if source is not None and not (isinstance(source, list) and all(isinstance(word, str) for word in source)):
-        return {}, [Finding(path, "does not say in words where the item is from", None, BY_HAND)]
+        return {}, [Finding(path, "does not contain the item's source", None, BY_HAND)]
     return facts, []
 
 
@@ -115,4 +115,4 @@ def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:
             return
         since = None
     if since is None:
-        yield Finding(path, "the text of this lease cannot be understood", None, "it is kept; its name still counts")
+        yield Finding(path, "the record of this lease is invalid", None, "it still counts as a lease")

@@ -86,7 +86,7 @@ def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
     damage = root.damage_of_format(fs, layout)
     if damage is None:
         return []
-    what = f"{damage}, so that no command takes this for a cache"
+    what = f"{damage}, so no command accepts this directory as a cache"
     return [Finding(layout.format_file, what, partial(root.put_format_anew, fs, layout), "writes it again")]
 
 
@@ -117,30 +117,30 @@ def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permission
             else:
                 yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
         except OSError as error:
-            unlisted = [Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")]
+            unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
 
 
 def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Finding]:
     tag = root.tag(fs, layout) if TAG_NAME in fs.names(layout.root) else None
     if tag is None or tag is Tag.BEGUN:
-        what = f"{'missing' if tag is None else 'not written to its end'}, so backup programs save the cache"
+        what = f"{'missing' if tag is None else 'incomplete'}, so backup programs include the cache"
         yield Finding(layout.tag_file, what, partial(root.put_tag_anew, fs, layout), "makes it")
     elif tag is Tag.OTHER:
-        what = "not a cache directory tag, so backup programs save the cache"
-        yield Finding(layout.tag_file, what, None, "remove it; --fix makes another one")
+        what = "not a cache directory tag, so backup programs include the cache"
+        yield Finding(layout.tag_file, what, None, "remove it; --fix then creates a valid one")
     for path in root.unfinished(fs, layout):
         if _is_old(fs, clock, path):
-            what = "the beginnings of a cache that was never finished"
-            yield Finding(path, what, partial(root.remove_unfinished, fs, path), "removes what is empty")
+            what = "left by an interrupted init"
+            yield Finding(path, what, partial(root.remove_unfinished, fs, path), "removes its empty directories")
     for name in fs.names(layout.root):
         path = f"{layout.root}/{name}"
         if is_of_verification(name) and _is_old(fs, clock, path):
-            what = "what a verification of the file system left that was killed"
+            what = "left by an interrupted verification of the file system"
             yield Finding(path, what, partial(fs.remove_tree, path), "removes it")
     for path in root.open_to_all(fs, layout):
-        what = "every user of this machine may write, and delete, here"
-        yield Finding(path, what, None, "use a group (chmod o-w)")
+        what = "every user of this host can create and delete files here"
+        yield Finding(path, what, None, "share it with a group instead (chmod o-w)")
 
 
 def _is_old(fs: FileSystem, clock: Clock, path: str) -> bool:
@@ -222,16 +222,16 @@ def _in_items(
 
 def _left_behind(keeper: Keeper) -> Iterator[Finding]:
     for leftover in keeper.leftovers():
-        yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
+        yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = keeper.reap(dry_run=True)
     reap = _Reaping(keeper)
     for judged in reaped.leases:
         path = keeper.path_of(judged.held)
-        what = f"a lease that nobody holds: {judged.verdict.evidence}"
+        what = f"a lease of a dead holder: {judged.verdict.evidence}"
         yield Finding(path, what, partial(reap.must_end, path), "ends it")
     if not reaped.leases:
         for holder, evidence in reaped.holders:
-            yield Finding(holder, f"a holder that is gone: {evidence}", partial(reap.must_end, holder), "revokes it")
+            yield Finding(holder, f"a dead holder: {evidence}", partial(reap.must_end, holder), "revokes it")
 
 
 class _Reaping:
@@ -262,7 +262,7 @@ class _Reaping:
 _WHAT_TO_DO = {
     "left alone": "left alone; remove it if nobody needs it",
     "passed over": "skipped; check what it is, and who owns it",
-    "counted as held": "counted as held; remove it if it is nobody's",
+    "counted as held": "counted as held; remove it if nobody needs it",
     "counted as alive": "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
 }
 
@@ -272,7 +272,7 @@ def _stranger(fs: FileSystem, clock: Clock, warning: str) -> Finding:
     if _SILLY.search(path):
         return _deleted_while_open(fs, clock, path)
     what, _, so = text.partition("; ")
-    remedy = _WHAT_TO_DO.get(so, so) or "look at it; it is left alone"
+    remedy = _WHAT_TO_DO.get(so, so) or "left alone; check what it is"
     holder = HolderName.parse(path.rpartition("/")[2])
     return Finding(path, what, None, remedy.format(holder=holder.id if holder else "ID"))
 
@@ -285,7 +285,7 @@ def _about(fs: FileSystem, warning: str) -> tuple[str, str]:
 
 
 def _deleted_while_open(fs: FileSystem, clock: Clock, path: str) -> Finding:
-    what = "deleted while a process had it open, on NFS"
+    what = "an NFS leftover of a file that was deleted while a process had it open"
     if _is_old(fs, clock, path):
         return Finding(path, f"{what}, more than a day ago", partial(fs.unlink, path), "removes it")
-    return Finding(path, what, None, "it goes when that process closes it")
+    return Finding(path, what, None, "it disappears when that process closes it")

@@ -12,7 +12,7 @@ from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import CacheError, explain
 
 #: The record of a holder of whom nothing is known any more: no record, so that only a person's word can end it.
-_UNKNOWN = "not known any more: doctor has made holders/ anew"
+_UNKNOWN = "unknown, because doctor had to create holders/ again"
 
 
 def missing(fs: FileSystem, layout: Layout) -> Finding:
@@ -22,13 +22,13 @@ def missing(fs: FileSystem, layout: Layout) -> Finding:
         named = _named(fs, layout)
     except (OSError, CacheError) as error:
         reason = explain(error) if isinstance(error, OSError) else error.message
-        what = f"missing, and who must be in it cannot be told: {reason}"
-        return Finding(layout.holders, what, None, "mend that first: an empty one would end all leases")
+        what = f"missing, and the holders that belong in it cannot be determined: {reason}"
+        return Finding(layout.holders, what, None, "resolve that first: an empty directory would end all leases")
     if not named:
         return Finding(layout.holders, "missing", mend, "makes it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
-    what = f"missing, and with it all that was known of {who} of leases and work areas"
-    return Finding(layout.holders, what, mend, "makes it, and counts them as alive until sc-dtool reap --holder ID")
+    what = f"missing, together with the records of {who} of leases and work areas"
+    return Finding(layout.holders, what, mend, "creates it and counts them as alive until sc-dtool reap --holder ID")
 
 
 def _named(fs: FileSystem, layout: Layout) -> set[str]:
@@ -38,7 +38,7 @@ def _named(fs: FileSystem, layout: Layout) -> set[str]:
     told: list[str] = []
     held = [one for item in items.scan(fs, layout, told.append) for copy in item.copies for one in copy.held]
     if any(one.name == items.UNLISTED for one in held) or any(text.endswith(items.PASSED_OVER) for text in told):
-        raise CacheError("not all leases can be seen")
+        raise CacheError("cannot list all leases")
     works = map(WorkName.parse, fs.names_if_any(layout.tmp))
     return {one.lease.holder for one in held if one.lease} | {work.holder for work in works if work}
 

@@ -109,7 +109,7 @@ class Cleaner(Post):
         """
         if planned.cache_id != self._id:
             raise UsageError(
-                "this is the plan of another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
+                "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(most_seconds)
         leased = self._unsettled()

@@ -96,7 +96,7 @@ class Broom:
                     what = "a restore that was interrupted: its copy returns to the trash"
                     yield Leftover(path, what, self._give_back(work))
             elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
-                yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+                yield Leftover(path, f"the work area of an interrupted {work.purpose}", self._discard(work))
 
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
@@ -146,7 +146,7 @@ class Broom:
         for text in self._fs.names(self._layout.holders):
             path = f"{self._layout.holders}/{text}"
             if text.startswith(PROBE) and self._is_old(path):
-                yield Leftover(path, "the probe of a listing that was killed", self._unlink(path))
+                yield Leftover(path, "left by an interrupted listing", self._unlink(path))
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
@@ -158,7 +158,7 @@ class Broom:
             elif self._is_directory(path):
                 self._warn(f"{path}: a directory in a lock's place; left alone")
             elif self._is_old(path) and not self._is_of_running(text, found):
-                yield Leftover(path, "what is left of an election", self._unlink(path))
+                yield Leftover(path, "left by an election", self._unlink(path))
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""

@@ -19,8 +19,8 @@ def listing(fs: FileSystem, layout: Layout, warn: Warn) -> list[PinName]:
         found = fs.names_if_any(layout.pins)
     except OSError as error:
         raise CacheError(
-            f"cannot tell what is pinned: {explain(error)}",
-            hint="nothing is removed until this is resolved; check what is there, and who owns it",
+            f"cannot read the pins: {explain(error)}",
+            hint="nothing is removed until this is resolved; check what is at that path, and who owns it",
         ) from error
     return list(understood(layout.pins, found, PinName.parse, "not a pin", warn))
 

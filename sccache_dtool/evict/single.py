@@ -83,13 +83,13 @@ class Keeper(Cleaner):
 
     def _in_use(self, item: Item) -> InUse:
         if not item.leases:
-            return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
+            return InUse(f"cannot remove {key_label(item.key)}: it was in use a moment ago", hint="try again")
         judged = self.judged(item.held)
         count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
         return InUse(
             f"cannot remove {key_label(item.key)}: {count} held",
             details=[f"{one.by}: {one.verdict.evidence}" for one in judged],
-            hint="release them with `sc-dtool unuse`; those of dead holders are ended by `sc-dtool reap`",
+            hint="release them with `sc-dtool unuse`; `sc-dtool reap` ends those of dead holders",
         )
 
     def evict_if_idle(self, key: str) -> bool:
@@ -116,7 +116,7 @@ class Keeper(Cleaner):
             raise not_in_trash(key)
         name = max(found, key=lambda one: one.generation.created)
         if items.generations(self._fs, self._layout, key):
-            raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
+            raise InUse(f"{key_label(key)} is already in the cache", hint="the copy in the trash stays there")
         try:
             with self._at_work() as holder:
                 if not trash.restore(self._fs, self._layout, self._clock, holder, key, name):
@@ -136,14 +136,18 @@ class Keeper(Cleaner):
         """Why a copy could not be restored, and where it is now."""
         until = iso(name.keep_until)
         where = [f"the copy is still in the trash, until {until}"]
-        hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
+        hint = (
+            "free space with `sc-dtool clean`, then restore it again"
+            if error.errno in FULL
+            else "resolve that, then restore it again"
+        )
         try:
             if str(name) not in self._fs.names(self._layout.trash):
-                where = [f"the copy is in {self._layout.tmp}, to be returned to the trash until {until}"]
-                hint = "`sc-dtool clean` returns it; then restore it again"
+                where = [f"the copy is in {self._layout.tmp}; in the trash, it is kept until {until}"]
+                hint = "run `sc-dtool clean`, which returns it to the trash, then restore it again"
         except OSError as unlisted:
-            where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
-            hint = "`sc-dtool clean` returns it to the trash"
+            where = [f"the copy is still in the cache directory, but the trash cannot be listed: {explain(unlisted)}"]
+            hint = "run `sc-dtool clean`, which returns it to the trash"
         label = key_label(key)
         if error.errno in FULL:
             return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
@@ -154,7 +158,7 @@ class Keeper(Cleaner):
         try:
             audit.write_restored(self._fs, self._layout, key, self._clock.wall(), holder.by, tmp)
         except OSError as error:
-            self._warn(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
+            self._warn(f"{explain(error)}; the restore is not recorded, so metrics count it as a miss")
 
     def empty_trash(self) -> tuple[Trashed, Purged]:
         """Delete all that is in the trash, what is kept for `restore` too: what it was, and what was done.

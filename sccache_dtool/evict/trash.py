@@ -61,7 +61,7 @@ def name_of(generation: str, keep_until: int) -> str:
     """What an evicted copy is called in the trash. Raises ValueError for what names no copy."""
     parsed = Generation.parse(generation)
     if parsed is None:
-        raise ValueError(f"{generation!r} is no generation")
+        raise ValueError(f"{generation!r} is not a generation")
     return str(TrashName(parsed, keep_until, going=not keep_until))
 
 
@@ -305,7 +305,7 @@ def restorable(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> I
         except (OSError, records.Damaged) as error:
             if str(name) in fs.names(layout.trash):  # otherwise somebody has just purged or restored it
                 reason = explain(error) if isinstance(error, OSError) else error
-                warn(f"{path}: not whole any more ({reason}); it cannot be restored")
+                warn(f"{path}: incomplete ({reason}); it cannot be restored")
         else:
             yield key, name
 
@@ -321,9 +321,9 @@ def _key_in(document: Mapping[str, Any], payload: Sequence[str]) -> str:
     """The key of a trashed copy of which this is the description. Raises records.Damaged."""
     key = document.get("key")
     if not (isinstance(key, str) and is_key(key)):
-        raise records.Damaged("its item.json names no item")
+        raise records.Damaged("its item.json does not name an item")
     if len(payload) != 1 and document.get("payload") not in payload:  # programs may have put an index beside it
-        raise records.Damaged("its data is not there")
+        raise records.Damaged("its payload is missing")
     return key
 
 

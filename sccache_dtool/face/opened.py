@@ -168,7 +168,9 @@ class Opened:
             return
         self._warned = True
         for path in root.open_to_all(self._fs, self._layout):
-            self._warn(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
+            self._warn(
+                f"{path}: every user can create and delete files here; share it with a group instead (chmod o-w)"
+            )
 
     def _keeper(self, warn: Tell | None = None, settings: config.Config | None = None) -> Keeper:
         from sccache_dtool.evict.single import Keeper

@@ -52,16 +52,21 @@ def parse(words: Sequence[str]) -> Reference:
     text = words[0].removeprefix(DTOOL)
     uri, mark, item = text.partition("#")
     if not uri or CONTROL.search(text):
-        raise UsageError(f"{plain(words[0])} names no dataset", hint="write dtool:URI, or dtool:URI#ITEM for one item")
+        raise UsageError(
+            f"{plain(words[0])} does not name a dataset", hint="give dtool:URI, or dtool:URI#ITEM for one item"
+        )
     if not mark:
         if len(words) > 1:
             raise UsageError(
-                f"{plain(words[1])} cannot be done with a whole dataset", hint="name an item: dtool:URI#ITEM"
+                f"{plain(words[1])} cannot be applied to a whole dataset", hint="name an item: dtool:URI#ITEM"
             )
         return Reference(uri, None, ())
     item = item.removeprefix("./")
     if not item:
-        raise UsageError(f"{plain(words[0])} names no item", hint="write its identifier, or its path in the dataset")
+        raise UsageError(
+            f"{plain(words[0])} does not name an item",
+            hint="give the item's identifier or its path in the dataset: dtool:URI#ITEM",
+        )
     steps = parse_stack(["file:/item", *words[1:]]).steps
     if not is_identifier(item):
         item = hashlib.sha1(item.encode(), usedforsecurity=False).hexdigest()
@@ -73,8 +78,8 @@ def wanted_from_words(words: Sequence[str], root: str) -> Wanted:
     reference = parse(words)
     if reference.identifier is None:
         raise UsageError(
-            f"{plain(words[0])} is a whole dataset, and here one item is needed",
-            hint="write dtool:URI#ITEM; `sc-dtool use` takes whole datasets, too",
+            f"{plain(words[0])} is a whole dataset, but one item is needed here",
+            hint="give dtool:URI#ITEM; `sc-dtool use` also accepts whole datasets",
         )
     uri = reference.uri
     return wanted(reference.uuid, reference.identifier, root, lambda: open_dataset(uri), reference.steps)
@@ -108,8 +113,8 @@ def _open(uri: str) -> DataSet:
         if error.args != (scheme,) or re.fullmatch("[a-z0-9]+", scheme) is None:
             raise FetchFailed(f"cannot open dataset {plain(uri)}: no {why(error)}") from error
         raise FetchFailed(
-            f"cannot open dataset {plain(uri)}: dtool knows no storage of kind {scheme!r} here",
-            hint=f"install its broker: pip install dtool-{scheme}",
+            f"cannot open dataset {plain(uri)}: dtool has no storage broker for {scheme!r}",
+            hint=f"install it: pip install dtool-{scheme}",
         ) from error
     except Exception as error:
         raise FetchFailed(f"cannot open dataset {plain(uri)}: {why(error)}") from error

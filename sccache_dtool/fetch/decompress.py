@@ -81,7 +81,7 @@ def pieces(fs: FileSystem, reading: int, kind: str) -> Iterator[bytes]:
         if stream.eof:
             pending, stream = stream.unused_data, None
     if stream is not None or not any_stream:
-        raise EOFError("it ends too early")
+        raise EOFError("it is truncated")
     _check_padding(kind, padding)
 
 

@@ -212,9 +212,9 @@ class Bringer(NamedTuple):
                 return
             fs.unlink(target)
         raise WrongContent(
-            f"{self.what} arrived wrong twice: {fault}",
+            f"{self.what} was received with errors twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
-            hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
+            hint="the stored file differs from the frozen dataset, or the transfer damages it: ask the owner of the dataset",
             shared=True,
         )
 
@@ -225,11 +225,11 @@ class Bringer(NamedTuple):
         """What is wrong with the file at `path`, in words; empty if nothing is."""
         size = fs.lstat(path).st_size
         if size != self.size:
-            return f"{size} bytes came, and {self.size} are expected"
+            return f"received {size} bytes, expected {self.size}"
         if self.digest is not None:
             found = file_digest(fs, path, self.digest[0])
             if found != self.digest[1]:
-                return f"its {self.digest[0]} is {found}, and {self.digest[1]} is expected"
+                return f"its {self.digest[0]} is {found}, expected {self.digest[1]}"
         return ""
 
     def _fetch(self, fs: FileSystem, target: str) -> None:

@@ -124,7 +124,7 @@ class Populator:
                 if self._holder.lost or self._worker.lost:
                     raise self._lost(wanted) from error
                 if self._is_without_cache():
-                    raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
+                    raise CacheError(f"the cache in {self._layout.root} was removed during the download") from error
                 raise TakenOver from error
             failure = self._explain(wanted, error)
             if not isinstance(failure, TimedOut):  # our own patience: others may have more, and fetch it
@@ -146,7 +146,7 @@ class Populator:
     def _queued(self, job: Job) -> None:
         if job.track is not None:
             job.track.queue()
-        self._note("waiting for other downloads of yours on this host to end")
+        self._note("waiting for your other downloads on this host to end")
 
     def _check_room(self, wanted: Wanted, coming: int, ours: tuple[float, str], terms: Terms) -> None:
         """Raise NoSpace at once, and not when the disk is full, if `coming` bytes do not fit beside earlier fetches."""
@@ -161,14 +161,14 @@ class Populator:
             return
         import humanize
 
-        reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
+        reserved = f", {humanize.naturalsize(taken)} of it reserved by running downloads" if taken else ""
         raise NoSpace(
             f"no space left for {wanted.label}, which needs {humanize.naturalsize(coming)}",
             details=[
                 f"{self._layout.root}: {humanize.naturalsize(missing)} missing, "
                 f"{humanize.naturalsize(max(0, self._fs.free_space(self._layout.root) or 0))} free{reserved}"
             ],
-            hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
+            hint="free space with `sc-dtool clean`, or use --make-room to remove idle items",
         )
 
     def _is_taken_away(self, area: str) -> bool:
@@ -192,7 +192,7 @@ class Populator:
 
     def _lost(self, wanted: Wanted) -> LeaseLost:
         return LeaseLost(
-            f"the work area for {wanted.label} was taken away: this process was taken for dead meanwhile",
+            f"the work area for {wanted.label} was removed, because another process considered this one dead",
             hint="use the item again",
         )
 
@@ -201,10 +201,10 @@ class Populator:
             return error
         if isinstance(error, OSError) and error.errno in FULL:
             return NoSpace(
-                f"no space left in {self._layout.root} for {wanted.label}", hint="`sc-dtool clean` makes room"
+                f"no space left in {self._layout.root} for {wanted.label}", hint="free space with: sc-dtool clean"
             )
         reason = explain(error) if isinstance(error, OSError) else str(error)
-        return CacheError(f"cannot put {wanted.label} into the cache: {reason}")
+        return CacheError(f"cannot add {wanted.label} to the cache: {reason}")
 
     def _note_end(
         self, wanted: Wanted, name: str, track: Track, began: float, how: str, more: dict[str, object]

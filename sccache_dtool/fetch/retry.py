@@ -59,7 +59,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}",
-                    hint=f"the server asks us to come back in {short_duration(error.after)}",
+                    hint=f"the server asks to try again after {short_duration(error.after)}",
                 ) from error
             if in_vain >= TRIES or number == MOST_TRIES:
                 raise GaveUp(

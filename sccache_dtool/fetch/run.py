@@ -82,7 +82,7 @@ def fetch(
         if error.errno in FULL:
             raise NoSpace(
                 f"no space left in {area} while fetching {what}: {plain(explain(error))}",
-                hint="`sc-dtool clean` makes room",
+                hint="free space with: sc-dtool clean",
             ) from error
         raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
     finally:

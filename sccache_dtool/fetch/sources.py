@@ -72,7 +72,7 @@ def require(chain: Chain) -> None:
     lacking = [_missing(mirror) for mirror in chain.mirrors]
     if all(lacking):
         raise FetchFailed(
-            f"cannot fetch {chain.source}: what it needs is not installed",
+            f"cannot fetch {chain.source}: a package that it needs is not installed",
             hint="; ".join(dict.fromkeys(f"install it: {words}" for words in lacking)),
         )
 
@@ -127,7 +127,7 @@ def is_unchanged(fs: FileSystem, clock: Clock, note: Callable[[str], None], chai
         if others:
             return False  # another mirror may bring it
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
-        message = error.message.replace("cannot fetch", "cannot ask for changes of", 1)
+        message = error.message.replace("cannot fetch", "cannot check for changes of", 1)
         raise FetchFailed(message, details=error.details, hint=hint) from error
 
 
@@ -169,7 +169,7 @@ def _retriever(source: Source) -> Retriever:
         return fsspec_source.retrieve
     plugin = plugins.find_source(source.scheme)
     if plugin is None:
-        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
+        raise FetchFailed(f"cannot fetch {source.canonical}: no installed package supports it")
     return _guarded(plugin.retrieve)
 
 

@@ -227,7 +227,7 @@ class _Unpacker:
         if member.type in _NO_MEMBERS:
             return
         if member.type == _CONTINUED:
-            raise Refused("it is the rest of a file that begins in another volume of the archive")
+            raise Refused("it continues a file of another volume of the archive")
         path = _parts(member.name)
         if member.isdir() or member.type == _DUMP_DIRECTORY or (member.isreg() and member.name.endswith("/")):
             self._extraction.directory(path, member.mtime)

@@ -154,7 +154,7 @@ class Proc:
                 return Verdict(State.UNKNOWN, f"process {process.pid} is hidden from this user")
             return Verdict(State.DEAD, f"process {process.pid} of this boot is gone")
         if stat.start != process.start:
-            return Verdict(State.DEAD, f"process {process.pid} is gone, its number now another process's")
+            return Verdict(State.DEAD, f"process {process.pid} is gone, and its number belongs to another process")
         if stat.state in "ZX" and stat.threads <= 1:  # a dead leader may have living threads
             return Verdict(State.DEAD, f"process {process.pid} has ended (a zombie)")
         return Verdict(State.ALIVE, f"process {process.pid} ({stat.command}) is running")

@@ -145,7 +145,8 @@ def _directories(value: object) -> tuple[str, ...]:
     for pattern in listed:
         if not isinstance(pattern, str) or {"", ".", ".."} & set(pattern.split("/")):
             raise UsageError(
-                f"{pattern!r} names no directory of the cache", hint='give a list such as ["study-1", "mirror/*"]'
+                f"{pattern!r} does not name a directory of the cache",
+                hint='give a list such as ["study-1", "mirror/*"]',
             )
     return tuple(listed)
 

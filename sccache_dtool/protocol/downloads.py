@@ -50,7 +50,7 @@ def _names(fs: FileSystem, directory: str) -> list[str]:
         return fs.names(directory)
     except OSError as error:
         if error.errno not in GONE:
-            do_without(f"how other downloads ended cannot be told ({error.strerror})")
+            do_without(f"how other downloads ended cannot be read ({error.strerror})")
         return []
 
 
@@ -69,7 +69,7 @@ def note_outcome(fs: FileSystem, layout: Layout, name: OutcomeName, facts: dict[
             fs.make_dirs(path.rpartition("/")[0], shared=layout.shared)
             fs.write_new(path, text, shared=layout.shared)
     except OSError as error:
-        do_without(f"others are not told how this download ended ({error.strerror})")
+        do_without(f"other processes cannot see how this download ended ({error.strerror})")
 
 
 def any_expired(fs: FileSystem, layout: Layout, now: float) -> bool:

@@ -171,7 +171,7 @@ def _gather(fs: FileSystem, history: str, warn: Callable[[str], None], *, record
         if turn and not fresh and not vanished:
             break
     for segment in missing:
-        warn(f"{history}/{segment}: is listed and cannot be found; its uses are not counted")
+        warn(f"{history}/{segment}: is listed but cannot be found; its uses are not counted")
     return _Union(texts, frozenset(whole))
 
 

@@ -128,7 +128,7 @@ class Court:
         """What can be said of one lease."""
         since, by = self._text(held)
         if held.lease is None:
-            verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool makes; somebody may mean something by it")
+            verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool creates, so its meaning is unknown")
             return Judged(held, None, None, since, records.printable(held.name), verdict)
         record, verdict = self.holder(held.lease.holder)
         name = self.roll.present.get(held.lease.holder)
@@ -226,8 +226,7 @@ def open_court(place: Workplace, *, glance: bool = False, dry_run: bool = False)
     if memory.is_lost and not glance:
         where = "there is no directory for it" if memory.path is None else f"{memory.path} cannot be written"
         warn(
-            f"observations of lifetimes cannot be stored ({where}): "
-            "leases of dead holders on other hosts may be kept for ever"
+            f"observations of lifetimes cannot be stored ({where}): leases of dead holders on other hosts may never end"
         )
 
 
@@ -238,7 +237,7 @@ def _call(fs: FileSystem, layout: Layout, warn: Callable[[str], None], dry_run: 
     except OSError as error:
         if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
-        warn(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
+        warn(f"{explain(error)}; until it can be written, missing holders are not considered dead")
         return Roll.glance(fs, layout)
 
 

@@ -358,9 +358,9 @@ def test_a_name_that_cannot_be_read_may_be_excluded(sc: Sc, source: str, disk: D
     (copy / "item.json").chmod(0o600)
     (copy / "item.json").write_text(json.dumps(facts))
     shown = sc("doctor")
-    assert "does not have the item's name" in shown.out
+    assert "does not contain the item's name" in shown.out
     kept = sc("-f", "json", "clean", "--all", "-y", "--exclude", "x*").rows("kept")
-    assert [row["reason"] for row in kept] == ["its name cannot be read, and may be excluded"]
+    assert [row["reason"] for row in kept] == ["its name cannot be read, so it may be excluded"]
     assert disk.copies() == [copy]
     assert sc("clean", "--all", "-y").code == 0
     assert disk.copies() == []

@@ -166,7 +166,7 @@ def test_all_who_wait_are_told_why(sc: Callable[..., Done], server: Server) -> N
             ended = [finish(one) for one in (first, second, third)]
     assert [one.code for one in ended] == [12, 12, 12]
     assert all("the server answered 404" in one.err for one in ended)
-    assert "for whom we waited" in ended[1].err
+    assert "while this process waited" in ended[1].err
     assert server.gets["/x"] == 1
     server.page("/x", b"ACGT")
     assert sc("use", url).path.read_bytes() == b"ACGT"  # it is tried again, and not remembered
@@ -319,7 +319,7 @@ def test_who_ran_out_of_patience_in_a_queue_has_not_failed_for_others(
             with start([SC_DTOOL, "use", b, *ME]) as patient:
                 first = finish(hasty)
                 assert first.code == 11
-                assert "waiting for other downloads of yours" in first.err
+                assert "waiting for your other downloads" in first.err
                 done = finish(patient)
                 assert done.code == 0, done.err
         server.release()
@@ -442,7 +442,7 @@ def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Pa
         assert done.code == 13
         alone = sc("use", "-C", str(disks[1]), "--size", "6MB", "-n", "other")
         assert alone.code == 13
-        assert "reserved by running fetches" in alone.err
+        assert "reserved by running downloads" in alone.err
         server.release()
         assert finish(fetching).code == 0
 

@@ -80,7 +80,7 @@ def test_one_name_means_one_source(sc: Sc, source: str, tmp_path: Path, disk: Di
     done = sc("use", "-n", "ref", tmp_path / "other.fa")
     assert done.code == 2
     assert done.out == ""
-    assert "made from something else" in one_line_error(done)
+    assert "with another source or other steps" in one_line_error(done)
     assert source in done.err
     assert "other.fa" in done.err
     assert len(disk.leases()) == 1

@@ -294,11 +294,11 @@ def test_json_says_how_many_items_there_are(sc, dataset):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["dtool:"], Exit.USAGE, "names no dataset"),
-        (["dtool:http://127.0.0.1:9/x#"], Exit.USAGE, "names no item"),
-        (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool knows no storage of kind 'nosuch'"),
+        (["dtool:"], Exit.USAGE, "does not name a dataset"),
+        (["dtool:http://127.0.0.1:9/x#"], Exit.USAGE, "does not name an item"),
+        (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool has no storage broker for 'nosuch'"),
         (["dtool:/no/such/dataset#c"], Exit.FETCH_FAILED, "not a dataset"),
-        (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be done with a whole dataset"),
+        (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be applied to a whole dataset"),
         (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "cannot be given another name"),
     ],
 )

@@ -135,7 +135,7 @@ def test_a_pause_is_told_before_it_is_made(get, server):
 def test_a_server_that_wants_too_much_patience_is_given_up(get, server, clock):
     """A job would sleep for a day because a server said so."""
     error = refused(get, server.page("/x", b"", status=503, headers={"Retry-After": "86400"}))
-    assert "come back in 24 h" in error.hint
+    assert "try again after 24 h" in error.hint
     assert clock.naps == []
 
 
@@ -325,7 +325,7 @@ def test_a_coding_that_nobody_knows_is_refused(get, server, coding):
 def test_what_is_not_coded_as_it_says_is_refused_in_words(get, server):
     """Who reads the log would find the names of three libraries' exceptions."""
     error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": "gzip"}))
-    assert error.message.endswith("what the server sent cannot be decoded in the way that it says")
+    assert error.message.endswith("the response cannot be decoded as its Content-Encoding says")
 
 
 def test_a_page_that_says_sorry_with_status_200_fails_its_digest(get, server):
@@ -756,9 +756,9 @@ def test_odd_and_legal_answers_are_understood(get_raw, reply):
         (answer(b"", status="205 Reset Content"), "205"),
         (answer(b"", status="304 Not Modified"), "304"),
         (answer(b"", status="202 Accepted"), "202"),
-        (answer(b"", status="300 Choices"), "300 Choices, and not where to look"),
-        (answer(b"", status="302 Found"), "302 Found, and not where to look"),
-        (answer(b"", "Location:", status="302 Found"), "302 Found, and not where to look"),
+        (answer(b"", status="300 Choices"), "300 Choices, without a Location"),
+        (answer(b"", status="302 Found"), "302 Found, without a Location"),
+        (answer(b"", "Location:", status="302 Found"), "302 Found, without a Location"),
         (answer(b"12345", "Content-Range: bytes 0-4/10", status="206 Partial"), "206"),
         (answer(b"12345", "Content-Type: multipart/byteranges; boundary=x", status="206 Partial"), "206"),
         (answer(b"", "Location: file:///etc/passwd", status="302 Found"), "not followed: file:///etc/passwd"),
@@ -815,7 +815,7 @@ def test_a_redirect_to_what_is_not_encrypted_is_said(get, tmp_path, monkeypatch)
         with httpserver.raw(there, tls=certified(tmp_path, monkeypatch)) as server:
             assert get(server.url(), note=said.append) == SMALL
             (note,) = said
-            assert note.startswith(f"{server.url()}: it is redirected from https to http")
+            assert note.startswith(f"{server.url()}: redirected from https to http")
 
 
 def test_an_address_of_version_6_is_one(get):

@@ -153,7 +153,7 @@ def _split(reply: Reply, count: int, command: str) -> Iterator[list[str]]:
             continue
         fields = [field.strip() for field in line.split("|")]
         if len(fields) < count:
-            raise Unanswered(f"{command} gave an answer that cannot be understood: {line[:80]!r}")
+            raise Unanswered(f"{command} gave an answer that cannot be parsed: {line[:80]!r}")
         yield fields[:count]
 
 
