@@ -214,7 +214,7 @@ class Bringer(NamedTuple):
         raise WrongContent(
             f"{self.what} was received with errors twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
-            hint="the stored file differs from the frozen dataset, or the transfer damages it: ask the owner of the dataset",
+            hint="the stored file is not the frozen one, or the transfer damages it: ask the owner of the dataset",
             shared=True,
         )
 

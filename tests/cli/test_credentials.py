@@ -159,7 +159,7 @@ def test_refresh_asks_with_the_signature_and_downloads_nothing(sc: Sc, root: Pat
     done = sc("use", "--refresh", server.url(new, "me:SECRET"))
     assert done.code == 12
     assert "cannot check for changes of" in done.err
-    assert "give a new URL of the same file; without --refresh" in done.err
+    assert "give a new URL of the same file; to use the copy in the cache" in done.err
     assert server.gets == {old: 1, new: 2}
     assert "SECRET" not in f"{done.out}{done.err}{stored(root)}"
 

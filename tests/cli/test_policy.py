@@ -118,9 +118,9 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     [
         (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
         (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
-        (["--low-watermark", "75%"], "the low watermark, 75%, needs a high one"),
+        (["--low-watermark", "75%"], "the low watermark, 75%, needs a high watermark"),
         (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
-        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, needs a high one"),
+        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, needs a high watermark for files"),
     ],
 )
 def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
@@ -182,7 +182,7 @@ def test_a_floor_above_the_size_of_the_file_system_is_refused(
     """A number of the wrong size would empty the cache again and again, and could never be reached."""
     path = put("a")
     monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))
-    said = f"{given[:-2]}.0 {given[-2:]} cannot be kept free: the file system has 10.0 kB in all"
+    said = f"{given[:-2]}.0 {given[-2:]} cannot be kept free: the file system has only 10.0 kB in total"
     for words in (["-n"], ["--notice", "1d"], []):
         done = sc("clean", "--min-free", given, *words)
         assert (done.code, said in done.err, done.out) == (2, True, "")
