@@ -1,4 +1,4 @@
-"""`use`, `unuse`, `run`, `renew`: what batch jobs call."""
+"""`use`, `unuse`, `run`, `renew`: take, release and renew leases."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def use_command(
     calls `use` twice calls `unuse` twice.
 
     dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
+
+    The exit code is 11 if another process is still fetching the item after --wait, 12 if the item cannot be fetched,
+    and 13 if there is not enough space.
+
+    \b
+    Example:
+      path=$(sc-dtool use https://example.org/hg38.tar.gz sha256:HEX tar) || exit
     """
     terms = {"ttl": ttl, "wait": wait, "size": size, "rate": _rate(max_rate), "make_room": make_room}
     terms["max_age"] = _max_age(refresh, max_age)
@@ -79,7 +86,7 @@ def use_command(
     }
     try:
         now.out.path("use", fields, os.fspath(lease))
-    except BaseException:  # a full disk, a reader that has gone: whoever has no path has no use for the lease
+    except BaseException:  # a full disk, or a closed pipe: a caller that has not got the path cannot release the lease
         lease.release()
         lease.holder.retire()
         raise
@@ -106,6 +113,10 @@ def unuse_command(
 
     Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
     on that copy only. Releasing an item that is not in use is not an error: the command says so and exits with 0.
+
+    \b
+    Example:
+      sc-dtool unuse "$path"
     """
     if not words and name is None:
         raise UsageError(
@@ -125,16 +136,16 @@ def unuse_command(
     if not released:
         there = meant if holder == "auto" else []
         above = next((found for cache, (key, _) in there if (found := cache.holder_above(key))), None)
-        hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
+        hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
+        now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     item = meant[0][1].key if meant else None
     now.out.result("unuse", {"item": item, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
 def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
-    """What the words mean in each of the caches, as far as they are caches. A path is in one of them alone.
+    """What the words mean in each directory that is a cache. A path belongs to only one of them.
 
-    Raises UsageError if they mean nothing in any.
+    Raises UsageError if no cache knows the item.
     """
     if len(caches) == 1:
         return [(caches[0], caches[0].find_used(words, name))]
@@ -156,9 +167,9 @@ def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> lis
 def _ways_back(
     cache: Cache, words: tuple[str, ...], key: str
 ) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
-    """How an item is given back, and how it is evicted."""
+    """The functions that release an item, and that evict it."""
     if key.endswith(".dataset"):
-        from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
+        from sccache_dtool.dtool import staging  # only for datasets: importing it takes as long as everything else
 
         if staging.is_view(cache, words, key):
             return staging.release, staging.evict
@@ -166,7 +177,7 @@ def _ways_back(
 
 
 class _WithCommand(click.Command):
-    """A command whose words end at ``--``, where somebody else's begin."""
+    """A command whose arguments end at ``--``; those of another command follow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -210,6 +221,10 @@ def run_command(
     COMMAND. sc-dtool renews the lease while COMMAND runs. If the lease is lost nevertheless, COMMAND gets SIGTERM. Once
     COMMAND has started, the exit code is always that of COMMAND, and sc-dtool reports its own problems on standard
     error.
+
+    \b
+    Example:
+      sc-dtool run https://example.org/hg38.tar.gz tar -- align --reference {} sample.fastq
     """
     from sccache_dtool.cli.child import Child
 
@@ -221,7 +236,7 @@ def run_command(
     child = Child(now.out.warning)
 
     def give_up(error: LeaseLost) -> None:
-        if child.has_ended:  # a cleaner has seen that first
+        if child.has_ended:  # a cleaner has noticed that and ended the lease
             return
         lost.append(error)
         if not keep_going:
@@ -244,7 +259,7 @@ def run_command(
 
 
 def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) -> None:
-    """Give back what a command held, and report what goes wrong. Nothing is raised: the exit code is the command's."""
+    """Release the leases of a command, and report errors. Nothing is raised: the exit code is the command's."""
     holder = leases[0].holder
     failed: list[str] = []
     all_kept = True
@@ -255,7 +270,7 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
                 all_kept &= lease.release()
             except OSError as error:
                 failed.append(explain(error))
-        # Otherwise a lease that was not there was ended because the command had ended.
+        # Without this condition, a lease that a cleaner ended because the command had ended would be reported as lost.
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         if not failed:
             holder.retire()
@@ -266,7 +281,7 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
     if failed:
         out.error(
             CacheError(
-                f"could not give back {len(failed)} of {len(leases)} leases",
+                f"could not release {len(failed)} of {len(leases)} leases",
                 details=list(dict.fromkeys(failed))[:3],
                 hint="`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended",
             )
@@ -282,6 +297,10 @@ def renew_command(now: Invocation, holder: str) -> None:
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
     run longer than their --ttl, and for leases held under a name (--holder NAME).
+
+    \b
+    Example:
+      sc-dtool renew --holder nightly
     """
     cache = now.cache()
     owners = cache.owners(holder)
@@ -292,7 +311,7 @@ def renew_command(now: Invocation, holder: str) -> None:
 
 
 def _is_dataset(words: tuple[str, ...]) -> bool:
-    """Whether the words mean a whole dtool dataset. dtool's modules are loaded only where one may be meant."""
+    """Whether the words mean a whole dtool dataset. dtool is imported only if they may."""
     if not (words and words[0].startswith(DTOOL)):
         return False
     from sccache_dtool.dtool import staging

@@ -139,7 +139,7 @@ def test_clean_takes_what_the_specification_says_and_nothing_in_use(dtool, used,
 def test_clean_without_a_terminal_does_not_guess(dtool, used):
     """A cron line with a slip in it must not delete everything."""
     assert "add -y to go on without a question" in dtool("cache", "clean", "--all", code=Exit.USAGE)
-    assert "nothing says what to remove" in dtool("cache", "clean", code=Exit.USAGE)
+    assert "no condition is given" in dtool("cache", "clean", code=Exit.USAGE)
 
 
 def test_log_tells_who_used_what(dtool, used):
