@@ -129,8 +129,8 @@ def translate(error: OSError) -> CacheError:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question that suggests the names similar to `word`, after a space; empty if none is similar."""
+    """A question with the names that are similar to `word`: `` (did you mean 'use'?)``; empty if there are none."""
     from difflib import get_close_matches
 
     close = get_close_matches(word, list(known), 3)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

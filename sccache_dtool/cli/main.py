@@ -108,7 +108,7 @@ class Commands(click.Group):
         name = args[0]
         names = self.list_commands(ctx)
         if name not in names and not name.startswith("-"):
-            ctx.fail(f"No such command {name!r}.{did_you_mean(name, names)}")
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, names)}")
         return super().resolve_command(ctx, args)
 
 

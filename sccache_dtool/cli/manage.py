@@ -238,7 +238,7 @@ def _print_trash(now: Invocation, cache: Cache) -> None:
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
-    """Act on each item, and go on after a failure. Returns the first failure's exit code if all failed, else PARTIAL."""
+    """Act on each item, even if one fails. Returns the first error's exit code if all failed, PARTIAL if some did."""
     codes = []
     for item in items:
         try:

@@ -43,10 +43,12 @@ def sample_command(now: Invocation, name: str | None) -> None:
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:
-        what = f"{name!r} could mean {' or '.join(found)}" if found else f"there is no sample {name!r}"
-        raise UsageError(
-            f"{what}{'' if found else did_you_mean(name, SAMPLES)}", hint="to list the samples: sc-dtool sample"
+        what = (
+            f"{name!r} could mean {' or '.join(found)}"
+            if found
+            else f"there is no sample {name!r}{did_you_mean(name, SAMPLES)}"
         )
+        raise UsageError(what, hint="to list the samples: sc-dtool sample")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
     if now.out.format == "human":
         now.out.text(text)

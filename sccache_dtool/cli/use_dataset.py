@@ -1,4 +1,4 @@
-"""`use` and `run` of whole dtool datasets. Loaded only where one is named: dtool's modules take their time."""
+"""`use` and `run` of whole dtool datasets. Imported only for them, because importing dtool takes long."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def use_dataset(
     holder: str,
     terms: dict[str, Any],
 ) -> None:
-    """Use all items of a dataset: as many leases, and one directory that shows them.
+    """Take a lease on each item of a dataset, and print a directory of links to the items.
 
     `caches`: without progress, which is shown for the whole dataset; `terms`: of `Cache.hold`.
     """
@@ -43,7 +43,7 @@ def use_dataset(
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
     try:
         now.out.path("use", fields, os.fspath(view))
-    except BaseException:  # whoever has no path has no use for the leases
+    except BaseException:  # a caller that has not got the path cannot release the leases
         staging.release(chosen, [owner], view.key)
         raise
     now.out.detail(output.count(items, "item"))
@@ -57,7 +57,7 @@ def hold_dataset(
     terms: dict[str, Any],
     child: tuple[int, list[str]],
 ) -> Staged:
-    """All items of a dataset, leased for a command that we run, by one holder: one heartbeat serves them all."""
+    """Lease all items of a dataset for a command. All leases have one holder, and so one heartbeat."""
     owner = caches[0].owner_of_command(*child)
 
     def stage(cache: Cache) -> Staged:
@@ -82,13 +82,13 @@ def _place(
     stage: Callable[[Cache], Staged],
     note: Callable[[str], None],
 ) -> Staged:
-    """`stage` in the cache that has the dataset already, else in the first with room for it."""
+    """`stage` in the cache that has the dataset, or else in the first with enough space."""
 
     def stage_until_it_stands(cache: Cache) -> Staged:
         return until_it_stands(lambda: stage(cache), note)
 
     if name is not None:
-        raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
+        raise UsageError("-n cannot be used with a whole dataset", hint="leave out -n")
     key = staging.key_of(words)
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(key)), None)
     if there is not None:

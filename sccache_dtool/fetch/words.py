@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from sccache_dtool import credentials
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import UsageError, did_you_mean
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
@@ -268,7 +268,7 @@ def parse_step(word: str) -> Step:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
         raise UsageError(
-            f"{plain(word)} is not a step",
+            f"{plain(word)} is not a step{did_you_mean(word.lower(), STEPS)}",
             hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
             f"to name a further source {plain(word)}, write ./{plain(word)}",
         )
@@ -294,7 +294,8 @@ def _digest(name: str, argument: str) -> Step:
 
         known = sorted(each for each in hashlib.algorithms_guaranteed if _digest_size(each))
         raise UsageError(
-            f"unknown step or digest {plain(name)!r}", hint=f"known are {', '.join((*STEPS, *CHECKSUMS, *known))}"
+            f"unknown step or digest {plain(name)!r}{did_you_mean(name.lower(), (*STEPS, *CHECKSUMS, *known))}",
+            hint=f"the steps and digests are {', '.join((*STEPS, *CHECKSUMS, *known))}",
         )
     if len(argument) != 2 * size or re.fullmatch("[0-9A-Fa-f]*", argument) is None:
         raise UsageError(

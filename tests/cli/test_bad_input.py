@@ -619,7 +619,7 @@ def test_a_directory_with_the_cache_in_it_is_refused_before_it_is_read(sc: Sc, r
 
 def test_a_mistyped_command_gets_a_suggestion(sc: Sc) -> None:
     """Whoever mistypes a command would have to read the help."""
-    assert "No such command 'ues'. Did you mean 'use'?" in sc("ues").err
+    assert "No such command 'ues' (did you mean 'use'?)" in sc("ues").err
 
 
 def test_a_mistyped_name_gets_a_suggestion(sc: Sc, tmp_path: Path) -> None:
