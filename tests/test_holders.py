@@ -373,7 +373,7 @@ def test_who_has_retired_confirms_nothing(layout: Layout, clock: FakeClock) -> N
     holder.retire()
     assert not holder.confirm()
     assert not holder.prove()
-    with pytest.raises(LeaseLost, match="released meanwhile"):
+    with pytest.raises(LeaseLost, match="released by another"):
         raise holder.revoked()
 
 

@@ -139,7 +139,7 @@ def test_only_copies_are_evicted(layout: Layout, directory: Path, tmp_path: Path
     """A name made by hand would lead an eviction out of the cache."""
     (tmp_path / "mine" / GATE).mkdir(parents=True)
     fs = Counting()
-    with pytest.raises(ValueError, match="no generation"):
+    with pytest.raises(ValueError, match="not a generation"):
         trash.evict(fs, layout, KEY, name)
     assert fs.calls == []
 

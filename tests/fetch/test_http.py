@@ -319,7 +319,7 @@ def test_a_compressed_file_stays_compressed(get, server, name):
 def test_a_coding_that_nobody_knows_is_refused(get, server, coding):
     """Compressed bytes would be published as the file, because this host cannot decompress them."""
     error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": coding}))
-    assert "coded as br9" in error.message
+    assert "Content-Encoding br9" in error.message
 
 
 def test_what_is_not_coded_as_it_says_is_refused_in_words(get, server):
@@ -594,7 +594,7 @@ def test_a_transfer_coding_is_undone(get_raw):
     body = chunked(gzip.compress(SMALL))
     assert get_raw(answer(body, "Transfer-Encoding: gzip, chunked", length=False)) == SMALL
     error = refused_raw(get_raw, answer(body, "Transfer-Encoding: odd, chunked", length=False))
-    assert "coded as odd" in error.message
+    assert "Transfer-Encoding odd" in error.message
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,7 @@ def test_a_transfer_coding_is_undone(get_raw):
 def test_a_body_that_is_cut_is_reported_as_cut(get_raw, head, body):
     """Half a file would be published, and read by every job to come."""
     error = refused_raw(get_raw, answer(body, *head, length=False))
-    assert "ended early" in error.message or "is cut" in error.message
+    assert "ended early" in error.message or "is truncated" in error.message
 
 
 def test_a_tls_connection_that_ends_without_saying_so_is_cut(get, tmp_path, monkeypatch):
@@ -912,7 +912,7 @@ def test_a_header_of_blanks_is_read_in_time_that_grows_with_its_length():
 def test_a_body_that_was_coded_very_often_is_refused(server, get):
     """Undoing it would take a stack of ten thousand functions, and the memory of as many decoders."""
     url = server.page("/ref", BODY, headers={"Content-Encoding": ", ".join(["gzip"] * 10_000)})
-    with pytest.raises(FetchFailed, match="coded it 10000 times"):
+    with pytest.raises(FetchFailed, match="10000 content encodings"):
         get(url)
 
 
