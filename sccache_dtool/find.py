@@ -138,7 +138,7 @@ def _source(fs: FileSystem, place: Layout, key: str) -> str:
 def _how_to_list(place: Layout) -> str:
     from shlex import quote
 
-    return f"list them with: sc-dtool -C {quote(place.root)} ls"
+    return f"to list the items: sc-dtool -C {quote(place.root)} ls"
 
 
 def _not_found(message: str, word: str, keys: Collection[str], hint: str) -> NotFound:

@@ -1178,7 +1178,7 @@ def test_a_directory_in_a_lock_s_place_is_told_of(cache: Cache, layout: Layout, 
     clock.let_pass(DAYS)
     (finding,) = cache.examine()
     assert (finding.path, finding.mend) == (str(path), None)
-    assert "in a lock's place" in finding.what
+    assert "in the place of a lock" in finding.what
 
 
 def test_what_nobody_wants_back_is_deleted(cache: Cache, layout: Layout) -> None:

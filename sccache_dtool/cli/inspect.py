@@ -185,11 +185,18 @@ def status_command(now: Invocation, item: str | None) -> None:
             f"source   {' '.join(fields['source']) or 'none'}",
             f"path     {fields['path'] or 'none'}",
             f"size     {output.size(found.bytes)}, files and directories: {fields['entries']:,}",
-            f"fetched  {fields['fetched'] or '?'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
+            f"fetched  {_fetched(fields)}",
         ]
-    lines.append(f"uses     {found.uses}, of which {found.leases} now")
+    lines.append(f"uses     {found.uses:,}, {found.leases:,} of them not finished")
     now.out.result("item", fields, *lines)
     _print_leases(now, cache.judged(found))
+
+
+def _fetched(fields: Fields) -> str:
+    if fields["fetched"] is None:
+        return "at an unknown time"
+    took = "" if fields["fetch_seconds"] is None else f" in {fields['fetch_seconds']} s"
+    return f"{fields['fetched']} by {fields['fetched_by'] or 'an unknown user'}{took}"
 
 
 def _cache_status(now: Invocation, cache: Cache) -> None:
@@ -278,7 +285,7 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
     moment = time.time()
     for one in judged:
         fields = lease_fields(one)
-        since = "unknown" if one.since is None else output.ago(one.since, moment)
+        since = "an unknown time" if one.since is None else output.ago(one.since, moment)
         human = f"  {one.by}, since {since}: {one.verdict.state}, {one.verdict.evidence}"
         now.out.result("lease", fields, human)
         if one.verdict.state is State.UNKNOWN and one.held.lease is not None:

@@ -127,7 +127,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 @click.command("pin")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @click.option(
-    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: never."
+    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end."
 )
 @common_options()
 @pass_invocation
@@ -152,7 +152,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             for pin, by in cache.pins()
         ]
         columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
-        columns += [Column("UNTIL", lambda row: row["until"] or "unpin"), Column("BY", field("by"))]
+        columns += [Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
         now.out.table("pin", rows, columns)
         if not rows:
             now.out.note("no item is pinned")
@@ -162,7 +162,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         key = cache.find(item)
         cache.pin(key, until)
         end = output.moment(until)
-        text = f"pinned {key_label(key)} {f'until {end}' if end else 'until it is unpinned'}"
+        text = f"pinned {key_label(key)}{f' until {end}' if end else ''}"
         now.out.result("pinned", {"item": key, "until": end}, text)
 
     return _each(now, list(items), pin)

@@ -154,9 +154,9 @@ class Broom:
         for text in found:
             path = f"{self._layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
-                self._warn(f"{self._layout.locks}/{records.printable(text)}: not of an election; left alone")
+                self._warn(f"{self._layout.locks}/{records.printable(text)}: not a lock; left alone")
             elif self._is_directory(path):
-                self._warn(f"{path}: a directory in a lock's place; left alone")
+                self._warn(f"{path}: a directory in the place of a lock; left alone")
             elif self._is_old(path) and not self._is_of_running(text, found):
                 yield Leftover(path, "left by an election", self._unlink(path))
 

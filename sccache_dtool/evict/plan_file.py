@@ -81,7 +81,7 @@ def decode(lines: Iterable[str]) -> Planned:
         size, count = _number(fields["cache_bytes"]), _number(fields["cache_entries"])
         return Planned(str(fields["cache"]), remove, size, count, None if goal == Goal() else goal)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        hint = "sc-dtool clean -n -o plan.json writes one"
+        hint = "to make a plan: sc-dtool clean -n -o plan.json"
         raise UsageError("this is not a plan that this release can read", hint=hint) from None
 
 

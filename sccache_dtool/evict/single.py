@@ -182,7 +182,7 @@ def not_in_trash(word: str) -> UsageError:
     """The error that says that `restore` cannot find what a word means."""
     return UsageError(
         f"there is no {word!r} in the trash",
-        hint="only items removed with --trash are kept; list them with: sc-dtool restore",
+        hint="only items removed with --trash are kept; to list them: sc-dtool restore",
     )
 
 

@@ -63,7 +63,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                 ) from error
             if in_vain >= TRIES or number == MOST_TRIES:
                 raise GaveUp(
-                    f"cannot fetch {source}: {error.reason}", details=[f"given up after {number} attempts"]
+                    f"cannot fetch {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # "at once" is no answer of a server in trouble
             job.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")

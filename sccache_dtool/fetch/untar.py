@@ -98,7 +98,7 @@ def _open(stream: _Stream, source: str) -> tarfile.TarFile:
         return tarfile.TarFile(fileobj=stream, mode="r", tarinfo=_Member)  # type: ignore[arg-type]
     except tarfile.ReadError as error:
         raise FetchFailed(
-            f"cannot unpack {source}: it is not a tar archive, or damaged at its start",
+            f"cannot unpack {source}: it is not a tar archive, or its first block is damaged",
             hint="a tar may be plain, or compressed with gzip, bzip2, xz or zstd",
         ) from error
 

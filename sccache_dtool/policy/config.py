@@ -190,6 +190,10 @@ _HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
 _BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
 
 
+#: Hint for a file that cannot be parsed.
+_CORRECT = "correct the file: it must be valid TOML"
+
+
 def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
     place = layout.config_file
@@ -198,7 +202,9 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        return _without_any(CacheError(f"{place}: cannot be read: {error.strerror}"))
+        return _without_any(
+            CacheError(f"{place}: cannot be read: {error.strerror}", hint="check its owner and permissions")
+        )
     faults: dict[str, list[CacheError]] = {}
     try:
         tables = _parse(text)
@@ -208,9 +214,9 @@ def load(fs: FileSystem, layout: Layout, warn: Callable[[str], None]) -> Config:
             try:
                 tables |= _parse(lines)
             except ValueError as mistake:
-                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}")]
+                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}", hint=_CORRECT)]
         if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
-            return _without_any(CacheError(f"{place}: {error}"))
+            return _without_any(CacheError(f"{place}: {error}", hint=_CORRECT))
     unknown = tuple(_others(tables))
     for one in unknown:
         warn(f"{place}: {one} is not a setting that this release knows; it is ignored")

@@ -606,7 +606,7 @@ def test_what_there_was_no_time_to_delete_is_told(sc: Sc, put: Put, root: Path, 
 def test_what_is_pinned_stays_until_it_is_unpinned(sc: Sc, put: Put, disk: Disk) -> None:
     """The reference of the course next week would be gone when it begins."""
     path = put("a")
-    assert sc("pin", "a").out == "pinned a for good\n"
+    assert sc("pin", "a").out == "pinned a\n"
     assert last_line(sc("clean", "--all", "-y")) == "removed 0 items, 0 Bytes; kept 1 pinned"
     assert "a " in sc("pin").out
     assert sc("unpin", "a").code == 0

@@ -171,7 +171,7 @@ def test_somebody_who_never_answers_is_given_up(get, server, clock):
     """A dead server would be asked for ever."""
     error = refused(get, server.page("/x", b"", status=503))
     assert "503" in error.message
-    assert error.details == (f"given up after {retry.TRIES} attempts",)
+    assert error.details == (f"gave up after {retry.TRIES} attempts",)
     assert server.gets["/x"] == retry.TRIES
     assert all(nap < 1.5 * retry.LONGEST_PAUSE for nap in clock.naps)
 
