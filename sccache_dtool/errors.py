@@ -107,7 +107,10 @@ NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
 #: Hint for a missing permission.
-_MAY_NOT = "ask the owner of the cache; a group shares a cache if its directory was group-writable at `sc-dtool init`"
+_MAY_NOT = (
+    "ask the owner of the cache for permission; a group shares a cache if its directory was group-writable at "
+    "`sc-dtool init`"
+)
 
 
 def explain(error: OSError) -> str:

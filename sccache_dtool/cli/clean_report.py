@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.inspect import lease_fields
+from sccache_dtool.cli.inspect import SIZE, USES, lease_fields
 from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column, field
@@ -49,8 +49,8 @@ def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate
         ({**_candidate_fields(one), "copy": one.generation, "_idle_since": one.idle_since} for one in candidates),
         [
             Column(title, field("name")),
-            Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
-            Column("USES", field("uses"), right=True),
+            SIZE,
+            USES,
             Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
         ],
     )
@@ -251,7 +251,7 @@ def print_notice(
     columns = [
         Column("FETCHED BY", field("user")),
         Column("WOULD REMOVE", field("name")),
-        Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
+        SIZE,
         Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
     ]
     if by == "user":

@@ -28,6 +28,8 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.protocol.reaping import Judged
 
+NAME = Column("NAME", field("name"))
+KEY = Column("KEY", lambda row: row["item"][:12])
 SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
 LEASES = Column("LEASES", field("leases"), right=True)
 USES = Column("USES", field("uses"), right=True)
@@ -94,6 +96,8 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
 def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
     """List the items with their keys, sizes and states.
 
+    An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left.
+
     \b
     Examples:
       sc-dtool ls --filter in-use --sort size
@@ -105,8 +109,7 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     found: Iterable[Item] = _filtered(cache, filters, matched)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
-    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12]), SIZE]
-    columns += [Column("STATE", field("state")), USES, last_use(moment)]
+    columns = [NAME, KEY, SIZE, Column("STATE", field("state")), USES, last_use(moment)]
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
     now.out.table("item", (_listed(cache, item) if long else _row(item) for item in found), columns)

@@ -8,6 +8,7 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
+from sccache_dtool.cli.inspect import KEY, NAME, SIZE
 from sccache_dtool.cli.options import (
     Invocation,
     common_options,
@@ -68,7 +69,7 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
     \b
     Examples:
       sc-dtool reap --dry-run
-      sc-dtool reap --holder 0a1b2c3d4e5f
+      sc-dtool reap --holder n2744ccd10c75-7a037d54789b
     """
     cache = now.cache()
     if holder is None:
@@ -151,8 +152,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
         ]
-        columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
-        columns += [Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
+        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
         now.out.table("pin", rows, columns)
         if not rows:
             now.out.note("no item is pinned")
@@ -230,9 +230,7 @@ def _print_trash(now: Invocation, cache: Cache) -> None:
         }
         for key, name in cache.restorable()
     ]
-    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
-    columns += [Column("SIZE", lambda row: output.size(row["bytes"]), right=True), Column("UNTIL", field("keep_until"))]
-    now.out.table("trashed", rows, columns)
+    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", field("keep_until"))])
     if not rows:
         now.out.note("the trash is empty; only items removed with --trash are kept in it")
 

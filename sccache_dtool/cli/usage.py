@@ -62,8 +62,8 @@ def _dataset_name(row: Fields) -> str:
 def du_command(now: Invocation, by: str, top: int | None) -> None:
     """Show the space that items take, and how much is reclaimable.
 
-    Space is reclaimable if no lease and no pin protects it. Loose files are files that dtool wrote into the cache
-    without sc-dtool's plugin. Sizes are the sizes of the files, not of the disk blocks.
+    Space is reclaimable if no lease, pin or exclusion protects it. Loose files are files that dtool wrote into the
+    cache without sc-dtool's plugin. Sizes are the sizes of the files, not of the disk blocks.
 
     \b
     Examples:

@@ -217,10 +217,10 @@ def run_command(
 ) -> int:
     """Hold a lease on an item while COMMAND runs.
 
-    COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}. Signals sent to sc-dtool reach
-    COMMAND. sc-dtool renews the lease while COMMAND runs. If the lease is lost nevertheless, COMMAND gets SIGTERM. Once
-    COMMAND has started, the exit code is always that of COMMAND, and sc-dtool reports its own problems on standard
-    error.
+    SOURCE and STEP are as in `use`. COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}.
+    Signals sent to sc-dtool are forwarded to COMMAND. The lease is renewed while COMMAND runs. If it is lost
+    nevertheless, COMMAND gets SIGTERM. Once COMMAND has started, the exit code is always that of COMMAND. Errors of
+    sc-dtool are then only printed.
 
     \b
     Example:

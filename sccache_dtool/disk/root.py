@@ -330,7 +330,9 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{root} cannot be a cache: {explain(error)}") from error
+        raise UsageError(
+            f"{root} cannot be a cache: {explain(error)}", hint="check the path, its owner and its permissions"
+        ) from error
     if ".dtool" in found:
         raise UsageError(f"{root} is a dtool dataset, so it must not be a cache", hint="choose another directory")
 

@@ -223,7 +223,8 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     if host is None or int(host[2] or 0) > 65535:
         raise UsageError(
             f"cannot read the host and port in {plain(word)}",
-            hint="write http://HOST/PATH or https://HOST/PATH; in a user name or password, write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F",
+            hint="write https://HOST/PATH; in a user name or password, write @ as %40, / as %2F, : as %3A, # as %23, "
+            "? as %3F",
         )
     port = int(host[2]) if host[2] else _DEFAULT_PORTS[scheme]
     try:
