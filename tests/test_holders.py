@@ -359,7 +359,7 @@ def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clo
     holder = Holder(FS, layout, clock, OWNER, TTL)
     process = holder._myself.process
     if process is None:
-        pytest.skip("processes cannot be told apart on this host")
+        pytest.skip("processes cannot be identified on this host")
     holder._myself = holder._myself._replace(process=process._replace(start=1))
     assert not holder.prove()
     assert not holder.confirm()

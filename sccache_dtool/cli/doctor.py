@@ -133,11 +133,11 @@ class _Repairs:
 
     def attempt(self, findings: Iterable[Finding]) -> list[Finding]:
         """Repair the findings that can be repaired. Returns the others."""
-        return [finding for finding in findings if not (finding.mend and self._mend(finding, finding.mend))]
+        return [finding for finding in findings if not (finding.mend and self._repair(finding, finding.mend))]
 
-    def _mend(self, finding: Finding, mend: Callable[[], object]) -> bool:
+    def _repair(self, finding: Finding, repair: Callable[[], object]) -> bool:
         try:
-            mend()
+            repair()
         except FileNotFoundError:
             return False  # another process, or another repair, has repaired it
         except OSError as error:

@@ -96,7 +96,7 @@ def use_command(
 @naming_options
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
-@click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless somebody else uses it.")
+@click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless it is still in use.")
 @common_options()
 @pass_invocation
 def unuse_command(

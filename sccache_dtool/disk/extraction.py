@@ -238,7 +238,7 @@ class Extraction:
             return os.open(name, ONWARD, dir_fd=directory)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise Refused(f"{name!r}, which is not a directory, is in its way") from error
+                raise Refused(f"{name!r} exists and is not a directory") from error
             raise
 
     def _leave(self) -> None:

@@ -148,7 +148,7 @@ Name = TypeVar("Name")
 def understood(
     directory: str, names: Iterable[str], parse: Callable[[str], Name | None], what: str, warn: Callable[[str], None]
 ) -> Iterator[Name]:
-    """What names in a directory stand for; `warn` is told of those that stand for nothing of ours, and are `what`."""
+    """The parsed names of a directory. `warn` gets a message for each other name, which is called `what`."""
     for text in names:
         name = parse(text)
         if name is None:

@@ -277,7 +277,7 @@ def unfinished(fs: FileSystem, layout: Layout) -> list[str]:
 
 
 def remove_unfinished(fs: FileSystem, path: str) -> None:
-    """Remove the temporary directory of a killed `set_up`, unless somebody has put files into it."""
+    """Remove the temporary directory of a killed `set_up`, unless it contains other files."""
     with contextlib.suppress(FileNotFoundError):
         fs.unlink(f"{path}/FORMAT")
     for directory in (*reversed(DIRECTORIES), ""):

@@ -281,7 +281,7 @@ class Walk:
             level.directory = os.open("..", LISTING, dir_fd=left.directory)
             status = os.fstat(level.directory)
             if (status.st_dev, status.st_ino) != level.identity:
-                raise OSError(errno.ESTALE, "was moved away meanwhile")
+                raise OSError(errno.ESTALE, "was moved by another process")
         self._levels.pop().close()
 
 

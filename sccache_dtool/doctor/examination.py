@@ -115,7 +115,7 @@ def _missing_directories(fs: FileSystem, layout: Layout, permissions: Permission
             if path == layout.holders:
                 yield register.missing(fs, layout)
             else:
-                yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "makes it")
+                yield Finding(path, "missing", partial(fs.make_dirs, path, shared=layout.shared), "creates it")
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
@@ -125,7 +125,7 @@ def _about_the_root(fs: FileSystem, layout: Layout, clock: Clock) -> Iterator[Fi
     tag = root.tag(fs, layout) if TAG_NAME in fs.names(layout.root) else None
     if tag is None or tag is Tag.BEGUN:
         what = f"{'missing' if tag is None else 'incomplete'}, so backup programs include the cache"
-        yield Finding(layout.tag_file, what, partial(root.put_tag_anew, fs, layout), "makes it")
+        yield Finding(layout.tag_file, what, partial(root.put_tag_anew, fs, layout), "creates it")
     elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs include the cache"
         yield Finding(layout.tag_file, what, None, "remove it; --fix then creates a valid one")

@@ -25,7 +25,7 @@ def missing(fs: FileSystem, layout: Layout) -> Finding:
         what = f"missing, and the holders that belong in it cannot be determined: {reason}"
         return Finding(layout.holders, what, None, "resolve that first: an empty directory would end all leases")
     if not named:
-        return Finding(layout.holders, "missing", mend, "makes it")
+        return Finding(layout.holders, "missing", mend, "creates it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
     what = f"missing, together with the records of {who} of leases and work areas"
     return Finding(layout.holders, what, mend, "creates it and counts them as alive until sc-dtool reap --holder ID")

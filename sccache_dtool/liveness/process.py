@@ -141,7 +141,7 @@ class Proc:
         """Whether `process` is alive, as far as this host and name space can tell."""
         here = self.here()
         if here is None:
-            return Verdict(State.UNKNOWN, "processes cannot be told apart on this host")
+            return Verdict(State.UNKNOWN, "processes cannot be identified on this host")
         if process.boot != here[0]:
             return Verdict(State.UNKNOWN, f"process {process.pid} is of another host, or of an earlier boot")
         if process.space != here[1]:
@@ -193,7 +193,7 @@ class Myself(NamedTuple):
 
     token: object
     pid: int
-    process: Process | None  # None: processes cannot be told apart on this host
+    process: Process | None  # None: processes cannot be identified on this host
 
     @classmethod
     def now(cls) -> Myself:

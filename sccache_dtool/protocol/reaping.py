@@ -159,12 +159,14 @@ class Court:
     def _missing(self, id: str) -> Verdict:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.roll.is_proof:
-            return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
+            return Verdict(
+                State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can determine whether it has ended"
+            )
         if self._silent is None:
             self._silent = self._call_in_silence()
         if not self._silent:
             return Verdict(
-                State.UNKNOWN, "its holder is not listed; a later `sc-dtool reap` can tell whether it has ended"
+                State.UNKNOWN, "its holder is not listed; a later `sc-dtool reap` can determine whether it has ended"
             )
         if id in self._silent[0].present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")

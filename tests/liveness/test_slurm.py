@@ -151,7 +151,7 @@ def test_the_end_of_another_job_of_its_number_is_no_proof(job: Job) -> None:
         assert state(job, squeue=NOT_KNOWN, account=earlier(ACCOUNT, other)) is State.UNKNOWN
     verdict = ask(job, squeue=earlier(COMPLETED))
     assert verdict is not None
-    assert "its number is another's" in verdict.evidence
+    assert "its number was reused" in verdict.evidence
 
 
 def test_the_start_that_was_noted_must_be_the_very_one() -> None:

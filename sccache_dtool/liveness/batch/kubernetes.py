@@ -55,7 +55,7 @@ def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
     ended = [one["state"]["terminated"] for one in containers or () if "terminated" in one.get("state", {})]
     if phase in ("Succeeded", "Failed") and containers and len(ended) == len(containers):
         return Verdict(State.DEAD, f"job {job.id} {phase} at {max(str(one.get('finishedAt', '?')) for one in ended)}")
-    return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, and not all of its containers are known to have ended")
+    return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, but not all of its containers are known to have ended")
 
 
 def place(id: str, run: Run) -> str:
