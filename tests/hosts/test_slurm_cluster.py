@@ -270,7 +270,7 @@ def test_a_node_that_fails_keeps_its_leases_until_it_answers(shared: Shared, clu
     cluster.node_is("n2", "down*")
     state, evidence = shared.verdict()
     assert state == "unknown"
-    assert "node n2 does not answer" in evidence
+    assert "node n2 does not respond" in evidence
     assert shared.is_kept()
     cluster.kill_node("n2")
     assert shared.is_kept()
@@ -293,7 +293,7 @@ def test_a_job_on_several_nodes_is_kept_until_all_of_them_answer(shared: Shared,
         shared.end(job)
         cluster.wait_for(job, "COMPLETED", "NODE_FAIL", "FAILED")
         state, evidence = shared.verdict()
-        assert (state, "node n2 does not answer" in evidence) == ("unknown", True)
+        assert (state, "node n2 does not respond" in evidence) == ("unknown", True)
         assert shared.is_kept()
     finally:
         (cluster.start_node if how == "kill" else cluster.mend_node)("n2")
