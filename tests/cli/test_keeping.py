@@ -32,7 +32,7 @@ def dead(sc: Sc, source: str) -> int:
 def test_init_prints_where_the_cache_is(sc: Sc, root: Path) -> None:
     """Whoever sets a cache up could not tell where it went."""
     assert sc("init") == Done(0, f"{root}\n", "")
-    assert sc("init") == Done(0, f"{root}\n", f"{root} is a cache already\n")
+    assert sc("init") == Done(0, f"{root}\n", f"{root} is already a cache\n")
     assert sc("-f", "json", "init").row("init")["made"] is False
 
 

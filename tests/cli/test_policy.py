@@ -588,7 +588,7 @@ def test_what_there_was_no_time_to_delete_is_told(sc: Sc, put: Put, root: Path, 
     sc("clean", "--all", "-y", "--trash", "1d")
     (name,) = disk.names("trash")
     (disk.control / "trash" / name).rename(disk.control / "trash" / f"{name}~going")
-    told = "1 copy is still to be deleted: 1.0 kB; the next clean goes on"
+    told = "1 copy is still to be deleted: 1.0 kB; the next clean continues"
     done = sc("clean", "--older-than", "9d", "--max-runtime", "0s")
     assert (done.code, last_line(done)) == (3, told)
     config(root, '[clean]\ncapacity = "4kB"\n')

@@ -424,7 +424,7 @@ def test_no_room_anywhere_says_how_much_is_missing_where(
     """Who is told "no space" asks "how much, and where?"."""
     done = sc("use", "-d", f"{disks[0]}:{disks[1]}", "--size", "100MB", source)
     assert done.code == 13
-    assert "no cache has room for 100.0 MB" in one_line_error(done)
+    assert "no cache has enough space for 100.0 MB" in one_line_error(done)
     assert f"{disks[0]}: 96.9 MB missing" in done.err
     assert f"{disks[1]}: 87.4 MB missing" in done.err
     assert "--make-room" in done.err

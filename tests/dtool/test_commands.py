@@ -138,7 +138,7 @@ def test_clean_takes_what_the_specification_says_and_nothing_in_use(dtool, used,
 
 def test_clean_without_a_terminal_does_not_guess(dtool, used):
     """A cron line with a slip in it must not delete everything."""
-    assert "add -y to go on without a question" in dtool("cache", "clean", "--all", code=Exit.USAGE)
+    assert "add -y to confirm" in dtool("cache", "clean", "--all", code=Exit.USAGE)
     assert "no condition is given" in dtool("cache", "clean", code=Exit.USAGE)
 
 
