@@ -415,7 +415,7 @@ def test_a_cache_behind_a_symbolic_link(sc: Sc, source: str, tmp_path: Path) -> 
     assert by_name.samefile(by_link)
     assert sc("-C", tmp_path / "real", "unuse", by_link).err == ""
     assert sc("-C", tmp_path / "link", "unuse", by_name).err == ""
-    assert "nothing to give back" in sc("-C", tmp_path / "link", "unuse", by_name).err
+    assert "nothing to release" in sc("-C", tmp_path / "link", "unuse", by_name).err
 
 
 def test_a_working_directory_that_is_gone(root: Path, source: str, tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     path = sc("use", word)
     sc("unuse", path if by_path else word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-    assert "nothing to give back" in sc("unuse", word)
+    assert "nothing to release" in sc("unuse", word)
     sc("clean", "--all", "-y")
     assert not os.path.exists(path)
 
@@ -159,7 +159,7 @@ def test_a_dataset_whose_directory_was_purged_is_given_back(sc, dataset, cache_d
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
     sc("unuse", word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-    assert "nothing to give back" in sc("unuse", word)
+    assert "nothing to release" in sc("unuse", word)
 
 
 def test_giving_back_a_purged_directory_keeps_what_another_one_shows(sc, dataset, cache_dir):
@@ -192,7 +192,7 @@ def test_a_path_of_a_dataset_means_that_very_directory(sc, dataset, cache_dir):
     new = sc("use", word)
     assert old != new
     assert "nothing" not in sc("unuse", old)
-    assert "nothing to give back" in sc("unuse", old)
+    assert "nothing to release" in sc("unuse", old)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
     sc("clean", "--all", "-y")
     assert shown(new) == FILES

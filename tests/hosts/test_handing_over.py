@@ -123,7 +123,7 @@ def test_what_a_caller_holds_is_told_and_not_taken(disk: Disk, environment: Mapp
         assert heard(job) == "tried"
         assert len(disk.leases()) == 1
         said = (tmp_path / "said").read_text()
-        assert "nothing to give back" in said
+        assert "nothing to release" in said
         assert f" does: unuse --holder pid:{job.pid}\n" in said
 
 
