@@ -215,7 +215,7 @@ def test_a_missing_directory_is_made_again(sc: Sc, disk: Disk, directory: str) -
     shutil.rmtree(disk.control / directory)
     done = sc("doctor")
     assert done.code == 20
-    assert f"{disk.control / directory}: missing (--fix makes it)" in done.out
+    assert f"{disk.control / directory}: missing (--fix creates it)" in done.out
     assert not (disk.control / directory).exists()
     assert sc("doctor", "--fix").code == 0
     assert (disk.control / directory).is_dir()

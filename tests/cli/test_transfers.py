@@ -531,7 +531,7 @@ def test_room_for_nobody_knows_how_much_is_asked_for(
     two = ("-d", f"{disks[0]}:{disks[1]}", "--make-room", url)
     unsaid = sc("use", *two)
     assert unsaid.code == 13
-    assert "give --size" in unsaid.err
+    assert "give it with --size" in unsaid.err
     assert sc("use", "--size", "8MB", *two).path.exists()
 
 
