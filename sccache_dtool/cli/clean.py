@@ -287,6 +287,6 @@ def _read_plan(path: str) -> Planned:
         with open(path, encoding="utf-8", errors="replace") as file:
             return plans.decode(file)
     except UsageError as error:
-        raise UsageError(f"{path}: {error.message}", details=error.details, hint=error.hint) from error
+        raise UsageError(f"cannot use {path}: {error.message}", details=error.details, hint=error.hint) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error

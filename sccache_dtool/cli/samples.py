@@ -48,7 +48,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
             if found
             else f"there is no sample {name!r}{did_you_mean(name, SAMPLES)}"
         )
-        raise UsageError(what, hint="to list the samples: sc-dtool sample")
+        raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
     if now.out.format == "human":
         now.out.text(text)

@@ -65,7 +65,7 @@ def test_below_the_mark_nothing_is_done_in_one_line(sc: Sc, put: Put, root: Path
     before = times(root)
     done = sc("clean")
     assert done == Done(
-        0, "nothing to remove: no watermark is exceeded; the cache holds 1.0 kB in 1 files and directories\n", ""
+        0, "nothing to remove: no watermark is exceeded; the cache contains 1.0 kB in 1 files and directories\n", ""
     )
     assert times(root) == before
 
@@ -207,9 +207,7 @@ def test_the_trash_can_be_given_up(sc: Sc, put: Put, disk: Disk) -> None:
     kept = put("kept")
     put("gone")
     assert sc("rm", "gone", "--trash", "7d").code == 0
-    assert sc("clean", "--empty-trash", "-n").out.startswith(
-        "in the trash: 1.0 kB and 1 file, the last of it kept until 2"
-    )
+    assert sc("clean", "--empty-trash", "-n").out.startswith("in the trash: 1.0 kB and 1 file, kept until 2")
     assert sc("clean", "--empty-trash").code == 2  # nobody is there to be asked
     assert sc("clean", "--empty-trash", "--older-than", "1d").code == 2
     assert len(disk.names("trash")) == 1
@@ -233,7 +231,7 @@ def test_a_disk_that_the_trash_keeps_full_is_told_of(
         first, missed, trashed, _ = done.out.splitlines()[-4:]
         assert (done.code, first.startswith(removed)) == (3, True)
         assert missed.endswith("stays above its watermark by 1.0 kB until the trash is deleted")
-        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, the last of it kept for `restore` until 2")
+        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, kept for `restore` until 2")
     assert sum(path.exists() for path in paths) == 3
     total = sc("-f", "json", "clean").row("total")
     assert (total["missed_bytes"], total["withheld_bytes"], total["withheld_until"][:2]) == (0, 1000, "20")
@@ -330,7 +328,8 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
     path = put("a")
     (tmp_path / "plan.json").write_text(text)
     done = sc("clean", "--plan", tmp_path / "plan.json")
-    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
+    start = f"Error: cannot use {tmp_path / 'plan.json'}"
+    assert (done.code, one_line_error(done)) == (2, f"{start}: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -358,7 +357,8 @@ def test_a_plan_with_figures_that_are_none_removes_nothing(
     assert lines[place] != before
     plan.write_text("".join(lines))
     done = sc("clean", "--plan", plan)
-    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
+    start = f"Error: cannot use {plan}"
+    assert (done.code, one_line_error(done)) == (2, f"{start}: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -371,7 +371,7 @@ def test_a_plan_that_names_something_twice_removes_nothing(sc: Sc, put: Put, tmp
     plan.write_text("".join([head, one, one, end]))
     done = sc("clean", "--plan", plan)
     assert done.code == 2
-    assert re.fullmatch(r"Error: the plan contains \S+ twice", one_line_error(done))
+    assert re.fullmatch(r"Error: cannot use \S+: the plan contains \S+ twice", one_line_error(done))
     assert path.exists()
 
 

@@ -210,7 +210,7 @@ def test_what_can_be_continued_is_neither_damage_nor_a_fetch(
     assert f"can be continued, until {one['continuable_until']}" in sc("transfers").out
     status = sc("-f", "json", "status").row("cache")
     assert (status["fetching"], status["continuable"]) == (0, 1)
-    assert "1 can be continued" in sc("status").out
+    assert "1 interrupted, which can be continued" in sc("status").out
     assert sc("clean", "--older-than", "30d", "-y").code == 0
     done = sc("doctor")
     assert done.code == 0, done
