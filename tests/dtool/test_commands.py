@@ -103,7 +103,7 @@ def test_summary_remembers_the_uses_of_what_is_gone(dtool, used, cache_dir):
     assert (row["uses"], row["saved_seconds"]) == (4, 0.0)
     (total,) = records(out, "summary")
     assert (total["uses"], total["saved_seconds"], total["saved_unknown_uses"]) == (4, 0.0, 3)
-    assert "not counted: 3 uses of what was evicted" in dtool("cache", "summary")
+    assert "not counted: 3 uses of evicted items" in dtool("cache", "summary")
 
 
 def test_what_a_dataset_saved_that_is_gone_is_not_called_nothing(dtool, dataset, cache_dir):

@@ -299,7 +299,7 @@ def test_json_says_how_many_items_there_are(sc, dataset):
         (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool has no storage broker for 'nosuch'"),
         (["dtool:/no/such/dataset#c"], Exit.FETCH_FAILED, "not a dataset"),
         (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be applied to a whole dataset"),
-        (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "cannot be given another name"),
+        (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "-n cannot be used with a whole dataset"),
     ],
 )
 def test_what_makes_no_sense_is_said_so(cache_dir, capsys, words, code, said):
@@ -329,7 +329,7 @@ def test_run_gives_back_what_it_can(dataset, cache_dir, capfd):
     """One lease that cannot be given back would keep all the others, and change the exit code of the command."""
     history = 'h=$(readlink -f "$1"/second.csv); h=${h%/*/*/*}/history; rmdir $h && touch $h; exit 7'
     assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", history, "sh", "{}"]) == 7
-    assert "could not give back 1 of 5 leases" in capfd.readouterr().err
+    assert "could not release 1 of 5 leases" in capfd.readouterr().err
     assert leases(cache_dir, dataset.uuid) == {**dict.fromkeys(FILES, 0), "second.csv": 1}
 
 
