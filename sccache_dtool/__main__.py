@@ -1,4 +1,4 @@
-"""Where `sc-dtool` begins, and with it ``python -m sccache_dtool`` and `bin/sc`."""
+"""The entry point of `sc-dtool`, ``python -m sccache_dtool`` and `bin/sc`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import NoReturn
 
 
 def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
-    """Load the command line and run it; never returns. `command`: as for `cli.main.main`.
+    """Import the command line and run it; never returns. `command`: as for `cli.main.main`.
 
-    What is loaded is not garbage and never becomes any. Left alone, the collector searches it while it is loaded,
-    and once more when the interpreter ends: a fifth of a short command's time.
+    Garbage collection is off during the imports, and ignores the imported modules afterwards: searching them, also at
+    exit, would take a fifth of a short command's time.
     """
     gc.disable()
     from sccache_dtool.cli.main import main as run

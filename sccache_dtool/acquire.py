@@ -168,13 +168,13 @@ class Acquirer(NamedTuple):
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:
-            raise CacheError(f"cannot read what {wanted.name} was fetched from: {error}") from error
+            raise CacheError(f"cannot read the source of {wanted.name}: {error}") from error
         if there.source is None and "source" not in there.malformed:  # see items.describe_again
             return False
         if there.source == wanted.stack.canonical:
             return True
         raise UsageError(
-            f"{wanted.name} is in the cache already, made from something else",
+            f"{wanted.name} is already in the cache, with another source or other steps",
             details=[f"there: {_words(there.source)}", f"asked: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )

@@ -196,7 +196,9 @@ class Cache:
         if not self._permissions_checked:
             self._permissions_checked = True
             for path in root.open_to_all(store.fs, store.layout):
-                store.log.warning(f"{path}: every user may write, and delete, here; use a group instead (chmod o-w)")
+                store.log.warning(
+                    f"{path}: every user can create and delete files here; share it with a group instead (chmod o-w)"
+                )
         return store
 
     def _pool(self) -> Pool:
@@ -229,7 +231,9 @@ class Cache:
         words = (source, *steps, name)
         if refresh or max_age is not None:
             if isinstance(max_age, str):
-                raise UsageError(f"max_age is {max_age!r}, and not a number", hint="give seconds: a day is 86_400")
+                raise UsageError(
+                    f"max_age is {max_age!r}, which is not a number", hint="give seconds, such as 86_400 for one day"
+                )
             return self._use_slowly(words, 0.0 if refresh else max_age)
         place, stack = self._known.get(words, _UNKNOWN)
         store, member = self._store, self._program

@@ -1,4 +1,4 @@
-"""The only source of time. Which clock a rule may use is part of the rule; see `docs/explanation/clocks.md`."""
+"""The only source of time. `docs/explanation/clocks.md` says which clock each rule uses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 
 class Clock:
-    """The clocks of this host; tests hand in others."""
+    """The clocks of this host. Tests use a subclass."""
 
     def wall(self) -> float:
-        """Seconds since 1970. It may step, and other hosts' differ: for display and policy, never for safety."""
+        """Seconds since 1970. It may step, and hosts differ: use it for display and policy, never for safety."""
         return time.time()
 
     def monotonic(self) -> float:
@@ -18,18 +18,18 @@ class Clock:
         return time.monotonic()
 
     def since_boot(self) -> float:
-        """Seconds since this host booted, time asleep included: comparable between processes of one boot."""
+        """Seconds since this host booted, including suspend: comparable between the processes of one boot."""
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for `seconds`."""
+        """Sleep for `seconds`."""
         time.sleep(seconds)
 
 
 class Deadline:
-    """A time on the monotonic clock after which nothing more is begun.
+    """A time on the monotonic clock after which no further work is started.
 
-    If it is sent to another process, what is sent is the time that is left: no two hosts have the same clock.
+    Pickling it stores the remaining time, because the monotonic clocks of two hosts differ.
     """
 
     def __init__(self, clock: Clock, at: float | None) -> None:
@@ -40,7 +40,7 @@ class Deadline:
         return _after, (self.clock, None if self.at is None else self.at - self.clock.monotonic())
 
     def is_over(self) -> bool:
-        """Whether it has come."""
+        """Whether the deadline has passed."""
         return self.at is not None and self.clock.monotonic() > self.at
 
 
@@ -48,26 +48,26 @@ def _after(clock: Clock, seconds: float | None) -> Deadline:
     return Deadline(clock, None if seconds is None else clock.monotonic() + seconds)
 
 
-#: There is time for everything.
+#: A deadline that never passes.
 NO_DEADLINE = Deadline(Clock(), None)
 
 
-#: A day less than can be written with four digits for the year, in any time zone.
+#: The last time that has a year of four digits in every time zone, in seconds since 1970.
 _LAST = 253_402_214_400.0
 
 
 def _in_calendar(seconds: float) -> float:
-    """A time that others have written, and may have made up; what no calendar has, at its edge."""
+    """`seconds`, limited to the range that a date can represent: other users may have written any number."""
     return min(max(seconds, 0.0), _LAST)
 
 
 def local(seconds: float) -> str:
-    """A wall-clock time as people of this host's time zone write it: ``2026-11-21 14:02``."""
+    """A wall-clock time in the time zone of this host: ``2026-11-21 14:02``."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(_in_calendar(seconds)))
 
 
 def from_iso(text: object) -> float | None:
-    """Seconds since 1970 of what `iso` has made; None for anything else."""
+    """Seconds since 1970 from a text that `iso` wrote; None for anything else."""
     if not isinstance(text, str):
         return None
     try:

@@ -1,8 +1,8 @@
-"""Credentials in URLs: what counts as one, how they are removed from what is stored, and hidden in what is shown.
+"""Credentials in URLs: recognises them, removes them from stored texts, and hides them in printed ones.
 
-Two URLs that differ only in credentials mean the same item, so a name is on the list only if it never says *which*
-object is meant. Names that other sites use for something else are credentials only beside the signature that they
-belong to. A cache adds names of its own with `[fetch] credentials` in config.toml.
+Two URLs that differ only in credentials mean the same item. A parameter is therefore listed only if it never selects
+*which* object is meant. Names that other sites use for other purposes count only next to the signature that they belong
+to. `[fetch] credentials` in config.toml adds names.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import re
 from collections.abc import Collection, Iterable
 from fnmatch import fnmatchcase
 
-#: Shown in the place of a credential.
+#: Replaces a credential in printed texts.
 HIDDEN = "***"
 
-#: Names of query parameters in lower case, as patterns; with further names: only beside one of these.
+#: Names of query parameters in lower case, as patterns. If the value is not empty: only next to one of its names.
 NAMES: dict[str, str] = {
-    # Signed URLs of Amazon S3 and what speaks like it, version 4 and 2; of CloudFront; of Google.
+    # Signed URLs of Amazon S3 and compatible servers (version 4 and 2), of CloudFront, and of Google.
     "x-amz-*": "", "awsaccesskeyid": "", "accesskeyid": "", "signature": "", "expires": "",
     "key-pair-id": "", "policy": "signature", "hash-algorithm": "signature", "x-id": "x-amz-signature",
     "x-goog-*": "", "googleaccessid": "",
@@ -32,7 +32,7 @@ NAMES: dict[str, str] = {
     "q-header-list": "q-signature", "q-url-param-list": "q-signature", "q-signature": "",
     "temp_url_sig": "", "temp_url_expires": "", "temp_url_prefix": "temp_url_sig", "temp_url_ip_range": "temp_url_sig",
     "hdnea": "", "hdnts": "", "hdntl": "", "hmac": "", "__token__": "", "__gda__": "", "token_path": "token",
-    # Tokens, keys and passwords under the names that services give them.
+    # Tokens, keys and passwords of various services.
     "token": "", "access_token": "", "access-token": "", "accesstoken": "", "x-access-token": "",
     "auth_token": "", "auth-token": "", "authtoken": "", "x-auth-token": "", "id_token": "", "refresh_token": "",
     "oauth_token": "", "oauth_signature": "", "oauth_nonce": "oauth_signature", "oauth_timestamp": "oauth_signature",
@@ -42,23 +42,23 @@ NAMES: dict[str, str] = {
     "client_secret": "", "password": "", "passwd": "", "rlkey": "", "private_link": "",
 }  # fmt: skip
 
-# A parameter with its value, also where a URL stands percent-encoded within another.
+# A parameter with its value, even in a URL that is percent-encoded within another.
 _MARK = r"[?&;#]|%(?:25)*(?:3F|26|3B|23)"
 _PAIR = rf"(?i)({_MARK})([^\s=&;#?'\"<>%]+)(=|%(?:25)*3D)((?:(?!{_MARK})[^\s'\"<>])*)"
 
-# The same where it is not encoded: then its name may be, in part, and what is encoded in its value is of the value.
+# The same without encoding: parts of the name may then be encoded, and encoded separators belong to the value.
 _PLAIN_PAIR = r"([?&;#])([^\s=&;#?'\"<>]+)=([^\s&;#'\"<>]*)"
 
 _also: set[str] = set()
 
 
 def hide_also(names: Iterable[str]) -> None:
-    """From now on, `hide` also hides these parameters, in the whole process."""
+    """Let `hide` also hide these parameters, in the whole process."""
     _also.update(name.lower() for name in names)
 
 
 def hide(text: str) -> str:
-    """`text` with its URLs without user names and passwords, and with ``***`` for other credentials."""
+    """`text` without the user names and passwords in its URLs, and with ``***`` for other credentials."""
     if not text:
         return text
     return _pairs(_plain_pairs(re.sub(r"\S+", _without_user, text)), _also, rf"\1\2\3{HIDDEN}")
@@ -84,25 +84,25 @@ def _decoded(name: str) -> str:
 
 
 def _without_user(word: re.Match[str]) -> str:
-    """A word without what is between ``//`` and the last ``@``, in time that grows with its length alone.
+    """A word without the part between ``//`` and the last ``@``, in linear time.
 
-    To the last one, because a password may have any character in it that its owner forgot to encode.
+    The last ``@`` counts, because a password may contain one that is not encoded.
     """
     before, slashes, after = word[0].partition("//")
     return before + slashes + after.rpartition("@")[2]
 
 
 def hide_those_of(url: str, text: str) -> str:
-    """`text` with ``***`` for each credential of `url`, also where it does not stand in a URL.
+    """`text` with ``***`` for each credential of `url`, even outside of a URL.
 
-    Libraries put into their errors what they took for the name of a bucket or a host.
+    The errors of libraries contain what they parsed as the name of a bucket or a host.
     """
     for secret in _secrets(url):
         text = text.replace(secret, HIDDEN)
     return text
 
 
-#: Shorter texts occur everywhere.
+#: Shortest credential that is hidden, in characters: shorter texts occur everywhere.
 _SHORTEST = 4
 
 
@@ -120,9 +120,9 @@ def _secrets(url: str) -> list[str]:
 
 
 def without(url: str, also: Collection[str] = ()) -> str:
-    """`url`, or what follows the host in one, without the credentials in its query and fragment.
+    """`url`, or the part of it after the host, without the credentials in its query and fragment.
 
-    `also`: further names of parameters, as patterns in lower case. User names are the caller's business.
+    `also`: further names of parameters, as patterns in lower case. User names are not removed.
     """
     if "?" not in url and "#" not in url:
         return url
@@ -141,7 +141,7 @@ def _kept(query: str, also: Collection[str]) -> str:
 
 
 def _pairs(text: str, also: Collection[str], instead: str) -> str:
-    """`text` with `instead` in the place of each parameter in it that is a credential."""
+    """`text` with `instead` in place of each parameter that is a credential."""
     if not re.search(r"=|%(?:25)*3D", text, re.IGNORECASE):
         return text
     names = frozenset(match[2].lower() for match in re.finditer(_PAIR, text))

@@ -1,4 +1,4 @@
-"""Every error the program shows: what went wrong, its exit code, and what to do next.
+"""The errors that the program reports, each with an exit code and a hint.
 
 The exit codes are part of the command line's contract; `docs/reference/exit-codes.md` lists them.
 """
@@ -6,7 +6,7 @@ The exit codes are part of the command line's contract; `docs/reference/exit-cod
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -32,10 +32,11 @@ class Exit(IntEnum):
 
 
 class CacheError(Exception):
-    """Base of all errors that are meant for the user.
+    """Base of all errors that are reported to the user.
 
-    `details` are further lines (who holds what); `hint` says what to do next. `shared`: the reason is what was asked
-    for, and not who asked, where, or when, so that it is the same for everybody who asks for it in the same way.
+    `message` says what failed, `details` are further lines such as the holders, and `hint` says what to do next.
+    `shared`: the error depends only on the request, not on the host, user or time, so that every process with the same
+    request can report it without trying again.
     """
 
     exit_code: Exit = Exit.ERROR
@@ -51,7 +52,7 @@ class CacheError(Exception):
 
 
 class UsageError(CacheError):
-    """The words of a command or the arguments of a call make no sense."""
+    """The arguments of a command or a call are invalid."""
 
     exit_code = Exit.USAGE
 
@@ -63,13 +64,13 @@ class NoCache(CacheError):
 
 
 class TimedOut(CacheError):
-    """Somebody else was at it for longer than we were told to wait."""
+    """Another process was still at work when the time to wait had passed."""
 
     exit_code = Exit.TIMED_OUT
 
 
 class FetchFailed(CacheError):
-    """The source could not be had, or what came was not what was promised."""
+    """The source cannot be fetched, or its content is not what was requested."""
 
     exit_code = Exit.FETCH_FAILED
 
@@ -81,47 +82,58 @@ class NoSpace(CacheError):
 
 
 class InUse(CacheError):
-    """Somebody holds a lease or a lock on it."""
+    """Another process holds a lease or a lock."""
 
     exit_code = Exit.IN_USE
 
 
 class LeaseLost(CacheError):
-    """Our holder was revoked: the data may be deleted under us."""
+    """The holder of the lease was revoked, so the data may be removed while it is read."""
 
     exit_code = Exit.LEASE_LOST
 
 
-#: errno values that mean "no room left"; a quota is as full as a disk.
+#: errno values of a full file system, or a used-up quota.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-#: errno values that mean "not writable for us".
+#: errno values for a missing permission, or a read-only file system.
 FORBIDDEN = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
-#: errno values by which a server says that a name, or the directory it was in, is gone.
+#: errno values for a name, or its directory, that does not exist any more.
 GONE = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTDIR})
 
-#: errno values by which a server says that a directory is not empty (POSIX allows both).
+#: errno values for a directory that is not empty (POSIX allows both).
 NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 
 
-#: What to do if permissions forbid something.
-_MAY_NOT = "ask the owner of the cache; a group shares a cache if its directory was group-writable at `sc-dtool init`"
+#: Hint for a missing permission.
+_MAY_NOT = (
+    "ask the owner of the cache for permission; a group shares a cache if its directory was group-writable at "
+    "`sc-dtool init`"
+)
 
 
 def explain(error: OSError) -> str:
-    """An operating system error as one plain sentence, with the file it was about."""
+    """An operating system error as one line: the reason, and the path that it concerns."""
     reason = error.strerror or str(error) or type(error).__name__
-    name = error.filename2 or error.filename  # of a symbolic link the first is its text
+    name = error.filename2 or error.filename  # for symlink(), filename is the text of the link
     return f"{reason}: {name}" if name else reason
 
 
 def translate(error: OSError) -> CacheError:
-    """An operating system error as the error that a command reports, with what to do about it."""
+    """An operating system error as a CacheError with a hint."""
     if error.errno in FULL:
-        return NoSpace(explain(error), hint="free some with: sc-dtool clean")
+        return NoSpace(explain(error), hint="free space with: sc-dtool clean")
     if error.errno == errno.EROFS:
         return CacheError(explain(error), hint="the file system is mounted read-only on this host")
     if isinstance(error, PermissionError):
         return CacheError(explain(error), hint=_MAY_NOT)
     return CacheError(explain(error))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question with the names that are similar to `word`: `` (did you mean 'use'?)``; empty if there are none."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, list(known), 3)
+    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

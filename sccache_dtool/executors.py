@@ -1,7 +1,7 @@
-"""Executors of large amounts of work on several hosts: MPI and Dask.
+"""Executors that distribute work over several hosts: MPI and Dask.
 
-An executor has the interface of `concurrent.futures.Executor`. Every process that it uses runs this package and sees
-the cache at the same path. `pool` decides what is worth sharing.
+They have the interface of `concurrent.futures.Executor`. Each of their processes runs this package and sees the cache
+at the same path. `pool` decides which work is large enough.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 #: Seconds to wait for a Dask scheduler.
 _DASK_TIMEOUT = 30
 
-#: What launchers of MPI ranks tell them in the environment: the rank, and the number of ranks.
+#: Environment variables that MPI launchers set: the rank, and the number of ranks.
 _RANKS = (
     ("PMI_RANK", "PMI_SIZE"),  # MPICH's mpiexec, srun --mpi=pmi2
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # Open MPI's mpirun
 )
 
-#: Names of the processes that start MPI ranks. What a rank starts itself inherits its environment, and is not a rank.
+#: Names of the processes that start MPI ranks. A child of a rank inherits its environment, but is not a rank.
 _LAUNCHERS = frozenset({"hydra_pmi_proxy", "orted", "prted", "prterun", "mpirun", "mpiexec", "slurmstepd"})
 
 
 class Rank(NamedTuple):
-    """Which of the processes with the same command line this one is, numbered from 0."""
+    """The number of this process among those with the same command line, from 0."""
 
     number: int
     total: int
@@ -42,7 +42,7 @@ class Rank(NamedTuple):
 
 
 def rank_from(environment: Mapping[str, str], pid: int, parent: str) -> Rank | None:
-    """Which rank the process `pid` is; None if it works alone. `parent`: the name of its parent process."""
+    """The rank of the process `pid`; None if it runs alone. `parent`: the name of its parent process."""
     if environment.get("SLURM_TASK_PID", str(pid)) != str(pid):
         return None  # started by a task of Slurm, not by srun
     if parent in _LAUNCHERS or "SLURM_TASK_PID" in environment:
@@ -57,7 +57,7 @@ def rank_from(environment: Mapping[str, str], pid: int, parent: str) -> Rank | N
 
 
 def parent_name() -> str:
-    """The name of this process's parent; empty if it cannot be told."""
+    """The name of this process's parent; empty if it is unknown."""
     try:
         with open(f"/proc/{os.getppid()}/comm") as file:
             return file.read().strip()
@@ -67,7 +67,7 @@ def parent_name() -> str:
 
 @contextlib.contextmanager
 def mpi() -> Iterator[Executor | None]:
-    """An executor of all MPI ranks, in rank 0; the other ranks work for it, and get None when all is done.
+    """Yield an executor of all MPI ranks in rank 0. The other ranks work for it, and yield None at the end.
 
     Raises ImportError without mpi4py.
     """
@@ -80,7 +80,7 @@ def mpi() -> Iterator[Executor | None]:
 
 @contextlib.contextmanager
 def dask(place: str, *, insecure: bool = False) -> Iterator[Executor]:
-    """An executor of a Dask cluster. `place`: the scheduler's address, or its scheduler file.
+    """Yield an executor of a Dask cluster. `place`: the scheduler's address, or its scheduler file.
 
     `insecure`: accept a scheduler without TLS on another host. The user's Dask configuration names the certificates.
     Raises UsageError, and CacheError if the scheduler does not answer.
@@ -99,8 +99,8 @@ def dask(place: str, *, insecure: bool = False) -> Iterator[Executor]:
         client = distributed.Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CacheError(
-            f"no Dask scheduler answers at {address}: {error}",
-            hint="check that it is running, and reachable from this host",
+            f"cannot connect to the Dask scheduler at {address}: {error}",
+            hint="check that it is running and reachable from this host",
         ) from error
     with client:
         yield cast("Executor", client.get_executor(pure=False))

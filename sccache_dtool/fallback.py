@@ -69,6 +69,6 @@ def start_thread(run: Callable[[], object], name: str, otherwise: str) -> thread
     try:
         thread.start()
     except RuntimeError as error:
-        do_without(f"no thread can be started ({error}): {otherwise}")
+        do_without(f"cannot start a thread ({error}): {otherwise}")
         return None
     return thread

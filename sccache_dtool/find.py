@@ -81,7 +81,7 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
     if words and names.cache_of(words[0]) is not None:
         raise NotFound(
             f"{plain(words[0])} is not in the cache {store.layout.root}",
-            hint="name the cache that it is in, with -C, or give the name of the item",
+            hint="name its cache with -C, or give the name of the item",
         )
     if found is not None and os.path.lexists(words[0]):
         return found
@@ -121,7 +121,7 @@ def the_only(word: str, found: Sequence[str], source: Callable[[str], str]) -> s
     raise UsageError(
         f"{plain(word)!r} could be any of {len(found)} items",
         details=[*(f"{key}: {source(key)}" for key in found[:_LISTED]), *more],
-        hint="give the beginning of a key that only one of them has, or a path: for a file of that name ./NAME",
+        hint="give the first digits of a key that only one of them has, or a path; to name a file NAME, write ./NAME",
     )
 
 
@@ -134,7 +134,7 @@ def _source(store: Store, key: str) -> str:
 def _how_to_list(place: Layout) -> str:
     from shlex import quote
 
-    return f"list them with: sc-dtool -C {quote(place.root)} ls"
+    return f"to list the items: sc-dtool -C {quote(place.root)} ls"
 
 
 def _not_found(message: str, word: str, keys: Collection[str], hint: str) -> NotFound:

@@ -1,7 +1,7 @@
-"""What a fork must not break: locks and imports of other threads, and knowing whether this is still the same process.
+"""Protection of locks and imports against a fork, and a token that identifies the process.
 
-A forked child has only the thread that forked. A lock that another thread held is never released in it, and a module
-that another thread was importing is never completed.
+A forked child has only the thread that forked. In the child, a lock that another thread held is never released, and a
+module that another thread was importing is never completed.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import threading
 import time
 from typing import Any
 
-#: Seconds that a fork waits for the imports of other threads. A thread that imports what the forking thread is
-#: importing itself would wait for the fork, so that the wait must end.
+#: Longest time in seconds that a fork waits for imports of other threads. It is limited because another thread may wait
+#: for a module that the forking thread itself is importing.
 LONGEST_WAIT = 5.0
 
 _PAUSE = 0.001
 
-#: One object for each process: the child of a fork has another one than its parent.
+#: An object that differs between a process and its forked children.
 _token = object()
 
 
 def token() -> object:
-    """Stands for this process; a forked child has another one, also if it was given the number of its grandparent."""
+    """An object that identifies this process. Unlike the process number, it is never reused in a forked child."""
     return _token
 
 
 class Guard:
-    """A lock for what should not be done twice at a time, which no signal handler and no forked child waits for.
+    """A lock for the threads of a process that can block neither a signal handler nor a forked child.
 
-    Use it as ``with guard.lock:``, which no exception of a signal handler can leave held. A handler that interrupts the
-    thread that holds the lock enters it as well, so what is guarded must bear that. A child forked by another thread
-    finds it free. For locks of modules: a guard is never forgotten.
+    Use it as ``with guard.lock:``, which releases it even if a signal handler raises. The lock is reentrant: a handler
+    that interrupts its owner can enter it, so the guarded code must allow that. A child that another thread forked gets
+    a free lock. Use it only at module level, because a guard is never deleted.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,10 @@ _waits = False
 
 
 def wait_for_imports() -> None:
-    """From now on, have a fork wait until no other thread is importing; for programs that may have threads.
+    """Let each fork wait until no other thread is importing. For programs that may have threads.
 
-    Modules that take locks of their own at a fork are loaded here: those that are loaded during a wait would, after
-    the fork, release what they have not taken.
+    Imports the modules that take locks at a fork: a module that is first imported during the wait would release, after
+    the fork, a lock that it has not taken.
     """
     global _waits
     if _waits:
@@ -70,14 +70,14 @@ def _before_fork() -> None:
 
 
 def _imports_of_others() -> list[tuple[str, Any]]:
-    """The names of the modules that other threads are importing now, with importlib's locks on them."""
+    """The names of the modules that other threads are importing now, each with its importlib lock."""
     me = threading.get_ident()
     locks = [(name, reference()) for name, reference in list(_module_locks().items())]
     return [(name, lock) for name, lock in locks if lock is not None and getattr(lock, "owner", None) not in (None, me)]
 
 
 def _module_locks() -> dict[str, Any]:
-    """The locks of importlib by module, each there only while somebody imports the module."""
+    """The locks of importlib by module. Each exists only during the import."""
     found = getattr(importlib._bootstrap, "_module_locks", None)
     return found if isinstance(found, dict) else {}
 
@@ -85,8 +85,8 @@ def _module_locks() -> dict[str, Any]:
 def _after_fork_in_child() -> None:
     global _token
     _token = object()
-    # Whoever was importing all the same, because the wait was too long or there was none, does not go on here: what is
-    # half imported is imported again by whoever needs it.
+    # The threads that were still importing, because the wait ended or there was none, do not exist in the child. Remove
+    # their incomplete modules, so that they are imported again when they are needed.
     for name, _ in _imports_of_others():
         sys.modules.pop(name, None)
         _module_locks().pop(name, None)

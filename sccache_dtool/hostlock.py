@@ -1,7 +1,7 @@
-"""Locks on files of this host: taken at once or not at all, and freed by the kernel when their process ends.
+"""Locks on files among the processes of one host. The kernel releases them when the process ends.
 
-They only save work. Some file systems have none (ENOLCK on NFS without lockd, ENOSYS on Lustre without -o flock), and
-a caller then goes on without; see `fallback`.
+They only save work. Some file systems do not support them (ENOLCK on NFS without lockd, ENOSYS on Lustre without
+-o flock). A caller then continues without the lock, see `fallback`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import os
 
 
 def is_taken(fd: int) -> bool:
-    """Lock an open file, exclusively; True if another process has it. Raises OSError where there are no locks."""
+    """Try to lock an open file exclusively, without waiting. Returns True if another process holds the lock.
+
+    Raises OSError if the file system does not support locks.
+    """
     import portalocker
 
     try:
@@ -26,7 +29,7 @@ def is_taken(fd: int) -> bool:
 
 
 def release(fd: int) -> None:
-    """Unlock and close what `is_taken` has locked, also for children that were forked meanwhile."""
+    """Unlock and close a file that `is_taken` has locked, for children that were forked meanwhile as well."""
     import portalocker
 
     with contextlib.suppress(OSError, portalocker.LockException):

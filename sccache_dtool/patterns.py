@@ -1,4 +1,4 @@
-"""Patterns of names, as a shell has them: what `clean --exclude`, `[clean] exclude` and `ls --filter` take."""
+"""Shell patterns for item names, for `clean --exclude`, `[clean] exclude` and `ls --filter`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from fnmatch import fnmatchcase
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a whole name matches a pattern of ``*``, ``?`` and ``[…]``; case counts.
+    """Whether a whole name matches a pattern of ``*``, ``?`` and ``[…]``. Case matters.
 
-    A name also matches itself, whatever characters are in it. Composed and decomposed characters are the same here: a
-    pattern that is typed on one system protects a name that was made on another.
+    A name also matches itself, even if it contains such characters. Composed and decomposed characters are equal,
+    because operating systems differ in the form that a keyboard or a file name has.
     """
     if name == pattern or fnmatchcase(name, pattern):
         return True

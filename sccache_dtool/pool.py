@@ -100,7 +100,7 @@ class Pool:
                 for _ in range(wanted - 1):
                     self._helpers.append(Helper(self._helpers))
             except OSError as error:
-                do_without(f"no more processes can be started ({error.strerror}): a large cache takes longer")
+                do_without(f"cannot start more processes ({error.strerror}): work on a large cache takes longer")
 
     def start_helpers_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
@@ -384,7 +384,7 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
         if wait([future], timeout=_PATIENCE).done:
             return True
         _log.warning(f"waiting for {number} parts of the work, which the executor has")
-    _log.warning("the executor does not answer; the next part of the work is done here")
+    _log.warning("the executor does not respond; this process does the next part of the work")
     return False
 
 

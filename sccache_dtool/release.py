@@ -68,7 +68,7 @@ def renew(store: Store, owners: Sequence[Owner]) -> int:
                 count += 1
     if not count and any(id.startswith(prefixes) for id in listing.gone):
         raise LeaseLost(
-            f"the leases of {owners[-1]} were revoked, their lifetime being over",
+            f"the leases of {owners[-1]} were revoked, because their lifetime had ended",
             hint="the data that it reads may be deleted: stop, and use the item again",
         )
     return count

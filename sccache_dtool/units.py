@@ -1,4 +1,4 @@
-"""Sizes and durations as people type them; how they are shown is the command line's business."""
+"""Parses sizes, durations and dates in the forms that users type, and formats durations."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from datetime import datetime
 from sccache_dtool.errors import UsageError
 
 _DECIMAL = {"k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
-# Texts, not compiled patterns: most commands need none of them, and `re` keeps those that are used.
+# Not compiled here: most commands need none of these patterns, and `re` caches those that are used.
 _SIZE = r"(?a)(\d{1,18})(?:\s*B|(?:\.(\d{1,18}))?\s*(?P<prefix>[kKMGTP])(?P<binary>i)?B)?"
 _DURATION = r"(?a)(\d{1,18}(?:\.\d{1,18})?)(s|m|h|d|w)"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 
-#: A thousand years in seconds: every date that comes of it can still be written in a name.
+#: A thousand years in seconds: the end of a longer duration might not fit into a name on disk.
 LONGEST = 1000 * 366 * 86_400.0
 
-#: Seconds.
+#: The shortest lifetime of a lease, in seconds.
 SHORTEST_LIFETIME = 1.0
 
 SIZE_FORMS = "a number of bytes, or with a unit: kB MB GB TB PB (powers of 1000), KiB MiB GiB TiB PiB (powers of 1024)"
@@ -25,10 +25,10 @@ DURATION_FORMS = "a number with a unit: 90s, 15m, 12h, 30d, 4w"
 
 
 def parse_size(text: str) -> int:
-    """Bytes meant by `text`, such as ``"1.5GB"`` (1 500 000 000) or ``"10GiB"``.
+    """The size in bytes that `text` means, such as ``"1.5GB"`` (1 500 000 000) or ``"10GiB"``.
 
-    kB, MB, GB, TB, PB are powers of 1000 and KiB, MiB, … powers of 1024 (IEC 80000-13). A bare number is
-    whole bytes. Raises UsageError for anything else, 0.9 included: a size that is silently read as 0 deletes data.
+    kB, MB, GB, TB, PB are powers of 1000 and KiB, MiB, … powers of 1024 (IEC 80000-13). A number without a unit is a
+    whole number of bytes. Raises UsageError for anything else, such as 0.9: reading it as 0 could delete data.
     """
     match = re.fullmatch(_SIZE, text.strip())
     if match is None:
@@ -44,19 +44,19 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds meant by `text`, such as ``"12h"``. Raises UsageError for anything else, a bare number too."""
+    """The seconds that `text` means, such as ``"12h"``. Raises UsageError for other forms, and without a unit."""
     match = re.fullmatch(_DURATION, text.strip())
     if match is None:
         raise UsageError(f"cannot read {text!r} as a duration", hint=f"give {DURATION_FORMS}")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds > LONGEST:
-        raise UsageError(f"{text!r} is too long a duration", hint="a thousand years, 52000w, is the longest")
+        raise UsageError(f"{text!r} is too long", hint="the longest duration is 52000w (a thousand years)")
     return seconds
 
 
 def parse_until(text: str) -> float:
-    """Seconds since 1970 meant by `text`: a date or time in ISO 8601, by the local clock if it names no zone, or a
-    duration from now. Raises UsageError for anything else, and for what is past.
+    """The time that `text` means, in seconds since 1970: a date or time in ISO 8601, in local time if it has no zone,
+    or a duration from now. Raises UsageError for other forms, and for a time in the past.
     """
     now = time.time()
     hint = "give a future date, such as 2099-12-31, or a duration: 30d"
@@ -73,19 +73,19 @@ def parse_until(text: str) -> float:
 
 
 def parse_lifetime(text: str) -> float:
-    """Seconds meant by `text`, as a lifetime: at least SHORTEST_LIFETIME. Raises UsageError."""
+    """The seconds that `text` means, as a lifetime. Raises UsageError if it is shorter than SHORTEST_LIFETIME."""
     return check_lifetime(parse_duration(text))
 
 
 def check_lifetime(seconds: float) -> float:
-    """`seconds`. Raises UsageError if they are too short a lifetime: a heart beats several times in one."""
+    """Return `seconds`. Raises UsageError if a lifetime is too short: a heartbeat renews it several times."""
     if seconds < SHORTEST_LIFETIME:
-        raise UsageError(f"{seconds:g} s is too short a lifetime", hint="give 1s or more, such as 12h")
+        raise UsageError(f"a lifetime of {seconds:g} s is too short", hint="give 1s or more, such as 12h")
     return seconds
 
 
 def short_duration(seconds: float) -> str:
-    """`seconds` in the largest unit that keeps it readable: ``"90 s"``, ``"12 min"``, ``"3 h"``, ``"5 d"``."""
+    """`seconds` in a readable unit: ``"90 s"``, ``"12 min"``, ``"3 h"``, ``"5 d"``."""
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

@@ -178,11 +178,11 @@ def test_a_named_item_with_another_source_is_refused_and_shows_both(
     """Who asks for a name would be given something else under it, or keep it from being removed."""
     (tmp_path / "other.fa").write_text("other")
     cache.use(source, name="hg38").release()
-    with pytest.raises(UsageError, match="made from something else") as caught:
+    with pytest.raises(UsageError, match="with another source or other steps") as caught:
         cache.use(tmp_path / "other.fa", name="hg38")
-    assert caught.value.details == (f"there: file:{source}", f"asked: file:{tmp_path}/other.fa")
+    assert caught.value.details == (f"in the cache: file:{source}", f"requested: file:{tmp_path}/other.fa")
     assert in_gates(layout) == []
-    with pytest.raises(UsageError, match="made from something else"):
+    with pytest.raises(UsageError, match="with another source or other steps"):
         cache.use(name="hg38")
     with cache.use(source, name="hg38") as path:
         assert path.read_text() == "ACGT\n"
@@ -219,7 +219,7 @@ def test_what_is_no_name_is_refused(cache: Cache, name: str) -> None:
 
 def test_a_maximum_age_as_a_text_is_refused_in_words(make_cache, source):
     """`max_age="1d"`, as on the command line, would end in a TypeError of a comparison somewhere in the package."""
-    with pytest.raises(UsageError, match="max_age is '1d', and not a number"):
+    with pytest.raises(UsageError, match="max_age is '1d', which is not a number"):
         make_cache().use(source, max_age="1d")
 
 

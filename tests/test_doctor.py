@@ -129,7 +129,7 @@ def test_nobody_is_taken_for_gone_because_the_register_is(
     os.makedirs(f"{layout.tmp}/{working}/{PAYLOAD}")
     FS.remove_tree(layout.holders)
     (finding,) = cache.examine()
-    assert "all that was known of 2 holders" in finding.what
+    assert "together with the records of 2 holders" in finding.what
     repair(cache)
     assert {name.partition(".")[0] for name in os.listdir(layout.holders)} == {lease.holder.id, ID, "gone"}
     assert all("reap --holder" in left.remedy for left in cache.examine())
@@ -1049,7 +1049,7 @@ def test_what_is_in_a_directory_s_place_is_told_of_once_and_kept(
     put(place)
     (finding,) = cache.examine()
     assert (finding.path, finding.repair) == (str(place), None)
-    assert "in a directory's place" in finding.what
+    assert "in the place of a directory" in finding.what
     repair(cache)
     assert place.is_symlink() or place.is_file()
 
@@ -1089,7 +1089,7 @@ def test_a_directory_with_bad_permissions_is_mended(
 
 def _as_told(finding: Finding) -> None:
     """Do what a finding says that the owner can do."""
-    command = finding.remedy.removeprefix("its owner can say: ").split()
+    command = finding.remedy.removeprefix("its owner can run: ").split()
     assert command[0] == "chmod"
     subprocess.run([*command, finding.path], check=True)
 
@@ -1180,7 +1180,7 @@ def test_a_directory_in_a_lock_s_place_is_told_of(cache: Cache, layout: Layout, 
     clock.let_pass(DAYS)
     (finding,) = cache.examine()
     assert (finding.path, finding.repair) == (str(path), None)
-    assert "in a lock's place" in finding.what
+    assert "in the place of a lock" in finding.what
 
 
 def test_what_nobody_wants_back_is_deleted(cache: Cache, layout: Layout) -> None:

@@ -68,7 +68,7 @@ def test_a_process_that_only_looks_the_same_is_another(field: str) -> None:
     """A program that was restored from a checkpoint, or forked by a library, would use leases that are not its own."""
     me = Myself.now()
     if me.process is None:
-        pytest.skip("processes cannot be told apart on this host")
+        pytest.skip("processes cannot be identified on this host")
     other = me.process._replace(**{field: 1 if field == "start" else "another"})
     assert me.is_certainly_this_process()
     assert not me._replace(process=other).is_certainly_this_process()

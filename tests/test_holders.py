@@ -371,7 +371,7 @@ def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clo
     holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
     process = holder._myself.process
     if process is None:
-        pytest.skip("processes cannot be told apart on this host")
+        pytest.skip("processes cannot be identified on this host")
     holder._myself = holder._myself._replace(process=process._replace(start=1))
     assert not holder.prove()
     assert not holder.confirm()
@@ -385,7 +385,7 @@ def test_who_has_retired_confirms_nothing(layout: Layout, clock: FakeClock) -> N
     holder.retire()
     assert not holder.confirm()
     assert not holder.prove()
-    with pytest.raises(LeaseLost, match="released meanwhile"):
+    with pytest.raises(LeaseLost, match="released by another"):
         raise holder.revoked()
 
 

@@ -366,6 +366,6 @@ def test_a_control_directory_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "shared" / ".sc-dtool").rename(tmp_path / "aside")
     (tmp_path / "shared" / ".sc-dtool").symlink_to(tmp_path / "mine" / ".sc-dtool")
     with pytest.raises(
-        NoCache, match=r"a symbolic link is in the way, and none is followed here: .*/shared/\.sc-dtool"
+        NoCache, match=r"the path contains a symbolic link, which is not followed: .*/shared/\.sc-dtool"
     ):
         root.check(fs, Layout(str(tmp_path / "shared")))

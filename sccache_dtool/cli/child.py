@@ -1,7 +1,7 @@
-"""The command under `sc-dtool run`: started late, watched, and sent every signal that we are sent.
+"""The command of `sc-dtool run`: a child process that is forked early, and to which signals are forwarded.
 
-It is forked before the lease is taken, so that the lease can be held in its name: if `sc-dtool` is killed, the
-command still protects what it reads, and when it ends, whoever looks sees that.
+It is forked before the lease is taken, so that it is the holder of the lease. If `sc-dtool` is killed, the lease
+therefore lasts as long as the command, and other processes can see when the command has ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from sccache_dtool.errors import CacheError, Exit, explain
 
-#: Signals that are meant for the command when they are sent to us.
+#: Signals that are forwarded to the command.
 FORWARDED = frozenset(
     {
         signal.SIGHUP,
@@ -30,28 +30,28 @@ FORWARDED = frozenset(
     }
 )
 
-#: `si_code` of a signal that the kernel made: a terminal's, which the command has received as well (sigaction(2)).
+#: `si_code` of a signal from the kernel, such as a terminal's: the command has received it as well (sigaction(2)).
 _SI_KERNEL = 0x80
 
-#: Signals that Python ignores, and that a program expects to find as they were (as subprocess restores them).
+#: Signals that Python ignores, and that are restored for the command, as subprocess does.
 _RESTORED = (signal.SIGPIPE, signal.SIGXFSZ)
 
-#: Seconds after which the command is looked at even if no signal has arrived. A thread that a library has left behind
-#: may take SIGCHLD away from the main thread.
+#: Seconds between two looks at the command if no signal arrives. A library's thread may receive SIGCHLD instead of the
+#: main thread.
 _LONGEST_WAIT = 1.0
 
 _Handler = Callable[[int, FrameType | None], Any] | int | None
 
 
-#: Look at the end of a process, and leave it to be waited for.
+#: Flags of waitid(2): report the end of a process, but do not reap it.
 _END = os.WEXITED | os.WNOWAIT
 
 
 class Child:
-    """A process that waits to be told which command to become."""
+    """A child process that waits until it receives a command, and then executes it."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """Fork it. `warn`, which must not raise, is told of signals that do not reach the command.
+        """Fork the process. `warn`, which must not raise, receives a message for each signal that cannot be forwarded.
 
         Raises CacheError if no process can be started.
         """
@@ -75,14 +75,14 @@ class Child:
         os.close(write_failure)
 
     def run(self, command: Sequence[str], extra: Mapping[str, str], begin: Callable[[], None]) -> int:
-        """Become `command`, and return its exit code as a shell gives it: 128 + N for signal N.
+        """Execute `command` and return its exit code as a shell does: 128 + N for signal N.
 
-        `extra` is added to its environment. `begin` is called first, with all signals blocked that are watched for: a
-        thread that it starts inherits that. Raises CacheError with exit code 127 if there is no such command, 126 if
-        it cannot be run.
+        `extra` is added to its environment. `begin` is called first, while the watched signals are blocked, so that a
+        thread that it starts inherits the mask. Raises CacheError: with exit code 127 if the command does not exist,
+        and with 126 if it cannot be executed.
 
-        When this has returned, the signals are ignored: all that they could still do is to take the place of the
-        command's exit code. `restore` undoes that.
+        When this returns, the signals are ignored, because they could only replace the command's exit code. `restore`
+        undoes that.
         """
         watched = FORWARDED | {signal.SIGCHLD}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
@@ -108,60 +108,60 @@ class Child:
         return end.si_status if end.si_code == os.CLD_EXITED else 128 + end.si_status
 
     def restore(self) -> None:
-        """Handle signals again as before `run`."""
+        """Restore the signal handlers that were set before `run`."""
         for number, handler in self._handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._handlers.clear()
 
     @property
     def has_ended(self) -> bool:
-        """Whether the command has ended. Until `close`, nobody else can have its process number."""
+        """Whether the command has ended. Its process number is not reused before `close`."""
         return self._reaped or os.waitid(os.P_PID, self.pid, _END | os.WNOHANG) is not None
 
     def tell(self, number: int) -> None:
-        """Send the command a signal; nothing if it has ended."""
+        """Send the command a signal, unless it has ended."""
         if self._reaped:
             return
         try:
             os.kill(self.pid, number)
-        except OSError as error:  # it has become another user's, as under sudo
+        except OSError as error:  # it may belong to another user now, as with sudo
             self._warn(f"cannot send {signal.Signals(number).name} to the command: {explain(error)}")
 
     def close(self) -> None:
-        """Forget the process, and end it if it was never told anything."""
+        """Reap the process, and kill it if it has not received a command."""
         if self._reaped:
             return
         if self._write_order >= 0:
             os.close(self._write_order)
             self._write_order = -1
-            self.tell(signal.SIGKILL)  # it has done nothing, and may be stopped
+            self.tell(signal.SIGKILL)  # SIGKILL, because the process may be stopped
         os.close(self._read_failure)
         os.waitpid(self.pid, 0)
         self._reaped = True
 
     def _order(self, command: Sequence[str], extra: Mapping[str, str]) -> str:
-        """Say what to become; returns why that failed, or nothing."""
+        """Send the command to the process. Returns the error of its execution, or an empty text."""
         fd, self._write_order = self._write_order, -1
         try:
             with os.fdopen(fd, "wb") as file:
                 file.write(json.dumps([list(command), dict(extra)]).encode())
         except BrokenPipeError:
-            pass  # somebody has ended it, and it has an exit code that says so
+            pass  # it was killed, and its exit code says so
         return os.read(self._read_failure, 4096).decode()
 
     def _watch(self, watched: frozenset[signal.Signals]) -> os.waitid_result:
-        """Wait for the command's end, and pass signals on meanwhile. It stays to be waited for."""
+        """Wait until the command ends, and forward signals until then. Does not reap it."""
         while (end := os.waitid(os.P_PID, self.pid, _END | os.WNOHANG)) is None:
             arrived = signal.sigtimedwait(watched, _LONGEST_WAIT)
             if arrived is None or arrived.si_signo == signal.SIGCHLD:
                 continue
-            # The command has received what the kernel, or itself, has sent to its whole process group.
+            # What the kernel or the command itself sends to the process group, the command has received already.
             if arrived.si_code != _SI_KERNEL and arrived.si_pid != self.pid:
                 self.tell(arrived.si_signo)
         return end
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """A signal that another thread has taken, so that nobody can say who sent it."""
+        """Forward a signal that another thread received: its sender is unknown."""
         self.tell(number)
 
 
@@ -174,7 +174,7 @@ class _NotStarted(CacheError):
 
 
 def _become(read_order: int, write_failure: int) -> NoReturn:
-    """In the child: wait for the order and obey; leave without a trace if none comes."""
+    """In the child: wait for the command and execute it; exit if there is none."""
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # what is ignored stays so, as under `nohup` or `… &`

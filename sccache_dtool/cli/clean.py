@@ -1,4 +1,4 @@
-"""`clean`: by the cache's own policy, by conditions, or by a plan; what data managers and cron call."""
+"""`clean`: remove items by the cache's policy, by conditions, or by a plan."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from sccache_dtool.cli.options import (
     mark,
     pass_invocation,
     trash_option,
+    with_options,
+    yes_option,
 )
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.errors import Exit, UsageError
@@ -35,90 +37,91 @@ if TYPE_CHECKING:
 
 
 def _conditions(function: Command) -> Command:
-    """What may go, and how much."""
-    count = click.IntRange(min=0)
-    for add in reversed(
-        (
-            click.option(
-                "--all", "everything", is_flag=True, help="Remove everything that is not in use; asks, unless -y."
-            ),
-            click.option(
-                "--older-than", type=duration, metavar="TIME", help="Remove only items not used for this time: 30d."
-            ),
-            click.option(
-                "--exclude-frequently-accessed",
-                "fewer_uses_than",
-                type=count,
-                metavar="N",
-                help="Remove only items used fewer than N times.",
-            ),
-            click.option("--larger-than", type=limit, metavar="SIZE", help="Remove only items larger than this: 1GB."),
-            click.option("--retain-size", type=limit, metavar="SIZE", help="Stop once the cache is this small: 1TB."),
-            click.option(
-                "--high-watermark",
-                "high",
-                type=mark,
-                metavar="MARK",
-                help="Do nothing unless more than this is used: 90%, or a size.",
-            ),
-            click.option(
-                "--low-watermark",
-                "low",
-                type=mark,
-                metavar="MARK",
-                help="Stop once no more than this is used: 75%, or a size.",
-            ),
-            click.option(
-                "--high-watermark-files",
-                "entries_high",
-                type=files_mark,
-                metavar="MARK",
-                help="Like --high-watermark, for inodes: 90%, or a number.",
-            ),
-            click.option(
-                "--low-watermark-files",
-                "entries_low",
-                type=files_mark,
-                metavar="MARK",
-                help="Like --low-watermark, for inodes.",
-            ),
-            click.option(
-                "--capacity", type=limit, metavar="SIZE", help="What 100% is. Default: the size of the file system."
-            ),
-            click.option(
-                "--min-free",
-                "least_free",
-                type=limit,
-                metavar="SIZE",
-                help="Remove until this much of the file system is free.",
-            ),
-        )
-    ):
-        function = add(function)
-    return function
+    """Options that choose the items to remove. The command is given them as keyword arguments, for `_rules`."""
+    return with_options(
+        function,
+        click.option("--all", "everything", is_flag=True, help="Remove all items that are not in use. Asks first."),
+        click.option(
+            "--older-than", type=duration, metavar="TIME", help="Remove only items that were not used for TIME: 30d."
+        ),
+        click.option(
+            "--exclude-frequently-accessed",
+            "fewer_uses_than",
+            type=click.IntRange(min=0),
+            metavar="N",
+            help="Remove only items that were used fewer than N times.",
+        ),
+        click.option("--larger-than", type=limit, metavar="SIZE", help="Remove only items larger than SIZE: 1GB."),
+        click.option(
+            "--retain-size", type=limit, metavar="SIZE", help="Stop when the cache is not larger than SIZE: 1TB."
+        ),
+        click.option(
+            "--high-watermark",
+            "high",
+            type=mark,
+            metavar="MARK",
+            help="Remove nothing unless more than MARK is used: 90%, or a size.",
+        ),
+        click.option(
+            "--low-watermark",
+            "low",
+            type=mark,
+            metavar="MARK",
+            help="Stop when not more than MARK is used: 75%, or a size.",
+        ),
+        click.option(
+            "--high-watermark-files",
+            "entries_high",
+            type=files_mark,
+            metavar="MARK",
+            help="Like --high-watermark, for files and directories: 90%, or a number.",
+        ),
+        click.option(
+            "--low-watermark-files",
+            "entries_low",
+            type=files_mark,
+            metavar="MARK",
+            help="Like --low-watermark, for files and directories.",
+        ),
+        click.option(
+            "--capacity",
+            type=limit,
+            metavar="SIZE",
+            help="The size of which watermarks are percentages. Default: that of the file system.",
+        ),
+        click.option(
+            "--min-free",
+            "least_free",
+            type=limit,
+            metavar="SIZE",
+            help="Remove items until SIZE is free on the file system.",
+        ),
+        click.option(
+            "--order",
+            type=click.Choice(ORDERS),
+            help=f"What to remove first if only some items must go. Default: {ORDERS[0]}.",
+        ),
+        click.option(
+            "--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable."
+        ),
+        click.option("--grace", type=duration, metavar="TIME", help="Keep items that were fetched within TIME: 1h."),
+    )
 
 
 @click.command("clean")
 @_conditions
-@click.option(
-    "--order", type=click.Choice(ORDERS), help=f"What to remove first if there is a goal. Default: {ORDERS[0]}."
-)
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable.")
-@click.option("--grace", type=duration, metavar="TIME", help="Keep items fetched within this time: 1h.")
-@click.option(
-    "--plan", "plan_file", metavar="FILE", help="Carry out a plan that -n -o wrote, as far as it still applies."
-)
+@click.option("--plan", "plan_file", metavar="FILE", help="Remove what the plan in FILE lists, if it is still idle.")
 @click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan to FILE (-: standard output).")
-@click.option("--empty-trash", is_flag=True, help="Delete all that is kept for `restore`, and nothing else.")
-@click.option("--notice", type=duration, metavar="TIME", help="Only list what would be removed within this time: 7d.")
+@click.option("--empty-trash", is_flag=True, help="Delete everything in the trash, and do nothing else. Asks first.")
+@click.option("--notice", type=duration, metavar="TIME", help="Only list what would be removed within TIME: 7d.")
 @click.option(
     "--by",
     type=click.Choice(["item", "user"]),
     help="With --notice: list by item (default), or by the user who fetched.",
 )
-@click.option("--max-runtime", type=duration, metavar="TIME", help="Start no removal after this time: 50m.")
+@click.option("--max-runtime", type=duration, metavar="TIME", help="Start no further removal after TIME: 50m.")
 @dry_run_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 @trash_option
 @common_options()
 @pass_invocation
@@ -126,9 +129,6 @@ def _conditions(function: Command) -> Command:
 def clean_command(
     now: Invocation,
     /,
-    order: str | None,
-    exclude: tuple[str, ...],
-    grace: float | None,
     plan_file: str | None,
     into: str | None,
     empty_trash: bool,
@@ -142,18 +142,27 @@ def clean_command(
 ) -> int:
     """Remove items that are not in use, by policy or by conditions.
 
-    The conditions are those given as options. If none are given, the policy in config.toml applies. An item must meet
-    all conditions to be removed. Items that are leased, pinned or excluded always stay. If there is a high watermark
-    and usage is below it, nothing is removed.
+    The conditions are given as options. Without any, the policy in config.toml applies. An item is removed only if it
+    meets all conditions. Items with a lease, pinned items and excluded items are never removed. If there is a high
+    watermark and usage is below it, nothing is removed.
 
-    Leases whose holders are proved to be dead are ended first. Leftovers of crashes are deleted as well.
+    `clean` also ends the leases of dead processes and jobs, and deletes what crashes left behind.
+
+    The exit code is 0 if everything was done, 3 if a goal was missed, an item could not be removed, or the time was
+    up, and 14 if another process is cleaning.
+
+    \b
+    Examples:
+      sc-dtool clean --older-than 30d --dry-run
+      sc-dtool clean --high-watermark 90% --low-watermark 75% --max-runtime 50m
+      sc-dtool clean -n -o plan.json --retain-size 1TB
+      sc-dtool clean --plan plan.json
     """
     cache = now.cache()
     cache.check()
-    rest = [*conditions.values(), order, exclude, grace]
-    _check_options(plan_file, into, notice, by, dry_run, rest)
+    _check_options(plan_file, into, notice, by, dry_run, conditions.values())
     if empty_trash:
-        if _is_given(*rest, plan_file, notice, trash, max_runtime):
+        if _is_given(*conditions.values(), plan_file, notice, trash, max_runtime):
             raise UsageError(
                 "--empty-trash cannot be combined with other options", hint="run `sc-dtool clean` separately"
             )
@@ -165,12 +174,8 @@ def clean_command(
             _read_plan(plan_file), keep_for=trash, most_seconds=max_runtime, why=f"plan {plan_file}"
         )
         return print_cleaned(now, done)
+    exclude = conditions["exclude"]
     rules = _rules(cache, conditions)
-    rules = rules._replace(
-        order=order or rules.order,
-        exclude=(*rules.exclude, *exclude),
-        grace=rules.grace if grace is None else grace,
-    )
     if notice is not None:
         return print_notice(now, cache, rules, notice, by, exclude)
     if dry_run:
@@ -178,12 +183,12 @@ def clean_command(
         report_unmatched(now, plan, exclude)
         if into is not None:
             _write_plan(now, cache, plan, into)
-        if into == STANDARD_OUTPUT:  # where it is the whole result, for a program to read
+        if into == STANDARD_OUTPUT:  # a program reads it: nothing else may be printed there
             return Exit.DONE
         print_reaped(now, reaped, True)
         return print_plan(now, plan)
     if rules.everything and not yes:
-        now.confirm(f"Remove everything from {cache.root} that is not in use?")
+        now.confirm(f"Remove all items from {cache.root} that are not in use?")
     done = cache.clean(rules, keep_for=trash, most_seconds=max_runtime, why=_words_of(rules))
     report_unmatched(now, done.plan, exclude)
     return print_cleaned(now, done)
@@ -197,11 +202,11 @@ def _check_options(
     dry_run: bool,
     conditions: Iterable[object],
 ) -> None:
-    """Raises UsageError for options that would do nothing next to the others."""
+    """Raises UsageError for options that have no effect together with the others."""
     if plan_file is not None and (_is_given(*conditions) or dry_run or notice is not None):
         raise UsageError(
             "--plan cannot be combined with conditions",
-            hint="make another one with the conditions: sc-dtool clean -n -o FILE",
+            hint="make a plan with these conditions: sc-dtool clean -n -o FILE",
         )
     if into is not None and (not dry_run or notice is not None):
         raise UsageError("-o needs -n: only a dry run writes a plan", hint="sc-dtool clean -n -o FILE")
@@ -213,35 +218,47 @@ def _empty_trash(now: Invocation, cache: Cache, dry_run: bool, yes: bool) -> int
     if dry_run:
         return print_trash(now, cache.trashed())
     if not yes:
-        now.confirm(f"Delete for good what is kept for `restore` in {cache.root}?")
+        now.confirm(f"Delete everything in the trash of {cache.root}? It cannot be restored afterwards")
     trashed, purged = cache.empty_trash()
     return print_trash(now, trashed, purged)
 
 
 def _is_given(*options: object) -> bool:
-    """Whether any of the options was given, be it as nought."""
+    """Whether any of the options was given, even as 0."""
     return any(value not in (None, ()) and value is not False for value in options)
 
 
-def _rules(cache: Cache, conditions: dict[str, Any]) -> Rules:
-    """The conditions of the command line or, without any, those of the cache's policy; what it protects, always."""
+def _rules(cache: Cache, given: dict[str, Any]) -> Rules:
+    """The conditions of the command line or, without any, the cache's policy.
+
+    The order, the exclusions and the grace period of the policy always apply; those of the command line replace the
+    order and the grace period, and add exclusions. Raises UsageError if there is no condition at all.
+    """
     policy = cache.policy()
+    conditions = dict(given)
+    order, exclude, grace = (conditions.pop(name) for name in ("order", "exclude", "grace"))
     limits = Limits(**{name: conditions.pop(name) for name in Limits._fields})
-    asked = Rules(**conditions, limits=limits)
-    if asked.empty and policy.empty:
+    rules = Rules(**conditions, limits=limits)
+    if rules.empty and policy.empty:
         raise UsageError(
-            "nothing says what to remove",
+            "no condition is given, and config.toml has no policy",
             hint="give --older-than 30d, --retain-size 1TB, --high-watermark 90% or --all, or a policy in config.toml",
         )
-    if asked.empty:
-        return policy
-    if limits != Limits() and limits.capacity is None:
-        limits = limits._replace(capacity=policy.limits.capacity)
-    return asked._replace(limits=check(limits), order=policy.order, exclude=policy.exclude, grace=policy.grace)
+    if rules.empty:
+        rules = policy
+    else:
+        if limits != Limits() and limits.capacity is None:
+            limits = limits._replace(capacity=policy.limits.capacity)
+        rules = rules._replace(limits=check(limits))
+    return rules._replace(
+        order=order or policy.order,
+        exclude=(*policy.exclude, *exclude),
+        grace=policy.grace if grace is None else grace,
+    )
 
 
 def _words_of(rules: Rules) -> str:
-    """What was asked for, for the record."""
+    """The conditions as text, for the record of the run."""
     words = []
     for name, value in rules._asdict().items():
         if name == "limits":
@@ -260,7 +277,7 @@ def _write_plan(now: Invocation, cache: Cache, plan: Plan, into: str) -> None:
     lines = plans.encode(plan, cache.check(), time.time(), f"{caller.user_name()}@{caller.host_name()}")
     write_file(now.out, into, lines)
     if into != STANDARD_OUTPUT:
-        now.out.note(f"the plan is in {into}; carry it out with: {now.command('clean', '--plan', into)}")
+        now.out.note(f"the plan is in {into}; to carry it out: {now.command('clean', '--plan', into)}")
 
 
 def _read_plan(path: str) -> Planned:
@@ -269,5 +286,7 @@ def _read_plan(path: str) -> Planned:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return plans.decode(file)
+    except UsageError as error:
+        raise UsageError(f"cannot use {path}: {error.message}", details=error.details, hint=error.hint) from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror or error}") from error

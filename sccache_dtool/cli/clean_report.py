@@ -1,4 +1,4 @@
-"""What a cleaning did, or would do, as people and programs are told of it."""
+"""The output of `clean`: what was removed or would be, what was kept, and why."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.inspect import lease_fields
+from sccache_dtool.cli.inspect import SIZE, USES, lease_fields
 from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column, field
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.protocol.reaping import Judged
 
-#: Items that people are shown of those that were removed, or were in the way: a plan (-n) is for reading, but this has
-#: happened.
+#: Number of removed items, and of items in use, that are listed for people. A plan (-n) lists all, because it is read
+#: before anything happens.
 _SHOWN = 50
 
 
@@ -49,26 +49,26 @@ def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate
         ({**_candidate_fields(one), "copy": one.generation, "_idle_since": one.idle_since} for one in candidates),
         [
             Column(title, field("name")),
-            Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
-            Column("USES", field("uses"), right=True),
+            SIZE,
+            USES,
             Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
         ],
     )
 
 
 def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> None:
-    """Say which patterns match nothing; `given` are those of the command line."""
+    """Report patterns that match nothing. `given` are those of the command line."""
     for pattern in plan.unmatched:
         if pattern in given:
-            now.out.warning(f"--exclude {pattern!r} protects nothing: no item has a name that matches it")
+            now.out.warning(f"--exclude {pattern!r} has no effect: it matches no item's name")
         else:
-            now.out.note(f"{pattern!r} in [clean] exclude protects nothing: no item has a name that matches it")
+            now.out.note(f"{pattern!r} in [clean] exclude has no effect: it matches no item's name")
     for pattern in plan.unmatched_directories:
-        now.out.note(f"{pattern!r} in [dtool] directories has no effect: no directory of the cache matches it")
+        now.out.note(f"{pattern!r} in [dtool] directories has no effect: it matches no directory of the cache")
 
 
 def print_plan(now: Invocation, plan: Plan) -> int:
-    """What would be removed, and what not; the exit code."""
+    """Print what would be removed, and what would not. Returns the exit code."""
     _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
     if now.format != "human":
         for kept in plan.keep:
@@ -87,17 +87,17 @@ def print_plan(now: Invocation, plan: Plan) -> int:
 def _nothing_to_remove(plan: Plan, withheld: tuple[int, int]) -> str:
     what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
     if withheld != (0, 0):
-        return f"nothing to remove: the space of the trash suffices; the cache holds {what}"
-    return f"nothing to remove: no watermark is exceeded; the cache holds {what}"
+        return f"nothing to remove: emptying the trash is sufficient; the cache contains {what}"
+    return f"nothing to remove: no watermark is exceeded; the cache contains {what}"
 
 
 def print_cleaned(now: Invocation, done: Cleaned) -> int:
-    """What was removed, what stayed and why; the exit code."""
+    """Print what was removed, what was kept, and why. Returns the exit code."""
     print_reaped(now, done.reaped, False)
     shown = done.removed if now.format != "human" else done.removed[:_SHOWN]
     _print_candidates(now, "removed", shown, "REMOVED")
     if len(done.removed) > len(shown):
-        now.out.note(f"and {len(done.removed) - len(shown):,} more; with -f json all of them are listed")
+        now.out.note(f"and {len(done.removed) - len(shown):,} more; to list all: -f json")
     if now.format != "human":
         for kept in done.plan.keep:
             now.out.result("kept", _kept_fields(kept))
@@ -111,7 +111,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         for judged in done.in_the_way:
             now.out.result("lease", lease_fields(judged))
     for leftover in done.tidied:
-        now.out.detail(f"tidied up {leftover.path}: {leftover.what}")
+        now.out.detail(f"removed leftover {leftover.path}: {leftover.what}")
     missed, missed_entries = done.missed_both
     fields = {
         "items": len(done.removed),
@@ -156,28 +156,28 @@ def _what_went(done: Cleaned) -> Iterable[str]:
 
 
 def _in_the_way(done: Cleaned) -> Iterable[str]:
-    """What is in use, the largest first, each with who holds it."""
+    """The items in use, the largest first, each with its holders."""
     leases: dict[str, list[Judged]] = {}
     for judged in done.in_the_way:
         leases.setdefault(judged.held.key, []).append(judged)
     held = sorted((kept for kept in done.kept if kept.held), key=lambda kept: -kept.bytes)
     for kept in held[:_SHOWN]:
         yield f"  {kept.label}, {output.size(kept.bytes)}: {kept.reason}"
-        for judged in leases.pop(kept.key, ()):  # once, where an item has several copies
+        for judged in leases.pop(kept.key, ()):  # only once if an item has several copies
             yield f"    {judged.by}: {judged.verdict.state}, {judged.verdict.evidence}"
     if len(held) > _SHOWN:
-        yield f"  and {len(held) - _SHOWN:,} more; with -f json all of them are listed"
+        yield f"  and {len(held) - _SHOWN:,} more; to list all: -f json"
 
 
 def _missed(size: int, entries: int, verb: str) -> Iterable[str]:
-    """By how much the goal is missed; nothing if it is reached."""
+    """By how much the goal is missed, if it is."""
     if size or entries:
         why = "the rest is in use, kept by the conditions, or not part of this cache"
         yield f"the goal {verb} missed by {_amount(size, entries)}: {why}"
 
 
 def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[str]:
-    """What keeps the file system over its mark although enough has gone from the cache; nothing if it is not."""
+    """By how much the trash keeps the file system above its watermark, if it does."""
     if over == (0, 0):
         return
     yield (
@@ -186,8 +186,8 @@ def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[st
     )
     there = _amount(trashed.bytes, trashed.entries)
     if trashed.until > time.time():
-        yield f"  in the trash: {there}, the last of it kept for `restore` until {output.moment(trashed.until)}"
-        yield "  no further items are removed for that; to delete the trash now: sc-dtool clean --empty-trash"
+        yield f"  in the trash: {there}, kept for `restore` until {output.moment(trashed.until)} at the latest"
+        yield "  no other items are removed instead; to delete the trash now: sc-dtool clean --empty-trash"
     else:
         yield f"  in the trash: {there} that could not be deleted in this run; the next clean continues"
 
@@ -202,17 +202,17 @@ def _amount(size: int, entries: int) -> str:
 
 
 def _reasons(keep: Iterable[Kept]) -> str:
-    """What is kept, by reason: ``; kept 2 in use, 1 used within 30 d``."""
+    """The number of kept items by reason: ``; kept 2 in use, 1 used within 30 d``."""
     reasons = Counter("in use" if kept.held else kept.reason for kept in keep)
     return "; kept " + ", ".join(f"{number} {reason}" for reason, number in reasons.items()) if reasons else ""
 
 
 def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
-    """What is in the trash or, where it was purged, was; the exit code."""
+    """Print what is in the trash or, with `purged`, what was deleted from it. Returns the exit code."""
     if purged is None:
         until = output.moment(trashed.until) if trashed.until else None
         fields = {"bytes": trashed.bytes, "entries": trashed.entries, "until": until, "dry_run": True}
-        kept = f", the last of it kept until {until}" if until else ""
+        kept = f", kept until {until} at the latest" if until else ""
         now.out.result("total", fields, f"in the trash: {_amount(trashed.bytes, trashed.entries) or 'nothing'}{kept}")
         return Exit.DONE
     size = trashed.bytes - purged.left_bytes
@@ -230,10 +230,10 @@ def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None)
 
 
 def _still_there(copies: int, size: int) -> Iterable[str]:
-    """What is in the trash, and should not be any more."""
+    """The copies in the trash that are due but could not be deleted."""
     if copies:
         which = "1 copy is" if copies == 1 else f"{copies:,} copies are"
-        yield f"{which} still to be deleted: {output.size(size)}; the next clean goes on"
+        yield f"{which} still to be deleted: {output.size(size)}; the next clean continues"
 
 
 # -- notice ----------------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def _still_there(copies: int, size: int) -> Iterable[str]:
 def print_notice(
     now: Invocation, cache: Cache, rules: Rules, notice: float, by: str | None, exclude: Collection[str] = ()
 ) -> int:
-    """What would go if nobody used anything until then; whoever wants to keep something uses it, or pins it."""
+    """Print what `clean` would remove in `notice` seconds if nothing were used until then. Returns the exit code."""
     plan, _ = cache.plan(rules, ahead=notice)
     report_unmatched(now, plan, exclude)
     users = _fetched_by(cache, plan.remove)
@@ -251,7 +251,7 @@ def print_notice(
     columns = [
         Column("FETCHED BY", field("user")),
         Column("WOULD REMOVE", field("name")),
-        Column("SIZE", lambda row: output.size(row["bytes"]), right=True),
+        SIZE,
         Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
     ]
     if by == "user":
@@ -272,7 +272,7 @@ def print_notice(
 
 
 def _fetched_by(cache: Cache, candidates: Iterable[Candidate]) -> dict[str, str]:
-    """Who fetched each; of what dtool left, whose file it is."""
+    """The user who fetched each item, by place. For a loose file, its owner."""
     from sccache_dtool.cli.usage import user_of
 
     def tell(one: Candidate) -> str:

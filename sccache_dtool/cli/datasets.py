@@ -1,4 +1,4 @@
-"""Sums by dataset: what the cache holds of each, how often it was used, and what time that has saved."""
+"""Totals by dataset: space, uses, and the download time that cache hits saved."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)
 
 
 class Told(NamedTuple):
-    """What is known of an item beside its names: from the facts of its copies, which go when they go."""
+    """An item, with what the facts of its copies say about its dataset. The facts are evicted with the copies."""
 
     item: Item
-    dataset: str  # a UUID, or the first eight digits of one; empty for what is of no dataset
+    dataset: str  # a UUID, or its first eight digits; empty if the item does not belong to a dataset
     name: str  # the dataset's
     relpath: str
-    saved: float | None  # seconds; None if it is not known any more what a fetch takes
-    is_view: bool = False  # whether it is but a directory of links that shows a dataset's items
+    saved: float | None  # seconds of download time; None if the time of a fetch is unknown
+    is_view: bool = False  # whether it is a directory of links to the items of a dataset
 
 
 def tell(item: Item, noted: Iterable[ItemFacts]) -> Told:
     """What is known of an item; `noted` are the facts of its copies.
 
-    Time is saved by every use but those that fetched: one for each copy that is there. How long a fetch took is noted
-    with the copy, so after an eviction it is not known until the item is fetched again; its uses count on.
+    Every use saves the time of a fetch, except the one that fetched each copy. The time of a fetch is recorded with the
+    copy. After an eviction it is therefore unknown until the item is fetched again.
     """
     noted = list(noted)
     match = _LABEL.fullmatch(item.label)
@@ -60,7 +60,7 @@ def _first(facts: ItemFacts) -> str:
 
 
 def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any]]:
-    """One record for each dataset, one for everything else, the largest first."""
+    """One record for each dataset, and one for all other items, the largest first."""
     told, left = list(told), list(left)
     whole = {one.dataset for one in told} | {pile.dataset for pile in left}
     short = {uuid[:8]: uuid for uuid in whole if is_uuid(uuid)}

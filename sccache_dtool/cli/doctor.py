@@ -1,4 +1,4 @@
-"""`doctor`: what is wrong with a cache, and whether a file system is fit for one."""
+"""`doctor`: find and repair damage of a cache, and test a file system."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from sccache_dtool.errors import CacheError, Exit, UsageError, explain
 if TYPE_CHECKING:
     from sccache_dtool.verify import Verdict
 
-#: How often is looked again, as one repair brings to light what else there is; others may go on leaving new things.
+#: Most examinations in a row: a repair may reveal further damage, and other processes may cause new findings.
 _ROUNDS = 10
 
-#: How many details a finding shows.
+#: Number of details that a finding shows.
 _DETAILS = 3
 
 
 @click.command("doctor")
-@click.option("--fix", is_flag=True, help="Repair what needs no decision by a person.")
-@click.option("--verify-content", is_flag=True, help="Read all items and compare their digests.")
+@click.option("--fix", is_flag=True, help="Repair the findings that need no decision.")
+@click.option(
+    "--verify-content", is_flag=True, help="Read the content of all items, and compare it with their digests."
+)
 @click.option(
     "--verify-filesystem",
     "directory",
     metavar="DIR",
-    help="Test whether the file system of DIR (which need not be a cache) is fit for one.",
+    help="Test whether the file system of DIR is fit for a cache. DIR need not be a cache.",
 )
-@click.option(
-    "--peer", is_flag=True, help="With --verify-filesystem: take part as the second host. Start this one first."
-)
+@click.option("--peer", is_flag=True, help="With --verify-filesystem: run on the second host. Start this one first.")
 @click.option(
     "--wait",
     type=duration,
     metavar="TIME",
-    help="With --verify-filesystem: wait at most this long for the other host: 10m.",
+    help="With --verify-filesystem: wait at most TIME for the other host: 10m.",
 )
 @common_options()
 @pass_invocation
@@ -50,17 +50,27 @@ def doctor_command(
 ) -> int:
     """Find damage and leftovers, and test file systems.
 
-    The exit code is 20 if there are findings that are not repaired.
+    Without options, `doctor` examines the cache and changes nothing. The exit code is 20 if findings remain, and 0
+    otherwise.
 
-    With --verify-filesystem, the exit code is 0 if the file system is fit for several hosts, 3 if it is fit for one
-    host, 20 if it is unfit, 13 if it is too full for the test, and 1 if the test failed otherwise. Two tasks of one
-    srun take part as two hosts.
+    With --verify-filesystem, `doctor` tests a file system, alone or together with a second host. The exit code is 0 if
+    the file system is fit for several hosts, 3 if it is fit for one host, 20 if it is unfit, 13 if it is too full for
+    the test, and 1 if the test failed for another reason. Under srun with two tasks, each task acts as one host.
+
+    \b
+    Examples:
+      sc-dtool doctor --fix
+      sc-dtool doctor --verify-filesystem /scratch --peer    # on one host
+      sc-dtool doctor --verify-filesystem /scratch           # then on another
     """
     if directory is not None:
         if fix or verify_content:
-            raise UsageError("--fix and --verify-content are about a cache, not a file system", hint="run doctor twice")
-        if not directory.strip():  # a variable of a script that is not set
-            raise UsageError("--verify-filesystem is empty", hint="name a directory on the mount, such as /scratch")
+            raise UsageError(
+                "--verify-filesystem cannot be combined with --fix or --verify-content",
+                hint="run doctor once for the cache, and once for the file system",
+            )
+        if not directory.strip():
+            raise UsageError("--verify-filesystem needs a directory", hint="name one on the mount, such as /scratch")
         return _verify(now, directory, peer, wait)
     if peer or wait is not None:
         raise UsageError("--peer and --wait need --verify-filesystem", hint="add --verify-filesystem DIR")
@@ -86,7 +96,7 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
         checked = cache.verify_content()
         findings += repairs.attempt(checked.bad) if fix else checked.bad
         fields = {"read": checked.read, "bad": len(checked.bad), "without_digest": checked.without_digest}
-        text = f"read {output.count(checked.read, 'payload')}, {checked.without_digest} have no digest to compare with"
+        text = f"read {output.count(checked.read, 'payload')}, of which {checked.without_digest} have no digest"
         now.out.result("content", fields, text)
     for finding in findings:
         _print_finding(now, finding, repairs.refused.get(finding.path))
@@ -96,7 +106,7 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
 
 
 def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> None:
-    """What is not as it should be, and what is to be done; `refused`: why it could not be repaired."""
+    """Print a finding with its remedy. `refused`: why it could not be repaired."""
     fields = {
         "path": finding.path,
         "finding": finding.what,
@@ -114,7 +124,7 @@ def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> No
 
 
 class _Repairs:
-    """Repairs as they go: what is done is told at once, and of what is not it is kept why."""
+    """Repairs findings: prints each success at once, and keeps the reason of each failure."""
 
     def __init__(self, now: Invocation) -> None:
         self._now = now
@@ -143,7 +153,7 @@ class _Repairs:
 
 
 def _some(details: Sequence[str]) -> list[str]:
-    """Details for one line: of thousands who hold an item, a few tell enough."""
+    """The first details, for one line: an item may have thousands of holders."""
     more = [f"and {len(details) - _DETAILS} more"] if len(details) > _DETAILS else []
     return [*details[:_DETAILS], *more]
 
@@ -164,7 +174,7 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     role = verify.role_from(os.environ, peer=peer, wait=wait)
     path = os.path.abspath(directory)
     if role.part is verify.Part.NONE:
-        now.out.note("a verification has two participants; this task has nothing to do")
+        now.out.note("a verification needs only two tasks; this task does nothing")
         return Exit.DONE
     if role.part is verify.Part.PEER:
         verdict = verify.assist(FileSystem(), path, role, now.out.note)

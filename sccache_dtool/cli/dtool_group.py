@@ -1,4 +1,4 @@
-"""`dtool cache summary | clean | log`: commands of `sc-dtool` under the name that dtool's specification gives them."""
+"""`dtool cache summary`, `clean` and `log`: commands of `sc-dtool` under the names of dtool's specification."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sccache_dtool.errors import Exit
 
 
 class _OfDtool(Commands):
-    """dtool knows neither our errors nor our exit codes."""
+    """Reports errors and sets exit codes itself: dtool's own entry point knows neither of them."""
 
-    names = ("summary", "clean", "log")
+    groups = {"Commands": ("summary", "clean", "log")}  # noqa: RUF012
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             code = super().invoke(ctx)
         except (click.exceptions.Exit, click.ClickException, click.Abort):
-            raise  # click sees to those
+            raise  # click handles these
         except BrokenPipeError:
             leave(Exit.PIPE_CLOSED)
         except Exception as error:
@@ -34,5 +34,5 @@ class _OfDtool(Commands):
 def cache() -> None:
     """Inspect and clean dtool's cache.
 
-    Items in use are never removed. The command sc-dtool can do more.
+    Items in use are never removed. `sc-dtool` has more commands: see `sc-dtool -h`.
     """

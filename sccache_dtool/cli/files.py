@@ -1,4 +1,4 @@
-"""Files that commands write for whoever called them."""
+"""Files that commands write."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import unique
 from sccache_dtool.errors import FULL, CacheError, NoSpace
 
-#: What a person calls standard output.
+#: The name of standard output on the command line.
 STANDARD_OUTPUT = "-"
 
 
 def write_file(out: Output, path: str, lines: Iterable[str]) -> None:
-    """Write into what `path` names: standard output (`-`), or a file, or what is there. Raises CacheError.
+    """Write `lines` to `path`; `-` is standard output. Raises CacheError, or NoSpace.
 
-    A file is written whole, or not at all: whoever reads it meanwhile sees the old one. What is no regular file, such
-    as a pipe or a device, is written to as it is: a file in its place is not what was meant.
+    A regular file is replaced atomically, so that readers see either the old or the new content. Any other file, such
+    as a pipe or a device, is opened and written to.
     """
     if path == STANDARD_OUTPUT:
         for line in lines:
@@ -38,7 +38,7 @@ def write_file(out: Output, path: str, lines: Iterable[str]) -> None:
 
 
 def _may_be_replaced(path: str) -> bool:
-    """Whether there is nothing, or a regular file; not one into which our results go, such as a log."""
+    """Whether `path` does not exist, or is a regular file that is not one of the standard streams."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode) and _stream(path) is None
     except FileNotFoundError:
@@ -46,23 +46,23 @@ def _may_be_replaced(path: str) -> bool:
 
 
 def _stream(path: str) -> int | None:
-    """Which of the streams that we were given `path` is, as `/dev/stdout` is; None if it is none of them."""
+    """The number of the standard stream that `path` is, such as 1 for `/dev/stdout`; None if it is not one."""
     status = os.stat(path)
     for fd in (1, 2):
-        with contextlib.suppress(OSError):  # it was closed
+        with contextlib.suppress(OSError):  # the stream is closed
             if os.path.samestat(status, os.fstat(fd)):
                 return fd
     return None
 
 
 def _open(path: str) -> TextIO:
-    """Open what is there for writing. A stream goes on where it is: opened anew, what is in it would be lost."""
+    """Open an existing file for writing. A standard stream is duplicated: opening it again would truncate it."""
     fd = _stream(path)
     return open(path if fd is None else os.dup(fd), "w", encoding="utf-8")
 
 
 def _replace(path: str, lines: Iterable[str]) -> None:
-    tmp = f"{path}.{unique()}.tmp"  # a number of a process would come again, in a container above all
+    tmp = f"{path}.{unique()}.tmp"  # not the process number, which is often the same in containers
     try:
         with open(tmp, "x", encoding="utf-8") as file:
             file.writelines(lines)
@@ -70,5 +70,5 @@ def _replace(path: str, lines: Iterable[str]) -> None:
             os.fsync(file.fileno())
         os.replace(tmp, path)
     finally:
-        with contextlib.suppress(OSError):  # it is there only if something went wrong, or somebody has interrupted us
+        with contextlib.suppress(OSError):  # it exists only after an error or an interrupt
             os.unlink(tmp)

@@ -1,4 +1,4 @@
-"""`ls`, `status`, `why`, `log`, `dir`, `config`: what people ask. None of them changes anything."""
+"""`ls`, `status`, `why`, `log`, `dir`, `config`: commands that only read."""
 
 from __future__ import annotations
 
@@ -29,13 +29,15 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.protocol.reaping import Judged
 
+NAME = Column("NAME", field("name"))
+KEY = Column("KEY", lambda row: row["item"][:12])
 SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
 LEASES = Column("LEASES", field("leases"), right=True)
 USES = Column("USES", field("uses"), right=True)
 
 
 def last_use(now: float) -> Column:
-    """A column for rows with `leases` and `_idle_since`, which is in seconds since 1970."""
+    """A column that shows the last use, for rows with the fields `leases` and `_idle_since` (seconds since 1970)."""
 
     def show(row: Fields) -> str:
         return "in use" if row["leases"] else output.ago(row["_idle_since"], now)
@@ -44,7 +46,7 @@ def last_use(now: float) -> Column:
 
 
 def item_fields(item: Item) -> dict[str, Any]:
-    """What every listing of items tells of one."""
+    """The fields of an `item` record, which all listings have."""
     return {
         "item": item.key,
         "name": item.label,
@@ -78,28 +80,37 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
     "filters",
     multiple=True,
     metavar="WHAT",
-    help="Show only items in a state (idle, in-use or evicted), or whose name matches a pattern ('hg*'). Repeat to "
-    "combine filters.",
+    help="Show only items in this state (idle, in-use, evicted), or with a name that matches this pattern ('hg*'). "
+    "Repeatable: all filters must match.",
 )
 @click.option(
     "--sort",
     type=click.Choice(list(_SORTS)),
     help="Sort by this. Default: name; with -f json or tsv: unsorted.",
 )
-@click.option("-l", "--long", is_flag=True, help="Show the source too (slower: reads a file for each item).")
+@click.option(
+    "-l", "--long", is_flag=True, help="Show the source too. This is slower: it reads one file for each item."
+)
 @common_options()
 @pass_invocation
 @by_all_tasks
 def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
-    """List the items with their keys, sizes and states."""
+    """List the items with their keys, sizes and states.
+
+    An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left.
+
+    \b
+    Examples:
+      sc-dtool ls --filter in-use --sort size
+      sc-dtool ls --filter 'hg*' -f json
+    """
     cache = now.cache()
     moment = time.time()
     matched: set[str] = set()
     found: Iterable[Item] = _filtered(cache, filters, matched)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
-    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12]), SIZE]
-    columns += [Column("STATE", field("state")), USES, last_use(moment)]
+    columns = [NAME, KEY, SIZE, Column("STATE", field("state")), USES, last_use(moment)]
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
     now.out.table("item", (_listed(cache, item) if long else _row(item) for item in found), columns)
@@ -112,12 +123,12 @@ def _row(item: Item) -> dict[str, Any]:
     return {**item_fields(item), "_idle_since": item.idle_since}
 
 
-#: What a filter may be that is not a pattern.
+#: States that `--filter` accepts; every other word is a pattern.
 _STATES = frozenset({"idle", "in-use", "evicted"})
 
 
 def _filtered(cache: Cache, filters: tuple[str, ...], matched: set[str]) -> Iterator[Item]:
-    """The items that pass all filters; patterns that a name matches are added to `matched`."""
+    """The items that match all filters. Adds to `matched` each pattern that matches some name."""
     for found, also_matched in cache.survey(functools.partial(_passing, filters)):
         matched |= also_matched
         yield from found
@@ -156,7 +167,15 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 @pass_invocation
 @by_all_tasks
 def status_command(now: Invocation, item: str | None) -> None:
-    """Show the state of the cache, or of one ITEM and its holders."""
+    """Show the state of the cache, or of one ITEM and its holders.
+
+    ITEM is a name, a key, the beginning of a key, or a path in the cache.
+
+    \b
+    Examples:
+      sc-dtool status
+      sc-dtool status hg38.tar.gz
+    """
     cache = now.cache()
     if item is None:
         _cache_status(now, cache)
@@ -169,11 +188,18 @@ def status_command(now: Invocation, item: str | None) -> None:
             f"source   {' '.join(fields['source']) or 'none'}",
             f"path     {fields['path'] or 'none'}",
             f"size     {output.size(found.bytes)}, files and directories: {fields['entries']:,}",
-            f"fetched  {fields['fetched'] or '?'} by {fields['fetched_by'] or '?'} in {fields['fetch_seconds'] or 0} s",
+            f"fetched  {_fetched(fields)}",
         ]
-    lines.append(f"uses     {found.uses}, of which {found.leases} now")
+    lines.append(f"uses     {found.uses:,}, {found.leases:,} of them not finished")
     now.out.result("item", fields, *lines)
     _print_leases(now, cache.judged(found))
+
+
+def _fetched(fields: Fields) -> str:
+    if fields["fetched"] is None:
+        return "at an unknown time"
+    took = "" if fields["fetch_seconds"] is None else f" in {fields['fetch_seconds']} s"
+    return f"{fields['fetched']} by {fields['fetched_by'] or 'an unknown user'}{took}"
 
 
 def _cache_status(now: Invocation, cache: Cache) -> None:
@@ -196,7 +222,11 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         "uses": sums.uses,
         "program": __version__,
     }
-    continuable = f"; {glance.continuable:,} can be continued, see transfers" if glance.continuable else ""
+    continuable = (
+        f"; {glance.continuable:,} interrupted, which can be continued: see `sc-dtool transfers`"
+        if glance.continuable
+        else ""
+    )
     lines = [
         f"cache     {glance.root}",
         f"items     {sums.items:,}, {output.size(sums.bytes)}; {output.free(glance.free)}",
@@ -214,7 +244,15 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
 @common_options()
 @pass_invocation
 def why_command(now: Invocation, item: str) -> None:
-    """Show who holds ITEM, since when, and how that is known."""
+    """Show who holds ITEM, since when, and how that is known.
+
+    ITEM is a name, a key, the beginning of a key, or a path in the cache. Each holder is alive, dead or unknown.
+    Unknown counts as alive.
+
+    \b
+    Example:
+      sc-dtool why hg38.tar.gz
+    """
     cache = now.cache()
     found = cache.item(cache.find(item))
     fields = {"item": found.key, "name": found.label, "state": _state(found), "leases": found.leases}
@@ -260,11 +298,18 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 
 @click.command("log")
 @click.argument("item", required=False)
-@click.option("--since", type=duration, metavar="TIME", help="Show only uses that ended within this time: 7d.")
+@click.option("--since", type=duration, metavar="TIME", help="Show only uses that ended within the last TIME: 7d.")
 @common_options()
 @pass_invocation
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:
-    """Show the finished uses of ITEM, or of all items."""
+    """Show the finished uses of ITEM, or of all items.
+
+    ITEM is a name, a key, the beginning of a key, or a path in the cache.
+
+    \b
+    Example:
+      sc-dtool log --since 7d
+    """
     cache = now.cache()
     keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
@@ -309,7 +354,15 @@ def _uses(cache: Cache, keys: list[str], earliest: float) -> Iterator[dict[str, 
 @common_options()
 @pass_invocation
 def dir_command(now: Invocation) -> None:
-    """Print the cache's directory."""
+    """Print the cache's directory.
+
+    It is the directory of --cache-dir, or else of $DTOOL_CACHE_DIRECTORY, or else dtool's own cache directory. The exit
+    code is 10 if there is no cache.
+
+    \b
+    Example:
+      cd "$(sc-dtool dir)"
+    """
     cache = now.cache()
     cache.check()
     now.out.path("dir", {"path": str(cache.root)}, str(cache.root))
@@ -320,7 +373,14 @@ def dir_command(now: Invocation) -> None:
 @common_options()
 @pass_invocation
 def config_command(now: Invocation, action: str) -> int:
-    """Show the settings in config.toml, and the defaults."""
+    """Show the settings in config.toml, and the defaults.
+
+    The file is .sc-dtool/config.toml in the cache's directory. The exit code is 1 if it contains an error.
+
+    \b
+    Example:
+      sc-dtool config
+    """
     if action != "show":
         raise UsageError(f"config has no action {action}")
     cache = now.cache()

@@ -1,4 +1,4 @@
-"""`sc-dtool`: finds the command, and turns every error into a sentence and an exit code."""
+"""The command `sc-dtool`: selects the subcommand, and turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from io import BufferedWriter, FileIO, TextIOWrapper
 from types import FrameType
 from typing import Any, NoReturn
@@ -19,108 +19,134 @@ from sccache_dtool import __version__, log
 from sccache_dtool.cli.options import Invocation, common_options, invocation
 from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.disk.names import CONTROL
-from sccache_dtool.errors import CacheError, Exit, explain, translate
+from sccache_dtool.errors import CacheError, Exit, did_you_mean, explain, translate
 
-#: Where each command is, in the order in which the help lists them.
-_COMMANDS = {
-    "use": "use",
-    "unuse": "use",
-    "run": "use",
-    "renew": "use",
-    "du": "usage",
-    "summary": "usage",
-    "ls": "inspect",
-    "status": "inspect",
-    "why": "inspect",
-    "log": "inspect",
-    "clean": "clean",
-    "pin": "manage",
-    "unpin": "manage",
-    "rm": "manage",
-    "restore": "manage",
-    "metrics": "metrics",
-    "reap": "manage",
-    "doctor": "doctor",
-    "init": "manage",
-    "transfers": "transfers",
-    "loaders": "transfers",
-    "locate": "transfers",
-    "dir": "inspect",
-    "config": "inspect",
-    "sample": "samples",
+#: The module of each command, in the groups and in the order in which the help lists them.
+_GROUPS = {
+    "Use the cache": {
+        "use": "use",
+        "unuse": "use",
+        "run": "use",
+        "renew": "use",
+        "locate": "transfers",
+        "loaders": "transfers",
+    },
+    "Look at the cache": {
+        "du": "usage",
+        "ls": "inspect",
+        "summary": "usage",
+        "status": "inspect",
+        "why": "inspect",
+        "log": "inspect",
+        "transfers": "transfers",
+    },
+    "Clean the cache": {
+        "clean": "clean",
+        "rm": "manage",
+        "restore": "manage",
+        "pin": "manage",
+        "unpin": "manage",
+    },
+    "Administer the cache": {
+        "init": "manage",
+        "dir": "inspect",
+        "config": "inspect",
+        "reap": "manage",
+        "doctor": "doctor",
+        "metrics": "metrics",
+        "sample": "samples",
+    },
+}
+_MODULES = {name: module for group in _GROUPS.values() for name, module in group.items()}
+
+#: What the metavariables of options mean, for the help of each command that has them.
+_UNITS = {
+    "TIME": "TIME is a number with a unit: s, m, h, d or w.",
+    "SIZE": "SIZE is a number of bytes, or a number with a unit: kB, MB, GB, TB, PB, or KiB, MiB, GiB, TiB, PiB.",
 }
 
+#: Longest summary of a command in the help, in characters, with its full stop.
+_SUMMARY = 61
 
 _AS_ON_DISK = "sc-dtool-as-on-disk"
 
 
 class Commands(click.Group):
-    """Loads a command's module only when the command is named: most of a short command's time is loading."""
+    """A group that imports the module of a command only if it is named: imports dominate the time of a short one."""
 
-    #: Of `sc-dtool`'s commands, those that this group has.
-    names: tuple[str, ...] = tuple(_COMMANDS)
+    #: The commands of this group by the titles under which its help lists them.
+    groups: Mapping[str, Iterable[str]] = _GROUPS
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the help."""
-        return list(self.names)
+        """The names of all commands, in the order of the help."""
+        return [name for group in self.groups.values() for name in group]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name, its module loaded."""
-        module = _COMMANDS.get(cmd_name)
-        if module is None or cmd_name not in self.names:
+        """The command of that name; None if there is none."""
+        if cmd_name not in self.list_commands(ctx):
             return None
         from importlib import import_module
 
-        command = getattr(import_module(f"sccache_dtool.cli.{module}"), f"{cmd_name}_command")
+        command = getattr(import_module(f"sccache_dtool.cli.{_MODULES[cmd_name]}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
+        used = {option.metavar for option in command.params if isinstance(option, click.Option)}
+        command.epilog = " ".join(text for metavar, text in _UNITS.items() if metavar in used) or None
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands, one section for each group, in columns of the same width."""
+        width = max(map(len, self.list_commands(ctx)))
+        for title, group in self.groups.items():
+            with formatter.section(title):
+                rows = [(name.ljust(width), self.get_command(ctx, name)) for name in group]
+                formatter.write_dl([(name, one.get_short_help_str(_SUMMARY)) for name, one in rows if one is not None])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As in click, with the commands of similar names in the error."""
+        """As in click, but the error for an unknown command suggests similar names."""
         name = args[0]
-        if name not in self.names and not name.startswith("-"):
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, self.names, 3)
-            suggestion = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            ctx.fail(f"No such command {name!r}.{suggestion}")
+        names = self.list_commands(ctx)
+        if name not in names and not name.startswith("-"):
+            ctx.fail(f"No such command {name!r}{did_you_mean(name, names)}")
         return super().resolve_command(ctx, args)
 
 
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="The options above may also follow the command. Exit codes: 0 done, 1 error, 2 usage, 3 done in part, "
-    "10 no cache here, 11 waited too long, 12 fetch or checksum failed, 13 no space, 14 in use, 20 findings, "
-    "75 lease lost, 130 interrupted, 141 output pipe closed, 143 terminated.",
+    epilog="The options above may also follow the command. `sc-dtool COMMAND -h` describes a command. Exit codes: "
+    "0 done, 1 error, 2 usage, 3 done in part, 10 no cache here, 11 waited too long, 12 fetch or checksum failed, "
+    "13 no space, 14 in use, 20 findings, 75 lease lost, 130 interrupted, 141 output pipe closed, 143 terminated.",
 )
 @common_options(hidden=False)
 @click.version_option(__version__, prog_name="sc-dtool", message="%(prog)s %(version)s")
 def sc_dtool() -> None:
-    """Share a cache of large files: take a lease, read, release it.
+    """Share one copy of large files among many jobs, users and hosts.
+
+    A job takes a lease on an item (`use`), reads it, and releases the lease (`unuse`). An item with a lease is never
+    removed. `clean` removes other items.
 
     \b
     In a batch job:
-      path=$(sc-dtool use https://example.org/ref.tar sha256:... tar) || exit
-      analyse "$path"
-      sc-dtool unuse "$path"
-
-    An item with a lease is never deleted. `sc-dtool clean` deletes others.
-    """  # noqa: D301  (click wants the backspace itself: do not wrap the next lines)
+      source=https://example.org/hg38.tar.gz
+      digest=sha256:5d41402abc4b2a76b9719d911017c592ae4b7e1ac0fe2f1f9f0a8d3bb1c6e7d2
+      path=$(sc-dtool use --ttl 13h "$source" "$digest" tar) || exit
+      trap 'sc-dtool unuse "$path"' EXIT
+      align --reference "$path" sample.fastq > sample.bam
+    """
 
 
 def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
     """Run the command line; never returns.
 
-    `command` is given the words of the command line and returns an exit code; default: `run`. Whatever it does has the
-    streams, signals and exit codes of `sc-dtool`.
+    `command` takes the arguments of the command line and returns an exit code. The default is `run`. Standard streams,
+    signals and unexpected errors are handled in the same way for every `command`.
     """
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # who called us wants it ignored (`trap '' TERM`)
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:  # the caller ignores it (`trap '' TERM`)
         signal.signal(signal.SIGTERM, _terminate)
     _open_closed_streams()
-    # A path is printed as it is on disk, whatever the locale; what it cannot spell otherwise is replaced.
+    # Paths are printed as they are on disk, in every locale. Other characters that the locale lacks become `?`.
     codecs.register_error(_AS_ON_DISK, _as_on_disk)
     raw = _StandardOutput(sys.stdout.fileno(), "w", closefd=False)
     sys.stdout = TextIOWrapper(
@@ -138,10 +164,10 @@ def main(command: Callable[[list[str]], int] | None = None) -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """End this process with an exit code, or another if the code says "done" and the output could not be written.
+    """End this process with exit code `code`, or with an error's if `code` is DONE but the output cannot be written.
 
-    `sys.exit` would wait for threads that others have left behind, and replace the code if a stream cannot be flushed.
-    Only ranks of MPI end by it.
+    `sys.exit` would wait for threads of libraries, and replace the code if a stream cannot be flushed. It is used only
+    for MPI ranks.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -149,7 +175,7 @@ def leave(code: int) -> NoReturn:
     error = _unwritten()
     if code == Exit.DONE and error is not None:
         code = _code_of(error, None)
-    with contextlib.suppress(OSError, ValueError):  # of a program that does not begin with `main`
+    with contextlib.suppress(OSError, ValueError):  # a program that does not start in `main` has its own stream
         sys.stderr.flush()
     if "mpi4py.MPI" in sys.modules:
         sys.exit(code)  # a rank that ends without MPI_Finalize, which mpi4py calls late, counts as killed
@@ -157,7 +183,7 @@ def leave(code: int) -> NoReturn:
 
 
 def _open_closed_streams() -> None:
-    """Whoever closed a standard stream (``>&-``) wants to hear nothing; and no file of ours must get its number."""
+    """Open /dev/null for each standard stream that is closed (``>&-``), so that no other file gets its number."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             fd = os.open(os.devnull, os.O_RDWR)
@@ -169,7 +195,7 @@ def _open_closed_streams() -> None:
 
 
 def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes that were no text stay as they are (PEP 383); a character that there is no code for becomes ``?``."""
+    """Keep bytes that are not text (PEP 383), and replace characters that the encoding lacks with ``?``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     one = UnicodeEncodeError(error.encoding, error.object, error.start, error.start + 1, error.reason)
@@ -180,7 +206,7 @@ def _as_on_disk(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def run(words: list[str], *, owns_process: bool = False) -> int:
-    """Run one command; returns its exit code. `owns_process`: whether this process ends when the command does."""
+    """Run one command and return its exit code. `owns_process`: whether this process ends with the command."""
     context: click.Context | None = None
     try:
         with sc_dtool.make_context("sc-dtool", words, obj=Invocation(owns_process)) as context:
@@ -194,7 +220,7 @@ def run(words: list[str], *, owns_process: bool = False) -> int:
 
 
 def _show(error: Exception) -> int:
-    """What --debug is for: a traceback, with no credentials in any of its texts."""
+    """Print the traceback for --debug, without credentials, and return the exit code."""
     import traceback
 
     from sccache_dtool.fetch.reasons import without_credentials
@@ -204,7 +230,7 @@ def _show(error: Exception) -> int:
 
 
 def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None) -> int:
-    """The exit code for what has ended a command, which is reported."""
+    """Report the error that ended a command, and return its exit code."""
     if isinstance(error, click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.ClickException):
@@ -219,7 +245,7 @@ def _code_of(error: Exception | KeyboardInterrupt, context: click.Context | None
 
 
 def report(error: Exception, context: click.Context | None) -> int:
-    """Print an error for people; its exit code. With --debug it is raised."""
+    """Print an error and return its exit code. With --debug, raise it instead."""
     now = invocation(context) if context is not None else Invocation()
     if now.debug:
         raise error
@@ -230,7 +256,7 @@ def report(error: Exception, context: click.Context | None) -> int:
 
 
 class _StandardError(FileIO):
-    """Drops what cannot be written: messages, and progress on a terminal that has gone, stop nothing."""
+    """Standard error that ignores write errors: a message or a closed terminal must not stop a command."""
 
     def write(self, data: Any) -> int | None:  # type: ignore[override]
         try:
@@ -240,7 +266,7 @@ class _StandardError(FileIO):
 
 
 class _StandardOutput(FileIO):
-    """Remembers that it could not be written, for what an error says of that is no more than its number."""
+    """Standard output that remembers its write error: the error that reaches `report` does not name the stream."""
 
     failure: OSError | None = None
 
@@ -253,7 +279,7 @@ class _StandardOutput(FileIO):
 
 
 def _unwritten() -> OSError | None:
-    """Why what was printed cannot be written; None if it is written."""
+    """The error that prevents the output from being written; None if it has been written."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -278,5 +304,5 @@ def _translate(error: Exception) -> CacheError:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A batch system's SIGTERM: leave tidily, as after Ctrl-C."""
+    """Handle SIGTERM, which batch systems send, as Ctrl-C is handled: release what is held, then exit."""
     raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""`init`, `reap`, `rm`, `restore`, `pin`, `unpin`: what data managers call."""
+"""`init`, `reap`, `rm`, `restore`, `pin`, `unpin`: administer a cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, dry_run_option, pass_invocation, trash_option, until
+from sccache_dtool.cli.inspect import KEY, NAME, SIZE
+from sccache_dtool.cli.options import (
+    Invocation,
+    common_options,
+    dry_run_option,
+    pass_invocation,
+    trash_option,
+    until,
+    yes_option,
+)
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
@@ -22,14 +31,19 @@ from sccache_dtool.protocol.reaping import Reaped
 def init_command(now: Invocation, directory: str | None) -> None:
     """Set up a cache in DIRECTORY.
 
-    The default is the directory of --cache-dir, or else dtool's own cache directory. If the group may write in
-    DIRECTORY, the cache is shared with the group. Files in DIRECTORY are left alone. The root directory, home
-    directories and dtool datasets are refused.
+    The default is the directory of --cache-dir or $DTOOL_CACHE_DIRECTORY, or else dtool's own cache directory. If the
+    group can write in DIRECTORY, the cache is shared with the group. Existing files in DIRECTORY are not changed. The
+    root directory, home directories and dtool datasets are refused.
+
+    \b
+    Example:
+      mkdir -m 2775 /shared/lab/cache
+      sc-dtool init /shared/lab/cache
     """
     cache = now.cache(directory)
     made = cache.init()
     if not made:
-        now.out.note(f"{cache.root} is a cache already")
+        now.out.note(f"{cache.root} is already a cache")
     now.out.path("init", {"path": str(cache.root), "made": made}, str(cache.root))
 
 
@@ -37,18 +51,25 @@ def init_command(now: Invocation, directory: str | None) -> None:
 @click.option(
     "--holder",
     metavar="ID",
-    help="End the leases of this holder, because you know that it is gone. `why` shows the ID.",
+    help="End the leases of this holder, because you know that it has ended. `why` shows its ID.",
 )
 @dry_run_option
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@yes_option
 @common_options()
 @pass_invocation
 def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
     """End the leases of processes and batch jobs that are gone.
 
-    A lease is ended only if it is proved that its holder is gone. Nobody can prove that of a host that was switched
-    off, or of a container that was deleted. If you know it, give --holder. If you are wrong, data can be removed while
-    somebody reads it.
+    A lease is ended only if there is proof that its holder has ended. There is no proof for a process of a host that
+    was switched off or of a container that was deleted. If you know that it has ended, give --holder. If you are wrong,
+    data may be removed while it is read.
+
+    The exit code is 3 if a lease could not be ended.
+
+    \b
+    Examples:
+      sc-dtool reap --dry-run
+      sc-dtool reap --holder n2744ccd10c75-7a037d54789b
     """
     cache = now.cache()
     if holder is None:
@@ -66,7 +87,7 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
 
 
 def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
-    """The leases that were ended, or would be."""
+    """Print the leases that were ended or, with `dry_run`, would be."""
     for one in reaped.leases:
         fields = {"item": one.held.key, "lease": one.held.name, "by": one.by, "evidence": one.verdict.evidence}
         would = "would end the lease" if dry_run else "ended the lease"
@@ -81,7 +102,15 @@ def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
 @common_options()
 @pass_invocation
 def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: float | None) -> int:
-    """Remove single items that are not in use."""
+    """Remove single items that are not in use.
+
+    ITEM is a name, a key, or the beginning of a key, as `sc-dtool ls` shows them. Pinned items are removed as well. The
+    exit code is 14 if all items are in use, and 3 if some could not be removed.
+
+    \b
+    Example:
+      sc-dtool rm hg38.tar.gz --trash 7d
+    """
     cache = now.cache()
     keys = [cache.find(item) for item in items]
 
@@ -99,14 +128,20 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 @click.command("pin")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
 @click.option(
-    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: never."
+    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end."
 )
 @common_options()
 @pass_invocation
 def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:
     """Protect items from `clean`; without an ITEM, list the pins.
 
-    `rm` removes pinned items nevertheless.
+    ITEM is a name, a key, or the beginning of a key, as `sc-dtool ls` shows them. `rm` removes pinned items
+    nevertheless.
+
+    \b
+    Examples:
+      sc-dtool pin hg38.tar.gz --until 2027-01-31
+      sc-dtool pin
     """
     cache = now.cache()
     cache.check()
@@ -117,8 +152,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
         ]
-        columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
-        columns += [Column("UNTIL", lambda row: row["until"] or "for good"), Column("BY", field("by"))]
+        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
         now.out.table("pin", rows, columns)
         if not rows:
             now.out.note("no item is pinned")
@@ -128,7 +162,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         key = cache.find(item)
         cache.pin(key, until)
         end = output.moment(until)
-        text = f"pinned {key_label(key)} {f'until {end}' if end else 'for good'}"
+        text = f"pinned {key_label(key)}{f' until {end}' if end else ''}"
         now.out.result("pinned", {"item": key, "until": end}, text)
 
     return _each(now, list(items), pin)
@@ -139,7 +173,14 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
 @common_options()
 @pass_invocation
 def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
-    """Undo `pin`: let `clean` remove these items again."""
+    """Undo `pin`: let `clean` remove these items again.
+
+    ITEM is a name, a key, or the beginning of a key, as `sc-dtool pin` shows them.
+
+    \b
+    Example:
+      sc-dtool unpin hg38.tar.gz
+    """
     cache = now.cache()
 
     def unpin(item: str) -> None:
@@ -158,7 +199,13 @@ def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
 def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
     """Restore items from the trash; without an ITEM, list it.
 
-    Items are in the trash if they were removed with --trash, or if config.toml sets [clean] trash.
+    Removed items are kept in the trash if --trash was given, or if config.toml sets [clean] trash. ITEM is a name, a
+    key, or the beginning of a key.
+
+    \b
+    Examples:
+      sc-dtool restore
+      sc-dtool restore hg38.tar.gz
     """
     cache = now.cache()
     cache.check()
@@ -183,15 +230,13 @@ def _print_trash(now: Invocation, cache: Cache) -> None:
         }
         for key, name in cache.restorable()
     ]
-    columns = [Column("NAME", field("name")), Column("KEY", lambda row: row["item"][:12])]
-    columns += [Column("SIZE", lambda row: output.size(row["bytes"]), right=True), Column("UNTIL", field("keep_until"))]
-    now.out.table("trashed", rows, columns)
+    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", field("keep_until"))])
     if not rows:
         now.out.note("the trash is empty; only items removed with --trash are kept in it")
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
-    """Act on each; a failure does not stop the rest. All failed: that exit code; some: done in part."""
+    """Act on each item, even if one fails. Returns the first error's exit code if all failed, PARTIAL if some did."""
     codes = []
     for item in items:
         try:

@@ -1,4 +1,4 @@
-"""`metrics`: for monitors."""
+"""`metrics`: print metrics for monitoring."""
 
 from __future__ import annotations
 
@@ -16,13 +16,17 @@ from sccache_dtool.cli.options import Invocation, common_options, pass_invocatio
     "into",
     default=STANDARD_OUTPUT,
     metavar="FILE",
-    help="Write to FILE, as a whole or not at all. Default: standard output (-).",
+    help="Write to FILE, atomically. Default: standard output (-).",
 )
 @common_options()
 @pass_invocation
 def metrics_command(now: Invocation, into: str) -> None:
     """Print metrics in the text format of Prometheus.
 
-    Prometheus's node exporter reads such a file with its textfile collector.
+    The textfile collector of Prometheus's node exporter reads such a file.
+
+    \b
+    Example:
+      sc-dtool metrics -o /var/lib/node_exporter/sc_dtool.prom
     """
     write_file(now.out, into, list(metrics.text(now.cache().state())))

@@ -1,4 +1,4 @@
-"""Options that several commands share, the types of their values, and what they add up to."""
+"""Options that several commands share, the types of their values, and the invocation that they configure."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ Value = TypeVar("Value")
 
 
 def size(text: str) -> int:
-    """An option's value in bytes; the error names the accepted forms."""
+    """A size in bytes. The error names the accepted forms."""
     return _convert(parse_size, text)
 
 
 def limit(text: str) -> int:
-    """An option's value in bytes, as a limit of cleaning; the error names the accepted forms."""
+    """A limit for `clean` in bytes. The error names the accepted forms."""
     return _convert(parse_limit, text)
 
 
 def duration(text: str) -> float:
-    """An option's value in seconds; the error names the accepted forms."""
+    """A duration in seconds. The error names the accepted forms."""
     return _convert(parse_duration, text)
 
 
 def lifetime(text: str) -> float:
-    """A lifetime in seconds; the error names the accepted forms."""
+    """A lifetime in seconds. The error names the accepted forms."""
     return _convert(parse_lifetime, text)
 
 
 def until(text: str) -> float:
-    """A time in seconds since 1970, given as a date, or as how long from now."""
+    """A time in seconds since 1970, given as a date or as a duration from now."""
     return _convert(parse_until, text)
 
 
 def mark(text: str) -> Mark:
-    """A high or low mark in bytes; the error names the accepted forms."""
+    """A watermark for bytes. The error names the accepted forms."""
     return _convert(parse_mark, text)
 
 
 def files_mark(text: str) -> Mark:
-    """A high or low mark in files and directories; the error names the accepted forms."""
+    """A watermark for files and directories. The error names the accepted forms."""
     return _convert(parse_entries_mark, text)
 
 
@@ -68,10 +68,10 @@ def _convert(parse: Callable[[str], Value], text: str) -> Value:
 
 
 class Invocation:
-    """What the options that every command has add up to."""
+    """The options that all commands have, and the cache and the output that they select."""
 
     def __init__(self, owns_process: bool = False) -> None:
-        """`owns_process`: whether this process ends when the command does."""
+        """`owns_process`: whether this process ends with the command."""
         self.owns_process = owns_process
         self.cache_dir: str | None = None
         self.format = "human"
@@ -83,12 +83,12 @@ class Invocation:
         self.debug = False
         self.executor: str | None = None
         self.insecure_executor = False
-        self.spread: Executor | None = None  # what shares the work of a scan
+        self.spread: Executor | None = None  # runs parts of a scan in other processes
         self._output: Output | None = None
 
     @property
     def out(self) -> Output:
-        """Where everything is printed."""
+        """Prints results and messages."""
         if self._output is None:
             self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose or self.debug)
             level = log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE
@@ -96,7 +96,10 @@ class Invocation:
         return self._output
 
     def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
-        """The cache that the command is about. `parents`: what is missing above a new one may be made."""
+        """The cache in `directory`, or in the one that the options select.
+
+        `parents`: create missing parent directories of a new cache. `more`: further arguments of `Cache`.
+        """
         choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
@@ -110,24 +113,22 @@ class Invocation:
         )
 
     def command(self, *words: str) -> str:
-        """A command on the same cache, for a person to copy into a shell."""
+        """A command line for the same cache, quoted for a shell."""
         import shlex
 
         where = () if self.cache_dir is None else ("-C", self.cache_dir)
         return shlex.join(("sc-dtool", *where, *words))
 
     def confirm(self, question: str) -> None:
-        """Go on only if a person agrees. Raises UsageError where there is nobody to ask."""
+        """Ask a question. Raises CacheError if the answer is no, and UsageError if there is no terminal to ask on."""
         if self.no_input or not sys.stdin.isatty():
-            raise UsageError(
-                "confirmation is needed, but there is no terminal to ask on", hint="add -y to go on without a question"
-            )
+            raise UsageError("confirmation is needed, but there is no terminal to ask on", hint="add -y to confirm")
         if not click.confirm(question, err=True):
             raise CacheError("nothing was removed")
 
 
 def invocation(ctx: click.Context) -> Invocation:
-    """The invocation that a context belongs to."""
+    """The invocation of a context, made if there is none."""
     found = ctx.find_object(Invocation)
     if found is None:
         found = ctx.find_root().obj = Invocation()
@@ -143,48 +144,40 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 
 def common_options(hidden: bool = True) -> Callable[[Command], Command]:
-    """The options that may stand before and after a command's name; shown in the help of `sc-dtool` alone."""
+    """The options that may precede or follow the name of a command. `hidden`: leave them out of the help."""
 
     def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
         return click.option(*names, expose_value=False, callback=_keep, hidden=hidden, **attributes)
 
-    def decorate(function: Command) -> Command:
-        for add in reversed(
-            (
-                option(
-                    "-C",
-                    "--cache-dir",
-                    metavar="DIR",
-                    help="The cache's directory. Default: $DTOOL_CACHE_DIRECTORY, or else dtool's.",
-                ),
-                option(
-                    "-f",
-                    "--format",
-                    type=click.Choice(["human", "json", "tsv"]),
-                    help="Format of results. Default: human.",
-                ),
-                option("--color", type=click.Choice(["auto", "always", "never"]), help="Use colour. Default: auto."),
-                option("-q", "--quiet", is_flag=True, help="Print results, warnings and errors only."),
-                option("-v", "--verbose", is_flag=True, help="Print more details on standard error."),
-                option(
-                    "-j",
-                    "--jobs",
-                    type=click.IntRange(1),
-                    metavar="N",
-                    help="Number of file system operations at a time.",
-                ),
-                option(
-                    "--executor", metavar="WHO", help="Share large scans among processes: mpi, none, or dask:ADDRESS."
-                ),
-                option("--insecure-executor", is_flag=True, help="Accept a Dask scheduler without TLS."),
-                option("--no-input", is_flag=True, help="Never ask; fail instead."),
-                option("--debug", is_flag=True, help="Print debug messages, and a traceback with an error."),
-            )
-        ):
-            function = add(function)
-        return function
+    options = (
+        option(
+            "-C",
+            "--cache-dir",
+            metavar="DIR",
+            help="Directory of the cache. Default: $DTOOL_CACHE_DIRECTORY, or else dtool's cache directory.",
+        ),
+        option(
+            "-f", "--format", type=click.Choice(["human", "json", "tsv"]), help="Format of results. Default: human."
+        ),
+        option("--color", type=click.Choice(["auto", "always", "never"]), help="Use colour. Default: auto."),
+        option("-q", "--quiet", is_flag=True, help="Print only results, warnings and errors."),
+        option("-v", "--verbose", is_flag=True, help="Print more details on standard error."),
+        option(
+            "-j", "--jobs", type=click.IntRange(1), metavar="N", help="Number of concurrent file system operations."
+        ),
+        option("--executor", metavar="WHO", help="Share large scans among processes: mpi, none, or dask:ADDRESS."),
+        option("--insecure-executor", is_flag=True, help="Accept a Dask scheduler without TLS."),
+        option("--no-input", is_flag=True, help="Never ask a question; fail instead."),
+        option("--debug", is_flag=True, help="Print debug messages, and a traceback with an error."),
+    )
+    return lambda function: with_options(function, *options)
 
-    return decorate
+
+def with_options(function: Any, *options: Callable[[Any], Any]) -> Any:
+    """The function with these options, in the order in which the help lists them."""
+    for add in reversed(options):
+        function = add(function)
+    return function
 
 
 class ItemOptions(NamedTuple):
@@ -213,7 +206,7 @@ def item_options(function: Command) -> Any:
         item = ItemOptions(*(values.pop(name) for name in ItemOptions._fields))
         return function(*arguments, item=item, **values)
 
-    return _with_options(
+    return with_options(
         run,
         click.option(
             "-n",
@@ -254,7 +247,7 @@ def use_options(function: Command) -> Any:
         options = UseOptions(ttl=ttl, wait=wait, rate=max_rate, make_room=make_room, max_age=age)
         return function(*arguments, options=options, **values)
 
-    return _with_options(
+    return with_options(
         run,
         click.option(
             "--ttl", type=lifetime, metavar="TIME", help="Let other hosts end the lease after this time: 12h."
@@ -278,7 +271,7 @@ def use_options(function: Command) -> Any:
 
 
 def holder_option(function: Command) -> Command:
-    """On whose behalf."""
+    """Option that says who holds the lease."""
     return click.option(
         "--holder",
         default="auto",
@@ -287,15 +280,9 @@ def holder_option(function: Command) -> Command:
     )(function)
 
 
-def _with_options(function: Any, *options: Callable[[Any], Any]) -> Any:
-    """The function with these options, in the order of the help."""
-    for add in reversed(options):
-        function = add(function)
-    return function
-
-
-#: Of everything that removes something.
+#: Options of the commands that remove something.
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 trash_option = click.option(
     "--trash", type=duration, metavar="TIME", help="Keep removed items in the trash for this time: 7d."
 )

@@ -1,4 +1,4 @@
-"""The only place that prints. Results go to standard output, everything else to standard error."""
+"""All printing. Results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from sccache_dtool.cli.progress import Share
     from sccache_dtool.fetch.progress import Progress
 
-#: Version of the field names in JSON; it changes when one is renamed or taken away.
+#: Version of the field names in JSON. It changes when a field is renamed or removed.
 JSON_VERSION = 1
 
 Fields = Mapping[str, Any]
 
-#: Rows of a table that are drawn at a time, their columns as wide as these need.
+#: Number of rows of a table that are drawn together. They determine the widths of the columns.
 _ROWS = 200
 
 
 class Column(NamedTuple):
-    """A column of a table that people read: its title, and how a record's field is shown."""
+    """A column of a table for people: its title, and the function that formats its cell of a row."""
 
     title: str
     show: Callable[[Fields], str]
@@ -53,25 +53,25 @@ class Output:
     # -- results -----------------------------------------------------------------------------------------------------
 
     def result(self, kind: str, fields: Fields, *lines: str) -> None:
-        """One result; `lines` are what a person reads of it. What others have put into a line cannot begin another."""
+        """Print one result: `fields` for programs, `lines` for people. Control characters in lines are escaped."""
         if self.format != "human":
             self._machine(kind, fields)
         elif lines:
             _write(sys.stdout, "\n".join(map(printable, lines)))
 
     def path(self, kind: str, fields: Fields, path: str) -> None:
-        """One result of which people and scripts want the path, as it is: its names are of those who called us."""
+        """Print one result that is a path. For people and scripts, it is printed as it is, without escapes."""
         if self.format != "human":
             self._machine(kind, fields)
         else:
             _write(sys.stdout, path)
 
     def text(self, lines: str) -> None:
-        """A text in a form of its own, whatever the format."""
+        """Print a text as it is, in every format."""
         _write(sys.stdout, lines.removesuffix("\n"))
 
     def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
-        """Many results of one kind."""
+        """Print many results of one kind."""
         if self.format == "human":
             self._table(iter(rows), columns)
         else:
@@ -79,7 +79,9 @@ class Output:
                 self._machine(kind, row)
 
     def _machine(self, kind: str, fields: Fields) -> None:
-        fields = {name: value for name, value in fields.items() if not name.startswith("_")}  # a table's own
+        fields = {
+            name: value for name, value in fields.items() if not name.startswith("_")
+        }  # these are only for tables
         if self.format == "json":
             import json
 
@@ -92,13 +94,13 @@ class Output:
         _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
 
     def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
-        """Drawn in pieces, so that there need not be a million rows in memory; most tables are of one."""
+        """Print a table in parts, so that a million rows are not kept in memory. Most tables have one part."""
         first = list(islice(rows, _ROWS))
         if first and self._is_decorated(sys.stdout):
             self._draw(first, columns)
         elif first:
             _write(sys.stdout, "\n".join(_plainly(first, columns, titled=True)))
-        while piece := list(islice(rows, _ROWS)):  # nobody looks at so many, and rich would take minutes for them
+        while piece := list(islice(rows, _ROWS)):  # without rich, which would take minutes for a long table
             _write(sys.stdout, "\n".join(_plainly(piece, columns)))
 
     def _draw(self, rows: list[Fields], columns: Sequence[Column]) -> None:
@@ -112,28 +114,28 @@ class Output:
             table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
         for row in rows:
             table.add_row(*(Text(printable(column.show(row))) for column in columns))
-        drawn = StringIO()  # and not rich's own capture, which writes to the file all the same, if only nothing
+        drawn = StringIO()  # rich's own capture would write to the file as well
         self._console(drawn, like=sys.stdout).print(table)
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
 
     def _is_decorated(self, file: TextIO) -> bool:
-        """Whether what is written is folded and coloured. If not, rich need not be loaded, which takes its time."""
+        """Whether the output is folded and coloured. If it is not, rich is not imported, which would take long."""
         return file.isatty() or self._color == "always"
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
     def note(self, text: str) -> None:
-        """Something worth knowing, unless --quiet."""
+        """Print a note, unless --quiet is given."""
         if not self._quiet:
             _write(sys.stderr, printable(text))
 
     def detail(self, text: str) -> None:
-        """Something worth knowing with --verbose."""
+        """Print a detail, if --verbose is given."""
         if self._verbose:
             _write(sys.stderr, printable(text))
 
     def warning(self, text: str) -> None:
-        """Something that is not as it should be, and was passed over; said once, however often it is met."""
+        """Print a warning. The same text is printed only once."""
         if text in self._warned:
             return
         self._warned.add(text)
@@ -144,7 +146,7 @@ class Output:
         (self.warning if level > NOTE else self.note if level == NOTE else self.detail)(text)
 
     def error(self, error: CacheError) -> None:
-        """What went wrong, who is concerned, and what to do."""
+        """Print an error with its details and its hint."""
         _write(sys.stderr, printable(f"Error: {error.message}"))
         for line in error.details:
             _write(sys.stderr, printable(f"  {line}"))
@@ -152,16 +154,16 @@ class Output:
             _write(sys.stderr, printable(f"hint: {error.hint}"))
 
     def scanned(self, done: int, total: int) -> None:
-        """How much of a scan is done, on a terminal, once it has taken a while."""
+        """Show the progress of a scan, on a terminal, if it takes long."""
         if self._share is None:
             from sccache_dtool.cli.progress import Share
 
             watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
-            self._share = Share("working through the cache", sys.stderr if watched else None)
+            self._share = Share("scanning the cache", sys.stderr if watched else None)
         self._share.show(done, total)
 
     def progress(self) -> Progress | None:
-        """A progress bar, where there is a terminal to show it on, and elsewhere a line a minute."""
+        """A progress bar on a terminal, and one line a minute elsewhere; None with --quiet."""
         return None if self._quiet else _Later(self._make_progress)
 
     def _make_progress(self) -> Progress:
@@ -172,7 +174,7 @@ class Output:
         return Bar(lambda: self._console(sys.stderr))
 
     def _console(self, file: TextIO, like: TextIO | None = None) -> Console:
-        """A console that writes to `file`, in a way that is fit for `like`."""
+        """A rich console that writes to `file`, formatted as for `like`."""
         from rich.console import Console
 
         plain = self._color == "never" or (
@@ -190,7 +192,7 @@ class Output:
 
 
 class _Later:
-    """A Progress that is made once there is something to show: most commands find what they want in the cache."""
+    """A Progress that is created when it is first used: most commands find the item in the cache."""
 
     def __init__(self, make: Callable[[], Progress]) -> None:
         self._make = make
@@ -215,7 +217,7 @@ class _Later:
 
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
-    """Rows in columns as wide as they need; `titled`: below their titles."""
+    """Rows in aligned columns. `titled`: below their titles."""
     cells = [[printable(column.show(row)) for column in columns] for row in rows]
     if titled:
         cells.insert(0, [column.title for column in columns])
@@ -239,12 +241,12 @@ def size(value: int) -> str:
 
 
 def free(value: int | None) -> str:
-    """How much is free, which not every file system says."""
-    return "unknown how much is free" if value is None else f"{size(value)} free"
+    """The free space as text. Not every file system reports it."""
+    return "free space unknown" if value is None else f"{size(value)} free"
 
 
 def ago(moment: float | None, now: float) -> str:
-    """How long ago a time was: ``3 days ago``; ``never`` for none."""
+    """The time since `moment`: ``3 days ago``, or ``never`` if it is None. Both are in seconds since 1970."""
     if moment is None:
         return "never"
     seconds = max(0.0, now - moment)
@@ -253,7 +255,7 @@ def ago(moment: float | None, now: float) -> str:
 
 @functools.lru_cache
 def _long_ago(seconds: int) -> str:
-    """Minutes make no difference to hours: few texts for a million rows."""
+    """Rounded to minutes, so that the cache of texts is effective for a million rows."""
     return _natural(seconds)
 
 
@@ -269,12 +271,12 @@ def count(number: int, noun: str) -> str:
 
 
 def moment(seconds: float | None) -> str | None:
-    """A time for machines: ISO 8601 in UTC."""
+    """A time in ISO 8601 and UTC. `seconds` are since 1970."""
     return None if seconds is None else iso(seconds)
 
 
 def field(name: str) -> Callable[[Fields], str]:
-    """A column that shows a field as it is."""
+    """The formatter of a column that shows a field as it is."""
     return lambda row: str(row[name])
 
 
@@ -284,7 +286,7 @@ def _cell(value: Any) -> str:
 
 
 def _write(file: TextIO, line: str, end: str = "\n") -> None:
-    """Write a result, or a message: one that cannot be written stops nothing."""
+    """Write a line to `file`. Only for standard output is an error raised."""
     if file is not sys.stdout:
         with contextlib.suppress(OSError):
             print(line, file=file, end=end, flush=True)
@@ -298,5 +300,5 @@ def _write(file: TextIO, line: str, end: str = "\n") -> None:
 
 
 def cannot_write_result(error: OSError) -> CacheError:
-    """The error for standard output that takes nothing more."""
+    """The error for standard output that cannot be written."""
     return CacheError(f"cannot write the result: {explain(error)}")

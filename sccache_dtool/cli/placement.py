@@ -1,4 +1,4 @@
-"""Where to put what is in none of the caches that ``-d`` names."""
+"""Choose the cache for an item that is in none of the caches of ``-d``."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def fetch_where_room_is(
     options: UseOptions,
     hold: Callable[[Cache], Leased],
 ) -> Leased:
-    """What `hold` leases, fetched into the first of several caches with room for it.
+    """Fetch an item into the first of several caches with enough space, and return what `hold` leases there.
 
-    A cache into which somebody is fetching it already comes first: it is waited for there, and not fetched twice.
+    A cache into which another process is already fetching the item comes first, so that it is not fetched twice.
 
     `options.size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what
     running downloads have reserved. Raises NoSpace, with what is missing where, if there is none, even by evicting what
@@ -48,7 +48,9 @@ def fetch_where_room_is(
             short.extend(_why(cache, error))
     if len(refusals) == len(caches):
         raise NoCache(
-            f"none of {len(caches)} directories is a cache", details=list(dict.fromkeys(short)), hint=refusals[0].hint
+            f"none of the {len(caches)} directories is a cache",
+            details=list(dict.fromkeys(short)),
+            hint=refusals[0].hint,
         )
     if options.make_room and need is not None:
         for cache in caches:
@@ -66,7 +68,7 @@ def fetch_where_room_is(
 
 
 def _missing(need: int | None, cache: Cache) -> int:
-    """Bytes that a cache has too few; 0 where nobody can tell."""
+    """Bytes missing in a cache; 0 if that is unknown."""
     room = None if need is None else cache.room()
     return 0 if need is None or room is None else need - room
 
@@ -77,7 +79,7 @@ def _why(cache: Cache, error: CacheError) -> Sequence[str]:
 
 def _hint(make_room: bool, need: int | None) -> str:
     if not make_room:
-        return "free some with `sc-dtool clean`, evict what is idle with --make-room, or give another directory with -d"
+        return "free space with `sc-dtool clean`, remove idle items with --make-room, or add a directory to -d"
     if need is None:
-        return "its source does not say how much room it needs: give --size, and room is made for that"
-    return "nothing more is idle there: wait, or give another directory with -d"
+        return "the source does not report its size; give it with --size, so that space can be made for it"
+    return "no more idle items can be removed; wait, or add a directory to -d"

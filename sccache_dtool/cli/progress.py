@@ -1,4 +1,4 @@
-"""How far a fetch is, on standard error: a bar for people who watch, a line a minute for those who read a log."""
+"""The progress of a fetch on standard error: a bar on a terminal, one line a minute in a log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """What is fetched, how far, how fast, how long it will take. Loads rich once there is something to show."""
+    """A progress bar with rate and remaining time. Imports rich when it is first shown."""
 
     def __init__(self, console: Callable[[], Console]) -> None:
         self._make_console = console
@@ -22,7 +22,7 @@ class Bar:
         self._task: TaskID | None = None
 
     def start(self, label: str, total: int | None, there: int = 0) -> None:
-        """Begin to show, in the place of what was shown before; see Progress."""
+        """Show a new bar in place of the previous one; see Progress."""
         self.done()
         from rich.progress import (
             BarColumn,
@@ -41,36 +41,36 @@ class Bar:
             TimeRemainingColumn(),
             console=self._make_console(),
             transient=True,
-            auto_refresh=start_thread(lambda: None, "sc-dtool bar", "the progress bar stands still") is not None,
+            auto_refresh=start_thread(lambda: None, "sc-dtool bar", "the progress bar does not move") is not None,
         )
         self._progress.start()
         self._task = self._progress.add_task(label, total=total, completed=there)
 
     def advance(self, n: int) -> None:
-        """`n` more bytes are there."""
+        """Add `n` bytes."""
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task, n)
 
     def stage(self, text: str) -> None:
-        """Something else is being done now."""
+        """Show what is being done now."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=text)
 
     def done(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
 
 
 class Share:
-    """How much of a long scan is done: one line that is written over, and gone at the end."""
+    """The progress of a long scan: one line that is overwritten, and erased at the end."""
 
-    #: Seconds before it is shown, and between two figures.
+    #: Seconds until the line is first shown, and between two updates.
     AFTER, EVERY = 1.0, 0.2
 
     def __init__(self, label: str, file: TextIO | None, clock: Callable[[], float] = time.monotonic) -> None:
-        """Shown in `file`; nowhere if that is None."""
+        """`file`: the terminal; None shows nothing."""
         self._label = label
         self._file = file
         self._clock = clock
@@ -78,7 +78,7 @@ class Share:
         self._shown = False
 
     def show(self, done: int, total: int) -> None:
-        """So many of so many parts are done."""
+        """Show that `done` of `total` parts are done."""
         if self._file is None:
             return
         if done >= total:
@@ -97,7 +97,7 @@ class Share:
 
 
 class Lines:
-    """A line a minute, and none for what takes less."""
+    """One line a minute, and none for a fetch that takes less."""
 
     #: Seconds between two lines.
     EVERY = 60.0
@@ -112,13 +112,13 @@ class Lines:
         self._said = False
 
     def start(self, label: str, total: int | None, there: int = 0) -> None:
-        """Bytes begin to come; see Progress."""
+        """Begin to count; see Progress."""
         self._label, self._total, self._there, self._bytes = label, total, there, there
         self._began = self._clock()
         self._next = self._began + self.EVERY
 
     def advance(self, n: int) -> None:
-        """`n` more bytes are there."""
+        """Add `n` bytes."""
         self._bytes += n
         now = self._clock()
         if self._label and now >= self._next:
@@ -127,12 +127,12 @@ class Lines:
             self._note(f"{self._label}: {self._how_far(now - self._began)}")
 
     def stage(self, text: str) -> None:
-        """Something else is being done now."""
+        """Show what is being done now."""
         if self._said:
             self._note(f"{self._label}: {text}")
 
     def done(self) -> None:
-        """It is over: what there is to say of it, others say."""
+        """Do nothing: the caller reports the end."""
 
     def _how_far(self, seconds: float) -> str:
         import humanize
@@ -142,7 +142,7 @@ class Lines:
         rate = max(0.0, (self._bytes - self._there) / seconds)
         if not self._total:
             return f"{humanize.naturalsize(self._bytes)}, {humanize.naturalsize(rate)}/s"
-        left = short_duration((self._total - self._bytes) / rate) if rate > 0 else "nobody knows how long"
+        left = short_duration((self._total - self._bytes) / rate) if rate > 0 else "unknown time"
         return (
             f"{humanize.naturalsize(self._bytes)} of {humanize.naturalsize(self._total)}, "
             f"{100 * self._bytes / self._total:.0f} %, {humanize.naturalsize(rate)}/s, {left} left"

@@ -1,4 +1,4 @@
-"""`sample`: the scripts and units for cron, systemd and Slurm that come with the program."""
+"""`sample`: sample scripts and units for cron, systemd and Slurm."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, field
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import UsageError, did_you_mean
 
-#: Each file in `samples/`, and what it is for.
+#: The files in `samples/`, each with its description.
 SAMPLES = {
     "slurm-epilog.sh": "Slurm epilog: releases the leases that a job still holds",
     "slurm-task-prolog.sh": "Slurm task prolog: sets DTOOL_CACHE_DIRECTORY for each job",
@@ -32,6 +32,10 @@ def sample_command(now: Invocation, name: str | None) -> None:
     """List samples for Slurm, cron and systemd, or print one.
 
     NAME is a name from the list. Its extension may be left out if only one file has that name.
+
+    \b
+    Example:
+      sc-dtool sample slurm-epilog > /etc/slurm/epilog.d/50-sc-dtool
     """
     if name is None:
         rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
@@ -39,7 +43,11 @@ def sample_command(now: Invocation, name: str | None) -> None:
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:
-        what = f"{name!r} could mean {' or '.join(found)}" if found else f"there is no sample {name!r}"
+        what = (
+            f"{name!r} could mean {' or '.join(found)}"
+            if found
+            else f"there is no sample {name!r}{did_you_mean(name, SAMPLES)}"
+        )
         raise UsageError(what, hint=f"the samples are {', '.join(SAMPLES)}")
     text = (files("sccache_dtool") / "samples" / found[0]).read_text(encoding="utf-8")
     if now.out.format == "human":

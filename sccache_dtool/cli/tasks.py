@@ -16,7 +16,10 @@ _INSTALL = "pip install 'sccache-dtool[mpi]'"
 
 
 def by_all_tasks(function: Command) -> Command:
-    """Of commands that scan the whole cache, and do no harm if they are done twice."""
+    """Decorator for commands that scan the whole cache: run them with the executor of --executor, or of MPI.
+
+    A part of the work may be done twice, so the command must be idempotent.
+    """
 
     @functools.wraps(function)
     def run(now: Invocation, /, *arguments: Any, **options: Any) -> Any:
@@ -27,7 +30,7 @@ def by_all_tasks(function: Command) -> Command:
                 return command()
         if kind not in ("auto", "mpi", "none") or place:
             raise UsageError(
-                f"there is no executor {now.executor}", hint="choose mpi, none, dask:ADDRESS or dask:SCHEDULER-FILE"
+                f"unknown executor {now.executor!r}", hint="give mpi, none, dask:ADDRESS or dask:SCHEDULER-FILE"
             )
         rank = executors.rank_from(os.environ, os.getpid(), executors.parent_name()) if kind == "auto" else None
         if kind == "mpi" or (rank is not None and rank.mpi):
@@ -45,12 +48,12 @@ def _by_mpi(now: Invocation, rank: Rank | None, command: Callable[[], Any]) -> A
             return Exit.DONE if now.spread is None else command()
     except ImportError as error:
         if rank is None:
-            raise UsageError("MPI is not available here", details=[str(error)], hint=_INSTALL) from error
-        return _alone(now, rank, command, f"mpi4py is not installed: {_INSTALL}")
+            raise UsageError("MPI is not available", details=[str(error)], hint=f"install it: {_INSTALL}") from error
+        return _alone(now, rank, command, f"mpi4py is not installed; install it: {_INSTALL}")
 
 
 def _alone(now: Invocation, rank: Rank, command: Callable[[], Any], why: str) -> Any:
-    """The first of several processes does everything; the others end at once."""
+    """Run the command in the first of several tasks; the others do nothing."""
     if rank.number != 0:
         return Exit.DONE
     now.out.warning(f"one of {rank.total} tasks does all the work: {why}")

@@ -1,4 +1,4 @@
-"""`transfers`, `loaders`, `locate`: who fetches what, what can be fetched, and where an item is."""
+"""`transfers`, `loaders`, `locate`: show downloads, the supported sources and steps, and the path of an item."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from sccache_dtool.find import Named, NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Seconds after which what has ended is shown with --all only.
+#: Seconds for which an ended transfer is shown without --all.
 _SHOWN_FOR = 60.0
 
-#: The numbers that the Whole Tale data manager gives to states.
+#: The numbers of the states in the Whole Tale data manager.
 _NUMBERS = {
     State.INITIALIZING: 0,
     State.QUEUED: 1,
@@ -37,12 +37,20 @@ _NUMBERS = {
 
 @click.command("transfers")
 @click.option(
-    "--all", "everything", is_flag=True, help="Show all transfers of the last day, not only of the last minute."
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show also the transfers that ended within the last day. Default: within the last minute.",
 )
 @common_options()
 @pass_invocation
 def transfers_command(now: Invocation, everything: bool) -> None:
-    """Show the downloads in progress, and those that just ended."""
+    """Show the downloads in progress, and those that just ended.
+
+    \b
+    Example:
+      sc-dtool transfers --all
+    """
     cache = now.cache()
     moment = time.time()
     found = cache.transfers()
@@ -64,7 +72,7 @@ def transfers_command(now: Invocation, everything: bool) -> None:
         ],
     )
     if not shown:
-        now.out.note("nothing is being fetched" if everything else "nothing is being fetched; --all shows what was")
+        now.out.note("no downloads" if everything else "no downloads; to show those of the last day: --all")
 
 
 def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[str, Any]:
@@ -103,7 +111,14 @@ def _progress(row: Fields) -> str:
 @common_options()
 @pass_invocation
 def loaders_command(now: Invocation) -> None:
-    """List the kinds of sources and steps, and what they need."""
+    """List the kinds of sources and steps, and what they need.
+
+    A source is the first word of `use`, and steps are the words after it.
+
+    \b
+    Example:
+      sc-dtool loaders -f json
+    """
     rows = list(_loaders())
     now.out.table(
         "loader",
@@ -122,7 +137,9 @@ def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader("source", scheme, None, "a local file or directory" if scheme == "file" else "a file on the web")
+        yield _loader(
+            "source", scheme, None, "a local file or directory" if scheme == "file" else "a file on a web server"
+        )
     for scheme in REMOTE:
         yield {
             **_loader("source", scheme, fsspec_source.to_install(scheme), "a file, opened with fsspec"),
@@ -165,12 +182,12 @@ def _ready(row: Fields) -> str:
 
 
 def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None) -> Iterator[Path | None]:
-    """Where the copies of an item are that `use` would take or, of a copy that is named, where that is."""
+    """The path of the copy that `use` would take, or of the copy that is named."""
     if named.generation is None:
         try:
             wanted = cache.wanted(words, name)
         except CacheError:
-            wanted = None  # another word than those of `use`
+            wanted = None  # not the words of `use`
         if wanted is not None and wanted.key == named.key:
             yield cache.locate(wanted)
             return
@@ -190,6 +207,10 @@ def locate_command(now: Invocation, item: ItemOptions) -> None:
     Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
     key. The exit code is 1 if the item is in none of the caches. It is also 1 if `use` would fetch the item again
     because its source has changed.
+
+    \b
+    Example:
+      sc-dtool locate https://example.org/hg38.tar.gz tar
     """
     words, name = item.words, item.name
     caches = item.caches(now)

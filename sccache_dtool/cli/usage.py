@@ -1,4 +1,4 @@
-"""`du` and `summary`: what takes up how much space, who uses it, and what it is good for. Nothing is changed."""
+"""`du` and `summary`: the space that items take, and how much they are used. They only read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ITEMS = Column("ITEMS", field("items"), right=True)
 _LOOSE = Column("LOOSE", field("loose_files"), right=True)
 _SAVED = Column("SAVED", lambda row: _duration(row["saved_seconds"]), right=True)
 
-#: Items that people are shown, if they do not say how many.
+#: Number of items shown without --top.
 _SHOWN = 50
 
 
@@ -63,7 +63,13 @@ def _dataset_name(row: Fields) -> str:
 def du_command(now: Invocation, by: str, top: int | None) -> None:
     """Show the space that items take, and how much is reclaimable.
 
-    Loose files are those that dtool has put into the cache without sc-dtool's plugin.
+    Space is reclaimable if no lease, pin or exclusion protects it. Loose files are files that dtool wrote into the
+    cache without sc-dtool's plugin. Sizes are the sizes of the files, not of the disk blocks.
+
+    \b
+    Examples:
+      sc-dtool du --top 10
+      sc-dtool du --by user
     """
     cache = now.cache()
     moment = time.time()
@@ -94,7 +100,7 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
 
 
 def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
-    """A record for each item as it is met, so that none is kept."""
+    """Print each item during the scan, so that none is kept in memory."""
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
@@ -110,7 +116,7 @@ def _present(items: Iterator[Item]) -> list[Item]:
 
 
 def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[Pile]]:
-    """Records of the largest; only their uses are counted, unless a program wants the total of all."""
+    """Print the largest items. Only their uses are counted, unless a program reads the total of all."""
     whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared()), uses=now.format != "human"), top)
     left = cache.reclaimable_piles()
     largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
@@ -125,12 +131,12 @@ def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tu
     now.out.table("item", rows, [Column("ITEM", field("name")), SIZE, LEASES, USES, last_use(moment)])
     more = whole.items + len(left) - len(rows)
     if more and top:
-        now.out.note(f"and {more:,} more, none of them larger; --top {2 * top} shows more of them")
+        now.out.note(f"{more:,} more are not shown, none of them larger; to show more: --top {2 * top}")
     return whole, left
 
 
 def _pile_fields(pile: Pile) -> dict[str, Any]:
-    """Loose files beside items: a record for each of their directories, with the same fields."""
+    """The fields of an `item` record, for a directory of loose files."""
     return {
         "item": pile.directory,
         "name": f"{pile.directory} (loose files)",
@@ -179,7 +185,7 @@ def _by_user(told: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[Pi
 
 
 def user_of(uid: int) -> str:
-    """A user's name or, if it has none here, number."""
+    """The name of a user, or the number if this host has no name for it."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -199,13 +205,20 @@ def user_of(uid: int) -> str:
     default="30d",
     show_default=True,
     metavar="TIME",
-    help="Time without a use after which an item counts as unused.",
+    help="An item counts as unused after TIME without a use.",
 )
 @common_options()
 @pass_invocation
 @by_all_tasks
 def summary_command(now: Invocation, by: str, unused: float) -> None:
-    """Show space, uses, and the download time that the cache saved."""
+    """Show space, uses, and the download time that the cache saved.
+
+    Time is saved by each use that finds its item in the cache: as much as the item's download took.
+
+    \b
+    Example:
+      sc-dtool summary --by item --unused 90d
+    """
     cache = now.cache()
     moment = time.time()
     told = [tell(item, noted) for item, noted in cache.scan_with_facts()]
@@ -273,15 +286,15 @@ def _print_totals(
     }
     size = output.size
     gone = fields["saved_unknown_uses"]
-    and_more = f"; not counted: {output.count(gone, 'use')} of what was evicted" if gone else ""
+    and_more = f"; not counted: {output.count(gone, 'use')} of evicted items" if gone else ""
     lines = [
         f"cache   {fields['root']}",
         f"space   {size(fields['bytes'])}: {output.count(len(present), 'item')}, "
         f"and {size(loose_bytes)} in {output.count(loose_files, 'loose file')}; {output.free(fields['free_bytes'])}",
         f"unused  {size(fields['unused_bytes'])} for {short_duration(unused)}: {output.count(len(old), 'item')}, "
         f"{output.count(old_files, 'loose file')}",
-        f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} that nobody uses now",
-        f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them now",
-        f"saved   {short_duration(fields['saved_seconds'])} of download time, by cache hits{and_more}",
+        f"idle    {size(fields['idle_bytes'])}: {output.count(len(idle), 'item')} not in use",
+        f"uses    {fields['uses']:,} so far, {fields['leases']:,} of them not finished",
+        f"saved   {short_duration(fields['saved_seconds'])} of download time by cache hits{and_more}",
     ]
     now.out.result("summary", fields, *lines)

@@ -1,4 +1,4 @@
-"""`use`, `unuse`, `run`, `renew`: what batch jobs call."""
+"""`use`, `unuse`, `run`, `renew`: take, release and renew leases."""
 
 from __future__ import annotations
 
@@ -45,6 +45,13 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     calls `use` twice calls `unuse` twice.
 
     dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
+
+    The exit code is 11 if another process is still fetching the item after --wait, 12 if the item cannot be fetched,
+    and 13 if there is not enough space.
+
+    \b
+    Example:
+      path=$(sc-dtool use https://example.org/hg38.tar.gz sha256:HEX tar) || exit
     """
     options = options._replace(size=item.size)
     caches, request = _requested(now, item, parents)
@@ -64,7 +71,7 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     }
     try:
         now.out.path("use", fields, os.fspath(lease))
-    except BaseException:  # a full disk, a reader that has gone: whoever has no path has no use for the lease
+    except BaseException:  # a full disk, or a closed pipe: a caller that has not got the path cannot release the lease
         lease.release()
         lease.holder.retire()
         raise
@@ -74,7 +81,7 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
 @item_options
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
-@click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless somebody else uses it.")
+@click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless it is still in use.")
 @common_options()
 @pass_invocation
 def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: bool, evict_if_last: bool) -> None:
@@ -82,6 +89,10 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
 
     Give the path that `use` printed, the words that `use` was given, or the item's name or key. A path means the lease
     on that copy only. Releasing an item that is not in use is not an error: the command says so and exits with 0.
+
+    \b
+    Example:
+      sc-dtool unuse "$path"
     """
     words, name = item.words, item.name
     if not words and name is None:
@@ -102,16 +113,16 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
     if not released:
         there = meant if holder == "auto" else []
         above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
-        hint = f"; {above}, above it, does: unuse --holder pid:{above.short}" if above is not None else ""
+        hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
         now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key if meant else None
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
 def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
-    """What the words mean in each of the caches, as far as they are caches. A path is in one of them alone.
+    """What the words mean in each directory that is a cache. A path belongs to only one of them.
 
-    Raises UsageError if they mean nothing in any.
+    Raises UsageError if no cache knows the item.
     """
     if len(caches) == 1:
         return [(caches[0], caches[0].find_used(words, name))]
@@ -141,7 +152,7 @@ def _ways_back(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[
 
 
 class _WithCommand(click.Command):
-    """A command whose words end at ``--``, where somebody else's begin."""
+    """A command whose arguments end at ``--``; those of another command follow."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if "--" in args:
@@ -172,10 +183,14 @@ def run_command(
 ) -> int:
     """Hold a lease on an item while COMMAND runs.
 
-    COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}. Signals sent to sc-dtool reach
-    COMMAND. sc-dtool renews the lease while COMMAND runs. If the lease is lost nevertheless, COMMAND gets SIGTERM. Once
-    COMMAND has started, the exit code is always that of COMMAND, and sc-dtool reports its own problems on standard
-    error.
+    SOURCE and STEP are as in `use`. COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}.
+    Signals sent to sc-dtool are forwarded to COMMAND. The lease is renewed while COMMAND runs. If it is lost
+    nevertheless, COMMAND gets SIGTERM. Once COMMAND has started, the exit code is always that of COMMAND. Errors of
+    sc-dtool are then only printed.
+
+    \b
+    Example:
+      sc-dtool run https://example.org/hg38.tar.gz tar -- align --reference {} sample.fastq
     """
     from sccache_dtool.cli.child import Child
 
@@ -187,7 +202,7 @@ def run_command(
     child = Child(now.out.warning)
 
     def give_up(error: LeaseLost) -> None:
-        if child.has_ended:  # a cleaner has seen that first
+        if child.has_ended:  # a cleaner has noticed that and ended the lease
             return
         lost.append(error)
         if not keep_going:
@@ -211,7 +226,7 @@ def run_command(
 
 
 def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) -> None:
-    """Give back what a command held, and report what goes wrong. Nothing is raised: the exit code is the command's."""
+    """Release the leases of a command, and report errors. Nothing is raised: the exit code is the command's."""
     holder = leases[0].holder
     failed: list[str] = []
     all_kept = True
@@ -222,7 +237,7 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
                 all_kept &= lease.release()
             except OSError as error:
                 failed.append(explain(error))
-        # Otherwise a lease that was not there was ended because the command had ended.
+        # Without this condition, a lease that a cleaner ended because the command had ended would be reported as lost.
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         if not failed:
             holder.retire()
@@ -233,7 +248,7 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
     if failed:
         out.error(
             CacheError(
-                f"could not give back {len(failed)} of {len(leases)} leases",
+                f"could not release {len(failed)} of {len(leases)} leases",
                 details=list(dict.fromkeys(failed))[:3],
                 hint="`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended",
             )
@@ -249,6 +264,10 @@ def renew_command(now: Invocation, holder: str) -> None:
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
     run longer than their --ttl, and for leases held under a name (--holder NAME).
+
+    \b
+    Example:
+      sc-dtool renew --holder nightly
     """
     cache = now.cache()
     owners = cache.owners(holder)

@@ -1,4 +1,4 @@
-"""`use` and `run` of whole dtool datasets. Loaded only where one is named: dtool's modules take their time."""
+"""`use` and `run` of whole dtool datasets. Imported only for them, because importing dtool takes long."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sccache_dtool.liveness.caller import Owner
 def use_dataset(
     now: Invocation, caches: Sequence[Cache], request: DatasetRequest, owner: Owner, options: UseOptions
 ) -> None:
-    """Use all items of a dataset: as many leases, and one directory that shows them.
+    """Take a lease on each item of a dataset, and print a directory of links to the items.
 
     `caches`: without progress, which is shown for the whole dataset.
     """
@@ -62,7 +62,7 @@ def hold_dataset(
 def _place(
     caches: Sequence[Cache], request: DatasetRequest, options: UseOptions, stage: Callable[[Cache], Staged]
 ) -> Staged:
-    """`stage` in the cache that has the dataset already, else in the first with room for it."""
+    """`stage` in the cache that has the dataset, or else in the first with enough space."""
 
     def stage_until_it_stands(cache: Cache) -> Staged:
         for attempt in attempts():

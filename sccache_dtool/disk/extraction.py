@@ -1,8 +1,8 @@
-"""Writing the members of an archive into a new directory, and nothing outside of it.
+"""Writes the members of an archive into a new directory, and never outside of it.
 
-The formats differ in how they name members; what a member may do to the disk is decided here, once. Members are
-handled as GNU tar handles them: a later member replaces an earlier one of the same name, and a path may lead through a
-symbolic link of the archive as long as that stays inside.
+All archive formats use this module, so that the rules for members are the same. They are those of GNU tar: a later
+member replaces an earlier one of the same name, and a path may lead through a symbolic link of the archive if the link
+stays inside the directory.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from sccache_dtool.disk.trees import give_mode
 #: The path of a member, relative to the directory, as its components; empty for the directory itself.
 Parts = tuple[str, ...]
 
-#: The longest path of a member in components: as many as a zip can say, and more than tar can unpack.
+#: Most components in the path of a member: the most that a zip can have, and more than tar can unpack.
 _DEEPEST = 32_768
 
-#: The kernel follows no more symbolic links than this (path_resolution(7)).
+#: Most symbolic links that the kernel follows in one path (path_resolution(7)).
 _MOST_LINKS = 40
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Answers of file systems on which a file cannot have a second name.
+#: errno values of file systems without hard links.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
 
 
 class Files(Protocol):
-    """What a `FileSystem` does with open files."""
+    """The operations of `FileSystem` on open files."""
 
     def read(self, fd: int) -> bytes:
-        """Some bytes; none at the end."""
+        """Read some bytes; empty at the end of the file."""
 
     def write(self, fd: int, data: bytes) -> None:
         """Write all of `data`."""
@@ -47,15 +47,15 @@ class Files(Protocol):
 
 
 class Refused(Exception):
-    """A member that must not be unpacked; the text says why, as the end of a sentence about the member."""
+    """A member that must not be unpacked. The text is the reason, as the end of a sentence about the member."""
 
 
 class Extraction:
-    """The members of one archive on their way into `directory`, which is private and empty; a context manager.
+    """Unpacks one archive into `directory`, which must be private and empty; a context manager.
 
-    Directories are opened one below the other, and no symbolic link on the disk is ever followed: the links of the
-    archive are remembered, and resolved here. Every method raises Refused for a member that leads outside or
-    contradicts another one, and OSError for what the file system refuses.
+    Directories are opened one below the other, and no symbolic link on disk is followed: the links of the archive are
+    recorded and resolved here. Every method raises Refused for a member that leads outside or contradicts another one,
+    and OSError for an error of the file system.
     """
 
     def __init__(self, fs: Files, directory: str) -> None:
@@ -72,7 +72,7 @@ class Extraction:
         try:
             give_mode(self._root, stat.S_IRWXU)
             if os.fstat(self._root).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                text = "nothing can be unpacked where others may write and permissions cannot be changed"
+                text = "cannot unpack into a directory that others can write to and whose permissions cannot be changed"
                 raise PermissionError(errno.EPERM, text, self._directory)
         except BaseException:
             os.close(self._root)
@@ -91,7 +91,7 @@ class Extraction:
     # -- members -----------------------------------------------------------------------------------------------------
 
     def directory(self, path: Parts, modified: float | None = None) -> None:
-        """Make a directory, and those above it. `modified`: seconds since the epoch."""
+        """Create a directory, and missing ones above it. `modified`: seconds since the epoch."""
         if path:
             above, name = self._above(path)
             self._make_directory(above, name)
@@ -101,9 +101,9 @@ class Extraction:
 
     @contextlib.contextmanager
     def file(self, path: Parts, mode: int, modified: float | None = None) -> Iterator[int]:
-        """Create a file, to be written through the descriptor that this gives; `mode`: its permission bits.
+        """Create a file and yield a descriptor for writing. `mode`: its permission bits.
 
-        The umask applies. The owner may read and write; nobody may execute what its owner may not.
+        The umask applies. The owner can read and write. Nobody can execute the file unless the owner can.
         """
         above, name = self._above(path)
         directory = self._enter(above)
@@ -137,13 +137,13 @@ class Extraction:
         self._links[*above, name] = text
 
     def hard_link(self, path: Parts, target: Parts) -> None:
-        """Make `path` another name of the member `target`; a copy, if the file system has no hard links."""
+        """Create `path` as a hard link to the member `target`, or as a copy if the file system has no hard links."""
         old_above, old = self._above(target, "the target of the hard link")
         above, name = self._above(path)
         text = self._links.get((*old_above, old))
         with self._opened(old_above) as source:
             if source is None or (text is None and not _is_file(old, source)):
-                raise Refused("it is a hard link to something that is not a file before it in the archive")
+                raise Refused("it is a hard link whose target is not an earlier file of the archive")
             if (above, name) == (old_above, old):
                 return
             if text is not None:
@@ -164,7 +164,7 @@ class Extraction:
                 self._copy(old, source, (*above, name))
 
     def check_links(self) -> None:
-        """Raise Refused, naming it, if a symbolic link leads outside, now that all it may lead through is there."""
+        """Raise Refused for the first symbolic link that leads outside. Call it when all members exist."""
         for path in sorted(self._links):
             try:
                 self._resolve(path)
@@ -172,7 +172,7 @@ class Extraction:
                 raise Refused(f"{'/'.join(path)!r}: it is a link that leads outside") from error
 
     def set_times(self) -> None:
-        """Give the directories the times that the archive has for them, after their last member was made."""
+        """Set the times of the directories to those in the archive. Call it when all members exist."""
         for path, modified in self._times.items():
             with self._opened(path) as directory:
                 if directory is not None:
@@ -181,15 +181,15 @@ class Extraction:
     # -- where a member goes -----------------------------------------------------------------------------------------
 
     def _above(self, path: Parts, what: str = "its path") -> tuple[Parts, str]:
-        """The directory that a member goes into, free of symbolic links, and the member's name in it."""
+        """The directory of a member, without symbolic links, and the member's name in it."""
         if not path:
-            raise Refused("it would take the place of the directory itself")
+            raise Refused("it would replace the target directory itself")
         if len(path) > _DEEPEST:
-            raise Refused(f"it would be more than {_DEEPEST} directories deep")
+            raise Refused(f"it is nested more than {_DEEPEST} directories deep")
         return self._resolve(path[:-1], what), path[-1]
 
     def _resolve(self, path: Parts, what: str = "its path") -> Parts:
-        """`path` without symbolic links, walked as the kernel does; raises Refused if it leads outside."""
+        """`path` with its symbolic links resolved as the kernel does. Raises Refused if it leads outside."""
         if not self._links:
             return path
         here: list[str] = []
@@ -210,14 +210,14 @@ class Extraction:
                 continue
             followed += 1
             if followed > _MOST_LINKS:
-                return (*here, part)  # a circle leads nowhere, and the kernel says so
+                return (*here, part)  # a cycle of links, for which the kernel reports an error
             ahead.extend(reversed(text.split("/")))
         return tuple(here)
 
     # -- directories -------------------------------------------------------------------------------------------------
 
     def _enter(self, path: Parts) -> int:
-        """Open the directory `path`, made if need be; it stays open until another one is entered."""
+        """Open the directory `path`, and create it if necessary. It stays open until another one is entered."""
         if path == self._here:
             return self._open
         if path[: len(self._here)] != self._here:
@@ -238,7 +238,7 @@ class Extraction:
             return os.open(name, ONWARD, dir_fd=directory)
         except OSError as error:
             if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                raise Refused(f"{name!r}, which is not a directory, is in its way") from error
+                raise Refused(f"{name!r} exists and is not a directory") from error
             raise
 
     def _leave(self) -> None:
@@ -248,7 +248,7 @@ class Extraction:
 
     @contextlib.contextmanager
     def _opened(self, path: Parts) -> Iterator[int | None]:
-        """Open a directory that is there for a moment; None if it is not there."""
+        """Open a directory for the time of a `with`; yields None if it does not exist."""
         fd = os.open(".", LISTING, dir_fd=self._root)
         try:
             for part in path:
@@ -280,14 +280,14 @@ class Extraction:
             os.mkdir(name, dir_fd=directory)
 
     def _replace(self, above: Parts, name: str) -> None:
-        """Remove an earlier member of that name: the last one counts, as with tar and unzip."""
+        """Remove an earlier member of that name: the last one wins, as in tar and unzip."""
         directory = self._enter(above)
         if self._links.pop((*above, name), None) is None and stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
             try:
                 os.rmdir(name, dir_fd=directory)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise Refused("a directory of the archive that is not empty is in its way") from error
+                    raise Refused("it would replace a directory that is not empty") from error
                 raise
             self._times.pop((*above, name), None)
             return
@@ -320,7 +320,7 @@ def _same(one: str, here: int, other: str, there: int) -> bool:
 
 
 def _set_time(fd: int, modified: float | None) -> None:
-    """Set a time of change, as far as the file system can hold it: data without it is the same data."""
+    """Set a modification time, if the file system can store it: the data is complete without it."""
     if modified is not None:
         with contextlib.suppress(OSError, OverflowError, ValueError):
             os.utime(fd, (modified, modified))

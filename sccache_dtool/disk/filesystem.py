@@ -1,11 +1,10 @@
-"""Every call that touches the file system, in one injectable object.
+"""Every call to the file system, in one injectable object.
 
-Tests put faults, counters and schedules here; nothing else in the package calls `os.rename` and its kin, but for
-`trees` and `nofollow`, which this is made of. The operations that decide something (`symlink`, `rename`, `rmdir`,
-`mkdir`, `create`) are single system calls, because on a network file system each is one request that the server
-answers with one winner. Nothing here follows a symbolic link in the last component of a path, nor one on the way
-below the control directory (see `nofollow`), and nothing decides by "does it exist?": on NFS that answer may be almost
-a minute old.
+Tests inject faults, counters and schedules here. Outside this module, only `trees` and `nofollow`, which it uses, call
+`os.rename` and similar functions. The operations that decide something (`symlink`, `rename`, `rmdir`, `mkdir`,
+`create`) are single system calls: on a network file system, each is one request, for which the server chooses one
+winner. No method follows a symbolic link in the last component of a path, nor anywhere below the control directory (see
+`nofollow`). Nothing is decided by "does it exist?", because on NFS that answer may be almost a minute old.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sccache_dtool.fallback import dispensable, do_without
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
 
-#: No text file of ours is larger than this; a larger one is somebody's prank or damage.
+#: Largest text file that the program writes. A larger one is damaged or malicious.
 TEXT_LIMIT = 1 << 20
 
 _FICLONE = 0x40049409  # _IOW(0x94, 9, int), in linux/fs.h
@@ -36,7 +35,7 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Entry(NamedTuple):
-    """A name in a directory, and whether it is a directory itself (a symbolic link to one is not)."""
+    """A name in a directory, and whether it is a directory (a symbolic link to a directory is not)."""
 
     name: str
     is_dir: bool
@@ -47,8 +46,8 @@ class FileSystem(Trees):
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
 
-    # `unique`: the names are random, and never used twice. Then one system call by path does: should somebody have
-    # put a link in the place of a directory on the way, there is nothing at its other end that the call could change.
+    # `unique`: the names are random and never reused. Then one system call by path is safe: if another user replaces a
+    # directory of the path by a link, the call finds nothing at the target of the link that it could change.
 
     def symlink(self, text: str, path: str, *, unique: bool = False) -> None:
         """Create `path` exclusively, as a symbolic link with a text."""
@@ -64,7 +63,7 @@ class FileSystem(Trees):
             os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
 
     def rename(self, source: str, target: str, *, unique: bool = False, via: Way | None = None) -> None:
-        """Rename within the cache; `via`: a way to a directory above `source`."""
+        """Rename within the cache. `via`: an open directory above `source`."""
         if unique:
             os.rename(source, target)
             return
@@ -74,18 +73,18 @@ class FileSystem(Trees):
     def mkdir(self, path: str, mode: int = 0o777, *, shared: bool = False) -> None:
         """Create a directory exclusively, with the permissions in `mode` less the umask.
 
-        `shared`: its group may write in it, whatever the umask says; where permissions can be changed.
+        `shared`: let the group write in it, regardless of the umask, if permissions can be changed.
         """
         with reached(path) as (name, directory):
             os.mkdir(name, mode, dir_fd=directory)
         if shared:
-            with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+            with dispensable("permissions cannot be changed here: files stay writable, and a group may have no access"):
                 self.share(path)
 
     def share(self, path: str) -> None:
-        """Let a directory's group write in it, and make what is created there the group's too (setgid).
+        """Let a directory's group write in it, and let new entries inherit the group (setgid).
 
-        Where a POSIX ACL says who may write, only its mask is set.
+        If the directory has a POSIX ACL, only the ACL's mask is set.
         """
         fd = open_directory(path)
         try:
@@ -99,7 +98,7 @@ class FileSystem(Trees):
             os.close(fd)
 
     def has_acl(self, directory: str) -> bool:
-        """Whether a directory has a POSIX ACL, so that the bits of its group are no group's."""
+        """Whether a directory has a POSIX ACL, so that its group bits are the ACL's mask."""
         fd = open_directory(directory)
         try:
             return has_acl(fd)
@@ -111,12 +110,12 @@ class FileSystem(Trees):
         give_permissions(directory, mode)
 
     def touch(self, path: str) -> None:
-        """Set a directory's times to now, so that a network file system's client forgets what it remembers of it."""
+        """Set a directory's times to now, so that a network file system's client invalidates its cache."""
         with reached(path) as (name, directory):
             os.utime(name, dir_fd=directory, follow_symlinks=False)
 
     def rmdir(self, path: str, *, via: Way | None = None) -> None:
-        """Remove an empty directory; the server refuses when there is anything in it. `via`: as for rename."""
+        """Remove an empty directory; the server refuses if it is not empty. `via`: as for rename."""
         with reached(path, via) as (name, directory):
             os.rmdir(name, dir_fd=directory)
 
@@ -135,12 +134,12 @@ class FileSystem(Trees):
         return bool(self.lstat(path).st_mode & stat.S_IWGRP)
 
     def lstat(self, path: str) -> os.stat_result:
-        """Attributes of the name itself; on NFS they may be a minute old."""
+        """Attributes of the name itself. On NFS, they may be a minute old."""
         with reached(path) as (name, directory):
             return os.lstat(name, dir_fd=directory)
 
     def seems_there(self, path: str) -> bool:
-        """A hint only: on a network file system what is there may be missed for a while."""
+        """Whether the path seems to exist. This is only a hint: a network file system may miss it for a minute."""
         try:
             self.lstat(path)
         except OSError:
@@ -148,17 +147,17 @@ class FileSystem(Trees):
         return True
 
     def changed(self, directory: str) -> int:
-        """When a name in a directory last came or went, in nanoseconds; opened first, and so fresh also on NFS."""
+        """The modification time of a directory in nanoseconds, current on NFS as well because it is opened first."""
         fd = open_directory(directory)
         try:
             return os.fstat(fd).st_mtime_ns
         finally:
             os.close(fd)
 
-    # -- what others put into the root: reached without following any symbolic link on the way --------------------
+    # -- files of other programs in the root, reached without following any symbolic link ------------------------
 
     def open_below(self, root: str, inner: str) -> int:
-        """Open for reading what is at `inner`, a path relative to the directory `root`, never through a link."""
+        """Open `inner`, a path relative to the directory `root`, for reading, without following any link."""
         fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for part in inner.split("/"):
             try:
@@ -169,7 +168,7 @@ class FileSystem(Trees):
         return fd
 
     def fstat(self, fd: int) -> os.stat_result:
-        """Attributes of what is open."""
+        """Attributes of an open file."""
         return os.fstat(fd)
 
     def lstat_in(self, directory: int, name: str) -> os.stat_result:
@@ -187,17 +186,17 @@ class FileSystem(Trees):
             os.rename(old, name, src_dir_fd=here, dst_dir_fd=directory)
 
     def unlink_in(self, directory: int, name: str) -> None:
-        """Remove a name in an open directory that is no directory itself."""
+        """Remove a name in an open directory that is not a directory itself."""
         os.unlink(name, dir_fd=directory)
 
     def rmdir_in(self, directory: int, name: str) -> None:
-        """Remove an empty directory in an open one."""
+        """Remove an empty directory in an open directory."""
         os.rmdir(name, dir_fd=directory)
 
     # -- directories -----------------------------------------------------------------------------------------------
 
     def way_to(self, path: str, via: Way | None = None) -> Way:
-        """Open a directory, for many calls below it; `via`: one above it. The caller closes it, as a context."""
+        """Open a directory for many calls below it; a context manager. `via`: an open directory above it."""
         return way_to(path, via)
 
     @contextlib.contextmanager
@@ -209,7 +208,7 @@ class FileSystem(Trees):
     def names(self, path: str, *, via: Way | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
 
-        `via`: a way to it, or to a directory above it.
+        `via`: this directory, or one above it, opened by `way_to`.
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
@@ -220,16 +219,16 @@ class FileSystem(Trees):
             os.close(fd)
 
     def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
-        """As `names`; none for a directory that is not there, as it is made when it is needed."""
+        """As `names`, but empty for a directory that does not exist yet."""
         try:
             return self.names(path, via=via)
-        except FileNotFoundError:  # and nothing else: what is no directory, or stale, might have names all the same
+        except FileNotFoundError:  # only this error: a stale directory, for example, may have names
             return []
 
     def entries(self, path: str, *, via: Way | None = None) -> list[Entry]:
-        """Names and kinds in a directory, sorted; costs no call per entry where the file system tells kinds.
+        """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 
-        `via`: a way to it.
+        `via`: this directory, opened by `way_to`.
         """
         with os.scandir(path if via is None else via.directory) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
@@ -237,12 +236,12 @@ class FileSystem(Trees):
     def statuses(
         self, path: str, names: Iterable[str], *, via: Way | None = None
     ) -> Iterator[tuple[str, os.stat_result]]:
-        """Attributes of names in a directory, one call each; what has gone meanwhile, or is refused, is left out.
+        """Attributes of names in a directory, with one call each. Names that fail are left out.
 
-        `via`: a way to it.
+        `via`: this directory, opened by `way_to`.
         """
         fd = open_directory(path) if via is None else via.directory
-        lstat = os.lstat  # once for each of a million files: as little beside it as can be
+        lstat = os.lstat  # called for each of a million files, so nothing else is done here
         try:
             for name in names:
                 try:
@@ -254,7 +253,7 @@ class FileSystem(Trees):
                 os.close(fd)
 
     def unlink_all(self, directory: str, names: Iterable[str]) -> None:
-        """Unlink names in a directory, never through a symbolic link; what has gone meanwhile is no error."""
+        """Unlink names in a directory, never through a symbolic link. Missing names are not an error."""
         fd = open_directory(directory)
         try:
             for name in names:
@@ -264,7 +263,7 @@ class FileSystem(Trees):
             os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
-        """Create a directory and what is missing above it; one that is there is no error. `shared`: as for mkdir."""
+        """Create a directory, and missing ones above it; an existing one is not an error. `shared`: as for mkdir."""
         try:
             self.mkdir(path, shared=shared)
         except FileExistsError:
@@ -280,7 +279,7 @@ class FileSystem(Trees):
     # -- records and files -----------------------------------------------------------------------------------------
 
     def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
-        """Create `path` exclusively with a short text: a symbolic link or, where there are none, a file."""
+        """Create `path` exclusively with a short text: as a symbolic link, or as a file if links are not supported."""
         try:
             self.symlink(text, path, unique=unique)
         except OSError as error:
@@ -311,7 +310,7 @@ class FileSystem(Trees):
         return data.decode("utf-8", "replace")
 
     def write_new(self, path: str, text: str, *, shared: bool = False) -> None:
-        """Create a file exclusively, its text on stable storage when this returns; `shared`: its group may read it."""
+        """Create a file exclusively and sync it to stable storage. `shared`: its group can read it."""
         fd = self.create(path)
         try:
             if shared:
@@ -322,7 +321,7 @@ class FileSystem(Trees):
             self.close(fd)
 
     def create(self, path: str, mode: int = 0o666) -> int:
-        """Create a file exclusively, with the permissions in `mode` less the umask; a descriptor for writing."""
+        """Create a file exclusively, with the permissions in `mode` less the umask. Returns its descriptor."""
         return opened(path, _CREATE, mode=mode)
 
     def open(self, path: str) -> int:
@@ -340,22 +339,22 @@ class FileSystem(Trees):
             view = view[os.write(fd, view) :]
 
     def extract(self, directory: str) -> Extraction:
-        """Begin to unpack an archive into an empty directory that is private; a context manager."""
+        """An Extraction into `directory`, which must be empty and private; a context manager."""
         return Extraction(self, directory)
 
     def seek(self, fd: int, offset: int) -> None:
-        """Read or write next at this offset."""
+        """Set the offset of the next read or write."""
         os.lseek(fd, offset, os.SEEK_SET)
 
     def extend(self, fd: int, size: int) -> None:
-        """Make a file longer, by a hole, and write next at its end."""
+        """Extend a file by a hole, and set the offset to its end."""
         os.ftruncate(fd, size)
         os.lseek(fd, size, os.SEEK_SET)
 
     def data_in(self, fd: int, size: int) -> Iterator[tuple[int, int]]:
-        """Where there is data, and no hole, in the first `size` bytes of a file: from, and up to but not including.
+        """The ranges of data, without the holes, in the first `size` bytes of a file: start and end, end excluded.
 
-        All of it, if the file system cannot say.
+        The whole range, if the file system does not report holes.
         """
         end = 0
         while end < size:
@@ -363,7 +362,7 @@ class FileSystem(Trees):
                 start = os.lseek(fd, end, os.SEEK_DATA)
                 stop = os.lseek(fd, start, os.SEEK_HOLE)
             except OSError as error:
-                if error.errno != errno.ENXIO:  # which says that there is only a hole after this
+                if error.errno != errno.ENXIO:  # ENXIO: only a hole follows
                     yield end, size
                 return
             if stop <= end or start >= size:
@@ -372,9 +371,9 @@ class FileSystem(Trees):
             end = stop
 
     def clone(self, source: int, target: int) -> bool:
-        """Let an empty file share the blocks of another, which stay shared until either changes (ioctl_ficlone(2)).
+        """Let an empty file share the blocks of another file, copy-on-write (ioctl_ficlone(2)).
 
-        False if they are not on one file system that can do that.
+        Returns False if the file system does not support that.
         """
         try:
             fcntl.ioctl(target, _FICLONE, source)
@@ -389,7 +388,7 @@ class FileSystem(Trees):
         sync(fd)
 
     def close(self, fd: int) -> None:
-        """Close a descriptor; a network file system may report here that a write failed."""
+        """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)
 
     @staticmethod
@@ -403,16 +402,16 @@ class FileSystem(Trees):
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
     def room(self, path: str) -> tuple[int, int, int, int] | None:
-        """Bytes in all and free, inodes in all and free, as an unprivileged user has them (statvfs(3)).
+        """Total and free bytes, total and free inodes, for an unprivileged user (statvfs(3)).
 
-        None where the file system does not say how large it is: some network file systems answer with zeros.
+        None if the file system does not report its size: some network file systems report zeros.
         """
         return _room(path)
 
     def free_space(self, path: str) -> int | None:
-        """Bytes that an unprivileged user may still write; None where the file system does not say so: see `room`.
+        """Free bytes for an unprivileged user; None if the file system does not report them, see `room`.
 
-        For a path that is not there yet: where it would be made.
+        For a path that does not exist yet: of the file system on which it would be created.
         """
         try:
             figures = _room(path)
@@ -429,11 +428,11 @@ def _room(path: str) -> tuple[int, int, int, int] | None:
     except FileNotFoundError:
         raise
     except OSError as error:
-        do_without(f"the file system does not say how much of it is free ({error.strerror})")
+        do_without(f"the file system does not report its free space ({error.strerror})")
         return None
     used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
     free = figures.f_bavail * figures.f_frsize
     if used + free <= 0:
-        do_without("the file system does not say how much of it is free (it says that it has no size)")
+        do_without("the file system does not report its free space (it reports a size of 0)")
         return None
     return used + free, free, figures.f_files, figures.f_favail

@@ -1,4 +1,4 @@
-"""What a directory is mounted from: type, source and options, as the kernel tells them (proc(5), mountinfo)."""
+"""The mount of a directory: type, source and options, from /proc/self/mountinfo (proc(5))."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Mount(NamedTuple):
     options: dict[str, str]  # those of the mount and of the file system; without a value: ""
 
 
-#: File systems that give each of their subvolumes a device number of its own, which the list of mounts does not show.
+#: File systems whose subvolumes have device numbers of their own, which mountinfo does not show.
 _WITH_SUBVOLUMES = frozenset({"bcachefs", "btrfs"})
 
 
 class _Line(NamedTuple):
-    """What the kernel says of one mount."""
+    """One line of mountinfo."""
 
     device: str  # ``major:minor``
     point: str
@@ -29,7 +29,7 @@ class _Line(NamedTuple):
 
 
 def mount_of(path: str, mounts: str = "/proc/self/mountinfo") -> Mount | None:
-    """The file system that `path` is on; None if it cannot be told."""
+    """The mount that `path` is on; None if it cannot be determined."""
     device = os.stat(path).st_dev
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as file:
@@ -39,10 +39,10 @@ def mount_of(path: str, mounts: str = "/proc/self/mountinfo") -> Mount | None:
 
 
 def find(mountinfo: Iterable[str], device: str, path: str) -> Mount | None:
-    """The mount of the device ``major:minor`` that leads to `path`, which has no symbolic links in it.
+    """The mount of the device ``major:minor`` that contains `path`, a path without symbolic links.
 
-    Of several mounts of one device, the last one on the longest way to `path`. A device that is not mounted is a
-    subvolume's if what `path` lies in has such.
+    Of several mounts of one device, the one with the longest mount point, and of these the last. A device without a
+    mount belongs to a subvolume, if the file system that contains `path` has subvolumes.
     """
     lines = [parsed for line in mountinfo for parsed in _parse(line)]
     found = [line for line in lines if line.device == device]
@@ -53,14 +53,14 @@ def find(mountinfo: Iterable[str], device: str, path: str) -> Mount | None:
 
 
 def _nearest(lines: Iterable[_Line], path: str) -> _Line | None:
-    """The last of those that are mounted on the longest way to `path`; None if none is on the way."""
+    """The last of the mounts with the longest mount point that contains `path`; None if there is none."""
     above = [line for line in lines if f"{path}/".startswith(f"{line.point.rstrip('/')}/")]
     longest = max((len(line.point) for line in above), default=0)
     return next((line for line in reversed(above) if len(line.point) == longest), None)
 
 
 def _parse(line: str) -> Iterator[_Line]:
-    """What a line says; nothing for a line that is none."""
+    """The parsed line; empty if it is malformed."""
     before, _, after = line.rstrip("\n").partition(" - ")
     fields, rest = before.split(" "), after.split(" ")
     if len(fields) >= 6 and len(rest) >= 3:
@@ -70,5 +70,5 @@ def _parse(line: str) -> Iterator[_Line]:
 
 
 def _plain(text: str) -> str:
-    """Without the kernel's escapes of blanks, such as backslash 040 for a space."""
+    """Decode the kernel's octal escapes, such as backslash 040 for a space."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)

@@ -1,7 +1,7 @@
-"""Every path and every name on disk: encode, parse, and nothing else. See `docs/reference/format.md`.
+"""All paths and names on disk: encodes and parses them. See `docs/reference/format.md`.
 
-Names carry what a scan needs (bytes and age of a generation, end of a lease), so that a scan reads directories and
-opens no file. Every random part is drawn once and never used again.
+Names contain what a scan needs, such as the size and age of a generation, so that a scan only lists directories.
+Random parts are never reused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 # See https://bford.info/cachedir/
 """
 
-# Texts, not compiled patterns: a short command needs few of them, and `re` keeps those.
+# Not compiled here: a short command needs only a few of these patterns, and `re` caches them.
 _IN_LABEL = r"[^/~\x00-\x1f\x7f\ud800-\udfff]"
 _GAP = r"~[0-9a-f]{32}~"
 _KEY = rf"[0-9a-f]{{32}}-(?:{_IN_LABEL}{{1,200}}|{_IN_LABEL}{{1,100}}{_GAP}{_IN_LABEL}{{1,100}})"
@@ -48,8 +48,8 @@ _CLEANING = (
 _ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _ESCAPES = r"(?:%[0-9A-F]{2})+"
 
-#: A name made from a source's has at most so many bytes: file systems allow 255, of which a key needs 33 for its
-#: digits and a pin 13 for its end, and backup programs add to names.
+#: Most bytes of an item's name in a file name. File systems allow 255 bytes: a key needs 33 for its digits, a pin needs
+#: 13 for its end, and backup programs append to names.
 NAME_LIMIT = 200
 
 
@@ -59,11 +59,11 @@ def unique(digits: int = 16) -> str:
 
 
 def label(name: str) -> str:
-    """An item's name as the part of a key that is meant for people: in UTF-8, with as little escaped as possible.
+    """The readable part of an item's key: its name in UTF-8, with as few escapes as possible.
 
     ``%XX`` stands for the bytes of ``/``, of control characters, of ``%`` and ``~``, of a leading dot, and of what is
-    not UTF-8. If the result has more than NAME_LIMIT bytes, only its front and its end are kept, around a gap. Two
-    names never have the same label.
+    not UTF-8. If the result is longer than NAME_LIMIT bytes, its middle is replaced by a digest. Two names never have
+    the same label.
     """
     units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
     if name.startswith("."):
@@ -72,22 +72,22 @@ def label(name: str) -> str:
 
 
 def shortened(name: str) -> str:
-    """A file name of at most NAME_LIMIT bytes: `name` itself or, if it is longer, its front and its end."""
+    """A file name of at most NAME_LIMIT bytes: `name`, with its middle replaced by a digest if it is longer."""
     return _shortened(list(name), name)
 
 
 def key_name(key: str) -> str | None:
-    """The name of an item by its key; None if the key has only the front and the end of it."""
+    """The name of an item from its key; None if the key contains only a part of it."""
     return None if re.search(_GAP, key) else _unescape(key[33:])
 
 
 def key_label(key: str) -> str:
-    """The name of an item as far as its key has it, for people."""
+    """The name of an item for people, as far as its key contains it."""
     return _unescape(key[33:])
 
 
 def is_named(key: str, name: str) -> bool:
-    """Whether `name` is the true name of the item."""
+    """Whether `name` is the name of the item with this key."""
     return key[33:] == label(name)
 
 
@@ -101,14 +101,14 @@ def _unescape(text: str) -> str:
 
     try:
         return re.sub(_ESCAPES, decode, text)
-    except UnicodeDecodeError:  # made by hand
+    except UnicodeDecodeError:  # a key that the program did not create
         return text
 
 
 def _shortened(units: Sequence[str], name: str) -> str:
-    """The units joined or, if they are too long, as many as fit from the front and the end.
+    """The units joined, or as many of the first and last ones as fit, with a digest of the whole name between them.
 
-    The gap holds a digest of the whole name, so that names with the same front and the same end stay different.
+    The digest keeps names with the same beginning and the same end apart.
     """
     text = "".join(units)
     if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
@@ -122,7 +122,7 @@ def _shortened(units: Sequence[str], name: str) -> str:
 
 
 def _fitting(units: Sequence[str], room: int) -> list[str]:
-    """The first units that fit in `room` bytes."""
+    """The first units that fit into `room` bytes."""
     found = []
     for unit in units:
         room -= len(unit.encode("utf-8", "surrogatepass"))
@@ -133,14 +133,14 @@ def _fitting(units: Sequence[str], room: int) -> list[str]:
 
 
 def item_key(identity: tuple[str, ...], name: str) -> str:
-    """The name of an item's directory: 128 bits of SHA-256 over what identifies it, and its name for people."""
+    """The name of an item's directory: 128 bits of the SHA-256 of its identity, and its readable name."""
     import hashlib
 
     return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{label(name)}"
 
 
 def is_key(name: str) -> bool:
-    """Whether `name` has the form of one that `item_key` makes."""
+    """Whether `name` has the form of an `item_key`."""
     return re.fullmatch(_KEY, name) is not None
 
 
@@ -162,7 +162,7 @@ def understood(
 class Generation(NamedTuple):
     """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>-v<version>``.
 
-    The last two are there only if they are known.
+    The last two parts are present only if they are known.
     """
 
     random: str
@@ -179,7 +179,7 @@ class Generation(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> Generation | None:
-        """The generation that `name` stands for; None if it is no such name."""
+        """The generation that `name` stands for; None if it has another form."""
         match = re.fullmatch(_GENERATION, name)
         if match is None:
             return None
@@ -192,20 +192,20 @@ class HolderName(NamedTuple):
 
     id: str
     beats: int
-    end: int  # seconds since 1970 by the file system's clock, after which the holder may be taken for gone; 0: open
+    end: int  # seconds since 1970 by the file system's clock, after which the holder may be considered dead; 0: none
 
     def __str__(self) -> str:
         return f"{self.id}.{self.beats}.{self.end}"
 
     @classmethod
     def parse(cls, name: str) -> HolderName | None:
-        """The holder that `name` stands for; None if it is no such name."""
+        """The holder that `name` stands for; None if it has another form."""
         match = re.fullmatch(_HOLDER, name)
         return cls(match[1], int(match[2]), int(match[3])) if match else None
 
 
 class LeaseName(NamedTuple):
-    """A lease in a gate: ``<holder id>.<number>``; unique for ever, because its holder's id is."""
+    """A lease in a gate: ``<holder id>.<number>``. It is never reused, because the holder's id is not."""
 
     holder: str
     number: int
@@ -215,7 +215,7 @@ class LeaseName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> LeaseName | None:
-        """The lease that `name` stands for; None if it is no such name."""
+        """The lease that `name` stands for; None if it has another form."""
         match = re.fullmatch(_LEASE, name)
         return cls(match[1], int(match[2])) if match else None
 
@@ -236,7 +236,7 @@ class EndedName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> EndedName | None:
-        """The finished lease that `name` stands for; None if it is no such name."""
+        """The finished lease that `name` stands for; None if it has another form."""
         match = re.fullmatch(_ENDED, name)
         return cls(match[1], int(match[2]), match[3]) if match else None
 
@@ -253,7 +253,7 @@ class SegmentName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> SegmentName | None:
-        """The segment that `name` stands for; None if it is no such name."""
+        """The segment that `name` stands for; None if it has another form."""
         match = re.fullmatch(_SEGMENT, name)
         return cls(int(match[1]), int(match[2]), match[3]) if match else None
 
@@ -262,7 +262,7 @@ class TrashName(NamedTuple):
     """An evicted generation: ``<generation>~<keep until>``, and ``…~going`` once its removal has begun."""
 
     generation: Generation
-    keep_until: int  # seconds since 1970; 0: nobody wants it back
+    keep_until: int  # seconds since 1970; 0: not kept
     going: bool = False
 
     def __str__(self) -> str:
@@ -270,7 +270,7 @@ class TrashName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> TrashName | None:
-        """The evicted generation that `name` stands for; None if it is no such name."""
+        """The evicted generation that `name` stands for; None if it has another form."""
         match = re.fullmatch(_TRASHED, name)
         generation = Generation.parse(match[1]) if match else None
         return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
@@ -281,25 +281,25 @@ class WorkName(NamedTuple):
 
     lease: str
     purpose: str
-    of: str = ""  # what is worked on: the copy in the trash, or the beginning of the item's key
+    of: str = ""  # the copy in the trash, or the beginning of the item's key
 
     def __str__(self) -> str:
         return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
 
     @property
     def holder(self) -> str:
-        """The id of the holder at work."""
+        """The id of the holder that works there."""
         return self.lease.rpartition(".")[0]
 
     @classmethod
     def parse(cls, name: str) -> WorkName | None:
-        """The work area that `name` stands for; None if it is no such name."""
+        """The work area that `name` stands for; None if it has another form."""
         match = re.fullmatch(_WORK, name)
         return cls(match[1], match[2], match[3] or "") if match else None
 
 
 class KeptName(NamedTuple):
-    """``kept~<until>`` in a copy that is evicted for `restore`: whoever finishes the eviction keeps it as long."""
+    """``kept~<until>`` in a copy that is evicted to the trash: whoever finishes the eviction keeps it until then."""
 
     until: int  # seconds since 1970
 
@@ -308,35 +308,35 @@ class KeptName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> KeptName | None:
-        """The note that `name` stands for; None if it is not one."""
+        """The note that `name` stands for; None if it has another form."""
         match = re.fullmatch(_KEPT, name)
         return cls(int(match[1])) if match else None
 
 
 class PinName(NamedTuple):
-    """A pin: ``<key>~<until>``; an item that has one stays."""
+    """A pin: ``<key>~<until>``. `clean` keeps an item that has one."""
 
     key: str
-    until: int  # seconds since 1970; 0: for good
+    until: int  # seconds since 1970; 0: no end
 
     def __str__(self) -> str:
         return f"{self.key}~{self.until}"
 
     @classmethod
     def parse(cls, name: str) -> PinName | None:
-        """The pin that `name` stands for; None if it is no such name."""
+        """The pin that `name` stands for; None if it has another form."""
         key, _, until = name.rpartition("~")
         return cls(key, int(until)) if is_key(key) and re.fullmatch(r"[0-9]{1,12}", until) else None
 
 
 class CleaningName(NamedTuple):
-    """The record of a cleaning or a restoration: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``.
+    """The record of a clean or a restore: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``.
 
-    And ``…~l<loose>~r<restored>``, where there are any.
+    It is followed by ``~l<loose>~r<restored>`` if these are not 0.
     """
 
     end: int  # milliseconds since 1970
-    copies: int  # loose files included
+    copies: int  # including loose files
     bytes: int
     reaped: int
     random: str
@@ -349,7 +349,7 @@ class CleaningName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> CleaningName | None:
-        """The record that `name` stands for; None if it is no such name."""
+        """The record that `name` stands for; None if it has another form."""
         match = re.fullmatch(_CLEANING, name)
         if match is None:
             return None
@@ -358,12 +358,12 @@ class CleaningName(NamedTuple):
 
 
 def is_shard(name: str) -> bool:
-    """Whether `name` is that of a directory in which items are: the first two digits of their keys."""
+    """Whether `name` is that of a directory of items: the first two digits of their keys."""
     return re.fullmatch(r"[0-9a-f]{2}", name) is not None
 
 
 class StateName(NamedTuple):
-    """How far a fetch is, in its work area: ``at~<state>~<bytes>~<total or x>~<attempts>``; it moves by renames."""
+    """The progress of a fetch, in its work area: ``at~<state>~<bytes>~<total or x>~<attempts>``, updated by renames."""
 
     state: str
     bytes: int
@@ -375,7 +375,7 @@ class StateName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> StateName | None:
-        """The state that `name` stands for; None if it is no such name."""
+        """The state that `name` stands for; None if it has another form."""
         match = re.fullmatch(_STATE, name)
         if match is None:
             return None
@@ -383,7 +383,7 @@ class StateName(NamedTuple):
 
 
 class PartName(NamedTuple):
-    """How much of a download is on stable storage and will not change: ``part~<number of the source>~<bytes>``."""
+    """The part of a download that is on stable storage and does not change: ``part~<number of the source>~<bytes>``."""
 
     source: int
     bytes: int
@@ -393,7 +393,7 @@ class PartName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> PartName | None:
-        """The part that `name` stands for; None if it is no such name."""
+        """The part that `name` stands for; None if it has another form."""
         match = re.fullmatch(_PART, name)
         return cls(int(match[1]), int(match[2])) if match else None
 
@@ -401,14 +401,14 @@ class PartName(NamedTuple):
 class CheckedName(NamedTuple):
     """When the source of a copy was last found unchanged, in the copy's directory: ``checked~<time>``."""
 
-    time: int  # seconds since 1970, by the clock of the host that asked
+    time: int  # seconds since 1970, by the clock of the host that checked
 
     def __str__(self) -> str:
         return f"checked~{self.time}"
 
     @classmethod
     def parse(cls, name: str) -> CheckedName | None:
-        """The check that `name` stands for; None if it is no such name."""
+        """The check that `name` stands for; None if it has another form."""
         match = re.fullmatch(_CHECKED, name)
         return cls(int(match[1])) if match else None
 
@@ -418,14 +418,14 @@ FAILED = "failed"
 
 
 def is_outcomes(name: str) -> bool:
-    """Whether `name` is that of a directory in `transfers/`: the 32 digits that an item's key begins with."""
+    """Whether `name` is that of a directory in `transfers/`: the first 32 digits of an item's key."""
     return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
 class OutcomeName(NamedTuple):
     """How a fetch ended: ``<beginning of the key>~<lease>~<end>~done`` or ``…~failed``."""
 
-    key: str  # the 32 digits that a key begins with
+    key: str  # the first 32 digits of the key
     lease: str
     end: int  # milliseconds since 1970, by the clock of the host that fetched
     how: str
@@ -435,17 +435,17 @@ class OutcomeName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> OutcomeName | None:
-        """The outcome that `name` stands for; None if it is no such name."""
+        """The outcome that `name` stands for; None if it has another form."""
         match = re.fullmatch(_OUTCOME, name)
         return cls(match[1], match[2], int(match[3]), match[4]) if match else None
 
 
 class Layout:
-    """The paths below one cache root, which is kept absolute."""
+    """The paths of one cache. Its root is stored as an absolute path."""
 
     def __init__(self, root: str) -> None:
         self.root = os.path.abspath(root)
-        self.shared = False  # whether a group shares the cache: what FORMAT says, once it was read
+        self.shared = False  # whether a group shares the cache; set when FORMAT is read
         self.control = f"{self.root}/{CONTROL}"
         self.format_file = f"{self.control}/FORMAT"
         self.config_file = f"{self.control}/config.toml"
@@ -455,9 +455,9 @@ class Layout:
         self.tmp = f"{self.control}/tmp"
         self.trash = f"{self.control}/trash"
         self.locks = f"{self.control}/locks"
-        self.transfers = f"{self.control}/transfers"  # made when a fetch ends for the first time
-        self.pins = f"{self.control}/pins"  # made when an item is pinned for the first time
-        self.cleanings = f"{self.control}/cleanings"  # made when a cleaning removes something for the first time
+        self.transfers = f"{self.control}/transfers"  # created when the first fetch ends
+        self.pins = f"{self.control}/pins"  # created by the first pin
+        self.cleanings = f"{self.control}/cleanings"  # created by the first clean that removes something
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def item(self, key: str) -> str:
@@ -465,7 +465,7 @@ class Layout:
         return f"{self.items}/{key[:2]}/{key}"
 
     def history(self, key: str) -> str:
-        """Where the item's finished leases are."""
+        """The directory of the item's finished leases."""
         return f"{self.items}/{key[:2]}/{key}/history"
 
     def generation(self, key: str, generation: str) -> str:
@@ -473,15 +473,14 @@ class Layout:
         return f"{self.items}/{key[:2]}/{key}/{generation}"
 
     def key_of(self, path: str) -> str | None:
-        """The key of the item that `path` lies in; None if it lies in none, or is not absolute."""
+        """The key of the item that contains `path`; None if there is none, or `path` is not absolute."""
         within = self.within(path)
         return None if within is None else within[0]
 
     def within(self, path: str) -> tuple[str, str | None] | None:
-        """The item that `path` lies in, and the copy of it if it lies in one; None for other paths.
+        """The item that contains `path`, and its copy if it is in one; None for other paths.
 
-        A relative path is not looked at: it may be a name or a source, and somebody who stands in one item may mean
-        another by it.
+        A relative path is not resolved: it may be a name or a source, which does not depend on the working directory.
         """
         if not os.path.isabs(path):
             return None
@@ -495,7 +494,7 @@ class Layout:
 
 
 def cache_of(path: str) -> str | None:
-    """The root of the cache, of whichever, in an item of which `path` lies by its names; None if it lies in none."""
+    """The root of the cache that `path`, by its form, belongs to; None if it is not a path in an item."""
     if not os.path.isabs(path):
         return None
     root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
@@ -503,20 +502,20 @@ def cache_of(path: str) -> str | None:
 
 
 def is_of_verification(name: str) -> bool:
-    """Whether `name` is one that a verification makes: a room, a nudge, a peer's card, or the call that answers it."""
+    """Whether `name` is created by a verification of a file system."""
     return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
 
 
-#: The directory of leases in a generation, the one that is asked before anything is deleted.
+#: The directory of leases in a generation, which is removed before anything is deleted.
 GATE = "use"
 PAYLOAD = "payload"
 ITEM_FILE = "item.json"
 TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
-#: The directories that a cache is made of; `init` makes them all, `doctor --fix` what is missing.
+#: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
-#: Those that are made when there is something to put into them.
+#: The directories that are created when they are first needed.
 MADE_LATER = ("transfers", "pins", "cleanings")
 
-#: All that there can be in the control directory.
+#: All names in the control directory.
 IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})

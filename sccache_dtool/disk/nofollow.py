@@ -1,8 +1,8 @@
-"""Ways through a cache that lead through no symbolic link, whatever others put there meanwhile.
+"""Opens paths in a cache without following any symbolic link.
 
-All members of a group may write in a shared cache's control directory, so that any of them can put a link in the
-place of a directory, at any moment. Whoever works there goes from directory to directory by descriptor, as
-openat(2) was made for, and a link in the way is an error. How the root itself is reached is its owner's affair.
+All members of a group can write in a shared cache's control directory, so each of them can replace a directory by a
+link at any time. Below the control directory, paths are therefore opened one component at a time, relative to the
+previous descriptor (openat(2)), and a link is an error. Links in the path of the root itself are followed.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-#: Below a directory of this name, and below the beginnings of one, no symbolic link is followed.
+#: Below a directory of this name, and below one that is being set up, no symbolic link is followed.
 CONTROL = ".sc-dtool"
 
-#: What names begin with that a verification of a file system makes in a directory; there, too, none is followed.
+#: Prefix of the names that a verification of a file system creates. Below these, no link is followed either.
 VERIFICATION = f"{CONTROL}-verify-"
 
 _GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIFICATION)}[0-9a-f]{{16}}))/(.+)"
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
-#: Enough to go on from a directory: needs no right to list it, and on a network file system no request of its own.
+#: Flags to open a directory only for openat(2): they need no read permission, and no request on a network file system.
 ONWARD = getattr(os, "O_PATH", os.O_RDONLY) | _DIRECTORY
 
 #: To list a directory.
 LISTING = os.O_RDONLY | _DIRECTORY
 
-#: To read a file; at once, because a FIFO must not hang us.
+#: To read a file, without blocking on a FIFO.
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class Way(NamedTuple):
-    """An open directory, from which what is below it is reached without going all the way again; closed as a context.
+    """An open directory, relative to which paths below it are opened; a context manager.
 
-    It stays the directory that was opened, wherever that is moved; shards and items never are.
+    The descriptor follows the directory if it is renamed. Shards and items are never renamed.
     """
 
     path: str
@@ -77,17 +77,17 @@ def _nearest(path: str, via: Way | None) -> Way | None:
 
 
 def way_to(path: str, via: Way | None = None) -> Way:
-    """The way to a directory, to be closed by the caller; `via`: one to a directory above it."""
+    """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
     return Way(path, opened(path, LISTING, via))
 
 
 def open_directory(path: str, via: Way | None = None, *, as_is: bool = False) -> int:
-    """Open a directory in order to list it. `as_is`: what is in no control directory may be a link to one."""
+    """Open a directory to list it. `as_is`: outside the control directory, follow a link to a directory."""
     return opened(path, LISTING, via, as_is=as_is)
 
 
 def give_permissions(path: str, mode: int) -> None:
-    """Set a directory's permission bits, also if they let nobody in; only where there is a /proc."""
+    """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
     fd = opened(path, ONWARD)
     try:
         os.chmod(by_descriptor(fd), mode)
@@ -114,9 +114,9 @@ def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_i
 
 @contextlib.contextmanager
 def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None]]:
-    """A name and the open directory that it is in, for calls that take ``dir_fd``; errors name the whole path.
+    """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
 
-    What does not lie in a control directory is handed out as it is, with no directory. `via`: a way to one above it.
+    A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
     """
     via = _nearest(path, via)
     try:
@@ -130,7 +130,7 @@ def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None
 
 
 def _about(path: str, error: OSError) -> OSError:
-    """The error, saying which path it is about; what is stale is most often gone."""
+    """The error with the path that it concerns; ESTALE is replaced, because the name has usually been removed."""
     if error.errno == errno.ESTALE:
         _look_again(path)
     if os.path.isabs(str(error.filename)):
@@ -139,16 +139,16 @@ def _about(path: str, error: OSError) -> OSError:
 
 
 def _look_again(path: str) -> None:
-    """Raise what a network file system says of a way that has just proved stale: most often that it is gone.
+    """Raise the error that opening a stale directory gives: usually that it does not exist.
 
-    For O_PATH its client asks nothing and goes on remembering what another host has removed; to list, it asks.
+    With O_PATH, the client sends no request and keeps its cached entry. Opening to list sends one.
     """
-    with contextlib.suppress(PermissionError):  # a directory that we may pass through and not list
+    with contextlib.suppress(PermissionError):  # a directory with search but without read permission
         _leave(_reach(path, None, LISTING)[1], None)
 
 
 def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
-    """A name, and the directory that it is in, to be left with `_leave`; `flags`: to open those on the way."""
+    """A name and its directory, to be closed with `_leave`. `flags`: to open the directories of the path."""
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
@@ -160,7 +160,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     *way, name = inner.split("/")
     if name == ".." or ".." in way:
         _leave(here, via)
-        raise OSError(errno.EINVAL, "a path within a cache must not lead upwards", path)
+        raise OSError(errno.EINVAL, "a path in a cache must not lead upwards", path)
     end = len(top)
     for part in way:
         end += len(part) + 1
@@ -173,18 +173,18 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
 
 
 def _leave(directory: int | None, via: Way | None) -> None:
-    """Close a directory, unless it is the caller's."""
+    """Close a directory, unless the caller opened it."""
     if directory is not None and (via is None or directory != via.directory):
         os.close(directory)
 
 
 def _enter(directory: int | None, name: str, path: str, end: int, flags: int) -> int:
-    """Open a directory on the way to `path`; its own path ends at `end`."""
+    """Open a directory of `path`: the part that ends at index `end`."""
     try:
         return os.open(name, flags, dir_fd=directory)
     except OSError as error:
         if error.errno in (errno.ENOTDIR, errno.ELOOP) and _is_link(directory, name):
-            raise OSError(errno.ELOOP, "a symbolic link is in the way, and none is followed here", path[:end]) from None
+            raise OSError(errno.ELOOP, "the path contains a symbolic link, which is not followed", path[:end]) from None
         raise OSError(error.errno, error.strerror, path) from None
 
 
@@ -196,5 +196,5 @@ def _is_link(directory: int | None, name: str) -> bool:
 
 
 def by_descriptor(fd: int) -> str:
-    """A path that leads to what is open, whatever its name is by now (proc_pid_fd(5)); only where there is a /proc."""
+    """A path to an open file, even if it was renamed (proc_pid_fd(5)). Needs /proc."""
     return f"/proc/self/fd/{fd}"

@@ -1,4 +1,4 @@
-"""Short texts that programs write for each other: one line of JSON, bounded, and never trusted when read back."""
+"""Short records on disk: one line of JSON of bounded length, which is checked when it is read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-#: Longest record in bytes: what every file system keeps in a symbolic link (XFS: 1024).
+#: Longest record in bytes: the most that every file system stores in a symbolic link (XFS: 1024).
 LIMIT = 1000
 
 _LONGEST_FIELD = 120
 
 
 class Damaged(ValueError):
-    """A text in the cache that is not what we write; it is kept, and counted as held."""
+    """A text in the cache that does not have the form of a record. It is kept, and counts as held."""
 
 
 def encode(fields: Mapping[str, Any]) -> str:
-    """`fields` as one line of ASCII JSON of at most LIMIT bytes; long texts are cut, absent values left out."""
+    """`fields` as one line of ASCII JSON of at most LIMIT bytes. Long texts are cut; None is left out."""
     short = {
         name: value[:_LONGEST_FIELD] if isinstance(value, str) else value
         for name, value in fields.items()
         if value is not None
     }
-    while len(text := json.dumps(short, separators=(",", ":"))) > LIMIT:  # characters of up to twelve bytes each
+    while len(text := json.dumps(short, separators=(",", ":"))) > LIMIT:  # a character is escaped by up to twelve bytes
         texts = {name: len(json.dumps(value)) for name, value in short.items() if isinstance(value, str)}
         longest = max(texts, key=texts.__getitem__)
         short[longest] = short[longest][: len(short[longest]) // 2]
@@ -38,9 +38,9 @@ def decode(text: str) -> dict[str, Any]:
 
 
 def encode_document(fields: Mapping[str, Any]) -> str:
-    """`fields` as JSON for people to read with `cat`: for files, whose length is no matter.
+    """`fields` as indented JSON in UTF-8, which people can read with `cat`; for files, which have no limit.
 
-    In UTF-8; what cannot be written in it, as in the name of a file, is escaped.
+    Characters that are not valid in UTF-8, such as those of some file names, are escaped.
     """
     text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()
@@ -57,26 +57,26 @@ def decode_document(text: str) -> dict[str, Any]:
     return fields
 
 
-#: No number of ours is as large; others cannot be reckoned with.
+#: The program writes no larger number; a larger one may overflow in calculations.
 _LARGEST = 10**18
 
 
 def _whole(text: str) -> int:
     number = int(text)
     if abs(number) > _LARGEST:
-        raise ValueError("not a number that we write")
+        raise ValueError("not a number as the program writes it")
     return number
 
 
 def _finite(text: str) -> float:
     number = float(text)
-    if not abs(number) <= _LARGEST:  # nor is NaN
-        raise ValueError("not a number that we write")
+    if not abs(number) <= _LARGEST:  # NaN is refused as well
+        raise ValueError("not a number as the program writes it")
     return number
 
 
 def printable(text: str) -> str:
-    """`text` without control characters: what others wrote must not drive the reader's terminal."""
+    """`text` with control characters escaped, so that texts of other users cannot control the terminal."""
     if text.isprintable():
         return text
     return "".join(character if character.isprintable() else "�" for character in text)

@@ -1,4 +1,4 @@
-"""Where the cache is, whether it is one, and setting one up by a single rename."""
+"""Finds the root of a cache, checks it, and sets it up by one rename."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
 _DEFAULT = "~/.cache/dtool"
 
 
-#: What names a cache, all its users' memories of it included.
+#: Form of a cache's id, which also names the files of a user's state directory.
 _ID = r"[0-9a-f]{1,64}"
 _ASIDE = re.escape(CONTROL) + r"\.[0-9a-f]{16}"
 
 
 class Choice(NamedTuple):
-    """A cache root, and who chose it."""
+    """A cache root, and the setting that selected it."""
 
     path: str
     origin: str
-    may_hold_data: bool  # dtool's own cache directory: set up although there are files in it
-    parents: bool = False  # nobody has typed it, so what is missing above it may be made
+    may_hold_data: bool  # dtool's own cache directory, which is set up even if it contains files
+    parents: bool = False  # the default path, whose parents may be created because it cannot be mistyped
 
 
 def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
-    """The root that a command means: the one given, else dtool's own, found as dtool finds it.
+    """The root for a command: `given`, or else dtool's cache directory, determined as in dtool.
 
-    That is $DTOOL_CACHE_DIRECTORY, then the same name in dtool's configuration file, then ~/.cache/dtool. Unlike
-    dtool, which takes such values as they stand, an empty one is refused and a leading ``~`` means the home directory.
+    That is $DTOOL_CACHE_DIRECTORY, then the same name in dtool's configuration file, then ~/.cache/dtool. Unlike in
+    dtool, an empty value is refused, and a leading ``~`` means the home directory.
     """
     if given is not None:
         return Choice(_absolute(given, "--cache-dir"), "--cache-dir", False)
@@ -62,7 +62,7 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
     path = os.path.expanduser(_DEFAULT)
     if not os.path.isabs(path):
         raise UsageError(
-            "no cache is given, and you have no home directory for the default one",
+            "no cache is given, and you have no home directory for the default cache",
             hint="give a directory with --cache-dir",
         )
     return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
@@ -70,17 +70,17 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
 
 def _absolute(text: str, origin: str) -> str:
     if not text.strip() or "\0" in text or "\n" in text:
-        raise UsageError(f"{origin} is empty, or not a path", hint="name the cache's directory, such as /scratch/cache")
+        raise UsageError(f"{origin} is empty or not a path", hint="name the cache's directory, such as /scratch/cache")
     path = os.path.expanduser(text)
     if path.startswith("~"):
         raise UsageError(
-            f"{origin} is {text}, but there is no such user", hint=f"for a directory of that name write ./{text}"
+            f"{origin} is {text}, but there is no such user", hint=f"to name a directory {text}, write ./{text}"
         )
     try:
         return os.path.abspath(path)
     except FileNotFoundError:
         raise UsageError(
-            f"cannot tell where {text} is: the working directory was removed", hint="give an absolute path"
+            f"cannot resolve {text}: the working directory was removed", hint="give an absolute path"
         ) from None
 
 
@@ -100,9 +100,9 @@ def _dtool_setting() -> str | None:
 
 
 def check(fs: FileSystem, layout: Layout) -> str:
-    """The cache's id. Raises NoCache if this is no cache, CacheError if it is one of another version.
+    """The cache's id. Raises NoCache if the root is not a cache, and CacheError if it has another format version.
 
-    Nothing is ever written to or deleted from a root that has not passed this.
+    The program never writes or deletes anything in a root that has not passed this check.
     """
     try:
         text = fs.read_text(layout.format_file, 4096)
@@ -122,30 +122,34 @@ def check(fs: FileSystem, layout: Layout) -> str:
         )
     if fields.get("version") != str(FORMAT_VERSION):
         raise CacheError(
-            f"{layout.root} has format {fields.get('version') or '?'}, and this program knows {FORMAT_VERSION}",
-            hint="nothing was touched; use the release of sc-dtool that set it up, or a newer one",
+            f"{layout.root} has format {fields.get('version') or '?'}, but this release supports only "
+            f"format {FORMAT_VERSION}",
+            hint="nothing was changed; use the release of sc-dtool that set up the cache, or a newer one",
         )
     if re.fullmatch(_ID, fields["id"]) is None:  # it becomes part of a path in the user's own directory
-        raise NoCache(f"{layout.format_file} has an id that no release makes", hint="nothing was touched")
+        raise NoCache(
+            f"{layout.format_file} contains an invalid cache id",
+            hint="nothing was changed; restore this file from a backup",
+        )
     layout.shared = fields.get("shared") == "group"
     return fields["id"]
 
 
-#: The text of a FORMAT of which the end is missing; its id, if that is complete. Other versions are left alone.
+#: Forms of a truncated FORMAT file of this version, with its id if that is complete.
 _BEGINNING = f"{FORMAT_MAGIC}\nversion: {FORMAT_VERSION}\nid: "
 _CUT = rf"{_BEGINNING}(?:[0-9a-f]*|([0-9a-f]{{1,64}})\n(?!shared: (?:no|group)\Z)[^\n]*)"
 
 
 def is_cut(text: str) -> bool:
-    """Whether this is a FORMAT that was not written to its end, or lost it in a crash."""
+    """Whether this is the text of a FORMAT file that a crash truncated."""
     return _BEGINNING.startswith(text) or not text.strip("\0") or re.fullmatch(_CUT, text) is not None
 
 
 def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
-    """What is wrong with FORMAT, in words, if it can be written again; None if it is right, or nobody can tell.
+    """The damage of FORMAT, in words, if it can be repaired; None if it is intact or cannot be repaired.
 
-    It can be where everything beside it is what this release makes: a purge of old files takes it, and a crash may
-    leave it empty. Nothing is concluded from anything else.
+    FORMAT may be removed by a purge of old files, or truncated by a crash. It is repaired only if this release
+    creates everything else that is in the control directory.
     """
     try:
         text = fs.read_text(layout.format_file, 4096)
@@ -156,7 +160,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
     else:
         if not is_cut(text):
             return None
-        damage = "not written to its end" if text.strip("\0") else "empty"
+        damage = "incomplete" if text.strip("\0") else "empty"
     try:
         found = set(fs.names(layout.control))
     except OSError:
@@ -183,7 +187,7 @@ def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
     if damage_of_format(fs, layout) is None:
         return None
     command = f"sc-dtool --cache-dir {shlex.quote(layout.root)} doctor --fix"
-    return f"{layout.format_file} is lost, but the rest exists: {command}"
+    return f"{layout.format_file} is lost, but the rest of the cache exists; to repair it: {command}"
 
 
 def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
@@ -191,21 +195,22 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
         refuse_unfit(fs, layout.root)
     except UsageError as error:
         return f"{error.message}; {error.hint}"
-    return f"set one up with: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
+    return f"to set one up: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
 
 
 def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
-    """Make `layout.root` a cache; False if it is one already. Raises UsageError for directories that must not be.
+    """Set up a cache in `layout.root`. Returns False if it is one already.
 
-    Everything is made aside and put in place by one rename, so that of two who do this at once one wins, and no
-    half-made cache is ever seen. Without `parents`, only the last directory is made: raises NoCache if those above are
-    missing, as they are if a path is mistyped or its file system is not mounted.
+    Everything is created in a temporary directory and published by one rename. Of two concurrent calls, one wins, and
+    no incomplete cache is ever visible. Without `parents`, only the last directory of the path is created. If those
+    above are missing, the path is probably mistyped or its file system is not mounted, and NoCache is raised. Raises
+    UsageError for a directory that must not be a cache.
     """
     refuse_unfit(fs, layout.root)
     _make_root(fs, layout.root, parents)
     aside = f"{layout.root}/{CONTROL}.{unique()}"
     try:
-        shared = fs.is_shared(f"{layout.root}/.")  # and not of a link that leads there
+        shared = fs.is_shared(f"{layout.root}/.")  # of the directory, not of a link to it
         fs.mkdir(aside, shared=shared)
         for directory in DIRECTORIES:
             fs.mkdir(f"{aside}/{directory}", shared=shared)
@@ -217,12 +222,12 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
         if error.errno not in NOT_EMPTY | GONE:
             raise _not_set_up(layout.root, error) from error
         try:
-            check(fs, layout)  # somebody else was first, or the reply to our rename was lost
+            check(fs, layout)  # another process was first, or the reply to the rename was lost
         except NoCache as refusal:
             if error.errno in GONE:  # the root is a dangling link, or was removed meanwhile
                 raise _not_set_up(layout.root, error) from error
             raise NoCache(
-                f"{layout.control} exists already, and does not belong to a cache",
+                f"{layout.control} already exists and does not belong to a cache",
                 details=[refusal.message],
                 hint=_how_to_repair(fs, layout) or "nothing was changed; remove it by hand if nobody needs it",
             ) from error
@@ -231,7 +236,7 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
     try:
         put_tag(fs, layout)
     except OSError as error:
-        do_without(f"the cache has no {TAG_NAME}, so backup programs save it ({error.strerror})")
+        do_without(f"cannot write {TAG_NAME}, so backup programs include the cache ({error.strerror})")
     return True
 
 
@@ -261,18 +266,18 @@ def _not_set_up(root: str, error: OSError) -> CacheError:
 
 
 def _format(shared: bool, id: str | None = None) -> str:
-    """The text of a new cache's FORMAT. A root that its group may write in makes a cache that the group shares."""
+    """The text of a FORMAT file. `shared`: the group of the root can write in it, and so shares the cache."""
     sharing = "group" if shared else "no"
     return f"{_BEGINNING}{id or unique(32)}\nshared: {sharing}\n"
 
 
 def unfinished(fs: FileSystem, layout: Layout) -> list[str]:
-    """Paths of what was begun by a `set_up` that was killed."""
+    """Paths of the temporary directories of killed `set_up` calls."""
     return [f"{layout.root}/{name}" for name in fs.names(layout.root) if re.fullmatch(_ASIDE, name)]
 
 
 def remove_unfinished(fs: FileSystem, path: str) -> None:
-    """Remove the beginnings of a cache, and nothing that anybody put into them: directories only when empty."""
+    """Remove the temporary directory of a killed `set_up`, unless it contains other files."""
     with contextlib.suppress(FileNotFoundError):
         fs.unlink(f"{path}/FORMAT")
     for directory in (*reversed(DIRECTORIES), ""):
@@ -287,19 +292,19 @@ def put_tag(fs: FileSystem, layout: Layout) -> None:
 
 
 class Tag(Enum):
-    """What is in the place of the tag."""
+    """The state of CACHEDIR.TAG."""
 
-    GOOD = "one that backup programs know"
-    BEGUN = "one of ours that was not written to its end"
+    GOOD = "valid"
+    BEGUN = "incomplete"
     OTHER = "something else"
 
 
 def tag(fs: FileSystem, layout: Layout) -> Tag:
-    """What is in the place of the tag; what cannot be read is taken for good."""
+    """The state of CACHEDIR.TAG. A file that cannot be read counts as valid."""
     try:
         text = fs.read_text(layout.tag_file)
     except OSError as error:
-        return Tag.OTHER if error.errno in (errno.EINVAL, errno.ELOOP) else Tag.GOOD  # it is no file, or a link
+        return Tag.OTHER if error.errno in (errno.EINVAL, errno.ELOOP) else Tag.GOOD  # not a regular file, or a link
     if text.startswith(TAG_TEXT.partition("\n")[0]):
         return Tag.GOOD
     return Tag.BEGUN if TAG_TEXT.startswith(text) else Tag.OTHER
@@ -313,7 +318,7 @@ def rewrite_tag(fs: FileSystem, layout: Layout) -> None:
 
 
 def refuse_unfit(fs: FileSystem, root: str) -> None:
-    """Raise UsageError for a root that is not to be a cache: /, a home directory, a dtool dataset."""
+    """Raise UsageError for a root that must not be a cache: /, a home directory, a dtool dataset."""
     real = os.path.realpath(root)
     if real == "/" or real in {os.path.realpath(home) for home in _homes()}:
         raise UsageError(
@@ -325,19 +330,23 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UsageError(f"{root} cannot be a cache: {explain(error)}") from error
+        raise UsageError(
+            f"{root} cannot be a cache: {explain(error)}", hint="check the path, its owner and its permissions"
+        ) from error
     if ".dtool" in found:
         raise UsageError(f"{root} is a dtool dataset, so it must not be a cache", hint="choose another directory")
 
 
 def open_to_all(fs: FileSystem, layout: Layout) -> list[str]:
-    """Directories in which every user of the machine may write: then each may delete what others use."""
+    """The directories of the cache in which every user of the host can write, and so delete what others use."""
     places = (layout.root, layout.control)
-    return [path for path in places if fs.lstat(f"{path}/.").st_mode & stat.S_IWOTH]  # the root may be a link
+    return [
+        path for path in places if fs.lstat(f"{path}/.").st_mode & stat.S_IWOTH
+    ]  # `/.`, because the root may be a link
 
 
 def is_empty(fs: FileSystem, root: str) -> bool:
-    """Whether there is nothing in `root`, or no `root` yet; our own half-made beginnings do not count."""
+    """Whether `root` is missing or empty, apart from temporary directories of `set_up`."""
     try:
         return all(name.startswith(f"{CONTROL}.") or name == TAG_NAME for name in fs.names(root))
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""Whole trees, of any depth: measured, made durable, removed; only ever within a work area or the trash.
+"""Operations on whole trees of any depth: measure, make durable, remove. Used only in work areas and in the trash.
 
-As everywhere below the control directory, no symbolic link is followed, whatever others put there meanwhile.
+As everywhere below the control directory, no symbolic link is followed, even if another user creates one meanwhile.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import NamedTuple, Self
 from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
 from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
 
-#: Permission bits that a directory has in a cache that a group shares.
+#: Permission bits of directories in a cache that a group shares.
 SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG
 
 _NO_WRITE_BITS = ~(stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
 
-#: The longest path that is shown whole in an error; trees may be deeper than any path can say.
+#: The longest path that is shown completely in an error. A tree may be deeper than PATH_MAX allows.
 _LONGEST_SHOWN = 1000
 
 
 class Usage(NamedTuple):
-    """What a tree takes up: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
+    """The size of a tree: the sum of its files' sizes in bytes, and the number of its entries (inodes)."""
 
     bytes: int
     entries: int
 
 
 class Trees:
-    """What a `FileSystem` does with whole trees."""
+    """The operations of `FileSystem` on whole trees."""
 
     def usage(self, path: str) -> Usage:
-        """Bytes and entries of a file or tree, `path` itself included."""
+        """Bytes and entries of a file or tree, including `path` itself."""
         size = total = 0
         with Walk(path) as walk:
             for directory, name, _ in walk:
@@ -46,9 +46,9 @@ class Trees:
         return Usage(size, total)
 
     def sample(self, path: str, most: int) -> tuple[int, bool, bool]:
-        """The number of entries of a directory, itself included; whether any is no directory; whether that is all.
+        """The number of entries of a tree with `path`, whether one is not a directory, and whether all were counted.
 
-        Goes on until `most` entries have been counted, and anything but a directory has been found.
+        Stops when `most` entries have been counted and one that is not a directory has been found.
         """
         count, files = 0, False
         with Walk(path) as walk:
@@ -60,10 +60,10 @@ class Trees:
         return count, files, True
 
     def seal(self, path: str, *, shared: bool = False) -> None:
-        """Make a file or tree durable, its files read-only: what is published never changes.
+        """Make a file or tree durable, and its files read-only, because published data never changes.
 
-        Directories stay writable, because whoever may evict must be able to empty them. `shared`: their group may
-        write in directories, and read files.
+        Directories stay writable, because an evictor must be able to empty them. `shared`: the group can write in
+        directories and read files.
         """
         with Walk(path) as walk:
             for directory, name, is_dir in walk:
@@ -77,9 +77,9 @@ class Trees:
                     os.close(fd)
 
     def remove_tree(self, path: str, *, via: Way | None = None) -> None:
-        """Remove a file or a tree, read-only directories included; what has gone meanwhile is no error.
+        """Remove a file or a tree, including read-only directories. Missing files are not an error.
 
-        `via`: a way to a directory above it.
+        `via`: an open directory above it.
         """
         with Walk(path, opening=True, via=via) as walk:
             for directory, name, is_dir in walk:
@@ -89,10 +89,10 @@ class Trees:
                     continue
 
     def move_tree(self, source: str, target: str) -> None:
-        """Move a tree whose directories cannot be renamed (EXDEV): they are made again, and the files renamed.
+        """Move a tree whose directories cannot be renamed (EXDEV): create the directories again, and rename the files.
 
-        So it is on an overlay with what is in its lower layer. `target` is not there yet. Raises OSError, EXDEV if the
-        files cannot be renamed either; what was moved until then is in `target`.
+        An overlay refuses to rename directories of its lower layer. `target` must not exist. Raises OSError, with EXDEV
+        if the files cannot be renamed either; files that were already moved stay in `target`.
         """
         pending, left = [(source, target)], list[str]()
         while pending:
@@ -116,21 +116,21 @@ class Trees:
 
 
 def give_mode(fd: int, mode: int) -> None:
-    """Give what is open these permission bits, where that is allowed: some mounts refuse every change (EPERM).
+    """Set the permission bits of an open file, if the mount allows that: some refuse every change (EPERM).
 
-    Nothing is asked of the file system if it has them. With a POSIX ACL its users are those of the ACL, whatever the
-    group: then the setgid bit is not needed, and those who are not in the group could not set it.
+    No call is made if the bits are already set. With a POSIX ACL, the setgid bit is neither needed nor set, because the
+    ACL lists the users, and a user who is not in the group could not set it.
     """
     there = stat.S_IMODE(os.fstat(fd).st_mode)
     if there | stat.S_ISGID == mode and has_acl(fd):
         mode = there
     if there != mode:
-        with dispensable("permissions cannot be changed here: files stay writable, and a group may be kept out"):
+        with dispensable("permissions cannot be changed here: files stay writable, and a group may have no access"):
             os.fchmod(fd, mode)
 
 
 def has_acl(fd: int) -> bool:
-    """Whether what is open has a POSIX ACL (acl(5)): the bits of its group are then the mask of the ACL."""
+    """Whether an open file has a POSIX ACL (acl(5)). Its group bits are then the mask of the ACL."""
     for name in ("system.posix_acl_access", "system.posix_acl_default"):
         with contextlib.suppress(OSError):
             os.getxattr(fd, name)
@@ -145,11 +145,11 @@ def sync(fd: int) -> None:
     except OSError as error:
         if error.errno not in CANNOT_SYNC:
             raise
-        do_without(f"files cannot be synchronised here: a power failure may damage what is new ({error.strerror})")
+        do_without(f"fsync of files fails here: a power failure may damage new files ({error.strerror})")
 
 
 def _sync_directory(fd: int) -> None:
-    with dispensable("directories cannot be synchronised here: a power failure may undo what is new"):
+    with dispensable("fsync of directories fails here: a power failure may undo recent changes"):
         os.fsync(fd)
 
 
@@ -167,25 +167,25 @@ def _sealed_mode(mode: int, shared: bool) -> int:
 
 
 class Found(NamedTuple):
-    """What a walk has come to: a name in an open directory."""
+    """An entry that a walk has reached: a name in an open directory."""
 
     directory: int | None
     name: str
     is_dir: bool
 
 
-#: Directories of a tree that a walk has open at a time, innermost first; above them, it goes back by "..".
+#: Most directories that a walk keeps open, the innermost ones. To the others, it goes back through "..".
 _MOST_OPEN = 50
 
 
 class _Level:
-    """A directory that a walk is in."""
+    """A directory on the path of a walk."""
 
     def __init__(self, name: str, directory: int, identity: tuple[int, int], ahead: list[str]) -> None:
         self.name = name
-        self.directory = directory  # open; -1: not any more
+        self.directory = directory  # descriptor; -1: closed
         self.identity = identity
-        self.ahead = ahead  # directories in it, still to be entered
+        self.ahead = ahead  # its directories that are still to be entered
 
     def close(self) -> None:
         if self.directory >= 0:
@@ -194,14 +194,14 @@ class _Level:
 
 
 class Walk:
-    """A file or tree, children before their directory; a context manager that names what an error is about.
+    """Iterates over a file or tree, children before their directory; a context manager that adds paths to errors.
 
-    Few descriptors are open at a time, so that a tree may be of any depth. The way back up is checked: it must lead to
-    where we came from, or somebody has moved what we are in.
+    Only a few descriptors are open at a time, so that a tree can have any depth. When the walk goes back through "..",
+    it checks that it reaches the same directory, because another process may have moved the current one.
     """
 
     def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
-        """`opening`: give us the right to empty directories of ours that are read-only; `via`: as for `reached`."""
+        """`opening`: make the user's own read-only directories writable, to empty them. `via`: as for `reached`."""
         self._path = path
         self._opening = opening
         self._via = via
@@ -239,7 +239,7 @@ class Walk:
             level = self._levels[-1]
             if level.ahead:
                 self._name = level.ahead.pop()
-                with contextlib.suppress(FileNotFoundError):  # somebody else has removed it
+                with contextlib.suppress(FileNotFoundError):  # another process has removed it
                     yield from self._go_down(self._name, level.directory)
                 continue
             if len(self._levels) == 1:
@@ -257,7 +257,7 @@ class Walk:
         if len(self._levels) > _MOST_OPEN:
             self._levels[-_MOST_OPEN - 1].close()
         if self._opening and _is_closed_to_us(status):
-            with contextlib.suppress(OSError):  # what cannot be done here fails where access is needed
+            with contextlib.suppress(OSError):  # if it fails, the later access reports the error
                 os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         with os.scandir(directory) as found:
             entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
@@ -281,17 +281,17 @@ class Walk:
             level.directory = os.open("..", LISTING, dir_fd=left.directory)
             status = os.fstat(level.directory)
             if (status.st_dev, status.st_ino) != level.identity:
-                raise OSError(errno.ESTALE, "was moved away meanwhile")
+                raise OSError(errno.ESTALE, "was moved by another process")
         self._levels.pop().close()
 
 
 def _is_closed_to_us(status: os.stat_result) -> bool:
-    """Whether a directory is ours, and read-only."""
+    """Whether a directory belongs to this user and is read-only."""
     return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
 
 
 def _let_us_in(name: str, above: int | None) -> None:
-    """Let its owner into a directory that cannot even be opened."""
+    """Give the owner permission to open a directory."""
     with contextlib.suppress(OSError):
         fd = os.open(name, ONWARD, dir_fd=above)
         try:

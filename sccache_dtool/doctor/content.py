@@ -97,12 +97,14 @@ def _read(store: Store, copy: Copy, expected: Expected, progress: Progress | Non
             path = f"{directory}/{PAYLOAD}/{name}{inner}"
             wrong = {} if not digests else _wrong(store.fs, path, digests, progress)
             for algorithm, found in wrong.items():
-                what = f"its {algorithm} is {found}, and was {digests[algorithm]} when it was published"
+                what = f"its {algorithm} is {found}, but was {digests[algorithm]} when it was published"
                 yield Finding(path, what, partial(evict, copy), EVICTS)
                 break
     except OSError as error:
         if error.errno not in GONE:  # otherwise it was evicted while it was read
-            yield Finding(directory, f"cannot be read: {explain(error)}", None, "try again; look at the file system")
+            yield Finding(
+                directory, f"cannot be read: {explain(error)}", None, "run doctor again; check the file system"
+            )
     finally:
         if progress is not None:
             progress.done()
@@ -114,7 +116,7 @@ def _wrong(fs: FileSystem, path: str, digests: dict[str, str], progress: Progres
     fd = fs.open(path)
     try:
         if not stat.S_ISREG(fs.fstat(fd).st_mode):
-            return dict.fromkeys(digests, "that of no file at all")
+            return dict.fromkeys(digests, "not available, because it is not a file")
         for data in iter(partial(fs.read, fd), b""):
             taken.update(data)
             if progress is not None:

@@ -23,8 +23,8 @@ from sccache_dtool.protocol.store import Store
 #: Evicts a copy through its gate. Raises InUse.
 Evict = Callable[[Copy], object]
 
-EVICTS = "evicts this copy, unless somebody uses it"
-BY_HAND = "look at it; then sc-dtool rm"
+EVICTS = "evicts this copy unless it is in use"
+BY_HAND = "inspect it, then remove it with sc-dtool rm"
 
 
 def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
@@ -54,10 +54,10 @@ def _payload(
     fs: FileSystem, path: str, found: Sequence[str], facts: ItemFacts, copy: Copy, repair: Callable[[], object]
 ) -> Iterator[Finding]:
     if not found:
-        yield Finding(path, "there is no payload", repair, EVICTS)
+        yield Finding(path, "the payload is missing", repair, EVICTS)
     elif len(found) > 1:
         what = f"not exactly one payload: {', '.join(printable(name) for name in found[:3])}"
-        yield Finding(path, what, None, f"{BY_HAND}, or take away what does not belong there")
+        yield Finding(path, what, None, f"{BY_HAND}, or remove the extra names")
     else:
         yield from _size(fs, f"{path}/{found[0]}", copy, repair if facts.source else None)
 
@@ -89,7 +89,7 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[F
         facts = items.facts(store, copy.key, str(copy.generation))
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-        remedy = "writes what the rest of the copy says; where the item is from stays unknown"
+        remedy = "writes it again from the rest of the copy; the item's source stays unknown"
         return ItemFacts(), [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
     except OSError as error:
         return ItemFacts(), [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_repair(error))]
@@ -97,10 +97,10 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[F
         what = f"describes another item: {printable(str(facts.key))[:100]}"
         return ItemFacts(), [Finding(path, what, None, BY_HAND)]
     if key_name(copy.key) is None and not (facts.name is not None and is_named(copy.key, facts.name)):
-        what = "does not have the item's name, which is too long for its directory"
+        what = "does not contain the item's name, which is too long for the name of its directory"
         return ItemFacts(), [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
     if "source" in facts.malformed:
-        return ItemFacts(), [Finding(path, "does not say in words where the item is from", None, BY_HAND)]
+        return ItemFacts(), [Finding(path, "does not contain the item's source", None, BY_HAND)]
     return facts, []
 
 
@@ -114,4 +114,4 @@ def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:
             return
         since = None
     if since is None:
-        yield Finding(path, "the text of this lease cannot be understood", None, "it is kept; its name still counts")
+        yield Finding(path, "the record of this lease is invalid", None, "it still counts as a lease")

@@ -96,7 +96,7 @@ def examine_format(fs: FileSystem, layout: Layout) -> list[Finding]:
     damage = root.damage_of_format(fs, layout)
     if damage is None:
         return []
-    what = f"{damage}, so that no command takes this for a cache"
+    what = f"{damage}, so no command accepts this directory as a cache"
     return [Finding(layout.format_file, what, partial(root.rewrite_format, fs, layout), "writes it again")]
 
 
@@ -129,30 +129,30 @@ def _missing_directories(store: Store, permissions: Permissions) -> Iterator[Fin
                     path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "makes it"
                 )
         except OSError as error:
-            unlisted = [Finding(path, f"{error.strerror}", None, "look what it is, and who owns it")]
+            unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
 
 
 def _about_the_root(store: Store) -> Iterator[Finding]:
     tag = root.tag(store.fs, store.layout) if TAG_NAME in store.fs.names(store.layout.root) else None
     if tag is None or tag is Tag.BEGUN:
-        what = f"{'missing' if tag is None else 'not written to its end'}, so backup programs save the cache"
+        what = f"{'missing' if tag is None else 'incomplete'}, so backup programs include the cache"
         yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "makes it")
     elif tag is Tag.OTHER:
-        what = "not a cache directory tag, so backup programs save the cache"
-        yield Finding(store.layout.tag_file, what, None, "remove it; --fix makes another one")
+        what = "not a cache directory tag, so backup programs include the cache"
+        yield Finding(store.layout.tag_file, what, None, "remove it; --fix then creates a valid one")
     for path in root.unfinished(store.fs, store.layout):
         if _is_old(store, path):
-            what = "the beginnings of a cache that was never finished"
-            yield Finding(path, what, partial(root.remove_unfinished, store.fs, path), "removes what is empty")
+            what = "left by an interrupted init"
+            yield Finding(path, what, partial(root.remove_unfinished, store.fs, path), "removes its empty directories")
     for name in store.fs.names(store.layout.root):
         path = f"{store.layout.root}/{name}"
         if is_of_verification(name) and _is_old(store, path):
-            what = "what a verification of the file system left that was killed"
+            what = "left by an interrupted verification of the file system"
             yield Finding(path, what, partial(store.fs.remove_tree, path), "removes it")
     for path in root.open_to_all(store.fs, store.layout):
-        what = "every user of this machine may write, and delete, here"
-        yield Finding(path, what, None, "use a group (chmod o-w)")
+        what = "every user of this host can create and delete files here"
+        yield Finding(path, what, None, "share it with a group instead (chmod o-w)")
 
 
 def _is_old(store: Store, path: str) -> bool:
@@ -274,16 +274,16 @@ def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> Non
 
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
     for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
-        yield Finding(leftover.path, leftover.what, leftover.put_away, "puts it away, as clean does")
+        yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = single.reap(store, pool, dry_run=True, found=unsettled)
     reap = _Reaping(store, pool)
     for judged in reaped.leases:
         path = _path_of(store, judged.held)
-        what = f"a lease that nobody holds: {judged.verdict.evidence}"
+        what = f"a lease of a dead holder: {judged.verdict.evidence}"
         yield Finding(path, what, partial(reap.must_end, path), "ends it")
     if not reaped.leases:
         for holder, evidence in reaped.holders:
-            yield Finding(holder, f"a holder that is gone: {evidence}", partial(reap.must_end, holder), "revokes it")
+            yield Finding(holder, f"a dead holder: {evidence}", partial(reap.must_end, holder), "revokes it")
 
 
 def _path_of(store: Store, held: Held) -> str:
@@ -320,7 +320,7 @@ class _Reaping:
 _WHAT_TO_DO: dict[Fate | str, str] = {
     Fate.LEFT_ALONE: "left alone; remove it if nobody needs it",
     Fate.PASSED_OVER: "skipped; check what it is, and who owns it",
-    Fate.HELD: "counted as held; remove it if it is nobody's",
+    Fate.HELD: "counted as held; remove it if nobody needs it",
     Fate.ALIVE: "counted as alive; if you know that it is gone: sc-dtool reap --holder {holder}",
     Fate.IGNORED: "it is ignored",
 }
@@ -329,13 +329,13 @@ _WHAT_TO_DO: dict[Fate | str, str] = {
 def _of_oddity(store: Store, odd: Oddity) -> Finding:
     if _SILLY.search(odd.path):
         return _deleted_while_open(store, odd.path)
-    remedy = _WHAT_TO_DO.get(odd.fate, str(odd.fate)) or "look at it; it is left alone"
+    remedy = _WHAT_TO_DO.get(odd.fate, str(odd.fate)) or "left alone; check what it is"
     holder = HolderName.parse(odd.path.rpartition("/")[2])
     return Finding(odd.path, odd.kind, None, remedy.format(holder=holder.id if holder else "ID"))
 
 
 def _deleted_while_open(store: Store, path: str) -> Finding:
-    what = "deleted while a process had it open, on NFS"
+    what = "an NFS leftover of a file that was deleted while a process had it open"
     if _is_old(store, path):
         return Finding(path, f"{what}, more than a day ago", partial(store.fs.unlink, path), "removes it")
-    return Finding(path, what, None, "it goes when that process closes it")
+    return Finding(path, what, None, "it disappears when that process closes it")

@@ -71,16 +71,16 @@ class Permissions:
         missing = self._missing(status, _READ | (_ENTER if is_dir else 0))
         if missing:
             what = f"its permissions are {_octal(status)}, so {self._who} cannot read it"
-            yield Finding(path, what, None, f"its owner can say: {chmod} {missing}")
+            yield Finding(path, what, None, f"its owner can run: {chmod} {missing}")
         elif status.st_mode & stat.S_IWOTH:
-            yield Finding(path, _open_to_all(status, "it"), None, f"its owner can say: {chmod} o-w")
+            yield Finding(path, _open_to_all(status, "it"), None, f"its owner can run: {chmod} o-w")
 
     def _of_root(self) -> Iterator[Finding]:
         status = self._status(f"{self._store.layout.root}/.")  # the root may be a link
         missing = status and self._missing(status, _READ | _ENTER)
         if status and missing:
-            what = f"its permissions are {_octal(status)}, so {self._who} cannot come in"
-            yield Finding(self._store.layout.root, what, None, f"its owner can say: chmod {missing}")
+            what = f"its permissions are {_octal(status)}, so {self._who} cannot enter it"
+            yield Finding(self._store.layout.root, what, None, f"its owner can run: chmod {missing}")
 
     def of_directory(self, path: str) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
@@ -103,17 +103,17 @@ class Permissions:
         if not stat.S_ISDIR(mode) or needed & _ENTER & ~mode:
             self.closed.append(path)
         if not stat.S_ISDIR(mode):
-            what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in a directory's place"
-            yield Finding(path, what, None, "look who put it there; nothing is removed because of it")
+            what = f"{'a symbolic link' if stat.S_ISLNK(mode) else 'something else'} is in the place of a directory"
+            yield Finding(path, what, None, "check who created it; nothing is removed because of it")
         elif mode & needed != needed:
-            what = f"its permissions are {_octal(status)}, so {self._who} can do nothing here"
-            does = "gives it to the group" if self._store.layout.shared else "opens it again"
-            yield Finding(path, what, repair, f"{does} (its owner must do it)")
+            what = f"its permissions are {_octal(status)}, so {self._who} cannot work in it"
+            does = "gives the group access" if self._store.layout.shared else "restores access"
+            yield Finding(path, what, repair, f"{does} (only its owner can)")
         elif self._store.layout.shared and status.st_gid != self._group and not by_acl:
-            what = f"it belongs to group {status.st_gid}, and the cache to {self._group}"
-            yield Finding(path, what, None, f"its owner can say: chgrp {self._group}")
+            what = f"it belongs to group {status.st_gid}, but the cache belongs to group {self._group}"
+            yield Finding(path, what, None, f"its owner can run: chgrp {self._group}")
         elif mode & stat.S_IWOTH and path != self._store.layout.control:  # which is told of with the root
-            yield Finding(path, _open_to_all(status, "here"), repair, "closes it to them (its owner must do it)")
+            yield Finding(path, _open_to_all(status, "here"), repair, "removes that permission (only its owner can)")
 
     def _is_by_acl(self, path: str, status: os.stat_result) -> bool:
         """Whether a POSIX ACL says who may write in a directory, whatever its group. Asked only where that matters."""
@@ -152,4 +152,4 @@ def _octal(status: os.stat_result) -> str:
 
 
 def _open_to_all(status: os.stat_result, where: str) -> str:
-    return f"its permissions are {_octal(status)}, so every user of this machine may write {where}"
+    return f"its permissions are {_octal(status)}, so every user of this host can write {where}"

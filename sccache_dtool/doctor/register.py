@@ -24,14 +24,14 @@ def missing(store: Store) -> Finding:
         named = _named(store)
     except (OSError, CacheError) as error:
         reason = explain(error) if isinstance(error, OSError) else error.message
-        what = f"missing, and who must be in it cannot be told: {reason}"
+        what = f"missing, and the holders that belong in it cannot be determined: {reason}"
         return Finding(store.layout.holders, what, None, "repair that first: an empty one would end all leases")
     if not named:
         return Finding(store.layout.holders, "missing", repair, "makes it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
-    what = f"missing, and with it all that was known of {who} of leases and work areas"
+    what = f"missing, together with the records of {who} of leases and work areas"
     return Finding(
-        store.layout.holders, what, repair, "makes it, and counts them as alive until sc-dtool reap --holder ID"
+        store.layout.holders, what, repair, "creates it and counts them as alive until sc-dtool reap --holder ID"
     )
 
 
@@ -43,7 +43,7 @@ def _named(store: Store) -> set[str]:
     held = [one for item in items.scan(store.logging_to(log)) for one in item.held]
     unseen = any(isinstance(odd, Oddity) and odd.fate is Fate.PASSED_OVER for _, odd in log.messages)
     if unseen or any(one.name == items.UNLISTED for one in held):
-        raise CacheError("not all leases can be seen")
+        raise CacheError("cannot list all leases")
     works = map(WorkName.parse, store.fs.names_if_any(store.layout.tmp))
     return {one.lease.holder for one in held if one.lease} | {work.holder for work in works if work}
 

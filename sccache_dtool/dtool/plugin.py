@@ -270,7 +270,7 @@ def _warn_once(error: BaseException) -> None:
         from sccache_dtool.errors import explain
 
         reason = explain(error)
-    _print(f"warning: dtool goes on without leases: {reason} (to switch sc-dtool off for good: {SWITCH}=off)")
+    _print(f"warning: dtool continues without leases: {reason} (to switch sc-dtool off permanently: {SWITCH}=off)")
     if os.environ.get(SWITCH) == "debug":
         import traceback
 

@@ -138,7 +138,7 @@ def _identifiers(cache: Cache, request: DatasetRequest) -> Mapping[str, str]:
 def _check(relpath: str) -> None:
     """Raise FetchFailed for a path that would lead out of the directory."""
     if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
-        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path in a directory")
+        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
 
 
 def _hold_items(
@@ -195,7 +195,7 @@ def _beating(held: Sequence[Lease]) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # it may pass; at the end each is looked at again
                     lease.holder.confirm()
 
-    otherwise = "if fetching a dataset takes longer than a lifetime, leases on what came first may be lost"
+    otherwise = "if fetching a dataset takes longer than the lifetime of its leases, the first ones may be lost"
     thread = start_thread(run, "sc-dtool heartbeats", otherwise)
     try:
         yield

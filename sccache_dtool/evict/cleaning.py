@@ -127,7 +127,7 @@ class Cleaner:
         store = self._store
         if planned.cache_id != store.id:
             raise UsageError(
-                "this is the plan of another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
+                "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(options)
         leased = single.unsettled(store, self._pool)

@@ -86,8 +86,8 @@ class Cleaned(NamedTuple):
     @property
     def kept(self) -> tuple[Kept, ...]:
         """All that stayed, and why."""
-        taken = (Kept(candidate, "in use by now", True) for candidate in self.taken)
-        return (*self.plan.keep, *taken, *(Kept(candidate, "no time was left") for candidate in self.left))
+        taken = (Kept(candidate, "in use now", True) for candidate in self.taken)
+        return (*self.plan.keep, *taken, *(Kept(candidate, "the time limit was reached") for candidate in self.left))
 
     @property
     def missed_both(self) -> tuple[int, int]:

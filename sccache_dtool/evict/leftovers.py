@@ -94,7 +94,7 @@ class Leftovers:
                     what = "a restore that was interrupted: its copy returns to the trash"
                     yield Leftover(path, what, self._give_back(work))
             elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
-                yield Leftover(path, f"the work area of a {work.purpose} that was killed", self._discard(work))
+                yield Leftover(path, f"the work area of an interrupted {work.purpose}", self._discard(work))
 
     def _report(self, path: str, kind: str) -> None:
         self._store.report(path, kind, Fate.LEFT_ALONE)
@@ -147,7 +147,7 @@ class Leftovers:
         for text in self._store.fs.names(self._store.layout.holders):
             path = f"{self._store.layout.holders}/{text}"
             if text.startswith(PROBE) and self._is_old(path):
-                yield Leftover(path, "the probe of a listing that was killed", self._unlink(path))
+                yield Leftover(path, "left by an interrupted listing", self._unlink(path))
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
@@ -155,11 +155,11 @@ class Leftovers:
         for text in found:
             path = f"{self._store.layout.locks}/{text}"
             if not _OF_ELECTIONS.search(text):
-                self._report(f"{self._store.layout.locks}/{records.printable(text)}", "not of an election")
+                self._report(f"{self._store.layout.locks}/{records.printable(text)}", "not a lock")
             elif self._is_directory(path):
-                self._report(path, "a directory in a lock's place")
+                self._report(path, "a directory in the place of a lock")
             elif self._is_old(path) and not self._is_of_running(text, found):
-                yield Leftover(path, "what is left of an election", self._unlink(path))
+                yield Leftover(path, "left by an election", self._unlink(path))
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""

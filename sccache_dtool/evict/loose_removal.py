@@ -41,7 +41,7 @@ def remove(
     entry = _Entry.made(store, holder, listed, keep_until, now) if holder is not None else None
     if entry is None and keep_until:
         for one in listed:
-            tell(one, Became(None, "there is no room for it in the trash; without --trash it is deleted at once"))
+            tell(one, Became(None, "not enough space for it in the trash; without --trash, it is deleted at once"))
         return
     bin = entry or _Nowhere(store, now)
     try:
@@ -235,7 +235,7 @@ def leftovers(store: Store, found: LooseFiles, now: float) -> Iterator[Leftover]
     for one in found.files:
         if one.is_broken(now):
             put_away = functools.partial(remove_partial, store, one)
-            yield Leftover(f"{store.layout.root}/{one.path}", "what a broken download of dtool's left", put_away)
+            yield Leftover(f"{store.layout.root}/{one.path}", "left by an interrupted download of dtool", put_away)
     for directory in found.deserted:
         put_away = functools.partial(remove_directory, store, directory)
-        yield Leftover(f"{store.layout.root}/{directory}", "an empty directory of dtool's", put_away)
+        yield Leftover(f"{store.layout.root}/{directory}", "an empty directory left by dtool", put_away)

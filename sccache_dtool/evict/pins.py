@@ -16,8 +16,8 @@ def listing(store: Store) -> list[PinName]:
         found = store.fs.names_if_any(store.layout.pins)
     except OSError as error:
         raise CacheError(
-            f"cannot tell what is pinned: {explain(error)}",
-            hint="nothing is removed until this is resolved; check what is there, and who owns it",
+            f"cannot read the pins: {explain(error)}",
+            hint="nothing is removed until this is resolved; check what is at that path, and who owns it",
         ) from error
     return list(understood(store.layout.pins, found, PinName.parse, "not a pin", store.log))
 

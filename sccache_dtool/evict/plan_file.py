@@ -82,7 +82,7 @@ def decode(lines: Iterable[str]) -> Planned:
         size, count = _number(fields["cache_bytes"]), _number(fields["cache_entries"])
         return Planned(str(fields["cache"]), remove, size, count, None if goal == Goal() else goal)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-        hint = "sc-dtool clean -n -o plan.json writes one"
+        hint = "to make a plan: sc-dtool clean -n -o plan.json"
         raise UsageError("this is not a plan that this release can read", hint=hint) from None
 
 
@@ -103,9 +103,9 @@ def _each_line(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             break
         yield from json.loads(f"[{text.removesuffix(',')}]")
     else:
-        raise ValueError("broken off")
+        raise ValueError("it is truncated")
     if any(line.strip() for line in lines):
-        raise ValueError("goes on after its end")
+        raise ValueError("it has lines after its end")
 
 
 def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
@@ -226,7 +226,7 @@ def _standing_of_loose(planned: Loose, found: Loose | None) -> _Standing:
     if found is None:
         return _GONE
     if (found.stamp, found.newest) != (planned.stamp, planned.newest):
-        return _Standing(reason="touched since the plan was made")
+        return _Standing(reason="changed since the plan was made")
     return _Standing()
 
 

@@ -126,12 +126,12 @@ def _remove(store: Store, look: Callable[[], Item], keep_for: float) -> int:
 
 def _in_use(store: Store, item: Item) -> InUse:
     if not item.leases:
-        return InUse(f"cannot remove {key_label(item.key)}: it was in use until just now", hint="try again")
+        return InUse(f"cannot remove {key_label(item.key)}: it was in use a moment ago", hint="try again")
     count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
     return InUse(
         f"cannot remove {key_label(item.key)}: {count} held",
         details=[f"{one.by}: {one.verdict.evidence}" for one in judged(store, item.held)],
-        hint="release them with `sc-dtool unuse`; those of dead holders are ended by `sc-dtool reap`",
+        hint="release them with `sc-dtool unuse`; `sc-dtool reap` ends those of dead holders",
     )
 
 
@@ -160,7 +160,7 @@ def restore(store: Store, key: str, ttl: float) -> None:
         raise not_in_trash(key)
     name = max(found, key=lambda one: one.generation.created)
     if items.generations(store, key):
-        raise InUse(f"{key_label(key)} is in the cache already", hint="the copy in the trash stays there")
+        raise InUse(f"{key_label(key)} is already in the cache", hint="the copy in the trash stays there")
     try:
         with program.worker(store, ttl) as holder:
             if not trash.restore(store, holder, key, name):
@@ -182,14 +182,18 @@ def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> Ca
     """Why a copy could not be restored, and where it is now."""
     until = iso(name.keep_until)
     where = [f"the copy is still in the trash, until {until}"]
-    hint = "`sc-dtool clean` makes room; then restore it again" if error.errno in FULL else "then restore it again"
+    hint = (
+        "free space with `sc-dtool clean`, then restore it again"
+        if error.errno in FULL
+        else "resolve that, then restore it again"
+    )
     try:
         if str(name) not in store.fs.names(store.layout.trash):
             where = [f"the copy is in {store.layout.tmp}, to be returned to the trash until {until}"]
-            hint = "`sc-dtool clean` returns it; then restore it again"
+            hint = "run `sc-dtool clean`, which returns it to the trash, then restore it again"
     except OSError as unlisted:
-        where = [f"the copy is in the cache, and it could not be seen where: {explain(unlisted)}"]
-        hint = "`sc-dtool clean` returns it to the trash"
+        where = [f"the copy is still in the cache directory, but the trash cannot be listed: {explain(unlisted)}"]
+        hint = "run `sc-dtool clean`, which returns it to the trash"
     label = key_label(key)
     if error.errno in FULL:
         return NoSpace(f"no space left to restore {label}: {explain(error)}", details=where, hint=hint)
@@ -201,14 +205,14 @@ def _record_restored(store: Store, key: str, holder: Holder) -> None:
     try:
         audit.write_restored(store, key, store.clock.wall(), holder.by, tmp)
     except OSError as error:
-        store.log.warning(f"{explain(error)}; that it was restored is not noted, and metrics count it as a miss")
+        store.log.warning(f"{explain(error)}; the restore is not recorded, so metrics count it as a miss")
 
 
 def not_in_trash(word: str) -> UsageError:
     """The error that says that `restore` cannot find what a word means."""
     return UsageError(
         f"there is no {word!r} in the trash",
-        hint="only items removed with --trash are kept; list them with: sc-dtool restore",
+        hint="only items removed with --trash are kept; to list them: sc-dtool restore",
     )
 
 

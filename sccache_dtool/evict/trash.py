@@ -324,9 +324,9 @@ def _key_in(facts: ItemFacts, payload: Sequence[str]) -> str:
     """The key of a trashed copy of which this is the description. Raises records.Damaged."""
     key = facts.key
     if key is None or not is_key(key):
-        raise records.Damaged("its item.json names no item")
+        raise records.Damaged("its item.json does not name an item")
     if len(payload) != 1 and facts.payload not in payload:  # programs may have put an index beside it
-        raise records.Damaged("its data is not there")
+        raise records.Damaged("its payload is missing")
     return key
 
 

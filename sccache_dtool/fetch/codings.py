@@ -107,7 +107,7 @@ class _Zlib:
     def finish(self) -> Iterator[bytes]:
         yield self._one.flush()
         if not self._one.eof:
-            raise Cut("it is cut")
+            raise Cut("it is truncated")
 
 
 class _Other:
@@ -149,4 +149,4 @@ class _Other:
             raise CannotDecode(str(error)) from error
         is_finished = getattr(getattr(self._decoder, "_obj", None), "is_finished", None)  # brotli's
         if is_finished is not None and not is_finished():
-            raise Cut("it is cut")
+            raise Cut("it is truncated")

@@ -91,7 +91,7 @@ def pieces(fs: FileSystem, reading: int, kind: str) -> Iterator[bytes]:
             ended = stream.eof
             data = stream.unused_data if ended else b""
     if not ended:
-        raise EOFError("it ends too early")
+        raise EOFError("it is truncated")
     _check_padding(kind, zeros)
 
 

@@ -29,7 +29,7 @@ def parse(word: str) -> Source:
     lfn = "/" + lfn.lstrip("/")
     name = lfn.rpartition("/")[2]
     if not name or name in (".", ".."):
-        raise UsageError(f"{plain(word)} names no file", hint="write dirac:/VO/PATH/FILE")
+        raise UsageError(f"{plain(word)} does not name a file", hint="write dirac:/VO/PATH/FILE")
     return Source(f"dirac:{lfn}", Location(lfn), name)
 
 
@@ -52,7 +52,9 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     _check(answer, lfn, source.canonical)
     found = job.fs.names(directory)
     if found != [source.name]:
-        raise FetchFailed(f"cannot fetch {source.canonical}: the DIRAC clients say OK, and left {found or 'nothing'}")
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: the DIRAC clients reported success, but left {found or 'nothing'}"
+        )
     job.fs.rename(f"{directory}/{source.name}", path)
     job.fs.rmdir(directory)
     job.progress.advance(job.fs.lstat(path).st_size)

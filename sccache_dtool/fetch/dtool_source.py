@@ -195,18 +195,23 @@ def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request
     """
     uri, mark, item = words[0].removeprefix(DTOOL).partition("#")
     if not uri or CONTROL.search(words[0]):
-        raise UsageError(f"{plain(words[0])} names no dataset", hint="write dtool:URI, or dtool:URI#ITEM for one item")
+        raise UsageError(
+            f"{plain(words[0])} does not name a dataset", hint="give dtool:URI, or dtool:URI#ITEM for one item"
+        )
     if not mark:
         if len(words) > 1:
             raise UsageError(
-                f"{plain(words[1])} cannot be done with a whole dataset", hint="name an item: dtool:URI#ITEM"
+                f"{plain(words[1])} cannot be applied to a whole dataset", hint="name an item: dtool:URI#ITEM"
             )
         if not may_be_all:
             raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
         return DatasetRequest(uri, uuid_of(uri))
     item = item.removeprefix("./")
     if not item:
-        raise UsageError(f"{plain(words[0])} names no item", hint="write its identifier, or its path in the dataset")
+        raise UsageError(
+            f"{plain(words[0])} does not name an item",
+            hint="give the item's identifier or its path in the dataset: dtool:URI#ITEM",
+        )
     steps = parse_stack(["file:/item", *words[1:]]).steps
     if not is_identifier(item):
         import hashlib
@@ -246,8 +251,8 @@ def _open(uri: str) -> DataSet:
         if error.args != (scheme,) or re.fullmatch("[a-z0-9]+", scheme) is None:
             raise FetchFailed(f"cannot open dataset {plain(uri)}: no {why(error)}") from error
         raise FetchFailed(
-            f"cannot open dataset {plain(uri)}: dtool knows no storage of kind {scheme!r} here",
-            hint=f"install its broker: pip install dtool-{scheme}",
+            f"cannot open dataset {plain(uri)}: dtool has no storage broker for {scheme!r}",
+            hint=f"install it: pip install dtool-{scheme}",
         ) from error
     except Exception as error:
         raise FetchFailed(f"cannot open dataset {plain(uri)}: {why(error)}") from error
@@ -291,9 +296,9 @@ class Bringer(NamedTuple):
                 return
             fs.unlink(target)
         raise WrongContent(
-            f"{self.what} arrived wrong twice: {fault}",
+            f"{self.what} was received with errors twice: {fault}",
             details=[f"item {self.identifier}, expected {self._expected()}"],
-            hint="what is stored is not what was frozen, or is damaged on its way: ask whoever put the dataset there",
+            hint="the stored file is not the frozen one, or the transfer damages it: ask the owner of the dataset",
             shared=True,
         )
 
@@ -304,11 +309,11 @@ class Bringer(NamedTuple):
         """What is wrong with the file at `path`, in words; empty if nothing is."""
         size = fs.lstat(path).st_size
         if size != self.size:
-            return f"{size} bytes came, and {self.size} are expected"
+            return f"received {size} bytes, expected {self.size}"
         if self.digest is not None:
             found = file_digest(fs, path, self.digest[0])
             if found != self.digest[1]:
-                return f"its {self.digest[0]} is {found}, and {self.digest[1]} is expected"
+                return f"its {self.digest[0]} is {found}, expected {self.digest[1]}"
         return ""
 
     def _fetch(self, fs: FileSystem, target: str) -> None:

@@ -94,9 +94,7 @@ class Freshness:
     def _warn_of_unreadable(self) -> None:
         if self._local.unreadable and not self._warned:
             self._warned = True
-            self._store.log.warning(
-                f"cannot look at {self._local.unreadable[0]}; using the copy that was fetched when it could be read"
-            )
+            self._store.log.warning(f"cannot read {self._local.unreadable[0]}; using the copy that was fetched earlier")
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

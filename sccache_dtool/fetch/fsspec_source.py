@@ -140,7 +140,7 @@ class _Download:
         if before.get("type") == "directory":
             raise FetchFailed(
                 f"cannot fetch {self._source.canonical}: it is a directory",
-                hint="give its files, each by its URL",
+                hint="give its files, each with its own URL",
                 shared=True,
             )
         origin = Origin(self._source.canonical, _version(before), _size(before))
@@ -158,7 +158,7 @@ class _Download:
         if origin.length is not None and partial.size != origin.length:
             size = partial.size
             partial.restart()
-            raise Temporary(f"{size} bytes came, and {origin.length} were announced")
+            raise Temporary(f"received {size} bytes of {origin.length}")
         after = _ask(self._source, lambda: _info(system, name))
         if (_version(after), _size(after)) != (origin.validator, origin.length):
             partial.restart()
@@ -280,7 +280,7 @@ def _open_system(source: Source) -> tuple[Any, str]:
     except (ImportError, ValueError) as error:
         reason = hide_those_of(source.location, why(error))
         raise FetchFailed(
-            f"cannot fetch {source.canonical}: what {source.scheme}:// needs is not installed ({reason})",
+            f"cannot fetch {source.canonical}: support for {source.scheme}:// is not installed ({reason})",
             hint=f"install it: pip install {_packages(source.scheme)}",
         ) from error
     return system, str(name)
@@ -349,7 +349,7 @@ def _failures(source: Source) -> Iterator[None]:
         if type(error).__module__ == "builtins":  # a TypeError and its like: the next attempt would come to the same
             raise FetchFailed(
                 f"cannot fetch {source.canonical}: {reason}",
-                hint=f"this is a fault in the package for {source.scheme}://, or in how it is used here",
+                hint=f"this is a bug in the package for {source.scheme}://, or in sc-dtool",
             ) from error
         status = _status(error)
         if status in _NO_SUCH_FILE:

@@ -257,12 +257,12 @@ class _Download:
             partial.write(data)
         came = response.raw.tell()
         if coming is not None and came != coming:
-            raise Temporary(f"{came} bytes came, and {coming} were announced")
+            raise Temporary(f"received {came} bytes of {coming}")
         if part is not None and part.total is not None and part.end < part.total and partial.size == part.end:
-            raise Temporary("the server sent a part of what was asked for")
+            raise Temporary("the server sent only a part of the file")
         if not undo and self.announced is not None and partial.size != self.announced:
             partial.restart()
-            raise Temporary(f"the parts add up to another size than the {self.announced} bytes announced")
+            raise Temporary(f"the parts do not add up to the {self.announced} bytes announced")
 
     def _codings(self, response: requests.Response) -> list[str]:
         """What has to be undone of what the server did to the file, in the order in which it was done.
@@ -276,10 +276,10 @@ class _Download:
         unknown = codings.unknown(applied)
         if unknown and not self._has_digest:
             raise FetchFailed(
-                f"cannot fetch {self._source.canonical}: the server sends it coded as {plain(', '.join(unknown))}, "
-                "which was not asked for and cannot be decoded here",
-                hint="give a digest, such as sha256:…, to take the file as it is sent. urllib3 decodes br with the "
-                "package brotli, and zstd with Python 3.14 or its extra zstd",
+                f"cannot fetch {self._source.canonical}: the server sends it with Content-Encoding "
+                f"{plain(', '.join(unknown))}, which was not requested and cannot be decoded here",
+                hint="give a digest, such as sha256:…, to store the file as it is sent. To decode it: br needs the "
+                "package brotli, and zstd needs Python 3.14 or urllib3[zstd]",
             )
         if unknown:
             applied = []  # the digest says whether that is the file
@@ -287,14 +287,14 @@ class _Download:
         transferred = codings.named(_header(response, "Transfer-Encoding"))
         if codings.unknown(transferred):
             raise FetchFailed(
-                f"cannot fetch {self._source.canonical}: the server sends it coded as {plain(', '.join(transferred))} "
-                "for the transfer, which cannot be decoded here"
+                f"cannot fetch {self._source.canonical}: the server sends it with Transfer-Encoding "
+                f"{plain(', '.join(transferred))}, which cannot be decoded here"
             )
         undo = [*applied, *transferred]
         if len(undo) > codings.MOST:
             raise FetchFailed(
-                f"cannot fetch {self._source.canonical}: the server says that it has coded it {len(undo)} times over; "
-                f"more than {codings.MOST} are not undone"
+                f"cannot fetch {self._source.canonical}: the server reports {len(undo)} content encodings; "
+                f"at most {codings.MOST} are decoded"
             )
         return undo
 
@@ -328,7 +328,7 @@ class _Download:
         )
         if part is None or origin is None or not fits:
             partial.restart()
-            raise Temporary("the server sent another part than the one that was missing")
+            raise Temporary("the server sent another range than the one requested")
         partial.resumed = True
         self.announced = part.total if origin.length is None else origin.length
 
@@ -394,7 +394,7 @@ def _refusal(source: Source, response: requests.Response, *, begun: bool = False
     if status in _TEMPORARY or (begun and status == _BEYOND):
         return Temporary(reason, after=retry_after(response.headers.get("Retry-After")))
     if 300 <= status < 400 and status != _NOT_MODIFIED:
-        reason += ", and not where to look"
+        reason += ", without a Location"
     message = f"cannot fetch {source.canonical}: {reason}"
     signed = source.location.partition("?")[2] != source.canonical.partition("?")[2]
     if status not in _REFUSED or (status == 400 and not signed):
@@ -549,9 +549,9 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
         if isinstance(cause, ConnectionResetError) or getattr(cause, "errno", None) == errno.ECONNRESET:
             return f"the connection was reset, after {came} bytes"
         if isinstance(cause, codings.Cut):
-            return "what the server sent is cut: its compression has no end"
+            return "the compressed response is truncated"
         if isinstance(cause, codings.CannotDecode | urllib3.exceptions.DecodeError):
-            return "what the server sent cannot be decoded in the way that it says"
+            return "the response cannot be decoded as its Content-Encoding says"
         if isinstance(cause, HTTPException):
             return f"the server's answer is not valid HTTP ({type(cause).__name__})"
         if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException) and cause.strerror:

@@ -115,7 +115,7 @@ class Partial(Sink):
         try:
             self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
         except OSError as error:
-            do_without(f"others cannot continue this download if it is interrupted ({error.strerror})")
+            do_without(f"no other process can continue this download if it is interrupted ({error.strerror})")
 
     def _adopt(self) -> str | None:
         """Begin with what another has left, if it is of the same source; the path of what was copied.

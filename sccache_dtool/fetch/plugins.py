@@ -79,7 +79,7 @@ def failing_in_words(what: str, plugin: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = plain(f"{type(error).__name__}: {error}")
-        raise FetchFailed(f"{what}: {reason}", hint=f"this is a fault in the plugin {plugin}") from error
+        raise FetchFailed(f"{what}: {reason}", hint=f"this is a bug in the plugin {plugin}") from error
 
 
 def listing(group: str) -> Iterator[tuple[str, str, SourcePlugin | StepPlugin | CacheError]]:

@@ -110,7 +110,7 @@ class Populator:
                 if self._holder.lost or self._worker.lost:
                     raise self._area_lost(request) from error
                 if self._is_without_cache():
-                    raise CacheError(f"the cache in {self._layout.root} was removed meanwhile") from error
+                    raise CacheError(f"the cache in {self._layout.root} was removed during the download") from error
                 raise TakenOver from error
             failure = self._explain(request, error)
             if not isinstance(failure, TimedOut):  # of this process alone: others may wait longer
@@ -156,7 +156,7 @@ class Populator:
             return error
         if isinstance(error, OSError) and error.errno in FULL:
             return NoSpace(
-                f"no space left in {self._layout.root} for {request.label}", hint="`sc-dtool clean` makes room"
+                f"no space left in {self._layout.root} for {request.label}", hint="free space with: sc-dtool clean"
             )
         reason = explain(error) if isinstance(error, OSError) else str(error)
         return CacheError(f"cannot put {request.label} into the cache: {reason}")
@@ -242,14 +242,14 @@ def _check_room(
         return
     import humanize
 
-    reserved = f", {humanize.naturalsize(taken)} of it reserved by running fetches" if taken else ""
+    reserved = f", {humanize.naturalsize(taken)} of it reserved by running downloads" if taken else ""
     free = max(0, store.fs.free_space(store.layout.root) or 0)
     raise NoSpace(
         f"no space left for {label}, which needs {humanize.naturalsize(coming)}",
         details=[
             f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
         ],
-        hint="free some with `sc-dtool clean`, or give --make-room to evict what is idle",
+        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items",
     )
 
 

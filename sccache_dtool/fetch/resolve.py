@@ -43,8 +43,8 @@ def one_item(request: Request | DatasetRequest) -> Request:
     """The request, if it is for one item. Raises UsageError for a whole dataset."""
     if isinstance(request, DatasetRequest):
         raise UsageError(
-            f"{DTOOL}{request.label} is a whole dataset, and here one item is needed",
-            hint="write dtool:URI#ITEM; `sc-dtool use` takes whole datasets, too",
+            f"{DTOOL}{request.label} is a whole dataset, but one item is needed here",
+            hint="give dtool:URI#ITEM; `sc-dtool use` also accepts whole datasets",
         )
     return request
 

@@ -59,11 +59,11 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}",
-                    hint=f"the server asks us to come back in {short_duration(error.after)}",
+                    hint=f"the server asks to try again after {short_duration(error.after)}",
                 ) from error
             if in_vain >= TRIES or number == MOST_TRIES:
                 raise GaveUp(
-                    f"cannot fetch {source}: {error.reason}", details=[f"given up after {number} attempts"]
+                    f"cannot fetch {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # "at once" is no answer of a server in trouble
             job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")

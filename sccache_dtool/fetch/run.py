@@ -87,7 +87,7 @@ def fetch(
         if error.errno in FULL:
             raise NoSpace(
                 f"no space left in {area} while fetching {what}: {plain(explain(error))}",
-                hint="`sc-dtool clean` makes room",
+                hint="free space with: sc-dtool clean",
             ) from error
         raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
     finally:
@@ -123,7 +123,7 @@ def _retrieve(job: Job, request: Request, chain: Chain, path: str, terms: Terms 
     def on_queue() -> None:
         if job.track is not None:
             job.track.queue()
-        job.store.log.note("waiting for other downloads of yours on this host to end")
+        job.store.log.note("waiting for your other downloads on this host to end")
 
     wait = None if terms is None or chain.mirrors[0].scheme == "file" else terms.wait
     with nullcontext() if wait is None else slots.slot(job.clock, wait, on_queue):

@@ -33,7 +33,7 @@ def limit() -> int:
         return DEFAULT
     if not (text.isascii() and text.isdigit()):
         raise UsageError(
-            f"${VARIABLE} is {text!r}, and not a number of downloads", hint="give 1 or more, or 0 for no limit"
+            f"${VARIABLE} is {text!r}, which is not a number of downloads", hint="give 1 or more, or 0 for no limit"
         )
     return int(text)
 
@@ -70,7 +70,7 @@ def _wait_for_one(
             on_queue()
         if clock.monotonic() >= deadline:
             raise TimedOut(
-                f"{count} other downloads of yours run on this host, and none has ended within {short_duration(wait)}",
+                f"{count} of your downloads run on this host, and none ended within {short_duration(wait)}",
                 hint=f"wait longer with --wait, or allow more: {VARIABLE}={2 * count}",
             )
         clock.sleep(_PAUSE * random.uniform(0.5, 1.5))
@@ -102,4 +102,4 @@ def _make_private(where: str) -> None:
         os.mkdir(where, 0o700)
     status = os.lstat(where)
     if not (stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022):
-        raise PermissionError(errno.EPERM, "not a directory that only you can write in", where)
+        raise PermissionError(errno.EPERM, "not a directory that only you can write to", where)

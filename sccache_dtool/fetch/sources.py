@@ -107,7 +107,7 @@ def require(chain: Chain) -> None:
     lacking = [None if kind is None else kind.missing(scheme) for scheme, kind in kinds]
     if all(lacking):
         raise FetchFailed(
-            f"cannot fetch {chain.source}: what it needs is not installed",
+            f"cannot fetch {chain.source}: a package that it needs is not installed",
             hint="; ".join(dict.fromkeys(f"install it: {words}" for words in lacking)),
         )
 
@@ -140,7 +140,7 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
         if others:
             return False  # another mirror may bring it
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
-        message = error.message.replace("cannot fetch", "cannot ask for changes of", 1)
+        message = error.message.replace("cannot fetch", "cannot check for changes of", 1)
         raise FetchFailed(message, details=error.details, hint=hint) from error
 
 
@@ -153,7 +153,7 @@ def _noted_source(chain: Chain, fact: object) -> Source | None:
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     kind = _kind(source.scheme)
     if kind is None:
-        raise FetchFailed(f"cannot fetch {source.canonical}: nothing that is installed can")
+        raise FetchFailed(f"cannot fetch {source.canonical}: no installed package supports it")
     algorithms = [algorithm for algorithm, _ in digests]
     retrieved = kind.retrieve(job, source, path, algorithms)
     try:

@@ -37,14 +37,14 @@ class _Block:
         before = next((earlier.canonical for earlier in self.steps if earlier.unpacks), None)
         if before is not None:
             raise UsageError(
-                f"{plain(step.canonical)} cannot come after {before}, which leaves a directory",
-                hint=f"a digest checks a file: put it before {before}, which is given once",
+                f"{plain(step.canonical)} cannot come after {before}, which produces a directory",
+                hint=f"a digest checks a file: put it before {before}, and give {before} only once",
             )
         if digest and not self.steps:
             self.sources[-1][1].append(step)
         elif digest and len(self.sources) > 1:
             raise UsageError(
-                f"{plain(step.canonical)} could be of any of {len(self.sources)} sources",
+                f"{plain(step.canonical)} could apply to any of {len(self.sources)} sources",
                 hint="put each digest right after its source",
             )
         else:
@@ -108,9 +108,9 @@ def _check_labels(chains: tuple[Chain, ...]) -> None:
         other = seen.setdefault(chain.label, chain)
         if other is not chain:
             raise UsageError(
-                f"two sources of one item would both be called {plain(chain.label)}",
+                f"two sources of one item have the same name: {plain(chain.label)}",
                 details=[other.source, chain.source],
-                hint="use them as two items",
+                hint="use them as two separate items",
             )
 
 

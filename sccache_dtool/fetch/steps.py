@@ -61,7 +61,7 @@ def require(step: str, name: str, source: str) -> None:
         lacking = _plugin(kind).missing()
     if lacking is not None:
         raise FetchFailed(
-            f"cannot do {kind} with {source}: what it needs is not installed", hint=f"install it: {lacking}"
+            f"cannot apply {kind} to {source}: a package that it needs is not installed", hint=f"install it: {lacking}"
         )
 
 
@@ -82,7 +82,7 @@ def compare(algorithm: str, expected: str, found: str, source: str) -> None:
     if found != expected:
         raise FetchFailed(
             f"{algorithm} of {source} is {found}, not {expected}",
-            hint="the source has changed, it was damaged on the way, or the digest asked for is another file's",
+            hint="the source has changed, the download is damaged, or the digest belongs to another file",
             shared=True,
         )
 
@@ -107,7 +107,7 @@ def _transform(name: str) -> Transform:
     apply = _plugin(name).apply
 
     def apply_plugin(job: Job, path: str, target: str, source: str) -> None:
-        with failing_in_words(f"cannot do {name} with {source}", name):
+        with failing_in_words(f"cannot apply {name} to {source}", name):
             apply(job, path, target, source)
 
     return apply_plugin
@@ -118,7 +118,7 @@ def _plugin(name: str) -> StepPlugin:
 
     plugin = find_step(name)
     if plugin is None:
-        raise FetchFailed(f"cannot do {name}: no installed package provides this step")
+        raise FetchFailed(f"cannot apply {name}: no installed package provides this step")
     return plugin
 
 

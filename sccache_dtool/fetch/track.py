@@ -191,7 +191,9 @@ class Track:
             yield
         except OSError as error:
             self._disabled = True
-            do_without(f"others cannot see how far this download is, nor continue it ({error.strerror})")
+            do_without(
+                f"other processes can neither see the progress of this download nor continue it ({error.strerror})"
+            )
 
     def _publish(self, state: State) -> None:
         with self._lock:

@@ -136,7 +136,7 @@ def is_abandoned(store: Store, sign: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
-        do_without(f"whether a download is abandoned cannot be told ({error.strerror})")
+        do_without(f"abandoned downloads cannot be recognised ({error.strerror})")
         return False
     except records.Damaged:
         return False

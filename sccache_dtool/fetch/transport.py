@@ -123,9 +123,9 @@ def answer(
         before, (url, of_target) = url, _apart(urljoin(url, target))
         scheme = urlsplit(url).scheme
         if scheme not in ("http", "https"):
-            raise BadRedirect(f"a redirect that is not followed: {url}")
+            raise BadRedirect(f"redirect not followed: {url}")
         if scheme == "http" and urlsplit(before).scheme == "https":
-            note("it is redirected from https to http: from there on, others on the way can read and change what comes")
+            note("redirected from https to http: the data can be read and changed in transit")
         if of_target is not None or made.should_strip_auth(before, url):  # type: ignore[no-untyped-call]
             auth = of_target  # with None, requests looks the new host up in ~/.netrc
     raise BadRedirect(f"more than {MOST_REDIRECTS} redirects")

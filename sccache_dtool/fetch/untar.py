@@ -98,7 +98,7 @@ def _open(stream: _Stream, source: str) -> tarfile.TarFile:
         return tarfile.TarFile(fileobj=stream, mode="r", tarinfo=_Member)  # type: ignore[arg-type]
     except tarfile.ReadError as error:
         raise FetchFailed(
-            f"cannot unpack {source}: it is not a tar archive, or damaged at its start",
+            f"cannot unpack {source}: it is not a tar archive, or its first block is damaged",
             hint="a tar may be plain, or compressed with gzip, bzip2, xz or zstd",
         ) from error
 
@@ -227,7 +227,7 @@ class _Unpacker:
         if member.type in _NO_MEMBERS:
             return
         if member.type == _CONTINUED:
-            raise Refused("it is the rest of a file that begins in another volume of the archive")
+            raise Refused("it continues a file of another volume of the archive")
         path = _parts(member.name)
         if member.isdir() or member.type == _DUMP_DIRECTORY or (member.isreg() and member.name.endswith("/")):
             self._extraction.directory(path, member.mtime)

@@ -336,8 +336,8 @@ def _describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
 
 def unreadable(source: Source, error: OSError) -> FetchFailed:
     """What is raised if a local source that must be looked at cannot be."""
-    return FetchFailed(f"cannot look at {source.canonical}: {explain(error)}", hint=KEEP_HINT)
+    return FetchFailed(f"cannot read {source.canonical}: {explain(error)}", hint=KEEP_HINT)
 
 
 #: What to do if a source cannot be asked.
-KEEP_HINT = "without --refresh and --max-age, the copy that is in the cache is used"
+KEEP_HINT = "to use the copy in the cache, leave out --refresh and --max-age"

@@ -127,7 +127,7 @@ class Waiter:
                 reason,
                 details=[
                     *(records.printable(str(line)) for line in (details if isinstance(details, list) else ())),
-                    f"fetched by {by}, for whom we waited",
+                    f"fetched by {by}, while this process waited",
                 ],
                 hint=records.printable(hint) if isinstance(hint, str) else None,
             )

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Collection
 
 from sccache_dtool import credentials
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import UsageError, did_you_mean
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.request import Location, Source, Step
 from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
@@ -107,7 +107,7 @@ def _parse_source(word: str, cwd: Callable[[], str], also: Collection[str]) -> S
     if word in STEPS or (name is not None and not known and (name in STEPS or _digest_size(name))):
         raise UsageError(
             f"the first word must be a source, and {plain(word)} is a step",
-            hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
+            hint=f"give {SOURCE_FORMS}; to name a file {plain(word)}, write ./{plain(word)}",
         )
     if scheme is None or name is None:
         return _local(word, cwd)
@@ -119,7 +119,7 @@ def _parse_source(word: str, cwd: Callable[[], str], also: Collection[str]) -> S
     if plugin is None:
         raise UsageError(
             f"cannot fetch {plain(word)}: unknown kind of source {scheme[1]!r}",
-            hint=f"give {SOURCE_FORMS}; for a file of that name write ./{plain(word)}",
+            hint=f"give {SOURCE_FORMS}; to name a file {plain(word)}, write ./{plain(word)}",
         )
     return plugin(word)
 
@@ -157,7 +157,7 @@ def _local(path: str, cwd: Callable[[], str]) -> Source:
     try:
         path = os.path.normpath(path if os.path.isabs(path) else os.path.join(cwd(), path))
     except OSError as error:
-        raise UsageError(f"cannot tell where {path} is: the working directory was removed") from error
+        raise UsageError(f"cannot resolve {path}: the working directory was removed") from error
     if path.startswith("//"):  # POSIX lets two slashes mean something else; here they are one path
         path = path[1:]
     return Source(f"file:{path}", Location(path), os.path.basename(path))
@@ -171,7 +171,7 @@ def _file(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
             raise UsageError(f"{plain(word)} names another host", hint="write file:/PATH or file:///PATH")
         path = f"/{rest}"
     if not path:
-        raise UsageError(f"{word} names no file", hint="write file:PATH")
+        raise UsageError(f"{word} does not name a file", hint="write file:PATH")
     return _local(path, cwd)
 
 
@@ -188,7 +188,8 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     if host is None or int(host[2] or 0) > 65535:
         raise UsageError(
             f"cannot read the host and port in {plain(word)}",
-            hint="in a user name or password write @ as %40, / as %2F, : as %3A, # as %23, ? as %3F",
+            hint="write https://HOST/PATH; in a user name or password, write @ as %40, / as %2F, : as %3A, # as %23, "
+            "? as %3F",
         )
     port = int(host[2]) if host[2] else _DEFAULT_PORTS[scheme]
     try:
@@ -233,9 +234,9 @@ def parse_step(word: str) -> Step:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
         raise UsageError(
-            f"{plain(word)} is not a step",
+            f"{plain(word)} is not a step{did_you_mean(word.lower(), STEPS)}",
             hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
-            f"for a further source of that name write ./{plain(word)}",
+            f"to name a further source {plain(word)}, write ./{plain(word)}",
         )
     return _digest(name, argument)
 
@@ -245,7 +246,7 @@ def _bare(name: str, suffix: str, *, unpacks: bool = False) -> Callable[[str | N
 
     def parse(argument: str | None) -> Step:
         if argument is not None:
-            hint = "; compression is found out by looking" if name == "tar" else ""
+            hint = "; its compression is detected" if name == "tar" else ""
             raise UsageError(f"{name}:{plain(argument)} is not a step", hint=f"write {name}{hint}")
         return Step(name, unpacks, suffix)
 
@@ -259,7 +260,8 @@ def _digest(name: str, argument: str) -> Step:
 
         known = sorted(each for each in hashlib.algorithms_guaranteed if _digest_size(each))
         raise UsageError(
-            f"unknown step or digest {plain(name)!r}", hint=f"known are {', '.join((*STEPS, *CHECKSUMS, *known))}"
+            f"unknown step or digest {plain(name)!r}{did_you_mean(name.lower(), (*STEPS, *CHECKSUMS, *known))}",
+            hint=f"the steps and digests are {', '.join((*STEPS, *CHECKSUMS, *known))}",
         )
     if len(argument) != 2 * size or re.fullmatch("[0-9A-Fa-f]*", argument) is None:
         raise UsageError(
@@ -301,13 +303,15 @@ CHECKSUMS = {"adler32": 4, "crc32": 4}
 def check_characters(word: str) -> None:
     """Raise UsageError for a word that no source and no step can be."""
     if not word:
-        raise UsageError("a source or step is empty", hint="is a variable of the script not set?")
+        raise UsageError("a source or step is empty", hint="check that the variables of the script are set")
     if CONTROL.search(word):
-        raise UsageError(f"{plain(word)!r} has a control character in it", hint="a new line or a NUL, for example")
+        raise UsageError(
+            f"{plain(word)!r} contains a control character", hint="remove it; it is a line break or a NUL, for example"
+        )
     try:
         word.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
             f"{plain(word)!a} is not valid UTF-8",
-            hint="make a symbolic link to it that has a name in UTF-8, and give that",
+            hint="create a symbolic link to it with a UTF-8 name, and give that",
         ) from error

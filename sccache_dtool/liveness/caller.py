@@ -120,9 +120,7 @@ def _check_that_it_lasts(job: Job) -> None:
             hint="check the number; without --holder, the calling process holds the lease",
         )
     if verdict.state is State.UNKNOWN:
-        _log.warning(
-            f"if the holder dies, the lease may be kept for ever; give it a lifetime (--ttl): {verdict.evidence}"
-        )
+        _log.warning(f"if the holder dies, the lease may never end; give it a lifetime (--ttl): {verdict.evidence}")
 
 
 def _named(spec: str, proc: Proc) -> Owner:
@@ -187,12 +185,14 @@ def _job_from(spec: str) -> Job | None:
             return query.module(scheduler).place(id, query.run_command)
         except query.Unanswered as error:
             reason = str(error)
-        raise UsageError(f"cannot ask of which cluster {spec} is: {reason}", hint=f"name it: --holder {spec}@CLUSTER")
+        raise UsageError(
+            f"cannot determine the cluster of {spec}: {reason}", hint=f"name the cluster: --holder {spec}@CLUSTER"
+        )
 
     job = parse_spec(spec, place)
     if job is None:
         raise UsageError(
-            f"{spec!r} names no job that can be found",
+            f"{spec!r} is not a job that can be found",
             hint="give slurm:48211, slurm:48200_7 (a task of an array), pbs:12.SERVER, htcondor:12.0@SCHEDD, "
             "lsf:12@SUBMISSION_HOST or kubernetes:NAMESPACE/POD",
         )

@@ -27,7 +27,7 @@ _LONGEST_NODE_LIST = 100
 CLOCKS_APART = 600.0
 
 #: What is said of an end that is not known to be that of the job which the lease is of.
-NOT_AFTER = "but not after this lease was taken, as far as is told: that was another job of its number"
+NOT_AFTER = "but apparently not after this lease was taken: that was another job with the same number"
 
 #: What jobs' ids, and the names of their clusters, look like. They become words of command lines, and one that a batch
 #: system does not understand makes some of them answer for no job at all.

@@ -202,11 +202,11 @@ def judge(
         evidence = f"its lifetime of {short_duration(ttl)} ended {ago} ago without renewal"
         if pause is None or silent > MISSED_BEATS * pause + MARGIN:
             return Verdict(State.DEAD, evidence)
-        return Verdict(State.UNKNOWN, f"{evidence}, but it has been watched for {short_duration(silent)} only")
+        return Verdict(State.UNKNOWN, f"{evidence}, but it has been observed for only {short_duration(silent)}")
     if silent > ttl + MARGIN:
         return Verdict(State.DEAD, f"no heartbeat for {short_duration(silent)}, lifetime {short_duration(ttl)}")
     if name.end and file_system_now is not None and file_system_now < name.end:
-        return Verdict(State.UNKNOWN, f"its lifetime goes on for {short_duration(name.end - file_system_now)}")
+        return Verdict(State.UNKNOWN, f"its lifetime lasts for another {short_duration(name.end - file_system_now)}")
     return Verdict(State.UNKNOWN, f"no heartbeat seen for {short_duration(silent)}, lifetime {short_duration(ttl)}")
 
 

@@ -141,7 +141,7 @@ class Proc:
         """Whether `process` is alive, as far as this host and name space can tell."""
         here = self.here()
         if here is None:
-            return Verdict(State.UNKNOWN, "processes cannot be told apart on this host")
+            return Verdict(State.UNKNOWN, "processes cannot be identified on this host")
         if process.boot != here[0]:
             return Verdict(State.UNKNOWN, f"process {process.pid} is of another host, or of an earlier boot")
         if process.space != here[1]:
@@ -154,7 +154,7 @@ class Proc:
                 return Verdict(State.UNKNOWN, f"process {process.pid} is hidden from this user")
             return Verdict(State.DEAD, f"process {process.pid} of this boot is gone")
         if stat.start != process.start:
-            return Verdict(State.DEAD, f"process {process.pid} is gone, its number now another process's")
+            return Verdict(State.DEAD, f"process {process.pid} is gone, and its number belongs to another process")
         if stat.state in "ZX" and stat.threads <= 1:  # a dead leader may have living threads
             return Verdict(State.DEAD, f"process {process.pid} has ended (a zombie)")
         return Verdict(State.ALIVE, f"process {process.pid} ({stat.command}) is running")
@@ -193,7 +193,7 @@ class Myself(NamedTuple):
 
     token: object
     pid: int
-    process: Process | None  # None: processes cannot be told apart on this host
+    process: Process | None  # None: processes cannot be identified on this host
 
     @classmethod
     def now(cls) -> Myself:

@@ -147,7 +147,8 @@ def _directories(value: object) -> tuple[str, ...]:
     for pattern in listed:
         if not isinstance(pattern, str) or {"", ".", ".."} & set(pattern.split("/")):
             raise UsageError(
-                f"{pattern!r} names no directory of the cache", hint='give a list such as ["study-1", "mirror/*"]'
+                f"{pattern!r} does not name a directory of the cache",
+                hint='give a list such as ["study-1", "mirror/*"]',
             )
     return tuple(listed)
 
@@ -191,6 +192,10 @@ _HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
 _BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
 
 
+#: Hint for a file that cannot be parsed.
+_CORRECT = "correct the file: it must be valid TOML"
+
+
 def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
     place = layout.config_file
@@ -199,7 +204,9 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        return _without_any(CacheError(f"{place}: cannot be read: {error.strerror}"))
+        return _without_any(
+            CacheError(f"{place}: cannot be read: {error.strerror}", hint="check its owner and permissions")
+        )
     faults: dict[str, list[CacheError]] = {}
     try:
         tables = _parse(text)
@@ -209,9 +216,9 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
             try:
                 tables |= _parse(lines)
             except ValueError as mistake:
-                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}")]
+                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}", hint=_CORRECT)]
         if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
-            return _without_any(CacheError(f"{place}: {error}"))
+            return _without_any(CacheError(f"{place}: {error}", hint=_CORRECT))
     unknown = tuple(_others(tables))
     for one in unknown:
         log.warning(Oddity(place, f"{one} is not a setting that this release knows", Fate.IGNORED))

@@ -259,7 +259,7 @@ def _reason_to_keep(
     if successor is None and rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
         return f"used at least {rules.fewer_uses_than} times"
     if rules.larger_than is not None and copy.generation.bytes <= rules.larger_than:
-        return "not larger than asked for"
+        return "not larger than the given size"
     return None
 
 
@@ -278,13 +278,13 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     if now - one.newest < age:
         return f"left by dtool and touched within {short_duration(age)}"
     if rules.larger_than is not None and one.bytes <= rules.larger_than:
-        return "not larger than asked for"
+        return "not larger than the given size"
     return None
 
 
 #: Why something stays whose name matches a pattern, or might.
 EXCLUDED = "excluded"
-UNREADABLE = "its name cannot be read, and may be excluded"
+UNREADABLE = "its name cannot be read, so it may be excluded"
 
 
 def is_excluded(name: str | None, patterns: Iterable[str]) -> bool:

@@ -43,7 +43,7 @@ def parse_mark(text: str) -> Mark:
     if share is not None:
         return share
     size = parse_size(text)
-    _check_meant(text, size, "bytes", "give 90% for a share, or a size: 9TB")
+    _check_meant(text, size, "bytes", "give 90% for a percentage, or a size: 9TB")
     return Mark(size, False)
 
 
@@ -53,8 +53,10 @@ def parse_entries_mark(text: str) -> Mark:
     if share is not None:
         return share
     if not re.fullmatch(r"[0-9]{1,18}", text.strip()):
-        raise UsageError(f"cannot read {text!r} as a number of files", hint="give a number, or a share such as 90%")
-    _check_meant(text, int(text), "files", "give 90% for a share, or a number above 100")
+        raise UsageError(
+            f"cannot read {text!r} as a number of files", hint="give a number, or a percentage such as 90%"
+        )
+    _check_meant(text, int(text), "files", "give 90% for a percentage, or a number above 100")
     return Mark(int(text), False)
 
 
@@ -65,7 +67,7 @@ def parse_fraction(value: object) -> Mark:
     except ValueError:
         fraction = -1.0
     if not 0 <= fraction <= 1:
-        raise UsageError(f"{value!r} is not a fraction", hint="give a number above 0, 1 at most, such as 0.9")
+        raise UsageError(f"{value!r} is not a fraction", hint="give a number above 0 and at most 1, such as 0.9")
     _check_not_none(str(value), fraction)
     return Mark(fraction, True)
 
@@ -74,7 +76,7 @@ def _share(text: str) -> Mark | None:
     match = re.fullmatch(r"(?a)(\d{1,3}(?:\.\d{1,6})?)\s*%", text.strip())
     if match is None:
         if "%" in text:
-            raise UsageError(f"cannot read {text!r} as a share", hint=f"give 90%, or {SIZE_FORMS}")
+            raise UsageError(f"cannot read {text!r} as a percentage", hint=f"give 90%, or {SIZE_FORMS}")
         return None
     share = float(match[1]) / 100
     if share > 1:
@@ -129,7 +131,7 @@ def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
         return
     if high is None:
         raise UsageError(
-            f"the low {what}, {low}, needs a high one: without it, cleaning would never start", hint="give both"
+            f"the low {what}, {low}, needs a high {what}: without one, cleaning never starts", hint="give both"
         )
     if low.is_share == high.is_share and low.value > high.value:
         raise UsageError(
@@ -230,8 +232,8 @@ def check_floor(limits: Limits, room: Room) -> None:
 
         wanted, size = humanize.naturalsize(limits.least_free), humanize.naturalsize(room.bytes)
         raise UsageError(
-            f"{wanted} cannot be kept free: the file system has {size} in all",
-            hint="give less as --min-free, or as min_free in config.toml",
+            f"{wanted} cannot be kept free: the file system has only {size} in total",
+            hint="lower --min-free, or min_free in config.toml",
         )
 
 

@@ -51,7 +51,7 @@ def _names(fs: FileSystem, directory: str) -> list[str]:
         return fs.names(directory)
     except OSError as error:
         if error.errno not in GONE:
-            do_without(f"how other downloads ended cannot be told ({error.strerror})")
+            do_without(f"how other downloads ended cannot be read ({error.strerror})")
         return []
 
 
@@ -70,7 +70,7 @@ def note_outcome(store: Store, name: OutcomeName, facts: dict[str, Any]) -> None
             store.fs.make_dirs(path.rpartition("/")[0], shared=store.layout.shared)
             store.fs.write_new(path, text, shared=store.layout.shared)
     except OSError as error:
-        do_without(f"others are not told how this download ended ({error.strerror})")
+        do_without(f"other processes cannot see how this download ended ({error.strerror})")
 
 
 def any_expired(store: Store, now: float) -> bool:

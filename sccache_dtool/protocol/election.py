@@ -122,7 +122,7 @@ class Election:
             return self._try()
         except OSError as error:
             self._sign_stays = is_passing
-            do_without(f"work that others do at the same time may be done twice ({error.strerror})")
+            do_without(f"two processes may do the same work ({error.strerror})")
             return True
 
     def winner(self) -> str | None:

@@ -253,11 +253,11 @@ class Holder:
     def revoked(self) -> LeaseLost:
         """The error that says that it was revoked, or that another part of this program has released everything."""
         if self._retired and not self.lost:
-            return LeaseLost(f"the leases of {self.owner} were released meanwhile", hint="use the item again")
+            return LeaseLost(f"the leases of {self.owner} were released by another process", hint="use the item again")
         return LeaseLost(
             f"the leases of {self.owner} were revoked",
             details=[
-                "another process took it for dead, its heartbeat unseen for a whole lifetime, or somebody revoked it"
+                "another process saw no heartbeat for a whole lifetime and considered it dead, or somebody revoked it"
             ],
             hint="the data that it reads may be deleted: stop, and use the item again; a longer --ttl makes this rarer",
         )

@@ -124,7 +124,7 @@ class Judge:
         """What can be said of one lease."""
         since, by = self._text(held)
         if held.lease is None:
-            verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool makes; somebody may mean something by it")
+            verdict = Verdict(State.UNKNOWN, "not a name that sc-dtool creates, so its meaning is unknown")
             return Judged(held, None, None, since, records.printable(held.name), verdict)
         record, verdict = self.holder(held.lease.holder)
         name = self.listing.present.get(held.lease.holder)
@@ -155,9 +155,11 @@ class Judge:
     def _missing(self, id: str) -> Verdict:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.listing.is_proof:
-            return Verdict(State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can tell whether it has ended")
+            return Verdict(
+                State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can determine whether it has ended"
+            )
         if self._unchanged is None:
-            text = "its holder is not listed; a later `sc-dtool reap` can tell whether it has ended"
+            text = "its holder is not listed; a later `sc-dtool reap` can determine whether it has ended"
             return Verdict(State.UNKNOWN, text)
         if id in self._unchanged.present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
@@ -217,8 +219,7 @@ def open_judge(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
     if memory.is_lost and not glance:
         where = "there is no directory for it" if memory.path is None else f"{memory.path} cannot be written"
         store.log.warning(
-            f"observations of lifetimes cannot be stored ({where}): "
-            "leases of dead holders on other hosts may be kept for ever"
+            f"observations of lifetimes cannot be stored ({where}): leases of dead holders on other hosts may never end"
         )
 
 
@@ -229,7 +230,7 @@ def _list_holders(store: Store, dry_run: bool) -> HolderList:
     except OSError as error:
         if error.errno not in (FULL | FORBIDDEN if dry_run else FULL):
             raise
-        store.log.warning(f"{explain(error)}; until it can be written, missing holders are not taken for dead")
+        store.log.warning(f"{explain(error)}; until it can be written, missing holders are not considered dead")
         return HolderList.glance(store)
 
 

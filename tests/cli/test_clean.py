@@ -217,7 +217,7 @@ def test_what_crashes_left_is_tidied_up(sc: Sc, source: str, disk: Disk) -> None
     work.mkdir()
     (work / "half").write_bytes(bytes(1000))
     done = sc("-v", "clean", "--older-than", "1d")
-    assert "tidied up " in done.err
+    assert "removed leftover " in done.err
     assert disk.names("tmp") == []
 
 

@@ -158,8 +158,8 @@ def test_refresh_asks_with_the_signature_and_downloads_nothing(sc: Sc, root: Pat
     server.page(new, b"Request has expired", status=403)
     done = sc("use", "--refresh", server.url(new, "me:SECRET"))
     assert done.code == 12
-    assert "cannot ask for changes of" in done.err
-    assert "give a new URL of the same file; without --refresh" in done.err
+    assert "cannot check for changes of" in done.err
+    assert "give a new URL of the same file; to use the copy in the cache" in done.err
     assert server.gets == {old: 1, new: 2}
     assert "SECRET" not in f"{done.out}{done.err}{stored(root)}"
 

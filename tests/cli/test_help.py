@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from pathlib import Path
 
+import click
 import pytest
 
 from cli.tool import COMMANDS, Done, call
@@ -14,6 +16,14 @@ from sccache_dtool.cli.main import sc_dtool
 from sccache_dtool.errors import Exit
 
 Sc = Callable[..., Done]
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def listed(help: str) -> dict[str, str]:
+    """The commands of the list in the help, of all groups, with their summaries."""
+    sections = help.partition("Use the cache:\n")[2].rpartition("\n\n")[0]
+    return dict(re.findall(r"(?m)^  ([a-z]+) +(.+)$", sections))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -41,20 +51,49 @@ def test_every_option_says_what_it_does(sc: Sc, command: str) -> None:
 
 def test_the_list_of_commands_is_whole(sc: Sc) -> None:
     """A command would exist, and nobody hear of it; or be listed, and not exist."""
-    shown = sc("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
-    listed = [line.split()[0] for line in shown.splitlines() if re.match(r"  [a-z]", line)]
-    assert listed == list(sc_dtool.commands) or set(COMMANDS) <= set(listed)
-    for command in listed:
+    names = list(listed(sc("--help").out))
+    assert names == sc_dtool.list_commands(click.Context(sc_dtool))
+    assert set(COMMANDS) <= set(names)
+    for command in names:
         assert sc(command, "--help").code == 0
 
 
 def test_the_list_of_commands_says_what_each_does(sc: Sc) -> None:
     """A description in the list would be cut off, and its reader would have to guess its end."""
-    shown = sc("--help").out.partition("Commands:\n")[2].partition("\n\n")[0]
-    for line in shown.splitlines():
-        name, about = line.split(maxsplit=1)
-        assert re.fullmatch(r"[A-Z].*[^.]\.", about), line
+    for name, about in listed(sc("--help").out).items():
+        assert re.fullmatch(r"[A-Z].*[^.]\.", about), name
         assert len(about) <= 61, f"{name}: longer than 60 characters and its full stop"
+
+
+def test_the_list_of_commands_is_in_groups(sc: Sc) -> None:
+    """Whoever looks for a command would have to read all of them."""
+    titles = re.findall(r"(?m)^([A-Z][a-z ]+):$", sc("--help").out)
+    assert titles == ["Options", "Use the cache", "Look at the cache", "Clean the cache", "Administer the cache"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example(sc: Sc, command: str) -> None:
+    """A reader would know the options of a command, and still not how to write it."""
+    examples = re.search(r"(?m)^  Examples?:\n((?:    .+\n)+)", sc(command, "--help").out)
+    assert examples
+    assert f"sc-dtool {command}" in examples[1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_units_of_a_command_are_explained(sc: Sc, command: str) -> None:
+    """A reader would try which units a duration or a size may have."""
+    text = sc(command, "--help").out
+    for metavar in ("TIME", "SIZE"):
+        assert (f"{metavar} is a number" in text) == bool(re.search(rf"--[a-z-]+ {metavar}", text))
+
+
+def test_the_example_is_the_one_of_the_readme(sc: Sc) -> None:
+    """The first example that a user copies would be another one than the one that is tested and explained."""
+    script = re.sub(r" +# .*", "", README.read_text().partition("```bash\n")[2].partition("```")[0])
+    example = sc("--help").out.partition("In a batch job:\n")[2].partition("\n\n")[0]
+    lines = [line.strip() for line in example.splitlines()]
+    assert len(lines) >= 4
+    assert lines == [line for line in script.splitlines() if line and not line.startswith(("#!", "export "))]
 
 
 def test_every_exit_code_is_listed(sc: Sc) -> None:
@@ -83,7 +122,7 @@ def test_no_words_at_all_are_the_help(sc: Sc) -> None:
     done = sc("--no-input")
     assert done.code == 2
     done = call()
-    assert "Commands:" in done.out + done.err
+    assert "Use the cache:" in done.out + done.err
 
 
 @pytest.mark.no_cache

@@ -32,7 +32,7 @@ def dead(sc: Sc, source: str) -> int:
 def test_init_prints_where_the_cache_is(sc: Sc, root: Path) -> None:
     """Whoever sets a cache up could not tell where it went."""
     assert sc("init") == Done(0, f"{root}\n", "")
-    assert sc("init") == Done(0, f"{root}\n", f"{root} is a cache already\n")
+    assert sc("init") == Done(0, f"{root}\n", f"{root} is already a cache\n")
     assert sc("-f", "json", "init").row("init")["made"] is False
 
 
@@ -192,7 +192,7 @@ def test_restore_of_what_was_fetched_again(sc: Sc, source: str, disk: Disk) -> N
     sc("use", source)
     done = sc("restore", "ref.fa")
     assert done.code == 14
-    assert "is in the cache already" in one_line_error(done)
+    assert "is already in the cache" in one_line_error(done)
     assert len(disk.copies()) == len(disk.names("trash")) == 1
 
 
@@ -215,7 +215,7 @@ def test_a_missing_directory_is_made_again(sc: Sc, disk: Disk, directory: str) -
     shutil.rmtree(disk.control / directory)
     done = sc("doctor")
     assert done.code == 20
-    assert f"{disk.control / directory}: missing (--fix makes it)" in done.out
+    assert f"{disk.control / directory}: missing (--fix creates it)" in done.out
     assert not (disk.control / directory).exists()
     assert sc("doctor", "--fix").code == 0
     assert (disk.control / directory).is_dir()
@@ -261,7 +261,7 @@ def test_leases_of_the_dead_are_a_finding(sc: Sc, disk: Disk) -> None:
     """`doctor` would call a cache healthy that keeps data for the dead."""
     done = sc("doctor")
     assert done.code == 20
-    assert "a lease that nobody holds" in done.out
+    assert "a lease of a dead holder" in done.out
     assert sc("doctor", "--fix").code == 0
     assert disk.leases() == disk.holders() == []
 
@@ -299,7 +299,7 @@ def test_doctor_says_who_holds_what_it_cannot_repair(sc: Sc, source: str, disk: 
     path.chmod(0o600)
     path.write_bytes(path.read_bytes()[::-1])
     assert sc("doctor").code == 0
-    assert "unless somebody uses it" in sc("doctor", "--verify-content").out
+    assert "unless it is in use" in sc("doctor", "--verify-content").out
     done = sc("doctor", "--verify-content", "--fix")
     assert done.code == 20
     (line,) = (line for line in done.out.splitlines() if line.startswith(f"{path}: "))
@@ -417,7 +417,7 @@ def test_a_cache_in_which_everybody_may_write_is_warned_of(sc: Sc, source: str, 
     """Whoever reads from a cache that is open to all would not learn that anybody may have put that there."""
     sc("use", source)
     root.chmod(0o777)
-    assert sc("use", source).err.count(f"warning: {root}: every user may write, and delete, here") == 1
+    assert sc("use", source).err.count(f"warning: {root}: every user can create and delete files here") == 1
     root.chmod(0o755)
     assert "every user" not in sc("use", source).err
 
@@ -428,6 +428,6 @@ def test_a_cache_in_which_everybody_may_delete_is_warned_of(sc: Sc, source: str,
     sc("use", source)
     sc("unuse", source)
     root.chmod(0o777)
-    assert sc(*words).err.count(f"warning: {root}: every user may write, and delete, here") == 1
+    assert sc(*words).err.count(f"warning: {root}: every user can create and delete files here") == 1
     root.chmod(0o755)
     assert "every user" not in sc(*words).err

@@ -184,7 +184,7 @@ def test_an_item_that_is_not_there(sc: Sc, source: str, command: str, word: str)
     done = sc(command, word)
     assert done.code == 2
     assert one_line_error(done).startswith(f"Error: there is no item {word!r} in ")
-    assert "hint: list them with: sc-dtool -C " in done.err
+    assert "hint: to list the items: sc-dtool -C " in done.err
 
 
 def test_two_items_of_one_name_are_told_apart(sc: Sc, source: str, tmp_path: Path) -> None:

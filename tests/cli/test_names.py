@@ -217,7 +217,7 @@ def test_unuse_of_what_was_never_used_is_not_an_error(sc: Sc, words: list[str]) 
     """The trap of a job whose `use` has failed would fail in turn, and hide the reason."""
     sc("init")
     done = sc("unuse", *words)
-    assert (done.code, "nothing to give back" in done.err) == (0, True)
+    assert (done.code, "nothing to release" in done.err) == (0, True)
 
 
 def test_unuse_of_what_was_removed_is_not_an_error(
@@ -253,7 +253,7 @@ def test_a_file_here_is_not_an_item_of_the_same_name(
     sc("use", tmp_path / "others" / "ref.fa")
     monkeypatch.chdir(tmp_path / "mine")
     done = sc("unuse", "ref.fa")
-    assert (done.code, "nothing to give back" in done.err, len(disk.leases())) == (0, True, 1)
+    assert (done.code, "nothing to release" in done.err, len(disk.leases())) == (0, True, 1)
 
 
 def second_copy(path: Path) -> None:
@@ -332,7 +332,7 @@ def test_what_is_excluded_stays(sc: Sc, source: str, root: Path, name: str, patt
         config(root, f"[clean]\nexclude = [{json.dumps(pattern, ensure_ascii=False)}]\n")
     done = sc("clean", "--all", "-y", *([] if setting else ["--exclude", pattern]))
     assert done.code == 0
-    assert "protects nothing" not in done.err
+    assert "has no effect" not in done.err
     assert names(sc) == [name]
     assert names(sc, "--filter", pattern) == [name]
 
@@ -358,9 +358,9 @@ def test_a_name_that_cannot_be_read_may_be_excluded(sc: Sc, source: str, disk: D
     (copy / "item.json").chmod(0o600)
     (copy / "item.json").write_text(json.dumps(facts))
     shown = sc("doctor")
-    assert "does not have the item's name" in shown.out
+    assert "does not contain the item's name" in shown.out
     kept = sc("-f", "json", "clean", "--all", "-y", "--exclude", "x*").rows("kept")
-    assert [row["reason"] for row in kept] == ["its name cannot be read, and may be excluded"]
+    assert [row["reason"] for row in kept] == ["its name cannot be read, so it may be excluded"]
     assert disk.copies() == [copy]
     assert sc("clean", "--all", "-y").code == 0
     assert disk.copies() == []
@@ -373,9 +373,9 @@ def test_a_pattern_that_protects_nothing_is_reported(sc: Sc, source: str, root: 
     config(root, '[clean]\nexclude = ["foo*", "übung*"]\n')
     done = sc("clean", "--all", "--exclude", "ubung*", "--exclude", "*.bin", *how)
     assert done.code == 0
-    assert "warning: --exclude 'ubung*' protects nothing" in done.err
-    assert "\n'foo*' in [clean] exclude protects nothing" in f"\n{done.err}"
-    assert done.err.count("protects nothing") == 2
+    assert "warning: --exclude 'ubung*' has no effect" in done.err
+    assert "\n'foo*' in [clean] exclude has no effect" in f"\n{done.err}"
+    assert done.err.count("has no effect") == 2
 
 
 def test_a_pattern_of_directories_that_matches_nothing_is_reported(sc: Sc, source: str, root: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_pattern_of_directories_that_matches_nothing_is_reported(sc: Sc, sourc
 def test_a_pattern_that_protects_what_is_in_use_is_not_reported(sc: Sc, source: str) -> None:
     """A pattern would be called useless as long as its items are in use."""
     sc("use", source)
-    assert "protects nothing" not in sc("clean", "--all", "-y", "--exclude", "ref*").err
+    assert "has no effect" not in sc("clean", "--all", "-y", "--exclude", "ref*").err
 
 
 def test_a_filter_that_matches_nothing_is_reported(sc: Sc, source: str) -> None:
@@ -404,7 +404,7 @@ def test_a_filter_that_matches_nothing_is_reported(sc: Sc, source: str) -> None:
 def test_a_key_is_no_name(sc: Sc, source: str) -> None:
     """A pattern such as 'b*' would match one key in 16."""
     key = store(sc, "zz", source)
-    assert "protects nothing" in sc("clean", "--all", "-n", "--exclude", f"{key[:4]}*").err
+    assert "has no effect" in sc("clean", "--all", "-n", "--exclude", f"{key[:4]}*").err
 
 
 @pytest.mark.parametrize("name", ["deadbeef.dataset", f"deadbeef.{'0' * 40}"])

@@ -65,7 +65,7 @@ def test_below_the_mark_nothing_is_done_in_one_line(sc: Sc, put: Put, root: Path
     before = times(root)
     done = sc("clean")
     assert done == Done(
-        0, "nothing to remove: no watermark is exceeded; the cache holds 1.0 kB in 1 files and directories\n", ""
+        0, "nothing to remove: no watermark is exceeded; the cache contains 1.0 kB in 1 files and directories\n", ""
     )
     assert times(root) == before
 
@@ -118,9 +118,9 @@ def test_each_condition(sc: Sc, put: Put, words: list[str], left: list[str]) -> 
     [
         (["--high-watermark", "0.9"], "cannot read '0.9' as a size"),
         (["--retain-size", "0.5"], "cannot read '0.5' as a size"),
-        (["--low-watermark", "75%"], "the low watermark, 75%, needs a high one"),
+        (["--low-watermark", "75%"], "the low watermark, 75%, needs a high watermark"),
         (["--high-watermark", "1kB", "--low-watermark", "2kB"], "the low watermark, 2000, is above the high one, 1000"),
-        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, needs a high one"),
+        (["--low-watermark-files", "1000"], "the low watermark for files, 1000, needs a high watermark for files"),
     ],
 )
 def test_marks_that_cannot_be_meant_are_refused(sc: Sc, put: Put, words: list[str], message: str) -> None:
@@ -182,7 +182,7 @@ def test_a_floor_above_the_size_of_the_file_system_is_refused(
     """A number of the wrong size would empty the cache again and again, and could never be reached."""
     path = put("a")
     monkeypatch.setattr(FileSystem, "room", lambda self, path: (10_000, 1000, 0, 0))
-    said = f"{given[:-2]}.0 {given[-2:]} cannot be kept free: the file system has 10.0 kB in all"
+    said = f"{given[:-2]}.0 {given[-2:]} cannot be kept free: the file system has only 10.0 kB in total"
     for words in (["-n"], ["--notice", "1d"], []):
         done = sc("clean", "--min-free", given, *words)
         assert (done.code, said in done.err, done.out) == (2, True, "")
@@ -207,9 +207,7 @@ def test_the_trash_can_be_given_up(sc: Sc, put: Put, disk: Disk) -> None:
     kept = put("kept")
     put("gone")
     assert sc("rm", "gone", "--trash", "7d").code == 0
-    assert sc("clean", "--empty-trash", "-n").out.startswith(
-        "in the trash: 1.0 kB and 1 file, the last of it kept until 2"
-    )
+    assert sc("clean", "--empty-trash", "-n").out.startswith("in the trash: 1.0 kB and 1 file, kept until 2")
     assert sc("clean", "--empty-trash").code == 2  # nobody is there to be asked
     assert sc("clean", "--empty-trash", "--older-than", "1d").code == 2
     assert len(disk.names("trash")) == 1
@@ -233,7 +231,7 @@ def test_a_disk_that_the_trash_keeps_full_is_told_of(
         first, missed, trashed, _ = done.out.splitlines()[-4:]
         assert (done.code, first.startswith(removed)) == (3, True)
         assert missed.endswith("stays above its watermark by 1.0 kB until the trash is deleted")
-        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, the last of it kept for `restore` until 2")
+        assert trashed.startswith("  in the trash: 1.0 kB and 1 file, kept for `restore` until 2")
     assert sum(path.exists() for path in paths) == 3
     total = sc("-f", "json", "clean").row("total")
     assert (total["missed_bytes"], total["withheld_bytes"], total["withheld_until"][:2]) == (0, 1000, "20")
@@ -330,7 +328,8 @@ def test_what_is_no_plan_removes_nothing(sc: Sc, put: Put, tmp_path: Path, text:
     path = put("a")
     (tmp_path / "plan.json").write_text(text)
     done = sc("clean", "--plan", tmp_path / "plan.json")
-    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
+    start = f"Error: cannot use {tmp_path / 'plan.json'}"
+    assert (done.code, one_line_error(done)) == (2, f"{start}: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -358,7 +357,8 @@ def test_a_plan_with_figures_that_are_none_removes_nothing(
     assert lines[place] != before
     plan.write_text("".join(lines))
     done = sc("clean", "--plan", plan)
-    assert (done.code, one_line_error(done)) == (2, "Error: this is not a plan that this release can read")
+    start = f"Error: cannot use {plan}"
+    assert (done.code, one_line_error(done)) == (2, f"{start}: this is not a plan that this release can read")
     assert path.exists()
 
 
@@ -371,7 +371,7 @@ def test_a_plan_that_names_something_twice_removes_nothing(sc: Sc, put: Put, tmp
     plan.write_text("".join([head, one, one, end]))
     done = sc("clean", "--plan", plan)
     assert done.code == 2
-    assert re.fullmatch(r"Error: the plan contains \S+ twice", one_line_error(done))
+    assert re.fullmatch(r"Error: cannot use \S+: the plan contains \S+ twice", one_line_error(done))
     assert path.exists()
 
 
@@ -588,7 +588,7 @@ def test_what_there_was_no_time_to_delete_is_told(sc: Sc, put: Put, root: Path, 
     sc("clean", "--all", "-y", "--trash", "1d")
     (name,) = disk.names("trash")
     (disk.control / "trash" / name).rename(disk.control / "trash" / f"{name}~going")
-    told = "1 copy is still to be deleted: 1.0 kB; the next clean goes on"
+    told = "1 copy is still to be deleted: 1.0 kB; the next clean continues"
     done = sc("clean", "--older-than", "9d", "--max-runtime", "0s")
     assert (done.code, last_line(done)) == (3, told)
     config(root, '[clean]\ncapacity = "4kB"\n')
@@ -606,7 +606,7 @@ def test_what_there_was_no_time_to_delete_is_told(sc: Sc, put: Put, root: Path, 
 def test_what_is_pinned_stays_until_it_is_unpinned(sc: Sc, put: Put, disk: Disk) -> None:
     """The reference of the course next week would be gone when it begins."""
     path = put("a")
-    assert sc("pin", "a").out == "pinned a for good\n"
+    assert sc("pin", "a").out == "pinned a\n"
     assert last_line(sc("clean", "--all", "-y")) == "removed 0 items, 0 Bytes; kept 1 pinned"
     assert "a " in sc("pin").out
     assert sc("unpin", "a").code == 0

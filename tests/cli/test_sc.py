@@ -137,7 +137,7 @@ def test_another_stack_under_a_name_is_seen(
     (tmp_path / "other").write_text("TGCA\n")
     done = script(f"sc --use -d {bases[0]} -n x {source}; sc --use -d {bases[0]} -n x {tmp_path}/other")
     assert done.code == 2
-    assert f"there: file:{source}" in done.err
+    assert f"in the cache: file:{source}" in done.err
 
 
 def test_paths_are_printed_as_they_are_on_disk(

@@ -167,7 +167,7 @@ def test_all_who_wait_are_told_why(sc: Callable[..., Done], server: Server) -> N
             ended = [finish(one) for one in (first, second, third)]
     assert [one.code for one in ended] == [12, 12, 12]
     assert all("the server answered 404" in one.err for one in ended)
-    assert "for whom we waited" in ended[1].err
+    assert "while this process waited" in ended[1].err
     assert server.gets["/x"] == 1
     server.page("/x", b"ACGT")
     assert sc("use", url).path.read_bytes() == b"ACGT"  # it is tried again, and not remembered
@@ -211,7 +211,7 @@ def test_what_can_be_continued_is_neither_damage_nor_a_fetch(
     assert f"can be continued, until {one['continuable_until']}" in sc("transfers").out
     status = sc("-f", "json", "status").row("cache")
     assert (status["fetching"], status["continuable"]) == (0, 1)
-    assert "1 can be continued" in sc("status").out
+    assert "1 interrupted, which can be continued" in sc("status").out
     assert sc("clean", "--older-than", "30d", "-y").code == 0
     done = sc("doctor")
     assert done.code == 0, done
@@ -320,7 +320,7 @@ def test_who_ran_out_of_patience_in_a_queue_has_not_failed_for_others(
             with start([SC_DTOOL, "use", b, *ME]) as patient:
                 first = finish(hasty)
                 assert first.code == 11
-                assert "waiting for other downloads of yours" in first.err
+                assert "waiting for your other downloads" in first.err
                 done = finish(patient)
                 assert done.code == 0, done.err
         server.release()
@@ -425,7 +425,7 @@ def test_no_room_anywhere_says_how_much_is_missing_where(
     """Who is told "no space" asks "how much, and where?"."""
     done = sc("use", "-d", f"{disks[0]}:{disks[1]}", "--size", "100MB", source)
     assert done.code == 13
-    assert "no cache has room for 100.0 MB" in one_line_error(done)
+    assert "no cache has enough space for 100.0 MB" in one_line_error(done)
     assert f"{disks[0]}: 96.9 MB missing" in done.err
     assert f"{disks[1]}: 87.4 MB missing" in done.err
     assert "--make-room" in done.err
@@ -445,7 +445,7 @@ def test_what_runs_has_reserved_its_room(sc: Callable[..., Done], disks: list[Pa
         assert done.code == 13
         alone = sc("use", "-C", str(disks[1]), "--size", "6MB", "-n", "other")
         assert alone.code == 13
-        assert "reserved by running fetches" in alone.err
+        assert "reserved by running downloads" in alone.err
         server.release()
         assert finish(fetching).code == 0
 
@@ -536,7 +536,7 @@ def test_room_for_nobody_knows_how_much_is_asked_for(
     two = ("-d", f"{disks[0]}:{disks[1]}", "--make-room", url)
     unsaid = sc("use", *two)
     assert unsaid.code == 13
-    assert "give --size" in unsaid.err
+    assert "give it with --size" in unsaid.err
     assert sc("use", "--size", "8MB", *two).path.exists()
 
 

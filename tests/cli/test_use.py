@@ -80,7 +80,7 @@ def test_one_name_means_one_source(sc: Sc, source: str, tmp_path: Path, disk: Di
     done = sc("use", "-n", "ref", tmp_path / "other.fa")
     assert done.code == 2
     assert done.out == ""
-    assert "made from something else" in one_line_error(done)
+    assert "with another source or other steps" in one_line_error(done)
     assert source in done.err
     assert "other.fa" in done.err
     assert len(disk.leases()) == 1
@@ -110,7 +110,7 @@ def test_unuse_once_too_often_says_so(sc: Sc, source: str) -> None:
     sc("unuse", source)
     done = sc("unuse", source)
     assert (done.code, done.out) == (0, "")
-    assert done.err.startswith("nothing to give back: process ")
+    assert done.err.startswith("nothing to release: process ")
     assert source in done.err
 
 
@@ -129,7 +129,7 @@ def test_others_leases_are_not_given_back(sc: Sc, source: str, disk: Disk) -> No
     sc("use", "--holder", "colleague", "--ttl", "1h", source)
     done = sc("unuse", "--all", source)
     assert done.code == 0
-    assert "nothing to give back" in done.err
+    assert "nothing to release" in done.err
     assert len(disk.leases()) == 1
     assert sc("unuse", "--holder", "colleague", source).err == ""
     assert disk.leases() == []
@@ -169,7 +169,7 @@ def test_an_item_is_found_in_whichever_directory_it_is(sc: Sc, source: str, tmp_
     assert sc("use", "-d", both, source).path == there
     assert sc("unuse", "-d", both, source).err == ""
     assert sc("unuse", "-d", both, source).err == ""
-    assert "nothing to give back" in sc("unuse", "-d", both, source).err
+    assert "nothing to release" in sc("unuse", "-d", both, source).err
 
 
 def test_the_first_directory_with_room_is_taken(sc: Sc, source: str, tmp_path: Path) -> None:
@@ -178,7 +178,7 @@ def test_the_first_directory_with_room_is_taken(sc: Sc, source: str, tmp_path: P
     assert sc("use", "-d", f"{first}:{second}", "--size", "1kB", source).path.is_relative_to(first)
     done = sc("use", "-d", f"{tmp_path / 'three'}:{second}", "--size", "999PB", source)
     assert done.code == 13
-    assert one_line_error(done) == "Error: no cache has room for 999.0 PB"
+    assert one_line_error(done) == "Error: no cache has enough space for 999.0 PB"
     assert f"{tmp_path / 'three'}: " in done.err
     assert f"{second}: " in done.err
 

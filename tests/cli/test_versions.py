@@ -85,10 +85,10 @@ def test_a_source_that_is_gone_is_used_with_a_warning(sc: Run, source: Path) -> 
     source.unlink()
     done = sc("use", "-q", source)
     assert done.path == path
-    assert "warning: cannot look at" in done.err
+    assert "warning: cannot read" in done.err
     done = sc("use", "--refresh", source)
     assert done.code == Exit.FETCH_FAILED
-    assert "without --refresh" in done.err
+    assert "leave out --refresh" in done.err
     assert sc("use", "--max-age", "1d", source).path == path
 
 

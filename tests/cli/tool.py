@@ -23,7 +23,7 @@ SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
 PATIENCE = 60.0
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
-COMMANDS += ["transfers", "loaders", "locate", "sample"]
+COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics"]
 
 
 class Done(NamedTuple):

@@ -103,7 +103,7 @@ def test_summary_remembers_the_uses_of_what_is_gone(dtool, used, cache_dir):
     assert (row["uses"], row["saved_seconds"]) == (4, 0.0)
     (total,) = records(out, "summary")
     assert (total["uses"], total["saved_seconds"], total["saved_unknown_uses"]) == (4, 0.0, 3)
-    assert "not counted: 3 uses of what was evicted" in dtool("cache", "summary")
+    assert "not counted: 3 uses of evicted items" in dtool("cache", "summary")
 
 
 def test_what_a_dataset_saved_that_is_gone_is_not_called_nothing(dtool, dataset, cache_dir):
@@ -138,8 +138,8 @@ def test_clean_takes_what_the_specification_says_and_nothing_in_use(dtool, used,
 
 def test_clean_without_a_terminal_does_not_guess(dtool, used):
     """A cron line with a slip in it must not delete everything."""
-    assert "add -y to go on without a question" in dtool("cache", "clean", "--all", code=Exit.USAGE)
-    assert "nothing says what to remove" in dtool("cache", "clean", code=Exit.USAGE)
+    assert "add -y to confirm" in dtool("cache", "clean", "--all", code=Exit.USAGE)
+    assert "no condition is given" in dtool("cache", "clean", code=Exit.USAGE)
 
 
 def test_log_tells_who_used_what(dtool, used):

@@ -104,5 +104,5 @@ def test_who_is_not_in_the_group_gets_in_nowhere(dataset, group_dir, run_python)
     run.line()
     run.end()
     _, err = run_python(USE, dataset.uri, EVE, EVE, "022", FIRST, SC_DTOOL_PLUGIN="").end(expected=1)
-    assert "goes on without leases" in err
+    assert "continues without leases" in err
     assert "PermissionError" in err

@@ -235,7 +235,7 @@ def test_content_that_stays_wrong_is_an_error_that_names_it(dataset, web, cache_
     """Silently damaged data is the worst that a cache can give."""
     web.before_data = lambda number: b"XX"
     with pytest.raises(
-        WrongContent, match=r"a/first\.txt of dataset study .* arrived wrong twice: its md5 is"
+        WrongContent, match=r"a/first\.txt of dataset study .* was received with errors twice: its md5 is"
     ) as error:
         dataset.item_content_abspath(FIRST)
     assert dataset._manifest["items"][FIRST]["hash"] in str(error.value)
@@ -277,7 +277,7 @@ def test_a_root_that_must_be_no_cache_is_warned_of_once(dataset, tmp_path, run_p
         run_python(CONTENT, dataset.uri, HOME=str(home), DTOOL_CACHE_DIRECTORY=str(home), SC_DTOOL_PLUGIN="")
     )
     assert len(err.splitlines()) == 1
-    assert "warning: dtool goes on without leases" in err
+    assert "warning: dtool continues without leases" in err
     assert "home directory" in err
 
 
@@ -297,7 +297,7 @@ def test_a_cache_that_is_not_writable_fails_as_it_did_without_us(dataset, open_t
     program = stores.AS_OTHERS + "become(65534, 65534)\n" + CONTENT
     theirs = str(open_tmp_path)
     _, err = run_python(program, dataset.uri, SC_DTOOL_PLUGIN="", DTOOL_CACHE_DIRECTORY=theirs).end(expected=1)
-    assert err.count("warning: dtool goes on without leases: ") == 1
+    assert err.count("warning: dtool continues without leases: ") == 1
     assert err.strip().splitlines()[-1].startswith("PermissionError")
 
 
@@ -312,7 +312,7 @@ def test_what_is_in_a_cache_that_one_may_only_read_is_served_without_a_lease(dat
     program = stores.AS_OTHERS + "become(65534, 65534)\n" + CONTENT
     err = content_is_there(run_python(program, dataset.uri, SC_DTOOL_PLUGIN="", DTOOL_CACHE_DIRECTORY=str(theirs)))
     _, line = err.splitlines()  # the first is of the cache of its own that `become` makes
-    assert f"goes on without leases: Permission denied: {theirs}/.sc-dtool/" in line
+    assert f"continues without leases: Permission denied: {theirs}/.sc-dtool/" in line
     assert web.data_requests == served + len(FILES)  # by `become`, into a cache of its own
 
 
@@ -429,7 +429,7 @@ def test_a_fault_of_ours_is_warned_of_once(dataset, cache_dir, run_python):
     program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_wanted = None\n" + CONTENT
     err = content_is_there(run_python(program, dataset.uri, SC_DTOOL_PLUGIN=""))
     assert len(err.splitlines()) == 1
-    assert "goes on without leases: 'NoneType' object is not callable" in err
+    assert "continues without leases: 'NoneType' object is not callable" in err
 
 
 def test_an_installation_without_our_own_needs_is_warned_of_once(dataset, cache_dir, run_python):

@@ -138,7 +138,7 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     path = sc("use", word)
     sc("unuse", path if by_path else word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-    assert "nothing to give back" in sc("unuse", word)
+    assert "nothing to release" in sc("unuse", word)
     sc("clean", "--all", "-y")
     assert not os.path.exists(path)
 
@@ -160,7 +160,7 @@ def test_a_dataset_whose_directory_was_purged_is_given_back(sc, dataset, cache_d
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
     sc("unuse", word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-    assert "nothing to give back" in sc("unuse", word)
+    assert "nothing to release" in sc("unuse", word)
 
 
 def test_giving_back_a_purged_directory_keeps_what_another_one_shows(sc, dataset, cache_dir):
@@ -193,7 +193,7 @@ def test_a_path_of_a_dataset_means_that_very_directory(sc, dataset, cache_dir):
     new = sc("use", word)
     assert old != new
     assert "nothing" not in sc("unuse", old)
-    assert "nothing to give back" in sc("unuse", old)
+    assert "nothing to release" in sc("unuse", old)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
     sc("clean", "--all", "-y")
     assert shown(new) == FILES
@@ -295,12 +295,12 @@ def test_json_says_how_many_items_there_are(sc, dataset):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (["dtool:"], Exit.USAGE, "names no dataset"),
-        (["dtool:http://127.0.0.1:9/x#"], Exit.USAGE, "names no item"),
-        (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool knows no storage of kind 'nosuch'"),
+        (["dtool:"], Exit.USAGE, "does not name a dataset"),
+        (["dtool:http://127.0.0.1:9/x#"], Exit.USAGE, "does not name an item"),
+        (["dtool:nosuch://a/b#c"], Exit.FETCH_FAILED, "dtool has no storage broker for 'nosuch'"),
         (["dtool:/no/such/dataset#c"], Exit.FETCH_FAILED, "not a dataset"),
-        (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be done with a whole dataset"),
-        (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "cannot be given another name"),
+        (["dtool:/no/such/dataset", "tar"], Exit.USAGE, "cannot be applied to a whole dataset"),
+        (["-n", "x", "dtool:/no/such/dataset"], Exit.USAGE, "-n cannot be used with a whole dataset"),
     ],
 )
 def test_what_makes_no_sense_is_said_so(cache_dir, capsys, words, code, said):
@@ -330,7 +330,7 @@ def test_run_gives_back_what_it_can(dataset, cache_dir, capfd):
     """One lease that cannot be given back would keep all the others, and change the exit code of the command."""
     history = 'h=$(readlink -f "$1"/second.csv); h=${h%/*/*/*}/history; rmdir $h && touch $h; exit 7'
     assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", history, "sh", "{}"]) == 7
-    assert "could not give back 1 of 5 leases" in capfd.readouterr().err
+    assert "could not release 1 of 5 leases" in capfd.readouterr().err
     assert leases(cache_dir, dataset.uuid) == {**dict.fromkeys(FILES, 0), "second.csv": 1}
 
 

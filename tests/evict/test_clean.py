@@ -105,7 +105,7 @@ def test_nothing_is_evicted_while_nobody_can_tell_what_is_pinned(
     lease.release()
     fs = Failing()
     fs.fail("names", error, within=layout.pins)
-    with pytest.raises(CacheError, match="cannot tell what is pinned"):
+    with pytest.raises(CacheError, match="cannot read the pins"):
         make_cache(fs=fs).clean(EVERYTHING)
     assert os.path.exists(lease.place.payload)
 
@@ -215,7 +215,7 @@ def test_a_plan_can_be_made_where_nothing_can_be_written(
     fs.fail("symlink", error, within="/holders/probe-")
     plan, _ = make_cache(fs=fs).plan(EVERYTHING)
     assert [one.label for one in plan.remove] == ["a"]
-    assert "are not taken for dead" in warnings[0]
+    assert "are not considered dead" in warnings[0]
 
 
 def _only_copy(layout: Layout, label: str) -> tuple[str, str]:

@@ -455,7 +455,7 @@ def test_on_a_disk_that_is_too_full_for_the_trash_what_is_to_be_kept_there_stays
     """What somebody may want back would be deleted; or the cleaner say that all is done."""
     file = put(root, f"{UUID}/{ID}")
     done = Cache(root, fs=NoInodes()).clean(Rules(everything=True), keep_for=7 * DAY)
-    assert ["no room for it in the trash" in one.reason for one in done.failed] == [True]
+    assert ["not enough space for it in the trash" in one.reason for one in done.failed] == [True]
     assert not done.complete
     assert file.exists()
 

@@ -362,7 +362,7 @@ def test_what_has_no_payload_any_more_is_not_restored(
     if emptied:
         payload.mkdir()
     assert list(trash.restorable(store_of(FS, layout))) == []
-    assert "its data is not there" in warnings[0]
+    assert "its payload is missing" in warnings[0]
 
 
 def test_a_purge_that_has_only_marked_wins_too(

@@ -151,7 +151,7 @@ def test_a_pause_is_told_before_it_is_made(get, server):
 def test_a_server_that_wants_too_much_patience_is_given_up(get, server, clock):
     """A job would sleep for a day because a server said so."""
     error = refused(get, server.page("/x", b"", status=503, headers={"Retry-After": "86400"}))
-    assert "come back in 24 h" in error.hint
+    assert "try again after 24 h" in error.hint
     assert clock.naps == []
 
 
@@ -190,7 +190,7 @@ def test_somebody_who_never_answers_is_given_up(get, server, clock):
     """A dead server would be asked for ever."""
     error = refused(get, server.page("/x", b"", status=503))
     assert "503" in error.message
-    assert error.details == (f"given up after {retry.TRIES} attempts",)
+    assert error.details == (f"gave up after {retry.TRIES} attempts",)
     assert server.gets["/x"] == retry.TRIES
     assert all(nap < 1.5 * retry.LONGEST_PAUSE for nap in clock.naps)
 
@@ -338,13 +338,13 @@ def test_a_compressed_file_stays_compressed(get, server, name):
 def test_a_coding_that_nobody_knows_is_refused(get, server, coding):
     """Compressed bytes would be published as the file, because this host cannot decompress them."""
     error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": coding}))
-    assert "coded as br9" in error.message
+    assert "Content-Encoding br9" in error.message
 
 
 def test_what_is_not_coded_as_it_says_is_refused_in_words(get, server):
     """Who reads the log would find the names of three libraries' exceptions."""
     error = refused(get, server.page("/x", BODY, headers={"Content-Encoding": "gzip"}))
-    assert error.message.endswith("what the server sent cannot be decoded in the way that it says")
+    assert error.message.endswith("the response cannot be decoded as its Content-Encoding says")
 
 
 def test_a_page_that_says_sorry_with_status_200_fails_its_digest(get, server):
@@ -620,7 +620,7 @@ def test_a_transfer_coding_is_undone(get_raw):
     body = chunked(gzip.compress(SMALL))
     assert get_raw(answer(body, "Transfer-Encoding: gzip, chunked", length=False)) == SMALL
     error = refused_raw(get_raw, answer(body, "Transfer-Encoding: odd, chunked", length=False))
-    assert "coded as odd" in error.message
+    assert "Transfer-Encoding odd" in error.message
 
 
 @pytest.mark.parametrize(
@@ -643,7 +643,7 @@ def test_a_transfer_coding_is_undone(get_raw):
 def test_a_body_that_is_cut_is_reported_as_cut(get_raw, head, body):
     """Half a file would be published, and read by every job to come."""
     error = refused_raw(get_raw, answer(body, *head, length=False))
-    assert "ended early" in error.message or "is cut" in error.message
+    assert "ended early" in error.message or "is truncated" in error.message
 
 
 def test_a_tls_connection_that_ends_without_saying_so_is_cut(get, tmp_path, monkeypatch):
@@ -782,9 +782,9 @@ def test_odd_and_legal_answers_are_understood(get_raw, reply):
         (answer(b"", status="205 Reset Content"), "205"),
         (answer(b"", status="304 Not Modified"), "304"),
         (answer(b"", status="202 Accepted"), "202"),
-        (answer(b"", status="300 Choices"), "300 Choices, and not where to look"),
-        (answer(b"", status="302 Found"), "302 Found, and not where to look"),
-        (answer(b"", "Location:", status="302 Found"), "302 Found, and not where to look"),
+        (answer(b"", status="300 Choices"), "300 Choices, without a Location"),
+        (answer(b"", status="302 Found"), "302 Found, without a Location"),
+        (answer(b"", "Location:", status="302 Found"), "302 Found, without a Location"),
         (answer(b"12345", "Content-Range: bytes 0-4/10", status="206 Partial"), "206"),
         (answer(b"12345", "Content-Type: multipart/byteranges; boundary=x", status="206 Partial"), "206"),
         (answer(b"", "Location: file:///etc/passwd", status="302 Found"), "not followed: file:///etc/passwd"),
@@ -841,7 +841,7 @@ def test_a_redirect_to_what_is_not_encrypted_is_said(get, tmp_path, monkeypatch)
         with httpserver.raw(there, tls=certified(tmp_path, monkeypatch)) as server:
             assert get(server.url(), note=said.append) == SMALL
             (note,) = said
-            assert note.startswith(f"{server.url()}: it is redirected from https to http")
+            assert note.startswith(f"{server.url()}: redirected from https to http")
 
 
 def test_an_address_of_version_6_is_one(get):
@@ -938,7 +938,7 @@ def test_a_header_of_blanks_is_read_in_time_that_grows_with_its_length():
 def test_a_body_that_was_coded_very_often_is_refused(server, get):
     """Undoing it would take a stack of ten thousand functions, and the memory of as many decoders."""
     url = server.page("/ref", BODY, headers={"Content-Encoding": ", ".join(["gzip"] * 10_000)})
-    with pytest.raises(FetchFailed, match="coded it 10000 times"):
+    with pytest.raises(FetchFailed, match="10000 content encodings"):
         get(url)
 
 

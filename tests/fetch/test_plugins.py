@@ -171,9 +171,9 @@ def test_a_fault_in_a_plugin_is_an_error_in_words(others, get, tmp_path):
     others[plugins.SOURCES].append(Point("echo", source))
     others[plugins.STEPS].append(Point("break", StepPlugin(lambda argument: Step("break"), _break)))
     (tmp_path / "x").write_bytes(b"x")
-    assert refused(get, "echo:abc").hint == "this is a fault in the plugin echo"
+    assert refused(get, "echo:abc").hint == "this is a bug in the plugin echo"
     error = refused(get, f"{tmp_path}/x", "break")
-    assert "cannot do break" in error.message
+    assert "cannot apply break" in error.message
     assert "KeyError" in error.message
     assert error.message.isprintable()
 

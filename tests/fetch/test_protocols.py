@@ -228,7 +228,7 @@ def test_a_fault_in_a_program_is_told_at_once(get: Get, monkeypatch: pytest.Monk
     monkeypatch.setattr(fsspec_source, "_open_system", open_system)
     failure = refused(get, "s3://b/x")
     assert error.__name__ in failure.message
-    assert "fault in the package" in str(failure.hint)
+    assert "bug in the package" in str(failure.hint)
     assert len(asked) == 1
 
 

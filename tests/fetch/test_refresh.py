@@ -96,9 +96,9 @@ def test_a_source_that_cannot_be_asked_is_an_error(
     url = server.page("/x", b"one", etag='"1"')
     first = cache.use(url)
     server.page("/x", b"gone", **how)
-    with pytest.raises(FetchFailed, match=f"cannot ask for changes of .*{reason}") as caught:
+    with pytest.raises(FetchFailed, match=f"cannot check for changes of .*{reason}") as caught:
         cache.use(url, refresh=True)
-    assert "without --refresh" in str(caught.value.hint)
+    assert "leave out --refresh" in str(caught.value.hint)
     assert cache.use(url).path == first.path
 
 

@@ -148,8 +148,8 @@ def test_long_names_and_sparse_files_survive(unpack):
         ([symlink("evil", "../.."), member("evil/x", b"!")], "evil", "outside"),
         ([hardlink("evil", "../../../x.tar")], "evil", "'..'"),
         ([hardlink("evil", "/etc/passwd")], "evil", "absolute"),
-        ([hardlink("evil", "nothing")], "evil", "not a file before it"),
-        ([directory("d"), hardlink("evil", "d")], "evil", "not a file before it"),
+        ([hardlink("evil", "nothing")], "evil", "not an earlier file of the archive"),
+        ([directory("d"), hardlink("evil", "d")], "evil", "not an earlier file of the archive"),
         ([member("new\nline\x1b[2J/../../x")], "new line", "'..'"),
     ],
 )

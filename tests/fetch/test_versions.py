@@ -158,10 +158,10 @@ def test_what_cannot_be_looked_at_is_taken_from_the_cache_with_a_warning(
     first = cache.use(*words)
     os.rename(source, f"{source}.away")
     assert cache.use(*words).path == first.path
-    assert f"cannot look at file:{source}: No such file or directory" in warnings[-1]
-    with pytest.raises(FetchFailed, match="cannot look at") as caught:
+    assert f"cannot read file:{source}: No such file or directory" in warnings[-1]
+    with pytest.raises(FetchFailed, match="cannot read") as caught:
         cache.use(*words, refresh=True)
-    assert "without --refresh" in str(caught.value.hint)
+    assert "leave out --refresh" in str(caught.value.hint)
     if several:  # what can be looked at is still compared
         change(tmp_path / "other", "OTHER")
         with pytest.raises(FetchFailed, match="No such file"):

@@ -534,7 +534,7 @@ def test_what_another_one_owns_is_not_repaired_and_says_so_once(scene: Scene) ->
     done = scene.victim("doctor", "--fix")
     assert done.code == 20
     (line,) = (line for line in done.out.splitlines() if "history" in line)
-    assert "others of the group can do nothing here; not repaired: Operation not permitted" in line
+    assert "others of the group cannot work in it; not repaired: Operation not permitted" in line
     assert done.err == ""
     by_owner = run_as(MALLORY, scene.root, "doctor", "--fix")
     assert by_owner.code == 0, by_owner

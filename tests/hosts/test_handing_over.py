@@ -123,8 +123,8 @@ def test_what_a_caller_holds_is_told_and_not_taken(disk: Disk, environment: Mapp
         assert heard(job) == "tried"
         assert len(disk.leases()) == 1
         said = (tmp_path / "said").read_text()
-        assert "nothing to give back" in said
-        assert f"above it, does: unuse --holder pid:{job.pid}\n" in said
+        assert "nothing to release" in said
+        assert f" does: unuse --holder pid:{job.pid}\n" in said
 
 
 def test_a_notebook_holds_what_its_cells_take(disk: Disk, environment: Mapping[str, str]) -> None:

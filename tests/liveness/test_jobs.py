@@ -382,7 +382,7 @@ def test_jobs_are_named(spec: str, job: Job) -> None:
 def test_what_is_no_job_is_refused(proc: FakeProc, monkeypatch: pytest.MonkeyPatch, spec: str) -> None:
     """A slip of the pen would take a lease for a job that never ends, or become an option of somebody's command."""
     monkeypatch.setattr(query, "run_command", lambda argv: pytest.fail(f"asked: {argv}"))
-    with pytest.raises(UsageError, match="names no job"):
+    with pytest.raises(UsageError, match="is not a job"):
         caller.owner_from(spec, proc)
 
 

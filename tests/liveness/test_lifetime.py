@@ -199,7 +199,7 @@ with Memory({str(tmp_path / "seen.json")!r}, Clock()).remembered():
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("there is no room for the answer of true on this host")
+    assert done.stdout.startswith("there is no space for the answer of true on this host")
 
 
 def test_an_error_in_a_run_is_not_hidden(tmp_path: Path, clock: FakeClock) -> None:

@@ -125,7 +125,9 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
 
     verdict = JobStates(clock, Memory(None, clock), absent).judge(Job(scheduler, "lab", "a/1"))
     assert verdict.state is State.UNKNOWN
-    assert verdict.evidence.startswith(f"{TITLES[scheduler]}: nothing is known of job a/1: there is no such command")
+    assert verdict.evidence.startswith(
+        f"{TITLES[scheduler]}: the state of job a/1 is unknown: there is no such command"
+    )
 
 
 # -- no answer ---------------------------------------------------------------------------------------------------------
@@ -134,7 +136,7 @@ def test_every_batch_system_has_the_same_interface(scheduler: str, clock: FakeCl
 def test_no_answer_is_unknown_and_told_in_words(job_states: Callable[[Run], JobStates]) -> None:
     """A controller that hangs would be taken for the end of all its jobs."""
     verdict = job_states(Commands(squeue=DOWN)).judge(job(1))
-    evidence = "Slurm: nothing is known of job 1: squeue did not answer within 10 s"
+    evidence = "Slurm: the state of job 1 is unknown: squeue did not answer within 10 s"
     assert verdict == (State.UNKNOWN, evidence)
 
 
@@ -166,7 +168,7 @@ def test_an_answer_ends_the_pause(job_states: Callable[[Run], JobStates], clock:
     first = job_states(Commands())
     with first._memory.remembered():
         verdict = first.judge(job(1))
-    assert verdict.evidence.endswith("it gave no answer before, and is asked again in 60 s")
+    assert verdict.evidence.endswith("it did not answer before; the next query is in 60 s")
     clock.let_pass(61.0)
     remembering(job_states(Commands(squeue=RUNNING.format(1))))
     remembering(job_states(Commands(squeue=DOWN)))

@@ -151,7 +151,7 @@ def test_the_end_of_another_job_of_its_number_is_no_proof(job: Job) -> None:
         assert state(job, squeue=NOT_KNOWN, account=earlier(ACCOUNT, other)) is State.UNKNOWN
     verdict = ask(job, squeue=earlier(COMPLETED))
     assert verdict is not None
-    assert "its number is another's" in verdict.evidence
+    assert "its number was reused" in verdict.evidence
 
 
 def test_the_start_that_was_noted_must_be_the_very_one() -> None:
@@ -233,7 +233,7 @@ def test_an_end_that_the_node_has_not_seen_is_no_proof(listed: str, nodes: str) 
     verdict = ask(squeue=listed, nodes=nodes)
     assert verdict is not None
     assert verdict.state is State.UNKNOWN
-    assert "node n1 does not answer" in verdict.evidence
+    assert "node n1 does not respond" in verdict.evidence
 
 
 def test_an_end_that_the_node_has_reported_is_proof() -> None:
@@ -273,7 +273,7 @@ def test_a_job_on_several_nodes_has_ended_where_all_of_them_answer(word: str) ->
     job = JOB._replace(nodes="n[1-2]")
     verdict = ask(job, squeue=MANY.format(word), nodes="n1|idle|\nn2|down*|\n")
     assert verdict is not None
-    assert (verdict.state, "node n2 does not answer" in verdict.evidence) == (State.UNKNOWN, True)
+    assert (verdict.state, "node n2 does not respond" in verdict.evidence) == (State.UNKNOWN, True)
     assert state(job, squeue=MANY.format(word), nodes="n1|idle|\n") is State.UNKNOWN
     assert state(job, squeue=MANY.format(word)) is State.DEAD
     shrunk = COMPLETED.replace("COMPLETED", word)  # --no-kill: n2, which is silent, is taken out of the list

@@ -172,7 +172,7 @@ def test_a_step_of_the_file_systems_clock_ends_no_program_that_beats(
             holder.beat()
     verdicts = [judge_holder(holder) for holder in running]
     assert {verdict.state for verdict in verdicts} == {UNKNOWN}
-    assert "ended 60 min ago without renewal, but it has been watched for 0 s only" in verdicts[0].evidence
+    assert "ended 60 min ago without renewal, but it has been observed for only 0 s" in verdicts[0].evidence
     clock.let_pass(2461.0)  # no heartbeat any more: four are missed, and a minute
     assert {judge_holder(holder).state for holder in running} == {DEAD}
 

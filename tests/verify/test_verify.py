@@ -337,9 +337,9 @@ def refuse(number: int, *, directories: bool = False) -> Callable[..., None]:
     [
         ("fchmod", refuse(errno.EPERM), "permissions cannot be changed"),
         ("fchmod", lambda fd, mode: None, "files stay writable"),
-        ("fsync", refuse(errno.EINVAL, directories=True), "directories cannot be synchronised"),
-        ("fsync", refuse(errno.ENOSYS), "files cannot be synchronised"),
-        ("statvfs", refuse(errno.ENOSYS), "how much of it is free"),
+        ("fsync", refuse(errno.EINVAL, directories=True), "fsync of directories fails"),
+        ("fsync", refuse(errno.ENOSYS), "fsync of files fails"),
+        ("statvfs", refuse(errno.ENOSYS), "does not report its free space"),
     ],
 )
 def test_what_the_program_does_without_is_told_of(

@@ -106,7 +106,7 @@ def _ads(text: str, command: str) -> list[dict[str, Any]]:
     except ValueError:
         ads = None
     if not isinstance(ads, list) or not all(isinstance(ad, dict) for ad in ads):
-        raise Unanswered(f"{command} gave an answer that cannot be understood: {text[:80]!r}")
+        raise Unanswered(f"{command} gave an answer that cannot be parsed: {text[:80]!r}")
     return ads
 
 

@@ -37,23 +37,25 @@ def _pods(text: str) -> list[dict[str, Any]]:
             return list(pods)
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise Unanswered(f"kubectl gave an answer that cannot be understood: {text[:80]!r}")
+    raise Unanswered(f"kubectl gave an answer that cannot be parsed: {text[:80]!r}")
 
 
 def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
     """Phase Failed alone is no proof: a pod on a node that is lost is given it without anybody's having looked."""
     uid, phase = pod["metadata"].get("uid"), str(pod["status"].get("phase", ""))[:20]
     if job.incarnation and uid != job.incarnation:
-        return Verdict(State.UNKNOWN, f"job {job.id} is another pod of that name by now")
+        return Verdict(State.UNKNOWN, f"job {job.id} is now another pod of the same name")
     if phase in ("Pending", "Running"):
         return Verdict(State.ALIVE, f"job {job.id} is {phase}")
     containers = pod["status"].get("containerStatuses")
     if phase in ("Succeeded", "Failed") and not job.incarnation:
-        return Verdict(State.UNKNOWN, f"job {job.id} {phase}, but which pod of that name the lease is of was not noted")
+        return Verdict(
+            State.UNKNOWN, f"job {job.id} {phase}, but the lease does not record which pod of that name holds it"
+        )
     ended = [one["state"]["terminated"] for one in containers or () if "terminated" in one.get("state", {})]
     if phase in ("Succeeded", "Failed") and containers and len(ended) == len(containers):
         return Verdict(State.DEAD, f"job {job.id} {phase} at {max(str(one.get('finishedAt', '?')) for one in ended)}")
-    return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, and not all of its containers are known to have ended")
+    return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, but not all of its containers are known to have ended")
 
 
 def place(id: str, run: Run) -> str:

@@ -94,7 +94,7 @@ def run_command(argv: Sequence[str]) -> Reply:
         try:
             out, err = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))
         except OSError as error:
-            raise Absent(f"there is no room for the answer of {argv[0]} on this host ({error.strerror})") from None
+            raise Absent(f"there is no space for the answer of {argv[0]} on this host ({error.strerror})") from None
         try:
             process = subprocess.Popen(
                 argv,
@@ -164,7 +164,7 @@ class JobStates:
         if reason is None:
             try:
                 module(scheduler).ask(jobs, self._run, found)
-                reason = "it says nothing of it"
+                reason = "it does not report this job"
                 self._memory.note(f"asked {scheduler} pause", 0)
             except Absent as error:
                 reason = str(error)
@@ -173,18 +173,18 @@ class JobStates:
                 self._leave_alone(scheduler)
             except Exception as error:  # an answer of an unknown shape proves nothing, and stops nothing
                 found.clear()
-                reason = f"its answer cannot be understood ({type(error).__name__})"
+                reason = f"its answer cannot be parsed ({type(error).__name__})"
                 self._leave_alone(scheduler)
         title = TITLES[scheduler]
         for job in jobs:
-            verdict = found.get(job, Verdict(State.UNKNOWN, f"nothing is known of job {job.id}: {reason}"))
+            verdict = found.get(job, Verdict(State.UNKNOWN, f"the state of job {job.id} is unknown: {reason}"))
             self._verdicts[job] = Verdict(verdict.state, f"{title}: {verdict.evidence}")
 
     def _silenced(self, scheduler: str) -> str | None:
         until, now = self._memory.recall(f"asked {scheduler} until"), self._clock.since_boot()
         if until is None or until <= now:
             return None
-        return f"it gave no answer before, and is asked again in {short_duration(until - now)}"
+        return f"it did not answer before; the next query is in {short_duration(until - now)}"
 
     def _leave_alone(self, scheduler: str) -> None:
         """After each failure for twice as long: many hosts that ask have taken controllers down."""

@@ -96,7 +96,7 @@ def _settle(
         verdicts[job] = found
     else:
         conditions[job] = found
-        verdicts[job] = Verdict(State.UNKNOWN, f"{found.evidence}, but whether its nodes answer is not known")
+        verdicts[job] = Verdict(State.UNKNOWN, f"{found.evidence}, but it is unknown whether its nodes respond")
 
 
 def place(id: str, run: Run) -> str:
@@ -153,7 +153,7 @@ def _split(reply: Reply, count: int, command: str) -> Iterator[list[str]]:
             continue
         fields = [field.strip() for field in line.split("|")]
         if len(fields) < count:
-            raise Unanswered(f"{command} gave an answer that cannot be understood: {line[:80]!r}")
+            raise Unanswered(f"{command} gave an answer that cannot be parsed: {line[:80]!r}")
         yield fields[:count]
 
 
@@ -181,10 +181,10 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
     """`rows` are one, or those of all tasks of an array or all parts of a heterogeneous job."""
     strange = next((row for row in rows if row.state not in _LIVING | _ENDED), None)
     if strange is not None:
-        return Verdict(State.UNKNOWN, f"job {job.id} is in a state that is not known here, {strange.state[:40]!r}")
+        return Verdict(State.UNKNOWN, f"job {job.id} is in an unknown state, {strange.state[:40]!r}")
     start = int(job.incarnation) if job.incarnation else None
     if start is not None and all(row.restarts < start for row in rows):
-        return Verdict(State.UNKNOWN, f"job {job.id} was restarted less often than this one: its number is another's")
+        return Verdict(State.UNKNOWN, f"job {job.id} was restarted less often than this one: its number was reused")
     living = [row for row in rows if row.state in _LIVING]
     for row in living:
         if start in (None, row.restarts) or row.state == "COMPLETING":
@@ -197,7 +197,7 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
 
 
 def _is_anothers(job: Job) -> Verdict:
-    return Verdict(State.UNKNOWN, f"the job {job.id} that is listed was there at another time: its number is another's")
+    return Verdict(State.UNKNOWN, f"the job {job.id} that is listed ran at another time: its number was reused")
 
 
 def _lies_around(job: Job, rows: list[Row]) -> bool:
@@ -284,7 +284,7 @@ def _from_accounting(job: Job, rows: list[Row]) -> Verdict | _Condition:
             return Verdict(State.UNKNOWN, text)
     ours = [row for starts in tasks.values() for row in starts if _is_start(job, row, len(starts))]
     if len(ours) < len(tasks):
-        return Verdict(State.UNKNOWN, f"the accounting has not heard of that start of job {job.id}")
+        return Verdict(State.UNKNOWN, f"the accounting does not have that start of job {job.id}")
     if not _lies_around(job, ours):
         return _is_anothers(job)
     if all(row.state in _ENDED for row in ours):
@@ -316,11 +316,11 @@ def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, 
         nodes = expand(condition.nodes)
         silent = [node for node in dict.fromkeys(nodes or ()) if _may_not_answer(states.get(node, "unknown"))]
         if not nodes:
-            text = f"{condition.evidence}, but on which nodes it ran is not known, and one may not have been reached"
+            text = f"{condition.evidence}, but the nodes that it ran on are unknown, and one may be unreachable"
             verdicts[job] = Verdict(State.UNKNOWN, text)
         elif silent:
             more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
-            text = f"{condition.evidence}, but node {silent[0]}{more} does not answer: processes may go on there"
+            text = f"{condition.evidence}, but node {silent[0]}{more} does not respond: processes may still run there"
             verdicts[job] = Verdict(State.UNKNOWN, text)
         else:
             verdicts[job] = Verdict(State.DEAD, condition.evidence)
