@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -13,12 +14,19 @@ from typing import Any
 
 import pytest
 
+import scratch
 from faults import FakeClock, FakeProc
 from hosts import leftovers, nshost
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+
+
+def pytest_configure() -> None:
+    """`make test` has the directories of its tests in memory; `.ci/run` on a disk."""
+    if os.environ.get("SCRATCH") == "memory" and (place := scratch.memory_for_all()):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
 
 
 def pytest_sessionstart() -> None:
@@ -88,6 +96,25 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sccache_dtool.fetch.retry.FIRST_PAUSE", 0.001)
 
 
+@pytest.fixture(scope="session")
+def once_in_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], str]], str]:
+    """Given a name and what makes a text: whichever worker comes first makes it, and all others get the same."""
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+
+    def get(name: str, make: Callable[[], str]) -> str:
+        with open(shared / f"{name}.made", "a+") as made:
+            fcntl.flock(made, fcntl.LOCK_EX)
+            made.seek(0)
+            text = made.read()
+            if not text:
+                text = make()
+                made.write(text)
+        return text
+
+    return get
+
+
 @pytest.fixture
 def open_tmp_path() -> Iterator[Path]:
     """A directory that other users can enter, which they cannot those of pytest."""
@@ -100,8 +127,7 @@ def open_tmp_path() -> Iterator[Path]:
 @pytest.fixture
 def fast_path() -> Iterator[Path]:
     """A directory in memory, where there is such a place: for tests that make thousands of small files."""
-    memory = "/dev/shm"
-    path = leftovers.make_directory("test", memory if os.access(memory, os.W_OK) else tempfile.gettempdir())
+    path = leftovers.make_directory("test", scratch.memory() or tempfile.gettempdir())
     yield path
     shutil.rmtree(path)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import scratch
 from faults import Counting, Failing
 from races.actors import findings, left_in
 from sccache_dtool.cache import Cache
@@ -37,8 +38,7 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory on a file system in memory where there is one, and nothing remembered of other tests."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    place = Path(tempfile.mkdtemp(dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path / "memory")
-    place.mkdir(exist_ok=True)
+    place = Path(tempfile.mkdtemp(dir=scratch.memory()))
     yield place
     shutil.rmtree(place)
 

@@ -188,6 +188,7 @@ def mpiexec(ranks: int, root: Path, events: Path, *words: str, program: str | No
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("words", ["du", "ls", "status", "summary", "clean --all -n"])
 def test_ranks_give_the_result_of_one_process(cache: Cache, events: Path, words: str) -> None:
     """`mpiexec -n 4 sc-dtool du` would print its sums four times, or other sums."""
@@ -203,6 +204,7 @@ def _timeless(line: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("free_bytes", "free", "now", "percent")}
 
 
+@pytest.mark.lab
 def test_ranks_clean_together(cache: Cache, events: Path) -> None:
     """One rank would do all the work, or the removed items be counted twice."""
     done = mpiexec(3, cache.root, events, "clean", "--all", "-y", "--trash", "1d", WAIT_FOR="3")
@@ -215,6 +217,7 @@ def test_ranks_clean_together(cache: Cache, events: Path) -> None:
     assert disk.names("tmp") == disk.names("locks") == disk.holders() == []
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_clean_that_loses_a_rank_fails_and_the_next_one_finishes(cache: Cache, events: Path, rank: int) -> None:
     """A node that fails would leave the command hanging, or the cache damaged."""
@@ -229,6 +232,7 @@ def test_a_clean_that_loses_a_rank_fails_and_the_next_one_finishes(cache: Cache,
     assert call("-C", str(cache.root), "doctor").code == 0
 
 
+@pytest.mark.lab
 def test_without_mpi4py_one_rank_works_alone(cache: Cache, events: Path, tmp_path: Path) -> None:
     """Users without the extra would get a traceback from each rank."""
     hidden = tmp_path / "hidden" / "mpi4py"
@@ -240,6 +244,7 @@ def test_without_mpi4py_one_rank_works_alone(cache: Cache, events: Path, tmp_pat
     assert done.err.count("mpi4py") == 1
 
 
+@pytest.mark.lab
 def test_an_error_of_ranks_is_printed_once(tmp_path: Path, events: Path) -> None:
     """A mistyped directory would be reported sixteen times, or leave the other ranks waiting."""
     done = mpiexec(3, tmp_path / "no cache", events, "du", program=SC_DTOOL)
@@ -311,6 +316,7 @@ def on_dask(cache: Cache, events: Path, place: str, *words: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("by", ["file", "address"])
 def test_workers_of_dask_clean_together(cache: Cache, events: Path, dask: Dask, by: str) -> None:
     """One process would do all the work, or the removed items be counted twice."""
@@ -323,6 +329,7 @@ def test_workers_of_dask_clean_together(cache: Cache, events: Path, dask: Dask, 
     assert len(Disk(cache.root).names("trash")) == ITEMS
 
 
+@pytest.mark.lab
 def test_a_worker_of_dask_that_is_killed_costs_nothing(cache: Cache, events: Path, dask: Dask) -> None:
     """A worker that is lost in the middle of a clean would take its part of the result with it."""
     import threading

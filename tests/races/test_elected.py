@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from effort import PLAYS, SAMPLE, SEED, STRIDE
 from faults import Call, FakeClock, FakeProc, Interposing
 from races.baton import Misfortune, Play, Scene
 from races.directors import Chance, systematically
@@ -22,10 +23,6 @@ from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.election import Election
-
-SEED = int(os.environ.get("SEED", "20261121"))
-PLAYS = int(os.environ.get("PLAYS", "12")) * 10
-SAMPLE = int(os.environ.get("SAMPLE", "10")) * 10
 
 AT_WORK: set[int] = set()
 
@@ -78,7 +75,7 @@ def play_by_chance(scene: Scene, name: str, plays: int) -> list[str]:
 
 def test_two_are_never_elected_at_once_by_chance(tmp_path: Path) -> None:
     """Many processes that want one item would download it more than once."""
-    found = play_by_chance(Scene(tmp_path), "elected", PLAYS)
+    found = play_by_chance(Scene(tmp_path), "elected", 15 * PLAYS)
     assert not found, "\n".join(found)
 
 
@@ -87,7 +84,7 @@ def test_two_are_never_elected_at_once_in_orders_with_few_switches(tmp_path: Pat
     count = 0
     AT_WORK.clear()
     acts = {f"worker {worker}": work_alone for worker in range(3)}
-    for played in systematically(Scene(tmp_path), acts, 2, SAMPLE, SEED):
+    for played in systematically(Scene(tmp_path), acts, 2, 10 * SAMPLE, SEED, STRIDE):
         assert not [one for one in played.violations if "at once" in one], "\n".join(played.log)
         AT_WORK.clear()
         count += 1

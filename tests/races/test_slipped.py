@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from unittest import mock
 
 import pytest
 
+from effort import STRIDE
 from races.actors import (
     Payload,
     Slipping,
@@ -46,9 +46,6 @@ from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history, holders
 from sccache_dtool.protocol.holders import Holder, Owner
 from sccache_dtool.protocol.leases import Lease
-
-#: Every so many steps another command slips in; 1 tries each of them, as CI does.
-STRIDE = int(os.environ.get("STRIDE", "4"))
 
 EVERYTHING = Rules(everything=True)
 
@@ -108,7 +105,7 @@ def break_all_elections(place: str, *, signs: bool = True) -> None:
 
 def dead_owner(cache: Cache) -> tuple[subprocess.Popen[str], Owner]:
     """A process that can hold leases; kill it for an owner that is gone."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, text=True)
     return process, cache.owner(f"pid:{process.pid}")
 
 
