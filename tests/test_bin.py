@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk, has_ended, wait_until
+from cli.tool import Disk, has_ended
 from faults import FakeProc
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
@@ -19,6 +19,7 @@ from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import CALLER, JOB, Owner
 from sccache_dtool.protocol.leases import Lease
+from waiting import wait_until
 
 BIN = Path(__file__).parents[1] / "bin"
 EPILOG, PROLOG = BIN / "slurm-epilog.sh", BIN / "slurm-task-prolog.sh"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import PATIENCE, SCRIPTS, config, wait_until
+from cli.tool import SCRIPTS, config
 from sccache_dtool.cache import Cache
+from waiting import PATIENCE, wait_until
 
 CRON = Path(__file__).parents[1] / "bin" / "cron"
 

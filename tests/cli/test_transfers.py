@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start
 from httpserver import Page, Server
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli.progress import Bar, Lines
@@ -23,6 +23,7 @@ from sccache_dtool.disk import names
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, shortened
 from sccache_dtool.fetch import slots, transfers
+from waiting import wait_until
 
 MEBIBYTE = 1 << 20
 

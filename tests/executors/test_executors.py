@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, call, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, call
 from sccache_dtool import executors
 from sccache_dtool import pool as crew
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.executors import Rank, rank_from
+from waiting import PATIENCE, wait_until
 
 PLAY = str(Path(__file__).with_name("play.py"))
 
