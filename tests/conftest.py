@@ -8,6 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import pytest
 
 import scratch
-from faults import FakeClock, FakeProc
+from faults import FakeClock, FakeProc, OnClock
 from hosts import leftovers, nshost
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+from sccache_dtool.protocol.holders import CALLER, Owner, process_owner
 
 
 def pytest_configure() -> None:
@@ -151,9 +153,9 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Clocks that stand still."""
-    return FakeClock()
+def clock(request: pytest.FixtureRequest) -> FakeClock:
+    """Clocks that stand still; at the present where a test is marked `present`."""
+    return FakeClock(wall=time.time()) if request.node.get_closest_marker("present") else FakeClock()
 
 
 @pytest.fixture
@@ -190,6 +192,18 @@ def make_cache(layout: Layout, clock: FakeClock, proc: FakeProc, warnings: list[
     yield make
     for cache in made:
         cache.close()
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., Cache], clock: FakeClock, request: pytest.FixtureRequest) -> Cache:
+    """A cache, used by this process; where a test is marked `present`, its file system has the test's clock."""
+    return make_cache(fs=OnClock(clock)) if request.node.get_closest_marker("present") else make_cache()
+
+
+@pytest.fixture
+def job(proc: FakeProc) -> Owner:
+    """A job that runs on this host: on behalf of it the command line is run."""
+    return process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 @pytest.fixture

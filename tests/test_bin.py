@@ -45,11 +45,6 @@ def run(script: Path, *arguments: str | Path, **changes: str) -> subprocess.Comp
 
 
 @pytest.fixture
-def cache(make_cache: Callable[..., Cache]) -> Cache:
-    return make_cache()
-
-
-@pytest.fixture
 def disk(cache: Cache) -> Disk:
     return Disk(cache.root)
 

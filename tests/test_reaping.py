@@ -17,7 +17,7 @@ from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, lifetime
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history, holders, leases, reaping
-from sccache_dtool.protocol.holders import CALLER, NAMED, PROGRAM, Holder, Owner, Roll
+from sccache_dtool.protocol.holders import NAMED, PROGRAM, Holder, Owner, Roll
 from sccache_dtool.protocol.leases import Held, Lease, Place
 from sccache_dtool.protocol.reaping import Court, Judged, Reaped
 from sccache_dtool.protocol.store import Workplace
@@ -36,13 +36,6 @@ def place(layout: Layout) -> Place:
     FS.make_dirs(made.gate)
     FS.make_dirs(made.history)
     return made
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job that runs on this host."""
-    proc.add(PID, "job", start=1000)
-    return holders.process_owner(CALLER, proc, PID)
 
 
 Taking = Callable[..., Lease]

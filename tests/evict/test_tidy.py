@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,29 +18,14 @@ from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, Trash
 from sccache_dtool.evict.execution import put_away
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders
-from sccache_dtool.protocol.holders import CALLER, PROBE, Holder, Owner
+from sccache_dtool.protocol.holders import PROBE, Holder, Owner
 
 FS = FileSystem()
 Making = Callable[..., Cache]
 ID = "s0123456789ab-0123456789ab"
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """It begins at the present: ages are those of real files."""
-    return FakeClock(wall=time.time())
-
-
-@pytest.fixture
-def cache(make_cache: Making, clock: FakeClock) -> Cache:
-    """A cache whose file system has the test's clock."""
-    return make_cache(fs=OnClock(clock))
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job on this host."""
-    return holders.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+pytestmark = pytest.mark.present
 
 
 def leftovers(cache: Cache) -> list[Leftover]:

@@ -28,15 +28,12 @@ ITEMS = 40
 
 
 @pytest.fixture
-def cache(make_cache: Callable[..., Cache], tmp_path: Path) -> Cache:
-    """A cache with items that nobody uses."""
-    made = make_cache()
-    source = tmp_path / "ref.fa"
-    source.write_text("ACGT\n")
+def cache(cache: Cache, source: str) -> Cache:
+    """The same with items that nobody uses."""
     for number in range(ITEMS):
-        made.use(source, name=f"item-{number}")
-    made.close()
-    return made
+        cache.use(source, name=f"item-{number}")
+    cache.close()
+    return cache
 
 
 @pytest.fixture
