@@ -10,6 +10,9 @@ ARGS   ?=
 MINUTES ?= 10
 export ARGS
 
+# Modules are compiled once, and not at each of the thousands of starts of Python, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
+
 # All paths are relative, so that the checkout may lie in a directory with spaces in its name.
 py := $(VENV)/bin/python
 
@@ -58,8 +61,9 @@ demo: $(package) ## show what the program does, in a scratch directory
 demo-dtool: $(tests) ## show what it does for users of dtool
 	@$(py) docs/demo_dtool.py $(ARGS)
 
+# $SCRATCH: where the tests have their directories: in `memory`, if it has room, or on a `disk`.
 test: $(tests) ## run the tests that need nothing but this machine, on all processors
-	@$(py) -m pytest -q -m 'not lab' --numprocesses $(workers) --dist worksteal $(ARGS)
+	@SCRATCH=$${SCRATCH:-memory} $(py) -m pytest -q -m 'not lab' --numprocesses $(workers) --dist worksteal $(ARGS)
 
 test-hosts: $(tests) ## run the tests on several kernels (NFS) and on a Slurm cluster (as root, on Debian)
 	@$(py) -m pytest -q -m lab --numprocesses 3 --dist loadfile $(ARGS)

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from faults import FakeClock, FakeProc
+import scratch
+from faults import FakeClock, FakeProc, OnClock
 from hosts import leftovers, nshost
 from sccache_dtool import fallback, log
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk import root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+from sccache_dtool.liveness.caller import CALLER, Owner, process_owner
+
+
+def pytest_configure() -> None:
+    """`make test` has the directories of its tests in memory; `.ci/run` on a disk."""
+    if os.environ.get("SCRATCH") == "memory" and (place := scratch.memory_for_all()):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", place)
 
 
 def pytest_sessionstart() -> None:
@@ -91,6 +101,25 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sccache_dtool.fetch.retry.FIRST_PAUSE", 0.001)
 
 
+@pytest.fixture(scope="session")
+def once_in_all_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[], str]], str]:
+    """Given a name and what makes a text: whichever worker comes first makes it, and all others get the same."""
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+
+    def get(name: str, make: Callable[[], str]) -> str:
+        with open(shared / f"{name}.made", "a+") as made:
+            fcntl.flock(made, fcntl.LOCK_EX)
+            made.seek(0)
+            text = made.read()
+            if not text:
+                text = make()
+                made.write(text)
+        return text
+
+    return get
+
+
 @pytest.fixture
 def open_tmp_path() -> Iterator[Path]:
     """A directory that other users can enter, which they cannot those of pytest."""
@@ -103,8 +132,7 @@ def open_tmp_path() -> Iterator[Path]:
 @pytest.fixture
 def fast_path() -> Iterator[Path]:
     """A directory in memory, where there is such a place: for tests that make thousands of small files."""
-    memory = "/dev/shm"
-    path = leftovers.make_directory("test", memory if os.access(memory, os.W_OK) else tempfile.gettempdir())
+    path = leftovers.make_directory("test", scratch.memory() or tempfile.gettempdir())
     yield path
     shutil.rmtree(path)
 
@@ -128,9 +156,9 @@ def no_thread(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """Clocks that stand still."""
-    return FakeClock()
+def clock(request: pytest.FixtureRequest) -> FakeClock:
+    """Clocks that stand still; at the present where a test is marked `present`."""
+    return FakeClock(wall=time.time()) if request.node.get_closest_marker("present") else FakeClock()
 
 
 @pytest.fixture
@@ -200,6 +228,18 @@ def make_cache(layout: Layout, clock: FakeClock, proc: FakeProc) -> Iterator[Cal
     yield make
     for cache in made:
         cache.close()
+
+
+@pytest.fixture
+def cache(make_cache: Callable[..., Cache], clock: FakeClock, request: pytest.FixtureRequest) -> Cache:
+    """A cache, used by this process; where a test is marked `present`, its file system has the test's clock."""
+    return make_cache(fs=OnClock(clock)) if request.node.get_closest_marker("present") else make_cache()
+
+
+@pytest.fixture
+def job(proc: FakeProc) -> Owner:
+    """A job that runs on this host: on behalf of it the command line is run."""
+    return process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
 
 
 @pytest.fixture

@@ -148,21 +148,42 @@ class Failing(_Striking):
 
 
 class Interposing(_Striking):
-    """Slips somebody else's act in just before a call."""
+    """Slips somebody else's act in just before or just after a call, once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._acts: list[tuple[Fault, Callable[[], object]]] = []
+        self._before: list[tuple[Fault, Callable[[], object]]] = []
+        self._after: list[tuple[Fault, Callable[[], object]]] = []
+        self.results: list[Any] = []  # what the acts returned
+
+    @property
+    def pending(self) -> int:
+        """How many acts have not happened, as their call has not come."""
+        return sum(self._met.get(fault, 0) < fault.nth for fault, _ in (*self._before, *self._after))
 
     def before(self, kind: str, act: Callable[[], object], within: str = "", nth: int = 1) -> None:
         """Run `act` before the `nth` call of a kind from now on, once."""
-        self._acts.append((Fault(kind, within, nth, 1), act))
+        self._before.append((Fault(kind, within, nth, 1), act))
+
+    def after(self, kind: str, act: Callable[[], object], within: str = "", nth: int = 1) -> None:
+        """Run `act` just after such a call, if that succeeds."""
+        self._after.append((Fault(kind, within, nth, 1), act))
+
+    def forget(self) -> None:
+        """Run nothing any more."""
+        self._before.clear()
+        self._after.clear()
 
     def handle(self, call: Call, do: Callable[[], Any]) -> Any:
-        for fault, act in [*self._acts]:
+        self._slip_in(self._before, call)
+        result = do()
+        self._slip_in(self._after, call)
+        return result
+
+    def _slip_in(self, acts: list[tuple[Fault, Callable[[], object]]], call: Call) -> None:
+        for fault, act in [*acts]:
             if self._strikes(fault, call):
-                act()
-        return do()
+                self.results.append(act())
 
 
 class FakeClock(Clock):

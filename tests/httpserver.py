@@ -258,7 +258,8 @@ class Raw:
             connection.sendall(answer)
             if not isinstance(connection, ssl.SSLSocket):  # which closes without a word: what is cut looks like that
                 connection.shutdown(socket.SHUT_WR)
-                connection.recv(1)  # until the client hangs up: what was sent is not lost in a reset
+                while connection.recv(1 << 16):
+                    pass  # until the client hangs up: what was sent is not lost in a reset
 
 
 @contextlib.contextmanager

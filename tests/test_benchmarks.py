@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,22 @@ RUN = Path(__file__).parent.parent / "benchmarks" / "run.py"
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    scratch = tmp_path_factory.mktemp("benchmarks")
-    done = subprocess.run(
-        [sys.executable, str(RUN), "--json", "--rounds", "2", "--dir", str(scratch)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert list(scratch.iterdir()) == []
-    found: dict[str, Any] = json.loads(done.stdout)
+def report(
+    tmp_path_factory: pytest.TempPathFactory, once_in_all_workers: Callable[[str, Callable[[], str]], str]
+) -> dict[str, Any]:
+    def measure() -> str:
+        scratch = tmp_path_factory.mktemp("benchmarks")
+        done = subprocess.run(
+            [sys.executable, str(RUN), "--json", "--rounds", "2", "--dir", str(scratch)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert list(scratch.iterdir()) == []
+        return done.stdout
+
+    found: dict[str, Any] = json.loads(once_in_all_workers("report", measure))
     return found
 
 

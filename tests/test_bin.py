@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import Disk, has_ended, wait_until
+from cli.tool import Disk, has_ended
 from faults import FakeProc, store_of
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
@@ -19,6 +19,7 @@ from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Lease
+from waiting import wait_until
 
 BIN = Path(__file__).parents[1] / "bin"
 EPILOG, PROLOG = BIN / "slurm-epilog.sh", BIN / "slurm-task-prolog.sh"
@@ -41,11 +42,6 @@ def run(script: Path, *arguments: str | Path, **changes: str) -> subprocess.Comp
     environment = {"PATH": os.environ["PATH"], **SLURM, **changes}
     words = ["sh", str(script), *map(str, arguments)]
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60)
-
-
-@pytest.fixture
-def cache(make_cache: Callable[..., Cache]) -> Cache:
-    return make_cache()
 
 
 @pytest.fixture

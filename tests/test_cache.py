@@ -44,12 +44,6 @@ Making = Callable[..., Cache]
 EVERYTHING = Rules(everything=True)
 
 
-@pytest.fixture
-def cache(make_cache: Making) -> Cache:
-    """A cache, used by this process."""
-    return make_cache()
-
-
 def in_gates(layout: Layout) -> list[str]:
     """All leases there are."""
     return sorted(path.name for path in Path(layout.items).glob(f"*/*/g*/{GATE}/*"))
@@ -775,12 +769,6 @@ def _run(text: str, *words: str) -> subprocess.CompletedProcess[bytes]:
 
 
 # -- leases for others -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> caller.Owner:
-    """A job script on whose behalf the command line is run."""
-    return caller.process_owner(caller.CALLER, proc, proc.add(4242, "bash", start=1000))
 
 
 def test_a_held_lease_outlives_this_process(cache: Cache, job: caller.Owner, source: str, layout: Layout) -> None:

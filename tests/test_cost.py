@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import scratch
 from faults import Counting, FakeClock, FakeProc, store_of
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import root
@@ -31,12 +34,9 @@ GENERATION = Generation("0123456789abcdef", 1_800_000_000, 5, 1)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[tuple[Layout, Place]]:
+def place() -> Iterator[tuple[Layout, Place]]:
     """A copy of an item, on a file system in memory where there is one."""
-    import shutil
-    import tempfile
-
-    base = tempfile.mkdtemp(dir="/dev/shm") if os.access("/dev/shm", os.W_OK) else str(tmp_path / "cost")
+    base = tempfile.mkdtemp(dir=scratch.memory())
     layout = Layout(f"{base}/cache")
     root.set_up(FileSystem(), layout)
     made = Place.of(layout, KEY, str(GENERATION), "ref.fa")

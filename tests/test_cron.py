@@ -6,21 +6,21 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cli.tool import PATIENCE, SCRIPTS, config, wait_until
+from cli.tool import SCRIPTS, config
 from sccache_dtool.cache import Cache
+from waiting import PATIENCE, wait_until
 
 CRON = Path(__file__).parents[1] / "bin" / "cron"
 
 
 @pytest.fixture
-def cache(make_cache: Callable[..., Cache], tmp_path: Path) -> Cache:
-    """A cache that is over its mark, with nobody who uses it."""
-    cache = make_cache()
+def cache(cache: Cache, tmp_path: Path) -> Cache:
+    """The same over its mark, with nobody who uses it."""
     for name in "ab":
         (tmp_path / name).write_bytes(bytes(1000))
         cache.use(tmp_path / name).release()
@@ -89,13 +89,17 @@ def test_the_line_of_a_crontab_cleans(cache: Cache, name: str) -> None:
 
 
 #: A host with a crontab spool of its own, on which it is three seconds to 17 past. Cron gives its jobs nothing of its
-#: own environment, so that they have the time of day as it is.
+#: own environment, so that they have the time of day as it is. What is under the test's directory, $HERE, stays there.
 _CRON = r"""
 mount --make-rprivate /
 mount -t tmpfs none /run
+mkdir /run/here
+mount --bind "$HERE" /run/here
 mount -t tmpfs -o mode=1730,gid=crontab none /var/spool/cron/crontabs
 mount -t tmpfs none /etc/cron.d
 mount -t tmpfs none /dev/shm
+mkdir -p "$HERE"
+mount --bind /run/here "$HERE"
 mount --bind /dev/null /etc/crontab
 crontab - || exit
 exec faketime -f "@2026-11-21 10:16:57" cron -f
@@ -115,6 +119,7 @@ def cron_is_lacking() -> str | None:
 def test_cron_runs_the_line(cache: Cache, tmp_path: Path) -> None:
     """What is fine for a shell need not be for cron: a line that it refuses, a PATH that it sets otherwise."""
     environment = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "TZ": "UTC", "HOME": os.environ["HOME"]}
+    environment["HERE"] = str(tmp_path)
     host = ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "sh", "-c", _CRON]
     log = tmp_path / "cron.log"
     with log.open("w") as said:

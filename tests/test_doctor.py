@@ -10,13 +10,12 @@ import os
 import shutil
 import stat
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from faults import Counting, Failing, FakeClock, FakeProc, OnClock, store_of
+from faults import Counting, Failing, FakeClock, FakeProc, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.names import (
@@ -47,22 +46,7 @@ TRASHED = TrashName(Generation("0123456789abcdef", 1_700_000_000, 5, 1), 0, True
 DAYS = 10 * 86_400.0
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """It begins at the present: ages are those of real files."""
-    return FakeClock(wall=time.time())
-
-
-@pytest.fixture
-def cache(make_cache: Making, clock: FakeClock) -> Cache:
-    """A cache whose file system has the test's clock."""
-    return make_cache(fs=OnClock(clock))
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job on this host."""
-    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+pytestmark = pytest.mark.present
 
 
 def repair(cache: Cache) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sccache_dtool.pool import Pool, Threads
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -140,8 +141,7 @@ def test_no_thread_works_once_its_pool_has_ended() -> None:
     queued = pool.submit(work, 2)
     ending = threading.Thread(target=end)
     ending.start()
-    while not pool._is_over:
-        time.sleep(0.001)
+    wait_until(lambda: pool._is_over, "the pool refuses what is new")
     may_end.set()
     ending.join(timeout=30)
     assert seen == [[1]]

@@ -16,7 +16,7 @@ from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, Lease
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
-from sccache_dtool.liveness.caller import CALLER, NAMED, PROGRAM, Owner
+from sccache_dtool.liveness.caller import NAMED, PROGRAM, Owner
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.protocol import history, holders, leases, reaping
 from sccache_dtool.protocol.holders import Holder, HolderList
@@ -37,13 +37,6 @@ def place(layout: Layout) -> Place:
     FS.make_dirs(made.gate)
     FS.make_dirs(made.history)
     return made
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job that runs on this host."""
-    proc.add(PID, "job", start=1000)
-    return caller.process_owner(CALLER, proc, PID)
 
 
 Taking = Callable[..., Lease]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.plan_file import Planned
 
 
-def _conditions(function: Command) -> Command:
+def _conditions(function: Command) -> Any:
     """Options that choose the items to remove. The command is given them as keyword arguments, for `_rules`."""
     return with_options(
         function,

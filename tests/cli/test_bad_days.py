@@ -31,10 +31,10 @@ from cli.tool import (
     one_line_error,
     shell,
     start,
-    wait_until,
 )
 from httpserver import Server
 from sccache_dtool.disk.filesystem import FileSystem
+from waiting import wait_until
 
 Sc = Callable[..., Done]
 
@@ -199,11 +199,12 @@ def _kill_while_it_fetches(script: str, server: Server) -> None:
 
 
 def _is_running(group: int) -> bool:
-    """Whether a process of a group is left; a killed one is there until the kernel gets round to it."""
+    """Whether a process of a group is left; a killed one is there until the kernel gets round to all of its threads."""
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
-            state, _, its_group = stat.read_text().rpartition(") ")[2].split()[:3]
-            if int(its_group) == group and state not in "ZX":
+            state, _, its_group, *more = stat.read_text().rpartition(") ")[2].split()
+            threads = int(more[14])
+            if int(its_group) == group and (state not in "ZX" or threads > 1):
                 return True
     return False
 
@@ -491,7 +492,10 @@ def test_a_cache_that_is_removed_during_a_download(server: Server, sc: Sc, root:
     with start([SC_DTOOL, "use", url]) as fetching:
         server.wait_for_gets("/x.bin")
         wait_until(lambda: list(root.glob(".sc-dtool/tmp/*/work/*")), "no work area")
+        fetching.send_signal(signal.SIGSTOP)  # or it would make names in the directories that are being removed
+        os.waitpid(fetching.pid, os.WUNTRACED)
         shutil.rmtree(root)
+        fetching.send_signal(signal.SIGCONT)
         server.release()
         done = finish(fetching)
     assert done.code not in (0, 2)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import SC_DTOOL, Disk, Done, call, config, finish, start, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, call, config, finish, start
 from httpserver import Page, Server
 from sccache_dtool.cache import Cache
+from waiting import wait_until
 
 Sc = Callable[..., Done]
 

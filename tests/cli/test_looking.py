@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import SC_DTOOL, Disk, Done, config, heard, one_line_error, say, start, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, config, heard, one_line_error, say, start
 from httpserver import Server
+from waiting import wait_until
 
 Sc = Callable[..., Done]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import PYTHON, Disk, Done, finish, heard, say, shell, start, wait_until
+from cli.tool import PYTHON, Disk, Done, finish, heard, say, shell, start
+from waiting import wait_until
 
 Sc = Callable[..., Done]
 

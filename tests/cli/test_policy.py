@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, config, one_line_error
+from cli.tool import SC_DTOOL, Disk, Done, config, one_line_error
 from sccache_dtool.disk.filesystem import FileSystem
+from waiting import PATIENCE
 
 Sc = Callable[..., Done]
 Put = Callable[..., Path]

@@ -14,24 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import (
-    PATIENCE,
-    PYTHON,
-    SC_DTOOL,
-    Disk,
-    Done,
-    call,
-    config,
-    finish,
-    heard,
-    one_line_error,
-    say,
-    shell,
-    start,
-    wait_until,
-)
+from cli.tool import PYTHON, SC_DTOOL, Disk, Done, call, config, finish, heard, one_line_error, say, shell, start
 from httpserver import Server
 from sccache_dtool.cli.child import Child
+from waiting import PATIENCE, wait_until
 
 Sc = Callable[..., Done]
 

@@ -10,17 +10,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from waiting import PATIENCE
+
 SCRIPTS = sysconfig.get_path("scripts")
 SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
-
-#: Nothing here takes a tenth of that; it only ends what would hang for ever.
-PATIENCE = 60.0
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
 COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics"]
@@ -93,15 +91,6 @@ def finish(process: subprocess.Popen[str]) -> Done:
     """Close its standard input, and wait for the end of it."""
     out, err = process.communicate(timeout=PATIENCE)
     return Done(process.returncode, out, err)
-
-
-def wait_until(what: Callable[[], Any], why: str) -> Any:
-    """The first true value of `what`, for states of another process that nothing tells of when they come."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"in vain: {why}"
-        time.sleep(0.005)
-    return value
 
 
 def has_ended(pid: int) -> bool:

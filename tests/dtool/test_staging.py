@@ -23,6 +23,7 @@ from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
 from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import Holder, HolderList
@@ -346,7 +347,7 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
     """Items with a lifetime would be taken for forgotten, and removed, while the rest is being fetched for hours."""
     cache = Cache(cache_dir)
     request = DatasetRequest(dataset.uri, dataset.uuid)
-    owner = holders.Owner(holders.NAMED, None, "a job", "")
+    owner = caller.Owner(caller.NAMED, None, "a job", "")
     beaten = threading.Event()
     first: list[Lease] = []
 
@@ -378,7 +379,7 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
         times -= 1
         if times >= 0:
             for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
-                holders.revoke(FileSystem(), layout, name)
+                holders.revoke(store_of(FileSystem(), layout), name)
         return real(*given)
 
     again = times == 1

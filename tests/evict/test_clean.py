@@ -37,18 +37,6 @@ EVERYTHING = Rules(everything=True)
 
 
 @pytest.fixture
-def cache(make_cache: Making) -> Cache:
-    """A cache, used by this process."""
-    return make_cache()
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job on this host."""
-    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
-
-
-@pytest.fixture
 def fill(cache: Cache, tmp_path: Path, clock: FakeClock) -> Callable[[str, int], Lease]:
     """Puts a file of so many bytes into the cache, a minute after the one before."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.execution import put_away
 from sccache_dtool.evict.leftovers import OLD, Leftover
 from sccache_dtool.liveness import caller
-from sccache_dtool.liveness.caller import CALLER, Owner
+from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import gate, holders
@@ -31,22 +30,7 @@ Making = Callable[..., Cache]
 ID = "s0123456789ab-0123456789ab"
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    """It begins at the present: ages are those of real files."""
-    return FakeClock(wall=time.time())
-
-
-@pytest.fixture
-def cache(make_cache: Making, clock: FakeClock) -> Cache:
-    """A cache whose file system has the test's clock."""
-    return make_cache(fs=OnClock(clock))
-
-
-@pytest.fixture
-def job(proc: FakeProc) -> Owner:
-    """A job on this host."""
-    return caller.process_owner(CALLER, proc, proc.add(4242, "job", start=1000))
+pytestmark = pytest.mark.present
 
 
 def leftovers(cache: Cache) -> list[Leftover]:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 from sccache_dtool import pool
 from sccache_dtool.cli import main
 from sccache_dtool.evict import execution, trash
+from waiting import wait_until
 
 _events = Path(os.environ["EVENTS"])
 _rank = os.environ.get("PMI_RANK", "0")
@@ -30,10 +32,8 @@ def evict(*arguments: Any) -> trash.Outcome:
     _count += 1
     if _count == (3 if _leads else 1):  # the first piece, of two, is done before anything is shared
         (_events / f"by-{os.uname().nodename}-{os.getpid()}").touch()
-        end = time.monotonic() + 60
-        while len(list(_events.glob("by-*"))) < int(os.environ.get("WAIT_FOR", "1")):
-            assert time.monotonic() < end, "others have not come so far"
-            time.sleep(0.005)
+        awaited = int(os.environ.get("WAIT_FOR", "1"))
+        wait_until(lambda: len(list(_events.glob("by-*"))) >= awaited, "others have come so far")
         if os.environ.get("KILL_RANK") == _rank:
             os.kill(os.getpid(), signal.SIGKILL)
     return _evict(*arguments)

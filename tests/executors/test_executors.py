@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PATIENCE, SC_DTOOL, Disk, Done, call, wait_until
+from cli.tool import SC_DTOOL, Disk, Done, call
 from sccache_dtool import executors
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.executors import Rank, rank_from
 from sccache_dtool.pool import Pool
+from waiting import PATIENCE, wait_until
 
 PLAY = str(Path(__file__).with_name("play.py"))
 
@@ -27,15 +28,12 @@ ITEMS = 40
 
 
 @pytest.fixture
-def cache(make_cache: Callable[..., Cache], tmp_path: Path) -> Cache:
-    """A cache with items that nobody uses."""
-    made = make_cache()
-    source = tmp_path / "ref.fa"
-    source.write_text("ACGT\n")
+def cache(cache: Cache, source: str) -> Cache:
+    """The same with items that nobody uses."""
     for number in range(ITEMS):
-        made.use(source, name=f"item-{number}")
-    made.close()
-    return made
+        cache.use(source, name=f"item-{number}")
+    cache.close()
+    return cache
 
 
 @pytest.fixture
@@ -188,6 +186,7 @@ def mpiexec(ranks: int, root: Path, events: Path, *words: str, program: str | No
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("words", ["du", "ls", "status", "summary", "clean --all -n"])
 def test_ranks_give_the_result_of_one_process(cache: Cache, events: Path, words: str) -> None:
     """`mpiexec -n 4 sc-dtool du` would print its sums four times, or other sums."""
@@ -203,6 +202,7 @@ def _timeless(line: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in ("free_bytes", "free", "now", "percent")}
 
 
+@pytest.mark.lab
 def test_ranks_clean_together(cache: Cache, events: Path) -> None:
     """One rank would do all the work, or the removed items be counted twice."""
     done = mpiexec(3, cache.root, events, "clean", "--all", "-y", "--trash", "1d", WAIT_FOR="3")
@@ -215,6 +215,7 @@ def test_ranks_clean_together(cache: Cache, events: Path) -> None:
     assert disk.names("tmp") == disk.names("locks") == disk.holders() == []
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_clean_that_loses_a_rank_fails_and_the_next_one_finishes(cache: Cache, events: Path, rank: int) -> None:
     """A node that fails would leave the command hanging, or the cache damaged."""
@@ -229,6 +230,7 @@ def test_a_clean_that_loses_a_rank_fails_and_the_next_one_finishes(cache: Cache,
     assert call("-C", str(cache.root), "doctor").code == 0
 
 
+@pytest.mark.lab
 def test_without_mpi4py_one_rank_works_alone(cache: Cache, events: Path, tmp_path: Path) -> None:
     """Users without the extra would get a traceback from each rank."""
     hidden = tmp_path / "hidden" / "mpi4py"
@@ -240,6 +242,7 @@ def test_without_mpi4py_one_rank_works_alone(cache: Cache, events: Path, tmp_pat
     assert done.err.count("mpi4py") == 1
 
 
+@pytest.mark.lab
 def test_an_error_of_ranks_is_printed_once(tmp_path: Path, events: Path) -> None:
     """A mistyped directory would be reported sixteen times, or leave the other ranks waiting."""
     done = mpiexec(3, tmp_path / "no cache", events, "du", program=SC_DTOOL)
@@ -311,6 +314,7 @@ def on_dask(cache: Cache, events: Path, place: str, *words: str) -> Done:
     return Done(done.returncode, done.stdout, done.stderr)
 
 
+@pytest.mark.lab
 @pytest.mark.parametrize("by", ["file", "address"])
 def test_workers_of_dask_clean_together(cache: Cache, events: Path, dask: Dask, by: str) -> None:
     """One process would do all the work, or the removed items be counted twice."""
@@ -323,6 +327,7 @@ def test_workers_of_dask_clean_together(cache: Cache, events: Path, dask: Dask, 
     assert len(Disk(cache.root).names("trash")) == ITEMS
 
 
+@pytest.mark.lab
 def test_a_worker_of_dask_that_is_killed_costs_nothing(cache: Cache, events: Path, dask: Dask) -> None:
     """A worker that is lost in the middle of a clean would take its part of the result with it."""
     import threading

@@ -17,7 +17,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import pytest
 
 import httpserver
+from waiting import wait_until
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 _PLACES = ("/usr/lib/openssh", "/usr/libexec/openssh", "/usr/libexec", "/usr/lib/ssh")
@@ -146,13 +146,14 @@ def ssh(home: Path) -> Iterator[str]:
         os.makedirs("/run/sshd", exist_ok=True)
     daemon = subprocess.Popen([SSHD, "-D", "-e", "-f", home / "config"], stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
+
+        def answers() -> bool:
             assert daemon.poll() is None, "sshd does not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                return True
+            return False
+
+        wait_until(answers, "sshd answers", pause=0.02)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("HOME", str(home))
             patch.delenv("SSH_AUTH_SOCK", raising=False)

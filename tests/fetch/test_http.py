@@ -554,7 +554,8 @@ def short_id(value):
 
 
 def answer(body=SMALL, *fields, status="200 OK", length=True, first=b""):
-    """An answer, byte by byte."""
+    """An answer, byte by byte. It says that it is the connection's last: a client may be too quick to see that."""
+    fields = fields if any(field.startswith("Connection:") for field in fields) else (*fields, "Connection: close")
     lines = [f"HTTP/1.1 {status}", *fields, *([f"Content-Length: {len(body)}"] if length else []), "", ""]
     return first + "\r\n".join(lines).encode("latin-1") + body
 

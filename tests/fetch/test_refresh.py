@@ -27,11 +27,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[httpserv
         yield server
 
 
-@pytest.fixture
-def cache(make_cache: Callable[..., Cache]) -> Cache:
-    return make_cache()
-
-
 def test_without_being_asked_for_a_hit_uses_no_network(cache: Cache, server: httpserver.Server) -> None:
     """A job would stop where a server is down, though it has the data."""
     url = server.page("/x", b"one", etag='"1"')

@@ -26,11 +26,6 @@ from sccache_dtool.fetch.stack import parse_stack
 Make = Callable[..., Cache]
 
 
-@pytest.fixture
-def cache(make_cache: Make) -> Cache:
-    return make_cache()
-
-
 def change(path: str | Path, text: str) -> None:
     """Write another content of the same length, as one who comes a while later."""
     status = os.stat(path)

@@ -11,12 +11,13 @@ import contextlib
 import os
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
+
+from waiting import wait_until
 
 #: Seconds in which a daemon is up, or something is given up.
 PATIENCE = 60.0
@@ -82,7 +83,7 @@ class Volume:
             stderr=subprocess.DEVNULL,
             env={**os.environ, "PATH": _PATH},
         )
-        self._wait_until("glusterd answers", lambda: self._gluster("pool", "list").returncode == 0)
+        wait_until(lambda: self._gluster("pool", "list").returncode == 0, "glusterd answers", pause=0.1)
         bricks = [f"{_ADDRESS}:{self._work}/brick{number}" for number in (1, 2)]
         self._run(*self._words("volume", "create", "vol", "replica", "2", *bricks, "force"))
         self._run(*self._words("volume", "set", "vol", "cluster.self-heal-daemon", "off"))
@@ -90,7 +91,7 @@ class Volume:
         for mount in self.mounts:
             words = ["glusterfs", f"--volfile-server={_ADDRESS}", "--volfile-id=vol", "-p", f"{mount}.pid"]
             self._run(*self._within(*words, "-l", f"{self._work}/log/{mount.name}.log", str(mount)))
-            self._wait_until(f"{mount} is mounted", partial(_is_up, mount))
+            wait_until(partial(_is_up, mount), f"{mount} is mounted", pause=0.1)
 
     def down(self) -> None:
         """Unmount, and end all daemons: those whose numbers they have written down here."""
@@ -117,13 +118,6 @@ class Volume:
     def _run(self, *argv: str) -> None:
         done = _call(argv)
         assert done.returncode == 0, (argv, done.stdout, done.stderr)
-
-    @staticmethod
-    def _wait_until(what: str, is_so: Callable[[], bool]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not is_so():
-            assert time.monotonic() < end, f"not within {PATIENCE:g} s: {what}"
-            time.sleep(0.1)
 
 
 def _call(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:

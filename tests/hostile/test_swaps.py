@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import shutil
 import sys
 import tarfile
@@ -20,6 +19,8 @@ from unittest import mock
 
 import pytest
 
+import scratch
+from effort import sampled
 from faults import FakeClock, FakeProc, OnClock, store_of
 from hostile.swaps import Swapping, snapshot
 from sccache_dtool.cache import Cache, UseOptions
@@ -143,10 +144,9 @@ def fetch_tree(scene: Scene) -> None:
 
 
 @pytest.fixture(scope="module")
-def memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def memory() -> Iterator[Path]:
     """A directory on a file system in memory, where there is one: a thousand caches are made here."""
-    there = os.access("/dev/shm", os.W_OK)
-    place = Path(tempfile.mkdtemp(dir="/dev/shm") if there else tmp_path_factory.mktemp("swaps"))
+    place = Path(tempfile.mkdtemp(dir=scratch.memory()))
     yield place
     shutil.rmtree(place)
 
@@ -156,10 +156,6 @@ def template(memory: Path) -> Path:
     with mock.patch("os.fsync"):
         make_template(memory / "template")
     return memory / "template"
-
-
-#: A link is put at the place of a directory before every so many calls; 1 tries each of them, as CI does.
-STRIDE = int(os.environ.get("STRIDE", "4"))
 
 
 @pytest.fixture(autouse=True)
@@ -194,7 +190,7 @@ def test_a_link_in_the_place_of_a_directory_at_every_call(
     calls = len(undisturbed.fs.calls)
     assert snapshot(undisturbed.root) != before, "this proves nothing: it does nothing"
     done = 0
-    for nth in range(0, calls, STRIDE):
+    for nth in sampled(undisturbed.fs.kinds()):
         for depth in range(12):
             scene = Scene(memory / f"{act.__name__}-{nth}-{depth}", template, Swapping)
             scene.fs.arm(nth, depth)
@@ -216,25 +212,29 @@ def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeyp
     monkeypatch.setattr(contests, "NAMES", 2)
     monkeypatch.setattr(contests, "_RUNS", 1)
     swaps: dict[str, int] = {}
-    calls = nth = 0
-    while nth <= calls:
+
+    def verify_in(place: Path, nth: int, depth: int) -> Swapping:
+        root = place / "mount"
+        root.mkdir(parents=True)
+        fs = Swapping(FakeClock(time.time()), root, place / "outside")
+        fs.arm(nth, depth)
+        with contextlib.suppress(CacheError, OSError):
+            verify(fs, str(root), Role(Part.LEAD, "", 0.0), lambda text: None)
+        return fs
+
+    undisturbed = verify_in(memory / "verify", -1, 0)
+    assert undisturbed.swapped is None
+    for nth in sampled(undisturbed.kinds()):
         for depth in range(4):
             place = memory / f"verify-{nth}-{depth}"
-            root = place / "mount"
-            root.mkdir(parents=True)
-            fs = Swapping(FakeClock(time.time()), root, place / "outside")
-            fs.arm(nth, depth)
-            with contextlib.suppress(CacheError, OSError):
-                verify(fs, str(root), Role(Part.LEAD, "", 0.0), lambda text: None)
+            fs = verify_in(place, nth, depth)
             if fs.swapped is None:
-                calls = max(calls, len(fs.calls))
                 break
             assert fs.changes() == set(), f"before call {nth}: {fs.calls[nth]}, {fs.swapped} swapped"
             swaps[fs.calls[nth].kind] = swaps.get(fs.calls[nth].kind, 0) + 1
             shutil.rmtree(place)
-        nth += 1
     assert {"unlink", "rename", "rmdir", "remove_tree", "mkdir", "create", "symlink"} <= swaps.keys()
-    print(f"verify: {calls} calls, {sum(swaps.values())} swaps")
+    print(f"verify: {len(undisturbed.calls)} calls, {sum(swaps.values())} swaps")
 
 
 # -- within one call of the layer --------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import sccache_dtool
+import scratch
 from sccache_dtool.cli import main, output
 
 #: Seconds that a command may take; nothing here takes a tenth of that.
@@ -40,7 +41,7 @@ class Done(NamedTuple):
 @contextlib.contextmanager
 def open_directory() -> Iterator[Path]:
     """A directory that every user can reach; pytest's own are closed, again and again where several run."""
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=scratch.memory()) as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
 

@@ -8,8 +8,9 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from cli.tool import Done, shell, wait_until
+from cli.tool import Done, shell
 from hosts import leftovers
+from waiting import wait_until
 
 _SCRIPT = Path(__file__).with_name("slurmlab.sh")
 

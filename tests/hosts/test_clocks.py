@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import PYTHON, wait_until
+from cli.tool import PYTHON
 from hosts.machine import Host
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.protocol.holders import BEATS_PER_LIFETIME
+from waiting import wait_until
 
 pytestmark = pytest.mark.hosts
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.tool import PYTHON, SC_DTOOL, Disk, call, finish, heard, say, shell, start, wait_until
+from cli.tool import PYTHON, SC_DTOOL, Disk, call, finish, heard, say, shell, start
 from sccache_dtool.liveness.record import HolderRecord
+from waiting import wait_until
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from hosts.nshost import host_command
+from waiting import wait_until
 
 pytestmark = pytest.mark.hosts
 
@@ -53,10 +54,7 @@ def test_killing_the_host_kills_everything_on_it(tmp_path):
     beat = tmp_path / "beat"
     script = 'while :; do date +%N >"$1"; sleep 0.02; done & sleep 60'
     host = subprocess.Popen(host_command("a", ["bash", "-c", script, "-", str(beat)]))
-    deadline = time.monotonic() + 30
-    while not beat.exists():
-        assert time.monotonic() < deadline, "the host did not come up"
-        time.sleep(0.01)
+    wait_until(beat.exists, "the host is up")
     host.kill()
     host.wait(timeout=30)
     time.sleep(0.2)

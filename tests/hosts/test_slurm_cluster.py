@@ -15,12 +15,13 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PATIENCE, PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell, wait_until
+from cli.tool import PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell
 from hosts import leftovers, slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
 from sccache_dtool.liveness.caller import JOB, Owner
 from sccache_dtool.liveness.job import Job
+from waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.lab
 

@@ -14,16 +14,16 @@ from sccache_dtool.liveness.process import Proc, Process
 
 
 @pytest.fixture
-def job(proc: FakeProc) -> Process:
-    """A job that runs on this host."""
+def running(proc: FakeProc) -> Process:
+    """A process that runs on this host."""
     process = proc.identify(proc.add(4242, "job", start=1000))
     assert process is not None
     return process
 
 
-def test_a_running_process_is_alive(proc: FakeProc, job: Process) -> None:
+def test_a_running_process_is_alive(proc: FakeProc, running: Process) -> None:
     """The leases of a running job would be ended, and its data deleted."""
-    assert proc.judge(job).state is State.ALIVE
+    assert proc.judge(running).state is State.ALIVE
 
 
 def test_this_very_process_is_alive() -> None:
@@ -52,79 +52,79 @@ def test_a_process_that_was_really_ended_is_dead() -> None:
     assert proc.judge(process).state is State.DEAD
 
 
-def test_a_process_that_is_gone_is_dead(proc: FakeProc, job: Process) -> None:
+def test_a_process_that_is_gone_is_dead(proc: FakeProc, running: Process) -> None:
     """Leases of killed jobs would stay for ever."""
     proc.end(4242)
-    assert proc.judge(job).state is State.DEAD
+    assert proc.judge(running).state is State.DEAD
 
 
-def test_a_number_used_again_is_another_process(proc: FakeProc, job: Process) -> None:
+def test_a_number_used_again_is_another_process(proc: FakeProc, running: Process) -> None:
     """A killed job would seem alive for as long as some process has its number."""
     proc.add(4242, "job", start=1001)
-    assert proc.judge(job).state is State.DEAD
+    assert proc.judge(running).state is State.DEAD
 
 
-def test_a_zombie_is_dead(proc: FakeProc, job: Process) -> None:
+def test_a_zombie_is_dead(proc: FakeProc, running: Process) -> None:
     """A job that nobody waits for would keep its leases until the next boot."""
     proc.add(4242, "job", start=1000, state="Z")
-    assert proc.judge(job).state is State.DEAD
+    assert proc.judge(running).state is State.DEAD
 
 
-def test_a_zombie_whose_threads_run_is_alive(proc: FakeProc, job: Process) -> None:
+def test_a_zombie_whose_threads_run_is_alive(proc: FakeProc, running: Process) -> None:
     """A program whose main thread has ended would lose its leases while its other threads read."""
     proc.add(4242, "job", start=1000, state="Z", threads=3)
-    assert proc.judge(job).state is State.ALIVE
+    assert proc.judge(running).state is State.ALIVE
 
 
 @pytest.mark.parametrize("state", ["R", "S", "D", "T", "t", "I"])
-def test_no_state_of_a_running_process_is_dead(proc: FakeProc, job: Process, state: str) -> None:
+def test_no_state_of_a_running_process_is_dead(proc: FakeProc, running: Process, state: str) -> None:
     """A job that is stopped, or waits for a server, would lose its leases."""
     proc.add(4242, "job", start=1000, state=state)
-    assert proc.judge(job).state is State.ALIVE
+    assert proc.judge(running).state is State.ALIVE
 
 
-def test_a_hidden_process_is_unknown(proc: FakeProc, job: Process) -> None:
+def test_a_hidden_process_is_unknown(proc: FakeProc, running: Process) -> None:
     """Where /proc hides the processes of others (hidepid), every user's cleaner would end the others' leases."""
     proc.end(4242)
     proc.hidden.add(4242)
-    assert proc.judge(job).state is State.UNKNOWN
+    assert proc.judge(running).state is State.UNKNOWN
 
 
-def test_a_process_of_another_boot_is_unknown(proc: FakeProc, job: Process) -> None:
+def test_a_process_of_another_boot_is_unknown(proc: FakeProc, running: Process) -> None:
     """A cleaner on one host would end the leases of all jobs on others, whose numbers mean nothing here."""
-    assert proc.judge(job._replace(boot="another")).state is State.UNKNOWN
+    assert proc.judge(running._replace(boot="another")).state is State.UNKNOWN
 
 
 @pytest.mark.parametrize("space", ["1.4026531834", "4026531836.2", "4026531836"])
-def test_a_process_of_another_name_space_is_unknown(proc: FakeProc, job: Process, space: str) -> None:
+def test_a_process_of_another_name_space_is_unknown(proc: FakeProc, running: Process, space: str) -> None:
     """A cleaner would end the leases of jobs in containers, whose numbers or start times mean nothing here."""
-    assert proc.judge(job._replace(space=space)).state is State.UNKNOWN
+    assert proc.judge(running._replace(space=space)).state is State.UNKNOWN
 
 
-def test_nothing_is_said_where_proc_is_another_name_space(proc: FakeProc, job: Process) -> None:
+def test_nothing_is_said_where_proc_is_another_name_space(proc: FakeProc, running: Process) -> None:
     """In a container that shows its host's /proc, other processes would be taken for the leases' holders."""
     os.unlink(f"{proc.root}/self")
     os.symlink("1", f"{proc.root}/self")
     foreign = Proc(proc.root)
     assert foreign.here() is None
     assert foreign.identify(4242) is None
-    assert foreign.judge(job).state is State.UNKNOWN
+    assert foreign.judge(running).state is State.UNKNOWN
 
 
-def test_nothing_is_said_without_proc(tmp_path: Path, job: Process) -> None:
+def test_nothing_is_said_without_proc(tmp_path: Path, running: Process) -> None:
     """On a host without /proc every process would look gone."""
     nothing = Proc(str(tmp_path / "nothing"))
     assert nothing.here() is None
-    assert nothing.judge(job).state is State.UNKNOWN
+    assert nothing.judge(running).state is State.UNKNOWN
 
 
 @pytest.mark.parametrize("missing", ["sys/kernel/random/boot_id", "self/ns/pid"])
-def test_nothing_is_said_where_the_identity_is_incomplete(proc: FakeProc, job: Process, missing: str) -> None:
+def test_nothing_is_said_where_the_identity_is_incomplete(proc: FakeProc, running: Process, missing: str) -> None:
     """On a kernel without some name space two containers would be taken for one."""
     os.unlink(f"{proc.root}/{missing}")
     bare = Proc(proc.root)
     assert bare.here() is None
-    assert bare.judge(job).state is State.UNKNOWN
+    assert bare.judge(running).state is State.UNKNOWN
 
 
 def test_a_name_with_brackets_is_read(proc: FakeProc) -> None:
@@ -134,11 +134,11 @@ def test_a_name_with_brackets_is_read(proc: FakeProc) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "7 (x", "7 (x) S 1 2 3"])
-def test_a_damaged_stat_says_nothing(proc: FakeProc, job: Process, text: str) -> None:
+def test_a_damaged_stat_says_nothing(proc: FakeProc, running: Process, text: str) -> None:
     """A kernel with another form of /proc would end all commands with a traceback, or all leases."""
     Path(proc.root, "4242", "stat").write_text(text)
     assert proc.stat(4242) is None
-    assert proc.judge(job).state is State.UNKNOWN
+    assert proc.judge(running).state is State.UNKNOWN
 
 
 def test_a_fork_is_another_process(proc: FakeProc) -> None:
@@ -153,9 +153,9 @@ def test_a_fork_is_another_process(proc: FakeProc) -> None:
     assert os.read(read, 100) == b"None"
 
 
-def test_an_identity_is_read_as_written(job: Process) -> None:
+def test_an_identity_is_read_as_written(running: Process) -> None:
     """A holder would be judged by the identity of another."""
-    assert Process.from_fields(job.fields()) == job
+    assert Process.from_fields(running.fields()) == running
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_an_identity_is_read_as_written(job: Process) -> None:
         {"start": "x"},
     ],
 )
-def test_what_is_no_identity_is_none(job: Process, change: dict[str, object]) -> None:
+def test_what_is_no_identity_is_none(running: Process, change: dict[str, object]) -> None:
     """One holder's record made by hand would end `clean` with a traceback, or signal a whole process group."""
-    assert Process.from_fields(job.fields() | change) is None
+    assert Process.from_fields(running.fields() | change) is None
 
 
 def test_asking_for_a_process_of_another_user_is_no_proof() -> None:

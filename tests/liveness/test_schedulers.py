@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cli.tool import has_ended, wait_until
+from cli.tool import has_ended
 from faults import FakeClock
 from liveness.asked import Commands
 from sccache_dtool.liveness import State
@@ -17,6 +16,7 @@ from sccache_dtool.liveness.batch import query
 from sccache_dtool.liveness.batch.query import Absent, JobStates, Reply, Run, Unanswered, batches, run_command
 from sccache_dtool.liveness.job import TITLES, Job
 from sccache_dtool.liveness.lifetime import Memory
+from waiting import wait_until
 
 RUNNING = "{0}|{0}|N/A|0|RUNNING|1|2|NONE|n1|lab|N/A|\n"
 DOWN = Unanswered("squeue did not answer within 10 s")
@@ -235,10 +235,8 @@ def test_a_command_that_hangs_is_given_up_with_all_that_it_has_started(
 ) -> None:
     """A site's wrapper around squeue whose child hangs would hang every cleaner for ever."""
     monkeypatch.setattr(query, "TIMEOUT", 0.5)
-    begin = time.monotonic()
     with pytest.raises(Unanswered, match="did not answer within"):
-        run_command(["sh", "-c", f"sleep 600 & echo $! >{tmp_path}/pid; wait"])
-    assert time.monotonic() - begin < 300  # whatever else the machine does; the child sleeps for longer
+        run_command(["sh", "-c", f"sleep 1000000 & echo $! >{tmp_path}/pid; wait"])
     pid = int((tmp_path / "pid").read_text())
     wait_until(lambda: has_ended(pid), "the kernel has been told; an init takes the dead one away")
 

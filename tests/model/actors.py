@@ -700,11 +700,10 @@ def finisher(me: str, generation: str) -> Program:
     yield from returner(me)
 
 
-def returner(me: str) -> Program:
-    """A cleaning that finds nothing to evict, and nothing in the trash that is not to be kept."""
-    yield from appear(me)
+def reap_and_tidy(me: str, seen: tuple[tuple[str, bool, tuple[str, ...]], ...]) -> Program:
+    """Reap the leases of what was seen, and put away what the dead were at work on."""
     works = yield "names", "tmp"
-    court = yield from reap(me, ())
+    court = yield from reap(me, seen)
     while works:
         work, works = works[0], works[1:]
         is_dead = work.endswith("~going") or "~return~" in work
@@ -712,6 +711,12 @@ def returner(me: str) -> Program:
             is_dead, court = yield from ask(me, court, work.partition(".")[0])
         if is_dead:
             yield from put_away(work)
+
+
+def returner(me: str) -> Program:
+    """A cleaning that finds nothing to evict, and nothing in the trash that is not to be kept."""
+    yield from appear(me)
+    yield from reap_and_tidy(me, ())
     yield from retire(me, 0)
 
 
@@ -724,15 +729,7 @@ def cleaner(me: str) -> Program:
     """`clean --all` from end to end."""
     yield from appear(me)
     seen = yield from scan()
-    works = yield "names", "tmp"
-    court = yield from reap(me, seen)
-    while works:
-        work, works = works[0], works[1:]
-        is_dead = work.endswith("~going") or "~return~" in work
-        if not is_dead:
-            is_dead, court = yield from ask(me, court, work.partition(".")[0])
-        if is_dead:
-            yield from put_away(work)
+    yield from reap_and_tidy(me, seen)
     while seen:
         (generation, _, _), seen = seen[0], seen[1:]
         yield from evict(generation)

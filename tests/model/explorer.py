@@ -116,10 +116,16 @@ class State(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """What one transition does, for the trace."""
+    """What one transition does, for the trace: a call of an actor and its answer, or None for its crash."""
 
     actor: int
-    text: str
+    call: Call | None
+    answer: object = None
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        return "crashes" if self.call is None else f"{_words(self.call)}{_shown(self.answer)}{self.note}"
 
 
 class Scenario(NamedTuple):
@@ -156,6 +162,7 @@ class Explorer:
         self._fine: set[tuple[Tree, frozenset[Fact]]] = set()
         self._recovered: set[tuple[Tree, frozenset[Fact]]] = set()
         self._trees: dict[Tree, Tree] = {}
+        self._made: dict[Tree, frozenset[Fact]] = {}  # the leases that are seen in a tree
         self._beliefs: dict[frozenset[Fact], frozenset[Fact]] = {}
 
     def run(self) -> Result:
@@ -173,7 +180,7 @@ class Explorer:
         assert wrong is None
         known: dict[State, int] = {first: 0}
         states = [first]
-        parents, moves, transitions = array("l", [-1]), [Moved(-1, "")], 0
+        parents, moves, transitions = array("l", [-1]), [Moved(-1, None)], 0
         backward: list[list[int]] = [[]]
         index = 0
         while index < len(states):
@@ -215,10 +222,10 @@ class Explorer:
                 absent = self._noticed(state, actor, call, answer)
                 after = self._lives[actor].after(node, answer)
                 at = (*state.at[:actor], after, *state.at[actor + 1 :])
-                moved = Moved(actor, f"{_words(call)}{_shown(answer)}{note}")
+                moved = Moved(actor, call, answer, note)
                 yield (moved, *self._settle(State(tree, at, state.facts, absent, luck), (actor,)))
             if state.luck.crashes and self._is_mortal(actor):
-                yield Moved(actor, "crashes"), self._without(state, actor), None
+                yield Moved(actor, None), self._without(state, actor), None
 
     def _is_mortal(self, actor: int) -> bool:
         return self._scenario.mortal is None or self._names[actor] in self._scenario.mortal
@@ -226,11 +233,12 @@ class Explorer:
     def _without(self, state: State, actor: int) -> State:
         name = self._names[actor]
         facts = frozenset(fact for fact in state.facts if fact[0] == "made" or fact[1] != name) | {("dead", name)}
-        return state._replace(
-            at=(*state.at[:actor], -1, *state.at[actor + 1 :]),
-            facts=facts,
-            absent=frozenset(one for one in state.absent if one[0] != actor),
-            luck=state.luck._replace(crashes=state.luck.crashes - 1),
+        return State(
+            state.tree,
+            (*state.at[:actor], -1, *state.at[actor + 1 :]),
+            facts,
+            frozenset(one for one in state.absent if one[0] != actor),
+            state.luck._replace(crashes=state.luck.crashes - 1),
         )
 
     def _answers(self, state: State, actor: int, call: Call) -> Iterator[tuple[object, Tree, Luck, str]]:
@@ -373,10 +381,13 @@ class Explorer:
                 at[actor] = self._lives[actor].after(at[actor], None)
             if call is None:
                 facts = {fact for fact in facts if fact[0] in ("made", "dead") or fact[1] != name} | {("ended", name)}
-        facts.update(("made", lease) for lease in visible_leases(state.tree))
+        made = self._made.get(state.tree)
+        if made is None:
+            made = self._made[state.tree] = frozenset(("made", lease) for lease in visible_leases(state.tree))
+        facts |= made
         frozen = frozenset(facts)
         frozen = self._beliefs.setdefault(frozen, frozen)
-        return state._replace(at=tuple(at), facts=frozen), wrong
+        return State(state.tree, tuple(at), frozen, state.absent, state.luck), wrong
 
     def _wrong(self, state: State) -> str | None:
         seen = (state.tree, state.facts)

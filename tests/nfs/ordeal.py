@@ -16,6 +16,7 @@ from pathlib import Path
 
 from nfs.lab import NOTES, Lab, NfsHost
 from races.storm import KINDS, Journal, Notes
+from waiting import wait_until
 
 _PROGRAM = str(Path(__file__).with_name("storm_on_host.py"))
 
@@ -162,11 +163,14 @@ class Ordeal:
 
     def wait_until(self, happened: Callable[[], bool], what: str, *, in_order: bool = True) -> None:
         """Look again and again; `in_order`: what is wrong meanwhile ends it all."""
-        deadline = time.monotonic() + PATIENCE
-        while not happened():
+
+        def has_happened() -> bool:
+            if happened():
+                return True
             assert not in_order or self.seen() == []
-            assert time.monotonic() < deadline, f"not within {PATIENCE:g} s: {what}"
-            time.sleep(0.1)
+            return False
+
+        wait_until(has_happened, what, patience=PATIENCE, pause=0.1)
 
     def _uses(self, host: NfsHost) -> int:
         return self._raging[host].notes.counts()["uses"]

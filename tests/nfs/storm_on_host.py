@@ -9,12 +9,12 @@ WEATHER is a `Weather` in JSON; JOURNAL and ITEMS are files, which all hosts can
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, PAYLOAD, Layout
 from sccache_dtool.liveness import lifetime
 from sccache_dtool.protocol import election
+from waiting import wait_until
 
 #: Seconds in which the last holder of a host that is gone has lapsed.
 PATIENCE = 180.0
@@ -104,10 +105,13 @@ def _looked_at(copy: str, digest: str) -> Iterator[str]:
 def judge(place: str, journal: str, items: str) -> dict[str, object]:
     """What is not as it must be, and how many uses are in the history."""
     cache = Cache(place, fs=FileSystem())
-    deadline = time.monotonic() + PATIENCE
-    while "holders" in left_in(place) and time.monotonic() < deadline:
+
+    def reaped() -> bool:
         cache.reap()
-        time.sleep(0.5)
+        return "holders" not in left_in(place)
+
+    with contextlib.suppress(AssertionError):  # what is left is a violation, and said with all others
+        wait_until(reaped, "all holders are reaped", patience=PATIENCE, pause=0.5)
     noted = {kind: set(lines) for kind, lines in json.loads(Path(journal).read_text()).items()}
     violations, uses = verdict(place, _items(items), noted)
     return {"violations": violations, "in history": uses}

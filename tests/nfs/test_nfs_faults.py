@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from nfs.lab import Lab, NfsHost
+from waiting import wait_until
 
 #: A program that uses an item so often and gives it back, and says how often it has so far.
 USER = """
@@ -55,13 +55,6 @@ def hold(host: NfsHost, source: str, *options: str) -> int:
     return pid
 
 
-def wait_until(happened: Callable[[], bool]) -> None:
-    """Ask again and again, each time on a host."""
-    deadline = time.monotonic() + PATIENCE
-    while not happened():
-        assert time.monotonic() < deadline, "it has not happened"
-
-
 @pytest.mark.parametrize("version", ["4.2"])
 def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, source: str) -> None:
     """Cut off, frozen and crashed hosts keep what they use for their lifetime, and no longer; those that come back
@@ -84,7 +77,7 @@ def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, sour
             assert there.out == "data"
             return said(a, "reap") != [] and leases(a) == 0
 
-        wait_until(reaped)
+        wait_until(reaped, "the silent host's lease is reaped", patience=PATIENCE)
         assert a.sc_dtool("clean", "--all", "-y").code == 0
         assert lab.server.run("sh", "-c", f"ls -d {lab.server.place}/.sc-dtool/items/*/*/g*").code != 0
         b.heal()

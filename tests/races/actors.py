@@ -46,52 +46,6 @@ def digest_of(path: str) -> str:
     return whole.hexdigest()
 
 
-class _Slip(NamedTuple):
-    kind: str
-    within: str
-    nth: int
-    act: Callable[[], object]
-
-
-class Slipping(Counting):
-    """Slips somebody else's act in just before or just after a chosen call; each once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._before: list[_Slip] = []
-        self._after: list[_Slip] = []
-        self.results: list[Any] = []  # what the acts returned
-
-    @property
-    def pending(self) -> int:
-        """Acts whose call has not come."""
-        return len(self._before) + len(self._after)
-
-    def before(self, kind: str, within: str, act: Callable[[], object], nth: int = 1) -> None:
-        """Let `act` happen before the `nth` call of `kind` from now on whose arguments have `within` in them."""
-        self._before.append(_Slip(kind, within, nth, act))
-
-    def after(self, kind: str, within: str, act: Callable[[], object], nth: int = 1) -> None:
-        """The same just after such a call, if it succeeds."""
-        self._after.append(_Slip(kind, within, nth, act))
-
-    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
-        self._let_slip(self._before, call)
-        result = do()
-        self._let_slip(self._after, call)
-        return result
-
-    def _let_slip(self, slips: list[_Slip], call: Call) -> None:
-        for slip in [*slips]:
-            if slip.kind != call.kind or slip.within not in str(call):
-                continue
-            slips.remove(slip)
-            if slip.nth > 1:
-                slips.append(slip._replace(nth=slip.nth - 1))
-            else:
-                self.results.append(slip.act())
-
-
 def names(*parts: str) -> list[str]:
     """What is in a directory, sorted; empty if there is none."""
     try:

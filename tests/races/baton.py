@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from unittest import mock
 
+import scratch
 from faults import REPEATED, Call, Counting, FakeClock
 from races.actors import findings, left_in
 from sccache_dtool import log
@@ -152,7 +153,7 @@ class Play:
     """One order of steps of several actors on one cache."""
 
     def __init__(self, scene: Scene, acts: Mapping[str, Act], director: Director) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="sc-dtool-play-", dir=_in_memory()))
+        self.directory = Path(tempfile.mkdtemp(prefix="sc-dtool-play-", dir=scratch.memory()))
         self.place = str(self.directory / "cache")
         shutil.copytree(scene.place, self.place, symlinks=True)
         self.layout = Layout(self.place)
@@ -436,8 +437,3 @@ def _names(path: str) -> list[str]:
         return os.listdir(path)
     except OSError:
         return []
-
-
-def _in_memory() -> str | None:
-    """Where a file system is fast: hundreds of thousands of plays are to be played."""
-    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

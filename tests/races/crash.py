@@ -21,11 +21,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from hosts import leftovers
+from waiting import wait_until
 
 _CALLS = (
     "open,openat,creat,link,linkat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,symlinkat,"
@@ -196,11 +196,8 @@ def _strace_started(
             stderr=subprocess.PIPE,
             text=True,
         )
-        deadline = time.monotonic() + _PATIENCE
-        while not _is_traced(pid):
-            assert tracing.poll() is None, tracing.communicate()[1]
-            assert time.monotonic() < deadline, "strace does not begin"
-            time.sleep(0.001)
+        wait_until(lambda: _is_traced(pid) or tracing.poll() is not None, "strace begins", pause=0.001)
+        assert tracing.poll() is None, tracing.communicate()[1]
         os.kill(pid, signal.SIGCONT)
         code = starter.end()
         tracing.communicate(timeout=_PATIENCE)

@@ -64,6 +64,10 @@ class Chance:
         return chosen
 
 
+#: Orders with one switch that are played of even the shortest case.
+_FEW = 20
+
+
 class Played(NamedTuple):
     """One order that was played."""
 
@@ -72,14 +76,20 @@ class Played(NamedTuple):
     log: list[str]
 
 
-def systematically(scene: Scene, acts: Mapping[str, Act], most: int, sample: int | None, seed: int) -> Iterator[Played]:
+def systematically(
+    scene: Scene, acts: Mapping[str, Act], most: int, sample: int | None, seed: int, stride: int = 1
+) -> Iterator[Played]:
     """Every order with at most `most` switches, whoever begins.
 
     `sample`: of the orders with more than one switch only so many, by chance; None for all.
+    `stride`: of the orders with one switch only one in so many, but _FEW at least, from one that is chosen by chance.
     """
     dice = random.Random(seed)
     pending = [(Switch(0, first),) for first in range(len(acts))]
     for count in range(most + 1):
+        if count == 1:
+            step = max(1, min(stride, len(pending) // _FEW))
+            pending = pending[dice.randrange(step) :: step]
         if sample is not None and count > 1:
             pending = dice.sample(pending, min(sample, len(pending)))
         longer: list[tuple[Switch, ...]] = []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from effort import PLAYS, SAMPLE, SEED, STRIDE
 from faults import Call, FakeClock, FakeProc, Interposing, store_of
 from races.baton import Misfortune, Play, Scene
 from races.directors import Chance, systematically
@@ -22,10 +23,6 @@ from sccache_dtool.liveness import State, Verdict, caller
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.lifetime import Memory
 from sccache_dtool.protocol.election import Election, make_election
-
-SEED = int(os.environ.get("SEED", "20261121"))
-PLAYS = int(os.environ.get("PLAYS", "12")) * 10
-SAMPLE = int(os.environ.get("SAMPLE", "10")) * 10
 
 AT_WORK: set[int] = set()
 
@@ -78,7 +75,7 @@ def play_by_chance(scene: Scene, name: str, plays: int) -> list[str]:
 
 def test_two_are_never_elected_at_once_by_chance(tmp_path: Path) -> None:
     """Many processes that want one item would download it more than once."""
-    found = play_by_chance(Scene(tmp_path), "elected", PLAYS)
+    found = play_by_chance(Scene(tmp_path), "elected", 15 * PLAYS)
     assert not found, "\n".join(found)
 
 
@@ -87,7 +84,7 @@ def test_two_are_never_elected_at_once_in_orders_with_few_switches(tmp_path: Pat
     count = 0
     AT_WORK.clear()
     acts = {f"worker {worker}": work_alone for worker in range(3)}
-    for played in systematically(Scene(tmp_path), acts, 2, SAMPLE, SEED):
+    for played in systematically(Scene(tmp_path), acts, 2, 10 * SAMPLE, SEED, STRIDE):
         assert not [one for one in played.violations if "at once" in one], "\n".join(played.log)
         AT_WORK.clear()
         count += 1
@@ -132,59 +129,61 @@ def stand(layout: Layout, clock: FakeClock, proc: FakeProc) -> Stand:
     return stand
 
 
-@pytest.mark.parametrize("resigns", [True, False], ids=["has resigned", "was killed"])
-@pytest.mark.parametrize("kind", ["names", "readlink", "read_text", "unlink", "symlink", "lstat"])
-def test_who_takes_over_does_not_remove_the_lock_of_the_next_winner(
-    stand: Stand, proc: FakeProc, layout: Layout, kind: str, resigns: bool
+KINDS = ("names", "readlink", "read_text", "unlink", "symlink", "lstat")
+
+
+def overtake(
+    stand: Stand, layout: Layout, kind: str, arrange: Callable[[Election, Election], Callable[[], bool]]
 ) -> None:
-    """A process that looks just when a winner ends would be elected beside the next one, and download the item too."""
+    """Somebody takes over from a winner, and before each of its calls of a kind there happens what `arrange` returns.
+
+    `arrange` is given the winner and a third one, and what it returns says whether the third one is elected.
+    """
     for nth in range(1, 8):
         first = stand(101)
         assert first.poll()
         fs = Interposing()
         slow, fast = stand(102, fs), stand(103)
-        won: list[bool] = []
-
-        def end_and_succeed(first: Election = first, fast: Election = fast, won: list[bool] = won) -> None:
-            if resigns:
-                first.resign()
-            proc.end(101)
-            won.append(fast.poll() or fast.poll())
-
-        fs.before(kind, end_and_succeed, nth=nth)
-        both = slow.poll()
-        fs._acts.clear()
-        if won:
-            assert not (both and won[0]), f"two are elected at once, before {kind} {nth}"
-            (fast if won[0] else slow).resign()
-        else:
-            first.resign()
-        slow.resign()
-        fast.resign()
-        for name in os.listdir(layout.locks):
-            os.unlink(f"{layout.locks}/{name}")
-
-
-@pytest.mark.parametrize("kind", ["names", "readlink", "read_text", "unlink", "symlink", "lstat"])
-def test_who_looks_just_when_a_winner_ends_is_not_elected_beside_the_next(
-    stand: Stand, proc: FakeProc, layout: Layout, kind: str
-) -> None:
-    """The sign was read while the winner was there, and the process is gone when it is asked for: it was not killed."""
-    for nth in range(1, 8):
-        first = stand(101)
-        assert first.poll()
-        fs = Interposing()
-        slow, fast = stand(102, fs), stand(103)
-        won: list[bool] = []
-        ENDING[:] = [lambda: proc.end(101), first.resign]
-        fs.before(kind, lambda fast=fast, won=won: won.append(fast.poll()), nth=nth)
+        fs.before(kind, arrange(first, fast), nth=nth)
         mine = slow.poll()
-        fs._acts.clear()
-        assert not (mine and any(won)), f"two are elected at once, before {kind} {nth}"
+        fs.forget()
+        assert not (mine and any(fs.results)), f"two are elected at once, before {kind} {nth}"
         for one in (first, slow, fast):
             one.resign()
         for name in os.listdir(layout.locks):
             os.unlink(f"{layout.locks}/{name}")
+
+
+@pytest.mark.parametrize("resigns", [True, False], ids=["has resigned", "was killed"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_takes_over_does_not_remove_the_lock_of_the_next_winner(
+    stand: Stand, proc: FakeProc, layout: Layout, kind: str, resigns: bool
+) -> None:
+    """A process that looks just when a winner ends would be elected beside the next one, and download the item too."""
+
+    def arrange(first: Election, fast: Election) -> Callable[[], bool]:
+        def end_and_succeed() -> bool:
+            if resigns:
+                first.resign()
+            proc.end(101)
+            return fast.poll() or fast.poll()
+
+        return end_and_succeed
+
+    overtake(stand, layout, kind, arrange)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_who_looks_just_when_a_winner_ends_is_not_elected_beside_the_next(
+    stand: Stand, proc: FakeProc, layout: Layout, kind: str
+) -> None:
+    """The sign was read while the winner was there, and the process is gone when it is asked for: it was not killed."""
+
+    def arrange(first: Election, fast: Election) -> Callable[[], bool]:
+        ENDING[:] = [lambda: proc.end(101), first.resign]
+        return fast.poll
+
+    overtake(stand, layout, kind, arrange)
 
 
 def test_two_who_take_over_at_once_come_to_an_end(stand: Stand, proc: FakeProc, layout: Layout) -> None:
@@ -200,7 +199,7 @@ def test_two_who_take_over_at_once_come_to_an_end(stand: Stand, proc: FakeProc, 
             fs.before(kind, lambda other=other, won=won: won.append(other.poll()), nth=nth)
             mine = one.poll()
             theirs = any(won)
-            fs._acts.clear()
+            fs.forget()
             assert not (mine and theirs)
             for _ in range(3):
                 if not (mine or theirs):

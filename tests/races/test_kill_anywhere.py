@@ -24,6 +24,7 @@ from typing import NamedTuple
 import pytest
 
 import httpserver
+from effort import CRASH_POINTS, SEED
 from figures import tally
 from races import crash
 from races.actors import digest_of, generations, left_in, make_payload, names
@@ -32,10 +33,7 @@ from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
 
-SEED = int(os.environ.get("SEED", "20261121"))
-MOST_POINTS = int(os.environ.get("CRASH_POINTS", "6"))  # of each command; CRASH_POINTS=1000 leaves none out
-
-_SOME = MOST_POINTS // 3  # where most of the calls are those of another case, too
+_SOME = CRASH_POINTS // 3  # where most of the calls are those of another case, too
 
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
@@ -375,7 +373,7 @@ class Case(NamedTuple):
     before: Callable[[Scene], None]
     words: str
     thing: Callable[[Props], Thing] = _a_tree
-    most: int = MOST_POINTS  # points at which it is killed
+    most: int = CRASH_POINTS  # points at which it is killed
     leased: float | None = None  # the process $P has a lease on the item; its lifetime in seconds, 0: none
     put_right: tuple[str, ...] = ("clean --all -y", "doctor --fix")  # said afterwards; $again: the command itself
     codes: tuple[int, ...] = (0,)  # with which the command may end

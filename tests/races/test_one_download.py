@@ -21,13 +21,11 @@ from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol.election import make_election
+from waiting import PATIENCE
 
 BODY = random.Random(4).randbytes(300_000)
 DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 MANY = 32
-
-#: Seconds after which a process that does not do what it must is given up; nothing takes so long.
-PATIENCE = 60
 
 
 class Process:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from effort import PLAYS, SAMPLE, SEED, STRIDE
 from figures import tally
 from races.baton import Play, Scene
 from races.directors import Chance, Played, systematically
@@ -19,10 +20,6 @@ from races.plays import CASES, CROWDS, Case
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.evict import trash
 from sccache_dtool.protocol.gate import Closing
-
-SEED = int(os.environ.get("SEED", "20261121"))
-PLAYS = int(os.environ.get("PLAYS", "4"))  # by chance, of each case
-SAMPLE = int(os.environ.get("SAMPLE", "3"))  # of the orders with two switches, of each case
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +37,7 @@ def told(played: Played) -> str:
 def test_orders_with_few_switches(tmp_path: Path, case: Case) -> None:
     """Two commands at once would harm each other in some order of their steps."""
     count = 0
-    for played in systematically(Scene(tmp_path, case.prepare), case.named(), 2, SAMPLE, SEED):
+    for played in systematically(Scene(tmp_path, case.prepare), case.named(), 2, SAMPLE, SEED, STRIDE):
         assert not played.violations, told(played)
         count += 1
     tally("orders", case.name, played=count)

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,10 +20,10 @@ from unittest import mock
 
 import pytest
 
-from faults import store_of
+from effort import STRIDE
+from faults import Interposing, store_of
 from races.actors import (
     Payload,
-    Slipping,
     SlippingAt,
     digest_of,
     findings,
@@ -48,9 +47,6 @@ from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
-
-#: Every so many steps another command slips in; 1 tries each of them, as CI does.
-STRIDE = int(os.environ.get("STRIDE", "4"))
 
 EVERYTHING = Rules(everything=True)
 
@@ -110,7 +106,7 @@ def break_all_elections(place: str, *, signs: bool = True) -> None:
 
 def dead_owner(cache: Cache) -> tuple[subprocess.Popen[str], Owner]:
     """A process that can hold leases; kill it for an owner that is gone."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True)
+    process = subprocess.Popen(["cat"], stdin=subprocess.PIPE, text=True)
     return process, cache.owner(f"pid:{process.pid}")
 
 
@@ -124,11 +120,11 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def test_use_between_the_closing_of_the_gate_and_the_move_to_the_trash(actor: Actor, payload: Payload) -> None:
     """A job that asks at the worst moment of an eviction would read what is being deleted."""
-    fs = Slipping()
+    fs = Interposing()
     evictor, user = actor(fs), actor()
     key = put(user, payload)
     (dead,) = generations(str(user.root), key)
-    fs.after("rmdir", "/use", lambda: user.use(payload.path))
+    fs.after("rmdir", lambda: user.use(payload.path), within="/use")
     assert evictor.evict_if_idle(key)
     (lease,) = fs.results
     assert lease.place.generation != dead
@@ -138,10 +134,10 @@ def test_use_between_the_closing_of_the_gate_and_the_move_to_the_trash(actor: Ac
 
 def test_use_between_the_look_and_the_closing_of_the_gate(actor: Actor, payload: Payload) -> None:
     """An item would be evicted on the strength of an old listing, though a job holds it by now."""
-    fs = Slipping()
+    fs = Interposing()
     evictor, user = actor(fs), actor()
     key = put(user, payload)
-    fs.before("rmdir", "/use", lambda: user.use(payload.path))
+    fs.before("rmdir", lambda: user.use(payload.path), within="/use")
     assert not evictor.evict_if_idle(key)
     (lease,) = fs.results
     assert is_whole(lease, payload)
@@ -149,10 +145,10 @@ def test_use_between_the_look_and_the_closing_of_the_gate(actor: Actor, payload:
 
 def test_eviction_between_the_listing_and_the_lease(actor: Actor, payload: Payload) -> None:
     """A job would get the path of a copy that was evicted while it looked."""
-    fs = Slipping()
+    fs = Interposing()
     user, evictor = actor(fs), actor()
     key = put(evictor, payload)
-    fs.after("names", key, lambda: evictor.evict_if_idle(key))
+    fs.after("names", lambda: evictor.evict_if_idle(key), within=key)
     lease = user.use(payload.path)
     assert fs.results == [True]
     assert is_whole(lease, payload)
@@ -160,10 +156,10 @@ def test_eviction_between_the_listing_and_the_lease(actor: Actor, payload: Paylo
 
 def test_eviction_right_after_the_lease(actor: Actor, payload: Payload) -> None:
     """A lease that was just taken would not count."""
-    fs = Slipping()
+    fs = Interposing()
     user, evictor = actor(fs), actor()
     key = put(evictor, payload)
-    fs.after("symlink", "/use/", lambda: evictor.evict_if_idle(key))
+    fs.after("symlink", lambda: evictor.evict_if_idle(key), within="/use/")
     lease = user.use(payload.path)
     assert fs.results == [False]
     assert is_whole(lease, payload)
@@ -171,10 +167,10 @@ def test_eviction_right_after_the_lease(actor: Actor, payload: Payload) -> None:
 
 def test_eviction_right_after_the_publication(actor: Actor, place: str, payload: Payload) -> None:
     """What a job has just downloaded would be evicted before it gets its lease."""
-    fs = Slipping()
+    fs = Interposing()
     user, evictor = actor(fs), actor()
     key = key_of(user, payload)
-    fs.after("rename", f"{Layout(place).item(key)}/g", lambda: evictor.evict_if_idle(key))
+    fs.after("rename", lambda: evictor.evict_if_idle(key), within=f"{Layout(place).item(key)}/g")
     lease = user.use(payload.path)
     assert fs.results == [False]
     assert is_whole(lease, payload)
@@ -201,14 +197,14 @@ def test_a_lease_taken_after_close_is_protected(actor: Actor, payload: Payload) 
 
 def test_two_publish_one_item(actor: Actor, place: str, payload: Payload) -> None:
     """After a lock was broken wrongly, the second of two downloaders would harm what the first one's job reads."""
-    fs = Slipping()
+    fs = Interposing()
     first, second = actor(fs), actor()
 
     def publish_too() -> Lease:
         break_all_elections(place, signs=False)
         return second.use(payload.path)
 
-    fs.after("mkdir", "/use", publish_too)  # it has looked for the last time
+    fs.after("mkdir", publish_too, within="/use")  # it has looked for the last time
     own = first.use(payload.path)
     (other,) = fs.results
     assert own.place.generation != other.place.generation
@@ -243,10 +239,10 @@ def lapsed(cache: Cache, payload: Payload, clock: Shifted) -> Lease:
 @pytest.mark.usefixtures("one_clock")
 def test_a_heartbeat_just_before_the_revocation_saves_the_leases(actor: Actor, payload: Payload) -> None:
     """A job that was slow to show its heartbeat, and did, would lose its data all the same."""
-    clock, fs = Shifted(), Slipping()
+    clock, fs = Shifted(), Interposing()
     user, reaper = actor(clock=clock), actor(fs)
     lease = lapsed(user, payload, clock)
-    fs.before("rename", "/holders/gone/", lease.holder.beat)
+    fs.before("rename", lease.holder.beat, within="/holders/gone/")
     assert not reaper.reap().leases
     assert fs.pending == 0
     assert not reaper.evict_if_idle(lease.key)
@@ -257,10 +253,10 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_leases(actor: Actor, p
 @pytest.mark.usefixtures("one_clock")
 def test_a_revocation_just_before_the_heartbeat_is_noticed(actor: Actor, payload: Payload) -> None:
     """A job whose leases were revoked would go on reading data that is being deleted."""
-    clock, fs = Shifted(), Slipping()
+    clock, fs = Shifted(), Interposing()
     user, reaper = actor(fs, clock=clock), actor()
     lease = lapsed(user, payload, clock)
-    fs.before("rename", "/holders/", reaper.reap)
+    fs.before("rename", reaper.reap, within="/holders/")
     with pytest.raises(LeaseLost):
         lease.holder.beat()
     assert [one.held.name for one in fs.results[0].leases] == [lease.name]
@@ -300,7 +296,7 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 @pytest.mark.parametrize("command", ["clean", "doctor"])
 def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, place: str, command: str) -> None:
     """A download, or a copy on its way out of the trash, would be taken from a process that has just shown it lives."""
-    clock, fs = Shifted(), Slipping()
+    clock, fs = Shifted(), Interposing()
     holder = Holder(
         store_of(FileSystem(), Layout(place), clock=clock), Owner(caller.NAMED, None, "somebody", ""), 100.0
     )
@@ -309,7 +305,7 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
     clock.shift = 0
     area = f"{Layout(place).tmp}/{WorkName(holder.next_lease(), 'restore', 'g0123456789abcdef-1-2-3~9999999999')}"
     os.makedirs(f"{area}/trashed/payload")
-    fs.before("rename", "/holders/gone/", holder.beat)
+    fs.before("rename", holder.beat, within="/holders/gone/")
     cache = actor(fs)
     if command == "clean":
         cache.clean(EVERYTHING)
@@ -326,18 +322,18 @@ def test_a_heartbeat_just_before_the_revocation_saves_the_work(actor: Actor, pla
 def test_giving_back_and_reaping_at_once_count_once(actor: Actor, payload: Payload) -> None:
     """A use would be counted twice, or lost, when a script's end meets a reaper."""
     for order in ("reap first", "unuse first"):
-        fs = Slipping()
+        fs = Interposing()
         late, early = actor(fs), actor()
         process, owner = dead_owner(late)
         lease = late.hold(owner, late.wanted([payload.path]))
         end(process)
         before = len(late.uses(lease.key))
         if order == "reap first":
-            fs.before("rename", "/use/", early.reap)
+            fs.before("rename", early.reap, within="/use/")
             assert late.release([owner], lease.key) == 0
             assert len(fs.results[0].leases) == 1
         else:
-            fs.before("rename", "/use/", functools.partial(early.release, [owner], lease.key))
+            fs.before("rename", functools.partial(early.release, [owner], lease.key), within="/use/")
             assert not late.reap().leases
             assert fs.results == [1]
         uses = late.uses(lease.key)
@@ -384,12 +380,12 @@ def test_a_reader_whose_listing_a_fold_runs_into(actor: Actor, place: str, paylo
 
 def test_restore_just_before_a_purge_wins(actor: Actor, place: str, payload: Payload) -> None:
     """What was brought back from the trash would be deleted under the one who brought it back."""
-    fs = Slipping()
+    fs = Interposing()
     user = actor()
     key = put(user, payload)
     user.remove(key, keep_for=1.0)
     layout = Layout(place)
-    fs.before("rename", "~going", lambda: user.restore(payload.path.rpartition("/")[2]))
+    fs.before("rename", lambda: user.restore(payload.path.rpartition("/")[2]), within="~going")
     trash.purge(store_of(fs, layout), Clock().wall() + 100)
     assert fs.results == [key]
     (generation,) = generations(place, key)
@@ -400,11 +396,13 @@ def test_restore_just_before_a_purge_wins(actor: Actor, place: str, payload: Pay
 
 def test_purge_just_before_a_restore_is_told(actor: Actor, place: str, payload: Payload) -> None:
     """`restore` would publish a copy that is half deleted."""
-    fs = Slipping()
+    fs = Interposing()
     restorer, user = actor(fs), actor()
     key = put(user, payload)
     user.remove(key, keep_for=1.0)
-    fs.before("rename", "~restore", lambda: trash.purge(store_of(FileSystem(), Layout(place)), Clock().wall() + 100))
+    fs.before(
+        "rename", lambda: trash.purge(store_of(FileSystem(), Layout(place)), Clock().wall() + 100), within="~restore"
+    )
     with pytest.raises(UsageError, match="just been deleted"):
         restorer.restore(key)
     assert fs.results == [Purged(1)]
@@ -413,12 +411,12 @@ def test_purge_just_before_a_restore_is_told(actor: Actor, place: str, payload: 
 
 def test_rm_says_in_use_also_when_the_user_was_quick(actor: Actor, place: str, payload: Payload) -> None:
     """`rm` would report as removed what it has left in place."""
-    fs = Slipping()
+    fs = Interposing()
     remover, user = actor(fs), actor()
     key = put(user, payload)
     leases: list[Lease] = []
-    fs.before("rmdir", "/use", lambda: leases.append(user.use(payload.path)))
-    fs.before("names", f"{key}/g", lambda: leases.pop().release(), nth=2)
+    fs.before("rmdir", lambda: leases.append(user.use(payload.path)), within="/use")
+    fs.before("names", lambda: leases.pop().release(), within=f"{key}/g", nth=2)
     with contextlib.suppress(InUse):
         remover.remove(key)
         assert generations(place, key) == []

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,11 +26,11 @@ from sccache_dtool.disk.names import Layout, PartName
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import track, transfers
 from sccache_dtool.policy.rules import Rules
+from waiting import PATIENCE, wait_until
 
 BODY = os.urandom(6 << 20)
 DIGEST = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 ETAG = '"one"'
-PATIENCE = 60.0
 
 #: The real command line, with signs of life so often that nobody waits for them here.
 HURRIED = """
@@ -41,6 +40,21 @@ from sccache_dtool.fetch import track
 from sccache_dtool.cli import main
 track.PULSE, election.LIFETIME, election.REFRESH = 0.05, 2, 0.3
 main.main()
+"""
+
+
+#: So many processes run one command line. They are forked, as the start of Python would take longer than all else.
+THIRTY_TWO = """
+import contextlib, os
+import click, flufl.lock, requests, sccache_dtool.cache
+from sccache_dtool.cli import main
+for _ in range(32):
+    if os.fork() == 0:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        main.main()
+with contextlib.suppress(ChildProcessError):
+    while True:
+        os.wait()
 """
 
 
@@ -57,13 +71,6 @@ def layout(place: str) -> Layout:
 
 def sc(place: str, *words: str) -> list[str]:
     return [sys.executable, "-c", HURRIED, "-C", place, *words]
-
-
-def wait_for(what: Callable[[], object], why: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not what():
-        assert time.monotonic() < deadline, f"in vain: {why}"
-        time.sleep(0.01)
 
 
 def noted(layout: Layout) -> int:
@@ -105,7 +112,7 @@ def test_after_a_kill_the_next_goes_on(
     """Six hours of download would be lost with the job that did it."""
     url = begun(server)
     with start(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
         with start(sc(place, "use", url, *digest, "--holder", f"pid:{os.getpid()}")) as second:
@@ -121,7 +128,7 @@ def test_what_a_successor_had_taken_is_continued_if_it_is_killed_too(
     """The second job that is killed would lose six hours of the first one's download."""
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
 
@@ -147,7 +154,7 @@ def test_after_sigterm_the_next_goes_on(place: str, layout: Layout, server: http
     """A batch system ends a job politely, and its download would be thrown away out of politeness."""
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.send_signal(signal.SIGTERM)
         server.release()
         assert first.wait(PATIENCE) == 128 + signal.SIGTERM
@@ -160,7 +167,7 @@ def test_who_was_frozen_wakes_up_and_does_no_harm(place: str, layout: Layout, se
     """A suspended process would write into the file that its successor continues, or publish half of it."""
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.send_signal(signal.SIGSTOP)
         with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as second:
             path = path_of(second)  # within the lifetime of the election
@@ -180,7 +187,7 @@ def test_a_host_that_goes_away_is_succeeded_by_another(place: str, layout: Layou
     url = begun(server)
     words = ("use", url, DIGEST, "--holder", "a campaign", "--ttl", "1h")
     with start(host_command("a", sc(place, *words), network=True)) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         with start(host_command("b", sc(place, *words), network=True)) as second:
             first.kill()
             path = path_of(second)
@@ -192,24 +199,10 @@ def test_a_host_that_goes_away_is_succeeded_by_another(place: str, layout: Layou
 def test_one_download_for_64_processes_on_two_hosts(place: str, layout: Layout, server: httpserver.Server) -> None:
     """Each node of a cluster would fetch the same terabyte."""
     url = server.page("/x", BODY, hold=True)
-    sc_dtool = [
-        sys.executable,
-        "-m",
-        "sccache_dtool",
-        "-C",
-        place,
-        "use",
-        url,
-        DIGEST,
-        "--holder",
-        "all",
-        "--ttl",
-        "1h",
-    ]
-    script = 'for n in $(seq 32); do "$@" 2>/dev/null & done; wait'
+    words = ["-C", place, "use", url, DIGEST, "--holder", "all", "--ttl", "1h"]
     hosts = [
         subprocess.Popen(
-            host_command(name, ["bash", "-c", script, "-", *sc_dtool], network=True),
+            host_command(name, [sys.executable, "-c", THIRTY_TWO, *words], network=True),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -217,7 +210,7 @@ def test_one_download_for_64_processes_on_two_hosts(place: str, layout: Layout, 
     ]
     try:
         server.wait_for_gets("/x", timeout=PATIENCE)
-        wait_for(lambda: len(os.listdir(layout.holders)) > 60, "not all have come")
+        wait_until(lambda: len(os.listdir(layout.holders)) > 60, "not all have come")
         server.release()
         lines = [host.communicate(timeout=2 * PATIENCE)[0].splitlines() for host in hosts]
     finally:
@@ -337,7 +330,7 @@ def test_only_what_was_said_to_be_on_disk_is_continued(
     """After a power failure the end of a file may be a hole of zeros, which nobody would notice without a digest."""
     url = server.pages("/x", Page(BODY, stall_after=2 << 20, etag=ETAG), Page(BODY, etag=ETAG))
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 2 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 2 << 20, "no sign of progress")
         first.kill()
         first.wait()
     (area,) = Path(layout.tmp).glob("*~fetch~*")
@@ -354,7 +347,7 @@ def test_what_is_damaged_is_not_continued(
     """A work area that a crash has damaged would be taken for the beginning of the file."""
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
     (area,) = Path(layout.tmp).glob("*~fetch~*")
@@ -383,7 +376,7 @@ def test_what_others_left_of_a_download_leads_nowhere_else(
     below.write_text("precious")
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
     (area,) = Path(layout.tmp).glob("*~fetch~*")
@@ -405,7 +398,7 @@ def test_what_others_left_of_a_download_is_not_sent_as_it_is(
     """A header that cannot be sent would make every download of the item fail, as long as the rest of one is there."""
     url = begun(server)
     with start(sc(place, "use", url, "--holder", f"pid:{os.getpid()}")) as first:
-        wait_for(lambda: noted(layout) == 4 << 20, "no sign of progress")
+        wait_until(lambda: noted(layout) == 4 << 20, "no sign of progress")
         first.kill()
         first.wait()
     (area,) = Path(layout.tmp).glob("*~fetch~*")

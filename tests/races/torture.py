@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest import mock
 
 import figures
+import scratch
 from races.baton import Play, Scene
 from races.directors import Chance
 from races.plays import CASES, CROWDS
@@ -38,7 +39,7 @@ def play(seed: str, until: float) -> tuple[Played, list[str]]:
     """Play by chance until then; what was done, and what went wrong."""
     done, wrong = Played(), list[str]()
     with (
-        tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as directory,
+        tempfile.TemporaryDirectory(dir=scratch.memory()) as directory,
         mock.patch("os.fsync"),
         mock.patch("sccache_dtool.liveness.lifetime.memory_path", return_value=None),
     ):
@@ -77,7 +78,14 @@ def rage(seed: int, seconds: float) -> tuple[Counter[str], list[str]]:
 
 def crash(seed: int, sample: int, notes: str) -> int:
     """Kill every command at every system call, and play the orders with few switches."""
-    environment = {"CRASH_POINTS": "1000", **os.environ, "SEED": str(seed), "SAMPLE": str(sample), "FIGURES": notes}
+    environment = {
+        "CRASH_POINTS": "1000",
+        "STRIDE": "1",
+        **os.environ,
+        "SEED": str(seed),
+        "SAMPLE": str(sample),
+        "FIGURES": notes,
+    }
     words = [
         sys.executable,
         "-m",
