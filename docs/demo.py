@@ -1,7 +1,7 @@
 """Show what the program does: `make demo`.
 
-An HTTP server on loopback serves a tar archive, and two batch jobs request it at the same moment. Every step is shown and
-checked, so this is also a test of what the README says. Exits with 1 at the first check that fails.
+An HTTP server on loopback serves a tar archive, and two batch jobs request it at the same moment. Every step is shown
+and checked, so this is also a test of what the README says. Exits with 1 at the first check that fails.
 """
 
 from __future__ import annotations

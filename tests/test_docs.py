@@ -129,7 +129,7 @@ _WAITS = {
 _PREPARATION = """
 set -m
 until_held() {
-    until [ "$(cat cache/.sc-dtool/items/*/*/g*/use/* 2>/dev/null; ls cache/.sc-dtool/items/*/*/g*/use | wc -l)" = "$1" ]
+    until [ "$(ls cache/.sc-dtool/items/*/*/g*/use 2>/dev/null | wc -l)" = "$1" ]
     do sleep 0.1; done
 }
 exec 2>&1
