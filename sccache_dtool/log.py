@@ -16,7 +16,7 @@ NOTE = 25
 
 
 class Log:
-    """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long as it."""
+    """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long."""
 
     def __init__(self, name: str = "sccache_dtool") -> None:
         self._name = name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sccache_dtool.clock import Clock
@@ -33,4 +33,4 @@ class Store:
     clock: Clock
     proc: Proc  # this host's processes
     id: str  # the cache's id; a Store is made only of a directory that was checked to be a cache
-    log: Log = Log()  # is given anomalies, as Oddity, and what else users must know
+    log: Log = field(default_factory=Log)  # is given anomalies, as Oddity, and what else users must know
