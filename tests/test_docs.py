@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -16,7 +17,9 @@ import pytest
 
 from cli.tool import SCRIPTS
 from fetch.servers import free_port
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
+from sccache_dtool.errors import Exit
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
@@ -186,3 +189,34 @@ def test_the_tutorial(tmp_path: Path) -> None:
         assert not expected or lines == [same(line) for line in expected], command
         assert expected or not re.search("Error|not found|Traceback", printed[str(number)]), command
     assert list(tmp_path.iterdir()) in ([], [tmp_path / ".local"])
+
+
+def test_the_reference_has_every_command_and_option() -> None:
+    """A reader would not find a new command or option."""
+    page = (ROOT / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
+    headings = {name for line in re.findall(r"^## (.*)$", page, re.MULTILINE) for name in line.split(", ")}
+    context = click.Context(main.sc_dtool)
+    for name in main.sc_dtool.list_commands(context):
+        command = main.sc_dtool.get_command(context, name)
+        assert command is not None
+        assert name in headings
+        options = {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
+        lacking = {option for option in options if option.startswith("--") and option not in page}
+        assert not lacking, (name, lacking)
+
+
+def test_the_reference_has_every_exit_code() -> None:
+    """A script would meet an exit code of which nothing is said."""
+    page = (ROOT / "docs" / "reference" / "exit-codes.md").read_text(encoding="utf-8")
+    rows = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", page, re.MULTILINE) for code in row.split(",")}
+    assert {int(code) for code in Exit} <= rows
+
+
+def test_the_reference_has_every_setting(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A data manager would not find a new setting."""
+    page = (ROOT / "docs" / "reference" / "config.md").read_text(encoding="utf-8")
+    Cache(tmp_path / "cache").init()
+    assert main.run(["-C", str(tmp_path / "cache"), "-f", "json", "config", "show"]) == 0
+    settings = [name for name in json.loads(capsys.readouterr().out) if "." in name]
+    assert settings
+    assert not [name for name in settings if f"`{name.partition('.')[2]}`" not in page]
