@@ -1,6 +1,6 @@
-"""dtool's users, with nothing changed: `make demo-dtool`.
+"""Show what the program does for unchanged programs that use dtool: `make demo-dtool`.
 
-A dataset on a real web server (dtool-http's own). Every step is checked as well as shown.
+dtool-http's web server serves a dataset. Every step is shown and checked.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ input()
 
 
 @contextmanager
-def serving(directory: Path, asked: list[str]) -> Iterator[str]:
-    """dtool-http's server on loopback; `asked` lists the downloads of items."""
+def serving(directory: Path, downloads: list[str]) -> Iterator[str]:
+    """Serve a directory with dtool-http on loopback; `downloads` receives the paths of downloaded items."""
     import functools
 
     from dtool_http.server import DtoolHTTPRequestHandler
@@ -37,7 +37,7 @@ def serving(directory: Path, asked: list[str]) -> Iterator[str]:
     class Handler(DtoolHTTPRequestHandler):  # type: ignore[misc]
         def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
             if "/data/" in self.path:
-                asked.append(self.path)
+                downloads.append(self.path)
             super().do_GET()
 
         def log_message(self, format: str, *arguments: object) -> None:
@@ -68,50 +68,50 @@ def main() -> None:
     except ImportError:
         sys.exit("dtool-http is not installed: pip install 'sccache-dtool[dtool]' dtool-http")
     os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
-    asked: list[str] = []
+    downloads: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
         served = Path(temporary, "served")
         served.mkdir()
         os.environ["DTOOL_CACHE_DIRECTORY"] = str(Path(temporary, "cache"))
         make_dataset(served)
-        with serving(served, asked) as address:
-            tell(f"{address}/reads", asked)
-    say("That is all: `pip install sccache-dtool[dtool]`, and no line of anybody's code was changed.")
+        with serving(served, downloads) as address:
+            demonstrate(f"{address}/reads", downloads)
+    say("This needed only `pip install sccache-dtool[dtool]`. No program was changed.")
 
 
-def tell(uri: str, asked: list[str]) -> None:
-    say("Two Python scripts that know nothing of us ask dtool for the same three items at the same moment:")
+def demonstrate(uri: str, downloads: list[str]) -> None:
+    say("Two unchanged Python scripts request the same three items from dtool at the same moment:")
     scripts = [start(uri), start(uri)]
     paths = [[(script.stdout.readline() if script.stdout else "").strip() for _ in range(3)] for script in scripts]
     print("  " + "\n  ".join(paths[0]))
-    check("three downloads, and not six", len(asked) == 3)
-    check("both got the same files", paths[0] == paths[1] and all(Path(path).is_file() for path in paths[0]))
+    check("there were three downloads, not six", len(downloads) == 3)
+    check("both scripts got the same files", paths[0] == paths[1] and all(Path(path).is_file() for path in paths[0]))
 
-    say("A data manager cleans everything that is not in use:")
+    say("A data manager removes everything that is not in use:")
     sc_dtool("clean", "--all", "-y")
-    check("what the scripts hold is still there", all(Path(path).is_file() for path in paths[0]))
+    check("the items in use still exist", all(Path(path).is_file() for path in paths[0]))
 
-    say("One script ends, the other is killed:")
+    say("One script ends, and the other is killed:")
     scripts[0].communicate("go on\n")
     scripts[1].kill()
     scripts[1].wait()
 
-    say("A shell script stages the whole dataset in one line:")
+    say("A shell script uses the whole dataset with one command:")
     staged = Path(sc_dtool("use", "--holder", f"pid:{os.getpid()}", f"dtool:{uri}").strip())
     found = sorted(str(path.relative_to(staged)) for path in staged.rglob("*.txt"))
     print("  " + "\n  ".join(found))
-    check("the paths are the dataset's", found == [f"reads/sample-{number}.txt" for number in (1, 2, 3)])
-    check("nothing was downloaded again", len(asked) == 3)
+    check("the paths are those of the dataset", found == [f"reads/sample-{number}.txt" for number in (1, 2, 3)])
+    check("nothing was downloaded again", len(downloads) == 3)
     sc_dtool("unuse", "--holder", f"pid:{os.getpid()}", f"dtool:{uri}")
 
-    say("What the cache is good for:")
+    say("What the cache has saved:")
     sc_dtool("summary")
     (total,) = rows("summary", kind="summary")
-    check("nine uses of three items", (total["uses"], total["items"]) == (9, 3))
+    check("there were nine uses of three items", (total["uses"], total["items"]) == (9, 3))
 
-    say("And now nobody needs it any more; the killed script's leases are found to be nobody's:")
+    say("Now nobody uses the items. The leases of the killed script are ended first:")
     sc_dtool("clean", "--all", "-y")
-    check("it is gone", not any(Path(path).exists() for path in paths[0]))
+    check("the items are gone", not any(Path(path).exists() for path in paths[0]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 #!/bin/sh
 # clean.sh CACHE [OPTION OF CLEAN]...
 #
-# For cron, scrontab and systemd: cleans CACHE by the policy in its config.toml, or by the options given, with low
-# priority and for at most $SC_DTOOL_MAX_RUNTIME (50m); what is left then is for the next time. Prints warnings, and
-# otherwise only if there is something for a person to do, so that cron mails only then; exit codes are those of
-# `sc-dtool clean`, but that another cleaner is at work (14) is as good as done. With $SC_DTOOL_METRICS it then writes
-# that file for Prometheus.
+# For cron, scrontab and systemd. Cleans CACHE by the policy in its config.toml, or by the given options, with low
+# priority and for at most $SC_DTOOL_MAX_RUNTIME (50m). The next run does the rest. Prints warnings, and other output
+# only if a person must act, so that cron sends mail only then. The exit codes are those of `sc-dtool clean`, except
+# that 0 replaces 14 (another cleaner is running). If $SC_DTOOL_METRICS is set, writes metrics for Prometheus to that
+# file afterwards.
 cache=${1:?"usage: clean.sh CACHE [OPTION OF CLEAN]..."}
 shift
 
@@ -17,12 +17,12 @@ gently() {
     fi
 }
 
-said=$(gently sc-dtool -q -C "$cache" clean --max-runtime "${SC_DTOOL_MAX_RUNTIME:-50m}" "$@" 2>&1)
+output=$(gently sc-dtool -q -C "$cache" clean --max-runtime "${SC_DTOOL_MAX_RUNTIME:-50m}" "$@" 2>&1)
 code=$?
 case $code in
-    0) printf '%s\n' "$said" | grep '^warning: ' ;;
+    0) printf '%s\n' "$output" | grep '^warning: ' ;;
     14) code=0 ;;
-    *) printf '%s\n' "$said" ;;
+    *) printf '%s\n' "$output" ;;
 esac
 if [ -n "$SC_DTOOL_METRICS" ]; then
     gently sc-dtool -q -C "$cache" metrics -o "$SC_DTOOL_METRICS" || [ $code != 0 ] || code=1

@@ -1,15 +1,18 @@
 #!/bin/sh
 # slurm-epilog.sh [CACHE]...
 #
-# Gives back what a Slurm job still holds in the caches, in milliseconds: Epilog of slurm.conf, or called by a site's
-# own. CACHE are the caches' directories; without any, those in $SC_DTOOL_CACHES (with colons between), or the lines of
-# /etc/sc-dtool/caches. Copy this file to every node; it needs neither Python nor sc-dtool.
+# Releases the leases that a Slurm job still holds, in milliseconds. Use it as Epilog of slurm.conf, or call it from your
+# own epilog. CACHE is the directory of a cache. Without arguments, the caches are those in $SC_DTOOL_CACHES (separated
+# by colons), or else the lines of /etc/sc-dtool/caches. Copy this file to every node. It requires neither Python nor
+# sc-dtool.
 #
-# It only renames and unlinks, calls no Slurm command, gives up after $SC_DTOOL_SECONDS (10), and always exits 0: an
-# epilog that fails, or hangs because a file server does, drains the node. Root may not write on a file server that
-# squashes it, so the work is done as the job's user. Left to `sc-dtool reap`, which asks Slurm, are: jobs on several
-# nodes (the others' processes may still run), leases that were taken for a job with `--holder slurm:ID` (they last
-# through requeues), and leases of Python programs and of `sc-dtool run`, which end with their process.
+# The script only renames and unlinks, does not call any Slurm command, stops after $SC_DTOOL_SECONDS (10), and always
+# exits with 0, because Slurm drains a node whose epilog fails or hangs. It works as the user of the job, because a file
+# server that squashes root does not let root write.
+#
+# The following leases are left to `sc-dtool reap`, which asks Slurm: those of jobs on several nodes (processes on other
+# nodes may still run), those taken with `--holder slurm:ID` (they last through requeues), and those of Python programs
+# and of `sc-dtool run`, which end with their process.
 #
 # To try it without Slurm:  SLURM_CLUSTER_NAME=c SLURM_JOB_ID=1 SLURM_JOB_NUM_NODES=1 SLURMD_NODENAME=n1 slurm-epilog.sh CACHE
 trap 'exit 0' EXIT
@@ -30,23 +33,23 @@ caches() { # one per line
     fi
 }
 
-# The 12 digits in the ids of a job's holders; see `Job.identity` in sccache_dtool/liveness/jobs.py.
+# The 12 digits in the ids of a job's holders; see `Job.identity` in sccache_dtool/liveness/job.py.
 token() {
     hash=$(printf '%s' "slurm/$SLURM_CLUSTER_NAME/$1" | sha256sum) && printf '%.12s' "$hash"
 }
 
-field() { # field NAME RECORD: prints the text of a field of a holder's record, which is one line of JSON
+field() { # field NAME RECORD: prints a field of a holder's record, which is one line of JSON
     rest=${2#*\"$1\":\"}
     [ "$rest" != "$2" ] && printf '%s' "${rest%%\"*}"
 }
 
 release() { # release CONTROL HOLDER-FILE
     record=$(readlink "$2" || head -c 1000 "$2") || return
-    case $record in *'"pid":'*) return ;; esac # also held by a process that the job's end does not end
+    case $record in *'"pid":'*) return ;; esac # a process that may outlive the job holds it as well
     [ "$(field nodes "$record")" = "$SLURMD_NODENAME" ] || return
     start=$(field incarnation "$record")
     [ -n "$start" ] && [ "$start" = "${SLURM_JOB_RESTART_COUNT:-$start}" ] || return
-    digits=$(field item "$record") # the first 32 of the item's key
+    digits=$(field item "$record") # the first 32 digits of the item's key
     case $digits in *[!0-9a-f]* | '') return ;; esac
     [ ${#digits} = 32 ] || return
     id=${2##*/} id=${id%%.*}
@@ -70,7 +73,7 @@ release_all() {
 }
 
 if [ -z "$SC_DTOOL_STAGE" ] && command -v timeout; then
-    # With KILL, timeout ends itself as well: nobody waits for a process that not even KILL ends.
+    # With KILL, timeout also ends itself, so that Slurm does not wait for a process that KILL cannot end.
     SC_DTOOL_STAGE=limited timeout -s KILL "${SC_DTOOL_SECONDS:-10}" /bin/sh "$0" "$@"
 elif [ "$(id -u)" = 0 ] && [ "${SLURM_JOB_UID:-0}" != 0 ] && [ "$SC_DTOOL_STAGE" != dropped ]; then
     export SC_DTOOL_STAGE=dropped

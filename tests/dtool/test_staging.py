@@ -14,7 +14,7 @@ import pytest
 
 from dtool import stores
 from faults import store_of
-from sccache_dtool.cache import Cache
+from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
@@ -354,7 +354,7 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
     def hold(wanted: Request) -> Lease:
         if wanted.fits is None and first:
             assert beaten.wait(60)  # the rest takes long
-        lease = cache.hold(owner, wanted, ttl=1.0)
+        lease = cache.hold(owner, wanted, UseOptions(ttl=1.0))
         if not first:
             first.append(lease)
             beat = lease.holder.beat
