@@ -103,9 +103,10 @@ EOF
 
 start_node() {
     mkdir -p "$WORK/spool/$1"
+    # /dev/shm of its own: MPI takes what another node has put there for its own, because their process numbers are alike.
     # shellcheck disable=SC2016
     setsid unshare --uts --pid --mount --fork --kill-child=KILL --mount-proc \
-        sh -c 'hostname "$1"; exec slurmd -D -N "$1" -f "$2" -L "$3"' - "$1" "$SLURM_CONF" "$WORK/log/slurmd-$1.log" \
+        sh -c 'hostname "$1"; mount -t tmpfs shm /dev/shm; exec slurmd -D -N "$1" -f "$2" -L "$3"' - "$1" "$SLURM_CONF" "$WORK/log/slurmd-$1.log" \
         >"$WORK/log/slurmd-$1.out" 2>&1 </dev/null &
     echo $! >"$WORK/run/node-$1.pid"
 }
