@@ -501,8 +501,8 @@ def cache_of(path: str) -> str | None:
 
 
 def is_of_verification(name: str) -> bool:
-    """Whether `name` is one that a verification makes: a room, a nudge, a peer's card, or the call that answers it."""
-    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
+    """Whether `name` is one that a verification makes: a scratch directory, or a name made before a listing."""
+    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}", name) is not None
 
 
 #: The directory of leases in a generation, the one that is asked before anything is deleted.

@@ -1,7 +1,6 @@
-"""Races of which exactly one side may win: what every lease and every eviction depends on.
+"""Races that exactly one side may win: what every lease and every eviction depends on.
 
-Two hosts first go one after the other, each with what it remembers of directories that the other has changed; then both
-at once through the same names, one of them backwards, so that they meet on the way.
+Here two threads of one host race, and meet at every name. `script` lets two hosts race, which cannot.
 """
 
 from __future__ import annotations
@@ -14,12 +13,12 @@ from functools import partial
 from typing import NamedTuple
 
 from sccache_dtool.errors import GONE, NOT_EMPTY
-from sccache_dtool.verify.findings import Finding, Place, Weight
-from sccache_dtool.verify.refusals import failed, refusal
+from sccache_dtool.verify.directory import Directory
+from sccache_dtool.verify.findings import Finding, Weight, failed, refusal
 
-Act = Callable[[Place], object]
+Act = Callable[[Directory], object]
 
-#: Of one side, letter by letter: who won; who was refused, as it should be; what went wrong otherwise.
+#: The outcome of one attempt, a letter in the result: won; refused, as it should be; failed otherwise.
 WON, REFUSED, FAILED = "1", "0", "x"
 
 #: Names in one run of a contest.
@@ -38,107 +37,67 @@ class Contest(NamedTuple):
     harm: str
 
 
-def _nothing(place: Place) -> None:
-    """There is nothing to prepare."""
-
-
-def _gate(place: Place) -> None:
-    place.make("use")
-
-
-def _close(place: Place) -> None:
-    place.fs.rmdir(f"{place.path}/use")
-
-
-def _lease(place: Place) -> None:
-    place.fs.put_record("a lease", f"{place.path}/use/lease")
-
-
-def _record(place: Place) -> None:
-    place.fs.put_record("a record", f"{place.path}/name")
-
-
-def _directory(place: Place) -> None:
-    place.fs.mkdir(f"{place.path}/name")
-
-
-def _file(place: Place) -> None:
-    place.fs.close(place.fs.create(f"{place.path}/name"))
-
-
-def _holder(place: Place) -> None:
-    place.record("a holder", "holder.0")
-
-
-def _beat(place: Place) -> None:
-    place.fs.rename(f"{place.path}/holder.0", f"{place.path}/holder.1")
-
-
-def _revoke(place: Place) -> None:
-    place.fs.rename(f"{place.path}/holder.0", f"{place.path}/gone")
-
-
-def _two_copies(place: Place) -> None:
-    for name in ("mine", "yours"):
-        place.make(name).make("payload")
-
-
-def _publish(name: str, place: Place) -> None:
-    place.fs.rename(f"{place.path}/{name}", f"{place.path}/published")
+def _contest_for_one_name(create: Act) -> Contest:
+    return Contest(lambda at: None, create, create, "two would hold what one can hold")
 
 
 CONTESTS: dict[str, Contest] = {
-    "eviction against a new lease": Contest(_gate, _close, _lease, "data would be deleted under its reader"),
-    "two who make one record": Contest(_nothing, _record, _record, "two would hold what one can hold"),
-    "two who make one directory": Contest(_nothing, _directory, _directory, "two would hold what one can hold"),
-    "two who make one file": Contest(_nothing, _file, _file, "two would hold what one can hold"),
-    "a heartbeat against a revocation": Contest(_holder, _beat, _revoke, "leases of the living would be ended"),
+    "eviction against a new lease": Contest(
+        lambda at: at.make("use"),
+        lambda at: at.fs.rmdir(f"{at.path}/use"),
+        lambda at: at.fs.put_record("a lease", f"{at.path}/use/lease"),
+        "data would be deleted under its reader",
+    ),
+    "two who make one record": _contest_for_one_name(lambda at: at.fs.put_record("a record", f"{at.path}/name")),
+    "two who make one directory": _contest_for_one_name(lambda at: at.fs.mkdir(f"{at.path}/name")),
+    "two who make one file": _contest_for_one_name(lambda at: at.fs.close(at.fs.create(f"{at.path}/name"))),
+    "a heartbeat against a revocation": Contest(
+        lambda at: at.record("a holder", "holder.0"),
+        lambda at: at.fs.rename(f"{at.path}/holder.0", f"{at.path}/holder.1"),
+        lambda at: at.fs.rename(f"{at.path}/holder.0", f"{at.path}/gone"),
+        "leases of the living would be ended",
+    ),
     "two who publish under one name": Contest(
-        _two_copies, partial(_publish, "mine"), partial(_publish, "yours"), "a copy would be replaced under its reader"
+        lambda at: [at.make(name).make("payload") for name in ("mine", "yours")],
+        lambda at: at.fs.rename(f"{at.path}/mine", f"{at.path}/published"),
+        lambda at: at.fs.rename(f"{at.path}/yours", f"{at.path}/published"),
+        "a copy would be replaced under its reader",
     ),
 }
 
 
-class Sides(NamedTuple):
-    """What each side attained, a letter for each name."""
-
-    first: str
-    second: str
+def names(ground: Directory) -> list[Directory]:
+    """A directory for each name."""
+    return [ground.at(f"r{number}") for number in range(NAMES)]
 
 
-def grounds(place: Place, contest: Contest, names: int) -> list[Place]:
-    """A place for each name, prepared."""
-    made = [place.make(f"r{number}") for number in range(names)]
-    for ground in made:
-        contest.prepare(ground)
-    return made
+def prepare(ground: Directory, contest: Contest) -> None:
+    """Make the ground, and what the contest is about for each name."""
+    path, _, name = ground.path.rpartition("/")
+    ground._replace(path=path).make(name)
+    for one in names(ground):
+        contest.prepare(ground.make(one.path.rpartition("/")[2]))
 
 
-def look_at(place: Place, names: int) -> list[Place]:
-    """The places that the other side has prepared; all are looked at, so that they are remembered."""
-    found = [place._replace(path=f"{place.path}/r{number}") for number in range(names)]
-    for ground in found:
-        for entry in ground.fs.entries(ground.path):
+def look_at(ground: Directory) -> None:
+    """List what the other side has prepared, so that this host's caches have it."""
+    for one in names(ground):
+        for entry in one.fs.entries(one.path):
             if entry.is_dir:
-                ground.fs.names(f"{ground.path}/{entry.name}")
-    return found
+                one.fs.names(f"{one.path}/{entry.name}")
 
 
-def attempt(act: Act, grounds: list[Place]) -> str:
-    """Try an act everywhere; a letter for each. An error that is no answer is raised."""
-    return "".join(_attempt(act, ground) for ground in grounds)
-
-
-def _attempt(act: Act, ground: Place) -> str:
+def attempt(act: Act, ground: Directory) -> str:
+    """Attempt an act; the letter of its outcome. An error that is not an answer is raised."""
     error = refusal(partial(act, ground))
     if error is None:
         return WON
     return REFUSED if error.errno in GONE | NOT_EMPTY else FAILED
 
 
-def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
-    """What the runs of a contest show; `weight`: of a name that both have won."""
-    pairs = [pair for sides in runs for pair in zip(sides.first, sides.second, strict=True)]
+def judge(name: str, first: str, second: str, weight: Weight) -> Finding:
+    """What the outcomes of both sides, name by name, show; `weight`: of a name that both have won."""
+    pairs = list(zip(first, second, strict=True))
     both = pairs.count((WON, WON))
     nobody = sum(WON not in pair for pair in pairs)
     broken = sum(FAILED in pair and WON not in pair for pair in pairs)
@@ -147,44 +106,45 @@ def judge(name: str, runs: list[Sides], weight: Weight) -> Finding:
     figures = {"rounds": len(pairs), "both": both, "nobody": nobody, "failed": broken}
     if both:
         what = f"both won {both} of {len(pairs)} rounds: {CONTESTS[name].harm}"
-        return Finding(name, weight, what, figures)
-    if broken:
-        return Finding(name, weight, f"{broken} of {len(pairs)} rounds failed", figures)
-    if unusual:
+    elif broken:
+        what = f"{broken} of {len(pairs)} rounds failed"
+    elif unusual:
+        weight = Weight.TOLD
         what = f"one winner in each of {len(pairs)} rounds; the other was refused for an unusual reason in {unusual}"
-        return Finding(name, Weight.TOLD, what, figures)
-    if nobody:
+    elif nobody:
+        weight = Weight.TOLD
         what = f"one winner at most in {len(pairs)} rounds, and none in {nobody}: replies were lost, which is harmless"
-        return Finding(name, Weight.TOLD, what, figures)
-    return Finding(name, Weight.GOOD, f"one winner in each of {len(pairs)} rounds ({won})", figures)
+    else:
+        weight, what = Weight.GOOD, f"one winner in each of {len(pairs)} rounds ({won})"
+    return Finding(name, weight, what, figures)
 
 
-def run_here(place: Place) -> Iterator[Finding]:
+def run_here(directory: Directory) -> Iterator[Finding]:
     """All contests, between two threads of this process."""
     for number, (name, contest) in enumerate(CONTESTS.items()):
         try:
-            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(_RUNS)]
+            runs = [_between_threads(directory.at(f"c{number}-{run}"), contest) for run in range(_RUNS)]
         except OSError as error:
             yield failed(name, error)
         else:
-            yield judge(name, runs, Weight.UNFIT)
+            first, second = map("".join, zip(*runs, strict=True))
+            yield judge(name, first, second, Weight.UNFIT)
 
 
-def _between_threads(place: Place, contest: Contest) -> Sides:
-    """Threads can meet at every name, which two hosts cannot."""
-    ground = grounds(place, contest, NAMES)
-    met = threading.Barrier(2)
-
-    def together(act: Act, ground: Place) -> str:
-        met.wait()
-        return _attempt(act, ground)
+def _between_threads(directory: Directory, contest: Contest) -> tuple[str, str]:
+    prepare(directory, contest)
+    barrier = threading.Barrier(2)
 
     def side(act: Act) -> str:
+        outcomes = ""
         try:
-            return "".join(together(act, one) for one in ground)
+            for one in names(directory):
+                barrier.wait()
+                outcomes += attempt(act, one)
         except BaseException:
-            met.abort()  # or the other side would wait for ever
+            barrier.abort()  # or the other side would wait for ever
             raise
+        return outcomes
 
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -196,4 +156,4 @@ def _between_threads(place: Place, contest: Contest) -> Sides:
         except threading.BrokenBarrierError:
             second.result()  # raises what went wrong there
             raise
-        return Sides(first, second.result())
+        return first, second.result()

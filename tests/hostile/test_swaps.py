@@ -31,8 +31,7 @@ from sccache_dtool.fetch import untar
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history, holders
 from sccache_dtool.protocol.holders import PROGRAM, Holder
-from sccache_dtool.verify import Part, contests, verify
-from sccache_dtool.verify.role import Role
+from sccache_dtool.verify import Part, Role, contests, verify
 
 EVERYTHING = Rules(everything=True)
 UUID = "12345678-1234-1234-1234-123456789abc"

@@ -1,0 +1,111 @@
+"""A directory in which a verification tries things, and the scratch directory in which all of it happens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sccache_dtool.clock import Clock
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import VERIFICATION, unique
+from sccache_dtool.errors import NOT_EMPTY, explain
+from sccache_dtool.verify.findings import Tell, cannot_be_used
+
+#: How often the removal of a scratch directory is tried while the other host makes names in it.
+_REMOVALS = 20
+
+
+class Directory(NamedTuple):
+    """A directory, and what it is worked on with. Its methods use names that nobody else uses.
+
+    If a reply says that a change had been made before, the server made it, and its first reply was lost: not a finding.
+    """
+
+    fs: FileSystem
+    clock: Clock
+    path: str
+    shared: bool = False  # its group takes part
+
+    def at(self, name: str) -> Directory:
+        """A directory in it that is made elsewhere."""
+        return self._replace(path=f"{self.path}/{name}")
+
+    def make(self, name: str) -> Directory:
+        """A new directory in it."""
+        made = self.at(name)
+        try:
+            self.fs.mkdir(made.path, shared=self.shared)
+        except FileExistsError:
+            if self.shared:
+                self.fs.share(made.path)
+        return made
+
+    def record(self, text: str, name: str) -> None:
+        """A new record in it."""
+        with contextlib.suppress(FileExistsError):
+            self.fs.put_record(text, f"{self.path}/{name}")
+
+    def put(self, name: str, data: bytes) -> None:
+        """A new file in it, complete and durable."""
+        path = f"{self.path}/{name}"
+        try:
+            fd = self.fs.create(path)
+        except FileExistsError:
+            self.remove(name)
+            fd = self.fs.create(path)
+        try:
+            self.fs.write(fd, data)
+            self.fs.sync(fd)
+        finally:
+            self.fs.close(fd)
+
+    def move(self, source: str, target: str) -> None:
+        """Give something in it another name in it."""
+        try:
+            self.fs.rename(f"{self.path}/{source}", f"{self.path}/{target}")
+        except FileNotFoundError:
+            directory, _, name = f"{self.path}/{target}".rpartition("/")
+            if name not in self.fs.names(directory):
+                raise
+
+    def remove(self, name: str, *, is_directory: bool = False) -> None:
+        """Remove a file, a record or an empty directory in it."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.fs.rmdir if is_directory else self.fs.unlink)(f"{self.path}/{name}")
+
+    def fresh_names(self) -> list[str]:
+        """The names in it as the server has them: it is listed after a create of this host's own in it."""
+        own = f"{VERIFICATION}{unique()}"
+        self.record("made before a listing", own)
+        try:
+            return self.fs.names(self.path)
+        finally:
+            self.remove(own)
+
+
+@contextlib.contextmanager
+def scratch(parent: Directory, tell: Tell) -> Iterator[Directory]:
+    """A new directory for everything that is tried; removed at the end, whatever happens."""
+    try:
+        made = parent.make(f"{VERIFICATION}{unique()}")
+    except OSError as error:
+        raise cannot_be_used(parent.path, error) from error
+    try:
+        yield made
+    finally:
+        remove(made, tell)
+
+
+def remove(directory: Directory, tell: Tell) -> None:
+    """Remove a scratch directory. The other host may be removing it, too, or still be making names in it."""
+    for tries_left in reversed(range(_REMOVALS)):
+        try:
+            directory.fs.remove_tree(directory.path)
+        except FileNotFoundError:
+            pass  # the other host has removed it
+        except OSError as error:
+            if error.errno in NOT_EMPTY and tries_left:
+                continue
+            tell(f"cannot remove {directory.path} ({explain(error)}): remove it by hand")
+        return
