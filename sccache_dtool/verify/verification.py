@@ -57,10 +57,13 @@ def verify(
                 return _of_two(session, alone, me, longest_delay, tell)
         with scratch(parent, tell) as own:
             alone = alone.plus(*probes.run(own), *contests.run_here(own))
-        with meeting.lead(parent, me, role, tell) as found:
-            if found:
-                return _of_two(found, alone, me, longest_delay, tell)
-        return alone.plus(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))
+        try:
+            with meeting.lead(parent, me, role, tell) as found:
+                if found:
+                    return _of_two(found, alone, me, longest_delay, tell)
+                return alone.plus(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))
+        except (OSError, TimedOut) as error:
+            return alone.plus(_broken(error))
     except OSError as error:
         raise broken_off(directory, error) from error
     except Failed as error:
