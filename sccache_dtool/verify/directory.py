@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import VERIFICATION, unique
-from sccache_dtool.errors import NOT_EMPTY, explain
+from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.verify.findings import Tell, cannot_be_used
 
 #: How often the removal of a scratch directory is tried while the other host makes names in it.
@@ -102,10 +102,10 @@ def remove(directory: Directory, tell: Tell) -> None:
     for tries_left in reversed(range(_REMOVALS)):
         try:
             directory.fs.remove_tree(directory.path)
-        except FileNotFoundError:
-            pass  # the other host has removed it
         except OSError as error:
             if error.errno in NOT_EMPTY and tries_left:
                 continue
+            if error.errno in GONE:
+                return  # the other host has removed it
             tell(f"cannot remove {directory.path} ({explain(error)}): remove it by hand")
         return

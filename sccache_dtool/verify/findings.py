@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -44,6 +45,14 @@ class Finding(NamedTuple):
     weight: Weight
     what: str
     figures: Mapping[str, Any] = MappingProxyType({})
+
+
+def _of_check(weight: Weight, what: str, **figures: float | None) -> Finding:
+    """A finding of the check under way; whoever runs the check names it."""
+    return Finding("", weight, what, figures)
+
+
+good, note, one_host = (partial(_of_check, weight) for weight in (Weight.GOOD, Weight.TOLD, Weight.ONE_HOST))
 
 
 class Report(NamedTuple):

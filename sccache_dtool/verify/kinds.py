@@ -59,21 +59,20 @@ def judge(mount: Mount | None) -> Iterator[Finding]:
 
 
 def _of_nfs(options: dict[str, str]) -> Iterator[Finding]:
-    told = []
-    version = options.get("vers", "")
+    version, lock = options.get("vers", ""), options.get("local_lock", "none")
     if version.startswith("2"):
         yield Finding(OPTIONS, Weight.UNFIT, "vers=2 has no exclusive creation")
-    if "nocto" in options:
-        told.append("nocto: what other hosts have published is found later; a download may be done twice")
     ages = [options.get(name, "") for name in ("acregmax", "acdirmax")]
     longest = max((int(age) for age in ages if age.isdecimal()), default=0)
-    if longest > _USUAL_ATTRIBUTE_CACHE:
-        told.append(f"attributes are kept for up to {longest} s (actimeo): looks are that old")
-    if options.get("local_lock", "none") not in ("", "none"):
-        told.append(f"local_lock={options['local_lock']}: locks are of this host alone; no lease depends on one")
-    if "soft" in options or "softerr" in options:
-        told.append("soft: while the server is away calls fail instead of waiting, and a download may break off")
-    if "noac" in options:
-        told.append("noac: every look asks the server, which is slow and needed for nothing here")
+    told = {
+        "nocto: what other hosts have published is found later; a download may be done twice": "nocto" in options,
+        f"attributes are kept for up to {longest} s (actimeo): looks are that old": longest > _USUAL_ATTRIBUTE_CACHE,
+        f"local_lock={lock}: locks are of this host alone; no lease depends on one": lock not in ("", "none"),
+        "soft: while the server is away calls fail instead of waiting, and a download may break off": (
+            "soft" in options or "softerr" in options
+        ),
+        "noac: every look asks the server, which is slow and needed for nothing here": "noac" in options,
+    }
+    what = "; ".join(text for text, holds in told.items() if holds)
     shown = printable(f"vers={version}" if version else "the usual ones")
-    yield Finding(OPTIONS, Weight.TOLD if told else Weight.GOOD, "; ".join(told) or shown)
+    yield Finding(OPTIONS, Weight.TOLD if what else Weight.GOOD, what or shown)

@@ -13,7 +13,7 @@ from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.fallback import Audience
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.directory import Directory
-from sccache_dtool.verify.findings import Finding, Weight, failed, is_refused, refusal
+from sccache_dtool.verify.findings import Finding, Weight, failed, good, is_refused, note, refusal
 
 #: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
 OURS = 160
@@ -34,14 +34,6 @@ class _Unfit(Exception):
 def _require(condition: object, otherwise: str) -> None:
     if not condition:
         raise _Unfit(otherwise)
-
-
-def _good(what: str, **figures: float) -> Finding:
-    return Finding("", Weight.GOOD, what, figures)
-
-
-def _note(what: str, **figures: float) -> Finding:
-    return Finding("", Weight.TOLD, what, figures)
 
 
 def run(directory: Directory) -> Iterator[Finding]:
@@ -84,19 +76,19 @@ def _exclusive_creation(directory: Directory) -> Finding:
         _once(make, path := f"{directory.path}/{way}")
         refused = is_refused(partial(make, path), frozenset({errno.EEXIST}))
         _require(refused, f"a name that is there can be made once more ({way})")
-    return _good(f"what is there cannot be made again: {', '.join(ways)}")
+    return good(f"what is there cannot be made again: {', '.join(ways)}")
 
 
 def _symbolic_links(directory: Directory) -> Finding:
     fs, text, path = directory.fs, "r" * LIMIT, f"{directory.path}/record"
     if error := refusal(partial(_once, partial(fs.symlink, text), path)):
         _require(error.errno in _NO_LINKS, f"no record of {LIMIT} bytes can be kept: {explain(error)}")
-        return _note("there are none; records are files, which costs more requests")
+        return note("there are none; records are files, which costs more requests")
     _require(fs.readlink(path) == text, "the text of a link does not come back as it was written")
     history = directory.make("history")
     directory.move("record", "history/ended")
     _require(fs.readlink(f"{history.path}/ended") == text, "a renamed link has lost its text")
-    return _good(f"records of {LIMIT} bytes are kept, and can be renamed")
+    return good(f"records of {LIMIT} bytes are kept, and can be renamed")
 
 
 def _rmdir(directory: Directory) -> Finding:
@@ -110,7 +102,7 @@ def _rmdir(directory: Directory) -> Finding:
     for way, make in ways.items():
         refused = is_refused(partial(make, f"{gate.path}/{way}"), GONE)
         _require(refused, f"a name could be made in a directory that was removed ({way})")
-    return _good("it refuses while there is a name, and no name can be made afterwards")
+    return good("it refuses while there is a name, and no name can be made afterwards")
 
 
 def _rename(directory: Directory) -> Finding:
@@ -128,7 +120,7 @@ def _rename(directory: Directory) -> Finding:
     refused = is_refused(partial(fs.rename, f"{path}/source", f"{path}/again"), GONE)
     _require(refused, "what is not there can be renamed")
     what = "whole directories, and never onto one that is not empty"
-    return _note(f"{what}, though it says of that: {unusual}") if unusual else _good(what)
+    return note(f"{what}, though it says of that: {unusual}") if unusual else good(what)
 
 
 def _open_files(directory: Directory) -> Finding:
@@ -141,7 +133,7 @@ def _open_files(directory: Directory) -> Finding:
     finally:
         fs.close(fd)
     _require(read == data, "what is open cannot be read on once its directory was renamed")
-    return _good("what is open can be read on after its directory was renamed")
+    return good("what is open can be read on after its directory was renamed")
 
 
 def _item(directory: Directory) -> Finding:
@@ -166,14 +158,14 @@ def _item(directory: Directory) -> Finding:
     _require(not fs.names(f"{path}/trash"), "what was removed is still listed")
     fs.room(path)
     if mode & 0o222:
-        return _note("published, evicted and deleted, but its files stay writable: do not write into the cache")
-    return _good("published, evicted and deleted, its files read-only")
+        return note("published, evicted and deleted, but its files stay writable: do not write into the cache")
+    return good("published, evicted and deleted, its files read-only")
 
 
 def _hard_links(directory: Directory) -> Finding:
     if "link" in _ways_to_create(directory):
-        return _good("there are hard links, which elections are made of")
-    return _note("there are none, so nobody can be elected: a download may be done twice, and nothing is lost")
+        return good("there are hard links, which elections are made of")
+    return note("there are none, so nobody can be elected: a download may be done twice, and nothing is lost")
 
 
 def _names(directory: Directory) -> Finding:
@@ -184,10 +176,10 @@ def _names(directory: Directory) -> Finding:
     found = directory.fs.names(directory.path)
     _require(ours in found, "a name does not come back as it was written")
     if "Upper" not in found or "upper" not in found:
-        return _note("upper and lower case are the same: a payload that has both cannot be unpacked")
+        return note("upper and lower case are the same: a payload that has both cannot be unpacked")
     if error := refusal(partial(directory.make, "l" * LONGEST)):
-        return _note(f"names of {OURS} bytes, but not of {LONGEST} ({error.strerror}): long ones cannot be unpacked")
-    return _good(f"up to {LONGEST} bytes, and all characters that sc-dtool uses", longest=LONGEST)
+        return note(f"names of {OURS} bytes, but not of {LONGEST} ({error.strerror}): long ones cannot be unpacked")
+    return good(f"up to {LONGEST} bytes, and all characters that sc-dtool uses", longest=LONGEST)
 
 
 def _durability(directory: Directory) -> Finding:
@@ -196,7 +188,7 @@ def _durability(directory: Directory) -> Finding:
     seconds = directory.clock.monotonic() - began
     text = directory.fs.read_text(f"{directory.path}/file")
     _require(text == "d" * 4096, "what was written and synchronised does not come back")
-    return _good(f"a file is on stable storage after {1000 * seconds:.1f} ms", fsync=seconds)
+    return good(f"a file is on stable storage after {1000 * seconds:.1f} ms", fsync=seconds)
 
 
 def _refreshing(directory: Directory) -> Finding:
@@ -208,16 +200,16 @@ def _refreshing(directory: Directory) -> Finding:
         _require(is_absent, "a name is shown that nobody has made")
         directory.make(name)
         _require(name in fs.names(path), "a listing does not show what this host has just made")
-    return _good("a listing shows at once what this host has made; directories can be touched")
+    return good("a listing shows at once what this host has made; directories can be touched")
 
 
 def _group(directory: Directory) -> Finding:
     inner = directory.make("shared")
     if error := refusal(partial(directory.fs.share, inner.path)):
-        return _note(f"directories cannot be given to the group ({error.strerror}): a cache is of one user")
+        return note(f"directories cannot be given to the group ({error.strerror}): a cache is of one user")
     if not directory.fs.is_shared(inner.path):
-        return _note("permissions are not kept: whether a group can share a cache, the mount decides")
-    return _good("directories can be given to a group")
+        return note("permissions are not kept: whether a group can share a cache, the mount decides")
+    return good("directories can be given to a group")
 
 
 def clock_offset(directory: Directory, name: str) -> tuple[float, float]:
@@ -239,8 +231,8 @@ def _clock(directory: Directory) -> Finding:
     offset, _ = clock_offset(directory, "now")
     text = f"that of the file system is {say_offset(offset)} this host's"
     if abs(offset) > CLOCKS_DIFFER:
-        return _note(f"{text}: lifetimes last longer by that; set the clocks (NTP)", offset=offset)
-    return _good(text, offset=offset)
+        return note(f"{text}: lifetimes last longer by that; set the clocks (NTP)", offset=offset)
+    return good(text, offset=offset)
 
 
 #: In the order in which they are run and shown.

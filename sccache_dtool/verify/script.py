@@ -19,7 +19,7 @@ from sccache_dtool.units import short_duration
 from sccache_dtool.verify import contests
 from sccache_dtool.verify.contests import CONTESTS
 from sccache_dtool.verify.directory import Directory
-from sccache_dtool.verify.findings import Finding, Tell, Weight, is_refused
+from sccache_dtool.verify.findings import Finding, Tell, Weight, good, is_refused, note, one_host
 from sccache_dtool.verify.probes import CLOCKS_DIFFER, clock_offset, say_offset
 from sccache_dtool.verify.session import LEADER, PEER, Ended, Failed, Fields, Session
 
@@ -44,22 +44,15 @@ _LARGEST_TIME = 1e12
 class Part(NamedTuple):
     """What a host has in a check."""
 
+    session: Session
     directory: Directory
-    is_leader: bool
     longest_delay: float
     tell: Tell
 
 
-class Results(NamedTuple):
-    """What both hosts have found in a check."""
-
-    leader: Fields
-    peer: Fields
-    kind: str  # of the file system
-
-
 Steps = Generator[tuple[str, Callable[[], object]], None, None]
-Check = tuple[Callable[[Part], Steps], Callable[[Results], Finding]]
+Judge = Callable[[Fields, Fields, str], Finding]  # of the leader's result, the peer's, and the kind of file system
+Check = tuple[Callable[[Part], Steps], Judge]
 
 
 def run(session: Session, result: dict[str, object], longest_delay: float, tell: Tell) -> None:
@@ -77,7 +70,7 @@ def run(session: Session, result: dict[str, object], longest_delay: float, tell:
             session.next_check()
             found: dict[str, object] = {}
             try:
-                part = Part(session.directory.at(f"p{session.check}"), session.me == LEADER, longest_delay, tell)
+                part = Part(session, session.directory.at(f"p{session.check}"), longest_delay, tell)
                 with contextlib.closing(steps(part)) as turns:
                     for turn, act in turns:
                         if turn in (session.me, BOTH) and isinstance(what := act(), dict):
@@ -104,17 +97,9 @@ def judge(leader: Fields, peer: Fields, kind: str, *, is_complete: bool) -> Iter
             for side in sides:
                 if "failed" in side:
                     raise Failed(f"{side.host}: {side.text('failed')}")
-            yield evaluate(Results(sides[0], sides[1], kind))._replace(check=name)
+            yield evaluate(sides[0], sides[1], kind)._replace(check=name)
         except Failed as failure:
             yield Finding(name, Weight.ONE_HOST, f"failed on {failure}")
-
-
-def _good(what: str, **figures: float | None) -> Finding:
-    return Finding("", Weight.GOOD, what, figures)
-
-
-def _one_host(what: str, **figures: float | None) -> Finding:
-    return Finding("", Weight.ONE_HOST, what, figures)
 
 
 # -- contests ----------------------------------------------------------------------------------------------------------
@@ -127,7 +112,7 @@ def _contest(name: str, part: Part) -> Steps:
         yield LEADER, partial(contests.prepare, ground, contest)
         yield PEER, partial(contests.look_at, ground)
         for turn in turns:
-            yield turn, partial(_race, number, ground, part.is_leader, contest)
+            yield turn, partial(_race, number, ground, part.session.me == LEADER, contest)
 
 
 def _race(number: int, ground: Directory, is_leader: bool, contest: contests.Contest) -> dict[str, object]:
@@ -139,11 +124,10 @@ def _race(number: int, ground: Directory, is_leader: bool, contest: contests.Con
     return {f"run{number}": "".join(outcomes[::step])}
 
 
-def _judge_contest(name: str, results: Results) -> Finding:
+def _judge_contest(name: str, leader: Fields, peer: Fields, kind: str) -> Finding:
     letters = f"[{contests.WON}{contests.REFUSED}{contests.FAILED}]{{{contests.NAMES}}}"
     first, second = (
-        "".join(side.text(f"run{number}", letters) for number in range(len(_RUNS)))
-        for side in (results.leader, results.peer)
+        "".join(side.text(f"run{number}", letters) for number in range(len(_RUNS))) for side in (leader, peer)
     )
     return contests.judge(name, first, second, Weight.ONE_HOST)
 
@@ -159,11 +143,11 @@ def _names(part: Part) -> Steps:
         yield PEER, lambda name=name: {name: int(name in directory.fresh_names())}  # type: ignore[misc]
 
 
-def _judge_names(results: Results) -> Finding:
-    if not all(results.peer.number(f"n{number}", 0, 1) for number in range(_ROUNDS)):
-        what = f"{results.peer.host} does not see what was made before, even after a create of its own"
-        return _one_host(f"{what}: living holders would be taken for dead")
-    return _good(f"after a create of its own a host sees all names ({_ROUNDS} rounds)", rounds=_ROUNDS)
+def _judge_names(leader: Fields, peer: Fields, kind: str) -> Finding:
+    if not all(peer.number(f"n{number}", 0, 1) for number in range(_ROUNDS)):
+        what = f"{peer.host} does not see what was made before, even after a create of its own"
+        return one_host(f"{what}: living holders would be taken for dead")
+    return good(f"after a create of its own a host sees all names ({_ROUNDS} rounds)", rounds=_ROUNDS)
 
 
 def _full_target(part: Part) -> Steps:
@@ -176,10 +160,10 @@ def _full_target(part: Part) -> Steps:
     yield PEER, lambda: {"refused": int(is_refused(rename, refused))}
 
 
-def _judge_full_target(results: Results) -> Finding:
-    if results.peer.number("refused", 0, 1):
-        return _good("a directory that another host has just filled is not replaced")
-    return _one_host("a directory that another host has just filled is replaced, and its content lost")
+def _judge_full_target(leader: Fields, peer: Fields, kind: str) -> Finding:
+    if peer.number("refused", 0, 1):
+        return good("a directory that another host has just filled is not replaced")
+    return one_host("a directory that another host has just filled is replaced, and its content lost")
 
 
 def _published(part: Part) -> Steps:
@@ -211,10 +195,10 @@ def _published(part: Part) -> Steps:
             directory.fs.close(fd)
 
 
-def _judge_published(results: Results) -> Finding:
-    if results.leader.text("digest") != results.peer.text("digest"):
-        return _one_host(f"{results.peer.host} reads something else than was published")
-    return _good("it is complete on the other host, and can be read on after it was moved to the trash")
+def _judge_published(leader: Fields, peer: Fields, kind: str) -> Finding:
+    if leader.text("digest") != peer.text("digest"):
+        return one_host(f"{peer.host} reads something else than was published")
+    return good("it is complete on the other host, and can be read on after it was moved to the trash")
 
 
 #: The directories in which the peer looks for a name, and how.
@@ -240,19 +224,20 @@ def _delay(part: Part) -> Steps:
     yield LEADER, lambda: [part.directory.make(how) for how in _LOOKS]
     yield PEER, lambda: [sees(how) for how in _LOOKS]
     yield LEADER, lambda: [part.directory.at(how).make("name") for how in _LOOKS]
-    part.tell(f"waiting {part.longest_delay:.0f} s at most until one host sees what the other has made")
+    if part.session.me == LEADER:
+        part.tell(f"waiting {part.longest_delay:.0f} s at most until {part.session.other} sees what was made here")
     yield PEER, watch
 
 
-def _judge_delay(results: Results) -> Finding:
-    peer, longest = results.peer, results.peer.number("longest", 0.0, LONGEST_DELAY)
+def _judge_delay(leader: Fields, peer: Fields, kind: str) -> Finding:
+    longest = peer.number("longest", 0.0, LONGEST_DELAY)
     delays = {how: peer.number(how, 0.0, LONGEST_DELAY) if how in peer else None for how in _LOOKS}
     said = ", ".join(
         f"not within {longest:.0f} s {_LOOKS[how]}" if seconds is None else f"after {seconds:.2f} s {_LOOKS[how]}"
         for how, seconds in delays.items()
     )
     figures = {f"delay_{how.replace('-', '_')}": seconds for how, seconds in delays.items()}
-    return _good(f"what one host makes shows on the other {said}; nothing depends on it", **figures)
+    return good(f"what one host makes shows on the other {said}; nothing depends on it", **figures)
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------
@@ -266,20 +251,20 @@ def _clocks(part: Part) -> Steps:
     yield LEADER, lambda: {"passed": part.directory.clock.monotonic() - began}
 
 
-def _judge_clocks(results: Results) -> Finding:
-    ours, theirs = (side.number("offset", -_LARGEST_TIME, _LARGEST_TIME) for side in (results.leader, results.peer))
-    stamp, other = (side.number("stamp", -_LARGEST_TIME, _LARGEST_TIME) for side in (results.leader, results.peer))
+def _judge_clocks(leader: Fields, peer: Fields, kind: str) -> Finding:
+    ours, theirs = (side.number("offset", -_LARGEST_TIME, _LARGEST_TIME) for side in (leader, peer))
+    stamp, other = (side.number("stamp", -_LARGEST_TIME, _LARGEST_TIME) for side in (leader, peer))
     figures = {"offset": ours, "offset_of_peer": theirs}
-    if not -1.0 <= other - stamp <= results.leader.number("passed", 0.0, _LARGEST_TIME) + 1.0:
-        if results.kind in ONE_CLOCK:
+    if not -1.0 <= other - stamp <= leader.number("passed", 0.0, _LARGEST_TIME) + 1.0:
+        if kind in ONE_CLOCK:
             what = "times come from the hosts, whose clocks differ, and not from a server, as they should on"
-            return _one_host(f"{what} {results.kind}: set the clocks (NTP)", **figures)
+            return one_host(f"{what} {kind}: set the clocks (NTP)", **figures)
         what = f"times come from the hosts, whose clocks differ by {short_duration(abs(other - stamp))}"
-        return Finding("", Weight.TOLD, f"{what}: set them (NTP); leases do not depend on it", figures)
+        return note(f"{what}: set them (NTP); leases do not depend on it", **figures)
     what = f"that of the file system is {say_offset(ours)} this host's, and {say_offset(theirs)} the other's"
     if max(abs(ours), abs(theirs)) > CLOCKS_DIFFER:
-        return Finding("", Weight.TOLD, f"{what}: lifetimes last longer by that; set the clocks (NTP)", figures)
-    return _good(what, **figures)
+        return note(f"{what}: lifetimes last longer by that; set the clocks (NTP)", **figures)
+    return good(what, **figures)
 
 
 _CHECKS: dict[str, Check] = {

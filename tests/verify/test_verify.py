@@ -825,7 +825,8 @@ def test_a_peer_reads_no_file_without_end(tmp_path: Path) -> None:
         file.truncate(1 << 26)
     fs = Counting()
     steps, _ = script.checks()["a copy published by another host"]
-    part = script.Part(Directory(fs, Clock(), str(tmp_path)), False, 1.0, lambda text: None)
+    here = Directory(fs, Clock(), str(tmp_path))
+    part = script.Part(Session(here, "peer"), here, 1.0, lambda text: None)
     found = [act() for turn, act in steps(part) if turn != LEADS]
     assert "digest" in str(found[-1])
     assert fs.kinds().count("read") < 10
