@@ -71,12 +71,12 @@ def names(ground: Directory) -> list[Directory]:
     return [ground.at(f"r{number}") for number in range(NAMES)]
 
 
-def prepare(ground: Directory, contest: Contest) -> None:
-    """Make the ground, and what the contest is about for each name."""
-    path, _, name = ground.path.rpartition("/")
-    ground._replace(path=path).make(name)
-    for one in names(ground):
-        contest.prepare(ground.make(one.path.rpartition("/")[2]))
+def prepare(directory: Directory, name: str, contest: Contest) -> Directory:
+    """A new ground, with what the contest is about for each name."""
+    ground = directory.make(name)
+    for number in range(NAMES):
+        contest.prepare(ground.make(f"r{number}"))
+    return ground
 
 
 def look_at(ground: Directory) -> None:
@@ -123,7 +123,7 @@ def run_here(directory: Directory) -> Iterator[Finding]:
     """All contests, between two threads of this process."""
     for number, (name, contest) in enumerate(CONTESTS.items()):
         try:
-            runs = [_between_threads(directory.at(f"c{number}-{run}"), contest) for run in range(_RUNS)]
+            runs = [_between_threads(prepare(directory, f"c{number}-{run}", contest), contest) for run in range(_RUNS)]
         except OSError as error:
             yield failed(name, error)
         else:
@@ -131,14 +131,13 @@ def run_here(directory: Directory) -> Iterator[Finding]:
             yield judge(name, first, second, Weight.UNFIT)
 
 
-def _between_threads(directory: Directory, contest: Contest) -> tuple[str, str]:
-    prepare(directory, contest)
+def _between_threads(ground: Directory, contest: Contest) -> tuple[str, str]:
     barrier = threading.Barrier(2)
 
     def side(act: Act) -> str:
         outcomes = ""
         try:
-            for one in names(directory):
+            for one in names(ground):
                 barrier.wait()
                 outcomes += attempt(act, one)
         except BaseException:

@@ -109,7 +109,7 @@ def _contest(name: str, part: Part) -> Steps:
     contest = CONTESTS[name]
     for number, turns in enumerate(_RUNS):
         ground = part.directory.at(f"run{number}")
-        yield LEADER, partial(contests.prepare, ground, contest)
+        yield LEADER, partial(contests.prepare, part.directory, f"run{number}", contest)
         yield PEER, partial(contests.look_at, ground)
         for turn in turns:
             yield turn, partial(_race, number, ground, part.session.me == LEADER, contest)
