@@ -23,7 +23,8 @@ WAIT = 120.0
 #: Peers that one leader calls: there may be some that were killed, but hardly so many.
 _PEERS_CALLED = 20
 
-#: Seconds in which a peer that lives answers a leader.
+#: Seconds in which a peer that lives answers a leader. After a tenth of them, in which it usually does, the leader
+#: calls another one, too: not at once, since that may be the one for which another leader looks.
 _ANSWER = 20.0
 
 Seen = TypeVar("Seen")
@@ -78,21 +79,25 @@ def lead(parent: Directory, me: Host, role: Role, tell: Tell) -> Iterator[Sessio
     called: list[Session] = []
     seen: set[str] = set()
     chosen: Session | None = None
-    end = parent.clock.monotonic() + role.wait
+    next_call = end = parent.clock.monotonic()
+    end += role.wait
     if role.wait:
         tell(f"waiting {role.wait:.0f} s at most for the peer, which is to look at {parent.path}")
 
     def look() -> bool | None:
         """Whether a peer has answered; False once it is too late."""
-        nonlocal chosen, end
-        for name in sorted(set(filter(is_of_verification, parent.fresh_names())) - seen):
+        nonlocal chosen, next_call, end
+        chosen = next((session for session in called if _if_reachable(session.has_answered)), None)
+        names = () if chosen else sorted(set(filter(is_of_verification, parent.fresh_names())) - seen)
+        for name in names:
             session = Session(parent.at(name), LEADER)
-            if len(called) < _PEERS_CALLED and (hello := _if_reachable(session.hello)):
+            if (now := parent.clock.monotonic()) < next_call or len(called) == _PEERS_CALLED:
+                break
+            if hello := _if_reachable(session.hello):
                 seen.add(name)
                 if _call(session, hello, me, role.meeting, tell):
                     called.append(session)
-                    end = max(end, parent.clock.monotonic() + _ANSWER)
-        chosen = next((session for session in called if _if_reachable(session.has_answered)), None)
+                    next_call, end = now + _ANSWER / 10, max(end, now + _ANSWER)
         return True if chosen else False if parent.clock.monotonic() > end else None
 
     try:

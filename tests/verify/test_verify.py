@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -734,7 +734,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     class Noticing(FileSystem):
         def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
             super().put_record(text, path, unique=unique)
-            if looked.is_set() is False and path.endswith("/hello.leader"):
+            if path.endswith("/hello.leader"):
                 looked.set()
 
     with ThreadPoolExecutor() as pool:
@@ -1048,23 +1048,24 @@ def test_a_leader_does_not_meet_whom_it_does_not_look_for(
     assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
 
 
-def test_two_pairs_in_one_directory_do_not_meet(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two jobs that verify one directory at once would end with each other's verdict, or not at all."""
+@pytest.mark.parametrize("meetings", [("1.0", "2.0"), ("", "")], ids=["by Slurm", "by hand"])
+def test_two_pairs_in_one_directory_do_not_meet(
+    meetings: tuple[str, str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who verify one directory at once would end with an error, because a leader takes both peers."""
     few_checks(monkeypatch)
     monkeypatch.setattr(session, "PATIENCE", 30.0)
-    with ThreadPoolExecutor(8) as pool:
-        running = {}
-        for part in (Part.PEER, Part.LEAD):
-            for job in "12":
-                name = f"node{job}-{part}"
-                mounts = str(tmp_path / "no mountinfo")
-                role = Role(part, f"{job}.0", 30.0)
-                proc = FakeProc(str(tmp_path / f"proc-{name}"), boot=name)
-                running[job, part] = pool.submit(
-                    verify, FileSystem(), place, role, lambda text: None, proc=proc, mounts=mounts
-                )
-        reports = {key: future.result(60) for key, future in running.items()}
-    assert {report.fitness for report in reports.values()} == {Fitness.FIT}, reports
+    mounts = str(tmp_path / "no mountinfo")
+
+    def start(pool: ThreadPoolExecutor, part: Part, number: int) -> Future[Report]:
+        proc = FakeProc(str(tmp_path / f"proc-{part}-{number}"), boot=f"{part}-{number}")
+        role = Role(part, meetings[number], 30.0)
+        return pool.submit(verify, FileSystem(), place, role, lambda text: None, proc=proc, mounts=mounts)
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [start(pool, part, number) for part in (Part.PEER, Part.LEAD) for number in range(2)]
+        reports = [one.result(60) for one in running]
+    assert [report.fitness for report in reports] == [Fitness.FIT] * 4, reports
 
 
 def test_many_waiting_peers_do_not_keep_a_leader_busy(
