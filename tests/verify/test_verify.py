@@ -640,6 +640,22 @@ def test_two_processes_of_one_host_are_one_host(place: str, tmp_path: Path) -> N
     assert len(report.hosts) == 2
 
 
+def test_what_only_the_mount_of_the_peer_tells_counts(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system would be called fit for two hosts of which one sees it through a mount that is not."""
+    few_checks(monkeypatch)
+    procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
+    of_peer = mounted(place, tmp_path, "fuse.sshfs me@there:/data rw")
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(verify, FileSystem(), place, PEER, lambda text: None, proc=procs[1], mounts=of_peer)
+        nothing = str(tmp_path / "no mountinfo")
+        report = verify(FileSystem(), place, LEADER, lambda text: None, proc=procs[0], mounts=nothing)
+        assert peer.result(30).verdict == report.verdict
+    assert report.fitness is Fitness.ONE_HOST
+    assert "20 s old" in report.verdict
+
+
 class OwnClock(FileSystem):
     """A host whose clock is an hour ahead, on a file system that takes times from its clients."""
 
@@ -1066,6 +1082,19 @@ def test_two_pairs_in_one_directory_do_not_meet(
         running = [start(pool, part, number) for part in (Part.PEER, Part.LEAD) for number in range(2)]
         reports = [one.result(60) for one in running]
     assert [report.fitness for report in reports] == [Fitness.FIT] * 4, reports
+
+
+def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts that run as different users would be told that no peer took part, and not why."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
+    fs.fail("symlink", errno.EACCES, within="/hello.leader")
+    report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
+    shutil.rmtree(left)
+    assert any(f"cannot take part in {left}: Permission denied" in one for one in said)
+    assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
 
 
 def test_many_waiting_peers_do_not_keep_a_leader_busy(
