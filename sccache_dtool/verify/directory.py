@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
@@ -12,12 +12,18 @@ from sccache_dtool.disk.names import VERIFICATION, unique
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
 from sccache_dtool.verify.findings import Tell, cannot_be_used
 
+LEADER, PEER, BOTH = "leader", "peer", "both"
+
+#: Seconds for which a host is given time to see what the other has made. NFS takes up to 60 by default.
+LONGEST_DELAY = 75.0
+
 #: How often the removal of a scratch directory is tried while the other host makes names in it.
 _REMOVALS = 20
 
 
-class Directory(NamedTuple):
-    """A directory, and what it is worked on with. Its methods use names that nobody else uses.
+@dataclass(frozen=True)
+class Directory:
+    """A directory, and the side that works in it. Its methods use names that nobody else uses.
 
     If a reply says that a change had been made before, the server made it, and its first reply was lost: not a finding.
     """
@@ -26,10 +32,22 @@ class Directory(NamedTuple):
     clock: Clock
     path: str
     shared: bool = False  # its group takes part
+    kind: str = ""  # of the file system
+    tell: Tell = print  # told what is waited for, and what is left
+    longest_delay: float = LONGEST_DELAY
+    me: str = LEADER
+    barrier: Callable[[], object] = bool  # waits for the other side
+    is_alone: bool = True  # the other side, if there is one, is a thread of this process
+
+    def step(self, turn: str, act: Callable[[], object]) -> None:
+        """Act if it is this side's turn, and wait until the other side has come as far."""
+        if turn in (self.me, BOTH):
+            act()
+        self.barrier()
 
     def at(self, name: str) -> Directory:
         """A directory in it that is made elsewhere."""
-        return self._replace(path=f"{self.path}/{name}")
+        return replace(self, path=f"{self.path}/{name}")
 
     def make(self, name: str) -> Directory:
         """A new directory in it."""
@@ -46,19 +64,13 @@ class Directory(NamedTuple):
         with contextlib.suppress(FileExistsError):
             self.fs.put_record(text, f"{self.path}/{name}")
 
-    def put(self, name: str, data: bytes) -> None:
+    def put(self, name: str, text: str) -> None:
         """A new file in it, complete and durable."""
-        path = f"{self.path}/{name}"
         try:
-            fd = self.fs.create(path)
+            self.fs.write_new(f"{self.path}/{name}", text)
         except FileExistsError:
             self.remove(name)
-            fd = self.fs.create(path)
-        try:
-            self.fs.write(fd, data)
-            self.fs.sync(fd)
-        finally:
-            self.fs.close(fd)
+            self.fs.write_new(f"{self.path}/{name}", text)
 
     def move(self, source: str, target: str) -> None:
         """Give something in it another name in it."""
@@ -83,9 +95,21 @@ class Directory(NamedTuple):
         finally:
             self.remove(own)
 
+    def remove_all(self) -> None:
+        """Remove it. The other host may be removing it, too, or still be making names in it."""
+        for tries_left in reversed(range(_REMOVALS)):
+            try:
+                self.fs.remove_tree(self.path)
+            except OSError as error:
+                if error.errno in NOT_EMPTY and tries_left:
+                    continue
+                if error.errno not in GONE:
+                    self.tell(f"cannot remove {self.path} ({explain(error)}): remove it by hand")
+            return
+
 
 @contextlib.contextmanager
-def scratch(parent: Directory, tell: Tell) -> Iterator[Directory]:
+def scratch(parent: Directory) -> Iterator[Directory]:
     """A new directory for everything that is tried; removed at the end, whatever happens."""
     try:
         made = parent.make(f"{VERIFICATION}{unique()}")
@@ -94,18 +118,4 @@ def scratch(parent: Directory, tell: Tell) -> Iterator[Directory]:
     try:
         yield made
     finally:
-        remove(made, tell)
-
-
-def remove(directory: Directory, tell: Tell) -> None:
-    """Remove a scratch directory. The other host may be removing it, too, or still be making names in it."""
-    for tries_left in reversed(range(_REMOVALS)):
-        try:
-            directory.fs.remove_tree(directory.path)
-        except OSError as error:
-            if error.errno in NOT_EMPTY and tries_left:
-                continue
-            if error.errno in GONE:
-                return  # the other host has removed it
-            tell(f"cannot remove {directory.path} ({explain(error)}): remove it by hand")
-        return
+        made.remove_all()

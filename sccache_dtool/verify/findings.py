@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
-from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ class Fitness(StrEnum):
 
 
 class Finding(NamedTuple):
-    """What one check has shown. Figures are seconds or counts, by name."""
+    """What one check has shown. Figures are seconds, counts or short texts, by name."""
 
     check: str
     weight: Weight
@@ -47,12 +46,24 @@ class Finding(NamedTuple):
     figures: Mapping[str, Any] = MappingProxyType({})
 
 
-def _of_check(weight: Weight, what: str, **figures: float | None) -> Finding:
-    """A finding of the check under way; whoever runs the check names it."""
-    return Finding("", weight, what, figures)
+def good(what: str = "", **figures: object) -> Finding:
+    """The check under way has passed. Without words, those of both sides' figures follow."""
+    return Finding("", Weight.GOOD, what, figures)
 
 
-good, note, one_host = (partial(_of_check, weight) for weight in (Weight.GOOD, Weight.TOLD, Weight.ONE_HOST))
+def note(what: str, **figures: object) -> Finding:
+    """The check under way has passed, with something worth knowing."""
+    return Finding("", Weight.TOLD, what, figures)
+
+
+class Refuted(Exception):
+    """The file system does not do what the check under way is about: in words, and in figures."""
+
+
+def require(condition: object, otherwise: str, figures: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Raises Refuted unless the condition holds."""
+    if not condition:
+        raise Refuted(otherwise, figures)
 
 
 class Report(NamedTuple):
@@ -84,7 +95,7 @@ class Report(NamedTuple):
         elif self.independent:
             reason = f"every check passed on {' and '.join(self.hosts)} ({self.kind})"
         elif len(self.hosts) > 1:
-            reason = f"both who took part are on one host, {self.hosts[0]}, and on one mount ({self.kind})"
+            reason = f"both participants are on one host, {self.hosts[0]}, and on one mount ({self.kind})"
         else:
             reason = f"only {self.hosts[0]} took part ({self.kind})"
         return f"{self.fitness}: {reason}"
@@ -107,46 +118,43 @@ def is_answer(error: OSError) -> bool:
     return error.errno not in FULL | _PASSING
 
 
-def refusal(act: Callable[[], object]) -> OSError | None:
-    """With what an act was refused; None if it was not. An error that is not an answer is raised."""
+def refusal(act: Callable[[], object], allowed: frozenset[int] | None = None) -> OSError | None:
+    """The error by which an act was refused, None if it was done.
+
+    Raises an error that is not among the `allowed` ones or, without these, one that is not an answer.
+    """
     try:
         act()
     except OSError as error:
-        if not is_answer(error):
-            raise
-        return error
+        if is_answer(error) if allowed is None else error.errno in allowed:
+            return error
+        raise
     return None
 
 
-def is_refused(act: Callable[[], object], allowed: frozenset[int]) -> bool:
-    """Whether an act was refused, and for one of the reasons that are right; other errors are raised."""
-    try:
-        act()
-    except OSError as error:
-        if error.errno not in allowed:
-            raise
-        return True
-    return False
-
-
-def failed(check: str, error: OSError) -> Finding:
-    """What it means that a check has ended with an error. One that there is no room is raised: nothing can be tried."""
+def failed(error: OSError) -> Finding:
+    """What it means that the check under way has ended with an error. Raises one that says that there is no room."""
     if error.errno in FULL:
         raise error
     if is_answer(error):
-        return Finding(check, Weight.UNFIT, f"failed: {explain(error)}")
-    return Finding(check, Weight.UNTRIED, f"could not be tried: {explain(error)}")
+        return Finding("", Weight.UNFIT, f"failed: {explain(error)}")
+    return Finding("", Weight.UNTRIED, f"could not be tried: {explain(error)}")
+
+
+def reason(error: BaseException) -> str:
+    """Why something was not done, in one sentence."""
+    return explain(error) if isinstance(error, OSError) else str(error)
 
 
 def broken_off(directory: str, error: OSError) -> CacheError:
     """That a verification could not be brought to an end, and so has no verdict."""
-    kind, first = (NoSpace, "free some, and ") if error.errno in FULL else (CacheError, "")
+    kind, first = (NoSpace, "free some space, and ") if error.errno in FULL else (CacheError, "")
     hint = f"{first}verify it again; nothing is known of this file system yet"
     return kind(f"could not be tried: {directory}: {explain(error)}", hint=hint)
 
 
 def cannot_be_used(directory: str, error: OSError) -> CacheError:
-    """That a directory cannot be listed, or nothing be made in it."""
+    """That a directory cannot be listed, or that nothing can be created in it."""
     if not is_answer(error):
         return broken_off(directory, error)
     hint = "give a directory on the mount, in which you can write"

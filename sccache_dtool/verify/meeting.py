@@ -1,21 +1,21 @@
 """Which part this process takes, and how two hosts find each other.
 
-The peer makes a scratch directory and waits in it; the leader looks for such directories. A peer that was killed does
-not keep a leader waiting: of all peers that wait, the leader takes the first that answers.
+The peer makes a scratch directory and waits in it; the leader looks for such directories, and calls one peer after the
+other until one answers: there may be some that were killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import os
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from sccache_dtool.disk.names import is_of_verification
-from sccache_dtool.errors import FULL, explain
-from sccache_dtool.verify.directory import Directory, remove, scratch
-from sccache_dtool.verify.findings import Tell
-from sccache_dtool.verify.session import LEADER, PATIENCE, PEER, RELAXED, Failed, Fields, Host, Session, wait_for
+from sccache_dtool.errors import FULL, TimedOut, explain
+from sccache_dtool.verify.directory import LEADER, PEER, Directory
+from sccache_dtool.verify.session import FIRST, HELLO, RELAXED, Session, wait_for
 
 #: Seconds for which two who were told that they are two wait for each other.
 WAIT = 120.0
@@ -23,11 +23,8 @@ WAIT = 120.0
 #: Peers that one leader calls: there may be some that were killed, but hardly so many.
 _PEERS_CALLED = 20
 
-#: Seconds in which a peer that lives answers a leader. After a tenth of them, in which it usually does, the leader
-#: calls another one, too: not at once, since that may be the one for which another leader looks.
-_ANSWER = 20.0
-
-Seen = TypeVar("Seen")
+#: Seconds in which a peer that lives answers a leader: it looks once a second.
+_ANSWER = 10.0
 
 
 class Part(StrEnum):
@@ -62,76 +59,55 @@ def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None)
     return Role(part, meeting, WAIT if wait is None else wait)
 
 
-@contextlib.contextmanager
-def join(parent: Directory, me: Host, role: Role, tell: Tell) -> Iterator[Session]:
-    """As the peer: a session with the leader. Raises TimedOut if no leader comes within the role's time."""
-    with scratch(parent, tell) as directory:
-        session = Session(directory, PEER)
-        session.introduce(me, role.meeting)
-        tell(f"waiting {role.wait:.0f} s at most for the other host, which is to verify {parent.path}, too")
-        wait_for(directory, session.hello, role.wait, "a leader", RELAXED)
-        yield session
+def join(own: Directory, me: Mapping[str, str], wait: float) -> Session:
+    """As the peer: a session with the leader, in a directory of its own. Raises TimedOut if none comes in time."""
+    session = Session(own, PEER)
+    session.put(HELLO, me)
+    own.tell(f"waiting {wait:.0f} s at most for the other host, which is to verify {os.path.dirname(own.path)}, too")
+    wait_for(own, lambda: session.read(HELLO), wait, "a leader", RELAXED)
+    return session
 
 
-@contextlib.contextmanager
-def lead(parent: Directory, me: Host, role: Role, tell: Tell) -> Iterator[Session | None]:
-    """As the leader: a session with the first peer that answers; None if there is none within the role's time."""
-    called: list[Session] = []
-    seen: set[str] = set()
-    chosen: Session | None = None
-    next_call = end = parent.clock.monotonic()
-    end += role.wait
-    if role.wait:
-        tell(f"waiting {role.wait:.0f} s at most for the peer, which is to look at {parent.path}")
+def lead(parent: Directory, me: Mapping[str, str], wait: float) -> Session | None:
+    """As the leader: a session with the first peer that answers; None if there is none within `wait` seconds."""
+    seen, called = set[str](), list[str]()
+    if wait:
+        parent.tell(f"waiting {wait:.0f} s at most for the peer, which is to look at {parent.path}")
 
-    def look() -> bool | None:
-        """Whether a peer has answered; False once it is too late."""
-        nonlocal chosen, next_call, end
-        chosen = next((session for session in called if _if_reachable(session.has_answered)), None)
-        names = () if chosen else sorted(set(filter(is_of_verification, parent.fresh_names())) - seen)
-        for name in names:
+    def look() -> Session | None:
+        for name in sorted(set(filter(is_of_verification, parent.fresh_names())) - seen):
             session = Session(parent.at(name), LEADER)
-            if (now := parent.clock.monotonic()) < next_call or len(called) == _PEERS_CALLED:
-                break
-            if hello := _if_reachable(session.hello):
+            try:
+                hello = session.read(HELLO)
+            except OSError as error:  # its host may have given up
+                if error.errno in FULL:
+                    raise
+                continue
+            if hello:
                 seen.add(name)
-                if _call(session, hello, me, role.meeting, tell):
-                    called.append(session)
-                    next_call, end = now + _ANSWER / 10, max(end, now + _ANSWER)
-        return True if chosen else False if parent.clock.monotonic() > end else None
+                if hello.get("meeting") == me["meeting"] and len(called) < _PEERS_CALLED:
+                    called.append(name)
+                    return session if _answers(session, me) else look()  # others may have come meanwhile
+        return None
 
+    with contextlib.suppress(TimedOut):
+        return wait_for(parent, look, wait, "the peer", RELAXED)
+    return None
+
+
+def _answers(session: Session, me: Mapping[str, str]) -> bool:
+    """Call a peer; whether it answers, and has no other leader."""
     try:
-        wait_for(parent, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
-        yield chosen
-    finally:
-        for session in called:
-            if session is chosen:
-                remove(session.directory, tell)
-            else:
-                session.end("another peer takes part, or this one has not answered in time")
-
-
-def _call(session: Session, hello: Fields, me: Host, meeting: str, tell: Tell) -> bool:
-    """Call a peer, unless it waits for another leader, or has one."""
-    try:
-        if hello.text("meeting") != meeting:
-            return False
-        session.introduce(me, meeting)
-    except (Failed, FileExistsError):
+        session.put(HELLO, me)
+        wait_for(session.directory, lambda: FIRST in session.names(), _ANSWER, "the peer")
+    except FileExistsError:
+        return False
+    except TimedOut:
+        session.end("it has not answered in time")
         return False
     except OSError as error:
         if error.errno in FULL:
             raise
-        tell(f"cannot take part in {session.directory.path}: {explain(error)}")
+        session.directory.tell(f"cannot take part in {session.directory.path}: {explain(error)}")
         return False
     return True
-
-
-def _if_reachable(look: Callable[[], Seen]) -> Seen | None:
-    """What is seen in another host's directory; None if it cannot be looked at: its host may have given up."""
-    try:
-        return look()
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        return None

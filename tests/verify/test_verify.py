@@ -31,20 +31,23 @@ from sccache_dtool.verify import (
     Report,
     Role,
     Weight,
-    contests,
+    checks,
     meeting,
-    probes,
     role_from,
     script,
     session,
     verification,
     verify,
 )
-from sccache_dtool.verify.directory import Directory
-from sccache_dtool.verify.session import LEADER as LEADS
-from sccache_dtool.verify.session import Fields, Host, Session
+from sccache_dtool.verify.directory import LEADER as LEADS
+from sccache_dtool.verify.directory import PEER as ASSISTS
+from sccache_dtool.verify.directory import Directory, scratch
+from sccache_dtool.verify.findings import Finding, Refuted, good
+from sccache_dtool.verify.session import Session
 
-A_CONTEST = "two who make one record"
+CHECKS = {check.name: check for check in checks.CHECKS}
+
+A_RACE = "concurrent creation of a record"
 
 ALONE = Role(Part.LEAD, "", 0.0)
 LEADER = Role(Part.LEAD, "", 30.0)
@@ -55,7 +58,7 @@ PEER = Role(Part.PEER, "", 30.0)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for the disk, and few rounds will do."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    monkeypatch.setattr(contests, "NAMES", 6)
+    monkeypatch.setattr(checks, "NAMES", 6)
 
 
 @pytest.fixture
@@ -188,7 +191,7 @@ class LooksBeforeItCreates(FileSystem):
         (ReplacesTheFull, "rename"),
         (LosesTexts, "symbolic links"),
         (LooksBeforeItRemoves, "eviction against a new lease"),
-        (LooksBeforeItCreates, "two who make one record"),
+        (LooksBeforeItCreates, A_RACE),
     ],
 )
 def test_a_bad_file_system_is_unfit(make: Callable[[], FileSystem], check: str, place: str, tmp_path: Path) -> None:
@@ -231,7 +234,7 @@ def test_a_full_disk_is_no_verdict(
     kind: str, error: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A good file system would be called unfit, or be vouched for, by a verification that had no room to try it."""
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(checks, "RUNS_ALONE", 1)
     noting = Counting()
     alone(noting, place, tmp_path)
     calls = noting.kinds().count(kind)
@@ -408,17 +411,19 @@ def test_lost_replies_of_two_hosts_are_no_finding(side: str, place: str, tmp_pat
     assert report.fitness is Fitness.FIT, report.verdict
 
 
-@pytest.mark.parametrize("raises_in", ["first", "second"])
-def test_a_fault_of_our_own_in_a_contest_is_raised(
+@pytest.mark.parametrize("raises_in", [LEADS, ASSISTS])
+def test_a_fault_of_our_own_on_one_side_is_raised(
     raises_in: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One side would wait for ever for the other, which has ended with a traceback."""
 
-    def act(place: Directory) -> None:
-        raise TypeError("not called like this")
+    def steps(at: Directory) -> Finding:
+        if at.me == raises_in:
+            raise TypeError("not called like this")
+        at.barrier()
+        return good()
 
-    contest = contests.CONTESTS["two who make one record"]
-    monkeypatch.setitem(contests.CONTESTS, "two who make one record", contest._replace(**{raises_in: act}))
+    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]._replace(steps=steps)])
     with pytest.raises(TypeError, match="not called like this"):
         alone(FileSystem(), place, tmp_path)
 
@@ -439,7 +444,7 @@ def test_a_refusal_for_an_unusual_reason_is_a_refusal(place: str, tmp_path: Path
     """A file system that loses nothing would be called unfit for its choice of words."""
     report = alone(SaysNoMore(), place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
-    assert found(report, Weight.TOLD).keys() >= {"rename", "two who publish under one name"}
+    assert found(report, Weight.TOLD).keys() >= {"rename", "concurrent publication under one name"}
 
 
 @pytest.mark.parametrize("limit", [200, 100])
@@ -622,7 +627,7 @@ class Sleepy(FileSystem):
 
     def names(self, path: str) -> list[str]:
         found = super().names(path)
-        if "end.leader" in found:
+        if f"{session.END}.leader" in found:
             time.sleep(0.5)
         return found
 
@@ -689,11 +694,11 @@ class Refuses(FileSystem):
 @pytest.mark.parametrize(
     ("make", "check", "word"),
     [
-        (Late, "names made by another host", "taken for dead"),
-        (ReadsHalf, "a copy published by another host", "something else"),
-        (ReplacesTheFull, "rename onto what another host filled", "is replaced"),
-        (ReplacesNames, "two who make one record, between hosts", "both won"),
-        (Refuses, "rename onto what another host filled", "Permission denied"),
+        (Late, "listings, between hosts", "taken for dead"),
+        (ReadsHalf, "publication, between hosts", "does not have the content"),
+        (ReplacesTheFull, "rename, between hosts", "can be renamed onto"),
+        (ReplacesNames, f"{A_RACE}, between hosts", "both sides won"),
+        (Refuses, "rename, between hosts", "Permission denied"),
     ],
 )
 def test_a_host_that_sees_otherwise_makes_it_fit_for_one(
@@ -709,7 +714,7 @@ def test_times_that_come_from_the_hosts_are_told_of(place: str, tmp_path: Path) 
     """Nobody would hear that the clocks of two nodes differ by an hour."""
     report = both(place, tmp_path, FileSystem(), OwnClock())
     assert report.fitness is Fitness.FIT
-    assert "differ by 60 min" in found(report, Weight.TOLD)["clocks of two hosts"]
+    assert "differ by 60 min" in found(report, Weight.TOLD)["clock, between hosts"]
 
 
 def test_a_clock_that_is_wrong_is_told_of(place: str, tmp_path: Path) -> None:
@@ -721,8 +726,8 @@ def test_a_clock_that_is_wrong_is_told_of(place: str, tmp_path: Path) -> None:
 def waiting(place: str, number: int, hello: object) -> str:
     """The scratch directory of a peer that waits there, or did until it was killed."""
     path = f"{place}/{VERIFICATION}{number:016x}"
-    os.makedirs(f"{path}/exchange")
-    os.symlink(hello if isinstance(hello, str) else json.dumps(hello), f"{path}/exchange/hello.peer")
+    os.mkdir(path)
+    os.symlink(hello if isinstance(hello, str) else json.dumps(hello), f"{path}/{session.HELLO}.peer")
     return path
 
 
@@ -742,7 +747,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that comes within `--wait` would not be waited for, because one was killed there before."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.0)
+    monkeypatch.setattr(meeting, "_ANSWER", 5.0)
     few_checks(monkeypatch)
     left = waiting(place, 7, introduced(host="gone"))
     looked = threading.Event()
@@ -750,7 +755,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     class Noticing(FileSystem):
         def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
             super().put_record(text, path, unique=unique)
-            if path.endswith("/hello.leader"):
+            if path.endswith(f"/{session.HELLO}.leader"):
                 looked.set()
 
     with ThreadPoolExecutor() as pool:
@@ -769,8 +774,8 @@ def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypat
 
         def answer_once() -> None:
             parent = Directory(FileSystem(), Clock(), place)
-            with meeting.join(parent, Host("node7", "b", "1"), PEER, lambda text: None) as joined:
-                joined.barrier()
+            with scratch(parent) as own:
+                meeting.join(own, introduced(host="node7"), 30.0).barrier()
                 is_over.wait(30)
 
         pool.submit(answer_once)
@@ -805,26 +810,22 @@ def test_what_was_found_before_a_host_died_is_reported(
         is_over.set()
         with pytest.raises(CacheError):
             peer.result(30)
-    checks = [one.check for one in report.findings if one.check.endswith(", between hosts")]
-    assert checks == [f"{name}, between hosts" for name in list(contests.CONTESTS)[:2]]
+    found = [one.check for one in report.findings if one.check.endswith("between hosts")]
+    assert found == [check.title(between=True) for check in checks.CHECKS if check.sides > 1][:2]
     assert report.verdict.startswith("fit for one host: two hosts: broken off: no message from ")
 
 
-@pytest.mark.parametrize("linked", ["", "/exchange"])
-def test_a_leader_follows_no_link(linked: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leader_follows_no_link(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write in a directory could send another user through a link into that user's own files."""
     monkeypatch.setattr(meeting, "_ANSWER", 0.2)
-    left = waiting(place, 7, introduced())
-    shutil.move(f"{left}{linked}", tmp_path / "elsewhere")
-    os.symlink(tmp_path / "elsewhere", f"{left}{linked}")
-    inner = tmp_path / "elsewhere" / ("" if linked else "exchange")
-    before = os.stat(inner), os.listdir(inner)
+    left, elsewhere = waiting(place, 7, introduced()), tmp_path / "elsewhere"
+    shutil.move(left, elsewhere)
+    os.symlink(elsewhere, left)
+    before = os.stat(elsewhere), os.listdir(elsewhere)
     report = alone(FileSystem(), place, tmp_path)
     assert len(report.hosts) == 1
-    assert (os.stat(inner).st_mtime_ns, os.listdir(inner)) == (before[0].st_mtime_ns, before[1])
-    os.unlink(f"{left}{linked}")
-    if linked:
-        os.rmdir(left)
+    assert (os.stat(elsewhere).st_mtime_ns, os.listdir(elsewhere)) == (before[0].st_mtime_ns, before[1])
+    os.unlink(left)
 
 
 def test_a_peer_without_a_leader_gives_up(place: str) -> None:
@@ -840,11 +841,8 @@ def test_a_peer_reads_no_file_without_end(tmp_path: Path) -> None:
     with open(generation / "payload", "wb") as file:
         file.truncate(1 << 26)
     fs = Counting()
-    steps, _ = script.checks()["a copy published by another host"]
-    here = Directory(fs, Clock(), str(tmp_path))
-    part = script.Part(Session(here, "peer"), here, 1.0, lambda text: None)
-    found = [act() for turn, act in steps(part) if turn != LEADS]
-    assert "digest" in str(found[-1])
+    with pytest.raises(Refuted):
+        CHECKS["publication"].steps(Directory(fs, Clock(), str(tmp_path), me=ASSISTS))
     assert fs.kinds().count("read") < 10
 
 
@@ -852,16 +850,14 @@ def test_a_session_without_end_ends(tmp_path: Path) -> None:
     """A leader could keep another user's process waiting for as long as it likes, by always coming just in time."""
     clock = FakeClock()
     place = Directory(FileSystem(), clock, str(tmp_path))
-    place.make("exchange")
-    leader, peer = Session(place, LEADS), Session(place, "peer")
+    peer = Session(place, ASSISTS)
 
     def go_on() -> None:
         for number in range(1, 1000):
-            os.symlink("{}", tmp_path / "exchange" / f"00-{number:03}.leader")
+            os.symlink("{}", tmp_path / f"00-{number:03}.leader")
             peer.barrier()
             clock.let_pass(60.0)
 
-    assert leader.me == LEADS
     with pytest.raises(TimedOut, match="the leader has not finished within 60 min"):
         go_on()
 
@@ -877,16 +873,18 @@ class Stranger(Counting):
         self._word, self._says = word, says if isinstance(says, str) else json.dumps(says)
 
     def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
-        is_it = "/exchange/" in path and os.path.basename(path).startswith(self._word)
-        super().put_record(self._says if is_it else text, path, unique=unique)
+        super().put_record(self._says if self._is_it(path) else text, path, unique=unique)
 
     def write(self, fd: int, data: bytes) -> None:
-        name = os.readlink(f"/proc/self/fd/{fd}")
-        is_it = "/exchange/" in name and os.path.basename(name).startswith(self._word)
+        is_it = self._is_it(os.readlink(f"/proc/self/fd/{fd}"))
         super().write(fd, self._says.encode() if is_it else data)
 
+    def _is_it(self, path: str) -> bool:
+        name = os.path.basename(path)
+        return name.startswith(self._word) and name.endswith((".leader", ".peer"))
 
-def introduced(**fields: object) -> dict[str, object]:
+
+def introduced(**fields: Any) -> dict[str, Any]:
     """An introduction of a host with something else in it."""
     return {"host": "node7", "boot": "b", "device": "1", "release": __version__, "meeting": "", **fields}
 
@@ -894,11 +892,8 @@ def introduced(**fields: object) -> dict[str, object]:
 def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verification of two hosts and one contest: for tests of how they meet, and what they leave for each other."""
     monkeypatch.setattr(session, "PATIENCE", 1.0)
-    monkeypatch.setattr(probes, "PROBES", {})
-    monkeypatch.setattr(contests, "_RUNS", 1)
-    monkeypatch.setattr(script, "_CHECKS", {})
-    for name in set(contests.CONTESTS) - {A_CONTEST}:
-        monkeypatch.delitem(contests.CONTESTS, name)
+    monkeypatch.setattr(checks, "RUNS_ALONE", 1)
+    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]])
 
 
 def together(of_leader: FileSystem, of_peer: FileSystem, place: str, tmp_path: Path) -> tuple[Any, Any]:
@@ -912,34 +907,39 @@ def together(of_leader: FileSystem, of_peer: FileSystem, place: str, tmp_path: P
     return done[0], done[1]
 
 
-def results(of_check: object, **fields: object) -> dict[str, object]:
-    """A result file with something else in it."""
-    checks = {f"{A_CONTEST}, between hosts": of_check}
-    return {"kind": "k", "check": "c", "weight": 0, "what": "w", "checks": checks, **fields}
+def result(**fields: object) -> dict[str, object]:
+    """A result file with something else in its only finding."""
+    figures = {"outcomes": "0" * 24}
+    return {"kind": "k", "findings": [{"check": IT, "weight": 0, "what": "w", "figures": figures} | fields]}
+
+
+IT = f"{A_RACE}, between hosts"
+INTRODUCTION, END = session.HELLO, session.END
 
 
 @pytest.mark.parametrize(
     ("name", "says", "check", "word"),
     [
-        ("hello", introduced(device="abc"), "two hosts", "(device)"),
-        ("hello", introduced(device=[1]), "two hosts", "(device)"),
-        ("hello", introduced(device="-1"), "two hosts", "(device)"),
-        ("hello", introduced(device=True), "two hosts", "(device)"),
-        ("hello", introduced(boot=None), "two hosts", "(boot)"),
-        ("hello", introduced(host={}), "two hosts", "(host)"),
-        ("hello", introduced(release="0"), "two hosts", "(release): another release?"),
-        ("hello", {"meeting": ""}, "two hosts", "(host)"),
-        ("end", {"reason": 1}, "two hosts", "the other has ended it: no reason given"),
-        ("end", {"reason": "so\x1b[2J"}, "two hosts", "the other has ended it: so�[2J"),
-        ("result", {}, "two hosts", "(check)"),
-        ("result", "no JSON", "two hosts", "(check)"),
-        ("result", results({}, checks=[]), "two hosts", "(checks)"),
-        ("result", results({}, weight=5), "two hosts", "(weight)"),
-        ("result", results({}, weight=True), "two hosts", "(weight)"),
-        ("result", results({"failed": "so\x1b[2J"}), f"{A_CONTEST}, between hosts", "failed on node: so�[2J"),
-        ("result", results({}), f"{A_CONTEST}, between hosts", "(run0)"),
-        ("result", results(None), f"{A_CONTEST}, between hosts", f"({A_CONTEST}, between hosts)"),
-        ("result", results({}, checks={}), f"{A_CONTEST}, between hosts", "another release?"),
+        (INTRODUCTION, introduced(device=[1]), "two hosts", "(device)"),
+        (INTRODUCTION, introduced(device=True), "two hosts", "(device)"),
+        (INTRODUCTION, introduced(boot=None), "two hosts", "(boot)"),
+        (INTRODUCTION, introduced(host={}), "two hosts", "(host)"),
+        (INTRODUCTION, introduced(release="0"), "two hosts", "another release: 0, not"),
+        (INTRODUCTION, {"meeting": ""}, "two hosts", "(host)"),
+        ("result", {}, "two hosts", "(kind)"),
+        ("result", "no JSON", "two hosts", "(kind)"),
+        ("result", {"kind": "k", "findings": {}}, "two hosts", "(findings)"),
+        ("result", {"kind": "k", "findings": [1]}, "two hosts", "(check)"),
+        ("result", result(check=None), "two hosts", "(check)"),
+        ("result", result(weight=5), "two hosts", "(weight)"),
+        ("result", result(weight="so"), "two hosts", "(weight)"),
+        ("result", result(figures=[]), "two hosts", "(figures)"),
+        ("result", result(figures={"so\x1b[2J": []}), "two hosts", "(so�[2J)"),
+        ("result", result(weight=4, what="so\x1b[2J"), IT, "on node: so�[2J"),
+        ("result", result(figures={}), IT, "do not match: do both run the same release?"),
+        ("result", result(figures={"outcomes": 1}), IT, "do not match: do both run the same release?"),
+        ("result", result(figures={"outcomes": "1"}), IT, "do not match: do both run the same release?"),
+        ("result", result(check="another"), IT, "do not match: do both run the same release?"),
     ],
 )
 def test_a_leader_believes_no_nonsense(
@@ -956,15 +956,12 @@ def test_a_leader_believes_no_nonsense(
 @pytest.mark.parametrize(
     ("name", "says", "word"),
     [
-        ("hello", {}, r"makes no sense \(host\)"),
-        ("hello", introduced(host=1), r"makes no sense \(host\)"),
-        ("hello", introduced(host=[]), r"makes no sense \(host\)"),
-        ("hello", introduced(release="0"), r"makes no sense \(release\)"),
-        ("end", {"reason": "over"}, "the leader has ended without a verdict: over"),
-        ("end", {"reason": 1}, "the leader has ended without a verdict: no reason given"),
-        ("end", {}, "the leader has ended without a verdict: no reason given"),
-        ("result", {}, r"the other host is not a leader: .* makes no sense \(check\)"),
-        ("result", results({}, kind=1), r"the other host is not a leader: .* makes no sense \(kind\)"),
+        (INTRODUCTION, {"meeting": ""}, r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(host=1), r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(host=[]), r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(release="0"), "the leader runs another release: 0, not "),
+        ("result", {}, r"cannot read what .* wrote \(kind\)"),
+        ("result", {"kind": 1, "findings": []}, r"cannot read what .* wrote \(kind\)"),
     ],
 )
 def test_a_peer_believes_no_nonsense(
@@ -978,16 +975,34 @@ def test_a_peer_believes_no_nonsense(
     assert "start both again" in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    ("says", "word"),
+    [
+        ({"reason": "so\x1b[2J"}, "so�[2J"),
+        ({"reason": 1}, "1"),
+        ({}, "no reason given"),
+        ("no JSON", "no reason given"),
+    ],
+    ids=str,
+)
+def test_why_a_host_has_ended_early_is_shown(says: object, word: str, tmp_path: Path) -> None:
+    """A host that ends early would look like one that was switched off, or drive the terminal of the other."""
+    os.symlink(says if isinstance(says, str) else json.dumps(says), tmp_path / f"{END}.leader")
+    with pytest.raises(CacheError, match=re.escape(f"the leader has ended early: {word}")) as ended:
+        Session(Directory(FileSystem(), Clock(), str(tmp_path)), ASSISTS).barrier()
+    assert "start both again" in str(ended.value.hint)
+
+
 @pytest.mark.parametrize("honest", ["leader", "peer"])
-@pytest.mark.parametrize("name", ["hello", "result", "end", "0"])
+@pytest.mark.parametrize("name", [INTRODUCTION, "result", END, "0"])
 def test_nothing_that_a_host_writes_leads_the_other_out_of_the_directory(
     honest: str, name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in a directory could have another user make, move or read names anywhere."""
     monkeypatch.setattr(session, "PATIENCE", 1.0)
-    monkeypatch.setattr(probes, "PROBES", {})
+    monkeypatch.setattr(verification, "CHECKS", [check for check in checks.CHECKS if check.sides > 1])
     says = {"meeting": "", **dict.fromkeys(("host", "boot", "device", "release", "reason", "in", "do"), "../../data")}
-    hosts: list[FileSystem] = [Counting(), Stranger(name, {**says, "checks": {"../data": says}})]
+    hosts: list[FileSystem] = [Counting(), Stranger(name, {**says, "kind": "../data", "findings": [says]})]
     watched = hosts[0]
     assert isinstance(watched, Counting)
     together(*(hosts if honest == "leader" else hosts[::-1]), place=place, tmp_path=tmp_path)
@@ -997,58 +1012,36 @@ def test_nothing_that_a_host_writes_leads_the_other_out_of_the_directory(
         assert all(path.startswith(place) and ".." not in path for path in paths), call
 
 
-#: What no host that runs the script writes.
-NONSENSE: dict[str, list[dict[str, object]]] = {
-    f"{A_CONTEST}, between hosts": [
-        {"run0": "1"},
-        *(
-            dict.fromkeys(("run0", "run1", "run2", "run3"), says)
-            for says in ("1" * 7, "9" * 6, "1" * 6 + "\n", 111111, ["1"] * 6)
-        ),
-        {"failed": 1},
+#: What no host that runs the script writes, by the check whose figures it forges.
+NONSENSE: dict[str, list[dict[str, Any]]] = {
+    A_RACE: [{"outcomes": says} for says in ("1" * 7, "", 111111, None)],
+    "clock": [
+        {"offset": "now"},
+        {"stamp": "now"},
+        {"offset": None},
+        {"passed": None, "offset": "now", "stamp": "now"},
     ],
-    "names made by another host": [{"n0": "yes"}, {"n0": 1}, {f"n{number}": True for number in range(20)}],
-    "rename onto what another host filled": [{"refused": "1"}, {"refused": []}, {"refused": 2}],
-    "a copy published by another host": [{"digest": 1}],
-    "clocks of two hosts": [
-        {"offset": "now", "stamp": 1, "passed": 1},
-        {"offset": True, "stamp": 1, "passed": 1},
-        {"offset": 1e17, "stamp": 1, "passed": 1},
-        {"offset": float("nan"), "stamp": 1, "passed": 1},
-        {"offset": 1, "passed": 1},
-    ],
-    "visibility between hosts": [
-        {"looked-up": "x", "longest": 1},
-        {"looked-up": -1, "longest": 1},
-        {"looked-up": 1e17, "longest": 1},
-        {"looked-up": 1, "longest": 76},
-        {"looked-up": 1},
-    ],
+    "visibility between hosts": [{"delay_listed": "x"}, {"longest": "x", "delay_listed": None}],
 }
 
 
-@pytest.mark.parametrize("says", [{}, *(says for answers in NONSENSE.values() for says in answers)], ids=str)
-@pytest.mark.parametrize("by", ["leader", "peer", "both"])
-def test_a_result_that_makes_no_sense_is_that_of_a_host_that_failed(says: dict[str, object], by: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "says"), [(name, says) for name, all_of in NONSENSE.items() for says in all_of], ids=str
+)
+@pytest.mark.parametrize("is_missing", [False, True], ids=["wrong", "missing"])
+def test_results_that_make_no_sense_are_those_of_hosts_that_do_not_match(
+    name: str, says: dict[str, Any], is_missing: bool
+) -> None:
     """A result of another release, or a forged one, would end the other host in a traceback."""
-    right: dict[str, dict[str, object]] = {
-        name: dict.fromkeys((f"run{n}" for n in range(4)), "0" * 6) for name in NONSENSE
-    }
-    for fields in right.values():
-        fields |= {f"n{number}": 1 for number in range(20)}
-        fields |= {"refused": 1, "digest": "d", "offset": 0, "stamp": 0, "passed": 1, "longest": 1}
-    wrong = dict.fromkeys(NONSENSE, says)
-    sides = [
-        Fields(f"node{number}", {"checks": wrong if by in (name, "both") else right})
-        for number, name in enumerate(("leader", "peer"), 7)
-    ]
-    checks = {one.check: one for one in script.judge(*sides, "", is_complete=True)}
-    of_leader = {"a copy published by another host", "clocks of two hosts"}
-    for check in [check for check, answers in NONSENSE.items() if says in answers or says == {}]:
-        if by == "leader" and check not in of_leader | {f"{A_CONTEST}, between hosts"} and "failed" not in says:
-            continue  # nothing of the leader's result is read there
-        assert checks[check].weight is Weight.ONE_HOST
-        assert re.match("failed on node[78]: what was said makes no sense", checks[check].what)
+    right = {"outcomes": "0" * 6, "offset": 0.0, "stamp": 0.0, "passed": 1.0, "kind": "", "is_alone": False}
+    right |= {"delay_looked_up": 1.0, "delay_listed": 1.0, "longest": 2.0}
+    check = CHECKS[name]
+    title = check.title(between=True)
+    wrong = {} if is_missing else right | says
+    sides = [[Finding(title, Weight.GOOD, "", figures)] for figures in (right, wrong)]
+    (one,) = script.evaluate([check], ["node7", "node8"], sides, is_complete=True)
+    assert (one.check, one.weight) == (title, Weight.ONE_HOST)
+    assert "the results of node7 and node8 do not match" in one.what
 
 
 @pytest.mark.parametrize("hello", ["", "no JSON", "[]", {}, introduced(meeting=1), introduced(meeting="7.0")], ids=str)
@@ -1059,7 +1052,7 @@ def test_a_leader_does_not_meet_whom_it_does_not_look_for(
     monkeypatch.setattr(meeting, "_ANSWER", 0.2)
     left = waiting(place, 7, hello or "?")
     report = alone(FileSystem(), place, tmp_path)
-    assert os.listdir(f"{left}/exchange") == ["hello.peer"]
+    assert os.listdir(left) == [f"{session.HELLO}.peer"]
     shutil.rmtree(left)
     assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
 
@@ -1090,7 +1083,7 @@ def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
     """Two hosts that run as different users would be told that no peer took part, and not why."""
     monkeypatch.setattr(meeting, "_ANSWER", 0.2)
     left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
-    fs.fail("symlink", errno.EACCES, within="/hello.leader")
+    fs.fail("symlink", errno.EACCES, within=f"/{session.HELLO}.leader")
     report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
     shutil.rmtree(left)
     assert any(f"cannot take part in {left}: Permission denied" in one for one in said)
@@ -1108,23 +1101,24 @@ def test_many_waiting_peers_do_not_keep_a_leader_busy(
     for path in left:
         shutil.rmtree(path)
     assert len(report.hosts) == 1
-    assert sum(call.kind == "symlink" and call.path.endswith("/hello.leader") for call in fs.calls) == 20
+    assert sum(call.kind == "symlink" and call.path.endswith(f"/{session.HELLO}.leader") for call in fs.calls) == 20
 
 
 @pytest.mark.parametrize("full", ["leader", "peer"])
 def test_who_has_no_room_left_says_so_and_the_other_does_not_wait(full: str, place: str, tmp_path: Path) -> None:
     """A quota that is used up on one of two hosts would look like a host that was switched off."""
     failing = Failing()
-    failing.fail("rename", errno.EDQUOT, within="/tmp /" if full == "leader" else "/yours")  # nowhere but between hosts
+    call, inner = ("mkdir", "/looked_up") if full == "leader" else ("rename", "/yours")
+    failing.fail(call, errno.EDQUOT, within=inner)  # nowhere but between hosts
     hosts = (failing, FileSystem()) if full == "leader" else (FileSystem(), failing)
     led, assisted = together(*hosts, place, tmp_path)
     if full == "leader":
         assert isinstance(led, NoSpace)
         assert "Disk quota exceeded" in str(led)
         assert isinstance(assisted, CacheError)
-        assert "ended without a verdict: Disk quota exceeded" in str(assisted)
+        assert "has ended early: Disk quota exceeded" in str(assisted)
     else:
         assert isinstance(assisted, NoSpace)
         assert "Disk quota exceeded" in str(assisted)
-        assert "the other has ended it: Disk quota exceeded" in led.verdict
+        assert "has ended early: Disk quota exceeded" in led.verdict
         assert led.fitness is Fitness.ONE_HOST
