@@ -502,8 +502,8 @@ def cache_of(path: str) -> str | None:
 
 
 def is_of_verification(name: str) -> bool:
-    """Whether `name` is created by a verification of a file system."""
-    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}(\.peer|\.call)?", name) is not None
+    """Whether `name` is one that a verification creates: a scratch directory, or a name created before a listing."""
+    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}", name) is not None
 
 
 #: The directory of leases in a generation, which is removed before anything is deleted.

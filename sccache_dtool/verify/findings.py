@@ -1,15 +1,16 @@
-"""What the probes find, and the verdict that follows from it."""
+"""What checks find, what the errors that they meet mean, and the verdict that follows."""
 
 from __future__ import annotations
 
-import contextlib
+import errno
 from collections.abc import Callable, Mapping
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sccache_dtool.clock import Clock
-from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.errors import FULL, CacheError, NoSpace, UsageError, explain
+
+Tell = Callable[[str], None]
 
 
 class Weight(IntEnum):
@@ -36,20 +37,33 @@ class Fitness(StrEnum):
     UNFIT = "unfit"
 
 
-class Verdict(NamedTuple):
-    """What follows from all findings, as both hosts are told."""
-
-    fitness: Fitness
-    text: str  # one line, with the reason
-
-
 class Finding(NamedTuple):
-    """What one check has shown. Figures are seconds or counts, by name."""
+    """What one check has shown. Figures are seconds, counts or short texts, by name."""
 
     check: str
     weight: Weight
     what: str
     figures: Mapping[str, Any] = MappingProxyType({})
+
+
+def good(what: str = "", **figures: object) -> Finding:
+    """The check under way has passed. Without words, those of both sides' figures follow."""
+    return Finding("", Weight.GOOD, what, figures)
+
+
+def note(what: str, **figures: object) -> Finding:
+    """The check under way has passed, with something worth knowing."""
+    return Finding("", Weight.TOLD, what, figures)
+
+
+class Refuted(Exception):
+    """The file system does not do what the check under way is about: in words, and in figures."""
+
+
+def require(condition: object, otherwise: str, figures: Mapping[str, object] = MappingProxyType({})) -> None:
+    """Raises Refuted unless the condition holds."""
+    if not condition:
+        raise Refuted(otherwise, figures)
 
 
 class Report(NamedTuple):
@@ -62,88 +76,86 @@ class Report(NamedTuple):
     findings: tuple[Finding, ...]
 
     @property
+    def heaviest(self) -> Finding:
+        """The finding that decides: the first of the heaviest weight."""
+        return max(self.findings, key=lambda finding: finding.weight)
+
+    @property
     def fitness(self) -> Fitness:
         """Only what was tried is vouched for: without a second host, nothing is said of several."""
-        heaviest = max((finding.weight for finding in self.findings), default=Weight.GOOD)
-        if heaviest is Weight.UNFIT:
-            return Fitness.UNFIT
-        if heaviest is Weight.UNTRIED:
-            return Fitness.UNDECIDED
-        return Fitness.FIT if self.independent and heaviest < Weight.ONE_HOST else Fitness.ONE_HOST
+        if self.heaviest.weight >= Weight.UNTRIED:
+            return Fitness.UNFIT if self.heaviest.weight is Weight.UNFIT else Fitness.UNDECIDED
+        return Fitness.FIT if self.independent and self.heaviest.weight < Weight.ONE_HOST else Fitness.ONE_HOST
 
     @property
     def verdict(self) -> str:
         """One line: what it is good for, and why it is no better."""
-        heaviest = max(self.findings, key=lambda finding: finding.weight, default=None)
-        if heaviest is not None and heaviest.weight >= Weight.ONE_HOST:
-            reason = f"{heaviest.check}: {heaviest.what}"
+        if self.heaviest.weight >= Weight.ONE_HOST:
+            reason = f"{self.heaviest.check}: {self.heaviest.what}"
         elif self.independent:
             reason = f"every check passed on {' and '.join(self.hosts)} ({self.kind})"
         elif len(self.hosts) > 1:
-            reason = f"both who took part are on one host, {self.hosts[0]}, and on one mount ({self.kind})"
+            reason = f"both participants are on one host, {self.hosts[0]}, and on one mount ({self.kind})"
         else:
             reason = f"only {self.hosts[0]} took part ({self.kind})"
         return f"{self.fitness}: {reason}"
 
+    def plus(self, *findings: Finding) -> Report:
+        """The report with more findings."""
+        return self._replace(findings=(*self.findings, *findings))
 
-class Place(NamedTuple):
-    """A directory of ours in which things are tried, and what they are tried with.
 
-    Its methods are for what nobody else does under these names. If it is said to have been done before, the server did
-    it, and the reply was lost on the way: that is no finding.
+#: errno values of a moment: a disk or a network that fails, a server that is away, a process or a host at its limits.
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in "EIO EINTR EAGAIN EBUSY ENOMEM EMFILE ENFILE ENOTCONN ETIMEDOUT ECONNREFUSED ECONNRESET "
+    "ECONNABORTED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH".split()
+)
+
+
+def is_answer(error: OSError) -> bool:
+    """Whether an error is the file system's answer; others say only that this was a bad moment to ask."""
+    return error.errno not in FULL | _PASSING
+
+
+def refusal(act: Callable[[], object], allowed: frozenset[int] | None = None) -> OSError | None:
+    """The error by which an act was refused, None if it was done.
+
+    Raises an error that is not among the `allowed` ones or, without these, one that is not an answer.
     """
-
-    fs: FileSystem
-    clock: Clock
-    path: str
-    shared: bool = False  # its group takes part
-
-    def make(self, name: str) -> Place:
-        """A new directory in it."""
-        path = f"{self.path}/{name}"
-        try:
-            self.fs.mkdir(path, shared=self.shared)
-        except FileExistsError:
-            if self.shared:
-                self.fs.share(path)
-        return self._replace(path=path)
-
-    def record(self, text: str, name: str) -> None:
-        """A new record in it."""
-        with contextlib.suppress(FileExistsError):
-            self.fs.put_record(text, f"{self.path}/{name}")
-
-    def move(self, source: str, target: str) -> None:
-        """Give something in it another name in it."""
-        try:
-            self.fs.rename(f"{self.path}/{source}", f"{self.path}/{target}")
-        except FileNotFoundError:
-            directory, _, name = f"{self.path}/{target}".rpartition("/")
-            if name not in self.fs.names(directory):
-                raise
-
-    def remove(self, name: str) -> None:
-        """Remove a name in it that is not a directory."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.unlink(f"{self.path}/{name}")
-
-    def remove_directory(self, name: str) -> None:
-        """Remove an empty directory in it."""
-        with contextlib.suppress(FileNotFoundError):
-            self.fs.rmdir(f"{self.path}/{name}")
-
-    def put(self, path: str, data: bytes) -> None:
-        """A new file in it, complete and durable."""
-        try:
-            fd = self.fs.create(f"{self.path}/{path}")
-        except FileExistsError:
-            self.remove(path)
-            fd = self.fs.create(f"{self.path}/{path}")
-        try:
-            self.fs.write(fd, data)
-            self.fs.sync(fd)
-        finally:
-            self.fs.close(fd)
+    try:
+        act()
+    except OSError as error:
+        if is_answer(error) if allowed is None else error.errno in allowed:
+            return error
+        raise
+    return None
 
 
-Tell = Callable[[str], None]
+def failed(error: OSError) -> Finding:
+    """What it means that the check under way has ended with an error. Raises one that says that there is no room."""
+    if error.errno in FULL:
+        raise error
+    if is_answer(error):
+        return Finding("", Weight.UNFIT, f"failed: {explain(error)}")
+    return Finding("", Weight.UNTRIED, f"could not be tried: {explain(error)}")
+
+
+def reason(error: BaseException) -> str:
+    """Why something was not done, in one sentence."""
+    return explain(error) if isinstance(error, OSError) else str(error)
+
+
+def broken_off(directory: str, error: OSError) -> CacheError:
+    """That a verification could not be brought to an end, and so has no verdict."""
+    kind, first = (NoSpace, "free some space, and ") if error.errno in FULL else (CacheError, "")
+    hint = f"{first}verify it again; nothing is known of this file system yet"
+    return kind(f"could not be tried: {directory}: {explain(error)}", hint=hint)
+
+
+def cannot_be_used(directory: str, error: OSError) -> CacheError:
+    """That a directory cannot be listed, or that nothing can be created in it."""
+    if not is_answer(error):
+        return broken_off(directory, error)
+    hint = "give a directory on the mount, in which you can write"
+    return UsageError(f"cannot verify {directory}: {explain(error)}", hint=hint)

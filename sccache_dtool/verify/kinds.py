@@ -11,47 +11,37 @@ from sccache_dtool.verify.findings import Finding, Weight
 TYPE = "file system"
 OPTIONS = "mount options"
 
-#: Programs that show an object store as a file system: there is no rename of directories, no exclusive creation, and
-#: no rmdir in such a store, and what a client does instead is not decided in one place.
-OBJECT_STORES = frozenset(
-    "s3fs goofys rclone gcsfuse mountpoint-s3 mount-s3 blobfuse blobfuse2 ossfs cosfs obsfs riofs s3backer s3ql "
-    "davfs davfs2 geesefs".split()
-)
-
-#: Fit for one host only, whatever the probes see: measured, or made for one host.
-OF_ONE_WRITER = {
-    "sshfs": "its listings are up to 20 s old and nothing tells it of other clients' changes",
-}
-
-_LOCAL = frozenset(
-    "bcachefs btrfs exfat ext2 ext3 ext4 f2fs hfsplus jfs ntfs3 overlay ramfs tmpfs vfat xfs zfs fuseblk".split()
+#: What is known of types: there is no rename of directories, no exclusive creation and no rmdir in an object store, and
+#: what a client does instead is not decided in one place; sshfs was measured.
+_KNOWN = (
+    (
+        "s3fs goofys rclone gcsfuse mountpoint-s3 mount-s3 blobfuse blobfuse2 ossfs cosfs obsfs riofs s3backer s3ql "
+        "davfs davfs2 geesefs",
+        Weight.UNFIT,
+        " shows an object store, which decides nothing in one place",
+    ),
+    ("sshfs", Weight.ONE_HOST, ": its listings are up to 20 s old, and it is not told of other clients' changes"),
+    (
+        "bcachefs btrfs exfat ext2 ext3 ext4 f2fs hfsplus jfs ntfs3 overlay ramfs tmpfs vfat xfs zfs fuseblk",
+        Weight.GOOD,
+        ", of this host alone",
+    ),
 )
 
 #: Seconds: an NFS client asks the server at least so often, unless it is told otherwise (nfs(5)).
 _USUAL_ATTRIBUTE_CACHE = 60
 
 
-def program_of(mount: Mount) -> str:
-    """The program behind a FUSE mount: its subtype or, where it has none, what it calls its source; else the type."""
-    kind, _, program = mount.type.partition(".")
-    return program or (mount.source.rpartition("/")[2] if kind == "fuse" else kind)
-
-
 def judge(mount: Mount | None) -> Iterator[Finding]:
-    """What type and options say."""
+    """What type and options say. The program behind a FUSE mount is its subtype or, without one, its source."""
     if mount is None:
         yield Finding(TYPE, Weight.TOLD, "its type cannot be told")
         return
-    program = program_of(mount)
-    shown = printable(f"{mount.type} ({mount.source})")
-    if program in OBJECT_STORES:
-        yield Finding(TYPE, Weight.UNFIT, f"{shown} shows an object store, which decides nothing in one place")
-    elif program in OF_ONE_WRITER:
-        yield Finding(TYPE, Weight.ONE_HOST, f"{shown}: {OF_ONE_WRITER[program]}")
-    elif program in _LOCAL:
-        yield Finding(TYPE, Weight.GOOD, f"{shown}, of this host alone")
-    else:
-        yield Finding(TYPE, Weight.GOOD, shown)
+    kind, _, program = mount.type.partition(".")
+    program = program or (mount.source.rpartition("/")[2] if kind == "fuse" else kind)
+    known = ((weight, text) for programs, weight, text in _KNOWN if program in programs.split())
+    weight, text = next(known, (Weight.GOOD, ""))
+    yield Finding(TYPE, weight, printable(f"{mount.type} ({mount.source})") + text)
     if "ro" in mount.options:
         yield Finding(OPTIONS, Weight.UNFIT, "ro: nothing can be written")
     if program in ("nfs", "nfs4"):
@@ -59,21 +49,20 @@ def judge(mount: Mount | None) -> Iterator[Finding]:
 
 
 def _of_nfs(options: dict[str, str]) -> Iterator[Finding]:
-    told = []
-    version = options.get("vers", "")
+    version, lock = options.get("vers", ""), options.get("local_lock", "none")
     if version.startswith("2"):
         yield Finding(OPTIONS, Weight.UNFIT, "vers=2 has no exclusive creation")
-    if "nocto" in options:
-        told.append("nocto: what other hosts have published is found later; a download may be done twice")
     ages = [options.get(name, "") for name in ("acregmax", "acdirmax")]
     longest = max((int(age) for age in ages if age.isdecimal()), default=0)
-    if longest > _USUAL_ATTRIBUTE_CACHE:
-        told.append(f"attributes are kept for up to {longest} s (actimeo): looks are that old")
-    if options.get("local_lock", "none") not in ("", "none"):
-        told.append(f"local_lock={options['local_lock']}: locks are of this host alone; no lease depends on one")
-    if "soft" in options or "softerr" in options:
-        told.append("soft: while the server is away calls fail instead of waiting, and a download may break off")
-    if "noac" in options:
-        told.append("noac: every look asks the server, which is slow and needed for nothing here")
+    told = {
+        "nocto: what other hosts have published is found later; a download may be done twice": "nocto" in options,
+        f"attributes are kept for up to {longest} s (actimeo): looks are that old": longest > _USUAL_ATTRIBUTE_CACHE,
+        f"local_lock={lock}: locks are of this host alone; no lease depends on one": lock not in ("", "none"),
+        "soft: while the server is away calls fail instead of waiting, and a download may break off": (
+            "soft" in options or "softerr" in options
+        ),
+        "noac: every look asks the server, which is slow and needed for nothing here": "noac" in options,
+    }
+    what = "; ".join(text for text, holds in told.items() if holds)
     shown = printable(f"vers={version}" if version else "the usual ones")
-    yield Finding(OPTIONS, Weight.TOLD if told else Weight.GOOD, "; ".join(told) or shown)
+    yield Finding(OPTIONS, Weight.TOLD if what else Weight.GOOD, what or shown)

@@ -1,208 +1,113 @@
-"""How two find each other in a directory. The peer leaves its card, the leader calls, the first to answer stays.
+"""Which part this process takes, and how two hosts find each other.
 
-Nothing of it is in the way of a peer that was killed: its card is never answered for.
+The peer makes a scratch directory and waits in it; the leader looks for such directories, and calls one peer after the
+other until one answers: there may be some that were killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-import re
-import stat
-from collections.abc import Collection, Iterator
+import os
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import NamedTuple
 
-from sccache_dtool.disk.names import VERIFICATION, is_of_verification, unique
-from sccache_dtool.errors import NOT_EMPTY, TimedOut, UsageError, explain
-from sccache_dtool.verify.findings import Place, Tell
-from sccache_dtool.verify.refusals import cannot_be_used
-from sccache_dtool.verify.role import Role
-from sccache_dtool.verify.said import Garbled, Said
-from sccache_dtool.verify.talk import RELAXED, Talk, fresh_names, read_said, wait_for
+from sccache_dtool.disk.names import is_of_verification
+from sccache_dtool.errors import FULL, TimedOut, explain
+from sccache_dtool.verify.directory import LEADER, PEER, Directory
+from sccache_dtool.verify.session import FIRST, HELLO, RELAXED, Session, wait_for
 
-_CARD, _CALL = ".peer", ".call"
-_TALK = "talk"
-_ROOM = rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}"
+#: Seconds for which two who were told that they are two wait for each other.
+WAIT = 120.0
 
-#: Bytes of the longest name that a host has (HOST_NAME_MAX).
-_LONGEST_NAME = 64
+#: Peers that one leader calls: there may be some that were killed, but hardly so many.
+_PEERS_CALLED = 20
 
-#: The largest number of a device (st_dev).
-_LARGEST_DEVICE = (1 << 64) - 1
-
-#: How often a room is tried to be removed while somebody makes names in it.
-_REMOVALS = 20
-
-#: Cards that one leader answers: those of peers that were killed, but hardly so many.
-_CARDS_ANSWERED = 20
-
-#: Seconds for each answer. Hosts see each other's names at once here, so that only a stopped one needs so long.
-PATIENCE = 120.0
-
-#: Seconds in which a peer that lives answers a call.
-_ANSWER = 20.0
+#: Seconds in which a peer that lives answers a leader: it looks once a second.
+_ANSWER = 10.0
 
 
-class Host(NamedTuple):
-    """A host as it introduces itself: its name, and what tells two mounts apart."""
+class Part(StrEnum):
+    """What there is to do."""
 
-    name: str
-    boot: str
-    device: int
-
-    def is_independent_of(self, other: Host) -> bool:
-        """Whether the two have nothing in common but the file system: another kernel, or at least another mount."""
-        return (self.boot, self.device) != (other.boot, other.device)
+    LEAD = "lead"
+    PEER = "peer"
+    NONE = "none"
 
 
-def _introduced(said: Said) -> Host:
-    return Host(name_of(said), said.text("boot"), said.whole("device", _LARGEST_DEVICE))
+class Role(NamedTuple):
+    """A part, in which meeting, and how many seconds to wait for the other."""
+
+    part: Part
+    meeting: str
+    wait: float
 
 
-def name_of(said: Said) -> str:
-    """What a host calls itself that introduces itself."""
-    return said.text("host")[:_LONGEST_NAME]
+def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None) -> Role:
+    """The role of this process; `peer` and `wait` are what a person said, who is right.
 
-
-@contextlib.contextmanager
-def room(directory: Place, tell: Tell) -> Iterator[Place]:
-    """A new directory for all that is tried; removed at the end, whatever happens. `tell`: told if it cannot be."""
-    name = f"{VERIFICATION}{unique()}"
-    try:
-        made = directory.make(name)
-    except OSError as error:
-        raise cannot_be_used(directory.path, error) from error
-    try:
-        yield made
-    finally:
-        try:
-            _remove(made)
-        except FileNotFoundError:
-            pass  # a peer that took us for dead has removed it
-        except OSError as error:
-            tell(f"cannot remove {made.path} ({explain(error)}): remove it by hand")
-
-
-def _remove(room: Place) -> None:
-    """Remove a room, in which a peer that has not heard our goodbye may still be making names to look for it."""
-    for tries_left in reversed(range(_REMOVALS)):
-        try:
-            room.fs.remove_tree(room.path)
-            break
-        except OSError as error:
-            if error.errno not in NOT_EMPTY or not tries_left:
-                raise
-
-
-def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -> tuple[Talk, Host] | None:
-    """As the leader: somebody to talk to in `room`; None if there is nobody within the time of the role.
-
-    Raises TimedOut, Goodbye or Garbled if somebody comes, and does not go on as a peer does.
+    Of the tasks that one `srun` has started, the first leads, the second is the peer, and the others have nothing to
+    do. The batch script itself is no such task, and leads alone. Who leads by hand waits only when told to: it
+    cannot know whether a peer will come.
     """
-    talk = room.make(_TALK)
-    called: set[str] = set()
-    end = directory.clock.monotonic() + role.wait
-    if role.wait:
-        tell(f"waiting {role.wait:.0f} s at most for the peer, which is to look at {directory.path}")
-
-    def look() -> bool | None:
-        """Whether somebody has answered; no once it is too late."""
-        nonlocal end
-        for card in itertools.islice(_cards(directory, role.meeting, called), _CARDS_ANSWERED - len(called)):
-            called.add(card)
-            end = directory.clock.monotonic() + _ANSWER
-            directory.record(_room_of(room), f"{card}{_CALL}")
-        if "0.peer" in fresh_names(talk):
-            return True
-        return False if directory.clock.monotonic() > end else None
-
-    try:
-        is_answered = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
-    finally:
-        for card in called:
-            directory.remove(f"{card}{_CALL}")
-    if not is_answered:
-        return None
-    conversation = Talk(talk, "leader", "peer", "the peer", PATIENCE)
-    try:
-        peer = _introduced(conversation.hear())
-    except Garbled as error:
-        conversation.part(f"broken off: {error}")
-        raise
-    conversation.name_of_other = peer.name
-    conversation.say(host=me.name)
-    return conversation, peer
+    tasks, rank = environment.get("SLURM_STEP_NUM_TASKS", ""), environment.get("SLURM_PROCID", "")
+    if peer or not (tasks.isdecimal() and rank.isdecimal() and int(tasks) > 1):
+        part = Part.PEER if peer else Part.LEAD
+        return Role(part, "", wait if wait is not None else WAIT if peer else 0.0)
+    meeting = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
+    part = {0: Part.LEAD, 1: Part.PEER}.get(int(rank), Part.NONE)
+    return Role(part, meeting, WAIT if wait is None else wait)
 
 
-def _cards(directory: Place, meeting: str, called: Collection[str]) -> Iterator[str]:
-    """The peers that wait for a leader of this meeting, without those that have been called."""
-    found = [name for name in fresh_names(directory) if is_of_verification(name) and name.endswith(_CARD)]
-    for card in [name.removesuffix(_CARD) for name in found]:
-        if card not in called and _is_for(meeting, read_said(directory, f"{card}{_CARD}")):
-            yield card
+def join(own: Directory, me: Mapping[str, str], wait: float) -> Session:
+    """As the peer: a session with the leader, in a directory of its own. Raises TimedOut if none comes in time."""
+    session = Session(own, PEER)
+    session.put(HELLO, me)
+    own.tell(f"waiting {wait:.0f} s at most for the other host, which is to verify {os.path.dirname(own.path)}, too")
+    wait_for(own, lambda: session.read(HELLO), wait, "a leader", RELAXED)
+    return session
 
 
-def _is_for(meeting: str, card: Said | None) -> bool:
-    try:
-        return card is not None and card.text("meeting") == meeting
-    except Garbled:
-        return False
+def lead(parent: Directory, me: Mapping[str, str], wait: float) -> Session | None:
+    """As the leader: a session with the first peer that answers; None if there is none within `wait` seconds."""
+    seen, called = set[str](), list[str]()
+    if wait:
+        parent.tell(f"waiting {wait:.0f} s at most for the peer, which is to look at {parent.path}")
 
-
-def _room_of(room: Place) -> str:
-    return json.dumps({"room": room.path.rpartition("/")[2]})
-
-
-def _called_to(directory: Place, said: Said) -> str | None:
-    """The room that somebody calls to; None if it is not there: a directory, and no link to somewhere else."""
-    try:
-        path = f"{directory.path}/{said.matching('room', _ROOM)}"
-        return path if stat.S_ISDIR(directory.fs.lstat(path).st_mode) else None
-    except (Garbled, OSError):
+    def look() -> Session | None:
+        for name in sorted(set(filter(is_of_verification, parent.fresh_names())) - seen):
+            session = Session(parent.at(name), LEADER)
+            try:
+                hello = session.read(HELLO)
+            except OSError as error:  # its host may have given up
+                if error.errno in FULL:
+                    raise
+                continue
+            if hello:
+                seen.add(name)
+                if hello.get("meeting") == me["meeting"] and len(called) < _PEERS_CALLED:
+                    called.append(name)
+                    return session if _answers(session, me) else look()  # others may have come meanwhile
         return None
 
+    with contextlib.suppress(TimedOut):
+        return wait_for(parent, look, wait, "the peer", RELAXED)
+    return None
 
-@contextlib.contextmanager
-def join(directory: Place, me: Host, role: Role, tell: Tell) -> Iterator[tuple[Place, Talk]]:
-    """As the peer: the leader's room, and a talk with it. Raises TimedOut if no leader comes within the role's time.
 
-    What the leader leaves there because it was killed is removed, too.
-    """
-    card = f"{VERIFICATION}{unique()}"
-    introduction = {
-        "host": me.name[:_LONGEST_NAME],
-        "boot": me.boot,
-        "device": me.device,
-        "meeting": role.meeting,
-        "card": card,
-    }
+def _answers(session: Session, me: Mapping[str, str]) -> bool:
+    """Call a peer; whether it answers, and has no other leader."""
     try:
-        directory.record(json.dumps(introduction), f"{card}{_CARD}")
-    except OSError as error:
-        raise cannot_be_used(directory.path, error) from error
-    tell(f"waiting {role.wait:.0f} s at most for the other host, which is to verify {directory.path}, too")
-
-    def look() -> str | None:
-        name = f"{card}{_CALL}"
-        said = read_said(directory, name) if name in fresh_names(directory) else None
-        return None if said is None else _called_to(directory, said)
-
-    try:
-        path = wait_for(directory, look, role.wait, "a leader", RELAXED)
-    finally:
-        directory.remove(f"{card}{_CARD}")
-    room = directory._replace(path=path)
-    talk = Talk(room._replace(path=f"{room.path}/{_TALK}"), "peer", "leader", "the leader", PATIENCE)
-    try:
-        talk.say(**introduction)
+        session.put(HELLO, me)
+        wait_for(session.directory, lambda: FIRST in session.names(), _ANSWER, "the peer")
     except FileExistsError:
-        raise UsageError(
-            f"another peer takes part in the verification of {directory.path}", hint="two hosts are enough"
-        ) from None
-    try:
-        yield room, talk
+        return False
     except TimedOut:
-        with contextlib.suppress(FileNotFoundError):
-            directory.fs.remove_tree(room.path)
-        raise
+        session.end("it has not answered in time")
+        return False
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        session.directory.tell(f"cannot take part in {session.directory.path}: {explain(error)}")
+        return False
+    return True

@@ -2,150 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import chain
+import contextlib
+from collections.abc import Mapping
 
+from sccache_dtool import __version__
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.mounts import mount_of
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import FULL, CacheError, TimedOut, explain
+from sccache_dtool.errors import FULL, CacheError
 from sccache_dtool.liveness.caller import host_name
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.verify import contests, kinds, meeting, pair, probes
-from sccache_dtool.verify.findings import Finding, Place, Report, Tell, Verdict, Weight
-from sccache_dtool.verify.meeting import Host
-from sccache_dtool.verify.pair import Pair
-from sccache_dtool.verify.refusals import broken_off, cannot_be_used
-from sccache_dtool.verify.role import Role
-from sccache_dtool.verify.said import Garbled
-from sccache_dtool.verify.talk import Goodbye, Talk
+from sccache_dtool.verify import kinds, meeting, script
+from sccache_dtool.verify.checks import CHECKS
+from sccache_dtool.verify.directory import LEADER, LONGEST_DELAY, Directory, scratch
+from sccache_dtool.verify.findings import Finding, Report, Tell, Weight, broken_off, cannot_be_used, reason
+from sccache_dtool.verify.session import DONE, Ended, Session
 
 TWO_HOSTS = "two hosts"
+
+_ALONE = "no peer took part: start `sc-dtool doctor --verify-filesystem DIR --peer` on another host first"
 
 
 def verify(
     fs: FileSystem,
     directory: str,
-    role: Role,
+    role: meeting.Role,
     tell: Tell,
     *,
     clock: Clock | None = None,
     proc: Proc | None = None,
     mounts: str = "/proc/self/mountinfo",
-    longest_delay: float = pair.LONGEST_DELAY,
+    longest_delay: float = LONGEST_DELAY,
 ) -> Report:
-    """Try out the file system of `directory`, with the peer that comes within the role's time.
+    """Try out the file system of `directory`, with the other host if it comes within the role's time.
 
-    `tell`: told whom we wait for. `mounts` and what follows `tell` otherwise are for tests. What is made is removed;
-    nothing else in `directory` is touched. Raises UsageError if it is no directory that we may write in, and NoSpace if
-    the file system is full, which says nothing of it.
+    Both hosts have the same verdict, from the same findings. What is made is removed; nothing else in `directory` is
+    touched. `tell`: told what is waited for. `mounts` and what follows `tell` otherwise are for tests.
+
+    Raises UsageError if `directory` is not one in which this user may write, and NoSpace if the file system is full,
+    which says nothing about it. The peer also raises TimedOut and CacheError, if the leader does not come, or does not
+    reach a verdict; the leader reports that as a finding.
     """
-    place = _place(fs, directory, clock)
-    mount = mount_of(directory, mounts)
-    kind = printable(mount.type) if mount else "of unknown type"
-    me = _this_host(place, proc or Proc())
-    findings = list(kinds.judge(mount))
-    alone = Report(directory, kind, (me.name,), independent=False, findings=tuple(findings))
-    if _is_settled(findings):
-        return alone
-    try:
-        with meeting.room(place, tell) as room:
-            findings += chain(probes.run(room), contests.run_here(room))
-            met = _meet(place, room, me, role, tell)
-            if isinstance(met, Finding):
-                return alone._replace(findings=(*findings, met))
-            talk, peer = met
-            if all(finding.weight < Weight.UNTRIED for finding in findings):
-                findings += _of_two(Pair(room, talk, mount.type if mount else "", longest_delay, tell))
-            report = Report(directory, kind, (me.name, peer.name), me.is_independent_of(peer), tuple(findings))
-            talk.part(report.verdict[:600], fitness=report.fitness)
-    except OSError as error:
-        raise broken_off(directory, error) from error
-    return report
-
-
-_ALONE = "no peer took part: start `sc-dtool doctor --verify-filesystem DIR --peer` on another host first"
-
-
-def assist(
-    fs: FileSystem,
-    directory: str,
-    role: Role,
-    tell: Tell,
-    *,
-    clock: Clock | None = None,
-    proc: Proc | None = None,
-    mounts: str = "/proc/self/mountinfo",
-) -> Verdict:
-    """As the peer of somebody's `verify`: the verdict. Raises TimedOut if nobody comes, or goes on."""
-    place = _place(fs, directory, clock)
-    mount = mount_of(directory, mounts)
-    findings = tuple(kinds.judge(mount))
-    if _is_settled(findings):
-        refused = Report(directory, "", (host_name(),), independent=False, findings=findings)
-        return Verdict(refused.fitness, refused.verdict)
-    try:
-        with meeting.join(place, _this_host(place, proc or Proc()), role, tell) as (room, talk):
-            return pair.serve(room, talk)
-    except OSError as error:
-        raise broken_off(directory, error) from error
-    except Garbled as error:
-        raise CacheError(
-            f"the other host is not a leader: {error}", hint="start both again, with the same release"
-        ) from error
-
-
-def _is_settled(findings: Iterable[Finding]) -> bool:
-    """Whether what the mount tells is enough: then nothing is even tried."""
-    return any(finding.weight is Weight.UNFIT for finding in findings)
-
-
-#: How two can fail to come to an end, other than by an error of the file system.
-_BREAKS = (TimedOut, Goodbye, Garbled)
-
-
-def _meet(place: Place, room: Place, me: Host, role: Role, tell: Tell) -> tuple[Talk, Host] | Finding:
-    """The peer, and the talk with it; or why there is none."""
-    try:
-        found = meeting.find_peer(place, room, me, role, tell)
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        return _broken(explain(error))
-    except _BREAKS as error:
-        return _broken(str(error))
-    return Finding(TWO_HOSTS, Weight.TOLD, _ALONE) if found is None else found
-
-
-def _of_two(both: Pair) -> Iterator[Finding]:
-    """What two find; if one of them falls silent or cannot go on, that is said, and the rest is left out.
-
-    If it is we who have no room left, the other hears of it, and the error is raised.
-    """
-    try:
-        yield from pair.run(both)
-    except OSError as error:
-        if error.errno in FULL:
-            both.talk.part(explain(error))
-            raise
-        yield _broken(explain(error))
-    except _BREAKS as error:
-        yield _broken(str(error))
-
-
-def _broken(reason: str) -> Finding:
-    return Finding(TWO_HOSTS, Weight.ONE_HOST, f"broken off: {reason}")
-
-
-def _place(fs: FileSystem, directory: str, clock: Clock | None) -> Place:
     try:
         fs.names(directory)
-        return Place(fs, clock or Clock(), directory, fs.is_shared(directory))
+        is_shared = fs.is_shared(directory)
     except OSError as error:
         raise cannot_be_used(directory, error) from error
+    mount = mount_of(directory, mounts)
+    kind = printable(mount.type) if mount else "of unknown type"
+    report = Report(directory, kind, (host_name(),), independent=False, findings=tuple(kinds.judge(mount)))
+    if report.heaviest.weight is Weight.UNFIT:
+        return report  # what the mount tells is enough: nothing is even tried
+    parent = Directory(fs, clock or Clock(), directory, is_shared, kind, tell, longest_delay)
+    here = (proc or Proc()).here()
+    me = {"host": host_name(), "boot": here[0] if here else "", "device": str(fs.lstat(directory).st_dev)}
+    me |= {"release": __version__, "meeting": role.meeting}
+    try:
+        with scratch(parent) as own:
+            if role.part is meeting.Part.PEER:
+                return _of_two(meeting.join(own, me, role.wait), report, me)
+            report = report.plus(*script.run_alone(CHECKS, own))
+        try:
+            session = meeting.lead(parent, me, role.wait)
+        except OSError as error:
+            return report.plus(_broken(error))
+        return _of_two(session, report, me) if session else report.plus(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))
+    except OSError as error:
+        raise broken_off(directory, error) from error
 
 
-def _this_host(place: Place, proc: Proc) -> Host:
-    here = proc.here()
-    return Host(host_name(), here[0] if here else "", place.fs.lstat(place.path).st_dev)
+def _of_two(session: Session, report: Report, me: Mapping[str, str]) -> Report:
+    """Run the script with the other host; the report that follows from the results of both.
+
+    If the other host falls silent or cannot go on, the leader reports that, after what was found until then. What this
+    host has no room for is raised, and the other host is told.
+    """
+    is_leader, is_fit, findings = session.me == LEADER, report.heaviest.weight < Weight.UNTRIED, list(report.findings)
+    with session:
+        try:
+            other = session.meet(me)
+            hosts = (me, other) if is_leader else (other, me)
+            independent = any(me[what] != other[what] for what in ("boot", "device"))
+            report = report._replace(hosts=tuple(host["host"] for host in hosts), independent=independent)
+            with contextlib.suppress(Ended):
+                if is_fit or not is_leader:
+                    script.run_with(session, CHECKS, findings)
+            session.publish(script.encode(report.kind, findings))
+            session.barrier(DONE)
+            return _judged(report, session, findings, is_complete=True)
+        except (OSError, CacheError) as error:
+            if not is_leader:
+                raise
+            session.end(reason(error))
+            broken = _broken(error)
+        with contextlib.suppress(OSError, CacheError):
+            report = _judged(report, session, findings, is_complete=False)
+        return report.plus(broken)
+
+
+def _broken(error: Exception) -> Finding:
+    """What it means for the leader that two hosts did not reach the end. That there is no room is raised."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        raise error
+    return Finding(TWO_HOSTS, Weight.ONE_HOST, f"broken off: {reason(error)}")
+
+
+def _judged(report: Report, session: Session, own: list[Finding], *, is_complete: bool) -> Report:
+    """The report with what the results of both hosts show, which both hosts evaluate in the same way."""
+    kind, other = script.decode(session.other, session.read("result-"))
+    leader, peer = (own, other) if session.me == LEADER else (other, own)
+    between = {check.title(between=True) for check in CHECKS}
+    findings = [one for one in leader if one.check not in between]
+    is_fit = max((one.weight for one in findings), default=Weight.GOOD) < Weight.UNTRIED
+    for one in peer:
+        if one.check in (kinds.TYPE, kinds.OPTIONS) and one.weight >= Weight.ONE_HOST:
+            findings.append(one._replace(what=f"on {report.hosts[1]}: {one.what}"))
+    if is_fit:
+        findings += script.evaluate(CHECKS, report.hosts, (leader, peer), is_complete)
+    return report._replace(kind=report.kind if session.me == LEADER else kind, findings=tuple(findings))

@@ -34,8 +34,7 @@ from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.verify import Part, contests, verify
-from sccache_dtool.verify.role import Role
+from sccache_dtool.verify import Part, Role, checks, verify
 
 EVERYTHING = Rules(everything=True)
 UUID = "12345678-1234-1234-1234-123456789abc"
@@ -209,8 +208,9 @@ def test_a_link_in_the_place_of_a_directory_at_every_call(
 
 def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever verifies a mount that a group writes to could have files of her own deleted, moved or replaced."""
-    monkeypatch.setattr(contests, "NAMES", 2)
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(checks, "NAMES", 2)
+    monkeypatch.setattr(checks, "RUNS_ALONE", 1)
+    monkeypatch.setattr(checks, "LISTED", 2)
     swaps: dict[str, int] = {}
 
     def verify_in(place: Path, nth: int, depth: int) -> Swapping:

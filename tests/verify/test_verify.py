@@ -13,13 +13,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from faults import REPEATED, Call, Counting, Failing, FakeClock, FakeProc, LostReplies
+from sccache_dtool import __version__
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import VERIFICATION
@@ -29,25 +30,24 @@ from sccache_dtool.verify import (
     Part,
     Report,
     Role,
-    Verdict,
     Weight,
-    assist,
-    contests,
+    checks,
     meeting,
-    pair,
-    probes,
     role_from,
+    script,
+    session,
     verification,
     verify,
 )
-from sccache_dtool.verify.findings import Place
-from sccache_dtool.verify.said import Said
-from sccache_dtool.verify.talk import Goodbye, Talk
+from sccache_dtool.verify.directory import LEADER as LEADS
+from sccache_dtool.verify.directory import PEER as ASSISTS
+from sccache_dtool.verify.directory import Directory, scratch
+from sccache_dtool.verify.findings import Finding, Refuted, good
+from sccache_dtool.verify.session import Session
 
-A_CONTEST = "two who make one record"
+CHECKS = {check.name: check for check in checks.CHECKS}
 
-#: What nobody means who asks for a number of things, or a time.
-ENDLESS: list[object] = ["inf", "x", float("inf"), float("nan"), 100_000_000_000, 76, -1, None, [], True]
+A_RACE = "concurrent creation of a record"
 
 ALONE = Role(Part.LEAD, "", 0.0)
 LEADER = Role(Part.LEAD, "", 30.0)
@@ -58,7 +58,7 @@ PEER = Role(Part.PEER, "", 30.0)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits for the disk, and few rounds will do."""
     monkeypatch.setattr("os.fsync", lambda fd: None)
-    monkeypatch.setattr(contests, "NAMES", 6)
+    monkeypatch.setattr(checks, "NAMES", 6)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ class LooksBeforeItCreates(FileSystem):
         (ReplacesTheFull, "rename"),
         (LosesTexts, "symbolic links"),
         (LooksBeforeItRemoves, "eviction against a new lease"),
-        (LooksBeforeItCreates, "two who make one record"),
+        (LooksBeforeItCreates, A_RACE),
     ],
 )
 def test_a_bad_file_system_is_unfit(make: Callable[[], FileSystem], check: str, place: str, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_full_disk_is_no_verdict(
     kind: str, error: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A good file system would be called unfit, or be vouched for, by a verification that had no room to try it."""
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(checks, "RUNS_ALONE", 1)
     noting = Counting()
     alone(noting, place, tmp_path)
     calls = noting.kinds().count(kind)
@@ -411,17 +411,19 @@ def test_lost_replies_of_two_hosts_are_no_finding(side: str, place: str, tmp_pat
     assert report.fitness is Fitness.FIT, report.verdict
 
 
-@pytest.mark.parametrize("raises_in", ["first", "second"])
-def test_a_fault_of_our_own_in_a_contest_is_raised(
+@pytest.mark.parametrize("raises_in", [LEADS, ASSISTS])
+def test_a_fault_of_our_own_on_one_side_is_raised(
     raises_in: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One side would wait for ever for the other, which has ended with a traceback."""
 
-    def act(place: Place) -> None:
-        raise TypeError("not called like this")
+    def steps(at: Directory) -> Finding:
+        if at.me == raises_in:
+            raise TypeError("not called like this")
+        at.barrier()
+        return good()
 
-    contest = contests.CONTESTS["two who make one record"]
-    monkeypatch.setitem(contests.CONTESTS, "two who make one record", contest._replace(**{raises_in: act}))
+    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]._replace(steps=steps)])
     with pytest.raises(TypeError, match="not called like this"):
         alone(FileSystem(), place, tmp_path)
 
@@ -442,7 +444,7 @@ def test_a_refusal_for_an_unusual_reason_is_a_refusal(place: str, tmp_path: Path
     """A file system that loses nothing would be called unfit for its choice of words."""
     report = alone(SaysNoMore(), place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
-    assert found(report, Weight.TOLD).keys() >= {"rename", "two who publish under one name"}
+    assert found(report, Weight.TOLD).keys() >= {"rename", "concurrent publication under one name"}
 
 
 @pytest.mark.parametrize("limit", [200, 100])
@@ -489,7 +491,7 @@ def test_where_nothing_can_be_made_a_person_is_told_what_to_give(place: str, tmp
     fs.fail("mkdir", errno.EACCES, nth=1)
     fs.fail("symlink", errno.EACCES, nth=1)
     with pytest.raises(UsageError, match=f"cannot verify {place}: Permission denied") as refused:
-        (assist if role is PEER else verify)(fs, place, role, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
+        verify(fs, place, role, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
     assert "in which you can write" in str(refused.value.hint)
 
 
@@ -523,8 +525,8 @@ def test_an_object_store_is_refused_and_not_touched(mount: str, place: str, tmp_
     report = verify(fs, place, ALONE, lambda text: None, mounts=mounted(place, tmp_path, mount))
     assert report.fitness is Fitness.UNFIT
     assert "object store" in report.verdict
-    said = assist(fs, place, PEER, lambda text: None, mounts=mounted(place, tmp_path, mount))
-    assert said == Verdict(Fitness.UNFIT, report.verdict)
+    of_peer = verify(fs, place, PEER, lambda text: None, mounts=mounted(place, tmp_path, mount))
+    assert (of_peer.fitness, of_peer.verdict) == (Fitness.UNFIT, report.verdict)
     assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
 
 
@@ -561,7 +563,7 @@ def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, t
     mounts = mounted(place, tmp_path, "ext4 /dev/sda1 ro")
     report = verify(fs, place, ALONE, lambda text: None, mounts=mounts)
     assert report.verdict == "unfit: mount options: ro: nothing can be written"
-    assert assist(fs, place, PEER, lambda text: None, mounts=mounts).fitness is Fitness.UNFIT
+    assert verify(fs, place, PEER, lambda text: None, mounts=mounts).fitness is Fitness.UNFIT
     assert set(fs.kinds()) <= {"names", "lstat", "is_shared"}
 
 
@@ -603,17 +605,11 @@ def both(place: str, tmp_path: Path, of_leader: FileSystem, of_peer: FileSystem,
     """A verification by two hosts, each with its own look at the file system."""
     procs = [FakeProc(str(tmp_path / f"proc{number}"), boot=boot) for number, boot in enumerate(boots)]
     with ThreadPoolExecutor() as pool:
-        peer = pool.submit(assist, of_peer, place, PEER, lambda text: None, proc=procs[1])
-        report = verify(
-            of_leader,
-            place,
-            LEADER,
-            lambda text: None,
-            proc=procs[0],
-            mounts=str(tmp_path / "no mountinfo"),
-            longest_delay=2.0,
-        )
-        assert peer.result(30) == Verdict(report.fitness, report.verdict)
+        more = {"mounts": str(tmp_path / "no mountinfo"), "longest_delay": 2.0}
+        assisting = pool.submit(verify, of_peer, place, PEER, lambda text: None, proc=procs[1], **more)
+        report = verify(of_leader, place, LEADER, lambda text: None, proc=procs[0], **more)
+        of_peer_too = assisting.result(30)
+        assert (of_peer_too.fitness, of_peer_too.verdict) == (report.fitness, report.verdict)
     return report
 
 
@@ -627,19 +623,17 @@ def test_two_hosts_find_a_good_file_system_fit(place: str, tmp_path: Path) -> No
 
 
 class Sleepy(FileSystem):
-    """Of a host that is slow to look for what is said last."""
+    """Of a host that is slow to look for what the other has written last."""
 
-    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
-        if text == "nudge" and any('"goodbye"' in said for said in self._said(os.path.dirname(path))):
+    def names(self, path: str) -> list[str]:
+        found = super().names(path)
+        if f"{session.END}.leader" in found:
             time.sleep(0.5)
-        super().put_record(text, path, unique=unique)
-
-    def _said(self, talk: str) -> list[str]:
-        return [self.get_record(f"{talk}/{name}") for name in os.listdir(talk) if name.endswith(".leader")]
+        return found
 
 
 def test_a_peer_that_is_slow_hears_the_verdict(place: str, tmp_path: Path) -> None:
-    """The leader would have removed what they talk in, and the peer end with an error that means nothing."""
+    """The leader would have removed the results, and the peer end with an error that means nothing."""
     assert both(place, tmp_path, FileSystem(), Sleepy()).fitness is Fitness.FIT
 
 
@@ -649,6 +643,22 @@ def test_two_processes_of_one_host_are_one_host(place: str, tmp_path: Path) -> N
     assert report.fitness is Fitness.ONE_HOST
     assert "one host" in report.verdict
     assert len(report.hosts) == 2
+
+
+def test_what_only_the_mount_of_the_peer_tells_counts(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system would be called fit for two hosts of which one sees it through a mount that is not."""
+    few_checks(monkeypatch)
+    procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
+    of_peer = mounted(place, tmp_path, "fuse.sshfs me@there:/data rw")
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(verify, FileSystem(), place, PEER, lambda text: None, proc=procs[1], mounts=of_peer)
+        nothing = str(tmp_path / "no mountinfo")
+        report = verify(FileSystem(), place, LEADER, lambda text: None, proc=procs[0], mounts=nothing)
+        assert peer.result(30).verdict == report.verdict
+    assert report.fitness is Fitness.ONE_HOST
+    assert "20 s old" in report.verdict
 
 
 class OwnClock(FileSystem):
@@ -684,11 +694,11 @@ class Refuses(FileSystem):
 @pytest.mark.parametrize(
     ("make", "check", "word"),
     [
-        (Late, "names made by another host", "taken for dead"),
-        (ReadsHalf, "a copy published by another host", "something else"),
-        (ReplacesTheFull, "rename onto what another host filled", "is replaced"),
-        (ReplacesNames, "two who make one record, between hosts", "both won"),
-        (Refuses, "rename onto what another host filled", "Permission denied"),
+        (Late, "listings, between hosts", "taken for dead"),
+        (ReadsHalf, "publication, between hosts", "does not have the content"),
+        (ReplacesTheFull, "rename, between hosts", "can be renamed onto"),
+        (ReplacesNames, f"{A_RACE}, between hosts", "both sides won"),
+        (Refuses, "rename, between hosts", "Permission denied"),
     ],
 )
 def test_a_host_that_sees_otherwise_makes_it_fit_for_one(
@@ -704,7 +714,7 @@ def test_times_that_come_from_the_hosts_are_told_of(place: str, tmp_path: Path) 
     """Nobody would hear that the clocks of two nodes differ by an hour."""
     report = both(place, tmp_path, FileSystem(), OwnClock())
     assert report.fitness is Fitness.FIT
-    assert "differ by 60 min" in found(report, Weight.TOLD)["clocks of two hosts"]
+    assert "differ by 60 min" in found(report, Weight.TOLD)["clock, between hosts"]
 
 
 def test_a_clock_that_is_wrong_is_told_of(place: str, tmp_path: Path) -> None:
@@ -713,141 +723,139 @@ def test_a_clock_that_is_wrong_is_told_of(place: str, tmp_path: Path) -> None:
     assert "60 min ahead of this host's: lifetimes last longer" in found(report, Weight.TOLD)["clock"]
 
 
+def waiting(place: str, number: int, hello: object) -> str:
+    """The scratch directory of a peer that waits there, or did until it was killed."""
+    path = f"{place}/{VERIFICATION}{number:016x}"
+    os.mkdir(path)
+    os.symlink(hello if isinstance(hello, str) else json.dumps(hello), f"{path}/{session.HELLO}.peer")
+    return path
+
+
 def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The card of a peer that is no more would keep every later verification waiting."""
+    """What a peer left that was killed would keep every later verification waiting."""
     monkeypatch.setattr(meeting, "_ANSWER", 0.2)
-    card = f"{place}/{VERIFICATION}0123456789abcdef.peer"
-    os.symlink('{"host":"gone","meeting":""}', card)
+    left = waiting(place, 7, introduced(host="gone"))
     report = alone(FileSystem(), place, tmp_path)
-    os.unlink(card)
+    shutil.rmtree(left)
     assert len(report.hosts) == 1
     assert report.fitness is Fitness.ONE_HOST
 
 
+def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that comes within `--wait` would not be waited for, because one was killed there before."""
+    monkeypatch.setattr(meeting, "_ANSWER", 5.0)
+    few_checks(monkeypatch)
+    left = waiting(place, 7, introduced(host="gone"))
+    looked = threading.Event()
+
+    class Noticing(FileSystem):
+        def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+            super().put_record(text, path, unique=unique)
+            if path.endswith(f"/{session.HELLO}.leader"):
+                looked.set()
+
+    with ThreadPoolExecutor() as pool:
+        led = pool.submit(verify, Noticing(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
+        assert looked.wait(30)
+        peer = pool.submit(verify, FileSystem(), place, PEER, lambda text: None, mounts=str(tmp_path / "none"))
+        assert len(led.result(30).hosts) == len(peer.result(30).hosts) == 2
+    shutil.rmtree(left)
+
+
 def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader would wait for ever for a host that was switched off, or not say for whom it waited."""
-    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
-    peer = FakeProc(str(tmp_path / "proc"), boot="b")
+    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    is_over = threading.Event()
     with ThreadPoolExecutor() as pool:
 
         def answer_once() -> None:
-            fs = FileSystem()
-            me = meeting.Host("node7", "b", 1)
-            with meeting.join(Place(fs, Clock(), place), me, PEER, lambda text: None):
-                assert peer.here()
+            parent = Directory(FileSystem(), Clock(), place)
+            with scratch(parent) as own:
+                meeting.join(own, introduced(host="node7"), 30.0).barrier()
+                is_over.wait(30)
 
         pool.submit(answer_once)
         report = verify(FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
+        is_over.set()
     assert report.fitness is Fitness.ONE_HOST
     assert "no message from node7 within 1 s" in report.verdict
 
 
-@pytest.mark.parametrize("room", ["link", "../place", "data", ""])
-def test_a_peer_enters_no_room_that_is_none(room: str, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who may write in a directory could send the peer of another user through a link into that user's own files."""
-    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
-    name = f"{VERIFICATION}link" if room == "link" else room
-    if room == "link":
-        os.symlink(place, f"{place}/{name}")
-    os.symlink(json.dumps({"room": name}), f"{place}/{VERIFICATION}0123456789abcdef.call")
-    with pytest.raises(TimedOut):
-        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
-    for left in set(os.listdir(place)) - {"data"}:
-        assert os.path.islink(f"{place}/{left}")
-        os.unlink(f"{place}/{left}")
+class Dies(FileSystem):
+    """A host that is switched off before a check: nothing that it does arrives any more."""
+
+    def __init__(self, check: str, is_over: threading.Event) -> None:
+        self._mark, self._is_over = f"/{check}-001.peer", is_over
+
+    def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
+        if path.endswith(self._mark):
+            self._is_over.wait(30)
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        super().put_record(text, path, unique=unique)
+
+
+def test_what_was_found_before_a_host_died_is_reported(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that dies in the middle of a verification would take along what the two had found until then."""
+    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    is_over = threading.Event()
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(verify, Dies("03", is_over), place, PEER, lambda text: None, mounts=str(tmp_path / "none"))
+        report = verify(FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "none"))
+        is_over.set()
+        with pytest.raises(CacheError):
+            peer.result(30)
+    found = [one.check for one in report.findings if one.check.endswith("between hosts")]
+    assert found == [check.title(between=True) for check in checks.CHECKS if check.sides > 1][:2]
+    assert report.verdict.startswith("fit for one host: two hosts: broken off: no message from ")
+
+
+def test_a_leader_follows_no_link(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write in a directory could send another user through a link into that user's own files."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    left, elsewhere = waiting(place, 7, introduced()), tmp_path / "elsewhere"
+    shutil.move(left, elsewhere)
+    os.symlink(elsewhere, left)
+    before = os.stat(elsewhere), os.listdir(elsewhere)
+    report = alone(FileSystem(), place, tmp_path)
+    assert len(report.hosts) == 1
+    assert (os.stat(elsewhere).st_mtime_ns, os.listdir(elsewhere)) == (before[0].st_mtime_ns, before[1])
+    os.unlink(left)
 
 
 def test_a_peer_without_a_leader_gives_up(place: str) -> None:
     """A peer that was started on the wrong mount would wait for ever."""
     with pytest.raises(TimedOut, match="no message from a leader"):
-        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
-
-
-class Script(Talk):
-    """A leader that says what it is told to, and hears what the peer answers."""
-
-    def __init__(self, *says: dict[str, object]) -> None:
-        self.says = [{"host": "node8"}, *says, {"goodbye": "done", "fitness": "fit"}]
-        self.heard: list[dict[str, object]] = []
-
-    def hear(self) -> Said:
-        said = Said(self.says.pop(0))
-        if "goodbye" in said:
-            raise Goodbye(said)
-        return said
-
-    def say(self, **fields: object) -> None:
-        self.heard.append(fields)
-
-
-@pytest.mark.parametrize(
-    ("asked", "answer"),
-    [
-        ({"do": "clock", "in": "../place"}, "(in)"),
-        ({"do": "clock", "in": ".."}, "(in)"),
-        ({"do": "clock", "in": "p0/.."}, "(in)"),
-        ({"do": "clock", "in": "p" + "0" * 300}, "(in)"),
-        ({"do": "clock", "in": ["p0"]}, "(in)"),
-        ({"do": "clock"}, "(in)"),
-        ({"do": "something new", "in": "p0"}, "another release"),
-        ({"do": ["clock"], "in": "p0"}, "(do)"),
-        ({}, "(do)"),
-        *(({"do": "watch", "in": "p0", "longest": longest}, "(longest)") for longest in ENDLESS),
-        ({"do": "watch", "in": "p0"}, "(longest)"),
-        *(({"do": "contest", "in": "p0", "name": A_CONTEST, "names": names}, "(names)") for names in ENDLESS),
-        ({"do": "contest", "in": "p0", "name": A_CONTEST}, "(names)"),
-        ({"do": "contest", "in": "p0", "name": "another", "names": 1}, "(name)"),
-        ({"do": "contest", "in": "p0", "name": [], "names": 1}, "(name)"),
-        ({"do": "contest", "in": "p0", "names": 1}, "(name)"),
-        ({"do": "list", "in": "p0"}, "(name)"),
-        ({"do": "list", "in": "p0", "name": {}}, "(name)"),
-    ],
-)
-def test_a_peer_does_nothing_that_it_does_not_know(asked: dict[str, object], answer: str, place: str) -> None:
-    """Who may write in a directory could have another user make names anywhere, wait or work without end; or a newer
-    release get a traceback.
-    """
-    talk = Script(asked)
-    assert pair.serve(Place(FileSystem(), Clock(), place), talk) == Verdict(Fitness.FIT, "done")
-    assert answer in str(talk.heard[0]["failed"])
+        verify(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
 
 
 def test_a_peer_reads_no_file_without_end(tmp_path: Path) -> None:
     """A leader could keep another user's process reading for ever, with a sparse file that takes no room."""
-    generation = tmp_path / "p0" / "generation"
-    generation.mkdir(parents=True)
+    generation = tmp_path / "generation"
+    generation.mkdir()
     with open(generation / "payload", "wb") as file:
         file.truncate(1 << 26)
-    fs, talk = Counting(), Script({"do": "read", "in": "p0"}, {"go": True})
-    pair.serve(Place(fs, Clock(), str(tmp_path)), talk)
-    assert "digest" in talk.heard[1]
+    fs = Counting()
+    with pytest.raises(Refuted):
+        CHECKS["publication"].steps(Directory(fs, Clock(), str(tmp_path), me=ASSISTS))
     assert fs.kinds().count("read") < 10
 
 
-@pytest.mark.parametrize(
-    "goodbye",
-    [{"goodbye": "over"}, {"goodbye": "over", "fitness": "nope"}, {"goodbye": 1, "fitness": []}, {"goodbye": None}],
-    ids=str,
-)
-def test_a_goodbye_without_a_verdict_is_none(goodbye: dict[str, object], place: str) -> None:
-    """A peer would call it a fault in sc-dtool, or a success, that the leader has broken off."""
-    with pytest.raises(CacheError, match="ended without a verdict") as refused:
-        pair.serve(Place(FileSystem(), Clock(), place), Script(goodbye))
-    assert "start both again" in str(refused.value.hint)
-
-
-def test_a_talk_without_end_ends(tmp_path: Path) -> None:
-    """A leader could keep another user's process at work for as long as it likes, by asking for one thing more."""
+def test_a_session_without_end_ends(tmp_path: Path) -> None:
+    """A leader could keep another user's process waiting for as long as it likes, by always coming just in time."""
     clock = FakeClock()
-    place = Place(FileSystem(), clock, str(tmp_path))
-    leader, peer = Talk(place, "leader", "peer", "the peer", 1.0), Talk(place, "peer", "leader", "the leader", 1.0)
+    place = Directory(FileSystem(), clock, str(tmp_path))
+    peer = Session(place, ASSISTS)
 
     def go_on() -> None:
-        for _ in range(1000):
-            leader.say(go=True)
-            peer.hear()
+        for number in range(1, 1000):
+            os.symlink("{}", tmp_path / f"00-{number:03}.leader")
+            peer.barrier()
             clock.let_pass(60.0)
 
     with pytest.raises(TimedOut, match="the leader has not finished within 60 min"):
@@ -857,193 +865,260 @@ def test_a_talk_without_end_ends(tmp_path: Path) -> None:
 # -- hosts that mean no good -------------------------------------------------------------------------------------------
 
 
-class Stranger(FileSystem):
-    """A peer's view by which it says something else than it should, in the answers that have a field, or in all."""
+class Stranger(Counting):
+    """A host's view by which it writes something else than it should, under names that begin with a word."""
 
-    def __init__(self, field: str, says: object) -> None:
-        self._field, self._says = field, json.dumps(says)
+    def __init__(self, word: str, says: object) -> None:
+        super().__init__()
+        self._word, self._says = word, says if isinstance(says, str) else json.dumps(says)
 
     def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
-        is_said = path.endswith(".peer") and "/talk/" in path
-        super().put_record(self._says if is_said and f'"{self._field}"' in text else text, path, unique=unique)
+        super().put_record(self._says if self._is_it(path) else text, path, unique=unique)
+
+    def write(self, fd: int, data: bytes) -> None:
+        is_it = self._is_it(os.readlink(f"/proc/self/fd/{fd}"))
+        super().write(fd, self._says.encode() if is_it else data)
+
+    def _is_it(self, path: str) -> bool:
+        name = os.path.basename(path)
+        return name.startswith(self._word) and name.endswith((".leader", ".peer"))
 
 
-def introduced(**fields: object) -> dict[str, object]:
-    """An introduction of a peer with something else in it."""
-    return {"host": "node7", "boot": "b", "device": 1, **fields}
+def introduced(**fields: Any) -> dict[str, Any]:
+    """An introduction of a host with something else in it."""
+    return {"host": "node7", "boot": "b", "device": "1", "release": __version__, "meeting": "", **fields}
 
 
 def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A verification of two hosts and one contest: for tests of how they talk."""
-    monkeypatch.setattr(meeting, "PATIENCE", 1.0)
-    monkeypatch.setattr(probes, "PROBES", {})
-    monkeypatch.setattr(contests, "_RUNS", 1)
-    monkeypatch.setattr(pair, "_CHECKS", {})
-    for name in set(contests.CONTESTS) - {A_CONTEST}:
-        monkeypatch.delitem(contests.CONTESTS, name)
+    """A verification of two hosts and one contest: for tests of how they meet, and what they leave for each other."""
+    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    monkeypatch.setattr(checks, "RUNS_ALONE", 1)
+    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]])
+
+
+def together(of_leader: FileSystem, of_peer: FileSystem, place: str, tmp_path: Path) -> tuple[Any, Any]:
+    """What both hosts end with: a report or an error."""
+    more = {"mounts": str(tmp_path / "no mountinfo"), "longest_delay": 0.5}
+    procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
+    with ThreadPoolExecutor() as pool:
+        peer = pool.submit(verify, of_peer, place, PEER, lambda text: None, proc=procs[1], **more)
+        led = pool.submit(verify, of_leader, place, LEADER, lambda text: None, proc=procs[0], **more)
+        done = [one.exception(60) or one.result() for one in (led, peer)]
+    return done[0], done[1]
+
+
+def result(**fields: object) -> dict[str, object]:
+    """A result file with something else in its only finding."""
+    figures = {"outcomes": "0" * 24}
+    return {"kind": "k", "findings": [{"check": IT, "weight": 0, "what": "w", "figures": figures} | fields]}
+
+
+IT = f"{A_RACE}, between hosts"
+INTRODUCTION, END = session.HELLO, session.END
 
 
 @pytest.mark.parametrize(
-    ("field", "says", "check", "word"),
+    ("name", "says", "check", "word"),
     [
-        ("device", introduced(device="abc"), "two hosts", "(device)"),
-        ("device", introduced(device=[1]), "two hosts", "(device)"),
-        ("device", introduced(device=-1), "two hosts", "(device)"),
-        ("device", introduced(device=True), "two hosts", "(device)"),
-        ("device", introduced(boot=None), "two hosts", "(boot)"),
-        ("device", introduced(host={}), "two hosts", "(host)"),
-        ("device", {}, "two hosts", "(host)"),
-        ("device", introduced(goodbye=1), "two hosts", "the other has ended it"),
-        ("ready", {"goodbye": 1}, "two hosts", "the other has ended it: no reason given"),
-        ("second", {"goodbye": "so\x1b[2J"}, "two hosts", "the other has ended it: so�[2J"),
-        ("second", {"failed": "so\x1b[2J"}, f"{A_CONTEST}, between hosts", "failed on node: so�[2J"),
-        ("second", {}, f"{A_CONTEST}, between hosts", "(second)"),
+        (INTRODUCTION, introduced(device=[1]), "two hosts", "(device)"),
+        (INTRODUCTION, introduced(device=True), "two hosts", "(device)"),
+        (INTRODUCTION, introduced(boot=None), "two hosts", "(boot)"),
+        (INTRODUCTION, introduced(host={}), "two hosts", "(host)"),
+        (INTRODUCTION, introduced(release="0"), "two hosts", "another release: 0, not"),
+        (INTRODUCTION, {"meeting": ""}, "two hosts", "(host)"),
+        ("result", {}, "two hosts", "(kind)"),
+        ("result", "no JSON", "two hosts", "(kind)"),
+        ("result", {"kind": "k", "findings": {}}, "two hosts", "(findings)"),
+        ("result", {"kind": "k", "findings": [1]}, "two hosts", "(check)"),
+        ("result", result(check=None), "two hosts", "(check)"),
+        ("result", result(weight=5), "two hosts", "(weight)"),
+        ("result", result(weight="so"), "two hosts", "(weight)"),
+        ("result", result(figures=[]), "two hosts", "(figures)"),
+        ("result", result(figures={"so\x1b[2J": []}), "two hosts", "(so�[2J)"),
+        ("result", result(weight=4, what="so\x1b[2J"), IT, "on node: so�[2J"),
+        ("result", result(figures={}), IT, "do not match: do both run the same release?"),
+        ("result", result(figures={"outcomes": 1}), IT, "do not match: do both run the same release?"),
+        ("result", result(figures={"outcomes": "1"}), IT, "do not match: do both run the same release?"),
+        ("result", result(check="another"), IT, "do not match: do both run the same release?"),
     ],
 )
 def test_a_leader_believes_no_nonsense(
-    field: str, says: object, check: str, word: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, says: object, check: str, word: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in the directory could end the verification of another user in a traceback, without a report."""
     few_checks(monkeypatch)
     monkeypatch.setattr(verification, "host_name", lambda: "node")
-    with ThreadPoolExecutor() as pool:
-        proc = FakeProc(str(tmp_path / "proc"), boot="b")
-        peer = pool.submit(assist, Stranger(field, says), place, PEER, lambda text: None, proc=proc)
-        led = pool.submit(verify, FileSystem(), place, LEADER, lambda text: None, mounts=str(tmp_path / "no mountinfo"))
-        report = led.result(30)
-        with contextlib.suppress(CacheError):
-            peer.result(30)
+    report, _ = together(FileSystem(), Stranger(name, says), place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
     assert word in found(report, Weight.ONE_HOST)[check]
 
 
-class Parrot(Talk):
-    """A peer that always answers the same."""
-
-    name_of_other = "node7"
-
-    def __init__(self, says: dict[str, object]) -> None:
-        self._says = Said(says)
-
-    def hear(self) -> Said:
-        return self._says
-
-    def say(self, **fields: object) -> None:
-        """Nobody listens."""
-
-
-#: What answers the leader, and does not make sense to it.
-NONSENSE: dict[str, list[dict[str, object]]] = {
-    f"{A_CONTEST}, between hosts": [
-        {"second": "1"},
-        {"second": "1" * 7},
-        {"second": "9" * 6},
-        {"second": "1" * 6 + "\n"},
-        {"second": 111111},
-        {"second": ["1"] * 6},
-        {"failed": 1},
+@pytest.mark.parametrize(
+    ("name", "says", "word"),
+    [
+        (INTRODUCTION, {"meeting": ""}, r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(host=1), r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(host=[]), r"cannot read what the leader wrote \(host\)"),
+        (INTRODUCTION, introduced(release="0"), "the leader runs another release: 0, not "),
+        ("result", {}, r"cannot read what .* wrote \(kind\)"),
+        ("result", {"kind": 1, "findings": []}, r"cannot read what .* wrote \(kind\)"),
     ],
-    "names made by another host": [{"there": "yes"}, {"there": 1}, {"there": None}],
-    "rename onto what another host filled": [{"refused": 1}, {"refused": []}],
-    "a copy published by another host": [{"digest": 1}],
-    "clocks of two hosts": [
-        {"offset": "now", "stamp": 1},
-        {"offset": True, "stamp": 1},
-        {"offset": 1e17, "stamp": 1},
-        {"offset": float("nan"), "stamp": 1},
-        {"offset": 1},
+)
+def test_a_peer_believes_no_nonsense(
+    name: str, says: object, word: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forged leader would end the peer of another user in a traceback, or with a verdict that nobody has reached."""
+    few_checks(monkeypatch)
+    _, error = together(Stranger(name, says), FileSystem(), place, tmp_path)
+    assert isinstance(error, CacheError)
+    assert re.search(word, str(error))
+    assert "start both again" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    ("says", "word"),
+    [
+        ({"reason": "so\x1b[2J"}, "so�[2J"),
+        ({"reason": 1}, "1"),
+        ({}, "no reason given"),
+        ("no JSON", "no reason given"),
     ],
-    "visibility between hosts": [
-        {"looked up": "x", "listed": None},
-        {"looked up": -1, "listed": None},
-        {"looked up": 1e17, "listed": None},
-        {"looked up": 1},
+    ids=str,
+)
+def test_why_a_host_has_ended_early_is_shown(says: object, word: str, tmp_path: Path) -> None:
+    """A host that ends early would look like one that was switched off, or drive the terminal of the other."""
+    os.symlink(says if isinstance(says, str) else json.dumps(says), tmp_path / f"{END}.leader")
+    with pytest.raises(CacheError, match=re.escape(f"the leader has ended early: {word}")) as ended:
+        Session(Directory(FileSystem(), Clock(), str(tmp_path)), ASSISTS).barrier()
+    assert "start both again" in str(ended.value.hint)
+
+
+@pytest.mark.parametrize("honest", ["leader", "peer"])
+@pytest.mark.parametrize("name", [INTRODUCTION, "result", END, "0"])
+def test_nothing_that_a_host_writes_leads_the_other_out_of_the_directory(
+    honest: str, name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write in a directory could have another user make, move or read names anywhere."""
+    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    monkeypatch.setattr(verification, "CHECKS", [check for check in checks.CHECKS if check.sides > 1])
+    says = {"meeting": "", **dict.fromkeys(("host", "boot", "device", "release", "reason", "in", "do"), "../../data")}
+    hosts: list[FileSystem] = [Counting(), Stranger(name, {**says, "kind": "../data", "findings": [says]})]
+    watched = hosts[0]
+    assert isinstance(watched, Counting)
+    together(*(hosts if honest == "leader" else hosts[::-1]), place=place, tmp_path=tmp_path)
+    for call in watched.calls:
+        arguments = call.arguments[1:] if call.kind == "symlink" else call.arguments  # the first is a record's text
+        paths = [text for text in arguments if isinstance(text, str) and (text.startswith("/") or ".." in text)]
+        assert all(path.startswith(place) and ".." not in path for path in paths), call
+
+
+#: What no host that runs the script writes, by the check whose figures it forges.
+NONSENSE: dict[str, list[dict[str, Any]]] = {
+    A_RACE: [{"outcomes": says} for says in ("1" * 7, "", 111111, None)],
+    "clock": [
+        {"offset": "now"},
+        {"stamp": "now"},
+        {"offset": None},
+        {"passed": None, "offset": "now", "stamp": "now"},
     ],
+    "visibility between hosts": [{"delay_listed": "x"}, {"longest": "x", "delay_listed": None}],
 }
 
 
-@pytest.mark.parametrize("says", [{}, *(says for answers in NONSENSE.values() for says in answers)], ids=str)
-def test_an_answer_that_makes_no_sense_is_that_of_a_peer_that_failed(says: dict[str, object], tmp_path: Path) -> None:
-    """An answer of another release, or a forged one, would end the leader in a traceback."""
-    place = Place(FileSystem(), Clock(), str(tmp_path))
-    checks = {one.check: one for one in pair.run(pair.Pair(place, Parrot(says), "", 0.1, lambda text: None))}
-    for check in [check for check, answers in NONSENSE.items() if says in answers or says == {}]:
-        assert checks[check].weight is Weight.ONE_HOST
-        assert "failed on node7: what was said makes no sense" in checks[check].what
-
-
 @pytest.mark.parametrize(
-    "room", [1, ["x"], "..", f"{VERIFICATION}0123456789abcdef/..", f"{VERIFICATION}0123456789abcdef.peer"], ids=str
+    ("name", "says"), [(name, says) for name, all_of in NONSENSE.items() for says in all_of], ids=str
 )
-def test_a_peer_follows_no_call_that_makes_no_sense(room: object, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A forged call would end the peer of another user in a traceback, or lead it out of the directory."""
-    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
-    call = f"{place}/{VERIFICATION}0123456789abcdef.call"
-    os.symlink(json.dumps({"room": room}), call)
-    with pytest.raises(TimedOut, match="no message from a leader"):
-        assist(FileSystem(), place, PEER._replace(wait=0.2), lambda text: None)
-    os.unlink(call)
-
-
-@pytest.mark.parametrize(
-    ("greeting", "word"),
-    [
-        ({}, r"makes no sense \(host\)"),
-        ({"host": 1}, r"makes no sense \(host\)"),
-        ({"host": []}, r"makes no sense \(host\)"),
-        ({"goodbye": 1}, "without a verdict"),
-    ],
-)
-def test_a_leader_without_a_name_is_none(
-    greeting: object, word: str, place: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_missing", [False, True], ids=["wrong", "missing"])
+def test_results_that_make_no_sense_are_those_of_hosts_that_do_not_match(
+    name: str, says: dict[str, Any], is_missing: bool
 ) -> None:
-    """A forged greeting would end the peer of another user in a traceback."""
-    monkeypatch.setattr(meeting, "unique", lambda: "0123456789abcdef")
-    room = f"{place}/{VERIFICATION}fedcba9876543210"
-    os.makedirs(f"{room}/talk")
-    os.symlink(json.dumps(greeting), f"{room}/talk/0.leader")
-    call = f"{place}/{VERIFICATION}0123456789abcdef.call"
-    os.symlink(json.dumps({"room": os.path.basename(room)}), call)
-    with pytest.raises(CacheError, match=word) as refused:
-        assist(FileSystem(), place, PEER, lambda text: None)
-    assert "start both again" in str(refused.value.hint)
-    shutil.rmtree(room)
-    os.unlink(call)
+    """A result of another release, or a forged one, would end the other host in a traceback."""
+    right = {"outcomes": "0" * 6, "offset": 0.0, "stamp": 0.0, "passed": 1.0, "kind": "", "is_alone": False}
+    right |= {"delay_looked_up": 1.0, "delay_listed": 1.0, "longest": 2.0}
+    check = CHECKS[name]
+    title = check.title(between=True)
+    wrong = {} if is_missing else right | says
+    sides = [[Finding(title, Weight.GOOD, "", figures)] for figures in (right, wrong)]
+    (one,) = script.evaluate([check], ["node7", "node8"], sides, is_complete=True)
+    assert (one.check, one.weight) == (title, Weight.ONE_HOST)
+    assert "the results of node7 and node8 do not match" in one.what
 
 
-def test_many_cards_do_not_keep_a_leader_busy(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("hello", ["", "no JSON", "[]", {}, introduced(meeting=1), introduced(meeting="7.0")], ids=str)
+def test_a_leader_does_not_meet_whom_it_does_not_look_for(
+    hello: object, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two jobs that verify one directory would meet crosswise; or what somebody left would end in a traceback."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    left = waiting(place, 7, hello or "?")
+    report = alone(FileSystem(), place, tmp_path)
+    assert os.listdir(left) == [f"{session.HELLO}.peer"]
+    shutil.rmtree(left)
+    assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
+
+
+@pytest.mark.parametrize("meetings", [("1.0", "2.0"), ("", "")], ids=["by Slurm", "by hand"])
+def test_two_pairs_in_one_directory_do_not_meet(
+    meetings: tuple[str, str], place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two who verify one directory at once would end with an error, because a leader takes both peers."""
+    few_checks(monkeypatch)
+    monkeypatch.setattr(session, "PATIENCE", 30.0)
+    mounts = str(tmp_path / "no mountinfo")
+
+    def start(pool: ThreadPoolExecutor, part: Part, number: int) -> Future[Report]:
+        proc = FakeProc(str(tmp_path / f"proc-{part}-{number}"), boot=f"{part}-{number}")
+        role = Role(part, meetings[number], 30.0)
+        return pool.submit(verify, FileSystem(), place, role, lambda text: None, proc=proc, mounts=mounts)
+
+    with ThreadPoolExecutor(4) as pool:
+        running = [start(pool, part, number) for part in (Part.PEER, Part.LEAD) for number in range(2)]
+        reports = [one.result(60) for one in running]
+    assert [report.fitness for report in reports] == [Fitness.FIT] * 4, reports
+
+
+def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts that run as different users would be told that no peer took part, and not why."""
+    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
+    fs.fail("symlink", errno.EACCES, within=f"/{session.HELLO}.leader")
+    report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
+    shutil.rmtree(left)
+    assert any(f"cannot take part in {left}: Permission denied" in one for one in said)
+    assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
+
+
+def test_many_waiting_peers_do_not_keep_a_leader_busy(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who may write in the directory could have another user make as many names there as it likes."""
     monkeypatch.setattr(meeting, "_ANSWER", 0.2)
-    cards = [f"{place}/{VERIFICATION}{number:016x}.peer" for number in range(100)]
-    for number, card in enumerate(cards):
-        os.symlink(json.dumps({"host": "gone", "meeting": "" if number else []}), card)
+    left = [waiting(place, number, introduced(meeting="" if number else [])) for number in range(100)]
     fs = Counting()
     report = alone(fs, place, tmp_path)
-    for card in cards:
-        os.unlink(card)
+    for path in left:
+        shutil.rmtree(path)
     assert len(report.hosts) == 1
-    assert sum(call.kind == "symlink" and call.path.endswith(".call") for call in fs.calls) == 20
+    assert sum(call.kind == "symlink" and call.path.endswith(f"/{session.HELLO}.leader") for call in fs.calls) == 20
 
 
 @pytest.mark.parametrize("full", ["leader", "peer"])
 def test_who_has_no_room_left_says_so_and_the_other_does_not_wait(full: str, place: str, tmp_path: Path) -> None:
     """A quota that is used up on one of two hosts would look like a host that was switched off."""
     failing = Failing()
-    failing.fail("rename", errno.EDQUOT, within="/tmp /" if full == "leader" else "/yours")  # nowhere but between hosts
-    of_leader, of_peer = (failing, FileSystem()) if full == "leader" else (FileSystem(), failing)
-    procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
-    with ThreadPoolExecutor() as pool:
-        peer = pool.submit(assist, of_peer, place, PEER, lambda text: None, proc=procs[1])
-        led = pool.submit(
-            verify, of_leader, place, LEADER, lambda text: None, proc=procs[0], mounts=str(tmp_path / "no mountinfo")
-        )
-        if full == "leader":
-            with pytest.raises(NoSpace, match="Disk quota exceeded"):
-                led.result(30)
-            with pytest.raises(CacheError, match="ended without a verdict: Disk quota exceeded"):
-                peer.result(30)
-        else:
-            with pytest.raises(NoSpace, match="Disk quota exceeded"):
-                peer.result(30)
-            assert "the other has ended it: Disk quota exceeded" in led.result(30).verdict
-            assert led.result().fitness is Fitness.ONE_HOST
+    call, inner = ("mkdir", "/looked_up") if full == "leader" else ("rename", "/yours")
+    failing.fail(call, errno.EDQUOT, within=inner)  # nowhere but between hosts
+    hosts = (failing, FileSystem()) if full == "leader" else (FileSystem(), failing)
+    led, assisted = together(*hosts, place, tmp_path)
+    if full == "leader":
+        assert isinstance(led, NoSpace)
+        assert "Disk quota exceeded" in str(led)
+        assert isinstance(assisted, CacheError)
+        assert "has ended early: Disk quota exceeded" in str(assisted)
+    else:
+        assert isinstance(assisted, NoSpace)
+        assert "Disk quota exceeded" in str(assisted)
+        assert "has ended early: Disk quota exceeded" in led.verdict
+        assert led.fitness is Fitness.ONE_HOST

@@ -1,0 +1,418 @@
+"""Every check, in the order of the report: its name, what happens to users if it is refuted, and its steps.
+
+What the steps rest on is in docs/explanation/protocol.md. A check of both sides is also run by two threads of one host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from sccache_dtool.disk.records import LIMIT
+from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.liveness.lifetime import ONE_CLOCK
+from sccache_dtool.units import short_duration
+from sccache_dtool.verify.directory import BOTH, LEADER, PEER, Directory
+from sccache_dtool.verify.findings import Finding, good, note, refusal, require
+from sccache_dtool.verify.script import Check, Steps
+
+#: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
+OURS = 160
+
+#: Bytes of the longest name that POSIX systems usually have; payloads are called like their source.
+LONGEST = 255
+
+#: Seconds by which clocks may differ before it is worth a word: the margin that lifetimes have.
+CLOCKS_DIFFER = 60.0
+
+#: Names in one run of a race; the runs between two threads; names that one side creates and the other lists.
+NAMES, RUNS_ALONE, LISTED = 30, 4, 20
+
+#: The runs of a race between hosts: first one after the other, each with its caches as they are, then both at once.
+_RUNS = ((LEADER, PEER), (PEER, LEADER), (BOTH,), (BOTH,))
+
+#: Seconds by which the leader starts later in the last run: either host may be the first to pass a barrier.
+_HEAD_START = 0.02
+
+#: The outcome of one attempt, a letter in the result: won; refused, as it should be; failed otherwise.
+_WON, _REFUSED, _FAILED = "1", "0", "x"
+
+_EXISTS = frozenset({errno.EEXIST})
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+#: All of them, as they are defined below.
+CHECKS: list[Check] = []
+
+_Act = Callable[[Directory], object]
+
+
+def _check(name: str, harm: str, **more: Any) -> Callable[[Steps], Steps]:
+    """Enter the steps of a check into the table."""
+
+    def enter(steps: Steps) -> Steps:
+        CHECKS.append(Check(name, harm, steps, **more))
+        return steps
+
+    return enter
+
+
+# -- one side ----------------------------------------------------------------------------------------------------------
+
+
+def _ways_to_create(at: Directory) -> dict[str, Callable[[str], object]]:
+    """All ways to create a name that there are here, each given its path. Makes the file `source`, for links to it."""
+    at.put("source", "")
+    ways: dict[str, Callable[[str], object]] = {
+        "symlink": partial(at.fs.symlink, "text"),
+        "mkdir": at.fs.mkdir,
+        "file": lambda path: at.fs.close(at.fs.create(path)),
+        "link": partial(at.fs.link, f"{at.path}/source"),
+    }
+    return {way: make for way, make in ways.items() if not refusal(partial(_once, make, at, f"s.{way}"), _NO_LINKS)}
+
+
+def _once(make: Callable[[str], object], at: Directory, name: str) -> None:
+    """Create a name that nobody else creates: if it exists, the reply to a first request was lost."""
+    with contextlib.suppress(FileExistsError):
+        make(f"{at.path}/{name}")
+
+
+@_check("exclusive creation", "two processes would hold what one can hold")
+def _exclusive_creation(at: Directory) -> Finding:
+    ways = _ways_to_create(at)
+    for way, make in ways.items():
+        _once(make, at, way)
+        require(refusal(partial(make, f"{at.path}/{way}"), _EXISTS), f"a name that exists can be created ({way})")
+    return good(f"creating a name that exists fails: {', '.join(ways)}")
+
+
+@_check("symbolic links", "nobody would know whose a lease is")
+def _symbolic_links(at: Directory) -> Finding:
+    text = "r" * LIMIT
+    if error := refusal(partial(_once, partial(at.fs.symlink, text), at, "record")):
+        require(error.errno in _NO_LINKS, f"no record of {LIMIT} bytes can be kept ({explain(error)})")
+        return note("not supported: records are files, which takes more requests")
+    require(at.fs.readlink(f"{at.path}/record") == text, "the text of a link is not what was written")
+    at.make("history")
+    at.move("record", "history/ended")
+    require(at.fs.readlink(f"{at.path}/history/ended") == text, "a renamed link has lost its text")
+    return good(f"records of {LIMIT} bytes are kept, and can be renamed")
+
+
+@_check("rmdir", "data would be deleted under its reader")
+def _rmdir(at: Directory) -> Finding:
+    gate, ways = at.make("use"), _ways_to_create(at)
+    for way, make in ways.items():
+        _once(make, gate, way)
+        require(refusal(partial(at.fs.rmdir, gate.path), NOT_EMPTY), f"it removes a directory with an entry ({way})")
+        gate.remove(way, is_directory=way == "mkdir")
+    at.remove("use", is_directory=True)
+    for way, make in ways.items():
+        refused = refusal(partial(make, f"{gate.path}/{way}"), GONE)
+        require(refused, f"an entry can be created in a directory that was removed ({way})")
+    return good("fails while the directory has an entry; no entry can be created in it afterwards")
+
+
+@_check("a whole item", "no item can be kept")
+def _item(at: Directory) -> Finding:
+    """By the calls of the program, with a payload that has a read-only directory."""
+    for name in ("tmp", "items", "history", "trash", "tmp/area", "tmp/area/payload", "tmp/area/payload/tree"):
+        at.make(name)
+    at.put("tmp/area/payload/tree/file", "d")
+    refusal(partial(at.fs.permit, f"{at.path}/tmp/area/payload/tree", 0o500))  # where it is refused, none is read-only
+    at.fs.seal(f"{at.path}/tmp/area/payload", shared=at.shared)
+    at.put("tmp/area/item.json", "{}")
+    at.make("tmp/area/use").record("a lease", "lease")
+    at.move("tmp/area", "items/copy")
+    usage = at.fs.usage(f"{at.path}/items/copy/payload/tree")
+    shown = f"{usage.bytes} bytes in {usage.entries} entries"
+    require((usage.bytes, usage.entries) == (1, 2), f"a published directory has {shown}, and not 1 in 2")
+    mode = at.fs.lstat(f"{at.path}/items/copy/payload/tree/file").st_mode
+    at.move("items/copy/use/lease", "history/lease")
+    at.remove("items/copy/use", is_directory=True)
+    at.move("items/copy", "trash/copy")
+    at.fs.remove_tree(f"{at.path}/trash/copy")
+    require(not at.fs.names(f"{at.path}/trash"), "a removed directory is still listed")
+    at.fs.room(at.path)
+    if mode & 0o222:
+        return note("published, evicted and deleted, but its files stay writable: do not write into the cache")
+    return good("published, evicted and deleted; its files are read-only")
+
+
+@_check("hard links", "nobody can be elected")
+def _hard_links(at: Directory) -> Finding:
+    if "link" in _ways_to_create(at):
+        return good("supported")
+    return note("not supported, so nobody can be elected: a download may be done twice, and nothing is lost")
+
+
+@_check("names", "elections would fail")
+def _names(at: Directory) -> Finding:
+    ours = "n" * (OURS - 8) + "~|,+.x-y"
+    for name in (ours, "Upper", "upper"):
+        error = refusal(partial(at.make, name))
+        require(not error, f"a name that sc-dtool needs cannot be created ({name[-12:]}: {error and error.strerror})")
+    found = at.fs.names(at.path)
+    require(ours in found, "a name is not listed as it was created")
+    if "Upper" not in found or "upper" not in found:
+        return note("upper and lower case are the same: a payload that has both cannot be unpacked")
+    if error := refusal(partial(at.make, "l" * LONGEST)):
+        return note(f"up to {OURS} bytes, but not {LONGEST} ({error.strerror}): longer names cannot be unpacked")
+    return good(f"up to {LONGEST} bytes, and all characters that sc-dtool uses", longest=LONGEST)
+
+
+@_check("fsync", "what was published may be lost")
+def _durability(at: Directory) -> Finding:
+    began = at.clock.monotonic()
+    at.put("file", "d" * 4096)
+    seconds = at.clock.monotonic() - began
+    require(at.fs.read_text(f"{at.path}/file") == "d" * 4096, "a file does not have the content that was synchronised")
+    return good(f"a file is on stable storage after {1000 * seconds:.1f} ms", fsync=seconds)
+
+
+@_check("permissions", "a group cannot share a cache")
+def _permissions(at: Directory) -> Finding:
+    inner = at.make("shared")
+    if error := refusal(partial(at.fs.share, inner.path)):
+        return note(f"directories cannot be given to the group ({error.strerror}): a cache is of one user")
+    if not at.fs.is_shared(inner.path):
+        return note("permissions are not kept: the mount decides whether a group can share a cache")
+    return good("directories can be given to a group")
+
+
+# -- races of both sides -----------------------------------------------------------------------------------------------
+
+
+def _one_winner(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Finding:
+    """What the outcomes of both sides, name by name, show."""
+    pairs = list(zip(leader["outcomes"], peer["outcomes"], strict=True))
+    both, nobody = pairs.count((_WON, _WON)), sum(_WON not in pair for pair in pairs)
+    broken = sum(_FAILED in pair and _WON not in pair for pair in pairs)
+    unusual = pairs.count((_WON, _FAILED)) + pairs.count((_FAILED, _WON))
+    figures = {"rounds": len(pairs), "both": both, "nobody": nobody, "failed": broken}
+    require(not both, f"both sides won {both} of {len(pairs)} rounds", figures)
+    require(not broken, f"{broken} of {len(pairs)} rounds failed", figures)
+    what = f"one winner in each of {len(pairs)} rounds"
+    if unusual:
+        return note(f"{what}; the other was refused for an unusual reason in {unusual}", **figures)
+    if nobody:
+        return note(f"{what}, except {nobody}, which nobody won: replies were lost, which is harmless", **figures)
+    return good(f"{what} ({pairs.count((_WON, _REFUSED))} to {pairs.count((_REFUSED, _WON))})", **figures)
+
+
+def _race(name: str, harm: str, prepare: _Act, of_leader: _Act, of_peer: _Act) -> None:
+    """A check that exactly one side achieves what both attempt with each name."""
+
+    @_check(name, harm, sides=2, combine=_one_winner)
+    def run(at: Directory) -> Finding:
+        """Threads meet at every name. Hosts cannot: the peer goes backwards, so that the two meet on the way."""
+        act, order = (of_leader, 1) if at.me == LEADER else (of_peer, 1 if at.is_alone else -1)
+        outcomes = list[str]()
+
+        def make_ground(name: str) -> None:
+            ground = at.make(name)
+            for number in range(NAMES):
+                prepare(ground.make(f"r{number}"))
+
+        def race(ground: Directory, delay: float) -> None:
+            at.clock.sleep(delay)
+            of_run = list[str]()
+            for number in range(NAMES)[::order]:
+                if at.is_alone:
+                    at.barrier()
+                error = refusal(partial(act, ground.at(f"r{number}")))
+                of_run.append(_WON if not error else _REFUSED if error.errno in GONE | NOT_EMPTY else _FAILED)
+            outcomes.extend(of_run[::order])
+
+        for number, turns in enumerate([(BOTH,)] * RUNS_ALONE if at.is_alone else _RUNS, 1):
+            ground = at.at(f"run{number}")
+            at.step(LEADER, partial(make_ground, f"run{number}"))
+            at.step(PEER, partial(at.fs.usage, ground.path))  # so that its caches have what the leader has made
+            is_late = number == len(_RUNS) and at.me == LEADER and not at.is_alone
+            for turn in turns:
+                at.step(turn, partial(race, ground, _HEAD_START * is_late))
+        return good(outcomes="".join(outcomes))
+
+
+_race(
+    "eviction against a new lease",
+    "data would be deleted under its reader",
+    lambda at: at.make("use"),
+    lambda at: at.fs.rmdir(f"{at.path}/use"),
+    lambda at: at.fs.put_record("a lease", f"{at.path}/use/lease"),
+)
+_WAYS: dict[str, _Act] = {
+    "record": lambda at: at.fs.put_record("a record", f"{at.path}/name"),
+    "directory": lambda at: at.fs.mkdir(f"{at.path}/name"),
+    "file": lambda at: at.fs.close(at.fs.create(f"{at.path}/name")),
+}
+for _kind, _make in _WAYS.items():
+    _harm = "two processes would hold what one can hold"
+    _race(f"concurrent creation of a {_kind}", _harm, lambda at: None, _make, _make)
+_race(
+    "a heartbeat against a revocation",
+    "leases of living holders would be ended",
+    lambda at: at.record("a holder", "holder.0"),
+    lambda at: at.fs.rename(f"{at.path}/holder.0", f"{at.path}/holder.1"),
+    lambda at: at.fs.rename(f"{at.path}/holder.0", f"{at.path}/gone"),
+)
+_race(
+    "concurrent publication under one name",
+    "a copy would be replaced under its reader",
+    lambda at: [at.make(name).make("payload") for name in ("mine", "yours")],
+    lambda at: at.fs.rename(f"{at.path}/mine", f"{at.path}/published"),
+    lambda at: at.fs.rename(f"{at.path}/yours", f"{at.path}/published"),
+)
+
+
+# -- what one side does, and the other sees ----------------------------------------------------------------------------
+
+
+@_check("rename", "a copy would be replaced under its reader", sides=2)
+def _rename(at: Directory) -> Finding:
+    target, refused = at.at("target"), list[OSError | None]()
+    rename = partial(at.fs.rename, f"{at.path}/source", target.path)
+    at.step(LEADER, partial(at.make, "target"))
+    at.step(LEADER, lambda: at.make("source").record("source", "file"))
+    at.step(PEER, partial(at.fs.names, target.path))
+    at.step(LEADER, partial(target.record, "target", "file"))
+    at.step(PEER, lambda: refused.append(refusal(rename, NOT_EMPTY | {errno.EPERM})))
+    require(all(refused), "a directory can be renamed onto one that the other side has filled")
+    at.step(PEER, partial(at.move, "source", "moved"))
+    texts = [at.fs.get_record(f"{at.path}/{name}/file") for name in ("target", "moved")] if at.me == PEER else []
+    require(texts in ([], ["target", "source"]), "a renamed directory does not have its content")
+    if at.me == PEER:
+        require(refusal(rename, GONE), "a name that does not exist can be renamed")
+    what = "moves whole directories, and never onto one that is not empty"
+    if refused and refused[0] and refused[0].errno == errno.EPERM:  # what SFTP makes of every refusal
+        return note(f"{what}; the reason given for that is unusual: {refused[0].strerror}")
+    return good(what)
+
+
+@_check("publication", "jobs would read wrong data", sides=2)
+def _publication(at: Directory) -> Finding:
+    """Both sides know the data, which is made from the name of the scratch directory, new in each verification."""
+    name = os.path.basename(os.path.dirname(at.path))
+    data, read, opened = hashlib.shake_256(name.encode()).hexdigest(1 << 19), bytearray(), list[int]()
+
+    def publish() -> None:
+        at.make("tmp").put("payload", data)
+        at.move("tmp", "generation")
+
+    def open_it() -> None:
+        at.fresh_names()
+        opened.append(at.fs.open(f"{at.path}/generation/payload"))
+        read.extend(at.fs.read(opened[0], 4096))
+
+    def read_on() -> None:
+        while len(read) <= len(data) and (more := at.fs.read(opened[0])):  # it may be a file without end
+            read.extend(more)
+        require(
+            at.me == LEADER or read == data.encode(),
+            "an open file does not have the content that the other side has published",
+        )
+
+    try:
+        at.step(LEADER, publish)
+        at.step(PEER, open_it)
+        at.step(LEADER, partial(at.move, "generation", "trash"))
+        at.step(PEER, read_on)
+    finally:
+        for fd in opened:
+            at.fs.close(fd)
+    return good("a renamed directory is complete; an open file can be read after its directory was renamed")
+
+
+@_check("listings", "living holders would be taken for dead", sides=2)
+def _listings(at: Directory) -> Finding:
+    """Even if its absence was seen before. Between hosts, the listing side first creates a name of its own."""
+
+    def look(name: str) -> None:
+        is_absent = name not in at.fs.names(at.path) and refusal(partial(at.fs.lstat, f"{at.path}/{name}"), GONE)
+        require(is_absent, "a name is shown that nobody has created")
+
+    def look_again(name: str) -> None:
+        found = at.fs.names(at.path) if at.is_alone else at.fresh_names()
+        require(name in found, "a name is not shown that was created before")
+
+    for name in [f"n{number}" for number in range(LISTED)]:
+        at.step(LEADER, partial(at.fs.touch, at.path))
+        at.step(PEER, partial(look, name))
+        at.step(LEADER, partial(at.make, name))
+        at.step(PEER, partial(look_again, name))
+    return good(f"show every new name ({LISTED} tried)")
+
+
+def _compare_clocks(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Finding:
+    offsets = {"this host's": leader["offset"]}
+    if not leader["is_alone"]:
+        offsets = {"the leader's": leader["offset"], "the peer's": peer["offset"]}
+    figures = dict(zip(("offset", "offset_of_peer"), offsets.values(), strict=False))
+    apart = peer["stamp"] - leader["stamp"]
+    if not -1.0 <= apart <= leader["passed"] + 1.0:
+        what = f"times come from the hosts, whose clocks differ by {short_duration(abs(apart))}: set the clocks (NTP)"
+        require(leader["kind"] not in ONE_CLOCK, what, figures)
+        return note(f"{what}; leases do not depend on it", **figures)
+    said = []
+    for whose, seconds in offsets.items():
+        size = f"{abs(seconds):.2f} s" if abs(seconds) < 2 else short_duration(abs(seconds))
+        said.append(f"{size} {'ahead of' if seconds > 0 else 'behind'} {whose}")
+    what = f"that of the file system is {' and '.join(said)}"
+    if max(map(abs, offsets.values())) > CLOCKS_DIFFER:
+        return note(f"{what}: lifetimes last longer by that; set the clocks (NTP)", **figures)
+    return good(what, **figures)
+
+
+@_check("clock", "lifetimes are measured by a server's clock", sides=2, combine=_compare_clocks)
+def _clock(at: Directory) -> Finding:
+    """The peer's stamp is made after the leader's, and within the time that passes on the leader's clock."""
+    began, figures = at.clock.monotonic(), dict[str, Any](kind=at.kind, is_alone=at.is_alone)
+
+    def stamp() -> None:
+        before = at.clock.wall()
+        at.make(at.me)
+        middle = (before + at.clock.wall()) / 2
+        figures["stamp"] = at.fs.lstat(f"{at.path}/{at.me}").st_mtime
+        figures["offset"] = figures["stamp"] - middle
+
+    at.step(LEADER, stamp)
+    at.step(PEER, stamp)
+    return good(**figures, passed=at.clock.monotonic() - began)
+
+
+def _say_delays(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Finding:
+    figures = {name: peer[name] for name in ("delay_looked_up", "delay_listed")}
+    said = [
+        f"not within {peer['longest']:.0f} s {how}" if seconds is None else f"after {seconds:.2f} s {how}"
+        for how, seconds in zip(("if looked up", "if listed"), figures.values(), strict=True)
+    ]
+    return good(f"the other host sees a new name {', '.join(said)}; nothing depends on it", **figures)
+
+
+@_check("visibility between hosts", "nothing depends on it", sides=2, alone=False, combine=_say_delays)
+def _delay(at: Directory) -> Finding:
+    """How long the peer, which has looked in vain, does not see a name if nothing refreshes what it remembers."""
+    looks: dict[str, Callable[[], object]] = {
+        "looked_up": lambda: not refusal(partial(at.fs.lstat, f"{at.path}/looked_up/name"), GONE),
+        "listed": lambda: "name" in at.fs.names(f"{at.path}/listed"),
+    }
+    delays = dict[str, Any]()
+
+    def watch() -> None:
+        began = at.clock.monotonic()
+        while (passed := at.clock.monotonic() - began) < at.longest_delay and len(delays) < len(looks):
+            delays.update({how: passed for how, sees in looks.items() if how not in delays and sees()})
+            at.clock.sleep(0.05)
+
+    at.step(LEADER, lambda: [at.make(how) for how in looks])
+    at.step(PEER, lambda: [sees() for sees in looks.values()])
+    at.step(LEADER, lambda: [at.at(how).make("name") for how in looks])
+    if at.me == LEADER:
+        at.tell(f"waiting {at.longest_delay:.0f} s at most until the other host sees what was created here")
+    at.step(PEER, watch)
+    return good(longest=at.longest_delay, delay_looked_up=delays.get("looked_up"), delay_listed=delays.get("listed"))
