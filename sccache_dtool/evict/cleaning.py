@@ -28,8 +28,9 @@ from sccache_dtool.policy.rules import (
     Plan,
     Rules,
     Sifted,
-    add_loose,
     conclude,
+    make_plan,
+    merge,
     removes_any,
     settle,
     sift,
@@ -50,13 +51,6 @@ class CleanOptions(NamedTuple):
     why: str = ""  # for the record
 
 
-class _Census(NamedTuple):
-    """What a scan for a cleaning saw."""
-
-    sifted: Sifted
-    pinned: frozenset[str]
-
-
 class Cleaner:
     """Cleans one cache: `policy/rules` decides, `execution` and `trash` act."""
 
@@ -69,12 +63,12 @@ class Cleaner:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
         self._check_floor(rules.limits)
         now = self._store.clock.wall() + ahead
-        census = self._census(rules, now)
+        rules, sifted = self._sift(rules, now)
         left = self.loose()
         with open_judge(self._store, dry_run=True) as judge:
-            reaped = single.end_leases(self._store, judge, census.sifted.unsettled, dry_run=True)
+            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True)
         drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
-        plan = self._plan(census, rules, now, reaped, left, drift)
+        plan = self._plan(sifted, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
 
     def clean(self, rules: Rules, options: CleanOptions) -> Cleaned:
@@ -87,26 +81,26 @@ class Cleaner:
         self._check_floor(rules.limits)
         deadline = self._deadline(options)
         now = store.clock.wall()
-        census = self._census(rules, now)
+        rules, sifted = self._sift(rules, now)
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
-        quiet = self._quiet(census, rules, now, left, works)
+        quiet = self._quiet(sifted, rules, now, left, works)
         if quiet is not None:
             return quiet
-        self._pool.start_helpers_for(census.sifted.eligible)
+        self._pool.start_helpers_for(sifted.eligible)
         with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
-            reaped = single.end_leases(store, judge, census.sifted.unsettled)
-            copies = (copy for item in census.sifted.unsettled for copy in item.copies)
+            reaped = single.end_leases(store, judge, sifted.unsettled)
+            copies = (copy for item in sifted.unsettled for copy in item.copies)
             finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
             leftovers = list(finder.find(copies, works))
             now = store.clock.wall()
             leftovers.extend(self._of_dtool(left, judge))
             drift = 0.0 if judge.listing.now is None else judge.listing.now - now
-            plan = self._plan(census, rules, now, reaped, left, drift)
+            plan = self._plan(sifted, rules, now, reaped, left, drift)
             done = self._carry_out(plan, reaped, options, holder, now, deadline)
             tidied = tuple(execution.put_away(store, leftovers, deadline))
             if holder is not None:
-                execution.fold_histories(store, holder, census.sifted.to_fold)
+                execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
             done = done._replace(tidied=tidied)
             downloads.tidy(store, now)
@@ -114,7 +108,7 @@ class Cleaner:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 done = done._replace(tidied=(*tidied, *execution.put_away(store, more, deadline)))
                 ended = {judged.held for judged in reaped.leases}
-                held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                held = (one for item in sifted.unsettled for one in item.held if one not in ended)
                 done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
             return self._finish(done, now, deadline)
 
@@ -273,38 +267,22 @@ class Cleaner:
             return NO_DEADLINE
         return Deadline(self._store.clock, self._store.clock.monotonic() + options.most_seconds)
 
-    def _census(self, rules: Rules, now: float) -> _Census:
-        """All copies, sorted by the rules; what has leases is not judged yet."""
-        pinned = pins.pinned(self._store, now)
-        fold = functools.partial(sift, rules, now, pinned)
-        eligible: list[Candidate] = []
-        whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._store, self._pool, fold):
-            whole.eligible.extend(part.eligible)
-            whole.kept.extend(part.kept)
-            whole.unsettled.extend(part.unsettled)
-            whole.to_fold.extend(part.to_fold)
-            whole.matched.update(part.matched)
-            whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
-        return _Census(whole, pinned)
+    def _sift(self, rules: Rules, now: float) -> tuple[Rules, Sifted]:
+        """The rules, with what is pinned, and all copies, sorted by them; what has leases is not judged yet."""
+        rules = rules._replace(pinned=pins.pinned(self._store, now))
+        return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
 
-    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
-        plan = conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
+    def _plan(self, sifted: Sifted, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
+        """The plan for items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
+        busy = execution.after_reaping(sifted.unsettled, reaped, now)
+        plan = make_plan(sifted, busy, left.files, rules, now, drift, self._room(rules.limits))
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _settle(
-        self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float
-    ) -> Sifted:
-        """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
-        busy = execution.after_reaping(census.sifted.unsettled, reaped, now)
-        sifted = settle(census.sifted, busy, rules, now, census.pinned)
-        return add_loose(sifted, left.files, rules, now, drift)
-
     def _quiet(
-        self, census: _Census, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
+        self, sifted: Sifted, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
     ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
-        store, sifted = self._store, census.sifted
+        store = self._store
         if sifted.to_fold or works or left.deserted or downloads.any_expired(store, now):
             return None
         if any(trash.is_expired(name, now) for name in trash.listing(store)):
@@ -319,8 +297,7 @@ class Cleaner:
             untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
         if untidy or judge.listing.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
-        copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
-        settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
+        settled = settle(sifted, sifted.unsettled, left.files, rules, now, 0.0)
         room = self._room(rules.limits)
         if removes_any(settled, rules, room):
             return None
