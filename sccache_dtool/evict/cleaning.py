@@ -14,7 +14,7 @@ from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
-from sccache_dtool.errors import FULL, GONE, InUse, UsageError, explain
+from sccache_dtool.errors import FULL, GONE, InUse, UsageError
 from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
 from sccache_dtool.evict.leftovers import Leftover, Leftovers
@@ -237,19 +237,9 @@ class Cleaner:
                 left=tuple(tally.left),
                 gone=(*gone, *tally.gone),
             )
-            self._record(done, holder, f"{options.why}{ended}")
+            if holder is not None:  # on a full disk there is no record
+                audit.write(store, done, holder, f"{options.why}{ended}")
         return done
-
-    def _record(self, done: Cleaned, holder: Holder | None, why: str) -> None:
-        """Write a record into the cache; on a full disk there is none."""
-        if holder is None:
-            return
-        store = self._store
-        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-        try:
-            audit.write(store, done, store.clock.wall(), holder.by, why, tmp)
-        except OSError as error:
-            store.log.warning(f"{explain(error)}; this cleaning is not recorded")
 
     def _finish(self, done: Cleaned, now: float, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.catalog.loose import YOUNG, Loose
 from sccache_dtool.disk.names import Generation, key_label
-from sccache_dtool.patterns import matches, note_matching
+from sccache_dtool.patterns import matches_any, note_matching
 from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
 from sccache_dtool.protocol.history import FOLD_AT
 from sccache_dtool.units import short_duration
@@ -295,12 +295,12 @@ EXCLUDED = "excluded"
 UNREADABLE = "its name cannot be read, so it may be excluded"
 
 
-def is_excluded(name: str | None, patterns: Iterable[str]) -> bool:
+def is_excluded(name: str | None, patterns: Collection[str]) -> bool:
     """Whether a name matches any of the patterns; one that nobody can read (None) may.
 
     Keys do not count: 'b*' would match one in 16.
     """
-    return any(name is None or matches(pattern, name) for pattern in patterns)
+    return bool(patterns) if name is None else matches_any(patterns, name)
 
 
 # -- how much goes ---------------------------------------------------------------------------------------------------
