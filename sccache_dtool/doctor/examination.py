@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import cached_property, partial
 
@@ -37,7 +36,7 @@ from sccache_dtool.disk.root import Tag
 from sccache_dtool.doctor import copies, register
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
-from sccache_dtool.errors import GONE, CacheError
+from sccache_dtool.errors import GONE, CacheError, Expected
 from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.leftovers import OLD
@@ -73,14 +72,16 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
     outside, log = store.log, Collected()
     store = store.logging_to(log)
     settings, misunderstood = _settings(store)
-    _strangers_in(store, store.layout.control, IN_CONTROL)
+    _report_unknown_in(store, store.layout.control, IN_CONTROL)
     _look_at_made_later(store)
-    suspects, unsettled = _look_through(store, pool)
+    # A finding itself cannot be sent by another process: it has a function that repairs it.
+    parts = list(items.survey(store, pool, partial(_sort_out, store)))
+    unsettled = [item for _, others in parts for item in others]
     found = [
         *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(store, suspects, permissions),
+        *(finding for suspects, _ in parts for item in suspects for finding in _in_item(store, item, permissions)),
         *_left_behind(store, settings, pool, unsettled),
     ]
     for _, message in dict.fromkeys(log.messages):
@@ -125,9 +126,8 @@ def _missing_directories(store: Store, permissions: Permissions) -> Iterator[Fin
             if path == store.layout.holders:
                 yield register.missing(store)
             else:
-                yield Finding(
-                    path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "makes it"
-                )
+                make = partial(store.fs.make_dirs, path, shared=store.layout.shared)
+                yield Finding(path, "missing", make, "makes it")
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
@@ -156,24 +156,17 @@ def _about_the_root(store: Store) -> Iterator[Finding]:
 
 
 def _is_old(store: Store, path: str) -> bool:
-    try:
+    with Expected(GONE):
         return store.clock.wall() - store.fs.lstat(path).st_ctime > OLD
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
+    return False
 
 
 def _settings(store: Store) -> tuple[Config, list[Finding]]:
     """What `config.toml` says, with the defaults, and findings, where that cannot be understood."""
+    path = store.layout.config_file
     settings = config.load(store.fs, store.layout, store.log)
     return Config(*settings), [
-        Finding(
-            store.layout.config_file,
-            f"cannot be used: {error.message.removeprefix(f'{store.layout.config_file}: ')}",
-            None,
-            error.hint or "correct it",
-        )
+        Finding(path, f"cannot be used: {error.message.removeprefix(f'{path}: ')}", None, error.hint or "correct it")
         for error in settings.mistakes
     ]
 
@@ -192,12 +185,12 @@ def _look_at_made_later(store: Store) -> None:
         except OSError as error:
             store.report(path, str(error.strerror), Fate.PASSED_OVER)
             continue
-        deque(understood(path, found, parse, what, store.log), maxlen=0)
+        list(understood(path, found, parse, what, store.log))
         for name in filter(is_outcomes, found if path == store.layout.transfers else ()):
-            _strangers_in(store, f"{path}/{name}", (), OutcomeName.parse)
+            _report_unknown_in(store, f"{path}/{name}", (), OutcomeName.parse)
 
 
-def _strangers_in(
+def _report_unknown_in(
     store: Store,
     directory: str,
     known: Collection[str],
@@ -220,19 +213,8 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
-def _look_through(store: Store, pool: Pool) -> tuple[list[Item], list[Item]]:
-    """The items about which there is something to report, and the unsettled ones.
-
-    A finding itself cannot be sent by another process: it has a function that repairs it.
-    """
-    suspects, unsettled = [], []
-    for some, others in items.survey(store, pool, partial(_sort_out, store)):
-        suspects += some
-        unsettled += others
-    return suspects, unsettled
-
-
 def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list[Item]]:
+    """The items about which there is something to report, and the unsettled ones."""
     log = Collected()
     store = store.logging_to(log)
     permissions = Permissions(store)
@@ -245,31 +227,27 @@ def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list
     return suspects, items.unsettled(iter(seen))
 
 
-def _in_items(store: Store, suspects: list[Item], permissions: Permissions) -> Iterator[Finding]:
-    for item in suspects:
-        yield from _in_item(store, item, permissions)
-
-
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
-    with contextlib.ExitStack() as stack:
-        found += permissions.of_directory(store.layout.item(item.key))
-        _go_near(stack, store.fs, store.layout.item(item.key))
+    found += permissions.of_directory(store.layout.item(item.key))
+    with _near_if_possible(store.fs, store.layout.item(item.key)):
         found += permissions.of_item(item)
         for copy in item.copies:
             directory = store.layout.generation(copy.key, str(copy.generation))
-            with contextlib.ExitStack() as inner:
-                _go_near(inner, store.fs, directory)
+            with _near_if_possible(store.fs, directory):
                 found += permissions.of_copy(directory)
                 if not copy.closed:
                     found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
-                    _strangers_in(store, directory, _IN_COPY, _is_mark_of_copy)
+                    _report_unknown_in(store, directory, _IN_COPY, _is_mark_of_copy)
     return found
 
 
-def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> None:
-    with contextlib.suppress(OSError):  # then what is looked for there says why
-        stack.enter_context(fs.near(directory))
+@contextlib.contextmanager
+def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # then what is looked for there says why
+            stack.enter_context(fs.near(directory))
+        yield
 
 
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
@@ -291,7 +269,7 @@ def _path_of(store: Store, held: Held) -> str:
 
 
 class _Reaping:
-    """One reaping that mends many findings: it looks at the whole cache, so that one for each would be too many."""
+    """One reaping that repairs many findings: it looks at the whole cache, so that one for each would be too many."""
 
     def __init__(self, store: Store, pool: Pool) -> None:
         self._store = store

@@ -40,7 +40,8 @@ class Permissions:
         layout = self._store.layout
         yield from self._of_root()
         made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
-        for path in (layout.control, *made, *self._shards()):
+        shards = (f"{layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent())))
+        for path in (layout.control, *made, *shards):
             yield from self.of_directory(path)
         for path in (layout.format_file, layout.config_file):
             yield from self.of_file(path)
@@ -77,8 +78,7 @@ class Permissions:
 
     def _of_root(self) -> Iterator[Finding]:
         status = self._status(f"{self._store.layout.root}/.")  # the root may be a link
-        missing = status and self._missing(status, _READ | _ENTER)
-        if status and missing:
+        if status and (missing := self._missing(status, _READ | _ENTER)):
             what = f"its permissions are {_octal(status)}, so {self._who} cannot enter it"
             yield Finding(self._store.layout.root, what, None, f"its owner can run: chmod {missing}")
 
@@ -90,12 +90,8 @@ class Permissions:
 
     def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
         mode = status.st_mode
-        if (
-            stat.S_ISDIR(mode)
-            and mode & self._needed == self._needed
-            and not mode & stat.S_IWOTH
-            and status.st_gid == self._group
-        ):
+        is_right = stat.S_ISDIR(mode) and mode & (self._needed | stat.S_IWOTH) == self._needed
+        if is_right and status.st_gid == self._group:
             return  # as nearly all are
         by_acl = self._is_by_acl(path, status)
         needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
@@ -120,10 +116,9 @@ class Permissions:
         is_of_group = status.st_mode & stat.S_ISGID and status.st_gid == self._group
         if not (self._store.layout.shared and stat.S_ISDIR(status.st_mode)) or is_of_group:
             return False
-        try:
+        with contextlib.suppress(OSError):
             return self._store.fs.has_acl(path)
-        except OSError:
-            return False
+        return False
 
     def _missing(self, status: os.stat_result, wanted: int) -> str:
         """What of the permissions wanted is not there, as chmod(1) wants it; empty if nothing is missing."""
@@ -132,19 +127,15 @@ class Permissions:
         return ",".join(f"{who}+{'r' * bool(bits & 4)}{'X' * bool(bits & 1)}" for who, bits in classes if bits)
 
     def _status(self, path: str) -> os.stat_result | None:
-        try:
+        with contextlib.suppress(OSError):
             return self._store.fs.lstat(path)
-        except OSError:
-            return None
+        return None
 
     def _statuses(self, directory: str, *names: str) -> Iterator[tuple[str, os.stat_result]]:
         """Paths and attributes of names in a directory."""
         with contextlib.suppress(OSError):
             for name, status in self._store.fs.statuses(directory, names):
                 yield f"{directory}/{name}", status
-
-    def _shards(self) -> list[str]:
-        return [f"{self._store.layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent()))]
 
 
 def _octal(status: os.stat_result) -> str:

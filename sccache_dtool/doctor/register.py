@@ -30,9 +30,8 @@ def missing(store: Store) -> Finding:
         return Finding(store.layout.holders, "missing", repair, "makes it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
     what = f"missing, together with the records of {who} of leases and work areas"
-    return Finding(
-        store.layout.holders, what, repair, "creates it and counts them as alive until sc-dtool reap --holder ID"
-    )
+    remedy = "creates it and counts them as alive until sc-dtool reap --holder ID"
+    return Finding(store.layout.holders, what, repair, remedy)
 
 
 def _named(store: Store) -> set[str]:

@@ -285,7 +285,7 @@ class Cleaner:
             verdicts += [judge.holder(id)[1] for id in judge.listing.present]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
-        if untidy or judge.listing.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+        if untidy or judge.listing.unknown_names or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
         settled = settle(sifted, sifted.unsettled, left.files, rules, now, 0.0)
         room = self._room(rules.limits)

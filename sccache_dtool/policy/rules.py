@@ -360,9 +360,9 @@ ENOUGH = "not needed to reach the goal"
 def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
     """Whether there is anything in the plan for sifted copies; as `conclude`, without putting them in order."""
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
-    if aim is None:
-        return bool(sifted.eligible) and rules.limits == Limits()
-    return bool(sifted.eligible) and aim.missed(sifted.bytes, sifted.entries) != (0, 0)
+    if not sifted.eligible:
+        return False
+    return rules.limits == Limits() if aim is None else aim.missed(sifted.bytes, sifted.entries) != (0, 0)
 
 
 def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
