@@ -14,7 +14,18 @@ from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, LeaseName, WorkName, unique
+from sccache_dtool.disk.names import (
+    GATE,
+    HISTORY,
+    ITEM_FILE,
+    PAYLOAD,
+    Generation,
+    LeaseName,
+    WorkName,
+    only_if,
+    understood,
+    unique,
+)
 from sccache_dtool.disk.nofollow import Way, near
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.log import Collected
@@ -94,13 +105,9 @@ UNLISTED = "?"
 
 def shards(store: Store) -> list[str]:
     """The directories that items are in, ordered."""
-    found = []
-    for shard in _listing(store, store.layout.items):
-        if names.is_shard(shard):
-            found.append(shard)
-        else:
-            store.report(f"{store.layout.items}/{records.printable(shard)}", "not part of the cache", Fate.LEFT_ALONE)
-    return found
+    directory = store.layout.items
+    found = _listing(store, directory)
+    return list(understood(directory, found, only_if(names.is_shard), "not part of the cache", store.log))
 
 
 def unsettled(items: Iterator[Item]) -> list[Item]:
@@ -115,12 +122,9 @@ def keys(store: Store) -> Iterator[str]:
 
 
 def _keys_in(store: Store, shard: str, via: Way | None = None) -> Iterator[str]:
-    for key in _listing(store, f"{store.layout.items}/{shard}", via):
-        if names.is_key(key) and key.startswith(shard):
-            yield key
-        else:
-            path = f"{store.layout.items}/{shard}/{records.printable(key)}"
-            store.report(path, "not an item", Fate.LEFT_ALONE)
+    directory = f"{store.layout.items}/{shard}"
+    is_item = only_if(lambda key: names.is_key(key) and key.startswith(shard))
+    return understood(directory, _listing(store, directory, via), is_item, "not an item", store.log)
 
 
 def scan(store: Store) -> Iterator[Item]:

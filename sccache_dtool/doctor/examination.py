@@ -7,7 +7,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
-from functools import cached_property, partial
+from functools import cache, partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
@@ -29,6 +29,7 @@ from sccache_dtool.disk.names import (
     PinName,
     is_of_verification,
     is_outcomes,
+    only_if,
     understood,
 )
 from sccache_dtool.disk.records import printable
@@ -173,7 +174,7 @@ def _settings(store: Store) -> tuple[Config, list[Finding]]:
 
 def _look_at_made_later(store: Store) -> None:
     kinds: dict[str, tuple[Callable[[str], object], str]] = {
-        store.layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
+        store.layout.transfers: (only_if(is_outcomes), downloads.WHAT),
         store.layout.pins: (PinName.parse, "not a pin"),
         store.layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
     }
@@ -254,44 +255,42 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
     for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
         yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = single.reap(store, pool, dry_run=True, found=unsettled)
-    reap = _Reaping(store, pool)
+    must_end = _reaping(store, pool)
     for judged in reaped.leases:
         path = _path_of(store, judged.held)
         what = f"a lease of a dead holder: {judged.verdict.evidence}"
-        yield Finding(path, what, partial(reap.must_end, path), "ends it")
+        yield Finding(path, what, partial(must_end, path), "ends it")
     if not reaped.leases:
         for holder, evidence in reaped.holders:
-            yield Finding(holder, f"a dead holder: {evidence}", partial(reap.must_end, holder), "revokes it")
+            yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
 
 
 def _path_of(store: Store, held: Held) -> str:
     return f"{held.gate(store.layout)}/{held.name}"
 
 
-class _Reaping:
-    """One reaping that repairs many findings: it looks at the whole cache, so that one for each would be too many."""
+def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
+    """Ends the lease at a path, or the holder of an id. Raises FileNotFoundError if others were first.
 
-    def __init__(self, store: Store, pool: Pool) -> None:
-        self._store = store
-        self._pool = pool
+    One reaping repairs many findings: it looks at the whole cache, so that one for each would be too many.
+    """
 
-    def must_end(self, name: str) -> None:
-        """End the lease at this path, or the holder of this id. Raises FileNotFoundError if others were first."""
-        if name in self._ended:
+    @cache
+    def reap() -> tuple[frozenset[str], Reaped]:
+        with pool:
+            done = single.reap(store, pool)
+        leases = (_path_of(store, judged.held) for judged in done.leases)
+        return frozenset((*leases, *(holder for holder, _ in done.holders))), done
+
+    def must_end(name: str) -> None:
+        ended, done = reap()
+        if name in ended:
             return
-        if self._done.failed:
-            raise CacheError(f"{name}: not ended", details=self._done.failed)
+        if done.failed:
+            raise CacheError(f"{name}: not ended", details=done.failed)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
-    @cached_property
-    def _done(self) -> Reaped:
-        with self._pool as pool:
-            return single.reap(self._store, pool)
-
-    @cached_property
-    def _ended(self) -> frozenset[str]:
-        leases = (_path_of(self._store, judged.held) for judged in self._done.leases)
-        return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
+    return must_end
 
 
 #: What a person can do about an anomaly, by its fate.

@@ -50,22 +50,21 @@ class Permissions:
         """Of the directories in an item's."""
         directory = self._store.layout.item(item.key)
         for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
-            yield from self._of_directory(path, status)
+            yield from self.of_directory(path, status)
 
     def of_copy(self, directory: str) -> Iterator[Finding]:
         """Of a copy's directories and its description, its payload left out."""
         for path, status in self._statuses(directory, GATE, PAYLOAD, ITEM_FILE):
-            judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
+            judge = self.of_file if path.endswith(ITEM_FILE) else self.of_directory
             yield from judge(path, status)
 
-    def of_file(self, path: str) -> Iterator[Finding]:
-        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
-        status = self._status(path)
-        if status is not None:
-            yield from self._of_file(path, status)
+    def of_file(self, path: str, status: os.stat_result | None = None) -> Iterator[Finding]:
+        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload.
 
-    def _of_file(self, path: str, status: os.stat_result) -> Iterator[Finding]:
-        if stat.S_ISLNK(status.st_mode):
+        `status`: its attributes, if they are known.
+        """
+        status = status or self._status(path)
+        if status is None or stat.S_ISLNK(status.st_mode):
             return
         is_dir = stat.S_ISDIR(status.st_mode)
         chmod = "chmod -R" if is_dir else "chmod"
@@ -82,13 +81,11 @@ class Permissions:
             what = f"its permissions are {_octal(status)}, so {self._who} cannot enter it"
             yield Finding(self._store.layout.root, what, None, f"its owner can run: chmod {missing}")
 
-    def of_directory(self, path: str) -> Iterator[Finding]:
+    def of_directory(self, path: str, status: os.stat_result | None = None) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
-        status = self._status(path)
-        if status is not None:
-            yield from self._of_directory(path, status)
-
-    def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
+        status = status or self._status(path)
+        if status is None:
+            return
         mode = status.st_mode
         is_right = stat.S_ISDIR(mode) and mode & (self._needed | stat.S_IWOTH) == self._needed
         if is_right and status.st_gid == self._group:

@@ -39,7 +39,7 @@ from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads, program
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
+from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
 from sccache_dtool.protocol.store import Store
 
 
@@ -94,23 +94,22 @@ class Cleaner:
             finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
             leftovers = list(finder.find(copies, works))
             now = store.clock.wall()
-            leftovers.extend(self._of_dtool(left, judge))
+            leftovers.extend(loose_removal.leftovers(store, left, judge.now))
             drift = 0.0 if judge.listing.now is None else judge.listing.now - now
             plan = self._plan(sifted, rules, now, reaped, left, drift)
             done = self._carry_out(plan, reaped, options, holder, now, deadline)
-            tidied = tuple(execution.put_away(store, leftovers, deadline))
+            tidied = execution.put_away(store, leftovers, deadline)
             if holder is not None:
                 execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
-            done = done._replace(tidied=tidied)
             downloads.tidy(store, now)
             if done.missed_both != (0, 0):
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                done = done._replace(tidied=(*tidied, *execution.put_away(store, more, deadline)))
+                tidied += execution.put_away(store, more, deadline)
                 ended = {judged.held for judged in reaped.leases}
                 held = (one for item in sifted.unsettled for one in item.held if one not in ended)
                 done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
-            return self._finish(done, now, deadline)
+            return self._finish(done._replace(tidied=tuple(tidied)), now, deadline)
 
     def clean_as_planned(self, planned: Planned, exclude: Collection[str], options: CleanOptions) -> Cleaned:
         """Reap, and carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
@@ -176,17 +175,13 @@ class Cleaner:
         works = store.fs.names(store.layout.tmp)
         with open_judge(store) as judge:
             yield from Leftovers(store, judge).find((copy for item in found for copy in item.copies), works)
-        yield from self._of_dtool(self.loose(), judge)
+        yield from loose_removal.leftovers(store, self.loose(), judge.now)
 
     def loose(self) -> LooseFiles:
         """The files that dtool's own brokers left."""
         store = self._store
         named = self._settings.dtool_directories
         return loose_files.scan(store, store.clock.wall(), self._pool, named)
-
-    def _of_dtool(self, left: LooseFiles, judge: Judge) -> Iterator[Leftover]:
-        now = self._store.clock.wall() if judge.listing.now is None else judge.listing.now
-        return loose_removal.leftovers(self._store, left, now)
 
     @contextmanager
     def _worker_if_room(self) -> Iterator[Holder | None]:
@@ -318,9 +313,7 @@ class Cleaner:
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""
-        if plan.spare == Spare():
-            return Trashed()
-        return trash.weigh(trash.listing(self._store))
+        return Trashed() if plan.spare == Spare() else trash.weigh(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""

@@ -190,7 +190,7 @@ def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Bec
 
 def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
     """Put leftovers away; returns those for which it worked, and for which there was time."""
-    done = []
+    done: list[Leftover] = []
     for leftover in leftovers:
         if deadline.is_over():
             break

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import HolderName, TrashName, WorkName
+from sccache_dtool.disk.names import HolderName, TrashName, WorkName, understood
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
@@ -101,11 +101,7 @@ class Leftovers:
         if not self._keep_downloads:
             return False
         until = downloads.continuable_until(self._store, work)
-        return until is not None and self._now() < until
-
-    def _now(self) -> float:
-        """The file system's clock where it is known."""
-        return self._store.clock.wall() if self._judge.listing.now is None else self._judge.listing.now
+        return until is not None and self._judge.now < until
 
     def _is_of_the_dead(self, work: WorkName) -> bool:
         return self._judge.holder(work.holder)[1].state is State.DEAD
@@ -124,12 +120,10 @@ class Leftovers:
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""
-        for text in self._store.fs.names(self._store.layout.gone):
-            name = HolderName.parse(text)
-            path = f"{self._store.layout.gone}/{text}"
-            if name is None:
-                self._report(f"{self._store.layout.gone}/{records.printable(text)}", "not a holder")
-            elif name.id not in busy and self._is_old(path):
+        gone = self._store.layout.gone
+        for name in understood(gone, self._store.fs.names(gone), HolderName.parse, "not a holder", self._store.log):
+            path = f"{gone}/{name}"
+            if name.id not in busy and self._is_old(path):
                 yield Leftover(path, "a holder that was revoked", partial(self._store.fs.unlink, path))
 
     def _probes(self) -> Iterator[Leftover]:
@@ -157,7 +151,7 @@ class Leftovers:
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where it is known; if this host's is wrong, only tidying is late or early."""
-        now = self._now()
+        now = self._judge.now
         with Expected(GONE):
             status = self._store.fs.lstat(path)
             return now - max(status.st_ctime, status.st_mtime) > OLD

@@ -66,6 +66,11 @@ class Judge:
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._revoked: set[str] = set()
 
+    @property
+    def now(self) -> float:
+        """The file system's clock where it is known, otherwise this host's, in seconds since 1970."""
+        return self._store.clock.wall() if self.listing.now is None else self.listing.now
+
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
         for id in ids:
