@@ -123,11 +123,11 @@ def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
 
 def _goal(value: object) -> int | None:
     """What to come down to, also below nought, where others have too much; None: there is no goal."""
-    return None if value is None else -_number(-value) if type(value) is int and value < 0 else _number(value)
+    return None if value is None else _number(value, 1 - _TOO_MANY)
 
 
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _TOO_MANY:
+def _number(value: object, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < _TOO_MANY:
         raise ValueError(value)
     return value
 

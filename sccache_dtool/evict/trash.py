@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import operator
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -158,15 +159,13 @@ def purge(store: Store, now: float, pool: Pool | None = None, deadline: Deadline
     for name in expired:
         if name.generation.entries > _LARGE:
             _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
-    copies = left = left_bytes = 0
+    purged = Purged()
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
     for part, warnings in pool.each(functools.partial(_remove_each, store, deadline), pieces):
-        copies += part.copies
-        left += part.left
-        left_bytes += part.left_bytes
+        purged = Purged(*map(operator.add, purged, part))
         for warning in warnings:
             store.log.warning(warning)
-    return Purged(copies, left, left_bytes)
+    return purged
 
 
 def purge_copy(store: Store, generation: str) -> None:
@@ -244,9 +243,9 @@ def _empty(fs: FileSystem, path: str, pool: Pool, deadline: Deadline) -> None:
     for directory in [path, *pending]:
         names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
         pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
-        deque(pool.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
+        deque(pool.each(functools.partial(_remove_if_time, deadline, fs.unlink_all, directory), pieces), maxlen=0)
     if pending != [path]:
-        deque(pool.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)
+        deque(pool.each(functools.partial(_remove_if_time, deadline, fs.remove_tree), pending), maxlen=0)
 
 
 def _entries(fs: FileSystem, path: str) -> list[Entry]:
@@ -255,17 +254,10 @@ def _entries(fs: FileSystem, path: str) -> list[Entry]:
     return []
 
 
-def _unlink_each(fs: FileSystem, directory: str, deadline: Deadline, names: Sequence[str]) -> None:
-    if deadline.is_over():
-        return
-    with contextlib.suppress(OSError):
-        fs.unlink_all(directory, names)
-
-
-def _remove_part(fs: FileSystem, deadline: Deadline, path: str) -> None:
+def _remove_if_time(deadline: Deadline, remove: Callable[..., object], *what: object) -> None:
     if not deadline.is_over():
         with contextlib.suppress(OSError):
-            fs.remove_tree(path)
+            remove(*what)
 
 
 def listing(store: Store) -> Iterator[TrashName]:

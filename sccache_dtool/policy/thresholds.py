@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sccache_dtool.errors import UsageError
 from sccache_dtool.units import SIZE_FORMS, parse_size
 
-#: In which order copies go; the first is what is done if nobody says. How each is reckoned: `evict/policies.py`.
+#: In which order copies go; the first is what is done if nobody says. How each is reckoned: `policy/rules.py`.
 ORDERS = ("cost", "lru", "lfu", "largest", "oldest")
 
 

@@ -308,21 +308,17 @@ class Heartbeat:
                 self._wake.acquire(timeout=self._pause)
                 if self._is_stopped:
                     break
-                error = self._beat()
+                try:
+                    self._holder.beat()
+                except LeaseLost as lost:
+                    error = lost
+                except OSError:
+                    pass  # the server may be away for minutes; the lifetime is much longer
         finally:
             self._has_ended = True
             self._end.release()
         if error is not None and self._holder.lost:
             self._on_lost(error)
-
-    def _beat(self) -> LeaseLost | None:
-        try:
-            self._holder.beat()
-        except LeaseLost as error:
-            return error
-        except OSError:
-            pass  # the server may be away for minutes; the lifetime is much longer
-        return None
 
 
 def renew(store: Store, name: HolderName, end: int) -> HolderName:
