@@ -144,7 +144,7 @@ class Rules(NamedTuple):
     order: str = ORDERS[0]
     exclude: tuple[str, ...] = ()  # patterns of names that stay
     grace: float = 0.0  # seconds for which a fresh copy stays
-    pinned: frozenset[str] = frozenset()  # keys of items that a person wants kept
+    pinned: Collection[str] = ()  # keys of items that a person wants kept; the cleaner fills it in
 
     @property
     def empty(self) -> bool:
