@@ -6,7 +6,7 @@ The exit codes are part of the command line's contract; `docs/reference/exit-cod
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import IntEnum
 
 
@@ -111,6 +111,19 @@ _MAY_NOT = (
     "ask the owner of the cache for permission; a group shares a cache if its directory was group-writable at "
     "`sc-dtool init`"
 )
+
+
+class Expected:
+    """A context manager: an OSError with one of these errno values ends the block, and all other errors are raised."""
+
+    def __init__(self, values: Collection[int]) -> None:
+        self._values = values
+
+    def __enter__(self) -> None:
+        """Nothing is to be prepared."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, OSError) and error.errno in self._values
 
 
 def explain(error: OSError) -> str:

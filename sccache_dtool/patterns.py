@@ -21,6 +21,11 @@ def matches(pattern: str, name: str) -> bool:
     return fnmatchcase(normalize("NFC", name), normalize("NFC", pattern))
 
 
+def matches_any(patterns: Iterable[str], name: str) -> bool:
+    """Whether a name matches any of the patterns."""
+    return any(matches(pattern, name) for pattern in patterns)
+
+
 def note_matching(patterns: Iterable[str], name: str, matched: set[str]) -> None:
     """Add to `matched` the patterns that a name matches."""
     for pattern in patterns:

@@ -135,6 +135,15 @@ class Pool:
                         self._watch(done, total)
                 return
 
+    def each_in_pieces(
+        self, work: Callable[[Task], Result], tasks: Sequence[Task], size: int
+    ) -> Generator[Result, None, None]:
+        """As `each`, for tasks so small that `size` of them are handed out together."""
+        pieces = [tasks[i : i + size] for i in range(0, len(tasks), size)]
+        with closing(self.each(functools.partial(_each_of, work), pieces)) as parts:
+            for part in parts:
+                yield from part
+
     def _is_worth_sharing(self, seconds: float) -> bool:
         """Whether so much work is worth being shared."""
         return (self._jobs != 1 or self._executor is not None) and seconds > _WORTH
@@ -289,6 +298,10 @@ def _serve(connection: Connection[Any, Any]) -> None:
             connection.send(attempt(work, task))
     except BaseException:
         os._exit(0)  # the parent is gone; what it would tidy at its end is not this process's
+
+
+def _each_of(work: Callable[[Task], Result], tasks: Sequence[Task]) -> list[Result]:
+    return [work(task) for task in tasks]
 
 
 def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:

@@ -597,7 +597,7 @@ def test_a_roll_tells_who_is_there_who_was_revoked_and_what_is_strange(layout: L
     listing = HolderList.complete(store_of(FS, layout))
     assert set(listing.present) == {here.id}
     assert listing.gone == {revoked.id}
-    assert listing.strangers == ("README",)
+    assert listing.unknown_names == ("README",)
 
 
 # -- judging -----------------------------------------------------------------------------------------------------------

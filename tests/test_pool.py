@@ -64,6 +64,14 @@ def killing(marker: str, us: int, number: int) -> int:
     return number
 
 
+def test_small_tasks_are_handed_out_together(helped: Pool) -> None:
+    """A million copies would each cost a message to another process."""
+    found = list(helped.each_in_pieces(number_and_process, range(95), 10))
+    assert [number for number, _ in found] == list(range(95))
+    assert all(len({pid for _, pid in found[i : i + 10]}) == 1 for i in range(0, 95, 10))
+    assert list(helped.each_in_pieces(number_and_process, range(0), 10)) == []
+
+
 def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Pool, tmp_path: Path) -> None:
     """An out-of-memory killer would make items vanish from a listing, or hang it."""
     work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())

@@ -61,20 +61,12 @@ class ItemFacts(NamedTuple):
         return records.printable(" ".join(self.source or ())) or "no source"
 
 
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+def _of(*kinds: type) -> Callable[[object], Any]:
+    """A value, if it is of one of these types."""
+    return lambda value: value if isinstance(value, kinds) else None
 
 
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) else None
-
-
-def _number(value: object) -> float | None:
-    return value if isinstance(value, int | float) else None
-
-
-def _list(value: object) -> list[Any] | None:
-    return value if isinstance(value, list) else None
+_text, _integer, _number, _list = _of(str), _of(int), _of(int, float), _of(list)
 
 
 def _words(value: object) -> tuple[str, ...] | None:

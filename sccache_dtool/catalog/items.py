@@ -14,9 +14,20 @@ from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import GATE, HISTORY, ITEM_FILE, PAYLOAD, Generation, LeaseName, WorkName, unique
+from sccache_dtool.disk.names import (
+    GATE,
+    HISTORY,
+    ITEM_FILE,
+    PAYLOAD,
+    Generation,
+    LeaseName,
+    WorkName,
+    only_if,
+    understood,
+    unique,
+)
 from sccache_dtool.disk.nofollow import Way, near
-from sccache_dtool.errors import GONE
+from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
 from sccache_dtool.pool import Pool
@@ -94,13 +105,9 @@ UNLISTED = "?"
 
 def shards(store: Store) -> list[str]:
     """The directories that items are in, ordered."""
-    found = []
-    for shard in _listing(store, store.layout.items):
-        if names.is_shard(shard):
-            found.append(shard)
-        else:
-            store.report(f"{store.layout.items}/{records.printable(shard)}", "not part of the cache", Fate.LEFT_ALONE)
-    return found
+    directory = store.layout.items
+    found = _listing(store, directory)
+    return list(understood(directory, found, only_if(names.is_shard), "not part of the cache", store.log))
 
 
 def unsettled(items: Iterator[Item]) -> list[Item]:
@@ -115,12 +122,9 @@ def keys(store: Store) -> Iterator[str]:
 
 
 def _keys_in(store: Store, shard: str, via: Way | None = None) -> Iterator[str]:
-    for key in _listing(store, f"{store.layout.items}/{shard}", via):
-        if names.is_key(key) and key.startswith(shard):
-            yield key
-        else:
-            path = f"{store.layout.items}/{shard}/{records.printable(key)}"
-            store.report(path, "not an item", Fate.LEFT_ALONE)
+    directory = f"{store.layout.items}/{shard}"
+    is_item = only_if(lambda key: names.is_key(key) and key.startswith(shard))
+    return understood(directory, _listing(store, directory, via), is_item, "not an item", store.log)
 
 
 def scan(store: Store) -> Iterator[Item]:
@@ -128,13 +132,7 @@ def scan(store: Store) -> Iterator[Item]:
     return (look(store, key) for key in keys(store))
 
 
-def survey(
-    store: Store,
-    pool: Pool,
-    fold: Callable[[Iterator[Item]], Sum],
-    *,
-    uses: bool = True,
-) -> Iterator[Sum]:
+def survey(store: Store, pool: Pool, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
     """What `fold` makes of the items of each shard, which the pool looks at, many at a time.
 
     Only what `fold` returns is kept, and comes from other processes, so that a million items need not be in memory.
@@ -153,12 +151,7 @@ def _fold_shard(store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool,
     if way is None:
         return fold(iter(())), log
     with way, near(way):  # `fold` may look further into the items
-        return fold(_looks(store, shard, way, uses=uses)), log
-
-
-def _looks(store: Store, shard: str, way: Way, *, uses: bool) -> Iterator[Item]:
-    for key in _keys_in(store, shard, way):
-        yield look(store, key, uses=uses, via=way)
+        return fold(look(store, key, uses=uses, via=way) for key in _keys_in(store, shard, way)), log
 
 
 def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[ItemFacts]]]:
@@ -192,7 +185,7 @@ def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
 def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -> Item:
     """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
     copies: list[Copy] = []
-    summary = _NO_USES
+    summary = history.Summary(0, None)
     directory = store.layout.item(key)
     way = _way_to(store, directory, via)
     if way is None:
@@ -202,12 +195,10 @@ def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -
             if name == HISTORY:
                 if uses:
                     summary = _uses(store, key, way)
-                continue
-            generation = Generation.parse(name)
-            if generation is None:
+            elif generation := Generation.parse(name):
+                copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, way))
+            else:
                 store.report(f"{directory}/{records.printable(name)}", "not a copy of the item", Fate.LEFT_ALONE)
-                continue
-            copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, way))
     copies.sort(key=lambda copy: copy.generation.created, reverse=True)
     noted = _noted_name(store, copies) if copies and names.key_name(key) is None else None
     return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted)
@@ -222,28 +213,21 @@ def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
     return None
 
 
-_NO_USES = history.Summary(0, None, 0)
-
-
 def _uses(store: Store, key: str, via: Way | None) -> history.Summary:
     try:
         return history.summarise(store, store.layout.history(key), via)
     except OSError as error:
         fate = f"the uses of {names.key_label(key)} are not counted"
         store.report(store.layout.history(key), str(error.strerror), fate)
-        return _NO_USES
+        return history.Summary(0, None)
 
 
 def generations(store: Store, key: str) -> list[Generation]:
     """The generations of an item, the newest first. One listing; a hint, as the gate alone decides."""
-    try:
-        found = store.fs.names(store.layout.item(key))
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return []
-    parsed = (Generation.parse(name) for name in found)
-    return sorted((generation for generation in parsed if generation), key=lambda one: one.created, reverse=True)
+    with Expected(GONE):
+        parsed = map(Generation.parse, store.fs.names(store.layout.item(key)))
+        return sorted(filter(None, parsed), key=lambda one: one.created, reverse=True)
+    return []
 
 
 def refresh(store: Store, key: str) -> None:
@@ -262,20 +246,17 @@ def payload_name(store: Store, key: str, generation: Generation, *, fresh: bool 
     Programs may have put something beside it, such as an index; then ``item.json`` says which it is. `fresh`: ask the
     server, whatever a network file system's client remembers.
     """
+    directory = f"{store.layout.generation(key, str(generation))}/{PAYLOAD}"
     if fresh:
-        _forget(store.fs, f"{store.layout.generation(key, str(generation))}/{PAYLOAD}")
-    try:
-        found = store.fs.names(f"{store.layout.generation(key, str(generation))}/{PAYLOAD}")
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return None
+        _forget(store.fs, directory)
+    found: list[str] = []
+    with Expected(GONE):
+        found = store.fs.names(directory)
     if len(found) == 1:
         return found[0]
-    try:
+    noted = None
+    with contextlib.suppress(OSError, records.Damaged):
         noted = facts(store, key, str(generation)).payload if found else None
-    except (OSError, records.Damaged):
-        return None
     return noted if noted in found else None
 
 
@@ -346,10 +327,8 @@ def describe_again(store: Store, copy: Copy) -> None:
     payload = payload_name(store, copy.key, copy.generation)
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
-    found = copy.generation
-    known = ItemFacts(
-        key=copy.key, payload=payload, bytes=found.bytes, entries=found.entries, fetched=iso(found.created)
-    )
+    _, created, size, entries, *_ = copy.generation
+    known = ItemFacts(key=copy.key, payload=payload, bytes=size, entries=entries, fetched=iso(created))
     aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
     store.fs.write_new(aside, known.encode(), shared=store.layout.shared)
     try:

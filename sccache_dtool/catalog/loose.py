@@ -22,7 +22,7 @@ from sccache_dtool.catalog.broker_names import LooseName, are_loose, is_uuid
 from sccache_dtool.disk.filesystem import Entry, FileSystem
 from sccache_dtool.errors import GONE
 from sccache_dtool.oddity import Oddity
-from sccache_dtool.patterns import matches, note_matching
+from sccache_dtool.patterns import matches_any, note_matching
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
@@ -129,11 +129,13 @@ def piles(
 
 
 def _files(directory: str, statuses: Statuses) -> list[Loose]:
-    return [
-        Loose(directory, name, status.st_size, newest_of(status), status.st_uid, stamp_of(status))
-        for name, status in statuses
-        if _is_file(status.st_mode)
-    ]
+    found = []
+    for name, status in statuses:
+        if stat.S_ISREG(status.st_mode):
+            found.append(Loose(directory, name, status.st_size, newest_of(status), status.st_uid, stamp_of(status)))
+        else:
+            _refuse_directory(status.st_mode)
+    return found
 
 
 def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, statuses: Statuses) -> Pile:
@@ -161,21 +163,12 @@ def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, stat
             touched = read
         if touched > newest:
             newest = touched
-        if touched <= untouched_since and not (exclude and _is_excluded(f"{directory}/{name}", exclude)):
+        if touched <= untouched_since and not (exclude and matches_any(exclude, f"{directory}/{name}")):
             old += 1
             old_size += mine
     bytes_of[owner] = bytes_of.get(owner, 0) + size - before
     bytes_of.pop(-1, None)  # before the first file
     return Pile(directory, files, size, newest, bytes_of, (old, old_size))
-
-
-def _is_excluded(path: str, excluded: tuple[str, ...]) -> bool:
-    return any(matches(pattern, path) for pattern in excluded)
-
-
-def _is_file(mode: int) -> bool:
-    _refuse_directory(mode)
-    return stat.S_ISREG(mode)
 
 
 def _refuse_directory(mode: int) -> None:
@@ -207,16 +200,15 @@ def _visits(
 ) -> Iterator[_Visit[Sum]]:
     """A visit of every directory in which there may be loose files, level by level."""
     where = _Where(store.fs, store.layout.root, store.fs.lstat(f"{store.layout.root}/.").st_dev, now, tuple(named))
-    work = functools.partial(_visit_each, where, fold)
+    work = functools.partial(_visit, where, fold)
     level = [""]
     while level:
         below: list[str] = []
-        for visits in pool.each(work, [level[i : i + _AT_ONCE] for i in range(0, len(level), _AT_ONCE)]):
-            for visit in visits:
-                if visit.oddity is not None:
-                    store.log.warning(visit.oddity)
-                below += visit.below
-                yield visit
+        for visit in pool.each_in_pieces(work, level, _AT_ONCE):
+            if visit.oddity is not None:
+                store.log.warning(visit.oddity)
+            below += visit.below
+            yield visit
         level = below
 
 
@@ -228,10 +220,6 @@ class _Where(NamedTuple):
     device: int
     now: float
     named: tuple[str, ...]
-
-
-def _visit_each(where: _Where, fold: Callable[[str, Statuses], Sum], directories: Sequence[str]) -> list[_Visit[Sum]]:
-    return [_visit(where, fold, directory) for directory in directories]
 
 
 def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) -> _Visit[Sum]:
@@ -247,7 +235,7 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
             status = fs.fstat(way.directory)
             if status.st_dev != where.device:
                 return _Visit(directory)
-            if directory and (_is_uuid_of(directory) or any(matches(each, directory) for each in where.named)):
+            if directory and (_is_uuid_of(directory) or matches_any(where.named, directory)):
                 names = fs.names(path, via=way)
                 if names and are_loose(names):
                     return _Visit(directory, fold(directory, fs.statuses(path, names, via=way)))

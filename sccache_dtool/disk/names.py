@@ -159,6 +159,11 @@ def understood(
             yield name
 
 
+def only_if(is_known: Callable[[str], bool]) -> Callable[[str], str | None]:
+    """For `understood`, where a name stands for itself."""
+    return lambda name: name if is_known(name) else None
+
+
 class Generation(NamedTuple):
     """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>-v<version>``.
 

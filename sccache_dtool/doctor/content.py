@@ -41,7 +41,7 @@ class Checked(NamedTuple):
 def verify_content(store: Store, progress: Progress | None, evict: Evict) -> Checked:
     """Read all payloads that have a digest, with a buffer of one size however large they are.
 
-    Sizes are compared, and strangers told of, by `examine`. What has just been evicted is passed over: it is not bad.
+    `examine` compares sizes, and reports unknown names. What has just been evicted is passed over: it is not bad.
     """
     bad: list[Finding] = []
     read = without = 0
@@ -102,9 +102,8 @@ def _read(store: Store, copy: Copy, expected: Expected, progress: Progress | Non
                 break
     except OSError as error:
         if error.errno not in GONE:  # otherwise it was evicted while it was read
-            yield Finding(
-                directory, f"cannot be read: {explain(error)}", None, "run doctor again; check the file system"
-            )
+            what = f"cannot be read: {explain(error)}"
+            yield Finding(directory, what, None, "run doctor again; check the file system")
     finally:
         if progress is not None:
             progress.done()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -46,7 +45,7 @@ def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -
 
 
 def _who_can_repair(error: OSError) -> str:
-    may_not = error.errno in (errno.EACCES, errno.EPERM)
+    may_not = isinstance(error, PermissionError)
     return "its owner can repair its permissions" if may_not else "check what it is, and who owns it"
 
 
@@ -93,25 +92,25 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[F
         return ItemFacts(), [Finding(path, what, partial(items.describe_again, store, copy), remedy)]
     except OSError as error:
         return ItemFacts(), [Finding(path, f"cannot be read ({error.strerror})", None, _who_can_repair(error))]
+    what, remedy = "", BY_HAND
     if facts.key != copy.key:
         what = f"describes another item: {printable(str(facts.key))[:100]}"
-        return ItemFacts(), [Finding(path, what, None, BY_HAND)]
-    if key_name(copy.key) is None and not (facts.name is not None and is_named(copy.key, facts.name)):
+    elif key_name(copy.key) is None and not (facts.name is not None and is_named(copy.key, facts.name)):
         what = "does not contain the item's name, which is too long for the name of its directory"
-        return ItemFacts(), [Finding(path, what, None, f"{BY_HAND}; clean keeps it as long as any name is excluded")]
-    if "source" in facts.malformed:
-        return ItemFacts(), [Finding(path, "does not contain the item's source", None, BY_HAND)]
-    return facts, []
+        remedy = f"{BY_HAND}; clean keeps it as long as any name is excluded"
+    elif "source" in facts.malformed:
+        what = "does not contain the item's source"
+    return (ItemFacts(), [Finding(path, what, None, remedy)]) if what else (facts, [])
 
 
 def _lease(fs: FileSystem, path: str, held: Held) -> Iterator[Finding]:
     if held.lease is None:
         return  # not the name of a lease: the scan reports it
+    since = None
     try:
         since, _ = history.decode_lease(fs.get_record(path))
     except OSError as error:
         if error.errno in GONE:
             return
-        since = None
     if since is None:
         yield Finding(path, "the record of this lease is invalid", None, "it still counts as a lease")

@@ -6,9 +6,8 @@ import contextlib
 import errno
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from functools import cached_property, partial
+from functools import cache, partial
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
@@ -30,6 +29,7 @@ from sccache_dtool.disk.names import (
     PinName,
     is_of_verification,
     is_outcomes,
+    only_if,
     understood,
 )
 from sccache_dtool.disk.records import printable
@@ -37,7 +37,7 @@ from sccache_dtool.disk.root import Tag
 from sccache_dtool.doctor import copies, register
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
-from sccache_dtool.errors import GONE, CacheError
+from sccache_dtool.errors import GONE, CacheError, Expected
 from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.leftovers import OLD
@@ -73,14 +73,16 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
     outside, log = store.log, Collected()
     store = store.logging_to(log)
     settings, misunderstood = _settings(store)
-    _strangers_in(store, store.layout.control, IN_CONTROL)
+    _report_unknown_in(store, store.layout.control, IN_CONTROL)
     _look_at_made_later(store)
-    suspects, unsettled = _look_through(store, pool)
+    # A finding itself cannot be sent by another process: it has a function that repairs it.
+    parts = list(items.survey(store, pool, partial(_sort_out, store)))
+    unsettled = [item for _, others in parts for item in others]
     found = [
         *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *_in_items(store, suspects, permissions),
+        *(finding for suspects, _ in parts for item in suspects for finding in _in_item(store, item, permissions)),
         *_left_behind(store, settings, pool, unsettled),
     ]
     for _, message in dict.fromkeys(log.messages):
@@ -125,9 +127,8 @@ def _missing_directories(store: Store, permissions: Permissions) -> Iterator[Fin
             if path == store.layout.holders:
                 yield register.missing(store)
             else:
-                yield Finding(
-                    path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "makes it"
-                )
+                make = partial(store.fs.make_dirs, path, shared=store.layout.shared)
+                yield Finding(path, "missing", make, "creates it")
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
             yield from list(permissions.of_directory(path)) or unlisted
@@ -137,7 +138,7 @@ def _about_the_root(store: Store) -> Iterator[Finding]:
     tag = root.tag(store.fs, store.layout) if TAG_NAME in store.fs.names(store.layout.root) else None
     if tag is None or tag is Tag.BEGUN:
         what = f"{'missing' if tag is None else 'incomplete'}, so backup programs include the cache"
-        yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "makes it")
+        yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "creates it")
     elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs include the cache"
         yield Finding(store.layout.tag_file, what, None, "remove it; --fix then creates a valid one")
@@ -156,31 +157,24 @@ def _about_the_root(store: Store) -> Iterator[Finding]:
 
 
 def _is_old(store: Store, path: str) -> bool:
-    try:
+    with Expected(GONE):
         return store.clock.wall() - store.fs.lstat(path).st_ctime > OLD
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
+    return False
 
 
 def _settings(store: Store) -> tuple[Config, list[Finding]]:
     """What `config.toml` says, with the defaults, and findings, where that cannot be understood."""
+    path = store.layout.config_file
     settings = config.load(store.fs, store.layout, store.log)
     return Config(*settings), [
-        Finding(
-            store.layout.config_file,
-            f"cannot be used: {error.message.removeprefix(f'{store.layout.config_file}: ')}",
-            None,
-            error.hint or "correct it",
-        )
+        Finding(path, f"cannot be used: {error.message.removeprefix(f'{path}: ')}", None, error.hint or "correct it")
         for error in settings.mistakes
     ]
 
 
 def _look_at_made_later(store: Store) -> None:
     kinds: dict[str, tuple[Callable[[str], object], str]] = {
-        store.layout.transfers: (lambda name: name if is_outcomes(name) else None, downloads.WHAT),
+        store.layout.transfers: (only_if(is_outcomes), downloads.WHAT),
         store.layout.pins: (PinName.parse, "not a pin"),
         store.layout.cleanings: (CleaningName.parse, "not the record of a cleaning"),
     }
@@ -192,12 +186,12 @@ def _look_at_made_later(store: Store) -> None:
         except OSError as error:
             store.report(path, str(error.strerror), Fate.PASSED_OVER)
             continue
-        deque(understood(path, found, parse, what, store.log), maxlen=0)
+        list(understood(path, found, parse, what, store.log))
         for name in filter(is_outcomes, found if path == store.layout.transfers else ()):
-            _strangers_in(store, f"{path}/{name}", (), OutcomeName.parse)
+            _report_unknown_in(store, f"{path}/{name}", (), OutcomeName.parse)
 
 
-def _strangers_in(
+def _report_unknown_in(
     store: Store,
     directory: str,
     known: Collection[str],
@@ -220,19 +214,8 @@ def _is_mark_of_copy(name: str) -> bool:
     return bool(CheckedName.parse(name) or KeptName.parse(name))
 
 
-def _look_through(store: Store, pool: Pool) -> tuple[list[Item], list[Item]]:
-    """The items about which there is something to report, and the unsettled ones.
-
-    A finding itself cannot be sent by another process: it has a function that repairs it.
-    """
-    suspects, unsettled = [], []
-    for some, others in items.survey(store, pool, partial(_sort_out, store)):
-        suspects += some
-        unsettled += others
-    return suspects, unsettled
-
-
 def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list[Item]]:
+    """The items about which there is something to report, and the unsettled ones."""
     log = Collected()
     store = store.logging_to(log)
     permissions = Permissions(store)
@@ -245,75 +228,69 @@ def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list
     return suspects, items.unsettled(iter(seen))
 
 
-def _in_items(store: Store, suspects: list[Item], permissions: Permissions) -> Iterator[Finding]:
-    for item in suspects:
-        yield from _in_item(store, item, permissions)
-
-
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
-    with contextlib.ExitStack() as stack:
-        found += permissions.of_directory(store.layout.item(item.key))
-        _go_near(stack, store.fs, store.layout.item(item.key))
+    found += permissions.of_directory(store.layout.item(item.key))
+    with _near_if_possible(store.fs, store.layout.item(item.key)):
         found += permissions.of_item(item)
         for copy in item.copies:
             directory = store.layout.generation(copy.key, str(copy.generation))
-            with contextlib.ExitStack() as inner:
-                _go_near(inner, store.fs, directory)
+            with _near_if_possible(store.fs, directory):
                 found += permissions.of_copy(directory)
                 if not copy.closed:
                     found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
-                    _strangers_in(store, directory, _IN_COPY, _is_mark_of_copy)
+                    _report_unknown_in(store, directory, _IN_COPY, _is_mark_of_copy)
     return found
 
 
-def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> None:
-    with contextlib.suppress(OSError):  # then what is looked for there says why
-        stack.enter_context(fs.near(directory))
+@contextlib.contextmanager
+def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # then what is looked for there says why
+            stack.enter_context(fs.near(directory))
+        yield
 
 
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
     for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
         yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = single.reap(store, pool, dry_run=True, found=unsettled)
-    reap = _Reaping(store, pool)
+    must_end = _reaping(store, pool)
     for judged in reaped.leases:
         path = _path_of(store, judged.held)
         what = f"a lease of a dead holder: {judged.verdict.evidence}"
-        yield Finding(path, what, partial(reap.must_end, path), "ends it")
+        yield Finding(path, what, partial(must_end, path), "ends it")
     if not reaped.leases:
         for holder, evidence in reaped.holders:
-            yield Finding(holder, f"a dead holder: {evidence}", partial(reap.must_end, holder), "revokes it")
+            yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
 
 
 def _path_of(store: Store, held: Held) -> str:
     return f"{held.gate(store.layout)}/{held.name}"
 
 
-class _Reaping:
-    """One reaping that mends many findings: it looks at the whole cache, so that one for each would be too many."""
+def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
+    """Ends the lease at a path, or the holder of an id. Raises FileNotFoundError if others were first.
 
-    def __init__(self, store: Store, pool: Pool) -> None:
-        self._store = store
-        self._pool = pool
+    One reaping repairs many findings: it looks at the whole cache, so that one for each would be too many.
+    """
 
-    def must_end(self, name: str) -> None:
-        """End the lease at this path, or the holder of this id. Raises FileNotFoundError if others were first."""
-        if name in self._ended:
+    @cache
+    def reap() -> tuple[frozenset[str], Reaped]:
+        with pool:
+            done = single.reap(store, pool)
+        leases = (_path_of(store, judged.held) for judged in done.leases)
+        return frozenset((*leases, *(holder for holder, _ in done.holders))), done
+
+    def must_end(name: str) -> None:
+        ended, done = reap()
+        if name in ended:
             return
-        if self._done.failed:
-            raise CacheError(f"{name}: not ended", details=self._done.failed)
+        if done.failed:
+            raise CacheError(f"{name}: not ended", details=done.failed)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
-    @cached_property
-    def _done(self) -> Reaped:
-        with self._pool as pool:
-            return single.reap(self._store, pool)
-
-    @cached_property
-    def _ended(self) -> frozenset[str]:
-        leases = (_path_of(self._store, judged.held) for judged in self._done.leases)
-        return frozenset((*leases, *(holder for holder, _ in self._done.holders)))
+    return must_end
 
 
 #: What a person can do about an anomaly, by its fate.

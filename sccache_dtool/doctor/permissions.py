@@ -40,7 +40,8 @@ class Permissions:
         layout = self._store.layout
         yield from self._of_root()
         made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
-        for path in (layout.control, *made, *self._shards()):
+        shards = (f"{layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent())))
+        for path in (layout.control, *made, *shards):
             yield from self.of_directory(path)
         for path in (layout.format_file, layout.config_file):
             yield from self.of_file(path)
@@ -49,22 +50,21 @@ class Permissions:
         """Of the directories in an item's."""
         directory = self._store.layout.item(item.key)
         for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
-            yield from self._of_directory(path, status)
+            yield from self.of_directory(path, status)
 
     def of_copy(self, directory: str) -> Iterator[Finding]:
         """Of a copy's directories and its description, its payload left out."""
         for path, status in self._statuses(directory, GATE, PAYLOAD, ITEM_FILE):
-            judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
+            judge = self.of_file if path.endswith(ITEM_FILE) else self.of_directory
             yield from judge(path, status)
 
-    def of_file(self, path: str) -> Iterator[Finding]:
-        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
-        status = self._status(path)
-        if status is not None:
-            yield from self._of_file(path, status)
+    def of_file(self, path: str, status: os.stat_result | None = None) -> Iterator[Finding]:
+        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload.
 
-    def _of_file(self, path: str, status: os.stat_result) -> Iterator[Finding]:
-        if stat.S_ISLNK(status.st_mode):
+        `status`: its attributes, if they are known.
+        """
+        status = status or self._status(path)
+        if status is None or stat.S_ISLNK(status.st_mode):
             return
         is_dir = stat.S_ISDIR(status.st_mode)
         chmod = "chmod -R" if is_dir else "chmod"
@@ -77,25 +77,18 @@ class Permissions:
 
     def _of_root(self) -> Iterator[Finding]:
         status = self._status(f"{self._store.layout.root}/.")  # the root may be a link
-        missing = status and self._missing(status, _READ | _ENTER)
-        if status and missing:
+        if status and (missing := self._missing(status, _READ | _ENTER)):
             what = f"its permissions are {_octal(status)}, so {self._who} cannot enter it"
             yield Finding(self._store.layout.root, what, None, f"its owner can run: chmod {missing}")
 
-    def of_directory(self, path: str) -> Iterator[Finding]:
+    def of_directory(self, path: str, status: os.stat_result | None = None) -> Iterator[Finding]:
         """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
-        status = self._status(path)
-        if status is not None:
-            yield from self._of_directory(path, status)
-
-    def _of_directory(self, path: str, status: os.stat_result) -> Iterator[Finding]:
+        status = status or self._status(path)
+        if status is None:
+            return
         mode = status.st_mode
-        if (
-            stat.S_ISDIR(mode)
-            and mode & self._needed == self._needed
-            and not mode & stat.S_IWOTH
-            and status.st_gid == self._group
-        ):
+        is_right = stat.S_ISDIR(mode) and mode & (self._needed | stat.S_IWOTH) == self._needed
+        if is_right and status.st_gid == self._group:
             return  # as nearly all are
         by_acl = self._is_by_acl(path, status)
         needed = self._needed & ~stat.S_ISGID if by_acl else self._needed
@@ -120,10 +113,9 @@ class Permissions:
         is_of_group = status.st_mode & stat.S_ISGID and status.st_gid == self._group
         if not (self._store.layout.shared and stat.S_ISDIR(status.st_mode)) or is_of_group:
             return False
-        try:
+        with contextlib.suppress(OSError):
             return self._store.fs.has_acl(path)
-        except OSError:
-            return False
+        return False
 
     def _missing(self, status: os.stat_result, wanted: int) -> str:
         """What of the permissions wanted is not there, as chmod(1) wants it; empty if nothing is missing."""
@@ -132,19 +124,15 @@ class Permissions:
         return ",".join(f"{who}+{'r' * bool(bits & 4)}{'X' * bool(bits & 1)}" for who, bits in classes if bits)
 
     def _status(self, path: str) -> os.stat_result | None:
-        try:
+        with contextlib.suppress(OSError):
             return self._store.fs.lstat(path)
-        except OSError:
-            return None
+        return None
 
     def _statuses(self, directory: str, *names: str) -> Iterator[tuple[str, os.stat_result]]:
         """Paths and attributes of names in a directory."""
         with contextlib.suppress(OSError):
             for name, status in self._store.fs.statuses(directory, names):
                 yield f"{directory}/{name}", status
-
-    def _shards(self) -> list[str]:
-        return [f"{self._store.layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent()))]
 
 
 def _octal(status: os.stat_result) -> str:

@@ -27,12 +27,11 @@ def missing(store: Store) -> Finding:
         what = f"missing, and the holders that belong in it cannot be determined: {reason}"
         return Finding(store.layout.holders, what, None, "repair that first: an empty one would end all leases")
     if not named:
-        return Finding(store.layout.holders, "missing", repair, "makes it")
+        return Finding(store.layout.holders, "missing", repair, "creates it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"
     what = f"missing, together with the records of {who} of leases and work areas"
-    return Finding(
-        store.layout.holders, what, repair, "creates it and counts them as alive until sc-dtool reap --holder ID"
-    )
+    remedy = "creates it and counts them as alive until sc-dtool reap --holder ID"
+    return Finding(store.layout.holders, what, repair, remedy)
 
 
 def _named(store: Store) -> set[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.names import CleaningName, understood, unique
+from sccache_dtool.disk.names import CleaningName, WorkName, understood, unique
+from sccache_dtool.errors import explain
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
@@ -18,42 +21,48 @@ if TYPE_CHECKING:
 _VERSION = 1
 
 
-def write(store: Store, done: Cleaned, now: float, by: str, why: str, tmp: str) -> None:
-    """Note what a cleaning did, if it did anything; `tmp` is a path, not there yet, on the same file system."""
+def write(store: Store, done: Cleaned, holder: Holder, why: str) -> None:
+    """Note what a cleaning did, if it did anything."""
     if not (done.removed or done.failed or done.reaped.leases):
         return
+    now = store.clock.wall()
     loose = sum(candidate.loose is not None for candidate in done.removed)
     name = CleaningName(int(now * 1000), len(done.removed), done.freed, len(done.reaped.leases), unique(), loose)
-    _publish(store, name, _lines(done, now, by, why), tmp)
+    _publish(store, holder, name, _lines(done, now, holder.by, why), "this cleaning is not recorded")
 
 
-def write_restored(store: Store, key: str, now: float, by: str, tmp: str) -> None:
-    """Note that a copy is there again that nobody had to fetch; `tmp` as for `write`."""
-    line = {"format": _VERSION, "ended": iso(now), "by": by, "restored": key}
-    _publish(store, CleaningName(int(now * 1000), 0, 0, 0, unique(), restored=1), [line], tmp)
+def write_restored(store: Store, key: str, holder: Holder) -> None:
+    """Note that a copy is there again that nobody had to fetch."""
+    now = store.clock.wall()
+    name = CleaningName(int(now * 1000), 0, 0, 0, unique(), restored=1)
+    line = {"format": _VERSION, "ended": iso(now), "by": holder.by, "restored": key}
+    _publish(store, holder, name, [line], "the restore is not recorded, so metrics count it as a miss")
 
 
 #: Lines that are written at a time: a record may have a million.
 _AT_ONCE = 1000
 
 
-def _publish(store: Store, name: CleaningName, lines: Iterable[dict[str, Any]], tmp: str) -> None:
+def _publish(store: Store, holder: Holder, name: CleaningName, lines: Iterable[dict[str, Any]], otherwise: str) -> None:
+    """Write a record; if that fails, warn of what follows (`otherwise`)."""
     left = iter(lines)
-    fd = store.fs.create(tmp)
+    tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
     try:
-        while piece := "".join(f"{json.dumps(line)}\n" for line in islice(left, _AT_ONCE)):
-            store.fs.write(fd, piece.encode())
-        store.fs.sync(fd)
-    finally:
-        store.fs.close(fd)
-    store.fs.make_dirs(store.layout.cleanings, shared=store.layout.shared)
-    store.fs.rename(tmp, f"{store.layout.cleanings}/{name}")
+        fd = store.fs.create(tmp)
+        try:
+            while piece := "".join(f"{json.dumps(line)}\n" for line in islice(left, _AT_ONCE)):
+                store.fs.write(fd, piece.encode())
+            store.fs.sync(fd)
+        finally:
+            store.fs.close(fd)
+        store.fs.make_dirs(store.layout.cleanings, shared=store.layout.shared)
+        store.fs.rename(tmp, f"{store.layout.cleanings}/{name}")
+    except OSError as error:
+        store.log.warning(f"{explain(error)}; {otherwise}")
 
 
 def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, Any]]:
-    reasons: dict[str, int] = {}
-    for kept in done.kept:
-        reasons["in use" if kept.held else kept.reason] = reasons.get("in use" if kept.held else kept.reason, 0) + 1
+    reasons = Counter("in use" if kept.held else kept.reason for kept in done.kept)
     missed, missed_entries = done.missed_both
     yield {
         "format": _VERSION,
@@ -76,7 +85,6 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
 
 def listing(store: Store) -> list[CleaningName]:
     """All cleanings that have removed something, and what was restored."""
-    found = store.fs.names_if_any(store.layout.cleanings)
-    return list(
-        understood(store.layout.cleanings, found, CleaningName.parse, "not the record of a cleaning", store.log)
-    )
+    directory = store.layout.cleanings
+    found = store.fs.names_if_any(directory)
+    return list(understood(directory, found, CleaningName.parse, "not the record of a cleaning", store.log))

@@ -14,7 +14,7 @@ from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.names import WorkName
-from sccache_dtool.errors import FULL, GONE, InUse, UsageError, explain
+from sccache_dtool.errors import FULL, GONE, InUse, UsageError
 from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
 from sccache_dtool.evict.leftovers import Leftover, Leftovers
@@ -28,8 +28,9 @@ from sccache_dtool.policy.rules import (
     Plan,
     Rules,
     Sifted,
-    add_loose,
     conclude,
+    make_plan,
+    merge,
     removes_any,
     settle,
     sift,
@@ -38,7 +39,7 @@ from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads, program
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
+from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
 from sccache_dtool.protocol.store import Store
 
 
@@ -48,13 +49,6 @@ class CleanOptions(NamedTuple):
     keep_for: float = 0.0  # seconds for which what is removed can be restored
     most_seconds: float | None = None  # after so long nothing more is begun, and the rest is left for the next cleaning
     why: str = ""  # for the record
-
-
-class _Census(NamedTuple):
-    """What a scan for a cleaning saw."""
-
-    sifted: Sifted
-    pinned: frozenset[str]
 
 
 class Cleaner:
@@ -69,12 +63,12 @@ class Cleaner:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
         self._check_floor(rules.limits)
         now = self._store.clock.wall() + ahead
-        census = self._census(rules, now)
+        rules, sifted = self._sift(rules, now)
         left = self.loose()
         with open_judge(self._store, dry_run=True) as judge:
-            reaped = single.end_leases(self._store, judge, census.sifted.unsettled, dry_run=True)
+            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True)
         drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
-        plan = self._plan(census, rules, now, reaped, left, drift)
+        plan = self._plan(sifted, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
 
     def clean(self, rules: Rules, options: CleanOptions) -> Cleaned:
@@ -87,36 +81,35 @@ class Cleaner:
         self._check_floor(rules.limits)
         deadline = self._deadline(options)
         now = store.clock.wall()
-        census = self._census(rules, now)
+        rules, sifted = self._sift(rules, now)
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
-        quiet = self._quiet(census, rules, now, left, works)
+        quiet = self._quiet(sifted, rules, now, left, works)
         if quiet is not None:
             return quiet
-        self._pool.start_helpers_for(census.sifted.eligible)
+        self._pool.start_helpers_for(sifted.eligible)
         with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
-            reaped = single.end_leases(store, judge, census.sifted.unsettled)
-            copies = (copy for item in census.sifted.unsettled for copy in item.copies)
+            reaped = single.end_leases(store, judge, sifted.unsettled)
+            copies = (copy for item in sifted.unsettled for copy in item.copies)
             finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
             leftovers = list(finder.find(copies, works))
             now = store.clock.wall()
-            leftovers.extend(self._of_dtool(left, judge))
+            leftovers.extend(loose_removal.leftovers(store, left, judge.now))
             drift = 0.0 if judge.listing.now is None else judge.listing.now - now
-            plan = self._plan(census, rules, now, reaped, left, drift)
+            plan = self._plan(sifted, rules, now, reaped, left, drift)
             done = self._carry_out(plan, reaped, options, holder, now, deadline)
-            tidied = tuple(execution.put_away(store, leftovers, deadline))
+            tidied = execution.put_away(store, leftovers, deadline)
             if holder is not None:
-                execution.fold_histories(store, holder, census.sifted.to_fold)
+                execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
-            done = done._replace(tidied=tidied)
             downloads.tidy(store, now)
             if done.missed_both != (0, 0):
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
-                done = done._replace(tidied=(*tidied, *execution.put_away(store, more, deadline)))
+                tidied += execution.put_away(store, more, deadline)
                 ended = {judged.held for judged in reaped.leases}
-                held = (one for item in census.sifted.unsettled for one in item.held if one not in ended)
+                held = (one for item in sifted.unsettled for one in item.held if one not in ended)
                 done = done._replace(in_the_way=tuple(judge.lease(one) for one in held))
-            return self._finish(done, now, deadline)
+            return self._finish(done._replace(tidied=tuple(tidied)), now, deadline)
 
     def clean_as_planned(self, planned: Planned, exclude: Collection[str], options: CleanOptions) -> Cleaned:
         """Reap, and carry out what of a plan is still true: copies that nobody has used, or pinned, since it was made.
@@ -182,17 +175,13 @@ class Cleaner:
         works = store.fs.names(store.layout.tmp)
         with open_judge(store) as judge:
             yield from Leftovers(store, judge).find((copy for item in found for copy in item.copies), works)
-        yield from self._of_dtool(self.loose(), judge)
+        yield from loose_removal.leftovers(store, self.loose(), judge.now)
 
     def loose(self) -> LooseFiles:
         """The files that dtool's own brokers left."""
         store = self._store
         named = self._settings.dtool_directories
         return loose_files.scan(store, store.clock.wall(), self._pool, named)
-
-    def _of_dtool(self, left: LooseFiles, judge: Judge) -> Iterator[Leftover]:
-        now = self._store.clock.wall() if judge.listing.now is None else judge.listing.now
-        return loose_removal.leftovers(self._store, left, now)
 
     @contextmanager
     def _worker_if_room(self) -> Iterator[Holder | None]:
@@ -243,19 +232,9 @@ class Cleaner:
                 left=tuple(tally.left),
                 gone=(*gone, *tally.gone),
             )
-            self._record(done, holder, f"{options.why}{ended}")
+            if holder is not None:  # on a full disk there is no record
+                audit.write(store, done, holder, f"{options.why}{ended}")
         return done
-
-    def _record(self, done: Cleaned, holder: Holder | None, why: str) -> None:
-        """Write a record into the cache; on a full disk there is none."""
-        if holder is None:
-            return
-        store = self._store
-        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-        try:
-            audit.write(store, done, store.clock.wall(), holder.by, why, tmp)
-        except OSError as error:
-            store.log.warning(f"{explain(error)}; this cleaning is not recorded")
 
     def _finish(self, done: Cleaned, now: float, deadline: Deadline) -> Cleaned:
         """Delete what is in the trash: names were freed first, and space comes after."""
@@ -273,38 +252,22 @@ class Cleaner:
             return NO_DEADLINE
         return Deadline(self._store.clock, self._store.clock.monotonic() + options.most_seconds)
 
-    def _census(self, rules: Rules, now: float) -> _Census:
-        """All copies, sorted by the rules; what has leases is not judged yet."""
-        pinned = pins.pinned(self._store, now)
-        fold = functools.partial(sift, rules, now, pinned)
-        eligible: list[Candidate] = []
-        whole = Sifted(eligible, [], 0, 0, [], [], set())
-        for part in items.survey(self._store, self._pool, fold):
-            whole.eligible.extend(part.eligible)
-            whole.kept.extend(part.kept)
-            whole.unsettled.extend(part.unsettled)
-            whole.to_fold.extend(part.to_fold)
-            whole.matched.update(part.matched)
-            whole = whole._replace(bytes=whole.bytes + part.bytes, entries=whole.entries + part.entries)
-        return _Census(whole, pinned)
+    def _sift(self, rules: Rules, now: float) -> tuple[Rules, Sifted]:
+        """The rules, with what is pinned, and all copies, sorted by them; what has leases is not judged yet."""
+        rules = rules._replace(pinned=pins.pinned(self._store, now))
+        return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
 
-    def _plan(self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
-        plan = conclude(self._settle(census, rules, now, reaped, left, drift), rules, self._room(rules.limits))
+    def _plan(self, sifted: Sifted, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
+        """The plan for items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
+        busy = execution.after_reaping(sifted.unsettled, reaped, now)
+        plan = make_plan(sifted, busy, left.files, rules, now, drift, self._room(rules.limits))
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _settle(
-        self, census: _Census, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float
-    ) -> Sifted:
-        """All copies, with items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
-        busy = execution.after_reaping(census.sifted.unsettled, reaped, now)
-        sifted = settle(census.sifted, busy, rules, now, census.pinned)
-        return add_loose(sifted, left.files, rules, now, drift)
-
     def _quiet(
-        self, census: _Census, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
+        self, sifted: Sifted, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
     ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
-        store, sifted = self._store, census.sifted
+        store = self._store
         if sifted.to_fold or works or left.deserted or downloads.any_expired(store, now):
             return None
         if any(trash.is_expired(name, now) for name in trash.listing(store)):
@@ -317,10 +280,9 @@ class Cleaner:
             verdicts += [judge.holder(id)[1] for id in judge.listing.present]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
-        if untidy or judge.listing.strangers or any(verdict.state is not State.ALIVE for verdict in verdicts):
+        if untidy or judge.listing.unknown_names or any(verdict.state is not State.ALIVE for verdict in verdicts):
             return None
-        copied = census._replace(sifted=sifted._replace(eligible=[*sifted.eligible], kept=[*sifted.kept]))
-        settled = self._settle(copied, rules, now, Reaped((), (), ()), left, 0.0)
+        settled = settle(sifted, sifted.unsettled, left.files, rules, now, 0.0)
         room = self._room(rules.limits)
         if removes_any(settled, rules, room):
             return None
@@ -351,9 +313,7 @@ class Cleaner:
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""
-        if plan.spare == Spare():
-            return Trashed()
-        return trash.weigh(trash.listing(self._store))
+        return Trashed() if plan.spare == Spare() else trash.weigh(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""

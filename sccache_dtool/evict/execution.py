@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Item
@@ -145,8 +145,12 @@ def carry_out(
     without a holder, on a full disk); after `deadline` nothing more is begun.
     """
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
+    evict = functools.partial(_evict, store, keep_until, deadline)
+    results = pool.each_in_pieces(evict, [candidate.place for candidate in copies], _AT_ONCE)
     try:
-        _evict_all(store, copies, keep_until, pool, tally, deadline)
+        with contextlib.closing(results):  # nobody is at work any more at its end
+            for candidate, became in zip(copies, results, strict=True):
+                tally.add(candidate, became)
     except BaseException:
         _tell_what_is_in_the_trash(store, copies, keep_until, tally)
         raise
@@ -159,23 +163,6 @@ def carry_out(
         loose_removal.remove(store, holder, of_dtool, keep_until, now, tell, deadline)
 
 
-def _evict_all(
-    store: Store,
-    copies: Sequence[Candidate],
-    keep_until: int,
-    pool: Pool,
-    tally: Tally,
-    deadline: Deadline,
-) -> None:
-    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
-    places = [[candidate.place for candidate in piece] for piece in pieces]
-    evict = functools.partial(_evict_each, store, keep_until, deadline)
-    with contextlib.closing(pool.each(evict, places)) as results:  # nobody is at work any more at its end
-        for piece, outcomes in zip(pieces, results, strict=True):
-            for candidate, became in zip(piece, outcomes, strict=True):
-                tally.add(candidate, became)
-
-
 def _tell_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
     """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
     there = set(store.fs.names(store.layout.trash))
@@ -185,34 +172,25 @@ def _tell_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_u
             tally.add(candidate, Became(trash.Outcome.EVICTED))
 
 
-def _evict_each(store: Store, keep_until: int, deadline: Deadline, places: Sequence[str]) -> list[Became]:
-    """What became of each copy."""
-    found: list[Became] = []
-    for place in places:
-        if deadline.is_over():
-            found.append(NO_TIME)
-            continue
-        key, _, generation = place.partition("/")
-        try:
-            found.append(Became(_evict(store, key, generation, keep_until)))
-        except OSError as error:
-            found.append(Became(None, explain(error)))
-    return found
-
-
-def _evict(store: Store, key: str, generation: str, keep_until: int) -> trash.Outcome:
+def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Became:
     """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
-    outcome = trash.evict(store, key, generation, keep_until)
-    if outcome is trash.Outcome.ALREADY_GONE:
-        name = trash.name_of(generation, keep_until)
-        if store.fs.seems_there(f"{store.layout.trash}/{name}"):
-            return trash.Outcome.EVICTED
-    return outcome
+    if deadline.is_over():
+        return NO_TIME
+    key, _, generation = place.partition("/")
+    try:
+        outcome = trash.evict(store, key, generation, keep_until)
+        if outcome is trash.Outcome.ALREADY_GONE:
+            name = trash.name_of(generation, keep_until)
+            if store.fs.seems_there(f"{store.layout.trash}/{name}"):
+                outcome = trash.Outcome.EVICTED
+        return Became(outcome)
+    except OSError as error:
+        return Became(None, explain(error))
 
 
 def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
     """Put leftovers away; returns those for which it worked, and for which there was time."""
-    done = []
+    done: list[Leftover] = []
     for leftover in leftovers:
         if deadline.is_over():
             break

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import HolderName, TrashName, WorkName
-from sccache_dtool.errors import GONE
+from sccache_dtool.disk.names import HolderName, TrashName, WorkName, understood
+from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
 from sccache_dtool.oddity import Fate
@@ -26,7 +27,7 @@ OLD = 86_400.0
 _OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
 
 #: Purposes of work areas that are returned to the trash, and never deleted: the only copy may be in them.
-_RESTORING = frozenset({trash.RESTORE, trash.RETURN})
+RESTORING = frozenset({trash.RESTORE, trash.RETURN})
 
 
 class Leftover(NamedTuple):
@@ -77,24 +78,20 @@ class Leftovers:
 
         return Leftover(path, "a copy whose eviction was interrupted", finish)
 
-    def interrupted_restores(self, works: Iterable[str]) -> Iterator[Leftover]:
-        """Those of the leftovers in `tmp/` that hold what was in the trash; `works` as for `find`."""
-        named = ((text, WorkName.parse(text)) for text in works)
-        yield from self.work_areas([text for text, work in named if work and work.purpose in _RESTORING])
-
     def work_areas(self, works: Iterable[str]) -> Iterator[Leftover]:
         """The leftovers in `tmp/`; `works` as for `find`."""
         for text in works:
             path = f"{self._store.layout.tmp}/{text}"
             work = WorkName.parse(text)
-            if work is None or (work.purpose in _RESTORING and TrashName.parse(work.of) is None):
+            if work is None or (work.purpose in RESTORING and TrashName.parse(work.of) is None):
                 self._report(f"{self._store.layout.tmp}/{records.printable(text)}", "not a work area")
-            elif work.purpose in _RESTORING:
+            elif work.purpose in RESTORING:
                 if work.purpose == trash.RETURN or self._is_of_the_dead(work):
                     what = "a restore that was interrupted: its copy returns to the trash"
-                    yield Leftover(path, what, self._give_back(work))
-            elif work.purpose == "going" or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
-                yield Leftover(path, f"the work area of an interrupted {work.purpose}", self._discard(work))
+                    yield Leftover(path, what, partial(self._end_work, work, trash.RETURN, trash.give_back))
+            elif work.purpose == trash.GOING or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
+                what = f"the work area of an interrupted {work.purpose}"
+                yield Leftover(path, what, partial(self._end_work, work, trash.GOING, trash.discard_work))
 
     def _report(self, path: str, kind: str) -> None:
         self._store.report(path, kind, Fate.LEFT_ALONE)
@@ -104,50 +101,36 @@ class Leftovers:
         if not self._keep_downloads:
             return False
         until = downloads.continuable_until(self._store, work)
-        return until is not None and self._now() < until
-
-    def _now(self) -> float:
-        """The file system's clock where it is known."""
-        return self._store.clock.wall() if self._judge.listing.now is None else self._judge.listing.now
+        return until is not None and self._judge.now < until
 
     def _is_of_the_dead(self, work: WorkName) -> bool:
         return self._judge.holder(work.holder)[1].state is State.DEAD
 
-    def _give_back(self, work: WorkName) -> Callable[[], object]:
-        def give_back() -> None:
-            if work.purpose == trash.RETURN or self._judge.revoke(work.holder):
-                trash.give_back(self._store, work)
-
-        return give_back
-
-    def _discard(self, work: WorkName) -> Callable[[], object]:
-        def discard() -> None:
-            if work.purpose == "going" or self._judge.revoke(work.holder):
-                trash.discard_work(self._store, work)
-
-        return discard
+    def _end_work(self, work: WorkName, begun: str, end: Callable[[Store, WorkName], object]) -> None:
+        """End the work of the dead by `end`, whose purpose is `begun` once somebody has begun with that."""
+        if work.purpose == begun or self._judge.revoke(work.holder):
+            end(self._store, work)
 
     def _half_removed(self) -> Iterator[Leftover]:
         for name in trash.listing(self._store):
             if name.going or not name.keep_until:
                 path = f"{self._store.layout.trash}/{name}"
-                yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
+                remove = partial(self._store.fs.remove_tree, path)
+                yield Leftover(path, "an evicted copy whose removal was interrupted", remove)
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""
-        for text in self._store.fs.names(self._store.layout.gone):
-            name = HolderName.parse(text)
-            path = f"{self._store.layout.gone}/{text}"
-            if name is None:
-                self._report(f"{self._store.layout.gone}/{records.printable(text)}", "not a holder")
-            elif name.id not in busy and self._is_old(path):
-                yield Leftover(path, "a holder that was revoked", self._unlink(path))
+        gone = self._store.layout.gone
+        for name in understood(gone, self._store.fs.names(gone), HolderName.parse, "not a holder", self._store.log):
+            path = f"{gone}/{name}"
+            if name.id not in busy and self._is_old(path):
+                yield Leftover(path, "a holder that was revoked", partial(self._store.fs.unlink, path))
 
     def _probes(self) -> Iterator[Leftover]:
         for text in self._store.fs.names(self._store.layout.holders):
             path = f"{self._store.layout.holders}/{text}"
             if text.startswith(PROBE) and self._is_old(path):
-                yield Leftover(path, "left by an interrupted listing", self._unlink(path))
+                yield Leftover(path, "left by an interrupted listing", partial(self._store.fs.unlink, path))
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""
@@ -159,7 +142,7 @@ class Leftovers:
             elif self._is_directory(path):
                 self._report(path, "a directory in the place of a lock")
             elif self._is_old(path) and not self._is_of_running(text, found):
-                yield Leftover(path, "left by an election", self._unlink(path))
+                yield Leftover(path, "left by an election", partial(self._store.fs.unlink, path))
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
@@ -168,23 +151,14 @@ class Leftovers:
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where it is known; if this host's is wrong, only tidying is late or early."""
-        now = self._now()
-        try:
+        now = self._judge.now
+        with Expected(GONE):
             status = self._store.fs.lstat(path)
             return now - max(status.st_ctime, status.st_mtime) > OLD
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return False
+        return False
 
     def _is_directory(self, path: str) -> bool:
         try:
             return stat.S_ISDIR(self._store.fs.lstat(path).st_mode)
         except OSError:
             return False  # gone by now; or it cannot be removed, which is told then
-
-    def _unlink(self, path: str) -> Callable[[], object]:
-        return lambda: self._store.fs.unlink(path)
-
-    def _remove_tree(self, path: str) -> Callable[[], object]:
-        return lambda: self._store.fs.remove_tree(path)

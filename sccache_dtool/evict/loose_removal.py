@@ -16,7 +16,7 @@ from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, TrashName, WorkName, unique
-from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, Became, Outcome
 from sccache_dtool.protocol.holders import Holder
@@ -67,18 +67,25 @@ def _remove_from(
         return
     try:
         for one in files:
-            tell(one, NO_TIME if deadline.is_over() else _removed(bin, fd, one, tell))
+            tell(one, NO_TIME if deadline.is_over() else _removed(store.fs, bin, fd, one, tell))
     finally:
         store.fs.close(fd)
 
 
-def _removed(bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose, Became], None]) -> Became:
+def _removed(
+    fs: FileSystem, bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose, Became], None]
+) -> Became:
+    target = bin.target(one)
     try:
-        return Became(Outcome.EVICTED if bin.take(fd, one) else Outcome.IN_USE)
+        if not _move(fs, fd, one, target):
+            return Became(Outcome.IN_USE)
+        bin.add(one)
+        return Became(Outcome.EVICTED)
     except OSError as error:
         return Became(None, explain(error))
     except BaseException:  # the process is to end, and the file may be in there already
-        if bin.has(fd, one):
+        if _is_rightly_moved(fs, fd, one, target):
+            bin.add(one)
             tell(one, Became(Outcome.EVICTED))
         raise
 
@@ -94,7 +101,7 @@ class _Entry:
         self._store = store
         self._path = path
         self._name = name
-        self._files = self._bytes = 0
+        self._files: set[Loose] = set()
 
     @classmethod
     def made(cls, store: Store, holder: Holder, files: Sequence[Loose], keep_until: int, now: float) -> _Entry | None:
@@ -117,37 +124,24 @@ class _Entry:
             return None
         return cls(store, f"{store.layout.trash}/{name}" if keep_until else area, name)
 
-    def take(self, directory: int, one: Loose) -> bool:
-        """Move a file in; False if it is not the one that the scan saw, or gone."""
-        moved = _move(self._store.fs, directory, one, self._target)
-        if moved:
-            self._count(one)
-        return moved
+    def target(self, one: Loose) -> str:
+        """Where a file is to be moved."""
+        return f"{self._path}/{PAYLOAD}/{len(self._files)}"
 
-    def has(self, directory: int, one: Loose) -> bool:
-        """Whether a file that was about to be taken is in here."""
-        moved = _is_rightly_moved(self._store.fs, directory, one, self._target)
-        if moved:
-            self._count(one)
-        return moved
+    def add(self, one: Loose) -> None:
+        """Count a file that was moved in."""
+        self._files.add(one)
 
     def close(self) -> None:
         """Say by the name what is in here; without a file there is no entry."""
         if not self._files:
             self._store.fs.remove_tree(self._path)
             return
-        generation = self._name.generation._replace(bytes=self._bytes, entries=self._files + 1)
+        size = sum(one.bytes for one in self._files)
+        generation = self._name.generation._replace(bytes=size, entries=len(self._files) + 1)
         path = f"{self._store.layout.trash}/{self._name._replace(generation=generation)}"
         if path != self._path:
             self._store.fs.rename(self._path, path)
-
-    @property
-    def _target(self) -> str:
-        return f"{self._path}/{PAYLOAD}/{self._files}"
-
-    def _count(self, one: Loose) -> None:
-        self._files += 1
-        self._bytes += one.bytes
 
 
 class _Nowhere:
@@ -161,23 +155,17 @@ class _Nowhere:
         self._name = unique()
         self._now = int(now)
 
-    def take(self, directory: int, one: Loose) -> bool:
-        """Delete a file; False if it is not the one that the scan saw, or gone."""
-        moved = _move(self._store.fs, directory, one, self._target(one))
-        if moved:
-            with contextlib.suppress(OSError):  # the purge tries again
-                self._store.fs.unlink(self._target(one))
-        return moved
+    def target(self, one: Loose) -> str:
+        """Where a file is to be moved."""
+        return f"{self._store.layout.trash}/{TrashName(Generation(self._name, self._now, one.bytes, 1), 0, going=True)}"
 
-    def has(self, directory: int, one: Loose) -> bool:
-        """Whether a file that was about to be deleted is on its way."""
-        return _is_rightly_moved(self._store.fs, directory, one, self._target(one))
+    def add(self, one: Loose) -> None:
+        """Delete a file that was moved."""
+        with contextlib.suppress(OSError):  # the purge tries again
+            self._store.fs.unlink(self.target(one))
 
     def close(self) -> None:
         """Nothing is left to be done."""
-
-    def _target(self, one: Loose) -> str:
-        return f"{self._store.layout.trash}/{TrashName(Generation(self._name, self._now, one.bytes, 1), 0, going=True)}"
 
 
 def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
@@ -222,10 +210,8 @@ def remove_directory(store: Store, directory: str) -> None:
     parent, _, name = directory.rpartition("/")
     fd = store.fs.open_below(store.layout.root, parent or ".")
     try:
-        store.fs.rmdir_in(fd, name)
-    except OSError as error:
-        if error.errno not in NOT_EMPTY:
-            raise
+        with Expected(NOT_EMPTY):
+            store.fs.rmdir_in(fd, name)
     finally:
         store.fs.close(fd)
 

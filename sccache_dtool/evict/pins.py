@@ -48,14 +48,17 @@ def unpin(store: Store, key: str) -> bool:
 
 def any_expired(store: Store, now: float) -> bool:
     """Whether there is anything to tidy."""
-    return any(one.until and one.until <= now for one in listing(store))
+    return bool(_expired(store, now))
 
 
 def tidy(store: Store, now: float) -> None:
     """Remove pins that have run out."""
-    for one in listing(store):
-        if one.until and one.until <= now:
-            _remove(store, one)
+    for one in _expired(store, now):
+        _remove(store, one)
+
+
+def _expired(store: Store, now: float) -> list[PinName]:
+    return [one for one in listing(store) if one.until and one.until <= now]
 
 
 def by_whom(store: Store, name: PinName) -> str:

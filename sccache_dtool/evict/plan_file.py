@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sccache_dtool.catalog import items
@@ -123,11 +123,11 @@ def _decode_each(entries: Iterable[Mapping[str, Any]]) -> tuple[Candidate, ...]:
 
 def _goal(value: object) -> int | None:
     """What to come down to, also below nought, where others have too much; None: there is no goal."""
-    return None if value is None else -_number(-value) if type(value) is int and value < 0 else _number(value)
+    return None if value is None else _number(value, 1 - _TOO_MANY)
 
 
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _TOO_MANY:
+def _number(value: object, least: int = 0) -> int:
+    if type(value) is not int or not least <= value < _TOO_MANY:
         raise ValueError(value)
     return value
 
@@ -163,16 +163,27 @@ class Weighed(NamedTuple):
     keep: list[Kept]
     gone: list[Candidate]
 
+    def add(self, one: Candidate, standing: _Standing) -> None:
+        """Add a removal by how it stands with it."""
+        if standing == _GONE:
+            self.gone.append(one)
+        elif standing.reason:
+            self.keep.append(Kept(one, *standing))
+        else:
+            self.remove.append(one)
+
 
 class _Standing(NamedTuple):
-    """How it stands with one: still to be done, unless it is gone or there is a reason to keep it."""
+    """How it stands with a removal: still to be done, unless there is a reason to keep what it is of."""
 
-    gone: bool = False
     reason: str = ""
     held: bool = False
 
 
-_GONE = _Standing(gone=True)
+_GONE = _Standing("gone")
+
+#: Copies that are looked at as one piece of work.
+_AT_ONCE = 64
 
 
 def weigh(
@@ -191,73 +202,48 @@ def weigh(
     weighed = Weighed([], [], [])
     copies: list[Candidate] = []
     for one in planned:
-        if one.loose is not None and is_excluded(one.label, exclude):
-            weighed.keep.append(Kept(one, EXCLUDED))
-        elif one.loose is not None:
+        if one.loose is not None:
             found = loose.get(one.place)
-            standing = _standing_of_loose(one.loose, found)
-            _put(weighed, one._replace(loose=found or one.loose), standing)  # what is there is as the scan says
+            standing = _standing_of_loose(one.loose, found, exclude)
+            weighed.add(one._replace(loose=found or one.loose), standing)  # what is there is as the scan says
         elif one.key in pinned:
-            weighed.keep.append(Kept(one, "pinned"))
+            weighed.add(one, _Standing("pinned"))
         else:
             copies.append(one)
-    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
-    look = functools.partial(_look_at_each, store.logging_to(Silent()), tuple(exclude))
-    for piece, standings in zip(pieces, pool.each(look, pieces), strict=True):
-        for one, standing in zip(piece, standings, strict=True):
-            _put(weighed, one, standing)
+    look = functools.partial(_standing_of, store.logging_to(Silent()), tuple(exclude))
+    for one, standing in zip(copies, pool.each_in_pieces(look, copies, _AT_ONCE), strict=True):
+        weighed.add(one, standing)
     return weighed
 
 
-#: Copies that are looked at as one piece of work.
-_AT_ONCE = 64
-
-
-def _put(weighed: Weighed, one: Candidate, standing: _Standing) -> None:
-    if standing.gone:
-        weighed.gone.append(one)
-    elif standing.reason:
-        weighed.keep.append(Kept(one, standing.reason, standing.held))
-    else:
-        weighed.remove.append(one)
-
-
-def _standing_of_loose(planned: Loose, found: Loose | None) -> _Standing:
+def _standing_of_loose(planned: Loose, found: Loose | None, exclude: Collection[str]) -> _Standing:
+    if is_excluded(planned.path, exclude):
+        return _Standing(EXCLUDED)
     if found is None:
         return _GONE
-    if (found.stamp, found.newest) != (planned.stamp, planned.newest):
-        return _Standing(reason="changed since the plan was made")
-    return _Standing()
+    changed = (found.stamp, found.newest) != (planned.stamp, planned.newest)
+    return _Standing("changed since the plan was made" if changed else "")
 
 
-def _look_at_each(store: Store, exclude: Collection[str], planned: Sequence[Candidate]) -> list[_Standing]:
-    return [_look_at(store, exclude, candidate) for candidate in planned]
-
-
-def _look_at(store: Store, exclude: Collection[str], candidate: Candidate) -> _Standing:
+def _standing_of(store: Store, exclude: Collection[str], candidate: Candidate) -> _Standing:
     item = items.look(store, candidate.key)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:
         return _GONE
     if is_excluded(item.name, exclude):
-        return _Standing(reason=EXCLUDED if item.name is not None else UNREADABLE)
+        return _Standing(EXCLUDED if item.name is not None else UNREADABLE)
     if copy.held:
-        return _Standing(reason=in_use(copy), held=True)
-    if item.uses != candidate.uses:  # each use counts; when the last one ended is not known where its holder was reaped
-        return _Standing(reason="used since the plan was made")
-    return _Standing()
+        return _Standing(in_use(copy), True)
+    # Each use counts; when the last one ended is not known where its holder was reaped.
+    return _Standing("used since the plan was made" if item.uses != candidate.uses else "")
 
 
 def in_use_besides(leased: Iterable[Item], planned: Iterable[Candidate]) -> tuple[Kept, ...]:
     """Copies with leases that no plan names: they may be what keeps it from its goal."""
-    held = {
-        f"{copy.key}/{copy.generation}": Kept(
-            Candidate(f"{copy.key}/{copy.generation}", item.uses, item.idle_since), in_use(copy), True
-        )
-        for item in leased
-        for copy in item.copies
-        if copy.held
-    }
-    for one in planned:
-        held.pop(one.place, None)
-    return tuple(held.values())
+    named = {one.place for one in planned}
+    held = ((f"{copy.key}/{copy.generation}", item, copy) for item in leased for copy in item.copies if copy.held)
+    return tuple(
+        Kept(Candidate(place, item.uses, item.idle_since), in_use(copy), True)
+        for place, item, copy in held
+        if place not in named
+    )

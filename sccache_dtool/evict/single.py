@@ -10,11 +10,10 @@ from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import TrashName, WorkName, key_label
 from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, explain
 from sccache_dtool.evict import audit, execution, trash
-from sccache_dtool.evict.leftovers import Leftovers
+from sccache_dtool.evict.leftovers import RESTORING, Leftovers
 from sccache_dtool.liveness import caller
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import program, reaping
-from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
 from sccache_dtool.protocol.store import Store
@@ -165,17 +164,18 @@ def restore(store: Store, key: str, ttl: float) -> None:
         with program.worker(store, ttl) as holder:
             if not trash.restore(store, holder, key, name):
                 raise UsageError(f"{key_label(key)} has just been deleted from the trash")
-            _record_restored(store, key, holder)
+            audit.write_restored(store, key, holder)
     except OSError as error:
         raise _not_restored(store, key, name, error) from error
 
 
 def return_interrupted_restores(store: Store) -> None:
     """Return to the trash what an earlier `restore`, which was killed, has taken from there."""
-    works = store.fs.names(store.layout.tmp)
-    if any(map(_is_of_restore, works)):
+    named = ((text, WorkName.parse(text)) for text in store.fs.names(store.layout.tmp))
+    works = [text for text, work in named if work and work.purpose in RESTORING]
+    if works:
         with open_judge(store) as judge:
-            execution.put_away(store, Leftovers(store, judge).interrupted_restores(works))
+            execution.put_away(store, Leftovers(store, judge).work_areas(works))
 
 
 def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> CacheError:
@@ -200,26 +200,12 @@ def _not_restored(store: Store, key: str, name: TrashName, error: OSError) -> Ca
     return CacheError(f"cannot restore {label}: {explain(error)}", details=where, hint=hint)
 
 
-def _record_restored(store: Store, key: str, holder: Holder) -> None:
-    tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
-    try:
-        audit.write_restored(store, key, store.clock.wall(), holder.by, tmp)
-    except OSError as error:
-        store.log.warning(f"{explain(error)}; the restore is not recorded, so metrics count it as a miss")
-
-
 def not_in_trash(word: str) -> UsageError:
     """The error that says that `restore` cannot find what a word means."""
     return UsageError(
         f"there is no {word!r} in the trash",
         hint="only items removed with --trash are kept; to list them: sc-dtool restore",
     )
-
-
-def _is_of_restore(name: str) -> bool:
-    """Whether a name in `tmp/` is a work area of `restore`."""
-    work = WorkName.parse(name)
-    return work is not None and work.purpose in (trash.RESTORE, trash.RETURN)
 
 
 def _only_of(holder: str, copy: Copy) -> Copy:

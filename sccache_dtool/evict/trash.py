@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import operator
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ from sccache_dtool.disk.names import (
     unique,
 )
 from sccache_dtool.disk.nofollow import Way
-from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.policy.thresholds import Trashed
 from sccache_dtool.pool import THREADS, Pool
 from sccache_dtool.protocol import gate
@@ -110,25 +111,19 @@ def _noted(fs: FileSystem, note: str) -> bool:
     If this process is killed before the copy is in the trash, whoever finishes the eviction keeps it as long. On a
     full disk there is no note: evicting makes room.
     """
-    try:
-        fs.put_record("-", note)
-    except OSError as error:
-        if error.errno in GONE:
-            return False
-        if error.errno not in FULL | {errno.EEXIST}:
-            raise
-    return True
+    with Expected(GONE):
+        with Expected(FULL | {errno.EEXIST}):
+            fs.put_record("-", note)
+        return True
+    return False
 
 
 def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
     """Until when whoever began to evict a copy wanted it to be kept, in seconds since 1970; 0: not at all."""
-    try:
-        found = fs.names(directory, via=via)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return 0
-    return max((note.until for name in found if (note := KeptName.parse(name))), default=0)
+    with Expected(GONE):
+        found = map(KeptName.parse, fs.names(directory, via=via))
+        return max((note.until for note in found if note), default=0)
+    return 0
 
 
 def _part_from(store: Store, directory: str, trashed: str | None) -> None:
@@ -154,30 +149,23 @@ class Purged(NamedTuple):
     left_bytes: int = 0
 
 
-def purge(
-    store: Store,
-    now: float,
-    pool: Pool | None = None,
-    deadline: Deadline = NO_DEADLINE,
-) -> Purged:
+def purge(store: Store, now: float, pool: Pool | None = None, deadline: Deadline = NO_DEADLINE) -> Purged:
     """Delete what in the trash is not to be kept any longer.
 
     `pool`: does the work; `deadline`: after which the rest is left for the next purge.
     """
     pool = pool or Pool()
     expired = [name for name in listing(store) if is_expired(name, now)]
-    large = [name for name in expired if name.generation.entries > _LARGE]
-    for name in large:
-        _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
-    copies = left = left_bytes = 0
+    for name in expired:
+        if name.generation.entries > _LARGE:
+            _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
+    purged = Purged()
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
     for part, warnings in pool.each(functools.partial(_remove_each, store, deadline), pieces):
-        copies += part.copies
-        left += part.left
-        left_bytes += part.left_bytes
+        purged = Purged(*map(operator.add, purged, part))
         for warning in warnings:
             store.log.warning(warning)
-    return Purged(copies, left, left_bytes)
+    return purged
 
 
 def purge_copy(store: Store, generation: str) -> None:
@@ -248,20 +236,16 @@ def _empty(fs: FileSystem, path: str, pool: Pool, deadline: Deadline) -> None:
     """Remove most of a large tree, many parts at a time; what is left is for `remove_tree`, errors included."""
     pending = [path]
     while pending and len(pending) < 4 * THREADS:
-        below = [f"{directory}/{name}" for directory in pending for name in _directories(fs, directory)]
+        below = [f"{directory}/{one.name}" for directory in pending for one in _entries(fs, directory) if one.is_dir]
         if not below:
             break
         pending = below
     for directory in [path, *pending]:
         names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
         pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
-        deque(pool.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
+        deque(pool.each(functools.partial(_remove_if_time, deadline, fs.unlink_all, directory), pieces), maxlen=0)
     if pending != [path]:
-        deque(pool.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)
-
-
-def _directories(fs: FileSystem, path: str) -> list[str]:
-    return [entry.name for entry in _entries(fs, path) if entry.is_dir]
+        deque(pool.each(functools.partial(_remove_if_time, deadline, fs.remove_tree), pending), maxlen=0)
 
 
 def _entries(fs: FileSystem, path: str) -> list[Entry]:
@@ -270,28 +254,16 @@ def _entries(fs: FileSystem, path: str) -> list[Entry]:
     return []
 
 
-def _unlink_each(fs: FileSystem, directory: str, deadline: Deadline, names: Sequence[str]) -> None:
-    if deadline.is_over():
-        return
-    with contextlib.suppress(OSError):
-        fs.unlink_all(directory, names)
-
-
-def _remove_part(fs: FileSystem, deadline: Deadline, path: str) -> None:
+def _remove_if_time(deadline: Deadline, remove: Callable[..., object], *what: object) -> None:
     if not deadline.is_over():
         with contextlib.suppress(OSError):
-            fs.remove_tree(path)
+            remove(*what)
 
 
 def listing(store: Store) -> Iterator[TrashName]:
     """What is in the trash."""
-    return understood(
-        store.layout.trash,
-        store.fs.names(store.layout.trash),
-        TrashName.parse,
-        "not an evicted copy",
-        store.log,
-    )
+    trash = store.layout.trash
+    return understood(trash, store.fs.names(trash), TrashName.parse, "not an evicted copy", store.log)
 
 
 def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
@@ -332,6 +304,9 @@ def _key_in(facts: ItemFacts, payload: Sequence[str]) -> str:
 
 #: Purposes of the work areas of `restore`: while it runs, and on the way back to the trash.
 RESTORE, RETURN = "restore", "return"
+
+#: Purpose of a work area that is being deleted.
+GOING = "going"
 
 #: In such a work area: the directory that was in the trash. Published is a new one, see `restore`.
 _TRASHED = "trashed"
@@ -378,10 +353,9 @@ def _published(fs: FileSystem, area: str, target: str) -> bool:
     try:
         return _moved(fs, area, target)
     except OSError:
-        directory, _, name = target.rpartition("/")
-        if name in fs.names(directory):
-            return True
-        raise
+        if not _is_listed(fs, target):
+            raise
+        return True
 
 
 def give_back(store: Store, work: WorkName) -> bool:
@@ -393,47 +367,35 @@ def give_back(store: Store, work: WorkName) -> bool:
     """
     area = f"{store.layout.tmp}/{work._replace(purpose=RETURN)}"
     if work.purpose != RETURN:
-        try:
+        with Expected(GONE):  # it was published, or somebody else has done this
             store.fs.rename(f"{store.layout.tmp}/{work}", area)
-        except OSError as error:
-            if error.errno not in GONE:  # otherwise it was published, or somebody else has done this
-                raise
-    _unless(GONE | NOT_EMPTY, store.fs.rmdir, f"{area}/{GATE}")
-    try:
-        store.fs.rmdir(area)
-        return False
-    except OSError as error:
-        if error.errno in GONE:
+    with Expected(GONE | NOT_EMPTY):
+        store.fs.rmdir(f"{area}/{GATE}")
+    with Expected(GONE):
+        with Expected(NOT_EMPTY):
+            store.fs.rmdir(area)
             return False
-        if error.errno not in NOT_EMPTY:
-            raise
-    for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
-        _unless(GONE, store.fs.rename, f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
-    _unless(GONE | NOT_EMPTY, store.fs.rmdir, f"{area}/{_TRASHED}")
-    return _unless(GONE, store.fs.rename, area, f"{store.layout.trash}/{work.of}")
-
-
-def _unless(expected: Collection[int], call: Callable[..., object], *paths: str) -> bool:
-    """Make a call; False if it fails with one of the expected errno values."""
-    try:
-        call(*paths)
-    except OSError as error:
-        if error.errno not in expected:
-            raise
-        return False
-    return True
+        for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
+            with Expected(GONE):
+                store.fs.rename(f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
+        with Expected(GONE | NOT_EMPTY):
+            store.fs.rmdir(f"{area}/{_TRASHED}")
+        store.fs.rename(area, f"{store.layout.trash}/{work.of}")
+        return True
+    return False
 
 
 def _moved(fs: FileSystem, source: str, target: str) -> bool:
     """Rename; False if there was nothing to rename. A target that is there after all says that a reply was lost."""
-    try:
+    with Expected(GONE):
         fs.rename(source, target)
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        directory, _, name = target.rpartition("/")
-        return name in fs.names(directory)
-    return True
+        return True
+    return _is_listed(fs, target)
+
+
+def _is_listed(fs: FileSystem, path: str) -> bool:
+    directory, _, name = path.rpartition("/")
+    return name in fs.names(directory)
 
 
 def discard_work(store: Store, work: WorkName) -> bool:
@@ -441,17 +403,16 @@ def discard_work(store: Store, work: WorkName) -> bool:
 
     It is renamed before anything in it is deleted: whoever was only paused, and wakes up, must not publish half.
     """
-    going = f"{store.layout.tmp}/{work._replace(purpose='going')}"
-    if work.purpose != "going":
+    going = f"{store.layout.tmp}/{work._replace(purpose=GOING)}"
+    if work.purpose != GOING:
         try:
             store.fs.rename(f"{store.layout.tmp}/{work}", going)
         except OSError as error:
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY) or error.errno in GONE:
+            if error.errno in NOT_EMPTY | GONE:
                 return False
             if error.errno != errno.EXDEV:
                 raise
-            going = (
-                f"{store.layout.tmp}/{work}"  # see `_part_from`: what was there before this mount is nobody's any more
-            )
+            # See `_part_from`: what was there before this mount is nobody's any more.
+            going = f"{store.layout.tmp}/{work}"
     store.fs.remove_tree(going)
     return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -90,24 +91,13 @@ class Setting(NamedTuple):
     parse: Callable[[Any], Any]
 
 
-def _duration(value: object) -> float:
-    return parse_duration(str(value))
+def _text(parse: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """`parse`, for a value of any type."""
+    return lambda value: parse(str(value))
 
 
-def _lifetime(value: object) -> float:
-    return parse_lifetime(str(value))
-
-
-def _limit(value: object) -> int:
-    return parse_limit(str(value))
-
-
-def _mark(value: object) -> Mark:
-    return parse_mark(str(value))
-
-
-def _files_mark(value: object) -> Mark:
-    return parse_entries_mark(str(value))
+_duration, _lifetime, _limit = _text(parse_duration), _text(parse_lifetime), _text(parse_limit)
+_mark, _files_mark = _text(parse_mark), _text(parse_entries_mark)
 
 
 def _count(value: object) -> int:
@@ -124,33 +114,34 @@ def _order(value: object) -> str:
 
 def _patterns(value: object) -> tuple[str, ...]:
     """Patterns of items' names."""
-    listed = value if isinstance(value, list) else [value]
-    if not all(isinstance(pattern, str) and pattern for pattern in listed):
+    if not all(isinstance(pattern, str) and pattern for pattern in _listed(value)):
         raise UsageError(f"{value!r} is not a list of patterns", hint='give a list such as ["hg38*", "*.fa"]')
-    return tuple(listed)
+    return tuple(_listed(value))
 
 
 def _parameters(value: object) -> tuple[str, ...]:
     """Names of parameters in URLs, as patterns."""
-    listed: list[Any] = value if isinstance(value, list) else [value]
-    for name in listed:
+    for name in _listed(value):
         if not isinstance(name, str) or re.fullmatch(r"(?a)[^\s=&?#;%/]*\w[^\s=&?#;%/]*", name) is None:
             raise UsageError(
                 f"{name!r} is not the name of a parameter in a URL", hint='give a list such as ["ticket", "x-site-*"]'
             )
-    return tuple(name.lower() for name in listed)
+    return tuple(name.lower() for name in _listed(value))
 
 
 def _directories(value: object) -> tuple[str, ...]:
     """Patterns of directories below the root."""
-    listed = value if isinstance(value, list) else [value]
-    for pattern in listed:
+    for pattern in _listed(value):
         if not isinstance(pattern, str) or {"", ".", ".."} & set(pattern.split("/")):
             raise UsageError(
                 f"{pattern!r} does not name a directory of the cache",
                 hint='give a list such as ["study-1", "mirror/*"]',
             )
-    return tuple(listed)
+    return tuple(_listed(value))
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 #: By the names of `Config`'s fields.
@@ -183,6 +174,9 @@ ALIASES = (
     ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
 )
 
+
+#: All of them; sc-dtool's own name is the later one, and so counts if both are given.
+_KNOWN = (*ALIASES, *SETTINGS.items())
 
 #: The tables that the file may have.
 TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
@@ -225,21 +219,17 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
             faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
-    known = [*ALIASES, *SETTINGS.items()]  # sc-dtool's own name, if both are given
     values: dict[str, Any] = {}
-    for field, setting in known:
-        if setting.key in _table(tables, setting.table):
-            try:
-                values[field] = _take(tables, setting, place)
-            except CacheError as mistake:
-                faults.setdefault(setting.table, []).append(mistake)
+    for field, setting in _KNOWN:
+        table = tables.get(setting.table)
+        if isinstance(table, dict) and setting.key in table:
+            with _collecting(faults, place, setting.table, f" {setting.key}"):
+                values[field] = setting.parse(table[setting.key])
     hide_also(values.get("fetch_credentials", ()))  # whatever else is wrong
     settings = Config(**values, unknown=unknown)
     if "clean" not in faults:
-        try:
-            _told_where(f"{place}: [clean]", check, settings.limits)
-        except CacheError as mistake:
-            faults["clean"] = [mistake]
+        with _collecting(faults, place, "clean"):
+            check(settings.limits)
     settings.faults = faults
     return settings
 
@@ -280,25 +270,18 @@ def _split(text: str) -> dict[str, str]:
     return found
 
 
-def _table(tables: dict[str, Any], name: str) -> dict[str, Any]:
-    table = tables.get(name)
-    return table if isinstance(table, dict) else {}
-
-
-def _take(tables: dict[str, Any], setting: Setting, place: str) -> Any:
-    return _told_where(f"{place}: [{setting.table}] {setting.key}", setting.parse, tables[setting.table][setting.key])
-
-
-def _told_where(place: str, parse: Callable[[Any], Any], value: Any) -> Any:
-    """What `parse` makes of a value; an error names the place."""
+@contextlib.contextmanager
+def _collecting(faults: dict[str, list[CacheError]], place: str, table: str, key: str = "") -> Iterator[None]:
+    """Add an error to the faults of a table, with where it is."""
     try:
-        return parse(value)
+        yield
     except CacheError as error:
-        raise CacheError(f"{place}: {error.message}", hint=error.hint) from error
+        mistake = CacheError(f"{place}: [{table}]{key}: {error.message}", hint=error.hint)
+        faults.setdefault(table, []).append(mistake)
 
 
 def _others(tables: dict[str, Any]) -> Iterator[str]:
-    known = {(setting.table, setting.key) for setting in _known()}
+    known = {(setting.table, setting.key) for _, setting in _KNOWN}
     for table, settings in tables.items():
         if isinstance(settings, dict):
             yield from (f"[{table}] {key}" for key in settings if (table, key) not in known)
@@ -306,12 +289,7 @@ def _others(tables: dict[str, Any]) -> Iterator[str]:
             yield table
 
 
-def _known() -> Iterator[Setting]:
-    yield from SETTINGS.values()
-    yield from (setting for _, setting in ALIASES)
-
-
 def of_cleaning(unknown: str) -> bool:
     """Whether what is not a setting may be meant for `clean`: it is in its table, or named like one of its settings."""
     table, _, key = unknown.rpartition(" ")
-    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for setting in _known())
+    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for _, setting in _KNOWN)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.catalog.loose import YOUNG, Loose
 from sccache_dtool.disk.names import Generation, key_label
-from sccache_dtool.patterns import matches, note_matching
+from sccache_dtool.patterns import matches_any, note_matching
 from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
 from sccache_dtool.protocol.history import FOLD_AT
 from sccache_dtool.units import short_duration
@@ -120,11 +121,6 @@ def candidate(key: str, generation: Generation, uses: int, idle_since: float, or
     return Candidate(f"{key}/{generation}", uses, idle_since, _FIRST[order](past, now))
 
 
-def _loose_candidate(one: Loose, idle_since: float, order: str, now: float) -> Candidate:
-    past = _Past(0, idle_since, one.bytes, idle_since, None)
-    return Candidate(one.path, 0, idle_since, _FIRST[order](past, now), one)
-
-
 def in_order(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates, what goes first in front; of equals the least recently used, and always in the same order."""
     found = sorted(candidates, key=lambda one: one.place)
@@ -148,6 +144,7 @@ class Rules(NamedTuple):
     order: str = ORDERS[0]
     exclude: tuple[str, ...] = ()  # patterns of names that stay
     grace: float = 0.0  # seconds for which a fresh copy stays
+    pinned: Collection[str] = ()  # keys of items that a person wants kept; the cleaner fills it in
 
     @property
     def empty(self) -> bool:
@@ -156,22 +153,31 @@ class Rules(NamedTuple):
         return not self.everything and self.limits == Limits() and all(one is None for one in conditions)
 
 
-class Sifted(NamedTuple):
+@dataclass
+class Sifted:
     """Copies, sorted into those that may go and those that stay, whatever the goal is."""
 
-    eligible: list[Candidate]
-    kept: list[Kept]
-    bytes: int  # of all
-    entries: int
-    unsettled: list[Item]  # items with leases or closed copies: not among the rest, as a reaping may change them
-    to_fold: list[str]  # keys of items with long histories
-    matched: set[str]  # patterns of `Rules.exclude` that the name of something matches, whatever becomes of it
+    eligible: list[Candidate] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    bytes: int = 0  # of all
+    entries: int = 0
+    unsettled: list[Item] = field(default_factory=list)  # with leases or closed copies: a reaping may change them
+    to_fold: list[str] = field(default_factory=list)  # keys of items with long histories
+    matched: set[str] = field(default_factory=set)  # patterns of `Rules.exclude` that the name of something matches
+
+    def add(self, one: Candidate, size: int, entries: int, reason: str | None, held: bool = False) -> None:
+        """Add a candidate of this size; it stays if there is a `reason`."""
+        self.bytes += size
+        self.entries += entries
+        if reason:
+            self.kept.append(Kept(one, reason, held))
+        else:
+            self.eligible.append(one)
 
 
-def sift(rules: Rules, now: float, pinned: Collection[str], items: Iterator[Item]) -> Sifted:
+def sift(rules: Rules, now: float, items: Iterator[Item]) -> Sifted:
     """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
-    sifted = Sifted([], [], 0, 0, [], [], set())
-    size = entries = 0
+    sifted = Sifted()
     for item in items:
         if rules.exclude and item.copies and item.name is not None:
             note_matching(rules.exclude, item.name, sifted.matched)
@@ -181,52 +187,55 @@ def sift(rules: Rules, now: float, pinned: Collection[str], items: Iterator[Item
             sifted.unsettled.append(item)
             continue
         for copy in item.copies:
-            size += copy.generation.bytes
-            entries += copy.generation.entries
-            _judge(item, copy, rules, now, pinned, sifted)
-    return sifted._replace(bytes=size, entries=entries)
+            _judge(item, copy, rules, now, sifted)
+    return sifted
 
 
-def settle(sifted: Sifted, items: Iterable[Item], rules: Rules, now: float, pinned: Collection[str]) -> Sifted:
-    """Add items with leases, as a reaping has left them. Closed copies are no policy's business: they are tidied."""
-    size, entries = sifted.bytes, sifted.entries
-    for item in items:
+def merge(parts: Iterable[Sifted]) -> Sifted:
+    """What `sift` made of all parts of a cache."""
+    whole = Sifted()
+    for part in parts:
+        whole.eligible += part.eligible
+        whole.kept += part.kept
+        whole.bytes += part.bytes
+        whole.entries += part.entries
+        whole.unsettled += part.unsettled
+        whole.to_fold += part.to_fold
+        whole.matched |= part.matched
+    return whole
+
+
+def settle(
+    sifted: Sifted, busy: Iterable[Item], loose: Iterable[Loose], rules: Rules, now: float, ahead: float
+) -> Sifted:
+    """Add what a scan could not sort yet; `sifted` is left as it is.
+
+    `busy`: the unsettled items, as a reaping has left them; closed copies are no policy's business: they are tidied.
+    `loose`: files that dtool left; `ahead`: by how much the clock that set their times is ahead of this host's.
+    """
+    settled = merge([sifted])
+    for item in busy:
         for copy in item.copies:
             if not copy.closed:
-                size += copy.generation.bytes
-                entries += copy.generation.entries
-                _judge(item, copy, rules, now, pinned, sifted)
-    return sifted._replace(bytes=size, entries=entries)
-
-
-def add_loose(sifted: Sifted, files: Iterable[Loose], rules: Rules, now: float, ahead: float) -> Sifted:
-    """Add files that dtool left. `ahead`: by how much the clock that set their times is ahead of this host's."""
-    size, entries = sifted.bytes, sifted.entries
-    for one in files:
+                _judge(item, copy, rules, now, settled)
+    for one in loose:
         if one.is_broken(now + ahead):
             continue  # it is tidied away, whatever the rules are
-        size += one.bytes
-        entries += 1
-        note_matching(rules.exclude, one.path, sifted.matched)
-        ranked = _loose_candidate(one, one.newest - ahead, rules.order, now)
-        reason = _reason_to_keep_loose(one, rules, now + ahead)
-        if reason:
-            sifted.kept.append(Kept(ranked, reason))
-        else:
-            sifted.eligible.append(ranked)
-    return sifted._replace(bytes=size, entries=entries)
+        note_matching(rules.exclude, one.path, settled.matched)
+        idle_since = one.newest - ahead
+        past = _Past(0, idle_since, one.bytes, idle_since, None)
+        ranked = Candidate(one.path, 0, idle_since, _FIRST[rules.order](past, now), one)
+        settled.add(ranked, one.bytes, 1, _reason_to_keep_loose(one, rules, now + ahead))
+    return settled
 
 
-def _judge(item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], sifted: Sifted) -> None:
+def _judge(item: Item, copy: Copy, rules: Rules, now: float, sifted: Sifted) -> None:
     successor = _successor(item, copy)
     ranked = candidate(item.key, copy.generation, item.uses, item.idle_since, rules.order, now)
     if successor is not None:
         ranked = ranked._replace(idle_since=min(item.idle_since, successor.created), rank=-math.inf)
-    reason = _reason_to_keep(item, copy, rules, now, pinned, successor)
-    if reason:
-        sifted.kept.append(Kept(ranked, reason, bool(copy.held)))
-    else:
-        sifted.eligible.append(ranked)
+    reason = _reason_to_keep(item, copy, rules, now, ranked.idle_since, successor)
+    sifted.add(ranked, copy.generation.bytes, copy.generation.entries, reason, bool(copy.held))
 
 
 def _successor(item: Item, copy: Copy) -> Generation | None:
@@ -240,20 +249,19 @@ def _successor(item: Item, copy: Copy) -> Generation | None:
 
 
 def _reason_to_keep(
-    item: Item, copy: Copy, rules: Rules, now: float, pinned: Collection[str], successor: Generation | None
+    item: Item, copy: Copy, rules: Rules, now: float, idle_since: float, successor: Generation | None
 ) -> str | None:
     """Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
     trying would be in vain.
     """
     if copy.held:
         return in_use(copy)
-    if item.key in pinned:
+    if item.key in rules.pinned:
         return "pinned"
     if is_excluded(item.name, rules.exclude):
         return EXCLUDED if item.name is not None else UNREADABLE
     if rules.grace and now - copy.generation.created < rules.grace:
         return f"fetched within {short_duration(rules.grace)}"
-    idle_since = item.idle_since if successor is None else min(item.idle_since, successor.created)
     if rules.older_than is not None and now - idle_since < rules.older_than:
         return f"used within {short_duration(rules.older_than)}"
     if successor is None and rules.fewer_uses_than is not None and item.uses >= rules.fewer_uses_than:
@@ -287,12 +295,12 @@ EXCLUDED = "excluded"
 UNREADABLE = "its name cannot be read, so it may be excluded"
 
 
-def is_excluded(name: str | None, patterns: Iterable[str]) -> bool:
+def is_excluded(name: str | None, patterns: Collection[str]) -> bool:
     """Whether a name matches any of the patterns; one that nobody can read (None) may.
 
     Keys do not count: 'b*' would match one in 16.
     """
-    return any(name is None or matches(pattern, name) for pattern in patterns)
+    return bool(patterns) if name is None else matches_any(patterns, name)
 
 
 # -- how much goes ---------------------------------------------------------------------------------------------------
@@ -352,56 +360,43 @@ ENOUGH = "not needed to reach the goal"
 def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
     """Whether there is anything in the plan for sifted copies; as `conclude`, without putting them in order."""
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
-    if aim is None:
-        return bool(sifted.eligible) and rules.limits == Limits()
-    return bool(sifted.eligible) and aim.missed(sifted.bytes, sifted.entries) != (0, 0)
+    if not sifted.eligible:
+        return False
+    return rules.limits == Limits() if aim is None else aim.missed(sifted.bytes, sifted.entries) != (0, 0)
 
 
 def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
     """The plan for sifted copies; `room` is that of the file system without the trash, if limits depend on it."""
-    plan = _conclude(sifted, rules, room)
-    unmatched = tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched)
-    return plan._replace(spare=spare(rules.limits, room), unmatched=unmatched)
-
-
-def _conclude(sifted: Sifted, rules: Rules, room: Room | None) -> Plan:
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
+    unmatched = tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched)
+    plan = Plan((), (), sifted.bytes, sifted.entries, aim, spare=spare(rules.limits, room), unmatched=unmatched)
     if aim is None and rules.limits != Limits():
-        return Plan((), (), sifted.bytes, sifted.entries, None, within=True)
-    if not removes_any(sifted, rules, room):
-        kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in sifted.eligible))
-        return Plan((), kept, sifted.bytes, sifted.entries, aim)
-    eligible = in_order(sifted.eligible)
-    if aim is None:
-        return Plan(tuple(eligible), tuple(sifted.kept), sifted.bytes, sifted.entries, None)
-    size, entries = sifted.bytes, sifted.entries
-    count = 0
-    for candidate in eligible:
+        return plan._replace(within=True)
+    eligible = in_order(sifted.eligible) if removes_any(sifted, rules, room) else sifted.eligible
+    count = len(eligible) if aim is None else _count_to_reach(aim, eligible, sifted.bytes, sifted.entries)
+    kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in eligible[count:]))
+    return plan._replace(remove=tuple(eligible[:count]), keep=kept)
+
+
+def _count_to_reach(aim: Goal, eligible: Sequence[Candidate], size: int, entries: int) -> int:
+    """How many of these must go from a cache that holds `size` bytes in `entries`."""
+    for count, candidate in enumerate(eligible):
         if aim.missed(size, entries) == (0, 0):
-            break
+            return count
         size -= candidate.bytes
         if aim.entries is not None:
             entries -= candidate.entries
-        count += 1
-    kept = (*sifted.kept, *(Kept(candidate, ENOUGH) for candidate in eligible[count:]))
-    return Plan(tuple(eligible[:count]), kept, sifted.bytes, sifted.entries, aim)
+    return len(eligible)
 
 
 def make_plan(
-    items: Iterable[Item],
+    sifted: Sifted,
+    busy: Iterable[Item],
+    loose: Iterable[Loose],
     rules: Rules,
     now: float,
-    loose: Iterable[Loose] = (),
-    loose_now: float | None = None,
-    *,
-    pinned: Collection[str] = (),
+    ahead: float = 0.0,
     room: Room | None = None,
 ) -> Plan:
-    """The plan that `rules` mean for `items`, and for files that dtool left, at the time `now` (seconds since 1970).
-
-    `loose_now` is the same time on the clock by which the times of `loose` were set.
-    """
-    sifted = sift(rules, now, pinned, iter(items))
-    sifted = settle(sifted, sifted.unsettled, rules, now, pinned)
-    sifted = add_loose(sifted, loose, rules, now, 0.0 if loose_now is None else loose_now - now)
-    return conclude(sifted, rules, room)
+    """The plan that `rules` mean at the time `now` (seconds since 1970): see `settle` and `conclude`."""
+    return conclude(settle(sifted, busy, loose, rules, now, ahead), rules, room)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sccache_dtool.errors import UsageError
 from sccache_dtool.units import SIZE_FORMS, parse_size
 
-#: In which order copies go; the first is what is done if nobody says. How each is reckoned: `evict/policies.py`.
+#: In which order copies go; the first is what is done if nobody says. How each is reckoned: `policy/rules.py`.
 ORDERS = ("cost", "lru", "lfu", "largest", "oldest")
 
 
@@ -32,19 +32,13 @@ _MOST_FORGOTTEN = 100
 
 def parse_limit(text: str) -> int:
     """A size that a cleaning goes by. Raises UsageError, also for what would empty a cache by mistake."""
-    size = parse_size(text)
-    _check_meant(text, size, "bytes", "give it a unit, such as TB")
-    return size
+    return _meant(text, parse_size(text), "bytes", "give it a unit, such as TB")
 
 
 def parse_mark(text: str) -> Mark:
     """A mark in bytes: ``"90%"`` of the capacity, or a size. Raises UsageError, also for 90: bytes are not meant."""
-    share = _share(text)
-    if share is not None:
-        return share
-    size = parse_size(text)
-    _check_meant(text, size, "bytes", "give 90% for a percentage, or a size: 9TB")
-    return Mark(size, False)
+    hint = "give 90% for a percentage, or a size: 9TB"
+    return _share(text) or Mark(_meant(text, parse_size(text), "bytes", hint), False)
 
 
 def parse_entries_mark(text: str) -> Mark:
@@ -56,8 +50,7 @@ def parse_entries_mark(text: str) -> Mark:
         raise UsageError(
             f"cannot read {text!r} as a number of files", hint="give a number, or a percentage such as 90%"
         )
-    _check_meant(text, int(text), "files", "give 90% for a percentage, or a number above 100")
-    return Mark(int(text), False)
+    return Mark(_meant(text, int(text), "files", "give 90% for a percentage, or a number above 100"), False)
 
 
 def parse_fraction(value: object) -> Mark:
@@ -85,11 +78,12 @@ def _share(text: str) -> Mark | None:
     return Mark(share, True)
 
 
-def _check_meant(text: str, value: int, unit: str, hint: str) -> None:
-    """Raise UsageError for a number whose unit was forgotten: 90 bytes are nobody's mark, and empty every cache."""
+def _meant(text: str, value: int, unit: str, hint: str) -> int:
+    """`value`. Raises UsageError if its unit was forgotten: 90 bytes are nobody's mark, and empty every cache."""
     _check_not_none(text, value)
     if value <= _MOST_FORGOTTEN and text.strip().isdecimal():
         raise UsageError(f"{text!r} would be {value} {unit}", hint=hint)
+    return value
 
 
 def _check_not_none(text: str, value: float) -> None:
@@ -121,23 +115,17 @@ class Limits(NamedTuple):
 def check(limits: Limits) -> Limits:
     """`limits`. Raises UsageError for a low mark that would never be used, or that is above the high one."""
     high = Mark(1.0, True) if limits.high is None and limits.capacity is not None else limits.high
-    _check_pair(high, limits.low, "watermark")
-    _check_pair(limits.entries_high, limits.entries_low, "watermark for files")
+    pairs = (high, limits.low, "watermark"), (limits.entries_high, limits.entries_low, "watermark for files")
+    for high, low, what in pairs:
+        if low is not None and high is None:
+            text = f"the low {what}, {low}, needs a high {what}: without one, cleaning never starts"
+            raise UsageError(text, hint="give both")
+        if low and high and low.is_share == high.is_share and low.value > high.value:
+            raise UsageError(
+                f"the low {what}, {low}, is above the high one, {high}",
+                hint="cleaning starts above the high one and stops at the low one",
+            )
     return limits
-
-
-def _check_pair(high: Mark | None, low: Mark | None, what: str) -> None:
-    if low is None:
-        return
-    if high is None:
-        raise UsageError(
-            f"the low {what}, {low}, needs a high {what}: without one, cleaning never starts", hint="give both"
-        )
-    if low.is_share == high.is_share and low.value > high.value:
-        raise UsageError(
-            f"the low {what}, {low}, is above the high one, {high}",
-            hint="cleaning starts above the high one and stops at the low one",
-        )
 
 
 class Trashed(NamedTuple):
@@ -176,10 +164,7 @@ class Spare(NamedTuple):
 
     def withheld(self, size: int, entries: int, trashed: Trashed) -> tuple[int, int]:
         """By how many bytes and entries it stays over its marks because of the trash alone, with so much removed."""
-        return (
-            _lacking(self.bytes, size, trashed.bytes),
-            _lacking(self.entries, entries, trashed.entries),
-        )
+        return _lacking(self.bytes, size, trashed.bytes), _lacking(self.entries, entries, trashed.entries)
 
 
 def _lacking(spare: int | None, removed: int, trashed: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, OutcomeName, PartName, WorkName, is_outcomes, understood
+from sccache_dtool.disk.names import Layout, OutcomeName, PartName, WorkName, is_outcomes, only_if, understood
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.protocol.store import Store
@@ -81,9 +81,7 @@ def any_expired(store: Store, now: float) -> bool:
 def tidy(store: Store, now: float) -> None:
     """Remove what was noted more than a day ago."""
     found = _names(store.fs, store.layout.transfers)
-    for item in understood(
-        store.layout.transfers, found, lambda name: name if is_outcomes(name) else None, WHAT, store.log
-    ):
+    for item in understood(store.layout.transfers, found, only_if(is_outcomes), WHAT, store.log):
         directory = f"{store.layout.transfers}/{item}"
         names = _outcomes_in(store.fs, directory)
         for name in names:

@@ -64,12 +64,7 @@ class Election:
     """One election; `poll` until it is won, or until somebody else has done the work."""
 
     def __init__(
-        self,
-        store: Store,
-        name: str,
-        record: str,
-        judge: Callable[[HolderRecord], Verdict],
-        memory: Memory,
+        self, store: Store, name: str, record: str, judge: Callable[[HolderRecord], Verdict], memory: Memory
     ) -> None:
         """`name`: what is to be done, as a file name; `record`: of this process; `judge`: whether another is alive.
 
@@ -83,7 +78,8 @@ class Election:
         self._lock_path = f"{store.layout.locks}/{self._lock_name}"
         self._sign_prefix = f"{name}.by-"
         self._number = unique()
-        self._sign_path = f"{store.layout.locks}/{self._sign_prefix}{self._number}"
+        self._own_sign = f"{self._sign_prefix}{self._number}"
+        self._sign_path = f"{store.layout.locks}/{self._own_sign}"
         self._record = record
         self._judge = judge
         self._is_announced = False
@@ -100,10 +96,6 @@ class Election:
         Empty where it could not be made: then nobody can tell whether the lock was taken.
         """
         return self._own_sign if self._is_announced else ""
-
-    @property
-    def _own_sign(self) -> str:
-        return os.path.basename(self._sign_path)
 
     def poll(self) -> bool:
         """Whether this process is elected now. Never waits.

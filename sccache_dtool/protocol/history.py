@@ -50,7 +50,7 @@ class Summary(NamedTuple):
 class _Listing(NamedTuple):
     entries: tuple[EndedName, ...]
     segments: tuple[SegmentName, ...]
-    strangers: tuple[str, ...]
+    unknown: tuple[str, ...]
 
 
 def summarise(store: Store, history: str, via: Way | None = None) -> Summary:
@@ -60,11 +60,10 @@ def summarise(store: Store, history: str, via: Way | None = None) -> Summary:
     in the middle of a fold, and then the segment is read.
     """
     listing = _list(store.fs, history, via)
-    for name in listing.strangers:
+    for name in listing.unknown:
         store.report(f"{history}/{records.printable(name)}", "not a finished lease", Fate.LEFT_ALONE)
-    last = max(
-        (*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)), default=None
-    )
+    ends = [*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)]
+    last = max(ends, default=None)
     if not listing.segments:
         count = len(listing.entries)
     elif len(listing.segments) == 1 and all(entry.end > listing.segments[0].last for entry in listing.entries):
@@ -113,15 +112,15 @@ def fold(store: Store, history: str, tmp: str, *, least: int = FOLD_AT) -> int:
 
 def _list(fs: FileSystem, history: str, via: Way | None = None) -> _Listing:
     found = fs.names_if_any(history, via=via)
-    entries, segments, strangers = [], [], []
+    entries, segments, unknown = [], [], []
     for name in found:
         if entry := EndedName.parse(name):
             entries.append(entry)
         elif segment := SegmentName.parse(name):
             segments.append(segment)
         else:
-            strangers.append(name)
-    return _Listing(tuple(entries), tuple(segments), tuple(strangers))
+            unknown.append(name)
+    return _Listing(tuple(entries), tuple(segments), tuple(unknown))
 
 
 class _Union(NamedTuple):

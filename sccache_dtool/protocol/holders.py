@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from sccache_dtool.disk import names
 from sccache_dtool.disk.names import HolderName
-from sccache_dtool.errors import GONE, LeaseLost
+from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
 from sccache_dtool.liveness.process import Myself
@@ -56,13 +56,7 @@ class _Times(NamedTuple):
 class Holder:
     """A holder of this process, with its entry in `holders/`."""
 
-    def __init__(
-        self,
-        store: Store,
-        owner: Owner,
-        ttl: float | None,
-        item: str | None = None,
-    ) -> None:
+    def __init__(self, store: Store, owner: Owner, ttl: float | None, item: str | None = None) -> None:
         """Enter a new holder; `ttl` is its lifetime in seconds, None for one that only its owner's end ends.
 
         `item`: the key of the only item that it will hold.
@@ -254,11 +248,10 @@ class Holder:
         """The error that says that it was revoked, or that another part of this program has released everything."""
         if self._retired and not self.lost:
             return LeaseLost(f"the leases of {self.owner} were released by another process", hint="use the item again")
+        why = "another process saw no heartbeat for a whole lifetime and considered it dead, or somebody revoked it"
         return LeaseLost(
             f"the leases of {self.owner} were revoked",
-            details=[
-                "another process saw no heartbeat for a whole lifetime and considered it dead, or somebody revoked it"
-            ],
+            details=[why],
             hint="the data that it reads may be deleted: stop, and use the item again; a longer --ttl makes this rarer",
         )
 
@@ -315,21 +308,17 @@ class Heartbeat:
                 self._wake.acquire(timeout=self._pause)
                 if self._is_stopped:
                     break
-                error = self._beat()
+                try:
+                    self._holder.beat()
+                except LeaseLost as lost:
+                    error = lost
+                except OSError:
+                    pass  # the server may be away for minutes; the lifetime is much longer
         finally:
             self._has_ended = True
             self._end.release()
         if error is not None and self._holder.lost:
             self._on_lost(error)
-
-    def _beat(self) -> LeaseLost | None:
-        try:
-            self._holder.beat()
-        except LeaseLost as error:
-            return error
-        except OSError:
-            pass  # the server may be away for minutes; the lifetime is much longer
-        return None
 
 
 def renew(store: Store, name: HolderName, end: int) -> HolderName:
@@ -357,7 +346,7 @@ class HolderList(NamedTuple):
     present: Mapping[str, HolderName]
     gone: frozenset[str]  # ids of those who were revoked
     now: float | None  # the file system's clock, in seconds since 1970; None after a mere glance
-    strangers: tuple[str, ...]  # names that no holder has
+    unknown_names: tuple[str, ...]  # names that no holder has
 
     @property
     def is_proof(self) -> bool:
@@ -396,7 +385,7 @@ class HolderList(NamedTuple):
     @classmethod
     def _list(cls, store: Store, now: float | None) -> HolderList:
         present: dict[str, HolderName] = {}
-        strangers = []
+        unknown_names = []
         for text in store.fs.names(store.layout.holders):
             name = HolderName.parse(text)
             if name is not None:
@@ -404,9 +393,9 @@ class HolderList(NamedTuple):
                 if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
                     present[name.id] = name
             elif text != "gone" and not text.startswith(PROBE):
-                strangers.append(text)
+                unknown_names.append(text)
         gone = (HolderName.parse(text) for text in store.fs.names(store.layout.gone))
-        return cls(present, frozenset(name.id for name in gone if name), now, tuple(strangers))
+        return cls(present, frozenset(name.id for name in gone if name), now, tuple(unknown_names))
 
 
 @contextlib.contextmanager
@@ -429,10 +418,7 @@ def read(store: Store, name: HolderName) -> HolderRecord:
 
 def revoke(store: Store, name: HolderName) -> bool:
     """Take a holder's entry away: False if it has beaten, or was revoked, in the meantime. One call."""
-    try:
+    with Expected(GONE):
         store.fs.rename(f"{store.layout.holders}/{name}", f"{store.layout.gone}/{name}")
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        return False
-    return True
+        return True
+    return False

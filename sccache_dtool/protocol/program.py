@@ -150,17 +150,12 @@ class _Workers:
 
     def __init__(self, util: Any) -> None:
         self._util = util
-        self._told: object = None
+        self.told: object = None  # the process that was told
 
     def release_at_end(self) -> None:
         """Have everything released at the end of this process, if it is a worker."""
         self._util.Finalize(None, _close_all, exitpriority=_EXIT_PRIORITY)
-        self._told = forking.token()
-
-    def release_at_end_if_new(self) -> None:
-        """As `release_at_end`, once for each process."""
-        if self._told is not forking.token():
-            self.release_at_end()
+        self.told = forking.token()
 
 
 _workers: dict[str, _Workers] = {}
@@ -178,4 +173,5 @@ def _close_at_the_end_of_workers() -> None:
         if name not in _workers:
             _workers[name] = _Workers(util)
             util.register_after_fork(_workers[name], _Workers.release_at_end)  # type: ignore[union-attr]
-        _workers[name].release_at_end_if_new()
+        if _workers[name].told is not forking.token():
+            _workers[name].release_at_end()

@@ -66,6 +66,11 @@ class Judge:
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._revoked: set[str] = set()
 
+    @property
+    def now(self) -> float:
+        """The file system's clock where it is known, otherwise this host's, in seconds since 1970."""
+        return self._store.clock.wall() if self.listing.now is None else self.listing.now
+
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
         for id in ids:
@@ -155,9 +160,8 @@ class Judge:
     def _missing(self, id: str) -> Verdict:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
         if not self.listing.is_proof:
-            return Verdict(
-                State.UNKNOWN, "its holder is not listed; `sc-dtool reap` can determine whether it has ended"
-            )
+            text = "its holder is not listed; `sc-dtool reap` can determine whether it has ended"
+            return Verdict(State.UNKNOWN, text)
         if self._unchanged is None:
             text = "its holder is not listed; a later `sc-dtool reap` can determine whether it has ended"
             return Verdict(State.UNKNOWN, text)
@@ -212,8 +216,8 @@ def open_judge(store: Store, *, glance: bool = False, dry_run: bool = False) -> 
 
             return holder_record.judge(record, store.proc, lapsed, scheduled)
 
-        for stranger in listing.strangers:
-            store.report(f"{store.layout.holders}/{records.printable(stranger)}", "not a holder", Fate.LEFT_ALONE)
+        for text in listing.unknown_names:
+            store.report(f"{store.layout.holders}/{records.printable(text)}", "not a holder", Fate.LEFT_ALONE)
         yield Judge(store, listing, decide, job_states)
         memory.forget_unless({str(name) for name in listing.present.values()}.__contains__)
     if memory.is_lost and not glance:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.disk.names import Generation, LeaseName, item_key
-from sccache_dtool.policy.rules import ENOUGH, Plan, Rules, make_plan
+from sccache_dtool.policy import rules as policy
+from sccache_dtool.policy.rules import ENOUGH, Plan, Rules
 from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Mark, Room
 from sccache_dtool.protocol.leases import Held
 
@@ -33,6 +36,12 @@ def item(
     )
     last = None if used is None else NOW - used
     return Item(key, (Copy(key, generation, closed, held),), uses, last)
+
+
+def make_plan(found: Iterable[Item], rules: Rules, now: float, *, room: Room | None = None) -> Plan:
+    """What a cleaning plans whose scan finds these items, each in another part of the cache."""
+    sifted = policy.merge(policy.sift(rules, now, iter([one])) for one in found)
+    return policy.make_plan(sifted, sifted.unsettled, (), rules, now, room=room)
 
 
 def labels(plan: Plan) -> list[str]:
@@ -207,7 +216,7 @@ def test_what_is_pinned_excluded_or_fresh_stays_whatever_the_rules() -> None:
     """What a person wants to keep, or has just fetched for the next job, would go with `--all`."""
     found = [item("pinned"), item("hg38"), item("fresh", fetched=60), item("rest")]
     rules = Rules(True, exclude=("hg*",), grace=3600)
-    plan = make_plan(found, rules, NOW, pinned={found[0].key})
+    plan = make_plan(found, rules._replace(pinned=frozenset({found[0].key})), NOW)
     assert labels(plan) == ["rest"]
     assert kept(plan) == {"pinned": "pinned", "hg38": "excluded", "fresh": "fetched within 60 min"}
 

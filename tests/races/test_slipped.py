@@ -544,7 +544,7 @@ def _reap(stage: Stage, cache: Cache) -> None:
 
 def _begin(stage: Stage, cache: Cache) -> None:
     """Begin a download, and be slow."""
-    holder = Holder(cache._store, caller.program_owner(Proc()), 1000.0)
+    holder = Holder(cache.store, caller.program_owner(Proc()), 1000.0)
     area = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fetch')}"
     cache._fs.mkdir(area)
     stage.begun.append((holder, area))
@@ -563,11 +563,11 @@ def _mend(stage: Stage, cache: Cache) -> None:
 
 
 def _purge(stage: Stage, cache: Cache) -> None:
-    trash.purge(cache._store, Clock().wall() + 1000)
+    trash.purge(cache.store, Clock().wall() + 1000)
 
 
 def _fold(stage: Stage, cache: Cache) -> None:
-    holder = Holder(cache._store, caller.program_owner(Proc()), 1000.0)
+    holder = Holder(cache.store, caller.program_owner(Proc()), 1000.0)
     tmp = f"{stage.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
     history.fold(store_of(cache._fs, None), stage.layout.history(stage.key), tmp, least=2)
     holder.retire()
