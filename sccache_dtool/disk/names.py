@@ -6,10 +6,11 @@ Random parts are never reused.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from sccache_dtool.disk.nofollow import CONTROL as CONTROL
 from sccache_dtool.disk.nofollow import VERIFICATION as VERIFICATION
@@ -29,24 +30,23 @@ TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
 _IN_LABEL = r"[^/~\x00-\x1f\x7f\ud800-\udfff]"
 _GAP = r"~[0-9a-f]{32}~"
 _KEY = rf"[0-9a-f]{{32}}-(?:{_IN_LABEL}{{1,200}}|{_IN_LABEL}{{1,100}}{_GAP}{_IN_LABEL}{{1,100}})"
-_GENERATION = r"g([0-9a-f]{16})-([0-9]{1,12})-([0-9]{1,18})-([0-9]{1,12})(?:-t([0-9]{1,12}))?(?:-v([0-9a-f]{16}))?"
-_HOLDER = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})\.([0-9]{1,12})"
-_LEASE = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12})\.([0-9]{1,12})"
-_ENDED = r"([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(released|reaped)"
-_SEGMENT = r"segment-([0-9]{1,12})-([0-9]{1,15})-([0-9a-f]{16})"
-_TRASHED = r"(g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?)~([0-9]{1,12})(~going)?"
-_OF = r"[0-9a-f]{32}|g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?~[0-9]{1,12}"
-_WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_OF}))?"
-_KEPT = r"kept~([0-9]{1,12})"
-_STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
-_PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
-_CHECKED = r"checked~([0-9]{1,12})"
-_OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
-_CLEANING = (
-    r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
-)
+_HOLDER = r"[prsnj][0-9a-f]{12}-[0-9a-f]{12}"
+_COPY = r"g[0-9a-f]{16}(?:-[0-9]{1,18}){3}(?:-t[0-9]{1,12})?(?:-v[0-9a-f]{16})?"
 _ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _ESCAPES = r"(?:%[0-9A-F]{2})+"
+
+#: What the texts in names look like, by the words that stand for them in `DiskName.form`.
+_TEXTS = {
+    "hex16": r"[0-9a-f]{16}",
+    "hex32": r"[0-9a-f]{32}",
+    "holder": _HOLDER,
+    "lease": rf"{_HOLDER}\.[0-9]{{1,12}}",
+    "key": _KEY,
+    "of": rf"[0-9a-f]{{32}}|{_COPY}~[0-9]{{1,12}}",
+    "word": r"[a-z]+",
+    "ending": "released|reaped",
+    "result": "done|failed",
+}
 
 #: Most bytes of an item's name in a file name. File systems allow 255 bytes: a key needs 33 for its digits, a pin needs
 #: 13 for its end, and backup programs append to names.
@@ -159,12 +159,58 @@ def understood(
             yield name
 
 
-class Generation(NamedTuple):
-    """One fetched copy of an item: ``g<random>-<created>-<bytes>-<entries>-t<took>-v<version>``.
+class DiskName:
+    """A name on disk. Its class is a tuple of fields, too, and its `form` says how they are written and parsed.
 
-    The last two parts are present only if they are known.
+    ``{end:12}`` is a number of at most 12 digits, and ``{random:hex16}`` a text as in _TEXTS. Fields have the order of
+    the tuple. ``[-t{took:12}]`` is left out if the field has its default value; such parts are the last ones.
     """
 
+    __slots__ = ()
+    form: ClassVar[str]
+
+    def __str__(self) -> str:
+        fields: Any = self
+        required, optional = _templates(self.form)
+        text: str = required.format(*fields)
+        for name, part in optional:
+            value = getattr(self, name)
+            text += "" if value == fields._field_defaults[name] else part.format(value)
+        return text
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """What `name` stands for; None if it has another form."""
+        pattern, kinds = _pattern(cls.form)
+        match = pattern.fullmatch(name)
+        if match is None:
+            return None
+        fields: Any = cls
+        values = [
+            fields._field_defaults[field] if text is None else text if kind in _TEXTS else int(text)
+            for field, kind, text in zip(fields._fields, kinds, match.groups(), strict=True)
+        ]
+        parsed: Self = fields(*values)
+        return parsed
+
+
+@functools.cache
+def _templates(form: str) -> tuple[str, list[tuple[str, str]]]:
+    """The part of a form that is always written, for `str.format`, and the fields and forms of the others."""
+    required, _, optional = form.partition("[")
+    parts = re.findall(r"([^\[\]{]*)\{(\w+):\w+\}", optional)
+    return re.sub(r"\{\w+:\w+\}", "{}", required), [(name, f"{before}{{}}") for before, name in parts]
+
+
+@functools.cache
+def _pattern(form: str) -> tuple[re.Pattern[str], list[str]]:
+    """The pattern of the names of a form, with a group for each field, and the kinds of the fields."""
+    text = form.replace(".", r"\.").replace("[", "(?:").replace("]", ")?")
+    pattern = re.sub(r"\{\w+:(\w+)\}", lambda match: f"({_TEXTS.get(match[1], f'[0-9]{{1,{match[1]}}}')})", text)
+    return re.compile(pattern), re.findall(r"\{\w+:(\w+)\}", form)
+
+
+class _Generation(NamedTuple):
     random: str
     created: int  # seconds since 1970, by the clock of the host that fetched it
     bytes: int
@@ -172,90 +218,43 @@ class Generation(NamedTuple):
     took: int | None = None  # milliseconds that the fetch took
     version: str | None = None  # 16 hexadecimal digits that stand for the local files it was copied from
 
-    def __str__(self) -> str:
-        took = "" if self.took is None else f"-t{self.took}"
-        version = "" if self.version is None else f"-v{self.version}"
-        return f"g{self.random}-{self.created}-{self.bytes}-{self.entries}{took}{version}"
 
-    @classmethod
-    def parse(cls, name: str) -> Generation | None:
-        """The generation that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_GENERATION, name)
-        if match is None:
-            return None
-        took = None if match[5] is None else int(match[5])
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took, match[6])
+class Generation(DiskName, _Generation):
+    """One fetched copy of an item. The last two parts of its name are present only if they are known."""
+
+    __slots__ = ()
+    form = "g{random:hex16}-{created:12}-{bytes:18}-{entries:12}[-t{took:12}][-v{version:hex16}]"
 
 
-class HolderName(NamedTuple):
-    """A holder's entry: ``<id>.<beats>.<end>``. The whole heartbeat is in the name."""
+class HolderName(DiskName, NamedTuple("_HolderName", [("id", str), ("beats", int), ("end", int)])):
+    """A holder's entry. The whole heartbeat is in the name.
 
-    id: str
-    beats: int
-    end: int  # seconds since 1970 by the file system's clock, after which the holder may be considered dead; 0: none
+    `end`: seconds since 1970 by the file system's clock, after which the holder may be considered dead; 0: none.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.id}.{self.beats}.{self.end}"
-
-    @classmethod
-    def parse(cls, name: str) -> HolderName | None:
-        """The holder that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_HOLDER, name)
-        return cls(match[1], int(match[2]), int(match[3])) if match else None
+    form = "{id:holder}.{beats:12}.{end:12}"
 
 
-class LeaseName(NamedTuple):
-    """A lease in a gate: ``<holder id>.<number>``. It is never reused, because the holder's id is not."""
+class LeaseName(DiskName, NamedTuple("_LeaseName", [("holder", str), ("number", int)])):
+    """A lease in a gate. It is never reused, because the holder's id is not."""
 
-    holder: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.holder}.{self.number}"
-
-    @classmethod
-    def parse(cls, name: str) -> LeaseName | None:
-        """The lease that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_LEASE, name)
-        return cls(match[1], int(match[2])) if match else None
+    form = "{holder:holder}.{number:12}"
 
 
 RELEASED = "released"
 REAPED = "reaped"
 
 
-class EndedName(NamedTuple):
-    """A finished lease in the history: ``<lease>~<end>~released`` or ``…~reaped``."""
+class EndedName(DiskName, NamedTuple("_EndedName", [("lease", str), ("end", int), ("how", str)])):
+    """A finished lease in the history. `end`: milliseconds since 1970, by the clock of the host that ended it."""
 
-    lease: str
-    end: int  # milliseconds since 1970, by the clock of the host that ended it
-    how: str
-
-    def __str__(self) -> str:
-        return f"{self.lease}~{self.end}~{self.how}"
-
-    @classmethod
-    def parse(cls, name: str) -> EndedName | None:
-        """The finished lease that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_ENDED, name)
-        return cls(match[1], int(match[2]), match[3]) if match else None
+    form = "{lease:lease}~{end:15}~{how:ending}"
 
 
-class SegmentName(NamedTuple):
-    """Many finished leases folded into one file: ``segment-<uses>-<last end>-<random>``."""
+class SegmentName(DiskName, NamedTuple("_SegmentName", [("uses", int), ("last", int), ("random", str)])):
+    """Many finished leases folded into one file. `last`: the last end, in milliseconds since 1970."""
 
-    uses: int
-    last: int  # milliseconds since 1970
-    random: str
-
-    def __str__(self) -> str:
-        return f"segment-{self.uses}-{self.last}-{self.random}"
-
-    @classmethod
-    def parse(cls, name: str) -> SegmentName | None:
-        """The segment that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_SEGMENT, name)
-        return cls(int(match[1]), int(match[2]), match[3]) if match else None
+    form = "segment-{uses:12}-{last:15}-{random:hex16}"
 
 
 class TrashName(NamedTuple):
@@ -271,70 +270,44 @@ class TrashName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> TrashName | None:
         """The evicted generation that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_TRASHED, name)
+        match = re.fullmatch(rf"({_COPY})~([0-9]{{1,12}})(~going)?", name)
         generation = Generation.parse(match[1]) if match else None
         return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
 
 
-class WorkName(NamedTuple):
-    """A work area in `tmp/`: ``<lease>~<purpose>[~<of>]``. It may be removed once its holder is dead."""
-
+class _WorkName(NamedTuple):
     lease: str
     purpose: str
     of: str = ""  # the copy in the trash, or the beginning of the item's key
 
-    def __str__(self) -> str:
-        return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
+
+class WorkName(DiskName, _WorkName):
+    """A work area in `tmp/`. It may be removed once its holder is dead."""
+
+    form = "{lease:lease}~{purpose:word}[~{of:of}]"
 
     @property
     def holder(self) -> str:
         """The id of the holder that works there."""
         return self.lease.rpartition(".")[0]
 
-    @classmethod
-    def parse(cls, name: str) -> WorkName | None:
-        """The work area that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_WORK, name)
-        return cls(match[1], match[2], match[3] or "") if match else None
 
+class KeptName(DiskName, NamedTuple("_KeptName", [("until", int)])):
+    """In a copy that is evicted to the trash: whoever finishes the eviction keeps it until then.
 
-class KeptName(NamedTuple):
-    """``kept~<until>`` in a copy that is evicted to the trash: whoever finishes the eviction keeps it until then."""
-
-    until: int  # seconds since 1970
-
-    def __str__(self) -> str:
-        return f"kept~{self.until}"
-
-    @classmethod
-    def parse(cls, name: str) -> KeptName | None:
-        """The note that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_KEPT, name)
-        return cls(int(match[1])) if match else None
-
-
-class PinName(NamedTuple):
-    """A pin: ``<key>~<until>``. `clean` keeps an item that has one."""
-
-    key: str
-    until: int  # seconds since 1970; 0: no end
-
-    def __str__(self) -> str:
-        return f"{self.key}~{self.until}"
-
-    @classmethod
-    def parse(cls, name: str) -> PinName | None:
-        """The pin that `name` stands for; None if it has another form."""
-        key, _, until = name.rpartition("~")
-        return cls(key, int(until)) if is_key(key) and re.fullmatch(r"[0-9]{1,12}", until) else None
-
-
-class CleaningName(NamedTuple):
-    """The record of a clean or a restore: ``<end>~<copies>~<bytes>~<reaped leases>~<random>``.
-
-    It is followed by ``~l<loose>~r<restored>`` if these are not 0.
+    `until`: seconds since 1970.
     """
 
+    form = "kept~{until:12}"
+
+
+class PinName(DiskName, NamedTuple("_PinName", [("key", str), ("until", int)])):
+    """A pin. `clean` keeps an item that has one. `until`: seconds since 1970; 0: no end."""
+
+    form = "{key:key}~{until:12}"
+
+
+class _CleaningName(NamedTuple):
     end: int  # milliseconds since 1970
     copies: int  # including loose files
     bytes: int
@@ -343,18 +316,11 @@ class CleaningName(NamedTuple):
     loose: int = 0
     restored: int = 0
 
-    def __str__(self) -> str:
-        loose, restored = f"~l{self.loose}" if self.loose else "", f"~r{self.restored}" if self.restored else ""
-        return f"{self.end}~{self.copies}~{self.bytes}~{self.reaped}~{self.random}{loose}{restored}"
 
-    @classmethod
-    def parse(cls, name: str) -> CleaningName | None:
-        """The record that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_CLEANING, name)
-        if match is None:
-            return None
-        end, copies, size, reaped = (int(match[number]) for number in range(1, 5))
-        return cls(end, copies, size, reaped, match[5], int(match[6] or 0), int(match[7] or 0))
+class CleaningName(DiskName, _CleaningName):
+    """The record of a clean or a restore; `reaped`: the leases whose holders were dead."""
+
+    form = "{end:15}~{copies:12}~{bytes:18}~{reaped:12}~{random:hex16}[~l{loose:12}][~r{restored:12}]"
 
 
 def is_shard(name: str) -> bool:
@@ -376,41 +342,25 @@ class StateName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> StateName | None:
         """The state that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_STATE, name)
+        match = re.fullmatch(r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})", name)
         if match is None:
             return None
         return cls(match[1], int(match[2]), None if match[3] == "x" else int(match[3]), int(match[4]))
 
 
-class PartName(NamedTuple):
-    """The part of a download that is on stable storage and does not change: ``part~<number of the source>~<bytes>``."""
+class PartName(DiskName, NamedTuple("_PartName", [("source", int), ("bytes", int)])):
+    """The part of a download that is on stable storage and does not change. `source`: its number."""
 
-    source: int
-    bytes: int
-
-    def __str__(self) -> str:
-        return f"part~{self.source}~{self.bytes}"
-
-    @classmethod
-    def parse(cls, name: str) -> PartName | None:
-        """The part that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_PART, name)
-        return cls(int(match[1]), int(match[2])) if match else None
+    form = "part~{source:6}~{bytes:18}"
 
 
-class CheckedName(NamedTuple):
-    """When the source of a copy was last found unchanged, in the copy's directory: ``checked~<time>``."""
+class CheckedName(DiskName, NamedTuple("_CheckedName", [("time", int)])):
+    """When the source of a copy was last found unchanged, in the copy's directory.
 
-    time: int  # seconds since 1970, by the clock of the host that checked
+    `time`: seconds since 1970, by the clock of the host that checked.
+    """
 
-    def __str__(self) -> str:
-        return f"checked~{self.time}"
-
-    @classmethod
-    def parse(cls, name: str) -> CheckedName | None:
-        """The check that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_CHECKED, name)
-        return cls(int(match[1])) if match else None
+    form = "checked~{time:12}"
 
 
 DONE = "done"
@@ -422,22 +372,13 @@ def is_outcomes(name: str) -> bool:
     return re.fullmatch(r"[0-9a-f]{32}", name) is not None
 
 
-class OutcomeName(NamedTuple):
-    """How a fetch ended: ``<beginning of the key>~<lease>~<end>~done`` or ``…~failed``."""
+class OutcomeName(DiskName, NamedTuple("_OutcomeName", [("key", str), ("lease", str), ("end", int), ("how", str)])):
+    """How a fetch ended. `key`: the first 32 digits of the key.
 
-    key: str  # the first 32 digits of the key
-    lease: str
-    end: int  # milliseconds since 1970, by the clock of the host that fetched
-    how: str
+    `end`: milliseconds since 1970, by the clock of the host that fetched.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.key}~{self.lease}~{self.end}~{self.how}"
-
-    @classmethod
-    def parse(cls, name: str) -> OutcomeName | None:
-        """The outcome that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_OUTCOME, name)
-        return cls(match[1], match[2], int(match[3]), match[4]) if match else None
+    form = "{key:hex32}~{lease:lease}~{end:15}~{how:result}"
 
 
 class Layout:
