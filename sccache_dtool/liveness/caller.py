@@ -182,7 +182,7 @@ def _job_from(spec: str) -> Job | None:
 
     def place(scheduler: str, id: str) -> str:
         try:
-            return query.module(scheduler).place(id, query.run_command)
+            return query.place(scheduler, id)
         except query.Unanswered as error:
             reason = str(error)
         raise UsageError(
