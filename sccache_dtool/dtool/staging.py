@@ -103,7 +103,8 @@ def hold(
         held: list[Lease] = []
         with _beating(held):
             leases = _hold_items(cache, request, identifiers, undo, hold_one, progress or NoProgress(), held)
-            links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
+            items = f"{cache.root}/{layout.CONTROL}/items"
+            links = {relpath: os.path.relpath(os.fspath(lease), items) for relpath, lease in leases.items()}
             view = hold_one(_view(request, links))
             undo.callback(_release, view)
         for lease in (*held, view):
@@ -130,15 +131,10 @@ def _identifiers(cache: Cache, request: DatasetRequest) -> Mapping[str, str]:
                 return shown
     dataset = dtool_source.open_dataset(request.uri)
     identifiers = {relpath: identifier for identifier, relpath, _ in dtool_source.items_of(dataset)}
-    for relpath in identifiers:
-        _check(relpath)
+    for relpath in identifiers:  # which must not lead out of the directory
+        if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
+            raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
     return identifiers
-
-
-def _check(relpath: str) -> None:
-    """Raise FetchFailed for a path that would lead out of the directory."""
-    if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
-        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
 
 
 def _hold_items(
@@ -210,13 +206,8 @@ def _release(lease: Lease) -> None:
     lease.holder.retire()
 
 
-def _link(cache: Cache, lease: Lease) -> str:
-    """The way from the directory of items to what a lease protects."""
-    return os.path.relpath(os.fspath(lease), f"{cache.root}/{layout.CONTROL}/items")
-
-
 def _view(request: DatasetRequest, links: Mapping[str, str]) -> Request:
-    """A view that shows exactly `links`: any that is there, or a new one."""
+    """A view that shows exactly `links`, from the directory of items on: any that is there, or a new one."""
     expected = {(relpath, *_parts(link)) for relpath, link in links.items()}
 
     def fits(path: str) -> bool:
@@ -278,7 +269,7 @@ def release(
     for copy in cache.item(key).copies:
         if generation not in (None, str(copy.generation)):
             continue
-        for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
+        for _ in range(_leases(copy, prefixes)):
             cache.release_copies(owners, _leased_for(cache, copy, prefixes))
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:
