@@ -126,7 +126,7 @@ def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator
 
 
 #: Copies that are evicted as one piece of work.
-_AT_ONCE = 64
+AT_ONCE = 64
 
 
 def carry_out(
@@ -167,7 +167,7 @@ def _evict_all(
     tally: Tally,
     deadline: Deadline,
 ) -> None:
-    pieces = [copies[i : i + _AT_ONCE] for i in range(0, len(copies), _AT_ONCE)]
+    pieces = [copies[i : i + AT_ONCE] for i in range(0, len(copies), AT_ONCE)]
     places = [[candidate.place for candidate in piece] for piece in pieces]
     evict = functools.partial(_evict_each, store, keep_until, deadline)
     with contextlib.closing(pool.each(evict, places)) as results:  # nobody is at work any more at its end

@@ -166,7 +166,7 @@ def purge(
     """
     pool = pool or Pool()
     expired = [name for name in listing(store) if is_expired(name, now)]
-    large = [name for name in expired if name.generation.entries > _LARGE]
+    large = [name for name in expired if name.generation.entries > LARGE]
     for name in large:
         _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
     copies = left = left_bytes = 0
@@ -190,10 +190,10 @@ def purge_copy(store: Store, generation: str) -> None:
 
 
 #: Copies that are removed as one piece of work, and names of one directory.
-_AT_ONCE, _NAMES_AT_ONCE = 32, 1000
+_AT_ONCE, NAMES_AT_ONCE = 32, 1000
 
 #: Entries above which a copy is worth being removed by several at a time.
-_LARGE = 10_000
+LARGE = 10_000
 
 
 def is_expired(name: TrashName, now: float) -> bool:
@@ -254,7 +254,7 @@ def _empty(fs: FileSystem, path: str, pool: Pool, deadline: Deadline) -> None:
         pending = below
     for directory in [path, *pending]:
         names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
-        pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
+        pieces = [names[i : i + NAMES_AT_ONCE] for i in range(0, len(names), NAMES_AT_ONCE)]
         deque(pool.each(functools.partial(_unlink_each, fs, directory, deadline), pieces), maxlen=0)
     if pending != [path]:
         deque(pool.each(functools.partial(_remove_part, fs, deadline), pending), maxlen=0)

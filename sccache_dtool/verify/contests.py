@@ -26,7 +26,7 @@ WON, REFUSED, FAILED = "1", "0", "x"
 NAMES = 30
 
 #: Runs of a contest between two threads.
-_RUNS = 4
+RUNS = 4
 
 
 class Contest(NamedTuple):
@@ -163,7 +163,7 @@ def run_here(place: Place) -> Iterator[Finding]:
     """All contests, between two threads of this process."""
     for number, (name, contest) in enumerate(CONTESTS.items()):
         try:
-            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(_RUNS)]
+            runs = [_between_threads(place.make(f"c{number}-{run}"), contest) for run in range(RUNS)]
         except OSError as error:
             yield failed(name, error)
         else:

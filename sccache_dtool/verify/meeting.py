@@ -41,7 +41,7 @@ _CARDS_ANSWERED = 20
 PATIENCE = 120.0
 
 #: Seconds in which a peer that lives answers a call.
-_ANSWER = 20.0
+ANSWER = 20.0
 
 
 class Host(NamedTuple):
@@ -111,14 +111,14 @@ def find_peer(directory: Place, room: Place, me: Host, role: Role, tell: Tell) -
         nonlocal end
         for card in itertools.islice(_cards(directory, role.meeting, called), _CARDS_ANSWERED - len(called)):
             called.add(card)
-            end = directory.clock.monotonic() + _ANSWER
+            end = directory.clock.monotonic() + ANSWER
             directory.record(_room_of(room), f"{card}{_CALL}")
         if "0.peer" in fresh_names(talk):
             return True
         return False if directory.clock.monotonic() > end else None
 
     try:
-        is_answered = wait_for(directory, look, role.wait + _ANSWER + PATIENCE, "the peer", RELAXED)
+        is_answered = wait_for(directory, look, role.wait + ANSWER + PATIENCE, "the peer", RELAXED)
     finally:
         for card in called:
             directory.remove(f"{card}{_CALL}")

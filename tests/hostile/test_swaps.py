@@ -210,7 +210,7 @@ def test_a_link_in_the_place_of_a_directory_at_every_call(
 def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever verifies a mount that a group writes to could have files of her own deleted, moved or replaced."""
     monkeypatch.setattr(contests, "NAMES", 2)
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(contests, "RUNS", 1)
     swaps: dict[str, int] = {}
 
     def verify_in(place: Path, nth: int, depth: int) -> Swapping:

@@ -234,7 +234,7 @@ def test_a_full_disk_is_no_verdict(
     kind: str, error: int, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A good file system would be called unfit, or be vouched for, by a verification that had no room to try it."""
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(contests, "RUNS", 1)
     noting = Counting()
     alone(noting, place, tmp_path)
     calls = noting.kinds().count(kind)
@@ -717,7 +717,7 @@ def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The card of a peer that is no more would keep every later verification waiting."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     card = f"{place}/{VERIFICATION}0123456789abcdef.peer"
     os.symlink('{"host":"gone","meeting":""}', card)
     report = alone(FileSystem(), place, tmp_path)
@@ -877,7 +877,7 @@ def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verification of two hosts and one contest: for tests of how they talk."""
     monkeypatch.setattr(meeting, "PATIENCE", 1.0)
     monkeypatch.setattr(probes, "PROBES", {})
-    monkeypatch.setattr(contests, "_RUNS", 1)
+    monkeypatch.setattr(contests, "RUNS", 1)
     monkeypatch.setattr(pair, "_CHECKS", {})
     for name in set(contests.CONTESTS) - {A_CONTEST}:
         monkeypatch.delitem(contests.CONTESTS, name)
@@ -1013,7 +1013,7 @@ def test_a_leader_without_a_name_is_none(
 
 def test_many_cards_do_not_keep_a_leader_busy(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who may write in the directory could have another user make as many names there as it likes."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     cards = [f"{place}/{VERIFICATION}{number:016x}.peer" for number in range(100)]
     for number, card in enumerate(cards):
         os.symlink(json.dumps({"host": "gone", "meeting": "" if number else []}), card)
