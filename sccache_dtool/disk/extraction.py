@@ -12,11 +12,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, opened
 from sccache_dtool.disk.trees import give_mode
+
+if TYPE_CHECKING:
+    from sccache_dtool.disk.filesystem import FileSystem
 
 #: The path of a member, relative to the directory, as its components; empty for the directory itself.
 Parts = tuple[str, ...]
@@ -35,19 +37,6 @@ Made = TypeVar("Made")
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
 
 
-class Files(Protocol):
-    """The operations of `FileSystem` on open files."""
-
-    def read(self, fd: int) -> bytes:
-        """Read some bytes; empty at the end of the file."""
-
-    def write(self, fd: int, data: bytes) -> None:
-        """Write all of `data`."""
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor."""
-
-
 class Refused(Exception):
     """A member that must not be unpacked. The text is the reason, as the end of a sentence about the member."""
 
@@ -60,7 +49,7 @@ class Extraction:
     and OSError for an error of the file system.
     """
 
-    def __init__(self, fs: Files, directory: str) -> None:
+    def __init__(self, fs: FileSystem, directory: str) -> None:
         self._fs = fs
         self._directory = directory
         self._root = opened(directory, LISTING)
@@ -81,9 +70,7 @@ class Extraction:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             give_mode(self._root, self._mode)
         finally:

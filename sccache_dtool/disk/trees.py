@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
@@ -211,9 +210,7 @@ class Walk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for level in self._levels:
             level.close()
         if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):

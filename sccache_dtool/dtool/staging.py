@@ -149,30 +149,25 @@ def _hold_items(
     """Leases on all items by path, several at a time, added to `held` one by one; `undo` gives them back."""
     root, open_dataset = str(cache.root), partial(dtool_source.open_dataset, request.uri)
     leases: dict[str, Lease] = {}
-    progress.start(request.uri, None)
-    with Threads(AT_ONCE) as pool:
-        coming = {}
-        for relpath, identifier in identifiers.items():
-            one = dtool_source.item_request(request.uuid, identifier, root, open_dataset)
-            coming[pool.submit(hold_one, one)] = relpath
-        try:
-            for future in as_completed(coming):
-                lease = future.result()
-                leases[coming[future]] = lease
-                held.append(lease)
-                progress.advance(os.stat(lease).st_size)
-        except BaseException:
-            for future in coming:
-                future.cancel()
-            pool.end()
-            for future in coming:
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    _release(future.result())
-            raise
-        finally:
-            progress.done()
-    for lease in leases.values():
+
+    def hold_item(one: Request) -> Lease:
+        lease = hold_one(one)
         undo.callback(_release, lease)
+        held.append(lease)
+        return lease
+
+    progress.start(request.uri, None)
+    try:
+        with Threads(AT_ONCE) as pool:
+            coming = {}
+            for relpath, identifier in identifiers.items():
+                one = dtool_source.item_request(request.uuid, identifier, root, open_dataset)
+                coming[pool.submit(hold_item, one)] = relpath
+            for future in as_completed(coming):
+                leases[coming[future]] = lease = future.result()
+                progress.advance(os.stat(lease).st_size)
+    finally:
+        progress.done()
     return leases
 
 
