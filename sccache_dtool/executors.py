@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 #: Seconds to wait for a Dask scheduler.
-_DASK_TIMEOUT = 30
+DASK_TIMEOUT = 30
 
 #: Environment variables that MPI launchers set: the rank, and the number of ranks.
 _RANKS = (
@@ -96,7 +96,7 @@ def dask(place: str, *, insecure: bool = False) -> Iterator[Executor]:
     except ImportError as error:
         raise UsageError("Dask is not installed", hint="pip install 'sccache-dtool[dask]'") from error
     try:
-        client = distributed.Client(address, timeout=_DASK_TIMEOUT, set_as_default=False)
+        client = distributed.Client(address, timeout=DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:
         raise CacheError(
             f"cannot connect to the Dask scheduler at {address}: {error}",

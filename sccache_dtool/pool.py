@@ -37,13 +37,13 @@ THREADS = 32
 _MOST_PROCESSES = 8
 
 #: Seconds of work after which it is known what takes the time.
-_PROBE = 0.005
+PROBE = 0.005
 
 #: Seconds that must be left for helpers to be worth their start.
-_WORTH = 0.1
+WORTH = 0.1
 
 #: Tasks that are many.
-_MANY = 1000
+MANY = 1000
 
 #: Tasks that a helper has at a time: one that it works on, and one that it need not wait for.
 _AHEAD = 2
@@ -104,7 +104,7 @@ class Pool:
 
     def start_helpers_for(self, tasks: Sequence[object]) -> None:
         """Start helper processes if there will be much to do, and threads by then."""
-        if self._jobs != 1 and len(tasks) > _MANY:
+        if self._jobs != 1 and len(tasks) > MANY:
             self.start_helpers()
 
     def dismiss(self) -> None:
@@ -127,7 +127,7 @@ class Pool:
             yield result
             done = number + 1
             self._watch(done, total)
-            if spent.wall > _PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
+            if spent.wall > PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
                 with closing(self._many(work, tasks[done:], waiting=spent.waiting)) as results:
                     for result in results:
                         yield result
@@ -146,7 +146,7 @@ class Pool:
 
     def _is_worth_sharing(self, seconds: float) -> bool:
         """Whether so much work is worth being shared."""
-        return (self._jobs != 1 or self._executor is not None) and seconds > _WORTH
+        return (self._jobs != 1 or self._executor is not None) and seconds > WORTH
 
     def _many(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
@@ -321,10 +321,10 @@ def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: i
 
 
 #: Parts of the work, so that a slow process keeps nobody waiting for long; and parts that an executor has at a time.
-_PARTS, _OUTSTANDING = 256, 32
+_PARTS, OUTSTANDING = 256, 32
 
 #: Seconds after which a part that an executor still works on is reported, and reports before it is done here as well.
-_PATIENCE, _REPORTS = 60.0, 10
+PATIENCE, _REPORTS = 60.0, 10
 
 
 def _by_executor(
@@ -347,7 +347,7 @@ def _by_executor(
                 ready[number] = _collected(pending.pop(number), work, parts[number], threads)
             while (
                 given < len(parts)
-                and len(pending) < min(_OUTSTANDING, 2 * workers)
+                and len(pending) < min(OUTSTANDING, 2 * workers)
                 and (len(pending) < workers or len(parts) - given > workers)
             ):
                 pending[given] = executor.submit(_do_part, work, parts[given], threads)
@@ -370,7 +370,7 @@ def _by_executor(
 def _workers(executor: Executor) -> int:
     """How many processes an executor has; a guess, if it does not say."""
     known = (getattr(executor, name, None) for name in ("num_workers", "_max_workers"))  # mpi4py's, Python's own
-    return next((number for number in known if isinstance(number, int) and number > 0), _OUTSTANDING // 2)
+    return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING // 2)
 
 
 def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Outcome]:
@@ -394,7 +394,7 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     from concurrent.futures import wait
 
     for _ in range(_REPORTS):
-        if wait([future], timeout=_PATIENCE).done:
+        if wait([future], timeout=PATIENCE).done:
             return True
         _log.warning(f"waiting for {number} parts of the work, which the executor has")
     _log.warning("the executor does not respond; this process does the next part of the work")

@@ -35,7 +35,6 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate, holders, program
 from sccache_dtool.protocol.election import make_election
-from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from signals import interrupt
 
@@ -547,18 +546,22 @@ def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
 
 
 def test_a_holder_that_is_revoked_again_and_again_is_told(
-    make_cache: Making, job: caller.Owner, source: str, layout: Layout, monkeypatch: pytest.MonkeyPatch
+    make_cache: Making, job: caller.Owner, source: str, layout: Layout, clock: FakeClock
 ) -> None:
     """A program whose lifetime is too short would fetch for ever."""
     fs = Interposing()
     make_cache().use(source).release()
     make_cache().close()
+
+    def lapse() -> None:
+        clock.let_pass(600.0)  # ten lifetimes without a heartbeat
+        revoke_all(layout)
+
     for number in range(1, 20):
-        fs.before("symlink", lambda: revoke_all(layout), within=f"/{GATE}/", nth=number)
-    monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
+        fs.before("symlink", lapse, within=f"/{GATE}/", nth=number)
     cache = make_cache(fs=fs)
     with pytest.raises(LeaseLost, match="were revoked"):
-        cache.hold(job, cache.wanted([source]))
+        cache.hold(job, cache.wanted([source]), UseOptions(ttl=60.0))
     assert in_gates(layout) == []
 
 

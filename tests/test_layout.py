@@ -13,6 +13,7 @@ import pytest
 from sccache_dtool.disk import names
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import (
+    CheckedName,
     CleaningName,
     EndedName,
     Generation,
@@ -20,8 +21,11 @@ from sccache_dtool.disk.names import (
     KeptName,
     Layout,
     LeaseName,
+    OutcomeName,
+    PartName,
     PinName,
     SegmentName,
+    StateName,
     TrashName,
     WorkName,
 )
@@ -33,6 +37,9 @@ KEY = f"{'0123456789abcdef' * 2}-ref.fa"
 NAMES: list[Any] = [
     GENERATION,
     Generation("f" * 16, 0, 10**18 - 1, 10**12 - 1),
+    Generation("f" * 16, 0, 1, 1, took=0),
+    Generation("f" * 16, 0, 1, 1, version="0123456789abcdef"),
+    Generation("f" * 16, 0, 1, 1, 10**12 - 1, "0123456789abcdef"),
     HolderName(HOLDER, 0, 0),
     HolderName("p" + HOLDER[1:], 10**12 - 1, 10**12 - 1),
     LeaseName(HOLDER, 0),
@@ -50,6 +57,12 @@ NAMES: list[Any] = [
     WorkName(f"{HOLDER}.7", "restore", "g0123456789abcdef-1-2-3~4"),
     WorkName(f"{HOLDER}.7", "fetch", "0" * 32),
     KeptName(1_800_000_000),
+    StateName("receiving", 5, None, 0),
+    StateName("receiving", 5, 10**18 - 1, 10**6 - 1),
+    PartName(0, 10**18 - 1),
+    CheckedName(1_800_000_000),
+    OutcomeName("0123456789abcdef" * 2, f"{HOLDER}.7", 1_800_000_000_123, "done"),
+    OutcomeName("0123456789abcdef" * 2, f"{HOLDER}.7", 0, "failed"),
 ]
 KINDS = list(dict.fromkeys(type(name) for name in NAMES))
 

@@ -19,8 +19,8 @@ from waiting import wait_until
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too little work to be shared."""
-    monkeypatch.setattr("sccache_dtool.pool._PROBE", 0.0)
-    monkeypatch.setattr("sccache_dtool.pool._WORTH", -1.0)
+    monkeypatch.setattr("sccache_dtool.pool.PROBE", 0.0)
+    monkeypatch.setattr("sccache_dtool.pool.WORTH", -1.0)
     monkeypatch.setattr("sccache_dtool.pool._processors", lambda: 3)
 
 

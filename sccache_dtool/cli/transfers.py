@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: Seconds for which an ended transfer is shown without --all.
-_SHOWN_FOR = 60.0
+SHOWN_FOR = 60.0
 
 #: The numbers of the states in the Whole Tale data manager.
 _NUMBERS = {
@@ -57,7 +57,7 @@ def transfers_command(now: Invocation, everything: bool) -> None:
     waiting = Counter(one.key[:32] for one in found if one.state == State.WAITING)
     keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
     found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
-    shown = [one for one in found if everything or one.ended is None or moment - one.ended < _SHOWN_FOR]
+    shown = [one for one in found if everything or one.ended is None or moment - one.ended < SHOWN_FOR]
     now.out.table(
         "transfer",
         [_fields(one, waiting, moment) for one in shown],

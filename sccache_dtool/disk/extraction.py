@@ -11,12 +11,14 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, open_directory
+from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, opened
 from sccache_dtool.disk.trees import give_mode
+
+if TYPE_CHECKING:
+    from sccache_dtool.disk.filesystem import FileSystem
 
 #: The path of a member, relative to the directory, as its components; empty for the directory itself.
 Parts = tuple[str, ...]
@@ -29,21 +31,10 @@ _MOST_LINKS = 40
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
+Made = TypeVar("Made")
+
 #: errno values of file systems without hard links.
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EACCES})
-
-
-class Files(Protocol):
-    """The operations of `FileSystem` on open files."""
-
-    def read(self, fd: int) -> bytes:
-        """Read some bytes; empty at the end of the file."""
-
-    def write(self, fd: int, data: bytes) -> None:
-        """Write all of `data`."""
-
-    def close(self, fd: int) -> None:
-        """Close a descriptor."""
 
 
 class Refused(Exception):
@@ -58,10 +49,10 @@ class Extraction:
     and OSError for an error of the file system.
     """
 
-    def __init__(self, fs: Files, directory: str) -> None:
+    def __init__(self, fs: FileSystem, directory: str) -> None:
         self._fs = fs
         self._directory = directory
-        self._root = open_directory(directory)
+        self._root = opened(directory, LISTING)
         self._mode = stat.S_IMODE(os.fstat(self._root).st_mode)
         self._links: dict[Parts, str] = {}
         self._times: dict[Parts, float] = {}
@@ -79,9 +70,7 @@ class Extraction:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         try:
             give_mode(self._root, self._mode)
         finally:
@@ -106,13 +95,8 @@ class Extraction:
         The umask applies. The owner can read and write. Nobody can execute the file unless the owner can.
         """
         above, name = self._above(path)
-        directory = self._enter(above)
         mode = mode & (0o777 if mode & stat.S_IXUSR else 0o666) | stat.S_IRUSR | stat.S_IWUSR
-        try:
-            fd = os.open(name, _CREATE, mode, dir_fd=directory)
-        except FileExistsError:
-            self._replace(above, name)
-            fd = os.open(name, _CREATE, mode, dir_fd=directory)
+        fd = self._put(above, name, lambda directory: os.open(name, _CREATE, mode, dir_fd=directory))
         try:
             yield fd
             _set_time(fd, modified)
@@ -128,12 +112,7 @@ class Extraction:
         if text.startswith("/"):
             raise Refused("it is a link to an absolute path")
         above, name = self._above(path)
-        directory = self._enter(above)
-        try:
-            os.symlink(text, name, dir_fd=directory)
-        except FileExistsError:
-            self._replace(above, name)
-            os.symlink(text, name, dir_fd=directory)
+        self._put(above, name, lambda directory: os.symlink(text, name, dir_fd=directory))
         self._links[*above, name] = text
 
     def hard_link(self, path: Parts, target: Parts) -> None:
@@ -149,15 +128,16 @@ class Extraction:
             if text is not None:
                 self.symlink((*above, name), text)
                 return
-            directory = self._enter(above)
-            try:
+
+            def link(directory: int) -> None:
                 try:
                     os.link(old, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
                 except FileExistsError:
-                    if _same(old, source, name, directory):
-                        return
-                    self._replace(above, name)
-                    os.link(old, name, src_dir_fd=source, dst_dir_fd=directory, follow_symlinks=False)
+                    if not os.path.samestat(os.lstat(old, dir_fd=source), os.lstat(name, dir_fd=directory)):
+                        raise
+
+            try:
+                self._put(above, name, link)
             except OSError as error:
                 if error.errno not in _NO_HARD_LINKS:
                     raise
@@ -254,10 +234,8 @@ class Extraction:
             for part in path:
                 try:
                     below = os.open(part, LISTING, dir_fd=fd)
-                except (FileNotFoundError, NotADirectoryError):
-                    below = -1
                 except OSError as error:
-                    if error.errno != errno.ELOOP:
+                    if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                         raise
                     below = -1
                 os.close(fd)
@@ -270,18 +248,26 @@ class Extraction:
                 os.close(fd)
 
     def _make_directory(self, above: Parts, name: str) -> None:
+        def make(directory: int) -> None:
+            try:
+                os.mkdir(name, dir_fd=directory)
+            except FileExistsError:
+                if not stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                    raise
+
+        self._put(above, name, make)
+
+    def _put(self, above: Parts, name: str, create: Callable[[int], Made]) -> Made:
+        """Create a member in the directory `above`; the last one of a name wins, as in tar and unzip."""
         directory = self._enter(above)
         try:
-            os.mkdir(name, dir_fd=directory)
+            return create(directory)
         except FileExistsError:
-            if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
-                return
-            self._replace(above, name)
-            os.mkdir(name, dir_fd=directory)
+            self._remove(directory, above, name)
+            return create(directory)
 
-    def _replace(self, above: Parts, name: str) -> None:
-        """Remove an earlier member of that name: the last one wins, as in tar and unzip."""
-        directory = self._enter(above)
+    def _remove(self, directory: int, above: Parts, name: str) -> None:
+        """Remove an earlier member."""
         if self._links.pop((*above, name), None) is None and stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
             try:
                 os.rmdir(name, dir_fd=directory)
@@ -307,16 +293,10 @@ class Extraction:
 def _is_file(name: str, directory: int) -> bool:
     try:
         return stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return False
         raise
-
-
-def _same(one: str, here: int, other: str, there: int) -> bool:
-    return os.path.samestat(os.lstat(one, dir_fd=here), os.lstat(other, dir_fd=there))
 
 
 def _set_time(fd: int, modified: float | None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.disk.extraction import Extraction
-from sccache_dtool.disk.nofollow import READ_ONLY, Way, give_permissions, near, open_directory, opened, reached, way_to
+from sccache_dtool.disk.nofollow import ONWARD, READ_ONLY, Way, by_descriptor, near, opened, opening, reached, way_to
 from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
@@ -86,28 +86,23 @@ class FileSystem(Trees):
 
         If the directory has a POSIX ACL, only the ACL's mask is set.
         """
-        fd = open_directory(path)
-        try:
+        with opening(path) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
             wanted = mode | SHARED_DIRECTORY
             if wanted != mode and has_acl(fd):
                 wanted = mode | stat.S_IRWXG
             if wanted != mode:
                 os.fchmod(fd, wanted)
-        finally:
-            os.close(fd)
 
     def has_acl(self, directory: str) -> bool:
         """Whether a directory has a POSIX ACL, so that its group bits are the ACL's mask."""
-        fd = open_directory(directory)
-        try:
+        with opening(directory) as fd:
             return has_acl(fd)
-        finally:
-            os.close(fd)
 
     def permit(self, directory: str, mode: int) -> None:
-        """Set a directory's permission bits."""
-        give_permissions(directory, mode)
+        """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
+        with opening(directory, ONWARD) as fd:
+            os.chmod(by_descriptor(fd), mode)
 
     def touch(self, path: str) -> None:
         """Set a directory's times to now, so that a network file system's client invalidates its cache."""
@@ -148,11 +143,8 @@ class FileSystem(Trees):
 
     def changed(self, directory: str) -> int:
         """The modification time of a directory in nanoseconds, current on NFS as well because it is opened first."""
-        fd = open_directory(directory)
-        try:
+        with opening(directory) as fd:
             return os.fstat(fd).st_mtime_ns
-        finally:
-            os.close(fd)
 
     # -- files of other programs in the root, reached without following any symbolic link ------------------------
 
@@ -212,11 +204,8 @@ class FileSystem(Trees):
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
-        fd = open_directory(path, via, as_is=True)
-        try:
+        with opening(path, via=via, as_is=True) as fd:
             return sorted(os.listdir(fd))
-        finally:
-            os.close(fd)
 
     def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
         """As `names`, but empty for a directory that does not exist yet."""
@@ -240,27 +229,20 @@ class FileSystem(Trees):
 
         `via`: this directory, opened by `way_to`.
         """
-        fd = open_directory(path) if via is None else via.directory
         lstat = os.lstat  # called for each of a million files, so nothing else is done here
-        try:
+        with opening(path) if via is None else contextlib.nullcontext(via.directory) as fd:
             for name in names:
                 try:
                     yield name, lstat(name, dir_fd=fd)
                 except OSError:
                     continue
-        finally:
-            if via is None:
-                os.close(fd)
 
     def unlink_all(self, directory: str, names: Iterable[str]) -> None:
         """Unlink names in a directory, never through a symbolic link. Missing names are not an error."""
-        fd = open_directory(directory)
-        try:
+        with opening(directory) as fd:
             for name in names:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=fd)
-        finally:
-            os.close(fd)
 
     def make_dirs(self, path: str, *, shared: bool = False) -> None:
         """Create a directory, and missing ones above it; an existing one is not an error. `shared`: as for mkdir."""
@@ -298,13 +280,12 @@ class FileSystem(Trees):
 
     def read_text(self, path: str, limit: int = TEXT_LIMIT) -> str:
         """The text of a regular file of at most `limit` bytes; anything else raises OSError."""
-        fd = opened(path, READ_ONLY)
-        try:
+        with opening(path, READ_ONLY) as fd:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", path)
-            data = self._read_all(fd, limit + 1)
-        finally:
-            os.close(fd)
+            data = bytearray()
+            while len(data) <= limit and (part := os.read(fd, min(limit + 1 - len(data), CHUNK))):
+                data += part  # memory is taken for what there is, no more
         if len(data) > limit:
             raise OSError(errno.EFBIG, f"larger than {limit} bytes", path)
         return data.decode("utf-8", "replace")
@@ -390,14 +371,6 @@ class FileSystem(Trees):
     def close(self, fd: int) -> None:
         """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)
-
-    @staticmethod
-    def _read_all(fd: int, limit: int) -> bytes:
-        parts = []
-        while limit > 0 and (part := os.read(fd, min(limit, CHUNK))):  # memory is taken for what there is, no more
-            parts.append(part)
-            limit -= len(part)
-        return b"".join(parts)
 
     # -- the file system as a whole ----------------------------------------------------------------------------------
 

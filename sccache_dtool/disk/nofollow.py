@@ -81,22 +81,21 @@ def way_to(path: str, via: Way | None = None) -> Way:
     return Way(path, opened(path, LISTING, via))
 
 
-def open_directory(path: str, via: Way | None = None, *, as_is: bool = False) -> int:
-    """Open a directory to list it. `as_is`: outside the control directory, follow a link to a directory."""
-    return opened(path, LISTING, via, as_is=as_is)
-
-
-def give_permissions(path: str, mode: int) -> None:
-    """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
-    fd = opened(path, ONWARD)
+@contextlib.contextmanager
+def opening(path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> Iterator[int]:
+    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`."""
+    fd = opened(path, flags, via, as_is=as_is)
     try:
-        os.chmod(by_descriptor(fd), mode)
+        yield fd
     finally:
         os.close(fd)
 
 
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
-    """Open what is at a path (open(2)), reached as by `reached`."""
+    """Open what is at a path (open(2)), reached as by `reached`.
+
+    `as_is`: outside the control directory, follow a link to a directory.
+    """
     via = _nearest(path, via)
     try:
         if via is None and (way := _NEAR.get()) is not None and path == way.path:

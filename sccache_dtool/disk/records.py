@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 #: Longest record in bytes: the most that every file system stores in a symbolic link (XFS: 1024).
@@ -49,7 +50,7 @@ def encode_document(fields: Mapping[str, Any]) -> str:
 def decode_document(text: str) -> dict[str, Any]:
     """The fields of a JSON object. Raises Damaged for anything else."""
     try:
-        fields = json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
+        fields = json.loads(text, parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
     except (ValueError, RecursionError) as error:
         raise Damaged("not JSON") from error
     if not isinstance(fields, dict):
@@ -61,15 +62,8 @@ def decode_document(text: str) -> dict[str, Any]:
 _LARGEST = 10**18
 
 
-def _whole(text: str) -> int:
-    number = int(text)
-    if abs(number) > _LARGEST:
-        raise ValueError("not a number as the program writes it")
-    return number
-
-
-def _finite(text: str) -> float:
-    number = float(text)
+def _number(text: str, kind: type[int] | type[float] = float) -> float:
+    number = kind(text)
     if not abs(number) <= _LARGEST:  # NaN is refused as well
         raise ValueError("not a number as the program writes it")
     return number

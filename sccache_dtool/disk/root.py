@@ -339,10 +339,8 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
 
 def open_to_all(fs: FileSystem, layout: Layout) -> list[str]:
     """The directories of the cache in which every user of the host can write, and so delete what others use."""
-    places = (layout.root, layout.control)
-    return [
-        path for path in places if fs.lstat(f"{path}/.").st_mode & stat.S_IWOTH
-    ]  # `/.`, because the root may be a link
+    # `/.`, because the root may be a link
+    return [path for path in (layout.root, layout.control) if fs.lstat(f"{path}/.").st_mode & stat.S_IWOTH]
 
 
 def is_empty(fs: FileSystem, root: str) -> bool:

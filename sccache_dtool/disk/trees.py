@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from types import TracebackType
 from typing import NamedTuple, Self
 
 from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
@@ -211,9 +210,7 @@ class Walk:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for level in self._levels:
             level.close()
         if isinstance(error, OSError) and not os.path.isabs(str(error.filename)):
@@ -221,7 +218,9 @@ class Walk:
 
     def _named(self, error: OSError) -> OSError:
         inner = (*(level.name for level in self._levels[1:]), self._name) if self._levels else ()
-        return OSError(error.errno, error.strerror, _shortened("/".join((self._path, *inner))))
+        path = "/".join((self._path, *inner))
+        shown = path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
+        return OSError(error.errno, error.strerror, shown)
 
     def __iter__(self) -> Iterator[Found]:
         with reached(self._path, self._via) as (name, above):
@@ -300,7 +299,3 @@ def _let_us_in(name: str, above: int | None) -> None:
                 os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         finally:
             os.close(fd)
-
-
-def _shortened(path: str) -> str:
-    return path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"

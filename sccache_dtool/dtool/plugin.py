@@ -169,8 +169,6 @@ def _lease_or_path(dataset: Any, identifier: str, without_plugin: Callable[[], s
             return _try_lease(dataset, identifier, without_plugin)
     except BrokerFailed as error:
         failure = error.original
-    except _BrokerError as error:
-        failure = error.original
     except WrongContent:
         raise
     except NoSuchItem:
@@ -179,13 +177,6 @@ def _lease_or_path(dataset: Any, identifier: str, without_plugin: Callable[[], s
         _warn_once(error)
         return None, _path_without_lease(dataset, identifier)
     raise failure
-
-
-class _BrokerError(Exception):
-    """The broker itself failed, without the plugin."""
-
-    def __init__(self, original: Exception) -> None:
-        self.original = original
 
 
 def _try_lease(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
@@ -226,7 +217,9 @@ def _of_unknown_broker(cache: Cache, request: Request, without_plugin: Callable[
     try:
         path = without_plugin()
     except Exception as error:
-        raise _BrokerError(error) from error
+        from sccache_dtool.fetch.dtool_source import BrokerFailed
+
+        raise BrokerFailed(request.label, error) from error
     if not os.path.realpath(path).startswith(f"{os.path.realpath(cache.root)}/"):
         return None, path
     return cache.use_wanted(request), ""

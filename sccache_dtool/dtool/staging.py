@@ -103,7 +103,8 @@ def hold(
         held: list[Lease] = []
         with _beating(held):
             leases = _hold_items(cache, request, identifiers, undo, hold_one, progress or NoProgress(), held)
-            links = {relpath: _link(cache, lease) for relpath, lease in leases.items()}
+            items = f"{cache.root}/{layout.CONTROL}/items"
+            links = {relpath: os.path.relpath(os.fspath(lease), items) for relpath, lease in leases.items()}
             view = hold_one(_view(request, links))
             undo.callback(_release, view)
         for lease in (*held, view):
@@ -130,15 +131,10 @@ def _identifiers(cache: Cache, request: DatasetRequest) -> Mapping[str, str]:
                 return shown
     dataset = dtool_source.open_dataset(request.uri)
     identifiers = {relpath: identifier for identifier, relpath, _ in dtool_source.items_of(dataset)}
-    for relpath in identifiers:
-        _check(relpath)
+    for relpath in identifiers:  # which must not lead out of the directory
+        if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
+            raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
     return identifiers
-
-
-def _check(relpath: str) -> None:
-    """Raise FetchFailed for a path that would lead out of the directory."""
-    if any(part in ("", ".", "..") for part in relpath.split("/")) or "\0" in relpath:
-        raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
 
 
 def _hold_items(
@@ -153,30 +149,25 @@ def _hold_items(
     """Leases on all items by path, several at a time, added to `held` one by one; `undo` gives them back."""
     root, open_dataset = str(cache.root), partial(dtool_source.open_dataset, request.uri)
     leases: dict[str, Lease] = {}
-    progress.start(request.uri, None)
-    with Threads(AT_ONCE) as pool:
-        coming = {}
-        for relpath, identifier in identifiers.items():
-            one = dtool_source.item_request(request.uuid, identifier, root, open_dataset)
-            coming[pool.submit(hold_one, one)] = relpath
-        try:
-            for future in as_completed(coming):
-                lease = future.result()
-                leases[coming[future]] = lease
-                held.append(lease)
-                progress.advance(os.stat(lease).st_size)
-        except BaseException:
-            for future in coming:
-                future.cancel()
-            pool.end()
-            for future in coming:
-                if future.done() and not future.cancelled() and future.exception() is None:
-                    _release(future.result())
-            raise
-        finally:
-            progress.done()
-    for lease in leases.values():
+
+    def hold_item(one: Request) -> Lease:
+        lease = hold_one(one)
         undo.callback(_release, lease)
+        held.append(lease)
+        return lease
+
+    progress.start(request.uri, None)
+    try:
+        with Threads(AT_ONCE) as pool:
+            coming = {}
+            for relpath, identifier in identifiers.items():
+                one = dtool_source.item_request(request.uuid, identifier, root, open_dataset)
+                coming[pool.submit(hold_item, one)] = relpath
+            for future in as_completed(coming):
+                leases[coming[future]] = lease = future.result()
+                progress.advance(os.stat(lease).st_size)
+    finally:
+        progress.done()
     return leases
 
 
@@ -210,13 +201,8 @@ def _release(lease: Lease) -> None:
     lease.holder.retire()
 
 
-def _link(cache: Cache, lease: Lease) -> str:
-    """The way from the directory of items to what a lease protects."""
-    return os.path.relpath(os.fspath(lease), f"{cache.root}/{layout.CONTROL}/items")
-
-
 def _view(request: DatasetRequest, links: Mapping[str, str]) -> Request:
-    """A view that shows exactly `links`: any that is there, or a new one."""
+    """A view that shows exactly `links`, from the directory of items on: any that is there, or a new one."""
     expected = {(relpath, *_parts(link)) for relpath, link in links.items()}
 
     def fits(path: str) -> bool:
@@ -278,7 +264,7 @@ def release(
     for copy in cache.item(key).copies:
         if generation not in (None, str(copy.generation)):
             continue
-        for _ in (one for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)):
+        for _ in range(_leases(copy, prefixes)):
             cache.release_copies(owners, _leased_for(cache, copy, prefixes))
             count += cache.release(owners, key, generation=str(copy.generation))
             if not everything:

@@ -126,7 +126,7 @@ def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator
 
 
 #: Copies that are evicted as one piece of work.
-_AT_ONCE = 64
+AT_ONCE = 64
 
 
 def carry_out(
@@ -146,7 +146,7 @@ def carry_out(
     """
     copies = [candidate for candidate in plan.remove if candidate.loose is None]
     evict = functools.partial(_evict, store, keep_until, deadline)
-    results = pool.each_in_pieces(evict, [candidate.place for candidate in copies], _AT_ONCE)
+    results = pool.each_in_pieces(evict, [candidate.place for candidate in copies], AT_ONCE)
     try:
         with contextlib.closing(results):  # nobody is at work any more at its end
             for candidate, became in zip(copies, results, strict=True):

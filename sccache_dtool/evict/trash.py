@@ -157,7 +157,7 @@ def purge(store: Store, now: float, pool: Pool | None = None, deadline: Deadline
     pool = pool or Pool()
     expired = [name for name in listing(store) if is_expired(name, now)]
     for name in expired:
-        if name.generation.entries > _LARGE:
+        if name.generation.entries > LARGE:
             _empty(store.fs, f"{store.layout.trash}/{_going(store, name)}", pool, deadline)
     purged = Purged()
     pieces = [expired[i : i + _AT_ONCE] for i in range(0, len(expired), _AT_ONCE)]
@@ -178,10 +178,10 @@ def purge_copy(store: Store, generation: str) -> None:
 
 
 #: Copies that are removed as one piece of work, and names of one directory.
-_AT_ONCE, _NAMES_AT_ONCE = 32, 1000
+_AT_ONCE, NAMES_AT_ONCE = 32, 1000
 
 #: Entries above which a copy is worth being removed by several at a time.
-_LARGE = 10_000
+LARGE = 10_000
 
 
 def is_expired(name: TrashName, now: float) -> bool:
@@ -242,7 +242,7 @@ def _empty(fs: FileSystem, path: str, pool: Pool, deadline: Deadline) -> None:
         pending = below
     for directory in [path, *pending]:
         names = [entry.name for entry in _entries(fs, directory) if not entry.is_dir]
-        pieces = [names[i : i + _NAMES_AT_ONCE] for i in range(0, len(names), _NAMES_AT_ONCE)]
+        pieces = [names[i : i + NAMES_AT_ONCE] for i in range(0, len(names), NAMES_AT_ONCE)]
         deque(pool.each(functools.partial(_remove_if_time, deadline, fs.unlink_all, directory), pieces), maxlen=0)
     if pending != [path]:
         deque(pool.each(functools.partial(_remove_if_time, deadline, fs.remove_tree), pending), maxlen=0)

@@ -40,7 +40,7 @@ NETWORK_CHUNK = 1 << 17
 #: Bytes per read on a fast line, and how fast that is, in bytes a second.
 LARGE_CHUNK = 1 << 20
 FAST = 16 << 20
-_TRIED_FOR = 16 << 20
+TRIED_FOR = 16 << 20
 
 # Of the other 2xx none carries a whole file: accepted for later, no content, a part.
 _WHOLE = frozenset({200, 203})
@@ -309,7 +309,7 @@ class _Download:
         for data in raw.stream(NETWORK_CHUNK, decode_content=False):
             yield data
             came += len(data)
-            if came >= _TRIED_FOR and came >= FAST * (clock.monotonic() - began):
+            if came >= TRIED_FOR and came >= FAST * (clock.monotonic() - began):
                 break
         yield from raw.stream(LARGE_CHUNK, decode_content=False)
 

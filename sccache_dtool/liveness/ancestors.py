@@ -52,17 +52,18 @@ class Ancestor(NamedTuple):
 
     pid: int
     command: str
+    ppid: int
 
 
-def ancestors(proc: Proc) -> Iterator[Ancestor]:
-    """The processes above this one, the nearest first, as far as they can be seen."""
-    pid, seen = os.getppid(), set[int]()
+def ancestors(proc: Proc, start: int | None = None) -> Iterator[Ancestor]:
+    """The processes above this one (or from `start` on), the nearest first, as far as they can be seen."""
+    pid, seen = os.getppid() if start is None else start, set[int]()
     while pid > 0 and pid not in seen:
         seen.add(pid)
         stat = proc.stat(pid)
         if stat is None:
             return
-        yield Ancestor(pid, stat.command)
+        yield Ancestor(pid, stat.command, stat.ppid)
         pid = stat.ppid
 
 
@@ -84,21 +85,17 @@ def find_owner(proc: Proc, start: int | None = None) -> Found | None:
     A shell that runs `$(…)` or `(…)` forks without a new program: such copies, known by their parent's very
     command line, are passed over too, because they end with the brackets. The longer-lived is the safer owner.
     """
-    pid = os.getppid() if start is None else start
     between: list[int] = []
-    while pid > 0:
-        stat = proc.stat(pid)
-        if stat is None:
-            return None
+    for one in ancestors(proc, start):
+        words = proc.words(one.pid)
         if not (
-            stat.command in WRAPPERS
-            or _only_calls(proc.words(pid))
-            or _is_forked_copy(proc, pid, stat.ppid)
-            or _is_wrappers_script(proc, pid, stat.ppid)
+            one.command in WRAPPERS
+            or _only_calls(words)
+            or (one.ppid > 0 and any(words) and words == proc.words(one.ppid))
+            or _is_wrappers_script(proc, words, one.ppid)
         ):
-            return Found(pid, tuple(between))
-        between.append(pid)
-        pid = stat.ppid
+            return Found(one.pid, tuple(between))
+        between.append(one.pid)
     return None
 
 
@@ -113,11 +110,6 @@ def _only_calls(words: Sequence[str]) -> bool:
     return line is not None and _GOES_ON.search(_HARMLESS.sub("", line)) is None
 
 
-def _is_forked_copy(proc: Proc, pid: int, parent: int) -> bool:
-    words = proc.words(pid)
-    return parent > 0 and any(words) and words == proc.words(parent)
-
-
-def _is_wrappers_script(proc: Proc, pid: int, parent: int) -> bool:
+def _is_wrappers_script(proc: Proc, words: Sequence[str], parent: int) -> bool:
     above = proc.stat(parent)
-    return above is not None and above.command in _WRITE_SCRIPTS and os.path.basename(proc.words(pid)[0]) in SHELLS
+    return above is not None and above.command in _WRITE_SCRIPTS and os.path.basename(words[0]) in SHELLS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.credentials import hide
@@ -85,10 +85,8 @@ class Owner(NamedTuple):
     def __str__(self) -> str:
         if self.kind is JOB and self.job is not None:
             what = str(self.job)
-        elif self.process is not None:
-            what = f"process {self.process.pid}"
         else:
-            return f"holder {self.name!r}"
+            what = f"holder {self.name!r}" if self.process is None else f"process {self.process.pid}"
         return f"{what} ({self.command})" if self.command else what
 
 
@@ -182,7 +180,7 @@ def _job_from(spec: str) -> Job | None:
 
     def place(scheduler: str, id: str) -> str:
         try:
-            return query.module(scheduler).place(id, query.run_command)
+            return query.place(scheduler, id)
         except query.Unanswered as error:
             reason = str(error)
         raise UsageError(
@@ -220,21 +218,19 @@ def owners_from(spec: str, proc: Proc) -> tuple[Owner, ...]:
     owner = _named(spec, proc)
     if spec != "auto":
         return (owner,)
-    others: list[Owner] = []
-    if owner.job is not None:
-        caller = find_owner(proc)
-        if caller is not None and proc.identify(caller.pid) is not None:
-            others.append(process_owner(CALLER, proc, caller.pid))
-    if proc.identify(os.getpid()) is not None:
-        others.append(process_owner(CALLER, proc, os.getpid()))
-    return (*others, owner)
+    caller = find_owner(proc) if owner.job is not None else None
+    pids = [os.getpid()] if caller is None else [caller.pid, os.getpid()]
+    return (*_owners(pids, proc), owner)
 
 
 def owners_above(proc: Proc) -> Iterator[Owner]:
     """Every process above this one as an owner, the nearest first."""
-    for one in ancestors(proc):
-        if proc.identify(one.pid) is not None:
-            yield process_owner(CALLER, proc, one.pid)
+    return _owners((one.pid for one in ancestors(proc)), proc)
+
+
+def _owners(pids: Iterable[int], proc: Proc) -> Iterator[Owner]:
+    """The processes that can be seen from here, as owners."""
+    return (process_owner(CALLER, proc, pid) for pid in pids if proc.identify(pid) is not None)
 
 
 def one_line(words: Sequence[str]) -> str:

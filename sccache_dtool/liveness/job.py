@@ -118,18 +118,22 @@ def find_job(proc: Proc, environ: Mapping[str, str] | None = None) -> Found | No
     return None
 
 
-def _position(above: list[Ancestor], commands: frozenset[str]) -> int | None:
+def _position(above: list[Ancestor], *commands: str) -> int | None:
     """Where the nearest ancestor is that is one of these programs."""
     return next((place for place, one in enumerate(above) if one.command in commands), None)
 
 
 def _environments(
-    proc: Proc, environ: Mapping[str, str], above: list[Ancestor], keeper: int
+    proc: Proc, environ: Mapping[str, str], above: list[Ancestor], keeper: str
 ) -> Iterator[Mapping[str, str]]:
-    """Ours, and those of the ancestors up to the job's keeper: `sudo` and `env -i` take variables away."""
-    yield environ
-    for one in above[:keeper]:
-        yield proc.environ(one.pid)
+    """Ours, and those of the ancestors up to the job's keeper: `sudo` and `env -i` take variables away.
+
+    None at all if no ancestor is the keeper.
+    """
+    position = _position(above, keeper)
+    if position is not None:
+        yield environ
+        yield from (proc.environ(one.pid) for one in above[:position])
 
 
 # -- Slurm -------------------------------------------------------------------------------------------------------------
@@ -137,18 +141,17 @@ def _environments(
 
 def _slurm(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
     """Slurm's keeper of a step is called ``slurmstepd: [48211.batch]``; `salloc` and `srun` stand beside the job."""
-    nearest = _position(above, frozenset({"slurmstepd", "salloc", "srun"}))
+    nearest = _position(above, "slurmstepd", "salloc", "srun")
     if nearest is None:
         groups = set(re.findall(r"/job_([0-9]+)(?:/|$)", proc.cgroups(), re.MULTILINE))
         return _slurm_job(environ, within=True) if groups & _slurm_numbers(environ) else None
     if above[nearest].command != "slurmstepd":
         return _slurm_job(environ, within=False)
     title = re.search(r"\[([0-9]+)(\+[0-9]+)?\.", " ".join(proc.words(above[nearest].pid)))
-    for candidate in _environments(proc, environ, above, nearest):
-        if title is None or title[2] or title[1] in _slurm_numbers(candidate):
-            found = _slurm_job(candidate, within=True)
-            if found is not None:
-                return found
+    for candidate in _environments(proc, environ, above, "slurmstepd"):
+        is_its = title is None or title[2] or title[1] in _slurm_numbers(candidate)
+        if is_its and (found := _slurm_job(candidate, within=True)) is not None:
+            return found
     return None
 
 
@@ -189,10 +192,10 @@ def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
 
 
 def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
-    keeper = _position(above, frozenset({"pbs_mom"}))
-    for candidate in _environments(proc, environ, above, keeper or 0):
+    is_kept = _position(above, "pbs_mom") is not None
+    for candidate in _environments(proc, environ, above, "pbs_mom") if is_kept else (environ,):
         number, _, server = candidate.get("PBS_JOBID", "").partition(".")
-        if number and server and (keeper is not None or f"/{number}.{server}" in proc.cgroups()):
+        if number and server and (is_kept or f"/{number}.{server}" in proc.cgroups()):
             return Found(Job("pbs", server, number), candidate.get("PBS_JOBNAME", ""), True)
     return None
 
@@ -202,10 +205,7 @@ def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> 
 
     The last number is when it was submitted: a schedd that was set up again begins with job 1.
     """
-    keeper = _position(above, frozenset({"condor_starter"}))
-    if keeper is None:
-        return None
-    for candidate in _environments(proc, environ, above, keeper):
+    for candidate in _environments(proc, environ, above, "condor_starter"):
         try:
             with open(candidate.get("_CONDOR_JOB_AD", ""), encoding="utf-8", errors="replace") as file:
                 match = re.search(r'^GlobalJobId\s*=\s*"([^"#]+)#([0-9.]+)#([0-9]+)"', file.read(1 << 20), re.MULTILINE)
@@ -217,10 +217,7 @@ def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> 
 
 
 def _lsf(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
-    keeper = _position(above, frozenset({"res"}))
-    if keeper is None:
-        return None
-    for candidate in _environments(proc, environ, above, keeper):
+    for candidate in _environments(proc, environ, above, "res"):
         number, index = candidate.get("LSB_JOBID", ""), candidate.get("LSB_JOBINDEX", "0")
         host = candidate.get("LSB_SUB_HOST", "")
         if number.isdecimal() and host:

@@ -134,7 +134,7 @@ class Proc:
         except ProcessLookupError:
             return False
         except PermissionError:
-            return True
+            pass
         return True
 
     def judge(self, process: Process) -> Verdict:

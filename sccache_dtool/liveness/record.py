@@ -31,12 +31,8 @@ class HolderRecord(NamedTuple):
     between: tuple[Process, ...] = ()  # see `Owner.between`
 
     def __str__(self) -> str:
-        if self.kind is JOB:
-            what = str(self.job)
-        else:
-            what = f"process {self.process.pid}" if self.process else f"holder {self.name!r}"
-        command = f" ({self.command})" if self.command else ""
-        return records.printable(f"{self.user}@{self.host}, {what}{command}")
+        owner = Owner(self.kind, self.process, self.name, self.command, self.job)
+        return records.printable(f"{self.user}@{self.host}, {owner}")
 
     @classmethod
     def decode(cls, text: str) -> HolderRecord:

@@ -7,7 +7,6 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
@@ -64,6 +63,7 @@ class Judge:
         self._job_states = job_states
         self._records: dict[str, HolderRecord] = {}
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
+        self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
 
     @property
@@ -162,18 +162,23 @@ class Judge:
         if not self.listing.is_proof:
             text = "its holder is not listed; `sc-dtool reap` can determine whether it has ended"
             return Verdict(State.UNKNOWN, text)
-        if self._unchanged is None:
+        unchanged = self._holders_at_a_moment()
+        if unchanged is None:
             text = "its holder is not listed; a later `sc-dtool reap` can determine whether it has ended"
             return Verdict(State.UNKNOWN, text)
-        if id in self._unchanged.present:
+        if id in unchanged.present:
             return Verdict(State.ALIVE, "its holder has just shown a heartbeat")
         return Verdict(State.DEAD, "its holder has ended")
 
-    @functools.cached_property
-    def _unchanged(self) -> HolderList | None:
-        """The holders at a moment when none came or went; None if there was no such moment for a while."""
-        attempts = (HolderList.if_unchanged(self._store) for _ in range(_PATIENCE))
-        return next((listing for listing in attempts if listing is not None), None)
+    def _holders_at_a_moment(self) -> HolderList | None:
+        """The holders when none came or went, listed once; None if there was no such moment for a while.
+
+        Not a cached_property: in Python 3.11, all instances wait for one that is being computed.
+        """
+        if self._unchanged is None:
+            attempts = (HolderList.if_unchanged(self._store) for _ in range(_PATIENCE))
+            self._unchanged = [next((listing for listing in attempts if listing is not None), None)]
+        return self._unchanged[0]
 
     def _text(self, held: Held) -> tuple[float | None, str]:
         try:

@@ -24,7 +24,7 @@ WAIT = 120.0
 _PEERS_CALLED = 20
 
 #: Seconds in which a peer that lives answers a leader: it looks once a second.
-_ANSWER = 10.0
+ANSWER = 10.0
 
 
 class Part(StrEnum):
@@ -99,7 +99,7 @@ def _answers(session: Session, me: Mapping[str, str]) -> bool:
     """Call a peer; whether it answers, and has no other leader."""
     try:
         session.put(HELLO, me)
-        wait_for(session.directory, lambda: FIRST in session.names(), _ANSWER, "the peer")
+        wait_for(session.directory, lambda: FIRST in session.names(), ANSWER, "the peer")
     except FileExistsError:
         return False
     except TimedOut:

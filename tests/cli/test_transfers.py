@@ -107,7 +107,7 @@ def test_what_ended_is_hidden_after_a_minute(
     """A list of what runs would be full of what ran."""
     sc("use", source)
     assert len(shown(sc)) == 1
-    monkeypatch.setattr("sccache_dtool.cli.transfers._SHOWN_FOR", -1.0)
+    monkeypatch.setattr("sccache_dtool.cli.transfers.SHOWN_FOR", -1.0)
     assert shown(sc) == []
     assert len(shown(sc, "--all")) == 1
     assert "--all" in sc("transfers").err

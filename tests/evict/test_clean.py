@@ -269,10 +269,10 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     """After a Ctrl-C nobody could say who removed what, and a monitor would never hear of most of it."""
     for number in range(40):
         fill(f"f{number}", 1)
-    monkeypatch.setattr(execution, "_AT_ONCE", 4)  # several pieces of work for each of those who are at it at a time
-    monkeypatch.setattr(pool, "_PROBE", 0.0)
-    monkeypatch.setattr(pool, "_WORTH", 1e9 if by == "ourselves" else -1.0)
-    monkeypatch.setattr(pool, "_MANY", 0)
+    monkeypatch.setattr(execution, "AT_ONCE", 4)  # several pieces of work for each of those who are at it at a time
+    monkeypatch.setattr(pool, "PROBE", 0.0)
+    monkeypatch.setattr(pool, "WORTH", 1e9 if by == "ourselves" else -1.0)
+    monkeypatch.setattr(pool, "MANY", 0)
     monkeypatch.setattr(pool, "_processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":

@@ -492,8 +492,8 @@ def test_a_segment_that_was_not_published_is_discarded(layout: Layout) -> None:
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_large_copy_is_removed_in_parts(layout: Layout, monkeypatch: pytest.MonkeyPatch, deep: bool) -> None:
     """A dataset of a million files would be removed by one process, for hours; or something of it be left."""
-    monkeypatch.setattr(trash, "_LARGE", 10)
-    monkeypatch.setattr(trash, "_NAMES_AT_ONCE", 7)
+    monkeypatch.setattr(trash, "LARGE", 10)
+    monkeypatch.setattr(trash, "NAMES_AT_ONCE", 7)
     name = TrashName(Generation("a" * 16, 1_700_000_000, 5, 99), 0, going=True)
     payload = Path(layout.trash, str(name), PAYLOAD, "big")
     for number in range(30):

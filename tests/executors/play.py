@@ -42,8 +42,8 @@ def evict(*arguments: Any) -> trash.Outcome:
 def share_everything() -> None:
     """Let the smallest work be shared."""
     trash.evict = evict  # type: ignore[assignment]
-    execution._AT_ONCE = 2
-    pool._PROBE, pool._WORTH, pool._OUTSTANDING = 0.0, -1.0, 4
+    execution.AT_ONCE = 2
+    pool.PROBE, pool.WORTH, pool.OUTSTANDING = 0.0, -1.0, 4
 
 
 share_everything()

@@ -47,8 +47,8 @@ def events(tmp_path: Path) -> Path:
 @pytest.fixture
 def share_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """The smallest work is shared."""
-    monkeypatch.setattr("sccache_dtool.pool._PROBE", 0.0)
-    monkeypatch.setattr("sccache_dtool.pool._WORTH", -1.0)
+    monkeypatch.setattr("sccache_dtool.pool.PROBE", 0.0)
+    monkeypatch.setattr("sccache_dtool.pool.WORTH", -1.0)
 
 
 def number_and_process(number: int) -> tuple[int, int]:
@@ -126,7 +126,7 @@ def test_an_executor_that_does_not_answer_does_not_stop_a_scan(
     share_everything: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A cluster that hangs would hang the command for ever."""
-    monkeypatch.setattr("sccache_dtool.pool._PATIENCE", 0.001)
+    monkeypatch.setattr("sccache_dtool.pool.PATIENCE", 0.001)
     found = list(Pool(1, executor=Slow(3)).each(number_and_process, range(300)))
     assert [number for number, _ in found] == list(range(300))
     assert "does not respond" in caplog.text
@@ -366,7 +366,7 @@ def test_a_scheduler_that_runs_anybodys_code_is_refused(place: str, insecure: bo
 def test_a_scheduler_that_does_not_answer_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that was shut down would be a traceback, or a command that never ends."""
     pytest.importorskip("distributed", reason="distributed is not installed")
-    monkeypatch.setattr(executors, "_DASK_TIMEOUT", 1)
+    monkeypatch.setattr(executors, "DASK_TIMEOUT", 1)
     with pytest.raises(CacheError, match="cannot connect to the Dask scheduler"), executors.dask("tcp://127.0.0.1:9"):
         pass
 

@@ -505,7 +505,7 @@ def test_a_server_that_does_not_say_its_size_is_not_waited_for(server, monkeypat
 
 def test_a_read_takes_larger_pieces_on_a_fast_line(get, server, monkeypatch):
     """A fast line would be slowed down by the counting of small pieces; nothing is lost at the change."""
-    monkeypatch.setattr(http, "_TRIED_FOR", 100_000)
+    monkeypatch.setattr(http, "TRIED_FOR", 100_000)
     body = os.urandom(3_000_001)
     assert get(server.page("/x", body), md5(body)) == body
 

@@ -735,7 +735,7 @@ def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a peer left that was killed would keep every later verification waiting."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     left = waiting(place, 7, introduced(host="gone"))
     report = alone(FileSystem(), place, tmp_path)
     shutil.rmtree(left)
@@ -747,7 +747,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that comes within `--wait` would not be waited for, because one was killed there before."""
-    monkeypatch.setattr(meeting, "_ANSWER", 5.0)
+    monkeypatch.setattr(meeting, "ANSWER", 5.0)
     few_checks(monkeypatch)
     left = waiting(place, 7, introduced(host="gone"))
     looked = threading.Event()
@@ -817,7 +817,7 @@ def test_what_was_found_before_a_host_died_is_reported(
 
 def test_a_leader_follows_no_link(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write in a directory could send another user through a link into that user's own files."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     left, elsewhere = waiting(place, 7, introduced()), tmp_path / "elsewhere"
     shutil.move(left, elsewhere)
     os.symlink(elsewhere, left)
@@ -1049,7 +1049,7 @@ def test_a_leader_does_not_meet_whom_it_does_not_look_for(
     hello: object, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two jobs that verify one directory would meet crosswise; or what somebody left would end in a traceback."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     left = waiting(place, 7, hello or "?")
     report = alone(FileSystem(), place, tmp_path)
     assert os.listdir(left) == [f"{session.HELLO}.peer"]
@@ -1081,7 +1081,7 @@ def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts that run as different users would be told that no peer took part, and not why."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
     fs.fail("symlink", errno.EACCES, within=f"/{session.HELLO}.leader")
     report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
@@ -1094,7 +1094,7 @@ def test_many_waiting_peers_do_not_keep_a_leader_busy(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in the directory could have another user make as many names there as it likes."""
-    monkeypatch.setattr(meeting, "_ANSWER", 0.2)
+    monkeypatch.setattr(meeting, "ANSWER", 0.2)
     left = [waiting(place, number, introduced(meeting="" if number else [])) for number in range(100)]
     fs = Counting()
     report = alone(fs, place, tmp_path)

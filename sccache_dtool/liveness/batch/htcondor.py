@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from sccache_dtool.clock import iso
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.batch.query import Run, Unanswered, batches
+from sccache_dtool.liveness.batch.query import Run, answer, batches, not_parsed
 from sccache_dtool.liveness.job import NOT_AFTER, Job
 
 #: JobStatus. In the queue even a removed or completed job may have processes that are being ended.
@@ -22,17 +22,13 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
     for schedd in dict.fromkeys(job.cluster for job in jobs):
         theirs = [job for job in jobs if job.cluster == schedd]
         queued = _by_name(_listed(["condor_q", "-allusers"], schedd, theirs, run))
-        left = []
         for job in theirs:
-            ad = queued.get(_name(job))
-            if ad is None:
-                left.append(job)
-            else:
+            if (ad := queued.get(_name(job))) is not None:
                 verdicts[job] = Verdict(State.ALIVE, f"job {job.id} is in the queue, {_state(ad)}")
+        left = [job for job in theirs if _name(job) not in queued]
         finished = _by_name(_listed(["condor_history"], schedd, left, run))
         for job in left:
-            ad = finished.get(_name(job))
-            if ad is not None:
+            if (ad := finished.get(_name(job))) is not None:
                 verdicts[job] = _finished(job, ad)
 
 
@@ -79,8 +75,6 @@ def _global_id(ad: dict[str, Any]) -> str:
 
 
 def _state(ad: dict[str, Any]) -> str:
-    from sccache_dtool.clock import iso
-
     status, since = ad.get("JobStatus"), ad.get("EnteredCurrentStatus")
     name = _STATES.get(status, "in an unknown state") if isinstance(status, int) else "in an unknown state"
     return f"{name} since {iso(since)}" if isinstance(since, int) and 0 < since < 1 << 40 else name
@@ -88,26 +82,14 @@ def _state(ad: dict[str, Any]) -> str:
 
 def _listed(command: list[str], schedd: str, jobs: Sequence[Job], run: Run) -> Iterator[dict[str, Any]]:
     """The ads of the jobs that are listed."""
-    for ids in batches(dict.fromkeys(job.id for job in jobs)):
+    for ids in batches(job.id for job in jobs):
         where = ["-name", schedd] if schedd else []
         limit = ["-match", str(len(ids))] if command == ["condor_history"] else []  # or it reads its files to the end
-        reply = run([*command, *where, *limit, *ids, "-json", "-attributes", _ATTRIBUTES])
-        if reply.code != 0:
-            raise Unanswered(f"{command[0]}: {reply.complaint}")
-        yield from _ads(reply.out, command[0])
-
-
-def _ads(text: str, command: str) -> list[dict[str, Any]]:
-    """The ads in an answer; where there is none HTCondor prints nothing at all."""
-    if not text.strip():
-        return []
-    try:
-        ads = json.loads(text)
-    except ValueError:
-        ads = None
-    if not isinstance(ads, list) or not all(isinstance(ad, dict) for ad in ads):
-        raise Unanswered(f"{command} gave an answer that cannot be parsed: {text[:80]!r}")
-    return ads
+        reply = answer(run, [*command, *where, *limit, *ids, "-json", "-attributes", _ATTRIBUTES])
+        ads = reply.document if reply.out.strip() else []  # where there is none HTCondor prints nothing at all
+        if not isinstance(ads, list) or not all(isinstance(ad, dict) for ad in ads):
+            raise not_parsed(command[0], reply.out)
+        yield from ads
 
 
 def place(id: str, run: Run) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.batch.query import Run, Unanswered, batches
+from sccache_dtool.liveness.batch.query import Reply, Run, answer, batches, not_parsed
 from sccache_dtool.liveness.job import Job
 
 
@@ -15,29 +15,25 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
     """See `schedulers.Scheduler`. One question for each name space; a pod that is not there is left out."""
     for space in dict.fromkeys(job.id.partition("/")[0] for job in jobs):
         theirs = [job for job in jobs if job.id.partition("/")[0] == space]
-        for names in batches(dict.fromkeys(job.id.partition("/")[2] for job in theirs)):
-            reply = run(["kubectl", "get", "pod", "-n", space, *names, "--ignore-not-found", "-o", "json"])
-            if reply.code != 0:
-                raise Unanswered(f"kubectl: {reply.complaint}")
-            pods = {pod["metadata"]["name"]: pod for pod in _pods(reply.out)}
+        for names in batches(job.id.partition("/")[2] for job in theirs):
+            reply = answer(run, ["kubectl", "get", "pod", "-n", space, *names, "--ignore-not-found", "-o", "json"])
+            pods = {pod["metadata"]["name"]: pod for pod in _pods(reply)}
             for job in theirs:
                 pod = pods.get(job.id.partition("/")[2])
                 if pod is not None:
                     verdicts[job] = _verdict(job, pod)
 
 
-def _pods(text: str) -> list[dict[str, Any]]:
+def _pods(reply: Reply) -> list[dict[str, Any]]:
     """The pods in an answer: a list of several, one by itself, or nothing at all."""
-    if not text.strip():
+    if not reply.out.strip():
         return []
-    try:
-        answer = json.loads(text)
-        pods = answer["items"] if answer.get("kind") == "List" else [answer]
+    document = reply.document
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        pods = document["items"] if document.get("kind") == "List" else [document]
         if all(isinstance(pod["metadata"]["name"], str) and isinstance(pod["status"], dict) for pod in pods):
             return list(pods)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
-    raise Unanswered(f"kubectl gave an answer that cannot be parsed: {text[:80]!r}")
+    raise not_parsed("kubectl", reply.out)
 
 
 def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
@@ -56,8 +52,3 @@ def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
     if phase in ("Succeeded", "Failed") and containers and len(ended) == len(containers):
         return Verdict(State.DEAD, f"job {job.id} {phase} at {max(str(one.get('finishedAt', '?')) for one in ended)}")
     return Verdict(State.UNKNOWN, f"job {job.id} is {phase}, but not all of its containers are known to have ended")
-
-
-def place(id: str, run: Run) -> str:
-    """See `schedulers.Scheduler`: a pod needs no cluster to be told apart."""
-    return ""

@@ -6,7 +6,6 @@ cluster: that host tells jobs of two clusters with one number apart.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,14 +42,11 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
 
 def _records(ids: Sequence[str], run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Id, submission host and record of the jobs that are listed."""
-    for batch in batches(dict.fromkeys(ids)):
+    for batch in batches(ids):
         fields = "jobid jobindex stat from_host finish_time exit_reason"
         reply = run(["bjobs", "-a", "-u", "all", "-json", "-o", fields, *batch])
-        try:
-            answer = json.loads(reply.out)
-        except ValueError:
-            answer = None
-        found = answer.get("RECORDS") if isinstance(answer, dict) else None
+        document = reply.document
+        found = document.get("RECORDS") if isinstance(document, dict) else None
         if not isinstance(found, list):
             raise Unanswered(f"bjobs: {reply.complaint}")
         for record in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,25 +32,16 @@ _FINISHED_JOB = 35
 
 def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
     """See `schedulers.Scheduler`."""
-    for ids in batches(dict.fromkeys(f"{job.id}.{job.cluster}" for job in jobs)):
+    for ids in batches(f"{job.id}.{job.cluster}" for job in jobs):
         reply = run(["qstat", "-x", "-f", "-F", "json", *ids])
-        found = _jobs(reply.out)
-        if found is None or (not found and reply.code not in (0, _UNKNOWN_JOB, _FINISHED_JOB)):
+        document = reply.document
+        found = document.get("Jobs", {}) if isinstance(document, dict) else None
+        if not isinstance(found, dict) or (not found and reply.code not in (0, _UNKNOWN_JOB, _FINISHED_JOB)):
             raise Unanswered(f"qstat: {reply.complaint}")
         for job in jobs:
             about = found.get(f"{job.id}.{job.cluster}")
             if isinstance(about, dict):
                 verdicts[job] = _verdict(job, about)
-
-
-def _jobs(text: str) -> dict[str, Any] | None:
-    """The jobs in qstat's JSON; None for what is no such answer."""
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        return None
-    found = answer.get("Jobs", {}) if isinstance(answer, dict) else None
-    return found if isinstance(found, dict) else None
 
 
 def _verdict(job: Job, about: dict[str, Any]) -> Verdict:
@@ -78,8 +68,3 @@ def _seconds(text: object) -> float | None:
         return time.mktime(time.strptime(text)) if isinstance(text, str) else None
     except (ValueError, OverflowError):
         return None
-
-
-def place(id: str, run: Run) -> str:
-    """See `schedulers.Scheduler`: an id of PBS has its server in it, so there is nothing to ask."""
-    return ""

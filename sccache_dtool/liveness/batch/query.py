@@ -7,12 +7,13 @@ cluster; and a question may fail. Only a positive answer counts; everything else
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.liveness import State, Verdict
@@ -62,9 +63,30 @@ class Reply(NamedTuple):
         lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
         return lines[0][:_SHOWN] if lines else f"exit code {self.code}"
 
+    @property
+    def document(self) -> Any:
+        """The JSON that it printed; None if that is not JSON."""
+        try:
+            return json.loads(self.out)
+        except ValueError:
+            return None
+
 
 #: Runs a command to its end. Raises Unanswered if it does not end in time, Absent if it is not there.
 Run = Callable[[Sequence[str]], Reply]
+
+
+def answer(run: Run, argv: Sequence[str]) -> Reply:
+    """What a command says. Raises Unanswered if it fails, too."""
+    reply = run(argv)
+    if reply.code != 0:
+        raise Unanswered(f"{argv[0]}: {reply.complaint}")
+    return reply
+
+
+def not_parsed(command: str, text: str) -> Unanswered:
+    """The error for an answer of an unknown form."""
+    return Unanswered(f"{command} gave an answer that cannot be parsed: {text[:80]!r}")
 
 
 class Scheduler(Protocol):
@@ -73,13 +95,18 @@ class Scheduler(Protocol):
     def ask(self, jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
         """Put what is known of `jobs` into `verdicts`. Raises Unanswered; what was put there before then stands."""
 
-    def place(self, id: str, run: Run) -> str:
-        """The cluster of a job; empty if it is not known. Raises Unanswered."""
+    # Some modules also offer `place(id, run)`, see below.
 
 
 def module(scheduler: str) -> Scheduler:
     """The module of a batch system, loaded when it is needed."""
     return cast(Scheduler, import_module(f"sccache_dtool.liveness.batch.{scheduler}"))
+
+
+def place(scheduler: str, id: str) -> str:
+    """The cluster of a job; empty if it is not known: its batch system may have nobody to ask. Raises Unanswered."""
+    find = getattr(module(scheduler), "place", None)
+    return str(find(id, run_command)) if find is not None else ""
 
 
 def run_command(argv: Sequence[str]) -> Reply:
@@ -122,10 +149,10 @@ def run_command(argv: Sequence[str]) -> Reply:
 
 
 def batches(ids: Iterable[str], longest: int = LONGEST_LIST) -> Iterator[list[str]]:
-    """`ids` in lists that fit into a command line."""
+    """`ids`, each once, in lists that fit into a command line."""
     batch: list[str] = []
     length = 0
-    for id in ids:
+    for id in dict.fromkeys(ids):
         if batch and length + len(id) + 1 > longest:
             yield batch
             batch, length = [], 0

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from sccache_dtool.clock import local
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.batch.query import Absent, Reply, Run, Unanswered, batches
+from sccache_dtool.liveness.batch.query import Absent, Reply, Run, Unanswered, answer, batches, not_parsed
 from sccache_dtool.liveness.job import CLOCKS_APART, Job
 
 #: States that a node reported: the processes have ended there.
@@ -108,9 +108,9 @@ def place(id: str, run: Run) -> str:
 
 def _cluster_name(run: Run) -> str:
     """The cluster whose controller this host asks."""
-    reply = run(["scontrol", "show", "config"])
+    reply = answer(run, ["scontrol", "show", "config"])
     match = re.search(r"^ClusterName\s*=\s*(\S+)", reply.out, re.MULTILINE)
-    if reply.code != 0 or match is None:
+    if match is None:
         raise Unanswered(f"scontrol: {reply.complaint}")
     return match[1]
 
@@ -125,7 +125,7 @@ def _blank(text: str) -> bool:
 def _queue(jobs: Sequence[Job], run: Run) -> list[Row]:
     """What `squeue` says of the jobs. One job that it does not know makes it fail; of several it leaves that out."""
     rows = []
-    for ids in batches(dict.fromkeys(job.raw or job.id for job in jobs)):
+    for ids in batches(job.raw or job.id for job in jobs):
         fields = ",".join(f"{field}:|" for field in _QUEUE_FIELDS)
         reply = run(["squeue", "-h", "-a", "-r", "-t", "all", "-j", ",".join(ids), "-O", fields])
         if reply.code != 0:
@@ -153,7 +153,7 @@ def _split(reply: Reply, count: int, command: str) -> Iterator[list[str]]:
             continue
         fields = [field.strip() for field in line.split("|")]
         if len(fields) < count:
-            raise Unanswered(f"{command} gave an answer that cannot be parsed: {line[:80]!r}")
+            raise not_parsed(command, line)
         yield fields[:count]
 
 
@@ -241,7 +241,7 @@ def _ask_accounting(
     jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict], conditions: dict[Job, _Condition]
 ) -> None:
     rows = []
-    for ids in batches(dict.fromkeys(job.raw or job.id for job in jobs)):
+    for ids in batches(job.raw or job.id for job in jobs):
         command = ["sacct", "-X", "-D", "-n", "-P", "-j", ",".join(ids), "-o", ",".join(_ACCOUNT_FIELDS)]
         try:
             reply = run(command)
@@ -308,22 +308,19 @@ def _may_not_answer(state: str) -> bool:
 
 
 def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, Verdict]) -> None:
-    reply = run(["sinfo", "-h", "-N", "-a", "-O", "NodeList:|,StateLong:|"])
-    if reply.code != 0:
-        raise Unanswered(f"sinfo: {reply.complaint}")
+    reply = answer(run, ["sinfo", "-h", "-N", "-a", "-O", "NodeList:|,StateLong:|"])
     states = {name: state for name, state, *_ in _split(reply, 2, "sinfo")}
-    for job, condition in conditions.items():
-        nodes = expand(condition.nodes)
+    for job, (evidence, list_of_nodes) in conditions.items():
+        nodes = expand(list_of_nodes)
         silent = [node for node in dict.fromkeys(nodes or ()) if _may_not_answer(states.get(node, "unknown"))]
         if not nodes:
-            text = f"{condition.evidence}, but the nodes that it ran on are unknown, and one may be unreachable"
-            verdicts[job] = Verdict(State.UNKNOWN, text)
+            doubt = ", but the nodes that it ran on are unknown, and one may be unreachable"
         elif silent:
             more = f" and {len(silent) - 1} more" if len(silent) > 1 else ""
-            text = f"{condition.evidence}, but node {silent[0]}{more} does not respond: processes may still run there"
-            verdicts[job] = Verdict(State.UNKNOWN, text)
+            doubt = f", but node {silent[0]}{more} does not respond: processes may still run there"
         else:
-            verdicts[job] = Verdict(State.DEAD, condition.evidence)
+            doubt = ""
+        verdicts[job] = Verdict(State.UNKNOWN if doubt else State.DEAD, f"{evidence}{doubt}")
 
 
 def expand(nodes: str) -> list[str] | None:
