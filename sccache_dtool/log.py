@@ -63,7 +63,7 @@ class Log:
         except (
             Exception
         ):  # of a handler of the program's: the work goes on, as after an error in logging's own handlers
-            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+            sys.excepthook(*sys.exc_info())
 
 
 class Collected(Log):
@@ -91,8 +91,8 @@ class Silent(Log):
 
 _shown: tuple[int, Callable[[int, str], None]] | None = None
 
-#: The handler that shows it, and the logger's level before; of one or no element. Two threads may log their first message
-#: at once: `setdefault` accepts the handler of one of them.
+#: The handler that shows it, and the logger's level before; of one or no element. Two threads may log their first
+#: message at once: `setdefault` accepts the handler of one of them.
 _attached: dict[bool, tuple[logging.Handler, int]] = {}
 
 

@@ -328,17 +328,24 @@ def _by_executor(
     pending: dict[int, Future[list[Outcome]]] = {}
     ready: dict[int, list[Outcome]] = {}
     given = taken = 0
+    accepts = True  # whether the executor takes parts
     try:
         while taken < len(parts):
             for number in [number for number, future in pending.items() if future.done()]:
                 ready[number] = _collected(pending.pop(number), work, parts[number], threads)
             while (
-                given < len(parts)
+                accepts
+                and given < len(parts)
                 and len(pending) < min(_OUTSTANDING, 2 * workers)
                 and (len(pending) < workers or len(parts) - given > workers)
             ):
-                pending[given] = executor.submit(_do_part, work, parts[given], threads)
-                given += 1
+                try:
+                    pending[given] = executor.submit(_do_part, work, parts[given], threads)
+                except Exception as error:  # it was shut down, or has lost a process
+                    accepts = False
+                    _log.warning(f"the executor takes no more work ({error}); the rest is done here")
+                else:
+                    given += 1
             if taken in ready:
                 for outcome in ready.pop(taken):
                     yield outcome.get()

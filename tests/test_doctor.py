@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -70,6 +71,23 @@ def test_a_healthy_cache_has_no_findings(cache: Cache, source: str) -> None:
     cache.use(source)
     cache.use(name="other").release()
     assert cache.examine() == []
+
+
+def test_what_is_evicted_meanwhile_has_no_findings(make_cache: Making, cache: Cache, source: str) -> None:
+    """On a cache that is cleaned while it is examined, `doctor` would report copies as damaged that are gone."""
+    cleaning = make_cache()
+    cache.use(source).release()
+    cache.use(name="other").release()
+    cache.close()
+
+    class Evicting(FileSystem):
+        def near(self, path: str) -> contextlib.AbstractContextManager[None]:
+            key = os.path.basename(path)
+            if key.endswith("-other"):
+                cleaning.evict_if_idle(key)
+            return super().near(path)
+
+    assert make_cache(fs=Evicting()).examine() == []
 
 
 @pytest.mark.parametrize("max_age", [None, 0.0])

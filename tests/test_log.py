@@ -160,6 +160,6 @@ HOSTILE = "a\nsccache_dtool: all is well\x1b[2J"
 def test_a_message_is_one_line_and_does_not_control_the_terminal(
     caplog: pytest.LogCaptureFixture, message: object
 ) -> None:
-    """Another user of the cache could write lines of his own into a program's log, or clear an administrator's screen."""
+    """Another user of the cache could write lines into a program's log, or clear an administrator's screen."""
     Log().warning(message)
     assert caplog.messages == [str(message).replace("\n", "�").replace("\x1b", "�")]

@@ -247,7 +247,22 @@ def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list
 
 def _in_items(store: Store, suspects: list[Item], permissions: Permissions) -> Iterator[Finding]:
     for item in suspects:
-        yield from _in_item(store, item, permissions)
+        found = _in_item(store, item, permissions)
+        gone = tuple(f"{path}/" for path in _evicted(store, item)) if found else ()
+        yield from (finding for finding in found if not f"{finding.path}/".startswith(gone))
+
+
+def _evicted(store: Store, item: Item) -> Iterator[str]:
+    """The directories of copies that were evicted after the scan has seen them: nothing is wrong with these."""
+    for copy in item.copies:
+        directory = store.layout.generation(copy.key, str(copy.generation))
+        try:
+            if not copy.closed:
+                store.fs.names(f"{directory}/{GATE}")
+        except FileNotFoundError:
+            yield directory
+        except OSError:
+            continue
 
 
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
