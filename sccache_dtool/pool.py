@@ -246,6 +246,7 @@ class Helper:
 
         self.at: deque[int] = deque()
         self.connection: Connection[Any, Any]
+        self._work: object = None  # which it has
         ours, its = Pipe()
         try:
             self._pid = os.fork()
@@ -262,10 +263,16 @@ class Helper:
         self.connection = ours
 
     def give(self, work: Callable[[Any], Any], number: int, task: Any) -> None:
-        """Give it a task. That it is dead is found when its answer is wanted."""
+        """Give it a task. That it is dead is found when its answer is wanted.
+
+        What is to be done may be large, such as with all pins of a cache. It is sent only to a helper that has no task:
+        if both sides sent more than a pipe holds, each would wait for the other.
+        """
+        message = (None if work is self._work else work, task)
         self.at.append(number)
+        self._work = work
         try:
-            self.connection.send((work, task))
+            self.connection.send(message)
         except OSError:
             pass
 
@@ -283,9 +290,11 @@ def _serve(connection: Connection[Any, Any]) -> None:
     """What a helper does; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    work = None
     try:
         while True:
-            work, task = connection.recv()
+            new, task = connection.recv()
+            work = new or work
             connection.send(attempt(work, task))
     except BaseException:
         os._exit(0)  # the parent is gone; what it would tidy at its end is not this process's
