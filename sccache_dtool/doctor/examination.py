@@ -288,8 +288,9 @@ def _go_near(stack: contextlib.ExitStack, fs: FileSystem, directory: str) -> Non
 
 
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
-    for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
-        yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
+    for leftover in list(Cleaner(store, settings, pool).leftovers(unsettled)):
+        if _is_there(store, leftover.path):  # otherwise a cleaning under way, or its own process, has put it away
+            yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = single.reap(store, pool, dry_run=True, found=unsettled)
     reap = _Reaping(store, pool)
     for judged in reaped.leases:
@@ -299,6 +300,16 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
     if not reaped.leases:
         for holder, evidence in reaped.holders:
             yield Finding(holder, f"a dead holder: {evidence}", partial(reap.must_end, holder), "revokes it")
+
+
+def _is_there(store: Store, path: str) -> bool:
+    try:
+        store.fs.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _path_of(store: Store, held: Held) -> str:

@@ -131,7 +131,7 @@ class Leftovers:
         for name in trash.listing(self._store):
             if name.going or not name.keep_until:
                 path = f"{self._store.layout.trash}/{name}"
-                yield Leftover(path, "an evicted copy whose removal was interrupted", self._remove_tree(path))
+                yield Leftover(path, "an evicted copy that is still to be removed", self._remove_tree(path))
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""
