@@ -114,7 +114,7 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         there = meant if holder == "auto" else []
         above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
         hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
+        now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key if meant else None
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 

@@ -284,9 +284,11 @@ def _report_loss(error: LeaseLost) -> None:
 
 
 def _print(text: str) -> None:
-    """A line on standard error, if there is one; never raises."""
+    """A line on standard error, if there is one, without control characters; never raises."""
     with contextlib.suppress(Exception):
-        print(f"sc-dtool: {text}", file=sys.stderr, flush=True)
+        from sccache_dtool.log import printable
+
+        print(f"sc-dtool: {printable(text)}", file=sys.stderr, flush=True)
 
 
 install()
