@@ -290,7 +290,7 @@ def _serve(connection: Connection[Any, Any]) -> None:
     """What a helper does; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    work = None
+    work: Any = None
     try:
         while True:
             new, task = connection.recv()

@@ -91,6 +91,18 @@ def test_leases_of_a_killed_use_are_not_denied(sc, dataset, cache_dir):
     assert "items of the dataset" not in sc("unuse", f"dtool:{dataset.uri}", holder="nightly")
 
 
+def test_a_view_with_an_impossible_source_can_be_given_back(sc, dataset, cache_dir):
+    """A description that somebody has damaged would keep the leases of everybody who uses the dataset."""
+    path = sc("use", f"dtool:{dataset.uri}")
+    description = Path(path).parents[1] / "item.json"
+    facts = json.loads(description.read_text())
+    description.unlink()
+    description.write_text(json.dumps({**facts, "source": ["dtool:\ud800"], "dataset": {"uuid": "\ud800"}}))
+    assert sc("unuse", path) == ""
+    sc("unuse", f"dtool:{dataset.uri}#{FIRST}")
+    sc("unuse", f"dtool:{dataset.uri}")
+
+
 def test_it_is_the_item_that_the_plugin_serves(sc, dataset, web):
     """Two copies of everything would be fetched, and neither protect the other's users."""
     path = dataset.item_content_abspath(FIRST)
