@@ -247,7 +247,8 @@ def _cache(store: Any) -> Cache:
     state = _state
     with state.guard:
         if directory not in state.caches:
-            log.show(log.NOTE, lambda level, text: _print(text))
+            if not _has_own_log():
+                log.show(log.NOTE, lambda level, text: _print(text))
             state.caches[directory] = Cache(
                 directory,
                 on_lost=_report_loss,
@@ -281,6 +282,15 @@ def _warn_once(error: BaseException) -> None:
 
 def _report_loss(error: LeaseLost) -> None:
     _print(f"warning: {error.message}; {error.hint}")
+
+
+def _has_own_log() -> bool:
+    """Whether the program has configured logging, and so decides which messages it shows, and where."""
+    import logging
+
+    from sccache_dtool import log
+
+    return logging.getLogger(log.ROOT).hasHandlers()
 
 
 def _print(text: str) -> None:

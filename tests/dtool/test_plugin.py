@@ -555,3 +555,25 @@ def test_what_the_plugin_says_does_not_control_the_terminal(capsys, monkeypatch)
     err = capsys.readouterr().err
     assert "\x1b" not in err
     assert [line.startswith("sc-dtool: warning: ") for line in err.splitlines()] == [True, True]
+
+
+SAY = """
+import logging, sys
+if sys.argv[1]:
+    logging.basicConfig(level=sys.argv[1], format="%(levelname)s %(message)s")
+from sccache_dtool.dtool import plugin
+from sccache_dtool.log import Log
+plugin._cache(object())
+Log().warning("one")
+Log().note("two")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "lines"),
+    [("", ["sc-dtool: one", "sc-dtool: two"]), ("WARNING", ["WARNING one"]), ("ERROR", [])],
+)
+def test_a_program_that_configures_logging_decides_what_it_sees(cache_dir, level, lines):
+    """A program with a log of its own would have each message twice, and could not switch either off."""
+    done = subprocess.run([sys.executable, "-c", SAY, level], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == lines
