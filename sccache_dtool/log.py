@@ -20,6 +20,13 @@ ROOT = "sccache_dtool"
 DEBUG, INFO, NOTE, WARNING = 10, 20, 25, 30
 
 
+def printable(text: str) -> str:
+    """`text` with control characters escaped, so that texts of other users cannot control the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "�" for character in text)
+
+
 class Log:
     """A logger by name. `logging` is imported by the first message: a hit has none, and the import takes as long."""
 
@@ -47,8 +54,16 @@ class Log:
         self._log(DEBUG, message)
 
     def _log(self, level: int, message: object) -> None:
-        if level >= WARNING or _may_be_shown(level):
+        if level < WARNING and not _may_be_shown(level):
+            return
+        if not (text := str(message)).isprintable():  # names that other users chose, for terminals and log files
+            message = printable(text)
+        try:
             _logger(self._name).log(level, message, stacklevel=3)
+        except (
+            Exception
+        ):  # of a handler of the program's: the work goes on, as after an error in logging's own handlers
+            sys.excepthook(*sys.exc_info())
 
 
 class Collected(Log):
@@ -75,7 +90,10 @@ class Silent(Log):
 
 
 _shown: tuple[int, Callable[[int, str], None]] | None = None
-_attached: tuple[logging.Handler, int] | None = None  # the handler that shows it, and the logger's level before
+
+#: The handler that shows it, and the logger's level before; of one or no element. Two threads may log their first
+#: message at once: `setdefault` accepts the handler of one of them.
+_attached: dict[bool, tuple[logging.Handler, int]] = {}
 
 
 def show(level: int, tell: Callable[[int, str], None]) -> None:
@@ -90,13 +108,13 @@ def show(level: int, tell: Callable[[int, str], None]) -> None:
 
 def hide() -> None:
     """End what `show` began."""
-    global _shown, _attached
-    if _attached is not None:
-        handler, level = _attached
+    global _shown
+    for handler, level in _attached.values():
         logger = _logger(ROOT)
         logger.removeHandler(handler)
         logger.setLevel(level)
-    _shown = _attached = None
+    _attached.clear()
+    _shown = None
 
 
 def _may_be_shown(level: int) -> bool:
@@ -107,17 +125,21 @@ def _may_be_shown(level: int) -> bool:
 def _logger(name: str) -> logging.Logger:
     import logging
 
-    global _attached
     logging.addLevelName(NOTE, "NOTE")
-    if _shown is not None and _attached is None:
-        level, tell = _shown
-
-        class Handler(logging.Handler):
-            def emit(self, record: logging.LogRecord) -> None:
-                tell(record.levelno, record.getMessage())
-
+    shown = _shown
+    if shown is not None:
         logger = logging.getLogger(ROOT)
-        _attached = Handler(level), logger.level
-        logger.addHandler(_attached[0])
-        logger.setLevel(min(level, WARNING))
+        attached = _attached.get(True) or _attached.setdefault(True, (_make_handler(*shown), logger.level))
+        logger.addHandler(attached[0])  # once, whoever has made it
+        logger.setLevel(min(shown[0], WARNING))
     return logging.getLogger(name)
+
+
+def _make_handler(level: int, tell: Callable[[int, str], None]) -> logging.Handler:
+    import logging
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.levelno, record.getMessage())
+
+    return Handler(level)

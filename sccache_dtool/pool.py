@@ -255,6 +255,7 @@ class Helper:
 
         self.at: deque[int] = deque()
         self.connection: Connection[Any, Any]
+        self._work: object = None  # which it has
         ours, its = Pipe()
         try:
             self._pid = os.fork()
@@ -271,10 +272,16 @@ class Helper:
         self.connection = ours
 
     def give(self, work: Callable[[Any], Any], number: int, task: Any) -> None:
-        """Give it a task. That it is dead is found when its answer is wanted."""
+        """Give it a task. That it is dead is found when its answer is wanted.
+
+        What is to be done may be large, such as with all pins of a cache. It is sent only to a helper that has no task:
+        if both sides sent more than a pipe holds, each would wait for the other.
+        """
+        message = (None if work is self._work else work, task)
         self.at.append(number)
+        self._work = work
         try:
-            self.connection.send((work, task))
+            self.connection.send(message)
         except OSError:
             pass
 
@@ -292,9 +299,11 @@ def _serve(connection: Connection[Any, Any]) -> None:
     """What a helper does; never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which then ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    work: Any = None
     try:
         while True:
-            work, task = connection.recv()
+            new, task = connection.recv()
+            work = new or work
             connection.send(attempt(work, task))
     except BaseException:
         os._exit(0)  # the parent is gone; what it would tidy at its end is not this process's
@@ -341,17 +350,24 @@ def _by_executor(
     pending: dict[int, Future[list[Outcome]]] = {}
     ready: dict[int, list[Outcome]] = {}
     given = taken = 0
+    accepts = True  # whether the executor takes parts
     try:
         while taken < len(parts):
             for number in [number for number, future in pending.items() if future.done()]:
                 ready[number] = _collected(pending.pop(number), work, parts[number], threads)
             while (
-                given < len(parts)
+                accepts
+                and given < len(parts)
                 and len(pending) < min(OUTSTANDING, 2 * workers)
                 and (len(pending) < workers or len(parts) - given > workers)
             ):
-                pending[given] = executor.submit(_do_part, work, parts[given], threads)
-                given += 1
+                try:
+                    pending[given] = executor.submit(_do_part, work, parts[given], threads)
+                except Exception as error:  # it was shut down, or has lost a process
+                    accepts = False
+                    _log.warning(f"the executor takes no more work ({error}); the rest is done here")
+                else:
+                    given += 1
             if taken in ready:
                 for outcome in ready.pop(taken):
                     yield outcome.get()

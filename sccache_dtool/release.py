@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.disk.names import RELEASED, HolderName
+from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
@@ -61,11 +62,15 @@ def renew(store: Store, owners: Sequence[Owner]) -> int:
     for name in listing.present.values():
         if not name.id.startswith(prefixes):
             continue
-        with contextlib.suppress(FileNotFoundError, LookupError):  # given back meanwhile
+        try:
             ttl = holders.read(store, name).ttl
             if ttl is not None and listing.now is not None:
                 holders.renew(store, name, int(listing.now + ttl))
                 count += 1
+        except Damaged as error:
+            store.report(f"{store.layout.holders}/{name}", str(error), "its lifetime is not known, and not renewed")
+        except (FileNotFoundError, LookupError):  # given back meanwhile
+            continue
     if not count and any(id.startswith(prefixes) for id in listing.gone):
         raise LeaseLost(
             f"the leases of {owners[-1]} were revoked, because their lifetime had ended",

@@ -862,6 +862,20 @@ def test_a_renewal_begins_another_lifetime(
     assert present(layout) == []
 
 
+def test_a_renewal_passes_over_a_damaged_record(
+    make_cache: Making, layout: Layout, job: caller.Owner, source: str, warnings: list[str]
+) -> None:
+    """One damaged record would end `renew`, and the job lose all its other leases."""
+    cache = make_cache()
+    for name in ("one", "two"):
+        cache.hold(job, cache.wanted([source], name), UseOptions(ttl=3600.0))
+    (damaged, _) = sorted(path for path in Path(layout.holders).iterdir() if path.name != "gone")
+    damaged.unlink()
+    damaged.symlink_to("damaged")
+    assert cache.renew([job]) == 1
+    assert warnings == [f"{damaged}: not JSON; its lifetime is not known, and not renewed"]
+
+
 def test_a_renewal_passes_over_what_ends_meanwhile(
     make_cache: Making, job: caller.Owner, source: str, layout: Layout
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import hashlib
@@ -30,6 +31,7 @@ from sccache_dtool.disk.names import (
     TrashName,
     WorkName,
 )
+from sccache_dtool.disk.nofollow import Way
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, InUse
 from sccache_dtool.liveness import caller
@@ -70,6 +72,23 @@ def test_a_healthy_cache_has_no_findings(cache: Cache, source: str) -> None:
     cache.use(source)
     cache.use(name="other").release()
     assert cache.examine() == []
+
+
+def test_what_is_evicted_meanwhile_has_no_findings(make_cache: Making, cache: Cache, source: str) -> None:
+    """On a cache that is cleaned while it is examined, `doctor` would report copies as damaged that are gone."""
+    cleaning = make_cache()
+    cache.use(source).release()
+    cache.use(name="other").release()
+    cache.close()
+
+    class Evicting(FileSystem):
+        def near(self, path: str) -> contextlib.AbstractContextManager[None]:
+            key = os.path.basename(path)
+            if key.endswith("-other"):
+                cleaning.evict_if_idle(key)
+            return super().near(path)
+
+    assert make_cache(fs=Evicting()).examine() == []
 
 
 @pytest.mark.parametrize("max_age", [None, 0.0])
@@ -570,6 +589,25 @@ def _revoked(cache: Cache, layout: Layout) -> str:
 def _lock(cache: Cache, layout: Layout) -> str:
     Path(layout.locks, "0f.lock").touch()
     return f"{layout.locks}/0f.lock"
+
+
+@pytest.mark.parametrize("leave", [_interrupted_eviction, _half_deleted])
+def test_what_a_cleaning_puts_away_meanwhile_is_no_finding(
+    make_cache: Making, cache: Cache, layout: Layout, leave: Callable[[Cache, Layout], str]
+) -> None:
+    """Whoever runs `doctor` during the nightly `clean` would be told of interruptions that there were not."""
+    path = leave(cache, layout)
+
+    class Cleaned(FileSystem):
+        def names(self, path: str, *, via: Way | None = None) -> list[str]:
+            found = super().names(path, via=via)
+            if path == layout.trash:
+                make_cache().clean(Rules())
+            return found
+
+    examined = make_cache(fs=Cleaned()).examine()
+    assert not os.path.exists(path)
+    assert [finding for finding in examined if finding.path == path] == []
 
 
 @pytest.mark.parametrize("leave", [_interrupted_eviction, _work, _half_deleted, _probe, _revoked, _lock])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from sccache_dtool import log
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.log import Log
+from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy.rules import Rules
+from waiting import PATIENCE
 
 PROGRAM = """
 import sys
+import threading
 from sccache_dtool import Cache
 for number in range(2):
     with Cache(sys.argv[1]).use(sys.argv[2]):
@@ -39,7 +43,7 @@ def test_a_program_that_does_not_configure_logging_sees_warnings(tmp_path: Path,
     Path(layout.root).chmod(0o777)
     (first, second) = run(PROGRAM, layout.root, source)  # of each of two Cache objects
     assert first == second
-    assert first.startswith(f"{layout.root}: every user may write")
+    assert first.startswith(f"{layout.root}: every user can create and delete files here")
 
 
 @pytest.mark.parametrize(("level", "count"), [("WARNING", 1), ("ERROR", 0)])
@@ -102,3 +106,60 @@ def test_a_cleaning_says_what_it_removes_and_why(
     caplog.set_level(logging.INFO, log.ROOT)
     cache.clean(Rules(everything=True), why="nightly")
     assert caplog.messages == ["removing 1 copies, 5 bytes: nightly"]
+
+
+def test_the_first_messages_of_two_threads_are_shown_once_each() -> None:
+    """A command whose threads have something to say at the same time would print each line twice from then on."""
+    shown = list[str]()
+    met, made = threading.Barrier(2), log._make_handler
+
+    def make_together(level: int, tell: Callable[[int, str], None]) -> logging.Handler:
+        met.wait(PATIENCE)
+        return made(level, tell)
+
+    log.show(log.NOTE, lambda level, text: shown.append(text))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "_make_handler", make_together)
+        threads = [threading.Thread(target=Log().warning, args=[text]) for text in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    Log().warning("c")
+    log.hide()
+    assert sorted(shown) == ["a", "b", "c"]
+    assert not logging.getLogger(log.ROOT).handlers
+
+
+def test_a_handler_that_fails_does_not_end_the_use(
+    make_cache: Callable[..., Cache], layout: Layout, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program whose log server is away could read nothing, and its leases would lapse with the thread that beats."""
+
+    class Failing(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise ConnectionError("the log server is away")
+
+    failures = list[object]()
+    monkeypatch.setattr(sys, "excepthook", lambda kind, error, trace: failures.append(error))
+    handler, logger = Failing(), logging.getLogger(log.ROOT)
+    Path(layout.root).chmod(0o777)
+    logger.addHandler(handler)
+    try:
+        with make_cache().use(source) as path:
+            assert path.read_text() == "ACGT\n"
+    finally:
+        logger.removeHandler(handler)
+    assert [str(failure) for failure in failures] == ["the log server is away"]
+
+
+HOSTILE = "a\nsccache_dtool: all is well\x1b[2J"
+
+
+@pytest.mark.parametrize("message", [HOSTILE, Oddity(f"/cache/{HOSTILE}", "not a lease", Fate.HELD)])
+def test_a_message_is_one_line_and_does_not_control_the_terminal(
+    caplog: pytest.LogCaptureFixture, message: object
+) -> None:
+    """Another user of the cache could write lines into a program's log, or clear an administrator's screen."""
+    Log().warning(message)
+    assert caplog.messages == [str(message).replace("\n", "�").replace("\x1b", "�")]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sccache_dtool.pool import Pool, Threads
-from waiting import wait_until
+from waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -84,6 +84,27 @@ def test_all_helpers_may_die(helped: Pool) -> None:
     for helper in helped._helpers:
         os.kill(helper._pid, signal.SIGKILL)
     assert [number for number, _ in helped.each(number_and_process, range(50))] == list(range(50))
+
+
+def as_large(given: bytes, number: int) -> bytes:
+    return given
+
+
+def test_large_work_with_large_results_comes_to_an_end(helped: Pool) -> None:
+    """`clean` would hang in a cache with a million items and thousands of pins: both sides would wait for the other."""
+    large = bytes(2_000_000)  # more than a pipe holds
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(int(PATIENCE))
+    try:
+        assert all(result == large for result in helped.each(functools.partial(as_large, large), range(20)))
+    finally:
+        signal.alarm(0)
+
+
+def test_a_helper_does_one_work_after_another(helped: Pool) -> None:
+    """The second pass over a cache would give the results of the first."""
+    for text in (b"a", b"b"):
+        assert set(helped.each(functools.partial(as_large, text), range(20))) == {text}
 
 
 def refusing(number: int) -> int:

@@ -114,7 +114,10 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         there = meant if holder == "auto" else []
         above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
         hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
-        now.out.note(f"nothing to give back: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
+        left = sum(_leases_on_items(cache, owners, named) for cache, named in meant)
+        if left:  # of items that were used alone, which nothing but their own names must release; or of a killed `use`
+            hint += f", but {left} on items of the dataset: to release one, sc-dtool unuse {DTOOL}URI#ITEM"
+        now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key if meant else None
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
@@ -149,6 +152,15 @@ def _ways_back(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[
         if item.is_dataset or staging.is_view(cache, item.key):
             return staging.release, staging.evict
     return Cache.release, Cache.evict_if_idle
+
+
+def _leases_on_items(cache: Cache, owners: Sequence[Owner], item: Named) -> int:
+    """How many leases the owners have on items of the dataset that is meant; 0 if none is meant."""
+    if not item.is_dataset:
+        return 0
+    from sccache_dtool.dtool import staging
+
+    return staging.leases_on_items(cache, owners, item.key)
 
 
 class _WithCommand(click.Command):

@@ -136,7 +136,10 @@ def item_key(identity: tuple[str, ...], name: str) -> str:
     """The name of an item's directory: 128 bits of the SHA-256 of its identity, and its readable name."""
     import hashlib
 
-    return f"{hashlib.sha256(chr(10).join(identity).encode()).hexdigest()[:32]}-{label(name)}"
+    text = "\n".join(identity).encode(
+        "utf-8", "surrogatepass"
+    )  # JSON that somebody else has written may have surrogates
+    return f"{hashlib.sha256(text).hexdigest()[:32]}-{label(name)}"
 
 
 def is_key(name: str) -> bool:

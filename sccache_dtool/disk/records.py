@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from sccache_dtool.log import printable as printable
+
 #: Longest record in bytes: the most that every file system stores in a symbolic link (XFS: 1024).
 LIMIT = 1000
 
@@ -67,10 +69,3 @@ def _number(text: str, kind: type[int] | type[float] = float) -> float:
     if not abs(number) <= _LARGEST:  # NaN is refused as well
         raise ValueError("not a number as the program writes it")
     return number
-
-
-def printable(text: str) -> str:
-    """`text` with control characters escaped, so that texts of other users cannot control the terminal."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else "�" for character in text)

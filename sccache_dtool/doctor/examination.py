@@ -82,7 +82,7 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
         *_about_the_root(store),
         *misunderstood,
         *permissions.of_cache(),
-        *(finding for suspects, _ in parts for item in suspects for finding in _in_item(store, item, permissions)),
+        *_in_items(store, [item for suspects, _ in parts for item in suspects], permissions),
         *_left_behind(store, settings, pool, unsettled),
     ]
     for _, message in dict.fromkeys(log.messages):
@@ -228,6 +228,26 @@ def _sort_out(store: Store, looked_at: Iterator[Item]) -> tuple[list[Item], list
     return suspects, items.unsettled(iter(seen))
 
 
+def _in_items(store: Store, suspects: list[Item], permissions: Permissions) -> Iterator[Finding]:
+    for item in suspects:
+        found = _in_item(store, item, permissions)
+        gone = tuple(f"{path}/" for path in _evicted(store, item)) if found else ()
+        yield from (finding for finding in found if not f"{finding.path}/".startswith(gone))
+
+
+def _evicted(store: Store, item: Item) -> Iterator[str]:
+    """The directories of copies that were evicted after the scan has seen them: nothing is wrong with these."""
+    for copy in item.copies:
+        directory = store.layout.generation(copy.key, str(copy.generation))
+        try:
+            if not copy.closed:
+                store.fs.names(f"{directory}/{GATE}")
+        except FileNotFoundError:
+            yield directory
+        except OSError:
+            continue
+
+
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
     found += permissions.of_directory(store.layout.item(item.key))
@@ -252,8 +272,9 @@ def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
 
 
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
-    for leftover in Cleaner(store, settings, pool).leftovers(unsettled):
-        yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
+    for leftover in list(Cleaner(store, settings, pool).leftovers(unsettled)):
+        if _is_there(store, leftover.path):  # otherwise a cleaning under way, or its own process, has put it away
+            yield Finding(leftover.path, leftover.what, leftover.put_away, "does what clean does with it")
     reaped = single.reap(store, pool, dry_run=True, found=unsettled)
     must_end = _reaping(store, pool)
     for judged in reaped.leases:
@@ -263,6 +284,16 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
     if not reaped.leases:
         for holder, evidence in reaped.holders:
             yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
+
+
+def _is_there(store: Store, path: str) -> bool:
+    try:
+        store.fs.lstat(path)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _path_of(store: Store, held: Held) -> str:

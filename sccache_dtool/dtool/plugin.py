@@ -240,7 +240,8 @@ def _cache(store: Any) -> Cache:
     state = _state
     with state.guard:
         if directory not in state.caches:
-            log.show(log.NOTE, lambda level, text: _print(text))
+            if not _has_own_log():
+                log.show(log.NOTE, lambda level, text: _print(text))
             state.caches[directory] = Cache(
                 directory,
                 on_lost=_report_loss,
@@ -276,10 +277,21 @@ def _report_loss(error: LeaseLost) -> None:
     _print(f"warning: {error.message}; {error.hint}")
 
 
+def _has_own_log() -> bool:
+    """Whether the program has configured logging, and so decides which messages it shows, and where."""
+    import logging
+
+    from sccache_dtool import log
+
+    return logging.getLogger(log.ROOT).hasHandlers()
+
+
 def _print(text: str) -> None:
-    """A line on standard error, if there is one; never raises."""
+    """A line on standard error, if there is one, without control characters; never raises."""
     with contextlib.suppress(Exception):
-        print(f"sc-dtool: {text}", file=sys.stderr, flush=True)
+        from sccache_dtool.log import printable
+
+        print(f"sc-dtool: {printable(text)}", file=sys.stderr, flush=True)
 
 
 install()

@@ -272,6 +272,14 @@ def release(
     return count
 
 
+def leases_on_items(cache: Cache, owners: Sequence[Owner], key: str) -> int:
+    """How many leases the owners have on items of the dataset whose views have this key."""
+    prefixes = tuple(owner.prefix for owner in owners)
+    counts = ((_leases(copy, prefixes), copy) for item in cache.items() for copy in item.copies)
+    uuids = ((count, (cache.facts(copy).dataset or {}).get("uuid", "")) for count, copy in counts if count)
+    return sum(count for count, uuid in uuids if view_key(uuid) == key)
+
+
 def _leased_for(cache: Cache, view: Copy, prefixes: tuple[str, ...]) -> list[tuple[str, str]]:
     """Keys and generations of what is leased together with a view by holders of these prefixes.
 

@@ -116,7 +116,7 @@ class Leftovers:
             if name.going or not name.keep_until:
                 path = f"{self._store.layout.trash}/{name}"
                 remove = partial(self._store.fs.remove_tree, path)
-                yield Leftover(path, "an evicted copy whose removal was interrupted", remove)
+                yield Leftover(path, "an evicted copy that is still to be removed", remove)
 
     def _gone_holders(self, busy: set[str]) -> Iterator[Leftover]:
         """Revoked holders without leases. They are kept for a day, for those who want to know."""

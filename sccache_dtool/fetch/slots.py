@@ -89,7 +89,8 @@ def _is_held(held: contextlib.ExitStack, count: int) -> bool:
         except (OSError, portalocker.LockException) as error:
             failure = failure or f"{where}: {error.strerror}"
             continue
-        held.callback(semaphore.release)
+        if is_held:
+            held.callback(semaphore.release)
         return is_held
     reason = failure or "there is no directory for temporary files"
     do_without(f"the number of downloads on this host cannot be limited ({reason})")

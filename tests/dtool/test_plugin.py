@@ -18,7 +18,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.dtool import leased, plugin
-from sccache_dtool.errors import InUse
+from sccache_dtool.errors import InUse, LeaseLost
 from sccache_dtool.fetch.dtool_source import WrongContent, item_key
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
@@ -545,3 +545,35 @@ def test_dtools_own_command_goes_through_us(dataset, cache_dir):
     done = subprocess.run([dtool, "item", "fetch", dataset.uri, FIRST], capture_output=True, text=True, check=True)
     assert in_cache(done.stdout.strip(), cache_dir)
     assert Cache(cache_dir).item(item_key(dataset.uuid, FIRST)).uses == 1
+
+
+def test_what_the_plugin_says_does_not_control_the_terminal(capsys, monkeypatch):
+    """A server or another user of the cache could clear the screen of a person who runs dtool."""
+    monkeypatch.setattr(plugin._state, "warned", False)
+    plugin._warn_once(RuntimeError("no such bucket\x1b[2J"))
+    plugin._report_loss(LeaseLost("lost\nall is well"))
+    err = capsys.readouterr().err
+    assert "\x1b" not in err
+    assert [line.startswith("sc-dtool: warning: ") for line in err.splitlines()] == [True, True]
+
+
+SAY = """
+import logging, sys
+if sys.argv[1]:
+    logging.basicConfig(level=sys.argv[1], format="%(levelname)s %(message)s")
+from sccache_dtool.dtool import plugin
+from sccache_dtool.log import Log
+plugin._cache(object())
+Log().warning("one")
+Log().note("two")
+"""
+
+
+@pytest.mark.parametrize(
+    ("level", "lines"),
+    [("", ["sc-dtool: one", "sc-dtool: two"]), ("WARNING", ["WARNING one"]), ("ERROR", [])],
+)
+def test_a_program_that_configures_logging_decides_what_it_sees(cache_dir, level, lines):
+    """A program with a log of its own would have each message twice, and could not switch either off."""
+    done = subprocess.run([sys.executable, "-c", SAY, level], capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines() == lines

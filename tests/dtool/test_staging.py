@@ -80,6 +80,29 @@ def test_an_item_is_used_and_given_back(sc, dataset, cache_dir, item):
     assert not Path(path).exists()
 
 
+def test_leases_of_a_killed_use_are_not_denied(sc, dataset, cache_dir):
+    """After a `use` of a dataset was killed, its holder would be told that it holds nothing, and keep the items."""
+    sc("use", f"dtool:{dataset.uri}#{FIRST}", holder="nightly")  # all that is left of it, before there is a view
+    said = sc("unuse", f"dtool:{dataset.uri}", holder="nightly")
+    assert "nothing to release" in said
+    assert "but 1 on items of the dataset" in said
+    assert leases(cache_dir, dataset.uuid)["a/first.txt"] == 1
+    sc("unuse", f"dtool:{dataset.uri}#{FIRST}", holder="nightly")
+    assert "items of the dataset" not in sc("unuse", f"dtool:{dataset.uri}", holder="nightly")
+
+
+def test_a_view_with_an_impossible_source_can_be_given_back(sc, dataset, cache_dir):
+    """A description that somebody has damaged would keep the leases of everybody who uses the dataset."""
+    path = sc("use", f"dtool:{dataset.uri}")
+    description = Path(path).parents[1] / "item.json"
+    facts = json.loads(description.read_text())
+    description.unlink()
+    description.write_text(json.dumps({**facts, "source": ["dtool:\ud800"], "dataset": {"uuid": "\ud800"}}))
+    assert sc("unuse", path) == ""
+    sc("unuse", f"dtool:{dataset.uri}#{FIRST}")
+    sc("unuse", f"dtool:{dataset.uri}")
+
+
 def test_it_is_the_item_that_the_plugin_serves(sc, dataset, web):
     """Two copies of everything would be fetched, and neither protect the other's users."""
     path = dataset.item_content_abspath(FIRST)

@@ -93,7 +93,25 @@ def test_what_lost_processes_had_is_done_here(share_everything: None, caplog: py
     with ProcessPoolExecutor(2) as pool:
         found = list(Pool(1, executor=pool).each(functools.partial(dying, os.getpid()), range(100)))
     assert found == list(range(100))
-    assert "this process does its part of the work" in caplog.text
+    assert "its part of the work is done here" in caplog.text
+
+
+def test_an_executor_that_was_shut_down_ends_no_scan(share_everything: None, caplog: pytest.LogCaptureFixture) -> None:
+    """A program that ends its workers too early would see an error instead of what is in the cache."""
+    with ProcessPoolExecutor(2) as pool:
+        pass
+    assert [number for number, _ in Pool(1, executor=pool).each(number_and_process, range(50))] == list(range(50))
+    assert [text for text in caplog.messages if "takes no more work" in text] == caplog.messages
+
+
+def test_an_executor_whose_process_was_killed_before_ends_no_scan(
+    share_everything: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the out-of-memory killer has ended one worker, every command of the program would fail."""
+    with ProcessPoolExecutor(2) as pool:
+        assert pool.submit(os._exit, 1).exception() is not None
+        assert [number for number, _ in Pool(1, executor=pool).each(number_and_process, range(50))] == list(range(50))
+    assert len(caplog.messages) == 1
 
 
 class Slow(Executor):
