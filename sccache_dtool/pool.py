@@ -372,7 +372,7 @@ def _collected(
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
-        _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
+        _log.warning(f"the executor lost a process ({error}); this process does its part of the work")
         return _do_part(work, tasks, threads)
 
 
@@ -383,7 +383,7 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     for _ in range(_REPORTS):
         if wait([future], timeout=_PATIENCE).done:
             return True
-        _log.warning(f"waiting for {number} parts of the work, which the executor has")
+        _log.warning(f"waiting for the executor to finish {number} parts of the work")
     _log.warning("the executor does not respond; this process does the next part of the work")
     return False
 

@@ -169,7 +169,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
 
 
 def rewrite_format(fs: FileSystem, layout: Layout) -> None:
-    """Write FORMAT again, with its old id if that can be read, and appearing whole."""
+    """Write FORMAT again atomically, with its old id if that can be read."""
     match = None
     with contextlib.suppress(OSError):
         match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
@@ -311,7 +311,7 @@ def tag(fs: FileSystem, layout: Layout) -> Tag:
 
 
 def rewrite_tag(fs: FileSystem, layout: Layout) -> None:
-    """In the place of one that was not written to its end."""
+    """Write CACHEDIR.TAG again if it is missing or incomplete."""
     if tag(fs, layout) is Tag.BEGUN:
         fs.unlink(layout.tag_file)
     put_tag(fs, layout)

@@ -126,7 +126,7 @@ def _missing_directories(store: Store, permissions: Permissions) -> Iterator[Fin
                 yield register.missing(store)
             else:
                 yield Finding(
-                    path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "makes it"
+                    path, "missing", partial(store.fs.make_dirs, path, shared=store.layout.shared), "creates it"
                 )
         except OSError as error:
             unlisted = [Finding(path, f"{error.strerror}", None, "check what it is, and who owns it")]
@@ -137,7 +137,7 @@ def _about_the_root(store: Store) -> Iterator[Finding]:
     tag = root.tag(store.fs, store.layout) if TAG_NAME in store.fs.names(store.layout.root) else None
     if tag is None or tag is Tag.BEGUN:
         what = f"{'missing' if tag is None else 'incomplete'}, so backup programs include the cache"
-        yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "makes it")
+        yield Finding(store.layout.tag_file, what, partial(root.rewrite_tag, store.fs, store.layout), "creates it")
     elif tag is Tag.OTHER:
         what = "not a cache directory tag, so backup programs include the cache"
         yield Finding(store.layout.tag_file, what, None, "remove it; --fix then creates a valid one")

@@ -12,4 +12,4 @@ class Finding(NamedTuple):
     path: str
     what: str
     repair: Callable[[], object] | None  # raises OSError, or CacheError for what is in use
-    remedy: str  # what `repair` does, as in "makes it"; or what a person is to do
+    remedy: str  # what `repair` does, as in "creates it"; or what a person is to do

@@ -204,7 +204,7 @@ def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request
                 f"{plain(words[1])} cannot be applied to a whole dataset", hint="name an item: dtool:URI#ITEM"
             )
         if not may_be_all:
-            raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
+            raise UsageError("-n cannot be used with a whole dataset", hint="leave out -n")
         return DatasetRequest(uri, uuid_of(uri))
     item = item.removeprefix("./")
     if not item:
