@@ -246,20 +246,20 @@ class Helper:
 
         self.at: deque[int] = deque()
         self.connection: Connection[Any, Any]
-        ours, its = Pipe()
+        own, its = Pipe()
         try:
             self._pid = os.fork()
         except OSError:
-            ours.close()
+            own.close()
             its.close()
             raise
         if self._pid == 0:
-            ours.close()
+            own.close()
             for other in others:
                 other.connection.close()  # or its helper would not see that this process is gone
             _serve(its)
         its.close()
-        self.connection = ours
+        self.connection = own
 
     def give(self, work: Callable[[Any], Any], number: int, task: Any) -> None:
         """Give it a task. That it is dead is found when its answer is wanted."""

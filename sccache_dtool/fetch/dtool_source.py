@@ -275,7 +275,7 @@ class Bringer(NamedTuple):
 
     def bring(self, fs: FileSystem, target: str, progress: Progress) -> None:
         """Bring the item to `target`; what arrives wrong is fetched once more."""
-        for path in (target, f"{target}.broker"):  # of a fetch that was killed, and that we go on with
+        for path in (target, f"{target}.broker"):  # of a killed fetch that is continued
             with contextlib.suppress(FileNotFoundError):
                 fs.remove_tree(path)
         progress.start(self.label, self.size)
