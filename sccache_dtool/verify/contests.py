@@ -125,7 +125,7 @@ def look_at(place: Place, names: int) -> list[Place]:
 
 
 def attempt(act: Act, grounds: list[Place]) -> str:
-    """Try an act everywhere; a letter for each. An error that is not an answer is raised."""
+    """Try an act everywhere; a letter for each. An error that is no answer is raised."""
     return "".join(_attempt(act, ground) for ground in grounds)
 
 

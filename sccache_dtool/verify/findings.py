@@ -73,7 +73,7 @@ class Report(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """One line: what the file system is fit for, and why not for more."""
+        """One line: what it is good for, and why it is no better."""
         heaviest = max(self.findings, key=lambda finding: finding.weight, default=None)
         if heaviest is not None and heaviest.weight >= Weight.ONE_HOST:
             reason = f"{heaviest.check}: {heaviest.what}"
@@ -90,7 +90,7 @@ class Place(NamedTuple):
     """A directory of ours in which things are tried, and what they are tried with.
 
     Its methods are for what nobody else does under these names. If it is said to have been done before, the server did
-    it, and the reply was lost on the way: that is not a finding.
+    it, and the reply was lost on the way: that is no finding.
     """
 
     fs: FileSystem

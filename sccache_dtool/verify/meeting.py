@@ -79,7 +79,7 @@ def room(directory: Place, tell: Tell) -> Iterator[Place]:
         try:
             _remove(made)
         except FileNotFoundError:
-            pass  # a peer that considered this host dead has removed it
+            pass  # a peer that took us for dead has removed it
         except OSError as error:
             tell(f"cannot remove {made.path} ({explain(error)}): remove it by hand")
 

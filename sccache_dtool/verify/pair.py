@@ -52,7 +52,7 @@ class Pair(NamedTuple):
 
 
 Check = Callable[[Pair], Finding]
-PeerTask = Callable[[Place, Talk, Said], dict[str, object]]
+Errand = Callable[[Place, Talk, Said], dict[str, object]]
 
 
 def run(pair: Pair) -> Iterator[Finding]:
@@ -68,7 +68,7 @@ def run(pair: Pair) -> Iterator[Finding]:
 def serve(place: Place, talk: Talk) -> Verdict:
     """As the peer: do what the leader asks for, until it says goodbye, and with it the verdict.
 
-    Raises Garbled for a leader that is none, and CacheError for a goodbye without a verdict. If there is no space left,
+    Raises Garbled for a leader that is none, and CacheError for a goodbye without a verdict. If we have no room left,
     that is raised, and the leader told.
     """
     try:
@@ -84,9 +84,9 @@ def serve(place: Place, talk: Talk) -> Verdict:
 def _done(place: Place, talk: Talk, asked: Said) -> dict[str, object]:
     """Do what is asked for; the answer."""
     try:
-        task = asked.choice("do", _TASKS)
+        errand = asked.choice("do", _ERRANDS)
         inner = place._replace(path=f"{place.path}/{asked.matching('in', _INNER)}")
-        return task(inner, talk, asked)
+        return errand(inner, talk, asked)
     except Garbled as failure:
         return {"failed": str(failure)}
     except OSError as error:
@@ -309,7 +309,7 @@ _CHECKS: dict[str, Check] = {
     "visibility between hosts": _delay,
 }
 
-_TASKS: dict[str, PeerTask] = {
+_ERRANDS: dict[str, Errand] = {
     "contest": _take_part,
     "list": _list,
     "look": _look,

@@ -189,7 +189,7 @@ def _names(place: Place) -> Finding:
     ours = "n" * (OURS - 8) + "~|,+.x-y"
     for name in (ours, "Upper", "upper"):
         if error := refusal(partial(place.make, name)):
-            return _unfit(f"a name that sc-dtool needs cannot be created ({name[-12:]}): {error.strerror}")
+            return _unfit(f"a name that we need cannot be made ({name[-12:]}): {error.strerror}")
     found = place.fs.names(place.path)
     if ours not in found:
         return _unfit("a name does not come back as it was written")

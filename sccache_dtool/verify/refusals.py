@@ -37,7 +37,7 @@ def is_answer(error: OSError) -> bool:
 
 
 def refusal(act: Callable[[], object]) -> OSError | None:
-    """With what an act was refused; None if it was not. An error that is not an answer is raised."""
+    """With what an act was refused; None if it was not. An error that is no answer is raised."""
     try:
         act()
     except OSError as error:

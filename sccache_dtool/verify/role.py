@@ -13,7 +13,7 @@ WAIT = 120.0
 class Part(StrEnum):
     """What there is to do."""
 
-    LEADER = "leader"
+    LEAD = "lead"
     PEER = "peer"
     NONE = "none"
 
@@ -30,13 +30,13 @@ def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None)
     """The role of this process; `peer` and `wait` are what a person said, who is right.
 
     Of the tasks that one `srun` has started, the first leads, the second is the peer, and the others have nothing to
-    do. The batch script itself is not such a task, and leads alone. A leader that was started by hand
-    waits only if told to: it cannot know whether a peer will come.
+    do. The batch script itself is no such task, and leads alone. Who leads by hand waits only when told to: it
+    cannot know whether a peer will come.
     """
     tasks, rank = environment.get("SLURM_STEP_NUM_TASKS", ""), environment.get("SLURM_PROCID", "")
     if peer or not (tasks.isdecimal() and rank.isdecimal() and int(tasks) > 1):
-        part = Part.PEER if peer else Part.LEADER
+        part = Part.PEER if peer else Part.LEAD
         return Role(part, "", wait if wait is not None else WAIT if peer else 0.0)
     meeting = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
-    part = {0: Part.LEADER, 1: Part.PEER}.get(int(rank), Part.NONE)
+    part = {0: Part.LEAD, 1: Part.PEER}.get(int(rank), Part.NONE)
     return Role(part, meeting, WAIT if wait is None else wait)

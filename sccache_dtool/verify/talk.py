@@ -37,7 +37,7 @@ def fresh_names(place: Place) -> list[str]:
 def wait_for(
     place: Place, look: Callable[[], Found | None], seconds: float, whom: str, longest_pause: float = _LONGEST_PAUSE
 ) -> Found:
-    """Look until there is something. Raises TimedOut, naming the host that was waited for."""
+    """Look until there is something. Raises TimedOut, naming whom we have waited for."""
     end, pause = place.clock.monotonic() + seconds, _FIRST_PAUSE
     while (found := look()) is None:
         if place.clock.monotonic() > end:
@@ -80,7 +80,7 @@ class Talk:
         self._others = (f"{number}.{other}" for number in itertools.count())
         self._patience = patience
         self._end = place.clock.monotonic() + _LONGEST_TALK
-        self._is_over = False  # the other did not answer in time, or has said goodbye
+        self._is_over = False  # the other has let us wait in vain, or has said goodbye
         self.name_of_other = name_of_other
 
     def say(self, **fields: object) -> None:
@@ -125,7 +125,7 @@ class Talk:
         return said
 
     def part(self, goodbye: str, **more: object) -> None:
-        """Say goodbye, and wait until the other has heard it: only then may the directory of the talk be removed.
+        """Say goodbye, and wait until the other has heard it: only then may what we talk in be removed.
 
         If that cannot be said, or what is heard makes no sense, nothing is lost: our own findings stand.
         """
@@ -134,7 +134,7 @@ class Talk:
             if not self._is_over:
                 self.hear()
 
-    def ask(self, task: str, room: str, **more: object) -> Said:
+    def ask(self, errand: str, room: str, **more: object) -> Said:
         """Have the other do something in a directory, and hear the answer. Raises as `answer` does."""
-        self.say(**{"do": task, "in": room, **more})
+        self.say(**{"do": errand, "in": room, **more})
         return self.answer()

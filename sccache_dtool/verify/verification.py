@@ -37,9 +37,9 @@ def verify(
 ) -> Report:
     """Try out the file system of `directory`, with the peer that comes within the role's time.
 
-    `tell` is told which host is waited for. `mounts` and what follows are for tests. What is made is removed;
-    nothing else in `directory` is touched. Raises UsageError if it is not a writable directory, and NoSpace if the
-    file system is full, which says nothing of it.
+    `tell`: told whom we wait for. `mounts` and what follows `tell` otherwise are for tests. What is made is removed;
+    nothing else in `directory` is touched. Raises UsageError if it is no directory that we may write in, and NoSpace if
+    the file system is full, which says nothing of it.
     """
     place = _place(fs, directory, clock)
     mount = mount_of(directory, mounts)
@@ -121,7 +121,7 @@ def _meet(place: Place, room: Place, me: Host, role: Role, tell: Tell) -> tuple[
 def _of_two(both: Pair) -> Iterator[Finding]:
     """What two find; if one of them falls silent or cannot go on, that is said, and the rest is left out.
 
-    If this host has no space left, the other hears of it, and the error is raised.
+    If it is we who have no room left, the other hears of it, and the error is raised.
     """
     try:
         yield from pair.run(both)

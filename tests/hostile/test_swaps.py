@@ -219,7 +219,7 @@ def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeyp
         fs = Swapping(FakeClock(time.time()), root, place / "outside")
         fs.arm(nth, depth)
         with contextlib.suppress(CacheError, OSError):
-            verify(fs, str(root), Role(Part.LEADER, "", 0.0), lambda text: None)
+            verify(fs, str(root), Role(Part.LEAD, "", 0.0), lambda text: None)
         return fs
 
     undisturbed = verify_in(memory / "verify", -1, 0)

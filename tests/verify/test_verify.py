@@ -49,8 +49,8 @@ A_CONTEST = "two who make one record"
 #: What nobody means who asks for a number of things, or a time.
 ENDLESS: list[object] = ["inf", "x", float("inf"), float("nan"), 100_000_000_000, 76, -1, None, [], True]
 
-ALONE = Role(Part.LEADER, "", 0.0)
-LEADER = Role(Part.LEADER, "", 30.0)
+ALONE = Role(Part.LEAD, "", 0.0)
+LEADER = Role(Part.LEAD, "", 30.0)
 PEER = Role(Part.PEER, "", 30.0)
 
 
@@ -571,14 +571,14 @@ def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, t
 @pytest.mark.parametrize(
     ("environment", "peer", "part", "waits"),
     [
-        ({}, False, Part.LEADER, False),
+        ({}, False, Part.LEAD, False),
         ({}, True, Part.PEER, True),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEADER, True),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, True),
         ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.PEER, True),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, Part.NONE, True),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, Part.LEADER, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, Part.LEADER, False),
-        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEADER, False),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, Part.LEAD, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, Part.LEAD, False),
+        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, False),
         ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, Part.PEER, True),
     ],
 )
