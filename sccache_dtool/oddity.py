@@ -13,7 +13,6 @@ class Fate(Enum):
     PASSED_OVER = "passed over"
     HELD = "counted as held"
     ALIVE = "counted as alive"
-    NOT_COUNTED = "not counted"
     IGNORED = "ignored"
 
 
