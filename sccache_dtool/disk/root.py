@@ -229,7 +229,8 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
             raise NoCache(
                 f"{layout.control} already exists and does not belong to a cache",
                 details=[refusal.message],
-                hint=_how_to_repair(fs, layout) or "nothing was changed; remove it by hand if nobody needs it",
+                hint=_how_to_repair(fs, layout)
+                or "nothing was changed; restore FORMAT from a backup, or remove the directory if it is not a cache",
             ) from error
         return False
     layout.shared = shared
