@@ -246,20 +246,20 @@ class Helper:
 
         self.at: deque[int] = deque()
         self.connection: Connection[Any, Any]
-        own, its = Pipe()
+        ours, its = Pipe()
         try:
             self._pid = os.fork()
         except OSError:
-            own.close()
+            ours.close()
             its.close()
             raise
         if self._pid == 0:
-            own.close()
+            ours.close()
             for other in others:
                 other.connection.close()  # or its helper would not see that this process is gone
             _serve(its)
         its.close()
-        self.connection = own
+        self.connection = ours
 
     def give(self, work: Callable[[Any], Any], number: int, task: Any) -> None:
         """Give it a task. That it is dead is found when its answer is wanted."""
@@ -372,7 +372,7 @@ def _collected(
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
-        _log.warning(f"the executor lost a process ({error}); this process does its part of the work")
+        _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
         return _do_part(work, tasks, threads)
 
 
@@ -383,7 +383,7 @@ def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
     for _ in range(_REPORTS):
         if wait([future], timeout=_PATIENCE).done:
             return True
-        _log.warning(f"waiting for the executor to finish {number} parts of the work")
+        _log.warning(f"waiting for {number} parts of the work, which the executor has")
     _log.warning("the executor does not respond; this process does the next part of the work")
     return False
 
