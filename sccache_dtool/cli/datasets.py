@@ -39,7 +39,7 @@ def tell(item: Item, noted: Iterable[ItemFacts]) -> Told:
     noted = list(noted)
     match = _LABEL.fullmatch(item.label)
     if any(facts.source is not None and not _first(facts).startswith(DTOOL) for facts in noted):
-        match = None  # a user has given another item such a name
+        match = None  # somebody has given it such a name
     dataset, name, relpath = match[1] if match else "", "", ""
     seconds: list[float] = []
     for facts in noted:

@@ -35,7 +35,7 @@ def fetch_where_room_is(
     refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(request.key)):
         missing = _missing(need, cache)
-        # Asked again: a process that has started in the meantime has reserved the space for this very item.
+        # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
         if missing > 0 and not cache.is_fetching(request.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
             continue
@@ -61,7 +61,7 @@ def fetch_where_room_is(
             except (NoSpace, NoCache) as error:
                 short.extend(_why(cache, error))
     raise NoSpace(
-        f"no cache has enough space for {shown(need) if need is not None else request.label}",
+        f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {request.label}",
         details=list(dict.fromkeys(short)),
         hint=_hint(options.make_room, need),
     )

@@ -96,7 +96,7 @@ def give_permissions(path: str, mode: int) -> None:
 
 
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
-    """Open a path (open(2)), after resolving it as `reached` does."""
+    """Open what is at a path (open(2)), reached as by `reached`."""
     via = _nearest(path, via)
     try:
         if via is None and (way := _NEAR.get()) is not None and path == way.path:

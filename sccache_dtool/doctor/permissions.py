@@ -1,4 +1,4 @@
-"""Permissions that exclude users who should have access, or admit everybody."""
+"""What the permissions of a cache let nobody do who should, or everybody."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Permissions:
     """Of one cache: where a group shares it, its members can do everything in it; elsewhere its owner can.
 
     Only directories are ever repaired: a file may have been put there as a hard link to one whose permissions are
-    nobody's business. What cannot be looked at is skipped: its directory is reported.
+    nobody's business. What cannot be looked at is passed over, since its directory is told of.
     """
 
     def __init__(self, store: Store) -> None:
@@ -32,11 +32,11 @@ class Permissions:
         self._needed = SHARED_DIRECTORY if store.layout.shared else stat.S_IRWXU
         self._whose = stat.S_IRWXU | stat.S_IRWXG if store.layout.shared else stat.S_IRWXU
         self._who = "others of the group" if store.layout.shared else "its owner"
-        self.closed: list[str] = []  # not a directory, or cannot be entered: what is below is reported later
+        self.closed: list[str] = []  # what is no directory that can be entered: what is below it is told of later
         self._group = store.fs.lstat(store.layout.control).st_gid
 
     def of_cache(self) -> Iterator[Finding]:
-        """Findings about the directories of the cache itself, FORMAT and config.toml."""
+        """Of the directories that a cache is made of, and of what is said of it in files."""
         layout = self._store.layout
         yield from self._of_root()
         made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
@@ -46,19 +46,19 @@ class Permissions:
             yield from self.of_file(path)
 
     def of_item(self, item: Item) -> Iterator[Finding]:
-        """Findings about the directories in an item's directory."""
+        """Of the directories in an item's."""
         directory = self._store.layout.item(item.key)
         for path, status in self._statuses(directory, HISTORY, *(str(copy.generation) for copy in item.copies)):
             yield from self._of_directory(path, status)
 
     def of_copy(self, directory: str) -> Iterator[Finding]:
-        """Findings about a copy's directories and its description, without its payload."""
+        """Of a copy's directories and its description, its payload left out."""
         for path, status in self._statuses(directory, GATE, PAYLOAD, ITEM_FILE):
             judge = self._of_file if path.endswith(ITEM_FILE) else self._of_directory
             yield from judge(path, status)
 
     def of_file(self, path: str) -> Iterator[Finding]:
-        """A finding if a user of the cache cannot read it, or everybody can write it. A directory can be a payload."""
+        """Whether all who use the cache can read it, and not everybody write it. A directory can be a payload."""
         status = self._status(path)
         if status is not None:
             yield from self._of_file(path, status)
@@ -83,7 +83,7 @@ class Permissions:
             yield Finding(self._store.layout.root, what, None, f"its owner can run: chmod {missing}")
 
     def of_directory(self, path: str) -> Iterator[Finding]:
-        """A finding if users of the cache cannot write in it, others can, or entries do not get the cache's group."""
+        """Whether those who use the cache can write in it, and nobody else; whether its entries become the group's."""
         status = self._status(path)
         if status is not None:
             yield from self._of_directory(path, status)
@@ -112,7 +112,7 @@ class Permissions:
         elif self._store.layout.shared and status.st_gid != self._group and not by_acl:
             what = f"it belongs to group {status.st_gid}, but the cache belongs to group {self._group}"
             yield Finding(path, what, None, f"its owner can run: chgrp {self._group}")
-        elif mode & stat.S_IWOTH and path != self._store.layout.control:  # which is reported with the root
+        elif mode & stat.S_IWOTH and path != self._store.layout.control:  # which is told of with the root
             yield Finding(path, _open_to_all(status, "here"), repair, "removes that permission (only its owner can)")
 
     def _is_by_acl(self, path: str, status: os.stat_result) -> bool:

@@ -45,7 +45,7 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
 
 
 def _jobs(text: str) -> dict[str, Any] | None:
-    """The jobs in qstat's JSON; None if the answer is not of that form."""
+    """The jobs in qstat's JSON; None for what is no such answer."""
     try:
         answer = json.loads(text)
     except ValueError:
