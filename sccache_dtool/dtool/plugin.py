@@ -247,7 +247,7 @@ def _cache(store: Any) -> Cache:
     state = _state
     with state.guard:
         if directory not in state.caches:
-            log.show(log.NOTE, lambda level, text: _print(text))
+            log.show(log.NOTE, _tell)
             state.caches[directory] = Cache(
                 directory,
                 on_lost=_report_loss,
@@ -258,6 +258,14 @@ def _cache(store: Any) -> Cache:
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def _tell(level: int, text: str) -> None:
+    """Print a message of the package's loggers, unless the program's own handlers print it."""
+    import logging
+
+    if not logging.root.handlers:
+        _print(f"warning: {text}" if level >= logging.WARNING else text)
 
 
 def _warn_once(error: BaseException) -> None:
