@@ -229,8 +229,7 @@ class Cleaner:
         store = self._store
         keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
-        copies = f"{len(plan.remove)} {'copy' if len(plan.remove) == 1 else 'copies'}"
-        store.log.info(f"removing {copies}, {plan.freed} bytes: {options.why or 'as requested'}")
+        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
             execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
