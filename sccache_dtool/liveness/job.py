@@ -126,7 +126,7 @@ def _position(above: list[Ancestor], commands: frozenset[str]) -> int | None:
 def _environments(
     proc: Proc, environ: Mapping[str, str], above: list[Ancestor], keeper: int
 ) -> Iterator[Mapping[str, str]]:
-    """This process's, and those of the ancestors up to the job's keeper: `sudo` and `env -i` take variables away."""
+    """Ours, and those of the ancestors up to the job's keeper: `sudo` and `env -i` take variables away."""
     yield environ
     for one in above[:keeper]:
         yield proc.environ(one.pid)
