@@ -857,7 +857,3 @@ def _sums_and_saved(found: Iterator[Item]) -> tuple[Sums, Saved]:
 
     listed = list(found)
     return add_up(0, iter(listed)), saved(iter(listed))
-
-
-def _ignore(text: str) -> None:
-    """Of a look that `use` repeats, with its warnings."""

@@ -117,7 +117,7 @@ def test_a_path_object_means_the_same_as_its_text(cache: Cache, source: str) -> 
     assert cache.use(source).path == cache.use(Path(source)).path
 
 
-def test_an_evicted_item_is_fetched_anew(cache: Cache, source: str) -> None:
+def test_an_evicted_item_is_fetched_again(cache: Cache, source: str) -> None:
     """A program that remembers where an item was would be given a path to what is deleted."""
     with cache.use(source) as path:
         first = path
@@ -441,7 +441,7 @@ def test_a_release_that_failed_can_be_repeated(make_cache: Making, source: str, 
     assert in_gates(layout) == []
 
 
-def test_a_revoked_program_is_told_and_enters_anew(make_cache: Making, source: str, layout: Layout) -> None:
+def test_a_revoked_program_is_told_and_enters_again(make_cache: Making, source: str, layout: Layout) -> None:
     """A program that was taken for dead would go on under a holder that is gone, and its new leases be reaped."""
     cache = make_cache()
     lease = cache.use(source)

@@ -158,7 +158,7 @@ def test_who_comes_back_to_a_new_register_gives_back(cache: Cache, job: Owner, s
     assert cache.examine() == []
 
 
-def test_a_register_is_not_made_anew_while_nobody_can_tell_who_was_in_it(
+def test_a_register_is_not_made_again_while_nobody_can_tell_who_was_in_it(
     cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
 ) -> None:
     """A gate that cannot be listed for a moment would make its user one who is gone."""
@@ -1186,7 +1186,7 @@ def test_a_tag_that_is_none_is_told_of(cache: Cache, layout: Layout, put: Callab
 
 
 @pytest.mark.parametrize("text", ["", TAG_TEXT[:20]])
-def test_a_tag_that_was_begun_is_made_anew(cache: Cache, layout: Layout, text: str) -> None:
+def test_a_tag_that_was_begun_is_made_again(cache: Cache, layout: Layout, text: str) -> None:
     """A set-up that was killed would ask for a person, who knows no more of it."""
     Path(layout.tag_file).write_text(text)
     (finding,) = cache.examine()

@@ -254,7 +254,7 @@ def test_a_winner_whose_clock_is_wrong_is_waited_for(stand: Standing, layout: La
 
 
 def test_a_winner_that_goes_on_is_never_passed_over(stand: Standing, layout: Layout) -> None:
-    """A download of some hours would be begun anew every few minutes."""
+    """A download of some hours would be begun again every few minutes."""
     winner = stand(101)
     assert winner.poll()
     clock = FakeClock()

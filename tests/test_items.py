@@ -230,7 +230,7 @@ def test_parts_add_up_to_the_whole(fs: FakeFilesystem, warnings: list[str]) -> N
     assert [item.bytes for item in whole.largest] == [29, 28, 27, 26, 25]
 
 
-def test_before_something_is_fetched_the_server_is_asked_anew(fs: FakeFilesystem, warnings: list[str]) -> None:
+def test_before_something_is_fetched_the_server_is_asked_again(fs: FakeFilesystem, warnings: list[str]) -> None:
     """On NFS a host that has looked before would not see what another has fetched meanwhile, and fetch it again."""
     put(fs)
     counting = Counting()

@@ -454,7 +454,7 @@ def test_a_new_boot_forgets_what_was_observed(
     take(elsewhere, TTL)
     reap()
     Path(proc.root, "sys/kernel/random/boot_id").write_text("next boot\n")
-    proc._looked_as = 0  # a new process looks anew
+    proc._looked_as = 0  # a new process looks again
     clock.let_pass(10 * TTL)
     assert reap() == ((), (), ())
 
@@ -476,7 +476,7 @@ def test_the_memory_of_a_glance_counts(
     place: Place,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`status`, which shows silence, would begin every observation anew."""
+    """`status`, which shows silence, would begin every observation again."""
     monkeypatch.setattr("sccache_dtool.liveness.lifetime.mount_type", lambda path: "lustre")
     take(elsewhere, TTL)
     reap()
@@ -511,7 +511,7 @@ def test_a_lease_is_shown_with_its_holder_and_the_evidence(
     assert one.verdict == (State.ALIVE, f"process {PID} (job) is running")
 
 
-def test_a_court_hears_each_holder_once(layout: Layout) -> None:
+def test_each_holder_is_judged_once(layout: Layout) -> None:
     """Two leases of one holder would be judged differently, and one of them be ended."""
     asked: list[HolderName] = []
     holder = Holder(store_of(FS, layout, clock=FakeClock()), Owner(NAMED, None, "x", ""), TTL)

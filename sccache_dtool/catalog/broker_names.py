@@ -30,7 +30,7 @@ class LooseName(NamedTuple):
 
     @classmethod
     def parse(cls, name: str) -> LooseName | None:
-        """The loose file that `name` stands for; None if it is no such name."""
+        """The loose file that `name` stands for; None if it is not such a name."""
         match = re.fullmatch(_LOOSE, name)
         return cls(match[1], re.fullmatch(_PARTIAL, match[2] or "") is not None) if match else None
 

@@ -12,7 +12,7 @@ FORMAT = 1
 
 
 class ItemFacts(NamedTuple):
-    """The content of an `item.json`. What it does not say, or says in another form than ours, is None."""
+    """The content of an `item.json`. What is missing, or in another form than this program writes, is None."""
 
     key: str | None = None
     name: str | None = None
@@ -29,7 +29,7 @@ class ItemFacts(NamedTuple):
     relpath: str | None = None  # of an item of dtool's: its path in the dataset
     loose: int | None = None  # in the trash: how many loose files are in it; it is not an item then
     first: str | None = None  # the path that the first of these had in the cache
-    malformed: frozenset[str] = frozenset()  # names of fields that are there in another form than ours
+    malformed: frozenset[str] = frozenset()  # names of fields in another form than this program writes
 
     @classmethod
     def decode(cls, text: str) -> ItemFacts:

@@ -245,7 +245,7 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
     except OSError as error:
         if error.errno in GONE:
             return _Visit(directory)
-        odd = Oddity(path, str(error.strerror), "what dtool may have left there is not counted")
+        odd = Oddity(path, str(error.strerror), "loose files there are not counted")
         return _Visit(directory, oddity=odd)
     if any(entry.name == _DATASET for entry in entries) or (directory and not all(one.is_dir for one in entries)):
         return _Visit(directory)

@@ -264,7 +264,8 @@ def _words_of(rules: Rules) -> str:
         if name == "limits":
             words += [f"{each} {what}" for each, what in value._asdict().items() if what is not None]
         elif value not in (None, False, (), 0.0):
-            words.append(f"{name} {' '.join(value) if isinstance(value, tuple) else value}")
+            shown = " ".join(value) if isinstance(value, tuple) else value
+            words.append(name if value is True else f"{name} {shown}")
     return ", ".join(words)
 
 

@@ -128,7 +128,7 @@ class _Repairs:
         self.refused: dict[str, str] = {}  # by path
 
     def attempt(self, findings: Iterable[Finding]) -> list[Finding]:
-        """Repair what can be repaired; returns the rest."""
+        """Repair the findings that can be repaired. Returns the others."""
         return [finding for finding in findings if not (finding.repair and self._repair(finding, finding.repair))]
 
     def _repair(self, finding: Finding, repair: Callable[[], object]) -> bool:

@@ -148,7 +148,7 @@ def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> tuple[list[Item
 
 
 def _listed(cache: Cache, item: Item) -> dict[str, Any]:
-    copy = next((one for one in item.copies if not one.closed), None)  # a closed copy is half way into the trash
+    copy = next((one for one in item.copies if not one.closed), None)  # a closed copy is being moved to the trash
     facts = cache.facts(copy) if copy else ItemFacts()
     path = cache.path(copy) if copy else None
     return {

@@ -77,7 +77,7 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
     else:
         if not (dry_run or yes):
             cache.check()
-            now.confirm(f"Are you sure that holder {holder} reads nothing any more?")
+            now.confirm(f"Has holder {holder} ended? If it still reads its items, they may be removed")
         reaped = cache.reap_holder(holder, dry_run=dry_run)
     print_reaped(now, reaped, dry_run)
     would = "would end" if dry_run else "ended"

@@ -104,8 +104,8 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
     meant = _meant(caches, words, name)
     released, evicted = 0, False
     for cache, named in meant:
-        give_back, evict = _ways_back(cache, named)
-        released += give_back(cache, owners, named.key, everything=everything, generation=named.generation)
+        release, evict = _functions_for(cache, named)
+        released += release(cache, owners, named.key, everything=everything, generation=named.generation)
         if evict_if_last and cache.item(named.key).copies:
             evicted = evict(cache, named.key)
         if released and not everything:
@@ -144,10 +144,10 @@ def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> lis
     return found
 
 
-def _ways_back(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
-    """How an item is given back, and how it is evicted."""
+def _functions_for(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
+    """The functions that release an item, and that evict it."""
     if item.is_dataset or item.key.endswith(VIEW):
-        from sccache_dtool.dtool import staging  # for dtool's alone: it takes as long to load as all the rest
+        from sccache_dtool.dtool import staging  # only for datasets: importing it takes as long as everything else
 
         if item.is_dataset or staging.is_view(cache, item.key):
             return staging.release, staging.evict

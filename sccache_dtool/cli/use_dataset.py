@@ -34,7 +34,7 @@ def use_dataset(
     fields = {"path": os.fspath(view), "item": view.key, "lease": view.name, "holder": str(owner), "items": items}
     try:
         now.out.path("use", fields, os.fspath(view))
-    except BaseException:  # whoever has no path has no use for the leases
+    except BaseException:  # a caller that has not got the path cannot release the leases
         staged.release()
         raise
     now.out.detail(output.count(items, "item"))
@@ -43,7 +43,7 @@ def use_dataset(
 def hold_dataset(
     now: Invocation, caches: Sequence[Cache], request: DatasetRequest, owner: Owner, options: UseOptions
 ) -> Staged:
-    """All items of a dataset, leased for a command that this process runs, by one holder with one heartbeat."""
+    """Lease all items of a dataset for a command. All leases have one holder, and so one heartbeat."""
     each = options._replace(size=None)
 
     def stage(cache: Cache) -> Staged:

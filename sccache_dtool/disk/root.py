@@ -169,7 +169,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
 
 
 def rewrite_format(fs: FileSystem, layout: Layout) -> None:
-    """Write FORMAT again, with its old id if that can be read, and appearing whole."""
+    """Write FORMAT again atomically, with its old id if that can be read."""
     match = None
     with contextlib.suppress(OSError):
         match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
@@ -229,7 +229,8 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
             raise NoCache(
                 f"{layout.control} already exists and does not belong to a cache",
                 details=[refusal.message],
-                hint=_how_to_repair(fs, layout) or "nothing was changed; remove it by hand if nobody needs it",
+                hint=_how_to_repair(fs, layout)
+                or "nothing was changed; restore FORMAT from a backup, or remove the directory if it is not a cache",
             ) from error
         return False
     layout.shared = shared
@@ -311,7 +312,7 @@ def tag(fs: FileSystem, layout: Layout) -> Tag:
 
 
 def rewrite_tag(fs: FileSystem, layout: Layout) -> None:
-    """In the place of one that was not written to its end."""
+    """Write CACHEDIR.TAG again if it is missing or incomplete."""
     if tag(fs, layout) is Tag.BEGUN:
         fs.unlink(layout.tag_file)
     put_tag(fs, layout)

@@ -14,7 +14,7 @@ from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.protocol.store import Store
 
 #: The record of a holder of whom nothing is known any more: no record, so that only a person's word can end it.
-_UNKNOWN = "not known any more: doctor has made holders/ again"
+_UNKNOWN = "unknown, because doctor had to create holders/ again"
 
 
 def missing(store: Store) -> Finding:
@@ -25,7 +25,7 @@ def missing(store: Store) -> Finding:
     except (OSError, CacheError) as error:
         reason = explain(error) if isinstance(error, OSError) else error.message
         what = f"missing, and the holders that belong in it cannot be determined: {reason}"
-        return Finding(store.layout.holders, what, None, "repair that first: an empty one would end all leases")
+        return Finding(store.layout.holders, what, None, "resolve that first: an empty directory would end all leases")
     if not named:
         return Finding(store.layout.holders, "missing", repair, "creates it")
     who = f"{len(named)} holder{'s' if len(named) > 1 else ''}"

@@ -241,7 +241,7 @@ def _cache(store: Any) -> Cache:
     with state.guard:
         if directory not in state.caches:
             if not _has_own_log():
-                log.show(log.NOTE, lambda level, text: _print(text))
+                log.show(log.NOTE, _tell)
             state.caches[directory] = Cache(
                 directory,
                 on_lost=_report_loss,
@@ -252,6 +252,14 @@ def _cache(store: Any) -> Cache:
 
 
 # -- messages ----------------------------------------------------------------------------------------------------------
+
+
+def _tell(level: int, text: str) -> None:
+    """Print a message of the package's loggers, unless the program's own handlers print it."""
+    import logging
+
+    if not logging.root.handlers:
+        _print(f"warning: {text}" if level >= logging.WARNING else text)
 
 
 def _warn_once(error: BaseException) -> None:

@@ -280,7 +280,7 @@ def restorable(store: Store) -> Iterator[tuple[str, TrashName]]:
         except (OSError, records.Damaged) as error:
             if str(name) in store.fs.names(store.layout.trash):  # otherwise somebody has just purged or restored it
                 reason = explain(error) if isinstance(error, OSError) else error
-                store.report(path, f"not whole any more ({reason})", "it cannot be restored")
+                store.report(path, f"incomplete ({reason})", "it cannot be restored")
         else:
             yield key, name
 

@@ -76,30 +76,38 @@ def item_key(uuid: str, identifier: str, steps: Sequence[str] = ()) -> str:
 
 
 def item_request(
-    uuid: str, identifier: str, root: str, open_dataset: Callable[[], DataSet], steps: Sequence[str] = ()
+    uuid: str,
+    identifier: str,
+    root: str,
+    open_dataset: Callable[[], DataSet],
+    steps: Sequence[str] = (),
+    path: str | None = None,
 ) -> Request:
     """An item of the dataset `uuid`; `open_dataset` is called only if the item must be fetched.
 
-    `root`: the cache, in which dtool itself may have left the item. `steps` are canonical, such as ``"tar"``.
+    `root`: the cache, in which dtool itself may have left the item. `steps` are canonical, such as ``"tar"``. `path`:
+    what the user gave instead of the identifier, for messages.
     """
     key = item_key(uuid, identifier, steps)
     label = f"{uuid[:8]}.{identifier}"
     source = Stack((identity(uuid, identifier), *steps))
 
     def complete() -> Request:
-        return _completed(key, open_dataset(), uuid, identifier, root, steps)
+        return _completed(key, open_dataset(), uuid, identifier, root, steps, path)
 
     return Request(key, None, label, source, complete=complete)
 
 
-def _completed(key: str, dataset: DataSet, uuid: str, identifier: str, root: str, steps: Sequence[str]) -> Request:
+def _completed(
+    key: str, dataset: DataSet, uuid: str, identifier: str, root: str, steps: Sequence[str], path: str | None
+) -> Request:
     """All that a fetch needs to know. Raises FetchFailed if the dataset is another, or NoSuchItem."""
     if dataset.uuid != uuid:
         raise FetchFailed(f"{plain(dataset.uri)} is dataset {plain(str(dataset.uuid))}, not {uuid}")
     manifest = manifest_of(dataset)
     if identifier not in manifest["items"]:
         raise NoSuchItem(
-            f"dataset {plain(dataset.name)} has no item {identifier}",
+            f"dataset {plain(dataset.name)} has no item {plain(path or identifier)}",
             hint=f"list them: dtool ls {plain(str(dataset.uri))}",
         )
     properties = manifest["items"][identifier]
@@ -204,7 +212,7 @@ def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request
                 f"{plain(words[1])} cannot be applied to a whole dataset", hint="name an item: dtool:URI#ITEM"
             )
         if not may_be_all:
-            raise UsageError("a whole dataset cannot be given another name", hint="leave out -n")
+            raise UsageError("-n cannot be used with a whole dataset", hint="leave out -n")
         return DatasetRequest(uri, uuid_of(uri))
     item = item.removeprefix("./")
     if not item:
@@ -213,11 +221,12 @@ def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request
             hint="give the item's identifier or its path in the dataset: dtool:URI#ITEM",
         )
     steps = parse_stack(["file:/item", *words[1:]]).steps
-    if not is_identifier(item):
-        import hashlib
+    if is_identifier(item):
+        return item_request(uuid_of(uri), item, root, lambda: open_dataset(uri), steps)
+    import hashlib
 
-        item = hashlib.sha1(item.encode(), usedforsecurity=False).hexdigest()
-    return item_request(uuid_of(uri), item, root, lambda: open_dataset(uri), steps)
+    identifier = hashlib.sha1(item.encode(), usedforsecurity=False).hexdigest()
+    return item_request(uuid_of(uri), identifier, root, lambda: open_dataset(uri), steps, item)
 
 
 def uuid_of(uri: str) -> str:
@@ -275,7 +284,7 @@ class Bringer(NamedTuple):
 
     def bring(self, fs: FileSystem, target: str, progress: Progress) -> None:
         """Bring the item to `target`; what arrives wrong is fetched once more."""
-        for path in (target, f"{target}.broker"):  # of a fetch that was killed, and that we go on with
+        for path in (target, f"{target}.broker"):  # of a killed fetch that is continued
             with contextlib.suppress(FileNotFoundError):
                 fs.remove_tree(path)
         progress.start(self.label, self.size)

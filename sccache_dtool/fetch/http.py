@@ -250,7 +250,7 @@ class _Download:
         self._show(None if undo else self.announced)
         pieces = codings.decoded(self._pieces(response, slowly=bool(undo)), undo)
         while True:
-            with self._failures():  # in which nothing of ours is written
+            with self._failures():  # no code of this program writes within
                 data = next(pieces, None)
             if data is None:
                 break
@@ -371,7 +371,7 @@ class _Download:
 def _failures(source: Source, announced: int | None = None, came: int = 0) -> Iterator[None]:
     """Turn whatever requests, urllib3, ssl and http.client may raise into Temporary or FetchFailed.
 
-    Nothing of ours, and no writing of ours, may happen within.
+    No code of this program may run or write within.
     """
     try:
         yield
@@ -439,7 +439,7 @@ def _header(response: requests.Response, name: str) -> str:
 def _length(response: requests.Response) -> int | None:
     """Bytes that the server said it would send, encoded as they are sent.
 
-    Raises requests' InvalidHeader for what is no number (RFC 9112, 6.3): no end could be told from a cut.
+    Raises requests' InvalidHeader for what is not a number (RFC 9112, 6.3): no end could be told from a cut.
     """
     from requests.exceptions import InvalidHeader
 

@@ -147,7 +147,7 @@ class Populator:
 
     def _area_lost(self, request: Request) -> LeaseLost:
         return LeaseLost(
-            f"the work area for {request.label} was taken away: this process was taken for dead meanwhile",
+            f"the work area for {request.label} was removed, because another process considered this one dead",
             hint="use the item again",
         )
 

@@ -15,21 +15,21 @@ from sccache_dtool.units import LONGEST, short_duration
 #: Attempts in a row that come no further than any before; one that does is a new beginning.
 TRIES = 5
 
-#: Attempts in all: a server that sends a byte at a time must not hold us for ever.
+#: Attempts in all: a server that sends a byte at a time must not hold a process for ever.
 MOST_TRIES = 100
 
 #: Seconds of the first pause; each further one is twice as long, up to the longest, and all are spread by half.
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 
-#: Seconds for which we wait at most when a server says how long (Retry-After).
+#: The longest wait, in seconds, that a server may ask for (Retry-After).
 LONGEST_ASKED = 600.0
 
 Result = TypeVar("Result")
 
 
 class Temporary(Exception):
-    """An attempt failed in a way that a later one may not. `after`: seconds that the server asks us to wait."""
+    """An attempt failed in a way that a later one may not. `after`: seconds that the server asks to wait."""
 
     def __init__(self, reason: str, *, after: float | None = None) -> None:
         super().__init__(reason)
@@ -44,7 +44,7 @@ class GaveUp(FetchFailed):
 def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[], Result]) -> Result:
     """The result of `attempt`, which is repeated while it raises Temporary; `size`: bytes that are there.
 
-    Raises GaveUp when it was in vain too often, or when the server asks for more patience than we have; and at once if
+    Raises GaveUp after too many failures, or if the server asks for a longer wait than LONGEST_ASKED; and at once if
     nothing has come, and another mirror can be asked.
     """
     in_vain, most = 0, size()
@@ -65,7 +65,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                 raise GaveUp(
                     f"cannot fetch {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
-            seconds = max(pause(in_vain), error.after or 0.0)  # "at once" is no answer of a server in trouble
+            seconds = max(pause(in_vain), error.after or 0.0)  # the server may say 0
             job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
             job.clock.sleep(seconds)
             job.attempt()

@@ -19,7 +19,7 @@ from sccache_dtool.errors import TimedOut, UsageError
 from sccache_dtool.fallback import do_without
 from sccache_dtool.units import short_duration
 
-#: Sets how many downloads of one user may run on one host; 0 is no bound.
+#: Sets how many downloads of one user may run on one host; 0: no limit.
 VARIABLE = "SC_DTOOL_DOWNLOADS"
 DEFAULT = 8
 
@@ -27,7 +27,7 @@ _PAUSE = 0.2
 
 
 def limit() -> int:
-    """How many may run. Raises UsageError for a setting that is no number."""
+    """How many may run. Raises UsageError for a setting that is not a number."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return DEFAULT

@@ -132,7 +132,7 @@ def _plugin(scheme: str) -> Callable[[str], Source] | None:
 
 
 def _remote(word: str, also: Collection[str]) -> Source:
-    """A URL that fsspec understands; only its scheme, its host and its credentials are ours to understand.
+    """A URL that fsspec understands; this program interprets only its scheme, its host and its credentials.
 
     The path is left as it is written: the key of an object has no second spelling, and fsspec decodes nothing.
     """

@@ -35,7 +35,7 @@ _HARMLESS = re.compile(r"""'[^']*'|"[^"`$\\]*"|[<>]&[0-9-]|&>""")
 
 _COMMAND_OPTION = re.compile(r"-[A-Za-z]*c")  # -c, -lc, -ec …
 
-#: Programs of which nobody can say how long they last, until the next boot or but a moment: their leases are no one's.
+#: Programs that may last until the next boot or only for a moment, so that they cannot own leases.
 DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervisord conmon containerd-shim".split()) | {
     "screen",
     "tmux: server",

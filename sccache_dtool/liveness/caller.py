@@ -93,8 +93,8 @@ class Owner(NamedTuple):
 def owner_from(spec: str, proc: Proc) -> Owner:
     """The owner that ``--holder`` means: ``auto``, ``pid:N``, ``slurm:ID`` (``pbs:`` …), or a name.
 
-    ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is no wrapper.
-    Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
+    ``auto`` is the batch job that this process runs in; outside of jobs, the nearest process above that is not
+    a wrapper. Raises UsageError when nobody can be found, when process N cannot be seen, or when the job has ended.
     """
     owner = _named(spec, proc)
     if owner.job is not None and spec != "auto":
@@ -171,7 +171,7 @@ def job_here(proc: Proc) -> Found | None:
 
 
 def _job_from(spec: str) -> Job | None:
-    """The job that ``slurm:48211`` names; None if this is another's name. Raises UsageError for what is no job's id."""
+    """The job that ``slurm:48211`` names; None if it is another name. Raises UsageError for an invalid id."""
     from sccache_dtool.liveness.job import is_spec, parse_spec
 
     if not is_spec(spec):

@@ -77,7 +77,7 @@ class Proc:
     def uptime_domain(self) -> str | None:
         """What those share whose times since boot may be compared; None where it cannot be known.
 
-        A time name space shifts them. Its number tells nothing: the next one may have it, with another shift.
+        A time namespace offsets them. Its number proves nothing: the next one may have it, with another offset.
         """
         here = self.here()
         if here is None:
@@ -89,10 +89,10 @@ class Proc:
         except OSError:
             return None
         lines = (line.split() for line in self._read("self/timens_offsets").splitlines())  # those of the children
-        shift = next((words[1:] for words in lines if words[:1] == ["boottime"]), None)
-        if len(spaces) > 1 or not shift:
+        offset = next((words[1:] for words in lines if words[:1] == ["boottime"]), None)
+        if len(spaces) > 1 or not offset:
             return None
-        return f"{here[0]}-{'.'.join(shift)}"
+        return f"{here[0]}-{'.'.join(offset)}"
 
     def identify(self, pid: int) -> Process | None:
         """The identity of a process that this process can see; None if it is gone or cannot be seen."""

@@ -191,7 +191,7 @@ _CORRECT = "correct the file: it must be valid TOML"
 
 
 def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
-    """The settings of a cache; no file is no settings. What is wrong with the file is in `Config.faults`."""
+    """The settings of a cache; the defaults if there is no file. Mistakes in the file are in `Config.faults`."""
     place = layout.config_file
     try:
         text = fs.read_text(place)

@@ -236,8 +236,8 @@ def spare(limits: Limits, room: Room | None) -> Spare:
     return Spare(min(sizes, default=None), min(counts, default=None))
 
 
-def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, ours: int) -> list[int]:
-    """What of ours may stay if `used` is over the high mark: what brings it to the low one."""
+def _come_down(high: Mark, low: Mark | None, capacity: int, used: int, own: int) -> list[int]:
+    """What of the cache's `own` bytes may stay if `used` is over the high mark: what brings it to the low one."""
     if used <= high.of(capacity):
         return []
-    return [ours - (used - min(high.of(capacity), (low or high).of(capacity)))]
+    return [own - (used - min(high.of(capacity), (low or high).of(capacity)))]

@@ -164,7 +164,7 @@ def _gather(store: Store, history: str, *, records_too: bool) -> _Union:
         if turn and not fresh and not vanished:
             break
     for segment in missing:
-        store.report(f"{history}/{segment}", "is listed and cannot be found", "its uses are not counted")
+        store.report(f"{history}/{segment}", "is listed but cannot be found", "its uses are not counted")
     return _Union(texts, frozenset(whole))
 
 

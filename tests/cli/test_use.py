@@ -152,7 +152,7 @@ def test_evict_if_last_leaves_what_somebody_uses(sc: Sc, source: str, disk: Disk
     assert len(disk.leases()) == 1
 
 
-def test_an_evicted_item_is_fetched_anew(sc: Sc, source: str) -> None:
+def test_an_evicted_item_is_fetched_again(sc: Sc, source: str) -> None:
     """An item could be cached only once in its life."""
     before = sc("use", source).path
     sc("unuse", "--evict-if-last", source)

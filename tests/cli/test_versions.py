@@ -30,7 +30,7 @@ def change(path: Path) -> None:
 
 
 def test_a_changed_file_is_used_as_it_is_now(sc: Run, source: Path) -> None:
-    """A script that writes its input anew would read the input of its first run for ever."""
+    """A script that writes its input again would read the input of its first run for ever."""
     old = sc("use", source).path
     change(source)
     new = sc("use", source).path

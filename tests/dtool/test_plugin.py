@@ -291,6 +291,23 @@ def test_a_damaged_format_file_is_warned_of_once(dataset, cache_dir, run_python)
     assert "format 99" in err
 
 
+@pytest.mark.parametrize(
+    ("configure", "beginning"),
+    [("", "sc-dtool: warning: "), ("import logging; logging.basicConfig()\n", "WARNING:sccache_dtool:")],
+    ids=["not configured", "configured"],
+)
+def test_a_warning_is_shown_once_whether_the_program_configures_logging_or_not(
+    dataset, cache_dir, run_python, configure, beginning
+):
+    """Each warning would be in a program's log and on its standard error, or nowhere."""
+    cache_dir.mkdir(exist_ok=True)
+    cache_dir.chmod(0o777)
+    err = content_is_there(run_python(configure + CONTENT, dataset.uri, SC_DTOOL_PLUGIN=""))
+    assert err.count("every user can create and delete files here") == 1
+    (line,) = [line for line in err.splitlines() if "every user" in line]
+    assert line.startswith(beginning)
+
+
 @pytest.mark.root
 def test_a_cache_that_is_not_writable_fails_as_it_did_without_us(dataset, open_tmp_path, run_python):
     """Whose cache it is not must be told by dtool what it cannot do, after our warning."""

@@ -281,9 +281,16 @@ class Dask:
             self._start("distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0",
                         "--dashboard-address", "127.0.0.1:0", events=events)
         ]  # fmt: skip
-        wait_until(self.file.exists, "the scheduler listens")
+        wait_until(self._is_written, "the scheduler listens")
         self.address = json.loads(self.file.read_text())["address"]
         self.workers = [self._worker(directory, number, events) for number in range(2)]
+
+    def _is_written(self) -> bool:
+        """The scheduler makes the file first, and writes into it afterwards."""
+        try:
+            return bool(json.loads(self.file.read_text()))
+        except (OSError, ValueError):
+            return False
 
     def _start(self, module: str, *words: str, events: Path) -> subprocess.Popen[bytes]:
         path = os.pathsep.join([str(Path(PLAY).parents[1]), os.environ.get("PYTHONPATH", "")])

@@ -240,7 +240,7 @@ def test_progress_makes_patience_new(get, server):
     assert server.gets["/x"] == 11
 
 
-def test_a_file_that_changed_between_two_halves_is_fetched_anew(get, server):
+def test_a_file_that_changed_between_two_halves_is_fetched_again(get, server):
     """Half of the old and half of the new version would be published as one file."""
     url = server.pages("/x", Page(BODY, short=200_000, etag=ETAG), Page(OTHER, etag='"two"'))
     assert get(url) == OTHER
@@ -310,7 +310,7 @@ def test_a_wrong_digest_is_not_fetched_for_ever(get, server):
     assert server.gets["/y"] == 3
 
 
-def test_a_range_beyond_the_end_begins_anew(get, server):
+def test_a_range_beyond_the_end_begins_again(get, server):
     """A file that became shorter would be asked for what it has not, for ever."""
     url = server.pages("/x", Page(BODY, short=200_000, etag=ETAG), Page(BODY[:100], etag=ETAG), Page(BODY[:100]))
     assert get(url) == BODY[:100]

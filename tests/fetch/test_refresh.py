@@ -178,7 +178,7 @@ def test_who_waited_for_another_does_not_ask_again_and_again(
 
 
 def test_items_of_datasets_and_pure_counts_have_nothing_to_ask(cache: Cache) -> None:
-    """--refresh on an empty item would make another one at every use, and its count begin anew."""
+    """--refresh on an empty item would make another one at every use, and its count begin again."""
     first = cache.use(name="counter")
     assert cache.use(name="counter", refresh=True).path == first.path
 

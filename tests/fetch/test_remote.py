@@ -206,7 +206,7 @@ def test_a_broken_transfer_is_continued(store, get):
     assert store.seeks == [3 << 20]
 
 
-def test_without_a_version_it_begins_anew(store, get):
+def test_without_a_version_it_begins_again(store, get):
     """Halves of two versions would be put together."""
     del store.facts["ETag"]
     store.breaks = [4]
@@ -232,7 +232,7 @@ def test_a_store_that_stays_away_is_given_up(store, get):
     assert "reset" in refused(get, "s3://b/x").message
 
 
-def test_a_store_that_falls_silent_is_asked_anew(store, get, monkeypatch):
+def test_a_store_that_falls_silent_is_asked_again(store, get, monkeypatch):
     """A job would hang for ever: some packages, such as that for sftp, wait without limit."""
     monkeypatch.setattr(fsspec_source, "PATIENCE", 2.0)
     store.hangs[4] = threading.Event()

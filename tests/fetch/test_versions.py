@@ -35,7 +35,7 @@ def change(path: str | Path, text: str) -> None:
 
 
 def test_a_source_that_has_changed_is_fetched_again(cache: Cache, make_cache: Make, source: str) -> None:
-    """The old content would be given for ever, however often the file is written anew."""
+    """The old content would be given for ever, however often the file is written again."""
     old = cache.use(source)
     change(source, "TTTT\n")
     new = cache.use(source)
@@ -164,7 +164,7 @@ def test_what_cannot_be_looked_at_is_taken_from_the_cache_with_a_warning(
 
 
 def test_mirrors_are_known_by_the_first_of_them(cache: Cache, source: str, tmp_path: Path) -> None:
-    """What was fetched from a mirror, because the first could not be read, would be fetched anew at every use."""
+    """What was fetched from a mirror, because the first could not be read, would be fetched again at every use."""
     first, second = tmp_path / "first", Path(source)
     os.mkfifo(first)  # is there, and cannot be copied
     words = f"file:{first}|file:{second}"

@@ -304,7 +304,7 @@ def test_a_job_on_several_nodes_is_kept_until_all_of_them_answer(shared: Shared,
 
 
 def test_another_job_of_the_same_number_is_not_ours(shared: Shared, cluster: Cluster) -> None:
-    """Where two clusters have one name, or numbers begin anew, a running job would lose its data by another's end."""
+    """Where two clusters have one name, or numbers begin again, a running job would lose its data by another's end."""
     now = int(time.time())
     job = shared.job(before=f"export SLURM_JOB_START_TIME={now - 86_400}")
     assert shared.verdict() == ("alive", f"Slurm: job {job} is RUNNING")

@@ -188,7 +188,7 @@ def test_after_a_power_failure_the_next_boot_cannot_tell(pair: Callable[[str], P
 def test_a_lapsed_lifetime_counts_where_the_process_cannot_be_seen(pair: Callable[[str], Pair]) -> None:
     """A job that is alive would lose its data on its own host, or a dead node's leases would be kept for ever.
 
-    The holder is entered anew as one that came 13 hours ago, which is what an end that has passed looks like; nobody
+    The holder is entered again as one that came 13 hours ago, which is what an end that has passed looks like; nobody
     has to wait for it.
     """
     two = pair("two machines of one name")

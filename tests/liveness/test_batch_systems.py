@@ -101,7 +101,7 @@ def test_pbs_an_end_by_force_is_no_proof(word: str) -> None:
 
 @pytest.mark.parametrize("seen", [seconds("Mon Jan 24 08:50:14 2022"), 0.0])
 def test_pbs_an_end_before_the_lease_is_another_jobs(seen: float) -> None:
-    """A server that was set up anew counts from 0 again: the end of an old job would be taken for ours."""
+    """A server that was set up again counts from 0 again: the end of an old job would be taken for ours."""
     verdict = ask(pbs, PBS_JOB._replace(seen=seen), qstat=PBS_FINISHED)
     assert verdict is not None
     assert verdict.state is State.UNKNOWN
@@ -178,7 +178,7 @@ def test_condor_a_removal_by_force_is_no_proof(ad: dict[str, str]) -> None:
 
 
 def test_condor_a_job_of_the_same_number_is_not_ours() -> None:
-    """A schedd that was set up anew counts from 1 again: the end of an old job would be taken for ours."""
+    """A schedd that was set up again counts from 1 again: the end of an old job would be taken for ours."""
     for job in (CONDOR_JOB._replace(incarnation="1700000000"), CONDOR_JOB._replace(incarnation="1")):
         assert ask(htcondor, job, condor_q=condor(2), condor_history=condor(4)) is None
     named = CONDOR_JOB._replace(incarnation="")  # --holder htcondor:3472942.81

@@ -108,7 +108,7 @@ def test_a_job_that_is_being_requeued_has_processes_yet() -> None:
 
 
 def test_fewer_restarts_than_ours_mean_another_job() -> None:
-    """When a cluster begins its numbers anew, the end of another job would be taken for ours."""
+    """When a cluster begins its numbers again, the end of another job would be taken for ours."""
     assert state(JOB._replace(incarnation="2"), squeue=COMPLETED) is State.UNKNOWN
     assert state(JOB._replace(incarnation="2"), squeue=RUNNING) is State.UNKNOWN
 
@@ -143,7 +143,7 @@ def earlier(text: str, seconds: int = YEAR) -> str:
 
 @pytest.mark.parametrize("job", [JOB, NOTED, ANYONE], ids=["in it", "its start noted", "named"])
 def test_the_end_of_another_job_of_its_number_is_no_proof(job: Job) -> None:
-    """When numbers begin anew, or two clusters have one name, a running job would lose its data by another's end."""
+    """When numbers begin again, or two clusters have one name, a running job would lose its data by another's end."""
     assert state(job, squeue=COMPLETED) is State.DEAD
     assert state(job, squeue=NOT_KNOWN, account=ACCOUNT) is State.DEAD
     for other in (YEAR, 900, -900, -YEAR):

@@ -135,7 +135,7 @@ def beat(me: str, beats: int) -> Program:
     except Refused as refusal:
         if refusal.why not in GONE:
             raise
-    present, _ = yield from call_the_roll(me, 9)
+    present, _ = yield from list_holders(me, 9)
     mine = tuple(name for name in present if name.startswith(f"{me}."))
     if not mine:
         yield ("lost",)
@@ -151,7 +151,7 @@ def prove(me: str, generation: str, lease: str, beats: int) -> Program:
     return after
 
 
-def call_the_roll(me: str, number: int) -> Program:
+def list_holders(me: str, number: int) -> Program:
     """(names in holders/, names in holders/gone/), after a create of our own."""
     probe = f"holders/probe-{me}{number}"
     yield from _suppressing((EEXIST,), "symlink", "probe", probe)
@@ -213,41 +213,41 @@ def scan() -> Program:
     return seen
 
 
-class Court(NamedTuple):
+class Judge(NamedTuple):
     """What a reaping has found out about holders, by their ids."""
 
     present: tuple[str, ...]
     gone: tuple[str, ...]
     dead: tuple[str, ...]
     second: tuple[str, ...] | None = None  # who was there while nobody came or went; None: there was no such moment
-    asked: bool = False  # whether a second roll was called
+    asked: bool = False  # whether a second listing was made
 
 
 def reap(me: str, seen: tuple[tuple[str, bool, tuple[str, ...]], ...]) -> Program:
-    """End the leases of the dead; the Court is for others to ask."""
-    names, gone = yield from call_the_roll(me, 1)
+    """End the leases of the dead; the Judge is for others to ask."""
+    names, gone = yield from list_holders(me, 1)
     dead = yield from _judge_all(names)
-    court = Court(_ids(names), _ids(gone), dead)
+    judge = Judge(_ids(names), _ids(gone), dead)
     leases = tuple((generation, lease) for generation, _, held in seen for lease in held)
     while leases:
         (generation, lease), leases = leases[0], leases[1:]
         yield from _suppressing(GONE, "readlink", f"item/{generation}/use/{lease}")
-        is_dead, court = yield from ask(me, court, lease.rpartition(".")[0])
+        is_dead, judge = yield from ask(me, judge, lease.rpartition(".")[0])
         if is_dead:
             yield from end(me, generation, lease, "reaped")
-    return court
+    return judge
 
 
-def ask(me: str, court: Court, holder: str) -> Program:
-    """Whether a holder is dead; and the court, which may have learned something."""
-    if holder in court.gone:
-        return True, court
-    if holder in court.present:
-        return holder in court.dead, court
-    if not court.asked:
+def ask(me: str, judge: Judge, holder: str) -> Program:
+    """Whether a holder is dead; and the judge, which may have learned something."""
+    if holder in judge.gone:
+        return True, judge
+    if holder in judge.present:
+        return holder in judge.dead, judge
+    if not judge.asked:
         names = yield from call_in_silence(me, 2)
-        court = court._replace(second=names if names is None else _ids(names), asked=True)
-    return court.second is not None and holder not in court.second, court
+        judge = judge._replace(second=names if names is None else _ids(names), asked=True)
+    return judge.second is not None and holder not in judge.second, judge
 
 
 def _ids(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -559,7 +559,7 @@ def find_abandoned(target: str) -> Program:
 
 
 def download(area: str, taken: str | None) -> Program:
-    """Two halves; the source may say in between that it has changed, and then it is begun anew."""
+    """Two halves; the source may say in between that it has changed, and then it is begun again."""
     half = False
     file = yield "create", f"{area}/payload"
     if taken is not None:
@@ -569,7 +569,7 @@ def download(area: str, taken: str | None) -> Program:
             yield "write", file, _HALF
     if not half:
         yield "write", file, _HALF
-        if (yield "choose", "goes on", "begins anew") == "begins anew":
+        if (yield "choose", "goes on", "begins again") == "begins again":
             yield "write", file, ""
             yield "write", file, _HALF
     yield "write", file, WHOLE
@@ -703,12 +703,12 @@ def finisher(me: str, generation: str) -> Program:
 def reap_and_tidy(me: str, seen: tuple[tuple[str, bool, tuple[str, ...]], ...]) -> Program:
     """Reap the leases of what was seen, and put away what the dead were at work on."""
     works = yield "names", "tmp"
-    court = yield from reap(me, seen)
+    judge = yield from reap(me, seen)
     while works:
         work, works = works[0], works[1:]
         is_dead = work.endswith("~going") or "~return~" in work
         if not is_dead:
-            is_dead, court = yield from ask(me, court, work.partition(".")[0])
+            is_dead, judge = yield from ask(me, judge, work.partition(".")[0])
         if is_dead:
             yield from put_away(work)
 

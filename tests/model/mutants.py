@@ -12,11 +12,11 @@ from unittest import mock
 from model import actors
 from model.actors import (
     HISTORY,
-    Court,
+    Judge,
     Program,
     _suppressing,
-    call_the_roll,
     gather,
+    list_holders,
     list_without_a_snapshot,
     remove_tree,
     write_new,
@@ -113,18 +113,18 @@ def _dead_though_it_has_beaten(present: tuple[str, ...]) -> Program:
     return dead
 
 
-def _missing_once(me: str, court: Court, holder: str) -> Program:
+def _missing_once(me: str, judge: Judge, holder: str) -> Program:
     yield from ()
-    return holder in (*court.gone, *court.dead) or holder not in court.present, court
+    return holder in (*judge.gone, *judge.dead) or holder not in judge.present, judge
 
 
-def _missing_twice(me: str, court: Court, holder: str) -> Program:
-    if holder in court.gone or holder in court.present:
-        return holder in (*court.gone, *court.dead), court
-    if court.second is None:
-        names, _ = yield from call_the_roll(me, 2)
-        court = court._replace(second=tuple(name.rpartition(".")[0] for name in names))
-    return holder not in (court.second or ()), court
+def _missing_twice(me: str, judge: Judge, holder: str) -> Program:
+    if holder in judge.gone or holder in judge.present:
+        return holder in (*judge.gone, *judge.dead), judge
+    if judge.second is None:
+        names, _ = yield from list_holders(me, 2)
+        judge = judge._replace(second=tuple(name.rpartition(".")[0] for name in names))
+    return holder not in (judge.second or ()), judge
 
 
 def _write_then_unlink(gate: str, lease: str, ended: str) -> Program:

@@ -408,7 +408,7 @@ OPERATIONS = {
         lambda world, _: HolderList.complete(store_of(world.fs, world.layout)),
         _PLAIN,
         _U1,
-        lambda: actors.call_the_roll("r1", 1),
+        lambda: actors.list_holders("r1", 1),
     ),
     "reap the dead": Operation(
         _lease, _reap, _PLAIN, _HELD, lambda: actors.reap("r1", (("g0", False, ("u1.0",)),)), dead=True

@@ -5,7 +5,7 @@ then be made the place where the command dies: just before the call, which is th
 Only the main thread is traced. (`strace --seccomp-bpf` would be faster, and lets processes survive the signal.)
 
 A Python that has the package imported already, and does nothing else, starts the commands as its children: to start
-Python anew, under strace, would take longer than all else that a command does.
+Python again, under strace, would take longer than all else that a command does.
 """
 
 from __future__ import annotations

@@ -98,7 +98,7 @@ def begun(server: httpserver.Server) -> str:
 
 def continued_at(server: httpserver.Server) -> int:
     (_, second) = server.ranges("/x")
-    assert second is not None, "it was begun anew"
+    assert second is not None, "it was begun again"
     return int(second.removeprefix("bytes=").rstrip("-"))
 
 

@@ -37,7 +37,7 @@ def _pods(reply: Reply) -> list[dict[str, Any]]:
 
 
 def _verdict(job: Job, pod: dict[str, Any]) -> Verdict:
-    """Phase Failed alone is no proof: a pod on a node that is lost is given it without anybody's having looked."""
+    """Phase Failed alone is not proof: a pod on a lost node gets it without a check."""
     uid, phase = pod["metadata"].get("uid"), str(pod["status"].get("phase", ""))[:20]
     if job.incarnation and uid != job.incarnation:
         return Verdict(State.UNKNOWN, f"job {job.id} is now another pod of the same name")

@@ -324,7 +324,7 @@ def _ask_nodes(conditions: dict[Job, _Condition], run: Run, verdicts: dict[Job, 
 
 
 def expand(nodes: str) -> list[str] | None:
-    """The nodes in a list as Slurm writes it, ``n[1-3,07],login1``; None for what is no such list."""
+    """The nodes in a list as Slurm writes it, ``n[1-3,07],login1``; None if it is not such a list."""
     if re.search(r"[\[\]]", re.sub(r"\[[^\[\]]*\]", "", nodes)):
         return None
     found: list[str] = []
