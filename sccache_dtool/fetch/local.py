@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
@@ -13,7 +13,7 @@ from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
-from sccache_dtool.fetch.versions import contains_cache
+from sccache_dtool.fetch.versions import contains_cache, is_as_noted
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16
@@ -44,6 +44,11 @@ def announced(source: Source) -> int | None:
         return _data_in(FileSystem(), os.path.realpath(source.location), status)
     except OSError:
         return None
+
+
+def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+    """Whether the source has the version that `fact` describes. Raises OSError."""
+    return is_as_noted(source, fact)
 
 
 def _data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:

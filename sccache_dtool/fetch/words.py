@@ -1,7 +1,7 @@
 """The words of a loader stack, one by one: sources and steps in the one form that all users' spellings come to.
 
 To add a source or a step within this package, put its parser into SOURCES, REMOTE or STEPS here, and what does the
-work into `sources.KINDS` or `steps.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
+work into `sources.KINDS` or `steps.py`. From elsewhere they come as entry points: `plugins.py`.
 Every use of the cache parses words, so that nothing heavy is imported here.
 """
 
