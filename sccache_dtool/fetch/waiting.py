@@ -6,6 +6,7 @@ It ends with the item, with the reason why it could not be fetched, or with the 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator
 
@@ -14,9 +15,9 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
-from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.request import Request, Terms
+from sccache_dtool.fetch.request import Request, Source, Terms
 from sccache_dtool.fetch.transfers import WAIT, State
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import Holder
@@ -145,3 +146,29 @@ class Waiter:
         finally:
             with contextlib.suppress(OSError):
                 self._fs.unlink(path)
+
+
+def asked_as(request: Request) -> str:
+    """The identity under which an item's sources are asked, without credentials.
+
+    A request to a web server without credentials has the identity "anybody". Every other server may know its users, or
+    its client may find credentials in places of its own. A local path leads to the same file if its size and its time
+    of modification are the same.
+    """
+    if request.bring is not None:
+        return user_name()
+    return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
+
+
+def _asked_as(source: Source) -> str:
+    if source.scheme == "file":
+        try:
+            status = os.stat(source.location)
+        except OSError as error:
+            return f"{user_name()}: {error.strerror}"
+        return f"{status.st_size} {status.st_mtime_ns}"
+    if source.scheme in ("http", "https"):
+        from sccache_dtool.fetch import http
+
+        return user_name() if http.has_credentials(source) else "anybody"
+    return user_name()
