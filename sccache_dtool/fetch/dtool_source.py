@@ -25,7 +25,7 @@ from sccache_dtool.disk import names as layout
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, UsageError
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fetch.reasons import CONTROL, plain, why
+from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.request import DTOOL, Chain, DatasetRequest, Location, Request, Source, Stack
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.steps import file_digest
@@ -158,7 +158,7 @@ def _damaged(uri: object, what: str) -> FetchFailed:
 
 def _payload_name(relpath: str, steps: Sequence[str]) -> str:
     """The last part of an item's path, so that programs find the extension they go by."""
-    name = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", relpath.rstrip("/").rpartition("/")[2])
+    name = CONTROL.sub("_", relpath.rstrip("/").rpartition("/")[2])
     name = name.encode(errors="replace").decode()
     if name in ("", ".", ".."):
         return "data"
@@ -428,9 +428,4 @@ def cache_attributes(broker: Broker) -> list[str]:
 def _was_torn(error: BaseException) -> bool:
     """Whether a transfer broke off in its middle, as http.client, urllib3, requests and botocore each say it."""
     torn = {"IncompleteRead", "IncompleteReadError", "ProtocolError", "ChunkedEncodingError", "ResponseStreamingError"}
-    seen: BaseException | None = error
-    while seen is not None:
-        if type(seen).__name__ in torn:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(type(cause).__name__ in torn for cause in causes(error))

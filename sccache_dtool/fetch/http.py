@@ -129,15 +129,8 @@ def has_credentials(source: Source) -> bool:
 
 
 def named_version(response: requests.Response) -> dict[str, str]:
-    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed.
-
-    A date within the second in which it was sent does not: the file may be changed once more in that second.
-    """
-    sent, changed = (http_date(_header(response, name)) for name in ("Date", "Last-Modified"))
-    headers = {"etag": "ETag"}
-    if sent is not None and changed is not None and sent - changed >= 1:
-        headers["last_modified"] = "Last-Modified"
-    texts = {name: _header(response, header) for name, header in headers.items()}
+    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed."""
+    texts = {"etag": _header(response, "ETag"), "last_modified": _settled_date(response) or ""}
     return {name: text for name, text in texts.items() if is_version(text)}
 
 
@@ -178,20 +171,14 @@ class _Download:
         """Fetch what is missing. Raises Temporary or FetchFailed."""
         if self._partial.size and not self._partial.resumable:
             self._partial.restart()
-        if self._partial.complete:
-            self._finish()
-            return
-        with self._failures():
-            response = self._ask()
-        with response:
-            if self._is_for_us(response):
-                self._receive(response)
-            else:
-                self._finish()
-
-    def _finish(self) -> None:
-        """Nothing is missing."""
-        self.announced = self._partial.size
+        if not self._partial.complete:
+            with self._failures():
+                response = self._ask()
+            with response:
+                if self._is_for_us(response):
+                    self._receive(response)
+                    return
+        self.announced = self._partial.size  # nothing is missing
         self._partial.show(self._partial.size)
 
     def _ask(self) -> requests.Response:
@@ -430,13 +417,16 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What tells this version of the file from every other (RFC 9110, 8.8): a strong ETag, else a date that is one.
-
-    A date is strong only if the file was not changed within the second in which it was sent.
-    """
+    """What tells this version of the file from every other (RFC 9110, 8.8): a strong ETag, else a date that is one."""
     tag = _TAG.fullmatch(_header(response, "ETag"))
-    if tag is not None and tag[1] is None:
-        return tag[0]
+    return tag[0] if tag is not None and tag[1] is None else _settled_date(response)
+
+
+def _settled_date(response: requests.Response) -> str | None:
+    """The Last-Modified of a file that was not changed within the second in which it was sent.
+
+    Another date tells no versions apart: the file may be changed once more in that second.
+    """
     modified = _header(response, "Last-Modified")
     sent, changed = http_date(_header(response, "Date")), http_date(modified)
     return modified if sent is not None and changed is not None and sent - changed >= 1 else None

@@ -92,7 +92,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
     """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
     fs = job.fs
     fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
-    copy = _identity(fs.lstat(target))
+    copy = fs.lstat(target)
     pending = [(source, target)]
     while pending:
         here, there = pending.pop()
@@ -100,7 +100,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
             old, new = f"{here}/{name}", f"{there}/{name}"
             status = fs.lstat(old)
             if stat.S_ISDIR(status.st_mode):
-                if _identity(status) == copy:
+                if os.path.samestat(status, copy):
                     raise contains_cache(source)
                 fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
                 pending.append((old, new))
@@ -149,10 +149,6 @@ def fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:
         fs.seek(fd, sink.size)
     while data := fs.read(fd, CHUNK):
         sink.write(data)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _kind(mode: int) -> str:

@@ -287,10 +287,7 @@ def _digest_size(name: str) -> int | None:
 STEPS: dict[str, Callable[[str | None], Step]] = {
     "tar": _bare("tar", r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)", unpacks=True),
     "zip": _bare("zip", r"\.zip", unpacks=True),
-    "gz": _bare("gz", r"\.gz"),
-    "bz2": _bare("bz2", r"\.bz2"),
-    "xz": _bare("xz", r"\.xz"),
-    "zst": _bare("zst", r"\.zst"),
+    **{kind: _bare(kind, rf"\.{kind}") for kind in ("gz", "bz2", "xz", "zst")},
 }
 
 #: Checksums that hashlib does not have, and their bytes.
