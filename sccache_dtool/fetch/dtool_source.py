@@ -295,15 +295,13 @@ class Bringer(NamedTuple):
                 progress.advance(self.size)
                 return
             fs.unlink(target)
+        expected = f"{self.size} bytes" + (f", {self.digest[0]} {self.digest[1]}" if self.digest else "")
         raise WrongContent(
             f"{self.what} was received with errors twice: {fault}",
-            details=[f"item {self.identifier}, expected {self._expected()}"],
+            details=[f"item {self.identifier}, expected {expected}"],
             hint="the stored file is not the frozen one, or the transfer damages it: ask the owner of the dataset",
             shared=True,
         )
-
-    def _expected(self) -> str:
-        return f"{self.size} bytes" + (f", {self.digest[0]} {self.digest[1]}" if self.digest else "")
 
     def _fault(self, fs: FileSystem, path: str) -> str:
         """What is wrong with the file at `path`, in words; empty if nothing is."""
@@ -362,8 +360,8 @@ class Bringer(NamedTuple):
     def _loose(self, fs: FileSystem) -> Iterator[str]:
         """Paths, relative to the root, of files that dtool has left for this item, whole or not."""
         for directory in self.directories:
-            if not _is_plain(directory):
-                continue
+            if any(part in ("", ".", "..") for part in directory.split("/")):
+                continue  # it does not name something below the root
             try:
                 found = fs.names(f"{self.root}/{directory}")
             except OSError:
@@ -395,11 +393,6 @@ def _copy(fs: FileSystem, source: int, target: str) -> None:
     with Sink(fs, target, (), NoProgress()) as sink:
         if not sink.clone(source):
             local.fill(fs, source, fs.fstat(source), sink)
-
-
-def _is_plain(directory: str) -> bool:
-    """Whether a relative path names something below where it starts."""
-    return bool(directory) and all(part not in ("", ".", "..") for part in directory.split("/"))
 
 
 def redirected(broker: Broker, directory: str) -> Broker | None:

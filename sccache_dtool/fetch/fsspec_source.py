@@ -11,7 +11,7 @@ import errno
 import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.credentials import hide_those_of
@@ -160,16 +160,6 @@ def _attempt(job: Job, source: Source, partial: Partial) -> None:
 # -- files of stores ---------------------------------------------------------------------------------------------------
 
 
-class _File(Protocol):
-    """What a store opens."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; empty at the end."""
-
-    def close(self) -> None:
-        """End what is under way."""
-
-
 class _ReadAhead:
     """A file of which many small requests are sent before the answer to the first comes: paramiko's `readv`.
 
@@ -231,8 +221,8 @@ class _FtpFile:
             self._ftp.close()
 
 
-def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> _File:
-    """A file of a store from byte `start` on. `length`: its size, if that is known."""
+def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> Any:
+    """A file of a store from byte `start` on, with `read` and `close`. `length`: its size, if that is known."""
     if source.scheme == "ftp":
         return _FtpFile(system.ftp, name, start)
     file = system.open(name, "rb", block_size=BLOCK, cache_type="readahead")
@@ -240,8 +230,7 @@ def _open_file(source: Source, system: Any, name: str, start: int, length: int |
         return _ReadAhead(file, start, length, clock)
     if start:
         file.seek(start)
-    opened: _File = file
-    return opened
+    return file
 
 
 # -- stores ------------------------------------------------------------------------------------------------------------

@@ -54,13 +54,19 @@ class Waiter:
             return None
         began = self._clock.monotonic()
         next_note, next_refresh, pause = began + _NOTE_AFTER, began + _REFRESH_EVERY, _FIRST_PAUSE
-        known = set(self._failures())
+        known = self._failures()
         with contextlib.ExitStack() as signs:
             try:
                 while not election.poll():
                     now = self._clock.monotonic()
                     if now >= self._deadline:
-                        raise self._too_long(election)
+                        raise TimedOut(
+                            f"{self._request.label} is still being fetched by another process after "
+                            f"{short_duration(self._terms.wait)}",
+                            details=[self._who(election)],
+                            hint="wait longer with --wait; "
+                            "if that process dies, the next `sc-dtool use` takes over its download",
+                        )
                     if now >= next_note:
                         if next_note == began + _NOTE_AFTER:
                             signs.enter_context(self._shown_as_waiting())
@@ -81,14 +87,6 @@ class Waiter:
                 raise
         return None
 
-    def _too_long(self, election: Election) -> TimedOut:
-        after = short_duration(self._terms.wait)
-        return TimedOut(
-            f"{self._request.label} is still being fetched by another process after {after}",
-            details=[self._who(election)],
-            hint="wait longer with --wait; if that process dies, the next `sc-dtool use` takes over its download",
-        )
-
     def _who(self, election: Election) -> str:
         """Who fetches the item, and how far the fetch is."""
         who = election.winner() or "an unknown process"
@@ -98,10 +96,8 @@ class Waiter:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
-    def _failures(self) -> Iterator[OutcomeName]:
-        for name in downloads.outcomes(self._store, self._request.key):
-            if name.how == FAILED:
-                yield name
+    def _failures(self) -> set[OutcomeName]:
+        return {name for name in downloads.outcomes(self._store, self._request.key) if name.how == FAILED}
 
     def _raise_new(self, known: set[OutcomeName]) -> None:
         """Raise the error of a fetch that was waited for, if a fetch by this process would fail in the same way.
@@ -111,7 +107,7 @@ class Waiter:
         other process, or only this moment: the wait continues until this process is elected. A process that comes
         later tries again in any case.
         """
-        for name in set(self._failures()) - known:
+        for name in self._failures() - known:
             try:
                 facts = records.decode_document(self._fs.read_text(downloads.path_of(self._layout, name)))
             except (OSError, records.Damaged):
