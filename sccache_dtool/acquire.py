@@ -82,12 +82,16 @@ class Acquirer(NamedTuple):
             from sccache_dtool.protocol.election import make_election
 
             with self._worker() as worker:
-                lease = Populator(self.store, self.holder, worker, self.progress or NoProgress()).populate(
+                lease = Populator(
+                    self.store,
+                    self.holder,
+                    worker,
                     wanted,
+                    terms,
+                    self.progress or NoProgress(),
                     lambda: make_election(self.store, fresh.election),
                     lambda: self._take_existing(wanted, fresh, damaged),
-                    terms,
-                )
+                ).populate()
             try:
                 self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
             except BaseException:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 #: What servers say of a body that is as it was stored: RFC 9110's identity, what gateways store with an object that
 #: was uploaded in chunks, and names of character sets.
@@ -29,12 +29,6 @@ class CannotDecode(ValueError):
 
 class Cut(CannotDecode):
     """A body that ends before what it was coded with does."""
-
-
-class _Decoder(Protocol):
-    def decode(self, data: bytes) -> Iterator[bytes]: ...
-
-    def finish(self) -> Iterator[bytes]: ...
 
 
 def named(text: str | None) -> list[str]:
@@ -66,12 +60,14 @@ def _undo(pieces: Iterable[bytes], name: str) -> Iterator[bytes]:
         yield from decoder.finish()
 
 
-def _decoder(name: str) -> _Decoder | None:
+def _decoder(name: str) -> _Zlib | _Other | None:
     if name in ("gzip", "x-gzip"):
         return _Zlib(31)
     if name == "deflate":
         return _Zlib(15)
-    return _Other.find(name)
+    from urllib3 import response
+
+    return _Other(response._get_decoder(name)) if name in response.HTTPResponse.CONTENT_DECODERS else None
 
 
 class _Zlib:
@@ -116,14 +112,6 @@ class _Other:
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
         self._can_limit = hasattr(decoder, "has_unconsumed_tail")  # since urllib3 2.6, for packages that can
-
-    @classmethod
-    def find(cls, name: str) -> _Other | None:
-        from urllib3 import response
-
-        if name not in response.HTTPResponse.CONTENT_DECODERS:
-            return None
-        return cls(response._get_decoder(name))
 
     def decode(self, data: bytes) -> Iterator[bytes]:
         for begin in range(0, len(data), _SIP):

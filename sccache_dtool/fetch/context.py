@@ -57,4 +57,4 @@ class Job(NamedTuple):
     def attempt(self) -> None:
         """Publish that another attempt begins."""
         if self.track is not None:
-            self.track.attempt(self.track.attempts + 1)
+            self.track.attempt()

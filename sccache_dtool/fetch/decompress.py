@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch.reasons import why
 
-#: The module that decompresses each kind. From Python 3.14 on, that of zstd is in the standard library.
-_MODULES = {
+#: The kinds of compression, each of which is a step, and what decompresses them. From Python 3.14 on, that of zstd is
+#: in the standard library.
+MODULES = {
     "gz": "zlib",
     "bz2": "bz2",
     "xz": "lzma",
@@ -22,21 +23,6 @@ _MODULES = {
 #: The zeros that may follow a stream: their number is a multiple of this. The programs of these kinds accept them, as
 #: the padding of xz or the last block of a tape; zstd refuses them.
 _PADDING = {"gz": 1, "bz2": 1, "xz": 4}
-
-
-class _Stream(Protocol):
-    """One compressed stream, as the standard library decompresses it; a file may have several, one after the other."""
-
-    @property
-    def eof(self) -> bool: ...
-
-    @property
-    def unused_data(self) -> bytes: ...
-
-    @property
-    def needs_input(self) -> bool: ...
-
-    def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
 
 def decompress(fs: FileSystem, kind: str, path: str, target: str, source: str) -> None:
@@ -105,7 +91,7 @@ def require(kind: str, source: str) -> None:
 
 def missing(kind: str) -> str | None:
     """What to install for a kind of compression; None if nothing is missing."""
-    module = _MODULES[kind]
+    module = MODULES[kind]
     try:
         import_module(module)
     except ImportError:
@@ -118,21 +104,21 @@ def _check_padding(kind: str, size: int) -> None:
         raise EOFError(f"{size} bytes of padding, which must be a multiple of four")
 
 
-def _stream(kind: str) -> _Stream:
-    """A decompressor for one stream of a kind for which nothing is missing."""
-    module: Any = import_module(_MODULES[kind])
-    stream: _Stream
+def _stream(kind: str) -> Any:
+    """A decompressor for one stream of a kind for which nothing is missing, as the standard library's for bz2 is.
+
+    A file may have several streams, one after the other.
+    """
+    module = import_module(MODULES[kind])
     if kind == "gz":
-        stream = _Gzip(module.decompressobj(wbits=31))
-    elif kind == "bz2":
-        stream = module.BZ2Decompressor()
-    elif kind == "xz":
-        stream = module.LZMADecompressor()
-    else:
-        # Windows of up to 2 GiB (`zstd --long=31`). Memory is taken for what has been decompressed, up to the window.
-        parameter = module.DecompressionParameter.window_log_max
-        stream = module.ZstdDecompressor(options={parameter: parameter.bounds()[1]})
-    return stream
+        return _Gzip(module.decompressobj(wbits=31))
+    if kind == "bz2":
+        return module.BZ2Decompressor()
+    if kind == "xz":
+        return module.LZMADecompressor()
+    # Windows of up to 2 GiB (`zstd --long=31`). Memory is taken for what has been decompressed, up to the window.
+    parameter = module.DecompressionParameter.window_log_max
+    return module.ZstdDecompressor(options={parameter: parameter.bounds()[1]})
 
 
 class _Gzip:
@@ -141,13 +127,8 @@ class _Gzip:
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    @property
-    def eof(self) -> bool:
-        return bool(self._stream.eof)
-
-    @property
-    def unused_data(self) -> bytes:
-        return bytes(self._stream.unused_data)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
     @property
     def needs_input(self) -> bool:

@@ -25,7 +25,7 @@ from sccache_dtool.disk import names as layout
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, UsageError
 from sccache_dtool.fetch.progress import Progress
-from sccache_dtool.fetch.reasons import CONTROL, plain, why
+from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.request import DTOOL, Chain, DatasetRequest, Location, Request, Source, Stack
 from sccache_dtool.fetch.stack import parse_stack
 from sccache_dtool.fetch.steps import file_digest
@@ -166,7 +166,7 @@ def _damaged(uri: object, what: str) -> FetchFailed:
 
 def _payload_name(relpath: str, steps: Sequence[str]) -> str:
     """The last part of an item's path, so that programs find the extension they go by."""
-    name = re.sub("[\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", relpath.rstrip("/").rpartition("/")[2])
+    name = CONTROL.sub("_", relpath.rstrip("/").rpartition("/")[2])
     name = name.encode(errors="replace").decode()
     if name in ("", ".", ".."):
         return "data"
@@ -304,15 +304,13 @@ class Bringer(NamedTuple):
                 progress.advance(self.size)
                 return
             fs.unlink(target)
+        expected = f"{self.size} bytes" + (f", {self.digest[0]} {self.digest[1]}" if self.digest else "")
         raise WrongContent(
             f"{self.what} was received with errors twice: {fault}",
-            details=[f"item {self.identifier}, expected {self._expected()}"],
+            details=[f"item {self.identifier}, expected {expected}"],
             hint="the stored file is not the frozen one, or the transfer damages it: ask the owner of the dataset",
             shared=True,
         )
-
-    def _expected(self) -> str:
-        return f"{self.size} bytes" + (f", {self.digest[0]} {self.digest[1]}" if self.digest else "")
 
     def _fault(self, fs: FileSystem, path: str) -> str:
         """What is wrong with the file at `path`, in words; empty if nothing is."""
@@ -371,8 +369,8 @@ class Bringer(NamedTuple):
     def _loose(self, fs: FileSystem) -> Iterator[str]:
         """Paths, relative to the root, of files that dtool has left for this item, whole or not."""
         for directory in self.directories:
-            if not _is_plain(directory):
-                continue
+            if any(part in ("", ".", "..") for part in directory.split("/")):
+                continue  # it does not name something below the root
             try:
                 found = fs.names(f"{self.root}/{directory}")
             except OSError:
@@ -406,11 +404,6 @@ def _copy(fs: FileSystem, source: int, target: str) -> None:
             local.fill(fs, source, fs.fstat(source), sink)
 
 
-def _is_plain(directory: str) -> bool:
-    """Whether a relative path names something below where it starts."""
-    return bool(directory) and all(part not in ("", ".", "..") for part in directory.split("/"))
-
-
 def redirected(broker: Broker, directory: str) -> Broker | None:
     """A copy of a broker that keeps what it downloads in `directory`; None if it has no such attribute."""
     names = cache_attributes(broker)
@@ -437,9 +430,4 @@ def cache_attributes(broker: Broker) -> list[str]:
 def _was_torn(error: BaseException) -> bool:
     """Whether a transfer broke off in its middle, as http.client, urllib3, requests and botocore each say it."""
     torn = {"IncompleteRead", "IncompleteReadError", "ProtocolError", "ChunkedEncodingError", "ResponseStreamingError"}
-    seen: BaseException | None = error
-    while seen is not None:
-        if type(seen).__name__ in torn:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
+    return any(type(cause).__name__ in torn for cause in causes(error))

@@ -60,10 +60,13 @@ class Freshness:
         return self._judged[name]
 
     def _judge(self, generation: Generation) -> bool:
-        if not self._is_as_now(generation):
+        if not versions.fits(self._local, generation.version, lambda: self._noted(generation)):
             return False
         if not self._must_ask(generation):
-            self._warn_of_unreadable()
+            if self._local.unreadable and not self._warned:
+                self._warned = True
+                unreadable = self._local.unreadable[0]
+                self._store.log.warning(f"cannot read {unreadable}; using the copy that was fetched earlier")
             return True
         if self._outdated is not None and generation.created < self._outdated:
             return False  # nor has it the version before that
@@ -72,10 +75,6 @@ class Freshness:
             return True
         self._outdated = generation.created
         return False
-
-    def _is_as_now(self, generation: Generation) -> bool:
-        """Whether it is of the version that local sources have, as far as they can be looked at."""
-        return versions.fits(self._local, generation.version, lambda: self._noted(generation))
 
     @property
     def _local(self) -> versions.Now:
@@ -90,11 +89,6 @@ class Freshness:
         chains = self._request.stack.chains
         looked_at = all(versions.is_pinned(chain) or versions.tracked(chain) is not None for chain in chains)
         return not (looked_at and not self._local.unreadable) and not self._is_young(generation)
-
-    def _warn_of_unreadable(self) -> None:
-        if self._local.unreadable and not self._warned:
-            self._warned = True
-            self._store.log.warning(f"cannot read {self._local.unreadable[0]}; using the copy that was fetched earlier")
 
     # -- asking ------------------------------------------------------------------------------------------------------
 
@@ -132,7 +126,7 @@ class Freshness:
                 except OSError as error:
                     raise versions.unreadable(source, error) from error
             else:
-                same = True  # see _is_as_now
+                same = True  # `fits` has compared it
             if not same:
                 return False
         return True

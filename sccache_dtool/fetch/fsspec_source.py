@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from sccache_dtool.clock import Clock
 from sccache_dtool.credentials import hide_those_of
@@ -71,9 +70,8 @@ _FINAL = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno
 
 def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
-    with Partial(job, path, algorithms, source.canonical) as partial:
-        download = _Download(job, source, partial)
-        persist(job, source.canonical, lambda: partial.size, download.attempt)
+    with Partial(job, path, algorithms, source) as partial:
+        persist(job, source.canonical, lambda: partial.size, lambda: _attempt(job, source, partial))
         version = None if partial.origin is None else partial.origin.validator
         fact = {"version": version, "size": partial.size} if version else None
         return Retrieved(partial.digests(), partial.size, partial.resumed, fact)
@@ -106,7 +104,7 @@ def announced(source: Source) -> int | None:
 def missing(scheme: str) -> str | None:
     """What to install for a scheme, as the words of a pip command; None if it is there."""
     try:
-        import_module("fsspec").get_filesystem_class(_CLASSES.get(scheme, scheme))
+        import_module("fsspec").get_filesystem_class("webdav" if scheme in _WEBDAV else scheme)
         import_module(REMOTE[scheme].replace("-", "_"))  # some of fsspec's classes miss it only when they are used
     except (ImportError, ValueError):
         return _packages(scheme)
@@ -124,70 +122,42 @@ def _packages(scheme: str) -> str:
     return "fsspec" if package == "fsspec" else f"fsspec {package}"
 
 
-class _Download:
-    """One file on its way; `attempt` may be called until it returns."""
-
-    def __init__(self, job: Job, source: Source, partial: Partial) -> None:
-        self._job = job
-        self._source = source
-        self._partial = partial
-        self._shown = False
-
-    def attempt(self) -> None:
-        """Fetch what is missing. Raises Temporary or FetchFailed."""
-        system, name = _ask(self._source, lambda: _open_system(self._source))
-        before = _ask(self._source, lambda: _info(system, name))
-        if before.get("type") == "directory":
-            raise FetchFailed(
-                f"cannot fetch {self._source.canonical}: it is a directory",
-                hint="give its files, each with its own URL",
-                shared=True,
-            )
-        origin = Origin(self._source.canonical, _version(before), _size(before))
-        partial = self._partial
-        if partial.size and partial.resumable and partial.origin == origin:
-            partial.resumed = True
-        else:
-            partial.begin(origin)
-        if not self._shown:
-            self._shown = True
-            self._job.progress.start(self._source.name, origin.length, partial.size)
-        if partial.size != origin.length:
-            for data in self._pieces(system, name):
-                partial.write(data)
-        if origin.length is not None and partial.size != origin.length:
-            size = partial.size
-            partial.restart()
-            raise Temporary(f"received {size} bytes of {origin.length}")
-        after = _ask(self._source, lambda: _info(system, name))
-        if (_version(after), _size(after)) != (origin.validator, origin.length):
-            partial.restart()
-            raise Temporary("it changed while it was downloaded")
-
-    def _pieces(self, system: Any, name: str) -> Iterator[bytes]:
-        origin = self._partial.origin
-        length = None if origin is None else origin.length
-        start, source = self._partial.size, self._source
-        file = _ask(source, lambda: _open_file(source, system, name, start, length, self._job.clock))
+def _attempt(job: Job, source: Source, partial: Partial) -> None:
+    """Fetch what is missing. Raises Temporary or FetchFailed."""
+    system, name = _ask(source, lambda: _open_system(source))
+    before = _ask(source, lambda: _info(system, name))
+    if before.get("type") == "directory":
+        raise FetchFailed(
+            f"cannot fetch {source.canonical}: it is a directory",
+            hint="give its files, each with its own URL",
+            shared=True,
+        )
+    origin = Origin(source.canonical, _version(before), _size(before))
+    if partial.size and partial.resumable and partial.origin == origin:
+        partial.resumed = True
+    else:
+        partial.begin(origin)
+    partial.show(origin.length)
+    start, length = partial.size, origin.length
+    if start != length:
+        file = _ask(source, lambda: _open_file(source, system, name, start, length, job.clock))
         try:
             while data := _ask(source, lambda: file.read(_PIECE)):
-                yield data
+                partial.write(data)
         finally:
             with contextlib.suppress(Exception):
                 within(CLOSE_PATIENCE, file.close, _UNLIMITED)
+    if length is not None and partial.size != length:
+        size = partial.size
+        partial.restart()
+        raise Temporary(f"received {size} bytes of {length}")
+    after = _ask(source, lambda: _info(system, name))
+    if (_version(after), _size(after)) != (origin.validator, length):
+        partial.restart()
+        raise Temporary("it changed while it was downloaded")
 
 
 # -- files of stores ---------------------------------------------------------------------------------------------------
-
-
-class _File(Protocol):
-    """What a store opens."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; empty at the end."""
-
-    def close(self) -> None:
-        """End what is under way."""
 
 
 class _ReadAhead:
@@ -251,8 +221,8 @@ class _FtpFile:
             self._ftp.close()
 
 
-def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> _File:
-    """A file of a store from byte `start` on. `length`: its size, if that is known."""
+def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> Any:
+    """A file of a store from byte `start` on, with `read` and `close`. `length`: its size, if that is known."""
     if source.scheme == "ftp":
         return _FtpFile(system.ftp, name, start)
     file = system.open(name, "rb", block_size=BLOCK, cache_type="readahead")
@@ -260,20 +230,19 @@ def _open_file(source: Source, system: Any, name: str, start: int, length: int |
         return _ReadAhead(file, start, length, clock)
     if start:
         file.seek(start)
-    opened: _File = file
-    return opened
+    return file
 
 
 # -- stores ------------------------------------------------------------------------------------------------------------
 
-#: What fsspec calls the class for a scheme, where that is another name.
-_CLASSES = {"webdavs": "webdav"}
+#: The schemes of fsspec's class for WebDAV, which does not read its URLs.
+_WEBDAV = ("webdav", "webdavs")
 
 
 def _open_system(source: Source) -> tuple[Any, str]:
     try:
-        if source.scheme in _OPENERS:
-            return _OPENERS[source.scheme](source)
+        if source.scheme in _WEBDAV:
+            return _open_webdav(source)
         core = import_module("fsspec.core")
         # No instance of an earlier attempt: its connection may be the one that broke.
         system, name = core.url_to_fs(str(source.location), skip_instance_cache=True)
@@ -307,10 +276,6 @@ def _open_webdav(source: Source) -> tuple[Any, str]:
     return system, slash + path
 
 
-#: What opens a store whose fsspec class does not read its URLs.
-_OPENERS: dict[str, Callable[[Source], tuple[Any, str]]] = {"webdav": _open_webdav, "webdavs": _open_webdav}
-
-
 def _info(system: Any, name: str) -> Mapping[str, Any]:
     """What the store says of the file now."""
     system.invalidate_cache()
@@ -320,49 +285,40 @@ def _info(system: Any, name: str) -> Mapping[str, Any]:
 
 def _ask(source: Source, question: Callable[[], Result], patience: float | None = None) -> Result:
     """What a store answers, in the end. Raises Temporary or FetchFailed."""
-    with _failures(source):
-        return within(PATIENCE if patience is None else patience, question, _UNLIMITED)
-
-
-@contextlib.contextmanager
-def _failures(source: Source) -> Iterator[None]:
-    """Turn what any store may raise into FetchFailed or Temporary. Only calls of the store may be made within."""
-    say = functools.partial(hide_those_of, source.location)
     try:
-        yield
+        return within(PATIENCE if patience is None else patience, question, _UNLIMITED)
     except FetchFailed:
         raise
-    except FileNotFoundError as error:
-        raise FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True) from error
-    except PermissionError as error:
-        raise FetchFailed(
-            f"cannot fetch {source.canonical}: permission denied",
-            hint="set up credentials as for the storage's own tools, such as `aws configure` for s3://",
-        ) from error
-    except (OSError, EOFError, TimeoutError) as error:
-        if isinstance(error, OSError) and error.errno in _FINAL:
-            raise FetchFailed(f"cannot fetch {source.canonical}: {say(why(error))}") from error
-        raise Temporary(say(why(error))) from error
-    except Exception as error:  # each store has errors of its own
-        name = type(error).__name__
-        reason = say(plain(f"{name}: {error}"))
-        if type(error).__module__ == "builtins":  # a TypeError and its like: the next attempt would come to the same
-            raise FetchFailed(
-                f"cannot fetch {source.canonical}: {reason}",
-                hint=f"this is a bug in the package for {source.scheme}://, or in sc-dtool",
-            ) from error
-        status = _status(error)
-        if status in _NO_SUCH_FILE:
-            raise FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True) from error
-        if status in (401, 403) or any(word in name for word in _REFUSALS):
-            raise FetchFailed(
-                f"cannot fetch {source.canonical}: {say(why(error))}",
-                hint="set up credentials as for the storage's own tools, such as `aws configure` for s3://",
-            ) from error
-        if name in _OF_THE_CALLER or (status is not None and 400 <= status < 500 and status not in _PASSING):
-            raise FetchFailed(f"cannot fetch {source.canonical}: {reason}") from error
-        raise Temporary(reason) from error
+    except Exception as error:
+        raise _failure(source, error) from error
 
+
+def _failure(source: Source, error: Exception) -> FetchFailed | Temporary:
+    """What is raised for whatever a store may raise."""
+    name, is_of_system = type(error).__name__, isinstance(error, OSError | EOFError)
+    status = None if is_of_system else _status(error)
+    reason, named = (hide_those_of(source.location, text) for text in (why(error), plain(f"{name}: {error}")))
+    hint = None
+    if isinstance(error, FileNotFoundError) or status in _NO_SUCH_FILE:
+        return FetchFailed(f"cannot fetch {source.canonical}: there is no such file", shared=True)
+    if isinstance(error, PermissionError):
+        reason, hint = "permission denied", _CREDENTIALS_HINT
+    elif is_of_system:
+        if not isinstance(error, OSError) or error.errno not in _FINAL:
+            return Temporary(reason)
+    elif type(error).__module__ == "builtins":  # a TypeError and its like: the next attempt would come to the same
+        reason, hint = named, f"this is a bug in the package for {source.scheme}://, or in sc-dtool"
+    elif status in (401, 403) or any(word in name for word in _REFUSALS):
+        hint = _CREDENTIALS_HINT
+    elif name in _OF_THE_CALLER or (status is not None and 400 <= status < 500 and status not in _PASSING):
+        reason = named
+    else:
+        return Temporary(named)
+    return FetchFailed(f"cannot fetch {source.canonical}: {reason}", hint=hint)
+
+
+#: What to do if a store refuses.
+_CREDENTIALS_HINT = "set up credentials as for the storage's own tools, such as `aws configure` for s3://"
 
 #: What packages call the errors that another attempt would meet as well: of ftplib's and of botocore's.
 _OF_THE_CALLER = frozenset({"error_perm", "ParamValidationError"})

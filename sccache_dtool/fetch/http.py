@@ -1,7 +1,7 @@
 """http and https: streamed, tried again when that may help, and continued where it broke off.
 
-`requests` is imported only where something is fetched: it costs a tenth of a second. It brings what people expect of
-a client: proxies from the environment, ~/.netrc, certificates.
+This module is imported only where something is fetched: `requests` costs a tenth of a second. It brings what people
+expect of a client: proxies from the environment, ~/.netrc, certificates.
 """
 
 from __future__ import annotations
@@ -12,20 +12,26 @@ import re
 import socket
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from email.message import Message
+from email.utils import collapse_rfc2231_value
+from http.client import HTTPException, IncompleteRead
+from typing import NamedTuple
+
+import requests
+import urllib3
+from requests.exceptions import InvalidHeader
+from requests.utils import get_netrc_auth
 
 from sccache_dtool.errors import CacheError, FetchFailed
-from sccache_dtool.fetch import codings
+from sccache_dtool.fetch import codings, transport
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import GaveUp, Temporary, http_date, persist, retry_after
+from sccache_dtool.fetch.transport import unfolded
 from sccache_dtool.fetch.urls import path_of, readable
 from sccache_dtool.fetch.words import EXTENSION
-
-if TYPE_CHECKING:
-    import requests
 
 #: Seconds to wait for a connection, and for the next bytes on it.
 CONNECT_TIMEOUT = 10.0
@@ -70,12 +76,8 @@ _TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})", re.ASCII)
 
 def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
-    with _failures(source):
-        from sccache_dtool.fetch import transport
-
-        session = transport.session()
-    with session, Partial(job, path, algorithms, source.canonical) as partial:
-        download = _Download(job, session, source, partial, has_digest=bool(algorithms))
+    with transport.session() as session, Partial(job, path, algorithms, source) as partial:
+        download = _Download(job, session, source, partial)
         persist(job, source.canonical, lambda: partial.size, download.attempt)
         return Retrieved(
             partial.digests(),
@@ -101,10 +103,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
         headers["If-None-Match"] = noted["etag"]
     else:
         headers["If-Modified-Since"] = noted["last_modified"]
-    with _failures(source):
-        from sccache_dtool.fetch import transport
-
-        session = transport.session()
+    session = transport.session()
 
     def note(text: str) -> None:
         job.store.log.note(f"{source.canonical}: {text}")
@@ -126,21 +125,12 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
 
 def has_credentials(source: Source) -> bool:
     """Whether a request for `source` says who asks: by the URL, or by ~/.netrc."""
-    from requests.utils import get_netrc_auth
-
     return source.location != source.canonical or get_netrc_auth(source.canonical) is not None
 
 
 def named_version(response: requests.Response) -> dict[str, str]:
-    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed.
-
-    A date within the second in which it was sent does not: the file may be changed once more in that second.
-    """
-    sent, changed = (http_date(_header(response, name)) for name in ("Date", "Last-Modified"))
-    headers = {"etag": "ETag"}
-    if sent is not None and changed is not None and sent - changed >= 1:
-        headers["last_modified"] = "Last-Modified"
-    texts = {name: _header(response, header) for name, header in headers.items()}
+    """What the server calls the version that it sends, for `item.json`. A weak ETag, too, tells whether it changed."""
+    texts = {"etag": _header(response, "ETag"), "last_modified": _settled_date(response) or ""}
     return {name: text for name, text in texts.items() if is_version(text)}
 
 
@@ -155,8 +145,6 @@ def _named_before(origin: Origin | None) -> dict[str, str]:
 def announced(source: Source) -> int | None:
     """Bytes that the server says `source` has, without fetching it; None if it does not say. Raises nothing."""
     try:
-        from sccache_dtool.fetch import transport
-
         with transport.session() as session:
             headers, timeout = {"Accept-Encoding": "identity"}, (SIZE_TIMEOUT, SIZE_TIMEOUT)
             response = transport.answer(session, source.location, headers, timeout, lambda text: None, method="HEAD")
@@ -168,9 +156,7 @@ def announced(source: Source) -> int | None:
 class _Download:
     """One file on its way; `attempt` may be called until it returns."""
 
-    def __init__(
-        self, job: Job, session: requests.Session, source: Source, partial: Partial, *, has_digest: bool
-    ) -> None:
+    def __init__(self, job: Job, session: requests.Session, source: Source, partial: Partial) -> None:
         self.announced: int | None = None
         self.version: dict[str, str] = {}
         self.decoded = False
@@ -179,34 +165,24 @@ class _Download:
         self._session = session
         self._source = source
         self._partial = partial
-        self._has_digest = has_digest
-        self._shown = False
         self._notes: set[str] = set()
 
     def attempt(self) -> None:
         """Fetch what is missing. Raises Temporary or FetchFailed."""
         if self._partial.size and not self._partial.resumable:
             self._partial.restart()
-        if self._partial.complete:
-            self._finish()
-            return
-        with self._failures():
-            response = self._ask()
-        with response:
-            if self._is_for_us(response):
-                self._receive(response)
-            else:
-                self._finish()
-
-    def _finish(self) -> None:
-        """Nothing is missing."""
-        self.announced = self._partial.size
-        self._show(self._partial.size)
+        if not self._partial.complete:
+            with self._failures():
+                response = self._ask()
+            with response:
+                if self._is_for_us(response):
+                    self._receive(response)
+                    return
+        self.announced = self._partial.size  # nothing is missing
+        self._partial.show(self._partial.size)
 
     def _ask(self) -> requests.Response:
         """The answer to a request for what is missing, its body still to be read."""
-        from sccache_dtool.fetch import transport
-
         headers = {"Accept-Encoding": "identity"}  # what is stored and checked is the file, not a coding of it
         partial = self._partial
         if partial.size:
@@ -222,7 +198,9 @@ class _Download:
         Raises Temporary or FetchFailed for any other answer.
         """
         status, have = response.status_code, self._partial.size
-        if status in _WHOLE or (status == _PART and (have or _is_all(_part(response)))):
+        part = _part(response)
+        is_all = part is not None and part.begin == 0 and part.end == part.total
+        if status in _WHOLE or (status == _PART and (have or is_all)):
             return True
         if have and status == _BEYOND:
             end = _NO_RANGE.fullmatch(_header(response, "Content-Range"))
@@ -247,7 +225,7 @@ class _Download:
             partial.begin(None if undo else version)
             self.announced = coming
         self.version = named_version(response)
-        self._show(None if undo else self.announced)
+        partial.show(None if undo else self.announced)
         pieces = codings.decoded(self._pieces(response, slowly=bool(undo)), undo)
         while True:
             with self._failures():  # no code of this program writes within
@@ -274,7 +252,7 @@ class _Download:
         if self._job.as_sent or any(_COMPRESSED.search(name) for name in names):
             applied = []
         unknown = codings.unknown(applied)
-        if unknown and not self._has_digest:
+        if unknown and not self._partial.algorithms:
             raise FetchFailed(
                 f"cannot fetch {self._source.canonical}: the server sends it with Content-Encoding "
                 f"{plain(', '.join(unknown))}, which was not requested and cannot be decoded here",
@@ -351,12 +329,6 @@ class _Download:
             given = name
         return given
 
-    def _show(self, total: int | None) -> None:
-        """Begin to show progress, once."""
-        if not self._shown:
-            self._shown = True
-            self._job.progress.start(self._source.name, total, self._partial.size)
-
     def _note(self, text: str) -> None:
         """Say something, once."""
         if text not in self._notes:
@@ -425,14 +397,8 @@ def _part(response: requests.Response) -> _Part | None:
     return _Part(int(match[1]), int(match[2]) + 1, None if match[3] == "*" else int(match[3]))
 
 
-def _is_all(part: _Part | None) -> bool:
-    return part is not None and part.begin == 0 and part.end == part.total
-
-
 def _header(response: requests.Response, name: str) -> str:
     """A header in one line; empty if it is not there."""
-    from sccache_dtool.fetch.transport import unfolded
-
     return unfolded(response.headers.get(name, ""))
 
 
@@ -441,8 +407,6 @@ def _length(response: requests.Response) -> int | None:
 
     Raises requests' InvalidHeader for what is not a number (RFC 9112, 6.3): no end could be told from a cut.
     """
-    from requests.exceptions import InvalidHeader
-
     text = response.headers.get("Content-Length")
     if text is None or "Transfer-Encoding" in response.headers:  # which overrides it
         return None
@@ -453,13 +417,16 @@ def _length(response: requests.Response) -> int | None:
 
 
 def _validator(response: requests.Response) -> str | None:
-    """What tells this version of the file from every other (RFC 9110, 8.8): a strong ETag, else a date that is one.
-
-    A date is strong only if the file was not changed within the second in which it was sent.
-    """
+    """What tells this version of the file from every other (RFC 9110, 8.8): a strong ETag, else a date that is one."""
     tag = _TAG.fullmatch(_header(response, "ETag"))
-    if tag is not None and tag[1] is None:
-        return tag[0]
+    return tag[0] if tag is not None and tag[1] is None else _settled_date(response)
+
+
+def _settled_date(response: requests.Response) -> str | None:
+    """The Last-Modified of a file that was not changed within the second in which it was sent.
+
+    Another date tells no versions apart: the file may be changed once more in that second.
+    """
     modified = _header(response, "Last-Modified")
     sent, changed = http_date(_header(response, "Date")), http_date(modified)
     return modified if sent is not None and changed is not None and sent - changed >= 1 else None
@@ -470,9 +437,6 @@ def _disposition(response: requests.Response) -> str | None:
     value = _header(response, "Content-Disposition")
     if not value or len(value) > _LONGEST_DISPOSITION:
         return None
-    from email.message import Message
-    from email.utils import collapse_rfc2231_value
-
     message = Message()
     message["Content-Disposition"] = value
     try:
@@ -505,9 +469,6 @@ def _name_of(url: str) -> str:
 
 def _may_pass(error: BaseException) -> bool:
     """Whether a failure on the network is one that may be over soon."""
-    import requests
-    import urllib3
-
     led = list(causes(error))
     if any(isinstance(cause, ssl.SSLEOFError | codings.Cut) for cause in led):
         return True
@@ -531,11 +492,6 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _network_reason(error: BaseException, announced: int | None, came: int) -> str:
-    from http.client import HTTPException
-
-    import requests
-    import urllib3
-
     led = list(causes(error))
     if isinstance(error, requests.ConnectTimeout):
         return f"no connection within {CONNECT_TIMEOUT:g} s"
@@ -562,12 +518,8 @@ def _network_reason(error: BaseException, announced: int | None, came: int) -> s
 
 def _ended_early(error: BaseException) -> bool:
     """Whether an exception of one of the libraries says that the connection ended within a body."""
-    from http.client import IncompleteRead
-
-    from urllib3.exceptions import InvalidChunkLength
-
     return (
-        (isinstance(error, IncompleteRead) and not isinstance(error, InvalidChunkLength))
+        (isinstance(error, IncompleteRead) and not isinstance(error, urllib3.exceptions.InvalidChunkLength))
         or isinstance(error, ssl.SSLEOFError)
         or str(error) == "Response ended prematurely"  # of urllib3, with nothing else to go by
     )

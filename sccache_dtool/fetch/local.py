@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
@@ -13,7 +13,7 @@ from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
-from sccache_dtool.fetch.versions import contains_cache
+from sccache_dtool.fetch.versions import contains_cache, is_as_noted
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16
@@ -44,6 +44,11 @@ def announced(source: Source) -> int | None:
         return _data_in(FileSystem(), os.path.realpath(source.location), status)
     except OSError:
         return None
+
+
+def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+    """Whether the source has the version that `fact` describes. Raises OSError."""
+    return is_as_noted(source, fact)
 
 
 def _data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:
@@ -87,7 +92,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
     """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
     fs = job.fs
     fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
-    copy = _identity(fs.lstat(target))
+    copy = fs.lstat(target)
     pending = [(source, target)]
     while pending:
         here, there = pending.pop()
@@ -95,7 +100,7 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
             old, new = f"{here}/{name}", f"{there}/{name}"
             status = fs.lstat(old)
             if stat.S_ISDIR(status.st_mode):
-                if _identity(status) == copy:
+                if os.path.samestat(status, copy):
                     raise contains_cache(source)
                 fs.mkdir(new, stat.S_IMODE(status.st_mode) & 0o777 | 0o700)
                 pending.append((old, new))
@@ -144,10 +149,6 @@ def fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:
         fs.seek(fd, sink.size)
     while data := fs.read(fd, CHUNK):
         sink.write(data)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _kind(mode: int) -> str:

@@ -17,6 +17,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import do_without
 from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.protocol import downloads
 
@@ -59,13 +60,14 @@ class Origin(NamedTuple):
 class Partial(Sink):
     """A Sink that knows what its bytes are the beginning of. A context manager."""
 
-    def __init__(self, job: Job, path: str, algorithms: Sequence[str], source: str) -> None:
-        """`source`: the canonical source; what is the beginning of another one is not continued."""
+    def __init__(self, job: Job, path: str, algorithms: Sequence[str], source: Source) -> None:
+        """What is the beginning of another source than `source` is not continued."""
         super().__init__(job.fs, path, algorithms, job.progress, throttle=job.throttle)
         self.origin: Origin | None = None
         self.resumed = False
         self._job = job
         self._source = source
+        self._shown = False
         try:
             left = None if job.fresh else self._adopt()
             if job.track is not None:
@@ -82,12 +84,18 @@ class Partial(Sink):
     @property
     def resumable(self) -> bool:
         """Whether to ask for the rest: only if it is sure that it is the rest, or if a digest will tell."""
-        return self.size > 0 and self.origin is not None and bool(self.origin.validator or self._algorithms)
+        return self.size > 0 and self.origin is not None and bool(self.origin.validator or self.algorithms)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is missing."""
         return self.resumable and self.origin is not None and self.size == self.origin.length
+
+    def show(self, total: int | None) -> None:
+        """Begin to show progress, once."""
+        if not self._shown:
+            self._shown = True
+            self._progress.start(self._source.name, total, self.size)
 
     def begin(self, origin: Origin | None) -> None:
         """What comes next is the first byte of `origin`; what there was of another version is thrown away.
@@ -129,7 +137,7 @@ class Partial(Sink):
         try:
             size = downloads.parts(self._fs, track.taken).get(self._job.number, 0)
             origin = Origin.decode(self._fs.read_text(f"{there}{_ORIGIN}"))
-            if not size or origin.source != self._source or not (origin.validator or self._algorithms):
+            if not size or origin.source != self._source.canonical or not (origin.validator or self.algorithms):
                 return None
             if not self.take(there, size):
                 return None

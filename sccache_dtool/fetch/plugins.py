@@ -27,11 +27,6 @@ STEPS = "sccache_dtool.steps"
 Plugin = TypeVar("Plugin")
 
 
-def _nothing() -> str | None:
-    """Nothing is missing."""
-    return None
-
-
 class SourcePlugin(NamedTuple):
     """A further kind of source."""
 
@@ -40,7 +35,7 @@ class SourcePlugin(NamedTuple):
     #: Brings the source to a new path, with the digests asked for. Raises FetchFailed.
     retrieve: Callable[[Job, Source, str, Sequence[str]], Retrieved]
     #: What has to be installed for it, in words; None if nothing.
-    missing: Callable[[], str | None] = _nothing
+    missing: Callable[[], str | None] = lambda: None
     #: What it is for, in a few words.
     summary: str = ""
 
@@ -53,21 +48,19 @@ class StepPlugin(NamedTuple):
     #: Makes the second path from the file at the first; the text names the source in errors. Raises FetchFailed.
     apply: Callable[[Job, str, str, str], None]
     #: What has to be installed for it, in words; None if nothing.
-    missing: Callable[[], str | None] = _nothing
+    missing: Callable[[], str | None] = lambda: None
     #: What it is for, in a few words.
     summary: str = ""
 
 
 def find_source(scheme: str) -> SourcePlugin | None:
     """The plugin for a scheme; None if there is none. Raises CacheError for one that cannot be loaded."""
-    found = _find(SOURCES, scheme)
-    return None if found is None else _load(found, SourcePlugin)
+    return _find(SOURCES, scheme, SourcePlugin)
 
 
 def find_step(name: str) -> StepPlugin | None:
     """The plugin for a step; None if there is none. Raises CacheError for one that cannot be loaded."""
-    found = _find(STEPS, name)
-    return None if found is None else _load(found, StepPlugin)
+    return _find(STEPS, name, StepPlugin)
 
 
 @contextlib.contextmanager
@@ -99,8 +92,8 @@ def _points(group: str) -> list[EntryPoint]:
     return list(entry_points(group=group))
 
 
-def _find(group: str, name: str) -> EntryPoint | None:
-    return next((point for point in _points(group) if point.name == name), None)
+def _find(group: str, name: str, kind: type[Plugin]) -> Plugin | None:
+    return next((_load(point, kind) for point in _points(group) if point.name == name), None)
 
 
 def _load(point: EntryPoint, kind: type[Plugin]) -> Plugin:

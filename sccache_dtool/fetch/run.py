@@ -64,7 +64,11 @@ def fetch(
     came: list[Retrieved] = []
     payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/work", store.layout.shared
     try:
-        _require(request)
+        for chain in stack.chains:  # what cannot be done on this host, before the first byte is fetched
+            if request.bring is None:
+                require_source(chain)
+            for step in chain.steps:
+                require_step(step, chain.mirrors[0].name, chain.source)
         fs.mkdir(payload, shared=shared)
         if not stack:
             fs.mkdir(f"{payload}/{name}")
@@ -105,15 +109,6 @@ def is_payload_name(name: str) -> bool:
     except UnicodeError:
         return False
     return name not in ("", ".", "..") and "/" not in name and not CONTROL.search(name)
-
-
-def _require(request: Request) -> None:
-    """Raise FetchFailed for what cannot be done on this host, before the first byte is fetched."""
-    for chain in request.stack.chains:
-        if request.bring is None:
-            require_source(chain)
-        for step in chain.steps:
-            require_step(step, chain.mirrors[0].name, chain.source)
 
 
 def _retrieve(job: Job, request: Request, chain: Chain, path: str, terms: Terms | None) -> Retrieved:

@@ -52,7 +52,7 @@ class Sink:
         self.size = 0
         self._fs = fs
         self._path = path
-        self._algorithms = tuple(algorithms)
+        self.algorithms = tuple(algorithms)
         self._progress = progress
         self._mode = mode
         self._throttle = throttle
@@ -75,7 +75,7 @@ class Sink:
             self._fs.extend(self.fd, self.size)
             if counted:
                 self._progress.advance(size)
-            for at in range(0, size if self._algorithms else 0, CHUNK):
+            for at in range(0, size if self.algorithms else 0, CHUNK):
                 self._digests.update(_ZEROS[: size - at])
 
     def clone(self, fd: int) -> bool:
@@ -95,7 +95,7 @@ class Sink:
         self._fs.unlink(self._path)
         self.fd = self._fs.create(self._path, self._mode)
         self._digests.close()
-        self._digests = Digests(self._algorithms)
+        self._digests = Digests(self.algorithms)
         self._progress.advance(-self.size)
         self.size = 0
 

@@ -51,29 +51,19 @@ def slot(clock: Clock, wait: float, on_queue: Callable[[], None]) -> Iterator[No
     Raises TimedOut after `wait` seconds. Where slots cannot be kept (no directory for temporary files, a full or
     read-only one, no locks) there is no bound.
     """
-    count = limit()
+    count, deadline, queued = limit(), clock.monotonic() + wait, False
     with contextlib.ExitStack() as held:
-        if count:
-            _wait_for_one(held, count, clock, wait, on_queue)
+        while count and not _is_held(held, count):
+            if not queued:
+                queued = True
+                on_queue()
+            if clock.monotonic() >= deadline:
+                raise TimedOut(
+                    f"{count} of your downloads run on this host, and none ended within {short_duration(wait)}",
+                    hint=f"wait longer with --wait, or allow more: {VARIABLE}={2 * count}",
+                )
+            clock.sleep(_PAUSE * random.uniform(0.5, 1.5))
         yield
-
-
-def _wait_for_one(
-    held: contextlib.ExitStack, count: int, clock: Clock, wait: float, on_queue: Callable[[], None]
-) -> None:
-    """Hold one of `count` slots until `held` ends, or none where there are none."""
-    deadline = clock.monotonic() + wait
-    queued = False
-    while not _is_held(held, count):
-        if not queued:
-            queued = True
-            on_queue()
-        if clock.monotonic() >= deadline:
-            raise TimedOut(
-                f"{count} of your downloads run on this host, and none ended within {short_duration(wait)}",
-                hint=f"wait longer with --wait, or allow more: {VARIABLE}={2 * count}",
-            )
-        clock.sleep(_PAUSE * random.uniform(0.5, 1.5))
 
 
 def _is_held(held: contextlib.ExitStack, count: int) -> bool:

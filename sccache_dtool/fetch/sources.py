@@ -6,10 +6,11 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from sccache_dtool.errors import FULL, FetchFailed, explain
-from sccache_dtool.fetch import fsspec_source, http, local, plugins, versions
+from sccache_dtool.fetch import plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
@@ -19,14 +20,12 @@ from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import REMOTE
 from sccache_dtool.protocol.store import Store
 
-#: Retrieves a source to a new path, as a file or a directory; the names are those of the digests to take of a file.
-Retriever = Callable[[Job, Source, str, Sequence[str]], Retrieved]
-
 
 class Kind(NamedTuple):
     """What can be done with sources of one kind."""
 
-    retrieve: Retriever
+    #: Brings it to a new path, as a file or a directory; the names are those of the digests to take of a file.
+    retrieve: Callable[[Job, Source, str, Sequence[str]], Retrieved]
     #: Bytes that a source says it has, without being fetched; None if it does not say.
     announced: Callable[[Source], int | None] = lambda source: None
     #: Whether a source still has the version that facts of `item.json` describe; False if that is not known.
@@ -35,21 +34,24 @@ class Kind(NamedTuple):
     missing: Callable[[str], str | None] = lambda scheme: None
 
 
-_LOCAL = Kind(local.retrieve, local.announced, lambda job, source, fact: versions.is_as_noted(source, fact))
-_WEB = Kind(http.retrieve, http.announced, http.is_unchanged)
-_STORE = Kind(fsspec_source.retrieve, fsspec_source.announced, fsspec_source.is_unchanged, fsspec_source.to_install)
+#: What retrieves sources, by the scheme of their canonical form: modules of this package, which are imported only for
+#: such a source. Those of plugins are not among them.
+KINDS = {"file": "local", "http": "http", "https": "http", **dict.fromkeys(REMOTE, "fsspec_source")}
 
-#: Kinds of sources by the scheme of their canonical form; those of plugins are not among them.
-KINDS = {"file": _LOCAL, "http": _WEB, "https": _WEB, **dict.fromkeys(REMOTE, _STORE)}
+
+def _built_in(scheme: str) -> Kind | None:
+    if scheme not in KINDS:
+        return None
+    module: Any = import_module(f"sccache_dtool.fetch.{KINDS[scheme]}")
+    missing = getattr(module, "to_install", lambda scheme: None)
+    return Kind(module.retrieve, module.announced, module.is_unchanged, missing)
 
 
 def _kind(scheme: str) -> Kind | None:
     """What can be done with sources of a scheme; None if nothing that is installed knows it."""
-    if scheme in KINDS:
-        return KINDS[scheme]
-    plugin = plugins.find_source(scheme)
+    plugin = None if scheme in KINDS else plugins.find_source(scheme)
     if plugin is None:
-        return None
+        return _built_in(scheme)
 
     def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
         with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
@@ -115,8 +117,8 @@ def require(chain: Chain) -> None:
 def announced(mirrors: Iterable[Source]) -> int | None:
     """Bytes that a source says it has, without being fetched; None if none of its mirrors says so."""
     for mirror in mirrors:
-        size = KINDS[mirror.scheme].announced(mirror) if mirror.scheme in KINDS else None
-        if size is not None:
+        kind = _built_in(mirror.scheme)
+        if kind is not None and (size := kind.announced(mirror)) is not None:
             return size
     return None
 
@@ -126,13 +128,17 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
 
     Costs one request, and no download. Raises FetchFailed if the source cannot be asked.
     """
-    source = _noted_source(chain, fact)
-    if source is None or not isinstance(fact, Mapping):
+    if not isinstance(fact, Mapping):
+        return False
+    fetched_from = fact.get("source")
+    source = next((mirror for mirror in chain.mirrors if mirror.canonical == fetched_from), None)
+    kind = None if source is None else _built_in(source.scheme)
+    if source is None or kind is None:
         return False
     others = len(chain.mirrors) > 1
     job = Job(store, NoProgress(), others=others)
     try:
-        return source.scheme in KINDS and KINDS[source.scheme].is_unchanged(job, source, fact)
+        return kind.is_unchanged(job, source, fact)
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
@@ -142,12 +148,6 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
         message = error.message.replace("cannot fetch", "cannot check for changes of", 1)
         raise FetchFailed(message, details=error.details, hint=hint) from error
-
-
-def _noted_source(chain: Chain, fact: object) -> Source | None:
-    """The mirror that a copy was fetched from."""
-    noted = fact.get("source") if isinstance(fact, Mapping) else None
-    return next((mirror for mirror in chain.mirrors if mirror.canonical == noted), None)
 
 
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:

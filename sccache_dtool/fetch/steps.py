@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch import decompress
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.sink import new_digest
-from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.fetch.words import STEPS, is_digest
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.plugins import StepPlugin
 
 #: Makes its second path from the file at its first. The text names the source in errors.
 Transform = Callable[[Job, str, str, str], None]
+
+#: Names that archives compressed with zstd have.
+_ZSTD_NAMES = (".tar.zst", ".tzst", ".tar.zstd")
 
 
 def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
@@ -33,7 +38,7 @@ def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
     try:
         _transform(name)(job, path, target, source)
     except FetchFailed as error:
-        error.shared = error.shared or (name in TRANSFORMS and not _is_of_this_host(name, error))
+        error.shared = error.shared or (name in STEPS and not _is_of_this_host(name, error))
         raise
     job.fs.unlink(path)
     return target
@@ -47,18 +52,14 @@ def require(step: str, name: str, source: str) -> None:
     if is_digest(step):
         return
     kind = step.partition(":")[0]
-    if kind in DECOMPRESSED:
-        from sccache_dtool.fetch.decompress import require as require_decompression
-
-        require_decompression(kind, source)
+    if kind in decompress.MODULES:
+        decompress.require(kind, source)
         return
     lacking: str | None = None
-    if kind == "tar":
-        from sccache_dtool.fetch.untar import missing
-
-        lacking = missing(name)
-    elif kind not in TRANSFORMS:
+    if kind not in STEPS:
         lacking = _plugin(kind).missing()
+    elif kind == "tar" and name.endswith(_ZSTD_NAMES):
+        lacking = decompress.missing("zst")
     if lacking is not None:
         raise FetchFailed(
             f"cannot apply {kind} to {source}: a package that it needs is not installed", hint=f"install it: {lacking}"
@@ -67,14 +68,12 @@ def require(step: str, name: str, source: str) -> None:
 
 def _is_of_this_host(name: str, error: FetchFailed) -> bool:
     """Whether a step failed for want of something here, and not because of what the file is."""
-    from sccache_dtool.fetch.decompress import missing
-
     cause = error.__cause__
     if isinstance(cause, MemoryError | ImportError | RecursionError):
         return True
     if isinstance(cause, OSError) and cause.errno is not None:
         return True
-    return name in DECOMPRESSED and missing(name) is not None
+    return name in decompress.MODULES and decompress.missing(name) is not None
 
 
 def compare(algorithm: str, expected: str, found: str, source: str) -> None:
@@ -100,8 +99,11 @@ def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
 
 
 def _transform(name: str) -> Transform:
-    if name in TRANSFORMS:
-        return TRANSFORMS[name]
+    if name in decompress.MODULES:
+        return lambda job, path, target, source: decompress.decompress(job.fs, name, path, target, source)
+    if name in STEPS:
+        unpack = import_module(f"sccache_dtool.fetch.un{name}").unpack
+        return lambda job, path, target, source: unpack(job.fs, path, target, source)
     from sccache_dtool.fetch.plugins import failing_in_words
 
     apply = _plugin(name).apply
@@ -120,35 +122,3 @@ def _plugin(name: str) -> StepPlugin:
     if plugin is None:
         raise FetchFailed(f"cannot apply {name}: no installed package provides this step")
     return plugin
-
-
-def _tar(job: Job, path: str, target: str, source: str) -> None:
-    from sccache_dtool.fetch.untar import unpack
-
-    unpack(job.fs, path, target, source)
-
-
-def _zip(job: Job, path: str, target: str, source: str) -> None:
-    from sccache_dtool.fetch.unzip import unpack
-
-    unpack(job.fs, path, target, source)
-
-
-def _decompressor(kind: str) -> Transform:
-    def transform(job: Job, path: str, target: str, source: str) -> None:
-        from sccache_dtool.fetch.decompress import decompress
-
-        decompress(job.fs, kind, path, target, source)
-
-    return transform
-
-
-#: The steps that decompress one file.
-DECOMPRESSED = ("gz", "bz2", "xz", "zst")
-
-#: What carries out a step, by its name; digests are not among them.
-TRANSFORMS: dict[str, Transform] = {
-    "tar": _tar,
-    "zip": _zip,
-    **{kind: _decompressor(kind) for kind in DECOMPRESSED},
-}

@@ -114,11 +114,9 @@ class Track:
         """The fetch waits for other downloads of this host."""
         self._publish(State.QUEUED)
 
-    def attempt(self, number: int) -> None:
-        """Attempt `number` begins."""
-        with self._lock:
-            self._now = self._now._replace(state=State.TRANSFERRING, attempts=number)
-            self._publish_now()
+    def attempt(self) -> None:
+        """Another attempt begins."""
+        self._publish(State.TRANSFERRING, self.attempts + 1)
 
     def done(self) -> None:
         """See Progress."""
@@ -195,9 +193,9 @@ class Track:
                 f"other processes can neither see the progress of this download nor continue it ({error.strerror})"
             )
 
-    def _publish(self, state: State) -> None:
+    def _publish(self, state: State, attempts: int | None = None) -> None:
         with self._lock:
-            self._now = self._now._replace(state=state)
+            self._now = self._now._replace(state=state, attempts=attempts or self.attempts)
             self._publish_now()
 
     def _publish_now(self) -> None:
@@ -236,7 +234,5 @@ class Track:
         while not self._stop.wait(PULSE):
             try:
                 self.pulse()
-            except TakenOver:
+            except (TakenOver, OSError):
                 return  # the next `advance` raises it in the fetch
-            except OSError:
-                return  # likewise

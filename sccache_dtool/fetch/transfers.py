@@ -25,12 +25,10 @@ from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import downloads, holders
-from sccache_dtool.protocol.downloads import FETCH, TAKEN, parts
+from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
-
-__all__ = ["FETCH", "TAKEN", "WAIT", "State", "Transfer", "parts"]
 
 WAIT = "wait"
 
@@ -198,9 +196,8 @@ def ended(store: Store) -> Iterator[Transfer]:
             facts = records.decode_document(store.fs.read_text(downloads.path_of(store.layout, name)))
         except (OSError, records.Damaged):
             continue
-        state = StateName(
-            name.how, _integer(facts, "bytes") or 0, _integer(facts, "bytes"), _integer(facts, "attempts") or 1
-        )
+        size = _integer(facts, "bytes")
+        state = StateName(name.how, size or 0, size, _integer(facts, "attempts") or 1)
         yield _transfer(facts, "", state)._replace(ended=name.end / 1000)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 
 from sccache_dtool.disk.extraction import Extraction, Parts, Refused
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
-from sccache_dtool.errors import FULL, CacheError, FetchFailed
+from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import decompress
-from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.fetch.archives import member_named, unpacking
+from sccache_dtool.fetch.reasons import why
 
 #: How compressed files begin, and the step that decompresses them.
 _COMPRESSED = (
@@ -29,9 +30,6 @@ _COMPRESSED = (
 #: How files begin that GNU tar has another program for, and that are refused by name.
 _UNKNOWN = ((b"LZIP", "lzip"), (b"\x89LZO", "lzop"), (b"\x1f\x9d", "compress"), (b"\x1f\xa0", "compress"))
 
-#: Names that archives compressed with zstd have.
-_ZSTD_NAMES = (".tar.zst", ".tzst", ".tar.zstd")
-
 #: The magic of GNU's own format, and of its oldest.
 _GNU_MAGIC = b"ustar  \0"
 
@@ -44,11 +42,6 @@ _CONTINUED = b"M"  # the rest of a file whose beginning is in another volume
 _NO_MEMBERS = (b"V", b"N")  # the label of the archive; a list of long names
 
 
-def missing(name: str) -> str | None:
-    """What to install before an archive of that name can be unpacked; None if nothing is known to be missing."""
-    return decompress.missing("zst") if name.endswith(_ZSTD_NAMES) else None
-
-
 def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     """Unpack the tar at `path`, compressed or not, into `directory`, which is made; `source` is shown in errors.
 
@@ -56,23 +49,20 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     name, lead outside, or are devices or FIFOs. Raises OSError if there is no space left. What was unpacked until then
     is left in `directory`.
     """
-    fs.mkdir(directory, 0o755)  # so that nobody else can write in it, also where permissions cannot be changed
     fd = fs.open(path)
     try:
-        kind = _compression(fd, source)
-        pieces = iter(lambda: fs.read(fd, CHUNK), b"") if kind is None else decompress.pieces(fs, fd, kind)
-        stream = _Stream(pieces, source, proves_its_end=kind is not None)
-        with fs.extract(directory) as extraction, _open(stream, source) as archive:
-            _Unpacker(fs, extraction, stream, source).run(archive)
-        stream.exhaust()
-    except CacheError:
-        raise
-    except Refused as error:
-        raise FetchFailed(f"cannot unpack {source}: refused member {plain(str(error))}") from error
-    except Exception as error:  # damaged data raises anything: zlib.error, EOFError, KeyError, UnicodeError …
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        raise FetchFailed(f"cannot unpack {source}: {why(error).replace(f'{directory}/', '')}") from error
+        with unpacking(fs, directory, source) as extraction:
+            kind = _compression(fd, source)
+            pieces = iter(lambda: fs.read(fd, CHUNK), b"") if kind is None else decompress.pieces(fs, fd, kind)
+            stream = _Stream(pieces, source, proves_its_end=kind is not None)
+            with _open(stream, source) as archive:
+                while (member := archive.next()) is not None:
+                    archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them in memory
+                    stream.begin_member()
+                    with member_named(member.name):
+                        _unpack(fs, extraction, stream, member)
+            while stream.some(CHUNK):  # the checksums are at the end
+                pass
     finally:
         fs.close(fd)
 
@@ -147,15 +137,10 @@ class _Stream:
     def _next(self) -> bytes:
         try:
             return next(self._pieces, b"")
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise self._damaged(error) from error
         except Exception as error:  # zlib.error and the like, which `tarfile` would take for something else
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> FetchFailed:
-        return FetchFailed(f"cannot unpack {self._source}: {why(error)}")
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise FetchFailed(f"cannot unpack {self._source}: {why(error)}") from error
 
     def tell(self) -> int:
         return self._position
@@ -165,11 +150,6 @@ class _Stream:
         if position < self._position:
             raise tarfile.ReadError("a header of a member points back into the archive")
         while position > self._position and self.some(min(position - self._position, CHUNK)):
-            pass
-
-    def exhaust(self) -> None:
-        """Read what is left."""
-        while self.some(CHUNK):
             pass
 
 
@@ -203,62 +183,38 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"damaged header of a member, at byte {at}: {error}") from error
 
 
-class _Unpacker:
-    """Hands the members of an archive to an extraction, one after the other."""
+def _unpack(fs: FileSystem, extraction: Extraction, stream: _Stream, member: tarfile.TarInfo) -> None:
+    if member.type in _NO_MEMBERS:
+        return
+    if member.type == _CONTINUED:
+        raise Refused("it continues a file of another volume of the archive")
+    path = _parts(member.name)
+    if member.isdir() or member.type == _DUMP_DIRECTORY or (member.isreg() and member.name.endswith("/")):
+        extraction.directory(path, member.mtime)
+    elif member.issym():
+        extraction.symlink(path, member.linkname)
+    elif member.islnk():
+        extraction.hard_link(path, _parts(member.linkname, "the target of the hard link"))
+    elif member.isdev():
+        raise Refused("it is a special file")
+    else:  # a type that nobody knows is a file, says POSIX
+        with extraction.file(path, member.mode, member.mtime) as fd:
+            stream.seek(member.offset_data)
+            parts: list[tuple[int, int]] | None = member.sparse  # type: ignore[assignment]
+            for offset, size in [(0, member.size)] if parts is None else parts:
+                os.lseek(fd, offset, os.SEEK_SET)
+                _copy(fs, stream, fd, size)
+            if parts is not None:
+                os.ftruncate(fd, member.size)
 
-    def __init__(self, fs: FileSystem, extraction: Extraction, stream: _Stream, source: str) -> None:
-        self._fs = fs
-        self._extraction = extraction
-        self._stream = stream
-        self._source = source
 
-    def run(self, archive: tarfile.TarFile) -> None:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep all of them in memory
-            self._stream.begin_member()
-            try:
-                self._unpack(member)
-            except Refused as error:
-                raise Refused(f"{plain(member.name)!r}: {error}") from error
-        self._extraction.check_links()
-        self._extraction.set_times()
-
-    def _unpack(self, member: tarfile.TarInfo) -> None:
-        if member.type in _NO_MEMBERS:
-            return
-        if member.type == _CONTINUED:
-            raise Refused("it continues a file of another volume of the archive")
-        path = _parts(member.name)
-        if member.isdir() or member.type == _DUMP_DIRECTORY or (member.isreg() and member.name.endswith("/")):
-            self._extraction.directory(path, member.mtime)
-        elif member.issym():
-            self._extraction.symlink(path, member.linkname)
-        elif member.islnk():
-            self._extraction.hard_link(path, _parts(member.linkname, "the target of the hard link"))
-        elif member.isdev():
-            raise Refused("it is a special file")
-        else:  # a type that nobody knows is a file, says POSIX
-            with self._extraction.file(path, member.mode, member.mtime) as fd:
-                self._write(member, fd)
-
-    def _write(self, member: tarfile.TarInfo, fd: int) -> None:
-        self._stream.seek(member.offset_data)
-        parts: list[tuple[int, int]] | None = member.sparse  # type: ignore[assignment]
-        if parts is None:
-            self._copy(fd, member.size)
-            return
-        for offset, size in parts:
-            os.lseek(fd, offset, os.SEEK_SET)
-            self._copy(fd, size)
-        os.ftruncate(fd, member.size)
-
-    def _copy(self, fd: int, size: int) -> None:
-        while size > 0:
-            data = self._stream.some(min(size, CHUNK))
-            if not data:
-                raise tarfile.ReadError("it is truncated: unexpected end of data")
-            self._fs.write(fd, data)
-            size -= len(data)
+def _copy(fs: FileSystem, stream: _Stream, fd: int, size: int) -> None:
+    while size > 0:
+        data = stream.some(min(size, CHUNK))
+        if not data:
+            raise tarfile.ReadError("it is truncated: unexpected end of data")
+        fs.write(fd, data)
+        size -= len(data)
 
 
 def _parts(path: str, what: str = "its name") -> Parts:

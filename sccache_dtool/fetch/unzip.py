@@ -14,8 +14,9 @@ import zlib
 
 from sccache_dtool.disk.extraction import Extraction, Parts, Refused
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
-from sccache_dtool.errors import FULL, CacheError, FetchFailed
-from sccache_dtool.fetch.reasons import plain, why
+from sccache_dtool.errors import FetchFailed
+from sccache_dtool.fetch.archives import member_named, unpacking
+from sccache_dtool.fetch.reasons import why
 
 _LONGEST_LINK = 4096
 
@@ -36,74 +37,36 @@ def unpack(fs: FileSystem, path: str, directory: str, source: str) -> None:
     name or lead outside. Raises OSError if there is no space left. What was unpacked until then is left in
     `directory`.
     """
-    fs.mkdir(directory, 0o755)  # as for a tar
-    try:
-        with (
-            os.fdopen(fs.open(path), "rb") as file,
-            zipfile.ZipFile(file) as archive,
-            fs.extract(directory) as extraction,
-        ):
-            _Unpacker(fs, archive, extraction).run()
-    except CacheError:
-        raise
-    except Refused as error:
-        raise FetchFailed(f"cannot unpack {source}: refused member {plain(str(error))}") from error
-    except zipfile.BadZipFile as error:
-        raise FetchFailed(
-            f"cannot unpack {source}: {why(error)}", hint="check that the file is a zip archive"
-        ) from error
-    except Exception as error:  # damaged data raises anything: zlib.error, EOFError, RuntimeError, NotImplementedError
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise
-        raise FetchFailed(f"cannot unpack {source}: {why(error).replace(f'{directory}/', '')}") from error
-
-
-class _Unpacker:
-    def __init__(self, fs: FileSystem, archive: zipfile.ZipFile, extraction: Extraction) -> None:
-        self._fs = fs
-        self._archive = archive
-        self._extraction = extraction
-
-    def run(self) -> None:
-        links = []
-        for member in self._archive.infolist():
-            if _is_link(member):
-                links.append(member)
-            else:
-                self._unpack(member)
-        for member in links:  # last, as unzip does, so that no member is written through one
-            self._unpack(member)
-        self._extraction.check_links()
-        self._extraction.set_times()
-
-    def _unpack(self, member: zipfile.ZipInfo) -> None:
-        name = _name(member)
+    with unpacking(fs, directory, source) as extraction:
         try:
-            path = _parts(name)
-            if member.flag_bits & 1:
-                raise Refused("it is encrypted")
-            if name.endswith("/"):
-                self._extraction.directory(path, _modified(member))
-            elif _is_link(member):
-                self._link(member, path)
-            else:
-                self._file(member, path)
-        except Refused as error:
-            raise Refused(f"{plain(name)!r}: {error}") from error
+            with os.fdopen(fs.open(path), "rb") as file, zipfile.ZipFile(file) as archive:
+                # Links last, as unzip does, so that no member is written through one.
+                for member in sorted(archive.infolist(), key=_is_link):
+                    with member_named(name := _name(member)):
+                        _unpack(fs, extraction, archive, member, name)
+        except zipfile.BadZipFile as error:
+            raise FetchFailed(
+                f"cannot unpack {source}: {why(error)}", hint="check that the file is a zip archive"
+            ) from error
 
-    def _file(self, member: zipfile.ZipInfo, path: Parts) -> None:
-        mode = _unix_mode(member) & 0o777
-        with (
-            self._extraction.file(path, mode or 0o666, _modified(member)) as fd,
-            self._archive.open(member) as data,
-        ):
-            while piece := data.read(CHUNK):
-                self._fs.write(fd, piece)
 
-    def _link(self, member: zipfile.ZipInfo, path: Parts) -> None:
+def _unpack(
+    fs: FileSystem, extraction: Extraction, archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str
+) -> None:
+    path = _parts(name)
+    if member.flag_bits & 1:
+        raise Refused("it is encrypted")
+    if name.endswith("/"):
+        extraction.directory(path, _modified(member))
+    elif _is_link(member):
         if member.file_size > _LONGEST_LINK:
             raise Refused(f"it is a link of more than {_LONGEST_LINK} bytes")
-        self._extraction.symlink(path, os.fsdecode(self._archive.read(member)))
+        extraction.symlink(path, os.fsdecode(archive.read(member)))
+    else:
+        mode = _unix_mode(member) & 0o777
+        with extraction.file(path, mode or 0o666, _modified(member)) as fd, archive.open(member) as data:
+            while piece := data.read(CHUNK):
+                fs.write(fd, piece)
 
 
 def _unix_mode(member: zipfile.ZipInfo) -> int:

@@ -6,6 +6,7 @@ It ends with the item, with the reason why it could not be fetched, or with the 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator
 
@@ -14,9 +15,9 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
-from sccache_dtool.fetch.askers import asked_as
-from sccache_dtool.fetch.request import Request, Terms
+from sccache_dtool.fetch.request import Request, Source, Terms
 from sccache_dtool.fetch.transfers import WAIT, State
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import Holder
@@ -53,13 +54,19 @@ class Waiter:
             return None
         began = self._clock.monotonic()
         next_note, next_refresh, pause = began + _NOTE_AFTER, began + _REFRESH_EVERY, _FIRST_PAUSE
-        known = set(self._failures())
+        known = self._failures()
         with contextlib.ExitStack() as signs:
             try:
                 while not election.poll():
                     now = self._clock.monotonic()
                     if now >= self._deadline:
-                        raise self._too_long(election)
+                        raise TimedOut(
+                            f"{self._request.label} is still being fetched by another process after "
+                            f"{short_duration(self._terms.wait)}",
+                            details=[self._who(election)],
+                            hint="wait longer with --wait; "
+                            "if that process dies, the next `sc-dtool use` takes over its download",
+                        )
                     if now >= next_note:
                         if next_note == began + _NOTE_AFTER:
                             signs.enter_context(self._shown_as_waiting())
@@ -80,14 +87,6 @@ class Waiter:
                 raise
         return None
 
-    def _too_long(self, election: Election) -> TimedOut:
-        after = short_duration(self._terms.wait)
-        return TimedOut(
-            f"{self._request.label} is still being fetched by another process after {after}",
-            details=[self._who(election)],
-            hint="wait longer with --wait; if that process dies, the next `sc-dtool use` takes over its download",
-        )
-
     def _who(self, election: Election) -> str:
         """Who fetches the item, and how far the fetch is."""
         who = election.winner() or "an unknown process"
@@ -97,10 +96,8 @@ class Waiter:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
-    def _failures(self) -> Iterator[OutcomeName]:
-        for name in downloads.outcomes(self._store, self._request.key):
-            if name.how == FAILED:
-                yield name
+    def _failures(self) -> set[OutcomeName]:
+        return {name for name in downloads.outcomes(self._store, self._request.key) if name.how == FAILED}
 
     def _raise_new(self, known: set[OutcomeName]) -> None:
         """Raise the error of a fetch that was waited for, if a fetch by this process would fail in the same way.
@@ -110,7 +107,7 @@ class Waiter:
         other process, or only this moment: the wait continues until this process is elected. A process that comes
         later tries again in any case.
         """
-        for name in set(self._failures()) - known:
+        for name in self._failures() - known:
             try:
                 facts = records.decode_document(self._fs.read_text(downloads.path_of(self._layout, name)))
             except (OSError, records.Damaged):
@@ -145,3 +142,29 @@ class Waiter:
         finally:
             with contextlib.suppress(OSError):
                 self._fs.unlink(path)
+
+
+def asked_as(request: Request) -> str:
+    """The identity under which an item's sources are asked, without credentials.
+
+    A request to a web server without credentials has the identity "anybody". Every other server may know its users, or
+    its client may find credentials in places of its own. A local path leads to the same file if its size and its time
+    of modification are the same.
+    """
+    if request.bring is not None:
+        return user_name()
+    return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
+
+
+def _asked_as(source: Source) -> str:
+    if source.scheme == "file":
+        try:
+            status = os.stat(source.location)
+        except OSError as error:
+            return f"{user_name()}: {error.strerror}"
+        return f"{status.st_size} {status.st_mtime_ns}"
+    if source.scheme in ("http", "https"):
+        from sccache_dtool.fetch import http
+
+        return user_name() if http.has_credentials(source) else "anybody"
+    return user_name()

@@ -1,7 +1,7 @@
 """The words of a loader stack, one by one: sources and steps in the one form that all users' spellings come to.
 
 To add a source or a step within this package, put its parser into SOURCES, REMOTE or STEPS here, and what does the
-work into `sources.KINDS` or `steps.TRANSFORMS`. From elsewhere they come as entry points: `plugins.py`.
+work into `sources.KINDS` or `steps.py`. From elsewhere they come as entry points: `plugins.py`.
 Every use of the cache parses words, so that nothing heavy is imported here.
 """
 
@@ -287,10 +287,7 @@ def _digest_size(name: str) -> int | None:
 STEPS: dict[str, Callable[[str | None], Step]] = {
     "tar": _bare("tar", r"\.(tar(\.(gz|bz2|xz))?|tgz|tbz2?|txz)", unpacks=True),
     "zip": _bare("zip", r"\.zip", unpacks=True),
-    "gz": _bare("gz", r"\.gz"),
-    "bz2": _bare("bz2", r"\.bz2"),
-    "xz": _bare("xz", r"\.xz"),
-    "zst": _bare("zst", r"\.zst"),
+    **{kind: _bare(kind, rf"\.{kind}") for kind in ("gz", "bz2", "xz", "zst")},
 }
 
 #: Checksums that hashlib does not have, and their bytes.

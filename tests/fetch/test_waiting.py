@@ -13,11 +13,10 @@ from faults import FakeClock, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import FAILED, Layout, OutcomeName
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
-from sccache_dtool.fetch.askers import asked_as
 from sccache_dtool.fetch.populate import _reasons
 from sccache_dtool.fetch.request import Terms
 from sccache_dtool.fetch.resolve import one_item, parse_request
-from sccache_dtool.fetch.waiting import Waiter
+from sccache_dtool.fetch.waiting import Waiter, asked_as
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.holders import user_name
 
