@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, field
 from sccache_dtool.disk import records
 from sccache_dtool.doctor import Finding
@@ -37,12 +37,7 @@ _DETAILS = 3
     help="Test whether the file system of DIR is fit for a cache. DIR need not be a cache.",
 )
 @click.option("--peer", is_flag=True, help="With --verify-filesystem: run on the second host. Start this one first.")
-@click.option(
-    "--wait",
-    type=duration,
-    metavar="TIME",
-    help="With --verify-filesystem: wait at most TIME for the other host: 10m.",
-)
+@click.option("--wait", type=DURATION, help="With --verify-filesystem: wait at most TIME for the other host: 10m.")
 @common_options()
 @pass_invocation
 def doctor_command(

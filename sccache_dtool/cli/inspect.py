@@ -14,7 +14,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.disk.names import key_label
@@ -298,7 +298,7 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 
 @click.command("log")
 @click.argument("item", required=False)
-@click.option("--since", type=duration, metavar="TIME", help="Show only uses that ended within the last TIME: 7d.")
+@click.option("--since", type=DURATION, help="Show only uses that ended within the last TIME: 7d.")
 @common_options()
 @pass_invocation
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:

@@ -10,12 +10,12 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.inspect import KEY, NAME, SIZE
 from sccache_dtool.cli.options import (
+    UNTIL,
     Invocation,
     common_options,
     dry_run_option,
     pass_invocation,
     trash_option,
-    until,
     yes_option,
 )
 from sccache_dtool.cli.output import Column, field
@@ -127,9 +127,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 
 @click.command("pin")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
-@click.option(
-    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end."
-)
+@click.option("--until", type=UNTIL, help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end.")
 @common_options()
 @pass_invocation
 def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:

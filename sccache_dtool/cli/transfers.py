@@ -11,7 +11,14 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, ItemOptions, common_options, item_options, pass_invocation
+from sccache_dtool.cli.options import (
+    Invocation,
+    ItemOptions,
+    common_options,
+    item_options,
+    pass_invocation,
+    size_ignored_option,
+)
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
@@ -199,6 +206,7 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 
 @click.command("locate")
 @item_options
+@size_ignored_option
 @common_options()
 @pass_invocation
 def locate_command(now: Invocation, item: ItemOptions) -> None:

@@ -16,7 +16,7 @@ from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
 from sccache_dtool.cli.datasets import Told, by_dataset, tell
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields, field
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.policy.totals import Sums, add_up, total
@@ -201,10 +201,9 @@ def user_of(uid: int) -> str:
 )
 @click.option(
     "--unused",
-    type=duration,
+    type=DURATION,
     default="30d",
     show_default=True,
-    metavar="TIME",
     help="An item counts as unused after TIME without a use.",
 )
 @common_options()
