@@ -80,9 +80,11 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
             now.confirm(f"Are you sure that holder {holder} reads nothing any more?")
         reaped = cache.reap_holder(holder, dry_run=dry_run)
     print_reaped(now, reaped, dry_run)
-    would = "would end" if dry_run else "ended"
     fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}
-    now.out.result("total", {**fields, "dry_run": dry_run}, f"{would} {output.count(len(reaped.leases), 'lease')}")
+    text = f"ended {output.count(len(reaped.leases), 'lease')}"
+    if dry_run:
+        text = f"would end {output.count(len(reaped.leases), 'lease')}" if reaped.leases else "no lease to end"
+    now.out.result("total", {**fields, "dry_run": dry_run}, text)
     return Exit.PARTIAL if reaped.failed else Exit.DONE
 
 

@@ -61,7 +61,7 @@ def fetch_where_room_is(
             except (NoSpace, NoCache) as error:
                 short.extend(_why(cache, error))
     raise NoSpace(
-        f"no cache has room for {shown(need)}" if need is not None else f"no cache has room for {request.label}",
+        f"no cache has enough space for {request.label if need is None else shown(need)}",
         details=list(dict.fromkeys(short)),
         hint=_hint(options.make_room, need),
     )

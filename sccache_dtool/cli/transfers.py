@@ -41,6 +41,28 @@ _NUMBERS = {
     State.FAILED: 4,
 }
 
+#: What each kind of source is, in the words of `loaders`.
+_SOURCES = {
+    "file": "a local file or directory",
+    "http": "a file on a web server",
+    "https": "a file on a web server",
+    "abfs": "a file in Azure Data Lake Storage",
+    "az": "a blob in Azure Blob Storage",
+    "ftp": "a file on an FTP server",
+    "gs": "an object in Google Cloud Storage",
+    "hdfs": "a file in Hadoop's file system",
+    "hf": "a file on Hugging Face",
+    "oci": "an object in Oracle Cloud",
+    "oss": "an object in Alibaba Cloud",
+    "root": "a file on an XRootD server",
+    "s3": "an object in Amazon S3 or a compatible store",
+    "sftp": "a file over SSH",
+    "smb": "a file on a Windows share",
+    "webdav": "a file on a WebDAV server",
+    "webdavs": "a file on a WebDAV server, over TLS",
+    "webhdfs": "a file in Hadoop's file system, over HTTP",
+}
+
 
 @click.command("transfers")
 @click.option(
@@ -144,14 +166,10 @@ def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader(
-            "source", scheme, None, "a local file or directory" if scheme == "file" else "a file on a web server"
-        )
+        yield _loader("source", scheme, None, _SOURCES[scheme])
     for scheme in REMOTE:
-        yield {
-            **_loader("source", scheme, fsspec_source.to_install(scheme), "a file, opened with fsspec"),
-            "tested": scheme in fsspec_source.SHOWN,
-        }
+        loader = _loader("source", scheme, fsspec_source.to_install(scheme), _SOURCES[scheme])
+        yield {**loader, "tested": scheme in fsspec_source.SHOWN}
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
         if name in ("tar", "zip"):

@@ -249,7 +249,9 @@ def _check_room(
         details=[
             f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
         ],
-        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items",
+        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
+        if make_room is None
+        else "no more idle items can be removed; wait, or name another cache with -d",
     )
 
 
