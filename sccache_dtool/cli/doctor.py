@@ -10,7 +10,7 @@ import click
 
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.output import Column
 from sccache_dtool.disk import records
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
@@ -183,7 +183,7 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
             {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
             for one in report.findings
         ),
-        [Column("RESULT", field("result")), Column("CHECK", field("check")), Column("EVIDENCE", field("evidence"))],
+        [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")],
     )
     return codes[report.fitness]
 

@@ -18,7 +18,7 @@ from sccache_dtool.cli.options import (
     trash_option,
     yes_option,
 )
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.output import Column
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
 from sccache_dtool.protocol.reaping import Reaped
@@ -152,7 +152,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
         ]
-        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
+        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", "by")]
         now.out.table("pin", rows, columns)
         if not rows:
             now.out.note("no item is pinned")
@@ -230,7 +230,7 @@ def _print_trash(now: Invocation, cache: Cache) -> None:
         }
         for key, name in cache.restorable()
     ]
-    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", field("keep_until"))])
+    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")])
     if not rows:
         now.out.note("the trash is empty; only items removed with --trash are kept in it")
 

@@ -31,11 +31,15 @@ _ROWS = 200
 
 
 class Column(NamedTuple):
-    """A column of a table for people: its title, and the function that formats its cell of a row."""
+    """A column of a table for people."""
 
     title: str
-    show: Callable[[Fields], str]
+    source: str | Callable[[Fields], str]  # the field that it shows as it is, or what formats its cell of a row
     right: bool = False
+
+    def show(self, row: Fields) -> str:
+        """The cell of a row."""
+        return str(row[self.source]) if isinstance(self.source, str) else self.source(row)
 
 
 class Output:
@@ -70,18 +74,18 @@ class Output:
         """Print a text as it is, in every format."""
         _write(sys.stdout, lines.removesuffix("\n"))
 
-    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
-        """Print many results of one kind."""
+    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column] = ()) -> None:
+        """Print many results of one kind. Without `columns`, they are only for programs."""
         if self.format == "human":
-            self._table(iter(rows), columns)
+            if columns:
+                self._table(iter(rows), columns)
         else:
             for row in rows:
                 self._machine(kind, row)
 
     def _machine(self, kind: str, fields: Fields) -> None:
-        fields = {
-            name: value for name, value in fields.items() if not name.startswith("_")
-        }  # these are only for tables
+        # Fields with an underscore are only for tables.
+        fields = {name: value for name, value in fields.items() if not name.startswith("_")}
         if self.format == "json":
             import json
 
@@ -265,19 +269,14 @@ def _natural(seconds: float) -> str:
     return humanize.naturaltime(seconds)
 
 
-def count(number: int, noun: str) -> str:
-    """``1 item``, ``1,234 items``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 item``, ``1,234 items``. `plural`: if it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def moment(seconds: float | None) -> str | None:
     """A time in ISO 8601 and UTC. `seconds` are since 1970."""
     return None if seconds is None else iso(seconds)
-
-
-def field(name: str) -> Callable[[Fields], str]:
-    """The formatter of a column that shows a field as it is."""
-    return lambda row: str(row[name])
 
 
 def _cell(value: Any) -> str:

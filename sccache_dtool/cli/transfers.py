@@ -19,7 +19,7 @@ from sccache_dtool.cli.options import (
     pass_invocation,
     size_ignored_option,
 )
-from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer, continuing
@@ -91,12 +91,12 @@ def transfers_command(now: Invocation, everything: bool) -> None:
         "transfer",
         [_fields(one, waiting, moment) for one in shown],
         [
-            Column("ITEM", field("name")),
-            Column("STATE", field("state")),
+            Column("ITEM", "name"),
+            Column("STATE", "state"),
             Column("DONE", _progress, right=True),
             Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
             Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
-            Column("BY", field("by")),
+            Column("BY", "by"),
             Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
         ],
     )
@@ -153,10 +153,10 @@ def loaders_command(now: Invocation) -> None:
         "loader",
         rows,
         [
-            Column("KIND", field("kind")),
-            Column("NAME", field("name")),
+            Column("KIND", "kind"),
+            Column("NAME", "name"),
             Column("READY", _ready),
-            Column("WHAT IT IS", field("summary")),
+            Column("WHAT IT IS", "summary"),
         ],
     )
 

@@ -17,7 +17,7 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.datasets import Told, by_dataset, tell
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
-from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.policy.totals import Sums, add_up, total
 from sccache_dtool.units import short_duration
@@ -25,8 +25,8 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.catalog.loose import Pile
 
-_ITEMS = Column("ITEMS", field("items"), right=True)
-_LOOSE = Column("LOOSE", field("loose_files"), right=True)
+_ITEMS = Column("ITEMS", "items", right=True)
+_LOOSE = Column("LOOSE", "loose_files", right=True)
 _SAVED = Column("SAVED", lambda row: _duration(row["saved_seconds"]), right=True)
 
 #: Number of items shown without --top.
@@ -104,10 +104,10 @@ def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
-        now.out.table("item", (item_fields(item) for item in found), ())
+        now.out.table("item", (item_fields(item) for item in found))
         parts.append(add_up(0, iter(found), spared))
     left = cache.reclaimable_piles()
-    now.out.table("item", map(_pile_fields, left), ())
+    now.out.table("item", map(_pile_fields, left))
     return total(parts, 0), left
 
 
@@ -121,14 +121,8 @@ def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tu
     left = cache.reclaimable_piles()
     largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
-    rows = []
-    for one in largest[:top]:
-        if isinstance(one, Item):
-            item = cache.item(one.key)
-            rows.append({**item_fields(item), "_idle_since": item.idle_since})
-        else:
-            rows.append(_pile_fields(one))
-    now.out.table("item", rows, [Column("ITEM", field("name")), SIZE, LEASES, USES, last_use(moment)])
+    rows = [item_fields(cache.item(one.key)) if isinstance(one, Item) else _pile_fields(one) for one in largest[:top]]
+    now.out.table("item", rows, [Column("ITEM", "name"), SIZE, LEASES, USES, last_use(moment)])
     more = whole.items + len(left) - len(rows)
     if more and top:
         now.out.note(f"{more:,} more are not shown, none of them larger; to show more: --top {2 * top}")
@@ -159,7 +153,7 @@ def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: 
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment)]
     else:
         rows = _by_user(told, left)
-        columns = [Column("FETCHED BY", field("user")), SIZE, _ITEMS, LEASES, USES]
+        columns = [Column("FETCHED BY", "user"), SIZE, _ITEMS, LEASES, USES]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
     now.out.table(by, rows[:top], columns)
     return add_up(0, (item for item, _ in told if item.copies), cache.spared()), left
@@ -238,7 +232,6 @@ def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
             "dataset": one.dataset or None,
             "relpath": one.relpath or None,
             "saved_seconds": None if one.saved is None else round(one.saved, 3),
-            "_idle_since": one.item.idle_since,
         }
         for one in told
         if not one.is_view
