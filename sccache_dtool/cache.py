@@ -29,7 +29,7 @@ from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
-from sccache_dtool.pool import Pool
+from sccache_dtool.pool import Pool, watch_nothing
 from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
@@ -58,10 +58,6 @@ if TYPE_CHECKING:
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
-
-
-def _watch_silently(done: int, total: int) -> None:
-    """The default of `on_scan`."""
 
 
 class UseOptions(NamedTuple):
@@ -107,7 +103,7 @@ class Cache:
         may_hold_data: bool = False,
         parents: bool = False,
         jobs: int | None = 1,
-        on_scan: Callable[[int, int], None] = _watch_silently,
+        on_scan: Callable[[int, int], None] = watch_nothing,
         executor: Executor | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
@@ -577,7 +573,7 @@ class Cache:
     def spared(self) -> Spared:
         """What `clean --all` would leave although nobody uses it.
 
-        Raises CacheError if `config.toml` cannot be read at all: it also says where loose files are.
+        Raises CacheError if `config.toml` does not say either where loose files are.
         """
         from sccache_dtool.evict import pins
         from sccache_dtool.policy.totals import Spared
@@ -587,6 +583,8 @@ class Cache:
         try:
             return Spared(pins.pinned(store, now), settings.clean_exclude, settings.clean_grace, now)
         except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
+            if "dtool" in settings.faults:
+                raise
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
 

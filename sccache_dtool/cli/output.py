@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
@@ -162,20 +161,17 @@ class Output:
         if self._share is None:
             from sccache_dtool.cli.progress import Share
 
-            watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
-            self._share = Share("scanning the cache", sys.stderr if watched else None)
+            self._share = Share("scanning the cache", sys.stderr if _is_animated() and not self._quiet else None)
         self._share.show(done, total)
 
     def progress(self) -> Progress | None:
         """A progress bar on a terminal, and one line a minute elsewhere; None with --quiet."""
-        return None if self._quiet else _Later(self._make_progress)
+        return None if self._quiet else cast("Progress", _Later(self._make_progress))
 
     def _make_progress(self) -> Progress:
         from sccache_dtool.cli.progress import Bar, Lines
 
-        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            return Lines(self.note)
-        return Bar(lambda: self._console(sys.stderr))
+        return Bar(lambda: self._console(sys.stderr)) if _is_animated() else Lines(self.note)
 
     def _console(self, file: TextIO, like: TextIO | None = None) -> Console:
         """A rich console that writes to `file`, formatted as for `like`."""
@@ -199,25 +195,10 @@ class _Later:
     """A Progress that is created when it is first used: most commands find the item in the cache."""
 
     def __init__(self, make: Callable[[], Progress]) -> None:
-        self._make = make
-        self._made: Progress | None = None
+        self._make = functools.cache(make)
 
-    def start(self, label: str, total: int | None, there: int = 0) -> None:
-        self._progress().start(label, total, there)
-
-    def advance(self, n: int) -> None:
-        self._progress().advance(n)
-
-    def stage(self, text: str) -> None:
-        self._progress().stage(text)
-
-    def done(self) -> None:
-        self._progress().done()
-
-    def _progress(self) -> Progress:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
 
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
@@ -254,15 +235,11 @@ def ago(moment: float | None, now: float) -> str:
     if moment is None:
         return "never"
     seconds = max(0.0, now - moment)
-    return _long_ago(int(seconds // 60) * 60) if seconds > 3600 else _natural(seconds)
+    # Rounded to minutes, so that the cache of texts is effective for a million rows.
+    return _natural(seconds // 60 * 60 if seconds > 3600 else seconds)
 
 
 @functools.lru_cache
-def _long_ago(seconds: int) -> str:
-    """Rounded to minutes, so that the cache of texts is effective for a million rows."""
-    return _natural(seconds)
-
-
 def _natural(seconds: float) -> str:
     import humanize
 
@@ -279,22 +256,25 @@ def moment(seconds: float | None) -> str | None:
     return None if seconds is None else iso(seconds)
 
 
+def _is_animated() -> bool:
+    """Whether standard error is a terminal that can overwrite a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def _cell(value: Any) -> str:
     text = "" if value is None else " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return printable(text)
 
 
-def _write(file: TextIO, line: str, end: str = "\n") -> None:
+def _write(file: TextIO, line: str) -> None:
     """Write a line to `file`. Only for standard output is an error raised."""
-    if file is not sys.stdout:
-        with contextlib.suppress(OSError):
-            print(line, file=file, end=end, flush=True)
-        return
     try:
-        print(line, file=file, end=end, flush=True)
-    except BrokenPipeError:
-        raise
+        print(line, file=file, flush=True)
     except OSError as error:
+        if file is not sys.stdout:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
         raise cannot_write_result(error) from error
 
 
