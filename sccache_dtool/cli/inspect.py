@@ -306,20 +306,16 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     cache = now.cache()
     keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
+    columns = [
+        Column("END", "end"),
+        Column("LASTED", lambda row: "?" if row["seconds"] is None else short_duration(row["seconds"]), right=True),
+        Column("ITEM", "name"),
+        Column("BY", "by"),
+        Column("HOW", "how"),
+    ]
     rows = sorted(_uses(cache, keys, earliest), key=lambda row: row["_end"])
-    now.out.table(
-        "use",
-        rows,
-        [
-            Column("END", "end"),
-            Column("LASTED", lambda row: "?" if row["seconds"] is None else short_duration(row["seconds"]), right=True),
-            Column("ITEM", "name"),
-            Column("BY", "by"),
-            Column("HOW", "how"),
-        ],
-    )
-    if not rows:
-        now.out.note("no use has ended yet" if since is None else "no use has ended in that time")
+    empty = "no use has ended yet" if since is None else "no use has ended in that time"
+    now.out.table("use", rows, columns, empty)
 
 
 def _used(items: Iterator[Item]) -> list[str]:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import click
 
-from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.inspect import KEY, NAME, SIZE
 from sccache_dtool.cli.options import (
@@ -148,14 +147,12 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
     if until is not None and not items:
         raise UsageError("--until needs an ITEM", hint="sc-dtool pin ITEM --until WHEN")
     if not items:
-        rows = [
+        rows = (
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
-        ]
+        )
         columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", "by")]
-        now.out.table("pin", rows, columns)
-        if not rows:
-            now.out.note("no item is pinned")
+        now.out.table("pin", rows, columns, empty="no item is pinned")
         return Exit.DONE
 
     def pin(item: str) -> None:
@@ -210,7 +207,17 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
     cache = now.cache()
     cache.check()
     if not items:
-        _print_trash(now, cache)
+        rows = (
+            {
+                "item": key,
+                "name": key_label(key),
+                "bytes": name.generation.bytes,
+                "keep_until": output.moment(name.keep_until),
+            }
+            for key, name in cache.restorable()
+        )
+        empty = "the trash is empty; only items removed with --trash are kept in it"
+        now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")], empty)
         return Exit.DONE
 
     def restore(item: str) -> None:
@@ -218,21 +225,6 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
         now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
 
     return _each(now, list(items), restore)
-
-
-def _print_trash(now: Invocation, cache: Cache) -> None:
-    rows = [
-        {
-            "item": key,
-            "name": key_label(key),
-            "bytes": name.generation.bytes,
-            "keep_until": output.moment(name.keep_until),
-        }
-        for key, name in cache.restorable()
-    ]
-    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")])
-    if not rows:
-        now.out.note("the trash is empty; only items removed with --trash are kept in it")
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:

@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from sccache_dtool.clock import iso
@@ -73,14 +73,22 @@ class Output:
         """Print a text as it is, in every format."""
         _write(sys.stdout, lines.removesuffix("\n"))
 
-    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column] = ()) -> None:
-        """Print many results of one kind. Without `columns`, they are only for programs."""
-        if self.format == "human":
-            if columns:
-                self._table(iter(rows), columns)
-        else:
-            for row in rows:
+    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column] = (), empty: str = "") -> None:
+        """Print many results of one kind. Without `columns`, they are only for programs.
+
+        `empty`: a note that is printed instead of no rows.
+        """
+        if self.format == "human" and not columns:
+            return
+        rows = iter(rows)
+        first = list(islice(rows, _ROWS))
+        if not first and empty:
+            self.note(empty)
+        if self.format != "human":
+            for row in chain(first, rows):
                 self._machine(kind, row)
+        elif first:
+            self._table(first, rows, columns)
 
     def _machine(self, kind: str, fields: Fields) -> None:
         # Fields with an underscore are only for tables.
@@ -96,12 +104,12 @@ class Output:
             _write(sys.stdout, "\t".join(header))
         _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
 
-    def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
+    def _table(self, first: list[Fields], rows: Iterator[Fields], columns: Sequence[Column]) -> None:
         """Print a table in parts, so that a million rows are not kept in memory. Most tables have one part."""
-        first = list(islice(rows, _ROWS))
-        if first and self._is_decorated(sys.stdout):
+        # Without a terminal or colour, rich is not imported, which would take long.
+        if sys.stdout.isatty() or self._color == "always":
             self._draw(first, columns)
-        elif first:
+        else:
             _write(sys.stdout, "\n".join(_plainly(first, columns, titled=True)))
         while piece := list(islice(rows, _ROWS)):  # without rich, which would take minutes for a long table
             _write(sys.stdout, "\n".join(_plainly(piece, columns)))
@@ -120,10 +128,6 @@ class Output:
         drawn = StringIO()  # rich's own capture would write to the file as well
         self._console(drawn, like=sys.stdout).print(table)
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
-
-    def _is_decorated(self, file: TextIO) -> bool:
-        """Whether the output is folded and coloured. If it is not, rich is not imported, which would take long."""
-        return file.isatty() or self._color == "always"
 
     # -- everything else ---------------------------------------------------------------------------------------------
 

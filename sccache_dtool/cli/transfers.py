@@ -87,21 +87,17 @@ def transfers_command(now: Invocation, everything: bool) -> None:
     keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
     found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
     shown = [one for one in found if everything or one.ended is None or moment - one.ended < _SHOWN_FOR]
-    now.out.table(
-        "transfer",
-        [_fields(one, waiting, moment) for one in shown],
-        [
-            Column("ITEM", "name"),
-            Column("STATE", "state"),
-            Column("DONE", _progress, right=True),
-            Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
-            Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
-            Column("BY", "by"),
-            Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
-        ],
-    )
-    if not shown:
-        now.out.note("no downloads" if everything else "no downloads; to show those of the last day: --all")
+    columns = [
+        Column("ITEM", "name"),
+        Column("STATE", "state"),
+        Column("DONE", _progress, right=True),
+        Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
+        Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
+        Column("BY", "by"),
+        Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
+    ]
+    empty = "no downloads" if everything else "no downloads; to show those of the last day: --all"
+    now.out.table("transfer", (_fields(one, waiting, moment) for one in shown), columns, empty)
 
 
 def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[str, Any]:
@@ -148,17 +144,8 @@ def loaders_command(now: Invocation) -> None:
     Example:
       sc-dtool loaders -f json
     """
-    rows = list(_loaders())
-    now.out.table(
-        "loader",
-        rows,
-        [
-            Column("KIND", "kind"),
-            Column("NAME", "name"),
-            Column("READY", _ready),
-            Column("WHAT IT IS", "summary"),
-        ],
-    )
+    columns = [Column("KIND", "kind"), Column("NAME", "name"), Column("READY", _ready), Column("WHAT IT IS", "summary")]
+    now.out.table("loader", _loaders(), columns)
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
@@ -168,14 +155,14 @@ def _loaders() -> Iterator[dict[str, Any]]:
     for scheme in SOURCES:
         yield _loader("source", scheme, None, _SOURCES[scheme])
     for scheme in REMOTE:
-        loader = _loader("source", scheme, fsspec_source.to_install(scheme), _SOURCES[scheme])
-        yield {**loader, "tested": scheme in fsspec_source.SHOWN}
+        missing = fsspec_source.to_install(scheme)
+        yield _loader("source", scheme, missing, _SOURCES[scheme], scheme in fsspec_source.SHOWN)
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
-        if name in ("tar", "zip"):
-            yield _loader("step", name, None, "unpacks")
-        else:
-            yield _loader("step", name, decompress.missing(name), "decompresses")
+        unpacks = name in ("tar", "zip")
+        yield _loader(
+            "step", name, None if unpacks else decompress.missing(name), "unpacks" if unpacks else "decompresses"
+        )
     import hashlib
 
     for name in (*CHECKSUMS, *sorted(hashlib.algorithms_guaranteed)):
@@ -191,13 +178,12 @@ def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
         if isinstance(plugin, CacheError):
             yield _loader(kind, name, plugin.message, f"from {package}")
         else:
-            loader = _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
-            yield {**loader, "tested": False}
+            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}", tested=False)
 
 
-def _loader(kind: str, name: str, missing: str | None, summary: str) -> dict[str, Any]:
+def _loader(kind: str, name: str, missing: str | None, summary: str, tested: bool = True) -> dict[str, Any]:
     found = {"kind": kind, "name": name, "ready": missing is None, "missing": missing}
-    return {**found, "tested": True, "summary": summary}
+    return {**found, "tested": tested, "summary": summary}
 
 
 def _ready(row: Fields) -> str:
