@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import click
 
@@ -14,9 +13,6 @@ from sccache_dtool.cli.output import Column
 from sccache_dtool.disk import records
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
-
-if TYPE_CHECKING:
-    from sccache_dtool.verify import Verdict
 
 #: Most examinations in a row: a repair may reveal further damage, and other processes may cause new findings.
 _ROUNDS = 10
@@ -171,23 +167,18 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     if role.part is verify.Part.NONE:
         now.out.note("a verification needs only two tasks; this task does nothing")
         return Exit.DONE
+    findings: Sequence[verify.Finding] = ()
     if role.part is verify.Part.PEER:
         verdict = verify.assist(FileSystem(), path, role, now.out.note)
-        _print_verdict(now, path, verdict)
-        return codes[verdict.fitness]
-    report = verify.verify(FileSystem(), path, role, now.out.note)
-    _print_verdict(now, path, verify.Verdict(report.fitness, report.verdict))
-    now.out.table(
-        "check",
-        (
-            {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
-            for one in report.findings
-        ),
-        [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")],
-    )
-    return codes[report.fitness]
-
-
-def _print_verdict(now: Invocation, path: str, verdict: Verdict) -> None:
+    else:
+        report = verify.verify(FileSystem(), path, role, now.out.note)
+        verdict, findings = verify.Verdict(report.fitness, report.verdict), report.findings
     fields = {"path": path, "fitness": str(verdict.fitness), "verdict": verdict.text}
     now.out.result("verdict", fields, f"{path}: {records.printable(verdict.text)}")
+    rows = (
+        {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
+        for one in findings
+    )
+    columns = [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")]
+    now.out.table("check", rows, columns)
+    return codes[verdict.fitness]

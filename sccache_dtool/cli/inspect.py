@@ -308,7 +308,7 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     earliest = 0.0 if since is None else time.time() - since
     columns = [
         Column("END", "end"),
-        Column("LASTED", lambda row: "?" if row["seconds"] is None else short_duration(row["seconds"]), right=True),
+        Column("LASTED", lambda row: output.duration(row["seconds"]), right=True),
         Column("ITEM", "name"),
         Column("BY", "by"),
         Column("HOW", "how"),

@@ -13,6 +13,7 @@ from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.log import NOTE
+from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -81,7 +82,7 @@ class Output:
         if self.format == "human" and not columns:
             return
         rows = iter(rows)
-        first = list(islice(rows, _ROWS))
+        first = list(islice(rows, _ROWS if self.format == "human" else 1))
         if not first and empty:
             self.note(empty)
         if self.format != "human":
@@ -248,6 +249,11 @@ def _natural(seconds: float) -> str:
     import humanize
 
     return humanize.naturaltime(seconds)
+
+
+def duration(seconds: float | None) -> str:
+    """``90 s``, or ``?`` if it is not known."""
+    return "?" if seconds is None else short_duration(seconds)
 
 
 def count(number: int, noun: str, plural: str | None = None) -> str:

@@ -36,7 +36,7 @@ def fetch_where_room_is(
     refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(request.key)):
         missing = _missing(need, cache)
-        # Asked once more: a process that has begun meanwhile has reserved that space for the same item.
+        # Asked again: a process that has started in the meantime has reserved the space for this very item.
         if missing > 0 and not cache.is_fetching(request.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
             continue
@@ -60,7 +60,7 @@ def fetch_where_room_is(
             except (NoSpace, NoCache) as error:
                 short.extend(_why(cache, error))
     raise NoSpace(
-        f"no cache has enough space for {request.label if need is None else shown(need)}",
+        f"no cache has enough space for {shown(need) if need is not None else request.label}",
         details=list(dict.fromkeys(short)),
         hint=_hint(options.make_room, need),
     )

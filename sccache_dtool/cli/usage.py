@@ -27,14 +27,10 @@ if TYPE_CHECKING:
 
 _ITEMS = Column("ITEMS", "items", right=True)
 _LOOSE = Column("LOOSE", "loose_files", right=True)
-_SAVED = Column("SAVED", lambda row: _duration(row["saved_seconds"]), right=True)
+_SAVED = Column("SAVED", lambda row: output.duration(row["saved_seconds"]), right=True)
 
 #: Number of items shown without --top.
 _SHOWN = 50
-
-
-def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else short_duration(seconds)
 
 
 def _dataset_name(row: Fields) -> str:
