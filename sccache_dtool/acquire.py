@@ -175,7 +175,7 @@ class Acquirer(NamedTuple):
             return True
         raise UsageError(
             f"{wanted.name} is already in the cache, with another source or other steps",
-            details=[f"there: {_words(there.source)}", f"asked: {_words(wanted.stack.canonical)}"],
+            details=[f"in the cache: {_words(there.source)}", f"requested: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
 

@@ -39,7 +39,7 @@ def test_a_program_that_does_not_configure_logging_sees_warnings(tmp_path: Path,
     Path(layout.root).chmod(0o777)
     (first, second) = run(PROGRAM, layout.root, source)  # of each of two Cache objects
     assert first == second
-    assert first.startswith(f"{layout.root}: every user may write")
+    assert first.startswith(f"{layout.root}: every user can create and delete files here")
 
 
 @pytest.mark.parametrize(("level", "count"), [("WARNING", 1), ("ERROR", 0)])
