@@ -29,7 +29,7 @@ from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
-from sccache_dtool.pool import Pool
+from sccache_dtool.pool import Pool, watch_nothing
 from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
@@ -58,10 +58,6 @@ if TYPE_CHECKING:
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
-
-
-def _watch_silently(done: int, total: int) -> None:
-    """The default of `on_scan`."""
 
 
 class UseOptions(NamedTuple):
@@ -107,7 +103,7 @@ class Cache:
         may_hold_data: bool = False,
         parents: bool = False,
         jobs: int | None = 1,
-        on_scan: Callable[[int, int], None] = _watch_silently,
+        on_scan: Callable[[int, int], None] = watch_nothing,
         executor: Executor | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
@@ -309,11 +305,7 @@ class Cache:
     def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
         """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
         store = self._store_for_use()
-        if ttl is None:
-            ttl = self.settings.lease_ttl
-        else:
-            check_lifetime(ttl)
-        return Holder(store, owner, ttl, key)
+        return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key)
 
     def acquire(self, holder: Holder, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
@@ -358,22 +350,18 @@ class Cache:
         ended: list[str] = []
         try:
             for key, generation in copies:
-                item = items.look(store, key, uses=False)
-                ended += release.release(store, item, owners, everything, generation)
+                ended += release.release(store, items.look(store, key, uses=False), owners, everything, generation)
         finally:
             release.dismiss(store, ended)
         return len(ended)
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
-        store = self.store
-        item = items.look(store, key, uses=False)
-        return release.holder_above(item, store.proc)
+        return release.holder_above(items.look(self.store, key, uses=False), self._proc)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
-        store = self.store
-        return release.renew(store, owners)
+        return release.renew(self.store, owners)
 
     def close(self) -> None:
         """Release all that this process holds in this cache. It happens by itself when the program ends.
@@ -402,8 +390,7 @@ class Cache:
 
         Raises UsageError if it means none, or could mean several.
         """
-        store = self.store
-        return find.find(store, word, self.request)
+        return find.find(self.store, word, self.request)
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -412,8 +399,7 @@ class Cache:
         """
         if not words:
             self.request(words, name)  # raises if there is no name either: that is wrong with any cache
-        store = self.store
-        return find.find_used(store, words, name, self.request)
+        return find.find_used(self.store, words, name, self.request)
 
     def has(self, key: str) -> bool:
         """Whether a listing shows the item; a hint, only `use` can tell. False where there is no cache yet."""
@@ -449,54 +435,46 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        listing = HolderList.glance(store)
-        trashed = store.fs.names(store.layout.trash)
         found = list(transfers.running(store, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
         return Overview(
             root=self.root,
             id=store.id,
-            holders=len(listing.present),
+            holders=len(HolderList.glance(store).present),
             fetching=len(found) - len(abandoned),
             continuable=sum(one.continuable_until is not None for one in abandoned),
-            trashed=len(trashed),
+            trashed=len(store.fs.names(store.layout.trash)),
             free=self.free_space(),
         )
 
     def items(self) -> Iterator[Item]:
         """Everything in the cache, as a scan sees it; also what was evicted and has a history."""
-        store = self.store
-        return items.scan(store)
+        return items.scan(self.store)
 
     def survey(self, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
         """What `fold` makes of parts of the cache, many looked at at a time; see `items.survey`.
 
         `fold` may be called in another process: a function of a module, or a `functools.partial` of one.
         """
-        store = self.store
         with self._pool() as pool:
-            yield from items.survey(store, pool, fold, uses=uses)
+            yield from items.survey(self.store, pool, fold, uses=uses)
 
     def scan_with_facts(self) -> Iterator[tuple[Item, list[ItemFacts]]]:
         """Everything in the cache with the facts of its copies: a file is read for each."""
-        store = self.store
         with self._pool() as pool:
-            yield from items.scan_with_facts(store, pool)
+            yield from items.scan_with_facts(self.store, pool)
 
     def item(self, key: str) -> Item:
         """One item as it is now."""
-        store = self.store
-        return items.look(store, key)
+        return items.look(self.store, key)
 
     def facts(self, copy: Copy) -> ItemFacts:
         """What was noted when a copy was fetched (`item.json`); empty if it cannot be read, with a warning."""
-        store = self.store
-        return items.facts_or_none(store, copy)
+        return items.facts_or_none(self.store, copy)
 
     def facts_of(self, key: str, generation: str) -> ItemFacts:
         """As `facts`, of a copy that a plan names."""
-        store = self.store
-        return items.facts_if_readable(store, key, generation)
+        return items.facts_if_readable(self.store, key, generation)
 
     def path(self, copy: Copy) -> Path | None:
         """Where a copy's payload is; None if it cannot be seen, with a warning. Take a lease before you read there."""
@@ -580,8 +558,7 @@ class Cache:
 
         store, named = self._check_permissions(), self.settings.dtool_directories
         with self._pool() as pool:
-            found = loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude)
-            return list(found)
+            return list(loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude))
 
     def reclaimable_piles(self) -> list[Pile]:
         """As `piles`; what `clean --all` would remove counts as old."""
@@ -594,16 +571,20 @@ class Cache:
         return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
 
     def spared(self) -> Spared:
-        """What `clean --all` would leave although nobody uses it."""
+        """What `clean --all` would leave although nobody uses it.
+
+        Raises CacheError if `config.toml` does not say either where loose files are.
+        """
         from sccache_dtool.evict import pins
         from sccache_dtool.policy.totals import Spared
 
-        store = self.store
+        store, settings = self.store, self.settings
         now = store.clock.wall()
         try:
-            pinned = pins.pinned(store, now)
-            return Spared(pinned, self.settings.clean_exclude, self.settings.clean_grace, now)
+            return Spared(pins.pinned(store, now), settings.clean_exclude, settings.clean_grace, now)
         except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
+            if "dtool" in settings.faults:
+                raise
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
 
@@ -720,24 +701,19 @@ class Cache:
         """All pins, and by whom."""
         from sccache_dtool.evict import pins
 
-        store = self.store
-        found = pins.listing(store)
-        return [(name, pins.by_whom(store, name)) for name in found]
+        return [(name, pins.by_whom(self.store, name)) for name in pins.listing(self.store)]
 
     def pin(self, key: str, until: float | None = None) -> None:
         """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
         from sccache_dtool.evict import pins
 
-        store = self.store
-        by = f"{caller.user_name()}@{caller.host_name()}"
-        pins.pin(store, key, int(until or 0), by)
+        pins.pin(self.store, key, int(until or 0), f"{caller.user_name()}@{caller.host_name()}")
 
     def unpin(self, key: str) -> bool:
         """Let an item be cleaned again; False if it was not pinned."""
         from sccache_dtool.evict import pins
 
-        store = self.store
-        return pins.unpin(store, key)
+        return pins.unpin(self.store, key)
 
     def remove(self, key: str, *, keep_for: float | None = None) -> int:
         """Evict one item; returns the bytes. Raises InUse, naming who holds it. `keep_for`: as for `clean`."""
@@ -755,15 +731,13 @@ class Cache:
         """What is in the trash, and until when the last of it is kept."""
         from sccache_dtool.evict import trash
 
-        store = self.store
-        return trash.weigh(trash.listing(store))
+        return trash.weigh(trash.listing(self.store))
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
         """Keys of the items in the trash that can be brought back, and where they are there."""
         from sccache_dtool.evict import trash
 
-        store = self._check_permissions()
-        return trash.restorable(store)
+        return trash.restorable(self._check_permissions())
 
     def restore(self, word: str) -> str:
         """Bring an item back from the trash; returns its key. Raises UsageError if it is not there."""

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import names
-from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, DatasetRequest, Request
@@ -54,9 +53,7 @@ def find(store: Store, word: str, mean: Mean) -> str:
     if len(found) > 1:  # rather one that is there than what was evicted
         found = [key for key in found if items.generations(store, key)] or found
     if not found:
-        raise _not_found(
-            f"there is no item {plain(word)!r} in {store.layout.root}", word, keys, _how_to_list(store.layout)
-        )
+        raise _not_found(store.layout.root, word, keys)
     return the_only(word, found, lambda key: _source(store, key))
 
 
@@ -91,7 +88,8 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
         except NotFound as error:
             if names.is_key(words[0]):
                 return Named(words[0])
-            if found is not None and not _is_path_or_url(words[0]):
+            is_path_or_url = "/" in words[0] or words[0].startswith(DTOOL) or is_source(words[0])
+            if found is not None and not is_path_or_url:
                 raise
             refused = refused or error
     if found is None:
@@ -131,14 +129,11 @@ def _source(store: Store, key: str) -> str:
     return "not in the cache any more"
 
 
-def _how_to_list(place: Layout) -> str:
+def _not_found(root: str, word: str, keys: Collection[str]) -> NotFound:
+    """The error for a word that means nothing; it lists items whose names look the same, or nearly so."""
     from shlex import quote
 
-    return f"to list the items: sc-dtool -C {quote(place.root)} ls"
-
-
-def _not_found(message: str, word: str, keys: Collection[str], hint: str) -> NotFound:
-    """The error for a word that means nothing; it lists items whose names look the same, or nearly so."""
+    message = f"there is no item {plain(word)!r} in {root}"
     wanted = _look(word)
     looks = {key: _look(names.key_label(key)) for key in keys}
     alike = [key for key, look in looks.items() if look == wanted]
@@ -147,7 +142,11 @@ def _not_found(message: str, word: str, keys: Collection[str], hint: str) -> Not
 
         close = get_close_matches(wanted, set(looks.values()), _SUGGESTED) if len(looks) <= _MOST_COMPARED else []
         labels = dict.fromkeys(names.key_label(key) for key, look in looks.items() if look in close)
-        return NotFound(message, details=[f"similar: {label}" for label in [*labels][:_SUGGESTED]], hint=hint)
+        return NotFound(
+            message,
+            details=[f"similar: {label}" for label in [*labels][:_SUGGESTED]],
+            hint=f"to list the items: sc-dtool -C {quote(root)} ls",
+        )
     return NotFound(
         message,
         details=[f"similar: {key}" for key in alike[:_LISTED]],
@@ -182,7 +181,3 @@ def _is_there(store: Store, key: str) -> bool:
         if again:
             items.refresh(store, key)
     return False
-
-
-def _is_path_or_url(word: str) -> bool:
-    return "/" in word or word.startswith(DTOOL) or is_source(word)

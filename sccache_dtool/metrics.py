@@ -48,70 +48,50 @@ class State(NamedTuple):
     now: float
 
 
-class _Metric(NamedTuple):
-    name: str
-    kind: str  # gauge or counter
-    help: str
-    value: float | None  # None: not known, and left out
+#: Name, help and value of a metric; a value of None is not known, and left out.
+_Metric = tuple[str, str, float | None]
 
 
 def text(state: State) -> Iterator[str]:
     """The lines of a Prometheus text file (exposition format 0.0.4)."""
     labels = _labels({"cache": state.cache_id, "root": state.root})
-    for metric in _metrics(state):
-        if metric.value is None:
-            continue
-        yield f"# HELP sc_dtool_{metric.name} {metric.help}\n"
-        yield f"# TYPE sc_dtool_{metric.name} {metric.kind}\n"
-        yield f"sc_dtool_{metric.name}{labels} {metric.value:.15g}\n"
+    for name, help, value in _metrics(state):
+        if value is not None:
+            yield f"# HELP sc_dtool_{name} {help}\n"
+            yield f"# TYPE sc_dtool_{name} {'counter' if name.endswith('_total') else 'gauge'}\n"
+            yield f"sc_dtool_{name}{labels} {value:.15g}\n"
 
 
 def _metrics(state: State) -> Iterable[_Metric]:
     sums = state.sums
-    evicted = sum(one.copies for one in state.cleanings)
+    evicted, evicted_bytes = sum(one.copies for one in state.cleanings), sum(one.bytes for one in state.cleanings)
+    reaped = sum(one.reaped for one in state.cleanings)
     fetched = sums.copies + sum(one.copies - one.loose - one.restored for one in state.cleanings)
     idle = 0.0 if sums.oldest_idle is None else max(0.0, state.now - sums.oldest_idle)
     return (
-        _Metric("bytes", "gauge", "Size of everything in the cache.", sums.bytes + state.loose_bytes),
-        _Metric("items", "gauge", "Number of items in the cache.", sums.items),
-        _Metric("entries", "gauge", "Number of files and directories of all items.", sums.entries),
-        _Metric("loose_files", "gauge", "Number of files that dtool wrote without the plugin.", state.loose_files),
-        _Metric("loose_bytes", "gauge", "Size of files that dtool wrote without the plugin.", state.loose_bytes),
-        _Metric("free_bytes", "gauge", "Free space on the file system.", state.free),
-        _Metric("idle_bytes", "gauge", "Size of items that are not in use.", sums.idle_bytes),
-        _Metric(
-            "oldest_idle_seconds", "gauge", "Time since the last use of the item that was unused for longest.", idle
-        ),
-        _Metric("leases", "gauge", "Number of leases.", sums.leases),
-        _Metric("items_in_use", "gauge", "Number of items with a lease.", sums.busy_items),
-        _Metric("holders", "gauge", "Number of processes and jobs that may hold leases.", state.holders),
-        _Metric("fetching", "gauge", "Number of downloads in progress.", state.fetching),
-        _Metric("trashed", "gauge", "Number of evicted copies that are not yet deleted.", state.trashed),
-        _Metric("uses_total", "counter", "Number of leases since the cache was set up.", sums.uses),
+        ("bytes", "Size of everything in the cache.", sums.bytes + state.loose_bytes),
+        ("items", "Number of items in the cache.", sums.items),
+        ("entries", "Number of files and directories of all items.", sums.entries),
+        ("loose_files", "Number of files that dtool wrote without the plugin.", state.loose_files),
+        ("loose_bytes", "Size of files that dtool wrote without the plugin.", state.loose_bytes),
+        ("free_bytes", "Free space on the file system.", state.free),
+        ("idle_bytes", "Size of items that are not in use.", sums.idle_bytes),
+        ("oldest_idle_seconds", "Time since the last use of the item that was unused for longest.", idle),
+        ("leases", "Number of leases.", sums.leases),
+        ("items_in_use", "Number of items with a lease.", sums.busy_items),
+        ("holders", "Number of processes and jobs that may hold leases.", state.holders),
+        ("fetching", "Number of downloads in progress.", state.fetching),
+        ("trashed", "Number of evicted copies that are not yet deleted.", state.trashed),
+        ("uses_total", "Number of leases since the cache was set up.", sums.uses),
         # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
-        _Metric("misses", "gauge", "Number of fetches, except those of copies that rm removed.", max(0, fetched)),
-        _Metric("hits", "gauge", "Number of uses that found the item in the cache.", max(0, sums.uses - fetched)),
-        _Metric("evictions_total", "counter", "Number of copies and loose files that clean has removed.", evicted),
-        _Metric(
-            "evicted_bytes_total",
-            "counter",
-            "Size of copies and loose files that clean has removed.",
-            sum(one.bytes for one in state.cleanings),
-        ),
-        _Metric(
-            "reaped_total",
-            "counter",
-            "Number of leases of dead holders that clean has ended.",
-            sum(one.reaped for one in state.cleanings),
-        ),
-        _Metric(
-            "saved_bytes",
-            "gauge",
-            "Size of downloads that cache hits on present items made unnecessary.",
-            state.saved.bytes,
-        ),
-        _Metric("saved_seconds", "gauge", "Download time that cache hits on present items saved.", state.saved.seconds),
-        _Metric("scrape_time_seconds", "gauge", "Time of this report, in seconds since 1970.", state.now),
+        ("misses", "Number of fetches, except those of copies that rm removed.", max(0, fetched)),
+        ("hits", "Number of uses that found the item in the cache.", max(0, sums.uses - fetched)),
+        ("evictions_total", "Number of copies and loose files that clean has removed.", evicted),
+        ("evicted_bytes_total", "Size of copies and loose files that clean has removed.", evicted_bytes),
+        ("reaped_total", "Number of leases of dead holders that clean has ended.", reaped),
+        ("saved_bytes", "Size of downloads that cache hits on present items made unnecessary.", state.saved.bytes),
+        ("saved_seconds", "Download time that cache hits on present items saved.", state.saved.seconds),
+        ("scrape_time_seconds", "Time of this report, in seconds since 1970.", state.now),
     )
 
 

@@ -1,8 +1,8 @@
-"""Many pieces of work at a time: threads where a server is waited for, processes where the processor is.
+"""Many pieces of work at a time: threads for I/O-bound work, and processes for CPU-bound work.
 
-Python's threads run one at a time, so that they help only those who wait: requests to a file server take a thousand
-times as long as the processor needs for them. On a local disk it is the processor that takes the time, and threads make
-it worse. Which of both it is, the first pieces of work tell; what is soon done is done without either.
+Python's threads run one at a time, so that they help only with waiting: a request to a file server takes a thousand
+times as long as the processor needs for it. On a local disk, the processor takes the time, and threads make it worse.
+The first pieces of work show which of both it is. What is soon done is done without either.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import resource
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.log import Log
@@ -52,8 +51,8 @@ _AHEAD = 2
 _WINDOW = 16
 
 
-def _tell_nobody(done: int, total: int) -> None:
-    """Nobody watches."""
+def watch_nothing(done: int, total: int) -> None:
+    """Ignore how many of how many pieces of work are done."""
 
 
 class Pool:
@@ -66,7 +65,7 @@ class Pool:
     def __init__(
         self,
         jobs: int | None = 1,
-        watch: Callable[[int, int], None] = _tell_nobody,
+        watch: Callable[[int, int], None] = watch_nothing,
         executor: Executor | None = None,
     ) -> None:
         """`watch` is told how many of how many tasks are done.
@@ -82,9 +81,7 @@ class Pool:
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.dismiss()
 
     def start_helpers(self) -> None:
@@ -119,16 +116,20 @@ class Pool:
         Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
         total = len(tasks)
-        spent = _Spent(0.0, 0.0, 0)
+        spent = [0.0, 0.0, 0]
         for number, task in enumerate(tasks):
-            before = _Spent.by_now()
+            before = _spent()
             result = work(task)
-            spent = spent.plus(before, _Spent.by_now())
+            spent = [so_far + end - begin for so_far, begin, end in zip(spent, before, _spent(), strict=True)]
             yield result
             done = number + 1
             self._watch(done, total)
-            if spent.wall > PROBE and self._is_worth_sharing((total - done) * spent.wall / done):
-                with closing(self._many(work, tasks[done:], waiting=spent.waiting)) as results:
+            wall, cpu, gave_up = spent
+            may_share = self._jobs != 1 or self._executor is not None
+            if may_share and wall > PROBE and (total - done) * wall / done > WORTH:
+                # It has waited for something, rather than for a processor that others are using.
+                waiting = cpu < wall / 2 and gave_up > 0
+                with closing(self._many(work, tasks[done:], waiting=waiting)) as results:
                     for result in results:
                         yield result
                         done += 1
@@ -144,10 +145,6 @@ class Pool:
             for part in parts:
                 yield from part
 
-    def _is_worth_sharing(self, seconds: float) -> bool:
-        """Whether so much work is worth being shared."""
-        return (self._jobs != 1 or self._executor is not None) and seconds > WORTH
-
     def _many(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
@@ -159,70 +156,45 @@ class Pool:
         return self._by_processes(work, tasks) if self._helpers else _in_turn(work, tasks)
 
     def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
+        """Give the helpers what they can hold, take what they have done, and work as well until there is something."""
         from multiprocessing.connection import wait
 
+        ready: dict[int, Any] = {}
+        given = taken = 0
         try:
-            yield from self._hand_out(work, tasks, wait)
+            while taken < len(tasks):
+                most = min(len(tasks), taken + _WINDOW * (1 + len(self._helpers)))
+                for helper in self._helpers:
+                    while given < most and len(helper.at) < _AHEAD:
+                        helper.give(work, given, tasks[given])
+                        given += 1
+                working: dict[Any, Helper] = {helper.connection: helper for helper in self._helpers if helper.at}
+                arrived = wait(list(working), 0 if given < most else None) if working else []
+                for connection in arrived:
+                    helper = working[connection]
+                    try:
+                        ready[helper.at.popleft()] = helper.connection.recv()
+                    except (EOFError, OSError):  # it was killed: this process does its work
+                        self._helpers.remove(helper)
+                        helper.end()
+                        ready |= {number: attempt(work, tasks[number]) for number in helper.at}
+                if not arrived and given < most:
+                    ready[given] = attempt(work, tasks[given])
+                    given += 1
+                while taken in ready:
+                    yield ready.pop(taken).get()
+                    taken += 1
         finally:
             if any(helper.at for helper in self._helpers):  # nobody wants the rest
                 self.dismiss()
 
-    def _hand_out(
-        self,
-        work: Callable[[Task], Result],
-        tasks: Sequence[Task],
-        wait: Callable[[list[Any], float | None], list[Any]],
-    ) -> Iterator[Result]:
-        """Give the helpers what they can hold, take what they have done, and work as well until there is something."""
-        ready: dict[int, Any] = {}
-        given = taken = 0
-        while taken < len(tasks):
-            most = min(len(tasks), taken + _WINDOW * (1 + len(self._helpers)))
-            for helper in self._helpers:
-                while given < most and len(helper.at) < _AHEAD:
-                    helper.give(work, given, tasks[given])
-                    given += 1
-            working = {helper.connection: helper for helper in self._helpers if helper.at}
-            arrived = wait(list(working), 0 if given < most else None) if working else []
-            for connection in arrived:
-                helper = working[connection]
-                try:
-                    ready[helper.at.popleft()] = helper.connection.recv()
-                except (EOFError, OSError):  # it was killed: this process does its work
-                    self._helpers.remove(helper)
-                    helper.end()
-                    ready |= {number: attempt(work, tasks[number]) for number in helper.at}
-            if not arrived and given < most:
-                ready[given] = attempt(work, tasks[given])
-                given += 1
-            while taken in ready:
-                yield ready.pop(taken).get()
-                taken += 1
 
-
-class _Spent(NamedTuple):
-    """What a thread has spent."""
-
-    wall: float  # seconds
-    cpu: float
-    gave_up: int  # how often it gave the processor up by itself, less how often that was taken away
-
-    @classmethod
-    def by_now(cls) -> _Spent:
-        used = resource.getrusage(resource.RUSAGE_THREAD)
-        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw)
-
-    def plus(self, before: _Spent, after: _Spent) -> _Spent:
-        return _Spent(
-            self.wall + after.wall - before.wall,
-            self.cpu + after.cpu - before.cpu,
-            self.gave_up + after.gave_up - before.gave_up,
-        )
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it has waited for something, rather than for a processor that others are using."""
-        return self.cpu < self.wall / 2 and self.gave_up > 0
+def _spent() -> tuple[float, float, int]:
+    """What this thread has spent: wall time and processor time in seconds, and how often it gave the processor up by
+    itself, less how often that was taken away.
+    """
+    used = resource.getrusage(resource.RUSAGE_THREAD)
+    return time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw
 
 
 class Outcome:
@@ -248,7 +220,11 @@ def attempt(work: Callable[[Any], Any], task: Any) -> Outcome:
 
 
 class Helper:
-    """A forked process that does what it is given, until nobody is there to give it more."""
+    """A forked process that does what it is given, until nobody is there to give it more.
+
+    (The processes of Python's own pool outlive a parent that is killed, and it starts a thread, beside which no process
+    may be forked.)
+    """
 
     def __init__(self, others: Sequence[Helper]) -> None:
         from multiprocessing import Pipe
@@ -439,9 +415,7 @@ class Threads:
     def __enter__(self) -> Threads:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.end()
 
     def submit(self, work: Callable[[Task], Result], task: Task) -> Future[Result]:

@@ -13,17 +13,16 @@ from sccache_dtool.cli.clean_report import print_cleaned, print_notice, print_pl
 from sccache_dtool.cli.files import STANDARD_OUTPUT, write_file
 from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import (
-    Command,
+    DURATION,
+    FILES_MARK,
+    LIMIT,
+    MARK,
     Invocation,
+    add_options,
     common_options,
     dry_run_option,
-    duration,
-    files_mark,
-    limit,
-    mark,
     pass_invocation,
     trash_option,
-    with_options,
     yes_option,
 )
 from sccache_dtool.cli.tasks import by_all_tasks
@@ -36,76 +35,46 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.plan_file import Planned
 
 
-def _conditions(function: Command) -> Any:
-    """Options that choose the items to remove. The command is given them as keyword arguments, for `_rules`."""
-    return with_options(
-        function,
-        click.option("--all", "everything", is_flag=True, help="Remove all items that are not in use. Asks first."),
-        click.option(
-            "--older-than", type=duration, metavar="TIME", help="Remove only items that were not used for TIME: 30d."
-        ),
-        click.option(
-            "--exclude-frequently-accessed",
-            "fewer_uses_than",
-            type=click.IntRange(min=0),
-            metavar="N",
-            help="Remove only items that were used fewer than N times.",
-        ),
-        click.option("--larger-than", type=limit, metavar="SIZE", help="Remove only items larger than SIZE: 1GB."),
-        click.option(
-            "--retain-size", type=limit, metavar="SIZE", help="Stop when the cache is not larger than SIZE: 1TB."
-        ),
-        click.option(
-            "--high-watermark",
-            "high",
-            type=mark,
-            metavar="MARK",
-            help="Remove nothing unless more than MARK is used: 90%, or a size.",
-        ),
-        click.option(
-            "--low-watermark",
-            "low",
-            type=mark,
-            metavar="MARK",
-            help="Stop when not more than MARK is used: 75%, or a size.",
-        ),
-        click.option(
-            "--high-watermark-files",
-            "entries_high",
-            type=files_mark,
-            metavar="MARK",
-            help="Like --high-watermark, for files and directories: 90%, or a number.",
-        ),
-        click.option(
-            "--low-watermark-files",
-            "entries_low",
-            type=files_mark,
-            metavar="MARK",
-            help="Like --low-watermark, for files and directories.",
-        ),
-        click.option(
-            "--capacity",
-            type=limit,
-            metavar="SIZE",
-            help="The size of which watermarks are percentages. Default: that of the file system.",
-        ),
-        click.option(
-            "--min-free",
-            "least_free",
-            type=limit,
-            metavar="SIZE",
-            help="Remove items until SIZE is free on the file system.",
-        ),
-        click.option(
-            "--order",
-            type=click.Choice(ORDERS),
-            help=f"What to remove first if only some items must go. Default: {ORDERS[0]}.",
-        ),
-        click.option(
-            "--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable."
-        ),
-        click.option("--grace", type=duration, metavar="TIME", help="Keep items that were fetched within TIME: 1h."),
-    )
+#: Choose the items to remove. The command is given them as keyword arguments, for `_rules`.
+_conditions = add_options(
+    click.option("--all", "everything", is_flag=True, help="Remove all items that are not in use. Asks first."),
+    click.option("--older-than", type=DURATION, help="Remove only items that were not used for TIME: 30d."),
+    click.option(
+        "--exclude-frequently-accessed",
+        "fewer_uses_than",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Remove only items that were used fewer than N times.",
+    ),
+    click.option("--larger-than", type=LIMIT, help="Remove only items larger than SIZE: 1GB."),
+    click.option("--retain-size", type=LIMIT, help="Stop when the cache is not larger than SIZE: 1TB."),
+    click.option(
+        "--high-watermark", "high", type=MARK, help="Remove nothing unless more than MARK is used: 90%, or a size."
+    ),
+    click.option("--low-watermark", "low", type=MARK, help="Stop when not more than MARK is used: 75%, or a size."),
+    click.option(
+        "--high-watermark-files",
+        "entries_high",
+        type=FILES_MARK,
+        help="Like --high-watermark, for files and directories: 90%, or a number.",
+    ),
+    click.option(
+        "--low-watermark-files", "entries_low", type=FILES_MARK, help="Like --low-watermark, for files and directories."
+    ),
+    click.option(
+        "--capacity", type=LIMIT, help="The size of which watermarks are percentages. Default: that of the file system."
+    ),
+    click.option("--min-free", "least_free", type=LIMIT, help="Remove items until SIZE is free on the file system."),
+    click.option(
+        "--order",
+        type=click.Choice(ORDERS),
+        help=f"What to remove first if only some items must go. Default: {ORDERS[0]}.",
+    ),
+    click.option(
+        "--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable."
+    ),
+    click.option("--grace", type=DURATION, help="Keep items that were fetched within TIME: 1h."),
+)
 
 
 @click.command("clean")
@@ -113,13 +82,13 @@ def _conditions(function: Command) -> Any:
 @click.option("--plan", "plan_file", metavar="FILE", help="Remove what the plan in FILE lists, if it is still idle.")
 @click.option("-o", "--output", "into", metavar="FILE", help="With -n: write the plan to FILE (-: standard output).")
 @click.option("--empty-trash", is_flag=True, help="Delete everything in the trash, and do nothing else. Asks first.")
-@click.option("--notice", type=duration, metavar="TIME", help="Only list what would be removed within TIME: 7d.")
+@click.option("--notice", type=DURATION, help="Only list what would be removed within TIME: 7d.")
 @click.option(
     "--by",
     type=click.Choice(["item", "user"]),
     help="With --notice: list by item (default), or by the user who fetched.",
 )
-@click.option("--max-runtime", type=duration, metavar="TIME", help="Start no further removal after TIME: 50m.")
+@click.option("--max-runtime", type=DURATION, help="Start no further removal after TIME: 50m.")
 @dry_run_option
 @yes_option
 @trash_option

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.inspect import SIZE, USES, lease_fields
+from sccache_dtool.cli.inspect import SIZE, USES, last_use, lease_fields
 from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import Invocation
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit
-from sccache_dtool.policy.rules import Candidate, Kept, Plan, Rules
+from sccache_dtool.policy.rules import BEING_DOWNLOADED, UNREADABLE, Candidate, Kept, Plan, Rules
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
@@ -27,33 +27,34 @@ if TYPE_CHECKING:
 #: before anything happens.
 _SHOWN = 50
 
+#: Reasons that are sentences, as what is said of a number of items.
+_PHRASES = {
+    BEING_DOWNLOADED: "that dtool may be downloading",
+    UNREADABLE: "whose name cannot be read, so that the exclusions may apply",
+}
 
-def _candidate_fields(candidate: Candidate) -> dict[str, Any]:
+
+def _fields(candidate: Candidate, **more: Any) -> dict[str, Any]:
     return {
         "item": candidate.key,
         "name": candidate.label,
         "bytes": candidate.bytes,
         "uses": candidate.uses,
         "last_use": output.moment(candidate.idle_since),
+        **more,
+        "_idle_since": candidate.idle_since,
     }
 
 
-def _kept_fields(kept: Kept) -> dict[str, Any]:
-    return {"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason}
-
-
 def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate], title: str) -> None:
-    moment = time.time()
-    now.out.table(
-        kind,
-        ({**_candidate_fields(one), "copy": one.generation, "_idle_since": one.idle_since} for one in candidates),
-        [
-            Column(title, field("name")),
-            SIZE,
-            USES,
-            Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
-        ],
-    )
+    rows = (_fields(one, copy=one.generation) for one in candidates)
+    now.out.table(kind, rows, [Column(title, "name"), SIZE, USES, last_use(time.time())])
+
+
+def _record_kept(now: Invocation, kind: str, keep: Iterable[Kept]) -> None:
+    """What is kept, for programs."""
+    rows = ({"item": kept.key, "name": kept.label, "bytes": kept.bytes, "reason": kept.reason} for kept in keep)
+    now.out.table(kind, rows)
 
 
 def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> None:
@@ -70,25 +71,28 @@ def report_unmatched(now: Invocation, plan: Plan, given: Collection[str]) -> Non
 def print_plan(now: Invocation, plan: Plan) -> int:
     """Print what would be removed, and what would not. Returns the exit code."""
     _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
-    if now.format != "human":
-        for kept in plan.keep:
-            now.out.result("keep", _kept_fields(kept))
-    missed, missed_entries = plan.missed_after(plan.remove)
-    fields = {"items": len(plan.remove), "bytes": plan.freed, "kept": len(plan.keep), "missed_bytes": missed}
+    _record_kept(now, "keep", plan.keep)
+    missed = plan.missed_after(plan.remove)
+    fields = {
+        "items": len(plan.remove),
+        "bytes": plan.freed,
+        "kept": len(plan.keep),
+        **_goal_fields(missed, plan.withheld, plan.trashed),
+        "dry_run": True,
+    }
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
-    missing = [*_missed(missed, missed_entries, "would be"), *_withheld(plan.withheld, plan.trashed, "would be")]
-    fields.update(missed_entries=missed_entries, **_withheld_fields(plan.withheld, plan.trashed))
-    now.out.result("total", {**fields, "dry_run": True}, text, *missing)
+    now.out.result(
+        "total", fields, text, *_missed(missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be")
+    )
     return Exit.DONE
 
 
 def _nothing_to_remove(plan: Plan, withheld: tuple[int, int]) -> str:
+    why = "no watermark is exceeded" if withheld == (0, 0) else "emptying the trash is sufficient"
     what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
-    if withheld != (0, 0):
-        return f"nothing to remove: emptying the trash is sufficient; the cache contains {what}"
-    return f"nothing to remove: no watermark is exceeded; the cache contains {what}"
+    return f"nothing to remove: {why}; the cache contains {what}"
 
 
 def print_cleaned(now: Invocation, done: Cleaned) -> int:
@@ -98,21 +102,15 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
     _print_candidates(now, "removed", shown, "REMOVED")
     if len(done.removed) > len(shown):
         now.out.note(f"and {len(done.removed) - len(shown):,} more; to list all: -f json")
-    if now.format != "human":
-        for kept in done.plan.keep:
-            now.out.result("kept", _kept_fields(kept))
+    _record_kept(now, "kept", done.plan.keep)
     for candidate in done.taken:
-        fields = {**_candidate_fields(candidate), "reason": "in use now"}
-        now.out.result("kept", fields, f"kept {candidate.label}: in use now")
-    for failure in done.failed:
-        fields = {**_candidate_fields(failure.candidate), "reason": failure.reason}
-        now.out.result("failed", fields, f"failed to remove {failure.candidate.label}: {failure.reason}")
-    if now.format != "human":
-        for judged in done.in_the_way:
-            now.out.result("lease", lease_fields(judged))
+        now.out.result("kept", _fields(candidate, reason="in use now"), f"kept {candidate.label}: in use now")
+    for candidate, reason in done.failed:
+        text = f"failed to remove {candidate.label}: {reason}"
+        now.out.result("failed", _fields(candidate, reason=reason), text)
+    now.out.table("lease", map(lease_fields, done.in_the_way))
     for leftover in done.tidied:
         now.out.detail(f"removed leftover {leftover.path}: {leftover.what}")
-    missed, missed_entries = done.missed_both
     fields = {
         "items": len(done.removed),
         "bytes": done.freed,
@@ -120,9 +118,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         "failed": len(done.failed),
         "left": len(done.left),
         "gone": len(done.gone),
-        "missed_bytes": missed,
-        "missed_entries": missed_entries,
-        **_withheld_fields(done.withheld, done.trashed),
+        **_goal_fields(done.missed_both, done.withheld, done.trashed),
         "tidied": len(done.tidied),
         "purged": done.purged,
         "unpurged": done.unpurged,
@@ -136,23 +132,17 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
 def _sentences(done: Cleaned) -> Iterable[str]:
     if done.plan.within and not done.tidied and not done.reaped.leases:
         yield _nothing_to_remove(done.plan, done.withheld)
-        yield from _withheld(done.withheld, done.trashed, "was")
     else:
-        yield from _what_went(done)
-    yield from _still_there(done.unpurged, done.unpurged_bytes)
-
-
-def _what_went(done: Cleaned) -> Iterable[str]:
-    yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
-    if done.gone:
-        yield f"{output.count(len(done.gone), 'item')} had already been removed by another process"
-    if done.left:
-        yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
-    missed, missed_entries = done.missed_both
-    yield from _missed(missed, missed_entries, "was")
-    if missed or missed_entries:
-        yield from _in_the_way(done)
+        yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
+        if done.gone:
+            yield f"{output.count(len(done.gone), 'item')} had already been removed by another process"
+        if done.left:
+            yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
+        for sentence in _missed(done.missed_both, "was"):
+            yield sentence
+            yield from _in_the_way(done)
     yield from _withheld(done.withheld, done.trashed, "was")
+    yield from _still_there(done.unpurged, done.unpurged_bytes)
 
 
 def _in_the_way(done: Cleaned) -> Iterable[str]:
@@ -169,11 +159,11 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
         yield f"  and {len(held) - _SHOWN:,} more; to list all: -f json"
 
 
-def _missed(size: int, entries: int, verb: str) -> Iterable[str]:
-    """By how much the goal is missed, if it is."""
-    if size or entries:
+def _missed(missed: tuple[int, int], verb: str) -> Iterable[str]:
+    """By how many bytes and entries the goal is missed, if it is."""
+    if missed != (0, 0):
         why = "the rest is in use, kept by the conditions, or not part of this cache"
-        yield f"the goal {verb} missed by {_amount(size, entries)}: {why}"
+        yield f"the goal {verb} missed by {_amount(*missed)}: {why}"
 
 
 def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[str]:
@@ -192,9 +182,14 @@ def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[st
         yield f"  in the trash: {there} that could not be deleted in this run; the next clean continues"
 
 
-def _withheld_fields(over: tuple[int, int], trashed: Trashed) -> dict[str, Any]:
-    until = output.moment(trashed.until) if over != (0, 0) and trashed.until else None
-    return {"withheld_bytes": over[0], "withheld_entries": over[1], "withheld_until": until}
+def _goal_fields(missed: tuple[int, int], over: tuple[int, int], trashed: Trashed) -> dict[str, Any]:
+    return {
+        "missed_bytes": missed[0],
+        "missed_entries": missed[1],
+        "withheld_bytes": over[0],
+        "withheld_entries": over[1],
+        "withheld_until": output.moment(trashed.until) if over != (0, 0) and trashed.until else None,
+    }
 
 
 def _amount(size: int, entries: int) -> str:
@@ -202,9 +197,10 @@ def _amount(size: int, entries: int) -> str:
 
 
 def _reasons(keep: Iterable[Kept]) -> str:
-    """The number of kept items by reason: ``; kept 2 in use, 1 used within 30 d``."""
-    reasons = Counter("in use" if kept.held else kept.reason for kept in keep)
-    return "; kept " + ", ".join(f"{number} {reason}" for reason, number in reasons.items()) if reasons else ""
+    """The number of kept items by reason: ``; kept 2 items in use, 1 item used within 30 d``."""
+    reasons = Counter("in use" if kept.held else _PHRASES.get(kept.reason, kept.reason) for kept in keep)
+    kept = ", ".join(f"{output.count(number, 'item')} {reason}" for reason, number in reasons.items())
+    return f"; kept {kept}" if kept else ""
 
 
 def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
@@ -223,17 +219,16 @@ def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None)
         "unpurged_bytes": purged.left_bytes,
         "dry_run": False,
     }
-    copies = "1 evicted copy" if purged.copies == 1 else f"{purged.copies:,} evicted copies"
-    left = _still_there(purged.left, purged.left_bytes)
-    now.out.result("total", fields, f"deleted {copies}, {output.size(size)}", *left)
+    text = f"deleted {output.count(purged.copies, 'evicted copy', 'evicted copies')}, {output.size(size)}"
+    now.out.result("total", fields, text, *_still_there(purged.left, purged.left_bytes))
     return Exit.PARTIAL if purged.left else Exit.DONE
 
 
 def _still_there(copies: int, size: int) -> Iterable[str]:
     """The copies in the trash that are due but could not be deleted."""
     if copies:
-        which = "1 copy is" if copies == 1 else f"{copies:,} copies are"
-        yield f"{which} still to be deleted: {output.size(size)}; the next clean continues"
+        left = output.count(copies, "copy is", "copies are")
+        yield f"{left} still to be deleted: {output.size(size)}; the next clean continues"
 
 
 # -- notice ----------------------------------------------------------------------------------------------------------
@@ -245,39 +240,27 @@ def print_notice(
     """Print what `clean` would remove in `notice` seconds if nothing were used until then. Returns the exit code."""
     plan, _ = cache.plan(rules, ahead=notice)
     report_unmatched(now, plan, exclude)
-    users = _fetched_by(cache, plan.remove)
-    rows = [{**_candidate_fields(one), "copy": one.generation, "user": users[one.place]} for one in plan.remove]
-    moment = time.time()
-    columns = [
-        Column("FETCHED BY", field("user")),
-        Column("WOULD REMOVE", field("name")),
-        SIZE,
-        Column("LAST USE", lambda row: output.ago(row["_idle_since"], moment)),
+    rows: Iterable[dict[str, Any]] = [
+        _fields(one, copy=one.generation, user=_fetched_by(cache, one)) for one in plan.remove
     ]
+    columns = [Column("FETCHED BY", "user"), Column("WOULD REMOVE", "name"), SIZE, last_use(time.time())]
     if by == "user":
         sums: dict[str, dict[str, Any]] = {}
         for row in rows:
             one = sums.setdefault(row["user"], {"user": row["user"], "bytes": 0, "items": []})
             one["bytes"] += row["bytes"]
             one["items"].append(row["name"])
-        columns = [columns[0], columns[2], Column("ITEMS", lambda row: " ".join(row["items"]))]
-        now.out.table("notice", sorted(sums.values(), key=lambda row: -row["bytes"]), columns)
-    else:
-        shown = zip(rows, plan.remove, strict=True)
-        now.out.table("notice", ({**row, "_idle_since": one.idle_since} for row, one in shown), columns)
+        rows = sorted(sums.values(), key=lambda row: -row["bytes"])
+        columns = [columns[0], SIZE, Column("ITEMS", lambda row: " ".join(row["items"]))]
+    now.out.table("notice", rows, columns)
     fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
     what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"
     now.out.result("total", {**fields, "dry_run": True}, f"{what}; would be removed within {short_duration(notice)}")
     return Exit.DONE
 
 
-def _fetched_by(cache: Cache, candidates: Iterable[Candidate]) -> dict[str, str]:
-    """The user who fetched each item, by place. For a loose file, its owner."""
+def _fetched_by(cache: Cache, one: Candidate) -> str:
+    """The user who fetched an item. For a loose file, its owner."""
     from sccache_dtool.cli.usage import user_of
 
-    def tell(one: Candidate) -> str:
-        if one.loose is not None:
-            return user_of(one.loose.uid)
-        return cache.facts_of(one.key, one.generation).user
-
-    return {one.place: tell(one) for one in candidates}
+    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_of(one.loose.uid)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)
 
 
-class Told(NamedTuple):
+class DatasetItem(NamedTuple):
     """An item, with what the facts of its copies say about its dataset. The facts are evicted with the copies."""
 
     item: Item
@@ -30,19 +30,19 @@ class Told(NamedTuple):
     is_view: bool = False  # whether it is a directory of links to the items of a dataset
 
 
-def tell(item: Item, noted: Iterable[ItemFacts]) -> Told:
-    """What is known of an item; `noted` are the facts of its copies.
+def dataset_item(item: Item, facts_of_copies: Iterable[ItemFacts]) -> DatasetItem:
+    """What is known of an item, from the facts of its copies.
 
     Every use saves the time of a fetch, except the one that fetched each copy. The time of a fetch is recorded with the
     copy. After an eviction it is therefore unknown until the item is fetched again.
     """
-    noted = list(noted)
+    facts_of_copies = list(facts_of_copies)
     match = _LABEL.fullmatch(item.label)
-    if any(facts.source is not None and not _first(facts).startswith(DTOOL) for facts in noted):
+    if any(facts.source is not None and not _first(facts).startswith(DTOOL) for facts in facts_of_copies):
         match = None  # somebody has given it such a name
     dataset, name, relpath = match[1] if match else "", "", ""
     seconds: list[float] = []
-    for facts in noted:
+    for facts in facts_of_copies:
         if facts.seconds is not None:
             seconds.append(facts.seconds)
         first = _first(facts)
@@ -52,17 +52,17 @@ def tell(item: Item, noted: Iterable[ItemFacts]) -> Told:
         name = (facts.dataset or {}).get("name") or name
         relpath = facts.relpath or relpath
     saved = max(0, item.uses - len(item.copies)) * sum(seconds) / len(seconds) if seconds else None
-    return Told(item, dataset, name, relpath, saved, match is not None and match[2] == "dataset")
+    return DatasetItem(item, dataset, name, relpath, saved, match is not None and match[2] == "dataset")
 
 
 def _first(facts: ItemFacts) -> str:
     return facts.source[0] if facts.source else ""
 
 
-def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any]]:
+def by_dataset(listed: Iterable[DatasetItem], left: Iterable[Pile]) -> list[dict[str, Any]]:
     """One record for each dataset, and one for all other items, the largest first."""
-    told, left = list(told), list(left)
-    whole = {one.dataset for one in told} | {pile.dataset for pile in left}
+    listed, left = list(listed), list(left)
+    whole = {one.dataset for one in listed} | {pile.dataset for pile in left}
     short = {uuid[:8]: uuid for uuid in whole if is_uuid(uuid)}
     sums: dict[str, dict[str, Any]] = {}
 
@@ -85,7 +85,7 @@ def by_dataset(told: Iterable[Told], left: Iterable[Pile]) -> list[dict[str, Any
             },
         )
 
-    for one in told:
+    for one in listed:
         row = of(one.dataset)
         row["name"] = row["name"] or one.name
         row["bytes"] += one.item.bytes

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 import click
 
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.output import Column
 from sccache_dtool.disk import records
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
@@ -33,12 +33,7 @@ _DETAILS = 3
     help="Test whether the file system of DIR is fit for a cache. DIR need not be a cache.",
 )
 @click.option("--peer", is_flag=True, help="With --verify-filesystem: run on the second host. Start this one first.")
-@click.option(
-    "--wait",
-    type=duration,
-    metavar="TIME",
-    help="With --verify-filesystem: wait at most TIME for the other host: 10m.",
-)
+@click.option("--wait", type=DURATION, help="With --verify-filesystem: wait at most TIME for the other host: 10m.")
 @common_options()
 @pass_invocation
 def doctor_command(
@@ -176,12 +171,10 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     fields = {"path": path, "fitness": str(report.fitness), "verdict": report.verdict}
     now.out.result("verdict", fields, f"{path}: {records.printable(report.verdict)}")
     if role.part is verify.Part.LEAD:
-        now.out.table(
-            "check",
-            (
-                {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
-                for one in report.findings
-            ),
-            [Column("RESULT", field("result")), Column("CHECK", field("check")), Column("EVIDENCE", field("evidence"))],
+        rows = (
+            {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
+            for one in report.findings
         )
+        columns = [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")]
+        now.out.table("check", rows, columns)
     return codes[report.fitness]

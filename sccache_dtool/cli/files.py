@@ -6,7 +6,6 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable
-from typing import TextIO
 
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import unique
@@ -30,7 +29,8 @@ def write_file(out: Output, path: str, lines: Iterable[str]) -> None:
         if _may_be_replaced(path):
             _replace(os.path.realpath(path) if os.path.islink(path) else path, lines)
         else:
-            with _open(path) as file:
+            fd = _stream(path)  # duplicated, because opening it again would truncate it
+            with open(path if fd is None else os.dup(fd), "w", encoding="utf-8") as file:
                 file.writelines(lines)
     except OSError as error:
         kind = NoSpace if error.errno in FULL else CacheError
@@ -53,12 +53,6 @@ def _stream(path: str) -> int | None:
             if os.path.samestat(status, os.fstat(fd)):
                 return fd
     return None
-
-
-def _open(path: str) -> TextIO:
-    """Open an existing file for writing. A standard stream is duplicated: opening it again would truncate it."""
-    fd = _stream(path)
-    return open(path if fd is None else os.dup(fd), "w", encoding="utf-8")
 
 
 def _replace(path: str, lines: Iterable[str]) -> None:

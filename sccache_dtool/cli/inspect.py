@@ -14,8 +14,8 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
-from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import Exit, UsageError
@@ -29,20 +29,16 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.protocol.reaping import Judged
 
-NAME = Column("NAME", field("name"))
+NAME = Column("NAME", "name")
 KEY = Column("KEY", lambda row: row["item"][:12])
 SIZE = Column("SIZE", lambda row: output.size(row["bytes"]), right=True)
-LEASES = Column("LEASES", field("leases"), right=True)
-USES = Column("USES", field("uses"), right=True)
+LEASES = Column("LEASES", "leases", right=True)
+USES = Column("USES", "uses", right=True)
 
 
 def last_use(now: float) -> Column:
-    """A column that shows the last use, for rows with the fields `leases` and `_idle_since` (seconds since 1970)."""
-
-    def show(row: Fields) -> str:
-        return "in use" if row["leases"] else output.ago(row["_idle_since"], now)
-
-    return Column("LAST USE", show)
+    """A column that shows the last use, for rows with `_idle_since` (seconds since 1970) and, if any, `leases`."""
+    return Column("LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"], now))
 
 
 def item_fields(item: Item) -> dict[str, Any]:
@@ -57,6 +53,7 @@ def item_fields(item: Item) -> dict[str, Any]:
         "uses": item.uses,
         "last_use": output.moment(item.idle_since),
         "state": _state(item),
+        "_idle_since": item.idle_since,
     }
 
 
@@ -110,17 +107,13 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     found: Iterable[Item] = _filtered(cache, filters, matched)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
-    columns = [NAME, KEY, SIZE, Column("STATE", field("state")), USES, last_use(moment)]
+    columns = [NAME, KEY, SIZE, Column("STATE", "state"), USES, last_use(moment)]
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
-    now.out.table("item", (_listed(cache, item) if long else _row(item) for item in found), columns)
+    now.out.table("item", (_listed(cache, item) if long else item_fields(item) for item in found), columns)
     for pattern in dict.fromkeys(filters):
         if pattern not in _STATES and pattern not in matched:
             now.out.note(f"no item has a name that matches {pattern!r}")
-
-
-def _row(item: Item) -> dict[str, Any]:
-    return {**item_fields(item), "_idle_since": item.idle_since}
 
 
 #: States that `--filter` accepts; every other word is a pattern.
@@ -152,7 +145,7 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
     facts = cache.facts(copy) if copy else ItemFacts()
     path = cache.path(copy) if copy else None
     return {
-        **_row(item),
+        **item_fields(item),
         "source": list(facts.source or ()),
         "path": None if path is None else str(path),
         "fetched": facts.fetched,
@@ -298,7 +291,7 @@ def _print_leases(now: Invocation, judged: list[Judged]) -> None:
 
 @click.command("log")
 @click.argument("item", required=False)
-@click.option("--since", type=duration, metavar="TIME", help="Show only uses that ended within the last TIME: 7d.")
+@click.option("--since", type=DURATION, help="Show only uses that ended within the last TIME: 7d.")
 @common_options()
 @pass_invocation
 def log_command(now: Invocation, item: str | None, since: float | None) -> None:
@@ -313,20 +306,16 @@ def log_command(now: Invocation, item: str | None, since: float | None) -> None:
     cache = now.cache()
     keys = [key for part in cache.survey(_used) for key in part] if item is None else [cache.find(item)]
     earliest = 0.0 if since is None else time.time() - since
+    columns = [
+        Column("END", "end"),
+        Column("LASTED", lambda row: output.duration(row["seconds"]), right=True),
+        Column("ITEM", "name"),
+        Column("BY", "by"),
+        Column("HOW", "how"),
+    ]
     rows = sorted(_uses(cache, keys, earliest), key=lambda row: row["_end"])
-    now.out.table(
-        "use",
-        rows,
-        [
-            Column("END", field("end")),
-            Column("LASTED", lambda row: "?" if row["seconds"] is None else short_duration(row["seconds"]), right=True),
-            Column("ITEM", field("name")),
-            Column("BY", field("by")),
-            Column("HOW", field("how")),
-        ],
-    )
-    if not rows:
-        now.out.note("no use has ended yet" if since is None else "no use has ended in that time")
+    empty = "no use has ended yet" if since is None else "no use has ended in that time"
+    now.out.table("use", rows, columns, empty)
 
 
 def _used(items: Iterator[Item]) -> list[str]:

@@ -59,7 +59,7 @@ _GROUPS = {
 }
 _MODULES = {name: module for group in _GROUPS.values() for name, module in group.items()}
 
-#: What the metavariables of options mean, for the help of each command that has them.
+#: What the types of options mean, for the help of each command that has them.
 _UNITS = {
     "TIME": "TIME is a number with a unit: s, m, h, d or w.",
     "SIZE": "SIZE is a number of bytes, or a number with a unit: kB, MB, GB, TB, PB, or KiB, MiB, GiB, TiB, PiB.",
@@ -89,8 +89,8 @@ class Commands(click.Group):
 
         command = getattr(import_module(f"sccache_dtool.cli.{_MODULES[cmd_name]}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
-        used = {option.metavar for option in command.params if isinstance(option, click.Option)}
-        command.epilog = " ".join(text for metavar, text in _UNITS.items() if metavar in used) or None
+        used = {option.type.name for option in command.params}
+        command.epilog = " ".join(text for name, text in _UNITS.items() if name in used) or None
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

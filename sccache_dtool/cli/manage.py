@@ -6,19 +6,18 @@ from collections.abc import Callable
 
 import click
 
-from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.inspect import KEY, NAME, SIZE
 from sccache_dtool.cli.options import (
+    UNTIL,
     Invocation,
     common_options,
     dry_run_option,
     pass_invocation,
     trash_option,
-    until,
     yes_option,
 )
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.output import Column
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
 from sccache_dtool.protocol.reaping import Reaped
@@ -80,9 +79,11 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
             now.confirm(f"Has holder {holder} ended? If it still reads its items, they may be removed")
         reaped = cache.reap_holder(holder, dry_run=dry_run)
     print_reaped(now, reaped, dry_run)
-    would = "would end" if dry_run else "ended"
     fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}
-    now.out.result("total", {**fields, "dry_run": dry_run}, f"{would} {output.count(len(reaped.leases), 'lease')}")
+    text = f"ended {output.count(len(reaped.leases), 'lease')}"
+    if dry_run:
+        text = f"would end {output.count(len(reaped.leases), 'lease')}" if reaped.leases else "no lease to end"
+    now.out.result("total", {**fields, "dry_run": dry_run}, text)
     return Exit.PARTIAL if reaped.failed else Exit.DONE
 
 
@@ -127,9 +128,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
 
 @click.command("pin")
 @click.argument("items", nargs=-1, metavar="[ITEM]...")
-@click.option(
-    "--until", type=until, metavar="WHEN", help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end."
-)
+@click.option("--until", type=UNTIL, help="End of the pin: 30d, or a date such as 2027-01-31. Default: no end.")
 @common_options()
 @pass_invocation
 def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) -> int:
@@ -148,14 +147,12 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
     if until is not None and not items:
         raise UsageError("--until needs an ITEM", hint="sc-dtool pin ITEM --until WHEN")
     if not items:
-        rows = [
+        rows = (
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
-        ]
-        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", field("by"))]
-        now.out.table("pin", rows, columns)
-        if not rows:
-            now.out.note("no item is pinned")
+        )
+        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", "by")]
+        now.out.table("pin", rows, columns, empty="no item is pinned")
         return Exit.DONE
 
     def pin(item: str) -> None:
@@ -210,7 +207,17 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
     cache = now.cache()
     cache.check()
     if not items:
-        _print_trash(now, cache)
+        rows = (
+            {
+                "item": key,
+                "name": key_label(key),
+                "bytes": name.generation.bytes,
+                "keep_until": output.moment(name.keep_until),
+            }
+            for key, name in cache.restorable()
+        )
+        empty = "the trash is empty; only items removed with --trash are kept in it"
+        now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", "keep_until")], empty)
         return Exit.DONE
 
     def restore(item: str) -> None:
@@ -218,21 +225,6 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
         now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
 
     return _each(now, list(items), restore)
-
-
-def _print_trash(now: Invocation, cache: Cache) -> None:
-    rows = [
-        {
-            "item": key,
-            "name": key_label(key),
-            "bytes": name.generation.bytes,
-            "keep_until": output.moment(name.keep_until),
-        }
-        for key, name in cache.restorable()
-    ]
-    now.out.table("trashed", rows, [NAME, KEY, SIZE, Column("UNTIL", field("keep_until"))])
-    if not rows:
-        now.out.note("the trash is empty; only items removed with --trash are kept in it")
 
 
 def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:

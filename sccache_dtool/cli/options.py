@@ -6,6 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -15,85 +16,64 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk import root
 from sccache_dtool.errors import CacheError, UsageError
-from sccache_dtool.policy.thresholds import Mark, parse_entries_mark, parse_limit, parse_mark
+from sccache_dtool.policy.thresholds import parse_entries_mark, parse_limit, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-Value = TypeVar("Value")
 
 
-def size(text: str) -> int:
-    """A size in bytes. The error names the accepted forms."""
-    return _convert(parse_size, text)
+class Quantity(click.ParamType):  # type: ignore[type-arg]  # older releases of click have none
+    """A value with a unit. The error names the accepted forms."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        """`name`: its metavariable in the help."""
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value that a text means."""
+        try:
+            return self._parse(value)
+        except CacheError as error:
+            self.fail(f"{error.message}; {error.hint}", param, ctx)
 
 
-def limit(text: str) -> int:
-    """A limit for `clean` in bytes. The error names the accepted forms."""
-    return _convert(parse_limit, text)
+#: A size and a limit for `clean` in bytes, a duration and a lifetime in seconds, and a date or a duration from now in
+#: seconds since 1970.
+SIZE, LIMIT = Quantity("SIZE", parse_size), Quantity("SIZE", parse_limit)
+DURATION, LIFETIME = Quantity("TIME", parse_duration), Quantity("TIME", parse_lifetime)
+UNTIL = Quantity("WHEN", parse_until)
+
+#: Watermarks for bytes, and for files and directories.
+MARK, FILES_MARK = Quantity("MARK", parse_mark), Quantity("MARK", parse_entries_mark)
 
 
-def duration(text: str) -> float:
-    """A duration in seconds. The error names the accepted forms."""
-    return _convert(parse_duration, text)
-
-
-def lifetime(text: str) -> float:
-    """A lifetime in seconds. The error names the accepted forms."""
-    return _convert(parse_lifetime, text)
-
-
-def until(text: str) -> float:
-    """A time in seconds since 1970, given as a date or as a duration from now."""
-    return _convert(parse_until, text)
-
-
-def mark(text: str) -> Mark:
-    """A watermark for bytes. The error names the accepted forms."""
-    return _convert(parse_mark, text)
-
-
-def files_mark(text: str) -> Mark:
-    """A watermark for files and directories. The error names the accepted forms."""
-    return _convert(parse_entries_mark, text)
-
-
-def _convert(parse: Callable[[str], Value], text: str) -> Value:
-    try:
-        return parse(text)
-    except CacheError as error:
-        raise click.BadParameter(f"{error.message}; {error.hint}") from None
-
-
+@dataclass
 class Invocation:
     """The options that all commands have, and the cache and the output that they select."""
 
-    def __init__(self, owns_process: bool = False) -> None:
-        """`owns_process`: whether this process ends with the command."""
-        self.owns_process = owns_process
-        self.cache_dir: str | None = None
-        self.format = "human"
-        self.color = "auto"
-        self.quiet = False
-        self.verbose = False
-        self.no_input = False
-        self.jobs: int | None = None
-        self.debug = False
-        self.executor: str | None = None
-        self.insecure_executor = False
-        self.spread: Executor | None = None  # runs parts of a scan in other processes
-        self._output: Output | None = None
+    owns_process: bool = False  # whether this process ends with the command
+    cache_dir: str | None = None
+    format: str = "human"
+    color: str = "auto"
+    quiet: bool = False
+    verbose: bool = False
+    no_input: bool = False
+    jobs: int | None = None
+    debug: bool = False
+    executor: str | None = None
+    insecure_executor: bool = False
+    spread: Executor | None = None  # runs parts of a scan in other processes
 
-    @property
+    @functools.cached_property
     def out(self) -> Output:
         """Prints results and messages."""
-        if self._output is None:
-            self._output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose or self.debug)
-            level = log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE
-            log.show(level, self._output.message)
-        return self._output
+        output = Output(self.format, self.color, quiet=self.quiet, verbose=self.verbose or self.debug)
+        log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, output.message)
+        return output
 
     def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
         """The cache in `directory`, or in the one that the options select.
@@ -143,13 +123,15 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
         setattr(invocation(ctx), param.name, value)
 
 
+def add_options(*add: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A decorator that adds options to a command, in the order in which the help lists them."""
+    return lambda function: functools.reduce(lambda extended, one: one(extended), reversed(add), function)
+
+
 def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     """The options that may precede or follow the name of a command. `hidden`: leave them out of the help."""
-
-    def option(*names: str, **attributes: Any) -> Callable[[Command], Command]:
-        return click.option(*names, expose_value=False, callback=_keep, hidden=hidden, **attributes)
-
-    options = (
+    option = functools.partial(click.option, expose_value=False, callback=_keep, hidden=hidden)
+    return add_options(
         option(
             "-C",
             "--cache-dir",
@@ -170,14 +152,6 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
         option("--no-input", is_flag=True, help="Never ask a question; fail instead."),
         option("--debug", is_flag=True, help="Print debug messages, and a traceback with an error."),
     )
-    return lambda function: with_options(function, *options)
-
-
-def with_options(function: Any, *options: Callable[[Any], Any]) -> Any:
-    """The function with these options, in the order in which the help lists them."""
-    for add in reversed(options):
-        function = add(function)
-    return function
 
 
 class ItemOptions(NamedTuple):
@@ -185,7 +159,6 @@ class ItemOptions(NamedTuple):
 
     words: tuple[str, ...]
     name: str | None
-    size: int | None  # bytes that it needs
     directories: str | None  # separated by colons
 
     def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
@@ -206,15 +179,13 @@ def item_options(function: Command) -> Any:
         item = ItemOptions(*(values.pop(name) for name in ItemOptions._fields))
         return function(*arguments, item=item, **values)
 
-    return with_options(
-        run,
+    add = add_options(
         click.option(
             "-n",
             "--name",
             metavar="NAME",
             help="Identify the item by NAME. Without SOURCE: count references only, without data.",
         ),
-        click.option("--size", type=size, metavar="SIZE", help="Space that the item needs: 10GB."),
         click.option(
             "-d",
             "--directories",
@@ -223,66 +194,49 @@ def item_options(function: Command) -> Any:
         ),
         click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
     )
+    return add(run)
 
 
 def use_options(function: Command) -> Any:
     """How a lease is taken, and how an item is fetched. The command is given `options`, UseOptions, and `parents`."""
 
     @functools.wraps(function)
-    def run(
-        *arguments: Any,
-        ttl: float | None,
-        wait: float | None,
-        max_rate: int | None,
-        make_room: bool,
-        refresh: bool,
-        max_age: float | None,
-        **values: Any,
-    ) -> Any:
-        if refresh and max_age is not None:
+    def run(*arguments: Any, refresh: bool, **values: Any) -> Any:
+        given = UseOptions(**{name: values.pop(name) for name in UseOptions._fields})
+        if refresh and given.max_age is not None:
             raise UsageError("--refresh and --max-age cannot be combined", hint="--refresh is the same as --max-age 0s")
-        if max_rate is not None and max_rate < 1:
+        if given.rate is not None and given.rate < 1:
             raise UsageError("--max-rate must be at least one byte a second")
-        age = 0.0 if refresh else max_age
-        options = UseOptions(ttl=ttl, wait=wait, rate=max_rate, make_room=make_room, max_age=age)
-        return function(*arguments, options=options, **values)
+        return function(*arguments, options=given._replace(max_age=0.0) if refresh else given, **values)
 
-    return with_options(
-        run,
-        click.option(
-            "--ttl", type=lifetime, metavar="TIME", help="Let other hosts end the lease after this time: 12h."
-        ),
-        click.option(
-            "--wait", type=duration, metavar="TIME", help="Wait at most this long for another process's download: 1h."
-        ),
-        click.option("--max-rate", type=size, metavar="SIZE", help="Download at most this much per second: 10MB."),
+    add = add_options(
+        click.option("--size", type=SIZE, help="Space that the item needs: 10GB."),
+        click.option("--ttl", type=LIFETIME, help="Let other hosts end the lease after this time: 12h."),
+        click.option("--wait", type=DURATION, help="Wait at most this long for another process's download: 1h."),
+        click.option("--max-rate", "rate", type=SIZE, help="Download at most this much per second: 10MB."),
         click.option("--make-room", is_flag=True, help="Remove idle items if there is not enough space."),
         click.option(
             "--refresh", is_flag=True, help="Ask the source whether it has changed, and fetch again if it has."
         ),
-        click.option(
-            "--max-age",
-            type=duration,
-            metavar="TIME",
-            help="Like --refresh, but only if the copy is older than this: 1d.",
-        ),
+        click.option("--max-age", type=DURATION, help="Like --refresh, but only if the copy is older than this: 1d."),
         click.option("--parents", is_flag=True, help="Create missing parent directories of a new cache."),
     )
+    return add(run)
 
 
-def holder_option(function: Command) -> Command:
-    """Option that says who holds the lease."""
-    return click.option(
-        "--holder",
-        default="auto",
-        metavar="WHO",
-        help="Who holds the lease: auto (the batch job or calling process, the default), pid:N, slurm:ID, or a name.",
-    )(function)
+#: For commands that are given the words of `use`, and need no space.
+size_ignored_option = click.option(
+    "--size", type=SIZE, expose_value=False, help="Accepted as in `use`, and ignored: this command fetches nothing."
+)
 
+holder_option = click.option(
+    "--holder",
+    default="auto",
+    metavar="WHO",
+    help="Who holds the lease: auto (the batch job or calling process, the default), pid:N, slurm:ID, or a name.",
+)
 
 #: Options of the commands that remove something.
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-trash_option = click.option(
-    "--trash", type=duration, metavar="TIME", help="Keep removed items in the trash for this time: 7d."
-)
+trash_option = click.option("--trash", type=DURATION, help="Keep removed items in the trash for this time: 7d.")

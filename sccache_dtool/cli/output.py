@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.log import NOTE
+from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,11 +31,15 @@ _ROWS = 200
 
 
 class Column(NamedTuple):
-    """A column of a table for people: its title, and the function that formats its cell of a row."""
+    """A column of a table for people."""
 
     title: str
-    show: Callable[[Fields], str]
+    source: str | Callable[[Fields], str]  # the field that it shows as it is, or what formats its cell of a row
     right: bool = False
+
+    def show(self, row: Fields) -> str:
+        """The cell of a row."""
+        return str(row[self.source]) if isinstance(self.source, str) else self.source(row)
 
 
 class Output:
@@ -70,18 +74,26 @@ class Output:
         """Print a text as it is, in every format."""
         _write(sys.stdout, lines.removesuffix("\n"))
 
-    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column]) -> None:
-        """Print many results of one kind."""
-        if self.format == "human":
-            self._table(iter(rows), columns)
-        else:
-            for row in rows:
+    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column] = (), empty: str = "") -> None:
+        """Print many results of one kind. Without `columns`, they are only for programs.
+
+        `empty`: a note that is printed instead of no rows.
+        """
+        if self.format == "human" and not columns:
+            return
+        rows = iter(rows)
+        first = list(islice(rows, _ROWS if self.format == "human" else 1))
+        if not first and empty:
+            self.note(empty)
+        if self.format != "human":
+            for row in chain(first, rows):
                 self._machine(kind, row)
+        elif first:
+            self._table(first, rows, columns)
 
     def _machine(self, kind: str, fields: Fields) -> None:
-        fields = {
-            name: value for name, value in fields.items() if not name.startswith("_")
-        }  # these are only for tables
+        # Fields with an underscore are only for tables.
+        fields = {name: value for name, value in fields.items() if not name.startswith("_")}
         if self.format == "json":
             import json
 
@@ -93,12 +105,12 @@ class Output:
             _write(sys.stdout, "\t".join(header))
         _write(sys.stdout, "\t".join((kind, *(_cell(value) for value in fields.values()))))
 
-    def _table(self, rows: Iterator[Fields], columns: Sequence[Column]) -> None:
+    def _table(self, first: list[Fields], rows: Iterator[Fields], columns: Sequence[Column]) -> None:
         """Print a table in parts, so that a million rows are not kept in memory. Most tables have one part."""
-        first = list(islice(rows, _ROWS))
-        if first and self._is_decorated(sys.stdout):
+        # Without a terminal or colour, rich is not imported, which would take long.
+        if sys.stdout.isatty() or self._color == "always":
             self._draw(first, columns)
-        elif first:
+        else:
             _write(sys.stdout, "\n".join(_plainly(first, columns, titled=True)))
         while piece := list(islice(rows, _ROWS)):  # without rich, which would take minutes for a long table
             _write(sys.stdout, "\n".join(_plainly(piece, columns)))
@@ -117,10 +129,6 @@ class Output:
         drawn = StringIO()  # rich's own capture would write to the file as well
         self._console(drawn, like=sys.stdout).print(table)
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
-
-    def _is_decorated(self, file: TextIO) -> bool:
-        """Whether the output is folded and coloured. If it is not, rich is not imported, which would take long."""
-        return file.isatty() or self._color == "always"
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
@@ -158,20 +166,17 @@ class Output:
         if self._share is None:
             from sccache_dtool.cli.progress import Share
 
-            watched = sys.stderr.isatty() and not self._quiet and os.environ.get("TERM") != "dumb"
-            self._share = Share("scanning the cache", sys.stderr if watched else None)
+            self._share = Share("scanning the cache", sys.stderr if _is_animated() and not self._quiet else None)
         self._share.show(done, total)
 
     def progress(self) -> Progress | None:
         """A progress bar on a terminal, and one line a minute elsewhere; None with --quiet."""
-        return None if self._quiet else _Later(self._make_progress)
+        return None if self._quiet else cast("Progress", _Later(self._make_progress))
 
     def _make_progress(self) -> Progress:
         from sccache_dtool.cli.progress import Bar, Lines
 
-        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-            return Lines(self.note)
-        return Bar(lambda: self._console(sys.stderr))
+        return Bar(lambda: self._console(sys.stderr)) if _is_animated() else Lines(self.note)
 
     def _console(self, file: TextIO, like: TextIO | None = None) -> Console:
         """A rich console that writes to `file`, formatted as for `like`."""
@@ -195,25 +200,10 @@ class _Later:
     """A Progress that is created when it is first used: most commands find the item in the cache."""
 
     def __init__(self, make: Callable[[], Progress]) -> None:
-        self._make = make
-        self._made: Progress | None = None
+        self._make = functools.cache(make)
 
-    def start(self, label: str, total: int | None, there: int = 0) -> None:
-        self._progress().start(label, total, there)
-
-    def advance(self, n: int) -> None:
-        self._progress().advance(n)
-
-    def stage(self, text: str) -> None:
-        self._progress().stage(text)
-
-    def done(self) -> None:
-        self._progress().done()
-
-    def _progress(self) -> Progress:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._make(), name)
 
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
@@ -250,24 +240,25 @@ def ago(moment: float | None, now: float) -> str:
     if moment is None:
         return "never"
     seconds = max(0.0, now - moment)
-    return _long_ago(int(seconds // 60) * 60) if seconds > 3600 else _natural(seconds)
+    # Rounded to minutes, so that the cache of texts is effective for a million rows.
+    return _natural(seconds // 60 * 60 if seconds > 3600 else seconds)
 
 
 @functools.lru_cache
-def _long_ago(seconds: int) -> str:
-    """Rounded to minutes, so that the cache of texts is effective for a million rows."""
-    return _natural(seconds)
-
-
 def _natural(seconds: float) -> str:
     import humanize
 
     return humanize.naturaltime(seconds)
 
 
-def count(number: int, noun: str) -> str:
-    """``1 item``, ``1,234 items``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def duration(seconds: float | None) -> str:
+    """``90 s``, or ``?`` if it is not known."""
+    return "?" if seconds is None else short_duration(seconds)
+
+
+def count(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 item``, ``1,234 items``. `plural`: if it is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def moment(seconds: float | None) -> str | None:
@@ -275,9 +266,9 @@ def moment(seconds: float | None) -> str | None:
     return None if seconds is None else iso(seconds)
 
 
-def field(name: str) -> Callable[[Fields], str]:
-    """The formatter of a column that shows a field as it is."""
-    return lambda row: str(row[name])
+def _is_animated() -> bool:
+    """Whether standard error is a terminal that can overwrite a line."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def _cell(value: Any) -> str:
@@ -285,17 +276,15 @@ def _cell(value: Any) -> str:
     return printable(text)
 
 
-def _write(file: TextIO, line: str, end: str = "\n") -> None:
+def _write(file: TextIO, line: str) -> None:
     """Write a line to `file`. Only for standard output is an error raised."""
-    if file is not sys.stdout:
-        with contextlib.suppress(OSError):
-            print(line, file=file, end=end, flush=True)
-        return
     try:
-        print(line, file=file, end=end, flush=True)
-    except BrokenPipeError:
-        raise
+        print(line, file=file, flush=True)
     except OSError as error:
+        if file is not sys.stdout:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
         raise cannot_write_result(error) from error
 
 

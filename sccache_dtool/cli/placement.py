@@ -24,9 +24,10 @@ def fetch_where_room_is(
 
     A cache into which another process is already fetching the item comes first, so that it is not fetched twice.
 
-    `options.size`: bytes that it needs; None: what its source announces, if it does. Room is what is free less what
-    running downloads have reserved. Raises NoSpace, with what is missing where, if there is none, even by evicting what
-    is idle if `options.make_room` says so; NoCache if none of them is, or can become, a cache.
+    `options.size`: the bytes that it needs; None: what its source announces, if it does. Space that running downloads
+    have reserved does not count as free. Raises NoSpace, which lists what is missing in each cache, if no cache has
+    enough space, even after the eviction of idle items if `options.make_room` is true. Raises NoCache if none of the
+    directories is, or can become, a cache.
     """
     need = options.size
     if need is None and isinstance(request, Request) and request.bring is None:
@@ -35,17 +36,15 @@ def fetch_where_room_is(
     refusals: list[NoCache] = []
     for cache in sorted(caches, key=lambda cache: not cache.is_fetching(request.key)):
         missing = _missing(need, cache)
-        # Asked once more: who has begun meanwhile has reserved that room for what we want ourselves.
+        # Asked again: a process that has started in the meantime has reserved the space for this very item.
         if missing > 0 and not cache.is_fetching(request.key):
             short.append(f"{cache.root}: {shown(missing)} missing")
             continue
         try:
             return hold(cache)
-        except NoSpace as error:
+        except (NoSpace, NoCache) as error:
             short.extend(_why(cache, error))
-        except NoCache as error:
-            refusals.append(error)
-            short.extend(_why(cache, error))
+            refusals += [error] if isinstance(error, NoCache) else []
     if len(refusals) == len(caches):
         raise NoCache(
             f"none of the {len(caches)} directories is a cache",

@@ -8,7 +8,7 @@ from importlib.resources import files
 import click
 
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
-from sccache_dtool.cli.output import Column, field
+from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import UsageError, did_you_mean
 
 #: The files in `samples/`, each with its description.
@@ -39,7 +39,7 @@ def sample_command(now: Invocation, name: str | None) -> None:
     """
     if name is None:
         rows = ({"name": file, "about": about} for file, about in SAMPLES.items())
-        now.out.table("sample", rows, [Column("NAME", field("name")), Column("ABOUT", field("about"))])
+        now.out.table("sample", rows, [Column("NAME", "name"), Column("ABOUT", "about")])
         return
     found = [file for file in SAMPLES if name in (file, os.path.splitext(file)[0])]
     if len(found) != 1:

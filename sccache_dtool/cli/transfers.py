@@ -11,8 +11,15 @@ import click
 
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import Invocation, ItemOptions, common_options, item_options, pass_invocation
-from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.options import (
+    Invocation,
+    ItemOptions,
+    common_options,
+    item_options,
+    pass_invocation,
+    size_ignored_option,
+)
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.transfers import State, Transfer, continuing
@@ -32,6 +39,28 @@ _NUMBERS = {
     State.PROCESSING: 2,
     State.DONE: 3,
     State.FAILED: 4,
+}
+
+#: What each kind of source is, in the words of `loaders`.
+_SOURCES = {
+    "file": "a local file or directory",
+    "http": "a file on a web server",
+    "https": "a file on a web server",
+    "abfs": "a file in Azure Data Lake Storage",
+    "az": "a blob in Azure Blob Storage",
+    "ftp": "a file on an FTP server",
+    "gs": "an object in Google Cloud Storage",
+    "hdfs": "a file in Hadoop's file system",
+    "hf": "a file on Hugging Face",
+    "oci": "an object in Oracle Cloud",
+    "oss": "an object in Alibaba Cloud",
+    "root": "a file on an XRootD server",
+    "s3": "an object in Amazon S3 or a compatible store",
+    "sftp": "a file over SSH",
+    "smb": "a file on a Windows share",
+    "webdav": "a file on a WebDAV server",
+    "webdavs": "a file on a WebDAV server, over TLS",
+    "webhdfs": "a file in Hadoop's file system, over HTTP",
 }
 
 
@@ -58,21 +87,17 @@ def transfers_command(now: Invocation, everything: bool) -> None:
     keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
     found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
     shown = [one for one in found if everything or one.ended is None or moment - one.ended < SHOWN_FOR]
-    now.out.table(
-        "transfer",
-        [_fields(one, waiting, moment) for one in shown],
-        [
-            Column("ITEM", field("name")),
-            Column("STATE", field("state")),
-            Column("DONE", _progress, right=True),
-            Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
-            Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
-            Column("BY", field("by")),
-            Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
-        ],
-    )
-    if not shown:
-        now.out.note("no downloads" if everything else "no downloads; to show those of the last day: --all")
+    columns = [
+        Column("ITEM", "name"),
+        Column("STATE", "state"),
+        Column("DONE", _progress, right=True),
+        Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
+        Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
+        Column("BY", "by"),
+        Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
+    ]
+    empty = "no downloads" if everything else "no downloads; to show those of the last day: --all"
+    now.out.table("transfer", (_fields(one, waiting, moment) for one in shown), columns, empty)
 
 
 def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[str, Any]:
@@ -119,17 +144,8 @@ def loaders_command(now: Invocation) -> None:
     Example:
       sc-dtool loaders -f json
     """
-    rows = list(_loaders())
-    now.out.table(
-        "loader",
-        rows,
-        [
-            Column("KIND", field("kind")),
-            Column("NAME", field("name")),
-            Column("READY", _ready),
-            Column("WHAT IT IS", field("summary")),
-        ],
-    )
+    columns = [Column("KIND", "kind"), Column("NAME", "name"), Column("READY", _ready), Column("WHAT IT IS", "summary")]
+    now.out.table("loader", _loaders(), columns)
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
@@ -137,20 +153,16 @@ def _loaders() -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader(
-            "source", scheme, None, "a local file or directory" if scheme == "file" else "a file on a web server"
-        )
+        yield _loader("source", scheme, None, _SOURCES[scheme])
     for scheme in REMOTE:
-        yield {
-            **_loader("source", scheme, fsspec_source.to_install(scheme), "a file, opened with fsspec"),
-            "tested": scheme in fsspec_source.SHOWN,
-        }
+        missing = fsspec_source.to_install(scheme)
+        yield _loader("source", scheme, missing, _SOURCES[scheme], scheme in fsspec_source.SHOWN)
     yield from _plugins("source", plugins.SOURCES)
     for name in STEPS:
-        if name in ("tar", "zip"):
-            yield _loader("step", name, None, "unpacks")
-        else:
-            yield _loader("step", name, decompress.missing(name), "decompresses")
+        unpacks = name in ("tar", "zip")
+        yield _loader(
+            "step", name, None if unpacks else decompress.missing(name), "unpacks" if unpacks else "decompresses"
+        )
     import hashlib
 
     for name in (*CHECKSUMS, *sorted(hashlib.algorithms_guaranteed)):
@@ -166,13 +178,12 @@ def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
         if isinstance(plugin, CacheError):
             yield _loader(kind, name, plugin.message, f"from {package}")
         else:
-            loader = _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}")
-            yield {**loader, "tested": False}
+            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}", tested=False)
 
 
-def _loader(kind: str, name: str, missing: str | None, summary: str) -> dict[str, Any]:
+def _loader(kind: str, name: str, missing: str | None, summary: str, tested: bool = True) -> dict[str, Any]:
     found = {"kind": kind, "name": name, "ready": missing is None, "missing": missing}
-    return {**found, "tested": True, "summary": summary}
+    return {**found, "tested": tested, "summary": summary}
 
 
 def _ready(row: Fields) -> str:
@@ -199,6 +210,7 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 
 @click.command("locate")
 @item_options
+@size_ignored_option
 @common_options()
 @pass_invocation
 def locate_command(now: Invocation, item: ItemOptions) -> None:

@@ -14,10 +14,10 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.datasets import Told, by_dataset, tell
+from sccache_dtool.cli.datasets import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
-from sccache_dtool.cli.options import Invocation, common_options, duration, pass_invocation
-from sccache_dtool.cli.output import Column, Fields, field
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.policy.totals import Sums, add_up, total
 from sccache_dtool.units import short_duration
@@ -25,16 +25,12 @@ from sccache_dtool.units import short_duration
 if TYPE_CHECKING:
     from sccache_dtool.catalog.loose import Pile
 
-_ITEMS = Column("ITEMS", field("items"), right=True)
-_LOOSE = Column("LOOSE", field("loose_files"), right=True)
-_SAVED = Column("SAVED", lambda row: _duration(row["saved_seconds"]), right=True)
+_ITEMS = Column("ITEMS", "items", right=True)
+_LOOSE = Column("LOOSE", "loose_files", right=True)
+_SAVED = Column("SAVED", lambda row: output.duration(row["saved_seconds"]), right=True)
 
 #: Number of items shown without --top.
 _SHOWN = 50
-
-
-def _duration(seconds: float | None) -> str:
-    return "?" if seconds is None else short_duration(seconds)
 
 
 def _dataset_name(row: Fields) -> str:
@@ -104,10 +100,10 @@ def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
-        now.out.table("item", (item_fields(item) for item in found), ())
+        now.out.table("item", (item_fields(item) for item in found))
         parts.append(add_up(0, iter(found), spared))
     left = cache.reclaimable_piles()
-    now.out.table("item", map(_pile_fields, left), ())
+    now.out.table("item", map(_pile_fields, left))
     return total(parts, 0), left
 
 
@@ -121,14 +117,8 @@ def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tu
     left = cache.reclaimable_piles()
     largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
-    rows = []
-    for one in largest[:top]:
-        if isinstance(one, Item):
-            item = cache.item(one.key)
-            rows.append({**item_fields(item), "_idle_since": item.idle_since})
-        else:
-            rows.append(_pile_fields(one))
-    now.out.table("item", rows, [Column("ITEM", field("name")), SIZE, LEASES, USES, last_use(moment)])
+    rows = [item_fields(cache.item(one.key)) if isinstance(one, Item) else _pile_fields(one) for one in largest[:top]]
+    now.out.table("item", rows, [Column("ITEM", "name"), SIZE, LEASES, USES, last_use(moment)])
     more = whole.items + len(left) - len(rows)
     if more and top:
         now.out.note(f"{more:,} more are not shown, none of them larger; to show more: --top {2 * top}")
@@ -152,27 +142,29 @@ def _pile_fields(pile: Pile) -> dict[str, Any]:
 
 
 def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: float) -> tuple[Sums, list[Pile]]:
-    told = list(cache.scan_with_facts())
+    listed = list(cache.scan_with_facts())
     left = cache.reclaimable_piles()
     if by == "dataset":
-        rows = by_dataset((tell(item, noted) for item, noted in told if item.copies), left)
+        rows = by_dataset(
+            (dataset_item(item, facts_of_copies) for item, facts_of_copies in listed if item.copies), left
+        )
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment)]
     else:
-        rows = _by_user(told, left)
-        columns = [Column("FETCHED BY", field("user")), SIZE, _ITEMS, LEASES, USES]
+        rows = _by_user(listed, left)
+        columns = [Column("FETCHED BY", "user"), SIZE, _ITEMS, LEASES, USES]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
     now.out.table(by, rows[:top], columns)
-    return add_up(0, (item for item, _ in told if item.copies), cache.spared()), left
+    return add_up(0, (item for item, _ in listed if item.copies), cache.spared()), left
 
 
-def _by_user(told: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
+def _by_user(listed: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
     users: dict[str, dict[str, Any]] = {}
 
     def of(user: str) -> dict[str, Any]:
         return users.setdefault(user, {"user": user, "bytes": 0, "items": 0, "leases": 0, "uses": 0})
 
-    for item, noted in told:
-        for copy, facts in zip(item.copies, noted, strict=True):
+    for item, facts_of_copies in listed:
+        for copy, facts in zip(item.copies, facts_of_copies, strict=True):
             sums = of(facts.user)
             sums["bytes"] += copy.generation.bytes
             sums["items"] += 1
@@ -201,10 +193,9 @@ def user_of(uid: int) -> str:
 )
 @click.option(
     "--unused",
-    type=duration,
+    type=DURATION,
     default="30d",
     show_default=True,
-    metavar="TIME",
     help="An item counts as unused after TIME without a use.",
 )
 @common_options()
@@ -221,27 +212,26 @@ def summary_command(now: Invocation, by: str, unused: float) -> None:
     """
     cache = now.cache()
     moment = time.time()
-    told = [tell(item, noted) for item, noted in cache.scan_with_facts()]
+    listed = [dataset_item(item, facts_of_copies) for item, facts_of_copies in cache.scan_with_facts()]
     left = cache.piles(untouched_since=moment - unused)
     if by == "dataset":
-        rows = by_dataset(told, left)
+        rows = by_dataset(listed, left)
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment), _SAVED]
         now.out.table("dataset", rows, columns)
     else:
-        _print_items(now, told, moment)
-    _print_totals(now, cache, told, left, moment, unused)
+        _print_items(now, listed, moment)
+    _print_totals(now, cache, listed, left, moment, unused)
 
 
-def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
+def _print_items(now: Invocation, listed: Iterable[DatasetItem], moment: float) -> None:
     rows = [
         {
             **item_fields(one.item),
             "dataset": one.dataset or None,
             "relpath": one.relpath or None,
             "saved_seconds": None if one.saved is None else round(one.saved, 3),
-            "_idle_since": one.item.idle_since,
         }
-        for one in told
+        for one in listed
         if not one.is_view
     ]
     rows.sort(key=lambda row: (-row["uses"], str(row["name"])))
@@ -258,13 +248,13 @@ def _print_items(now: Invocation, told: Iterable[Told], moment: float) -> None:
 
 
 def _print_totals(
-    now: Invocation, cache: Cache, told: Sequence[Told], left: Sequence[Pile], moment: float, unused: float
+    now: Invocation, cache: Cache, listed: Sequence[DatasetItem], left: Sequence[Pile], moment: float, unused: float
 ) -> None:
-    present = [one.item for one in told if one.item.copies and not one.is_view]
+    present = [one.item for one in listed if one.item.copies and not one.is_view]
     idle = [item for item in present if not item.leases]
     old = [item for item in idle if moment - item.idle_since >= unused]
     old_files, old_bytes = (sum(pile.old[i] for pile in left) for i in (0, 1))
-    used = [one for one in told if not one.is_view]
+    used = [one for one in listed if not one.is_view]
     loose_bytes = sum(one.bytes for one in left)
     loose_files = sum(one.files for one in left)
     fields: dict[str, Any] = {

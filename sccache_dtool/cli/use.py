@@ -16,6 +16,7 @@ from sccache_dtool.cli.options import (
     holder_option,
     item_options,
     pass_invocation,
+    size_ignored_option,
     use_options,
 )
 from sccache_dtool.cli.output import Output
@@ -53,7 +54,6 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     Example:
       path=$(sc-dtool use https://example.org/hg38.tar.gz sha256:HEX tar) || exit
     """
-    options = options._replace(size=item.size)
     caches, request = _requested(now, item, parents)
     owner = caches[0].owner(holder)
     if isinstance(request, DatasetRequest):
@@ -79,6 +79,7 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
 
 @click.command("unuse")
 @item_options
+@size_ignored_option
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
 @click.option("--evict-if-last", is_flag=True, help="Then remove the item, unless it is still in use.")
@@ -222,7 +223,6 @@ def run_command(
         now.out.error(error)
 
     try:
-        options = options._replace(size=item.size)
         caches, request = _requested(now, item, parents)
         owner = caches[0].owner_of_command(child.pid, command)
         path, leases = _hold_for_command(now, caches, request, owner, options)

@@ -108,7 +108,8 @@ class Populator(NamedTuple):
             if made and self._is_taken_away(area):
                 if self.holder.lost or self.worker.lost:
                     raise LeaseLost(
-                        f"the work area for {request.label} was taken away: this process was taken for dead meanwhile",
+                        f"the work area for {request.label} was removed, "
+                        "because another process considered this one dead",
                         hint="use the item again",
                     ) from error
                 if self._is_without_cache():
@@ -219,7 +220,9 @@ def _check_room(
         details=[
             f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
         ],
-        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items",
+        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
+        if make_room is None
+        else "no more idle items can be removed; wait, or name another cache with -d",
     )
 
 

@@ -19,7 +19,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 
-from sccache_dtool import hostlock
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.mounts import mount_of
 from sccache_dtool.disk.names import HolderName, unique
@@ -137,19 +136,31 @@ def _tidy_beside(path: str) -> None:
 def _lock(path: str, stack: contextlib.ExitStack) -> None:
     """Keep this user's other processes from writing until `stack` ends; where that cannot be had, go on.
 
-    Without the lock, one of two who write at once is forgotten, so that leases are kept longer.
+    Without the lock, one of two who write at once is forgotten, so that leases are kept longer. The kernel releases it
+    when the process ends. Some file systems have no locks: ENOLCK on NFS without lockd, ENOSYS on Lustre without
+    -o flock.
     """
+    import portalocker
+
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
+        stack.callback(_unlock_and_close, fd)
+        with contextlib.suppress(portalocker.LockException):
             for _ in range(_TRIES):
-                if not hostlock.is_taken(fd):
-                    break
-                time.sleep(_PAUSE)
-        except OSError:
-            os.close(fd)
-            raise
-        stack.callback(hostlock.release, fd)
+                try:
+                    portalocker.lock(fd, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+                    return
+                except portalocker.AlreadyLocked:
+                    time.sleep(_PAUSE)
+
+
+def _unlock_and_close(fd: int) -> None:
+    """Unlock a file, for children that were forked meanwhile as well, and close it."""
+    import portalocker
+
+    with contextlib.suppress(OSError, portalocker.LockException):
+        portalocker.unlock(fd)
+    os.close(fd)
 
 
 def _replace(path: str, text: str) -> None:

@@ -279,7 +279,7 @@ def in_use(copy: Copy) -> str:
 def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
     """Nobody holds leases on what dtool left. Only its age tells, so that there is always an age that it must have."""
     if one.partial:
-        return "dtool may be downloading it"
+        return BEING_DOWNLOADED
     if is_excluded(one.path, rules.exclude):
         return EXCLUDED
     age = max(rules.grace, YOUNG if rules.older_than is None else rules.older_than)
@@ -289,6 +289,9 @@ def _reason_to_keep_loose(one: Loose, rules: Rules, now: float) -> str | None:
         return "not larger than the given size"
     return None
 
+
+#: Why a file stays that dtool has not completed.
+BEING_DOWNLOADED = "dtool may be downloading it"
 
 #: Why something stays whose name matches a pattern, or might.
 EXCLUDED = "excluded"

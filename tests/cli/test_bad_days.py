@@ -421,7 +421,7 @@ def test_garbage_in_a_gate_counts_as_held(sc: Sc, source: str, disk: Disk, kind:
     path = sc("use", source).path
     sc("unuse", source)
     kind(path.parents[1] / "use" / "garbage")
-    assert "kept 1 in use" in sc("clean", "--all", "-y").out
+    assert "kept 1 item in use" in sc("clean", "--all", "-y").out
     assert sc("rm", "ref.fa").code == 14
     assert sc("-f", "json", "du").row("item")["leases"] == 1
     assert "unknown" in sc("why", "ref.fa").out
@@ -662,9 +662,9 @@ def test_two_users_share_a_cache(stranger: Stranger, monkeypatch: pytest.MonkeyP
     readable = ["setpriv", "--reuid=65534", "--regid=65533", "--clear-groups", "cat", str(theirs.path)]
     assert shell(readable).out == "ACGT\n"
     assert len(disk.leases()) == 2
-    assert "kept 1 in use" in stranger("clean", "--all", "-y").out
+    assert "kept 1 item in use" in stranger("clean", "--all", "-y").out
     assert stranger("unuse", source, "--holder", "them").err == ""
-    assert "kept 1 in use" in stranger("clean", "--all", "-y").out
+    assert "kept 1 item in use" in stranger("clean", "--all", "-y").out
     why = stranger("why", "ref.fa").out
     assert f"{pwd.getpwuid(0).pw_name}@" in why
     assert call("unuse", source, "--holder", "us").err == ""

@@ -51,7 +51,7 @@ def test_all_removes_what_nobody_uses(sc: Sc, item: Item, source: str, disk: Dis
     idle = [item("a"), item("b")]
     done = sc("clean", "--all", "-y")
     assert done.code == 0
-    assert done.out.splitlines()[-1] == "removed 2 items, 20 Bytes; kept 1 in use"
+    assert done.out.splitlines()[-1] == "removed 2 items, 20 Bytes; kept 1 item in use"
     assert used.read_text() == "ACGT\n"
     assert not any(path.exists() for path in idle)
     assert disk.names("trash") == disk.names("tmp") == disk.names("locks") == []
@@ -61,7 +61,7 @@ def test_older_than_goes_by_the_last_use(sc: Sc, item: Item) -> None:
     """What was used yesterday would go because it was fetched a year ago."""
     old, young = item("old", days=31), item("young", days=29)
     done = sc("clean", "--older-than", "30d")
-    assert done.out.splitlines()[-1] == "removed 1 item, 10 Bytes; kept 1 used within 30 d"
+    assert done.out.splitlines()[-1] == "removed 1 item, 10 Bytes; kept 1 item used within 30 d"
     assert not old.exists()
     assert young.exists()
 
@@ -91,7 +91,9 @@ def test_what_is_used_often_is_excluded(sc: Sc, item: Item) -> None:
     """`--exclude-frequently-accessed 3` would remove the favourites."""
     often, seldom = item("often", uses=3), item("seldom", uses=2)
     assert (
-        sc("clean", "--exclude-frequently-accessed", "3").out.splitlines()[-1].endswith("kept 1 used at least 3 times")
+        sc("clean", "--exclude-frequently-accessed", "3")
+        .out.splitlines()[-1]
+        .endswith("kept 1 item used at least 3 times")
     )
     assert often.exists()
     assert not seldom.exists()

@@ -95,6 +95,7 @@ def test_reap_leaves_the_living(sc: Sc, source: str, disk: Disk) -> None:
     """A reaper would end the lease of a running job."""
     sc("use", source)
     sc("use", "--holder", "workflow 7", "--ttl", "1h", source)
+    assert sc("reap", "-n").out == "no lease to end\n"
     assert sc("reap").out == "ended 0 leases\n"
     assert len(disk.leases()) == 2
 

@@ -91,6 +91,16 @@ def test_du_with_a_grace_period(sc: Sc, source: str, disk: Disk) -> None:
     assert sc("-f", "json", "du").row("total")["reclaimable_items"] == 0
 
 
+def test_du_where_the_settings_cannot_be_read(sc: Sc, source: str, disk: Disk) -> None:
+    """A warning would promise a result, and an error for the same reason would come instead."""
+    sc("use", source)
+    (disk.control / "config.toml").mkdir()
+    done = sc("du")
+    assert (done.code, done.out) == (1, "")
+    assert one_line_error(done).endswith("config.toml: cannot be read: not a regular file")
+    assert "warning" not in done.err
+
+
 def test_an_empty_cache(sc: Sc) -> None:
     """A new cache would be an error, or a traceback, to every command that looks."""
     sc("init")

@@ -54,7 +54,7 @@ def test_clean_without_options_applies_the_policy(sc: Sc, put: Put, root: Path) 
     done = sc("clean")
     assert (done.code, last_line(done)) == (
         0,
-        "removed 2 items, 2.0 kB; kept 2 not needed to reach the goal",
+        "removed 2 items, 2.0 kB; kept 2 items not needed to reach the goal",
     )
     assert sum(path.exists() for path in paths) == 2
 
@@ -85,7 +85,7 @@ def test_conditions_given_replace_those_of_the_policy_and_not_what_it_protects(s
     kept, gone = put("hg38.fa"), put("x")
     config(root, '[clean]\nolder_than = "90d"\nexclude = ["hg38*"]\n')
     assert sc("clean").out.startswith("removed 0 items")
-    assert last_line(sc("clean", "--all", "-y")) == "removed 1 item, 1.0 kB; kept 1 excluded"
+    assert last_line(sc("clean", "--all", "-y")) == "removed 1 item, 1.0 kB; kept 1 item excluded"
     assert (kept.exists(), gone.exists()) == (True, False)
 
 
@@ -408,7 +408,7 @@ def test_a_missed_goal_of_a_plan_names_who_is_in_the_way(sc: Sc, put: Put, tmp_p
     sc("use", tmp_path / "c", "--holder", "holder-of-c")
     done = sc("clean", "--plan", plan)
     assert done.code == 3
-    assert "kept 3 in use" in done.out
+    assert "kept 3 items in use" in done.out
     for name in "abc":
         assert f"'holder-of-{name}'" in done.out
     leases = sc("-f", "json", "clean", "--plan", plan).rows("lease")
@@ -608,7 +608,7 @@ def test_what_is_pinned_stays_until_it_is_unpinned(sc: Sc, put: Put, disk: Disk)
     """The reference of the course next week would be gone when it begins."""
     path = put("a")
     assert sc("pin", "a").out == "pinned a\n"
-    assert last_line(sc("clean", "--all", "-y")) == "removed 0 items, 0 Bytes; kept 1 pinned"
+    assert last_line(sc("clean", "--all", "-y")) == "removed 0 items, 0 Bytes; kept 1 item pinned"
     assert "a " in sc("pin").out
     assert sc("unpin", "a").code == 0
     assert disk.names("pins") == []

@@ -521,6 +521,7 @@ def test_room_is_made_of_what_is_idle(sc: Callable[..., Done], disks: list[Path]
     assert kept.exists()
     in_use = sc("use", *cache, "--make-room", "--size", "8MB", "-n", "more")
     assert in_use.code == 13
+    assert "--make-room" not in in_use.err
     assert kept.exists()
     assert sc("use", "-d", f"{disks[0]}:{disks[1]}", "--make-room", "--size", "11MB", "-n", "more").code == 13
 
@@ -576,6 +577,8 @@ def test_loaders_say_what_is_missing(sc: Callable[..., Done], monkeypatch: pytes
     assert rows["source", "dirac"]["ready"] is False
     assert rows["step", "adler32"]["ready"] is True
     assert "not installed: pip install fsspec s3fs" in sc("loaders").out
+    remote = [row["summary"] for (kind, name), row in rows.items() if kind == "source" and "fsspec" in str(row)]
+    assert len(set(remote)) == len(remote)
 
 
 def test_an_item_of_several_sources(sc: Callable[..., Done], server: Server, tmp_path: Path) -> None:
