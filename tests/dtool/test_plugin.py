@@ -588,7 +588,7 @@ Log().note("two")
 
 @pytest.mark.parametrize(
     ("level", "lines"),
-    [("", ["sc-dtool: one", "sc-dtool: two"]), ("WARNING", ["WARNING one"]), ("ERROR", [])],
+    [("", ["sc-dtool: warning: one", "sc-dtool: two"]), ("WARNING", ["WARNING one"]), ("ERROR", [])],
 )
 def test_a_program_that_configures_logging_decides_what_it_sees(cache_dir, level, lines):
     """A program with a log of its own would have each message twice, and could not switch either off."""

@@ -53,11 +53,11 @@ def restore(play: Play, cache: Cache) -> None:
 
 
 def purge(play: Play, cache: Cache) -> None:
-    trash.purge(cache._store, cache._clock.wall() + 1e6)
+    trash.purge(cache.store, cache._clock.wall() + 1e6)
 
 
 def fold(play: Play, cache: Cache) -> None:
-    holder = Holder(cache._store, program_owner(cache._proc), 1000.0)
+    holder = Holder(cache.store, program_owner(cache._proc), 1000.0)
     tmp = f"{play.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
     with contextlib.suppress(OSError):
         history.fold(store_of(cache._fs, None), play.layout.history(play.key), tmp, least=2)

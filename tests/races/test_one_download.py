@@ -222,7 +222,7 @@ def test_the_downloader_and_its_job_are_killed(
     assert len(names(Layout(place).tmp)) == 1
     assert copies(place) == []
     cache = Cache(place, fs=FileSystem())
-    assert [text for text in findings(cache) if "work area of a fetch that was killed" in text]
+    assert [text for text in findings(cache) if "the work area of an interrupted fetch" in text]
     cache.clean(Rules(everything=True))
     assert left_in(place) == {}
     assert findings(cache) == []
