@@ -567,4 +567,4 @@ def test_kill_anywhere(tmp_path: Path, name: str) -> None:
     tally("crash points", name, at=len(chosen), of=len(found))
     print(f"{name}: {len(chosen)} of {len(found)} crash points, seed {SEED}; {missed} were not reached")
     assert chosen, "the command changed nothing"
-    assert missed <= len(chosen) // 10
+    assert missed <= max(1, len(chosen) // 10)  # two threads do not make the same calls in each run
