@@ -267,7 +267,8 @@ class Cache:
         return one_item(self.request(words, name))
 
     def request(self, words: Sequence[str], name: str | None = None) -> Request | DatasetRequest:
-        """What the words of a command or call mean. Raises UsageError if they mean nothing. There need be no cache.
+        """What the words of a command or call mean. Raises UsageError if they mean nothing. Works without
+        a cache.
 
         The settings are read only if a URL may have credentials in it that they name.
         """
@@ -324,7 +325,7 @@ class Cache:
     def announced(self, wanted: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
-        There need be no cache.
+        Works without a cache.
         """
         from sccache_dtool.fetch.sources import announced
 
@@ -375,7 +376,7 @@ class Cache:
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
         """The key of the item that `use` means by these words, or of a path that it printed; it need not be there.
 
-        Nothing is looked up, and there need be no cache; for what a person may have typed see `find_used`. Raises
+        Nothing is looked up. Works without a cache. For what a person may have typed see `find_used`. Raises
         UsageError.
         """
         within = self.key_within(words[0]) if len(words) == 1 and name is None else None
@@ -402,7 +403,7 @@ class Cache:
         return find.find_used(self.store, words, name, self.request)
 
     def has(self, key: str) -> bool:
-        """Whether a listing shows the item; a hint, only `use` can tell. False where there is no cache yet."""
+        """Whether a listing shows the item; a hint, as only `use` can tell. False if there is no cache yet."""
         try:
             store = self.store
         except NoCache:
@@ -514,7 +515,7 @@ class Cache:
         return [*transfers.running(store), *transfers.ended(store)]
 
     def is_fetching(self, key: str) -> bool:
-        """Whether somebody has begun to fetch the item here; a hint, and False where there is no cache yet."""
+        """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""
         from sccache_dtool.fetch import transfers
 
         try:
@@ -526,14 +527,14 @@ class Cache:
     def free_space(self) -> int | None:
         """Bytes that may still be written to the cache's file system; None if it does not say so.
 
-        There need be no cache.
+        Works without a cache.
         """
         return self._fs.free_space(self._layout.root)
 
     def room(self) -> int | None:
         """Bytes that are free, less what running downloads have reserved; None if the file system does not say so.
 
-        There need be no cache.
+        Works without a cache.
         """
         from sccache_dtool.fetch import transfers
 

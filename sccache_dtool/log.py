@@ -60,9 +60,7 @@ class Log:
             message = printable(text)
         try:
             _logger(self._name).log(level, message, stacklevel=3)
-        except (
-            Exception
-        ):  # of a handler of the program's: the work goes on, as after an error in logging's own handlers
+        except Exception:  # of the program's handler: the work goes on, as after an error in logging's own handlers
             sys.excepthook(*sys.exc_info())
 
 
@@ -83,7 +81,7 @@ class Collected(Log):
 
 
 class Silent(Log):
-    """Logs nothing: for a look at what another look reports."""
+    """Logs nothing: for a scan of what another scan reports."""
 
     def _log(self, level: int, message: object) -> None:
         """Log nothing."""

@@ -78,6 +78,17 @@ def commands(text: str) -> Iterator[list[str]]:
                 yield words.replace('"', " ").replace("'", " ").split()
 
 
+def test_the_architecture_names_what_is_there() -> None:
+    """Whoever follows "Where to make a change" would search for tables that were renamed long ago."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"`@?(\w+)` (?:in|of) `([\w/]+\.py)`", page)
+    assert len(named) > 5
+    package = ROOT / "sccache_dtool"
+    assert [(name, file) for name, file in named if not re.search(rf"\b{name}\b", (package / file).read_text())] == []
+    files = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page)
+    assert [file for file in files if not (package / file).exists()] == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_and_options_exist(name: str) -> None:
     """A reader would paste a command with an option that was renamed."""

@@ -32,7 +32,7 @@ class Permissions:
         self._needed = SHARED_DIRECTORY if store.layout.shared else stat.S_IRWXU
         self._whose = stat.S_IRWXU | stat.S_IRWXG if store.layout.shared else stat.S_IRWXU
         self._who = "others of the group" if store.layout.shared else "its owner"
-        self.closed: list[str] = []  # what is no directory that can be entered: what is below it is told of later
+        self.closed: list[str] = []  # what cannot be entered: what is below is reported later
         self._group = store.fs.lstat(store.layout.control).st_gid
 
     def of_cache(self) -> Iterator[Finding]:

@@ -34,8 +34,8 @@ def remove(
 ) -> None:
     """Let loose files go, and tell what became of each, also if that is broken off; what has changed since stays.
 
-    All of them are one entry in the trash. Where there is no room for one (without a `holder`, too: see
-    `Cleaner._worker_if_room`) they are deleted at once, or stay if they are to be kept in the trash.
+    All of them are one entry in the trash. If there is not enough space for the entry (or no `holder`, see
+    `Cleaner._worker_if_room`), they are deleted at once, or stay if they are to be kept in the trash.
     """
     listed = sorted(files)
     entry = _Entry.made(store, holder, listed, keep_until, now) if holder is not None else None
@@ -105,7 +105,7 @@ class _Entry:
 
     @classmethod
     def made(cls, store: Store, holder: Holder, files: Sequence[Loose], keep_until: int, now: float) -> _Entry | None:
-        """One that is empty; None if there is no room for it."""
+        """An empty entry; None if there is not enough space for it."""
         generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
         name = TrashName(generation, keep_until, going=not keep_until)
         note = ItemFacts(loose=len(files), first=records.printable(files[0].path))
@@ -145,7 +145,7 @@ class _Entry:
 
 
 class _Nowhere:
-    """Where loose files go that there is no room for: through the trash, too, each on its own, and out of existence.
+    """Deletes loose files for which the trash has not enough space: each is renamed into it, then deleted.
 
     A rename takes no room. A file that was put there in the last moment can be put back, which no `unlink` can.
     """

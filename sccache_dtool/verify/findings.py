@@ -133,7 +133,7 @@ def refusal(act: Callable[[], object], allowed: frozenset[int] | None = None) ->
 
 
 def failed(error: OSError) -> Finding:
-    """What it means that the check under way has ended with an error. Raises one that says that there is no room."""
+    """What it means that the check under way has ended with an error. Raises one that means "no space left"."""
     if error.errno in FULL:
         raise error
     if is_answer(error):

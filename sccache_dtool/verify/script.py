@@ -37,7 +37,7 @@ class Check(NamedTuple):
         return f"{self.name}, between hosts" if between and self.alone else self.name
 
     def attempt(self, act: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
-        """What `act` finds; an error is a finding, too. Raises only an error that says that there is no room."""
+        """What `act` finds; an error is a finding, too. Raises only an error that means "no space left"."""
         try:
             return act()
         except Refuted as refuted:

@@ -102,7 +102,7 @@ def _of_two(session: Session, report: Report, me: Mapping[str, str]) -> Report:
 
 
 def _broken(error: Exception) -> Finding:
-    """What it means for the leader that two hosts did not reach the end. That there is no room is raised."""
+    """What it means for the leader that two hosts did not reach the end. Raises an error that means "no space left"."""
     if isinstance(error, OSError) and error.errno in FULL:
         raise error
     return Finding(TWO_HOSTS, Weight.ONE_HOST, f"broken off: {reason(error)}")

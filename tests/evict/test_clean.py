@@ -477,7 +477,7 @@ class Full(FileSystem):
 
 
 def test_a_full_disk_can_be_cleaned(make_cache: Making, fill: Callable[[str, int], Lease]) -> None:
-    """That is when it is needed most: neither an election nor a holder may be what there is no room for."""
+    """A full disk could not be cleaned if an election or a holder needed space."""
     fill("a", 10).release()
     cleaned = make_cache(fs=Full()).clean(Rules(everything=True))
     assert cleaned.freed == 10

@@ -177,7 +177,7 @@ def test_everything_else_in_the_root_is_left_alone(root, tmp_path):
         put(root, "thesis.tex"),
         put(root, ID),  # in no directory of a broker's
         put(root, f"results/{ID}.csv"),
-        put(root, "results/summary.txt"),  # so this is no directory of a broker's
+        put(root, "results/summary.txt"),  # so this is not a broker's directory
         put(root, f"results/deeper/{UUID}/{ID}"),
         put(root, f"{UUID}/notes.txt"),
         put(root, f"my-dataset/{UUID}/{ID}"),

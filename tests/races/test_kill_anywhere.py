@@ -374,6 +374,7 @@ class Case(NamedTuple):
     words: str
     thing: Callable[[Props], Thing] = _a_tree
     most: int = CRASH_POINTS  # points at which it is killed
+    missed: int = 0  # of these points at most: two threads do not make the same calls in each run
     leased: float | None = None  # the process $P has a lease on the item; its lifetime in seconds, 0: none
     put_right: tuple[str, ...] = ("clean --all -y", "doctor --fix")  # said afterwards; $again: the command itself
     codes: tuple[int, ...] = (0,)  # with which the command may end
@@ -435,7 +436,7 @@ CASES = {
         put_right=("doctor --fix --verify-content", "clean --all -y"),
         bad=True,
     ),
-    "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, codes=(0, 3)),
+    "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, missed=1, codes=(0, 3)),
     "metrics": Case(_idle, "metrics -o $C/sc.prom", put_right=("$again", "clean --all -y"), writes="sc.prom"),
 }
 
@@ -567,4 +568,4 @@ def test_kill_anywhere(tmp_path: Path, name: str) -> None:
     tally("crash points", name, at=len(chosen), of=len(found))
     print(f"{name}: {len(chosen)} of {len(found)} crash points, seed {SEED}; {missed} were not reached")
     assert chosen, "the command changed nothing"
-    assert missed <= max(1, len(chosen) // 10)  # two threads do not make the same calls in each run
+    assert missed <= max(CASES[name].missed, len(chosen) // 10)
