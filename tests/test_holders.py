@@ -14,7 +14,7 @@ import pytest
 from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock, store_of
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout
+from sccache_dtool.disk.names import PROBE, HolderName, Layout
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, Verdict, caller
 from sccache_dtool.liveness import record as holder_record
@@ -22,7 +22,7 @@ from sccache_dtool.liveness.caller import CALLER, COMMAND, NAMED, PROGRAM, Owner
 from sccache_dtool.liveness.process import Process
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import PROBE, Holder, HolderList
+from sccache_dtool.protocol.holders import Holder, HolderList
 from signals import interrupted
 
 FS = FileSystem()

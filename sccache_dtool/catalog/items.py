@@ -21,10 +21,10 @@ from sccache_dtool.disk.names import (
     PAYLOAD,
     Generation,
     LeaseName,
+    Purpose,
     WorkName,
     only_if,
     understood,
-    unique,
 )
 from sccache_dtool.disk.nofollow import Way, near
 from sccache_dtool.errors import GONE, Expected
@@ -291,8 +291,8 @@ def _seems_whole(fs: FileSystem, payload: str, generation: Generation, look: Cal
         return status.st_size == generation.bytes
     if not stat.S_ISDIR(status.st_mode):
         return False  # such as a symbolic link, which is never published
-    count, files, counted = fs.sample(payload, _MOST_COUNTED)
-    return (files or not generation.bytes) and (not counted or count >= generation.entries)
+    seen = fs.sample(payload, _MOST_COUNTED)
+    return (seen.has_files or not generation.bytes) and (not seen.complete or seen.entries >= generation.entries)
 
 
 def _status_when_opened(fs: FileSystem, path: str) -> os.stat_result:
@@ -327,9 +327,9 @@ def describe_again(store: Store, copy: Copy) -> None:
     payload = payload_name(store, copy.key, copy.generation)
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
-    _, created, size, entries, *_ = copy.generation
-    known = ItemFacts(key=copy.key, payload=payload, bytes=size, entries=entries, fetched=iso(created))
-    aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
+    made = copy.generation
+    known = ItemFacts(key=copy.key, payload=payload, bytes=made.bytes, entries=made.entries, fetched=iso(made.created))
+    aside = f"{store.layout.tmp}/{WorkName.unowned(Purpose.DESCRIPTION)}"
     store.fs.write_new(aside, known.encode(), shared=store.layout.shared)
     try:
         store.fs.rename(aside, f"{directory}/{ITEM_FILE}")

@@ -17,9 +17,9 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.disk import trees
 from sccache_dtool.disk.extraction import Extraction
 from sccache_dtool.disk.nofollow import ONWARD, READ_ONLY, Way, by_descriptor, near, opened, opening, reached, way_to
-from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
 
@@ -41,7 +41,20 @@ class Entry(NamedTuple):
     is_dir: bool
 
 
-class FileSystem(Trees):
+class Room(NamedTuple):
+    """What a file system has for an unprivileged user (statvfs(3)), in bytes and entries (inodes)."""
+
+    bytes: int
+    free: int
+    entries: int
+    free_entries: int
+
+    def and_free(self, size: int, entries: int) -> Room:
+        """The same with more of it free."""
+        return self._replace(free=self.free + size, free_entries=self.free_entries + entries)
+
+
+class FileSystem:
     """The real file system. All methods raise OSError as the system call does."""
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
@@ -88,8 +101,8 @@ class FileSystem(Trees):
         """
         with opening(path) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            wanted = mode | SHARED_DIRECTORY
-            if wanted != mode and has_acl(fd):
+            wanted = mode | trees.SHARED_DIRECTORY
+            if wanted != mode and trees.has_acl(fd):
                 wanted = mode | stat.S_IRWXG
             if wanted != mode:
                 os.fchmod(fd, wanted)
@@ -97,7 +110,7 @@ class FileSystem(Trees):
     def has_acl(self, directory: str) -> bool:
         """Whether a directory has a POSIX ACL, so that its group bits are the ACL's mask."""
         with opening(directory) as fd:
-            return has_acl(fd)
+            return trees.has_acl(fd)
 
     def permit(self, directory: str, mode: int) -> None:
         """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
@@ -295,7 +308,7 @@ class FileSystem(Trees):
         fd = self.create(path)
         try:
             if shared:
-                give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
+                trees.give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
             self.write(fd, text.encode())
             self.sync(fd)
         finally:
@@ -366,19 +379,24 @@ class FileSystem(Trees):
 
     def sync(self, fd: int) -> None:
         """Wait until what was written to a file is on stable storage, where the file system can say so."""
-        sync(fd)
+        trees.sync(fd)
 
     def close(self, fd: int) -> None:
         """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)
 
+    # -- whole trees -------------------------------------------------------------------------------------------------
+
+    usage = staticmethod(trees.usage)
+    sample = staticmethod(trees.sample)
+    seal = staticmethod(trees.seal)
+    remove_tree = staticmethod(trees.remove_tree)
+    move_tree = staticmethod(trees.move_tree)
+
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
-    def room(self, path: str) -> tuple[int, int, int, int] | None:
-        """Total and free bytes, total and free inodes, for an unprivileged user (statvfs(3)).
-
-        None if the file system does not report its size: some network file systems report zeros.
-        """
+    def room(self, path: str) -> Room | None:
+        """What it has. None if it does not report its size: some network file systems report zeros."""
         return _room(path)
 
     def free_space(self, path: str) -> int | None:
@@ -392,10 +410,10 @@ class FileSystem(Trees):
             if os.path.dirname(path) == path:
                 raise
             return self.free_space(os.path.dirname(path))
-        return None if figures is None else figures[1]
+        return None if figures is None else figures.free
 
 
-def _room(path: str) -> tuple[int, int, int, int] | None:
+def _room(path: str) -> Room | None:
     try:
         figures = os.statvfs(path)
     except FileNotFoundError:
@@ -408,4 +426,4 @@ def _room(path: str) -> tuple[int, int, int, int] | None:
     if used + free <= 0:
         do_without("the file system does not report its free space (it reports a size of 0)")
         return None
-    return used + free, free, figures.f_files, figures.f_favail
+    return Room(used + free, free, figures.f_files, figures.f_favail)

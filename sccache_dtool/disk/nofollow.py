@@ -16,13 +16,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-#: Below a directory of this name, and below one that is being set up, no symbolic link is followed.
-CONTROL = ".sc-dtool"
-
-#: Prefix of the names that a verification of a file system creates. Below these, no link is followed either.
-VERIFICATION = f"{CONTROL}-verify-"
-
-_GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIFICATION)}[0-9a-f]{{16}}))/(.+)"
+from sccache_dtool.disk.names import GUARDED
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -151,7 +145,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
-        match = re.fullmatch(_GUARDED, path, re.DOTALL)
+        match = re.fullmatch(GUARDED, path, re.DOTALL)
         if match is None:
             return path, None
         top, inner = match.groups()

@@ -19,7 +19,7 @@ from typing import Any
 from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import unique
+from sccache_dtool.disk.names import LOCK, SIGN, unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
@@ -33,9 +33,6 @@ from sccache_dtool.protocol.store import Store
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
 LIFETIME = 300
-
-#: What the names of locks end with; before it stands what is to be done.
-LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
@@ -76,7 +73,7 @@ class Election:
         self._directory = store.layout.locks
         self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{store.layout.locks}/{self._lock_name}"
-        self._sign_prefix = f"{name}.by-"
+        self._sign_prefix = f"{name}{SIGN}"
         self._number = unique()
         self._own_sign = f"{self._sign_prefix}{self._number}"
         self._sign_path = f"{store.layout.locks}/{self._own_sign}"

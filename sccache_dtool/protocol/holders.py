@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.disk import names
-from sccache_dtool.disk.names import HolderName
+from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
@@ -41,9 +41,6 @@ _WHOLE_SECOND = 10**9
 
 #: The same where times are kept in whole seconds, or in every other one (FAT).
 _COARSE_TICK = 2.05
-
-#: What the names of probes begin with: a listing that is proof makes one in `holders/`, for a moment.
-PROBE = "probe-"
 
 
 class _Times(NamedTuple):
@@ -392,7 +389,7 @@ class HolderList(NamedTuple):
                 known = present.get(name.id)
                 if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
                     present[name.id] = name
-            elif text != "gone" and not text.startswith(PROBE):
+            elif text != REVOKED and not text.startswith(PROBE):
                 unknown_names.append(text)
         gone = (HolderName.parse(text) for text in store.fs.names(store.layout.gone))
         return cls(present, frozenset(name.id for name in gone if name), now, tuple(unknown_names))

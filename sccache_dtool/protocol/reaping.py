@@ -7,7 +7,7 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso
@@ -254,7 +254,7 @@ class Reaped(NamedTuple):
     """What a reaping did, or would do."""
 
     leases: tuple[Judged, ...]
-    holders: tuple[tuple[str, str], ...]  # id, and the evidence
+    holders: Mapping[str, str]  # the evidence for each, by its id
     failed: tuple[str, ...]
 
 
@@ -298,7 +298,7 @@ def reap(
         except OSError as error:
             reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
-    return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed))
+    return Reaped(tuple(ended), revoked, tuple(failed))
 
 
 def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
