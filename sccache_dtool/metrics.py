@@ -31,7 +31,7 @@ def saved(items: Iterator[Item]) -> Saved:
     return Saved(size, seconds)
 
 
-class State(NamedTuple):
+class Snapshot(NamedTuple):
     """What is known of a cache at a moment."""
 
     cache_id: str
@@ -54,7 +54,7 @@ class _Metric(NamedTuple):
     value: float | None  # None: it is not known, and left out
 
 
-def text(state: State) -> Iterator[str]:
+def text(state: Snapshot) -> Iterator[str]:
     """The lines of a Prometheus text file (exposition format 0.0.4)."""
     labels = _labels({"cache": state.cache_id, "root": state.root})
     for one in _metrics(state):
@@ -64,7 +64,7 @@ def text(state: State) -> Iterator[str]:
             yield f"sc_dtool_{one.name}{labels} {one.value:.15g}\n"
 
 
-def _metrics(state: State) -> Iterable[_Metric]:
+def _metrics(state: Snapshot) -> Iterable[_Metric]:
     sums = state.sums
     evicted, evicted_bytes = sum(one.copies for one in state.cleanings), sum(one.bytes for one in state.cleanings)
     reaped = sum(one.reaped for one in state.cleanings)

@@ -237,7 +237,7 @@ class Election:
         winner = None if sign is None else self._read(sign)
         if winner is not None:
             if self._judge(winner).state is State.DEAD or self._is_silent():
-                return self._take_over(text, sign)
+                return self.take_over(text, sign)
             if self._taking_over:
                 self._withdraw()  # somebody else was faster
             return False
@@ -246,10 +246,10 @@ class Election:
         others = self._signs_of_others(found)
         begun = self._own_sign in found and not others
         if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
-            return self._take_over(text, sign)
+            return self.take_over(text, sign)
         return False
 
-    def _take_over(self, text: str, sign: str | None) -> bool:
+    def take_over(self, text: str, sign: str | None) -> bool:
         """Remove the sign and the lock of a winner; False if another does it, or if it is too early.
 
         Everybody who takes over shows a sign of its own first, and removes the lock only if a listing made afterwards
