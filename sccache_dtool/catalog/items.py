@@ -183,7 +183,7 @@ def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
 
 
 def look(store: Store, key: str, *, uses: bool = True, via: DirectoryHandle | None = None) -> Item:
-    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
+    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: the handle of its shard."""
     copies: list[Copy] = []
     summary = history.Summary(0, None)
     directory = store.layout.item(key)
@@ -355,7 +355,7 @@ def _copy(store: Store, gate: str, key: str, generation: Generation, via: Direct
 
 
 def _open_directory(store: Store, path: str, via: DirectoryHandle | None = None) -> DirectoryHandle | None:
-    """A way to a directory; None if it is not there or, with a warning, cannot be opened."""
+    """The handle of a directory; None if it is not there or, with a warning, cannot be opened."""
     try:
         return store.fs.open_directory(path, via)
     except OSError as error:

@@ -14,6 +14,7 @@ from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.policy.rules import BEING_DOWNLOADED, UNREADABLE, Candidate, Kept, Plan, Rules
 from sccache_dtool.units import short_duration
 
@@ -259,6 +260,4 @@ def print_notice(
 
 def _fetched_by(cache: Cache, one: Candidate) -> str:
     """The user who fetched an item. For a loose file, its owner."""
-    from sccache_dtool.cli.usage import user_of
-
-    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_of(one.loose.uid)
+    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_name(one.loose.uid)

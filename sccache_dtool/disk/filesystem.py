@@ -223,7 +223,7 @@ class FileSystem:
     def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
 
-        `via`: this directory, or one above it, opened by `way_to`.
+        `via`: this directory, or one above it, opened by `open_directory`.
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
@@ -240,7 +240,7 @@ class FileSystem:
     def entries(self, path: str, *, via: DirectoryHandle | None = None) -> list[Entry]:
         """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         with os.scandir(path if via is None else via.directory) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
@@ -250,7 +250,7 @@ class FileSystem:
     ) -> Iterator[tuple[str, os.stat_result]]:
         """Attributes of names in a directory, with one call each. Names that fail are left out.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         lstat = os.lstat  # called for each of a million files, so nothing else is done here
         with opening(path) if via is None else contextlib.nullcontext(via.directory) as fd:
@@ -407,7 +407,19 @@ class FileSystem:
 
     def room(self, path: str) -> Room | None:
         """What it has. None if it does not report its size: some network file systems report zeros."""
-        return _room(path)
+        try:
+            figures = os.statvfs(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            do_without(f"the file system does not report its free space ({error.strerror})")
+            return None
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        if used + free <= 0:
+            do_without("the file system does not report its free space (it reports a size of 0)")
+            return None
+        return Room(used + free, free, figures.f_files, figures.f_favail)
 
     def free_space(self, path: str) -> int | None:
         """Free bytes for an unprivileged user; None if the file system does not report them, see `room`.
@@ -415,25 +427,9 @@ class FileSystem:
         For a path that does not exist yet: of the file system on which it would be created.
         """
         try:
-            figures = _room(path)
+            room = self.room(path)
         except FileNotFoundError:
             if os.path.dirname(path) == path:
                 raise
             return self.free_space(os.path.dirname(path))
-        return None if figures is None else figures.free
-
-
-def _room(path: str) -> Room | None:
-    try:
-        figures = os.statvfs(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        do_without(f"the file system does not report its free space ({error.strerror})")
-        return None
-    used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
-    free = figures.f_bavail * figures.f_frsize
-    if used + free <= 0:
-        do_without("the file system does not report its free space (it reports a size of 0)")
-        return None
-    return Room(used + free, free, figures.f_files, figures.f_favail)
+        return None if room is None else room.free

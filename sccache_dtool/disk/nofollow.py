@@ -71,7 +71,7 @@ def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
 
 
 def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
-    """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
+    """Open a directory; the caller closes the handle. `via`: the handle of a directory above it."""
     return DirectoryHandle(path, opened(path, LISTING, via))
 
 
@@ -111,7 +111,8 @@ def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: i
 def reached(path: str, via: DirectoryHandle | None = None) -> Iterator[tuple[str, int | None]]:
     """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
 
-    A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
+    A path outside the control directory is yielded unchanged, without a directory. `via`: the handle of a directory
+    above it.
     """
     via = _nearest(path, via)
     try:

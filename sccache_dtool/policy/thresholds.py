@@ -130,7 +130,7 @@ def check(limits: Limits) -> Limits:
 
 
 class Trashed(NamedTuple):
-    """What is in the trash: it takes room, and will not for ever."""
+    """Space used by the trash, and when it expires."""
 
     bytes: int = 0
     entries: int = 0

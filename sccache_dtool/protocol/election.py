@@ -21,7 +21,7 @@ from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import LOCK, SIGN, unique
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE
+from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
@@ -263,7 +263,7 @@ class Election:
             return False
         self._announce()
         self._taking_over = True
-        try:
+        with Expected(GONE):
             first, *rest = (sign, *others) if sign is not None else (*others, None)
             is_ours = first is None or self._is_removed(first)
             for name in filter(None, rest):
@@ -279,11 +279,8 @@ class Election:
                     self._withdraw()
                     return False
                 self._is_removed(self._lock_name)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def _is_of_the_dead(self, sign: str) -> bool:
         record = self._read(sign)
