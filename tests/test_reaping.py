@@ -239,7 +239,7 @@ def test_only_those_concerned_are_judged(
     take(job)
     bystander = Holder(store_of(FS, layout, clock=clock), job, None)
     proc.end(PID)
-    assert [id for id, _ in reap(everybody=False).holders] != []
+    assert reap(everybody=False).holders
     assert bystander.id in HolderList.complete(store_of(FS, layout)).present
     assert [*reap().holders] == [bystander.id]
 

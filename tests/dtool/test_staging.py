@@ -396,18 +396,18 @@ def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dat
     """A job would be given a directory whose files the next `clean` deletes."""
     layout = Layout(str(cache_dir))
     monkeypatch.setattr(Holder, "confirm", Holder.prove)  # as if its last heartbeat were long ago
-    real = Cache.acquire
+    real = Cache.hold
 
-    def acquire(cache: Cache, holder: Holder, request: Request, *more: Any) -> Lease:
+    def hold(cache: Cache, owner: caller.Owner, request: Request, *more: Any) -> Lease:
         nonlocal times
         times -= request.key.endswith(VIEW)
         if times >= 0 and request.key.endswith(VIEW):
             for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
                 holders.revoke(store_of(FileSystem(), layout), name)
-        return real(cache, holder, request, *more)
+        return real(cache, owner, request, *more)
 
     again = times == 1
-    monkeypatch.setattr(Cache, "acquire", acquire)
+    monkeypatch.setattr(Cache, "hold", hold)
     path = sc("use", f"dtool:{dataset.uri}", code=Exit.DONE if again else Exit.LEASE_LOST)
     assert set(leases(cache_dir, dataset.uuid).values()) == {1 if again else 0}
     if again:

@@ -284,7 +284,7 @@ def test_a_fault_in_a_program_is_told_at_once_over_http_too(get: Get, monkeypatc
     """The kind would be fixed in one place only."""
     asked = []
 
-    def fail(*words: object) -> None:
+    def fail(*words: object, **more: object) -> None:
         asked.append(words)
         raise TypeError("wrong")
 
