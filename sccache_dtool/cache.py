@@ -7,7 +7,7 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find, release
@@ -81,6 +81,7 @@ class Overview(NamedTuple):
     id: str
     holders: int
     fetching: int  # running downloads
+    fetches: tuple[Transfer, ...]  # these
     continuable: int  # interrupted downloads that the next process to want the item continues
     trashed: int  # evicted copies not yet deleted
     free: int | None  # bytes that can still be written; None: the file system does not report it
@@ -393,6 +394,11 @@ class Cache:
         """
         return find.find(self.store, word, self.request)
 
+    def meant(self, word: str, keys: Collection[str]) -> list[str]:
+        """Those of `keys` that `word` may mean, as for `find`."""
+        within = self.key_within(word)
+        return find.meant(word, keys, self.request) if within is None else [key for key in keys if key == within]
+
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
 
@@ -438,11 +444,13 @@ class Cache:
         store = self.store
         found = list(transfers.running(store, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
+        running = tuple(one for one in found if one.state != transfers.State.ABANDONED)
         return Overview(
             root=self.root,
             id=store.id,
             holders=len(HolderList.glance(store).present),
-            fetching=len(found) - len(abandoned),
+            fetching=len(running),
+            fetches=running,
             continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(store.fs.names(store.layout.trash)),
             free=self.free_space(),
@@ -512,7 +520,13 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        return [*transfers.running(store), *transfers.ended(store)]
+        return transfers.with_sessions(store, [*transfers.running(store), *transfers.ended(store)])
+
+    def fetches(self, key: str | None = None) -> dict[str, Transfer]:
+        """What is being fetched now, by key; with `key`, of this item alone. A hint."""
+        from sccache_dtool.fetch import transfers
+
+        return transfers.in_progress(self.store, key)
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""

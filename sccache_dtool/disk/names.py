@@ -40,6 +40,7 @@ _WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_
 _KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_WHY = r"why~([0-9]{1,6})"
 _CHECKED = r"checked~([0-9]{1,12})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
 _CLEANING = (
@@ -404,6 +405,21 @@ class PartName(NamedTuple):
         """The part that `name` stands for; None if it has another form."""
         match = re.fullmatch(_PART, name)
         return cls(int(match[1]), int(match[2])) if match else None
+
+
+class WhyName(NamedTuple):
+    """Why an attempt of a fetch failed that is followed by another, in its work area: ``why~<attempt>``."""
+
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"why~{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> WhyName | None:
+        """The attempt that `name` stands for; None if it has another form."""
+        match = re.fullmatch(_WHY, name)
+        return cls(int(match[1])) if match else None
 
 
 class CheckedName(NamedTuple):

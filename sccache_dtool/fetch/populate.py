@@ -49,7 +49,7 @@ class Populator(NamedTuple):
 
         Raises TimedOut, FetchFailed or NoSpace, including those of another process whose fetch was waited for.
         """
-        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms)
+        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms, self.progress)
         while True:
             election = self.elect()
             lease = waiter.wait(election, self.take_existing)
@@ -77,12 +77,15 @@ class Populator(NamedTuple):
             "label": request.name or request.label,
             "source": list(request.stack.canonical),
             "by": self.holder.by,
+            "who": self.holder.who,
+            "holder": self.holder.id,
             "began": wall,
         }
 
         def note_outcome(how: str, more: dict[str, object]) -> None:
             outcome = OutcomeName(request.key[:32], name, int(clock.wall() * 1000), how)
-            downloads.note_outcome(store, outcome, {**facts, "bytes": track.bytes, "attempts": track.attempts, **more})
+            known = {"bytes": track.bytes, "attempts": track.attempts, "message": track.message}
+            downloads.note_outcome(store, outcome, {**facts, **known, **more})
 
         made = keep = interrupted = False
         try:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WorkName
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WhyName, WorkName
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
@@ -42,6 +42,7 @@ class State(StrEnum):
     INITIALIZING = "initializing"
     QUEUED = "queued"
     TRANSFERRING = "transferring"
+    RETRYING = "retrying"  # an attempt has failed, and the next one is to come; derived, and not the name on disk
     PROCESSING = "processing"  # unpacking, verifying, writing to disk
     DONE = "done"
     FAILED = "failed"
@@ -67,6 +68,11 @@ class Transfer(NamedTuple):
     area: str  # the work area's name; empty for one that has ended
     sign: str  # of the election that its fetcher won; empty for others
     continuable_until: float | None = None  # if it was abandoned, and is worth continuing
+    message: str | None = None  # why the last attempt failed; of one that succeeded in the end, too
+    who: str = "?"  # `by` in words
+    holder: str = ""  # the id of the holder that is to get the lease; empty if an earlier release fetches
+    session: str | None = None  # that the holder belongs to, see `with_sessions`
+    lock_owner: str | None = None  # whom the session's user named as the owner
 
     @property
     def percent(self) -> float | None:
@@ -80,15 +86,17 @@ class Transfer(NamedTuple):
         return came / seconds if seconds > 0 and came > 0 else None
 
 
-def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
+def running(store: Store, *, waits: bool = True, key: str | None = None) -> Iterator[Transfer]:
     """The fetches and waits that have a name in `tmp/`; what cannot be read, or is just ending, is passed over.
 
-    `waits`: whether waits are read, too.
+    `waits`: whether waits are read, too. `key`: only fetches of this item; those of others are not opened.
     """
     gone: frozenset[str] | None = None
     for text in store.fs.names(store.layout.tmp):
         work = WorkName.parse(text)
         if work is None or work.purpose not in (FETCH, WAIT):
+            continue
+        if key is not None and work.of not in ("", key[:32]):
             continue
         try:
             if work.purpose == FETCH:
@@ -103,7 +111,37 @@ def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
                 continue
         except (OSError, records.Damaged):
             continue
-        yield transfer
+        if key in (None, transfer.key):
+            yield transfer
+
+
+def with_sessions(store: Store, found: Iterable[Transfer]) -> list[Transfer]:
+    """Transfers with the sessions that their holders belong to, as far as these are still there."""
+    listed = list(found)
+    ids = {one.holder for one in listed}
+    said: dict[str, dict[str, Any]] = {}
+    for name in HolderList.glance(store).present.values() if ids != {""} else ():
+        if name.id in ids:
+            with contextlib.suppress(OSError, records.Damaged):
+                said[name.id] = records.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
+
+    def text(one: Transfer, field: str) -> str | None:
+        value = said.get(one.holder, {}).get(field)
+        return records.printable(value) if isinstance(value, str) else None
+
+    return [one._replace(session=text(one, "session"), lock_owner=text(one, "lock_owner")) for one in listed]
+
+
+def in_progress(store: Store, key: str | None = None) -> dict[str, Transfer]:
+    """What is being fetched, by the keys of the items, or of one item alone; abandoned fetches are left out.
+
+    Empty, with a note, if that cannot be read: it is only shown.
+    """
+    found: dict[str, Transfer] = {}
+    for one in _running_if_known(store, key):
+        if one.state != State.ABANDONED and (one.key not in found or one.bytes > found[one.key].bytes):
+            found[one.key] = one
+    return found
 
 
 def _fetched_in(store: Store, work: WorkName) -> Transfer:
@@ -113,6 +151,12 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
     facts = records.decode_document(store.fs.read_text(f"{area}/{TRANSFER_FILE}"))
     state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
     transfer = _transfer(facts, str(work), state)
+    if reason := max((failed for name in found if (failed := WhyName.parse(name))), default=None):
+        with contextlib.suppress(FileNotFoundError):  # the next attempt has just failed, too
+            message = records.decode(store.fs.get_record(f"{area}/{reason}")).get("message")
+            transfer = transfer._replace(message=records.printable(str(message)))
+        if reason.attempt == transfer.attempts and transfer.state == State.TRANSFERRING:
+            transfer = transfer._replace(state=State.RETRYING)
     if not is_abandoned(store, transfer.sign):
         return transfer
     until = downloads.continuable_until(store, work)
@@ -159,12 +203,12 @@ def _who_is_gone(store: Store) -> frozenset[str]:
 
 def is_fetched(store: Store, key: str) -> bool:
     """Whether a fetch of the item has begun and not ended; an abandoned one, which can be continued, counts."""
-    return any(one.key == key for one in _running_if_known(store))
+    return bool(_running_if_known(store, key))
 
 
 def is_for_show(name: str) -> bool:
     """Whether a name in a work area only shows its progress."""
-    return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
+    return name == TRANSFER_FILE or any(kind.parse(name) for kind in (StateName, PartName, WhyName))
 
 
 def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
@@ -181,9 +225,9 @@ def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
     return total
 
 
-def _running_if_known(store: Store) -> list[Transfer]:
+def _running_if_known(store: Store, key: str | None = None) -> list[Transfer]:
     try:
-        return list(running(store, waits=False))
+        return list(running(store, waits=False, key=key))
     except OSError as error:
         do_without(f"running downloads, and the space that they need, are not taken into account ({error.strerror})")
         return []
@@ -230,6 +274,7 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
     source = facts.get("source")
     began = facts.get("began")
     error = facts.get("error")
+    message = facts.get("message") if error is None else error
     return Transfer(
         key=str(facts.get("key", "?")),
         label=str(facts.get("label", "?")),
@@ -245,6 +290,9 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
         error=None if error is None else records.printable(str(error)),
         area=area,
         sign=str(facts.get("sign", "")),
+        message=None if message is None else records.printable(str(message)),
+        who=records.printable(str(facts.get("who") or facts.get("by", "?"))),
+        holder=str(facts.get("holder", "")),
     )
 
 

@@ -67,6 +67,7 @@ class Holder:
         self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
+        self.who = f"{user_name()}@{host_name()}, {owner}"
         self._store = store
         self._numbers = itertools.count()
         self._heartbeat: Heartbeat | None = None
