@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sccache_dtool.catalog.facts import ItemFacts
+    from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.catalog.loose import Loose, Pile
     from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
@@ -507,6 +508,14 @@ class Cache:
         from sccache_dtool.evict import single
 
         return single.judged(self._check_permissions(), item.held)
+
+    def holdings(self, user: str | None = None) -> list[Holding]:
+        """The leases of a user, or of everybody, with what can be said of each. Writes nothing into the cache."""
+        from sccache_dtool.catalog.holdings import holdings
+
+        store = self._check_permissions()
+        with self._pool() as pool:
+            return holdings(store, pool, user)
 
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""

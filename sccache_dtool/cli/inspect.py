@@ -14,7 +14,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation, user_options
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.disk.names import key_label
@@ -27,6 +27,7 @@ from sccache_dtool.policy.totals import add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
+    from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.protocol.reaping import Judged
 
@@ -103,10 +104,11 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
 @click.option(
     "-l", "--long", is_flag=True, help="Show the source too. This is slower: it reads one file for each item."
 )
+@user_options
 @common_options()
 @pass_invocation
 @by_all_tasks
-def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
+def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool, user: str | None) -> None:
     """List the items with their keys, sizes and states.
 
     An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left. One that is not
@@ -116,19 +118,31 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     Examples:
       sc-dtool ls --filter in-use --sort size
       sc-dtool ls --filter 'hg*' -f json
+      sc-dtool ls --mine
     """
     cache = now.cache()
     moment = time.time()
     matched: set[str] = set()
     fetches = cache.fetches()
+    held: dict[str, list[Holding]] = {}
+    for one in () if user is None else cache.holdings(user):
+        held.setdefault(one.item.key, []).append(one)
     found: Iterable[Item] = _filtered(cache, filters, fetches, matched)
+    if user is not None:
+        found = (item for item in found if item.key in held)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
     columns = [NAME, KEY, SIZE, Column("STATE", _shown_state), USES, last_use(moment)]
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
         columns.append(Column("FETCHED BY", lambda row: row["fetching_by"] or row["fetched_by"] or ""))
-    now.out.table("item", (_row(cache, item, fetches.get(item.key), long) for item in found), columns)
+    rows = (_row(cache, item, fetches.get(item.key), long) for item in found)
+    if user is not None:
+        from sccache_dtool.cli.holdings import sum_fields
+
+        columns.append(Column("UNTIL", lambda row: ", ".join(row["lasts"])))
+        rows = ({**row, **sum_fields(held[row["item"]])} for row in rows)
+    now.out.table("item", rows, columns, "" if user is None else f"no item is held by {user}")
     for pattern in dict.fromkeys(filters):
         if pattern not in _STATES and pattern not in matched:
             now.out.note(f"no item has a name that matches {pattern!r}")
@@ -201,20 +215,32 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 
 @click.command("status")
 @click.argument("item", required=False)
+@user_options
+@click.option("--notice", type=DURATION, help="Only list the leases whose lifetime ends within TIME: 2d.")
+@click.option("--ical", is_flag=True, help="Print the ends of leases as a calendar (RFC 5545).")
 @common_options()
 @pass_invocation
 @by_all_tasks
-def status_command(now: Invocation, item: str | None) -> None:
+def status_command(now: Invocation, item: str | None, user: str | None, notice: float | None, ical: bool) -> None:
     """Show the state of the cache, or of one ITEM and its holders.
 
-    ITEM is a name, a key, the beginning of a key, or a path in the cache.
+    ITEM is a name, a key, the beginning of a key, or a path in the cache. With --mine, --user, --notice or --ical, list
+    leases instead, and until when they are held. Without --mine and --user, these are the leases of everybody.
 
     \b
     Examples:
-      sc-dtool status
       sc-dtool status hg38.tar.gz
+      sc-dtool status --mine
+      sc-dtool status --user ada --notice 2d
     """
     cache = now.cache()
+    if user is not None or notice is not None or ical:
+        from sccache_dtool.cli.holdings import print_holdings
+
+        if item is not None:
+            raise UsageError("leases are listed of all items", hint=f"`sc-dtool why {item}` shows those of one item")
+        print_holdings(now, cache, user, notice, ical)
+        return
     if item is None:
         _cache_status(now, cache)
         return

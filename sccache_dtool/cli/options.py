@@ -236,6 +236,27 @@ holder_option = click.option(
     help="Who holds the lease: auto (the batch job or calling process, the default), pid:N, slurm:ID, or a name.",
 )
 
+
+def user_options(function: Command) -> Any:
+    """Whose leases are meant. The command is given `user`, None for everybody's."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, mine: bool, user: str | None, **values: Any) -> Any:
+        if mine and user is not None:
+            raise UsageError("--mine and --user cannot be combined")
+        if mine:
+            from sccache_dtool.liveness.caller import user_name
+
+            user = user_name()
+        return function(*arguments, user=user, **values)
+
+    add = add_options(
+        click.option("--mine", is_flag=True, help="Show what you hold, and until when."),
+        click.option("--user", metavar="USER", help="Show what USER holds, and until when."),
+    )
+    return add(run)
+
+
 #: Options of the commands that remove something.
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
