@@ -218,7 +218,8 @@ class Cleaner:
         store = self._store
         keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
-        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
+        what = "1 copy" if len(plan.remove) == 1 else f"{len(plan.remove)} copies"
+        store.log.info(f"removing {what}, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
             execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""

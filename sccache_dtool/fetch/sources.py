@@ -90,7 +90,9 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
-            failures[mirror] = FetchFailed(f"cannot fetch {mirror.canonical}: {plain(explain(error))}")
+            failures[mirror] = FetchFailed(
+                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}"
+            )
         if not turns:
             turns, later = later, []
     if len(failures) == 1:
