@@ -6,6 +6,7 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +19,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError
+from sccache_dtool.errors import CacheError, InUse, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import DatasetRequest, Request, Stack, Terms
@@ -320,7 +321,8 @@ class Cache:
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
-            return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
+            make_room = functools.partial(self.make_room, wait=wait) if options.make_room else None
+            return Terms(wait, options.size, options.rate, make_room)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -696,15 +698,28 @@ class Cache:
         with self._pool() as pool:
             return self._cleaner(pool).clean_as_planned(planned, self.settings.clean_exclude, options)
 
-    def make_room(self, missing: int) -> int:
+    def make_room(self, missing: int, wait: float = 0.0) -> int:
         """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
 
-        What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
-        cleaner is at work.
+        What was evicted before, and is still to be deleted, is deleted with it, and counts, as does what another
+        cleaner frees that is waited for. Raises InUse if one is still at work after `wait` seconds.
         """
-        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
-        with self._pool() as pool:
-            return self._cleaner(pool).make_room(missing, there, self.policy())
+        from sccache_dtool.evict.cleaning import only_cleaner
+
+        store = self._check_permissions()
+        deadline, before = store.clock.monotonic() + wait, self.free_space() or 0
+        while True:
+            with only_cleaner(store, max(0.0, deadline - store.clock.monotonic())):
+                freed = max(0, (self.free_space() or 0) - before)
+            if freed >= missing:
+                return freed
+            there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+            try:
+                with self._pool() as pool:
+                    return freed + self._cleaner(pool).make_room(missing - freed, there, self.policy())
+            except InUse:  # one that has begun meanwhile
+                if store.clock.monotonic() >= deadline:
+                    raise
 
     def _cleaner(self, pool: Pool) -> Cleaner:
         from sccache_dtool.evict.cleaning import Cleaner

@@ -19,6 +19,10 @@ class Damaged(ValueError):
     """A text in the cache that does not have the form of a record. It is kept, and counts as held."""
 
 
+class OtherFormat(Damaged):
+    """A text that a release with another format has written: nothing in it is understood, and it must stay."""
+
+
 def encode(fields: Mapping[str, Any]) -> str:
     """`fields` as one line of ASCII JSON of at most LIMIT bytes. Long texts are cut; None is left out."""
     short = {

@@ -16,7 +16,7 @@ from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
-from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.errors import FULL, GONE, CacheError, InUse, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import transfers, versions
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
@@ -210,21 +210,29 @@ def _check_room(
         return  # the write that does not fit fails
     taken = transfers.reserved(store, this)
     missing = coming - (free - taken)
+    cleaner: list[str] = []
     if missing > 0 and make_room is not None:
-        missing -= make_room(missing)
+        try:
+            missing -= make_room(missing)
+        except InUse as error:
+            cleaner = [error.message, *error.details]
     if missing <= 0:
         return
     import humanize
 
     reserved = f", {humanize.naturalsize(taken)} of it reserved by running downloads" if taken else ""
     free = max(0, store.fs.free_space(store.layout.root) or 0)
+    there = f"{humanize.naturalsize(free)} free{reserved}"
     raise NoSpace(
         f"no space left for {label}, which needs {humanize.naturalsize(coming)}",
         details=[
-            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
+            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {there}",
+            *cleaner,
         ],
         hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
         if make_room is None
+        else "wait longer with --wait, so that this command can clean afterwards"
+        if cleaner
         else "no more idle items can be removed; wait, or name another cache with -d",
     )
 

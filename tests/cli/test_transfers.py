@@ -445,6 +445,22 @@ def test_downloads_on_one_host_are_bounded(
     assert sc("use", "--wait", "0s", server.page("/c", b"x")).code == 0
 
 
+def test_a_fifo_in_the_place_of_a_slot_is_not_opened(
+    sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A download would wait for ever for somebody to open the other end."""
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        place = tmp_path / name / f"sc-dtool-{os.geteuid()}"
+        place.mkdir(parents=True, mode=0o700)
+        os.mkfifo(place / "download-0")
+    monkeypatch.setattr(slots, "directories", lambda: [str(place.parent / place.name)])
+    monkeypatch.setenv(slots.VARIABLE, "1")
+    done = sc("use", server.page("/x", b"ACGT"))
+    assert done.path.read_bytes() == b"ACGT"
+    assert "download-0 is not a regular file" in done.err
+
+
 def test_who_ran_out_of_patience_in_a_queue_has_not_failed_for_others(
     sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
