@@ -622,7 +622,7 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        return transfers.with_sessions(store, [*transfers.running(store), *transfers.ended(store)])
+        return [*transfers.running(store), *transfers.ended(store)]
 
     def fetches(self, key: str | None = None) -> dict[str, Transfer]:
         """What is being fetched now, by key; with `key`, of this item alone. A hint."""

@@ -10,6 +10,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column
+from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness import State
 from sccache_dtool.liveness.caller import JOB, NAMED
@@ -48,7 +49,8 @@ def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: floa
 
 def holding_fields(now: Invocation, one: Holding) -> dict[str, Any]:
     """The fields of a `held` record."""
-    held = one.judged.held
+    held, record = one.judged.held, one.judged.record
+    session = None if record is None else record.session
     return {
         "item": held.key,
         "name": one.item.label,
@@ -60,6 +62,7 @@ def holding_fields(now: Invocation, one: Holding) -> dict[str, Any]:
         "since": output.moment(one.judged.since),
         "until": output.moment(one.until),
         "lasts": lasts(one),
+        "session": None if session is None else printable(session.session),
         "renew": _renew(now, one),
         "verdict": str(one.judged.verdict.state),
         "evidence": one.judged.verdict.evidence,
@@ -82,6 +85,8 @@ def lasts(one: Holding) -> str:
         return f"the next clean: {one.judged.verdict.evidence}"
     if record is None:
         return "unknown: its holder cannot be read"
+    if record.session is not None and record.session.item is not None:
+        return f"it is released, or session {printable(record.session.session)} ends"
     end = None if one.until is None else output.moment(one.until)
     if record.kind is NAMED:
         return end or "it is released"

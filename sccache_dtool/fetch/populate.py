@@ -76,8 +76,7 @@ class Populator(NamedTuple):
             "key": request.key,
             "label": request.name or request.label,
             "source": list(request.stack.canonical),
-            "by": self.holder.by,
-            "who": self.holder.who,
+            **self.holder.facts,
             "holder": self.holder.id,
             "began": wall,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -71,8 +71,8 @@ class Transfer(NamedTuple):
     message: str | None = None  # why the last attempt failed; of one that succeeded in the end, too
     who: str = "?"  # `by` in words
     holder: str = ""  # the id of the holder that is to get the lease; empty if an earlier release fetches
-    session: str | None = None  # that the holder belongs to, see `with_sessions`
-    lock_owner: str | None = None  # whom the session's user named as the owner
+    session: str | None = None  # for which that holder holds leases
+    lock_owner: str | None = None  # who asked for the session's lock, as they called themselves
 
     @property
     def percent(self) -> float | None:
@@ -113,23 +113,6 @@ def running(store: Store, *, waits: bool = True, key: str | None = None) -> Iter
             continue
         if key in (None, transfer.key):
             yield transfer
-
-
-def with_sessions(store: Store, found: Iterable[Transfer]) -> list[Transfer]:
-    """Transfers with the sessions that their holders belong to, as far as these are still there."""
-    listed = list(found)
-    ids = {one.holder for one in listed}
-    said: dict[str, dict[str, Any]] = {}
-    for name in HolderList.glance(store).present.values() if ids != {""} else ():
-        if name.id in ids:
-            with contextlib.suppress(OSError, records.Damaged):
-                said[name.id] = records.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
-
-    def text(one: Transfer, field: str) -> str | None:
-        value = said.get(one.holder, {}).get(field)
-        return records.printable(value) if isinstance(value, str) else None
-
-    return [one._replace(session=text(one, "session"), lock_owner=text(one, "lock_owner")) for one in listed]
 
 
 def in_progress(store: Store, key: str | None = None) -> dict[str, Transfer]:
@@ -261,6 +244,8 @@ def describe(transfer: Transfer, now: float) -> str:
             words.append(f"{short_duration((transfer.total - transfer.bytes) / rate)} left")
     if transfer.attempts > 1:
         words.append(f"attempt {transfer.attempts}")
+    if transfer.state == State.RETRYING and transfer.message:
+        words.append(transfer.message)
     return ", ".join(words)
 
 
@@ -293,7 +278,14 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
         message=None if message is None else records.printable(str(message)),
         who=records.printable(str(facts.get("who") or facts.get("by", "?"))),
         holder=str(facts.get("holder", "")),
+        session=_text(facts, "session"),
+        lock_owner=_text(facts, "lock_owner"),
     )
+
+
+def _text(facts: dict[str, Any], name: str) -> str | None:
+    value = facts.get(name)
+    return records.printable(value) if isinstance(value, str) else None
 
 
 def _integer(facts: dict[str, Any], name: str) -> int | None:

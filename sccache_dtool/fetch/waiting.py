@@ -162,7 +162,7 @@ class Waiter:
         path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
         request, now = self._request, self._clock.wall()
         facts = {"key": request.key[:32], "label": request.name or request.label, "began": now}
-        facts |= {"by": self._holder.by, "who": self._holder.who, "holder": self._holder.id}
+        facts |= {**self._holder.facts, "holder": self._holder.id}
         with contextlib.suppress(OSError):
             self._fs.put_record(records.encode(facts), path)
         try:

@@ -72,6 +72,16 @@ def test_each_lease_says_until_when(sc: Sc, source: str, root: Path) -> None:
     assert "HELD BY" in shown
 
 
+def test_a_lock_names_its_session(sc: Sc, source: str) -> None:
+    """Whoever looks for what keeps an item would not find the session that is to be deleted."""
+    session = sc("session", "create", "--ttl", "1h", "--add", f"{source}:/x").out.strip()
+    sc("lock", "get", session, "/x")
+    (row,) = held(sc, "--mine")
+    assert (row["session"], row["until"]) == (session, None)
+    assert row["lasts"] == f"it is released, or session {session} ends"
+    assert f"session {session} ends" in sc("ls", "--mine").out
+
+
 def test_only_the_leases_of_one_user_are_shown(sc: Sc, source: str, tmp_path: Path, disk: Disk) -> None:
     """A user would see the leases of a whole group, or lose some of those that are asked for."""
     other = tmp_path / "other"

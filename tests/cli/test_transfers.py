@@ -177,13 +177,14 @@ def test_the_last_message_is_kept_when_all_ended_well(sc: Callable[..., Done], s
     assert "503" in str(one["message"])
 
 
-def test_transfers_are_found_by_item_owner_and_session(sc: Callable[..., Done], server: Server, disk: Disk) -> None:
+def test_transfers_are_found_by_item_owner_and_session(sc: Callable[..., Done], server: Server) -> None:
     """On a busy cluster, the download that a job waits for could not be found among those of others."""
     sc("init")
     a, b = (server.page(f"/{name}", bytes(MEBIBYTE), hold=True) for name in ("aaa", "bbb"))
+    session = sc("session", "create", "--ttl", "1h", "--add", f"{b}:/b").out.strip()
     with (
         start([*HURRIED, "use", a, "--holder", "first"]),
-        start([*HURRIED, "use", b, "--holder", "second"]),
+        start([*HURRIED, "lock", "get", session, "/b", "--owner", "container 7"]) as locking,
     ):
         server.wait_for_gets("/aaa")
         server.wait_for_gets("/bbb")
@@ -199,16 +200,14 @@ def test_transfers_are_found_by_item_owner_and_session(sc: Callable[..., Done], 
             assert found("--item", "nothing") == []
             assert found("--owner", "first") == [("aaa", "first")]
             assert found("--owner", "third") == both  # and what it waits for
-            assert found("--owner", ours) == found("--owner", ours.partition("@")[0]) == [*both, ("bbb", "second")]
-            assert found("--owner", "second", "--item", "aaa") == []
-            (holder,) = (path for path in disk.holders() if "second" in os.readlink(path))
-            record = json.loads(os.readlink(holder)) | {"session": "s0123456789abcdef", "lock_owner": "container 7"}
-            holder.unlink()
-            holder.symlink_to(json.dumps(record))
-            assert found("--session", "s0123456789abcdef") == found("--owner", "container 7") == [("bbb", "second")]
-            (one,) = shown(sc, "--session", "s0123456789abcdef")
-            assert (one["session"], one["owner"]) == ("s0123456789abcdef", "container 7")
-            assert found("--session", "another") == []
+            assert found("--owner", ours) == found("--owner", ours.partition("@")[0]) == [*both, ("bbb", session)]
+            assert found("--owner", "container 7", "--item", "aaa") == []
+            assert found("--session", session) == found("--owner", "container 7") == [("bbb", session)]
+            assert found("--session", "s0000000000000000") == []
+            server.release()
+            assert finish(locking).code == 0
+    (one,) = shown(sc, "--session", session)  # also when it has ended
+    assert (one["state"], one["session"], one["owner"]) == ("done", session, "container 7")
 
 
 def test_the_list_is_redrawn_on_a_terminal(sc: Callable[..., Done], server: Server, root: Path) -> None:
