@@ -135,7 +135,7 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
     state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
     transfer = _transfer(facts, str(work), state)
     if reason := max((failed for name in found if (failed := WhyName.parse(name))), default=None):
-        with contextlib.suppress(FileNotFoundError):  # the next attempt has just failed, too
+        with contextlib.suppress(FileNotFoundError, records.Damaged):  # the next attempt may just have failed, too
             message = records.decode(store.fs.get_record(f"{area}/{reason}")).get("message")
             transfer = transfer._replace(message=records.printable(str(message)))
         if reason.attempt == transfer.attempts and transfer.state == State.TRANSFERRING:

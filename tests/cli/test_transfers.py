@@ -764,6 +764,7 @@ def test_names_of_outcomes_and_states_are_read_as_they_were_written() -> None:
         names.StateName("transferring", 5, None, 1),
         names.StateName("queued", 0, 10, 3),
         names.PartName(2, 4096),
+        names.WhyName(3),
         names.OutcomeName("a" * 32, lease, 1_800_000_000_000, names.FAILED),
     ):
         assert type(name).parse(str(name)) == name
