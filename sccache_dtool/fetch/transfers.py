@@ -189,7 +189,7 @@ def is_fetched(store: Store, key: str) -> bool:
     return bool(_running_if_known(store, key))
 
 
-def is_for_show(name: str) -> bool:
+def only_shows_progress(name: str) -> bool:
     """Whether a name in a work area only shows its progress."""
     return name == TRANSFER_FILE or any(kind.parse(name) for kind in (StateName, PartName, WhyName))
 

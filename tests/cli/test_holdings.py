@@ -48,7 +48,7 @@ def test_each_lease_says_until_when(sc: Sc, source: str, root: Path) -> None:
     sc("use", source, "--holder", "for ever")
     cache = Cache(root)
     job = Owner(JOB, None, None, "align.sh", Job("slurm", "lab", "4711"))
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     with start([SC_DTOOL, "-C", str(root), "run", source, "--", "sh", "-c", "echo $$; read wait"]) as running:
         child = heard(running)
         rows = held(sc, "--mine")

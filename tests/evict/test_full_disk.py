@@ -253,7 +253,7 @@ def test_a_fetch_that_waited_for_a_cleaner_in_vain_names_it(make_cache: Making, 
     assert other.poll()
     owner = cache.owner(f"pid:{os.getpid()}")
     with pytest.raises(NoSpace) as refused:
-        cache.hold(owner, cache.wanted([str(big)]), UseOptions(size=SIZE + 1, make_room=True, wait=5.0))
+        cache.hold(owner, cache.item_request([str(big)]), UseOptions(size=SIZE + 1, make_room=True, wait=5.0))
     assert any(f"process {os.getpid()}" in line for line in refused.value.details)
     assert "--wait" in str(refused.value.hint)
     other.resign()
