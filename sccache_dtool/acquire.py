@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import Generation
-from sccache_dtool.disk.records import Damaged
+from sccache_dtool.disk.records import Damaged, OtherFormat
 from sccache_dtool.errors import CacheError, LeaseLost, UsageError
 from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import Request, Terms
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
 
 _log = Log(__name__)
+
+#: What to do if another release has written what this one does not understand.
+_NEWER = "use a newer release of sc-dtool"
 
 #: How often a use whose holder was revoked begins again.
 _MOST_ATTEMPTS = 4
@@ -126,7 +129,8 @@ class Acquirer(NamedTuple):
                     payload = items.payload_name(self.store, request.key, generation, fresh=True)
             if payload is None:
                 damaged.add(str(generation))
-                self._evict(request.key, str(generation))
+                if not items.is_of_other_format(self.store, request.key, str(generation)):
+                    self._evict(request.key, str(generation))
                 continue
             place = Place.of(self.store.layout, request.key, str(generation), payload)
             if request.fits is not None and not request.fits(place.payload):
@@ -169,6 +173,8 @@ class Acquirer(NamedTuple):
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
             there = items.facts(self.store, request.key, generation)
+        except OtherFormat as error:
+            raise CacheError(f"cannot read the source of {request.name}: {error}", hint=_NEWER) from error
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:

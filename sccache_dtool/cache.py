@@ -6,8 +6,9 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find, release
@@ -18,7 +19,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError
+from sccache_dtool.errors import CacheError, InUse, LeaseLost, NoCache, UsageError
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import DatasetRequest, Request, Stack, Terms
@@ -27,6 +28,7 @@ from sccache_dtool.find import Named
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.record import Membership
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Pool, watch_nothing
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sccache_dtool.catalog.facts import ItemFacts
+    from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.catalog.loose import Loose, LooseDirectory
     from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
     from sccache_dtool.policy.totals import Spared, Sums
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
+    from sccache_dtool.protocol.sessions import SessionFacts
+    from sccache_dtool.sets.handle import Access, DataSet, Session
+    from sccache_dtool.sets.locks import Lock
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -81,6 +87,7 @@ class Overview(NamedTuple):
     id: str
     holders: int
     fetching: int  # running downloads
+    fetches: tuple[Transfer, ...]  # these
     continuable: int  # interrupted downloads that the next process to want the item continues
     trashed: int  # evicted copies not yet deleted
     free: int | None  # bytes that can still be written; None: the file system does not report it
@@ -303,10 +310,15 @@ class Cache:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
-        """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
+    def enter(
+        self, owner: Owner, ttl: float | None = None, key: str | None = None, session: Membership | None = None
+    ) -> Holder:
+        """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold.
+
+        `session`: for which it holds leases, so that `release` of a single item leaves them.
+        """
         store = self._store_for_use()
-        return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key)
+        return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key, session)
 
     def acquire(self, holder: Holder, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
@@ -318,7 +330,8 @@ class Cache:
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
-            return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
+            make_room = functools.partial(self.make_room, wait=wait) if options.make_room else None
+            return Terms(wait, options.size, options.rate, make_room)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -371,6 +384,88 @@ class Cache:
         """
         program.forget(self._layout)
 
+    # -- sessions and locks ------------------------------------------------------------------------------------------
+
+    def create_session(
+        self,
+        data_set: DataSet,
+        *,
+        owner: Owner | None = None,
+        label: str = "",
+        ttl: float | None = None,
+        id: str | None = None,
+    ) -> Session:
+        """Create a session: a list of items with the path of each, on which locks can be taken until it is deleted.
+
+        `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched. The session
+        ends at the latest with its `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is
+        a context manager that deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
+        """
+        from sccache_dtool.sets import sessions
+        from sccache_dtool.sets.handle import Session
+
+        self._store_for_use()
+        access = self._access()
+        entries = access.entries(data_set)
+        id = id or sessions.new_id()
+        holder = self.enter(owner or self.owner(f"pid:{os.getpid()}"), ttl, session=Membership(id))
+        try:
+            sessions.create(access.store, holder, entries, label=label, id=id)
+        except BaseException:
+            holder.retire()
+            raise
+        return Session(access, id)
+
+    def session(self, id: str) -> Session:
+        """The session with this id. Raises NoSession, which is a UsageError, if there is none."""
+        from sccache_dtool.sets.handle import Session
+
+        session = Session(self._access(), id)
+        _ = session.facts
+        return session
+
+    def sessions(self) -> list[SessionFacts]:
+        """All sessions."""
+        from sccache_dtool.sets import sessions
+
+        return list(sessions.listing(self.store))
+
+    def locks(
+        self,
+        *,
+        session: str | None = None,
+        item: str | None = None,
+        owner: str | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        job: str | None = None,
+        state: str | None = None,
+    ) -> list[Lock]:
+        """The locks, which are all leases, that match all arguments that are given. `item`: its key.
+
+        `owner`: as whoever took it called themselves. With a session or an item, only the items concerned are looked
+        at, otherwise the whole cache.
+        """
+        from sccache_dtool.sets import locks
+
+        access = self._access()
+        request = locks.Filter(session, item, owner, user, host, job, state)
+        return locks.listing(access.store, request, access.unsettled)
+
+    def _access(self) -> Access:
+        from sccache_dtool.sets.handle import Access
+
+        def acquire(holder: Holder, request: Request, wait: float | None) -> Lease:
+            return self.acquire(holder, request, UseOptions(wait=wait))
+
+        def unsettled() -> list[Item]:
+            from sccache_dtool.evict import single
+
+            with self._pool() as pool:
+                return single.unsettled(self.store, pool)
+
+        return Access(self.store, self.item_request, acquire, unsettled)
+
     # -- finding an item ---------------------------------------------------------------------------------------------
 
     def key_for(self, words: Sequence[str], name: str | None = None) -> str:
@@ -392,6 +487,11 @@ class Cache:
         Raises UsageError if it means none, or could mean several.
         """
         return find.find(self.store, word, self.request)
+
+    def meant(self, word: str, keys: Collection[str]) -> list[str]:
+        """Those of `keys` that `word` may mean, as for `find`."""
+        within = self.key_within(word)
+        return find.meant(word, keys, self.request) if within is None else [key for key in keys if key == within]
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -438,11 +538,13 @@ class Cache:
         store = self.store
         found = list(transfers.running(store, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
+        running = tuple(one for one in found if one.state != transfers.State.ABANDONED)
         return Overview(
             root=self.root,
             id=store.id,
             holders=len(HolderList.glance(store).present),
-            fetching=len(found) - len(abandoned),
+            fetching=len(running),
+            fetches=running,
             continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(store.fs.names(store.layout.trash)),
             free=self.free_space(),
@@ -500,6 +602,14 @@ class Cache:
 
         return single.judged(self._check_permissions(), item.held)
 
+    def holdings(self, user: str | None = None) -> list[Holding]:
+        """The leases of a user, or of everybody, with what can be said of each. Writes nothing into the cache."""
+        from sccache_dtool.catalog.holdings import holdings
+
+        store = self._check_permissions()
+        with self._pool() as pool:
+            return holdings(store, pool, user)
+
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
         from sccache_dtool.protocol import history
@@ -513,6 +623,12 @@ class Cache:
 
         store = self.store
         return [*transfers.running(store), *transfers.ended(store)]
+
+    def fetches(self, key: str | None = None) -> dict[str, Transfer]:
+        """What is being fetched now, by key; with `key`, of this item alone. A hint."""
+        from sccache_dtool.fetch import transfers
+
+        return transfers.in_progress(self.store, key)
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""
@@ -673,15 +789,28 @@ class Cache:
         with self._pool() as pool:
             return self._cleaner(pool).clean_as_planned(planned, self.settings.clean_exclude, options)
 
-    def make_room(self, missing: int) -> int:
+    def make_room(self, missing: int, wait: float = 0.0) -> int:
         """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
 
-        What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
-        cleaner is at work.
+        What was evicted before, and is still to be deleted, is deleted with it, and counts, as does what another
+        cleaner frees that is waited for. Raises InUse if one is still at work after `wait` seconds.
         """
-        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.loose_directories())
-        with self._pool() as pool:
-            return self._cleaner(pool).make_room(missing, there, self.policy())
+        from sccache_dtool.evict.cleaning import only_cleaner
+
+        store = self._check_permissions()
+        deadline, before = store.clock.monotonic() + wait, self.free_space() or 0
+        while True:
+            with only_cleaner(store, max(0.0, deadline - store.clock.monotonic())):
+                freed = max(0, (self.free_space() or 0) - before)
+            if freed >= missing:
+                return freed
+            there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.loose_directories())
+            try:
+                with self._pool() as pool:
+                    return freed + self._cleaner(pool).make_room(missing - freed, there, self.policy())
+            except InUse:  # one that has begun meanwhile
+                if store.clock.monotonic() >= deadline:
+                    raise
 
     def _cleaner(self, pool: Pool) -> Cleaner:
         from sccache_dtool.evict.cleaning import Cleaner

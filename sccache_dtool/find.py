@@ -53,6 +53,10 @@ def find(store: Store, word: str, mean: Mean) -> str:
     if len(found) > 1:  # rather one that is there than what was evicted
         found = [key for key in found if items.generations(store, key)] or found
     if not found:
+        from sccache_dtool.fetch import transfers
+
+        found = meant(word, transfers.in_progress(store), mean)  # for the first time, so that there is no item yet
+    if not found:
         raise _not_found(store.layout.root, word, keys)
     return the_only(word, found, lambda key: _source(store, key))
 

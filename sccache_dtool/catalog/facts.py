@@ -33,8 +33,11 @@ class ItemFacts(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> ItemFacts:
-        """The facts in the text of an `item.json`. Raises records.Damaged if it is not a JSON object."""
+        """The facts in the text of an `item.json`. Raises records.Damaged, such as OtherFormat."""
         document = records.decode_document(text)
+        form = document.get("format", FORMAT)
+        if type(form) is int and form != FORMAT:
+            raise records.OtherFormat(f"it has format {form}, which this release does not know")
         fields: dict[str, Any] = {}
         malformed = set()
         for name, convert in _FIELDS.items():

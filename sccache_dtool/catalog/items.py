@@ -318,6 +318,17 @@ def facts(store: Store, key: str, generation: str) -> ItemFacts:
     return ItemFacts.decode(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
 
 
+def is_of_other_format(store: Store, key: str, generation: str) -> bool:
+    """Whether another release has noted of a copy what this one does not understand."""
+    try:
+        facts(store, key, generation)
+    except records.OtherFormat:
+        return True
+    except (OSError, records.Damaged):
+        return False
+    return False
+
+
 def describe_again(store: Store, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import size as shown
-from sccache_dtool.errors import CacheError, NoCache, NoSpace
+from sccache_dtool.errors import CacheError, InUse, NoCache, NoSpace
 from sccache_dtool.fetch.request import DatasetRequest, Request
 
 #: What is leased: an item, or all items of a dataset.
@@ -55,9 +55,10 @@ def fetch_where_room_is(
         for cache in caches:
             try:
                 missing = _missing(need, cache)
-                if missing <= 0 or cache.make_room(missing) >= missing:
+                wait = cache.settings.fetch_wait if options.wait is None else options.wait
+                if missing <= 0 or cache.make_room(missing, wait) >= missing:
                     return hold(cache)
-            except (NoSpace, NoCache) as error:
+            except (NoSpace, NoCache, InUse) as error:
                 short.extend(_why(cache, error))
     raise NoSpace(
         f"no cache has enough space for {request.label if need is None else shown(need)}",
@@ -73,7 +74,9 @@ def _missing(need: int | None, cache: Cache) -> int:
 
 
 def _why(cache: Cache, error: CacheError) -> Sequence[str]:
-    return error.details if isinstance(error, NoSpace) and error.details else (f"{cache.root}: {error.message}",)
+    if isinstance(error, NoSpace) and error.details:
+        return error.details
+    return (": ".join((str(cache.root), error.message, *(error.details if isinstance(error, InUse) else ()))),)
 
 
 def _hint(make_room: bool, need: int | None) -> str:

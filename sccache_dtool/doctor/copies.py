@@ -10,7 +10,7 @@ from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, is_named, key_name
-from sccache_dtool.disk.records import Damaged, printable
+from sccache_dtool.disk.records import Damaged, OtherFormat, printable
 from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
@@ -86,6 +86,8 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[F
     """What `item.json` says, and what is wrong with it."""
     try:
         facts = items.facts(store, copy.key, str(copy.generation))
+    except OtherFormat as error:
+        return ItemFacts(), [Finding(path, f"cannot be read ({error})", None, "use a newer release of sc-dtool")]
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         remedy = "writes it again from the rest of the copy; the item's source stays unknown"

@@ -38,10 +38,14 @@ from sccache_dtool.policy.rules import (
 )
 from sccache_dtool.policy.thresholds import Limits, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import downloads, program
+from sccache_dtool.protocol import downloads, program, sessions
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
+from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
+
+#: Seconds between two looks whether another cleaner has ended.
+_LOOK_EVERY = 1.0
 
 
 class CleanOptions(NamedTuple):
@@ -66,8 +70,9 @@ class Cleaner:
         now = self._store.clock.wall() + ahead
         rules, sifted = self._sift(rules, now)
         left = self.loose()
+        of_sessions = list(sessions.listing(self._store))
         with open_judge(self._store, dry_run=True) as judge:
-            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True)
+            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True, open_sessions=of_sessions)
         drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
         plan = self._plan(sifted, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
@@ -85,12 +90,13 @@ class Cleaner:
         rules, sifted = self._sift(rules, now)
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
-        quiet = self._if_nothing_to_do(sifted, rules, now, left, works)
+        of_sessions = list(sessions.listing(store))
+        quiet = self._if_nothing_to_do(sifted, rules, now, left, works, of_sessions)
         if quiet is not None:
             return quiet
         self._pool.start_helpers_for(sifted.eligible)
         with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
-            reaped = single.end_leases(store, judge, sifted.unsettled)
+            reaped = single.end_leases(store, judge, sifted.unsettled, open_sessions=of_sessions)
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
             leftovers = list(finder.find(copies, works))
@@ -124,12 +130,12 @@ class Cleaner:
                 "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(options)
-        leased = single.unsettled(store, self._pool)
+        leased, of_sessions = single.unsettled(store, self._pool), list(sessions.listing(store))
         self._pool.start_helpers_for(planned.remove)
         there = {one.path: one for one in self.loose().files} if any(one.loose for one in planned.remove) else {}
         with only_cleaner(store), self._worker_if_room() as holder:
             with open_judge(store) as judge:
-                reaped = single.end_leases(store, judge, leased)
+                reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
             pinned = pins.pinned(store, now)
             rechecked = plan_file.recheck(store, planned.remove, pinned, exclude, there, self._pool)
@@ -146,7 +152,7 @@ class Cleaner:
         """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
 
         Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
-        counts. Returns 0 while another cleaner is at work.
+        counts. Raises InUse while another cleaner is at work.
         """
         store = self._store
         now = store.clock.wall()
@@ -154,10 +160,7 @@ class Cleaner:
         due = trash.total_of(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
-        try:
-            done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
-        except InUse:
-            return 0
+        done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
         return max(0, done.freed + due - done.unpurged_bytes)
 
     def empty_trash(self) -> tuple[Trashed, Purged]:
@@ -219,7 +222,8 @@ class Cleaner:
         store = self._store
         keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
-        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
+        what = "1 copy" if len(plan.remove) == 1 else f"{len(plan.remove)} copies"
+        store.log.info(f"removing {what}, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
             execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
@@ -265,7 +269,13 @@ class Cleaner:
         return plan._replace(unmatched_directories=left.unmatched)
 
     def _if_nothing_to_do(
-        self, sifted: Sifted, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
+        self,
+        sifted: Sifted,
+        rules: Rules,
+        now: float,
+        left: LooseFiles,
+        works: Sequence[str],
+        of_sessions: Sequence[SessionFacts],
     ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         store = self._store
@@ -278,7 +288,7 @@ class Cleaner:
         with open_judge(store, glance=True) as judge:
             held = tuple(judge.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
-            verdicts += [judge.holder(id)[1] for id in judge.listing.present]
+            verdicts += [judge.holder(id)[1] for id in (*judge.listing.present, *(one.holder for one in of_sessions))]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
         if untidy or judge.listing.unknown_names or any(verdict.state is not State.ALIVE for verdict in verdicts):
@@ -328,18 +338,25 @@ class Cleaner:
 
 
 @contextmanager
-def only_cleaner(store: Store) -> Iterator[None]:
-    """Be the one cleaner of the cache. Raises InUse while another one is at work."""
+def only_cleaner(store: Store, wait: float = 0.0) -> Iterator[None]:
+    """Be the one cleaner of the cache. Raises InUse if another one is still at work after `wait` seconds."""
     from sccache_dtool.protocol.election import make_election  # not loaded where there is nothing to clean
 
     election = make_election(store, CLEAN)
-    if not election.poll():
-        raise InUse(
-            f"another cleaner is running in {store.layout.root}",
-            details=[election.winner() or "an unknown process"],
-            hint="nothing was done; the other cleaner does the work",
-        )
+    deadline, is_noted = store.clock.monotonic() + wait, False
     try:
+        while not election.poll():
+            cleaner = election.winner() or "an unknown process"
+            if store.clock.monotonic() >= deadline:
+                raise InUse(
+                    f"another cleaner is running in {store.layout.root}",
+                    details=[cleaner],
+                    hint="nothing was done; the other cleaner does the work",
+                )
+            if not is_noted:
+                is_noted = True
+                store.log.note(f"waiting for another cleaner to make room in {store.layout.root}: {cleaner}")
+            store.clock.sleep(_LOOK_EVERY)
         yield
     finally:
         election.resign()

@@ -54,6 +54,11 @@ class Job(NamedTuple):
         """A new file at `path`, counted and digested while it is written."""
         return Sink(self.fs, path, algorithms, self.progress, mode, self.throttle)
 
+    def failed(self, why: str) -> None:
+        """Publish that an attempt failed, and that another one follows."""
+        if self.track is not None:
+            self.track.failed(why)
+
     def attempt(self) -> None:
         """Publish that another attempt begins."""
         if self.track is not None:

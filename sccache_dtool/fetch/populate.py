@@ -16,7 +16,7 @@ from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, Purpose, WorkName, unique
-from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.errors import FULL, GONE, CacheError, InUse, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import transfers, versions
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
@@ -48,7 +48,7 @@ class Populator(NamedTuple):
 
         Raises TimedOut, FetchFailed or NoSpace, including those of another process whose fetch was waited for.
         """
-        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms)
+        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms, self.progress)
         while True:
             election = self.elect()
             lease = waiter.wait(election, self.take_existing)
@@ -75,13 +75,15 @@ class Populator(NamedTuple):
             "key": request.key,
             "label": request.name or request.label,
             "source": list(request.stack.canonical),
-            "by": self.holder.by,
+            **self.holder.facts,
+            "holder": self.holder.id,
             "began": wall,
         }
 
         def note_outcome(how: str, more: dict[str, object]) -> None:
             outcome = OutcomeName(request.key[:32], name, int(clock.wall() * 1000), how)
-            downloads.note_outcome(store, outcome, {**facts, "bytes": track.bytes, "attempts": track.attempts, **more})
+            known = {"bytes": track.bytes, "attempts": track.attempts, "message": track.message}
+            downloads.note_outcome(store, outcome, {**facts, **known, **more})
 
         made = keep = interrupted = False
         try:
@@ -206,21 +208,29 @@ def _check_room(
         return  # the write that does not fit fails
     taken = transfers.reserved(store, this)
     missing = coming - (free - taken)
+    cleaner: list[str] = []
     if missing > 0 and make_room is not None:
-        missing -= make_room(missing)
+        try:
+            missing -= make_room(missing)
+        except InUse as error:
+            cleaner = [error.message, *error.details]
     if missing <= 0:
         return
     import humanize
 
     reserved = f", {humanize.naturalsize(taken)} of it reserved by running downloads" if taken else ""
     free = max(0, store.fs.free_space(store.layout.root) or 0)
+    there = f"{humanize.naturalsize(free)} free{reserved}"
     raise NoSpace(
         f"no space left for {label}, which needs {humanize.naturalsize(coming)}",
         details=[
-            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
+            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {there}",
+            *cleaner,
         ],
         hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
         if make_room is None
+        else "wait longer with --wait, so that this command can clean afterwards"
+        if cleaner
         else "no more idle items can be removed; wait, or name another cache with -d",
     )
 

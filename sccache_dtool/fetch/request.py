@@ -165,4 +165,5 @@ class Terms(NamedTuple):
     wait: float  # seconds to wait for another process's download
     size: int | None = None  # bytes that it will need, if that is known
     rate: float | None = None  # bytes per second at most
-    make_room: Callable[[int], int] | None = None  # evicts idle items for so many bytes; returns the bytes freed
+    # Evicts idle items for so many bytes, and returns the bytes freed. Raises InUse if another cleaner is at work.
+    make_room: Callable[[int], int] | None = None

@@ -93,7 +93,7 @@ def fetch(
                 f"no space left in {area} while fetching {what}: {plain(explain(error))}",
                 hint="free space with: sc-dtool clean",
             ) from error
-        raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
+        raise FetchFailed(f"cannot fetch {what}: {plain(explain(error, what))}") from error
     finally:
         job.progress.done()
     checked = dict(_digest(step) for chain in stack.chains for step in chain.steps if is_digest(step))

@@ -76,6 +76,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             job.store.log.info(f"asking mirror {mirror.canonical}")
         if failures:
             _make_room(job, path)
+            job.failed([*failures.values()][-1].message)
             job.attempt()
         others = bool(turns)
         try:
@@ -89,7 +90,9 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
-            failures[mirror] = FetchFailed(f"cannot fetch {mirror.canonical}: {plain(explain(error))}")
+            failures[mirror] = FetchFailed(
+                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}"
+            )
         if not turns:
             turns, later = later, []
     if len(failures) == 1:
@@ -158,12 +161,13 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
     retrieved = kind.retrieve(job, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
-    except FetchFailed:
+    except FetchFailed as error:
         if not (retrieved.resumed or retrieved.decoded):
             raise
         # What was put together from parts, or decoded on the way, may be wrong where the source is right: once more,
         # from its first byte, as it is sent.
         _make_room(job, path)
+        job.failed(error.message)
         job.attempt()
         retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)

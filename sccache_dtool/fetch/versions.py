@@ -337,7 +337,7 @@ def describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
 
 def unreadable(source: Source, error: OSError) -> FetchFailed:
     """What is raised if a local source that must be looked at cannot be."""
-    return FetchFailed(f"cannot read {source.canonical}: {explain(error)}", hint=KEEP_HINT)
+    return FetchFailed(f"cannot read {source.canonical}: {explain(error, source.canonical)}", hint=KEEP_HINT)
 
 
 #: What to do if a source cannot be asked.
