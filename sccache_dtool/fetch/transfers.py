@@ -285,6 +285,19 @@ def find_abandoned(store: Store, key: str, target: str) -> Taken | None:
     return None
 
 
+def is_taken_away(fs: FileSystem, area: str) -> bool:
+    """Whether a work area was renamed: by a successor, or by `clean` because its process was taken for dead.
+
+    On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server, which
+    refuses because the area is not empty.
+    """
+    try:
+        fs.rmdir(area)
+    except OSError as error:
+        return error.errno in GONE
+    return False
+
+
 def _is_left(store: Store, key: str, text: str) -> bool:
     """Whether a name in `tmp/` is a download of the item that nobody continues.
 

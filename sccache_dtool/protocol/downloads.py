@@ -20,6 +20,9 @@ from sccache_dtool.protocol.store import Store
 #: Purposes of work areas: a download, and an abandoned one whose data another process takes over.
 FETCH, TAKEN = "fetch", "taken"
 
+#: Purpose of a directory in which Globus puts files, for a download that any process may continue.
+GLOBUS = "globus"
+
 #: Seconds for which it is kept how a fetch ended.
 KEEP = 86_400.0
 
@@ -110,7 +113,9 @@ def continuable_until(store: Store, work: WorkName) -> float | None:
     """
     area = f"{store.layout.tmp}/{work}"
     try:
-        if work.purpose not in (FETCH, TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING:
+        if work.purpose != GLOBUS and (
+            work.purpose not in (FETCH, TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING
+        ):
             return None
         return store.fs.lstat(area).st_mtime + CONTINUE_FOR
     except OSError:
