@@ -25,6 +25,7 @@ from sccache_dtool.errors import FetchFailed, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.local import fill
+from sccache_dtool.fetch.partial import ORIGIN, Origin
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Source
@@ -35,6 +36,7 @@ from sccache_dtool.fetch.track import TakenOver
 from sccache_dtool.log import Silent
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
+from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.downloads import GLOBUS
 from sccache_dtool.units import short_duration
 
@@ -52,8 +54,10 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     """Have Globus transfer `source`, and put it at `path`. Raises FetchFailed, GaveUp, TimedOut, or OSError."""
     transfer = _Transfer(job, source, path)
     try:
-        persist(job, source.canonical, lambda: transfer.bytes, transfer.attempt)
-        digests = transfer.take(path, algorithms)
+        if not persist(job, source.canonical, lambda: transfer.bytes, lambda: transfer.resume(path)):
+            persist(job, source.canonical, lambda: transfer.bytes, transfer.attempt)
+            transfer.take(path)
+        digests = {name: file_digest(job.fs, path, name) for name in algorithms}
     except (TakenOver, GaveUp):  # another process continues the task, or the next one will
         raise
     except BaseException:
@@ -146,20 +150,58 @@ class _Transfer:
             else "it changed while it was transferred"
         )
 
-    def take(self, path: str, algorithms: Sequence[str]) -> dict[str, str]:
-        """Put the file at `path`; its digests. A file of another account is copied: that account could change it."""
+    def resume(self, path: str) -> bool:
+        """Put at `path` what a process had received completely that was killed before it was done with the item."""
+        fs, track, number = self._job.fs, self._job.track, self._job.number
+        if track is None or track.taken is None or self._job.fresh:
+            return False
+        there = f"{track.taken}/work/{number}"
+        with contextlib.suppress(FileNotFoundError, records.Damaged, _Gone):
+            origin = Origin.decode(fs.read_text(f"{there}{ORIGIN}"))
+            if origin.source != self._source.canonical or origin.length != fs.lstat(there).st_size:
+                return False
+            self.version = _look(self._client, self._source)
+            if origin.validator != str(self.version) or number not in downloads.parts(fs, track.taken):
+                return False
+            self._note_complete(there, path)
+            fs.rename(there, path)
+            self._show(self.version.size)
+            self._job.progress.start(self._source.name, self.version.size, self.version.size)
+            self._adopt()  # the notes are of no use any more
+            return True
+        return False
+
+    def take(self, path: str) -> None:
+        """Put the file at `path`. A file of another account is copied, because that account could change it."""
         fs = self._job.fs
         status = fs.lstat(self._file)
         if status.st_uid == os.geteuid():
+            self._note_complete(self._file, path)
             fs.rename(self._file, path)
-            return {name: file_digest(fs, path, name) for name in algorithms}
+            return
         fd = fs.open(self._file)
         try:
-            with Sink(fs, path, algorithms, NoProgress()) as sink:
+            with Sink(fs, path, (), NoProgress()) as sink:
                 fill(fs, fd, status, sink)
         finally:
             fs.close(fd)
-        return sink.digests()
+        self._note_complete(path, path)
+
+    def _note_complete(self, file: str, path: str) -> None:
+        """Note that `file`, which is at `path` or will be, is complete: another process uses it if this one is killed.
+
+        Before it is there, so that a kill between the two does not have it transferred again.
+        """
+        fs = self._job.fs
+        fd = fs.open(file)
+        try:
+            fs.sync(fd)
+        finally:
+            fs.close(fd)
+        origin = Origin(self._source.canonical, str(self.version), self.version.size)
+        fs.write_new(f"{path}{ORIGIN}", records.encode_document(origin._asdict()))
+        if self._job.track is not None:
+            self._job.track.complete(self._job.number, self.version.size)
 
     def tidy(self) -> None:
         """Remove the directory of this transfer; one that other sources of the item use stays."""

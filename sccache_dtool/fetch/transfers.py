@@ -115,7 +115,8 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
     transfer = _transfer(facts, str(work), state)
     if not is_abandoned(store, transfer.sign):
         return transfer
-    until = downloads.continuable_until(store, work)
+    by_globus = work._replace(purpose=downloads.GLOBUS)
+    until = downloads.continuable_until(store, work) or downloads.continuable_until(store, by_globus)
     return transfer._replace(state=State.ABANDONED, continuable_until=until)
 
 

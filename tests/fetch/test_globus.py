@@ -17,9 +17,11 @@ from cli.tool import config, finish, shell, start
 from faults import FakeClock
 from fetch import globus_service, servers
 from fetch.globus_service import BASE, CACHE, SOURCE, Globus
+from races.actors import SlippingAt
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import FetchFailed, TimedOut
+from sccache_dtool.fetch import track
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.policy.rules import Rules
@@ -321,6 +323,36 @@ def test_who_is_killed_before_the_reply_is_succeeded_with_the_same_task(
         assert path.read_bytes() == BODY
     assert states(globus) == ["SUCCEEDED"]
     assert left(layout) == []
+
+
+def test_a_kill_before_every_single_call_is_still_one_task(
+    globus: Globus, layout: Layout, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At some moment a killed job would have its terabyte transferred again, or leave the cache with the half of it."""
+    monkeypatch.setattr(track, "PULSE", 3600.0)
+    nth = survived = 0
+    while not survived:
+        globus.tasks.clear()
+        url = f"globus://{SOURCE}/data/{nth}"
+        (place / f"data/{nth}").write_bytes(BODY)
+        child = os.fork()
+        if child == 0:
+            fs = SlippingAt()
+            fs.arm(nth, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            Cache(layout.root, fs=fs).use(url)
+            os._exit(0)
+        survived = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        # What is being published, another process cannot use, whatever its source is.
+        being_published = any(Path(layout.tmp).glob("*~fetch~*/payload/*"))
+        successor = Cache(layout.root)
+        with successor.use(url) as path:
+            assert path.read_bytes() == BODY, nth
+        assert len(globus.tasks) == 1 + being_published, nth
+        successor.close()
+        nth += 1
+    assert nth > 60
+    Cache(layout.root).clean(Rules(everything=True))
+    assert [name for name in left(layout) if "~globus~" not in name] == []
 
 
 def test_a_task_that_nobody_waits_for_is_cancelled(globus: Globus, layout: Layout, sc: Words) -> None:
