@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.test_speed_of_loading import loaded
 from cli.tool import config, environment, finish, heard, say, shell, start
 from faults import FakeClock
 from fetch import globus_service, servers
@@ -289,6 +290,16 @@ def test_a_user_logs_in_once(
     assert shell(sc("globus", "logout")).code == 0
     with pytest.raises(FetchFailed, match="not logged in"):
         make_cache().use(URL, refresh=True)
+
+
+def test_nothing_of_globus_is_loaded_but_to_transfer(globus: Globus, layout: Layout, cache: Cache, place: Path) -> None:
+    """Each use, and each download from elsewhere, would load the clients of a service that it does not ask."""
+    cache.use(URL)
+    me = ("--holder", f"pid:{os.getpid()}")
+    for words in (["use", URL, *me], ["use", str(place / "data/ref.fa"), *me], ["loaders"], ["config", "show"]):
+        modules = loaded("-C", layout.root, *words)
+        assert {"globus_sdk", "jwt"} & modules == set(), words
+    assert "sccache_dtool.fetch.globus" not in loaded("-C", layout.root, "use", URL, *me)
 
 
 # -- several processes -------------------------------------------------------------------------------------------------
