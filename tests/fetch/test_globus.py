@@ -195,7 +195,7 @@ def test_what_is_held_is_waited_for_and_then_told(
     """Who has to renew a credential would find out from an error that says only that time is up."""
     globus.mode = mode
     with pytest.raises(FetchFailed) as caught:
-        cache.hold(job, cache.wanted([URL]), UseOptions(wait=600.0))
+        cache.hold(job, cache.item_request([URL]), UseOptions(wait=600.0))
     assert message in caught.value.details[0]
     assert "https://app.globus.org/activity/" in (caught.value.hint or "")
     assert len([note for note in notes if message in note]) == 1
@@ -210,7 +210,7 @@ def test_a_transfer_ends_with_the_wait(
     """A task that nobody waits for any more would go on for days, and write into the cache."""
     globus.mode = "hold"
     with pytest.raises(TimedOut, match="still being transferred by Globus after 10 min") as caught:
-        cache.hold(job, cache.wanted([URL]), UseOptions(wait=600.0))
+        cache.hold(job, cache.item_request([URL]), UseOptions(wait=600.0))
     assert caught.value.hint == "wait longer with --wait"
     (task,) = globus.tasks.values()
     assert task["fatal_error"]["code"] == "CANCELED"
@@ -463,7 +463,7 @@ def test_a_task_for_something_else_is_left_alone(
     (task,) = globus.tasks.values()
     task["label"] = "my thesis"
     with pytest.raises(TimedOut):
-        cache.hold(job, cache.wanted([URL]), UseOptions(wait=600.0))
+        cache.hold(job, cache.item_request([URL]), UseOptions(wait=600.0))
     assert states(globus) == ["ACTIVE", "FAILED"]
     assert task["status"] == "ACTIVE"
 
