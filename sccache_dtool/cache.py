@@ -180,6 +180,13 @@ class Cache:
             self._config = config.load(self._fs, self._layout, self._log)
         return self._config
 
+    def lines_of_settings(self) -> dict[tuple[str, str], int]:
+        """The line of `config.toml` that each setting in it begins in, by table and key. For display only."""
+        try:
+            return config.lines(self._fs.read_text(self._layout.config_file))
+        except OSError:
+            return {}
+
     def _store_for_use(self) -> Store:
         """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
         if self._store is None:

@@ -1,4 +1,4 @@
-"""`ls`, `status`, `why`, `log`, `dir`, `config`: commands that only read."""
+"""`ls`, `status`, `why`, `log`, `dir`: commands that only read."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import Exit, UsageError
+from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness import State
 from sccache_dtool.patterns import matches, note_matching
-from sccache_dtool.policy import config
-from sccache_dtool.policy.thresholds import Mark
 from sccache_dtool.policy.totals import add_up, total
-from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
@@ -440,41 +437,3 @@ def dir_command(now: Invocation) -> None:
     cache = now.cache()
     cache.check()
     now.out.path("dir", {"path": str(cache.root)}, str(cache.root))
-
-
-@click.command("config")
-@click.argument("action", type=click.Choice(["show"]), default="show")
-@common_options()
-@pass_invocation
-def config_command(now: Invocation, action: str) -> int:
-    """Show the settings in config.toml, and the defaults.
-
-    The file is .sc-dtool/config.toml in the cache's directory. The exit code is 1 if it contains an error.
-
-    \b
-    Example:
-      sc-dtool config
-    """
-    if action != "show":
-        raise UsageError(f"config has no action {action}")
-    cache = now.cache()
-    cache.check()
-    values = cache.settings._asdict()
-    faults = cache.settings.faults
-    settings = {
-        f"{place.table}.{place.key}": str(values[name]) if isinstance(values[name], Mark) else values[name]
-        for name, place in config.SETTINGS.items()
-        if place.table not in faults
-    }
-    now.out.result("config", settings, *(f"{name:34}{_setting(value)}" for name, value in settings.items()))
-    for error in cache.settings.mistakes:
-        now.out.error(error)
-    return Exit.ERROR if faults else Exit.DONE
-
-
-def _setting(value: object) -> str:
-    if value is None or value == ():
-        return "none"
-    if isinstance(value, float):
-        return short_duration(value)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -52,7 +52,8 @@ _GROUPS = {
     "Administer the cache": {
         "init": "manage",
         "dir": "inspect",
-        "config": "inspect",
+        "config": "settings",
+        "globus": "globus",
         "reap": "manage",
         "doctor": "doctor",
         "metrics": "metrics",

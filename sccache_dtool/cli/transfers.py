@@ -48,6 +48,8 @@ _EVERY = 1.0
 #: What each kind of source is, in the words of `loaders`.
 _SOURCES = {
     "file": "a local file or directory",
+    "local": "the same, as the Whole Tale data manager writes it",
+    "globus": "a file in a Globus collection",
     "http": "a file on a web server",
     "https": "a file on a web server",
     "abfs": "a file in Azure Data Lake Storage",
@@ -199,11 +201,12 @@ def loaders_command(now: Invocation) -> None:
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
-    from sccache_dtool.fetch import decompress, fsspec_source, plugins
+    from sccache_dtool.fetch import decompress, fsspec_source, globus, plugins
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader("source", scheme, None, _SOURCES[scheme])
+        missing = globus.to_install(scheme) if scheme == "globus" else None
+        yield _loader("source", scheme, missing, _SOURCES[scheme])
     for scheme in REMOTE:
         missing = fsspec_source.to_install(scheme)
         yield _loader("source", scheme, missing, _SOURCES[scheme], scheme in fsspec_source.SHOWN)

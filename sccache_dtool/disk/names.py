@@ -309,6 +309,7 @@ class Purpose:
     EMPTIED = "emptied"  # what is left of a directory of the trash once its copy is restored
     FETCH = "fetch"  # a download
     FOLD = "fold"  # a file: a segment of a history
+    GLOBUS = "globus"  # where Globus puts files, for a download that any process may continue
     GOING = "going"  # a work area that is being deleted
     LOOSE = "loose"  # files that dtool's brokers left, on their way out
     REGISTER = "register"  # a directory of holders that doctor creates again

@@ -39,6 +39,10 @@ _DEFAULT = "~/.cache/dtool"
 _ID = r"[0-9a-f]{1,64}"
 
 
+#: What has selected the root if nobody has.
+DEFAULT_ORIGIN = "the default"
+
+
 class Choice(NamedTuple):
     """A cache root, and the setting that selected it."""
 
@@ -67,7 +71,7 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
             "no cache is given, and you have no home directory for the default cache",
             hint="give a directory with --cache-dir",
         )
-    return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
+    return Choice(path, DEFAULT_ORIGIN, True, os.path.isdir(os.path.expanduser("~")))
 
 
 def _absolute(text: str, origin: str) -> str:

@@ -110,7 +110,7 @@ class Leftovers:
 
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
-        if not self._keep_downloads:
+        if not self._keep_downloads and work.purpose != Purpose.GLOBUS:  # whose holder need not be who waits for it
             return False
         until = downloads.continuable_until(self._store, work)
         return until is not None and self._judge.now < until

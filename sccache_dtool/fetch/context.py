@@ -38,6 +38,7 @@ class Job(NamedTuple):
     step: str = ""  # the first step for the result, which needs a file; empty for none
     fresh: bool = False  # whether to start from the first byte
     others: bool = False  # whether another mirror is asked if this one does not answer
+    wait: float | None = None  # seconds that a transfer by another service may take; None: no bound
     as_sent: bool = False  # whether a content coding is to be left as it is
 
     @property

@@ -106,7 +106,7 @@ class Populator(NamedTuple):
         except (TakenOver, CacheError, OSError) as error:
             interrupted = isinstance(error, GaveUp)
             keep = interrupted and track.keepable
-            if made and self._is_taken_away(area):
+            if made and transfers.is_taken_away(fs, area):
                 if self.holder.lost or self.worker.lost:
                     raise LeaseLost(
                         f"the work area for {request.label} was removed, "
@@ -129,18 +129,6 @@ class Populator(NamedTuple):
                 self._discard(area)
             if track.taken is not None and (keep or not interrupted):  # otherwise it is still the only one
                 self._discard(track.taken)
-
-    def _is_taken_away(self, area: str) -> bool:
-        """Whether the work area was renamed: by a successor, or by `clean` because this process was taken for dead.
-
-        On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server,
-        which refuses because the area is not empty.
-        """
-        try:
-            self.store.fs.rmdir(area)
-        except OSError as error:
-            return error.errno in GONE
-        return False
 
     def _is_without_cache(self) -> bool:
         try:

@@ -60,7 +60,7 @@ def fetch(
     if not is_payload_name(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     throttle = None if terms is None or terms.rate is None else Throttle(terms.rate, store.clock)
-    job = Job(store, track or progress, track, throttle)
+    job = Job(store, track or progress, track, throttle, wait=None if terms is None else terms.wait)
     came: list[Retrieved] = []
     payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/{WORK}", store.layout.shared
     try:

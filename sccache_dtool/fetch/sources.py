@@ -36,7 +36,7 @@ class SourceKind(NamedTuple):
 
 #: What retrieves sources, by the scheme of their canonical form: modules of this package, which are imported only for
 #: such a source. Those of plugins are not among them.
-KINDS = {"file": "local", "http": "http", "https": "http", **dict.fromkeys(REMOTE, "fsspec_source")}
+KINDS = {"file": "local", "http": "http", "https": "http", "globus": "globus", **dict.fromkeys(REMOTE, "fsspec_source")}
 
 
 def _built_in(scheme: str) -> SourceKind | None:

@@ -146,6 +146,14 @@ class Track:
                     self._fs.put_record("-", f"{self._area}/{PartName(index, 0)}")
                     self._parts[index] = PartName(index, 0)
 
+    def complete(self, index: int, size: int) -> None:
+        """Publish that all of source `index` is there, on stable storage."""
+        with self._lock:
+            if not self._disabled:
+                with self._dispensable():
+                    self._fs.put_record("-", f"{self._area}/{PartName(index, size)}")
+                    self._parts[index] = PartName(index, size)
+
     def leave(self, *, interrupted: bool) -> None:
         """The file is about to be closed. If it was `interrupted`, publish how much of it there is."""
         try:

@@ -135,7 +135,8 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
             transfer = transfer._replace(state=State.RETRYING)
     if not is_abandoned(store, transfer.sign):
         return transfer
-    until = downloads.continuable_until(store, work)
+    by_globus = work._replace(purpose=Purpose.GLOBUS)
+    until = downloads.continuable_until(store, work) or downloads.continuable_until(store, by_globus)
     return transfer._replace(state=State.ABANDONED, continuable_until=until)
 
 
@@ -316,6 +317,19 @@ def find_abandoned(store: Store, key: str, target: str) -> Taken | None:
                 _remove(store, area)
         return taken
     return None
+
+
+def is_taken_away(fs: FileSystem, area: str) -> bool:
+    """Whether a work area was renamed: by a successor, or by `clean` because its process was taken for dead.
+
+    On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server, which
+    refuses because the area is not empty.
+    """
+    try:
+        fs.rmdir(area)
+    except OSError as error:
+        return error.errno in GONE
+    return False
 
 
 def _is_left(store: Store, key: str, text: str) -> bool:

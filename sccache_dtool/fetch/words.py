@@ -164,15 +164,36 @@ def _local(path: str, cwd: Callable[[], str]) -> Source:
 
 
 def _file(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
-    path = word[len("file:") :]
+    """``file:PATH`` names the path as it is written; ``file://…`` is a URI, in which %20 is a space (RFC 8089)."""
+    path = word.partition(":")[2]
     if path.startswith("//"):
         host, slash, rest = path[2:].partition("/")
         if host.lower() not in ("", "localhost") or not slash:
             raise UsageError(f"{plain(word)} names another host", hint="write file:/PATH or file:///PATH")
         path = f"/{rest}"
+        if "%" in path:
+            from urllib.parse import unquote_to_bytes
+
+            path = os.fsdecode(unquote_to_bytes(path))
+            check_characters(path)
     if not path:
         raise UsageError(f"{word} does not name a file", hint="write file:PATH")
     return _local(path, cwd)
+
+
+def _globus(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
+    """``globus://COLLECTION/path``: the path is left as it is written, as Globus decodes nothing."""
+    from sccache_dtool.catalog.broker_names import is_uuid
+
+    collection, slash, path = word.partition(":")[2].removeprefix("//").partition("/")
+    name = path.rpartition("/")[2]
+    if not is_uuid(collection.lower()) or name in ("", ".", ".."):
+        raise UsageError(
+            f"{plain(word)} does not name a file in a Globus collection",
+            hint="write globus://UUID-OF-THE-COLLECTION/PATH/FILE",
+        )
+    canonical = f"globus://{collection.lower()}{slash}{path}"
+    return Source(canonical, Location(canonical), name)
 
 
 def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
@@ -213,8 +234,10 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
 #: further names of credentials.
 SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] = {
     "file": _file,
+    "local": _file,  # as the Whole Tale data manager writes it
     "http": _web,
     "https": _web,
+    "globus": _globus,
 }
 
 
