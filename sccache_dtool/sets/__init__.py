@@ -1,0 +1,1 @@
+"""Sets of items, each shown at a path of its own."""
