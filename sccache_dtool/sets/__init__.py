@@ -1,1 +1,1 @@
-"""Sets of items, each shown at a path of its own."""
+"""Many items at once: sessions, and the locks and sets in them."""

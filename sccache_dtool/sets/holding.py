@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
@@ -106,12 +105,7 @@ def hold(
         if not holder.confirm():
             raise holder.revoked()
         pairs = [*zip(wanted, taken, strict=True)]
-        shown = [
-            sessions.Entry(
-                lease.key, f"/{one.path}", one.request.stack.canonical, one.request.name, lease.place.generation, lease.name
-            )
-            for one, lease in pairs
-        ]
+        shown = [_recorded(one, lease) for one, lease in pairs]
         links = {one.path: lease.place.payload for one, lease in pairs}
         sessions.create(store, holder, shown, label=label, links=links, id=session)
     except BaseException:
@@ -119,6 +113,12 @@ def hold(
             lease.give_back()
         raise
     return HeldSet(store, session, holder, {one.path: lease for one, lease in pairs})
+
+
+def _recorded(one: Wanted, lease: Lease) -> sessions.Entry:
+    """What the data set of the session says of an item."""
+    key, generation = lease.place.key, lease.place.generation
+    return sessions.Entry(key, f"/{one.path}", one.request.stack.canonical, one.request.name, generation, lease.name)
 
 
 def _expanded(acquirer: Acquirer, entries: Sequence[Entry], max_age: float | None) -> Iterator[Wanted]:
