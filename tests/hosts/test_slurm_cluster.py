@@ -7,7 +7,6 @@ import re
 import select
 import shlex
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -590,17 +589,6 @@ def test_a_job_whose_command_was_killed_is_found(
     shared.end(job)
     cluster.wait_for(job, "COMPLETED")
     cluster.call("scancel", "--state=PENDING", "--user=root")
-
-
-def test_an_interrupted_command_cancels_its_job(
-    fetching: tuple[subprocess.Popen[str], str, httpserver.Server], shared: Shared, cluster: Cluster
-) -> None:
-    """Whoever presses Ctrl-C would leave a job that is held, and leases."""
-    process, job, _ = fetching
-    process.send_signal(signal.SIGINT)
-    assert finish(process).code == 130
-    assert cluster.states(job) == ["CANCELLED"]
-    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
 
 
 def test_what_sbatch_prints_and_returns(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:

@@ -54,7 +54,7 @@ def test_the_script_is_found_behind_the_options(line: str, rest: str) -> None:
 
 def test_an_unknown_option_that_may_have_a_value_is_refused() -> None:
     """The data of the wrong script would be fetched if a site's own option of sbatch takes a value."""
-    with pytest.raises(UsageError, match="unclear whether job.sh is its value") as raised:
+    with pytest.raises(UsageError, match=r"unclear whether job.sh is its value") as raised:
         sbatch.parse(["--plugin", "job.sh"])
     assert "#SBATCH --plugin" in str(raised.value.hint)
 
@@ -134,7 +134,7 @@ def test_the_script_is_the_one_that_sbatch_takes(tmp_path: Path, monkeypatch: py
     def found(*words: str) -> str:
         return os.path.relpath(os.path.realpath(sbatch.find(sbatch.parse(words), environ)), tmp_path)
 
-    with pytest.raises(UsageError, match="there is no script job.sh"):
+    with pytest.raises(UsageError, match=r"there is no script job.sh"):
         found("job.sh")
     for directory in ("bin", "here", "there"):
         (tmp_path / directory / "job.sh").touch()
