@@ -138,8 +138,6 @@ class Acquirer(NamedTuple):
                 self._evict(wanted.key, str(generation))
                 continue
             place = Place.of(self.store.layout, wanted.key, str(generation), payload)
-            if wanted.fits is not None and not wanted.fits(place.payload):
-                continue
             if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
                 continue
             if not fresh.accepts(generation):

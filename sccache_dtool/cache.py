@@ -492,6 +492,10 @@ class Cache:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
         return self._layout.key_of(path)
 
+    def is_within(self, path: str) -> bool:
+        """Whether `path` lies in an item or in the view of a set of this cache; neither need be there."""
+        return (self._layout.key_of(path) or self._layout.session_at(path)) is not None
+
     def find(self, word: str) -> str:
         """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.
 

@@ -123,8 +123,6 @@ class Request(NamedTuple):
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
     #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
     complete: Callable[[], Request] | None = None
-    #: Whether the payload at a path is what is wanted; None: that of every copy of the item is.
-    fits: Callable[[str], bool] | None = None
 
     @property
     def item_name(self) -> str:

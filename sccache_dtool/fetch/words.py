@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError, did_you_mean
@@ -271,6 +272,7 @@ def _digest(name: str, argument: str) -> Step:
     return Step(f"{name.lower()}:{argument.lower()}")
 
 
+@lru_cache(64)
 def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
     if name in CHECKSUMS:

@@ -10,7 +10,7 @@ from sccache_dtool.acquire import Acquirer
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import RELEASED, HolderName
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, Expected, LeaseLost
+from sccache_dtool.errors import GONE, CacheError, Expected, LeaseLost
 from sccache_dtool.fetch.request import DatasetRequest
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol import holders, leases, sessions
@@ -101,17 +101,18 @@ def hold(
     wanted = list(_expanded(acquirer, entries, max_age))
     taken = take_all(acquirer, wanted, max_age, jobs)
     store, holder = acquirer.store, acquirer.holder
+    pairs = [*zip(wanted, taken, strict=True)]
+    links = {one.path: lease.place.payload for one, lease in pairs}
     try:
-        if not holder.confirm():
-            raise holder.revoked()
-        pairs = [*zip(wanted, taken, strict=True)]
-        shown = [_recorded(one, lease) for one, lease in pairs]
-        links = {one.path: lease.place.payload for one, lease in pairs}
-        sessions.create(store, holder, shown, label=label, links=links, id=session)
+        sessions.create(store, holder, [_recorded(*pair) for pair in pairs], label=label, links=links, id=session)
     except BaseException:
         for lease in taken:
             lease.give_back()
         raise
+    if not holder.confirm():
+        with suppress(OSError, CacheError):  # then `clean` removes it
+            sessions.delete(store, session)
+        raise holder.revoked()
     return HeldSet(store, session, holder, {one.path: lease for one, lease in pairs})
 
 

@@ -111,7 +111,7 @@ def normal_path(path: str) -> str:
 
 def _from_line(line: str) -> _Named | None:
     """What a line names; None if it is empty. Raises UsageError."""
-    words = line.split() if re.fullmatch(r"[^'\"\\#@]*", line) else list(_shell_words(line))
+    words = list(_shell_words(line)) if re.search(r"['\"\\#]", line) else line.split()
     if not words:
         return None
     *before, last = words

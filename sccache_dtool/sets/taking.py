@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,8 +60,11 @@ def take_all(acquirer: Acquirer, wanted: Sequence[Wanted], max_age: float | None
 
     try:
         if max_age is None:  # otherwise each source is asked, as for a fetch
-            with Pool(jobs, forks=False) as pool, closing(pool.each(take, range(len(wanted)))) as done:
-                for _ in done:
+            with ExitStack() as stack:
+                with suppress(OSError):  # then each item is reached from the root
+                    stack.enter_context(acquirer.store.fs.near(acquirer.store.layout.items))
+                pool = stack.enter_context(Pool(jobs, forks=False))
+                for _ in stack.enter_context(closing(pool.each(take, range(len(wanted))))):
                     pass
         missing = [number for number in range(len(wanted)) if number not in taken]
         if missing:

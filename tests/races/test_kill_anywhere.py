@@ -162,9 +162,9 @@ def _an_item_of_a_dataset(props: Props) -> Thing:
 
 def _a_whole_dataset(props: Props) -> Thing:
     uri, uuid = _dataset(props)
-    from sccache_dtool.fetch.request import view_key
+    from sccache_dtool.fetch.request import DatasetRequest
 
-    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), view_key(uuid))
+    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), DatasetRequest(uri, uuid).key)
 
 
 def _an_item_on_the_web(props: Props) -> Thing:
