@@ -14,7 +14,7 @@ import click
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.options import DURATION, SIZE, Invocation
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import CacheError, InUse, UsageError
+from sccache_dtool.errors import CacheError, InUse, UsageError, translate
 from sccache_dtool.liveness import State
 from sccache_dtool.liveness.batch import sbatch, submit
 from sccache_dtool.liveness.batch.query import Unanswered
@@ -67,11 +67,11 @@ class _Job(NamedTuple):
         program, *others = words
         return " ".join([program, *(("-M", self.cluster) if self.cluster else ()), *others, self.id])
 
-    def note(self, text: str) -> None:
-        """Change its comment, if that can be done."""
+    def note(self, text: str, mark: str = "") -> None:
+        """Change its comment, if that can be done. `mark`: what follows the text, however long that is."""
         if self.is_ours:
             with contextlib.suppress(Unanswered):
-                submit.comment(self.id, self.cluster, text)
+                submit.comment(self.id, self.cluster, text, mark)
 
 
 @click.command("sbatch", cls=_WithOptionsOfSbatch)
@@ -106,6 +106,7 @@ def sbatch_command(
     """
     now = ctx.ensure_object(Invocation)
     words: Words = ctx.meta[_WORDS]
+    now.quiet = now.quiet or "quiet" in words.given
     options = UseOptions(wait=fetch_wait, rate=max_rate, make_room=make_room)
     if resume is not None:
         return _resume(now, resume, words, options)
@@ -184,7 +185,8 @@ def _make_available(
         if not (is_resumed and _is_held(cache, job)):
             cache.hold_many(owner, entries, options, session=job.session, label=f"{owner}")
     except BaseException as error:
-        _give_up(now, job, error.message if isinstance(error, CacheError) else "it was interrupted", keep_held)
+        error = translate(error) if isinstance(error, OSError) else error
+        _give_up(now, job, error.message if isinstance(error, CacheError) else type(error).__name__, keep_held)
         raise
     if stays_held:
         now.out.note(f"{job} stays held, as was asked; its data is available: {job.command('scontrol', 'release')}")
@@ -220,7 +222,7 @@ def _report_not_released(cache: Cache, owner: Owner, job: _Job, reason: str) -> 
 def _give_up(now: Invocation, job: _Job, reason: str, keep_held: bool) -> None:
     """Cancel a job whose data is not available, or leave it held."""
     if keep_held:
-        job.note(f"sc-dtool: {reason} [{job.session}]")
+        job.note(f"sc-dtool: {reason}", f" [{job.session}]")
         how = f"; try again: {_resuming(now, job)}" if job.is_ours else ""
         now.out.warning(f"{job} stays held without its data{how}; or cancel it: {job.command('scancel')}")
         return
@@ -255,8 +257,8 @@ def _report_held(now: Invocation) -> None:
         verdict = Proc().judge(worker.process) if worker.process else None
         if verdict is None or verdict.state is State.ALIVE:
             continue
-        who = f"the sc-dtool sbatch on {worker.host} that was fetching its data"
-        what = f"{who} was killed" if verdict.state is State.DEAD else f"perhaps {who} was killed: {verdict.evidence}"
+        who = f"the sc-dtool sbatch on {worker.host} that was to release it has"
+        what = f"{who} ended" if verdict.state is State.DEAD else f"{who} perhaps ended ({verdict.evidence})"
         job = _Job(id, "", worker.session, True)
         now.out.warning(
             f"{job} is still held: {what}; continue: {_resuming(now, job)}; or cancel it: {job.command('scancel')}"
@@ -279,8 +281,8 @@ def _resume(now: Invocation, id: str, words: Words, options: UseOptions) -> int:
     process = waiting.worker.process
     if process is not None and Proc().judge(process).state is State.ALIVE:
         raise InUse(f"process {process.pid} is fetching the data of job {id}", hint="wait for it, or end it first")
-    os.chdir(waiting.directory)
     cache = now.cache()
+    os.chdir(waiting.directory)  # to which relative paths in the script refer
     entries = manifest.parse_lines(sbatch.items(waiting.script)[0], f"job {id}", cache.request)
     job = _Job(id, "", waiting.worker.session, True)
     job.note(_myself(job.session).comment)

@@ -58,11 +58,7 @@ class Slurm:
         """The calls so far that change something, without options."""
         path = self.directory / "calls"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [
-            line
-            for line in lines
-            if not line.startswith(("squeue", "sacct", "sinfo", "scontrol show", "scontrol write"))
-        ]
+        return [line for line in lines if not re.match("squeue|sacct|sinfo|scontrol (show|write)", line)]
 
     @property
     def submitted(self) -> list[str]:
@@ -293,12 +289,10 @@ def test_jobs_of_killed_commands_are_reported(slurm: Slurm, job: Path) -> None:
     assert "is still held" not in call("sbatch", job).err
     slurm.job_is("PENDING", held_row(worker._replace(process=worker.process._replace(start=1))))
     done = call("sbatch", job)
-    assert (
-        "warning: job 42 is still held: the sc-dtool sbatch on login1 that was fetching its data was killed" in done.err
-    )
+    assert "warning: job 42 is still held: the sc-dtool sbatch on login1 that was to release it has ended" in done.err
     assert "continue: sc-dtool sbatch --resume 42; or cancel it: scancel 42" in done.err
     slurm.job_is("PENDING", held_row(worker._replace(process=Process("other-boot", "1.0", 2, 3))))
-    assert "perhaps the sc-dtool sbatch on login1 that was fetching its data was killed" in call("sbatch", job).err
+    assert "that was to release it has perhaps ended (process 2 is of another host" in call("sbatch", job).err
     slurm.does("squeue", 'case "$*" in *Comment*) exit 1;; *) echo odd;; esac')
     assert "could not look for jobs" in call("-v", "sbatch", job).err
 

@@ -489,6 +489,19 @@ def test_a_job_keeps_its_data_until_it_is_cancelled(submitter: Submitter, shared
     assert not shared.is_kept()
 
 
+def test_a_job_may_give_its_data_back(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """A job that runs on for days would keep data that it does not need any more."""
+    given_back = shared.directory / "given-back"
+    unuse = f'{SC_DTOOL} -C {shared.root} unuse "$SC_DTOOL_VIEW" && touch {given_back}'
+    job = submitter.submit("--comment=mine", submitter.script(unuse))
+    wait_until(given_back.exists, "the job has given its data back")
+    assert cluster.states(job) == ["RUNNING"]
+    assert submitter.comment(job) == "mine"
+    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+
+
 def test_a_requeued_job_finds_its_data_again(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
     """The second start of a job would fail, because its data was removed after the first."""
     started = shared.directory / "started"

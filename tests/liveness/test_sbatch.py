@@ -141,6 +141,9 @@ def test_the_script_is_the_one_that_sbatch_takes(tmp_path: Path, monkeypatch: py
         options = ["-D", "../there"] if directory == "there" else []
         assert found(*options, "job.sh") == f"{directory}/job.sh"
     assert found("-D", "../there", "./job.sh") == "here/job.sh"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is not a regular file"):
+        found(str(tmp_path / "pipe"))
 
 
 # -- the job -----------------------------------------------------------------------------------------------------------
@@ -174,11 +177,12 @@ def test_a_command_of_another_cluster_goes_there() -> None:
     slurm = Commands(scontrol="", scancel="")
     submit.release("7", "far", slurm)
     submit.cancel("7", "far", slurm)
-    submit.comment("7", "far", f"two\nlines {'x' * 1000}", slurm)
+    submit.comment("7", "far", f"two\nlines {'x' * 1000}", " [s]", slurm)
     assert [argv[:3] for argv in slurm.asked] == [
         [program, "-M", "far"] for program in ("scontrol", "scancel", "scontrol")
     ]
     assert slurm.asked[2][5].startswith("Comment=two lines x")
+    assert slurm.asked[2][5].endswith("x [s]")
     assert len(slurm.asked[2][5]) < 500
 
 

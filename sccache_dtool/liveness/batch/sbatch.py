@@ -159,6 +159,8 @@ def find(words: Words, environ: Mapping[str, str]) -> str:
         path = os.path.join(place, script)
         if os.path.isfile(path):
             return path
+        if place == "" and os.path.exists(path) and not os.path.isdir(path):  # such as bash's <(…), read only once
+            raise UsageError(f"{script} is not a regular file", hint="give the script on standard input")
     raise UsageError(
         f"there is no script {script}",
         hint="give the job's script after the options of sbatch, or the script on standard input",

@@ -223,10 +223,10 @@ def release(id: str, cluster: str = "", run: Run = _run) -> None:
     answer(run, ["scontrol", *_at(cluster), "release", id])
 
 
-def comment(id: str, cluster: str, text: str, run: Run = _run) -> None:
-    """Change the comment of a job; an empty one removes it. Raises Unanswered."""
+def comment(id: str, cluster: str, text: str, mark: str = "", run: Run = _run) -> None:
+    """Change the comment of a job; an empty one removes it. A long `text` is cut; `mark` follows. Raises Unanswered."""
     line = " ".join(text.split())[:_LONGEST_COMMENT]
-    answer(run, ["scontrol", *_at(cluster), "update", f"JobId={id}", f"Comment={line}"])
+    answer(run, ["scontrol", *_at(cluster), "update", f"JobId={id}", f"Comment={line}{mark}"])
 
 
 def cancel(id: str, cluster: str = "", run: Run = _run) -> None:
