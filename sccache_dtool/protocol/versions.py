@@ -7,6 +7,7 @@ who saw the same version win, so that no change is lost, and no file is ever rep
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from sccache_dtool.disk.names import VersionName, unique
@@ -87,6 +88,7 @@ def _is_or_was_in_force(store: Store, directory: str, new: VersionName) -> bool:
     return False
 
 
-def stale(found: frozenset[str], name: VersionName) -> list[str]:
-    """Names of files that are not in force: of changes that were interrupted, or are being made."""
-    return sorted(text for text in found if text != name.file and VersionName.parse_file(text) is not None)
+def stale(found: Collection[str]) -> list[str]:
+    """Names of files that are not in force, of those in a directory: of changes that were interrupted, or go on."""
+    current = max(filter(None, map(VersionName.parse, found)), default=None)
+    return [text for text in found if current and text != current.file and VersionName.parse_file(text)]
