@@ -417,6 +417,18 @@ def test_the_epilog_leaves_what_is_not_over(shared: Shared, cluster: Cluster) ->
     assert not shared.is_kept()
 
 
+def test_the_epilog_gives_back_a_set(shared: Shared, cluster: Cluster) -> None:
+    """What a job held with `use --from` would be kept until somebody reaps."""
+    cluster.tend(shared.root)
+    use = f"echo {shared.source} @in/ref.fa | {SC_DTOOL} -C {shared.root} use --from -"
+    job = shared.job(use=False, then=f'grep -q ACGT "$({use})/in/ref.fa" || exit 9')
+    assert len(shared.disk.leases()) == 1
+    shared.end(job)
+    wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog runs")
+    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
+    assert ended(shared) == ["released"]
+
+
 # -- jobs that start when their data is available ----------------------------------------------------------------------
 
 
@@ -472,7 +484,7 @@ def test_a_job_finds_its_data_when_it_starts(
     assert submitter.comment(job) == ""
     assert shared.verdict()[0] == "dead"
     assert not shared.is_kept()
-    assert shared.disk.holders() == []
+    assert (shared.disk.holders(), shared.disk.names("sessions")) == ([], ["gone"])
 
 
 def test_a_job_keeps_its_data_until_it_is_cancelled(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
@@ -507,7 +519,9 @@ def test_a_requeued_job_finds_its_data_again(submitter: Submitter, shared: Share
     started = shared.directory / "started"
     job = submitter.submit(submitter.script("#SBATCH --requeue", f"echo $SLURM_RESTART_COUNT >>{started}"))
     wait_until(started.exists, "the job has found its data")
+    cluster.tend(shared.root)
     cluster.call("scontrol", "requeue", job)
+    wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog of the first start runs")
     assert shared.is_kept()
     cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # otherwise, two minutes later
     wait_until(lambda: started.read_text().split() == ["1"] or len(started.read_text().splitlines()) == 2, "again")
