@@ -65,12 +65,15 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
     of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for
     another word that means no item, and UsageError or FetchFailed for words that mean nothing.
     """
-    within = store.layout.within(words[0]) if len(words) == 1 and name is None else None
-    if within is not None:
-        return Named(*within)
-    session = store.layout.session_at(words[0]) if len(words) == 1 and name is None else None
-    if session is not None:
-        return Named("", session=session)
+    if len(words) == 1 and name is None:
+        # A path in a view means the whole set, although it leads to an item.
+        session = store.layout.session_at(words[0]) if "/sessions/" in words[0] else None
+        within = store.layout.within(words[0]) if session is None else None
+        if within is not None:
+            return Named(*within)
+        session = session or store.layout.session_at(words[0])
+        if session is not None:
+            return Named("", session=session)
     found, refused = None, None
     try:
         request = mean(words, name)
