@@ -90,7 +90,7 @@ class Submission:
         """The exit code of `sbatch`. `waits`: it was told to wait for the end of the job, however long that takes."""
         with self._process:
             try:
-                return self._process.wait(None if waits else _END_TIMEOUT)
+                return _exit_code(self._process.wait(None if waits else _END_TIMEOUT))
             except subprocess.TimeoutExpired:
                 return 0  # it has submitted the job
             finally:
@@ -104,7 +104,7 @@ class Submission:
 def pass_on(words: Sequence[str], stdin: IO[bytes] | None) -> int:
     """Run `sbatch` with these words, and nothing else; its exit code."""
     with _start(["sbatch", *words], stdin=stdin) as process:
-        return process.wait()
+        return _exit_code(process.wait())
 
 
 def _start(line: Sequence[str], **how: Any) -> subprocess.Popen[bytes]:
@@ -141,8 +141,11 @@ def submit(
             with contextlib.suppress(Unanswered):
                 cancel(late.id, late.cluster)
         raise
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it has closed its standard output
+        process.wait(_END_TIMEOUT)
+    _kill(process)
     with process:
-        raise NotSubmitted(process.wait())  # it has closed its standard output
+        raise NotSubmitted(_exit_code(process.wait()))
 
 
 def _read_id(process: subprocess.Popen[bytes], printed: list[str], timeout: float) -> Submission | None:
@@ -165,6 +168,11 @@ def _read_id(process: subprocess.Popen[bytes], printed: list[str], timeout: floa
                 return Submission(process, match["id"], match["cluster"] or "", "\n".join(printed))
         if not part:
             return None
+
+
+def _exit_code(code: int) -> int:
+    """The exit code of a process as a shell gives it."""
+    return code if code >= 0 else 128 - code
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
