@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sccache_dtool.log import printable as printable
@@ -63,12 +63,18 @@ def encode_lists(fields: Mapping[str, Any], lists: Mapping[str, Sequence[Mapping
 def decode_document(text: str) -> dict[str, Any]:
     """The fields of a JSON object. Raises Damaged for anything else."""
     try:
-        fields = json.loads(text, parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
+        fields = _decoder().decode(text)
     except (ValueError, RecursionError) as error:
         raise Damaged("not JSON") from error
     if not isinstance(fields, dict):
         raise Damaged("not a JSON object")
     return fields
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    """One for all: making it takes longer than reading a record."""
+    return json.JSONDecoder(parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
 
 
 #: The program writes no larger number; a larger one may overflow in calculations.

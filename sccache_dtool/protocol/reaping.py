@@ -66,7 +66,7 @@ class Judge:
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
-        self._sessions: dict[str, str | None] = {}  # evidence that a session has ended; None: it has not
+        self._of_sessions: dict[str, Verdict] = {}  # of the locks of each session
 
     @property
     def now(self) -> float:
@@ -168,16 +168,19 @@ class Judge:
         Like a missing holder, an ended session is proved after the leases were listed: whoever took a lock before that
         has then been ended by its deletion, or cannot prove that the session is there.
         """
-        if session not in self._sessions:
-            self._sessions[session] = self._end_of_session(session) if self.listing.is_proof else None
-        evidence = self._sessions[session]
-        if evidence is not None:
-            return Verdict(State.DEAD, evidence)
+        if session not in self._of_sessions:
+            self._of_sessions[session] = self._judge_session(session)
+        return self._of_sessions[session]
+
+    def _judge_session(self, session: str) -> Verdict:
+        ended = self._end_of_session(session) if self.listing.is_proof else None
+        if ended is not None:
+            return Verdict(State.DEAD, ended)
         try:
             facts = sessions.read(self._store, session)
-            state, evidence = self.holder(facts.holder)[1]
         except (sessions.NoSession, OSError, Damaged) as error:
             return Verdict(State.UNKNOWN, f"its session cannot be read ({error}); see sc-dtool reap")
+        state, evidence = self.holder(facts.holder)[1]
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
         return Verdict(state, f"of session {session}: {evidence}")

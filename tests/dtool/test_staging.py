@@ -19,6 +19,7 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
+from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
@@ -27,6 +28,7 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders, sessions
 from sccache_dtool.protocol.holders import Holder, HolderList
+from sccache_dtool.protocol.leases import Place, take
 from sccache_dtool.sets import datasets
 from sccache_dtool.sets.manifest import Entry
 
@@ -463,3 +465,55 @@ def test_a_damaged_manifest_is_an_error_in_words(cache_dir, monkeypatch, manifes
         datasets.bytes_of(request)
     with pytest.raises(FetchFailed, match="is damaged"):
         cache.use_many([Entry("", request)])
+
+
+def test_a_dataset_is_an_entry_of_a_list(sc, dataset, cache_dir, tmp_path):
+    """A job that reads a dataset and a reference would need two commands, and two traps."""
+    (tmp_path / "ref.fa").write_bytes(b"ACGT")
+    (tmp_path / "items.txt").write_text(f"{tmp_path}/ref.fa\ndtool:{dataset.uri} @study/data\n")
+    path = sc("use", "--from", tmp_path / "items.txt")
+    assert shown(path) == {"ref.fa": b"ACGT"} | {f"study/data/{name}": content for name, content in FILES.items()}
+    sc("unuse", path)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    (tmp_path / "items.txt").write_text(f"{tmp_path}/ref.fa @study/x\ndtool:{dataset.uri} @study\n")
+    assert sc("use", "--from", tmp_path / "items.txt", code=Exit.USAGE) == ""
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"items": {"x": 7}}', '{"items": {"x": ["y", 1]}}'])
+def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, capfd, content):
+    """A file that somebody has damaged would be a fault of this program, or an empty dataset."""
+    word = f"dtool:{dataset.uri}"
+    sc("unuse", sc("use", word))
+    cache = Cache(cache_dir)
+    (copy,) = cache.item(DatasetRequest(dataset.uri, dataset.uuid).key).copies
+    path = cache.path(copy)
+    path.chmod(0o600)
+    path.write_text(content.ljust(copy.generation.bytes))  # of another size it would be fetched again
+    assert main.run(["use", "--holder", f"pid:{os.getpid()}", word]) == Exit.FETCH_FAILED
+    assert "is damaged" in capfd.readouterr().err
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_view_that_an_earlier_release_has_made_is_given_back(sc, dataset, cache_dir, by_path):
+    """A job that began before an upgrade would keep its dataset leased when it ends."""
+    word = f"dtool:{dataset.uri}"
+    paths = {relpath: sc("use", f"{word}#{relpath}") for relpath in FILES}
+    cache = Cache(cache_dir)
+    key, generation = staging.view_key(dataset.uuid), f"g{'0' * 16}-1700000000-0-{len(FILES) + 3}"
+    place = Place.of(cache.store.layout, key, generation, "items")
+    for relpath, payload in paths.items():
+        link = Path(place.payload, relpath)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(payload, link.parent))
+    (Path(place.payload) / "out").symlink_to("../../../../x/../g0123456789abcdef-1700000000-8-1/payload/x")
+    Path(place.gate).mkdir()
+    source = json.dumps({"source": [f"dtool:{dataset.uuid}"]})
+    Path(place.payload).parents[1].joinpath("item.json").write_text(source)
+    holder = cache.enter(cache.owner(f"pid:{os.getpid()}"))
+    assert take(cache.store, holder, place) is not None
+    assert "nothing" not in sc("unuse", place.payload if by_path else word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert "nothing to release" in sc("unuse", place.payload if by_path else word)
+    sc("clean", "--all", "-y")
+    assert not os.path.exists(place.payload)

@@ -75,11 +75,15 @@ def job() -> Iterator[int]:
 
 
 class Thing(NamedTuple):
-    """Something to use: the words that mean it, what is read then, and its key where the words do not tell."""
+    """Something to use: the words that mean it, and what is read then.
+
+    Of a whole dataset also the key of one of its items, and what is in that.
+    """
 
     words: tuple[str, ...]
     digest: str
     key: str | None = None
+    of_item: str | None = None
 
 
 class Props(NamedTuple):
@@ -166,9 +170,11 @@ def _an_item_of_a_dataset(props: Props) -> Thing:
 
 def _a_whole_dataset(props: Props) -> Thing:
     uri, uuid = _dataset(props)
-    from sccache_dtool.fetch.request import DatasetRequest
+    from sccache_dtool.fetch.dtool_source import item_key
 
-    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), DatasetRequest(uri, uuid).key)
+    data, name = props.directory / "ds" / "data", "second.csv"
+    key = item_key(uuid, hashlib.sha1(name.encode()).hexdigest())
+    return Thing((f"dtool:{uri}",), digest_of(str(data)), key, digest_of(str(data / name)))
 
 
 def _one_of_many(props: Props) -> Thing:
@@ -573,7 +579,7 @@ class Accidents:
             directory = cache._layout.generation(self.scene.key, generation)
             if "use" in names(directory):
                 (name,) = names(directory, "payload")
-                assert digest_of(f"{directory}/payload/{name}") == self.thing.digest, where
+                assert digest_of(f"{directory}/payload/{name}") == (self.thing.of_item or self.thing.digest), where
 
 
 def test_every_command_that_writes_is_killed() -> None:
