@@ -66,6 +66,7 @@ class Acquirer(NamedTuple):
     make_terms: Callable[
         [], Terms
     ]  # called only if something must be fetched: terms may depend on a setting that is wrong
+    worker: Holder | None = None  # this process while it fetches, if it is one holder for many fetches
 
     def acquire(self, request: Request, max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
@@ -84,7 +85,7 @@ class Acquirer(NamedTuple):
             from sccache_dtool.fetch.progress import NoProgress
             from sccache_dtool.protocol.election import make_election
 
-            with self._worker() as worker:
+            with self.working() as worker:
                 lease = Populator(
                     self.store,
                     self.holder,
@@ -100,15 +101,23 @@ class Acquirer(NamedTuple):
             except BaseException:
                 lease.give_back()
                 raise
+        return self._standing(lease)
+
+    def take(self, request: Request, max_age: float | None = None) -> Lease | None:
+        """As `acquire`, but None if the item must be fetched first."""
+        lease = self._take_existing(request, Freshness(self.store, request, max_age), set())
+        return None if lease is None else self._standing(lease)
+
+    def _standing(self, lease: Lease) -> Lease:
         if not lease.is_valid():
             raise self.holder.revoked()
         return lease
 
     @contextlib.contextmanager
-    def _worker(self) -> Iterator[Holder]:
+    def working(self) -> Iterator[Holder]:
         """This process as a holder, for work areas: the holder of the lease may live on when this process is killed."""
-        if self.holder.owner.kind is PROGRAM:
-            yield self.holder
+        if self.worker is not None or self.holder.owner.kind is PROGRAM:
+            yield self.worker or self.holder
             return
         with program.worker(self.store, self.heartbeat_ttl()) as worker:
             yield worker
@@ -133,8 +142,6 @@ class Acquirer(NamedTuple):
                     self._evict(request.key, str(generation))
                 continue
             place = Place.of(self.store.layout, request.key, str(generation), payload)
-            if request.fits is not None and not request.fits(place.payload):
-                continue
             if request.name is not None and not self._is_of_same_stack(request, str(generation)):
                 continue
             if not fresh.accepts(generation):

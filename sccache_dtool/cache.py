@@ -6,9 +6,10 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find, release
@@ -40,6 +41,7 @@ from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sccache_dtool.catalog.facts import ItemFacts
@@ -60,7 +62,9 @@ if TYPE_CHECKING:
     from sccache_dtool.protocol.reaping import Judged, Reaped
     from sccache_dtool.protocol.sessions import SessionFacts
     from sccache_dtool.sets.handle import Access, DataSet, Session
+    from sccache_dtool.sets.holding import HeldSet, Released
     from sccache_dtool.sets.locks import Lock
+    from sccache_dtool.sets.manifest import Entry
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -290,6 +294,45 @@ class Cache:
         credentials = self.settings.fetch_credentials if may_have else ()
         return parse_request(words, name, self._layout.root, credentials)
 
+    def use_many(
+        self,
+        items: Mapping[str, str | os.PathLike[str] | Sequence[str]] | Sequence[Entry],
+        *,
+        refresh: bool = False,
+        max_age: float | None = None,
+        label: str = "",
+    ) -> HeldSet:
+        """Leases on many items, or on none of them, held by this process until released.
+
+        `items`: a source, or a sequence of a source and steps, for each path at which an item is to appear; or what
+        `manifest` returned. The set is a context manager. Its own path is that of a directory of links that shows each
+        item at its path, and it maps these paths to those of the items. Items that are missing are fetched, several at
+        a time. `refresh` and `max_age`: as for `use`; `label`: what the set is called, for people.
+
+        Raises as `use`; UsageError lists everything that is wrong with `items`.
+        """
+        from sccache_dtool.sets import manifest
+
+        entries = manifest.parse_mapping(items, self.request) if isinstance(items, Mapping) else items
+        store = self._store_for_use()
+
+        @contextlib.contextmanager
+        def beating(holder: Holder) -> Iterator[None]:
+            holder.start_heartbeat(self._on_lost or (lambda error: None))
+            yield
+
+        options = UseOptions(ttl=self.settings.heartbeat_ttl, max_age=0.0 if refresh else max_age)
+        held = self._hold_many(caller.program_owner(store.proc), entries, options, None, label, beating)
+        program.keep_set(store, held.holder, held.release)
+        return held
+
+    def manifest(self, path: str | os.PathLike[str]) -> list[Entry]:
+        """The items that a manifest lists, with their paths, for `use_many`. Raises UsageError, or OSError."""
+        from sccache_dtool.sets import manifest
+
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return manifest.parse(file.read(), os.fspath(path), self.request)
+
     # -- using on behalf of others -----------------------------------------------------------------------------------
 
     def owner(self, spec: str = "auto") -> Owner:
@@ -342,6 +385,51 @@ class Cache:
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
+    def hold_many(
+        self,
+        owner: Owner,
+        entries: Sequence[Entry],
+        options: UseOptions = _DEFAULTS,
+        *,
+        session: str | None = None,
+        label: str = "",
+    ) -> HeldSet:
+        """As `hold`, for many items: leases on all of them, or on none, and one directory that shows them.
+
+        `session`: the id of the session that the set becomes, from `sessions.new_id`, if its path must be known before.
+        `label`: what the set is called, for people. `options.size` is that of no single item, and is ignored.
+        """
+        return self._hold_many(owner, entries, options, session, label, lambda holder: holder.beating())
+
+    def _hold_many(
+        self,
+        owner: Owner,
+        entries: Sequence[Entry],
+        options: UseOptions,
+        session: str | None,
+        label: str,
+        beating: Callable[[Holder], AbstractContextManager[object]],
+    ) -> HeldSet:
+        from sccache_dtool.liveness.record import Membership
+        from sccache_dtool.protocol import sessions
+        from sccache_dtool.sets import holding
+
+        store, id = self._store_for_use(), session or sessions.new_id()
+        ttl = self.settings.lease_ttl if options.ttl is None else check_lifetime(options.ttl)
+        for attempt in attempts():
+            with attempt:
+                holder = Holder(store, owner, ttl, session=Membership(id))
+                try:
+                    with beating(holder):
+                        acquirer = self._acquirer(holder, options._replace(size=None))
+                        return holding.hold(
+                            acquirer, entries, id, label=label, max_age=options.max_age, jobs=self._jobs
+                        )
+                except BaseException:
+                    holder.retire()
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
     def announced(self, request: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
@@ -375,6 +463,18 @@ class Cache:
         finally:
             release.dismiss(store, ended)
         return len(ended)
+
+    def release_set(self, owners: Sequence[Owner], session: str) -> Released | None:
+        """Release the set with this session; None if none of `owners` holds it, or it was released before."""
+        from sccache_dtool.sets import holding
+
+        return holding.release(self.store, owners, session)
+
+    def sets_of_dataset(self, owners: Sequence[Owner], uuid: str) -> list[str]:
+        """The sessions in which any of `owners` holds the whole dtool dataset `uuid`, the newest first."""
+        from sccache_dtool.sets import holding
+
+        return holding.of_dataset(self.store, owners, uuid)
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
@@ -487,6 +587,10 @@ class Cache:
     def key_within(self, path: str) -> str | None:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
         return self._layout.key_of(path)
+
+    def is_within(self, path: str) -> bool:
+        """Whether `path` lies in an item or in the view of a set of this cache; neither need be there."""
+        return (self._layout.key_of(path) or self._layout.session_at(path)) is not None
 
     def find(self, word: str) -> str:
         """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.

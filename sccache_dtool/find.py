@@ -40,7 +40,8 @@ class Named(NamedTuple):
 
     key: str
     generation: str | None = None
-    is_dataset: bool = False  # whether the words mean a whole dtool dataset
+    dataset: str | None = None  # the UUID of the whole dtool dataset that the words mean
+    session: str | None = None  # the id of the set whose view the words are a path in; there is no key then
 
 
 def find(store: Store, word: str, mean: Mean) -> str:
@@ -68,13 +69,19 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
     of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for
     another word that means no item, and UsageError or FetchFailed for words that mean nothing.
     """
-    within = store.layout.within(words[0]) if len(words) == 1 and name is None else None
-    if within is not None:
-        return Named(*within)
+    if len(words) == 1 and name is None:
+        # A path in a view means the whole set, although it leads to an item.
+        session = store.layout.session_at(words[0]) if "/sessions/" in words[0] else None
+        within = store.layout.within(words[0]) if session is None else None
+        if within is not None:
+            return Named(*within)
+        session = session or store.layout.session_at(words[0])
+        if session is not None:
+            return Named("", session=session)
     found, refused = None, None
     try:
         request = mean(words, name)
-        found = Named(request.key, is_dataset=isinstance(request, DatasetRequest))
+        found = Named(request.key, dataset=request.uuid if isinstance(request, DatasetRequest) else None)
     except (UsageError, FetchFailed) as error:
         refused = error
     if found is not None and (name is not None or _is_there(store, found.key)):

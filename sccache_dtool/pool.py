@@ -67,8 +67,10 @@ class Pool:
         jobs: int | None = 1,
         watch: Callable[[int, int], None] = watch_nothing,
         executor: Executor | None = None,
+        *,
+        forks: bool = True,
     ) -> None:
-        """`watch` is told how many of how many tasks are done.
+        """`watch` is told how many of how many tasks are done. `forks`: False for work that only this process can do.
 
         `executor`: what does large amounts of work, together with this process: processes of this host or of others,
         that run this package and see the same paths. Without one, threads and forked processes do it.
@@ -76,6 +78,7 @@ class Pool:
         self._jobs = jobs
         self.watch = watch
         self._executor = executor
+        self._forks = forks
         self.helpers: list[Helper] = []
 
     def __enter__(self) -> Pool:
@@ -152,7 +155,8 @@ class Pool:
             return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
             return by_threads(work, tasks, self._jobs or THREADS)
-        self.start_helpers()
+        if self._forks:
+            self.start_helpers()
         return self.by_processes(work, tasks) if self.helpers else _in_turn(work, tasks)
 
     def by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:

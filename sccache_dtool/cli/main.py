@@ -28,6 +28,7 @@ _GROUPS = {
         "unuse": "use",
         "run": "use",
         "renew": "use",
+        "sbatch": "sbatch",
         "session": "session",
         "lock": "lock",
         "locate": "transfers",

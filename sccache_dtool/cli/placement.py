@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import size as shown
 from sccache_dtool.errors import CacheError, InUse, NoCache, NoSpace
-from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.fetch.request import Request
 
-#: What is leased: an item, or all items of a dataset.
+if TYPE_CHECKING:
+    from sccache_dtool.cli.use_many import Many
+
+#: What is leased: an item, or a set.
 Leased = TypeVar("Leased")
 
 
 def fetch_where_room_is(
     caches: Sequence[Cache],
-    request: Request | DatasetRequest,
+    request: Request | Many,
     options: UseOptions,
     hold: Callable[[Cache], Leased],
 ) -> Leased:

@@ -313,7 +313,7 @@ def _entry(cache: Cache, text: str) -> Entry:
     except ValueError as error:
         raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
     named = cache.find_used(words, None)
-    if named.is_dataset:
+    if named.dataset:
         raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
     try:
         request = cache.item_request(words)

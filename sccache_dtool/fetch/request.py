@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 #: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
 
-#: How the labels of views end, which are the directories that show whole datasets.
-VIEW = ".dataset"
+#: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
+DATASET = ".dataset"
 
 
 class Location(str):
@@ -123,8 +123,6 @@ class Request(NamedTuple):
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
     #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
     complete: Callable[[], Request] | None = None
-    #: Whether the payload at a path is what is wanted; None: that of every copy of the item is.
-    fits: Callable[[str], bool] | None = None
 
     @property
     def item_name(self) -> str:
@@ -138,25 +136,20 @@ class Request(NamedTuple):
 
 
 class DatasetRequest(NamedTuple):
-    """All items of a dtool dataset, and one directory that shows them: a view, see `dtool/staging.py`."""
+    """All items of a dtool dataset: a set, see `sets/datasets.py`."""
 
     uri: str
     uuid: str
 
     @property
     def key(self) -> str:
-        """The key of the dataset's views."""
-        return view_key(self.uuid)
+        """The key of the item that lists what is in the dataset."""
+        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}{DATASET}")
 
     @property
     def label(self) -> str:
         """The dataset, for people."""
         return plain(self.uri)
-
-
-def view_key(uuid: str) -> str:
-    """The key of the directories that show the dataset `uuid`."""
-    return item_key((f"{DTOOL}{uuid}",), f"{uuid[:8]}{VIEW}")
 
 
 class Terms(NamedTuple):

@@ -17,7 +17,7 @@ from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.request import Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
-from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.fetch.words import MANY, REMOTE
 from sccache_dtool.protocol.store import Store
 
 
@@ -90,8 +90,10 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
+            is_pattern = isinstance(error, FileNotFoundError) and any(mark in mirror.canonical for mark in "*?[")
+            hint = MANY if is_pattern else None
             failures[mirror] = FetchFailed(
-                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}"
+                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}", hint=hint
             )
         if not turns:
             turns, later = later, []

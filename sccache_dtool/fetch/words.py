@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError, did_you_mean
@@ -19,6 +20,9 @@ from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
 SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
 STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
+
+#: What to do instead of naming many items as the words of one.
+MANY = "to use many items at once, list them: printf '%s\\n' FILE... | sc-dtool use --from -"
 
 #: Schemes that fsspec serves, and what has to be installed for each; see `fsspec_source.py`.
 REMOTE = {
@@ -256,10 +260,11 @@ def parse_step(word: str) -> Step:
         if plugin is not None:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
+        is_file = "/" in word or os.path.lexists(word)  # such as one of many that a shell has made of a pattern
         raise UsageError(
-            f"{plain(word)} is not a step{did_you_mean(word.lower(), STEPS)}",
-            hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
-            f"to name a further source {plain(word)}, write ./{plain(word)}",
+            f"{plain(word)} is not a step{'' if is_file else did_you_mean(word.lower(), STEPS)}",
+            hint=f"{MANY if is_file else f'the first word is the source, and steps follow: {STEP_FORMS}'}; "
+            f"to name a further source of the same item, write ./{plain(word)}",
         )
     return _digest(name, argument)
 
@@ -294,6 +299,7 @@ def _digest(name: str, argument: str) -> Step:
     return Step(f"{name.lower()}:{argument.lower()}")
 
 
+@lru_cache(64)
 def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
     if name in CHECKSUMS:

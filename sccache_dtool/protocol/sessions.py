@@ -35,7 +35,7 @@ from sccache_dtool.disk.names import (
     unique,
 )
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, NOT_EMPTY, Expected, InUse, UsageError
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, Expected, InUse, UsageError, explain
 from sccache_dtool.liveness.caller import BEATING, NAMED, Owner, user_name
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
@@ -119,18 +119,16 @@ class SessionFacts(NamedTuple):
 
     def encode(self) -> str:
         """The text of the data set; `decode` reads it."""
-        return records.encode_document(
-            {
-                "format": 1,
-                "label": self.label,
-                "owner": self.owner,
-                "user": self.user,
-                "holder": self.holder,
-                "created": self.created,
-                "dataSet": [entry.fields() for entry in self.entries],
-                **({"detached": [entry.fields() for entry in self.detached]} if self.detached else {}),
-            }
-        )
+        fields = {
+            "format": 1,
+            "label": self.label,
+            "owner": self.owner,
+            "user": self.user,
+            "holder": self.holder,
+            "created": self.created,
+        }
+        lists = {"dataSet": self.entries} | ({"detached": self.detached} if self.detached else {})
+        return records.encode_lists(fields, {name: [one.fields() for one in found] for name, found in lists.items()})
 
     @classmethod
     def decode(cls, id: str, version: VersionName, text: str, has_ended: bool) -> SessionFacts:
@@ -237,18 +235,19 @@ def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
     They are relative, so that they are right on every host, wherever the cache is mounted.
     """
     fs, shared, control = store.fs, store.layout.shared, f"{store.layout.control}/"
-    made = {""}
-    with fs.near(view):
-        for path, payload in links.items():
-            parts = path.split("/")
-            if not payload.startswith(control) or any(part in ("", ".", "..") for part in parts) or "\0" in path:
-                raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
-            for depth in range(1, len(parts)):
-                above = "/".join(parts[:depth])
-                if above not in made:
-                    fs.make_dirs(f"{view}/{above}", shared=shared)
-                    made.add(above)
-            fs.symlink(f"{'../' * (len(parts) + 2)}{payload.removeprefix(control)}", f"{view}/{path}")
+    by_directory: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for path, payload in links.items():
+        *above, name = path.split("/")
+        if not payload.startswith(control) or any(part in ("", ".", "..") for part in (*above, name)) or "\0" in path:
+            raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
+        text = f"{'../' * (len(above) + 3)}{payload.removeprefix(control)}"
+        by_directory["".join(f"/{part}" for part in above)][name] = text
+    for directory, found in by_directory.items():
+        if directory:
+            fs.make_dirs(f"{view}{directory}", shared=shared)
+        with fs.near(f"{view}{directory}"):
+            for name, text in found.items():
+                fs.symlink(text, f"{view}{directory}/{name}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -374,8 +373,9 @@ class Deleted(NamedTuple):
 def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
     """End a session with all its leases and locks. Complete, and may be repeated by anyone at any time.
 
-    Raises NoSession for one that never was, or OSError; then a later call, or `clean`, finishes it. The holder is
-    removed unless it shows heartbeats: then its own process does that. `how`: what the history says of the leases.
+    Raises NoSession for one that never was, and CacheError or OSError if something cannot be ended; then a later call,
+    or `clean`, finishes it. The holder is removed unless it shows heartbeats: then its own process does that. `how`:
+    what the history says of the leases.
     """
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
@@ -395,8 +395,11 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
         if at is None:
             raise NoSession(id, None) from None
         return Deleted(id, at, False, 0)
-    count = _end_own(store, facts, how) if facts else 0
-    count += _end_locks(store, id, facts, how)
+    count = 0
+    try:
+        count += _end_own(store, facts, how) if facts else 0
+    finally:
+        count += _end_locks(store, id, facts, how)
     done = EndedSession(id, int(store.clock.wall() * 1000))
     target = f"{layout.ended_sessions}/{done}"
     try:
@@ -433,12 +436,21 @@ def _close(store: Store, path: str) -> None:
 
 
 def _end_own(store: Store, facts: SessionFacts, how: str) -> int:
-    """End the leases that the data set names, and remove their holder."""
-    count = 0
+    """End the leases that the data set names, and remove their holder. One that fails does not keep the others."""
+    count, failed = 0, list[OSError]()
     for entry in (*facts.entries, *facts.detached):
         if entry.item and entry.generation and entry.lease and entry.lease.rpartition(".")[0] == facts.holder:
             path = f"{store.layout.generation(entry.item, entry.generation)}/{GATE}"
-            count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            try:
+                count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            except OSError as error:
+                failed.append(error)
+    if failed:
+        raise CacheError(
+            f"could not release {len(failed)} of {len(failed) + count} leases",
+            details=[*dict.fromkeys(map(explain, failed))][:3],
+            hint="try again, or let the next `clean` end the leases once their holder has ended",
+        )
     if facts.holder[:1] not in {kind.letter for kind in BEATING}:
         name = HolderList.complete(store).present.get(facts.holder)
         with Expected(GONE):

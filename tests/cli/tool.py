@@ -25,7 +25,7 @@ SCRIPTS = sysconfig.get_path("scripts")
 SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
-COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "globus"]
+COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "globus", "sbatch"]
 
 
 class Done(NamedTuple):

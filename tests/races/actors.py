@@ -59,7 +59,9 @@ def generations(root: str, key: str) -> list[str]:
 
 
 def left_in(root: str) -> dict[str, list[str]]:
-    """What is not to be left in a cache that nobody uses: leases, holders, work areas, trash; empty if all is well.
+    """What is not to be left in a cache that nobody uses: leases, holders, work areas, trash, sessions.
+
+    Empty if all is well.
 
     A killed reaper's probe may stay for a day, and its age is all that tells that it is no living one's.
     """
@@ -74,6 +76,7 @@ def left_in(root: str) -> dict[str, list[str]]:
         "holders": [name for name in names(layout.holders) if name != "gone" and not name.startswith(PROBE)],
         "work areas": names(layout.tmp),
         "trash": names(layout.trash),
+        "sessions": [name for name in names(layout.sessions) if name != "gone" and not name.startswith(PROBE)],
     }
     return {what: where for what, where in found.items() if where}
 

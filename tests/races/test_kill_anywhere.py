@@ -32,8 +32,12 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
+from sccache_dtool.protocol import sessions
 
 _SOME = CRASH_POINTS // 3  # where most of the calls are those of another case, too
+
+#: A set that a process holds.
+_SESSION = "s0123456789abcdef"
 
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
@@ -71,11 +75,15 @@ def running_job() -> Iterator[int]:
 
 
 class Thing(NamedTuple):
-    """Something to use: the words that mean it, what is read then, and its key where the words do not tell."""
+    """Something to use: the words that mean it, and what is read then.
+
+    Of a whole dataset also the key of one of its items, and what is in that.
+    """
 
     words: tuple[str, ...]
     digest: str
     key: str | None = None
+    of_item: str | None = None
 
 
 class Props(NamedTuple):
@@ -162,9 +170,22 @@ def _an_item_of_a_dataset(props: Props) -> Thing:
 
 def _a_whole_dataset(props: Props) -> Thing:
     uri, uuid = _dataset(props)
-    from sccache_dtool.fetch.request import view_key
+    from sccache_dtool.fetch.dtool_source import item_key
 
-    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), view_key(uuid))
+    data, name = props.directory / "ds" / "data", "second.csv"
+    key = item_key(uuid, hashlib.sha1(name.encode()).hexdigest())
+    return Thing((f"dtool:{uri}",), digest_of(str(data)), key, digest_of(str(data / name)))
+
+
+def _one_of_many(props: Props) -> Thing:
+    """The first of three items that are listed in a file."""
+    thing = _a_tree(props)
+    lines = [f"{thing.words[0]} @the/tree"]
+    for name in ("b", "c"):
+        (props.directory / name).write_text(name)
+        lines.append(f"{props.directory}/{name} @{name}")
+    (props.directory / "items.txt").write_text("\n".join(lines))
+    return thing
 
 
 def _an_item_on_the_web(props: Props) -> Thing:
@@ -251,6 +272,11 @@ def _locked(scene: Scene) -> None:
 
 def _idle(scene: Scene) -> None:
     scene.use()
+
+
+def _listed(scene: Scene) -> None:
+    """What a file lists is there."""
+    scene.cache.use_many(scene.cache.manifest(f"{scene.values['$D']}/items.txt")).release()
 
 
 def _idle_and_being_cleaned(scene: Scene) -> None:
@@ -367,7 +393,8 @@ open(path).read()
 class Case(NamedTuple):
     """A command, and the state in which it begins.
 
-    $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder.
+    $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder;
+    $V: the view of a set.
     """
 
     before: Callable[[Scene], None]
@@ -376,6 +403,7 @@ class Case(NamedTuple):
     most: int = CRASH_POINTS  # points at which it is killed
     missed: int = 0  # of these points at most: two threads do not make the same calls in each run
     leased: float | None = None  # the process $P has a lease on the item; its lifetime in seconds, 0: none
+    listed: bool = False  # the process $P has what is listed in a file, as the set $V
     put_right: tuple[str, ...] = ("clean --all -y", "doctor --fix")  # said afterwards; $again: the command itself
     codes: tuple[int, ...] = (0,)  # with which the command may end
     bad: bool = False  # the copy in the cache is damaged before
@@ -396,6 +424,8 @@ CASES = {
     "use, two files": Case(_nothing, "use --holder pid:$P $S", _two_files),
     "use, an item of a dataset": Case(_nothing, "use --holder pid:$P $S", _an_item_of_a_dataset, _SOME),
     "use, a whole dataset": Case(_nothing, "use --holder pid:$P $S", _a_whole_dataset, _SOME),
+    "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "dtool's plugin": Case(_nothing, "$S", _an_item_on_the_web, _SOME, program=READS),
@@ -403,7 +433,9 @@ CASES = {
     "clean, taking over": Case(_idle_and_being_cleaned, "clean --all -y"),
     "unuse": Case(_idle, "unuse --holder pid:$P $S", leased=0),
     "unuse and evict": Case(_idle, "unuse --evict-if-last --holder pid:$P $S", leased=0),
+    "unuse, a list": Case(_idle, "unuse --holder pid:$P $V", _one_of_many, listed=True),
     "run": Case(_idle, "run $S -- true"),
+    "run, a list": Case(_listed, "run --from $D/items.txt -- true", _one_of_many, _SOME),
     "run, a miss": Case(_nothing, "run $S -- true"),
     "clean": Case(_littered, "clean --all -y"),
     "clean --plan": Case(_planned, "clean --plan $D/plan.json", most=_SOME),
@@ -467,13 +499,18 @@ class Accidents:
                 cache.item_request(self.thing.words),
                 UseOptions(ttl=self.case.leased or None),
             )
+        if self.case.listed:
+            cache = Cache(place, fs=FileSystem())
+            entries = cache.manifest(f"{self.scene.values['$D']}/items.txt")
+            cache.hold_many(cache.owner(f"pid:{pid}"), entries, session=_SESSION)
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}
         return place, [sys.executable, *program, *self._filled(self.case.words, place, pid)], environment
 
     def _filled(self, words: str, place: str, pid: int | None = None) -> list[str]:
         """The words of a command line, with what the names in them stand for."""
-        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place}.items():
+        view = sessions.view_path(Layout(place), _SESSION)
+        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place, "$V": view}.items():
             words = words.replace(variable, value)
         return words.split()
 
@@ -544,7 +581,7 @@ class Accidents:
             directory = cache._layout.generation(self.scene.key, generation)
             if "use" in names(directory):
                 (name,) = names(directory, "payload")
-                assert digest_of(f"{directory}/payload/{name}") == self.thing.digest, where
+                assert digest_of(f"{directory}/payload/{name}") == (self.thing.of_item or self.thing.digest), where
 
 
 def test_every_command_that_writes_is_killed() -> None:
