@@ -21,7 +21,7 @@ SCRIPTS = sysconfig.get_path("scripts")
 SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
-COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics"]
+COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "session", "lock"]
 
 
 class Done(NamedTuple):
