@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from faults import Call, Counting
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import Layout
-from sccache_dtool.disk.names import PROBE
+from sccache_dtool.disk.names import PROBE, Layout
 
 
 class Payload(NamedTuple):
@@ -62,7 +61,8 @@ def generations(root: str, key: str) -> list[str]:
 def left_in(root: str) -> dict[str, list[str]]:
     """What is not to be left in a cache that nobody uses: leases, holders, sessions, work areas, trash.
 
-    It is empty if all is well. A killed reaper's probe may stay for a day, and its age is all that tells that it is no living one's.
+    It is empty if all is well. A killed reaper's probe may stay for a day, and its age is all that tells that it is no
+    living one's.
     """
     layout = Layout(root)
     leases = []

@@ -404,6 +404,36 @@ def test_a_deletion_that_is_killed_is_finished(
     assert accidents(run) > 10
 
 
+@pytest.mark.parametrize("kind", ["readlink", "rename"])
+def test_a_deleter_finishes_what_another_one_left(make_cache: Making, source: str, kind: str) -> None:
+    """Of two who delete a session the first may be killed half way, and the second would leave a lock."""
+    make_cache().use(source).release()
+    session = make_cache().create_session({"/a": source})
+    session.lock("/a")
+
+    class DyingOnceRevoked(Counting):
+        """Does nothing more once it has revoked the holder of a lock."""
+
+        dead = False
+
+        def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+            if self.dead:
+                raise Killed
+            result = do()
+            self.dead = call.kind == "rename" and "/holders/n" in call.path
+            return result
+
+    def delete() -> None:
+        with pytest.raises(Killed):
+            make_cache(fs=DyingOnceRevoked()).session(session.id).delete()
+
+    fs = Interposing()
+    fs.before(kind, delete, within="/holders/n")
+    make_cache(fs=fs).session(session.id).delete()
+    assert fs.pending == 0
+    assert held(make_cache()) == []
+
+
 def test_a_locker_that_is_killed_keeps_nothing_after_its_session(
     make_cache: Making, source: str, job: Owner, layout: Layout
 ) -> None:
