@@ -333,7 +333,7 @@ def reap(
             if dry_run or judge.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
-            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record, id, also)}")
+            failed.append(f"cannot revoke holder {id}: {error.strerror}{_who_can(error, record, id, also)}")
     over: dict[str, str] = {}
     of_sessions: set[str] = set()
     for facts in open_sessions:
@@ -355,12 +355,12 @@ def reap(
             if done or judged.holder_id in of_sessions:  # whose leases have ended with their session
                 ended.append(judged)
         except OSError as error:
-            reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
+            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed), tuple(over.items()))
 
 
-def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
+def _who_can(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
     """Who can do what this user may not. `on_word`: holders that are taken for dead on a person's word."""
     if error.errno not in FORBIDDEN:
         return ""

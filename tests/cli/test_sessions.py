@@ -123,7 +123,7 @@ def test_what_is_not_fetched_yet_is_not_ready(sc: Sc, root: Path, ref: str) -> N
 
     session = create(sc, f"{ref}:/a")
     cache = Cache(root)
-    key = cache.wanted([ref]).key
+    key = cache.item_request([ref]).key
     holder = Holder(cache.store, sessions.lock_owner(session), None, session=Membership(session, "x", key))
     row = sc("lock", "ls", "--state", "waiting", "-f", "json").row("lock")
     assert row["lock"] == f"{holder.id}.0"

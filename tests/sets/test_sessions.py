@@ -518,7 +518,7 @@ def held_set(cache: Cache, owner: Owner, *sources: str) -> Iterator[str]:
     holder = cache.enter(owner, session=sessions.Membership(id))
     entries, links = [], {}
     for number, path in enumerate(sources):
-        request = cache.wanted([path])
+        request = cache.item_request([path])
         lease = cache.acquire(holder, request)
         mount = f"d/{number}"
         generation = lease.place.generation
@@ -535,7 +535,7 @@ def test_a_set_is_given_back_as_a_whole(cache: Cache, source: str, tree: str, jo
         assert Path(view, "d", "0").read_text() == "ACGT\n"
         assert Path(view, "d", "1", "x").read_text() == "hello"
         assert layout.session_at(f"{view}/d/0") == id
-        alone = cache.hold(job, cache.wanted([source]))
+        alone = cache.hold(job, cache.item_request([source]))
         assert cache.release([job], alone.key) == 1
         assert cache.release([job], alone.key, everything=True) == 0
         assert len(cache.locks(session=id)) == 2
