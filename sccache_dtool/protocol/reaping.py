@@ -186,6 +186,16 @@ class Judge:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
         return Verdict(state, f"of session {session}: {evidence}")
 
+    def conclude(self, session: str, evidence: str) -> list[str]:
+        """Take the holders of a session's locks for dead, as the session has ended; their ids."""
+        found = [
+            (id, record) for id, (record, _) in self._known.items() if record and record.session and record.session.item
+        ]
+        found = [(id, record) for id, record in found if record.session and record.session.session == session]
+        for id, record in found:
+            self._known[id] = record, Verdict(State.DEAD, f"its session has ended, because its holder has: {evidence}")
+        return [id for id, _ in found]
+
     def _end_of_session(self, session: str) -> str | None:
         if not is_session(session) or not sessions.has_ended(self._store, session):
             return None
@@ -325,26 +335,29 @@ def reap(
                 revoked[id] = verdict.evidence
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_who_can(error, record, id, also)}")
-    for one in listed:
-        judged = judge.lease(one)
-        if judged.verdict.state is not State.DEAD:
-            continue
-        try:
-            if dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED):
-                ended.append(judged)
-        except OSError as error:
-            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
-            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     over: dict[str, str] = {}
+    of_sessions: set[str] = set()
     for facts in open_sessions:
         _, verdict = judge.holder(facts.holder)
         if not (everybody or facts.holder in also) or verdict.state is not State.DEAD:
             continue
         try:
-            if dry_run or (judge.revoke(facts.holder) and sessions.delete(store, facts.id, REAPED).by_this_call):
+            if dry_run or (judge.revoke(facts.holder) and sessions.delete(store, facts.id, REAPED)):
                 over[facts.id] = verdict.evidence
+                of_sessions |= {facts.holder, *judge.conclude(facts.id, verdict.evidence)}
         except (OSError, CacheError) as error:
             failed.append(f"cannot end session {facts.id}: {error}")
+    for one in listed:
+        judged = judge.lease(one)
+        if judged.verdict.state is not State.DEAD:
+            continue
+        try:
+            done = dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED)
+            if done or judged.holder_id in of_sessions:  # whose leases have ended with their session
+                ended.append(judged)
+        except OSError as error:
+            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
+            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     return Reaped(tuple(ended), revoked, tuple(failed), over)
 
 

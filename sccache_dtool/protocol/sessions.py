@@ -395,11 +395,16 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
         if at is None:
             raise NoSession(id, None) from None
         return Deleted(id, at, False, 0)
+    present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
     count = 0
     try:
-        count += _end_own(store, facts, how) if facts else 0
+        count += _end_own(store, facts, present, how) if facts else 0
     finally:
-        count += _end_locks(store, id, facts, how)
+        with fs.near(layout.holders):
+            locks = _revoke_locks(store, id, present)
+        found = (*facts.entries, *facts.detached) if facts else ()
+        keys = {entry.item[:32]: entry.item for entry in found if entry.item}
+        count += sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
     done = EndedSession(id, int(store.clock.wall() * 1000))
     target = f"{layout.ended_sessions}/{done}"
     try:
@@ -435,7 +440,7 @@ def _close(store: Store, path: str) -> None:
     raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
 
 
-def _end_own(store: Store, facts: SessionFacts, how: str) -> int:
+def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:
     """End the leases that the data set names, and remove their holder. One that fails does not keep the others."""
     count, failed = 0, list[OSError]()
     for entry in (*facts.entries, *facts.detached):
@@ -452,31 +457,29 @@ def _end_own(store: Store, facts: SessionFacts, how: str) -> int:
             hint="try again, or let the next `clean` end the leases once their holder has ended",
         )
     if facts.holder[:1] not in {kind.letter for kind in BEATING}:
-        name = HolderList.complete(store).present.get(facts.holder)
         with Expected(GONE):
-            if name is not None:
-                store.fs.unlink(f"{store.layout.holders}/{name}")
+            if facts.holder in present:
+                store.fs.unlink(f"{store.layout.holders}/{present[facts.holder]}")
     return count
 
 
-def _end_locks(store: Store, id: str, facts: SessionFacts | None, how: str) -> int:
-    """Revoke the holders of all locks of a session whose gate is closed, and end their leases."""
+def _revoke_locks(store: Store, id: str, present: Mapping[str, HolderName]) -> Mapping[str, set[str]]:
+    """Revoke the holders of all locks of a session whose gate is closed; their ids, by the digits of their items."""
     layout, prefix = store.layout, lock_owner(id).prefix
-    present = HolderList.complete(store).present
     locks: defaultdict[str, set[str]] = defaultdict(set)
-    found = [name for one, name in present.items() if one.startswith(prefix)]
-    for name in found:
+    for name in [name for one, name in present.items() if one.startswith(prefix)]:
         digits = _item_of(store, f"{layout.holders}/{name}")
-        with Expected(GONE):  # it was released, or revoked, meanwhile: then it is listed below
+        # If it is not there: it was released meanwhile, or revoked, and is found below; or it has shown its heartbeat,
+        # and learns next that it cannot enter the session's gate.
+        with Expected(GONE):
             store.fs.rename(f"{layout.holders}/{name}", f"{layout.gone}/{name}")
         locks[digits].add(name.id)
     # After `holders/`: another deleter or a reaper may have revoked a holder, and not yet ended its lease.
-    known = {name.id for name in found}
+    known = {id for digits, of in locks.items() if digits for id in of}
     for name in _gone(store, prefix):
         if name.id not in known:
             locks[_item_of(store, f"{layout.gone}/{name}")].add(name.id)
-    keys = {entry.item[:32]: entry.item for entry in (*facts.entries, *facts.detached) if entry.item} if facts else {}
-    return sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
+    return locks
 
 
 def _gone(store: Store, prefix: str) -> list[HolderName]:
@@ -504,6 +507,8 @@ def _item_of(store: Store, path: str) -> str:
 def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) -> int:
     """End the leases of holders on one item; returns how many."""
     count = 0
+    if not key:
+        _touch(store, f"{store.layout.items}/{digits[:2]}")
     for one in [key] if key else keys_of(store, digits):
         directory = store.layout.item(one)
         _touch(store, directory)

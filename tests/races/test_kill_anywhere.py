@@ -42,7 +42,7 @@ _SESSION = "s0123456789abcdef"
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
     *("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin"),
-    "metrics",
+    *("metrics", "session", "lock"),
 )
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
 
@@ -305,6 +305,15 @@ def _held_by_name(scene: Scene) -> None:
     scene.values["$H"] = lease.holder.id
 
 
+def _in_session(scene: Scene) -> None:
+    """An item in a session of the dead, which nobody has reaped yet, with a lock on it."""
+    scene.use()
+    with running_job() as pid:
+        owner = scene.cache.owner(f"pid:{pid}")
+        session = scene.cache.create_session({"/a": scene.thing.words}, owner=owner)
+    scene.values["$I"], scene.values["$L"] = session.id, session.lock("/a").id
+
+
 def _planned(scene: Scene) -> None:
     scene.use()
     plan = scene.values["$D"] + "/plan.json"
@@ -394,7 +403,7 @@ class Case(NamedTuple):
     """A command, and the state in which it begins.
 
     $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder;
-    $V: the view of a set.
+    $V: the view of a set; $I: a session; $L: a lock.
     """
 
     before: Callable[[Scene], None]
@@ -468,6 +477,11 @@ CASES = {
         put_right=("doctor --fix --verify-content", "clean --all -y"),
         bad=True,
     ),
+    "session create": Case(_idle, "session create --holder pid:$P --add $S:/a"),
+    "session add": Case(_in_session, "session add $I $S:/b"),
+    "session rm": Case(_in_session, "session rm $I"),
+    "lock get": Case(_in_session, "lock get $I /a"),
+    "lock release": Case(_in_session, "lock release $L"),
     "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, missed=1, codes=(0, 3)),
     "metrics": Case(_idle, "metrics -o $C/sc.prom", put_right=("$again", "clean --all -y"), writes="sc.prom"),
 }
