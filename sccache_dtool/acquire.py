@@ -21,6 +21,7 @@ from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.tier import Tier
 
 _log = Log(__name__)
 
@@ -70,12 +71,14 @@ class Acquirer(NamedTuple):
         `max_age`: see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not
         protect anything.
         """
-        fresh = Freshness(self.store, wanted, max_age)
+        tier = None if max_age is None else _tier(wanted, max_age, self.make_terms())
+        fresh = Freshness(self.store, wanted, max_age, tier)
         damaged: set[str] = set()
         lease = self._take_existing(wanted, fresh, damaged)
         if lease is None:
             terms = self.make_terms()
-            if wanted.complete is not None:
+            tier = tier or _tier(wanted, max_age, terms)
+            if wanted.complete is not None and tier is None:
                 wanted = wanted.complete()
             from sccache_dtool.fetch.populate import Populator
             from sccache_dtool.fetch.progress import NoProgress
@@ -91,6 +94,7 @@ class Acquirer(NamedTuple):
                     self.progress or NoProgress(),
                     lambda: make_election(self.store, fresh.election),
                     lambda: self._take_existing(wanted, fresh, damaged),
+                    tier,
                 ).populate()
             try:
                 self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
@@ -178,10 +182,19 @@ class Acquirer(NamedTuple):
         if there.source == wanted.stack.canonical:
             return True
         raise UsageError(
-            f"{wanted.name} is already in the cache, with another source or other steps",
+            f"{wanted.name} is already in the cache {self.store.layout.root}, with another source or other steps",
             details=[f"in the cache: {_words(there.source)}", f"requested: {_words(wanted.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
+
+
+def _tier(wanted: Request, max_age: float | None, terms: Terms) -> Tier | None:
+    """The upstream as the source of the item; None if there is none, or if the item is of this cache alone."""
+    if terms.lend is None or not wanted.stack or wanted.fits is not None:
+        return None
+    from sccache_dtool.fetch.tier import Tier
+
+    return Tier(wanted, max_age, terms.lend)
 
 
 def _words(stack: tuple[str, ...] | None) -> str:

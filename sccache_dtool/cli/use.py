@@ -17,9 +17,11 @@ from sccache_dtool.cli.options import (
     item_options,
     pass_invocation,
     size_ignored_option,
+    upstream_option,
     use_options,
 )
 from sccache_dtool.cli.output import Output
+from sccache_dtool.disk.names import cache_of
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, VIEW, DatasetRequest, Request
@@ -102,12 +104,14 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         )
     caches = item.caches(now)
     owners = caches[0].owners(holder)
-    meant = _meant(caches, words, name)
+    meant = _meant(_tiers(now, caches, words), words, name)
     released, evicted = 0, False
     for cache, named in meant:
         release, evict = _functions_for(cache, named)
         released += release(cache, owners, named.key, everything=everything, generation=named.generation)
-        if evict_if_last and cache.item(named.key).copies:
+        if evict_if_last and cache not in caches:
+            now.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
+        elif evict_if_last and cache.item(named.key).copies:
             evicted = evict(cache, named.key)
         if released and not everything:
             break
@@ -121,6 +125,18 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
     first = meant[0][1].key if meant else None
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
+
+
+def _tiers(now: Invocation, caches: list[Cache], words: tuple[str, ...]) -> list[Cache]:
+    """The caches with their upstreams, which may have given out an item in their place.
+
+    If the words are a path in another cache, such as an upstream that is not known here, that cache is added.
+    """
+    tiers = [tier for cache in caches for tier in cache.tiers()]
+    root = cache_of(words[0]) if len(words) == 1 else None
+    if root is not None and not any(tier.key_within(words[0]) for tier in tiers):
+        tiers.append(now.cache(root))
+    return tiers
 
 
 def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
@@ -269,21 +285,28 @@ def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) 
 
 @click.command("renew")
 @holder_option
+@upstream_option
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str) -> None:
+def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
-    run longer than their --ttl, and for leases held under a name (--holder NAME).
+    run longer than their --ttl, and for leases held under a name (--holder NAME). Leases in the upstream are extended
+    as well.
 
     \b
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache()
+    cache = now.cache(upstream=upstream)
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
+    for tier in list(cache.tiers())[1:]:
+        try:
+            renewed += tier.renew(owners)
+        except NoCache as error:
+            now.out.warning(f"leases in the upstream are not renewed: {error.message}")
     if not renewed:
         now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
@@ -322,7 +345,7 @@ def _hold(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return there.hold(owner, request, options_in(there))
+        return there.or_upstream(lambda cache: cache.hold(owner, request, options_in(cache)))
     from sccache_dtool.cli.placement import fetch_where_room_is
 
     return fetch_where_room_is(caches, request, options, lambda cache: cache.hold(owner, request, options_in(cache)))

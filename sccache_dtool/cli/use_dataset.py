@@ -72,7 +72,7 @@ def _place(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(request.key)), None)
     if there is not None:
-        return stage_until_it_stands(there)
+        return there.or_upstream(stage_until_it_stands)
     if options.size is None:
         options = options._replace(size=staging.bytes_of(request))
     return fetch_where_room_is(caches, request, options, stage_until_it_stands)

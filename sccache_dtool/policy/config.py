@@ -46,6 +46,7 @@ class _Settings(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_upstream: str | None = None  # root of the cache from which missing items are copied; None: they are fetched
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
@@ -112,6 +113,13 @@ def _order(value: object) -> str:
     return str(value)
 
 
+def _root(value: object) -> str | None:
+    """The root of another cache; None for an empty text."""
+    if not isinstance(value, str) or not (value == "" or (value.startswith("/") and value.isprintable())):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give the root of a cache: "/shared/lab/cache"')
+    return value or None
+
+
 def _patterns(value: object) -> tuple[str, ...]:
     """Patterns of items' names."""
     if not all(isinstance(pattern, str) and pattern for pattern in _listed(value)):
@@ -149,6 +157,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_upstream": Setting("fetch", "upstream", _root),
     "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),
