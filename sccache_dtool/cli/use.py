@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
@@ -104,9 +105,10 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         )
     caches = item.caches(now)
     owners = caches[0].owners(holder)
-    meant = _meant(_tiers(now, caches, words), words, name)
     released, evicted = 0, False
-    for cache, named in meant:
+    meant: list[tuple[Cache, Named]] = []
+    for cache, named in _meant(_places(now, caches, item), words, name):
+        meant.append((cache, named))
         release, evict = _functions_for(cache, named)
         released += release(cache, owners, named.key, everything=everything, generation=named.generation)
         if evict_if_last and cache not in caches:
@@ -127,38 +129,40 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
-def _tiers(now: Invocation, caches: list[Cache], words: tuple[str, ...]) -> list[Cache]:
-    """The caches with their upstreams, which may have given out an item in their place.
+def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iterator[Cache]:
+    """Where the leases may be: in the cache that a path is in, whichever that is; or in the caches, or upstream.
 
-    If the words are a path in another cache, such as an upstream that is not known here, that cache is added.
+    An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
     """
-    tiers = [tier for cache in caches for tier in cache.tiers()]
-    root = cache_of(words[0]) if len(words) == 1 else None
-    if root is not None and not any(tier.key_within(words[0]) for tier in tiers):
-        tiers.append(now.cache(root))
-    return tiers
+    path = item.words[0] if len(item.words) == 1 and item.name is None else ""
+    home = next((cache for cache in caches if cache.key_within(path)), None)
+    root = cache_of(path) if home is None else None
+    if home is not None or root is not None:
+        yield home or now.cache(root)
+        return
+    yield from caches
+    for cache in caches:
+        yield from itertools.islice(cache.tiers(), 1, None)
 
 
-def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
-    """What the words mean in each directory that is a cache. A path belongs to only one of them.
+def _meant(caches: Iterable[Cache], words: tuple[str, ...], name: str | None) -> Iterator[tuple[Cache, Named]]:
+    """What the words mean in each directory that is a cache.
 
-    Raises UsageError if no cache knows the item.
+    Raises NotFound if no cache knows the item, and NoCache if there is only one directory, which is no cache.
     """
-    if len(caches) == 1:
-        return [(caches[0], caches[0].find_used(words, name))]
-    home = next((cache for cache in caches if words and name is None and cache.key_within(words[0])), None)
-    found: list[tuple[Cache, Named]] = []
-    unknown: list[NotFound] = []
-    for cache in caches if home is None else [home]:
+    found = False
+    refusals: list[CacheError] = []
+    for cache in caches:
         try:
-            found.append((cache, cache.find_used(words, name)))
-        except NotFound as error:
-            unknown.append(error)
-        except NoCache:
-            continue
-    if unknown and not found:
+            named = cache.find_used(words, name)
+        except (NotFound, NoCache) as error:
+            refusals.append(error)
+        else:
+            found = True
+            yield cache, named
+    unknown = [error for error in refusals if isinstance(error, NotFound)] or refusals
+    if not found and (isinstance(unknown[0], NotFound) or len(unknown) == 1):
         raise unknown[0]
-    return found
 
 
 def _functions_for(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
