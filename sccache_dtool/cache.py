@@ -232,18 +232,23 @@ class Cache:
         return upstream
 
     def or_upstream(self, action: Callable[[Cache], Taken]) -> Taken:
-        """`action` on this cache or, if there is no room for what the upstream has, on the upstream, with a note."""
+        """`action` on this cache or, if there is no room for what the upstream has, on the upstream."""
         try:
             return action(self)
         except (NoSpace, OSError) as error:
-            if error.of_upstream if isinstance(error, NoSpace) else error.errno not in FULL:
-                raise
-            upstream = self._open_upstream()
-            if upstream is None:
-                raise
-            why = error.message if isinstance(error, NoSpace) else explain(error)
-            self._log.note(f"{why} ({self._layout.root}); using the item in the upstream cache {upstream._layout.root}")
+            upstream = self.upstream_after(error)
         return upstream.or_upstream(action)
+
+    def upstream_after(self, error: NoSpace | OSError) -> Cache:
+        """The upstream, with a note, if an error says that there is no room here. Otherwise the error is raised."""
+        if error.of_upstream if isinstance(error, NoSpace) else error.errno not in FULL:
+            raise error
+        upstream = self._open_upstream()
+        if upstream is None:
+            raise error
+        why = error.message if isinstance(error, NoSpace) else explain(error)
+        self._log.note(f"{why} ({self._layout.root}); using the item in the upstream cache {upstream._layout.root}")
+        return upstream
 
     @contextlib.contextmanager
     def lend(self, wanted: Request, options: UseOptions) -> Iterator[Lease]:

@@ -23,7 +23,7 @@ from sccache_dtool.cli.options import (
 )
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import cache_of
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
+from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, VIEW, DatasetRequest, Request
 from sccache_dtool.find import Named, NotFound
@@ -349,7 +349,10 @@ def _hold(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return there.or_upstream(lambda cache: cache.hold(owner, request, options_in(cache)))
+        try:
+            return there.hold(owner, request, options_in(there))
+        except (NoSpace, OSError) as error:
+            return _hold([there.upstream_after(error)], request, owner, options, beats=beats)
     from sccache_dtool.cli.placement import fetch_where_room_is
 
     return fetch_where_room_is(caches, request, options, lambda cache: cache.hold(owner, request, options_in(cache)))
