@@ -336,7 +336,7 @@ def test_without_room_the_shared_path_is_given_out(
 def test_a_lease_for_a_job_is_given_out_upstream_too(make: Making, shared: Cache, source: str, job: Owner) -> None:
     """The shared path that a job was given would be held by the command that has ended."""
     node = make("node", "shared", fs=Full(4))
-    lease = node.or_upstream(lambda cache: cache.hold(job, cache.wanted([source])))
+    lease = node.or_upstream(lambda cache: cache.hold(job, cache.item_request([source])))
     (item,) = shared.items()
     (held,) = shared.judged(item)
     assert held.verdict.state.name == "ALIVE"
@@ -483,5 +483,5 @@ def test_terms_are_those_of_the_upstream_too(node: Cache, shared: Cache, source:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cache, "lend", watch)
-        node.hold(job, node.wanted([source]), UseOptions(wait=7.0, rate=1 << 30))
+        node.hold(job, node.item_request([source]), UseOptions(wait=7.0, rate=1 << 30))
     assert seen == [UseOptions(wait=7.0, rate=1 << 30)]

@@ -40,7 +40,7 @@ class Freshness:
         self._max_age = max_age
         self._tier = tier
         self._judged: dict[str, bool] = {}
-        self._now: versions.Now | None = None
+        self._now: versions.CurrentVersion | None = None
         self._outdated: int | None = None  # when a copy was fetched of which the source has another version by now
         self._warned = False
 
@@ -85,7 +85,7 @@ class Freshness:
         return False
 
     @property
-    def _local(self) -> versions.Now:
+    def _local(self) -> versions.CurrentVersion:
         if self._now is None:
             self._now = versions.now(self._request.stack)
         return self._now

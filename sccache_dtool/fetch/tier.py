@@ -53,7 +53,7 @@ class Tier:
         track.queue()
         with self._leased() as lease:
             fetched = _copy(store, lease, self._request, area, track, terms)
-            if not lease.stands():
+            if not lease.is_valid():
                 raise lease.holder.revoked()
             return fetched
 
