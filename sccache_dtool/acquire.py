@@ -21,6 +21,7 @@ from sccache_dtool.protocol.store import Store
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.tier import Tier
 
 _log = Log(__name__)
 
@@ -74,12 +75,14 @@ class Acquirer(NamedTuple):
         `max_age`: see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not
         protect anything.
         """
-        fresh = Freshness(self.store, request, max_age)
+        tier = None if max_age is None else _tier(request, max_age, self.make_terms())
+        fresh = Freshness(self.store, request, max_age, tier)
         damaged: set[str] = set()
         lease = self._take_existing(request, fresh, damaged)
         if lease is None:
             terms = self.make_terms()
-            if request.complete is not None:
+            tier = tier or _tier(request, max_age, terms)
+            if request.complete is not None and tier is None:
                 request = request.complete()
             from sccache_dtool.fetch.populate import Populator
             from sccache_dtool.fetch.progress import NoProgress
@@ -95,6 +98,7 @@ class Acquirer(NamedTuple):
                     self.progress or NoProgress(),
                     lambda: make_election(self.store, fresh.election),
                     lambda: self._take_existing(request, fresh, damaged),
+                    tier,
                 ).populate()
             try:
                 self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
@@ -191,10 +195,19 @@ class Acquirer(NamedTuple):
         if there.source == request.stack.canonical:
             return True
         raise UsageError(
-            f"{request.name} is already in the cache, with another source or other steps",
+            f"{request.name} is already in the cache {self.store.layout.root}, with another source or other steps",
             details=[f"in the cache: {_words(there.source)}", f"requested: {_words(request.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
+
+
+def _tier(request: Request, max_age: float | None, terms: Terms) -> Tier | None:
+    """The upstream as the source of the item; None if there is none, or if the item is of this cache alone."""
+    if terms.lend is None or not request.stack:
+        return None
+    from sccache_dtool.fetch.tier import Tier
+
+    return Tier(request, max_age, terms.lend)
 
 
 def _words(stack: tuple[str, ...] | None) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sccache_dtool import find, release
 from sccache_dtool.acquire import Acquirer, attempts
@@ -20,7 +20,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
-from sccache_dtool.errors import CacheError, InUse, LeaseLost, NoCache, UsageError
+from sccache_dtool.errors import FULL, CacheError, InUse, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import DatasetRequest, Request, Stack, Terms
@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from sccache_dtool.sets.locks import Lock
     from sccache_dtool.sets.manifest import Entry
 
+Taken = TypeVar("Taken")
+
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
 
@@ -109,6 +111,7 @@ class Cache:
         self,
         root: str | os.PathLike[str],
         *,
+        upstream: str | os.PathLike[str] | None = None,
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
@@ -122,14 +125,18 @@ class Cache:
     ) -> None:
         """Nothing is touched before the first call.
 
-        `on_lost`: called from a thread if the leases of this program were revoked. `progress`: shows downloads.
-        `may_hold_data`: set a cache up on first use even if there are files already, as in dtool's own cache directory;
-        `parents`: even if directories above it are missing, which are then made. `jobs`: how many look-ups may run at a
-        time (None: as many as is good), in threads or, if this program has none, in forked processes. `on_scan`: called
-        with how many of how many parts of a scan are done. `executor`: shares large scans and removals with this
-        process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock` and `proc` are for tests.
+        `upstream`: the root of another cache, from which missing items are copied, instead of fetching them (default:
+        what `config.toml` says; empty: none). `on_lost`: called from a thread if the leases of this program were
+        revoked. `progress`: shows downloads. `may_hold_data`: set a cache up on first use even if there are files
+        already, as in dtool's own cache directory; `parents`: even if directories above it are missing, which are then
+        made. `jobs`: how many look-ups may run at a time (None: as many as is good), in threads or, if this program has
+        none, in forked processes. `on_scan`: called with how many of how many parts of a scan are done. `executor`:
+        shares large scans and removals with this process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`,
+        `clock` and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
+        self._upstream = os.path.abspath(upstream) if upstream else None if upstream is None else ""
+        self._below: tuple[Cache, ...] = ()  # whose upstream this one is
         self._fs = fs
         self._clock = clock or Clock()
         self._proc = proc or Proc()
@@ -190,6 +197,87 @@ class Cache:
             return config.lines(self._fs.read_text(self._layout.config_file))
         except OSError:
             return {}
+
+    @functools.cached_property
+    def upstream(self) -> Cache | None:
+        """The cache from which missing items are copied; None if there is none. Nothing is touched."""
+        path = self.settings.fetch_upstream if self._upstream is None else self._upstream
+        if not path:
+            return None
+        upstream = Cache(
+            path,
+            on_lost=self._on_lost,
+            progress=self._progress,
+            jobs=self._jobs,
+            fs=self._fs,
+            clock=self._clock,
+            proc=self._proc,
+        )
+        upstream._below = (*self._below, self)
+        return upstream
+
+    def tiers(self) -> Iterator[Cache]:
+        """This cache, its upstream, and so on: where leases of those who use this cache may be."""
+        yield self
+        if self._upstream is None and "fetch" in self.settings.faults:
+            return  # said when something is fetched
+        upstream = self.upstream
+        if upstream is not None and upstream._layout.root not in [cache._layout.root for cache in upstream._below]:
+            yield from upstream.tiers()
+
+    def _open_upstream(self) -> Cache | None:
+        """The upstream, once it is known to be a cache. It is never set up: it may only be not mounted.
+
+        Raises NoCache, or UsageError for a cache that would be its own upstream.
+        """
+        upstream = self.upstream
+        if upstream is None:
+            return None
+        where = f"{upstream._layout.root}, the upstream of {self._layout.root},"
+        hint = f"correct --upstream, ${root.UPSTREAM}, or [fetch] upstream in {self._layout.config_file}"
+        try:
+            otherwise = "how long the upstream may take to answer is not limited"
+            store = versions.within(versions.PATIENCE, upstream._check_permissions, otherwise)
+        except (NoCache, OSError) as error:
+            why = error.message if isinstance(error, NoCache) else explain(error)
+            hint = f"mount its file system, or {hint}; to do without it: --upstream ''"
+            raise NoCache(f"{where} cannot be used: {why}", hint=hint) from error
+        below = [cache._store for cache in upstream._below]
+        if store.id in [one.id for one in below if one is not None]:
+            raise UsageError(f"{where} is the same cache, or copies from it", hint=hint)
+        return upstream
+
+    def or_upstream(self, action: Callable[[Cache], Taken]) -> Taken:
+        """`action` on this cache or, if there is no room for what the upstream has, on the upstream."""
+        try:
+            return action(self)
+        except (NoSpace, OSError) as error:
+            upstream = self.upstream_after(error)
+        return upstream.or_upstream(action)
+
+    def upstream_after(self, error: NoSpace | OSError) -> Cache:
+        """The upstream, with a note, if an error says that there is no room here. Otherwise the error is raised."""
+        if error.of_upstream if isinstance(error, NoSpace) else error.errno not in FULL:
+            raise error
+        upstream = self._open_upstream()
+        if upstream is None:
+            raise error
+        why = error.message if isinstance(error, NoSpace) else explain(error)
+        self._log.note(f"{why} ({self._layout.root}); using the item in the upstream cache {upstream._layout.root}")
+        return upstream
+
+    @contextlib.contextmanager
+    def lend(self, request: Request, options: UseOptions) -> Iterator[Lease]:
+        """A lease of this process, for as long as another cache copies what it is on."""
+        with contextlib.ExitStack() as held:
+
+            def take(cache: Cache) -> Lease:
+                worker = program.worker(cache._store_for_use(), cache.settings.heartbeat_ttl)
+                lease = cache.acquire(held.enter_context(worker), request, options)
+                held.callback(lease.give_back)
+                return lease
+
+            yield self.or_upstream(take)
 
     def _store_for_use(self) -> Store:
         """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
@@ -261,12 +349,15 @@ class Cache:
         *stack, name = (None if word is None else os.fspath(word) for word in words)  # type: ignore[call-overload]
         request = self.item_request([word for word in stack if word is not None], name)
         lease = self.use_request(request, max_age)
-        if _means_the_same_anywhere(words):
+        if _means_the_same_anywhere(words) and lease.store is self._store:
             self._known[words] = lease.place, request.stack
         return lease
 
     def use_request(self, request: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
+        return self.or_upstream(lambda cache: cache._use_here(request, max_age))
+
+    def _use_here(self, request: Request, max_age: float | None) -> Lease:
         store = self._store_for_use()
         for attempt in attempts():
             with attempt:
@@ -291,8 +382,12 @@ class Cache:
         The settings are read only if a URL may have credentials in it that they name.
         """
         may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
-        credentials = self.settings.fetch_credentials if may_have else ()
-        return parse_request(words, name, self._layout.root, credentials)
+        return parse_request(words, name, self._layout.root, self._credentials() if may_have else ())
+
+    def _credentials(self) -> Sequence[str]:
+        """Those of the upstream are among them: otherwise one item would have two names, and a credential be stored."""
+        upstream = self._open_upstream()
+        return (*self.settings.fetch_credentials, *(() if upstream is None else upstream._credentials()))
 
     def use_many(
         self,
@@ -314,6 +409,9 @@ class Cache:
         from sccache_dtool.sets import manifest
 
         entries = manifest.parse_mapping(items, self.request) if isinstance(items, Mapping) else items
+        return self.or_upstream(lambda cache: cache._use_many_here(entries, 0.0 if refresh else max_age, label))
+
+    def _use_many_here(self, entries: Sequence[Entry], max_age: float | None, label: str) -> HeldSet:
         store = self._store_for_use()
 
         @contextlib.contextmanager
@@ -321,7 +419,7 @@ class Cache:
             holder.start_heartbeat(self._on_lost or (lambda error: None))
             yield
 
-        options = UseOptions(ttl=self.settings.heartbeat_ttl, max_age=0.0 if refresh else max_age)
+        options = UseOptions(ttl=self.settings.heartbeat_ttl, max_age=max_age)
         held = self._hold_many(caller.program_owner(store.proc), entries, options, None, label, beating)
         program.keep_set(store, held.holder, held.release)
         return held
@@ -348,7 +446,10 @@ class Cache:
         return caller.command_owner(self._proc, pid, command)
 
     def hold(self, owner: Owner, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
-        """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end."""
+        """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end.
+
+        It is one in this cache; see `or_upstream`.
+        """
         for attempt in attempts():
             with attempt:
                 holder = self.enter(owner, options.ttl, request.key)
@@ -380,8 +481,16 @@ class Cache:
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
-            make_room = functools.partial(self.make_room, wait=wait) if options.make_room else None
-            return Terms(wait, options.size, options.rate, make_room)
+            make_room = functools.partial(self.make_room, wait=wait)
+            upstream = self._open_upstream()
+            if upstream is None:
+                return Terms(wait, options.size, options.rate, make_room if options.make_room else None)
+
+            def lend(request: Request, max_age: float | None) -> contextlib.AbstractContextManager[Lease]:
+                return upstream.lend(request, options._replace(max_age=max_age))
+
+            # What is idle here can be copied again.
+            return Terms(wait, options.size, options.rate, make_room, lend)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -485,11 +594,13 @@ class Cache:
         return release.renew(self.store, owners)
 
     def close(self) -> None:
-        """Release all that this process holds in this cache. It happens by itself when the program ends.
+        """Release all that this process holds in this cache, and in its upstream. It happens by itself at the end.
 
         May be called from a signal handler. What another thread is about to use is leased again, by another holder.
         """
         program.forget(self._layout)
+        if "upstream" in self.__dict__ and self.upstream is not None:
+            self.upstream.close()
 
     # -- sessions and locks ------------------------------------------------------------------------------------------
 
@@ -904,7 +1015,8 @@ class Cache:
         """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
 
         What was evicted before, and is still to be deleted, is deleted with it, and counts, as does what another
-        cleaner frees that is waited for. Raises InUse if one is still at work after `wait` seconds.
+        cleaner frees that is waited for. Nothing is evicted, and 0 returned, if that would not be enough. Raises InUse
+        if another cleaner is still at work after `wait` seconds.
         """
         from sccache_dtool.evict.cleaning import only_cleaner
 

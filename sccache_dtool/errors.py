@@ -80,6 +80,9 @@ class NoSpace(CacheError):
 
     exit_code = Exit.NO_SPACE
 
+    #: Whether it is the file system of the upstream, and not of the cache that was asked.
+    of_upstream = False
+
 
 class InUse(CacheError):
     """Another process holds a lease or a lock."""

@@ -86,11 +86,6 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
         refused = error
     if found is not None and (name is not None or _is_there(store, found.key)):
         return found
-    if words and names.cache_of(words[0]) is not None:
-        raise NotFound(
-            f"{plain(words[0])} is not in the cache {store.layout.root}",
-            hint="name its cache with -C, or give the name of the item",
-        )
     if found is not None and os.path.lexists(words[0]):
         return found
     if len(words) == 1 and name is None:

@@ -22,11 +22,12 @@ class ItemFacts(NamedTuple):
     entries: int | None = None  # files and directories, the payload itself included
     digests: Mapping[str, str] | None = None  # those that were checked, in hexadecimal, by algorithm
     versions: Sequence[Any] | None = None  # what tells the version of each source, see `fetch/versions.py`
-    fetched: str | None = None  # when, as ISO 8601
+    fetched: str | None = None  # when it was read from its source, as ISO 8601
     seconds: float | None = None  # how long it took
     by: str | None = None  # USER@HOST
     dataset: Mapping[str, str] | None = None  # of an item of dtool's: "uuid", "name" and "uri" of its dataset
     relpath: str | None = None  # of an item of dtool's: its path in the dataset
+    upstream: str | None = None  # of a copy of what another cache has: the path of that copy
     loose: int | None = None  # in the trash: how many loose files are in it; it is not an item then
     first: str | None = None  # the path that the first of these had in the cache
     malformed: frozenset[str] = frozenset()  # names of fields in another form than this program writes
@@ -96,6 +97,7 @@ _FIELDS: dict[str, Callable[[object], Any]] = {
     "by": _text,
     "dataset": _texts,
     "relpath": _text,
+    "upstream": _text,
     "loose": _integer,
     "first": _text,
 }

@@ -110,15 +110,19 @@ class Invocation:
         log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, output.message)
         return output
 
-    def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
+    def cache(
+        self, directory: str | None = None, *, parents: bool = False, upstream: str | None = None, **more: Any
+    ) -> Cache:
         """The cache in `directory`, or in the one that the options select.
 
-        `parents`: create missing parent directories of a new cache. `more`: further arguments of `Cache`.
+        `parents`: create missing parent directories of a new cache. `upstream`: what --upstream says. `more`: further
+        arguments of `Cache`.
         """
         choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
             choice.path,
+            upstream=root.choose_upstream(upstream, os.environ, choice.path),
             may_hold_data=choice.may_hold_data,
             parents=parents or choice.parents,
             jobs=self.jobs,
@@ -189,21 +193,30 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     )
 
 
+upstream_option = click.option(
+    "--upstream",
+    metavar="DIR",
+    help="Copy missing items from the cache in DIR, which fetches them. Default: $SC_DTOOL_UPSTREAM, or config.toml.",
+)
+
+
 class ItemOptions(NamedTuple):
     """Which item is meant, and in which caches: what `use`, `unuse` and `run` have in common."""
 
     words: tuple[str, ...]
     name: str | None
     directories: str | None  # separated by colons
+    upstream: str | None
 
     def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
         """The caches in `directories`; without them, the cache of the invocation. `more`: for each `Cache`."""
+        more = {"parents": parents, "upstream": self.upstream, **more}
         if self.directories is None:
-            return [now.cache(parents=parents, **more)]
+            return [now.cache(**more)]
         found = [directory for directory in self.directories.split(os.pathsep) if directory]
         if not found:
             raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-        return [now.cache(directory, parents=parents, **more) for directory in found]
+        return [now.cache(directory, **more) for directory in found]
 
 
 def item_options(function: Command) -> Any:
@@ -227,6 +240,7 @@ def item_options(function: Command) -> Any:
             metavar="DIR:DIR",
             help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
         ),
+        upstream_option,
         click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
     )
     return add(run)

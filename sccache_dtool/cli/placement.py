@@ -28,12 +28,13 @@ def fetch_where_room_is(
     A cache into which another process is already fetching the item comes first, so that it is not fetched twice.
 
     `options.size`: the bytes that it needs; None: what its source announces, if it does. Space that running downloads
-    have reserved does not count as free. Raises NoSpace, which lists what is missing in each cache, if no cache has
-    enough space, even after the eviction of idle items if `options.make_room` is true. Raises NoCache if none of the
-    directories is, or can become, a cache.
+    have reserved does not count as free. If no cache has enough space, even after the eviction of idle items if
+    `options.make_room` is true, the lease is one in an upstream. Raises NoSpace, which lists what is missing in each
+    cache, if there is no upstream. Raises NoCache if none of the directories is, or can become, a cache.
     """
     need = options.size
-    if need is None and isinstance(request, Request) and request.bring is None:
+    tiered = next((cache for cache in caches if cache.upstream is not None), None)
+    if need is None and isinstance(request, Request) and request.bring is None and tiered is None:
         need = caches[0].announced(request)
     short: list[str] = []
     refusals: list[NoCache] = []
@@ -63,6 +64,8 @@ def fetch_where_room_is(
                     return hold(cache)
             except (NoSpace, NoCache, InUse) as error:
                 short.extend(_why(cache, error))
+    if tiered is not None:
+        return tiered.or_upstream(hold)
     raise NoSpace(
         f"no cache has enough space for {request.label if need is None else shown(need)}",
         details=list(dict.fromkeys(short)),

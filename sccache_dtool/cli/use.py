@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -18,10 +19,12 @@ from sccache_dtool.cli.options import (
     item_options,
     pass_invocation,
     size_ignored_option,
+    upstream_option,
     use_options,
 )
 from sccache_dtool.cli.output import Output
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
+from sccache_dtool.disk.names import cache_of
+from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DATASET, Request
 from sccache_dtool.find import Named, NotFound
@@ -120,12 +123,15 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         )
     caches = item.caches(now)
     owners = caches[0].owners(holder)
-    meant = _meant(caches, words, name)
     released, evicted = 0, False
-    for cache, named in meant:
+    meant: list[tuple[Cache, Named]] = []
+    for cache, named in _meant(_places(now, caches, item), words, name):
+        meant.append((cache, named))
         count, keys = _release(cache, owners, named, everything=everything)
         released += count
-        if evict_if_last:
+        if evict_if_last and cache not in caches:
+            now.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
+        elif evict_if_last:
             gone = [cache.evict_if_idle(key) for key in dict.fromkeys(keys) if cache.item(key).copies]
             evicted = all(gone) if gone else evicted
         if released and not everything:
@@ -140,26 +146,40 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
-def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
-    """What the words mean in each directory that is a cache. A path belongs to only one of them.
+def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iterator[Cache]:
+    """Where the leases may be: in the cache that a path is in, whichever that is; or in the caches, or upstream.
 
-    Raises UsageError if no cache knows the item.
+    An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
     """
-    if len(caches) == 1:
-        return [(caches[0], caches[0].find_used(words, name))]
-    home = next((cache for cache in caches if words and name is None and cache.is_within(words[0])), None)
-    found: list[tuple[Cache, Named]] = []
-    unknown: list[NotFound] = []
-    for cache in caches if home is None else [home]:
+    path = item.words[0] if len(item.words) == 1 and item.name is None else ""
+    home = next((cache for cache in caches if cache.key_within(path)), None)
+    root = cache_of(path) if home is None else None
+    if home is not None or root is not None:
+        yield home or now.cache(root)
+        return
+    yield from caches
+    for cache in caches:
+        yield from itertools.islice(cache.tiers(), 1, None)
+
+
+def _meant(caches: Iterable[Cache], words: tuple[str, ...], name: str | None) -> Iterator[tuple[Cache, Named]]:
+    """What the words mean in each directory that is a cache.
+
+    Raises NotFound if no cache knows the item, and NoCache if there is only one directory, which is no cache.
+    """
+    found = False
+    refusals: list[CacheError] = []
+    for cache in caches:
         try:
-            found.append((cache, cache.find_used(words, name)))
-        except NotFound as error:
-            unknown.append(error)
-        except NoCache:
-            continue
-    if unknown and not found:
+            named = cache.find_used(words, name)
+        except (NotFound, NoCache) as error:
+            refusals.append(error)
+        else:
+            found = True
+            yield cache, named
+    unknown = [error for error in refusals if isinstance(error, NotFound)] or refusals
+    if not found and (isinstance(unknown[0], NotFound) or len(unknown) == 1):
         raise unknown[0]
-    return found
 
 
 def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything: bool) -> tuple[int, list[str]]:
@@ -288,21 +308,28 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
 
 @click.command("renew")
 @holder_option
+@upstream_option
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str) -> None:
+def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
-    run longer than their --ttl, and for leases held under a name (--holder NAME).
+    run longer than their --ttl, and for leases held under a name (--holder NAME). Leases in the upstream are extended
+    as well.
 
     \b
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache()
+    cache = now.cache(upstream=upstream)
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
+    for tier in list(cache.tiers())[1:]:
+        try:
+            renewed += tier.renew(owners)
+        except NoCache as error:
+            now.out.warning(f"leases in the upstream are not renewed: {error.message}")
     if not renewed:
         now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
@@ -347,7 +374,10 @@ def _hold(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return there.hold(owner, request, options_in(there))
+        try:
+            return there.hold(owner, request, options_in(there))
+        except (NoSpace, OSError) as error:
+            return _hold([there.upstream_after(error)], request, owner, options, beats=beats)
     from sccache_dtool.cli.placement import fetch_where_room_is
 
     return fetch_where_room_is(caches, request, options, lambda cache: cache.hold(owner, request, options_in(cache)))

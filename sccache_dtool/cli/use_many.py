@@ -84,7 +84,7 @@ def hold_many(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if _offers(cache, many)), None)
     if there is not None:
-        return hold(there)
+        return there.or_upstream(hold)
     return fetch_where_room_is(caches, many, options._replace(size=options.size or many.size), hold)
 
 

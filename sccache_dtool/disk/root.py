@@ -31,6 +31,7 @@ from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, NoCache, NoS
 from sccache_dtool.fallback import do_without
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
+UPSTREAM = "SC_DTOOL_UPSTREAM"
 _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
 _DEFAULT = "~/.cache/dtool"
 
@@ -72,6 +73,18 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
             hint="give a directory with --cache-dir",
         )
     return Choice(path, DEFAULT_ORIGIN, True, os.path.isdir(os.path.expanduser("~")))
+
+
+def choose_upstream(given: str | None, environment: Mapping[str, str], path: str) -> str | None:
+    """The upstream of the cache at `path`: `given`, or else $SC_DTOOL_UPSTREAM; empty: none; None: as the cache says.
+
+    The variable does not concern the cache that it names: one value is right for the commands on both tiers.
+    """
+    text = environment.get(UPSTREAM) if given is None else given
+    if not text:
+        return text
+    upstream = _absolute(text, f"${UPSTREAM}" if given is None else "--upstream")
+    return None if given is None and upstream == path else upstream
 
 
 def _absolute(text: str, origin: str) -> str:

@@ -152,7 +152,8 @@ class Cleaner:
         """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
 
         Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
-        counts. Raises InUse while another cleaner is at work.
+        counts. Nothing is evicted, and 0 returned, if that would not be enough. Raises InUse while another cleaner is
+        at work.
         """
         store = self._store
         now = store.clock.wall()
@@ -160,6 +161,8 @@ class Cleaner:
         due = trash.total_of(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
+        if self.plan(rules, 0.0)[0].freed + due < missing:
+            return 0
         done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
         return max(0, done.freed + due - done.unpurged_bytes)
 

@@ -10,14 +10,14 @@ import contextlib
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, Purpose, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, CacheError, InUse, LeaseLost, NoSpace, TimedOut, explain
-from sccache_dtool.fetch import transfers, versions
+from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.retry import GaveUp
@@ -29,6 +29,9 @@ from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.tier import Tier
 
 
 class Populator(NamedTuple):
@@ -42,6 +45,7 @@ class Populator(NamedTuple):
     progress: Progress
     elect: Callable[[], Election]
     take_existing: Callable[[], Lease | None]  # takes a lease on the item if it is there
+    tier: Tier | None = None  # another cache that has, or fetches, the item for this one
 
     def populate(self) -> Lease:
         """A lease on the item, fetched by this process, or by another one within `terms.wait` seconds.
@@ -96,7 +100,10 @@ class Populator(NamedTuple):
             track.begin({**facts, "sign": election.sign, "there": there}, terms.size, shared=layout.shared)
             if terms.size is not None:
                 check_room(terms.size)
-            fetched = fetch(store, request, area, progress=self.progress, track=track, terms=terms)
+            if self.tier is None:
+                fetched = fetch(store, request, area, progress=self.progress, track=track, terms=terms)
+            else:
+                fetched = self.tier.fetch(store, area, track, terms)
             track.end()
             lease = self.take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
             if lease is None:
@@ -148,9 +155,8 @@ class Populator(NamedTuple):
 
     def _publish(self, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         fs, layout, request, now = self.store.fs, self.store.layout, self.request, self.store.clock.wall()
-        version = versions.tag_of(fetched.versions, request.stack.chains) if request.bring is None else None
         took = int(seconds * 1000)
-        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, version))
+        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, fetched.version))
         place = Place.of(layout, request.key, generation, fetched.name)
         facts = ItemFacts(
             key=request.key,
@@ -166,7 +172,7 @@ class Populator(NamedTuple):
             by=self.holder.by,
             dataset=request.dataset,
             relpath=request.relpath,
-        )
+        )._replace(**fetched.noted)
         fs.write_new(f"{area}/{ITEM_FILE}", facts.encode(), shared=layout.shared)
         for text in fs.names(area):
             if transfers.only_shows_progress(text):

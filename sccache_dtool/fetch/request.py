@@ -12,11 +12,18 @@ from sccache_dtool.disk.names import item_key, key_name
 from sccache_dtool.fetch.reasons import plain
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.protocol.leases import Lease
 
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
     Bring = Callable[[FileSystem, str, Progress], None]
+
+    #: A lease in another cache, which fetches the item if need be, until the end of the block. The number is the
+    #: `max_age` of `Freshness`. Raises what a use raises.
+    Lend = Callable[["Request", float | None], AbstractContextManager[Lease]]
 
 #: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
@@ -160,3 +167,4 @@ class Terms(NamedTuple):
     rate: float | None = None  # bytes per second at most
     # Evicts idle items for so many bytes, and returns the bytes freed. Raises InUse if another cleaner is at work.
     make_room: Callable[[int], int] | None = None
+    lend: Lend | None = None  # takes leases in the upstream, from which the item is copied; None: there is none

@@ -63,6 +63,7 @@ class _Settings(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_upstream: str | None = None  # root of the cache from which missing items are copied; None: they are fetched
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
     globus_base: str | None = None  # the path of the cache in that collection
@@ -143,6 +144,13 @@ def _order(value: object) -> str:
     return str(value)
 
 
+def _root(value: object) -> str | None:
+    """The root of another cache; None for an empty text."""
+    if not isinstance(value, str) or not (value == "" or (value.startswith("/") and value.isprintable())):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give the root of a cache: "/shared/lab/cache"')
+    return value or None
+
+
 def _patterns(value: object) -> tuple[str, ...]:
     """Patterns of items' names."""
     if not all(isinstance(pattern, str) and pattern for pattern in _listed(value)):
@@ -197,6 +205,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_upstream": Setting("fetch", "upstream", _root),
     "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),

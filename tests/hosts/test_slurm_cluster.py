@@ -9,7 +9,7 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,8 +78,12 @@ class Shared:
 
     def sc(self, *words: str | Path, accounting: bool = True) -> Done:
         """`sc-dtool` on the login node: this one."""
-        environment = self.cluster.environment(accounting, XDG_STATE_HOME=self._state)
-        return call("-C", self.root, *words, env=environment)
+        return call("-C", self.root, *words, env=self.cluster.environment(accounting, XDG_STATE_HOME=self._state))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """That of commands on other caches."""
+        return self.cluster.environment(XDG_STATE_HOME=self._state)
 
     def forget_pauses(self) -> None:
         """Ask Slurm again at once, although it did not answer before."""
@@ -360,6 +364,64 @@ def test_a_program_in_a_job_ends_with_it(shared: Shared, cluster: Cluster) -> No
     cluster.call("scancel", "--signal=KILL", "--full", job)
     cluster.wait_for(job, "CANCELLED", "FAILED")
     wait_until(lambda: shared.verdict()[0] == "dead", "no heartbeat comes any more")
+    assert not shared.is_kept()
+
+
+# -- caches on the nodes' own disks ------------------------------------------------------------------------------------
+
+
+class Nodes:
+    """Caches on the disks of the nodes, whose upstream is the one that the nodes share."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        for node in ("n1", "n2"):
+            (shared.directory / node).mkdir()
+        upstream = f"SC_DTOOL_UPSTREAM={shared.root}"
+        self.sc = f"env {upstream} {SC_DTOOL} -C {shared.directory}/$SLURMD_NODENAME/cache"
+
+    def run(self, script: str, *options: str) -> Done:
+        """A job whose tasks, four on each node, do what the script says; returns at its end."""
+        command = ["srun", "-N2", "-n8", "--ntasks-per-node=4", *options, "bash", "-c", script]
+        return shell(command, env=self.shared.cluster.environment(), cwd="/")
+
+    def disk(self, node: str) -> Disk:
+        """What lies on the disk of a node."""
+        return Disk(self.shared.directory / node / "cache")
+
+
+def test_eight_tasks_on_two_nodes_make_one_download_and_two_copies(shared: Shared) -> None:
+    """Each task, or each node, would download the file, or read it from the shared file system."""
+    nodes = Nodes(shared)
+    with httpserver.serve() as server:
+        url = server.page("/ref.fa", b"ACGT" * 100_000)
+        done = nodes.run(f"path=$({nodes.sc} use {url}) && cksum <$path && echo $path")
+        assert done.code == 0, done
+        assert server.gets["/ref.fa"] == 1
+    lines = done.out.split("\n")
+    sums, paths = ({line for line in lines if line and line.startswith("/") is is_path} for is_path in (False, True))
+    assert len(sums) == 1
+    assert {Path(path).relative_to(shared.directory).parts[0] for path in paths} == {"n1", "n2"}
+    assert len(paths) == 2
+    assert [len(nodes.disk(node).copies()) for node in ("n1", "n2")] == [1, 1]
+    assert (len(shared.disk.copies()), shared.disk.leases()) == (1, [])
+    assert ended(shared) == ["released", "released"]
+    for node in ("n1", "n2"):
+        leases = call("-C", nodes.disk(node).root, "-f", "json", "why", "ref.fa", env=shared.environment).rows("lease")
+        assert len(leases) == 4
+        assert {lease["verdict"] for lease in leases} == {"dead"}
+
+
+def test_tasks_without_room_read_the_shared_copy_until_their_job_ends(shared: Shared, cluster: Cluster) -> None:
+    """A cleaner would delete the file under the tasks that were given the shared path, or keep it for ever."""
+    nodes = Nodes(shared)
+    assert shared.sc("use", "--holder", f"pid:{os.getpid()}", shared.source).code == 0
+    assert shared.sc("unuse", "--holder", f"pid:{os.getpid()}", shared.source).code == 0
+    job = shared.job(use=False, then=f"{nodes.sc} use --size 1PB {shared.source} >/dev/null || exit 9")
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is RUNNING")
+    assert shared.is_kept()
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
     assert not shared.is_kept()
 
 

@@ -260,6 +260,14 @@ def _nothing(scene: Scene) -> None:
     """An empty cache."""
 
 
+def _below_another(scene: Scene) -> None:
+    """There is another cache that has the item, for whoever names it as the upstream."""
+    shared = Cache(f"{scene.values['$D']}/shared", fs=FileSystem())
+    shared.init()
+    shared.use(*scene.thing.words).release()
+    shared.close()
+
+
 def _bare(scene: Scene) -> None:
     """No cache, and an empty directory for one."""
     shutil.rmtree(scene.place)
@@ -386,6 +394,8 @@ def _truncated(scene: Scene) -> None:
 
 #: What Python runs: the command line, or a program that knows nothing of us and reads through dtool.
 SC_DTOOL = ("-m", "sccache_dtool", "--cache-dir", "$C")
+#: As the first, on another cache.
+ON_NODE = ("-m", "sccache_dtool", "--cache-dir", "$C.node")
 READS = (
     "-c",
     """
@@ -435,6 +445,8 @@ CASES = {
     "use, a whole dataset": Case(_nothing, "use --holder pid:$P $S", _a_whole_dataset, _SOME),
     "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, from an upstream": Case(_below_another, "use --upstream $D/shared --holder pid:$P $S"),
+    "use, as an upstream": Case(_nothing, "use --upstream $C --holder pid:$P $S", most=_SOME, program=ON_NODE),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "dtool's plugin": Case(_nothing, "$S", _an_item_on_the_web, _SOME, program=READS),
