@@ -51,10 +51,6 @@ _AHEAD = 2
 _WINDOW = 16
 
 
-def watch_nothing(done: int, total: int) -> None:
-    """Ignore how many of how many pieces of work are done."""
-
-
 class Pool:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
@@ -65,7 +61,7 @@ class Pool:
     def __init__(
         self,
         jobs: int | None = 1,
-        watch: Callable[[int, int], None] = watch_nothing,
+        watch: Callable[[int, int], None] | None = None,
         executor: Executor | None = None,
     ) -> None:
         """`watch` is told how many of how many tasks are done.
@@ -74,7 +70,7 @@ class Pool:
         that run this package and see the same paths. Without one, threads and forked processes do it.
         """
         self._jobs = jobs
-        self._watch = watch
+        self._watch = watch or (lambda done, total: None)
         self._executor = executor
         self._helpers: list[Helper] = []
 

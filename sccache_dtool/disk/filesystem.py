@@ -15,13 +15,15 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.disk.extraction import Extraction
 from sccache_dtool.disk.nofollow import ONWARD, READ_ONLY, Way, by_descriptor, near, opened, opening, reached, way_to
 from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
+
+if TYPE_CHECKING:
+    from sccache_dtool.disk.extraction import Extraction
 
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
@@ -321,6 +323,8 @@ class FileSystem(Trees):
 
     def extract(self, directory: str) -> Extraction:
         """An Extraction into `directory`, which must be empty and private; a context manager."""
+        from sccache_dtool.disk.extraction import Extraction
+
         return Extraction(self, directory)
 
     def seek(self, fd: int, offset: int) -> None:
