@@ -112,6 +112,12 @@ class Pool:
         Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
         total = len(tasks)
+        if self._executor is not None and self._jobs is not None:  # how much may wait at a time has been said
+            with closing(self._many(work, tasks, waiting=True)) as results:
+                for done, result in enumerate(results, 1):
+                    yield result
+                    self._watch(done, total)
+            return
         spent = [0.0, 0.0, 0]
         for number, task in enumerate(tasks):
             before = _spent()

@@ -193,11 +193,12 @@ class FileSystem(Trees):
         """Open a directory for many calls below it; a context manager. `via`: an open directory above it."""
         return way_to(path, via)
 
-    @contextlib.contextmanager
-    def near(self, path: str) -> Iterator[None]:
-        """Reach what is below a directory from there, until the block ends; `near` in `nofollow`. Raises OSError."""
-        with way_to(path) as way, near(way):
-            yield
+    def near(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Reach what is below a directory from there, until the block ends, if it can be opened; `nofollow.near`."""
+        try:
+            return near(way_to(path), closing=True)
+        except OSError:  # then what is looked for there says why
+            return contextlib.nullcontext()
 
     def names(self, path: str, *, via: Way | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
@@ -56,17 +55,23 @@ class Way(NamedTuple):
 _NEAR: ContextVar[Way | None] = ContextVar("_NEAR", default=None)
 
 
-@contextlib.contextmanager
-def near(way: Way) -> Iterator[None]:
+class near:  # noqa: N801  # in lower case, as those of contextlib: a generator would take twice as long as a call
     """Until the block ends, reach what is below a directory from there: one call instead of one for each level.
 
-    Not for a generator, whose caller would be near it as well.
+    Not for a generator, whose caller would be near it as well. `closing`: close the way at the end.
     """
-    token = _NEAR.set(way)
-    try:
-        yield
-    finally:
-        _NEAR.reset(token)
+
+    def __init__(self, way: Way, *, closing: bool = False) -> None:
+        self._way = way
+        self._closing = closing
+
+    def __enter__(self) -> None:
+        self._token = _NEAR.set(self._way)
+
+    def __exit__(self, *_: object) -> None:
+        _NEAR.reset(self._token)
+        if self._closing:
+            os.close(self._way.directory)
 
 
 def _nearest(path: str, via: Way | None) -> Way | None:
@@ -81,14 +86,23 @@ def way_to(path: str, via: Way | None = None) -> Way:
     return Way(path, opened(path, LISTING, via))
 
 
-@contextlib.contextmanager
-def opening(path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> Iterator[int]:
-    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`."""
-    fd = opened(path, flags, via, as_is=as_is)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+class opening:  # noqa: N801
+    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`.
+
+    The directory that the caller is near is open already.
+    """
+
+    def __init__(self, path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> None:
+        way = _NEAR.get() if via is None and flags == LISTING else None
+        self._is_open = way is not None and way.path == path
+        self._fd = way.directory if way is not None and self._is_open else opened(path, flags, via, as_is=as_is)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_open:
+            os.close(self._fd)
 
 
 def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
@@ -111,21 +125,27 @@ def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_i
         raise _about(path, error) from None
 
 
-@contextlib.contextmanager
-def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None]]:
-    """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
+class reached:  # noqa: N801
+    """A name and its open directory, for calls that take ``dir_fd``, until the block ends. Errors name the whole path.
 
-    A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
+    A path outside the control directory is returned unchanged, without a directory. `via`: a directory above it.
     """
-    via = _nearest(path, via)
-    try:
-        name, directory = _reach(path, via, ONWARD)
+
+    def __init__(self, path: str, via: Way | None = None) -> None:
+        self._path = path
+        self._via = _nearest(path, via)
+
+    def __enter__(self) -> tuple[str, int | None]:
         try:
-            yield name, directory
-        finally:
-            _leave(directory, via)
-    except OSError as error:
-        raise _about(path, error) from None
+            name, self._directory = _reach(self._path, self._via, ONWARD)
+        except OSError as error:
+            raise _about(self._path, error) from None
+        return name, self._directory
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _leave(self._directory, self._via)
+        if isinstance(error, OSError):
+            raise _about(self._path, error) from None
 
 
 def _about(path: str, error: OSError) -> OSError:

@@ -52,7 +52,7 @@ def encode_document(fields: Mapping[str, Any]) -> str:
 def decode_document(text: str) -> dict[str, Any]:
     """The fields of a JSON object. Raises Damaged for anything else."""
     try:
-        fields = json.loads(text, parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
+        fields = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise Damaged("not JSON") from error
     if not isinstance(fields, dict):
@@ -69,3 +69,6 @@ def _number(text: str, kind: type[int] | type[float] = float) -> float:
     if not abs(number) <= _LARGEST:  # NaN is refused as well
         raise ValueError("not a number as the program writes it")
     return number
+
+
+_DECODER = json.JSONDecoder(parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
