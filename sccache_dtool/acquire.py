@@ -116,32 +116,33 @@ class Acquirer(NamedTuple):
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
         """
         fresh.begin()
-        for generation in items.generations(self.store, wanted.key):
-            if str(generation) in damaged:
-                continue
-            payload: str | None = wanted.label
-            if wanted.named_by_source:
-                payload = items.payload_name(self.store, wanted.key, generation)
+        with self.store.fs.near(self.store.layout.item(wanted.key)):
+            for generation in items.generations(self.store, wanted.key):
+                if str(generation) in damaged:
+                    continue
+                payload: str | None = wanted.label
+                if wanted.named_by_source:
+                    payload = items.payload_name(self.store, wanted.key, generation)
+                    if payload is None:
+                        payload = items.payload_name(self.store, wanted.key, generation, fresh=True)
                 if payload is None:
-                    payload = items.payload_name(self.store, wanted.key, generation, fresh=True)
-            if payload is None:
+                    damaged.add(str(generation))
+                    self._evict(wanted.key, str(generation))
+                    continue
+                place = Place.of(self.store.layout, wanted.key, str(generation), payload)
+                if wanted.fits is not None and not wanted.fits(place.payload):
+                    continue
+                if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
+                    continue
+                if not fresh.accepts(generation):
+                    continue
+                lease = leases.take(self.store, self.holder, place)
+                if lease is None:
+                    continue
+                if self._is_whole(lease, generation):
+                    return lease
                 damaged.add(str(generation))
-                self._evict(wanted.key, str(generation))
-                continue
-            place = Place.of(self.store.layout, wanted.key, str(generation), payload)
-            if wanted.fits is not None and not wanted.fits(place.payload):
-                continue
-            if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
-                continue
-            if not fresh.accepts(generation):
-                continue
-            lease = leases.take(self.store, self.holder, place)
-            if lease is None:
-                continue
-            if self._is_whole(lease, generation):
-                return lease
-            damaged.add(str(generation))
-            self._give_up(lease)
+                self._give_up(lease)
         return None
 
     def _is_whole(self, lease: Lease, generation: Generation) -> bool:
