@@ -35,7 +35,7 @@ LISTING = os.O_RDONLY | _DIRECTORY
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class Way(NamedTuple):
+class DirectoryHandle(NamedTuple):
     """An open directory, relative to which paths below it are opened; a context manager.
 
     The descriptor follows the directory if it is renamed. Shards and items are never renamed.
@@ -52,7 +52,7 @@ class Way(NamedTuple):
 
 
 #: The directory from which what is below it is reached, in this thread.
-_NEAR: ContextVar[Way | None] = ContextVar("_NEAR", default=None)
+_NEAR: ContextVar[DirectoryHandle | None] = ContextVar("_NEAR", default=None)
 
 
 class near:  # noqa: N801  # in lower case, as those of contextlib: a generator would take twice as long as a call
@@ -61,8 +61,8 @@ class near:  # noqa: N801  # in lower case, as those of contextlib: a generator 
     Not for a generator, whose caller would be near it as well. `closing`: close the way at the end.
     """
 
-    def __init__(self, way: Way, *, closing: bool = False) -> None:
-        self._way = way
+    def __init__(self, handle: DirectoryHandle, *, closing: bool = False) -> None:
+        self._way = handle
         self._closing = closing
 
     def __enter__(self) -> None:
@@ -74,16 +74,16 @@ class near:  # noqa: N801  # in lower case, as those of contextlib: a generator 
             os.close(self._way.directory)
 
 
-def _nearest(path: str, via: Way | None) -> Way | None:
+def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
     """`via` or, if there is none, the directory that the caller is near, if `path` is below it."""
-    if via is None and (way := _NEAR.get()) is not None and path.startswith(f"{way.path}/"):
-        return way
+    if via is None and (handle := _NEAR.get()) is not None and path.startswith(f"{handle.path}/"):
+        return handle
     return via
 
 
-def way_to(path: str, via: Way | None = None) -> Way:
+def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
     """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
-    return Way(path, opened(path, LISTING, via))
+    return DirectoryHandle(path, opened(path, LISTING, via))
 
 
 class opening:  # noqa: N801
@@ -92,10 +92,12 @@ class opening:  # noqa: N801
     The directory that the caller is near is open already.
     """
 
-    def __init__(self, path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> None:
-        way = _NEAR.get() if via is None and flags == LISTING else None
-        self._is_open = way is not None and way.path == path
-        self._fd = way.directory if way is not None and self._is_open else opened(path, flags, via, as_is=as_is)
+    def __init__(
+        self, path: str, flags: int = LISTING, via: DirectoryHandle | None = None, *, as_is: bool = False
+    ) -> None:
+        handle = _NEAR.get() if via is None and flags == LISTING else None
+        self._is_open = handle is not None and handle.path == path
+        self._fd = handle.directory if handle is not None and self._is_open else opened(path, flags, via, as_is=as_is)
 
     def __enter__(self) -> int:
         return self._fd
@@ -105,15 +107,15 @@ class opening:  # noqa: N801
             os.close(self._fd)
 
 
-def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
+def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`.
 
     `as_is`: outside the control directory, follow a link to a directory.
     """
     via = _nearest(path, via)
     try:
-        if via is None and (way := _NEAR.get()) is not None and path == way.path:
-            return os.open(".", flags, mode, dir_fd=way.directory)
+        if via is None and (handle := _NEAR.get()) is not None and path == handle.path:
+            return os.open(".", flags, mode, dir_fd=handle.directory)
         name, directory = _reach(path, via, ONWARD)
         if as_is and directory is None:
             flags &= ~os.O_NOFOLLOW
@@ -131,7 +133,7 @@ class reached:  # noqa: N801
     A path outside the control directory is returned unchanged, without a directory. `via`: a directory above it.
     """
 
-    def __init__(self, path: str, via: Way | None = None) -> None:
+    def __init__(self, path: str, via: DirectoryHandle | None = None) -> None:
         self._path = path
         self._via = _nearest(path, via)
 
@@ -166,7 +168,7 @@ def _look_again(path: str) -> None:
         _leave(_reach(path, None, LISTING)[1], None)
 
 
-def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
+def _reach(path: str, via: DirectoryHandle | None, flags: int) -> tuple[str, int | None]:
     """A name and its directory, to be closed with `_leave`. `flags`: to open the directories of the path."""
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
@@ -176,12 +178,12 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
             return path, None
         top, inner = match.groups()
         here = _enter(None, top, path, len(top), flags)
-    *way, name = inner.split("/")
-    if name == ".." or ".." in way:
+    *handle, name = inner.split("/")
+    if name == ".." or ".." in handle:
         _leave(here, via)
         raise OSError(errno.EINVAL, "a path in a cache must not lead upwards", path)
     end = len(top)
-    for part in way:
+    for part in handle:
         end += len(part) + 1
         try:
             below = _enter(here, part, path, end, flags)
@@ -191,7 +193,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     return name, here
 
 
-def _leave(directory: int | None, via: Way | None) -> None:
+def _leave(directory: int | None, via: DirectoryHandle | None) -> None:
     """Close a directory, unless the caller opened it."""
     if directory is not None and (via is None or directory != via.directory):
         os.close(directory)
