@@ -132,31 +132,32 @@ class Acquirer(NamedTuple):
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
         """
         fresh.begin()
-        for generation in items.generations(self.store, request.key):
-            if str(generation) in damaged:
-                continue
-            payload: str | None = request.label
-            if request.named_by_source:
-                payload = items.payload_name(self.store, request.key, generation)
+        with self.store.fs.near(self.store.layout.item(request.key)):
+            for generation in items.generations(self.store, request.key):
+                if str(generation) in damaged:
+                    continue
+                payload: str | None = request.label
+                if request.named_by_source:
+                    payload = items.payload_name(self.store, request.key, generation)
+                    if payload is None:
+                        payload = items.payload_name(self.store, request.key, generation, fresh=True)
                 if payload is None:
-                    payload = items.payload_name(self.store, request.key, generation, fresh=True)
-            if payload is None:
+                    damaged.add(str(generation))
+                    if not items.is_of_other_format(self.store, request.key, str(generation)):
+                        self._evict(request.key, str(generation))
+                    continue
+                place = Place.of(self.store.layout, request.key, str(generation), payload)
+                if request.name is not None and not self._is_of_same_stack(request, str(generation)):
+                    continue
+                if not fresh.accepts(generation):
+                    continue
+                lease = leases.take(self.store, self.holder, place)
+                if lease is None:
+                    continue
+                if self._is_whole(lease, generation):
+                    return lease
                 damaged.add(str(generation))
-                if not items.is_of_other_format(self.store, request.key, str(generation)):
-                    self._evict(request.key, str(generation))
-                continue
-            place = Place.of(self.store.layout, request.key, str(generation), payload)
-            if request.name is not None and not self._is_of_same_stack(request, str(generation)):
-                continue
-            if not fresh.accepts(generation):
-                continue
-            lease = leases.take(self.store, self.holder, place)
-            if lease is None:
-                continue
-            if self._is_whole(lease, generation):
-                return lease
-            damaged.add(str(generation))
-            self._give_up(lease)
+                self._give_up(lease)
         return None
 
     def _is_whole(self, lease: Lease, generation: Generation) -> bool:

@@ -32,7 +32,6 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.record import Membership
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
-from sccache_dtool.pool import Pool, watch_nothing
 from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.policy.totals import Spared, Sums
+    from sccache_dtool.pool import Pool
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
     from sccache_dtool.protocol.sessions import SessionFacts
@@ -117,7 +117,7 @@ class Cache:
         may_hold_data: bool = False,
         parents: bool = False,
         jobs: int | None = 1,
-        on_scan: Callable[[int, int], None] = watch_nothing,
+        on_scan: Callable[[int, int], None] | None = None,
         executor: Executor | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
@@ -304,6 +304,8 @@ class Cache:
         return store
 
     def _pool(self) -> Pool:
+        from sccache_dtool.pool import Pool
+
         return Pool(self._jobs, self._on_scan, self._executor)
 
     # -- using -------------------------------------------------------------------------------------------------------

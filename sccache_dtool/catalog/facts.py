@@ -41,10 +41,9 @@ class ItemFacts(NamedTuple):
             raise records.OtherFormat(f"it has format {form}, which this release does not know")
         fields: dict[str, Any] = {}
         malformed = set()
-        for name, convert in _FIELDS.items():
-            value = document.get(name)
-            if value is not None:
-                fields[name] = convert(value)
+        for name, value in document.items():
+            if value is not None and name in _FIELDS:
+                fields[name] = _FIELDS[name](value)
                 if fields[name] is None:
                     malformed.add(name)
         return cls(**fields, malformed=frozenset(malformed))

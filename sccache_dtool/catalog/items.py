@@ -8,7 +8,7 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
@@ -30,10 +30,12 @@ from sccache_dtool.disk.nofollow import DirectoryHandle, near
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
-from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.store import Store
+
+if TYPE_CHECKING:
+    from sccache_dtool.pool import Pool
 
 Sum = TypeVar("Sum")
 

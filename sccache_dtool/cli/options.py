@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -86,11 +85,9 @@ class Actions(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@dataclass
 class Invocation:
     """The options that all commands have, and the cache and the output that they select."""
 
-    owns_process: bool = False  # whether this process ends with the command
     cache_dir: str | None = None
     format: str = "human"
     color: str = "auto"
@@ -102,6 +99,10 @@ class Invocation:
     executor: str | None = None
     insecure_executor: bool = False
     spread: Executor | None = None  # runs parts of a scan in other processes
+
+    def __init__(self, owns_process: bool = False) -> None:
+        """`owns_process`: whether this process ends with the command."""
+        self.owns_process = owns_process
 
     @functools.cached_property
     def out(self) -> Output:
@@ -167,9 +168,12 @@ def add_options(*add: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda function: functools.reduce(lambda extended, one: one(extended), reversed(add), function)
 
 
+@functools.cache
 def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     """The options that may precede or follow the name of a command. `hidden`: leave them out of the help."""
-    option = functools.partial(click.option, expose_value=False, callback=_keep, hidden=hidden)
+    # All commands have the same objects: a module of commands makes those of each of its commands when it is loaded.
+    shared: Any = functools.cache(click.Option)
+    option = functools.partial(click.option, cls=shared, expose_value=False, callback=_keep, hidden=hidden)
     return add_options(
         option(
             "-C",

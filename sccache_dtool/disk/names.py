@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -75,6 +76,19 @@ def unique(digits: int = 16) -> str:
     return os.urandom(digits // 2).hex()
 
 
+def digest_of(*lines: str) -> str:
+    """The SHA-256 of lines of text, in hexadecimal digits.
+
+    `hashlib` is not used: it loads OpenSSL, which takes longer than what a hit does. `random` does the same.
+    """
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256
+    else:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    text = "\n".join(lines)  # JSON that somebody else has written may have surrogates
+    return str(sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
+
+
 def label(name: str) -> str:
     """The readable part of an item's key: its name in UTF-8, with as few escapes as possible.
 
@@ -82,7 +96,9 @@ def label(name: str) -> str:
     not UTF-8. If the result is longer than NAME_LIMIT bytes, its middle is replaced by a digest. Two names never have
     the same label.
     """
-    units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
+    units = list(name)
+    if not name.isprintable() or any(character in name for character in "%~/"):
+        units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
     if name.startswith("."):
         units[0] = _escape(".")
     return _shortened(units, name)
@@ -130,9 +146,7 @@ def _shortened(units: Sequence[str], name: str) -> str:
     text = "".join(units)
     if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
         return text
-    import hashlib
-
-    gap = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}~"
+    gap = f"~{digest_of(name)[:32]}~"
     half = (NAME_LIMIT - len(gap)) // 2
     front, end = _fitting(units, half), _fitting(units[::-1], half)
     return f"{''.join(front)}{gap}{''.join(end[::-1])}"
@@ -151,12 +165,7 @@ def _fitting(units: Sequence[str], room: int) -> list[str]:
 
 def item_key(identity: tuple[str, ...], name: str) -> str:
     """The name of an item's directory: 128 bits of the SHA-256 of its identity, and its readable name."""
-    import hashlib
-
-    text = "\n".join(identity).encode(
-        "utf-8", "surrogatepass"
-    )  # JSON that somebody else has written may have surrogates
-    return f"{hashlib.sha256(text).hexdigest()[:32]}-{label(name)}"
+    return f"{digest_of(*identity)[:32]}-{label(name)}"
 
 
 def is_key(name: str) -> bool:

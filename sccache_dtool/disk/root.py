@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import shlex
 import stat
 from collections.abc import Mapping
 from enum import Enum
@@ -205,7 +204,7 @@ def rewrite_format(fs: FileSystem, layout: Layout) -> None:
 def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
     if damage_of_format(fs, layout) is None:
         return None
-    command = f"sc-dtool --cache-dir {shlex.quote(layout.root)} doctor --fix"
+    command = f"sc-dtool --cache-dir {_quoted(layout.root)} doctor --fix"
     return f"{layout.format_file} is lost, but the rest of the cache exists; to repair it: {command}"
 
 
@@ -214,7 +213,7 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
         refuse_unfit(fs, layout.root)
     except UsageError as error:
         return f"{error.message}; {error.hint}"
-    return f"to set one up: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
+    return f"to set one up: sc-dtool --cache-dir {_quoted(layout.root)} init"
 
 
 def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
@@ -273,7 +272,7 @@ def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
             raise NoCache(
                 f"no cache in {root}, and its parent directory does not exist",
                 hint="correct the path, or mount its file system; to create all directories: "
-                f"sc-dtool --cache-dir {shlex.quote(root)} init",
+                f"sc-dtool --cache-dir {_quoted(root)} init",
             ) from error
         raise _not_set_up(root, error) from error
 
@@ -343,7 +342,7 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
     if real == "/" or real in {os.path.realpath(home) for home in _homes()}:
         raise UsageError(
             f"{root} is {'the root directory' if real == '/' else 'a home directory'}, so it must not be a cache",
-            hint=f"make a directory for it: sc-dtool --cache-dir {shlex.quote(real.rstrip('/') + '/cache')} init",
+            hint=f"make a directory for it: sc-dtool --cache-dir {_quoted(real.rstrip('/') + '/cache')} init",
         )
     try:
         found = fs.names(root)
@@ -381,3 +380,10 @@ def _homes() -> set[str]:
     except KeyError:
         pass
     return homes - {"/", "/nonexistent", ""}
+
+
+def _quoted(path: str) -> str:
+    """A path as a word of a shell command."""
+    import shlex
+
+    return shlex.quote(path)

@@ -26,22 +26,23 @@ EVICTS = "evicts this copy unless it is in use"
 BY_HAND = "inspect it, then remove it with sc-dtool rm"
 
 
-def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
+def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> list[Finding]:
     """All that is wrong with a copy whose gate is open."""
     directory = store.layout.generation(copy.key, str(copy.generation))
-    facts, damage = _description(store, f"{directory}/{ITEM_FILE}", copy)
-    yield from damage
+    facts, found = _description(store, f"{directory}/{ITEM_FILE}", copy)
     payload = f"{directory}/{PAYLOAD}"
-    try:
-        found = store.fs.names_if_any(payload)
-    except OSError as error:
-        yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_repair(error))
-    else:
-        for name in found:
-            yield from permissions.of_file(f"{payload}/{name}")
-        yield from _payload(store.fs, payload, found, facts, copy, partial(evict, copy))
+    with store.fs.near(payload):
+        try:
+            there = store.fs.names_if_any(payload)
+        except OSError as error:
+            found.append(Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_repair(error)))
+        else:
+            for name in there:
+                found += permissions.of_file(f"{payload}/{name}")
+            found += _payload(store.fs, payload, there, facts, copy, partial(evict, copy))
     for held in copy.held:
-        yield from _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
+        found += _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
+    return found
 
 
 def _who_can_repair(error: OSError) -> str:

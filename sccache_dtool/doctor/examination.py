@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -264,24 +263,16 @@ def _evicted(store: Store, item: Item) -> Iterator[str]:
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
     found += permissions.of_directory(store.layout.item(item.key))
-    with _near_if_possible(store.fs, store.layout.item(item.key)):
+    with store.fs.near(store.layout.item(item.key)):
         found += permissions.of_item(item)
         for copy in item.copies:
             directory = store.layout.generation(copy.key, str(copy.generation))
-            with _near_if_possible(store.fs, directory):
+            with store.fs.near(directory):
                 found += permissions.of_copy(directory)
                 if not copy.closed:
                     found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
                     _report_unknown_in(store, directory, _IN_COPY, _is_mark_of_copy)
     return found
-
-
-@contextlib.contextmanager
-def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # then what is looked for there says why
-            stack.enter_context(fs.near(directory))
-        yield
 
 
 def _in_sessions(store: Store) -> Iterator[Finding]:

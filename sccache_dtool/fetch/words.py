@@ -304,6 +304,8 @@ def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
     if name in CHECKSUMS:
         return CHECKSUMS[name]
+    if name == "sha256":  # most are; `hashlib` loads OpenSSL
+        return 32
     import hashlib
 
     try:

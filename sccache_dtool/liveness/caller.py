@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.credentials import hide
 from sccache_dtool.disk import names as names
+from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
@@ -61,15 +62,13 @@ class Owner(NamedTuple):
     @property
     def token(self) -> str:
         """Twelve hexadecimal digits that are the same for the same owner, on whatever path it calls."""
-        import hashlib
-
         if self.kind is JOB and self.job is not None:
             identity = self.job.identity
         elif self.process is not None:
             identity = "/".join(str(part) for part in self.process)
         else:
             identity = str(self.name)
-        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return digest_of(identity)[:12]
 
     @property
     def prefix(self) -> str:

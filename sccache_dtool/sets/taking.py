@@ -11,7 +11,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.acquire import Acquirer
@@ -98,7 +97,7 @@ def _fetch(
 
     with acquirer.working() as worker, closing(progress), Threads(AT_ONCE) as pool:
         clock = _Interruptible(acquirer.store.clock, over)
-        each = acquirer._replace(store=replace(acquirer.store, clock=clock), progress=progress, worker=worker)
+        each = acquirer._replace(store=acquirer.store._replace(clock=clock), progress=progress, worker=worker)
         try:
             for numbers in (first.values(), again):
                 for future in as_completed([pool.submit(acquire, number) for number in numbers]):
