@@ -230,6 +230,8 @@ class Cache:
 
         Raises NoCache, or UsageError for a cache that would be its own upstream.
         """
+        from sccache_dtool.fetch.patience import within
+
         upstream = self.upstream
         if upstream is None:
             return None
@@ -237,7 +239,7 @@ class Cache:
         hint = f"correct --upstream, ${root.UPSTREAM}, or [fetch] upstream in {self._layout.config_file}"
         try:
             otherwise = "how long the upstream may take to answer is not limited"
-            store = versions.within(versions.PATIENCE, upstream._check_permissions, otherwise)
+            store = within(versions.PATIENCE, upstream._check_permissions, otherwise)
         except (NoCache, OSError) as error:
             why = error.message if isinstance(error, NoCache) else explain(error)
             hint = f"mount its file system, or {hint}; to do without it: --upstream ''"
