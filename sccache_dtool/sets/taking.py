@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
+#: Seconds that a set which cannot be had waits for its other fetches to notice that: one may wait for a server that is
+#: silent. What it would still take, it gives back, because its holder has retired by then.
+_PATIENCE = 5.0
+
 #: Seconds after which a wait notices that nobody wants its item any more.
 _NOTICED_AFTER = 0.5
 
@@ -96,7 +100,7 @@ def _fetch(
         with _telling_which(one):
             taken[number] = alone.acquire(one.request, max_age)
 
-    with acquirer.working() as worker, closing(progress), Threads(AT_ONCE) as pool:
+    with acquirer.working() as worker, closing(progress), Threads(AT_ONCE, _PATIENCE) as pool:
         clock = _Interruptible(acquirer.store.clock, over)
         each = acquirer._replace(store=replace(acquirer.store, clock=clock), progress=progress, worker=worker)
         try:
