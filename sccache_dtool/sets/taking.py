@@ -92,6 +92,7 @@ def _fetch(
     first: dict[str, int] = {}
     for number in missing:
         first.setdefault(wanted[number].request.key, number)
+    most = AT_ONCE if len(first) > 1 else 0  # a single one is fetched in this thread
     again = set(missing).difference(first.values())  # further paths of the same items, which are there by then
 
     def acquire(number: int) -> None:
@@ -100,7 +101,7 @@ def _fetch(
         with _telling_which(one):
             taken[number] = alone.acquire(one.request, max_age)
 
-    with acquirer.working() as worker, closing(progress), Threads(AT_ONCE, _PATIENCE) as pool:
+    with acquirer.working() as worker, closing(progress), Threads(most, _PATIENCE) as pool:
         clock = _Interruptible(acquirer.store.clock, over)
         each = acquirer._replace(store=replace(acquirer.store, clock=clock), progress=progress, worker=worker)
         try:
