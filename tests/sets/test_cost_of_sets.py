@@ -76,11 +76,11 @@ def test_an_item_of_a_set_costs_no_more_than_a_use(tmp_path: Path, sources: list
     cache = Cache(root, fs=fs)
     cache.check()
     fs.calls.clear()
-    lease = cache.hold(owner(), cache.wanted([sources[0]]))
+    lease = cache.hold(owner(), cache.item_request([sources[0]]))
     assert cache.release([owner()], lease.key) == 1
     assert sum(each.values()) <= len([call for call in fs.calls if is_request(call)])
 
 
 def is_request(call: Call) -> bool:
     """Whether a call is one that a file server is asked for by itself."""
-    return call.kind not in ("way_to", "near", "has_acl", "is_shared")
+    return call.kind not in ("open_directory", "near", "has_acl", "is_shared")
