@@ -435,12 +435,17 @@ class Threads:
     system gives no thread, and does not wait for one that it was starting when a Ctrl-C came.)
     """
 
-    def __init__(self, most: int) -> None:
-        """`most`: threads that are started at most."""
+    def __init__(self, most: int, patience: float | None = None) -> None:
+        """`most`: threads that are started at most.
+
+        `patience`: how many seconds to wait for tasks that are running if the block ends by an error; None: until all
+        have ended. They are left in threads that end with this process.
+        """
         from queue import SimpleQueue
         from threading import Condition
 
         self._most = most
+        self._patience = patience
         self._started = 0
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._changed = Condition()
@@ -450,8 +455,8 @@ class Threads:
     def __enter__(self) -> Threads:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.end()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.end(None if kind is None else self._patience)
 
     def submit(self, work: Callable[[Task], Result], task: Task) -> Future[Result]:
         """Have a task done; what comes of it is in the future that is returned."""
@@ -490,11 +495,11 @@ class Threads:
             do()
         return future
 
-    def end(self) -> None:
-        """Begin no more tasks, and wait for those that are running."""
+    def end(self, patience: float | None = None) -> None:
+        """Begin no more tasks, and wait for those that are running, for at most `patience` seconds."""
         with self._changed:
             self._is_over = True
-            self._changed.wait_for(lambda: not self._running)
+            self._changed.wait_for(lambda: not self._running, patience)
         self._tasks.put(None)
 
     def _serve(self) -> None:

@@ -80,6 +80,16 @@ def test_large_caches_are_measured(tmp_path: Path) -> None:
     assert found["clean-writes"]["value"] == 0
 
 
+def test_many_items_are_measured(tmp_path: Path) -> None:
+    """As for large caches: it takes minutes with as many items as are claimed."""
+    run = [sys.executable, str(RUN.parent / "many.py"), "--items", "20", "--rounds", "1", "--dir", str(tmp_path)]
+    done = subprocess.run([*run, "--json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.iterdir()) == []
+    claims = {figure["name"]: (figure["sign"], figure["target"]) for figure in json.loads(done.stdout)["figures"]}
+    assert claims == {"many": ("<=", 3.0), "many-missing": (">=", 5.0)}
+
+
 def test_orders_are_replayed_against_one_that_knows_the_future() -> None:
     """The default order would rest on figures that nobody can repeat."""
     run = [sys.executable, str(RUN.parent / "replay.py"), "--length", "2000", "--json"]

@@ -260,7 +260,8 @@ def parse_step(word: str) -> Step:
         if plugin is not None:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
-        is_file = "/" in word or os.path.lexists(word)  # such as one of many that a shell has made of a pattern
+        # Such as one of many that a shell has made of a pattern.
+        is_file = ("/" in word and not colon) or os.path.lexists(word)
         raise UsageError(
             f"{plain(word)} is not a step{'' if is_file else did_you_mean(word.lower(), STEPS)}",
             hint=f"{MANY if is_file else f'the first word is the source, and steps follow: {STEP_FORMS}'}; "

@@ -108,6 +108,7 @@ def enter(store: Store, ttl: float) -> Program:
 
 def keep_set(store: Store, holder: Holder, release: Callable[[], object]) -> None:
     """Have a set of this process released at its end, or by `forget`, if that has not been done before."""
+    forking.wait_for_imports()
     _close_at_the_end_of_workers()
     _programs.append(Program(holder, store.layout.root, store.fs, release))
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
+#: Seconds that a set which cannot be had waits for its other fetches to notice that: one may wait for a server that is
+#: silent. What it would still take, it gives back, because its holder has retired by then.
+_PATIENCE = 5.0
+
 #: Seconds after which a wait notices that nobody wants its item any more.
 _NOTICED_AFTER = 0.5
 
@@ -87,6 +91,7 @@ def _fetch(
     first: dict[str, int] = {}
     for number in missing:
         first.setdefault(wanted[number].request.key, number)
+    most = AT_ONCE if len(first) > 1 else 0  # a single one is fetched in this thread
     again = set(missing).difference(first.values())  # further paths of the same items, which are there by then
 
     def acquire(number: int) -> None:
@@ -95,7 +100,7 @@ def _fetch(
         with _telling_which(one):
             taken[number] = alone.acquire(one.request, max_age)
 
-    with acquirer.working() as worker, closing(progress), Threads(AT_ONCE) as pool:
+    with acquirer.working() as worker, closing(progress), Threads(most, _PATIENCE) as pool:
         clock = _Interruptible(acquirer.store.clock, over)
         each = acquirer._replace(store=acquirer.store._replace(clock=clock), progress=progress, worker=worker)
         try:

@@ -480,7 +480,7 @@ def test_a_dataset_is_an_entry_of_a_list(sc, dataset, cache_dir, tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"items": {"x": 7}}', '{"items": {"x": ["y", 1]}}'])
-def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, capfd, content):
+def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, capsys, content):
     """A file that somebody has damaged would be a fault of this program, or an empty dataset."""
     word = f"dtool:{dataset.uri}"
     sc("unuse", sc("use", word))
@@ -490,7 +490,7 @@ def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, ca
     path.chmod(0o600)
     path.write_text(content.ljust(copy.generation.bytes))  # of another size it would be fetched again
     assert main.run(["use", "--holder", f"pid:{os.getpid()}", word]) == Exit.FETCH_FAILED
-    assert "is damaged" in capfd.readouterr().err
+    assert "is damaged" in capsys.readouterr().err
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
 
 

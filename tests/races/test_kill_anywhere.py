@@ -287,6 +287,12 @@ def _listed(scene: Scene) -> None:
     scene.cache.use_many(scene.cache.manifest(f"{scene.values['$D']}/items.txt")).release()
 
 
+def _listed_but_one(scene: Scene) -> None:
+    """Of what a file lists, one item is missing: it is fetched in the thread that is traced."""
+    for name in ("b", "c"):
+        scene.cache.use(f"{scene.values['$D']}/{name}").release()
+
+
 def _idle_and_being_cleaned(scene: Scene) -> None:
     scene.use()
     scene.locked_by_the_dead()
@@ -444,6 +450,7 @@ CASES = {
     "use, an item of a dataset": Case(_nothing, "use --holder pid:$P $S", _an_item_of_a_dataset, _SOME),
     "use, a whole dataset": Case(_nothing, "use --holder pid:$P $S", _a_whole_dataset, _SOME),
     "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list with a miss": Case(_listed_but_one, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, from an upstream": Case(_below_another, "use --upstream $D/shared --holder pid:$P $S"),
     "use, as an upstream": Case(_nothing, "use --upstream $C --holder pid:$P $S", most=_SOME, program=ON_NODE),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -169,6 +170,24 @@ def test_a_download_ends_when_nobody_wants_it_any_more(root: Path, disk: Disk) -
         assert failed
         assert not disk.copies()
         assert not disk.leases()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_although_a_server_is_silent(disk: Disk, tmp_path: Path, number: signal.Signals) -> None:
+    """A batch system kills what does not end within half a minute, and then everything stays leased."""
+    with httpserver.serve() as server:
+        urls = [server.page("/there", b"x"), server.page("/silent", b"x" * 10, stall_after=3)]
+        (tmp_path / "items.txt").write_text("\n".join(urls))
+        argv = [SC_DTOOL, "use", "--holder", f"pid:{os.getpid()}", "--from", str(tmp_path / "items.txt")]
+        with start(argv) as process:
+            server.wait_for_gets("/silent")
+            wait_until(disk.leases, "the other item is there")
+            process.send_signal(number)
+            assert process.wait(timeout=50) == 128 + number  # less than the client waits for a silent server
+        assert not disk.leases()
+        assert not sessions(disk)
+        assert call("clean", "--all", "-y").code == 0
+        assert nothing_is_held(disk)
 
 
 def test_many_items_are_fetched_at_the_same_time(root: Path) -> None:
