@@ -98,7 +98,7 @@ def test_a_setting_in_the_data_managers_table_that_nobody_knows_stops_cleaning(
 ) -> None:
     """A mistyped fraction would have no effect."""
     (unknown,) = load(layout, "[dm]\ngc_colect_end_fraction = 0.5\n", warnings).unknown
-    assert config.of_cleaning(unknown)
+    assert unknown.may_concern_cleaning
 
 
 def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -> None:

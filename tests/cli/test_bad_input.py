@@ -124,7 +124,10 @@ def test_a_setting_that_means_nothing(sc: Sc, source: str, disk: Disk, text: str
 #: What each mistake in config.toml stops, and what it does not; `x` is in the cache and idle, `y` is not in it.
 NEEDS = {
     '[lease]\nttl = "30"\n': (["use x", "clean --all -y"], ["unuse x", "rm x", "use --ttl 1h x", "du", "reap"]),
-    '[fetch]\nwait = "soon"\n': (["use y"], ["use x", "use --wait 1m y", "run x -- true", "clean --all -y", "du"]),
+    '[fetch]\nwait = "soon"\n': (
+        ["use y"],
+        ["use x", "use --wait 1m --upstream= y", "run x -- true", "clean --all -y", "du"],
+    ),
     "[clean]\ntrash = 7d\n": (
         ["clean --all -y", "clean", "rm x", "clean --all -n --trash 0s", "use --make-room --size 999PB y"],
         ["use x", "use y", "run x -- true", "unuse x", "du", "reap", "restore"],

@@ -285,7 +285,7 @@ def the_thread_takes_a_signal():
 
 meanwhile = {0}
 signal.sigtimedwait = late
-command = child.Child(print)
+command = child.Child()
 try:
     sys.exit(command.run(["sh", "-c", {1!r}], {{}}, lambda: None))
 finally:

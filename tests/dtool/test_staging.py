@@ -275,7 +275,7 @@ def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
     monkeypatch.setattr(HolderList, "glance", lambda store: pytest.fail("not for each of them"))
     monkeypatch.setattr(HolderList, "complete", lambda store: listed.append(1) or complete(store))
     sc("unuse", word)
-    assert len(listed) == 2  # one for the holder of the set, and one for locks that others took in it
+    assert len(listed) == 1
 
 
 def test_uses_of_a_dataset_are_counted(sc, dataset, cache_dir):

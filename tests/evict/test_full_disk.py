@@ -102,12 +102,12 @@ def test_without_trash_the_room_comes_at_once(cache: Cache, limits: Limits, over
     assert (left(cache), done.complete, done.withheld) == (stay, True, (0, 0))
 
 
-def test_what_fills_the_disk_beside_the_trash_is_evicted_for(cache: Cache, tmp_path: Path) -> None:
+def test_what_fills_the_disk_beside_the_trash_is_evicted_for(make_cache: Making, cache: Cache, tmp_path: Path) -> None:
     """With something in the trash a disk that fills further would never be cleaned."""
     rules = Rules(limits=Limits(high=SHARE[70], low=SHARE[50]))
     cache.clean(rules, keep_for=7 * DAY)
     (tmp_path / "more").write_bytes(bytes(300))
-    cache.use(tmp_path / "more").release()  # 800 bytes without the trash
+    make_cache(fs=FileSystem()).use(tmp_path / "more").release()  # 800 bytes without the trash
     again = cache.clean(rules, keep_for=7 * DAY)
     assert sum(one.bytes for one in again.removed) == 300
     assert not again.missed
