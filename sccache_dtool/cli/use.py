@@ -152,7 +152,7 @@ def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iter
     An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
     """
     path = item.words[0] if len(item.words) == 1 and item.name is None else ""
-    home = next((cache for cache in caches if cache.key_within(path)), None)
+    home = next((cache for cache in caches if cache.is_within(path)), None)
     root = cache_of(path) if home is None else None
     if home is not None or root is not None:
         yield home or now.cache(root)
@@ -199,7 +199,8 @@ def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything:
 
 def _why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
     if not (meant.session or meant.dataset):
-        return ""
+        session = cache.session_holding(owners, meant.key)
+        return f"; session {session} holds it with its other items: sc-dtool session rm {session}" if session else ""
     from sccache_dtool.cli import use_many
 
     return use_many.why_not(cache, owners, meant)

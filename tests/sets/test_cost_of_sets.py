@@ -40,7 +40,7 @@ def cost(root: Path, sources: list[str]) -> Counter[str]:
     entries = cache.manifest(listed(root.parent, sources))
     held = cache.hold_many(owner(), entries, UseOptions())
     assert cache.release_set([owner()], held.session) is not None
-    return Counter(fs.kinds()) + Counter({"unlink a link": fs.removed})
+    return Counter(call.kind for call in fs.calls if is_request(call)) + Counter({"unlink a link": fs.removed})
 
 
 def listed(directory: Path, sources: list[str]) -> Path:
