@@ -591,7 +591,11 @@ class Cache:
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
-        return release.holder_above(items.look(self.store, key, uses=False), self._proc)
+        return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
+
+    def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
+        """The session for which one of `owners` holds an item; None if there is none."""
+        return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""

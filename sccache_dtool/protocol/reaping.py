@@ -184,7 +184,7 @@ class Judge:
         state, evidence = self.holder(facts.holder)[1]
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
-        return Verdict(state, f"of session {session}: {evidence}")
+        return Verdict(state, f"session {session}: {evidence}")
 
     def conclude(self, session: str, evidence: str) -> list[str]:
         """Take the holders of a session's locks for dead, as the session has ended; their ids."""

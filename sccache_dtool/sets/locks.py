@@ -7,6 +7,7 @@ or its session ends.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key
+from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key, is_session
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.liveness import State, Verdict
@@ -257,14 +258,14 @@ def show(store: Store, id: str) -> Lock:
     lease = LeaseName.parse(id)
     if lease is None:
         raise _no_lock(id)
-    keys: list[str] = []
     with reaping.open_judge(store, glance=True) as judge:
         view = _View(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
+        keys: list[str] = []
         if record is not None and record.session is not None and record.session.item is not None:
             keys = sessions.keys_of(store, record.session.item)
-        keys = keys or _keys_for(store, lease)
-        for key in keys:
+        keys = keys or _likely_keys(store, lease)
+        for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
                 if held.lease == lease:
                     return view.lock(held)
@@ -272,7 +273,7 @@ def show(store: Store, id: str) -> Lock:
             for lock in view.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
                     return lock
-    for key in keys:
+    for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force
         ended = _ended(store, key, id)
         if ended is not None:
             return ended
@@ -283,8 +284,8 @@ def _no_lock(id: str) -> UsageError:
     return UsageError(f"there is no lock {printable(id)}", hint="to list the locks: sc-dtool lock ls")
 
 
-def _keys_for(store: Store, lease: LeaseName) -> list[str]:
-    """The keys of items that a lock may be on: its session's; of a lease of no session, all."""
+def _likely_keys(store: Store, lease: LeaseName) -> list[str]:
+    """The keys of items that a lock may be on: those of its session; none for a lease of no session."""
     found = dict.fromkeys(
         key for digits in sessions.items_of_gone(store, lease.holder) for key in sessions.keys_of(store, digits)
     )
@@ -292,17 +293,18 @@ def _keys_for(store: Store, lease: LeaseName) -> list[str]:
     for facts in (*sessions.listing(store), *sessions.listing_of_ended(store)):
         if facts.holder == lease.holder or sessions.lock_owner(facts.id).prefix == prefix:
             found |= dict.fromkeys(entry.item for entry in (*facts.entries, *facts.detached) if entry.item)
-    return list(found) or list(items.keys(store))
+    return list(found)
 
 
 def _ended(store: Store, key: str, id: str) -> Lock | None:
     """A lock that was released, from the history of its item."""
     for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
         if use.lease == id:
-            user, _, host = use.by.partition("@")
+            user, _, rest = use.by.partition("@")
+            host, _, name = rest.rstrip("]").partition("[")
             verdict = Verdict(State.DEAD, use.how)
             return Lock(
-                id, None, key, use.by, user, host.partition("[")[0], None, use.by, use.since, RELEASED,
+                id, name if is_session(name) else None, key, use.by, user, host, None, use.by, use.since, RELEASED,
                 verdict=verdict, ended=use.end,
             )  # fmt: skip
     return None

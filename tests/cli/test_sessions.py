@@ -115,6 +115,35 @@ def test_a_locked_item_is_taken_out_only_by_force(sc: Sc, ref: str) -> None:
     assert sc("lock", "show", lock, "-f", "json").row("lock")["state"] == "released"
 
 
+def test_the_holder_of_a_lock_is_named_by_its_session(sc: Sc, ref: str) -> None:
+    """A user would not learn which session keeps an item, nor how to release it."""
+    session = create(sc, f"{ref}:/a")
+    lock = sc("lock", "get", session, "/a", "--owner", "window-3").out.strip()
+    assert f", session {session} for window-3, since" in sc("why", "ref").out
+    refused = sc("rm", "ref")
+    assert refused.code == 14
+    assert "release them with `sc-dtool lock release`;" in refused.err
+    assert sc("session", "remove", "--force", session, "/a").code == 0
+    assert sc("lock", "release", lock).out == f"released {lock}\n"
+    assert sc("lock", "release", lock).out.startswith(f"{lock} was already released, at ")
+    assert f"session  {session}\n" in sc("lock", "show", lock).out
+
+
+def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, tmp_path: Path) -> None:
+    """`unuse` of one item of a set would name the caller's own process as the holder, and no way to release it."""
+    (tmp_path / "items").write_text(f"{ref} @a")
+    view = sc("use", "--from", tmp_path / "items").out.strip()
+    session = view.split("/")[-2]
+    assert f", session {session}, since" in sc("why", "ref").out
+    assert "release them with `sc-dtool session rm`;" in sc("rm", "ref").err
+    done = sc("unuse", ref)
+    assert done.code == 0
+    assert done.err.endswith(
+        f"on {ref}; session {session} holds it with its other items: sc-dtool session rm {session}\n"
+    )
+    assert "deleted" in sc("session", "rm", session).out
+
+
 def test_what_is_not_fetched_yet_is_not_ready(sc: Sc, root: Path, ref: str) -> None:
     """A reader would take an error for the content, or would wait without an end."""
     from sccache_dtool.liveness.record import Membership
