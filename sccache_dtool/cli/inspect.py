@@ -235,7 +235,9 @@ def status_command(now: Invocation, item: str | None, user: str | None, notice: 
         from sccache_dtool.cli.holdings import print_holdings
 
         if item is not None:
-            raise UsageError("leases are listed of all items", hint=f"`sc-dtool why {item}` shows those of one item")
+            raise UsageError(
+                "lists of leases cannot be restricted to one item", hint=f"to show who holds it: sc-dtool why {item}"
+            )
         print_holdings(now, cache, user, notice, ical)
         return
     if item is None:

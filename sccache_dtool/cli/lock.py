@@ -34,7 +34,7 @@ def lock_command() -> None:
 
 
 @lock_command.command("ls")
-@click.option("--session", metavar="ID", help="Only the locks of this session. This is fast in a large cache.")
+@click.option("--session", metavar="ID", help="Only the locks of this session. Fast even in a large cache.")
 @click.option("--item", metavar="ITEM", help="Only the locks on this item: its name, key, or a path in it.")
 @click.option("--owner", metavar="WHO", help="Only the locks that were taken with this --owner.")
 @click.option("--user", metavar="NAME", help="Only the locks of this user.")
@@ -44,9 +44,10 @@ def lock_command() -> None:
 @common_options()
 @pass_invocation
 def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
-    """List the locks: all leases, with their sessions.
+    """List locks and all other leases.
 
-    If several options are given, all of them must match.
+    OWNER is what `lock get --owner` was given; otherwise, the session, name, job or process that holds the lease. If
+    several options are given, all of them must match.
 
     \b
     Example:
@@ -73,7 +74,7 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
 @lock_command.command("get")
 @click.argument("session")
 @click.argument("item")
-@click.option("--owner", metavar="WHO", help="Who asks for the lock, for `lock ls --owner`. Default: the session.")
+@click.option("--owner", metavar="WHO", help="A text that names who asks, for `lock ls --owner`. Default: the session.")
 @click.option("--wait", type=DURATION, help="Wait at most this long for another process's download: 1h.")
 @common_options()
 @pass_invocation
@@ -152,14 +153,14 @@ def release(now: Invocation, lock: str) -> None:
 @click.argument("lock")
 @click.option("--path", default="", metavar="PATH", help="A file or directory inside the item.")
 @click.option("--range", "span", metavar="A-B", help="Only these bytes of the file: 0-99, 100-, or -100 for the last.")
-@click.option("--tar", is_flag=True, help="Write a tar archive, as is needed for a directory.")
-@click.option("--wait", type=DURATION, help="Wait this long for the item to be fetched. Default: 0s.")
+@click.option("--tar", is_flag=True, help="Write a tar archive. Needed for a directory.")
+@click.option("--wait", type=DURATION, help="Wait at most this long for the item to be fetched. Default: 0s.")
 @common_options()
 @pass_invocation
 def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait: float | None) -> None:
     """Write the content of a locked item to standard output.
 
-    The exit code is 11 if the item is not there yet.
+    The exit code is 11 if the item is still being fetched.
 
     \b
     Example:

@@ -115,7 +115,7 @@ def sbatch_command(
     text, name, stdin = _script(words)
     lines, late = sbatch.items(text)
     for number in late:
-        now.out.warning(f"{name}:{number}: this line comes after the first command, so it names no item")
+        now.out.warning(f"{name}:{number}: this #SC line is ignored, because it comes after the first command")
     if not lines:
         now.out.note(f"{name} has no line #SC SOURCE, so there is nothing to fetch")
         return submit.pass_on(words.others, stdin)

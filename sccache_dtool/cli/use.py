@@ -15,6 +15,7 @@ from sccache_dtool.cli.options import (
     Invocation,
     ItemOptions,
     common_options,
+    find_options,
     holder_option,
     item_options,
     pass_invocation,
@@ -99,7 +100,7 @@ def use_command(
 
 
 @click.command("unuse")
-@item_options
+@find_options
 @size_ignored_option
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
@@ -309,7 +310,7 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
 
 @click.command("renew")
 @holder_option
-@upstream_option
+@upstream_option("Extend leases in the cache in DIR as well.")
 @common_options()
 @pass_invocation
 def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:

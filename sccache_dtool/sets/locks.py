@@ -243,7 +243,8 @@ def _lock(
     if record is None:
         return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
     job = None if record.job is None else f"{record.job.scheduler}:{record.job.id}"
-    owner = (record.session and record.session.lock_owner) or session or record.name or job or str(record.process)
+    process = None if record.process is None else f"pid:{record.process.pid}"
+    owner = (record.session and record.session.lock_owner) or session or record.name or job or process or "?"
     owner, user, host = map(printable, (owner, record.user, record.host))
     return Lock(
         id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict

@@ -134,7 +134,7 @@ def _shell_words(line: str) -> Iterator[str]:
     while rest and rest[0] != "#":
         match = re.match(_WORD, rest)
         if match is None or (match.end() < len(rest) and not rest[match.end()].isspace()):
-            raise UsageError("a quotation mark has no partner, or the line ends in a backslash")
+            raise UsageError("a quotation mark is not closed, or the line ends in a backslash")
         word = match[0]
         if not re.fullmatch(_BARE, word):
             import shlex

@@ -131,9 +131,9 @@ def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None
     found = [lock for key in sorted(keys) for lock in locks.on_item(store, key, session=facts.id)]
     if found:
         raise InUse(
-            f"cannot take {key_label(found[0].item)} out of session {facts.id}: it is locked",
+            f"cannot remove {key_label(found[0].item)} from session {facts.id}: it is locked",
             details=[f"lock {lock.id} of {lock.owner} ({lock.by}) on {key_label(lock.item)}" for lock in found[:10]],
-            hint="release it (sc-dtool lock release ID), or take it out with --force: then the lock stays valid",
+            hint="release it (sc-dtool lock release ID), or remove it with --force, which leaves the lock valid",
         )
 
 

@@ -168,7 +168,7 @@ def test_a_job_without_data_is_simply_submitted(slurm: Slurm, job: Path, disk: D
     slurm.does("sbatch", 'echo "$@"; cat > $SLURM/script; exit 7')
     done = call("sbatch", "--hold", "--keep-held", job, "-x")
     assert (done.code, done.out) == (7, f"--hold {job} -x\n")
-    assert f"{job}:3: this line comes after the first command" in done.err
+    assert f"{job}:3: this #SC line is ignored, because it comes after the first command" in done.err
     assert "nothing to fetch" in done.err
     assert call("sbatch", input="#!/bin/sh\ntrue\n").code == 7
     assert (slurm.directory / "script").read_text() == "#!/bin/sh\ntrue\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -133,6 +134,10 @@ def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, tmp_path: Path
     """`unuse` of one item of a set would name the caller's own process as the holder, and no way to release it."""
     (tmp_path / "items").write_text(f"{ref} @a")
     view = sc("use", "--from", tmp_path / "items").out.strip()
+    assert re.search(r"\.0  ref +pid:[0-9]+  ", sc("lock", "ls").out) is None
+    sc("use", ref)
+    assert re.search(r"\.0  ref +pid:[0-9]+  ", sc("lock", "ls").out)
+    sc("unuse", ref)
     session = view.split("/")[-2]
     assert f", session {session}, since" in sc("why", "ref").out
     assert "release them with `sc-dtool session rm`;" in sc("rm", "ref").err
