@@ -79,7 +79,7 @@ def holder_above(store: Store, item: Item, proc: Proc) -> Owner | None:
 
 
 def renew(store: Store, owners: Sequence[Owner]) -> int:
-    """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+    """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
     prefixes = tuple(owner.prefix for owner in owners)
     listing = HolderList.complete(store)
     count = 0

@@ -34,7 +34,7 @@ _WORDS = "sc-dtool.sbatch"
 
 
 class _WithOptionsOfSbatch(click.Command):
-    """A command line of `sbatch`, in which a few options more may be among those before the script."""
+    """A command line of `sbatch`, which may have a few further options before the script."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
@@ -52,7 +52,7 @@ class _Job(NamedTuple):
     id: str
     cluster: str
     session: str
-    is_ours: bool  # whether its comment is not its user's
+    is_ours: bool  # whether its comment is sc-dtool's, and not its user's
 
     def __str__(self) -> str:
         return f"job {self.id}" + (f" of cluster {self.cluster}" if self.cluster else "")
@@ -189,7 +189,8 @@ def _make_available(
         _give_up(now, job, error.message if isinstance(error, CacheError) else type(error).__name__, keep_held)
         raise
     if stays_held:
-        now.out.note(f"{job} stays held, as was asked; its data is available: {job.command('scontrol', 'release')}")
+        starting = job.command("scontrol", "release")
+        now.out.note(f"{job} stays held, as requested; its data is available; to start it: {starting}")
     else:
         try:
             submit.release(job.id, job.cluster)

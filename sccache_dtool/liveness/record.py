@@ -20,7 +20,7 @@ class Membership(NamedTuple):
     """That a holder holds leases for a session."""
 
     session: str  # its id
-    lock_owner: str | None = None  # of a lock that was taken by itself: who asked for it, as they called themselves
+    lock_owner: str | None = None  # of a lock that was taken on its own: the text that it was taken with
     item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
 
 

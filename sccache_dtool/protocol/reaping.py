@@ -141,7 +141,7 @@ class Judge:
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
-            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # what somebody has made up
+            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # a forged record
             self._known[id] = self._judge_holder(id)
         return self._known[id]
 

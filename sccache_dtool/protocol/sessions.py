@@ -1,7 +1,7 @@
 """Sessions on disk: a data set, a gate of its own, and the leases that belong to it, which end together.
 
 A session has one holder for its life. If it is a set that is held, all its leases are that holder's, and its data set
-names them. A lock that was taken by itself is a lease too; its holder is an entry of its own, which names the session.
+names them. A lock that was taken on its own is a lease too; its holder is an entry of its own, which names the session.
 Nothing is counted, and nothing is kept twice.
 
 Whoever takes a lock enters the session's gate after that, which proves that the session has not ended. Ending a session
@@ -437,7 +437,7 @@ def _close(store: Store, path: str) -> None:
                 return
         with Expected(GONE), probing(store, path):
             fs.unlink_all(path, fs.names(path))
-    raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
+    raise InUse(f"other processes keep taking locks in {os.path.dirname(path)}", hint="try again")
 
 
 def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:

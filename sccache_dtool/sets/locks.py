@@ -1,6 +1,6 @@
 """Locks: the leases of a cache, each with its session, its owner and its state. A lock's id is its lease's name.
 
-A lock that was taken by itself is held by an entry of its own, which names its session, and lasts until it is released
+A lock that was taken on its own is held by an entry of its own, which names its session, and lasts until it is released
 or its session ends.
 """
 
@@ -46,7 +46,7 @@ class Lock(NamedTuple):
     id: str
     session: str | None
     item: str  # the key
-    owner: str  # as whoever asked for it called themselves; otherwise the session, or the name, process or job
+    owner: str  # the text that it was taken with; otherwise the session, or the name, process or job
     user: str
     host: str
     job: str | None  # scheduler:number
@@ -145,17 +145,17 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
     With a session or an item, only the items concerned are looked at.
     """
     with reaping.open_judge(store, glance=True) as judge:
-        view = _View(store, judge, wanted.session)
+        reader = _Reader(store, judge, wanted.session)
         if wanted.item is not None:
             found = iter([items.look(store, wanted.item, uses=False)])
         elif wanted.session is not None:
-            found = (items.look(store, key, uses=False) for key in view.items_of(wanted.session))
+            found = (items.look(store, key, uses=False) for key in reader.items_of(wanted.session))
         else:
             found = iter(unsettled())
         held = [one for item in found for one in item.held if one.lease is not None]
         holding = {one.lease.holder for one in held if one.lease}
-        view.read(holding)
-        locks = [*map(view.lock, held), *view.not_held(holding)]
+        reader.read(holding)
+        locks = [*map(reader.lock, held), *reader.not_held(holding)]
     return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
 
 
@@ -164,8 +164,8 @@ def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]
     return [lock for lock in listing(store, Filter(session, key), lambda: ()) if lock.state == HELD]
 
 
-class _View:
-    """Makes locks of leases and their holders."""
+class _Reader:
+    """Reads leases and their holders as locks."""
 
     def __init__(self, store: Store, judge: Judge, session: str | None = None) -> None:
         """`session`: the only one whose locks are of interest, among those that are not held yet."""
@@ -260,7 +260,7 @@ def show(store: Store, id: str) -> Lock:
     if lease is None:
         raise _no_lock(id)
     with reaping.open_judge(store, glance=True) as judge:
-        view = _View(store, judge)
+        reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
         keys: list[str] = []
         if record is not None and record.session is not None and record.session.item is not None:
@@ -269,9 +269,9 @@ def show(store: Store, id: str) -> Lock:
         for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
                 if held.lease == lease:
-                    return view.lock(held)
+                    return reader.lock(held)
         if record is not None:
-            for lock in view.not_held(set()):
+            for lock in reader.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
                     return lock
     for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force

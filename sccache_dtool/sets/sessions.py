@@ -121,7 +121,7 @@ def change(
         version = versions.change(store, store.layout.session(id), facts.version, new.encode())
         if version is not None:
             return new._replace(version=version)
-    raise InUse(f"session {id} is changed by others all the time", hint="try again")
+    raise InUse(f"other processes keep changing session {id}", hint="try again")
 
 
 def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None:
@@ -138,7 +138,7 @@ def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None
 
 
 def renew(store: Store, id: str) -> bool:
-    """Begin another lifetime for the holder of a session; False if it has none, and is not needed.
+    """Extend the lifetime of a session's holder; False if it has none, so that this is not needed.
 
     Raises LeaseLost if it was revoked.
     """

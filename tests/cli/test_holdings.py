@@ -196,7 +196,7 @@ def test_an_end_that_no_calendar_has(sc: Sc, source: str, disk: Disk, name: Hold
     [
         (("status", "--mine", "--user", "ada"), "--mine and --user cannot be combined"),
         (("status", "ref.fa", "--mine"), "lists of leases cannot be restricted to one item"),
-        (("status", "--mine", "--ical", "-f", "json"), "--ical is a format of its own"),
+        (("status", "--mine", "--ical", "-f", "json"), "--ical and -f cannot be combined"),
     ],
 )
 def test_what_cannot_be_combined(sc: Sc, words: tuple[str, ...], error: str) -> None:

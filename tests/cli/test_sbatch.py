@@ -143,7 +143,7 @@ def test_a_job_that_is_to_stay_held_stays_held(slurm: Slurm, job: Path, how: str
         job.write_text("#!/bin/sh\n#SBATCH -H\n" + job.read_text())
     done = call("sbatch", *{"option": ["-HJ", "x"], "priority": ["--priority=0"]}.get(how, []), job)
     assert (done.code, done.out) == (0, "Submitted batch job 42\n")
-    assert "stays held, as was asked" in done.err
+    assert "stays held, as requested" in done.err
     assert not any("release" in one for one in slurm.calls)
     assert os.listdir(slurm.view) == ["in"]
 
@@ -189,7 +189,7 @@ def test_a_job_that_is_refused_fetches_nothing(slurm: Slurm, job: Path, root: Pa
     slurm.does("sbatch", "echo 'sbatch: error: Invalid partition' >&2; exit 3")
     done = call("sbatch", job)
     assert (done.code, done.out) == (3, "")
-    assert done.err.startswith("sbatch: error: Invalid partition\nError: sbatch submitted no job (exit code 3)")
+    assert done.err.startswith("sbatch: error: Invalid partition\nError: sbatch did not submit a job (exit code 3)")
     assert not root.exists()
 
 
