@@ -66,9 +66,7 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
         Column("STATE", "state"),
     ]
     human = now.format == "human"  # which shows no path
-    now.out.table(
-        "lock", map(_fields, found) if human else _with_paths(cache, found), columns, empty="there is no lock"
-    )
+    now.out.table("lock", map(_fields, found) if human else _with_paths(cache, found), columns, empty="no locks")
 
 
 @lock_command.command("get")

@@ -15,7 +15,7 @@ from sccache_dtool.cli.options import LIFETIME, Actions, Invocation, common_opti
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.clock import from_iso
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.protocol import sessions as on_disk
 from sccache_dtool.sets import sessions
@@ -97,7 +97,7 @@ def ls(now: Invocation) -> None:
         Column("CREATED", lambda row: output.ago(from_iso(row["created"]), moment)),
         Column("STATE", "state"),
     ]
-    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="there is no session")
+    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="no sessions")
 
 
 @session_command.command("show")
@@ -329,15 +329,19 @@ def _entry(cache: Cache, text: str) -> Entry:
         words = shlex.split(before)
     except ValueError as error:
         raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
-    named = cache.find_used(words, None)
+    try:
+        named = cache.find_used(words, None)
+    except NoCache:  # one is set up for the session; it has no item yet that a name could mean
+        request = cache.item_request(words)
+        return Entry(request.key, f"/{mount}", request.stack.canonical)
     if named.dataset:
         raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
     try:
         request = cache.item_request(words)
-    except CacheError:
-        request = None
-    if request is not None and request.key == named.key:
-        return Entry(named.key, f"/{mount}", request.stack.canonical)
+        if request.key == named.key:
+            return Entry(named.key, f"/{mount}", request.stack.canonical)
+    except CacheError:  # the words are those of a name or a key
+        pass
     facts = next((cache.facts(copy) for copy in cache.item(named.key).copies), None)
     source = tuple(facts.source or ()) if facts else ()
     for name in (None, key_label(named.key)):

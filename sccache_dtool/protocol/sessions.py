@@ -56,7 +56,7 @@ class NoSession(UsageError):
 
     def __init__(self, id: str, ended: float | None) -> None:
         if ended is None:
-            super().__init__(f"there is no session {records.printable(id)}", hint="to list them: sc-dtool session ls")
+            super().__init__(f"there is no session '{records.printable(id)}'", hint="to list them: sc-dtool session ls")
         else:
             super().__init__(
                 f"session {id} was deleted at {iso(ended)}", hint="create another one: sc-dtool session create"

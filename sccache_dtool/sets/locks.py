@@ -282,7 +282,7 @@ def show(store: Store, id: str) -> Lock:
 
 
 def _no_lock(id: str) -> UsageError:
-    return UsageError(f"there is no lock {printable(id)}", hint="to list the locks: sc-dtool lock ls")
+    return UsageError(f"there is no lock '{printable(id)}'", hint="to list the locks: sc-dtool lock ls")
 
 
 def _likely_keys(store: Store, lease: LeaseName) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def test_a_session_from_its_beginning_to_its_end(sc: Sc, ref: str, disk: Disk) -
     assert [one.code for one in done] == [0, 0]
     assert "released 1 lock" in done[0].out
     assert "was deleted at" in done[1].out
-    assert (disk.leases(), sc("lock", "ls").err) == ([], "there is no lock\n")
+    assert (disk.leases(), sc("lock", "ls").err) == ([], "no locks\n")
     assert sc("lock", "get", session, "/a").code == 2
 
 
@@ -128,6 +129,15 @@ def test_the_holder_of_a_lock_is_named_by_its_session(sc: Sc, ref: str) -> None:
     assert sc("lock", "release", lock).out == f"released {lock}\n"
     assert sc("lock", "release", lock).out.startswith(f"{lock} was already released, at ")
     assert f"session  {session}\n" in sc("lock", "show", lock).out
+
+
+def test_the_first_session_sets_up_the_cache(sc: Sc, ref: str, root: Path) -> None:
+    """A service would have to run `init` before its first session, although `use` does not need that."""
+    shutil.rmtree(root, ignore_errors=True)
+    done = sc("session", "create", "--ttl", "1h", "--add", f"{ref}:/a")
+    assert done.code == 0
+    assert f"set up a new cache in {root}" in done.err
+    assert ref in sc("session", "show", done.out.strip()).out
 
 
 def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, tmp_path: Path) -> None:
