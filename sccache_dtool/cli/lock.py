@@ -170,7 +170,9 @@ def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait
     store = now.cache().store
     payload = locks.path_of(store, locks.wait_until_held(store, lock, wait or 0.0))
     if payload is None:
-        raise UsageError(f"the item of lock {lock} has no file or directory", hint="sc-dtool doctor says what is wrong")
+        raise UsageError(
+            f"the item of lock {lock} has no file or directory", hint=f"to find out why: {now.command('doctor')}"
+        )
     sys.stdout.flush()
     write: Callable[[bytes], Any] = sys.stdout.buffer.write
     if tar:

@@ -195,7 +195,7 @@ def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | 
         if missing:
             raise UsageError(
                 f"session {session} has no item at {plain(min(missing))}",
-                hint=f"to list its items: sc-dtool session show {session}",
+                hint=f"to list its items: {now.command('session', 'show', session)}",
             )
         return [entry for entry in before if entry.mount not in wanted]
 
@@ -324,7 +324,7 @@ def _entries(cache: Cache, texts: Sequence[str]) -> tuple[Entry, ...]:
 def _entry(cache: Cache, text: str) -> Entry:
     before, colon, mount = text.rpartition(":/")
     if not colon or not before or mount.startswith("/"):
-        raise UsageError(f"{plain(text)!r} does not say at which path the item is", hint=_FORM)
+        raise UsageError(f"there is no path after the item in {plain(text)!r}", hint=_FORM)
     try:
         words = shlex.split(before)
     except ValueError as error:

@@ -201,7 +201,9 @@ def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything:
 def _why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
     if not (meant.session or meant.dataset):
         session = cache.session_holding(owners, meant.key)
-        return f"; session {session} holds it with its other items: sc-dtool session rm {session}" if session else ""
+        if session is None:
+            return ""
+        return f"; session {session} holds it with its other items: {cache.store.command('session', 'rm', session)}"
     from sccache_dtool.cli import use_many
 
     return use_many.why_not(cache, owners, meant)

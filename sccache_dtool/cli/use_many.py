@@ -127,6 +127,6 @@ def why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
 
     try:
         facts = sessions.read(cache.store, meant.session or "")
-        return f"; it is held by {facts.owner}: sc-dtool session rm {facts.id}"
+        return f"; it is held by {facts.owner}: {cache.store.command('session', 'rm', facts.id)}"
     except (CacheError, OSError, ValueError) as error:
         return f"; {error}"

@@ -116,7 +116,7 @@ def take(
     anything is written, if the item is not in the data set; LeaseLost if the session has ended.
     """
     facts = read_open(store, session)
-    entry = meant(facts, word)
+    entry = meant(store, facts, word)
     request = request_of(entry)
     membership = Membership(session, owner or session, request.key)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
@@ -130,7 +130,9 @@ def take(
         if is_open:
             return lock
         lock.give_back()
-        raise LeaseLost(f"session {session} has ended", hint="create another one: sc-dtool session create")
+        raise LeaseLost(
+            f"session {session} has ended", hint=f"create another one: {store.command('session', 'create')}"
+        )
     except BaseException:
         holder.retire()
         raise
@@ -258,7 +260,7 @@ def show(store: Store, id: str) -> Lock:
     """One lock by its id: as it is held, is still waited for, or was released. Raises UsageError if there was none."""
     lease = LeaseName.parse(id)
     if lease is None:
-        raise _no_lock(id)
+        raise _no_lock(store, id)
     with reaping.open_judge(store, glance=True) as judge:
         reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
@@ -278,11 +280,11 @@ def show(store: Store, id: str) -> Lock:
         ended = _ended(store, key, id)
         if ended is not None:
             return ended
-    raise _no_lock(id)
+    raise _no_lock(store, id)
 
 
-def _no_lock(id: str) -> UsageError:
-    return UsageError(f"there is no lock '{printable(id)}'", hint="to list the locks: sc-dtool lock ls")
+def _no_lock(store: Store, id: str) -> UsageError:
+    return UsageError(f"there is no lock '{printable(id)}'", hint=f"to list the locks: {store.command('lock', 'ls')}")
 
 
 def _likely_keys(store: Store, lease: LeaseName) -> list[str]:
@@ -334,10 +336,10 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
     if lock.session is not None and not lease.holder.startswith(sessions.lock_owner(lock.session).prefix):
         raise InUse(
             f"{id} is a lease of a set, which is given back as a whole",
-            hint=f"sc-dtool session rm {lock.session}",
+            hint=f"to release the set: {store.command('session', 'rm', lock.session)}",
         )
     if lease.holder[0] in {kind.letter for kind in BEATING}:
-        raise InUse(f"{id} is held by a running program: {lock.by}", hint="it releases it itself")
+        raise InUse(f"{id} is held by a running program: {lock.by}", hint="the program releases it")
     done = False
     if lock.generation is not None:
         gate = Held(lock.item, lock.generation, id, lease).gate(store.layout)

@@ -38,7 +38,9 @@ def read_open(store: Store, id: str) -> SessionFacts:
     """As `read`. Raises LeaseLost if the session is being deleted."""
     facts = read(store, id)
     if facts.has_ended:
-        raise LeaseLost(f"session {id} is being deleted", hint="create another one: sc-dtool session create")
+        raise LeaseLost(
+            f"session {id} is being deleted", hint=f"create another one: {store.command('session', 'create')}"
+        )
     return facts
 
 
@@ -64,7 +66,7 @@ def normal(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return made
 
 
-def meant(facts: SessionFacts, word: str) -> Entry:
+def meant(store: Store, facts: SessionFacts, word: str) -> Entry:
     """The entry that a word means: by its path, by the key of its item or the beginning of it, or by its name.
 
     Raises UsageError if it means none, or items of different keys.
@@ -79,7 +81,7 @@ def meant(facts: SessionFacts, word: str) -> Entry:
     if not found:
         raise UsageError(
             f"session {facts.id} has no item {plain(word)}",
-            hint=f"to list its items: sc-dtool session show {facts.id}",
+            hint=f"to list its items: {store.command('session', 'show', facts.id)}",
         )
     if len({entry.item for entry in found}) > 1:
         raise UsageError(f"{plain(word)!r} could be any of {len(found)} items of the session", hint="give its path")

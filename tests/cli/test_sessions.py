@@ -140,7 +140,7 @@ def test_the_first_session_sets_up_the_cache(sc: Sc, ref: str, root: Path) -> No
     assert ref in sc("session", "show", done.out.strip()).out
 
 
-def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, tmp_path: Path) -> None:
+def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, root: Path, tmp_path: Path) -> None:
     """`unuse` of one item of a set would name the caller's own process as the holder, and no way to release it."""
     (tmp_path / "items").write_text(f"{ref} @a")
     view = sc("use", "--from", tmp_path / "items").out.strip()
@@ -153,9 +153,8 @@ def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, tmp_path: Path
     assert "release them with `sc-dtool session rm`;" in sc("rm", "ref").err
     done = sc("unuse", ref)
     assert done.code == 0
-    assert done.err.endswith(
-        f"on {ref}; session {session} holds it with its other items: sc-dtool session rm {session}\n"
-    )
+    release = f"sc-dtool -C {root} session rm {session}"
+    assert done.err.endswith(f"on {ref}; session {session} holds it with its other items: {release}\n")
     assert "deleted" in sc("session", "rm", session).out
 
 
