@@ -65,9 +65,9 @@ def use_command(
     calling process: the nearest one that is not a wrapper such as timeout, env or sudo. Uses are counted: whoever
     calls `use` twice calls `unuse` twice.
 
-    With --from, leases are taken on all items of a list, or on none, and the path is that of a directory that shows
-    each item at its PATH. `unuse` of this path releases them all. dtool:URI is such a set, too: a whole dtool dataset.
-    dtool:URI#ITEM is one item of it.
+    With --from, leases are taken on all items of a manifest, or on none, and the path is that of a view: a directory
+    that shows each item at its PATH. `unuse` of this path releases them all. dtool:URI is such a set, too: a whole
+    dtool dataset. dtool:URI#ITEM is one item of it.
 
     The exit code is 11 if another process is still fetching the item after --wait, 12 if the item cannot be fetched,
     and 13 if there is not enough space.

@@ -211,7 +211,7 @@ class _Reader:
         return list(keys)
 
     def _entered(self, but: Collection[str] = ()) -> list[tuple[str, Membership, HolderRecord]]:
-        """The holders of locks that were taken by themselves, but for these."""
+        """The holders of locks that were taken on their own, except these."""
         ids = [id for id in self._named if id not in but]
         self.read(ids)
         found = ((id, self._judge.holder(id)[0]) for id in ids)
@@ -335,7 +335,7 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
     assert lease is not None
     if lock.session is not None and not lease.holder.startswith(sessions.lock_owner(lock.session).prefix):
         raise InUse(
-            f"{id} is a lease of a set, which is given back as a whole",
+            f"{id} is a lease of a set, which is released as a whole",
             hint=f"to release the set: {store.command('session', 'rm', lock.session)}",
         )
     if lease.holder[0] in {kind.letter for kind in BEATING}:
