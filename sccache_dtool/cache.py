@@ -226,9 +226,9 @@ class Cache:
             yield from upstream.tiers()
 
     def _open_upstream(self) -> Cache | None:
-        """The upstream, once it is known to be a cache. It is never set up here.
+        """The upstream, once it is known to be a cache. It is not set up here: its file system may not be mounted.
 
-        Its file system may just not be mounted.         Raises NoCache, or UsageError for a cache that would be its own upstream.
+        Raises NoCache, or UsageError for a cache that would be its own upstream.
         """
         from sccache_dtool.fetch.patience import within
 

@@ -108,7 +108,8 @@ def change(
         facts = read_open(store, id)
         if if_seq not in (None, facts.seq):
             raise InUse(
-                f"session {id} was changed: its number is {facts.seq}, not {if_seq}", hint="look at it again, and retry"
+                f"session {id} was changed: its number is {facts.seq}, not {if_seq}",
+                hint=f"to see the changes: {store.command('session', 'show', id)}",
             )
         before = {(entry.item, entry.mount): entry for entry in facts.entries}
         entries = tuple(before.get((entry.item, entry.mount), entry) for entry in normal(make(facts.entries)))
