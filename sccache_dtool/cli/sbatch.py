@@ -89,7 +89,7 @@ def sbatch_command(
     max_rate: int | None,
     make_room: bool,
 ) -> int:
-    """Submit a job to Slurm that starts when its data is available.
+    """Submit a Slurm job that starts when its data is available.
 
     Lines in SCRIPT that begin with #SC name the items that the job needs, each with the path at which it is to appear:
     #SC SOURCE [STEP]... @PATH. The job is submitted held. Its leases are taken, and what is missing is fetched, on this
