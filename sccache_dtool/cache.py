@@ -226,7 +226,7 @@ class Cache:
             yield from upstream.tiers()
 
     def _open_upstream(self) -> Cache | None:
-        """The upstream, once it is known to be a cache. It is never set up: it may only be not mounted.
+        """The upstream, once it is known to be a cache. It is not set up here: its file system may not be mounted.
 
         Raises NoCache, or UsageError for a cache that would be its own upstream.
         """
@@ -270,7 +270,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lend(self, request: Request, options: UseOptions) -> Iterator[Lease]:
-        """A lease of this process, for as long as another cache copies what it is on."""
+        """A lease of this process, while another cache copies the item."""
         with contextlib.ExitStack() as held:
 
             def take(cache: Cache) -> Lease:
@@ -406,7 +406,7 @@ class Cache:
         `items`: a source, or a sequence of a source and steps, for each path at which an item is to appear; or what
         `manifest` returned. The set is a context manager. Its own path is that of a directory of links that shows each
         item at its path, and it maps these paths to those of the items. Items that are missing are fetched, several at
-        a time. `refresh` and `max_age`: as for `use`; `label`: what the set is called, for people.
+        a time. `refresh` and `max_age`: as for `use`; `label`: a text that describes the set.
 
         Raises as `use`; UsageError lists everything that is wrong with `items`.
         """
@@ -510,7 +510,7 @@ class Cache:
         """As `hold`, for many items: leases on all of them, or on none, and one directory that shows them.
 
         `session`: the id of the session that the set becomes, from `sessions.new_id`, if its path must be known before.
-        `label`: what the set is called, for people. `options.size` is that of no single item, and is ignored.
+        `label`: a text that describes the set. `options.size` is that of no single item, and is ignored.
         """
         return self._hold_many(owner, entries, options, session, label, lambda holder: holder.beating())
 
@@ -591,10 +591,14 @@ class Cache:
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
-        return release.holder_above(items.look(self.store, key, uses=False), self._proc)
+        return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
+
+    def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
+        """The session for which one of `owners` holds an item; None if there is none."""
+        return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
-        """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+        """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
         return release.renew(self.store, owners)
 
     def close(self) -> None:
@@ -665,7 +669,7 @@ class Cache:
     ) -> list[Lock]:
         """The locks, which are all leases, that match all arguments that are given. `item`: its key.
 
-        `owner`: as whoever took it called themselves. With a session or an item, only the items concerned are looked
+        `owner`: the text that the lock was taken with. With a session or an item, only the items concerned are looked
         at, otherwise the whole cache.
         """
         from sccache_dtool.sets import locks

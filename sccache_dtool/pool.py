@@ -191,7 +191,7 @@ class Pool:
                     yield ready.pop(taken).get()
                     taken += 1
         finally:
-            if any(helper.at for helper in self.helpers):  # nobody wants the rest
+            if any(helper.at for helper in self.helpers):  # the rest is not needed
                 self.dismiss()
 
 

@@ -24,6 +24,7 @@ from sccache_dtool.liveness.batch import sbatch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
+PACKAGE = ROOT / "sccache_dtool"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -88,6 +89,21 @@ def test_the_architecture_names_what_is_there() -> None:
     assert [(name, file) for name, file in named if not re.search(rf"\b{name}\b", (package / file).read_text())] == []
     files = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", page)
     assert [file for file in files if not (package / file).exists()] == []
+
+
+def test_the_architecture_names_every_module() -> None:
+    """A reader who looks for a module would find a page of an earlier state."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set[str]()
+    for row in re.findall(
+        r"^\| (`[^|]*) \|", page.partition("## Modules")[2].partition("## The path")[0], re.MULTILINE
+    ):
+        package = ""
+        for name in re.findall(r"`([^`]+)`", row):  # as in `cli/use`, `manage`
+            package, name = name.rsplit("/", 1) if "/" in name else (package, name)
+            named.add(f"{package}/{name}" if package and (PACKAGE / package / f"{name}.py").exists() else name)
+    files = [file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py") if not file.name.startswith("__")]
+    assert sorted(named ^ {str(file.with_suffix("")) for file in files}) == []
 
 
 def with_actions(command: click.Command | None) -> list[click.Command]:

@@ -55,7 +55,7 @@ def _users(store: Store) -> dict[str, str]:
 
 
 def _with_users(store: Store, item: Item, users: dict[str, str]) -> Iterator[tuple[Held, str]]:
-    """The leases on an item, and whose they are: if its holder does not tell, the lease itself does."""
+    """The leases on an item, each with its user, as its holder or else the lease itself says."""
     for one in item.held:
         user = users.get(one.lease.holder) if one.lease else None
         if user is None:

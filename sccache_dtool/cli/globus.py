@@ -15,15 +15,16 @@ from sccache_dtool.errors import CacheError, FetchFailed, UsageError
     "collections",
     multiple=True,
     metavar="UUID",
-    help="Consent also to access to the data in this collection. May be repeated.",
+    help="Also consent to access to the data in this collection. Repeatable.",
 )
 @common_options()
 @pass_invocation
 def globus_command(now: Invocation, action: str, collections: tuple[str, ...]) -> None:
-    """Log in to Globus, for sources that begin with globus://.
+    """Log in to Globus for sources globus://..., or log out.
 
-    The tokens are kept in ~/.globus. A mapped collection may require a consent of its own: `use` says so, and names it.
-    With $GLOBUS_CLIENT_ID and $GLOBUS_CLIENT_SECRET, no login is needed.
+    `login` stores tokens in ~/.globus, and `logout` revokes and removes them. A mapped collection may require a consent
+    of its own: then `use` fails, and prints the command that gives it. With $GLOBUS_CLIENT_ID and
+    $GLOBUS_CLIENT_SECRET, no login is needed.
 
     \b
     Example:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: float | None, ical: bool) -> None:
     """Print the leases of a user, or of everybody; `notice`: only those that end within so many seconds."""
     if ical and now.format != "human":
-        raise UsageError("--ical is a format of its own", hint="leave out -f")
+        raise UsageError("--ical and -f cannot be combined", hint="leave out -f")
     moment = time.time()
     found = sorted(cache.holdings(user), key=lambda one: (one.until or float("inf"), one.item.label))
     if notice is not None or ical:
@@ -42,8 +42,8 @@ def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: floa
     ]
     if notice is not None:
         columns.append(Column("TO KEEP IT", lambda row: row["renew"] or ""))
-    whose = "anybody" if user is None else user
-    empty = f"no lease is held by {whose}" if notice is None else f"no lease of {whose} ends by then"
+    by, of = ("", "") if user is None else (f" by {user}", f" of {user}")
+    empty = f"no lease is held{by}" if notice is None else f"no lease{of} ends within that time"
     now.out.table("held", (holding_fields(now, one) for one in found), columns, empty)
 
 
@@ -100,7 +100,7 @@ def _process(record: HolderRecord) -> str:
 
 
 def _renew(now: Invocation, one: Holding) -> str | None:
-    """The command that begins another lifetime; None if there is none to renew."""
+    """The command that extends the lifetime; None if there is none."""
     record = one.judged.record
     if record is None or one.until is None:
         return None

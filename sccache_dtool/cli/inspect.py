@@ -37,7 +37,9 @@ USES = Column("USES", "uses", right=True)
 
 def last_use(now: float) -> Column:
     """A column that shows the last use, for rows with `_idle_since` (seconds since 1970) and, if any, `leases`."""
-    return Column("LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"], now))
+    return Column(
+        "LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"] or None, now)
+    )
 
 
 def item_fields(item: Item) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def item_fields(item: Item) -> dict[str, Any]:
         "copies": len(item.copies),
         "leases": item.leases,
         "uses": item.uses,
-        "last_use": output.moment(item.idle_since),
+        "last_use": output.moment(item.idle_since or None),
         "state": _state(item),
         "_idle_since": item.idle_since,
     }
@@ -235,7 +237,9 @@ def status_command(now: Invocation, item: str | None, user: str | None, notice: 
         from sccache_dtool.cli.holdings import print_holdings
 
         if item is not None:
-            raise UsageError("leases are listed of all items", hint=f"`sc-dtool why {item}` shows those of one item")
+            raise UsageError(
+                "lists of leases cannot be restricted to one item", hint=f"to show who holds it: sc-dtool why {item}"
+            )
         print_holdings(now, cache, user, notice, ical)
         return
     if item is None:

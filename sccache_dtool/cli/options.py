@@ -197,11 +197,9 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     )
 
 
-upstream_option = click.option(
-    "--upstream",
-    metavar="DIR",
-    help="Copy missing items from the cache in DIR, which fetches them. Default: $SC_DTOOL_UPSTREAM, or config.toml.",
-)
+def upstream_option(purpose: str) -> Callable[[Command], Command]:
+    """The option for the upstream; `purpose`: what the command does with it."""
+    return click.option("--upstream", metavar="DIR", help=f"{purpose} Default: $SC_DTOOL_UPSTREAM, or config.toml.")
 
 
 class ItemOptions(NamedTuple):
@@ -223,31 +221,39 @@ class ItemOptions(NamedTuple):
         return [now.cache(directory, **more) for directory in found]
 
 
-def item_options(function: Command) -> Any:
-    """Which item, and where. The command is given `item`, ItemOptions."""
-
+def _with_item(function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def run(*arguments: Any, **values: Any) -> Any:
         item = ItemOptions(*(values.pop(name) for name in ItemOptions._fields))
         return function(*arguments, item=item, **values)
 
+    return run
+
+
+def _item_options(name: str, directories: str, upstream: str) -> Callable[[Command], Any]:
+    """Options that say which item is meant; the help of each."""
     add = add_options(
-        click.option(
-            "-n",
-            "--name",
-            metavar="NAME",
-            help="Identify the item by NAME. Without SOURCE: count references only, without data.",
-        ),
-        click.option(
-            "-d",
-            "--directories",
-            metavar="DIR:DIR",
-            help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
-        ),
-        upstream_option,
+        click.option("-n", "--name", metavar="NAME", help=name),
+        click.option("-d", "--directories", metavar="DIR:DIR", help=directories),
+        upstream_option(upstream),
         click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
     )
-    return add(run)
+    return lambda function: add(_with_item(function))
+
+
+#: Which item, and where, for commands that fetch it. The command is given `item`, ItemOptions.
+item_options = _item_options(
+    "Identify the item by NAME. Without SOURCE: count references only, without data.",
+    "Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
+    "Copy missing items from the cache in DIR, which fetches them.",
+)
+
+#: The same for commands that fetch nothing.
+find_options = _item_options(
+    "The NAME that `use` was given.",
+    "Caches to look in instead of -C.",
+    "The upstream that `use` was given.",
+)
 
 
 def use_options(function: Command) -> Any:

@@ -34,7 +34,7 @@ _WORDS = "sc-dtool.sbatch"
 
 
 class _WithOptionsOfSbatch(click.Command):
-    """A command line of `sbatch`, in which a few options more may be among those before the script."""
+    """A command line of `sbatch`, which may have a few further options before the script."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
@@ -52,7 +52,7 @@ class _Job(NamedTuple):
     id: str
     cluster: str
     session: str
-    is_ours: bool  # whether its comment is not its user's
+    is_ours: bool  # whether its comment is sc-dtool's, and not its user's
 
     def __str__(self) -> str:
         return f"job {self.id}" + (f" of cluster {self.cluster}" if self.cluster else "")
@@ -89,7 +89,7 @@ def sbatch_command(
     max_rate: int | None,
     make_room: bool,
 ) -> int:
-    """Submit a job to Slurm that starts when its data is available.
+    """Submit a Slurm job that starts when its data is available.
 
     Lines in SCRIPT that begin with #SC name the items that the job needs, each with the path at which it is to appear:
     #SC SOURCE [STEP]... @PATH. The job is submitted held. Its leases are taken, and what is missing is fetched, on this
@@ -115,7 +115,7 @@ def sbatch_command(
     text, name, stdin = _script(words)
     lines, late = sbatch.items(text)
     for number in late:
-        now.out.warning(f"{name}:{number}: this line comes after the first command, so it names no item")
+        now.out.warning(f"{name}:{number}: this #SC line is ignored, because it comes after the first command")
     if not lines:
         now.out.note(f"{name} has no line #SC SOURCE, so there is nothing to fetch")
         return submit.pass_on(words.others, stdin)
@@ -189,7 +189,8 @@ def _make_available(
         _give_up(now, job, error.message if isinstance(error, CacheError) else type(error).__name__, keep_held)
         raise
     if stays_held:
-        now.out.note(f"{job} stays held, as was asked; its data is available: {job.command('scontrol', 'release')}")
+        starting = job.command("scontrol", "release")
+        now.out.note(f"{job} stays held, as requested; its data is available; to start it: {starting}")
     else:
         try:
             submit.release(job.id, job.cluster)

@@ -15,7 +15,7 @@ from sccache_dtool.cli.options import (
     Invocation,
     ItemOptions,
     common_options,
-    item_options,
+    find_options,
     pass_invocation,
     size_ignored_option,
 )
@@ -76,8 +76,10 @@ _SOURCES = {
     "--owner", metavar="WHO", help="Show only what is fetched for this user, USER@HOST, process, job or holder."
 )
 @click.option("--session", metavar="ID", help="Show only what is fetched for this session.")
-@click.option("--all", "everything", is_flag=True, help="Show also what was interrupted, or ended within the last day.")
-@click.option("--watch", is_flag=True, help="Show the list again and again, on a terminal, until Ctrl-C.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also show downloads that were interrupted, or ended within the last day."
+)
+@click.option("--watch", is_flag=True, help="Redraw the list every second until Ctrl-C. Needs a terminal.")
 @common_options()
 @pass_invocation
 def transfers_command(
@@ -85,7 +87,8 @@ def transfers_command(
 ) -> None:
     """Show the downloads in progress.
 
-    A download that others wait for is shown for each of them: --owner and --session also find it by those who wait.
+    A process that waits for a download has a line of its own. --owner and --session also select the download by those
+    who wait for it.
 
     \b
     Examples:
@@ -263,7 +266,7 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 
 
 @click.command("locate")
-@item_options
+@find_options
 @size_ignored_option
 @common_options()
 @pass_invocation
@@ -271,8 +274,8 @@ def locate_command(now: Invocation, item: ItemOptions) -> None:
     """Print the path of an item without taking a lease.
 
     Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
-    key. The exit code is 1 if the item is in none of the caches. It is also 1 if `use` would fetch the item again
-    because its source has changed.
+    key. The upstream is not searched. The exit code is 1 if the item is in none of the caches. It is also 1 if `use`
+    would fetch the item again because its source has changed.
 
     \b
     Example:

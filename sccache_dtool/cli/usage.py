@@ -198,7 +198,7 @@ def _by_user(
 @pass_invocation
 @by_all_tasks
 def summary_command(now: Invocation, by: str, unused: float) -> None:
-    """Show space, uses, and the download time that the cache saved.
+    """Show space, uses, and the download time saved by the cache.
 
     Time is saved by each use that finds its item in the cache: as much as the item's download took.
 

@@ -15,6 +15,7 @@ from sccache_dtool.cli.options import (
     Invocation,
     ItemOptions,
     common_options,
+    find_options,
     holder_option,
     item_options,
     pass_invocation,
@@ -64,9 +65,9 @@ def use_command(
     calling process: the nearest one that is not a wrapper such as timeout, env or sudo. Uses are counted: whoever
     calls `use` twice calls `unuse` twice.
 
-    With --from, leases are taken on all items of a list, or on none, and the path is that of a directory that shows
-    each item at its PATH. `unuse` of this path releases them all. dtool:URI is such a set, too: a whole dtool dataset.
-    dtool:URI#ITEM is one item of it.
+    With --from, leases are taken on all items of a manifest, or on none, and the path is that of a view: a directory
+    that shows each item at its PATH. `unuse` of this path releases them all. dtool:URI is such a set, too: a whole
+    dtool dataset. dtool:URI#ITEM is one item of it.
 
     The exit code is 11 if another process is still fetching the item after --wait, 12 if the item cannot be fetched,
     and 13 if there is not enough space.
@@ -99,7 +100,7 @@ def use_command(
 
 
 @click.command("unuse")
-@item_options
+@find_options
 @size_ignored_option
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
@@ -199,7 +200,10 @@ def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything:
 
 def _why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
     if not (meant.session or meant.dataset):
-        return ""
+        session = cache.session_holding(owners, meant.key)
+        if session is None:
+            return ""
+        return f"; session {session} holds it with its other items: {cache.store.command('session', 'rm', session)}"
     from sccache_dtool.cli import use_many
 
     return use_many.why_not(cache, owners, meant)
@@ -308,7 +312,7 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
 
 @click.command("renew")
 @holder_option
-@upstream_option
+@upstream_option("Extend leases in the cache in DIR as well.")
 @common_options()
 @pass_invocation
 def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:

@@ -126,6 +126,7 @@ def why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
     from sccache_dtool.protocol import sessions
 
     try:
-        return f"; it is held by {sessions.read(cache.store, meant.session or '').owner}"
+        facts = sessions.read(cache.store, meant.session or "")
+        return f"; it is held by {facts.owner}: {cache.store.command('session', 'rm', facts.id)}"
     except (CacheError, OSError, ValueError) as error:
         return f"; {error}"

@@ -276,7 +276,7 @@ def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding
 
 
 def _in_sessions(store: Store) -> Iterator[Finding]:
-    """Links that a view lacks: a purge of the file system removes them by their age, and knows nothing of leases."""
+    """Links that a view lacks: a purge of the file system removes them by their age, and ignores leases."""
     for facts in sessions.listing(store):
         view = sessions.view_path(store.layout, facts.id)
         with Expected(GONE):
@@ -285,7 +285,7 @@ def _in_sessions(store: Store) -> Iterator[Finding]:
                 path, link = f"{view}{entry.mount}", _link_of(store, entry)
                 if link is not None and not _is_there(store, path):
                     make = partial(sessions.make_links, store, view, {entry.mount[1:]: link})
-                    yield Finding(path, "missing in the view of a set that is held", make, "makes the link again")
+                    yield Finding(path, "missing in the view of a set that is held", make, "creates the link again")
 
 
 def _link_of(store: Store, entry: Entry) -> str | None:

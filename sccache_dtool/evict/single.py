@@ -138,11 +138,19 @@ def _in_use(store: Store, item: Item) -> InUse:
     if not item.leases:
         return InUse(f"cannot remove {key_label(item.key)}: it was in use a moment ago", hint="try again")
     count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
+    found = judged(store, item.held)
+    commands = " or ".join(f"`sc-dtool {command}`" for command in sorted({_releasing(one) for one in found}))
     return InUse(
         f"cannot remove {key_label(item.key)}: {count} held",
-        details=[f"{one.by}: {one.verdict.evidence}" for one in judged(store, item.held)],
-        hint="release them with `sc-dtool unuse`; `sc-dtool reap` ends those of dead holders",
+        details=[f"{one.by}: {one.verdict.evidence}" for one in found],
+        hint=f"release them with {commands}; `sc-dtool reap` ends those of dead holders",
     )
+
+
+def _releasing(one: Judged) -> str:
+    """The command that releases a lease."""
+    session = None if one.record is None else one.record.session
+    return "unuse" if session is None else "session rm" if session.item is None else "lock release"
 
 
 def evict_if_idle(store: Store, key: str) -> bool:

@@ -73,7 +73,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
 
 
 def announced(source: Source) -> int | None:
-    """None: which account may ask the collection, only the settings of a cache say."""
+    """None: only the settings of a cache say which account may ask the collection."""
     return None
 
 
@@ -85,7 +85,7 @@ def to_install(scheme: str) -> str | None:
 
 
 class _Version(NamedTuple):
-    """What a collection says of a file."""
+    """What a collection reports about a file."""
 
     size: int
     modified: str
@@ -150,7 +150,7 @@ class _Transfer:
         )
 
     def resume(self, path: str) -> bool:
-        """Put at `path` what a process had received completely that was killed before it was done with the item."""
+        """Put at `path` a file that a process received completely before it was killed."""
         fs, track, number = self._job.fs, self._job.track, self._job.number
         if track is None or track.taken is None or self._job.fresh:
             return False
@@ -166,7 +166,7 @@ class _Transfer:
             fs.rename(there, path)
             self._show(self.version.size)
             self._job.progress.start(self._source.name, self.version.size, self.version.size)
-            self._adopt()  # the notes are of no use any more
+            self._adopt()  # the notes are not needed any more
             return True
         return False
 
@@ -320,7 +320,7 @@ class _Transfer:
 
     @property
     def _label(self) -> str:
-        """What people see of a task. It tells the task of this item from the other tasks of the user."""
+        """The label of a task, by which people distinguish it from the other tasks of the user."""
         return f"sc-dtool {self._landing.of}"
 
     def _take_over(self, task: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class _Caller:
-    """A thread that makes one call after another: to start one takes longer than most calls."""
+    """A thread that makes one call after another: starting a thread takes longer than most calls."""
 
     def __init__(self) -> None:
         self._call: Callable[[], None]
@@ -28,7 +28,7 @@ class _Caller:
             self._call()
 
     def make(self, call: Callable[[], None]) -> Lock:
-        """Have a call made; the lock that is returned is released at its end. An idle thread only."""
+        """Make a call in this thread, which must be idle. Returns a lock that is released at the end of the call."""
         running = Lock()
         running.acquire()
 

@@ -75,7 +75,7 @@ class Tier:
             except NoSpace as error:
                 error.of_upstream = True
                 raise
-            except OSError as error:  # not to be taken for one of the file system that the copy is put on
+            except OSError as error:  # not an error of the file system that the copy is on
                 failure = translate(error)
                 if isinstance(failure, NoSpace):
                     failure.of_upstream = True

@@ -65,7 +65,7 @@ class Transfer(NamedTuple):
     who: str = "?"  # `by` in words
     holder: str = ""  # the id of the holder that is to get the lease; empty if an earlier release fetches
     session: str | None = None  # for which that holder holds leases
-    lock_owner: str | None = None  # who asked for the session's lock, as they called themselves
+    lock_owner: str | None = None  # the text that the session's lock was taken with
 
     @property
     def percent(self) -> float | None:

@@ -186,7 +186,7 @@ def _file(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
 
 
 def _globus(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
-    """``globus://COLLECTION/path``: the path is left as it is written, as Globus decodes nothing."""
+    """``globus://COLLECTION/path``: the path is kept as it is written, because Globus does not decode it."""
     from sccache_dtool.catalog.broker_names import is_uuid
 
     collection, slash, path = word.partition(":")[2].removeprefix("//").partition("/")

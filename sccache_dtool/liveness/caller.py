@@ -114,7 +114,7 @@ def verdict_on(job: Job) -> Verdict:
 
 
 def _check_that_it_lasts(job: Job) -> None:
-    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn if the job is not known."""
     from sccache_dtool.liveness import State
 
     verdict = verdict_on(job)

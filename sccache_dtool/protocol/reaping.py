@@ -141,7 +141,7 @@ class Judge:
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
-            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # what somebody has made up
+            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # a forged record
             self._known[id] = self._judge_holder(id)
         return self._known[id]
 
@@ -184,7 +184,7 @@ class Judge:
         state, evidence = self.holder(facts.holder)[1]
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
-        return Verdict(state, f"of session {session}: {evidence}")
+        return Verdict(state, f"session {session}: {evidence}")
 
     def conclude(self, session: str, evidence: str) -> list[str]:
         """Take the holders of a session's locks for dead, as the session has ended; their ids."""

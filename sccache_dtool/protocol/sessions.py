@@ -1,7 +1,7 @@
 """Sessions on disk: a data set, a gate of its own, and the leases that belong to it, which end together.
 
 A session has one holder for its life. If it is a set that is held, all its leases are that holder's, and its data set
-names them. A lock that was taken by itself is a lease too; its holder is an entry of its own, which names the session.
+names them. A lock that was taken on its own is a lease too; its holder is an entry of its own, which names the session.
 Nothing is counted, and nothing is kept twice.
 
 Whoever takes a lock enters the session's gate after that, which proves that the session has not ended. Ending a session
@@ -54,13 +54,13 @@ _MOST_CLOSINGS = 100
 class NoSession(UsageError):
     """There is no such session; `ended` is when it was deleted, in seconds since 1970, if that is known."""
 
-    def __init__(self, id: str, ended: float | None) -> None:
+    def __init__(self, store: Store, id: str, ended: float | None) -> None:
         if ended is None:
-            super().__init__(f"there is no session {records.printable(id)}", hint="to list them: sc-dtool session ls")
+            message = f"there is no session '{records.printable(id)}'"
+            super().__init__(message, hint=f"to list the sessions: {store.command('session', 'ls')}")
         else:
-            super().__init__(
-                f"session {id} was deleted at {iso(ended)}", hint="create another one: sc-dtool session create"
-            )
+            message = f"session {id} was deleted at {iso(ended)}"
+            super().__init__(message, hint=f"create another one: {store.command('session', 'create')}")
         self.ended = ended
 
 
@@ -218,7 +218,7 @@ def _put_in_place(store: Store, area: str, id: str, version: VersionName) -> Non
             return
         except OSError as error:
             if error.errno in NOT_EMPTY:
-                raise UsageError(f"session {id} is there already", hint="choose another id") from None
+                raise UsageError(f"session {id} already exists", hint="choose another id") from None
             if error.errno not in GONE:
                 raise
             with Expected(GONE):
@@ -268,7 +268,7 @@ def read(store: Store, id: str) -> SessionFacts:
                     raise
             if again:
                 refresh(store)
-    raise NoSession(id, ended_at(store, id))
+    raise NoSession(store, id, ended_at(store, id))
 
 
 def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
@@ -380,7 +380,7 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
     if not is_session(id):
-        raise NoSession(id, None)
+        raise NoSession(store, id, None)
     facts = None
     try:
         _close(store, f"{directory}/{GATE}")
@@ -393,7 +393,7 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
             raise
         at = ended_at(store, id)
         if at is None:
-            raise NoSession(id, None) from None
+            raise NoSession(store, id, None) from None
         return Deleted(id, at, False, 0)
     present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
     count = 0
@@ -437,7 +437,7 @@ def _close(store: Store, path: str) -> None:
                 return
         with Expected(GONE), probing(store, path):
             fs.unlink_all(path, fs.names(path))
-    raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
+    raise InUse(f"other processes keep taking locks in {os.path.dirname(path)}", hint="try again")
 
 
 def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:

@@ -26,6 +26,12 @@ class Store(NamedTuple):
         """Log an anomaly; see Oddity."""
         self.log.warning(Oddity(path, kind, fate))
 
+    def command(self, *words: str) -> str:
+        """A command line for this cache, quoted for a shell."""
+        import shlex
+
+        return shlex.join(("sc-dtool", "-C", self.layout.root, *words))
+
     def logging_to(self, log: Log) -> Store:
         """The same cache, with another log."""
         return self._replace(log=log)

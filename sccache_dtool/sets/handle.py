@@ -47,7 +47,8 @@ class Access(NamedTuple):
         request = self.item_request(entry.words, entry.name)
         if entry.item not in (None, request.key):
             raise UsageError(
-                f"the words of {entry.mount} mean another item by now", hint="put the item into the data set again"
+                f"the source of {entry.mount} now means another item",
+                hint="remove the item from the session, and add it again",
             )
         return request
 
@@ -80,7 +81,7 @@ class Session:
     def lock(self, item: str, owner: str | None = None, wait: float | None = None) -> SessionLock:
         """A lock on an item of the data set, given by its path, key or name, which is fetched if it is not there.
 
-        It lasts until it is released, or the session is deleted. `owner`: who asks for it, as they call themselves
+        It lasts until it is released, or the session is deleted. `owner`: a text that names who asks for it
         (default: the session). `wait`: seconds to wait for another process's download. Raises as `Cache.use` does.
         """
 
@@ -94,7 +95,7 @@ class Session:
         return locks.listing(self._access.store, Filter(self.id), self._access.unsettled)
 
     def change(self, data_set: DataSet, *, if_seq: int | None = None, force: bool = False) -> SessionFacts:
-        """Replace the data set. Raises InUse if it has not the number `if_seq` any more, or somebody else was first.
+        """Replace the data set. Raises InUse if its number is not `if_seq`, or if another process was first.
 
         Raises InUse, too, if it would take out an item on which the session has a lock, unless `force`.
         """
@@ -108,7 +109,7 @@ class Session:
         return sessions.change(self._access.store, self.id, make, if_seq=if_seq, force=force)
 
     def renew(self) -> bool:
-        """Begin another lifetime for the session's holder; False if it has none."""
+        """Extend the lifetime of the session's holder; False if it has none."""
         return sessions.renew(self._access.store, self.id)
 
     def delete(self) -> Deleted:

@@ -95,7 +95,7 @@ def hold(
 ) -> HeldSet:
     """Leases on all entries for the holder of `acquirer`, which must be beating, and the session that shows them.
 
-    All or nothing. `session`: an id that was not used yet. `label`: what the set is called, for people. `max_age`,
+    All or nothing. `session`: an id that was not used yet. `label`: a text that describes the set. `max_age`,
     `jobs`: see `take_all`.
     """
     wanted = list(_expanded(acquirer, entries, max_age))

@@ -134,7 +134,7 @@ def _shell_words(line: str) -> Iterator[str]:
     while rest and rest[0] != "#":
         match = re.match(_WORD, rest)
         if match is None or (match.end() < len(rest) and not rest[match.end()].isspace()):
-            raise UsageError("a quotation mark has no partner, or the line ends in a backslash")
+            raise UsageError("a quotation mark is not closed, or the line ends in a backslash")
         word = match[0]
         if not re.fullmatch(_BARE, word):
             import shlex
@@ -193,7 +193,7 @@ def _entries(parts: Iterable[_Part], file: str, mean: Mean) -> list[Entry]:
         try:
             named = read()
             if named is not None:
-                request = mean(named.words, named.name)
+                request = _meaning(named, mean)
                 path = normal_path(_default_path(request, named) if named.at is None else named.at)
                 entries.append(Entry(path, request, named.size, where))
         except (UsageError, FetchFailed) as error:
@@ -209,6 +209,19 @@ def _entries(parts: Iterable[_Part], file: str, mean: Mean) -> list[Entry]:
         more = [f"and {len(lines) - _LISTED:,} more"] if len(lines) > _LISTED else []
         raise kind(f"{file}: {len(lines):,} of its items cannot be used", details=[*lines[:_LISTED], *more])
     return entries
+
+
+def _meaning(named: _Named, mean: Mean) -> Request | DatasetRequest:
+    """What an item means. Raises UsageError, whose hint says what to do if the words are a file name with spaces."""
+    try:
+        return mean(named.words, named.name)
+    except UsageError as error:
+        name = " ".join(named.words)
+        if " " in name and os.path.lexists(name):
+            import shlex
+
+            error.hint = f"quote a name that contains spaces: {shlex.quote(plain(name))}"
+        raise
 
 
 def _default_path(request: Request | DatasetRequest, named: _Named) -> str:

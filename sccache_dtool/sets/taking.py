@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 #: Items that are fetched at the same time.
 AT_ONCE = 8
 
-#: Seconds that a set which cannot be had waits for its other fetches to notice that: one may wait for a server that is
-#: silent. What it would still take, it gives back, because its holder has retired by then.
+#: Seconds that a set that has failed waits for its other fetches to end: one may wait for a server that is silent. A
+#: fetch that ends later gives its lease back, because the holder has retired by then.
 _PATIENCE = 5.0
 
-#: Seconds after which a wait notices that nobody wants its item any more.
+#: Seconds after which a waiting fetch notices that its set has failed.
 _NOTICED_AFTER = 0.5
 
 
@@ -46,7 +46,7 @@ class Wanted(NamedTuple):
 
 
 def take_all(acquirer: Acquirer, wanted: Sequence[Wanted], max_age: float | None, jobs: int | None) -> list[Lease]:
-    """Leases on all items, in their order; if one of them cannot be had, on none. The holder must be beating.
+    """Leases on all items, in their order; if one of them cannot be taken, on none. The holder must be beating.
 
     `acquirer`: for the holder of all leases; its progress shows all fetches as one. `max_age`: as for
     `Acquirer.acquire`. `jobs`: how many leases are taken at a time, see Pool.
@@ -113,11 +113,11 @@ def _fetch(
 
 
 class _Abandoned(BaseException):
-    """Ends what is done for a set that cannot be had. It is no error of a fetch, which would be tried again."""
+    """Ends the other fetches of a set that has failed. It is not an error of a fetch, which would be retried."""
 
 
 class _OneForAll:
-    """The progress of many fetches, which several threads report, as that of one."""
+    """Shows the progress of many fetches, which several threads report, as one."""
 
     def __init__(self, shown: Progress, label: str, total: int | None, over: threading.Event) -> None:
         self._shown = shown
@@ -135,7 +135,7 @@ class _OneForAll:
         self.advance(there)
 
     def advance(self, n: int) -> None:
-        """See Progress. Raises _Abandoned once nobody wants the rest."""
+        """See Progress. Raises _Abandoned once the set has failed."""
         if self._over.is_set():
             raise _Abandoned
         with self._lock:
@@ -154,7 +154,7 @@ class _OneForAll:
 
 
 class _Interruptible(Clock):
-    """A clock by which nobody sleeps for something that is not wanted any more."""
+    """A clock whose `sleep` ends once the set has failed."""
 
     def __init__(self, clock: Clock, over: threading.Event) -> None:
         self._clock = clock
@@ -162,7 +162,7 @@ class _Interruptible(Clock):
         self.wall, self.monotonic, self.since_boot = clock.wall, clock.monotonic, clock.since_boot  # type: ignore[method-assign]
 
     def sleep(self, seconds: float) -> None:
-        """Sleep for `seconds`. Raises _Abandoned."""
+        """Sleep for `seconds`. Raises _Abandoned once the set has failed."""
         while not self._over.is_set():
             self._clock.sleep(min(seconds, _NOTICED_AFTER))
             seconds -= _NOTICED_AFTER

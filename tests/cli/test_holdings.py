@@ -195,8 +195,8 @@ def test_an_end_that_no_calendar_has(sc: Sc, source: str, disk: Disk, name: Hold
     ("words", "error"),
     [
         (("status", "--mine", "--user", "ada"), "--mine and --user cannot be combined"),
-        (("status", "ref.fa", "--mine"), "leases are listed of all items"),
-        (("status", "--mine", "--ical", "-f", "json"), "--ical is a format of its own"),
+        (("status", "ref.fa", "--mine"), "lists of leases cannot be restricted to one item"),
+        (("status", "--mine", "--ical", "-f", "json"), "--ical and -f cannot be combined"),
     ],
 )
 def test_what_cannot_be_combined(sc: Sc, words: tuple[str, ...], error: str) -> None:

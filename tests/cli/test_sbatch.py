@@ -143,7 +143,7 @@ def test_a_job_that_is_to_stay_held_stays_held(slurm: Slurm, job: Path, how: str
         job.write_text("#!/bin/sh\n#SBATCH -H\n" + job.read_text())
     done = call("sbatch", *{"option": ["-HJ", "x"], "priority": ["--priority=0"]}.get(how, []), job)
     assert (done.code, done.out) == (0, "Submitted batch job 42\n")
-    assert "stays held, as was asked" in done.err
+    assert "stays held, as requested" in done.err
     assert not any("release" in one for one in slurm.calls)
     assert os.listdir(slurm.view) == ["in"]
 
@@ -168,7 +168,7 @@ def test_a_job_without_data_is_simply_submitted(slurm: Slurm, job: Path, disk: D
     slurm.does("sbatch", 'echo "$@"; cat > $SLURM/script; exit 7')
     done = call("sbatch", "--hold", "--keep-held", job, "-x")
     assert (done.code, done.out) == (7, f"--hold {job} -x\n")
-    assert f"{job}:3: this line comes after the first command" in done.err
+    assert f"{job}:3: this #SC line is ignored, because it comes after the first command" in done.err
     assert "nothing to fetch" in done.err
     assert call("sbatch", input="#!/bin/sh\ntrue\n").code == 7
     assert (slurm.directory / "script").read_text() == "#!/bin/sh\ntrue\n"
@@ -189,7 +189,7 @@ def test_a_job_that_is_refused_fetches_nothing(slurm: Slurm, job: Path, root: Pa
     slurm.does("sbatch", "echo 'sbatch: error: Invalid partition' >&2; exit 3")
     done = call("sbatch", job)
     assert (done.code, done.out) == (3, "")
-    assert done.err.startswith("sbatch: error: Invalid partition\nError: sbatch submitted no job (exit code 3)")
+    assert done.err.startswith("sbatch: error: Invalid partition\nError: sbatch did not submit a job (exit code 3)")
     assert not root.exists()
 
 

@@ -279,6 +279,7 @@ def test_what_is_being_fetched_says_by_whom_and_how_far(sc: Callable[..., Done],
         for words in (["ls"], ["ls", "--filter", "fetching"], ["ls", "-l", "--filter", "x"]):
             (row,) = sc(*words, "-f", "json").rows("item")
             assert (row["name"], row["state"], row["fetching_percent"]) == ("x", state, 25)
+            assert (row["last_use"] is None) is (not there)
         assert ("in-use, fetching, 25 %" if there else "fetching, 25 %") in sc("ls").out
         assert len(sc("ls", "--filter", "idle", "-f", "json").rows("item")) == 0
         row = sc("status", "-f", "json").row("fetch")

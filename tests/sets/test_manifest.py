@@ -128,6 +128,14 @@ def test_a_line_that_means_nothing_is_named(parse: Callable[..., list[Entry]], l
     assert caught.value.message.startswith("items.txt:2: ")
 
 
+def test_a_name_with_spaces_gets_a_hint(parse: Callable[..., list[Entry]], tmp_path: Path) -> None:
+    """A list of file names that printf has written would be refused because of a step that nobody has given."""
+    (tmp_path / "run 18").touch()
+    with pytest.raises(UsageError, match="18 is not a step") as caught:
+        parse(f"{tmp_path}/run 18")
+    assert caught.value.hint == f"quote a name that contains spaces: '{tmp_path}/run 18'"
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [

@@ -540,7 +540,7 @@ def test_a_set_is_given_back_as_a_whole(cache: Cache, source: str, tree: str, jo
         assert cache.release([job], alone.key, everything=True) == 0
         assert len(cache.locks(session=id)) == 2
         for lock in cache.locks(session=id):
-            with pytest.raises(InUse, match="given back as a whole"):
+            with pytest.raises(InUse, match="released as a whole"):
                 locks.release(cache.store, lock.id)
         assert on_disk.delete(cache.store, id).leases == 2
     assert (held(cache), left(layout), os.path.exists(view)) == ([], [], False)

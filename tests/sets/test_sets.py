@@ -303,7 +303,7 @@ def test_a_set_is_held_for_somebody_else_under_a_path_that_is_known_before(
     held = cache.hold_many(owner, cache.manifest(manifest), UseOptions(ttl=3600.0), session=id, label="job.sh")
     assert held.view == str(disk.control / "sessions" / id / "view")
     assert shown(held.view) == FILES
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         cache.hold_many(owner, cache.manifest(manifest), session=id)
     assert len(disk.leases()) == len(FILES)
     assert cache.release_set([owner], id) is not None

@@ -194,7 +194,7 @@ def options_in(text: str) -> dict[str, str]:
             try:
                 given |= parse(shlex.split(line[len("#SBATCH") :], comments=True)).given
             except (ValueError, UsageError):
-                continue  # a quotation mark without a partner, of which `sbatch` complains; or a plugin's option
+                continue  # an unclosed quotation mark, which `sbatch` reports; or a plugin's option
     return given
 
 

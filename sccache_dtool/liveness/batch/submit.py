@@ -39,10 +39,10 @@ _WORKER = re.compile(r"\[(?P<session>s[0-9a-f]{16})(?: (?P<boot>\S+) (?P<space>\
 
 
 class NotSubmitted(CacheError):
-    """`sbatch` submitted no job; it has said why on standard error."""
+    """`sbatch` did not submit a job; it has printed the reason on standard error."""
 
     def __init__(self, code: int) -> None:
-        super().__init__(f"sbatch submitted no job (exit code {code}), and nothing was fetched")
+        super().__init__(f"sbatch did not submit a job (exit code {code}), so nothing was fetched")
         self.code = code
 
 
@@ -61,7 +61,7 @@ class Worker(NamedTuple):
 
 
 def worker_in(comment: str) -> Worker | None:
-    """The worker that a comment names; None if it names none."""
+    """The worker that a comment names; None if it does not name one."""
     match = _WORKER.search(comment)
     if match is None or not comment.startswith("sc-dtool"):
         return None
@@ -216,7 +216,7 @@ class Waiting(NamedTuple):
 
 
 def look(id: str, run: Run = _run) -> Waiting | None:
-    """A held job that was submitted by this module; None if it is none. Raises Unanswered."""
+    """A held job that was submitted by this module; None for any other job. Raises Unanswered."""
     reply = run(["squeue", "-h", "-t", "PENDING", "-j", id, "-O", "Reason:|,WorkDir:|,Comment:|"])
     words = [word.strip() for word in reply.out.partition("\n")[0].split("|", 2)]
     if reply.code == 0 and len(words) == 3 and words[0] == "JobHeldUser":
@@ -238,7 +238,7 @@ def comment(id: str, cluster: str, text: str, mark: str = "", run: Run = _run) -
 
 
 def cancel(id: str, cluster: str = "", run: Run = _run) -> None:
-    """Cancel a job. One that has ended already is no error. Raises Unanswered."""
+    """Cancel a job. If the job has already ended, this is not an error. Raises Unanswered."""
     answer(run, ["scancel", *_at(cluster), id])
 
 
