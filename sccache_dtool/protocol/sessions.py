@@ -131,9 +131,9 @@ class SessionFacts(NamedTuple):
         return records.encode_lists(fields, {name: [one.fields() for one in found] for name, found in lists.items()})
 
     @classmethod
-    def decode(cls, id: str, version: VersionName, text: str, has_ended: bool) -> SessionFacts:
-        """Raises Damaged for anything that no session writes."""
-        fields = records.decode_document(text)
+    def of_version(cls, id: str, version: versions.Version) -> SessionFacts:
+        """What was read of a session. Raises Damaged for anything that no session writes."""
+        fields = records.decode_document(version.text)
         if fields.get("format") != 1:
             raise Damaged("not the data set of a session")
         told = (str(fields.get(name, "?")) for name in ("label", "owner", "user", "holder", "created"))
@@ -142,7 +142,7 @@ class SessionFacts(NamedTuple):
         if not (isinstance(entries, list) and isinstance(detached, list)):
             raise Damaged("not the data set of a session")
         decoded = tuple(map(Entry.decode, entries)), tuple(map(Entry.decode, detached))
-        return cls(id, label, owner, user, holder, created, *decoded, version, has_ended)
+        return cls(id, label, owner, user, holder, created, *decoded, version.name, GATE not in version.beside)
 
 
 def new_id() -> str:
@@ -272,8 +272,7 @@ def read(store: Store, id: str) -> SessionFacts:
 
 
 def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
-    table = versions.read(store, directory or store.layout.session(id))
-    return SessionFacts.decode(id, table.name, table.text, GATE not in table.beside)
+    return SessionFacts.of_version(id, versions.read(store, directory or store.layout.session(id)))
 
 
 def refresh(store: Store) -> None:

@@ -30,9 +30,6 @@ from sccache_dtool.protocol.sessions import read as read
 from sccache_dtool.protocol.sessions import view_path as view_path
 from sccache_dtool.protocol.store import Store
 
-#: Attempts to change a data set that others change as well.
-_MOST_ATTEMPTS = 50
-
 
 def read_open(store: Store, id: str) -> SessionFacts:
     """As `read`. Raises LeaseLost if the session is being deleted."""
@@ -102,8 +99,12 @@ def change(
     `if_seq`: raise InUse unless the data set has this number. Raises InUse, too, if an item is to be taken out on
     which the session has a lease, unless `force`: then the lease stays valid until it is released, or the session ends.
     """
-    for _ in range(_MOST_ATTEMPTS):
-        facts = read_open(store, id)
+    read_open(store, id)
+
+    def text(version: versions.Version) -> str:
+        facts = SessionFacts.of_version(id, version)
+        if facts.has_ended:
+            raise NoSession(id, None)
         if if_seq not in (None, facts.seq):
             raise InUse(
                 f"session {id} was changed: its number is {facts.seq}, not {if_seq}", hint="look at it again, and retry"
@@ -117,11 +118,9 @@ def change(
         detached = tuple(
             entry for entry in (*facts.entries, *facts.detached) if entry.lease and entry.lease not in named
         )
-        new = facts._replace(entries=entries, detached=detached)
-        version = versions.change(store, store.layout.session(id), facts.version, new.encode())
-        if version is not None:
-            return new._replace(version=version)
-    raise InUse(f"session {id} is changed by others all the time", hint="try again")
+        return facts._replace(entries=entries, detached=detached).encode()
+
+    return SessionFacts.of_version(id, versions.change(store, store.layout.session(id), text))
 
 
 def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None:

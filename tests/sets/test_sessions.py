@@ -22,7 +22,6 @@ from sccache_dtool.errors import InUse, LeaseLost, UsageError
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import sessions as on_disk
-from sccache_dtool.protocol import versions
 from sccache_dtool.sets import locks, sessions
 from sccache_dtool.sets.handle import Session
 from sccache_dtool.sets.sessions import Entry, NoSession
@@ -146,22 +145,7 @@ def test_a_change_whose_reply_is_lost_is_made_once(make_cache: Making, source: s
     assert session.change({"/a": source}).seq == 2
     assert len(fs.lost) == 1
     assert session.facts.seq == 2
-    assert len(names(layout.session(session.id))) == 3  # the gate, the name in force and its file
-
-
-def test_a_change_that_was_overtaken_after_its_reply_was_lost_counts(store_session: Session) -> None:
-    """A change that was made would be made again on top of the next one."""
-    store = store_session._access.store
-    directory, seen = store.layout.session(store_session.id), store_session.facts.version
-    first = versions.change(store, directory, seen, "1")
-    assert first is not None
-    assert versions.change(store, directory, seen, "2") is None
-    assert versions.change(store, directory, first, "3") is not None
-
-
-@pytest.fixture
-def store_session(cache: Cache) -> Session:
-    return cache.create_session({})
+    assert len(names(layout.session(session.id))) == 4  # the gate, the name in force, its file and the one before
 
 
 def test_an_item_that_is_locked_is_not_taken_out(cache: Cache, source: str) -> None:
