@@ -152,7 +152,7 @@ def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iter
     An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
     """
     path = item.words[0] if len(item.words) == 1 and item.name is None else ""
-    home = next((cache for cache in caches if cache.key_within(path)), None)
+    home = next((cache for cache in caches if path and cache.is_within(path)), None)
     root = cache_of(path) if home is None else None
     if home is not None or root is not None:
         yield home or now.cache(root)

@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
     item: str | None  # the key of the item; None while it is not known
     mount: str  # the path in the session: absolute, "/" between its parts, no "." or ".."
-    words: tuple[str, ...] = ()  # source and steps in canonical form, without credentials: `Request.stack.canonical`
+    words: tuple[str, ...] = ()  # source and steps in canonical form, without credentials: `Request.words`
     name: str | None = None  # the name that was given to the item, if any
     generation: str | None = None  # the copy that the session's own holder has a lease on
     lease: str | None = None  # the name of that lease; None: the session does not hold it

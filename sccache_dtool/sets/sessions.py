@@ -13,6 +13,7 @@ from sccache_dtool.disk.names import Generation, key_label
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, InUse, LeaseLost, UsageError
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import DTOOL
 from sccache_dtool.liveness.record import Membership as Membership
 from sccache_dtool.protocol import holders, versions
 from sccache_dtool.protocol.holders import HolderList
@@ -207,7 +208,9 @@ def _within(store: Store, entry: Entry, rest: tuple[str, ...], path: str, childr
     name = rest[-1] if rest else path.rpartition("/")[2]
     payload = payload_of(store, entry)
     if payload is None:
-        return Object(path, None, name, None, "absent", entry, None, None)
+        # An item of dtool's is a file. Of others, nobody knows before they are fetched.
+        is_file = not rest and len(entry.words) == 1 and entry.words[0].startswith(DTOOL)
+        return Object(path, "item" if is_file else None, name, None, "absent", entry, None, None)
     place = "/".join((payload, *rest))
     try:
         status = store.fs.lstat(place)
