@@ -22,6 +22,8 @@ class Membership(NamedTuple):
     session: str  # its id
     lock_owner: str | None = None  # of a lock that was taken by itself: who asked for it, as they called themselves
     item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
+    taker: Process | None = None  # of such a lock: the process that takes it, which may end once it has its lease
+    job: str | None = None  # of such a lock: the batch job in which it was taken, scheduler:number; for showing
 
 
 class HolderRecord(NamedTuple):
@@ -84,8 +86,11 @@ def _is_lifetime(ttl: object) -> bool:
 def _membership(fields: Mapping[str, Any]) -> Membership | None:
     if "session" not in fields:
         return None
-    owner, item = (None if fields.get(name) is None else str(fields[name]) for name in ("lock_owner", "item"))
-    return Membership(str(fields["session"]), owner, item)
+    names = ("lock_owner", "item", "taken_in")
+    owner, item, job = (None if fields.get(name) is None else str(fields[name]) for name in names)
+    taker = fields.get("taker")
+    process = Process.from_fields(taker) if isinstance(taker, dict) else None
+    return Membership(str(fields["session"]), owner, item, process, job)
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:
@@ -134,6 +139,7 @@ def encode(
     if session is not None:
         digits = session.item and session.item[:32]
         fields |= {"session": session.session, "lock_owner": session.lock_owner, "item": digits or fields.get("item")}
+        fields |= {"taker": session.taker and session.taker.fields(), "taken_in": session.job}
     return records.encode(fields | {"command": owner.command or None})
 
 

@@ -20,6 +20,7 @@ from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.batch.query import JobStates
 from sccache_dtool.liveness.job import Job
+from sccache_dtool.liveness.process import Process
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history, holders, sessions
@@ -68,6 +69,7 @@ class Judge:
         self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
         self._of_sessions: dict[str, Verdict] = {}  # of the locks of each session
+        self._jobs: dict[str, str] = {}  # of the holder of each session
 
     @property
     def now(self) -> float:
@@ -173,6 +175,22 @@ class Judge:
             self._of_sessions[session] = self._judge_session(session)
         return self._of_sessions[session]
 
+    def job_of(self, session: str) -> str | None:
+        """The batch job of the holder of a session, scheduler:number; None if it has none, or is not known."""
+        self._of_lock(session)
+        return self._jobs.get(session)
+
+    def has_died_before_its_lease(self, id: str) -> bool:
+        """Whether a holder is of a lock whose taker was killed before it had the lease. Without that it never has one.
+
+        The end of the process is proved first, and the missing lease by a look after that.
+        """
+        record, _ = self.holder(id)
+        member = record.session if record else None
+        if member is None or member.item is None or not has_died(self._store, member.taker):
+            return False
+        return not sessions.has_lease(self._store, member.item, id)
+
     def _judge_session(self, session: str) -> Verdict:
         ended = self._end_of_session(session) if self.listing.is_proof else None
         if ended is not None:
@@ -181,7 +199,9 @@ class Judge:
             facts = sessions.read(self._store, session)
         except (sessions.NoSession, OSError, Damaged) as error:
             return Verdict(State.UNKNOWN, f"its session cannot be read ({error}); see sc-dtool reap")
-        state, evidence = self.holder(facts.holder)[1]
+        record, (state, evidence) = self.holder(facts.holder)
+        if record is not None and record.job is not None:
+            self._jobs[session] = f"{record.job.scheduler}:{record.job.id}"
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
         return Verdict(state, f"of session {session}: {evidence}")
@@ -295,6 +315,11 @@ def _pause(record: HolderRecord) -> float | None:
     return holders.pause_between_beats(record.ttl)
 
 
+def has_died(store: Store, taker: Process | None) -> bool:
+    """Whether the process that takes a lock has certainly ended, as far as this host can see."""
+    return taker is not None and store.proc.judge(taker).state is State.DEAD
+
+
 class Reaped(NamedTuple):
     """What a reaping did, or would do."""
 
@@ -326,8 +351,11 @@ def reap(
     revoked: dict[str, str] = {}
     failed: list[str] = []
     judge.expect(sorted(concerned))
+    holding = {one.lease.holder for one in listed if one.lease}
     for id in sorted(concerned & listing.present.keys()):
         record, verdict = judge.holder(id)
+        if verdict.state is not State.DEAD and id not in holding and judge.has_died_before_its_lease(id):
+            verdict = Verdict(State.DEAD, "the process that took this lock was killed before it had the lease")
         if verdict.state is not State.DEAD:
             continue
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
@@ -505,7 +505,20 @@ def _item_of(store: Store, path: str) -> str:
 
 def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) -> int:
     """End the leases of holders on one item; returns how many."""
-    count = 0
+    found = [*_leases_on(store, digits, key, of)]
+    return sum(leases.end(store, path, store.layout.history(one), text, how) for one, path, text in found)
+
+
+def has_lease(store: Store, digits: str, holder: str) -> bool:
+    """Whether a holder has a lease on an item now. Also true if that cannot be known."""
+    try:
+        return any(True for _ in _leases_on(store, digits, None, {holder}))
+    except OSError:
+        return True
+
+
+def _leases_on(store: Store, digits: str, key: str | None, of: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """The leases of holders on one item: key, gate and name, as the server has them."""
     if not key:
         _touch(store, f"{store.layout.items}/{digits[:2]}")
     for one in [key] if key else keys_of(store, digits):
@@ -516,10 +529,7 @@ def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) 
                 continue
             path = f"{directory}/{generation}/{GATE}"
             _touch(store, path)
-            for text in _names(store, path):
-                if text.rpartition(".")[0] in of:
-                    count += leases.end(store, path, store.layout.history(one), text, how)
-    return count
+            yield from ((one, path, text) for text in _names(store, path) if text.rpartition(".")[0] in of)
 
 
 def keys_of(store: Store, digits: str) -> list[str]:

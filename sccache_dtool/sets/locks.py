@@ -20,7 +20,7 @@ from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName,
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.caller import BEATING
+from sccache_dtool.liveness.caller import BEATING, job_here
 from sccache_dtool.liveness.record import HolderRecord, Membership
 from sccache_dtool.protocol import history, leases, reaping, sessions
 from sccache_dtool.protocol.holders import Holder
@@ -32,6 +32,7 @@ from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unrea
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Request
+    from sccache_dtool.liveness.job import Job
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 
@@ -48,7 +49,7 @@ class Lock(NamedTuple):
     owner: str  # as whoever asked for it called themselves; otherwise the session, or the name, process or job
     user: str
     host: str
-    job: str | None  # scheduler:number
+    job: str | None  # scheduler:number, in which it was taken, or whose session it is
     by: str  # who holds it, for people
     since: float | None  # seconds since 1970
     state: str  # held, transferring, waiting, or released
@@ -117,7 +118,8 @@ def take(
     facts = read_open(store, session)
     entry = meant(facts, word)
     request = request_of(entry)
-    membership = Membership(session, owner or session, request.key)
+    job, taker = job_here(store.proc), store.proc.identify(os.getpid())
+    membership = Membership(session, owner or session, request.key, taker, _text_of(job.job if job else None))
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
     try:
         lock = SessionLock.of(store, acquire(holder, request))
@@ -187,7 +189,7 @@ class _View:
             session = self._session_of(held.name)
         else:
             session = record.session and record.session.session
-        return _lock(held.name, session, held.key, record, verdict, HELD, held.generation)
+        return self._made(held.name, session, held.key, record, verdict, HELD, held.generation)
 
     def _session_of(self, lease: str) -> str | None:
         if self._sessions is None:
@@ -216,7 +218,8 @@ class _View:
 
     def not_held(self, holding: set[str]) -> Iterator[Lock]:
         """Locks whose item is still to be fetched: their holders have no lease yet."""
-        pending = self._entered(holding)
+        # Whoever was killed before that has left its holder, which `reap` removes.
+        pending = [one for one in self._entered(holding) if not reaping.has_died(self._store, one[1].taker)]
         if not pending:
             return
         from sccache_dtool.fetch import transfers
@@ -227,26 +230,32 @@ class _View:
             keys = [coming[digits]] if digits in coming else sessions.keys_of(self._store, digits)
             state = TRANSFERRING if digits in coming else WAITING
             verdict = self._judge.holder(id)[1]
-            yield _lock(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state, None)
+            yield self._made(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state)
 
 
-def _lock(
-    id: str,
-    session: str | None,
-    item: str,
-    record: HolderRecord | None,
-    verdict: Verdict,
-    state: str,
-    generation: str | None,
-) -> Lock:
-    if record is None:
-        return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
-    job = None if record.job is None else f"{record.job.scheduler}:{record.job.id}"
-    owner = (record.session and record.session.lock_owner) or session or record.name or job or str(record.process)
-    owner, user, host = map(printable, (owner, record.user, record.host))
-    return Lock(
-        id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
-    )
+    def _made(
+        self,
+        id: str,
+        session: str | None,
+        item: str,
+        record: HolderRecord | None,
+        verdict: Verdict,
+        state: str,
+        generation: str | None = None,
+    ) -> Lock:
+        if record is None:
+            return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
+        member = record.session
+        job = _text_of(record.job) or (member and member.job) or (self._judge.job_of(session) if session else None)
+        owner = (member and member.lock_owner) or session or record.name or job or str(record.process)
+        owner, user, host = map(printable, (owner, record.user, record.host))
+        return Lock(
+            id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
+        )
+
+
+def _text_of(job: Job | None) -> str | None:
+    return None if job is None else f"{job.scheduler}:{job.id}"
 
 
 # -- one lock ----------------------------------------------------------------------------------------------------------
