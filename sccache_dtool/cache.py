@@ -866,13 +866,36 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        return [*transfers.running(store), *transfers.ended(store)]
+        return [*map(self._progress_upstream(), transfers.running(store)), *transfers.ended(store)]
 
     def fetches(self, key: str | None = None) -> dict[str, Transfer]:
         """What is being fetched now, by key; with `key`, of this item alone. A hint."""
         from sccache_dtool.fetch import transfers
 
-        return transfers.in_progress(self.store, key)
+        upstream = self._progress_upstream()
+        return {key: upstream(one) for key, one in transfers.in_progress(self.store, key).items()}
+
+    def _progress_upstream(self) -> Callable[[Transfer], Transfer]:
+        """Shows what is queued here as far as it is, if it waits for the download by the upstream."""
+        from sccache_dtool.fetch.transfers import State
+
+        @functools.cache
+        def coming() -> Mapping[str, Transfer]:
+            with contextlib.suppress(CacheError, OSError):  # it is only shown
+                upstream = self._open_upstream()
+                return {} if upstream is None else upstream.fetches()
+            return {}
+
+        def shown(one: Transfer) -> Transfer:
+            there = coming().get(one.key) if one.state == State.QUEUED else None
+            if there is None:
+                return one
+            state, attempts = there.state, there.attempts
+            return one._replace(
+                state=state, bytes=there.bytes, total=there.total, attempts=attempts, message=there.message
+            )
+
+        return shown
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""

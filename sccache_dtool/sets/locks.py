@@ -232,7 +232,6 @@ class _View:
             verdict = self._judge.holder(id)[1]
             yield self._made(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state)
 
-
     def _made(
         self,
         id: str,
