@@ -699,10 +699,8 @@ class Cache:
             return self.acquire(holder, request, UseOptions(wait=wait))
 
         def unsettled() -> list[Item]:
-            from sccache_dtool.evict import single
-
             with self._pool() as pool:
-                return single.unsettled(self.store, pool)
+                return [item for part in items.survey(self.store, pool, items.unsettled, uses=False) for item in part]
 
         return Access(self.store, self.request, self.item_request, self.session_entries, acquire, unsettled)
 

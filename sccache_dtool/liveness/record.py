@@ -22,7 +22,7 @@ class Membership(NamedTuple):
     session: str  # its id
     lock_owner: str | None = None  # of a lock that was taken by itself: who asked for it, as they called themselves
     item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
-    taker: Process | None = None  # of such a lock: the process that takes it, which may end once it has its lease
+    taker: str | None = None  # of such a lock: `Process.text` of who takes it, which may end once it has its lease
     job: str | None = None  # of such a lock: the batch job in which it was taken, scheduler:number; for showing
 
 
@@ -49,23 +49,24 @@ class HolderRecord(NamedTuple):
     def decode(cls, text: str) -> HolderRecord:
         """Raises records.Damaged for anything that no holder writes."""
         fields = records.decode(text)
-        kind = KINDS.get(str(fields.get("kind")))
-        process, job = Process.from_fields(fields), _job(fields)
-        ttl, name = fields.get("ttl"), fields.get("name")
+        get = fields.get  # thousands of records may be read
+        kind = KINDS.get(str(get("kind")))
+        process, job = Process.from_fields(fields) if "pid" in fields else None, _job(fields)
+        ttl, name = get("ttl"), get("name")
         if kind is None or not _is_whole(kind, process, job, name) or not _is_lifetime(ttl):
             raise records.Damaged("not a holder's record")
         return cls(
-            kind=kind,
-            host=str(fields.get("host", "?")),
-            user=str(fields.get("user", "?")),
-            process=process,
-            name=None if name is None else str(name),
-            command=str(fields.get("command", "")),
-            ttl=None if ttl is None else float(ttl),
-            since=str(fields.get("since", "?")),
-            job=job,
-            between=_between(process, fields["between"]) if "between" in fields else (),
-            session=_membership(fields),
+            kind,
+            str(get("host", "?")),
+            str(get("user", "?")),
+            process,
+            None if name is None else str(name),
+            str(get("command", "")),
+            None if ttl is None else float(ttl),
+            str(get("since", "?")),
+            job,
+            _between(process, fields["between"]) if "between" in fields else (),
+            _membership(get) if "session" in fields else None,
         )
 
 
@@ -83,14 +84,15 @@ def _is_lifetime(ttl: object) -> bool:
     return ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and 0 <= ttl <= LONGEST)
 
 
-def _membership(fields: Mapping[str, Any]) -> Membership | None:
-    if "session" not in fields:
-        return None
-    names = ("lock_owner", "item", "taken_in")
-    owner, item, job = (None if fields.get(name) is None else str(fields[name]) for name in names)
-    taker = fields.get("taker")
-    process = Process.from_fields(taker) if isinstance(taker, dict) else None
-    return Membership(str(fields["session"]), owner, item, process, job)
+def _membership(get: Callable[[str], Any]) -> Membership:
+    owner, item, taker, job = get("lock_owner"), get("item"), get("taker"), get("taken_in")
+    return Membership(
+        str(get("session")),
+        None if owner is None else str(owner),
+        None if item is None else str(item),
+        None if taker is None else str(taker),
+        None if job is None else str(job),
+    )
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:
@@ -139,7 +141,7 @@ def encode(
     if session is not None:
         digits = session.item and session.item[:32]
         fields |= {"session": session.session, "lock_owner": session.lock_owner, "item": digits or fields.get("item")}
-        fields |= {"taker": session.taker and session.taker.fields(), "taken_in": session.job}
+        fields |= {"taker": session.taker, "taken_in": session.job}
     return records.encode(fields | {"command": owner.command or None})
 
 

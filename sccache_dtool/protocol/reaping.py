@@ -78,12 +78,13 @@ class Judge:
 
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
-        for id in ids:
-            name = self.listing.present.get(id)
-            if name is None or id in self._known or id in self._records:
-                continue
-            with contextlib.suppress(OSError, Damaged):  # why it cannot be read is told when it is judged
-                record = self._records[id] = holders.read(self._store, name)
+        present = self.listing.present
+        wanted = {id: present[id] for id in ids if id in present and id not in self._known and id not in self._records}
+        with contextlib.suppress(OSError):  # why it cannot be read is told when it is judged
+            self._records |= holders.read_all(self._store, wanted)
+        for id, name in wanted.items():
+            with contextlib.suppress(OSError, Damaged):
+                record = self._records.get(id) or self._records.setdefault(id, holders.read(self._store, name))
                 if record.job is not None and self._job_states is not None:
                     self._job_states.expect(record.job)
 
@@ -315,9 +316,10 @@ def _pause(record: HolderRecord) -> float | None:
     return holders.pause_between_beats(record.ttl)
 
 
-def has_died(store: Store, taker: Process | None) -> bool:
+def has_died(store: Store, taker: str | None) -> bool:
     """Whether the process that takes a lock has certainly ended, as far as this host can see."""
-    return taker is not None and store.proc.judge(taker).state is State.DEAD
+    process = Process.from_text(taker) if taker else None
+    return process is not None and store.proc.judge(process).state is State.DEAD
 
 
 class Reaped(NamedTuple):

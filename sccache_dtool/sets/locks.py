@@ -7,6 +7,7 @@ or its session ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key
+from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key, is_session
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.liveness import State, Verdict
@@ -32,7 +33,9 @@ from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unrea
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Request
+    from sccache_dtool.liveness.caller import Kind
     from sccache_dtool.liveness.job import Job
+    from sccache_dtool.liveness.process import Process
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 
@@ -69,12 +72,15 @@ class Filter(NamedTuple):
     job: str | None = None  # its number, or scheduler:number
     state: str | None = None
 
-    def matches(self, lock: Lock) -> bool:
-        """Whether a lock is meant."""
-        if self.job is not None and (lock.job is None or self.job not in (lock.job, lock.job.partition(":")[2])):
-            return False
-        asked = (name for name in self._fields if name != "job" and getattr(self, name) is not None)
-        return all(getattr(self, name) == getattr(lock, name) for name in asked)
+    def choose(self, found: Iterable[Lock]) -> list[Lock]:
+        """Those that are meant."""
+        for name in self._fields:
+            wanted = getattr(self, name)
+            if wanted is not None and name == "job":
+                found = [one for one in found if one.job and wanted in (one.job, one.job.partition(":")[2])]
+            elif wanted is not None:
+                found = [one for one in found if getattr(one, name) == wanted]
+        return list(found)
 
 
 # -- taking ------------------------------------------------------------------------------------------------------------
@@ -119,7 +125,8 @@ def take(
     entry = meant(facts, word)
     request = request_of(entry)
     job, taker = job_here(store.proc), store.proc.identify(os.getpid())
-    membership = Membership(session, owner or session, request.key, taker, _text_of(job.job if job else None))
+    named = _text_of(job.job if job else None)
+    membership = Membership(session, owner or session, request.key, taker and taker.text, named)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
     try:
         lock = SessionLock.of(store, acquire(holder, request))
@@ -155,9 +162,9 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
             found = iter(unsettled())
         held = [one for item in found for one in item.held if one.lease is not None]
         holding = {one.lease.holder for one in held if one.lease}
-        view.read(holding)
+        judge.expect(holding)
         locks = [*map(view.lock, held), *view.not_held(holding)]
-    return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
+    return sorted(wanted.choose(locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
 
 
 def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]:
@@ -175,11 +182,6 @@ class _View:
         self._sessions: dict[str, str] | None = None  # the session of a lease whose holder does not name one
         prefix = "n" if session is None else sessions.lock_owner(session).prefix
         self._named = [id for id in judge.listing.present if id.startswith(prefix)]
-
-    def read(self, ids: Iterable[str]) -> None:
-        """Read the records of many holders, from their directory and not from the top for each."""
-        with contextlib.suppress(OSError), self._store.fs.near(self._store.layout.holders):
-            self._judge.expect(ids)
 
     def lock(self, held: Held) -> Lock:
         """What a lease is as a lock."""
@@ -211,8 +213,8 @@ class _View:
 
     def _entered(self, but: Collection[str] = ()) -> list[tuple[str, Membership, HolderRecord]]:
         """The holders of locks that were taken by themselves, but for these."""
-        ids = [id for id in self._named if id not in but]
-        self.read(ids)
+        ids = [id for id in self._named if id not in but] if but else self._named
+        self._judge.expect(ids)
         found = ((id, self._judge.holder(id)[0]) for id in ids)
         return [(id, one.session, one) for id, one in found if one and one.session and one.session.item]
 
@@ -247,10 +249,20 @@ class _View:
         member = record.session
         job = _text_of(record.job) or (member and member.job) or (self._judge.job_of(session) if session else None)
         owner = (member and member.lock_owner) or session or record.name or job or str(record.process)
-        owner, user, host = map(printable, (owner, record.user, record.host))
-        return Lock(
-            id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
-        )
+        user, host = record.user, record.host
+        if not f"{owner}{user}{host}".isprintable():
+            owner, user, host = map(printable, (owner, user, host))
+        by, since = _by(record[:6], record.job), _moment(record.since)  # the same for many
+        return Lock(id, session, item, owner, user, host, job, by, since, state, generation, verdict)
+
+
+@functools.lru_cache
+def _by(who: tuple[Kind, str, str, Process | None, str | None, str], job: Job | None) -> str:
+    kind, host, user, process, name, command = who
+    return str(HolderRecord(kind, host, user, process, name, command, None, "", job))
+
+
+_moment = functools.lru_cache(from_iso)
 
 
 def _text_of(job: Job | None) -> str | None:
@@ -307,10 +319,12 @@ def _ended(store: Store, key: str, id: str) -> Lock | None:
     """A lock that was released, from the history of its item."""
     for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
         if use.lease == id:
-            user, _, host = use.by.partition("@")
+            user, _, rest = use.by.partition("@")
+            host, _, held_by = rest.removesuffix("]").partition("[")
+            session = held_by if is_session(held_by) else None
             verdict = Verdict(State.DEAD, use.how)
             return Lock(
-                id, None, key, use.by, user, host.partition("[")[0], None, use.by, use.since, RELEASED,
+                id, session, key, session or use.by, user, host, None, use.by, use.since, RELEASED,
                 verdict=verdict, ended=use.end,
             )  # fmt: skip
     return None

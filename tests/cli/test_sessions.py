@@ -50,7 +50,8 @@ def test_a_session_from_its_beginning_to_its_end(sc: Sc, ref: str, disk: Disk) -
     done = [sc("lock", "release", lock) for _ in range(2)]
     assert [one.code for one in done] == [0, 0]
     assert "was already released, at" in done[1].out
-    assert sc("lock", "show", lock, "-f", "json").row("lock")["state"] == "released"
+    released = sc("lock", "show", lock, "-f", "json").row("lock")
+    assert (released["state"], released["session"]) == ("released", session)
     sc("lock", "get", session, "/a")
     done = [sc("session", "rm", session) for _ in range(2)]
     assert [one.code for one in done] == [0, 0]

@@ -256,7 +256,7 @@ def test_whoever_is_killed_before_it_has_its_lock_does_not_wait_for_ever(
     """`kill -9` of `lock get` would show a lock that waits until the session ends, although nobody waits."""
     with cache.create_session({"/a": source}, owner=cache.owner("ada")) as session:
         lock = session.lock("/a")
-        member = Membership(session.id, "viewer", session.items[0].item, job.process)
+        member = Membership(session.id, "viewer", session.items[0].item, job.process and job.process.text)
         waiting = Holder(cache.store, on_disk.lock_owner(session.id), None, session=member)
         leased = Holder(cache.store, on_disk.lock_owner(session.id), None, session=member)
         taken = take_lease(cache.store, leased, lock.place)
