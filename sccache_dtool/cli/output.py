@@ -235,7 +235,8 @@ class _Later:
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
     """Rows in aligned columns. `titled`: below their titles."""
-    cells = [[column.show(row) for column in columns] for row in rows]
+    shows = [column.show for column in columns]
+    cells = [[show(row) for show in shows] for row in rows]
     cells = [texts if "".join(texts).isprintable() else [*map(printable, texts)] for texts in cells]
     if titled:
         cells.insert(0, [column.title for column in columns])
