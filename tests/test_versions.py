@@ -150,7 +150,7 @@ from faults import store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.protocol import versions
 for _ in range(int(sys.argv[2])):
-    versions.change(store_of(FileSystem(), None), sys.argv[1], lambda v: str(int(v.text) + 1))
+    versions.change(store_of(FileSystem(), None), sys.argv[1], lambda v: str(int(v.text) + 1), keep=1000)
 """
 
 
