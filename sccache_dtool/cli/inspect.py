@@ -37,7 +37,9 @@ USES = Column("USES", "uses", right=True)
 
 def last_use(now: float) -> Column:
     """A column that shows the last use, for rows with `_idle_since` (seconds since 1970) and, if any, `leases`."""
-    return Column("LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"] or None, now))
+    return Column(
+        "LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"] or None, now)
+    )
 
 
 def item_fields(item: Item) -> dict[str, Any]:
