@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from sccache_dtool.pool import Pool
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
+    from sccache_dtool.protocol.sessions import Entry as SessionEntry
     from sccache_dtool.protocol.sessions import SessionFacts
     from sccache_dtool.sets.handle import Access, DataSet, Session
     from sccache_dtool.sets.holding import HeldSet, Released
@@ -623,9 +624,10 @@ class Cache:
     ) -> Session:
         """Create a session: a list of items with the path of each, on which locks can be taken until it is deleted.
 
-        `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched. The session
-        ends at the latest with its `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is
-        a context manager that deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
+        `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched, except the
+        list of the items of a whole dtool dataset, which take its place. The session ends at the latest with its
+        `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is a context manager that
+        deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
         """
         from sccache_dtool.sets import sessions
         from sccache_dtool.sets.handle import Session
@@ -641,6 +643,22 @@ class Cache:
             holder.retire()
             raise
         return Session(access, id)
+
+    def session_entries(self, request: Request | DatasetRequest, path: str) -> tuple[SessionEntry, ...]:
+        """What a data set has for an item at a path; for a whole dtool dataset, each of its items below the path.
+
+        Of a dataset, the list of its items is fetched if it is not there.
+        """
+        from sccache_dtool.sets.sessions import Entry
+
+        if isinstance(request, Request):
+            return (Entry(request.key, path, request.words, request.name),)
+        from sccache_dtool.sets import datasets
+
+        store = self._store_for_use()
+        with program.worker(store, self.settings.heartbeat_ttl) as worker:
+            wanted = datasets.wanted_of(store, request, self._acquirer(worker, _DEFAULTS).acquire, path)
+        return tuple(Entry(one.request.key, one.path, one.request.words) for one in wanted)
 
     def session(self, id: str) -> Session:
         """The session with this id. Raises NoSession, which is a UsageError, if there is none."""
@@ -685,12 +703,10 @@ class Cache:
             return self.acquire(holder, request, UseOptions(wait=wait))
 
         def unsettled() -> list[Item]:
-            from sccache_dtool.evict import single
-
             with self._pool() as pool:
-                return single.unsettled(self.store, pool)
+                return [item for part in items.survey(self.store, pool, items.unsettled, uses=False) for item in part]
 
-        return Access(self.store, self.item_request, acquire, unsettled)
+        return Access(self.store, self.request, self.item_request, self.session_entries, acquire, unsettled)
 
     # -- finding an item ---------------------------------------------------------------------------------------------
 
@@ -852,13 +868,36 @@ class Cache:
         from sccache_dtool.fetch import transfers
 
         store = self.store
-        return [*transfers.running(store), *transfers.ended(store)]
+        return [*map(self._progress_upstream(), transfers.running(store)), *transfers.ended(store)]
 
     def fetches(self, key: str | None = None) -> dict[str, Transfer]:
         """What is being fetched now, by key; with `key`, of this item alone. A hint."""
         from sccache_dtool.fetch import transfers
 
-        return transfers.in_progress(self.store, key)
+        upstream = self._progress_upstream()
+        return {key: upstream(one) for key, one in transfers.in_progress(self.store, key).items()}
+
+    def _progress_upstream(self) -> Callable[[Transfer], Transfer]:
+        """Shows what is queued here as far as it is, if it waits for the download by the upstream."""
+        from sccache_dtool.fetch.transfers import State
+
+        @functools.cache
+        def coming() -> Mapping[str, Transfer]:
+            with contextlib.suppress(CacheError, OSError):  # it is only shown
+                upstream = self._open_upstream()
+                return {} if upstream is None else upstream.fetches()
+            return {}
+
+        def shown(one: Transfer) -> Transfer:
+            there = coming().get(one.key) if one.state == State.QUEUED else None
+            if there is None:
+                return one
+            state, attempts = there.state, there.attempts
+            return one._replace(
+                state=state, bytes=there.bytes, total=there.total, attempts=attempts, message=there.message
+            )
+
+        return shown
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""

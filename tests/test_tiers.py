@@ -8,6 +8,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import CacheError, FetchFailed, NoCache, NoSpace, UsageError
 from sccache_dtool.liveness.caller import Owner
+from waiting import wait_until
 
 Making = Callable[..., Cache]
 
@@ -101,6 +103,25 @@ def test_a_miss_is_copied_and_the_lease_given_back(node: Cache, shared: Cache, s
     assert facts(lease)["source"] == [url]
     assert node.use(url).path == lease.path
     assert server.gets["/ref.fa"] == 1
+
+
+def test_the_download_of_the_upstream_is_shown_on_the_node(
+    make: Making, node: Cache, server: httpserver.Server
+) -> None:
+    """Whoever waits on the node would see something queued, and not how long that may take."""
+    url = server.page("/big", bytes(1000), stall_after=400)
+    node.init()
+    using = threading.Thread(target=lambda: node.use(url).release())
+    using.start()
+    try:
+        seen = make("node", "shared")
+        wait_until(lambda: [one for one in seen.transfers() if one.total == 1000], "the total is shown")
+        assert [one.state for one in seen.transfers()] == ["transferring"]
+        assert [one.total for one in seen.fetches().values()] == [1000]
+        assert [one.state for one in make("node").transfers()] == ["queued"]
+    finally:
+        server.release()
+        using.join()
 
 
 def test_a_hit_asks_nothing_of_the_upstream(make: Making, shared: Cache, source: str) -> None:

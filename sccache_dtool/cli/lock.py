@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -56,17 +57,19 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
     cache = now.cache()
     found = cache.locks(item=None if item is None else cache.find(item), **wanted)
     moment = time.time()
+    labels = functools.cache(key_label)
     columns = [
-        Column("LOCK", "lock"),
-        Column("ITEM", lambda row: key_label(row["item"])),
+        Column("LOCK", "id"),
+        Column("ITEM", lambda row: labels(row["item"])),
         Column("OWNER", "owner"),
         Column("USER", "user"),
         Column("HOST", "host"),
-        Column("SINCE", lambda row: output.ago(row["_since"], moment)),
+        Column("SINCE", lambda row: output.ago(row["since"], moment)),
         Column("STATE", "state"),
     ]
     human = now.format == "human"  # which shows no path
-    now.out.table("lock", map(_fields, found) if human else _with_paths(cache, found), columns, empty="no locks")
+    rows = map(Lock._asdict, found) if human else _with_paths(cache, found)
+    now.out.table("lock", rows, columns, empty="no locks")
 
 
 @lock_command.command("get")
@@ -80,8 +83,8 @@ def get(now: Invocation, session: str, item: str, owner: str | None, wait: float
     """Lock ITEM for a session, and print the lock's id, alone.
 
     ITEM is the path of an item in the session, its name, its key, or the beginning of its key. If it is not in the
-    cache, it is fetched. The exit code is 11 if another process is still fetching it after --wait, and 75 if the
-    session has been deleted.
+    cache, it is fetched. The exit code is 11 if another process is still fetching it after --wait, 2 if the session has
+    been deleted before, and 75 if it is deleted meanwhile.
 
     \b
     Example:
@@ -196,7 +199,6 @@ def _fields(lock: Lock) -> dict[str, Any]:
         "state": lock.state,
         "verdict": str(lock.verdict.state),
         "evidence": lock.verdict.evidence,
-        "_since": lock.since,
     }
 
 

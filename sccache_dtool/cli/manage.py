@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 import click
@@ -61,7 +62,8 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
 
     Their sessions end as well. A lease is ended only if there is proof that its holder has ended. There is no proof for
     a process of a host that was switched off or of a container that was deleted. If you know that it has ended, give
-    --holder. If you are wrong, data may be removed while it is read.
+    --holder. If you are wrong, data may be removed while it is read. Jobs of yours are reported that are still held in
+    Slurm because a `sc-dtool sbatch` was killed.
 
     The exit code is 3 if a lease could not be ended.
 
@@ -73,6 +75,10 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
     cache = now.cache()
     if holder is None:
         reaped = cache.reap(dry_run=dry_run)
+        if shutil.which("squeue"):
+            from sccache_dtool.cli.sbatch import report_held
+
+            report_held(now)
     else:
         if not (dry_run or yes):
             cache.check()

@@ -235,7 +235,9 @@ class _Later:
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
     """Rows in aligned columns. `titled`: below their titles."""
-    cells = [[printable(column.show(row)) for column in columns] for row in rows]
+    shows = [column.show for column in columns]
+    cells = [[show(row) for show in shows] for row in rows]
+    cells = [texts if "".join(texts).isprintable() else [*map(printable, texts)] for texts in cells]
     if titled:
         cells.insert(0, [column.title for column in columns])
     widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
@@ -267,8 +269,8 @@ def ago(moment: float | None, now: float) -> str:
     if moment is None:
         return "never"
     seconds = max(0.0, now - moment)
-    # Rounded to minutes, so that the cache of texts is effective for a million rows.
-    return _natural(seconds // 60 * 60 if seconds > 3600 else seconds)
+    # Rounded to what is shown, so that the cache of texts is effective for a million rows.
+    return _natural(seconds // 60 * 60 if seconds >= 60 else seconds // 1)
 
 
 @functools.lru_cache

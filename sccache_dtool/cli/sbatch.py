@@ -12,6 +12,7 @@ from typing import IO, NamedTuple, NoReturn
 import click
 
 from sccache_dtool.cache import Cache, UseOptions
+from sccache_dtool.cli import output
 from sccache_dtool.cli.options import DURATION, SIZE, Invocation
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import CacheError, InUse, UsageError, translate
@@ -121,7 +122,7 @@ def sbatch_command(
         return submit.pass_on(words.others, stdin)
     cache = now.cache()
     entries = manifest.parse_lines(lines, name, cache.request)
-    _report_held(now)
+    report_held(now)
     in_script = sbatch.options_in(text)
     given = {**in_script, **words.given}
     session = sessions.new_id()
@@ -247,7 +248,7 @@ def _resuming(now: Invocation, job: _Job) -> str:
     return now.command("sbatch", "--resume", job.id)
 
 
-def _report_held(now: Invocation) -> None:
+def report_held(now: Invocation) -> None:
     """Report jobs of this user that a killed command has left held. Nothing else would ever start or end them."""
     try:
         jobs = submit.held(user_name())
@@ -262,8 +263,18 @@ def _report_held(now: Invocation) -> None:
         what = f"{who} ended" if verdict.state is State.DEAD else f"{who} perhaps ended ({verdict.evidence})"
         job = _Job(id, "", worker.session, True)
         now.out.warning(
-            f"{job} is still held: {what}; continue: {_resuming(now, job)}; or cancel it: {job.command('scancel')}"
+            f"{job} is still held: {what}; {_data_of(now.cache(), job)}; continue: {_resuming(now, job)}; "
+            f"or cancel it: {job.command('scancel')}"
         )
+
+
+def _data_of(cache: Cache, job: _Job) -> str:
+    """What is held for a job, in words."""
+    try:
+        facts = sessions.read(cache.store, job.session)
+    except (CacheError, OSError, ValueError):
+        return f"no data is held for it in {cache.root}"
+    return f"{output.count(len(facts.entries), 'item')} held for it: {_view(cache, job.session)}"
 
 
 def _resume(now: Invocation, id: str, words: Words, options: UseOptions) -> int:

@@ -13,6 +13,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import LIFETIME, Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
+from sccache_dtool.cli.use_many import Many
 from sccache_dtool.clock import from_iso
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, NoCache, UsageError
@@ -45,6 +46,7 @@ def session_command() -> None:
 
 @session_command.command("create")
 @click.option("--add", "items", multiple=True, metavar="ITEM:/PATH", help="An item, and its path. Repeatable.")
+@click.option("--from", "manifest", metavar="FILE", help="A manifest of items, as for `use`; -: standard input.")
 @click.option("--label", default="", metavar="TEXT", help="A text that describes the session.")
 @click.option(
     "--holder",
@@ -54,20 +56,26 @@ def session_command() -> None:
 @click.option("--ttl", type=LIFETIME, help="End the session this long after its creation or last renewal: 12h.")
 @common_options()
 @pass_invocation
-def create(now: Invocation, items: tuple[str, ...], label: str, holder: str | None, ttl: float | None) -> None:
+def create(
+    now: Invocation, items: tuple[str, ...], manifest: str | None, label: str, holder: str | None, ttl: float | None
+) -> None:
     """Create a session and print its id, alone.
 
     ITEM is the name or key of an item in the cache, or a source, with its steps if there are any. The path is what
-    follows the last `:/`.
+    follows the last `:/`. A whole dtool dataset becomes its items, below the path.
 
     \b
-    Example:
+    Examples:
       sc-dtool session create --ttl 12h --add /data/hg38.fa:/refs/hg38.fa
+      sc-dtool session create --ttl 12h --from items.txt
     """
     cache = now.cache()
     if len(label) > 100 or not (label.isprintable()):
         raise UsageError("a label has at most 100 printable characters")
     entries = _entries(cache, items)
+    if manifest is not None:
+        listed = Many.from_file(cache, manifest).entries
+        entries = (*entries, *(found for one in listed for found in cache.session_entries(one.request, f"/{one.path}")))
     id = sessions.new_id()
     if holder is None and ttl is None:
         now.out.note(
@@ -318,10 +326,10 @@ def _changed(now: Invocation, facts: SessionFacts) -> None:
 
 def _entries(cache: Cache, texts: Sequence[str]) -> tuple[Entry, ...]:
     """The entries that ``ITEM:/PATH`` mean. Raises UsageError."""
-    return sessions.normal(_entry(cache, text) for text in texts)
+    return sessions.normal(entry for text in texts for entry in _entries_of(cache, text))
 
 
-def _entry(cache: Cache, text: str) -> Entry:
+def _entries_of(cache: Cache, text: str) -> Sequence[Entry]:
     before, colon, mount = text.rpartition(":/")
     if not colon or not before or mount.startswith("/"):
         raise UsageError(f"there is no path after the item in {plain(text)!r}", hint=_FORM)
@@ -332,22 +340,19 @@ def _entry(cache: Cache, text: str) -> Entry:
     try:
         named = cache.find_used(words, None)
     except NoCache:  # one is set up for the session; it has no item yet that a name could mean
-        request = cache.item_request(words)
-        return Entry(request.key, f"/{mount}", request.stack.canonical)
-    if named.dataset:
-        raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
+        return cache.session_entries(cache.request(words), f"/{mount}")
     try:
-        request = cache.item_request(words)
-        if request.key == named.key:
-            return Entry(named.key, f"/{mount}", request.stack.canonical)
+        request = cache.request(words)
     except CacheError:  # the words are those of a name or a key
-        pass
+        request = None
+    if request is not None and request.key == named.key:
+        return cache.session_entries(request, f"/{mount}")
     facts = next((cache.facts(copy) for copy in cache.item(named.key).copies), None)
     source = tuple(facts.source or ()) if facts else ()
     for name in (None, key_label(named.key)):
         try:
             if cache.item_request(source, name).key == named.key:
-                return Entry(named.key, f"/{mount}", source, name)
+                return [Entry(named.key, f"/{mount}", source, name)]
         except CacheError:
             continue
     raise UsageError(f"the source of {key_label(named.key)} is not known", hint="give its source instead of its name")

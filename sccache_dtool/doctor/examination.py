@@ -30,6 +30,7 @@ from sccache_dtool.disk.names import (
     Layout,
     OutcomeName,
     PinName,
+    VersionFile,
     VersionName,
     is_of_verification,
     is_outcomes,
@@ -200,7 +201,7 @@ def _look_at_made_later(store: Store) -> None:
 
 
 def _is_of_session(name: str) -> bool:
-    return bool(VersionName.parse(name) or VersionName.parse_file(name) or name.startswith(PROBE))
+    return bool(VersionName.parse(name) or VersionFile.parse(name) or name.startswith(PROBE))
 
 
 def _report_unknown_in(

@@ -24,7 +24,7 @@ from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
 from sccache_dtool.oddity import Fate
-from sccache_dtool.protocol import downloads, sessions, versions
+from sccache_dtool.protocol import downloads, sessions
 from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 
@@ -159,10 +159,10 @@ class Leftovers:
         for directory in (layout.sessions, *map(layout.session, sessions.ids(store))):
             with Expected(GONE):
                 found = store.fs.names_if_any(directory)
-                for text in (*filter(_is_probe, found), *versions.stale(found)):
+                for text in filter(_is_probe, found):
                     path = f"{directory}/{text}"
                     if self._is_old(path):
-                        yield Leftover(path, "left by an interrupted change", partial(store.fs.unlink, path))
+                        yield Leftover(path, "left by an interrupted listing", partial(store.fs.unlink, path))
 
     def _finish_deletion(self, session: str) -> None:
         if sessions.has_ended(self._store, session):  # the listing was only a hint

@@ -82,11 +82,12 @@ def item_request(
     open_dataset: Callable[[], DataSet],
     steps: Sequence[str] = (),
     path: str | None = None,
+    uri: str = "",
 ) -> Request:
     """An item of the dataset `uuid`; `open_dataset` is called only if the item must be fetched.
 
     `root`: the cache, in which dtool itself may have left the item. `steps` are canonical, such as ``"tar"``. `path`:
-    what the user gave instead of the identifier, for messages.
+    what the user gave instead of the identifier, for messages. `uri`: of the dataset, if it was opened by that.
     """
     key = item_key(uuid, identifier, steps)
     label = f"{uuid[:8]}.{identifier}"
@@ -95,7 +96,10 @@ def item_request(
     def complete() -> Request:
         return _completed(key, open_dataset(), uuid, identifier, root, steps, path)
 
-    return Request(key, None, label, source, complete=complete)
+    if uri and ":" not in uri:
+        uri = os.path.abspath(uri)
+    spelled = (f"{DTOOL}{plain(uri)}#{identifier}", *steps) if uri else ()
+    return Request(key, None, label, source, complete=complete, spelled=spelled)
 
 
 def _completed(
@@ -222,11 +226,11 @@ def parse_dtool(words: Sequence[str], root: str, *, may_be_all: bool) -> Request
         )
     steps = parse_stack(["file:/item", *words[1:]]).steps
     if is_identifier(item):
-        return item_request(uuid_of(uri), item, root, lambda: open_dataset(uri), steps)
+        return item_request(uuid_of(uri), item, root, lambda: open_dataset(uri), steps, uri=uri)
     import hashlib
 
     identifier = hashlib.sha1(item.encode(), usedforsecurity=False).hexdigest()
-    return item_request(uuid_of(uri), identifier, root, lambda: open_dataset(uri), steps, item)
+    return item_request(uuid_of(uri), identifier, root, lambda: open_dataset(uri), steps, item, uri)
 
 
 def uuid_of(uri: str) -> str:

@@ -86,7 +86,7 @@ class Populator(NamedTuple):
 
         def note_outcome(how: str, more: dict[str, object]) -> None:
             outcome = OutcomeName(request.key[:32], name, int(clock.wall() * 1000), how)
-            known = {"bytes": track.bytes, "attempts": track.attempts, "message": track.message}
+            known = {"bytes": track.bytes, "total": track.total, "attempts": track.attempts, "message": track.message}
             downloads.note_outcome(store, outcome, {**facts, **known, **more})
 
         made = keep = interrupted = False

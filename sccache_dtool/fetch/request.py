@@ -130,6 +130,15 @@ class Request(NamedTuple):
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
     #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
     complete: Callable[[], Request] | None = None
+    spelled: tuple[str, ...] = ()  # see `words`
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Words that mean the item for `resolve.parse_request`, without credentials. Of dtool's, they say where it is.
+
+        What identifies it, `stack.canonical`, says only which item of which dataset it is.
+        """
+        return self.spelled or self.stack.canonical
 
     @property
     def item_name(self) -> str:

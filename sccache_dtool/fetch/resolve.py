@@ -31,7 +31,7 @@ def parse_request(
             return request
         _check_name(name)
         whole = request.complete() if request.complete is not None else request
-        return whole._replace(key=_named(name), name=name)
+        return whole._replace(key=_named(name), name=name, spelled=request.spelled)
     stack = parse_stack(words, credentials=credentials)
     if name is None:
         return Request(item_key(stack.canonical, stack.name), None, stack.label, stack)

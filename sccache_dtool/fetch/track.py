@@ -78,6 +78,11 @@ class Track:
         return self._bytes
 
     @property
+    def total(self) -> int | None:
+        """Bytes that it needs in all, if that is known."""
+        return max(self._expected, self._bytes) or None
+
+    @property
     def attempts(self) -> int:
         """Number of attempts."""
         return self._now.attempts

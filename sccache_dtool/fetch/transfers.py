@@ -218,7 +218,8 @@ def ended(store: Store) -> Iterator[Transfer]:
         except (OSError, records.Damaged):
             continue
         size = _integer(facts, "bytes")
-        state = StateName(name.how, size or 0, size, _integer(facts, "attempts") or 1)
+        total = size if name.how == State.DONE else _integer(facts, "total")
+        state = StateName(name.how, size or 0, total, _integer(facts, "attempts") or 1)
         yield _transfer(facts, "", state)._replace(ended=name.end / 1000)
 
 

@@ -7,6 +7,7 @@ nothing: numbers are used again, and every container has its own. Host names say
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -42,6 +43,17 @@ class Process(NamedTuple):
     def fields(self) -> dict[str, Any]:
         """As the fields of a record."""
         return self._asdict()
+
+    @property
+    def text(self) -> str:
+        """As one text; `from_text` reads it."""
+        return " ".join(map(str, self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Process | None:
+        """The process that a text names; None if it names none."""
+        match = re.fullmatch(r"(\S+) (\S+) ([0-9]{1,9}) ([0-9]{1,18})", text)
+        return cls(match[1], match[2], int(match[3]), int(match[4])) if match else None
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Process | None:

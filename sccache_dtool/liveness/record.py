@@ -22,6 +22,8 @@ class Membership(NamedTuple):
     session: str  # its id
     lock_owner: str | None = None  # of a lock that was taken on its own: the text that it was taken with
     item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
+    taker: str | None = None  # of such a lock: `Process.text` of who takes it, which may end once it has its lease
+    job: str | None = None  # of such a lock: the batch job in which it was taken, scheduler:number; for showing
 
 
 class HolderRecord(NamedTuple):
@@ -42,10 +44,9 @@ class HolderRecord(NamedTuple):
     def __str__(self) -> str:
         owner = str(Owner(self.kind, self.process, self.name, self.command, self.job))
         if self.session is not None:
-            id, lock_owner, item = self.session
-            session = f"session {id}"
-            if item is not None:
-                owner = session if lock_owner in (None, id) else f"{session} for {lock_owner}"
+            of, session = self.session, f"session {self.session.session}"
+            if of.item is not None:
+                owner = session if of.lock_owner in (None, of.session) else f"{session} for {of.lock_owner}"
             elif self.name != session:
                 owner = f"{owner}, {session}"
         return records.printable(f"{self.user}@{self.host}, {owner}")
@@ -54,23 +55,24 @@ class HolderRecord(NamedTuple):
     def decode(cls, text: str) -> HolderRecord:
         """Raises records.Damaged for anything that no holder writes."""
         fields = records.decode(text)
-        kind = KINDS.get(str(fields.get("kind")))
-        process, job = Process.from_fields(fields), _job(fields)
-        ttl, name = fields.get("ttl"), fields.get("name")
+        get = fields.get  # thousands of records may be read
+        kind = KINDS.get(str(get("kind")))
+        process, job = Process.from_fields(fields) if "pid" in fields else None, _job(fields)
+        ttl, name = get("ttl"), get("name")
         if kind is None or not _is_whole(kind, process, job, name) or not _is_lifetime(ttl):
             raise records.Damaged("not a holder's record")
         return cls(
-            kind=kind,
-            host=str(fields.get("host", "?")),
-            user=str(fields.get("user", "?")),
-            process=process,
-            name=None if name is None else str(name),
-            command=str(fields.get("command", "")),
-            ttl=None if ttl is None else float(ttl),
-            since=str(fields.get("since", "?")),
-            job=job,
-            between=_between(process, fields["between"]) if "between" in fields else (),
-            session=_membership(fields),
+            kind,
+            str(get("host", "?")),
+            str(get("user", "?")),
+            process,
+            None if name is None else str(name),
+            str(get("command", "")),
+            None if ttl is None else float(ttl),
+            str(get("since", "?")),
+            job,
+            _between(process, fields["between"]) if "between" in fields else (),
+            _membership(get) if "session" in fields else None,
         )
 
 
@@ -88,11 +90,15 @@ def _is_lifetime(ttl: object) -> bool:
     return ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and 0 <= ttl <= LONGEST)
 
 
-def _membership(fields: Mapping[str, Any]) -> Membership | None:
-    if "session" not in fields:
-        return None
-    owner, item = (None if fields.get(name) is None else str(fields[name]) for name in ("lock_owner", "item"))
-    return Membership(str(fields["session"]), owner, item)
+def _membership(get: Callable[[str], Any]) -> Membership:
+    owner, item, taker, job = get("lock_owner"), get("item"), get("taker"), get("taken_in")
+    return Membership(
+        str(get("session")),
+        None if owner is None else str(owner),
+        None if item is None else str(item),
+        None if taker is None else str(taker),
+        None if job is None else str(job),
+    )
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:
@@ -141,6 +147,7 @@ def encode(
     if session is not None:
         digits = session.item and session.item[:32]
         fields |= {"session": session.session, "lock_owner": session.lock_owner, "item": digits or fields.get("item")}
+        fields |= {"taker": session.taker, "taken_in": session.job}
     return records.encode(fields | {"command": owner.command or None})
 
 

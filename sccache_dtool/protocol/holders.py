@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from sccache_dtool.disk import names
+from sccache_dtool.disk import names, records
 from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
@@ -421,6 +421,15 @@ def probing(store: Store, directory: str) -> Iterator[str]:
 def read(store: Store, name: HolderName) -> HolderRecord:
     """What a holder says of itself. Raises records.Damaged, or OSError."""
     return HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}"))
+
+
+def read_all(store: Store, wanted: Mapping[str, HolderName]) -> dict[str, HolderRecord]:
+    """What holders say of themselves, by their ids. What cannot be read in one pass is left out."""
+    ids, found = {str(name): id for id, name in wanted.items()}, {}
+    for name, text in store.fs.get_records(store.layout.holders, ids):
+        with contextlib.suppress(records.Damaged):
+            found[ids[name]] = HolderRecord.decode(text)
+    return found
 
 
 def revoke(store: Store, name: HolderName) -> bool:

@@ -20,6 +20,7 @@ from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.batch.query import JobStates
 from sccache_dtool.liveness.job import Job
+from sccache_dtool.liveness.process import Process
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history, holders, sessions
@@ -68,6 +69,7 @@ class Judge:
         self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
         self._of_sessions: dict[str, Verdict] = {}  # of the locks of each session
+        self._jobs: dict[str, str] = {}  # of the holder of each session
 
     @property
     def now(self) -> float:
@@ -76,12 +78,13 @@ class Judge:
 
     def expect(self, ids: Iterable[str]) -> None:
         """Say who will be judged, so that a batch system is asked for all their jobs at once. Reads their records."""
-        for id in ids:
-            name = self.listing.present.get(id)
-            if name is None or id in self._known or id in self._records:
-                continue
-            with contextlib.suppress(OSError, Damaged):  # why it cannot be read is told when it is judged
-                record = self._records[id] = holders.read(self._store, name)
+        present = self.listing.present
+        wanted = {id: present[id] for id in ids if id in present and id not in self._known and id not in self._records}
+        with contextlib.suppress(OSError):  # why it cannot be read is told when it is judged
+            self._records |= holders.read_all(self._store, wanted)
+        for id, name in wanted.items():
+            with contextlib.suppress(OSError, Damaged):
+                record = self._records.get(id) or self._records.setdefault(id, holders.read(self._store, name))
                 if record.job is not None and self._job_states is not None:
                     self._job_states.expect(record.job)
 
@@ -173,6 +176,22 @@ class Judge:
             self._of_sessions[session] = self._judge_session(session)
         return self._of_sessions[session]
 
+    def job_of(self, session: str) -> str | None:
+        """The batch job of the holder of a session, scheduler:number; None if it has none, or is not known."""
+        self._of_lock(session)
+        return self._jobs.get(session)
+
+    def has_died_before_its_lease(self, id: str) -> bool:
+        """Whether a holder is of a lock whose taker was killed before it had the lease. Without that it never has one.
+
+        The end of the process is proved first, and the missing lease by a look after that.
+        """
+        record, _ = self.holder(id)
+        member = record.session if record else None
+        if member is None or member.item is None or not has_died(self._store, member.taker):
+            return False
+        return not sessions.has_lease(self._store, member.item, id)
+
     def _judge_session(self, session: str) -> Verdict:
         ended = self._end_of_session(session) if self.listing.is_proof else None
         if ended is not None:
@@ -181,7 +200,9 @@ class Judge:
             facts = sessions.read(self._store, session)
         except (sessions.NoSession, OSError, Damaged) as error:
             return Verdict(State.UNKNOWN, f"its session cannot be read ({error}); see sc-dtool reap")
-        state, evidence = self.holder(facts.holder)[1]
+        record, (state, evidence) = self.holder(facts.holder)
+        if record is not None and record.job is not None:
+            self._jobs[session] = f"{record.job.scheduler}:{record.job.id}"
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
         return Verdict(state, f"session {session}: {evidence}")
@@ -295,6 +316,12 @@ def _pause(record: HolderRecord) -> float | None:
     return holders.pause_between_beats(record.ttl)
 
 
+def has_died(store: Store, taker: str | None) -> bool:
+    """Whether the process that takes a lock has certainly ended, as far as this host can see."""
+    process = Process.from_text(taker) if taker else None
+    return process is not None and store.proc.judge(process).state is State.DEAD
+
+
 class Reaped(NamedTuple):
     """What a reaping did, or would do."""
 
@@ -326,8 +353,11 @@ def reap(
     revoked: dict[str, str] = {}
     failed: list[str] = []
     judge.expect(sorted(concerned))
+    holding = {one.lease.holder for one in listed if one.lease}
     for id in sorted(concerned & listing.present.keys()):
         record, verdict = judge.holder(id)
+        if verdict.state is not State.DEAD and id not in holding and judge.has_died_before_its_lease(id):
+            verdict = Verdict(State.DEAD, "the process that took this lock was killed before it had the lease")
         if verdict.state is not State.DEAD:
             continue
         try:

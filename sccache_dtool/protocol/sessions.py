@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
@@ -69,7 +69,7 @@ class Entry(NamedTuple):
 
     item: str | None  # the key of the item; None while it is not known
     mount: str  # the path in the session: absolute, "/" between its parts, no "." or ".."
-    words: tuple[str, ...] = ()  # source and steps in canonical form, without credentials: `Request.stack.canonical`
+    words: tuple[str, ...] = ()  # source and steps in canonical form, without credentials: `Request.words`
     name: str | None = None  # the name that was given to the item, if any
     generation: str | None = None  # the copy that the session's own holder has a lease on
     lease: str | None = None  # the name of that lease; None: the session does not hold it
@@ -131,9 +131,9 @@ class SessionFacts(NamedTuple):
         return records.encode_lists(fields, {name: [one.fields() for one in found] for name, found in lists.items()})
 
     @classmethod
-    def decode(cls, id: str, version: VersionName, text: str, has_ended: bool) -> SessionFacts:
-        """Raises Damaged for anything that no session writes."""
-        fields = records.decode_document(text)
+    def of_version(cls, id: str, version: versions.Version) -> SessionFacts:
+        """What was read of a session. Raises Damaged for anything that no session writes."""
+        fields = records.decode_document(version.text)
         if fields.get("format") != 1:
             raise Damaged("not the data set of a session")
         told = (str(fields.get(name, "?")) for name in ("label", "owner", "user", "holder", "created"))
@@ -142,7 +142,7 @@ class SessionFacts(NamedTuple):
         if not (isinstance(entries, list) and isinstance(detached, list)):
             raise Damaged("not the data set of a session")
         decoded = tuple(map(Entry.decode, entries)), tuple(map(Entry.decode, detached))
-        return cls(id, label, owner, user, holder, created, *decoded, version, has_ended)
+        return cls(id, label, owner, user, holder, created, *decoded, version.name, GATE not in version.beside)
 
 
 def new_id() -> str:
@@ -272,8 +272,7 @@ def read(store: Store, id: str) -> SessionFacts:
 
 
 def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
-    table = versions.read(store, directory or store.layout.session(id))
-    return SessionFacts.decode(id, table.name, table.text, GATE not in table.beside)
+    return SessionFacts.of_version(id, versions.read(store, directory or store.layout.session(id)))
 
 
 def refresh(store: Store) -> None:
@@ -506,7 +505,20 @@ def _item_of(store: Store, path: str) -> str:
 
 def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) -> int:
     """End the leases of holders on one item; returns how many."""
-    count = 0
+    found = [*_leases_on(store, digits, key, of)]
+    return sum(leases.end(store, path, store.layout.history(one), text, how) for one, path, text in found)
+
+
+def has_lease(store: Store, digits: str, holder: str) -> bool:
+    """Whether a holder has a lease on an item now. Also true if that cannot be known."""
+    try:
+        return any(True for _ in _leases_on(store, digits, None, {holder}))
+    except OSError:
+        return True
+
+
+def _leases_on(store: Store, digits: str, key: str | None, of: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """The leases of holders on one item: key, gate and name, as the server has them."""
     if not key:
         _touch(store, f"{store.layout.items}/{digits[:2]}")
     for one in [key] if key else keys_of(store, digits):
@@ -517,10 +529,7 @@ def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) 
                 continue
             path = f"{directory}/{generation}/{GATE}"
             _touch(store, path)
-            for text in _names(store, path):
-                if text.rpartition(".")[0] in of:
-                    count += leases.end(store, path, store.layout.history(one), text, how)
-    return count
+            yield from ((one, path, text) for text in _names(store, path) if text.rpartition(".")[0] in of)
 
 
 def keys_of(store: Store, digits: str) -> list[str]:

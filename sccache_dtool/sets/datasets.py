@@ -63,7 +63,7 @@ def wanted_of(
         identifier, size = pair
         if not dtool_source.is_identifier(identifier) or not isinstance(size, int):
             raise FetchFailed(f"{lease.place.payload} is damaged", hint=f"remove it: sc-dtool rm {request.key}")
-        item = dtool_source.item_request(request.uuid, identifier, store.layout.root, open_dataset)
+        item = dtool_source.item_request(request.uuid, identifier, store.layout.root, open_dataset, uri=request.uri)
         found.append(Wanted(f"{prefix}/{relpath}" if prefix else relpath, item, size, f"{DTOOL}{request.label}"))
     return found
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.errors import UsageError
-from sccache_dtool.fetch.request import Request
+from sccache_dtool.fetch.request import DatasetRequest, Request
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
@@ -26,7 +26,9 @@ class Access(NamedTuple):
     """What a session needs of its cache."""
 
     store: Store
-    item_request: Callable[[Sequence[str], str | None], Request]  # parses words and a name
+    request: Callable[[Sequence[str], str | None], Request | DatasetRequest]  # parses words and a name
+    item_request: Callable[[Sequence[str], str | None], Request]  # as `request`, of one item
+    entries_of: Callable[[Request | DatasetRequest, str], Iterable[Entry]]  # at a path; see `Cache.session_entries`
     acquire: Callable[
         [Holder, Request, float | None], Lease
     ]  # waits at most so many seconds; None: as the settings say
@@ -36,10 +38,9 @@ class Access(NamedTuple):
         """The entries that a data set means. Raises UsageError for words that mean nothing."""
         if not isinstance(data_set, Mapping):
             return sessions.normal(data_set)
-        made = []
+        made: list[Entry] = []
         for mount, words in data_set.items():
-            request = self.item_request([words] if isinstance(words, str) else [*words], None)
-            made.append(Entry(request.key, mount, request.stack.canonical))
+            made += self.entries_of(self.request([words] if isinstance(words, str) else [*words], None), mount)
         return sessions.normal(made)
 
     def request_of(self, entry: Entry) -> Request:

@@ -119,7 +119,7 @@ def hold(
 def _recorded(one: Wanted, lease: Lease) -> sessions.Entry:
     """What the data set of the session says of an item."""
     key, generation = lease.place.key, lease.place.generation
-    return sessions.Entry(key, f"/{one.path}", one.request.stack.canonical, one.request.name, generation, lease.name)
+    return sessions.Entry(key, f"/{one.path}", one.request.words, one.request.name, generation, lease.name)
 
 
 def _expanded(acquirer: Acquirer, entries: Sequence[Entry], max_age: float | None) -> Iterator[Wanted]:

@@ -7,6 +7,7 @@ or its session ends.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import re
@@ -21,7 +22,7 @@ from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName,
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.liveness import State, Verdict
-from sccache_dtool.liveness.caller import BEATING
+from sccache_dtool.liveness.caller import BEATING, job_here
 from sccache_dtool.liveness.record import HolderRecord, Membership
 from sccache_dtool.protocol import history, leases, reaping, sessions
 from sccache_dtool.protocol.holders import Holder
@@ -33,6 +34,9 @@ from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unrea
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Request
+    from sccache_dtool.liveness.caller import Kind
+    from sccache_dtool.liveness.job import Job
+    from sccache_dtool.liveness.process import Process
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 
@@ -49,7 +53,7 @@ class Lock(NamedTuple):
     owner: str  # the text that it was taken with; otherwise the session, or the name, process or job
     user: str
     host: str
-    job: str | None  # scheduler:number
+    job: str | None  # scheduler:number, in which it was taken, or whose session it is
     by: str  # who holds it, for people
     since: float | None  # seconds since 1970
     state: str  # held, transferring, waiting, or released
@@ -69,12 +73,15 @@ class Filter(NamedTuple):
     job: str | None = None  # its number, or scheduler:number
     state: str | None = None
 
-    def matches(self, lock: Lock) -> bool:
-        """Whether a lock is meant."""
-        if self.job is not None and (lock.job is None or self.job not in (lock.job, lock.job.partition(":")[2])):
-            return False
-        asked = (name for name in self._fields if name != "job" and getattr(self, name) is not None)
-        return all(getattr(self, name) == getattr(lock, name) for name in asked)
+    def choose(self, found: Iterable[Lock]) -> list[Lock]:
+        """Those that are meant."""
+        for name in self._fields:
+            wanted = getattr(self, name)
+            if wanted is not None and name == "job":
+                found = [one for one in found if one.job and wanted in (one.job, one.job.partition(":")[2])]
+            elif wanted is not None:
+                found = [one for one in found if getattr(one, name) == wanted]
+        return list(found)
 
 
 # -- taking ------------------------------------------------------------------------------------------------------------
@@ -118,7 +125,9 @@ def take(
     facts = read_open(store, session)
     entry = meant(store, facts, word)
     request = request_of(entry)
-    membership = Membership(session, owner or session, request.key)
+    job, taker = job_here(store.proc), store.proc.identify(os.getpid())
+    named = _text_of(job.job if job else None)
+    membership = Membership(session, owner or session, request.key, taker and taker.text, named)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
     try:
         lock = SessionLock.of(store, acquire(holder, request))
@@ -156,9 +165,9 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
             found = iter(unsettled())
         held = [one for item in found for one in item.held if one.lease is not None]
         holding = {one.lease.holder for one in held if one.lease}
-        reader.read(holding)
+        judge.expect(holding)
         locks = [*map(reader.lock, held), *reader.not_held(holding)]
-    return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
+    return sorted(wanted.choose(locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
 
 
 def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]:
@@ -177,11 +186,6 @@ class _Reader:
         prefix = "n" if session is None else sessions.lock_owner(session).prefix
         self._named = [id for id in judge.listing.present if id.startswith(prefix)]
 
-    def read(self, ids: Iterable[str]) -> None:
-        """Read the records of many holders, from their directory and not from the top for each."""
-        with contextlib.suppress(OSError), self._store.fs.near(self._store.layout.holders):
-            self._judge.expect(ids)
-
     def lock(self, held: Held) -> Lock:
         """What a lease is as a lock."""
         assert held.lease is not None
@@ -190,7 +194,7 @@ class _Reader:
             session = self._session_of(held.name)
         else:
             session = record.session and record.session.session
-        return _lock(held.name, session, held.key, record, verdict, HELD, held.generation)
+        return self._made(held.name, session, held.key, record, verdict, HELD, held.generation)
 
     def _session_of(self, lease: str) -> str | None:
         if self._sessions is None:
@@ -212,14 +216,15 @@ class _Reader:
 
     def _entered(self, but: Collection[str] = ()) -> list[tuple[str, Membership, HolderRecord]]:
         """The holders of locks that were taken on their own, except these."""
-        ids = [id for id in self._named if id not in but]
-        self.read(ids)
+        ids = [id for id in self._named if id not in but] if but else self._named
+        self._judge.expect(ids)
         found = ((id, self._judge.holder(id)[0]) for id in ids)
         return [(id, one.session, one) for id, one in found if one and one.session and one.session.item]
 
     def not_held(self, holding: set[str]) -> Iterator[Lock]:
         """Locks whose item is still to be fetched: their holders have no lease yet."""
-        pending = self._entered(holding)
+        # Whoever was killed before that has left its holder, which `reap` removes.
+        pending = [one for one in self._entered(holding) if not reaping.has_died(self._store, one[1].taker)]
         if not pending:
             return
         from sccache_dtool.fetch import transfers
@@ -230,27 +235,42 @@ class _Reader:
             keys = [coming[digits]] if digits in coming else sessions.keys_of(self._store, digits)
             state = TRANSFERRING if digits in coming else WAITING
             verdict = self._judge.holder(id)[1]
-            yield _lock(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state, None)
+            yield self._made(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state)
+
+    def _made(
+        self,
+        id: str,
+        session: str | None,
+        item: str,
+        record: HolderRecord | None,
+        verdict: Verdict,
+        state: str,
+        generation: str | None = None,
+    ) -> Lock:
+        if record is None:
+            return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
+        member = record.session
+        job = _text_of(record.job) or (member and member.job) or (self._judge.job_of(session) if session else None)
+        process = None if record.process is None else f"pid:{record.process.pid}"
+        owner = (member and member.lock_owner) or session or record.name or job or process or "?"
+        user, host = record.user, record.host
+        if not f"{owner}{user}{host}".isprintable():
+            owner, user, host = map(printable, (owner, user, host))
+        by, since = _by(record[:6], record.job, member), _moment(record.since)  # the same for many
+        return Lock(id, session, item, owner, user, host, job, by, since, state, generation, verdict)
 
 
-def _lock(
-    id: str,
-    session: str | None,
-    item: str,
-    record: HolderRecord | None,
-    verdict: Verdict,
-    state: str,
-    generation: str | None,
-) -> Lock:
-    if record is None:
-        return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
-    job = None if record.job is None else f"{record.job.scheduler}:{record.job.id}"
-    process = None if record.process is None else f"pid:{record.process.pid}"
-    owner = (record.session and record.session.lock_owner) or session or record.name or job or process or "?"
-    owner, user, host = map(printable, (owner, record.user, record.host))
-    return Lock(
-        id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
-    )
+@functools.lru_cache
+def _by(who: tuple[Kind, str, str, Process | None, str | None, str], job: Job | None, member: Membership | None) -> str:
+    kind, host, user, process, name, command = who
+    return str(HolderRecord(kind, host, user, process, name, command, None, "", job, (), member))
+
+
+_moment = functools.lru_cache(from_iso)
+
+
+def _text_of(job: Job | None) -> str | None:
+    return None if job is None else f"{job.scheduler}:{job.id}"
 
 
 # -- one lock ----------------------------------------------------------------------------------------------------------
@@ -304,10 +324,11 @@ def _ended(store: Store, key: str, id: str) -> Lock | None:
     for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
         if use.lease == id:
             user, _, rest = use.by.partition("@")
-            host, _, name = rest.rstrip("]").partition("[")
+            host, _, held_by = rest.removesuffix("]").partition("[")
+            session = held_by if is_session(held_by) else None
             verdict = Verdict(State.DEAD, use.how)
             return Lock(
-                id, name if is_session(name) else None, key, use.by, user, host, None, use.by, use.since, RELEASED,
+                id, session, key, session or use.by, user, host, None, use.by, use.since, RELEASED,
                 verdict=verdict, ended=use.end,
             )  # fmt: skip
     return None

@@ -13,6 +13,7 @@ from sccache_dtool.disk.names import Generation, key_label
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, InUse, LeaseLost, UsageError
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.fetch.request import DTOOL
 from sccache_dtool.liveness.record import Membership as Membership
 from sccache_dtool.protocol import holders, versions
 from sccache_dtool.protocol.holders import HolderList
@@ -29,9 +30,6 @@ from sccache_dtool.protocol.sessions import new_id as new_id
 from sccache_dtool.protocol.sessions import read as read
 from sccache_dtool.protocol.sessions import view_path as view_path
 from sccache_dtool.protocol.store import Store
-
-#: Attempts to change a data set that others change as well.
-_MOST_ATTEMPTS = 50
 
 
 def read_open(store: Store, id: str) -> SessionFacts:
@@ -104,8 +102,12 @@ def change(
     `if_seq`: raise InUse unless the data set has this number. Raises InUse, too, if an item is to be taken out on
     which the session has a lease, unless `force`: then the lease stays valid until it is released, or the session ends.
     """
-    for _ in range(_MOST_ATTEMPTS):
-        facts = read_open(store, id)
+    read_open(store, id)
+
+    def text(version: versions.Version) -> str:
+        facts = SessionFacts.of_version(id, version)
+        if facts.has_ended:
+            raise NoSession(store, id, None)
         if if_seq not in (None, facts.seq):
             raise InUse(
                 f"session {id} was changed: its number is {facts.seq}, not {if_seq}",
@@ -120,11 +122,9 @@ def change(
         detached = tuple(
             entry for entry in (*facts.entries, *facts.detached) if entry.lease and entry.lease not in named
         )
-        new = facts._replace(entries=entries, detached=detached)
-        version = versions.change(store, store.layout.session(id), facts.version, new.encode())
-        if version is not None:
-            return new._replace(version=version)
-    raise InUse(f"other processes keep changing session {id}", hint="try again")
+        return facts._replace(entries=entries, detached=detached).encode()
+
+    return SessionFacts.of_version(id, versions.change(store, store.layout.session(id), text))
 
 
 def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None:
@@ -211,7 +211,9 @@ def _within(store: Store, entry: Entry, rest: tuple[str, ...], path: str, childr
     name = rest[-1] if rest else path.rpartition("/")[2]
     payload = payload_of(store, entry)
     if payload is None:
-        return Object(path, None, name, None, "absent", entry, None, None)
+        # An item of dtool's is a file. Of others, nobody knows before they are fetched.
+        is_file = not rest and len(entry.words) == 1 and entry.words[0].startswith(DTOOL)
+        return Object(path, "item" if is_file else None, name, None, "absent", entry, None, None)
     place = "/".join((payload, *rest))
     try:
         status = store.fs.lstat(place)

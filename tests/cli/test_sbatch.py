@@ -291,6 +291,13 @@ def test_jobs_of_killed_commands_are_reported(slurm: Slurm, job: Path) -> None:
     done = call("sbatch", job)
     assert "warning: job 42 is still held: the sc-dtool sbatch on login1 that was to release it has ended" in done.err
     assert "continue: sc-dtool sbatch --resume 42; or cancel it: scancel 42" in done.err
+    assert "no data is held for it" in done.err
+    slurm.job_is("PENDING", "")
+    view = Path(slurm.view)
+    slurm.job_is("PENDING", held_row(Worker(view.parent.name, "login1", worker.process._replace(start=1))))
+    done = call("reap")
+    assert done.code == 0
+    assert f"that was to release it has ended; 1 item held for it: {view};" in done.err
     slurm.job_is("PENDING", held_row(worker._replace(process=Process("other-boot", "1.0", 2, 3))))
     assert "that was to release it has perhaps ended (process 2 is of another host" in call("sbatch", job).err
     slurm.does("squeue", 'case "$*" in *Comment*) exit 1;; *) echo odd;; esac')

@@ -52,7 +52,8 @@ def test_a_session_from_its_beginning_to_its_end(sc: Sc, ref: str, disk: Disk) -
     done = [sc("lock", "release", lock) for _ in range(2)]
     assert [one.code for one in done] == [0, 0]
     assert "was already released, at" in done[1].out
-    assert sc("lock", "show", lock, "-f", "json").row("lock")["state"] == "released"
+    released = sc("lock", "show", lock, "-f", "json").row("lock")
+    assert (released["state"], released["session"]) == ("released", session)
     sc("lock", "get", session, "/a")
     done = [sc("session", "rm", session) for _ in range(2)]
     assert [one.code for one in done] == [0, 0]
@@ -195,3 +196,20 @@ def test_a_directory_is_read_as_an_archive(sc: Sc, tmp_path: Path) -> None:
     assert (done.code, "--tar" in done.err) == (2, True)
     assert sc("lock", "cat", lock, "--path", "x").out == "hello"
     assert "hello" in sc("lock", "cat", lock, "--tar").out
+
+
+def test_a_session_of_a_manifest(sc: Sc, ref: str, tmp_path: Path, disk: Disk) -> None:
+    """Whoever has a manifest would have to write its items once more; or half of a wrong one would be taken."""
+    manifest = tmp_path / "items.toml"
+    manifest.write_text(f'[[item]]\nsource = "{ref}"\nname = "genes"\nat = "refs/genes"\n')
+    session = sc("session", "create", "--ttl", "1h", "--add", f"{ref}:/a", "--from", manifest).out.strip()
+    row = sc("session", "show", session, "-f", "json").row("session")
+    assert [one["mount"] for one in row["data_set"]] == ["/a", "/refs/genes"]
+    lock = sc("lock", "get", session, "/refs/genes").out.strip()
+    assert sc("lock", "cat", lock).out == "0123456789"
+    assert sc("session", "rm", session).code == 0
+    manifest.write_text(f'[[item]]\nsource = "{ref}"\nat = "a"\n')
+    before = sorted(disk.control.rglob("*"))
+    done = sc("session", "create", "--ttl", "1h", "--add", f"{ref}:/a", "--from", manifest)
+    assert (done.code, "two items have the path /a" in done.err) == (2, True)
+    assert sorted(disk.control.rglob("*")) == before

@@ -99,6 +99,7 @@ def test_progress_is_not_lost_on_a_failure(sc: Callable[..., Done], server: Serv
     sc("use", url)
     (left, one) = shown(sc)
     assert (one["state"], one["bytes"], one["attempts"]) == ("failed", MEBIBYTE, 5)
+    assert (one["total"], one["percent"]) == (2 * MEBIBYTE, 50)
     assert left["state"] == "abandoned"
 
 
@@ -281,6 +282,7 @@ def test_what_is_being_fetched_says_by_whom_and_how_far(sc: Callable[..., Done],
             assert (row["name"], row["state"], row["fetching_percent"]) == ("x", state, 25)
             assert (row["last_use"] is None) is (not there)
         assert ("in-use, fetching, 25 %" if there else "fetching, 25 %") in sc("ls").out
+        assert there or sc("ls").out.rstrip().endswith("never")
         assert len(sc("ls", "--filter", "idle", "-f", "json").rows("item")) == 0
         row = sc("status", "-f", "json").row("fetch")
         assert (row["name"], row["fetching_percent"]) == ("x", 25)

@@ -517,3 +517,36 @@ def test_a_view_that_an_earlier_release_has_made_is_given_back(sc, dataset, cach
     assert "nothing to release" in sc("unuse", place.payload if by_path else word)
     sc("clean", "--all", "-y")
     assert not os.path.exists(place.payload)
+
+
+@pytest.mark.parametrize("how", ["add", "from", "python"])
+def test_a_session_lists_the_items_of_a_dataset_that_is_not_fetched(sc, dataset, cache_dir, tmp_path, how):
+    """A viewer could not show what is in a dataset before all of it is there; or show it, and not open it."""
+    if how == "python":
+        session = Cache(cache_dir).create_session({"/data": f"dtool:{dataset.uri}"}).id
+    else:
+        manifest = tmp_path / "items.txt"
+        manifest.write_text(f"dtool:{dataset.uri} @data\n")
+        given = ["--add", f"dtool:{dataset.uri}:/data"] if how == "add" else ["--from", manifest]
+        session = sc("session", "create", "--holder", f"pid:{os.getpid()}", *given)
+    found = Cache(cache_dir).session(session)
+    assert sorted(one.mount for one in found.items) == sorted(f"/data/{relpath}" for relpath in FILES)
+    folder = found.object("/data", children=True)
+    assert {one.name: one.type for one in folder.children} == {
+        relpath.split("/")[0]: "folder" if "/" in relpath else "item" for relpath in FILES
+    }
+    absent = found.object("/data/a/first.txt")
+    assert (absent.type, absent.state, absent.children) == ("item", "absent", None)
+    lock = sc("lock", "get", session, "/data/a/first.txt")
+    assert sc("lock", "cat", lock) == "one"
+    assert found.object("/data/a/first.txt").state == "cached"
+    found.delete()
+
+
+def test_an_item_of_a_dataset_is_locked_for_a_session(sc, dataset, cache_dir):
+    """An item could be put into a session, but never be locked."""
+    session = sc("session", "create", "--holder", "ada", "--add", f"dtool:{dataset.uri}#a/first.txt:/x")
+    lock = sc("lock", "get", session, "/x")
+    assert sc("lock", "cat", lock) == "one"
+    sc("session", "rm", session)
+    assert leases(cache_dir, dataset.uuid)["a/first.txt"] == 0

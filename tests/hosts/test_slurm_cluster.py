@@ -666,7 +666,7 @@ def test_a_job_whose_command_was_killed_is_found(
     assert "still held" not in shared.sc("sbatch", "--hold", submitter.script()).err
     process.kill()
     process.wait()
-    shared.sc("reap")
+    assert f"job {job} is still held: the sc-dtool sbatch on" in shared.sc("reap").err
     assert cluster.states(job) == ["PENDING"]
     done = shared.sc("sbatch", "--hold", submitter.script())
     assert f"job {job} is still held: the sc-dtool sbatch on" in done.err

@@ -19,12 +19,14 @@ from races.actors import names
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import InUse, LeaseLost, UsageError
-from sccache_dtool.liveness.caller import Owner
+from sccache_dtool.liveness.caller import JOB, Owner
+from sccache_dtool.liveness.job import Job
+from sccache_dtool.liveness.record import Membership
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import sessions as on_disk
-from sccache_dtool.protocol import versions
+from sccache_dtool.protocol.holders import Holder, HolderList
+from sccache_dtool.protocol.leases import take as take_lease
 from sccache_dtool.sets import locks, sessions
-from sccache_dtool.sets.handle import Session
 from sccache_dtool.sets.sessions import Entry, NoSession
 
 Making = Callable[..., Cache]
@@ -146,22 +148,7 @@ def test_a_change_whose_reply_is_lost_is_made_once(make_cache: Making, source: s
     assert session.change({"/a": source}).seq == 2
     assert len(fs.lost) == 1
     assert session.facts.seq == 2
-    assert len(names(layout.session(session.id))) == 3  # the gate, the name in force and its file
-
-
-def test_a_change_that_was_overtaken_after_its_reply_was_lost_counts(store_session: Session) -> None:
-    """A change that was made would be made again on top of the next one."""
-    store = store_session._access.store
-    directory, seen = store.layout.session(store_session.id), store_session.facts.version
-    first = versions.change(store, directory, seen, "1")
-    assert first is not None
-    assert versions.change(store, directory, seen, "2") is None
-    assert versions.change(store, directory, first, "3") is not None
-
-
-@pytest.fixture
-def store_session(cache: Cache) -> Session:
-    return cache.create_session({})
+    assert len(names(layout.session(session.id))) == 4  # the gate, the name in force, its file and the one before
 
 
 def test_an_item_that_is_locked_is_not_taken_out(cache: Cache, source: str) -> None:
@@ -247,6 +234,41 @@ def test_each_filter_filters(cache: Cache, source: str, tree: str) -> None:
     assert ids(user="nobody-else") == ids(host="elsewhere") == ids(job="1") == ids(state="waiting") == set()
     one.delete()
     assert ids() == {c.id, plain.name}
+
+
+def test_locks_are_found_by_their_job(cache: Cache, source: str, tree: str) -> None:
+    """Nobody could see what a job keeps in the cache: its locks would be of nobody's job."""
+    batch = Job("slurm", "big", "4711")
+    with cache.create_session({"/a": source}, owner=Owner(JOB, None, None, "", batch)) as session:
+        lock = session.lock("/a")
+        assert [one.id for one in cache.locks(job="4711")] == [lock.id]
+    with cache.create_session({"/t": tree}) as session:
+        member = Membership(session.id, "viewer", session.items[0].item, None, "slurm:4712")
+        Holder(cache.store, on_disk.lock_owner(session.id), None, session=member)
+        found = cache.locks(job="slurm:4712")
+        assert [(one.owner, one.job, one.state) for one in found] == [("viewer", "slurm:4712", "waiting")]
+        assert cache.locks(job="4711") == []
+
+
+def test_whoever_is_killed_before_it_has_its_lock_does_not_wait_for_ever(
+    cache: Cache, source: str, job: Owner, proc: FakeProc, layout: Layout
+) -> None:
+    """`kill -9` of `lock get` would show a lock that waits until the session ends, although nobody waits."""
+    with cache.create_session({"/a": source}, owner=cache.owner("ada")) as session:
+        lock = session.lock("/a")
+        member = Membership(session.id, "viewer", session.items[0].item, job.process and job.process.text)
+        waiting = Holder(cache.store, on_disk.lock_owner(session.id), None, session=member)
+        leased = Holder(cache.store, on_disk.lock_owner(session.id), None, session=member)
+        taken = take_lease(cache.store, leased, lock.place)
+        assert taken is not None
+        assert sorted(one.state for one in session.locks()) == ["held", "held", "waiting"]
+        cache.reap()
+        assert waiting.id in HolderList.complete(cache.store).present
+        proc.end(4242)
+        assert sorted(one.id for one in session.locks()) == sorted([lock.id, taken.name])
+        assert "killed before it had the lease" in cache.reap().holders[waiting.id]
+        assert waiting.id not in HolderList.complete(cache.store).present
+        assert sorted(held(cache)) == sorted([lock.id, taken.name])
 
 
 def test_a_lock_is_read_in_ranges(cache: Cache, tmp_path: Path, tree: str) -> None:
