@@ -64,6 +64,13 @@ class NoSession(UsageError):
         self.ended = ended
 
 
+class DamagedSession(CacheError, Damaged):
+    """What somebody has put in the place of a session, or has made of it."""
+
+    def __init__(self, id: str, why: object) -> None:
+        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: sc-dtool session rm {id}")
+
+
 class Entry(NamedTuple):
     """One entry of a data set: what is shown at a path of the session."""
 
@@ -81,7 +88,7 @@ class Entry(NamedTuple):
             raise Damaged("not an entry of a data set")
         item, mount, words = fields.get("item"), fields.get("mountPath"), fields.get("words", [])
         name, generation, lease = fields.get("name"), fields.get("generation"), fields.get("lease")
-        texts = isinstance(words, list) and all(isinstance(one, str) for one in (mount, *words))
+        texts = isinstance(words, list) and all(isinstance(one, str) for one in words) and _is_path(mount)
         is_known = (item is None or is_key(str(item))) and (name is None or isinstance(name, str))
         leased = (generation is None and lease is None) or (Generation.parse(str(generation)) and item is not None)
         if not (texts and is_known and leased and (lease is None or LeaseName.parse(str(lease)))):
@@ -96,6 +103,13 @@ class Entry(NamedTuple):
             for name, value in (found | {"generation": self.generation, "lease": self.lease}).items()
             if value is not None
         }
+
+
+def _is_path(mount: object) -> bool:
+    """Whether an entry can be there: readers put these paths below directories of their own."""
+    if not isinstance(mount, str) or not mount.startswith("/") or "\0" in mount:
+        return False
+    return mount == "/" or not any(part in ("", ".", "..") for part in mount[1:].split("/"))
 
 
 class SessionFacts(NamedTuple):
@@ -254,7 +268,7 @@ def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
 
 
 def read(store: Store, id: str) -> SessionFacts:
-    """A session as it is now. Raises NoSession, Damaged or OSError.
+    """A session as it is now. Raises NoSession, DamagedSession or OSError.
 
     A session that is not found is looked for again after a change by this host: a network file system may hide one that
     another host has just created.
@@ -263,6 +277,8 @@ def read(store: Store, id: str) -> SessionFacts:
         for again in (True, False):
             try:
                 return _read(store, id)
+            except Damaged as error:
+                raise DamagedSession(id, error) from error
             except OSError as error:
                 if error.errno not in GONE:
                     raise
@@ -292,13 +308,20 @@ def ids(store: Store) -> list[str]:
 
 
 def listing(store: Store) -> Iterator[SessionFacts]:
-    """All sessions, those included whose deletion was begun (`has_ended`). What is damaged is skipped and logged."""
+    """All sessions, those included whose deletion was begun (`has_ended`).
+
+    What is damaged or cannot be read is skipped and logged: it must not keep others from what they do with theirs.
+    """
     for id in ids(store):
-        with Expected(GONE):
-            try:
-                yield _read(store, id)
-            except Damaged as error:
+        try:
+            facts = _read(store, id)
+        except (Damaged, OSError) as error:
+            if not isinstance(error, OSError):
                 store.report(store.layout.session(id), str(error), Fate.PASSED_OVER)
+            elif error.errno not in GONE:
+                store.report(store.layout.session(id), f"cannot be read ({error.strerror})", Fate.PASSED_OVER)
+        else:
+            yield facts
 
 
 def ended(store: Store) -> list[EndedSession]:
@@ -436,7 +459,13 @@ def _close(store: Store, path: str) -> None:
                 fs.names(os.path.dirname(path))
                 return
         with Expected(GONE), probing(store, path):
-            fs.unlink_all(path, fs.names(path))
+            found = fs.names(path)
+            try:
+                fs.unlink_all(path, found)
+            except (IsADirectoryError, PermissionError):  # somebody has made a directory
+                for name in found:
+                    with Expected(GONE):
+                        fs.remove_tree(f"{path}/{name}")
     raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
 
 

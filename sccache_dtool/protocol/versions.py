@@ -7,6 +7,7 @@ who saw the same version win, so that no change is lost, and no file is ever rep
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Collection
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from sccache_dtool.protocol.store import Store
 
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28
+
+#: errno values for what is no file, or too large a one: somebody else has put it there.
+_NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
 
 #: Listings after which a directory without a table in force is damaged: one may miss a name that is renamed meanwhile.
 _MOST_LISTINGS = 20
@@ -51,14 +55,23 @@ def read(store: Store, directory: str) -> Version:
                 return Version(name, store.fs.read_text(f"{directory}/{name.file}", _LIMIT), frozenset(found))
             except FileNotFoundError:
                 pass  # replaced meanwhile
+            except OSError as error:
+                if error.errno not in _NO_TEXT:
+                    raise
+                raise Damaged(f"{name.file} is not a file as a session has it") from error
         store.fs.touch(directory)
     raise Damaged("no version of its data is in force")
 
 
 def change(store: Store, directory: str, seen: VersionName, text: str) -> VersionName | None:
-    """Put another text in force if `seen` still is; None if somebody else was first. Raises OSError."""
+    """Put another text in force if `seen` still is; None if somebody else was first.
+
+    Raises OSError, and Damaged if no version can come after `seen`: somebody has made it up.
+    """
     fs = store.fs
     new = VersionName(seen.number + 1, unique())
+    if VersionName.parse(str(new)) is None:
+        raise Damaged(f"its number is {seen.number}, and cannot grow")
     fs.write_new(f"{directory}/{new.file}", text, shared=store.layout.shared)
     try:
         fs.rename(f"{directory}/{seen}", f"{directory}/{new}")
