@@ -41,7 +41,7 @@ from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import gate, leases, versions
 from sccache_dtool.protocol.gate import Closing
-from sccache_dtool.protocol.holders import Holder, HolderList, probing
+from sccache_dtool.protocol.holders import Holder, HolderList, probing, revoke
 from sccache_dtool.protocol.store import Store
 
 #: The purpose of the work area in which a session is made.
@@ -49,6 +49,10 @@ SESSION = "session"
 
 #: Attempts to close a session's gate, in which names of lockers come and go.
 _MOST_CLOSINGS = 100
+
+
+#: Attempts to revoke a holder that shows heartbeats, each of which saves it.
+_MOST_REVOCATIONS = 3
 
 
 class NoSession(UsageError):
@@ -194,9 +198,9 @@ def create(
 ) -> SessionFacts:
     """Make a session of `holder`, and put it in place by one rename: nobody ever sees a part of it.
 
-    `holder` lasts as long as the session: nothing else is to be held by it, unless it is this process's own. Its
-    leases that the entries name end with the session. It is best entered with ``Membership(id)``, so that `unuse` of
-    a single item does not take a lease of the session. Nothing is released if this fails.
+    `holder` lasts as long as the session: nothing else is to be held by it. It was entered with ``Membership(id)``:
+    its leases that the entries name end with the session, and not by `unuse` of a single item. Nothing is released if
+    this fails.
 
     `links`: what the view shows, from paths relative to it (``refs/hg38.fa``) to absolute paths of payloads in this
     cache (`Place.payload`). None: the session has no view. `id`: one that `new_id` gave, and that was not used yet.
@@ -393,12 +397,12 @@ class Deleted(NamedTuple):
     leases: int  # that this call ended
 
 
-def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
+def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) -> Deleted:
     """End a session with all its leases and locks. Complete, and may be repeated by anyone at any time.
 
     Raises NoSession for one that never was, and CacheError or OSError if something cannot be ended; then a later call,
-    or `clean`, finishes it. The holder is removed unless it shows heartbeats: then its own process does that. `how`:
-    what the history says of the leases.
+    or `clean`, finishes it. `how`: what the history says of the leases. `is_own`: whether its holder asks for that.
+    Otherwise a holder that shows heartbeats is revoked first, so that its process learns of it.
     """
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
@@ -409,7 +413,10 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
         _close(store, f"{directory}/{GATE}")
         try:
             facts = _read(store, id)
+            if not is_own:
+                _check_holder(store, facts)
         except Damaged as error:
+            facts = None
             store.report(directory, str(error), "its holder's leases are ended by reap")
     except OSError as error:
         if error.errno not in GONE:
@@ -469,6 +476,30 @@ def _close(store: Store, path: str) -> None:
     raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
 
 
+def _check_holder(store: Store, facts: SessionFacts) -> None:
+    """Raise Damaged if the holder that a data set names is for something else, and revoke one that shows heartbeats.
+
+    The data set may be made up: the leases of others do not end because it names them.
+    """
+    for _ in range(_MOST_REVOCATIONS):
+        listed = HolderList.complete(store)
+        name = listed.present.get(facts.holder)
+        if name is None:
+            if facts.holder in listed.gone or not _beats(facts):
+                return
+            continue  # it has ended, or this listing missed a name that is renamed meanwhile
+        with Expected(GONE):
+            session = HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}")).session
+            if session is None or (session.session, session.item) != (facts.id, None):
+                raise Damaged("its holder does not hold anything for it")
+            if not _beats(facts) or revoke(store, name):
+                return
+
+
+def _beats(facts: SessionFacts) -> bool:
+    return facts.holder[:1] in {kind.letter for kind in BEATING}
+
+
 def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:
     """End the leases that the data set names, and remove their holder. One that fails does not keep the others."""
     count, failed = 0, list[OSError]()
@@ -485,7 +516,7 @@ def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName
             details=[*dict.fromkeys(map(explain, failed))][:3],
             hint="try again, or let the next `clean` end the leases once their holder has ended",
         )
-    if facts.holder[:1] not in {kind.letter for kind in BEATING}:
+    if not _beats(facts):
         with Expected(GONE):
             if facts.holder in present:
                 store.fs.unlink(f"{store.layout.holders}/{present[facts.holder]}")

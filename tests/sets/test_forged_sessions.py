@@ -117,3 +117,29 @@ def test_a_data_set_whose_number_cannot_grow_is_not_lost(disk: Disk, sc: Sc) -> 
     directory = forged(disk, number=10**12 - 1)
     assert sc("session", "add", directory.name, "/data/x:/b").code == 1
     assert sc("session", "show", directory.name).code == 0
+
+
+@pytest.mark.parametrize("kind", ["program", "name"])
+def test_a_session_that_names_the_leases_of_others_does_not_end_them(
+    root: Path, disk: Disk, sc: Sc, tmp_path: Path, kind: str
+) -> None:
+    """Whoever tidies up what somebody has made up would take away what a third one reads."""
+    source = tmp_path / "x"
+    source.write_text("x")
+    cache = Cache(root)
+    if kind == "program":
+        held = cache.use_many({"x": str(source)})
+        holder = held.holder
+    else:
+        owner = cache.owner("ada")
+        holder = cache.enter(owner)
+        cache.acquire(holder, cache.item_request([str(source)]))
+    (lease,) = disk.leases()
+    entry = {"item": lease.parents[2].name, "mountPath": "/x", "generation": lease.parents[1].name, "lease": lease.name}
+    directory = forged(disk, holder=holder.id, dataSet=[entry])
+    assert sc("session", "rm", directory.name).code == 0
+    assert not directory.exists()
+    assert disk.leases() == [lease]
+    assert holder.prove()
+    if kind == "program":
+        held.release()

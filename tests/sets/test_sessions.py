@@ -296,9 +296,9 @@ def test_a_session_ends_with_its_holder(cache: Cache, source: str, job: Owner, p
     assert not cache.reap().sessions
     assert held(cache) == [lock.id]
     proc.end(4242)
-    assert [id for id, _ in cache.reap(dry_run=True).sessions] == [session.id]
+    assert list(cache.reap(dry_run=True).sessions) == [session.id]
     assert held(cache) == [lock.id]
-    assert [id for id, _ in cache.reap().sessions] == [session.id]
+    assert list(cache.reap().sessions) == [session.id]
     assert (held(cache), history(cache), left(layout)) == ([], [lock.id], [])
 
 
@@ -314,7 +314,7 @@ def test_a_person_can_end_a_session_by_its_holder(cache: Cache, source: str) -> 
     session = cache.create_session({"/a": source}, owner=cache.owner("ada"))
     session.lock("/a")
     assert not cache.reap().sessions
-    assert [id for id, _ in cache.reap_holder(session.facts.holder).sessions] == [session.id]
+    assert list(cache.reap_holder(session.facts.holder).sessions) == [session.id]
     assert held(cache) == []
 
 
