@@ -23,6 +23,7 @@ from sccache_dtool.liveness.batch.submit import Worker
 from sccache_dtool.liveness.caller import Owner, host_name, user_name, verdict_on
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import sessions
+from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.sessions import NoSession
 from sccache_dtool.sets import manifest
 from sccache_dtool.sets.manifest import Entry
@@ -182,7 +183,7 @@ def _make_available(
     try:
         now.out.note(f"{job} is held until its data is available")
         owner = cache.owner(job.spec)
-        if not (is_resumed and _is_held(cache, job)):
+        if not (is_resumed and _is_held(cache, owner, job)):
             cache.hold_many(owner, entries, options, session=job.session, label=f"{owner}")
     except BaseException as error:
         error = translate(error) if isinstance(error, OSError) else error
@@ -198,12 +199,20 @@ def _make_available(
     job.note("")
 
 
-def _is_held(cache: Cache, job: _Job) -> bool:
-    """Whether the leases of a job were taken before."""
+def _is_held(cache: Cache, owner: Owner, job: _Job) -> bool:
+    """Whether the leases of a job were taken before. A session that somebody else has made up in its place is deleted.
+
+    The comment of a job, with the id of its session, can be read by everybody.
+    """
     try:
-        return not sessions.read(cache.store, job.session).has_ended
+        facts = sessions.read(cache.store, job.session)
     except NoSession:
         return False
+    present = HolderList.complete(cache.store).present
+    if not facts.has_ended and facts.holder.startswith(owner.prefix) and facts.holder in present:
+        return True
+    sessions.delete(cache.store, job.session)
+    return False
 
 
 def _report_not_released(cache: Cache, owner: Owner, job: _Job, reason: str) -> NoReturn:

@@ -71,7 +71,11 @@ def create(now: Invocation, items: tuple[str, ...], label: str, holder: str | No
         )
     owner = cache.owner(f"session {id}" if holder is None else holder)
     made = cache.create_session(entries, owner=owner, label=label, ttl=ttl, id=id)
-    now.out.path("session", _fields(made.facts), made.id)
+    try:
+        now.out.path("session", _fields(made.facts), made.id)
+    except BaseException:  # a caller that has not got the id cannot delete it
+        made.delete()
+        raise
 
 
 @session_command.command("ls")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -257,6 +258,27 @@ def test_a_job_that_is_kept_held_can_be_resumed(slurm: Slurm, job: Path, disk: D
     assert (view / "in" / "ref.fa").read_text() == "ACGT\n"
     assert "scontrol release 42" in slurm.calls
     assert call("sbatch", "--resume", "42").code == 0  # killed before the release: the set is there
+    assert len(disk.leases()) == 1
+
+
+def test_a_made_up_session_does_not_release_a_job(slurm: Slurm, job: Path, disk: Disk) -> None:
+    """Everybody can read the id in a job's comment: the job would read what somebody else has put there."""
+    (job.parent / "ref.fa").unlink()
+    assert call("sbatch", "--keep-held", job).code == 12
+    slurm.job_is("PENDING", f"JobHeldUser|{job.parent}|{slurm.comments[-1]}|")
+    slurm.does("scontrol", f'case "$*" in write*42*) cat {shlex.quote(str(job))};; esac')
+    view = slurm.view
+    (view.parent / "use").mkdir(parents=True)
+    (view.parent / "now~1~0123456789abcdef").symlink_to("-")
+    fields = {"format": 1, "holder": "j000000000000-000000000000", "dataSet": []}
+    (view.parent / "data-1-0123456789abcdef.json").write_text(json.dumps(fields))
+    (view / "in").mkdir(parents=True)
+    (view / "in" / "ref.fa").write_text("forged\n")
+    assert call("sbatch", "--resume", "42").code == 12
+    assert "scontrol release 42" not in slurm.calls
+    (job.parent / "ref.fa").write_text("ACGT\n")
+    assert call("sbatch", "--resume", "42").code == 0
+    assert (view / "in" / "ref.fa").read_text() == "ACGT\n"
     assert len(disk.leases()) == 1
 
 
