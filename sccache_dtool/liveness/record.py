@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.disk import records
+from sccache_dtool.disk.names import is_session
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.caller import JOB, KINDS, MOST_BETWEEN, NAMED, PROGRAM, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
@@ -84,8 +86,10 @@ def _is_lifetime(ttl: object) -> bool:
 def _membership(fields: Mapping[str, Any]) -> Membership | None:
     if "session" not in fields:
         return None
-    owner, item = (None if fields.get(name) is None else str(fields[name]) for name in ("lock_owner", "item"))
-    return Membership(str(fields["session"]), owner, item)
+    session, item, owner = str(fields["session"]), fields.get("item"), fields.get("lock_owner")
+    if not is_session(session) or not (item is None or re.fullmatch("[0-9a-f]{32}", str(item))):
+        raise records.Damaged("not a holder's record")  # both become parts of paths
+    return Membership(session, None if owner is None else str(owner), None if item is None else str(item))
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:

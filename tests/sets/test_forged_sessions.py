@@ -143,3 +143,21 @@ def test_a_session_that_names_the_leases_of_others_does_not_end_them(
     assert holder.prove()
     if kind == "program":
         held.release()
+
+
+@pytest.mark.parametrize("fields", [{"item": "../../x"}, {"item": ".."}, {"session": "../x"}, {"session": "s1\x1b[2J"}])
+def test_a_made_up_holder_stops_nobody(root: Path, disk: Disk, sc: Sc, tmp_path: Path, fields: dict[str, str]) -> None:
+    """One name in the cache would keep everybody from listing locks."""
+    source = tmp_path / "x"
+    source.write_text("x")
+    session = Cache(root).create_session({"/a": str(source)})
+    lock = session.lock("/a")
+    (entry,) = [path for path in disk.holders() if path.name.startswith(lock.holder.id)]
+    record = {**json.loads(os.readlink(entry)), **fields}
+    (entry.parent / f"{NOBODY}.0.0").symlink_to(json.dumps(record))
+    for words in (["lock", "ls"], ["lock", "show", lock.id], ["lock", "show", f"{NOBODY}.0"], ["status", "--mine"]):
+        done = sc(*words)
+        assert done.code == (2 if words[-1] == f"{NOBODY}.0" else 0), done
+    assert sc("reap").code == 0
+    session.delete()
+    assert not disk.leases()

@@ -26,6 +26,7 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import Holder, HolderList
+from signals import interrupt
 from waiting import wait_until
 
 FILES = {"a/x": b"one\n", "a/y": b"two\n", "z": b"three\n"}
@@ -357,6 +358,27 @@ def test_a_failure_at_the_very_end_leaves_nothing(
     with pytest.raises(OSError, match="Input/output"):
         Cache(root).use_many(sources)
     assert nothing_is_held(disk)
+
+
+def test_a_set_is_not_held_after_an_interrupt(root: Path, disk: Disk, sources: Mapping[str, str]) -> None:
+    """After a Ctrl-C in a notebook, nothing but the end of the notebook would release a set."""
+
+    def interrupt_here() -> None:
+        raise KeyboardInterrupt
+
+    cache = Cache(root)
+    step = 0
+    while True:
+        step += 1
+        try:
+            if not interrupt(lambda: cache.use_many(sources).release(), interrupt_here, step, "protocol/program.py"):
+                break
+        except KeyboardInterrupt:
+            pass
+        cache.close()
+        holders = {path.name.partition(".")[0] for path in disk.holders()}
+        assert holders.isdisjoint(path.name.partition(".")[0] for path in disk.leases())
+    assert step > 10
 
 
 def test_a_set_that_was_released_takes_no_memory(root: Path, sources: Mapping[str, str]) -> None:
