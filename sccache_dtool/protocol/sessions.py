@@ -413,10 +413,7 @@ def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) 
         _close(store, f"{directory}/{GATE}")
         try:
             facts = _read(store, id)
-            if not is_own:
-                _check_holder(store, facts)
         except Damaged as error:
-            facts = None
             store.report(directory, str(error), "its holder's leases are ended by reap")
     except OSError as error:
         if error.errno not in GONE:
@@ -425,7 +422,14 @@ def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) 
         if at is None:
             raise NoSession(id, None) from None
         return Deleted(id, at, False, 0)
-    present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
+    listed = HolderList.complete(store)  # after the gate was closed: whoever is missing cannot take a lock
+    present = listed.present
+    try:
+        if facts:
+            _check_holder(store, facts, listed, is_own=is_own)
+    except Damaged as error:
+        facts = None
+        store.report(directory, str(error), "its holder's leases are ended by reap")
     count = 0
     try:
         count += _end_own(store, facts, present, how) if facts else 0
@@ -476,24 +480,23 @@ def _close(store: Store, path: str) -> None:
     raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
 
 
-def _check_holder(store: Store, facts: SessionFacts) -> None:
+def _check_holder(store: Store, facts: SessionFacts, listed: HolderList, *, is_own: bool) -> None:
     """Raise Damaged if the holder that a data set names is for something else, and revoke one that shows heartbeats.
 
     The data set may be made up: the leases of others do not end because it names them.
     """
     for _ in range(_MOST_REVOCATIONS):
-        listed = HolderList.complete(store)
         name = listed.present.get(facts.holder)
-        if name is None:
-            if facts.holder in listed.gone or not _beats(facts):
-                return
-            continue  # it has ended, or this listing missed a name that is renamed meanwhile
-        with Expected(GONE):
-            session = HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}")).session
-            if session is None or (session.session, session.item) != (facts.id, None):
-                raise Damaged("its holder does not hold anything for it")
-            if not _beats(facts) or revoke(store, name):
-                return
+        if name is not None:
+            with Expected(GONE):
+                session = HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}")).session
+                if session is None or (session.session, session.item) != (facts.id, None):
+                    raise Damaged("its holder does not hold anything for it")
+                if is_own or not _beats(facts) or revoke(store, name):
+                    return
+        elif facts.holder in listed.gone or not _beats(facts):
+            return
+        listed = HolderList.complete(store)  # it has ended, or has shown a heartbeat meanwhile
 
 
 def _beats(facts: SessionFacts) -> bool:

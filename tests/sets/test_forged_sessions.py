@@ -161,3 +161,20 @@ def test_a_made_up_holder_stops_nobody(root: Path, disk: Disk, sc: Sc, tmp_path:
     assert sc("reap").code == 0
     session.delete()
     assert not disk.leases()
+
+
+def test_a_set_whose_list_names_the_leases_of_others_does_not_end_them(root: Path, disk: Disk, tmp_path: Path) -> None:
+    """Whoever changes a list would have its program take away what a third one reads."""
+    source = tmp_path / "x"
+    source.write_text("x")
+    cache = Cache(root)
+    held, other = (cache.use_many({"x": str(source)}) for _ in range(2))
+    (file,) = Path(held.view).parent.glob("data-*")
+    (lease,) = [path for path in disk.leases() if path.name.startswith(other.holder.id)]
+    fields = json.loads(file.read_text())
+    entry = {**fields["dataSet"][0], "lease": lease.name}
+    file.write_text(json.dumps({**fields, "holder": other.holder.id, "dataSet": [entry]}))
+    held.release()
+    assert disk.leases() == [lease]
+    other.check()
+    other.release()
