@@ -14,7 +14,7 @@ import click
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.options import DURATION, SIZE, Invocation
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import CacheError, InUse, UsageError, translate
+from sccache_dtool.errors import CacheError, Exit, InUse, UsageError, translate
 from sccache_dtool.liveness import State
 from sccache_dtool.liveness.batch import sbatch, submit
 from sccache_dtool.liveness.batch.query import Unanswered
@@ -135,7 +135,7 @@ def sbatch_command(
         submission = submit.submit(words.line(*more), environ, stdin)
     except submit.NotSubmitted as error:
         now.out.error(error)
-        return error.code
+        return error.code or Exit.ERROR  # a script that goes on would wait for a job that there is not
     job = _Job(submission.id, submission.cluster, session, is_ours)
     stays_held = "hold" in given or given.get("priority") == "0"
     try:

@@ -226,6 +226,16 @@ def test_a_job_whose_data_cannot_be_fetched_is_cancelled(slurm: Slurm, job: Path
     assert disk.left() == []
 
 
+@pytest.mark.parametrize("script", ["exit 0", "echo -5", "echo Submitted"])
+def test_an_answer_without_a_job_is_an_error(slurm: Slurm, job: Path, disk: Disk, script: str) -> None:
+    """A script would go on as if its job were in the queue."""
+    slurm.does("sbatch", script)
+    done = call("sbatch", job)
+    assert done.code == 1
+    assert "sbatch submitted no job" in done.err
+    assert disk.left() == []
+
+
 def test_a_job_that_cannot_be_cancelled_is_reported(slurm: Slurm, job: Path) -> None:
     """A job would stay held, and its user would believe that it is gone."""
     (job.parent / "ref.fa").unlink()
