@@ -258,7 +258,7 @@ def test_a_copy_is_made_again_if_its_lease_was_lost(make: Making, shared: Cache,
     assert fs.results == [(1, None)]
     (item,) = node.items()
     assert len(item.copies) == 1
-    assert [use.how for use in shared.uses(item.key)] == ["released", "reaped", "released"]
+    assert sorted(use.how for use in shared.uses(item.key)) == ["reaped", "released", "released"]  # by two clocks
 
 
 # -- when a source changes ---------------------------------------------------------------------------------------------

@@ -254,6 +254,8 @@ def renew(now: Invocation, session: str) -> None:
 def rm(now: Invocation, session: str) -> None:
     """Delete a session, and release all its locks.
 
+    If a running program holds it as a set, the program is told that its leases are lost.
+
     Deleting a session twice is not an error: the command says when it was deleted.
 
     \b
