@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.catalog.broker_names import is_uuid
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import ORIGIN, Purpose, WorkName
+from sccache_dtool.disk.names import ORIGIN, WORK, Purpose, WorkName
 from sccache_dtool.errors import FetchFailed, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.context import Job, Retrieved
@@ -157,7 +157,7 @@ class _Transfer:
         fs, track, number = self._job.fs, self._job.track, self._job.number
         if track is None or track.taken is None or self._job.fresh:
             return False
-        there = f"{track.taken}/work/{number}"
+        there = f"{track.taken}/{WORK}/{number}"
         with contextlib.suppress(FileNotFoundError, records.Damaged, _Gone):
             origin = Origin.decode(fs.read_text(f"{there}{ORIGIN}"))
             if origin.source != self._source.canonical or origin.length != fs.lstat(there).st_size:
