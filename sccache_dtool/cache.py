@@ -426,7 +426,11 @@ class Cache:
 
         options = UseOptions(ttl=self.settings.heartbeat_ttl, max_age=max_age)
         held = self._hold_many(caller.program_owner(store.proc), entries, options, None, label, beating)
-        program.keep_set(store, held.holder, held.release)
+        try:
+            program.keep_set(store, held.holder, held.release)
+        except BaseException:  # such as a Ctrl-C: nobody else could release it
+            held.release()
+            raise
         return held
 
     def manifest(self, path: str | os.PathLike[str]) -> list[Entry]:

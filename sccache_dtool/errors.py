@@ -50,6 +50,14 @@ class CacheError(Exception):
         self.hint = hint
         self.shared = shared
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Not as BaseException: a process that gets a class with other arguments back from another would fail."""
+        return _restored, (type(self), self.args), self.__dict__
+
+
+def _restored(kind: type[CacheError], args: tuple[object, ...]) -> CacheError:
+    return kind.__new__(kind, *args)
+
 
 class UsageError(CacheError):
     """The arguments of a command or a call are invalid."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
+import pickle
+import pkgutil
 import signal
 import threading
 import time
@@ -12,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+import sccache_dtool
+from sccache_dtool.errors import CacheError
 from sccache_dtool.pool import Pool, Threads
 from waiting import PATIENCE, wait_until
 
@@ -235,3 +240,20 @@ def test_the_watch_is_told_of_every_piece(helped: Pool) -> None:
     helped.watch = lambda done, total: told.append((done, total))
     list(helped.each(number_and_process, range(10)))
     assert told == [(number + 1, 10) for number in range(10)]
+
+
+def all_kinds(kind: type[Exception]) -> list[type[Exception]]:
+    return [kind, *(one for below in kind.__subclasses__() for one in all_kinds(below))]
+
+
+def test_every_error_can_be_given_to_another_process() -> None:
+    """A program's pool of processes would wait for ever for a task that raised, and `du` do the work a second time."""
+    for module in pkgutil.walk_packages(sccache_dtool.__path__, "sccache_dtool."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for kind in all_kinds(CacheError):
+        error = kind.__new__(kind, "why")
+        CacheError.__init__(error, "why", details=["who"], hint="what next")
+        copy = pickle.loads(pickle.dumps(error))
+        assert type(copy) is kind
+        assert (str(copy), copy.message, copy.details, copy.hint) == ("why", "why", ("who",), "what next")

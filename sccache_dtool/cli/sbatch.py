@@ -15,7 +15,7 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import DURATION, SIZE, Invocation
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import CacheError, InUse, UsageError, translate
+from sccache_dtool.errors import CacheError, Exit, InUse, UsageError, translate
 from sccache_dtool.liveness import State
 from sccache_dtool.liveness.batch import sbatch, submit
 from sccache_dtool.liveness.batch.query import Unanswered
@@ -24,6 +24,7 @@ from sccache_dtool.liveness.batch.submit import Worker
 from sccache_dtool.liveness.caller import Owner, host_name, user_name, verdict_on
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.protocol import sessions
+from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.sessions import NoSession
 from sccache_dtool.sets import manifest
 from sccache_dtool.sets.manifest import Entry
@@ -135,7 +136,7 @@ def sbatch_command(
         submission = submit.submit(words.line(*more), environ, stdin)
     except submit.NotSubmitted as error:
         now.out.error(error)
-        return error.code
+        return error.code or Exit.ERROR  # a script that goes on would wait for a job that there is not
     job = _Job(submission.id, submission.cluster, session, is_ours)
     stays_held = "hold" in given or given.get("priority") == "0"
     try:
@@ -183,7 +184,7 @@ def _make_available(
     try:
         now.out.note(f"{job} is held until its data is available")
         owner = cache.owner(job.spec)
-        if not (is_resumed and _is_held(cache, job)):
+        if not (is_resumed and _is_held(cache, owner, job)):
             cache.hold_many(owner, entries, options, session=job.session, label=f"{owner}")
     except BaseException as error:
         error = translate(error) if isinstance(error, OSError) else error
@@ -200,12 +201,20 @@ def _make_available(
     job.note("")
 
 
-def _is_held(cache: Cache, job: _Job) -> bool:
-    """Whether the leases of a job were taken before."""
+def _is_held(cache: Cache, owner: Owner, job: _Job) -> bool:
+    """Whether the leases of a job were taken before. A session that somebody else has made up in its place is deleted.
+
+    The comment of a job, with the id of its session, can be read by everybody.
+    """
     try:
-        return not sessions.read(cache.store, job.session).has_ended
+        facts = sessions.read(cache.store, job.session)
     except NoSession:
         return False
+    present = HolderList.complete(cache.store).present
+    if not facts.has_ended and facts.holder.startswith(owner.prefix) and facts.holder in present:
+        return True
+    sessions.delete(cache.store, job.session)
+    return False
 
 
 def _report_not_released(cache: Cache, owner: Owner, job: _Job, reason: str) -> NoReturn:

@@ -83,7 +83,11 @@ def create(
         )
     owner = cache.owner(f"session {id}" if holder is None else holder)
     made = cache.create_session(entries, owner=owner, label=label, ttl=ttl, id=id)
-    now.out.path("session", _fields(made.facts), made.id)
+    try:
+        now.out.path("session", _fields(made.facts), made.id)
+    except BaseException:  # a caller that has not got the id cannot delete it
+        made.delete()
+        raise
 
 
 @session_command.command("ls")
@@ -266,6 +270,8 @@ def renew(now: Invocation, session: str) -> None:
 @pass_invocation
 def rm(now: Invocation, session: str) -> None:
     """Delete a session, and release all its locks.
+
+    If a running program holds it as a set, the program is told that its leases are lost.
 
     Deleting a session twice is not an error: the command says when it was deleted.
 

@@ -130,7 +130,7 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         meant.append((cache, named))
         count, keys = _release(cache, owners, named, everything=everything)
         released += count
-        if evict_if_last and cache not in caches:
+        if evict_if_last and cache.root not in [one.root for one in caches]:
             now.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
         elif evict_if_last:
             gone = [cache.evict_if_idle(key) for key in dict.fromkeys(keys) if cache.item(key).copies]

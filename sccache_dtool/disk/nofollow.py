@@ -63,9 +63,11 @@ class near:  # noqa: N801  # in lower case, as those of contextlib: a generator 
         self._token = _NEAR.set(self._way)
 
     def __exit__(self, *_: object) -> None:
-        _NEAR.reset(self._token)
-        if self._closing:
-            os.close(self._way.directory)
+        try:
+            _NEAR.reset(self._token)
+        finally:
+            if self._closing:
+                os.close(self._way.directory)
 
 
 def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:

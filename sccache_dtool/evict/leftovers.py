@@ -157,12 +157,14 @@ class Leftovers:
             if self._judge.now - one.end / 1000 > OLD:
                 yield Leftover(path, "a session that has ended", partial(store.fs.remove_tree, path))
         for directory in (layout.sessions, *map(layout.session, sessions.ids(store))):
-            with Expected(GONE):
+            try:
                 found = store.fs.names_if_any(directory)
-                for text in filter(_is_probe, found):
-                    path = f"{directory}/{text}"
-                    if self._is_old(path):
-                        yield Leftover(path, "left by an interrupted listing", partial(store.fs.unlink, path))
+            except OSError:  # the listing of the sessions has told of it
+                continue
+            for text in filter(_is_probe, found):
+                path = f"{directory}/{text}"
+                if self._is_old(path):
+                    yield Leftover(path, "left by an interrupted listing", partial(store.fs.unlink, path))
 
     def _finish_deletion(self, session: str) -> None:
         if sessions.has_ended(self._store, session):  # the listing was only a hint

@@ -42,6 +42,9 @@ from sccache_dtool.units import short_duration
 #: Seconds between two questions how far a task is: at first, and at most.
 FIRST_POLL, LONGEST_POLL = 1.0, 10.0
 
+#: Largest size of a file in bytes.
+_LARGEST = 10**18 - 1
+
 #: Variables of the environment with the credentials of an application, which needs no login.
 CLIENT_ID, CLIENT_SECRET = config.VARIABLES["globus_client"], "GLOBUS_CLIENT_SECRET"
 
@@ -260,7 +263,7 @@ class _Transfer:
         """Get a submission id, and note it."""
         with _failures(self._source):
             self.version = _look(self._client, self._source)
-            submission = str(self._client.get_submission_id()["value"]).lower()
+            submission = _uuid(self._client.get_submission_id()["value"])
         store = self._job.store
         self._job.fs.make_dirs(self._directory, shared=store.layout.shared)
         facts = {"source": self._source.canonical, "submission": submission, **self.version._asdict()}
@@ -304,7 +307,7 @@ class _Transfer:
         self._may_run = True
         try:
             with self._failures():
-                self._task = str(self._client.submit_transfer(data)["task_id"])
+                self._task = _uuid(self._client.submit_transfer(data)["task_id"])
         except FetchFailed:  # the service has refused it
             self._may_run = False
             raise
@@ -338,13 +341,14 @@ class _Transfer:
         clock, pause = self._job.clock, FIRST_POLL
         while True:
             with self._failures():
-                task = self._client.get_task(self._task)
+                task = dict(self._client.get_task(self._task).data)
+                status, transferred = str(task["status"]), int(task["bytes_transferred"])
             if self._is_of_another:
                 self._take_over(task)
-            self._show(task["bytes_transferred"])
-            if task["status"] == "SUCCEEDED":
+            self._show(transferred)
+            if status == "SUCCEEDED":
                 return
-            if task["status"] == "FAILED":
+            if status == "FAILED":
                 raise self._failed(task)
             self._note_if_held(task)
             remaining = LONGEST_POLL if self._deadline is None else self._deadline - clock.monotonic()
@@ -355,14 +359,14 @@ class _Transfer:
             clock.sleep(min(pause, remaining))
             pause = min(2 * pause, LONGEST_POLL)
 
-    def _show(self, transferred: object) -> None:
-        if isinstance(transferred, int):
-            more = min(transferred, self.version.size) - self.bytes
-            self.bytes += more
-            self._job.progress.advance(more)  # raises TakenOver if another process continues this fetch
+    def _show(self, transferred: int) -> None:
+        more = min(transferred, self.version.size) - self.bytes
+        self.bytes += more
+        self._job.progress.advance(more)  # raises TakenOver if another process continues this fetch
 
     def _failed(self, task: Mapping[str, Any]) -> FetchFailed | Temporary:
-        fatal = task.get("fatal_error") or {}
+        told = task.get("fatal_error")
+        fatal = told if isinstance(told, dict) else {}
         reason = plain(str(fatal.get("description") or task.get("nice_status_details") or "no reason given"))
         if self._adopted:  # it may have been cancelled, or have had an earlier deadline
             self._begin_again()
@@ -463,6 +467,13 @@ def _settings(job: Job) -> Config:
     return config.load(job.fs, job.store.layout, Silent())
 
 
+def _uuid(text: object) -> str:
+    """An id in an answer. Raises ValueError."""
+    if not isinstance(text, str) or not is_uuid(text.lower()):
+        raise ValueError("not an id")
+    return text.lower()
+
+
 class _Gone(FetchFailed):
     """The source does not exist."""
 
@@ -471,9 +482,9 @@ def _look(client: Any, source: Source) -> _Version:
     """The version of a file now. Raises Temporary or FetchFailed."""
     collection, _, path = source.canonical.removeprefix("globus://").partition("/")
     with _failures(source):
-        found = client.operation_stat(collection, f"/{path}")
+        found = dict(client.operation_stat(collection, f"/{path}").data)
     size = found.get("size")
-    if found.get("type") != "file" or not isinstance(size, int):
+    if found.get("type") != "file" or type(size) is not int or not 0 <= size <= _LARGEST:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: it is not a file",
             hint="give its files, each with its own URL",
@@ -492,6 +503,8 @@ def _failures(source: Source) -> Iterator[None]:
         yield
     except storage.TokenValidationError as error:
         raise FetchFailed(f"{what}: you are not logged in to Globus", hint=_LOGIN_HINT) from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:  # such as the page of a proxy
+        raise Temporary(f"Globus gives an answer that cannot be read ({type(error).__name__})") from error
     except sdk.NetworkError as error:
         raise Temporary(f"Globus does not answer: {plain(str(error))}") from error
     except sdk.GlobusAPIError as error:

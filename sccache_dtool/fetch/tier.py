@@ -101,7 +101,7 @@ def _copy(store: Store, lease: Lease, request: Request, area: str, track: Track,
         else:
             local.copy_directory(job, origin, path)
         progress.stage("verifying the copy")
-        _verify(fs, path, facts, origin)
+        _verify(fs, path, facts, request, origin)
 
     source = Source(f"file:{origin}", Location(origin), name)
     stack = Stack((source.canonical,), name, (Chain((source,), (), name),))
@@ -117,9 +117,15 @@ def _copy(store: Store, lease: Lease, request: Request, area: str, track: Track,
     return fetched._replace(version=generation.version, noted=noted)
 
 
-def _verify(fs: FileSystem, path: str, facts: ItemFacts, origin: str) -> None:
-    """Read what was copied, if it has digests. Raises FetchFailed if one is another than it was when published."""
-    for inner, digests in digests_of(facts).items():
+def _verify(fs: FileSystem, path: str, facts: ItemFacts, request: Request, origin: str) -> None:
+    """Read what was copied, if it has digests. Raises FetchFailed if one is another than it was when published.
+
+    Those that are asked for here are checked even if the upstream does not tell them: others may have changed that.
+    """
+    asked = digests_of(ItemFacts(source=request.stack.canonical))
+    noted = digests_of(facts)
+    for inner in {**noted, **asked}:
+        digests = {**noted.get(inner, {}), **asked.get(inner, {})}
         for algorithm, found in (wrong_digests(fs, f"{path}{inner}", digests, None) if digests else {}).items():
             what = f"the {algorithm} of the copy is {found}, but was {digests[algorithm]} when it was published"
             raise _not_copied(f"{origin}{inner}", what)

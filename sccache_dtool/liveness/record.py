@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.disk import records
+from sccache_dtool.disk.names import is_session
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.caller import JOB, KINDS, MOST_BETWEEN, NAMED, PROGRAM, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
@@ -91,9 +93,13 @@ def _is_lifetime(ttl: object) -> bool:
 
 
 def _membership(get: Callable[[str], Any]) -> Membership:
-    owner, item, taker, job = get("lock_owner"), get("item"), get("taker"), get("taken_in")
+    """Raises records.Damaged for what would become a part of a path, and is not one."""
+    session, item = str(get("session")), get("item")
+    if not is_session(session) or not (item is None or re.fullmatch("[0-9a-f]{32}", str(item))):
+        raise records.Damaged("not a holder's record")
+    owner, taker, job = get("lock_owner"), get("taker"), get("taken_in")
     return Membership(
-        str(get("session")),
+        session,
         None if owner is None else str(owner),
         None if item is None else str(item),
         None if taker is None else str(taker),

@@ -110,6 +110,7 @@ def keep_set(store: Store, holder: Holder, release: Callable[[], object]) -> Non
     """Have a set of this process released at its end, or by `forget`, if that has not been done before."""
     forking.wait_for_imports()
     _close_at_the_end_of_workers()
+    _find(store.layout.root, store.fs)  # drops sets that were released: a program may use one after the other
     _programs.append(Program(holder, store.layout.root, store.fs, release))
 
 

@@ -41,7 +41,7 @@ from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import gate, leases, versions
 from sccache_dtool.protocol.gate import Closing
-from sccache_dtool.protocol.holders import Holder, HolderList, probing
+from sccache_dtool.protocol.holders import Holder, HolderList, probing, revoke
 from sccache_dtool.protocol.store import Store
 
 #: The purpose of the work area in which a session is made.
@@ -49,6 +49,10 @@ SESSION = "session"
 
 #: Attempts to close a session's gate, in which names of lockers come and go.
 _MOST_CLOSINGS = 100
+
+
+#: Attempts to revoke a holder that shows heartbeats, each of which saves it.
+_MOST_REVOCATIONS = 3
 
 
 class NoSession(UsageError):
@@ -62,6 +66,13 @@ class NoSession(UsageError):
             message = f"session {id} was deleted at {iso(ended)}"
             super().__init__(message, hint=f"create another one: {store.command('session', 'create')}")
         self.ended = ended
+
+
+class DamagedSession(CacheError, Damaged):
+    """What somebody has put in the place of a session, or has made of it."""
+
+    def __init__(self, id: str, why: object) -> None:
+        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: sc-dtool session rm {id}")
 
 
 class Entry(NamedTuple):
@@ -81,7 +92,7 @@ class Entry(NamedTuple):
             raise Damaged("not an entry of a data set")
         item, mount, words = fields.get("item"), fields.get("mountPath"), fields.get("words", [])
         name, generation, lease = fields.get("name"), fields.get("generation"), fields.get("lease")
-        texts = isinstance(words, list) and all(isinstance(one, str) for one in (mount, *words))
+        texts = isinstance(words, list) and all(isinstance(one, str) for one in words) and _is_path(mount)
         is_known = (item is None or is_key(str(item))) and (name is None or isinstance(name, str))
         leased = (generation is None and lease is None) or (Generation.parse(str(generation)) and item is not None)
         if not (texts and is_known and leased and (lease is None or LeaseName.parse(str(lease)))):
@@ -96,6 +107,13 @@ class Entry(NamedTuple):
             for name, value in (found | {"generation": self.generation, "lease": self.lease}).items()
             if value is not None
         }
+
+
+def _is_path(mount: object) -> bool:
+    """Whether an entry can be there: readers put these paths below directories of their own."""
+    if not isinstance(mount, str) or not mount.startswith("/") or "\0" in mount:
+        return False
+    return mount == "/" or not any(part in ("", ".", "..") for part in mount[1:].split("/"))
 
 
 class SessionFacts(NamedTuple):
@@ -180,9 +198,9 @@ def create(
 ) -> SessionFacts:
     """Make a session of `holder`, and put it in place by one rename: nobody ever sees a part of it.
 
-    `holder` lasts as long as the session: nothing else is to be held by it, unless it is this process's own. Its
-    leases that the entries name end with the session. It is best entered with ``Membership(id)``, so that `unuse` of
-    a single item does not take a lease of the session. Nothing is released if this fails.
+    `holder` lasts as long as the session: nothing else is to be held by it. It was entered with ``Membership(id)``:
+    its leases that the entries name end with the session, and not by `unuse` of a single item. Nothing is released if
+    this fails.
 
     `links`: what the view shows, from paths relative to it (``refs/hg38.fa``) to absolute paths of payloads in this
     cache (`Place.payload`). None: the session has no view. `id`: one that `new_id` gave, and that was not used yet.
@@ -254,7 +272,7 @@ def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
 
 
 def read(store: Store, id: str) -> SessionFacts:
-    """A session as it is now. Raises NoSession, Damaged or OSError.
+    """A session as it is now. Raises NoSession, DamagedSession or OSError.
 
     A session that is not found is looked for again after a change by this host: a network file system may hide one that
     another host has just created.
@@ -263,6 +281,8 @@ def read(store: Store, id: str) -> SessionFacts:
         for again in (True, False):
             try:
                 return _read(store, id)
+            except Damaged as error:
+                raise DamagedSession(id, error) from error
             except OSError as error:
                 if error.errno not in GONE:
                     raise
@@ -291,13 +311,20 @@ def ids(store: Store) -> list[str]:
 
 
 def listing(store: Store) -> Iterator[SessionFacts]:
-    """All sessions, those included whose deletion was begun (`has_ended`). What is damaged is skipped and logged."""
+    """All sessions, those included whose deletion was begun (`has_ended`).
+
+    What is damaged or cannot be read is skipped and logged: it must not keep others from what they do with theirs.
+    """
     for id in ids(store):
-        with Expected(GONE):
-            try:
-                yield _read(store, id)
-            except Damaged as error:
+        try:
+            facts = _read(store, id)
+        except (Damaged, OSError) as error:
+            if not isinstance(error, OSError):
                 store.report(store.layout.session(id), str(error), Fate.PASSED_OVER)
+            elif error.errno not in GONE:
+                store.report(store.layout.session(id), f"cannot be read ({error.strerror})", Fate.PASSED_OVER)
+        else:
+            yield facts
 
 
 def ended(store: Store) -> list[EndedSession]:
@@ -369,12 +396,12 @@ class Deleted(NamedTuple):
     leases: int  # that this call ended
 
 
-def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
+def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) -> Deleted:
     """End a session with all its leases and locks. Complete, and may be repeated by anyone at any time.
 
     Raises NoSession for one that never was, and CacheError or OSError if something cannot be ended; then a later call,
-    or `clean`, finishes it. The holder is removed unless it shows heartbeats: then its own process does that. `how`:
-    what the history says of the leases.
+    or `clean`, finishes it. `how`: what the history says of the leases. `is_own`: whether its holder asks for that.
+    Otherwise a holder that shows heartbeats is revoked first, so that its process learns of it.
     """
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
@@ -394,7 +421,14 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
         if at is None:
             raise NoSession(store, id, None) from None
         return Deleted(id, at, False, 0)
-    present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
+    listed = HolderList.complete(store)  # after the gate was closed: whoever is missing cannot take a lock
+    present = listed.present
+    try:
+        if facts:
+            _check_holder(store, facts, listed, is_own=is_own)
+    except Damaged as error:
+        facts = None
+        store.report(directory, str(error), "its holder's leases are ended by reap")
     count = 0
     try:
         count += _end_own(store, facts, present, how) if facts else 0
@@ -435,8 +469,37 @@ def _close(store: Store, path: str) -> None:
                 fs.names(os.path.dirname(path))
                 return
         with Expected(GONE), probing(store, path):
-            fs.unlink_all(path, fs.names(path))
+            found = fs.names(path)
+            try:
+                fs.unlink_all(path, found)
+            except (IsADirectoryError, PermissionError):  # somebody has made a directory
+                for name in found:
+                    with Expected(GONE):
+                        fs.remove_tree(f"{path}/{name}")
     raise InUse(f"other processes keep taking locks in {os.path.dirname(path)}", hint="try again")
+
+
+def _check_holder(store: Store, facts: SessionFacts, listed: HolderList, *, is_own: bool) -> None:
+    """Raise Damaged if the holder that a data set names is for something else, and revoke one that shows heartbeats.
+
+    The data set may be made up: the leases of others do not end because it names them.
+    """
+    for _ in range(_MOST_REVOCATIONS):
+        name = listed.present.get(facts.holder)
+        if name is not None:
+            with Expected(GONE):
+                session = HolderRecord.decode(store.fs.get_record(f"{store.layout.holders}/{name}")).session
+                if session is None or (session.session, session.item) != (facts.id, None):
+                    raise Damaged("its holder does not hold anything for it")
+                if is_own or not _beats(facts) or revoke(store, name):
+                    return
+        elif facts.holder in listed.gone or not _beats(facts):
+            return
+        listed = HolderList.complete(store)  # it has ended, or has shown a heartbeat meanwhile
+
+
+def _beats(facts: SessionFacts) -> bool:
+    return facts.holder[:1] in {kind.letter for kind in BEATING}
 
 
 def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:
@@ -455,7 +518,7 @@ def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName
             details=[*dict.fromkeys(map(explain, failed))][:3],
             hint="try again, or let the next `clean` end the leases once their holder has ended",
         )
-    if facts.holder[:1] not in {kind.letter for kind in BEATING}:
+    if not _beats(facts):
         with Expected(GONE):
             if facts.holder in present:
                 store.fs.unlink(f"{store.layout.holders}/{present[facts.holder]}")

@@ -11,6 +11,7 @@ number in force: a rename that is still on its way may yet put it in force.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ from sccache_dtool.protocol.store import Store
 
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28
+
+#: errno values for what is no file, or too large a one: somebody else has put it there.
+_NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
 
 #: Listings after which a directory without a table in force is damaged: one may miss a name that is renamed meanwhile.
 _MOST_LISTINGS = 20
@@ -58,8 +62,13 @@ def read(store: Store, directory: str) -> Version:
         name = _in_force(found)
         file = None if name is None else _files(found).get(name)
         if name is not None and file is not None:
-            with Expected(GONE):  # replaced meanwhile, and removed
-                return Version(name, store.fs.read_text(f"{directory}/{file}", _LIMIT), frozenset(found))
+            try:
+                with Expected(GONE):  # replaced meanwhile, and removed
+                    return Version(name, store.fs.read_text(f"{directory}/{file}", _LIMIT), frozenset(found))
+            except OSError as error:
+                if error.errno not in _NO_TEXT:
+                    raise
+                raise Damaged(f"{file} is not a file as the program writes it") from error
         store.fs.touch(directory)
     raise Damaged("no version of it is in force")
 
@@ -69,7 +78,7 @@ def change(store: Store, directory: str, make: Callable[[Version], str | None], 
 
     `make` is called again if somebody else was first; it returns None if nothing is to be changed, and may raise.
     `keep`: versions before the one in force whose files stay. Raises CacheError if it cannot be known whether the
-    change was made: then it must not be made again.
+    change was made: then it must not be made again; Damaged if no version can come after the one in force.
     """
     tried: set[VersionName] = set()
     for _ in range(_MOST_CHANGES):
@@ -78,6 +87,8 @@ def change(store: Store, directory: str, make: Callable[[Version], str | None], 
         if text is None:
             return seen
         new = VersionName(seen.name.number + 1, unique())
+        if VersionName.parse(str(new)) is None:  # somebody has made up the one that was read
+            raise Damaged(f"its number is {seen.name.number}, and cannot grow")
         store.fs.write_new(f"{directory}/{VersionFile(new, seen.name.random)}", text, shared=store.layout.shared)
         tried.add(new)
         try:

@@ -47,10 +47,10 @@ class HeldSet(Mapping[str, "Path"]):
         return sessions.view_path(self._store.layout, self.session)
 
     def check(self) -> None:
-        """Raise LeaseLost if the items are not protected any more; see `Lease.check`."""
+        """Raise LeaseLost if the items are not protected any more; see `Lease.check`, also for a forked child."""
         if self._is_released:
             raise LeaseLost(f"the set {self.session} was released", hint="use it again")
-        if not self.holder.confirm():
+        if self.holder.lost or (self.holder.is_of_this_process and not self.holder.confirm()):
             raise self.holder.revoked()
 
     def release(self) -> int:
@@ -60,7 +60,11 @@ class HeldSet(Mapping[str, "Path"]):
         """
         if self._is_released or not self.holder.is_of_this_process:
             return 0
-        count = sessions.delete(self._store, self.session).leases
+        count = 0
+        with suppress(NoSession):  # others, or a purge of the file system, have removed it
+            count = sessions.delete(self._store, self.session, is_own=True).leases
+        if count < len(self._leases):  # it does not name them all any more
+            count += sum([lease.release() for lease in self._leases.values()])
         self._is_released = True
         self.holder.retire()
         return count
@@ -103,16 +107,19 @@ def hold(
     store, holder = acquirer.store, acquirer.holder
     pairs = [*zip(wanted, taken, strict=True)]
     links = {one.path: lease.place.payload for one, lease in pairs}
+    is_made = False  # a session that was there already is somebody else's
     try:
         sessions.create(store, holder, [_recorded(*pair) for pair in pairs], label=label, links=links, id=session)
+        is_made = True
+        if not holder.confirm():
+            raise holder.revoked()
     except BaseException:
+        if is_made:
+            with suppress(OSError, CacheError):  # then `clean` removes it
+                sessions.delete(store, session, is_own=True)
         for lease in taken:
             lease.give_back()
         raise
-    if not holder.confirm():
-        with suppress(OSError, CacheError):  # then `clean` removes it
-            sessions.delete(store, session)
-        raise holder.revoked()
     return HeldSet(store, session, holder, {one.path: lease for one, lease in pairs})
 
 
@@ -154,7 +161,7 @@ def release(store: Store, owners: Sequence[Owner], session: str) -> Released | N
         return _release_what_is_left(store, prefixes, session)
     if not facts.holder.startswith(prefixes):
         return None
-    count = sessions.delete(store, session).leases
+    count = sessions.delete(store, session, is_own=True).leases
     return Released(count, tuple(entry.item for entry in facts.entries if entry.item))
 
 

@@ -27,6 +27,9 @@ Mean = Callable[[Sequence[str], str | None], Request | DatasetRequest]
 #: Longest path of an item in bytes, and longest part of it: file systems refuse what is longer.
 LONGEST_PATH, LONGEST_PART = 1024, 255
 
+#: Largest size of an item in bytes.
+_LARGEST = 10**18 - 1
+
 #: Errors of a manifest that are listed.
 _LISTED = 20
 
@@ -64,6 +67,7 @@ def parse(text: str, file: str, mean: Mean) -> list[Entry]:
 
     Raises UsageError, which lists everything that is wrong.
     """
+    text = text.removeprefix("\ufeff")  # editors of Windows begin files with it
     lines = text.split("\n")
     first = next((line.lstrip() for line in lines if line.strip() and line.lstrip()[0] != "#"), "")
     if file.endswith(".toml") or first.startswith("["):
@@ -150,7 +154,7 @@ def _tables(text: str, file: str) -> Iterator[_Part]:
 
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file} is not TOML: {error}") from None
     items = document.pop("item", [])
     if document or not isinstance(items, list) or not all(isinstance(one, dict) for one in items):
@@ -174,7 +178,7 @@ def _from_table(fields: Mapping[str, Any]) -> _Named:
             raise UsageError(f"{key} is not a text")
     if isinstance(size, str):
         size = parse_size(size)
-    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 0):
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _LARGEST):
         raise UsageError("size is neither a number of bytes nor a text such as '10GB'")
     source = fields.get("source")
     if source is None and steps:

@@ -73,7 +73,7 @@ def take_all(acquirer: Acquirer, wanted: Sequence[Wanted], max_age: float | None
         if missing:
             _fetch(acquirer, wanted, missing, taken, max_age)
     except BaseException:
-        for lease in taken.values():
+        for lease in list(taken.values()):  # a thread that was not waited for may add one
             lease.give_back()
         raise
     return [taken[number] for number in range(len(wanted))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -225,6 +226,16 @@ def test_a_job_whose_data_cannot_be_fetched_is_cancelled(slurm: Slurm, job: Path
     assert disk.left() == []
 
 
+@pytest.mark.parametrize("script", ["exit 0", "echo -5", "echo Submitted"])
+def test_an_answer_without_a_job_is_an_error(slurm: Slurm, job: Path, disk: Disk, script: str) -> None:
+    """A script would go on as if its job were in the queue."""
+    slurm.does("sbatch", script)
+    done = call("sbatch", job)
+    assert done.code == 1
+    assert "sbatch submitted no job" in done.err
+    assert disk.left() == []
+
+
 def test_a_job_that_cannot_be_cancelled_is_reported(slurm: Slurm, job: Path) -> None:
     """A job would stay held, and its user would believe that it is gone."""
     (job.parent / "ref.fa").unlink()
@@ -257,6 +268,27 @@ def test_a_job_that_is_kept_held_can_be_resumed(slurm: Slurm, job: Path, disk: D
     assert (view / "in" / "ref.fa").read_text() == "ACGT\n"
     assert "scontrol release 42" in slurm.calls
     assert call("sbatch", "--resume", "42").code == 0  # killed before the release: the set is there
+    assert len(disk.leases()) == 1
+
+
+def test_a_made_up_session_does_not_release_a_job(slurm: Slurm, job: Path, disk: Disk) -> None:
+    """Everybody can read the id in a job's comment: the job would read what somebody else has put there."""
+    (job.parent / "ref.fa").unlink()
+    assert call("sbatch", "--keep-held", job).code == 12
+    slurm.job_is("PENDING", f"JobHeldUser|{job.parent}|{slurm.comments[-1]}|")
+    slurm.does("scontrol", f'case "$*" in write*42*) cat {shlex.quote(str(job))};; esac')
+    view = slurm.view
+    (view.parent / "use").mkdir(parents=True)
+    (view.parent / "now~1~0123456789abcdef").symlink_to("-")
+    fields = {"format": 1, "holder": "j000000000000-000000000000", "dataSet": []}
+    (view.parent / "data-1-0123456789abcdef.json").write_text(json.dumps(fields))
+    (view / "in").mkdir(parents=True)
+    (view / "in" / "ref.fa").write_text("forged\n")
+    assert call("sbatch", "--resume", "42").code == 12
+    assert "scontrol release 42" not in slurm.calls
+    (job.parent / "ref.fa").write_text("ACGT\n")
+    assert call("sbatch", "--resume", "42").code == 0
+    assert (view / "in" / "ref.fa").read_text() == "ACGT\n"
     assert len(disk.leases()) == 1
 
 

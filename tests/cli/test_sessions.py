@@ -6,13 +6,14 @@ import hashlib
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import httpserver
-from cli.tool import Disk, Done
+from cli.tool import SC_DTOOL, Disk, Done
 from sccache_dtool.cache import Cache
 
 Sc = Callable[..., Done]
@@ -33,6 +34,15 @@ def create(sc: Sc, *items: str) -> str:
     )
     assert done.code == 0, done
     return done.out.strip()
+
+
+def test_a_session_that_nobody_was_told_of_is_not_left(ref: str, disk: Disk) -> None:
+    """A script that fails because a disk is full could not delete what it has created."""
+    with open("/dev/full", "w") as full:
+        command = [SC_DTOOL, "session", "create", "--add", f"{ref}:/a"]
+        assert subprocess.run(command, stdout=full, stderr=subprocess.DEVNULL).returncode == 1
+    assert disk.names("sessions") == ["gone"]
+    assert not disk.holders()
 
 
 def test_a_session_from_its_beginning_to_its_end(sc: Sc, ref: str, disk: Disk) -> None:

@@ -43,6 +43,7 @@ class Globus:
         self.busy = 0  # so many requests are answered with 503
         self.busy_after = ""  # all requests after one with this text in it are answered so
         self.lost_bytes = 0  # Globus writes so many bytes less than it says
+        self.garbled: tuple[str, Any] = ("nothing", None)  # what is answered to requests with this text in them
         self.who = "ada"
         self.tasks: dict[str, dict[str, Any]] = {}  # by submission id
         self.asked: list[str] = []
@@ -74,6 +75,8 @@ class Globus:
         if self.busy:
             self.busy -= 1
             return 503, {"code": "ServiceUnavailable", "message": "busy"}
+        if self.garbled[0] in path:
+            return 200, self.garbled[1]
         if parts == ["submission_id"]:
             return 200, {"value": str(uuid.uuid4())}
         if parts == ["transfer"]:

@@ -142,6 +142,28 @@ def test_a_failure_is_told_with_the_words_of_globus(globus: Globus, cache: Cache
     cache.use(URL).release()
 
 
+@pytest.mark.parametrize("document", [None, [], {}, "<html>", {"value": 5}, {"task_id": None, "status": []}])
+@pytest.mark.parametrize("asked", ["submission_id", "transfer", "/task/"])
+def test_an_answer_of_another_form_is_a_failure(
+    globus: Globus, cache: Cache, clock: FakeClock, layout: Layout, asked: str, document: object
+) -> None:
+    """A proxy that answers in the place of Globus would look like a fault of this program."""
+    globus.garbled = (asked, document)
+    with pytest.raises(FetchFailed, match=r"gives an answer that cannot be read"):
+        cache.use(URL)
+    globus.garbled = ("nothing", None)
+    cache.use(URL).release()
+
+
+@pytest.mark.parametrize("size", [-1, 10**30, True, "5", None])
+def test_a_size_that_no_file_has_is_refused(globus: Globus, cache: Cache, layout: Layout, size: object) -> None:
+    """Names on disk that contain the size could not be read any more."""
+    globus.garbled = ("/stat", {"type": "file", "size": size, "last_modified": "x"})
+    with pytest.raises(FetchFailed, match=r"it is not a file"):
+        cache.use(URL)
+    assert left(layout) == []
+
+
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [

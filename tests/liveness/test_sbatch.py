@@ -10,7 +10,7 @@ import pytest
 from liveness.asked import Commands
 from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.liveness.batch import sbatch, submit
-from sccache_dtool.liveness.batch.query import Absent, Reply, Unanswered
+from sccache_dtool.liveness.batch.query import Absent, Reply, Unanswered, run_command
 from sccache_dtool.liveness.batch.submit import Held, Worker
 from sccache_dtool.liveness.process import Process
 
@@ -205,3 +205,33 @@ def test_lines_before_the_id_are_no_obstacle() -> None:
         "welcome\nSubmitted batch job 42 on cluster far",
     )
     assert submission.end(waits=False) == 0
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_only_a_line_feed_ends_a_line(character: str) -> None:
+    """A job would start without its data, because a comment that was copied from somewhere ends the head of its script.
+
+    And a comment could name an item that its author never sees.
+    """
+    text = f"#!/bin/sh\n# see{character}there\n# {character}#SC /hidden\n#SBATCH -N1\n#SC /data/x\n"
+    assert sbatch.items(text) == ([(5, " /data/x")], [])
+    assert sbatch.options_in(text) == {"N": "1"}
+    assert sbatch.items("#SC /data/x\r\n")[0] == [(1, " /data/x")]
+
+
+def test_a_comment_of_several_lines_hides_no_job() -> None:
+    """A job that a killed command left held would never be reported, because another one has a long comment."""
+    worker = Worker("s0123456789abcdef", "node1", Process("b", "s", 1, 2))
+    out = f"1|0|None|first\nsecond|line\n|\n42|0|JobHeldUser|{worker.comment}|\n"
+    assert submit.held("ada", lambda line: Reply(0, out, "")) == [Held("42", worker)]
+
+
+def test_what_no_command_can_be_given_is_left_out() -> None:
+    """A job without its data would stay held for ever, because the reason has a character that no argument can have."""
+    said: list[list[str]] = []
+    submit.comment("42", "", "cannot fetch a\0b \ud800", "", lambda line: said.append([*line]) or Reply(0, "", ""))
+    os.fsencode(said[0][-1])
+    assert "\0" not in said[0][-1]
+    for word in ("a\0b", "\ud800"):
+        with pytest.raises(Unanswered):
+            run_command(["true", word])

@@ -32,6 +32,30 @@ def listed(entries: list[Entry]) -> list[tuple[str, tuple[str, ...]]]:
     return [(one.path, one.request.stack.canonical) for one in entries if not isinstance(one.request, DatasetRequest)]
 
 
+@pytest.mark.parametrize("text", [f"x = {'[' * 100_000}", f"x = {'1' * 5_000}", "\x00"])
+def test_toml_that_no_parser_takes_is_refused(parse: Callable[..., list[Entry]], text: str) -> None:
+    """A manifest from somewhere else would look like a fault of this program."""
+    with pytest.raises(UsageError, match=r"items.toml is not TOML"):
+        parse(text, "items.toml")
+
+
+@pytest.mark.parametrize("size", ["9" * 400, "'999999PB'"])
+def test_a_size_that_no_file_has_is_refused(parse: Callable[..., list[Entry]], size: str) -> None:
+    """The sum of all sizes would be no number that can be shown, after some items had been fetched."""
+    with pytest.raises(UsageError, match=r"size is neither"):
+        parse(f'[[item]]\nsource = "/x"\nsize = {size}\n', "items.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "file"), [("/data/x @x\n", "-"), ('[[item]]\nsource = "/data/x"\nat = "x"\n', "a.toml")]
+)
+def test_a_mark_of_windows_is_not_part_of_the_first_source(
+    parse: Callable[..., list[Entry]], text: str, file: str
+) -> None:
+    """A list that was saved in Windows would name a file that nobody has."""
+    assert listed(parse(f"\ufeff{text}", file)) == [("x", ("file:/data/x",))]
+
+
 def test_lines_are_read_as_a_shell_reads_them(parse: Callable[..., list[Entry]]) -> None:
     """A list that was pasted from a script would mean other files."""
     entries = parse(

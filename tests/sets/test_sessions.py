@@ -315,7 +315,7 @@ def test_a_session_ends_with_its_holder(cache: Cache, source: str, job: Owner, p
     """Locks of a killed container would stay (as in the predecessor)."""
     session = cache.create_session({"/a": source}, owner=job)
     lock = session.lock("/a")
-    assert cache.reap().sessions == {}
+    assert not cache.reap().sessions
     assert held(cache) == [lock.id]
     proc.end(4242)
     assert list(cache.reap(dry_run=True).sessions) == [session.id]
@@ -335,7 +335,7 @@ def test_a_person_can_end_a_session_by_its_holder(cache: Cache, source: str) -> 
     """A session of a name without a lifetime, whose user is gone, could only be deleted by its id."""
     session = cache.create_session({"/a": source}, owner=cache.owner("ada"))
     session.lock("/a")
-    assert cache.reap().sessions == {}
+    assert not cache.reap().sessions
     assert list(cache.reap_holder(session.facts.holder).sessions) == [session.id]
     assert held(cache) == []
 

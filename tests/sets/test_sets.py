@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +25,8 @@ from sccache_dtool.errors import Exit, FetchFailed, LeaseLost, UsageError
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import HolderList
+from sccache_dtool.protocol.holders import Holder, HolderList
+from signals import interrupt
 from waiting import wait_until
 
 FILES = {"a/x": b"one\n", "a/y": b"two\n", "z": b"three\n"}
@@ -282,6 +288,110 @@ def test_a_forked_child_does_not_release_what_its_parent_holds(
     assert len(disk.leases()) == len(FILES)
     held.release()
     assert nothing_is_held(disk)
+
+
+def test_a_forked_child_is_told_what_its_parent_was_told(root: Path, sources: Mapping[str, str]) -> None:
+    """A worker that checks the set before it reads would refuse to read what its parent holds."""
+    held = Cache(root).use_many(sources)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            held.check()
+        except LeaseLost:
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    held.release()
+
+
+@pytest.mark.parametrize("what", ["all", "list", "entries", "lists of all"])
+def test_a_set_is_released_whatever_became_of_its_session(
+    root: Path, disk: Disk, sources: Mapping[str, str], what: str
+) -> None:
+    """After a purge, or a change by somebody else, a program would keep its items for as long as it runs."""
+    held = Cache(root).use_many(sources)
+    session = Path(held.view).parent
+    (file,) = session.glob("data-*")
+    if what == "all":
+        shutil.rmtree(session)
+    elif what == "list":
+        file.unlink()
+    elif what == "entries":
+        text = json.loads(file.read_text())
+        file.write_text(json.dumps({**text, "dataSet": text["dataSet"][:1]}))
+    else:
+        shutil.rmtree(session.parent)
+    held.release()
+    assert nothing_is_held(disk)
+    held.release()
+
+
+def test_whoever_reads_learns_that_somebody_has_deleted_the_session(
+    root: Path, sc: Callable[..., Done], disk: Disk, sources: Mapping[str, str]
+) -> None:
+    """A program would read files while the next `clean` deletes them, and would not be told."""
+    lost: list[LeaseLost] = []
+    held = Cache(root, on_lost=lost.append).use_many(sources)
+    assert sc("session", "rm", held.session).code == 0
+    assert not disk.leases()
+    with pytest.raises(LeaseLost):
+        held.holder.beat()
+    wait_until(lambda: lost, "the thread that shows heartbeats tells of it")
+    with pytest.raises(LeaseLost):
+        held.check()
+    held.release()
+    assert nothing_is_held(disk)
+
+
+def test_a_failure_at_the_very_end_leaves_nothing(
+    root: Path, disk: Disk, sources: Mapping[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A set that nobody was given would be kept for as long as the program runs."""
+    confirm = Holder.confirm
+
+    def failing(holder: Holder) -> bool:
+        if sessions(disk):
+            raise OSError(errno.EIO, "Input/output error")
+        return confirm(holder)
+
+    monkeypatch.setattr(Holder, "confirm", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        Cache(root).use_many(sources)
+    assert nothing_is_held(disk)
+
+
+def test_a_set_is_not_held_after_an_interrupt(root: Path, disk: Disk, sources: Mapping[str, str]) -> None:
+    """After a Ctrl-C in a notebook, nothing but the end of the notebook would release a set."""
+
+    def interrupt_here() -> None:
+        raise KeyboardInterrupt
+
+    cache = Cache(root)
+    step = 0
+    while True:
+        step += 1
+        try:
+            if not interrupt(lambda: cache.use_many(sources).release(), interrupt_here, step, "protocol/program.py"):
+                break
+        except KeyboardInterrupt:
+            pass
+        cache.close()
+        holders = {path.name.partition(".")[0] for path in disk.holders()}
+        assert holders.isdisjoint(path.name.partition(".")[0] for path in disk.leases())
+    assert step > 10
+
+
+def test_a_set_that_was_released_takes_no_memory(root: Path, sources: Mapping[str, str]) -> None:
+    """A program that uses one set after the other would grow until it is killed."""
+    cache = Cache(root)
+    sets = []
+    for _ in range(3):
+        held = cache.use_many(sources)
+        held.release()
+        sets.append(weakref.ref(held))
+    del held
+    gc.collect()
+    assert [one() for one in sets[:-1]] == [None, None]
 
 
 def test_close_releases_sets_as_well(root: Path, disk: Disk, sources: Mapping[str, str]) -> None:

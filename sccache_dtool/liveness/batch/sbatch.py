@@ -174,7 +174,7 @@ def items(text: str) -> tuple[list[tuple[int, str]], list[int]]:
     """
     lines, late = [], []
     is_head = True
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(_lines(text), 1):
         is_head = is_head and _is_comment(line)
         match = _ITEM.match(line)
         if match is None:
@@ -189,13 +189,18 @@ def items(text: str) -> tuple[list[tuple[int, str]], list[int]]:
 def options_in(text: str) -> dict[str, str]:
     """The options in the lines ``#SBATCH …`` of a script."""
     given: dict[str, str] = {}
-    for line in itertools.takewhile(_is_comment, text.splitlines()):
+    for line in itertools.takewhile(_is_comment, _lines(text)):
         if line.startswith("#SBATCH"):
             try:
                 given |= parse(shlex.split(line[len("#SBATCH") :], comments=True)).given
             except (ValueError, UsageError):
                 continue  # an unclosed quotation mark, which `sbatch` reports; or a plugin's option
     return given
+
+
+def _lines(text: str) -> list[str]:
+    """The lines as `sbatch` and the shell see them: a form feed, for example, does not end one."""
+    return [line.removesuffix("\r") for line in text.split("\n")]
 
 
 def _is_comment(line: str) -> bool:

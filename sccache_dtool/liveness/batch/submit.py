@@ -19,6 +19,7 @@ from typing import IO, Any, NamedTuple
 from sccache_dtool.errors import CacheError, Exit
 from sccache_dtool.liveness.batch.query import Run, Unanswered, answer, not_parsed, run_command
 from sccache_dtool.liveness.process import Process
+from sccache_dtool.log import printable
 
 #: Seconds that `sbatch` may take. It tries again by itself, for some minutes, while the controller is busy.
 SUBMIT_TIMEOUT = 600.0
@@ -196,11 +197,11 @@ def held(user: str, run: Run = run_command) -> list[Held]:
     fields = ("JobID", "HetJobID", "Reason", "Comment")
     reply = answer(run, ["squeue", "-h", "-u", user, "-t", "PENDING", "-O", ",".join(f"{one}:|" for one in fields)])
     found: dict[str, Held] = {}
-    for line in filter(str.strip, reply.out.splitlines()):
-        words = [word.strip() for word in line.split("|", 3)]
-        if len(words) < 4:
-            raise not_parsed("squeue", line)
-        number, whole, reason, comment = words
+    lines = [line for line in reply.out.split("\n") if line.strip()]
+    rows = [words for line in lines if len(words := [word.strip() for word in line.split("|", 3)]) == 4]
+    if lines and not rows:
+        raise not_parsed("squeue", lines[0])
+    for number, whole, reason, comment in rows:  # other lines are further ones of a comment
         worker = worker_in(comment.rstrip("|").rstrip())
         if reason == "JobHeldUser" and worker is not None:
             found.setdefault(worker.session, Held(whole if whole.strip("0").isdecimal() else number, worker))
@@ -233,7 +234,7 @@ def release(id: str, cluster: str = "", run: Run = _run) -> None:
 
 def comment(id: str, cluster: str, text: str, mark: str = "", run: Run = _run) -> None:
     """Change the comment of a job; an empty one removes it. A long `text` is cut; `mark` follows. Raises Unanswered."""
-    line = " ".join(text.split())[:_LONGEST_COMMENT]
+    line = printable(" ".join(text.split()))[:_LONGEST_COMMENT]
     answer(run, ["scontrol", *_at(cluster), "update", f"JobId={id}", f"Comment={line}{mark}"])
 
 
