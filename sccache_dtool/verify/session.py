@@ -37,8 +37,8 @@ _LONGEST_SESSION = 3600.0
 #: Characters of the longest text of another host that is shown.
 _LONGEST_TEXT = 600
 
-#: Marks in their order: the leader's choice of this peer, the first barrier, the end of the script, and of the session.
-CLAIM, FIRST, DONE, END = "00-000", "00-001", "99-998", "99-999"
+#: Marks in their order: the leader's choice of this peer, the first barrier, and the end of the session.
+CLAIM, FIRST, END = "00-000", "00-001", "99-999"
 
 
 class Failed(CacheError):
@@ -153,13 +153,13 @@ class Session:
         """Count the barriers of another check."""
         self._check, self._passed = self._check + 1, 0
 
-    def barrier(self, here: str = "") -> None:
+    def barrier(self) -> None:
         """Wait until the other host comes as far, or goes on to a later check, as it does if it fails in this one.
 
         Raises TimedOut, and Failed if the other host has ended early.
         """
         self._passed += 1
-        here = here or f"{self._check:02}-{self._passed:03}"
+        here = f"{self._check:02}-{self._passed:03}"
         self.mark(here)
         if self.directory.clock.monotonic() > self._end:
             self._is_other_silent = True

@@ -28,7 +28,7 @@ from sccache_dtool.verify import kinds
 from sccache_dtool.verify.checks import CHECKS, Check
 from sccache_dtool.verify.directory import LEADER, LONGEST_DELAY, PEER, Directory, scratch
 from sccache_dtool.verify.findings import Announce, Finding, Report, Weight, broken_off, cannot_be_used, reason
-from sccache_dtool.verify.session import DONE, Result, Session, begin_as_leader, join_as_peer
+from sccache_dtool.verify.session import Result, Session, begin_as_leader, join_as_peer
 
 TWO_HOSTS = "two hosts"
 
@@ -103,7 +103,8 @@ def _of_two(directory: str, session: Session) -> Report:
             other = session.read_result()
             if (session.own if is_leader else other).is_worth_trying:
                 _run_with(session)
-            session.barrier(DONE)
+            session.next_check()
+            session.barrier()
             other = session.read_result()
         except (OSError, CacheError) as error:
             if not is_leader:
