@@ -157,7 +157,7 @@ class Cache:
 
     # -- setting up --------------------------------------------------------------------------------------------------
 
-    @property
+    @functools.cached_property
     def root(self) -> Path:
         """The cache's directory, absolute. It need not be there."""
         from pathlib import Path  # loaded where one is wanted: a short command does without

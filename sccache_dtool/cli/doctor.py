@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +15,14 @@ from sccache_dtool.disk import records
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, Exit, UsageError, explain
 
+if TYPE_CHECKING:
+    from sccache_dtool.verify import Role
+
 #: Most examinations in a row: a repair may reveal further damage, and other processes may cause new findings.
 _ROUNDS = 10
+
+#: Seconds for which two hosts that were told that they are two wait for each other.
+_WAIT = 120.0
 
 #: Number of details that a finding shows.
 _DETAILS = 3
@@ -162,15 +169,15 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
         verify.Fitness.UNDECIDED: Exit.ERROR,
         verify.Fitness.UNFIT: Exit.FINDINGS,
     }
-    role = verify.role_from(os.environ, peer=peer, wait=wait)
+    role = role_from(os.environ, peer=peer, wait=wait)
     path = os.path.abspath(directory)
-    if role.part is verify.RoleKind.NONE:
+    if not role:
         now.out.note("a verification needs only two tasks; this task does nothing")
         return Exit.DONE
     report = verify.verify(FileSystem(), path, role, now.out.note)
     fields = {"path": path, "fitness": str(report.fitness), "verdict": report.verdict}
     now.out.result("verdict", fields, f"{path}: {records.printable(report.verdict)}")
-    if role.part is verify.RoleKind.LEAD:
+    if not role.is_peer:
         rows = (
             {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
             for one in report.findings
@@ -178,3 +185,21 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
         columns = [Column("RESULT", "result"), Column("CHECK", "check"), Column("EVIDENCE", "evidence")]
         now.out.table("check", rows, columns)
     return codes[report.fitness]
+
+
+def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None) -> Role | None:
+    """The role of this process, None for nothing to do; `peer` and `wait` are what a person said, who is right.
+
+    Of the tasks that one `srun` has started, the first leads, the second is the peer, and the others have nothing to
+    do. The batch script itself is no such task, and leads alone. Who leads by hand waits only when told to: it
+    cannot know whether a peer will come.
+    """
+    from sccache_dtool.verify import Role
+
+    tasks, rank = environment.get("SLURM_STEP_NUM_TASKS", ""), environment.get("SLURM_PROCID", "")
+    is_task = not peer and tasks.isdecimal() and rank.isdecimal() and int(tasks) > 1
+    wait = wait if wait is not None else _WAIT if peer or is_task else 0.0
+    if not is_task:
+        return Role(peer, "", wait)
+    step = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
+    return Role(int(rank) == 1, step, wait) if int(rank) < 2 else None

@@ -111,7 +111,7 @@ def shortened(name: str) -> str:
 
 def key_name(key: str) -> str | None:
     """The name of an item from its key; None if the key contains only a part of it."""
-    return None if re.search(_GAP, key) else _unescape(key[33:])
+    return None if "~" in key and re.search(_GAP, key) else _unescape(key[33:])
 
 
 def key_label(key: str) -> str:
@@ -129,6 +129,9 @@ def _escape(character: str) -> str:
 
 
 def _unescape(text: str) -> str:
+    if "%" not in text:  # as most: a scan does this for each of a million items
+        return text
+
     def decode(match: re.Match[str]) -> str:
         return bytes.fromhex(match[0].replace("%", "")).decode("utf-8", "surrogatepass")
 

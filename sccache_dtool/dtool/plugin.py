@@ -234,12 +234,12 @@ def _cache(store: Any) -> Cache:
 
     attributes = dtool_source.cache_attributes(store)
     directory = getattr(store, attributes[0]) if attributes else ""
-    choice = root.choose(None, os.environ)
     if not os.path.isabs(directory):
-        directory = choice.path
+        directory = root.choose(None, os.environ).path
     state = _state
     with state.guard:
         if directory not in state.caches:
+            choice = root.choose(None, os.environ)
             if not _has_own_log():
                 log.show(log.NOTE, _tell)
             state.caches[directory] = Cache(

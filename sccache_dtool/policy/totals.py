@@ -39,7 +39,7 @@ class Spared(NamedTuple):
 
     def has(self, item: Item) -> bool:
         """Whether all copies of an item stay."""
-        return self.everything or item.key in self.pinned or is_excluded(item.name, self.exclude)
+        return self.everything or item.key in self.pinned or bool(self.exclude and is_excluded(item.name, self.exclude))
 
 
 def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums:  # noqa: B008

@@ -9,17 +9,16 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from sccache_dtool.disk.records import LIMIT
-from sccache_dtool.errors import GONE, NOT_EMPTY, explain
+from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
 from sccache_dtool.liveness.lifetime import ONE_CLOCK
 from sccache_dtool.units import short_duration
 from sccache_dtool.verify.directory import BOTH, LEADER, PEER, Directory
-from sccache_dtool.verify.findings import Finding, good, note, refusal, require
-from sccache_dtool.verify.script import Check, Steps
+from sccache_dtool.verify.findings import Finding, Refuted, Weight, good, is_answer, note, refusal, require
 
 #: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
 OURS = 160
@@ -45,10 +44,50 @@ _WON, _REFUSED, _FAILED = "1", "0", "x"
 _EXISTS = frozenset({errno.EEXIST})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
+_Act = Callable[[Directory], object]
+Steps = Callable[[Directory], Finding]
+
+
+class Check(NamedTuple):
+    """What is tried, and why."""
+
+    name: str
+    harm: str  # what happens to users if it is refuted
+    steps: Steps
+    sides: int = 1
+    alone: bool = True  # one host can try it, both sides of it with two threads
+    combine: Callable[..., Finding] | None = None  # the leader's figures and the peer's
+
+    def title(self, between: bool) -> str:
+        """Its name among the findings."""
+        return f"{self.name}, between hosts" if between and self.alone else self.name
+
+    def attempt(self, act: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+        """What `act` finds; an error is a finding, too. Raises only an error that means "no space left"."""
+        try:
+            return act()
+        except Refuted as refuted:
+            what, figures = refuted.args
+            return [Finding("", Weight.UNFIT, f"{what}: {self.harm}", figures)]
+        except OSError as error:
+            if error.errno in FULL:
+                raise
+            if is_answer(error):
+                return [Finding("", Weight.UNFIT, f"failed: {explain(error)}")]
+            return [Finding("", Weight.UNTRIED, f"could not be tried: {explain(error)}")]
+
+    def evaluate(self, results: Sequence[Finding], between: bool) -> Finding:
+        """What the results of all sides show. What goes wrong between hosts may still be right on one host."""
+        found = max(results, key=lambda result: result.weight)
+        if self.combine and found.weight is Weight.GOOD:
+            combine = partial(self.combine, *(result.figures for result in results))
+            (found,) = self.attempt(lambda: [combine()])
+        weight = min(found.weight, Weight.ONE_HOST) if between else found.weight
+        return found._replace(check=self.title(between), weight=weight)
+
+
 #: All of them, as they are defined below.
 CHECKS: list[Check] = []
-
-_Act = Callable[[Directory], object]
 
 
 def _check(name: str, harm: str, **more: Any) -> Callable[[Steps], Steps]:

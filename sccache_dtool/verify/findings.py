@@ -45,6 +45,14 @@ class Finding(NamedTuple):
     what: str
     figures: Mapping[str, Any] = MappingProxyType({})
 
+    def on(self, host: str) -> Finding:
+        """The same, with the name of the host that has found it."""
+        return self._replace(what=f"on {host}: {self.what}")
+
+    def as_fields(self) -> dict[str, Any]:
+        """For JSON."""
+        return {**self._asdict(), "figures": dict(self.figures)}
+
 
 def good(what: str = "", **figures: object) -> Finding:
     """The check under way has passed. Without words, those of both sides' figures follow."""
@@ -105,17 +113,16 @@ class Report(NamedTuple):
         return self._replace(findings=(*self.findings, *findings))
 
 
-#: errno values of a moment: a disk or a network that fails, a server that is away, a process or a host at its limits.
-_PASSING = frozenset(
-    getattr(errno, name)
-    for name in "EIO EINTR EAGAIN EBUSY ENOMEM EMFILE ENFILE ENOTCONN ETIMEDOUT ECONNREFUSED ECONNRESET "
-    "ECONNABORTED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH".split()
-)
+#: Errors of a moment: a disk or a network that fails, a server that is away, a process or a host at its limits.
+_PASSING = (
+    "EIO EINTR EAGAIN EBUSY ENOMEM EMFILE ENFILE ENOTCONN ETIMEDOUT ECONNREFUSED ECONNRESET ECONNABORTED EHOSTDOWN "
+    "EHOSTUNREACH ENETDOWN ENETUNREACH"
+).split()
 
 
 def is_answer(error: OSError) -> bool:
     """Whether an error is the file system's answer; others say only that this was a bad moment to ask."""
-    return error.errno not in FULL | _PASSING
+    return error.errno not in FULL and errno.errorcode.get(error.errno or 0) not in _PASSING
 
 
 def refusal(act: Callable[[], object], allowed: frozenset[int] | None = None) -> OSError | None:
@@ -130,15 +137,6 @@ def refusal(act: Callable[[], object], allowed: frozenset[int] | None = None) ->
             return error
         raise
     return None
-
-
-def failed(error: OSError) -> Finding:
-    """What it means that the check under way has ended with an error. Raises one that means "no space left"."""
-    if error.errno in FULL:
-        raise error
-    if is_answer(error):
-        return Finding("", Weight.UNFIT, f"failed: {explain(error)}")
-    return Finding("", Weight.UNTRIED, f"could not be tried: {explain(error)}")
 
 
 def reason(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.verify import Role, RoleKind, checks, verify
+from sccache_dtool.verify import Role, checks, verify
 
 EVERYTHING = Rules(everything=True)
 UUID = "12345678-1234-1234-1234-123456789abc"
@@ -219,7 +219,7 @@ def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeyp
         fs = Swapping(FakeClock(time.time()), root, place / "outside")
         fs.arm(nth, depth)
         with contextlib.suppress(CacheError, OSError):
-            verify(fs, str(root), Role(RoleKind.LEAD, "", 0.0), lambda text: None)
+            verify(fs, str(root), Role(False, "", 0.0), lambda text: None)
         return fs
 
     undisturbed = verify_in(memory / "verify", -1, 0)

@@ -14,7 +14,7 @@ import pytest
 from cli.tool import Disk, Done, one_line_error
 from faults import Failing
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import VersionName, unique
+from sccache_dtool.disk.names import VersionFile, VersionName, unique
 from sccache_dtool.policy.rules import Rules
 
 NOBODY = "n000000000000-00000000000a"
@@ -37,7 +37,7 @@ def forged(disk: Disk, *, number: int = 1, text: str | None = None, **fields: An
     (directory / "use").mkdir(parents=True)
     name = VersionName(number, unique())
     (directory / str(name)).symlink_to("-")
-    (directory / name.file).write_text(json.dumps({**known, **fields}) if text is None else text)
+    (directory / str(VersionFile(name))).write_text(json.dumps({**known, **fields}) if text is None else text)
     return directory
 
 

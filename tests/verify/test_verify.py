@@ -21,6 +21,7 @@ import pytest
 
 from faults import REPEATED, Call, Counting, Failing, FakeClock, FakeProc, LostReplies
 from sccache_dtool import __version__
+from sccache_dtool.cli.doctor import role_from
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import VERIFICATION
@@ -29,12 +30,8 @@ from sccache_dtool.verify import (
     Fitness,
     Report,
     Role,
-    RoleKind,
     Weight,
     checks,
-    meeting,
-    role_from,
-    script,
     session,
     verification,
     verify,
@@ -43,15 +40,18 @@ from sccache_dtool.verify.directory import LEADER as LEADS
 from sccache_dtool.verify.directory import PEER as ASSISTS
 from sccache_dtool.verify.directory import Directory, scratch
 from sccache_dtool.verify.findings import Finding, Refuted, good
-from sccache_dtool.verify.session import Session
+from sccache_dtool.verify.session import Result, Session
 
 CHECKS = {check.name: check for check in checks.CHECKS}
 
 A_RACE = "concurrent creation of a record"
 
-ALONE = Role(RoleKind.LEAD, "", 0.0)
-LEADER = Role(RoleKind.LEAD, "", 30.0)
-PEER = Role(RoleKind.PEER, "", 30.0)
+#: The end of a session; the result file in which a host only says who it is, and the one after the first check.
+END, INTRODUCTION, RESULT = session.END, "result-01", "result-02"
+
+ALONE = Role(False, "", 0.0)
+LEADER = Role(False, "", 30.0)
+PEER = Role(True, "", 30.0)
 
 
 @pytest.fixture(autouse=True)
@@ -571,31 +571,36 @@ def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, t
 
 
 @pytest.mark.parametrize(
-    ("environment", "peer", "part", "waits"),
+    ("environment", "peer", "is_peer", "waits"),
     [
-        ({}, False, RoleKind.LEAD, False),
-        ({}, True, RoleKind.PEER, True),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.LEAD, True),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.PEER, True),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, RoleKind.NONE, True),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, RoleKind.LEAD, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, RoleKind.LEAD, False),
-        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.LEAD, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, RoleKind.PEER, True),
+        ({}, False, False, False),
+        ({}, True, True, True),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, False, True),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, True, True),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, None, None),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, False, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, False, False),
+        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, False, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, True, True),
     ],
 )
-def test_slurm_says_who_is_the_peer(environment: dict[str, str], peer: bool, part: RoleKind, waits: bool) -> None:
+def test_slurm_says_who_is_the_peer(
+    environment: dict[str, str], peer: bool, is_peer: bool | None, waits: bool | None
+) -> None:
     """Under `srun -N2` both would lead and test one host each; or a batch script would wait for a peer in vain."""
     role = role_from(environment, peer=peer, wait=None)
-    assert (role.part, role.wait > 0) == (part, waits)
-    assert role_from(environment, peer=peer, wait=7.0).wait == 7.0
+    assert (role and role.is_peer, role and role.wait > 0) == (is_peer, waits)
+    role = role_from(environment, peer=peer, wait=7.0)
+    assert role is None or role.wait == 7.0
 
 
 def test_two_steps_do_not_meet() -> None:
     """A task of one job would talk with a task of another, about different mounts."""
     steps = [{"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": job} for job in ("1", "2")]
-    first, second = (role_from(step, peer=False, wait=None).meeting for step in steps)
-    assert first != second
+    first, second = (role_from(step, peer=False, wait=None) for step in steps)
+    assert first
+    assert second
+    assert first.meeting != second.meeting
 
 
 # -- two hosts -------------------------------------------------------------------------------------------------------
@@ -726,7 +731,7 @@ def waiting(place: str, number: int, hello: object) -> str:
     """The scratch directory of a peer that waits there, or did until it was killed."""
     path = f"{place}/{VERIFICATION}{number:016x}"
     os.mkdir(path)
-    os.symlink(hello if isinstance(hello, str) else json.dumps(hello), f"{path}/{session.HELLO}.peer")
+    Path(path, f"{INTRODUCTION}.peer").write_text(hello if isinstance(hello, str) else json.dumps(hello))
     return path
 
 
@@ -734,7 +739,7 @@ def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a peer left that was killed would keep every later verification waiting."""
-    monkeypatch.setattr(meeting, "ANSWER", 0.2)
+    monkeypatch.setattr(session, "ANSWER", 0.2)
     left = waiting(place, 7, introduced(host="gone"))
     report = alone(FileSystem(), place, tmp_path)
     shutil.rmtree(left)
@@ -746,7 +751,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that comes within `--wait` would not be waited for, because one was killed there before."""
-    monkeypatch.setattr(meeting, "ANSWER", 5.0)
+    monkeypatch.setattr(session, "ANSWER", 5.0)
     few_checks(monkeypatch)
     left = waiting(place, 7, introduced(host="gone"))
     looked = threading.Event()
@@ -754,7 +759,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     class Noticing(FileSystem):
         def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
             super().put_record(text, path, unique=unique)
-            if path.endswith(f"/{session.HELLO}.leader"):
+            if path.endswith(f"/{session.CLAIM}.leader"):
                 looked.set()
 
     with ThreadPoolExecutor() as pool:
@@ -774,7 +779,7 @@ def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypat
         def answer_once() -> None:
             parent = Directory(FileSystem(), Clock(), place)
             with scratch(parent) as own:
-                meeting.join(own, introduced(host="node7"), 30.0).barrier()
+                session.join_as_peer(own, Result(**introduced(host="node7")), 30.0).barrier()
                 is_over.wait(30)
 
         pool.submit(answer_once)
@@ -816,7 +821,7 @@ def test_what_was_found_before_a_host_died_is_reported(
 
 def test_a_leader_follows_no_link(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write in a directory could send another user through a link into that user's own files."""
-    monkeypatch.setattr(meeting, "ANSWER", 0.2)
+    monkeypatch.setattr(session, "ANSWER", 0.2)
     left, elsewhere = waiting(place, 7, introduced()), tmp_path / "elsewhere"
     shutil.move(left, elsewhere)
     os.symlink(elsewhere, left)
@@ -849,7 +854,7 @@ def test_a_session_without_end_ends(tmp_path: Path) -> None:
     """A leader could keep another user's process waiting for as long as it likes, by always coming just in time."""
     clock = FakeClock()
     place = Directory(FileSystem(), clock, str(tmp_path))
-    peer = Session(place, ASSISTS)
+    peer = Session(place, ASSISTS, Result(**introduced()))
 
     def go_on() -> None:
         for number in range(1, 1000):
@@ -884,8 +889,9 @@ class Stranger(Counting):
 
 
 def introduced(**fields: Any) -> dict[str, Any]:
-    """An introduction of a host with something else in it."""
-    return {"host": "node7", "boot": "b", "device": "1", "release": __version__, "meeting": "", **fields}
+    """A result file of a host that has tried nothing yet, with something else in it."""
+    who = {"host": "node7", "boot": "b", "device": "1", "release": __version__, "meeting": "", "kind": "k"}
+    return {**who, "alone": [], "between": [], **fields}
 
 
 def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -928,11 +934,10 @@ def together(of_leader: FileSystem, of_peer: FileSystem, place: str, tmp_path: P
 def result(**fields: object) -> dict[str, object]:
     """A result file with something else in its only finding."""
     figures = {"outcomes": "0" * 24}
-    return {"kind": "k", "findings": [{"check": IT, "weight": 0, "what": "w", "figures": figures} | fields]}
+    return introduced(between=[{"check": IT, "weight": 0, "what": "w", "figures": figures} | fields])
 
 
 IT = f"{A_RACE}, between hosts"
-INTRODUCTION, END = session.HELLO, session.END
 
 
 @pytest.mark.parametrize(
@@ -944,20 +949,21 @@ INTRODUCTION, END = session.HELLO, session.END
         (INTRODUCTION, introduced(host={}), "two hosts", "(host)"),
         (INTRODUCTION, introduced(release="0"), "two hosts", "another release: 0, not"),
         (INTRODUCTION, {"meeting": ""}, "two hosts", "(host)"),
-        ("result", {}, "two hosts", "(kind)"),
-        ("result", "no JSON", "two hosts", "(kind)"),
-        ("result", {"kind": "k", "findings": {}}, "two hosts", "(findings)"),
-        ("result", {"kind": "k", "findings": [1]}, "two hosts", "(check)"),
-        ("result", result(check=None), "two hosts", "(check)"),
-        ("result", result(weight=5), "two hosts", "(weight)"),
-        ("result", result(weight="so"), "two hosts", "(weight)"),
-        ("result", result(figures=[]), "two hosts", "(figures)"),
-        ("result", result(figures={"so\x1b[2J": []}), "two hosts", "(so�[2J)"),
-        ("result", result(weight=4, what="so\x1b[2J"), IT, "on node: so�[2J"),
-        ("result", result(figures={}), IT, "do not match: do both run the same release?"),
-        ("result", result(figures={"outcomes": 1}), IT, "do not match: do both run the same release?"),
-        ("result", result(figures={"outcomes": "1"}), IT, "do not match: do both run the same release?"),
-        ("result", result(check="another"), IT, "do not match: do both run the same release?"),
+        (RESULT, {}, "two hosts", "(host)"),
+        (RESULT, "no JSON", "two hosts", "(host)"),
+        (RESULT, introduced(kind=1), "two hosts", "(kind)"),
+        (RESULT, introduced(between={}), "two hosts", "(between)"),
+        (RESULT, introduced(between=[1]), "two hosts", "(check)"),
+        (RESULT, result(check=None), "two hosts", "(check)"),
+        (RESULT, result(weight=5), "two hosts", "(weight)"),
+        (RESULT, result(weight="so"), "two hosts", "(weight)"),
+        (RESULT, result(figures=[]), "two hosts", "(figures)"),
+        (RESULT, result(figures={"so\x1b[2J": []}), "two hosts", "(so�[2J)"),
+        (RESULT, result(weight=4, what="so\x1b[2J"), IT, "on node7: so�[2J"),
+        (RESULT, result(figures={}), IT, "do not match: do both run the same release?"),
+        (RESULT, result(figures={"outcomes": 1}), IT, "do not match: do both run the same release?"),
+        (RESULT, result(figures={"outcomes": "1"}), IT, "do not match: do both run the same release?"),
+        (RESULT, result(check="another"), IT, "do not match: do both run the same release?"),
     ],
 )
 def test_a_leader_believes_no_nonsense(
@@ -978,8 +984,8 @@ def test_a_leader_believes_no_nonsense(
         (INTRODUCTION, introduced(host=1), r"cannot read what the leader wrote \(host\)"),
         (INTRODUCTION, introduced(host=[]), r"cannot read what the leader wrote \(host\)"),
         (INTRODUCTION, introduced(release="0"), "the leader runs another release: 0, not "),
-        ("result", {}, r"cannot read what .* wrote \(kind\)"),
-        ("result", {"kind": 1, "findings": []}, r"cannot read what .* wrote \(kind\)"),
+        (RESULT, {}, r"cannot read what .* wrote \(host\)"),
+        (RESULT, introduced(kind=1), r"cannot read what .* wrote \(kind\)"),
     ],
 )
 def test_a_peer_believes_no_nonsense(
@@ -996,18 +1002,17 @@ def test_a_peer_believes_no_nonsense(
 @pytest.mark.parametrize(
     ("says", "word"),
     [
-        ({"reason": "so\x1b[2J"}, "so�[2J"),
-        ({"reason": 1}, "1"),
-        ({}, "no reason given"),
-        ("no JSON", "no reason given"),
+        ("token so\x1b[2J", "so�[2J"),
+        ("token ", "no reason given"),
+        ("so", "no reason given"),
     ],
     ids=str,
 )
-def test_why_a_host_has_ended_early_is_shown(says: object, word: str, tmp_path: Path) -> None:
+def test_why_a_host_has_ended_early_is_shown(says: str, word: str, tmp_path: Path) -> None:
     """A host that ends early would look like one that was switched off, or drive the terminal of the other."""
-    os.symlink(says if isinstance(says, str) else json.dumps(says), tmp_path / f"{END}.leader")
+    os.symlink(says, tmp_path / f"{END}.leader")
     with pytest.raises(CacheError, match=re.escape(f"the leader has ended early: {word}")) as ended:
-        Session(Directory(FileSystem(), Clock(), str(tmp_path)), ASSISTS).barrier()
+        Session(Directory(FileSystem(), Clock(), str(tmp_path)), ASSISTS, Result(**introduced())).barrier()
     assert "start both again" in str(ended.value.hint)
 
 
@@ -1020,7 +1025,10 @@ def test_nothing_that_a_host_writes_leads_the_other_out_of_the_directory(
     monkeypatch.setattr(session, "PATIENCE", 1.0)
     monkeypatch.setattr(verification, "CHECKS", [check for check in checks.CHECKS if check.sides > 1])
     says = {"meeting": "", **dict.fromkeys(("host", "boot", "device", "release", "reason", "in", "do"), "../../data")}
-    hosts: list[FileSystem] = [Counting(), Stranger(name, {**says, "kind": "../data", "findings": [says]})]
+    hosts: list[FileSystem] = [
+        Counting(),
+        Stranger(name, {**says, "kind": "../data", "alone": [says], "between": [says]}),
+    ]
     watched = hosts[0]
     assert isinstance(watched, Counting)
     together(*(hosts if honest == "leader" else hosts[::-1]), place=place, tmp_path=tmp_path)
@@ -1056,8 +1064,11 @@ def test_results_that_make_no_sense_are_those_of_hosts_that_do_not_match(
     check = CHECKS[name]
     title = check.title(between=True)
     wrong = {} if is_missing else right | says
-    sides = [[Finding(title, Weight.GOOD, "", figures)] for figures in (right, wrong)]
-    (one,) = script.evaluate([check], ["node7", "node8"], sides, is_complete=True)
+    sides = [
+        Result(**introduced(host=host, between=[Finding(title, Weight.GOOD, "", figures)]))
+        for host, figures in (("node7", right), ("node8", wrong))
+    ]
+    (one,) = verification.evaluate([check], sides, is_complete=True)
     assert (one.check, one.weight) == (title, Weight.ONE_HOST)
     assert "the results of node7 and node8 do not match" in one.what
 
@@ -1067,10 +1078,10 @@ def test_a_leader_does_not_meet_whom_it_does_not_look_for(
     hello: object, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two jobs that verify one directory would meet crosswise; or what somebody left would end in a traceback."""
-    monkeypatch.setattr(meeting, "ANSWER", 0.2)
+    monkeypatch.setattr(session, "ANSWER", 0.2)
     left = waiting(place, 7, hello or "?")
     report = alone(FileSystem(), place, tmp_path)
-    assert os.listdir(left) == [f"{session.HELLO}.peer"]
+    assert os.listdir(left) == [f"{INTRODUCTION}.peer"]
     shutil.rmtree(left)
     assert "no peer took part" in found(report, Weight.TOLD)["two hosts"]
 
@@ -1084,13 +1095,13 @@ def test_two_pairs_in_one_directory_do_not_meet(
     monkeypatch.setattr(session, "PATIENCE", 30.0)
     mounts = str(tmp_path / "no mountinfo")
 
-    def start(pool: ThreadPoolExecutor, part: RoleKind, number: int) -> Future[Report]:
-        proc = FakeProc(str(tmp_path / f"proc-{part}-{number}"), boot=f"{part}-{number}")
-        role = Role(part, meetings[number], 30.0)
+    def start(pool: ThreadPoolExecutor, is_peer: bool, number: int) -> Future[Report]:
+        proc = FakeProc(str(tmp_path / f"proc-{is_peer}-{number}"), boot=f"{is_peer}-{number}")
+        role = Role(is_peer, meetings[number], 30.0)
         return pool.submit(verify, FileSystem(), place, role, lambda text: None, proc=proc, mounts=mounts)
 
     with ThreadPoolExecutor(4) as pool:
-        running = [start(pool, part, number) for part in (RoleKind.PEER, RoleKind.LEAD) for number in range(2)]
+        running = [start(pool, is_peer, number) for is_peer in (True, False) for number in range(2)]
         reports = [one.result(60) for one in running]
     assert [report.fitness for report in reports] == [Fitness.FIT] * 4, reports
 
@@ -1099,9 +1110,9 @@ def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts that run as different users would be told that no peer took part, and not why."""
-    monkeypatch.setattr(meeting, "ANSWER", 0.2)
+    monkeypatch.setattr(session, "ANSWER", 0.2)
     left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
-    fs.fail("symlink", errno.EACCES, within=f"/{session.HELLO}.leader")
+    fs.fail("symlink", errno.EACCES, within=f"/{session.CLAIM}.leader")
     report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
     shutil.rmtree(left)
     assert any(f"cannot take part in {left}: Permission denied" in one for one in said)
@@ -1112,14 +1123,14 @@ def test_many_waiting_peers_do_not_keep_a_leader_busy(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in the directory could have another user make as many names there as it likes."""
-    monkeypatch.setattr(meeting, "ANSWER", 0.2)
+    monkeypatch.setattr(session, "ANSWER", 0.2)
     left = [waiting(place, number, introduced(meeting="" if number else [])) for number in range(100)]
     fs = Counting()
     report = alone(fs, place, tmp_path)
     for path in left:
         shutil.rmtree(path)
     assert len(report.hosts) == 1
-    assert sum(call.kind == "symlink" and call.path.endswith(f"/{session.HELLO}.leader") for call in fs.calls) == 20
+    assert sum(call.kind == "symlink" and call.path.endswith(f"/{session.CLAIM}.leader") for call in fs.calls) == 20
 
 
 @pytest.mark.parametrize("full", ["leader", "peer"])
