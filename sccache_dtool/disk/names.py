@@ -79,12 +79,15 @@ def unique(digits: int = 16) -> str:
 def digest_of(*lines: str) -> str:
     """The SHA-256 of lines of text, in hexadecimal digits.
 
-    `hashlib` is not used: it loads OpenSSL, which takes longer than what a hit does. `random` does the same.
+    `hashlib` is avoided: it loads OpenSSL, which takes longer than what a hit does. `random` does the same.
     """
-    if sys.version_info >= (3, 12):
-        from _sha2 import sha256
-    else:
-        from _sha256 import sha256  # type: ignore[import-not-found]
+    try:
+        if sys.version_info >= (3, 12):
+            from _sha2 import sha256
+        else:
+            from _sha256 import sha256  # type: ignore[import-not-found]
+    except ImportError:  # an interpreter that was built without it
+        from hashlib import sha256
     text = "\n".join(lines)  # JSON that somebody else has written may have surrogates
     return str(sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
