@@ -1,0 +1,1 @@
+"""Lots: shares of a cache. Who owns which data, how much of it is kept, and until when."""
