@@ -27,6 +27,7 @@ from sccache_dtool.find import Named
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.liveness.record import Membership
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
 from sccache_dtool.pool import Pool, watch_nothing
@@ -303,10 +304,15 @@ class Cache:
                     raise
         raise AssertionError("the last attempt returns or raises")
 
-    def enter(self, owner: Owner, ttl: float | None = None, key: str | None = None) -> Holder:
-        """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold."""
+    def enter(
+        self, owner: Owner, ttl: float | None = None, key: str | None = None, session: Membership | None = None
+    ) -> Holder:
+        """A holder for somebody else. `ttl`: see `UseOptions`; `key`: of the only item that it will hold.
+
+        `session`: for which it holds leases, so that `release` of a single item leaves them.
+        """
         store = self._store_for_use()
-        return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key)
+        return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key, session)
 
     def acquire(self, holder: Holder, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.

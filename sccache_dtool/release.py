@@ -12,7 +12,7 @@ from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.liveness.process import Proc
-from sccache_dtool.protocol import holders, leases
+from sccache_dtool.protocol import holders, leases, sessions
 from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 
@@ -32,8 +32,11 @@ def release(
     """
     prefixes = tuple(owner.prefix for owner in owners)
     ended: list[str] = []
-    for held in (held for copy in item.copies for held in reversed(copy.held)):
-        if held.lease is None or not held.lease.holder.startswith(prefixes):
+    found = [held for copy in item.copies for held in reversed(copy.held)]
+    found = [held for held in found if held.lease is not None and held.lease.holder.startswith(prefixes)]
+    of_sessions = _holders_of_sessions(store, prefixes) if found else frozenset()
+    for held in found:
+        if held.lease is None or held.lease.holder in of_sessions:
             continue
         if generation not in (None, held.generation):
             continue
@@ -42,6 +45,19 @@ def release(
         if ended and not everything:
             break
     return ended
+
+
+def _holders_of_sessions(store: Store, prefixes: tuple[str, ...]) -> frozenset[str]:
+    """Holders with these prefixes that hold leases for sessions, which end with their session."""
+    if not sessions.ids(store):
+        return frozenset()
+    ids = set()
+    for name in HolderList.glance(store).present.values():
+        if name.id.startswith(prefixes):
+            with contextlib.suppress(OSError, Damaged):
+                if holders.read(store, name).session is not None:
+                    ids.add(name.id)
+    return frozenset(ids)
 
 
 def holder_above(item: Item, proc: Proc) -> Owner | None:

@@ -45,12 +45,20 @@ _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-
 _CLEANING = (
     r"([0-9]{1,15})~([0-9]{1,12})~([0-9]{1,18})~([0-9]{1,12})~([0-9a-f]{16})(?:~l([0-9]{1,12}))?(?:~r([0-9]{1,12}))?"
 )
+_SESSION = r"s[0-9a-f]{16}"
+_VERSION = r"now~([0-9]{1,12})~([0-9a-f]{16})"
+_VERSION_FILE = r"data-([0-9]{1,12})-([0-9a-f]{16})\.json"
+_ENDED_SESSION = rf"({_SESSION})~([0-9]{{1,15}})"
 _ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _ESCAPES = r"(?:%[0-9A-F]{2})+"
 
 #: Most bytes of an item's name in a file name. File systems allow 255 bytes: a key needs 33 for its digits, a pin needs
 #: 13 for its end, and backup programs append to names.
 NAME_LIMIT = 200
+
+
+#: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
+PROBE = "probe-"
 
 
 def unique(digits: int = 16) -> str:
@@ -448,6 +456,54 @@ class OutcomeName(NamedTuple):
         return cls(match[1], match[2], int(match[3]), match[4]) if match else None
 
 
+class VersionName(NamedTuple):
+    """Which version of a table is in force: ``now~<number>~<random>`` stands for ``data-<number>-<random>.json``."""
+
+    number: int  # how often the table was written, the first time included
+    random: str
+
+    def __str__(self) -> str:
+        return f"now~{self.number}~{self.random}"
+
+    @property
+    def file(self) -> str:
+        """The name of the file with the text of this version."""
+        return f"data-{self.number}-{self.random}.json"
+
+    @classmethod
+    def parse(cls, name: str) -> VersionName | None:
+        """The version that `name` says is in force; None if it has another form."""
+        match = re.fullmatch(_VERSION, name)
+        return cls(int(match[1]), match[2]) if match else None
+
+    @classmethod
+    def parse_file(cls, name: str) -> VersionName | None:
+        """The version whose text is in the file `name`; None if it has another form."""
+        match = re.fullmatch(_VERSION_FILE, name)
+        return cls(int(match[1]), match[2]) if match else None
+
+
+def is_session(name: str) -> bool:
+    """Whether `name` has the form of a session's id: ``s<16 hex>``."""
+    return re.fullmatch(_SESSION, name) is not None
+
+
+class EndedSession(NamedTuple):
+    """A session that has ended: ``<id>~<end>``."""
+
+    id: str
+    end: int  # milliseconds since 1970, by the clock of the host that ended it
+
+    def __str__(self) -> str:
+        return f"{self.id}~{self.end}"
+
+    @classmethod
+    def parse(cls, name: str) -> EndedSession | None:
+        """The ended session that `name` stands for; None if it has another form."""
+        match = re.fullmatch(_ENDED_SESSION, name)
+        return cls(match[1], int(match[2])) if match else None
+
+
 class Layout:
     """The paths of one cache. Its root is stored as an absolute path."""
 
@@ -466,7 +522,25 @@ class Layout:
         self.transfers = f"{self.control}/transfers"  # created when the first fetch ends
         self.pins = f"{self.control}/pins"  # created by the first pin
         self.cleanings = f"{self.control}/cleanings"  # created by the first clean that removes something
+        self.sessions = f"{self.control}/sessions"  # created by the first session
+        self.ended_sessions = f"{self.sessions}/gone"
         self.tag_file = f"{self.root}/{TAG_NAME}"
+
+    def session(self, id: str) -> str:
+        """The directory of a session."""
+        return f"{self.sessions}/{id}"
+
+    def session_at(self, path: str) -> str | None:
+        """The id of the session whose view is `path`, or contains it; None for other paths. Need not be there.
+
+        As for `within`, a relative path is not resolved. A link to the view is.
+        """
+        for text in (os.path.abspath(path), os.path.realpath(path)) if os.path.isabs(path) else ():
+            root, mark, inner = text.partition(f"/{CONTROL}/sessions/")
+            id, _, below = inner.partition("/")
+            if mark and is_session(id) and below.partition("/")[0] == VIEW:
+                return id if os.path.realpath(root) == os.path.realpath(self.root) else None
+        return None
 
     def item(self, key: str) -> str:
         """The lock directory of an item."""
@@ -502,11 +576,12 @@ class Layout:
 
 
 def cache_of(path: str) -> str | None:
-    """The root of the cache that `path`, by its form, belongs to; None if it is not a path in an item."""
+    """The root of the cache that `path`, by its form, belongs to; None if it is not a path in an item or a view."""
     if not os.path.isabs(path):
         return None
-    root, mark, inner = os.path.abspath(path).partition(f"/{CONTROL}/items/")
-    return root if mark and Layout(root).within(f"{root}{mark}{inner}") else None
+    root, mark, _ = os.path.abspath(path).partition(f"/{CONTROL}/")
+    layout = Layout(root)
+    return root if mark and (layout.within(path) or layout.session_at(path)) else None
 
 
 def is_of_verification(name: str) -> bool:
@@ -520,10 +595,12 @@ PAYLOAD = "payload"
 ITEM_FILE = "item.json"
 TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
+#: The directory of links in a session that shows what it holds.
+VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.
-MADE_LATER = ("transfers", "pins", "cleanings")
+MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone")
 
 #: All names in the control directory.
 IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})

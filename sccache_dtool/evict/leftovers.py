@@ -10,13 +10,12 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import HolderName, TrashName, WorkName, understood
+from sccache_dtool.disk.names import PROBE, HolderName, TrashName, WorkName, understood
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import downloads
-from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 

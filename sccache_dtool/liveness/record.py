@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from sccache_dtool.liveness.job import Job
 
 
+class Membership(NamedTuple):
+    """That a holder holds leases for a session."""
+
+    session: str  # its id
+    lock_owner: str | None = None  # of a lock that was taken by itself: who asked for it, as they called themselves
+    item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
+
+
 class HolderRecord(NamedTuple):
     """What a holder says of itself. Written by others: for showing and judging, never trusted further."""
 
@@ -29,6 +37,7 @@ class HolderRecord(NamedTuple):
     since: str
     job: Job | None = None
     between: tuple[Process, ...] = ()  # see `Owner.between`
+    session: Membership | None = None
 
     def __str__(self) -> str:
         owner = Owner(self.kind, self.process, self.name, self.command, self.job)
@@ -54,6 +63,7 @@ class HolderRecord(NamedTuple):
             since=str(fields.get("since", "?")),
             job=job,
             between=_between(process, fields["between"]) if "between" in fields else (),
+            session=_membership(fields),
         )
 
 
@@ -69,6 +79,13 @@ def _is_whole(kind: Kind, process: Process | None, job: Job | None, name: object
 def _is_lifetime(ttl: object) -> bool:
     """Whether it is a number of seconds that the program writes; NaN and what no float holds are not."""
     return ttl is None or (isinstance(ttl, int | float) and not isinstance(ttl, bool) and 0 <= ttl <= LONGEST)
+
+
+def _membership(fields: Mapping[str, Any]) -> Membership | None:
+    if "session" not in fields:
+        return None
+    owner, item = (None if fields.get(name) is None else str(fields[name]) for name in ("lock_owner", "item"))
+    return Membership(str(fields["session"]), owner, item)
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:
@@ -93,11 +110,13 @@ def _between(process: Process | None, pairs: object) -> tuple[Process, ...]:
     return tuple(filter(None, found))
 
 
-def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = None) -> str:
+def encode(
+    owner: Owner, ttl: float | None, clock: Clock, item: str | None = None, session: Membership | None = None
+) -> str:
     """The record of a holder; HolderRecord.decode reads it.
 
     `item`: the key of the only item that it will hold, for scripts that end its lease without a scan (`samples/`): they
-    need its digits, and a name might not fit.
+    need its digits, and a name might not fit. `session`: for which session it holds leases.
     """
     fields: dict[str, Any] = {
         "kind": owner.kind.title,
@@ -112,6 +131,9 @@ def encode(owner: Owner, ttl: float | None, clock: Clock, item: str | None = Non
         fields["between"] = [[one.pid, one.start] for one in owner.between] or None
     if owner.job is not None:
         fields |= owner.job.fields() | {"item": item and item[:32]}
+    if session is not None:
+        digits = session.item and session.item[:32]
+        fields |= {"session": session.session, "lock_owner": session.lock_owner, "item": digits or fields.get("item")}
     return records.encode(fields | {"command": owner.command or None})
 
 

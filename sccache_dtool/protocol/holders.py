@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.disk import names
-from sccache_dtool.disk.names import HolderName
+from sccache_dtool.disk.names import PROBE, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
 from sccache_dtool.liveness.process import Myself
-from sccache_dtool.liveness.record import HolderRecord, encode
+from sccache_dtool.liveness.record import HolderRecord, Membership, encode
 from sccache_dtool.protocol.store import Store
 
 #: Heartbeats in a lifetime, at least: five may fail.
@@ -42,9 +42,6 @@ _WHOLE_SECOND = 10**9
 #: The same where times are kept in whole seconds, or in every other one (FAT).
 _COARSE_TICK = 2.05
 
-#: What the names of probes begin with: a listing that is proof makes one in `holders/`, for a moment.
-PROBE = "probe-"
-
 
 class _Times(NamedTuple):
     """When something was done, in seconds by the clock since boot and by the wall clock."""
@@ -56,14 +53,17 @@ class _Times(NamedTuple):
 class Holder:
     """A holder of this process, with its entry in `holders/`."""
 
-    def __init__(self, store: Store, owner: Owner, ttl: float | None, item: str | None = None) -> None:
+    def __init__(
+        self, store: Store, owner: Owner, ttl: float | None, item: str | None = None, session: Membership | None = None
+    ) -> None:
         """Enter a new holder; `ttl` is its lifetime in seconds, None for one that only its owner's end ends.
 
-        `item`: the key of the only item that it will hold.
+        `item`: the key of the only item that it will hold; `session`: the session for which it holds leases.
         """
         self.owner = owner
         self.ttl = ttl
         self._item = item
+        self._session = session
         self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
@@ -78,7 +78,7 @@ class Holder:
         self._shown = before = self._times()
         try:
             with contextlib.suppress(FileExistsError):  # the name is unique: the reply to a first request was lost
-                store.fs.put_record(encode(owner, ttl, store.clock, item), self._path(self._name))
+                store.fs.put_record(self._record(ttl), self._path(self._name))
             if ttl is not None:
                 # From here on the end is reckoned on the file system's clock, carried forward by this host's clock.
                 self._ahead = store.fs.lstat(self._path(self._name)).st_mtime - before.boot
@@ -222,7 +222,7 @@ class Holder:
             new = HolderName(self._name.id, self._name.beats + 1, min(self._next_end(now, ttl), _LATEST))
             try:
                 with contextlib.suppress(FileExistsError):  # as for the first one
-                    self._store.fs.put_record(encode(self.owner, ttl, self._store.clock, self._item), self._path(new))
+                    self._store.fs.put_record(self._record(ttl), self._path(new))
             except OSError as error:
                 do_without(f"the lifetime of leases cannot be changed ({error.strerror})")
                 return
@@ -234,6 +234,9 @@ class Holder:
                     self.lost = True  # otherwise it was done, and the reply lost
         if self._retired:  # as in `beat`
             self._leave()
+
+    def _record(self, ttl: float | None) -> str:
+        return encode(self.owner, ttl, self._store.clock, self._item, self._session)
 
     def _next_end(self, now: _Times, ttl: float | None) -> int:
         return 0 if ttl is None else int(self._ahead + now.boot + ttl)
@@ -360,7 +363,7 @@ class HolderList(NamedTuple):
         Before such a create an NFS v3 client may hide a holder made in the same clock tick, and stay wrong. The
         created name's time is the file system's present time.
         """
-        with _probe(store) as probe:
+        with probing(store, store.layout.holders) as probe:
             return cls._list(store, store.fs.lstat(probe).st_mtime)
 
     @classmethod
@@ -371,7 +374,7 @@ class HolderList(NamedTuple):
         in the directory is a missing holder really missing. What changes in the same tick as `before` cannot be seen,
         so that the listing begins in a later one.
         """
-        with _probe(store) as probe:
+        with probing(store, store.layout.holders) as probe:
             before = store.fs.changed(store.layout.holders)
             store.clock.sleep(_TICK if before % _WHOLE_SECOND else _COARSE_TICK)
             listing = cls._list(store, store.fs.lstat(probe).st_mtime)
@@ -399,9 +402,9 @@ class HolderList(NamedTuple):
 
 
 @contextlib.contextmanager
-def _probe(store: Store) -> Iterator[str]:
-    """A name in `holders/`, for a moment."""
-    path = f"{store.layout.holders}/{PROBE}{names.unique()}"
+def probing(store: Store, directory: str) -> Iterator[str]:
+    """A name in a directory, for a moment: a listing made meanwhile shows what was there before. Yields its path."""
+    path = f"{directory}/{PROBE}{names.unique()}"
     with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
         store.fs.put_record("probe", path)
     try:

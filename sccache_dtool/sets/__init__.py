@@ -1,0 +1,1 @@
+"""Many items at once: sessions, and the locks and sets in them."""
