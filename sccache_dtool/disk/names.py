@@ -47,7 +47,7 @@ _CLEANING = (
 )
 _SESSION = r"s[0-9a-f]{16}"
 _VERSION = r"now~([0-9]{1,12})~([0-9a-f]{16})"
-_VERSION_FILE = r"data-([0-9]{1,12})-([0-9a-f]{16})\.json"
+_VERSION_FILE = r"data-([0-9]{1,12})-([0-9a-f]{16})-([0-9a-f]{16}|first)\.json"
 _ENDED_SESSION = rf"({_SESSION})~([0-9]{{1,15}})"
 _ESCAPED = "[%~/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _ESCAPES = r"(?:%[0-9A-F]{2})+"
@@ -457,7 +457,7 @@ class OutcomeName(NamedTuple):
 
 
 class VersionName(NamedTuple):
-    """Which version of a table is in force: ``now~<number>~<random>`` stands for ``data-<number>-<random>.json``."""
+    """Which version of a table is in force: ``now~<number>~<random>``. Its text is in a VersionFile."""
 
     number: int  # how often the table was written, the first time included
     random: str
@@ -465,22 +465,32 @@ class VersionName(NamedTuple):
     def __str__(self) -> str:
         return f"now~{self.number}~{self.random}"
 
-    @property
-    def file(self) -> str:
-        """The name of the file with the text of this version."""
-        return f"data-{self.number}-{self.random}.json"
-
     @classmethod
     def parse(cls, name: str) -> VersionName | None:
         """The version that `name` says is in force; None if it has another form."""
         match = re.fullmatch(_VERSION, name)
         return cls(int(match[1]), match[2]) if match else None
 
+
+class VersionFile(NamedTuple):
+    """The file with the text of a version: ``data-<number>-<random>-<random of the one before, or "first">.json``."""
+
+    version: VersionName
+    after: str = "first"
+
+    def __str__(self) -> str:
+        return f"data-{self.version.number}-{self.version.random}-{self.after}.json"
+
+    @property
+    def before(self) -> VersionName:
+        """The version that this one replaces, or would replace."""
+        return VersionName(self.version.number - 1, self.after)
+
     @classmethod
-    def parse_file(cls, name: str) -> VersionName | None:
+    def parse(cls, name: str) -> VersionFile | None:
         """The version whose text is in the file `name`; None if it has another form."""
         match = re.fullmatch(_VERSION_FILE, name)
-        return cls(int(match[1]), match[2]) if match else None
+        return cls(VersionName(int(match[1]), match[2]), match[3]) if match else None
 
 
 def is_session(name: str) -> bool:
@@ -524,6 +534,8 @@ class Layout:
         self.cleanings = f"{self.control}/cleanings"  # created by the first clean that removes something
         self.sessions = f"{self.control}/sessions"  # created by the first session
         self.ended_sessions = f"{self.sessions}/gone"
+        self.lots = f"{self.control}/lots"  # created by the first lot
+        self.reported_usage = f"{self.lots}/reported"
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def session(self, id: str) -> str:
@@ -600,7 +612,7 @@ VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.
-MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone")
+MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone", "lots", "lots/reported")
 
 #: All names in the control directory.
 IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})
