@@ -79,5 +79,5 @@ def paths(key: str, facts: ItemFacts) -> Iterator[tuple[str, str]]:
     if facts.name:
         yield NAME, f"{NAME}{facts.name}"
     if facts.source:  # the first one; what follows are steps, or further sources
-        yield "", facts.source[0]
+        yield "", facts.source[0].removeprefix("file:")
     yield USER, f"{USER}{facts.user}"

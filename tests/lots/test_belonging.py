@@ -40,6 +40,11 @@ def test_the_first_kind_that_is_claimed_decides(without: int) -> None:
     assert found.of(KEY, FACTS) == next(iter(left), DEFAULT)
 
 
+def test_a_local_source_is_a_plain_path() -> None:
+    """A claim on a directory would not hold for what was fetched from it."""
+    assert Belonging(lots(a="/data/refs"), 0.0).of(KEY, ItemFacts(source=("file:/data/refs/x",))) == "a"
+
+
 def test_what_nobody_claims_is_of_the_default_lot() -> None:
     """It would be in no report."""
     found = Belonging(lots(a="user:bob", b="/data", c="dataset:12345"), 0.0)
