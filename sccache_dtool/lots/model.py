@@ -441,6 +441,8 @@ def _narrower(child: Lot, lot: Lot) -> dict[str, Any]:
 def _check_values(lot: Lot) -> None:
     if not lot.name or len(lot.name) > LONGEST_NAME or not lot.name.isprintable() or "/" in lot.name:
         raise UsageError(f"{lot.name[:LONGEST_NAME]!r} cannot be the name of a lot")
+    if not lot.owner.isprintable():
+        raise UsageError(f"lot {lot.name!r}: {lot.owner!r} cannot be an owner")
     if not lot.parents:
         raise UsageError(f"lot {lot.name!r} has no parent; a root has itself as parent")
     for name in LIMITS:
