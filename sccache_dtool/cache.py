@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from sccache_dtool.policy.totals import Spared, Sums
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
+    from sccache_dtool.protocol.sessions import SessionFacts
+    from sccache_dtool.sets.handle import Access, DataSet, Session
+    from sccache_dtool.sets.locks import Lock
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -376,6 +379,88 @@ class Cache:
         May be called from a signal handler. What another thread is about to use is leased again, by another holder.
         """
         program.forget(self._layout)
+
+    # -- sessions and locks ------------------------------------------------------------------------------------------
+
+    def create_session(
+        self,
+        data_set: DataSet,
+        *,
+        owner: Owner | None = None,
+        label: str = "",
+        ttl: float | None = None,
+        id: str | None = None,
+    ) -> Session:
+        """Create a session: a list of items with the path of each, on which locks can be taken until it is deleted.
+
+        `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched. The session
+        ends at the latest with its `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is
+        a context manager that deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
+        """
+        from sccache_dtool.sets import sessions
+        from sccache_dtool.sets.handle import Session
+
+        self._store_for_use()
+        access = self._access()
+        entries = access.entries(data_set)
+        id = id or sessions.new_id()
+        holder = self.enter(owner or self.owner(f"pid:{os.getpid()}"), ttl, session=Membership(id))
+        try:
+            sessions.create(access.store, holder, entries, label=label, id=id)
+        except BaseException:
+            holder.retire()
+            raise
+        return Session(access, id)
+
+    def session(self, id: str) -> Session:
+        """The session with this id. Raises NoSession, which is a UsageError, if there is none."""
+        from sccache_dtool.sets.handle import Session
+
+        session = Session(self._access(), id)
+        _ = session.facts
+        return session
+
+    def sessions(self) -> list[SessionFacts]:
+        """All sessions."""
+        from sccache_dtool.sets import sessions
+
+        return list(sessions.listing(self.store))
+
+    def locks(
+        self,
+        *,
+        session: str | None = None,
+        item: str | None = None,
+        owner: str | None = None,
+        user: str | None = None,
+        host: str | None = None,
+        job: str | None = None,
+        state: str | None = None,
+    ) -> list[Lock]:
+        """The locks, which are all leases, that match all arguments that are given. `item`: its key.
+
+        `owner`: as whoever took it called themselves. With a session or an item, only the items concerned are looked
+        at, otherwise the whole cache.
+        """
+        from sccache_dtool.sets import locks
+
+        access = self._access()
+        wanted = locks.Filter(session, item, owner, user, host, job, state)
+        return locks.listing(access.store, wanted, access.unsettled)
+
+    def _access(self) -> Access:
+        from sccache_dtool.sets.handle import Access
+
+        def acquire(holder: Holder, wanted: Request, wait: float | None) -> Lease:
+            return self.acquire(holder, wanted, UseOptions(wait=wait))
+
+        def unsettled() -> list[Item]:
+            from sccache_dtool.evict import single
+
+            with self._pool() as pool:
+                return single.unsettled(self.store, pool)
+
+        return Access(self.store, self.wanted, acquire, unsettled)
 
     # -- finding an item ---------------------------------------------------------------------------------------------
 

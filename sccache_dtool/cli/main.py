@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from sccache_dtool import __version__, log
-from sccache_dtool.cli.options import Invocation, common_options, invocation
+from sccache_dtool.cli.options import Invocation, common_options, explained, invocation
 from sccache_dtool.cli.output import cannot_write_result
 from sccache_dtool.disk.names import CONTROL
 from sccache_dtool.errors import CacheError, Exit, did_you_mean, explain, translate
@@ -28,6 +28,8 @@ _GROUPS = {
         "unuse": "use",
         "run": "use",
         "renew": "use",
+        "session": "session",
+        "lock": "lock",
         "locate": "transfers",
         "loaders": "transfers",
     },
@@ -59,12 +61,6 @@ _GROUPS = {
 }
 _MODULES = {name: module for group in _GROUPS.values() for name, module in group.items()}
 
-#: What the types of options mean, for the help of each command that has them.
-_UNITS = {
-    "TIME": "TIME is a number with a unit: s, m, h, d or w.",
-    "SIZE": "SIZE is a number of bytes, or a number with a unit: kB, MB, GB, TB, PB, or KiB, MiB, GiB, TiB, PiB.",
-}
-
 #: Longest summary of a command in the help, in characters, with its full stop.
 _SUMMARY = 61
 
@@ -89,9 +85,7 @@ class Commands(click.Group):
 
         command = getattr(import_module(f"sccache_dtool.cli.{_MODULES[cmd_name]}"), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
-        used = {option.type.name for option in command.params}
-        command.epilog = " ".join(text for name, text in _UNITS.items() if name in used) or None
-        return command
+        return explained(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, one section for each group, in columns of the same width."""

@@ -15,7 +15,7 @@ from sccache_dtool import log
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import Output
 from sccache_dtool.disk import root
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import CacheError, UsageError, did_you_mean
 from sccache_dtool.policy.thresholds import parse_entries_mark, parse_limit, parse_mark
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
@@ -49,6 +49,41 @@ UNTIL = Quantity("WHEN", parse_until)
 
 #: Watermarks for bytes, and for files and directories.
 MARK, FILES_MARK = Quantity("MARK", parse_mark), Quantity("MARK", parse_entries_mark)
+
+
+#: What the types of options mean, for the help of each command that has them.
+_UNITS = {
+    "TIME": "TIME is a number with a unit: s, m, h, d or w.",
+    "SIZE": "SIZE is a number of bytes, or a number with a unit: kB, MB, GB, TB, PB, or KiB, MiB, GiB, TiB, PiB.",
+}
+
+
+def explained(command: click.Command) -> click.Command:
+    """The command, whose help says what the types of its options mean."""
+    used = {option.type.name for option in command.params}
+    command.epilog = " ".join(text for name, text in _UNITS.items() if name in used) or None
+    return command
+
+
+class Actions(click.Group):
+    """A command with actions, such as `session`: its help lists them in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all actions."""
+        return list(self.commands)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The action of that name; None if there is none."""
+        found = super().get_command(ctx, cmd_name)
+        return found and explained(found)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As in click, but the error for an unknown action suggests similar names."""
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such action {args[0]!r}{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
 @dataclass

@@ -19,14 +19,20 @@ from sccache_dtool.disk.names import (
     IN_CONTROL,
     ITEM_FILE,
     PAYLOAD,
+    PROBE,
     TAG_NAME,
+    VIEW,
     CheckedName,
     CleaningName,
+    EndedSession,
+    Generation,
     HolderName,
     KeptName,
     Layout,
     OutcomeName,
     PinName,
+    VersionFile,
+    VersionName,
     is_of_verification,
     is_outcomes,
     only_if,
@@ -46,9 +52,10 @@ from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import downloads
-from sccache_dtool.protocol.leases import Held
+from sccache_dtool.protocol import downloads, sessions
+from sccache_dtool.protocol.leases import Held, Place
 from sccache_dtool.protocol.reaping import Reaped
+from sccache_dtool.protocol.sessions import Entry
 from sccache_dtool.protocol.store import Store
 
 #: What an NFS client makes of a file that was deleted while a process of its host had it open.
@@ -84,6 +91,7 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
         *permissions.of_cache(),
         *_in_items(store, [item for suspects, _ in parts for item in suspects], permissions),
         *_left_behind(store, settings, pool, unsettled),
+        *_in_sessions(store),
     ]
     for _, message in dict.fromkeys(log.messages):
         if isinstance(message, Oddity):
@@ -189,6 +197,15 @@ def _look_at_made_later(store: Store) -> None:
         list(understood(path, found, parse, what, store.log))
         for name in filter(is_outcomes, found if path == store.layout.transfers else ()):
             _report_unknown_in(store, f"{path}/{name}", (), OutcomeName.parse)
+    _report_unknown_in(store, store.layout.ended_sessions, (), EndedSession.parse)
+    for id in sessions.ids(store):
+        _report_unknown_in(store, store.layout.session(id), (GATE, VIEW), _is_of_table)
+    _report_unknown_in(store, store.layout.lots, ("reported",), _is_of_table)
+    _report_unknown_in(store, store.layout.reported_usage, (), _is_of_table)
+
+
+def _is_of_table(name: str) -> bool:
+    return bool(VersionName.parse(name) or VersionFile.parse(name) or name.startswith(PROBE))
 
 
 def _report_unknown_in(
@@ -271,6 +288,28 @@ def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
         yield
 
 
+def _in_sessions(store: Store) -> Iterator[Finding]:
+    """Links that a view lacks: a purge of the file system removes them by their age, and knows nothing of leases."""
+    for facts in sessions.listing(store):
+        view = sessions.view_path(store.layout, facts.id)
+        with Expected(GONE):
+            store.fs.names(view)
+            for entry in facts.entries if not facts.has_ended else ():
+                path, link = f"{view}{entry.mount}", _link_of(store, entry)
+                if link is not None and not _is_there(store, path):
+                    make = partial(sessions.make_links, store, view, {entry.mount[1:]: link})
+                    yield Finding(path, "missing in the view of a set that is held", make, "makes the link again")
+
+
+def _link_of(store: Store, entry: Entry) -> str | None:
+    """What a view shows for an entry, if the set holds it."""
+    generation = Generation.parse(entry.generation or "")
+    if entry.item is None or entry.lease is None or generation is None:
+        return None
+    payload = items.payload_name(store, entry.item, generation)
+    return payload and Place.of(store.layout, entry.item, str(generation), payload).payload
+
+
 def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Item]) -> Iterator[Finding]:
     for leftover in list(Cleaner(store, settings, pool).leftovers(unsettled)):
         if _is_there(store, leftover.path):  # otherwise a cleaning under way, or its own process, has put it away
@@ -284,6 +323,9 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
     if not reaped.leases:
         for holder, evidence in reaped.holders:
             yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
+    for id, evidence in reaped.sessions:
+        what = f"a session of a dead holder: {evidence}"
+        yield Finding(store.layout.session(id), what, partial(must_end, id), "ends it")
 
 
 def _is_there(store: Store, path: str) -> bool:
@@ -301,7 +343,7 @@ def _path_of(store: Store, held: Held) -> str:
 
 
 def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
-    """Ends the lease at a path, or the holder of an id. Raises FileNotFoundError if others were first.
+    """Ends the lease at a path, or the holder or session of an id. Raises FileNotFoundError if others were first.
 
     One reaping repairs many findings: it looks at the whole cache, so that one for each would be too many.
     """
@@ -311,7 +353,7 @@ def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
         with pool:
             done = single.reap(store, pool)
         leases = (_path_of(store, judged.held) for judged in done.leases)
-        return frozenset((*leases, *(holder for holder, _ in done.holders))), done
+        return frozenset((*leases, *(name for name, _ in (*done.holders, *done.sessions)))), done
 
     def must_end(name: str) -> None:
         ended, done = reap()

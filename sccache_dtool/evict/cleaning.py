@@ -37,9 +37,10 @@ from sccache_dtool.policy.rules import (
 )
 from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import downloads, program
+from sccache_dtool.protocol import downloads, program, sessions
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
+from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
 
 
@@ -65,8 +66,9 @@ class Cleaner:
         now = self._store.clock.wall() + ahead
         rules, sifted = self._sift(rules, now)
         left = self.loose()
+        of_sessions = list(sessions.listing(self._store))
         with open_judge(self._store, dry_run=True) as judge:
-            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True)
+            reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True, open_sessions=of_sessions)
         drift = 0.0 if judge.listing.now is None else judge.listing.now + ahead - now
         plan = self._plan(sifted, rules, now, reaped, left, drift)
         return plan._replace(trashed=self._trashed_after(plan, keep_for, now)), reaped
@@ -84,12 +86,13 @@ class Cleaner:
         rules, sifted = self._sift(rules, now)
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
-        quiet = self._quiet(sifted, rules, now, left, works)
+        of_sessions = list(sessions.listing(store))
+        quiet = self._quiet(sifted, rules, now, left, works, of_sessions)
         if quiet is not None:
             return quiet
         self._pool.start_helpers_for(sifted.eligible)
         with only_cleaner(store), self._worker_if_room() as holder, open_judge(store) as judge:
-            reaped = single.end_leases(store, judge, sifted.unsettled)
+            reaped = single.end_leases(store, judge, sifted.unsettled, open_sessions=of_sessions)
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             finder = Leftovers(store, judge, purge_follows=True, keep_downloads=not rules.everything)
             leftovers = list(finder.find(copies, works))
@@ -123,12 +126,12 @@ class Cleaner:
                 "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(options)
-        leased = single.unsettled(store, self._pool)
+        leased, of_sessions = single.unsettled(store, self._pool), list(sessions.listing(store))
         self._pool.start_helpers_for(planned.remove)
         there = {one.path: one for one in self.loose().files} if any(one.loose for one in planned.remove) else {}
         with only_cleaner(store), self._worker_if_room() as holder:
             with open_judge(store) as judge:
-                reaped = single.end_leases(store, judge, leased)
+                reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
             pinned = pins.pinned(store, now)
             weighed = plan_file.weigh(store, planned.remove, pinned, exclude, there, self._pool)
@@ -264,7 +267,13 @@ class Cleaner:
         return plan._replace(unmatched_directories=left.unmatched)
 
     def _quiet(
-        self, sifted: Sifted, rules: Rules, now: float, left: LooseFiles, works: Sequence[str]
+        self,
+        sifted: Sifted,
+        rules: Rules,
+        now: float,
+        left: LooseFiles,
+        works: Sequence[str],
+        of_sessions: Sequence[SessionFacts],
     ) -> Cleaned | None:
         """What is to be told if there is nothing to do at all: nothing to remove, reap or tidy. Writes nothing."""
         store = self._store
@@ -277,7 +286,7 @@ class Cleaner:
         with open_judge(store, glance=True) as judge:
             held = tuple(judge.lease(one) for item in sifted.unsettled for one in item.held)
             verdicts = [one.verdict for one in held]
-            verdicts += [judge.holder(id)[1] for id in judge.listing.present]
+            verdicts += [judge.holder(id)[1] for id in (*judge.listing.present, *(one.holder for one in of_sessions))]
             copies = (copy for item in sifted.unsettled for copy in item.copies)
             untidy = any(True for _ in Leftovers(store, judge, purge_follows=True).find(copies, works))
         if untidy or judge.listing.unknown_names or any(verdict.state is not State.ALIVE for verdict in verdicts):

@@ -15,7 +15,7 @@ from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
 from sccache_dtool.oddity import Fate
-from sccache_dtool.protocol import downloads
+from sccache_dtool.protocol import downloads, sessions
 from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 
@@ -35,6 +35,10 @@ class Leftover(NamedTuple):
     path: str
     what: str
     put_away: Callable[[], object]  # safe to call twice, and at the same time as another's call
+
+
+def _is_probe(name: str) -> bool:
+    return name.startswith(PROBE)
 
 
 class Leftovers:
@@ -65,6 +69,7 @@ class Leftovers:
             yield from self._half_removed()
         yield from self._gone_holders(busy)
         yield from self._probes()
+        yield from self._sessions()
         yield from self._elections()
 
     def _closed(self, copy: Copy) -> Leftover:
@@ -128,8 +133,32 @@ class Leftovers:
     def _probes(self) -> Iterator[Leftover]:
         for text in self._store.fs.names(self._store.layout.holders):
             path = f"{self._store.layout.holders}/{text}"
-            if text.startswith(PROBE) and self._is_old(path):
+            if _is_probe(text) and self._is_old(path):
                 yield Leftover(path, "left by an interrupted listing", partial(self._store.fs.unlink, path))
+
+    def _sessions(self) -> Iterator[Leftover]:
+        """Sessions whose deletion was interrupted, and what is left of those that ended more than a day ago."""
+        store, layout = self._store, self._store.layout
+        for facts in sessions.listing(store):
+            path = layout.session(facts.id)
+            if facts.has_ended:
+                finish = partial(self._finish_deletion, facts.id)
+                yield Leftover(path, "a session whose deletion was interrupted", finish)
+        for one in sessions.ended(store):
+            path = f"{layout.ended_sessions}/{one}"
+            if self._judge.now - one.end / 1000 > OLD:
+                yield Leftover(path, "a session that has ended", partial(store.fs.remove_tree, path))
+        for directory in (layout.sessions, *map(layout.session, sessions.ids(store))):
+            with Expected(GONE):
+                found = store.fs.names_if_any(directory)
+                for text in filter(_is_probe, found):
+                    path = f"{directory}/{text}"
+                    if self._is_old(path):
+                        yield Leftover(path, "left by an interrupted listing", partial(store.fs.unlink, path))
+
+    def _finish_deletion(self, session: str) -> None:
+        if sessions.has_ended(self._store, session):  # the listing was only a hint
+            sessions.delete(self._store, session)
 
     def _elections(self) -> Iterator[Leftover]:
         """Claims of flufl.lock are of use for seconds; a lock's time lies in the future while it is held."""

@@ -13,9 +13,10 @@ from sccache_dtool.evict import audit, execution, trash
 from sccache_dtool.evict.leftovers import RESTORING, Leftovers
 from sccache_dtool.liveness import caller
 from sccache_dtool.pool import Pool
-from sccache_dtool.protocol import program, reaping
+from sccache_dtool.protocol import program, reaping, sessions
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.reaping import Judge, Judged, Reaped, open_judge
+from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
 
 
@@ -41,10 +42,13 @@ def end_leases(
     dry_run: bool = False,
     everybody: bool = True,
     also: Collection[str] = (),
+    open_sessions: Iterable[SessionFacts] = (),
 ) -> Reaped:
     """End the leases on `found` whose holders are proved dead, as `reaping.reap` does. Failures are logged."""
     held = [one for item in found for one in item.held]
-    reaped = reaping.reap(store, judge, held, dry_run=dry_run, everybody=everybody, also=also)
+    reaped = reaping.reap(
+        store, judge, held, dry_run=dry_run, everybody=everybody, also=also, open_sessions=open_sessions
+    )
     for failure in reaped.failed:
         store.log.warning(failure)
     if not dry_run:
@@ -52,6 +56,8 @@ def end_leases(
             store.log.debug(f"ended the lease of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}")
         for holder, evidence in reaped.holders:
             store.log.info(f"ended holder {holder}: {evidence}")
+        for session, evidence in reaped.sessions:
+            store.log.info(f"ended session {session}: {evidence}")
     return reaped
 
 
@@ -63,8 +69,9 @@ def reap(store: Store, pool: Pool, *, dry_run: bool = False, found: list[Item] |
     if not dry_run:
         _end_elections_of_the_dead(store)
     found = unsettled(store, pool) if found is None else found
+    of_sessions = list(sessions.listing(store))
     with open_judge(store, dry_run=dry_run) as judge:
-        return end_leases(store, judge, found, dry_run=dry_run)
+        return end_leases(store, judge, found, dry_run=dry_run, open_sessions=of_sessions)
 
 
 def _end_elections_of_the_dead(store: Store) -> None:
@@ -82,12 +89,16 @@ def reap_holder(store: Store, pool: Pool, holder: str, *, dry_run: bool = False)
     """End the leases of one holder, because a person says that it is gone. Raises UsageError if there is none."""
     found = unsettled(store, pool)
     leased = any(one.lease and one.lease.holder == holder for item in found for one in item.held)
+    of_sessions = list(sessions.listing(store))
     with open_judge(store, dry_run=dry_run) as judge:
-        if not leased and holder not in judge.listing.present:
+        of_session = any(facts.holder == holder for facts in of_sessions)
+        if not (leased or of_session) and holder not in judge.listing.present:
             raise UsageError(f"there is no holder {holder!r}", hint="`sc-dtool why ITEM` shows who holds an item")
         judge.declare_dead(holder, f"{caller.user_name()} says that it is gone")
         of_holder = [item._replace(copies=tuple(_only_of(holder, copy) for copy in item.copies)) for item in found]
-        return end_leases(store, judge, of_holder, dry_run=dry_run, everybody=False, also=[holder])
+        return end_leases(
+            store, judge, of_holder, dry_run=dry_run, everybody=False, also=[holder], open_sessions=of_sessions
+        )
 
 
 def remove(store: Store, key: str, keep_for: float) -> int:

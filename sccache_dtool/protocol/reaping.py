@@ -10,20 +10,21 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
-from sccache_dtool.clock import from_iso
+from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import REAPED, HolderName
+from sccache_dtool.disk.names import REAPED, HolderName, is_session
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import FORBIDDEN, FULL, explain
+from sccache_dtool.errors import FORBIDDEN, FULL, CacheError, explain
 from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.batch.query import JobStates
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
-from sccache_dtool.protocol import history, holders
+from sccache_dtool.protocol import history, holders, sessions
 from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.leases import Held, end
+from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
@@ -65,6 +66,7 @@ class Judge:
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
+        self._sessions: dict[str, str | None] = {}  # evidence that a session has ended; None: it has not
 
     @property
     def now(self) -> float:
@@ -138,6 +140,7 @@ class Judge:
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
+            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # what somebody has made up
             self._known[id] = self._judge_holder(id)
         return self._known[id]
 
@@ -155,7 +158,35 @@ class Judge:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             self._store.report(f"{self._store.layout.holders}/{name}", f"cannot be read ({reason})", Fate.ALIVE)
             return None, Verdict(State.UNKNOWN, f"its holder's record cannot be read ({reason})")
+        if record.session is not None and record.session.item is not None:
+            return record, self._of_lock(record.session.session)
         return record, self._decide(name, record)
+
+    def _of_lock(self, session: str) -> Verdict:
+        """A lock lives as long as its session, which lasts until it is deleted, or reaped because its holder is dead.
+
+        Like a missing holder, an ended session is proved after the leases were listed: whoever took a lock before that
+        has then been ended by its deletion, or cannot prove that the session is there.
+        """
+        if session not in self._sessions:
+            self._sessions[session] = self._end_of_session(session) if self.listing.is_proof else None
+        evidence = self._sessions[session]
+        if evidence is not None:
+            return Verdict(State.DEAD, evidence)
+        try:
+            facts = sessions.read(self._store, session)
+            state, evidence = self.holder(facts.holder)[1]
+        except (sessions.NoSession, OSError, Damaged) as error:
+            return Verdict(State.UNKNOWN, f"its session cannot be read ({error}); see sc-dtool reap")
+        if facts.has_ended or state is State.DEAD:
+            return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
+        return Verdict(state, f"of session {session}: {evidence}")
+
+    def _end_of_session(self, session: str) -> str | None:
+        if not is_session(session) or not sessions.has_ended(self._store, session):
+            return None
+        at = sessions.ended_at(self._store, session)
+        return "its session was deleted" if at is None else f"its session was deleted at {iso(at)}"
 
     def _missing(self, id: str) -> Verdict:
         """A holder that no listing shows has ended; one listing may miss a name that is renamed meanwhile."""
@@ -256,6 +287,7 @@ class Reaped(NamedTuple):
     leases: tuple[Judged, ...]
     holders: tuple[tuple[str, str], ...]  # id, and the evidence
     failed: tuple[str, ...]
+    sessions: tuple[tuple[str, str], ...] = ()  # the same
 
 
 def reap(
@@ -266,11 +298,12 @@ def reap(
     dry_run: bool,
     everybody: bool = True,
     also: Collection[str] = (),
+    open_sessions: Iterable[SessionFacts] = (),
 ) -> Reaped:
-    """End the leases in `held` of every holder that is proved dead, and revoke such holders.
+    """End the leases in `held` of every holder that is proved dead, revoke such holders, and delete their sessions.
 
-    `everybody`: judge all holders, those too that have no lease in `held`; otherwise those in `also`. `held` must have
-    been listed before the judge was made: a newer lease's holder would be missing in its list.
+    `everybody`: judge all holders, those too that have no lease in `held`; otherwise those in `also`. `held` and
+    `open_sessions` must have been listed before the judge was made: a newer one's holder would be missing in its list.
     """
     listing = judge.listing
     listed = [one for one in held if one.lease]
@@ -298,7 +331,17 @@ def reap(
         except OSError as error:
             reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
-    return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed))
+    over: dict[str, str] = {}
+    for facts in open_sessions:
+        _, verdict = judge.holder(facts.holder)
+        if not (everybody or facts.holder in also) or verdict.state is not State.DEAD:
+            continue
+        try:
+            if dry_run or (judge.revoke(facts.holder) and sessions.delete(store, facts.id, REAPED).by_this_call):
+                over[facts.id] = verdict.evidence
+        except (OSError, CacheError) as error:
+            failed.append(f"cannot end session {facts.id}: {error}")
+    return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed), tuple(over.items()))
 
 
 def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:

@@ -133,9 +133,9 @@ class SessionFacts(NamedTuple):
         )
 
     @classmethod
-    def decode(cls, id: str, version: VersionName, text: str, has_ended: bool) -> SessionFacts:
-        """Raises Damaged for anything that no session writes."""
-        fields = records.decode_document(text)
+    def of_version(cls, id: str, version: versions.Version) -> SessionFacts:
+        """What was read of a session. Raises Damaged for anything that no session writes."""
+        fields = records.decode_document(version.text)
         if fields.get("format") != 1:
             raise Damaged("not the data set of a session")
         told = (str(fields.get(name, "?")) for name in ("label", "owner", "user", "holder", "created"))
@@ -144,7 +144,7 @@ class SessionFacts(NamedTuple):
         if not (isinstance(entries, list) and isinstance(detached, list)):
             raise Damaged("not the data set of a session")
         decoded = tuple(map(Entry.decode, entries)), tuple(map(Entry.decode, detached))
-        return cls(id, label, owner, user, holder, created, *decoded, version, has_ended)
+        return cls(id, label, owner, user, holder, created, *decoded, version.name, GATE not in version.beside)
 
 
 def new_id() -> str:
@@ -201,7 +201,8 @@ def create(
     try:
         fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
         if links is not None:
-            _make_view(store, f"{area}/{VIEW}", links)
+            fs.mkdir(f"{area}/{VIEW}", shared=layout.shared)
+            make_links(store, f"{area}/{VIEW}", links)
         version = versions.begin(store, area, facts.encode())
         _put_in_place(store, area, id, version)
     except BaseException:
@@ -230,10 +231,12 @@ def _put_in_place(store: Store, area: str, id: str, version: VersionName) -> Non
             fs.make_dirs(store.layout.ended_sessions, shared=store.layout.shared)
 
 
-def _make_view(store: Store, view: str, links: Mapping[str, str]) -> None:
-    """Make relative links to payloads, so that they are right on every host, wherever the cache is mounted."""
+def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
+    """Make links to payloads in a view; see `create`.
+
+    They are relative, so that they are right on every host, wherever the cache is mounted.
+    """
     fs, shared, control = store.fs, store.layout.shared, f"{store.layout.control}/"
-    fs.mkdir(view, shared=shared)
     made = {""}
     with fs.near(view):
         for path, payload in links.items():
@@ -243,7 +246,7 @@ def _make_view(store: Store, view: str, links: Mapping[str, str]) -> None:
             for depth in range(1, len(parts)):
                 above = "/".join(parts[:depth])
                 if above not in made:
-                    fs.mkdir(f"{view}/{above}", shared=shared)
+                    fs.make_dirs(f"{view}/{above}", shared=shared)
                     made.add(above)
             fs.symlink(f"{'../' * (len(parts) + 2)}{payload.removeprefix(control)}", f"{view}/{path}")
 
@@ -269,14 +272,14 @@ def read(store: Store, id: str) -> SessionFacts:
     raise NoSession(id, ended_at(store, id))
 
 
-def _read(store: Store, id: str) -> SessionFacts:
-    table = versions.read(store, store.layout.session(id))
-    return SessionFacts.decode(id, table.name, table.text, GATE not in table.beside)
+def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
+    return SessionFacts.of_version(id, versions.read(store, directory or store.layout.session(id)))
 
 
 def refresh(store: Store) -> None:
-    """Have the next look for a session be the server's answer."""
-    _touch(store, store.layout.sessions)
+    """Have the next look for a session be the server's answer, by a create of this host's own."""
+    with contextlib.suppress(OSError), probing(store, store.layout.sessions):  # otherwise the look must suffice
+        pass
 
 
 def ids(store: Store) -> list[str]:
@@ -303,6 +306,13 @@ def ended(store: Store) -> list[EndedSession]:
     return list(filter(None, map(EndedSession.parse, store.fs.names_if_any(store.layout.ended_sessions))))
 
 
+def listing_of_ended(store: Store) -> Iterator[SessionFacts]:
+    """What is still known of sessions that have ended."""
+    for one in ended(store):
+        with contextlib.suppress(OSError, Damaged):
+            yield _read(store, one.id, f"{store.layout.ended_sessions}/{one}")
+
+
 def ended_at(store: Store, id: str) -> float | None:
     """When a session was deleted, in seconds since 1970; None if nothing is known of it."""
     for again in (True, False):
@@ -312,6 +322,40 @@ def ended_at(store: Store, id: str) -> float | None:
         if again:
             _touch(store, store.layout.ended_sessions)
     return None
+
+
+# -- the proof that a session has not ended, or that it has ------------------------------------------------------------
+
+
+def prove_open(store: Store, id: str, lease: str) -> bool:
+    """Whether a session has not ended, asked after `lease` was taken for it: then its deletion ends that lease, too.
+
+    Entering its gate is the proof. Names in it guard nothing, so that one that a killed process leaves is harmless.
+    """
+    path = f"{store.layout.session(id)}/{GATE}"
+    for again in (True, False):
+        if gate.enter(store.fs, path, lease, "-"):
+            with Expected(GONE):
+                store.fs.unlink(f"{path}/{lease}")
+            return True
+        if again:
+            refresh(store)
+    return False
+
+
+def has_ended(store: Store, id: str) -> bool:
+    """Whether a session that was there has certainly ended: its name is missing, or its gate is.
+
+    It is proved by listings after creates of this host's own, never by a look-up.
+    """
+    fs, layout = store.fs, store.layout
+    fs.make_dirs(layout.sessions, shared=layout.shared)
+    with probing(store, layout.sessions):
+        if id not in fs.names(layout.sessions):
+            return True
+    with Expected(GONE), probing(store, layout.session(id)):
+        return GATE not in fs.names(layout.session(id))
+    return False  # it is moved just now: a later look proves it
 
 
 # -- deleting ----------------------------------------------------------------------------------------------------------
@@ -413,13 +457,23 @@ def _end_locks(store: Store, id: str, facts: SessionFacts | None, how: str) -> i
         with Expected(GONE):  # it was released, or revoked, meanwhile: then it is listed below
             store.fs.rename(f"{layout.holders}/{name}", f"{layout.gone}/{name}")
         locks[digits].add(name.id)
-    known = {name.id for name in found}
     # After `holders/`: another deleter or a reaper may have revoked a holder, and not yet ended its lease.
-    for text in store.fs.names(layout.gone):
-        if text.startswith(prefix) and (gone := HolderName.parse(text)) and gone.id not in known:
-            locks[_item_of(store, f"{layout.gone}/{gone}")].add(gone.id)
+    known = {name.id for name in found}
+    for name in _gone(store, prefix):
+        if name.id not in known:
+            locks[_item_of(store, f"{layout.gone}/{name}")].add(name.id)
     keys = {entry.item[:32]: entry.item for entry in (*facts.entries, *facts.detached) if entry.item} if facts else {}
     return sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
+
+
+def _gone(store: Store, prefix: str) -> list[HolderName]:
+    names = map(HolderName.parse, store.fs.names(store.layout.gone))
+    return [name for name in names if name and name.id.startswith(prefix)]
+
+
+def items_of_gone(store: Store, holder: str) -> set[str]:
+    """The digits of the item that a lock is on whose holder was revoked; none if it is not known any more."""
+    return {_item_of(store, f"{store.layout.gone}/{name}") for name in _gone(store, holder)} - {""}
 
 
 def _item_of(store: Store, path: str) -> str:

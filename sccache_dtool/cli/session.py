@@ -1,0 +1,332 @@
+"""`session`: lists of items with paths, on which locks are taken until the session is deleted."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from sccache_dtool.cache import Cache
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import LIFETIME, Actions, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.output import Column, Fields
+from sccache_dtool.clock import from_iso
+from sccache_dtool.disk.names import key_label
+from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.protocol import sessions as on_disk
+from sccache_dtool.sets import sessions
+from sccache_dtool.sets.sessions import Entry, Object, SessionFacts
+
+_FORM = "give ITEM:/PATH, such as ref.fa:/refs/ref.fa, or 'https://example.org/ref.tar.gz sha256:HEX tar:/refs'"
+
+if_seq_option = click.option("--if-seq", type=int, metavar="N", help="Fail if the number of the data set is not N.")
+force_option = click.option("--force", is_flag=True, help="Take out items even if they are locked; locks stay valid.")
+
+
+@click.group("session", cls=Actions)
+@common_options()
+def session_command() -> None:
+    """Create and change sessions: items at paths, with locks.
+
+    A session is a list of items, each at a path. Nothing is fetched until an item is locked (`sc-dtool lock get`). When
+    the session is deleted, or its holder has ended, all its locks end. A set that `use --from` holds is a session too.
+
+    \b
+    Example:
+      id=$(sc-dtool session create --holder slurm:48211 --add /data/hg38.fa:/refs/hg38.fa)
+    """
+
+
+@session_command.command("create")
+@click.option("--add", "items", multiple=True, metavar="ITEM:/PATH", help="An item, and its path. Repeatable.")
+@click.option("--label", default="", metavar="TEXT", help="A text for people that says what the session is for.")
+@click.option(
+    "--holder", metavar="WHO", help="Whose end ends the session: auto, pid:N, slurm:ID, or a name. Default: nobody's."
+)
+@click.option("--ttl", type=LIFETIME, help="End the session this long after its last renewal: 12h.")
+@common_options()
+@pass_invocation
+def create(now: Invocation, items: tuple[str, ...], label: str, holder: str | None, ttl: float | None) -> None:
+    """Create a session and print its id, alone.
+
+    ITEM is the name or key of an item in the cache, or a source, with its steps if there are any. The path is what
+    follows the last `:/`.
+
+    \b
+    Example:
+      sc-dtool session create --ttl 12h --add /data/hg38.fa:/refs/hg38.fa
+    """
+    cache = now.cache()
+    if len(label) > 100 or not (label.isprintable()):
+        raise UsageError("a label has at most 100 printable characters")
+    entries = _entries(cache, items)
+    id = sessions.new_id()
+    if holder is None and ttl is None:
+        now.out.note(
+            "the session lasts until it is deleted; to bound it, give --ttl, or a job or process with --holder"
+        )
+    owner = cache.owner(f"session {id}" if holder is None else holder)
+    made = cache.create_session(entries, owner=owner, label=label, ttl=ttl, id=id)
+    now.out.path("session", _fields(made.facts), made.id)
+
+
+@session_command.command("ls")
+@common_options()
+@pass_invocation
+def ls(now: Invocation) -> None:
+    """List the sessions.
+
+    \b
+    Example:
+      sc-dtool session ls
+    """
+    moment = time.time()
+    columns = [
+        Column("SESSION", "session"),
+        Column("LABEL", "label"),
+        Column("ITEMS", lambda row: str(len(row["data_set"])), right=True),
+        Column("OWNER", "owner"),
+        Column("CREATED", lambda row: output.ago(from_iso(row["created"]), moment)),
+        Column("STATE", "state"),
+    ]
+    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="there is no session")
+
+
+@session_command.command("show")
+@click.argument("session")
+@click.option("--objects", is_flag=True, help="Show also what is at each path, and whether it is in the cache.")
+@common_options()
+@pass_invocation
+def show(now: Invocation, session: str, objects: bool) -> None:
+    """Show a session and its items.
+
+    \b
+    Example:
+      sc-dtool session show s2a00f74596eaf513 --objects
+    """
+    cache = now.cache()
+    facts = cache.session(session).facts
+    fields = _fields(facts)
+    if objects:
+        found = (sessions.find(cache.store, facts, entry.mount) for entry in facts.entries)
+        fields["data_set"] = [{**_entry_fields(one.entry), **_object_fields(one)} for one in found if one.entry]
+    lines = [
+        f"session  {facts.id}, {fields['state']}",
+        f"label    {facts.label or 'none'}",
+        f"owner    {facts.owner}",
+        f"created  {facts.created}",
+        f"number   {facts.seq}",
+        *(f"  {_line(one)}" for one in fields["data_set"]),
+    ]
+    now.out.result("session", fields, *lines)
+
+
+@session_command.command("set")
+@click.argument("session")
+@click.argument("items", nargs=-1, metavar="[ITEM:/PATH]...")
+@if_seq_option
+@force_option
+@common_options()
+@pass_invocation
+def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None, force: bool) -> None:
+    """Replace the items of a session.
+
+    The exit code is 14 if an item that would be taken out is locked, or if --if-seq is given and the data set has
+    another number.
+
+    \b
+    Example:
+      sc-dtool session set s2a00f74596eaf513 /data/hg38.fa:/refs/hg38.fa
+    """
+    cache = now.cache()
+    entries = _entries(cache, items)
+    _changed(now, cache.session(session).edit(lambda before: entries, if_seq=if_seq, force=force))
+
+
+@session_command.command("add")
+@click.argument("session")
+@click.argument("items", nargs=-1, required=True, metavar="ITEM:/PATH...")
+@if_seq_option
+@common_options()
+@pass_invocation
+def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None) -> None:
+    """Add items to a session.
+
+    \b
+    Example:
+      sc-dtool session add s2a00f74596eaf513 /data/genes.gtf:/refs/genes.gtf
+    """
+    cache = now.cache()
+    entries = _entries(cache, items)
+    _changed(now, cache.session(session).edit(lambda before: (*before, *entries), if_seq=if_seq))
+
+
+@session_command.command("remove")
+@click.argument("session")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@if_seq_option
+@force_option
+@common_options()
+@pass_invocation
+def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | None, force: bool) -> None:
+    """Remove items from a session, by their paths.
+
+    The exit code is 14 if one of them is locked. With --force, the lock stays valid until it is released: data is never
+    taken away from whoever reads it.
+
+    \b
+    Example:
+      sc-dtool session remove s2a00f74596eaf513 /refs/genes.gtf
+    """
+    wanted = {f"/{'/'.join(sessions.parts_of(path))}" for path in paths}
+
+    def without(before: Sequence[Entry]) -> list[Entry]:
+        missing = wanted - {entry.mount for entry in before}
+        if missing:
+            raise UsageError(f"session {session} has no item at {plain(min(missing))}", hint="see session show")
+        return [entry for entry in before if entry.mount not in wanted]
+
+    _changed(now, now.cache().session(session).edit(without, if_seq=if_seq, force=force))
+
+
+@session_command.command("object")
+@click.argument("session")
+@click.argument("path")
+@click.option("--children", is_flag=True, help="List also what is in a folder.")
+@common_options()
+@pass_invocation
+def object_(now: Invocation, session: str, path: str, children: bool) -> None:
+    """Show what is at PATH in a session.
+
+    Of the items whose paths are above PATH, the one with the longest path decides. Nothing is fetched, and no link is
+    followed.
+
+    \b
+    Example:
+      sc-dtool session object s2a00f74596eaf513 /refs --children
+    """
+    cache = now.cache()
+    found = sessions.find(cache.store, cache.session(session).facts, path, children=children)
+    fields = {
+        "session": session,
+        "path": found.path,
+        "name": found.name,
+        "item": found.entry and found.entry.item,
+        "mount": found.entry and found.entry.mount,
+        **_object_fields(found),
+        "children": found.children and [one._asdict() for one in found.children],
+    }
+    below = [f"  {one.name}{'/' if one.type == 'folder' else ''}" for one in found.children or ()]
+    now.out.result("object", fields, f"{found.path}: {found.type or 'not in the cache yet'}, {found.state}", *below)
+
+
+@session_command.command("renew")
+@click.argument("session")
+@common_options()
+@pass_invocation
+def renew(now: Invocation, session: str) -> None:
+    """Begin another lifetime for a session that has one.
+
+    \b
+    Example:
+      sc-dtool session renew s2a00f74596eaf513
+    """
+    renewed = now.cache().session(session).renew()
+    text = "renewed" if renewed else "has no lifetime, so nothing is to be renewed"
+    now.out.result("renewed", {"session": session, "renewed": renewed}, f"session {session} {text}")
+
+
+@session_command.command("rm")
+@click.argument("session")
+@common_options()
+@pass_invocation
+def rm(now: Invocation, session: str) -> None:
+    """Delete a session, and release all its locks.
+
+    Deleting a session twice is not an error: the command says when it was deleted.
+
+    \b
+    Example:
+      sc-dtool session rm s2a00f74596eaf513
+    """
+    done = on_disk.delete(now.cache().store, session)
+    at = output.moment(done.at)
+    fields = {"session": done.id, "deleted": at, "by_this_call": done.by_this_call, "released": done.leases}
+    if done.by_this_call:
+        text = f"deleted session {done.id}, and released {output.count(done.leases, 'lock')}"
+    else:
+        text = f"session {done.id} was deleted at {at}"
+    now.out.result("session-deleted", fields, text)
+
+
+# -- what is printed, and what is given --------------------------------------------------------------------------------
+
+
+def _fields(facts: SessionFacts) -> dict[str, Any]:
+    return {
+        "session": facts.id,
+        "label": facts.label,
+        "owner": facts.owner,
+        "user": facts.user,
+        "seq": facts.seq,
+        "data_set": [_entry_fields(entry) for entry in facts.entries],
+        "created": facts.created,
+        "holder": facts.holder,
+        "state": "ending" if facts.has_ended else "active",
+    }
+
+
+def _entry_fields(entry: Entry) -> dict[str, Any]:
+    return {"item": entry.item, "mount": entry.mount, "words": list(entry.words)}
+
+
+def _object_fields(found: Object) -> dict[str, Any]:
+    return {"type": found.type, "size": found.size, "state": found.state, "place": found.place}
+
+
+def _line(one: Fields) -> str:
+    what = " ".join(one["words"]) or key_label(one["item"] or "?")
+    state = f"  ({one['type'] or 'item'}, {one['state']})" if "state" in one else ""
+    return f"{one['mount']}  {what}{state}"
+
+
+def _changed(now: Invocation, facts: SessionFacts) -> None:
+    text = f"session {facts.id} has {output.count(len(facts.entries), 'item')} now; its number is {facts.seq}"
+    now.out.result("session", _fields(facts), text)
+
+
+def _entries(cache: Cache, texts: Sequence[str]) -> tuple[Entry, ...]:
+    """The entries that ``ITEM:/PATH`` mean. Raises UsageError."""
+    return sessions.normal(_entry(cache, text) for text in texts)
+
+
+def _entry(cache: Cache, text: str) -> Entry:
+    before, colon, mount = text.rpartition(":/")
+    if not colon or not before or mount.startswith("/"):
+        raise UsageError(f"{plain(text)!r} does not say at which path the item is", hint=_FORM)
+    try:
+        words = shlex.split(before)
+    except ValueError as error:
+        raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
+    named = cache.find_used(words, None)
+    if named.is_dataset:
+        raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
+    try:
+        request = cache.wanted(words)
+    except CacheError:
+        request = None
+    if request is not None and request.key == named.key:
+        return Entry(named.key, f"/{mount}", request.stack.canonical)
+    facts = next((cache.facts(copy) for copy in cache.item(named.key).copies), None)
+    source = tuple(facts.source or ()) if facts else ()
+    for name in (None, key_label(named.key)):
+        try:
+            if cache.wanted(source, name).key == named.key:
+                return Entry(named.key, f"/{mount}", source, name)
+        except CacheError:
+            continue
+    raise UsageError(f"the source of {key_label(named.key)} is not known", hint="give its source instead of its name")

@@ -1,0 +1,445 @@
+"""Locks: the leases of a cache, each with its session, its owner and its state. A lock's id is its lease's name.
+
+A lock that was taken by itself is held by an entry of its own, which names its session, and lasts until it is released
+or its session ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from sccache_dtool.catalog import items
+from sccache_dtool.catalog.items import Item
+from sccache_dtool.clock import from_iso
+from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key
+from sccache_dtool.disk.records import Damaged, printable
+from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
+from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.liveness.caller import BEATING
+from sccache_dtool.liveness.record import HolderRecord, Membership
+from sccache_dtool.protocol import history, leases, reaping, sessions
+from sccache_dtool.protocol.holders import Holder
+from sccache_dtool.protocol.leases import Held, Lease, Place
+from sccache_dtool.protocol.reaping import Judge
+from sccache_dtool.protocol.store import Store
+from sccache_dtool.release import dismiss
+from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unreachable
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.request import Request
+
+HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
+
+#: States in which locks are listed, and those of a single one that was asked for.
+STATES = (HELD, WAITING, TRANSFERRING)
+
+
+class Lock(NamedTuple):
+    """A lock as it was seen. Written by others: for showing, never trusted further."""
+
+    id: str
+    session: str | None
+    item: str  # the key
+    owner: str  # as whoever asked for it called themselves; otherwise the session, or the name, process or job
+    user: str
+    host: str
+    job: str | None  # scheduler:number
+    by: str  # who holds it, for people
+    since: float | None  # seconds since 1970
+    state: str  # held, transferring, waiting, or released
+    generation: str | None = None
+    verdict: Verdict = Verdict(State.UNKNOWN, "")
+    ended: float | None = None  # seconds since 1970
+
+
+class Filter(NamedTuple):
+    """Which locks are meant; None matches all."""
+
+    session: str | None = None
+    item: str | None = None  # a key
+    owner: str | None = None
+    user: str | None = None
+    host: str | None = None
+    job: str | None = None  # its number, or scheduler:number
+    state: str | None = None
+
+    def matches(self, lock: Lock) -> bool:
+        """Whether a lock is meant."""
+        job = self.job is None or (lock.job is not None and self.job in (lock.job, lock.job.partition(":")[2]))
+        same = (getattr(self, name) in (None, getattr(lock, name)) for name in self._fields if name != "job")
+        return job and all(same)
+
+
+# -- taking ------------------------------------------------------------------------------------------------------------
+
+
+class SessionLock(Lease):
+    """A lease for a session. It lasts until it is released, or the session is deleted, whatever this process does."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, store: Store, lease: Lease) -> SessionLock:
+        """The same lease, whose holder goes with it."""
+        return cls(store, lease.holder, lease.place, lease.name)
+
+    @property
+    def id(self) -> str:
+        """The id of the lock."""
+        return self.name
+
+    def release(self) -> bool:
+        """Give the lock back; True if this call did it."""
+        done = super().release()
+        self.holder.retire()
+        return done
+
+
+def take(
+    store: Store,
+    session: str,
+    word: str,
+    owner: str | None,
+    request_of: Callable[[Entry], Request],
+    acquire: Callable[[Holder, Request], Lease],
+) -> SessionLock:
+    """A lock for a session on the item of its data set that `word` means, fetched first if it is not there.
+
+    `acquire` takes a lease for a holder, and waits as long as it may. Raises what it raises; UsageError, before
+    anything is written, if the item is not in the data set; LeaseLost if the session has ended.
+    """
+    facts = read_open(store, session)
+    entry = meant(facts, word)
+    request = request_of(entry)
+    membership = Membership(session, owner or session, request.key)
+    holder = Holder(store, sessions.lock_owner(session), None, session=membership)
+    try:
+        lock = SessionLock.of(store, acquire(holder, request))
+        try:
+            is_open = sessions.prove_open(store, session, lock.name)
+        except BaseException:
+            lock.give_back()
+            raise
+        if is_open:
+            return lock
+        lock.give_back()
+        raise LeaseLost(f"session {session} has ended", hint="create another one: sc-dtool session create")
+    except BaseException:
+        holder.retire()
+        raise
+
+
+# -- listing -----------------------------------------------------------------------------------------------------------
+
+
+def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]]) -> list[Lock]:
+    """The locks that are meant. `unsettled` gives all items with leases, and is called if no other filter narrows it.
+
+    With a session or an item, only the items concerned are looked at.
+    """
+    with reaping.open_judge(store, glance=True) as judge:
+        view = _View(store, judge)
+        if wanted.item is not None:
+            found = iter([items.look(store, wanted.item, uses=False)])
+        elif wanted.session is not None:
+            found = (items.look(store, key, uses=False) for key in view.items_of(wanted.session))
+        else:
+            found = iter(unsettled())
+        held = [one for item in found for one in item.held if one.lease is not None]
+        judge.expect({one.lease.holder for one in held if one.lease})
+        locks = [*map(view.lock, held), *view.not_held({one.lease.holder for one in held if one.lease})]
+    return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
+
+
+def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]:
+    """The locks that are held on one item; `session`: only those of this session."""
+    return [lock for lock in listing(store, Filter(session, key), lambda: ()) if lock.state == HELD]
+
+
+class _View:
+    """Makes locks of leases and their holders."""
+
+    def __init__(self, store: Store, judge: Judge) -> None:
+        self._store = store
+        self._judge = judge
+        self._sessions: dict[str, str] | None = None  # the session of a lease whose holder does not name one
+
+    def lock(self, held: Held) -> Lock:
+        """What a lease is as a lock."""
+        assert held.lease is not None
+        record, verdict = self._judge.holder(held.lease.holder)
+        if record is None or (record.session is None and record.kind in BEATING):
+            session = self._session_of(held.name)
+        else:
+            session = record.session and record.session.session
+        return _lock(held.name, session, held.key, record, verdict, HELD, held.generation)
+
+    def _session_of(self, lease: str) -> str | None:
+        if self._sessions is None:
+            listed = sessions.listing(self._store)
+            self._sessions = {
+                entry.lease: facts.id for facts in listed for entry in (*facts.entries, *facts.detached) if entry.lease
+            }
+        return self._sessions.get(lease)
+
+    def items_of(self, session: str) -> list[str]:
+        """The keys of all items on which a session may have locks. Raises NoSession."""
+        facts = sessions.read(self._store, session)
+        keys = dict.fromkeys(entry.item for entry in (*facts.entries, *facts.detached) if entry.item)
+        digits = {key[:32] for key in keys}
+        for _, membership, _ in self._entered(session):  # of items that were taken out of the data set by force
+            if membership.item not in digits:
+                keys |= dict.fromkeys(sessions.keys_of(self._store, str(membership.item)))
+        return list(keys)
+
+    def _entered(self, session: str | None = None) -> Iterator[tuple[str, Membership, HolderRecord]]:
+        """The holders of locks that were taken by themselves."""
+        prefix = "n" if session is None else sessions.lock_owner(session).prefix
+        for id in self._judge.listing.present:
+            if id.startswith(prefix):
+                record, _ = self._judge.holder(id)
+                if record is not None and record.session is not None and record.session.item is not None:
+                    yield id, record.session, record
+
+    def not_held(self, holding: set[str]) -> Iterator[Lock]:
+        """Locks whose item is still to be fetched: their holders have no lease yet."""
+        pending = [one for one in self._entered() if one[0] not in holding]
+        if not pending:
+            return
+        from sccache_dtool.fetch import transfers
+
+        coming = {one.key[:32]: one.key for one in transfers.running(self._store, waits=False)}
+        for id, membership, record in pending:
+            digits = str(membership.item)
+            keys = [coming[digits]] if digits in coming else sessions.keys_of(self._store, digits)
+            state = TRANSFERRING if digits in coming else WAITING
+            verdict = self._judge.holder(id)[1]
+            yield _lock(f"{id}.0", membership.session, (keys or [digits])[0], record, verdict, state, None)
+
+
+def _lock(
+    id: str,
+    session: str | None,
+    item: str,
+    record: HolderRecord | None,
+    verdict: Verdict,
+    state: str,
+    generation: str | None,
+) -> Lock:
+    if record is None:
+        return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
+    job = None if record.job is None else f"{record.job.scheduler}:{record.job.id}"
+    owner = (record.session and record.session.lock_owner) or session or record.name or job or str(record.process)
+    owner, user, host = map(printable, (owner, record.user, record.host))
+    return Lock(
+        id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
+    )
+
+
+# -- one lock ----------------------------------------------------------------------------------------------------------
+
+
+def show(store: Store, id: str) -> Lock:
+    """One lock by its id: as it is held, is still waited for, or was released. Raises UsageError if there was none."""
+    lease = LeaseName.parse(id)
+    if lease is None:
+        raise _no_lock(id)
+    keys: list[str] = []
+    with reaping.open_judge(store, glance=True) as judge:
+        view = _View(store, judge)
+        record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
+        if record is not None and record.session is not None and record.session.item is not None:
+            keys = sessions.keys_of(store, record.session.item)
+        keys = keys or _keys_for(store, lease)
+        for key in keys:
+            for held in items.look(store, key, uses=False).held:
+                if held.lease == lease:
+                    return view.lock(held)
+        if record is not None:
+            for lock in view.not_held(set()):
+                if lock.id.startswith(f"{lease.holder}."):
+                    return lock
+    for key in keys:
+        ended = _ended(store, key, id)
+        if ended is not None:
+            return ended
+    raise _no_lock(id)
+
+
+def _no_lock(id: str) -> UsageError:
+    return UsageError(f"there is no lock {printable(id)}", hint="to list the locks: sc-dtool lock ls")
+
+
+def _keys_for(store: Store, lease: LeaseName) -> list[str]:
+    """The keys of items that a lock may be on: its session's; of a lease of no session, all."""
+    found = dict.fromkeys(
+        key for digits in sessions.items_of_gone(store, lease.holder) for key in sessions.keys_of(store, digits)
+    )
+    prefix = f"{lease.holder.rpartition('-')[0]}-"
+    for facts in (*sessions.listing(store), *sessions.listing_of_ended(store)):
+        if facts.holder == lease.holder or sessions.lock_owner(facts.id).prefix == prefix:
+            found |= dict.fromkeys(entry.item for entry in (*facts.entries, *facts.detached) if entry.item)
+    return list(found) or list(items.keys(store))
+
+
+def _ended(store: Store, key: str, id: str) -> Lock | None:
+    """A lock that was released, from the history of its item."""
+    for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
+        if use.lease == id:
+            user, _, host = use.by.partition("@")
+            verdict = Verdict(State.DEAD, use.how)
+            return Lock(
+                id, None, key, use.by, user, host.partition("[")[0], None, use.by, use.since, RELEASED,
+                verdict=verdict, ended=use.end,
+            )  # fmt: skip
+    return None
+
+
+def _has_history(store: Store, key: str, id: str) -> bool:
+    """Whether the history of an item may have a lease: it is listed, or there is a segment."""
+    with Expected(GONE):
+        for name in store.fs.names(store.layout.history(key)):
+            entry = EndedName.parse(name)
+            if entry is None or entry.lease == id:
+                return True
+    return False
+
+
+def release(store: Store, id: str) -> tuple[Lock, bool]:
+    """Give a lock back, whoever holds it; also whether this call did it. Raises UsageError if there was none.
+
+    Raises InUse for the lease of a set, which ends with its session, and for one of a running program.
+    """
+    lock = show(store, id)
+    if lock.state == RELEASED:
+        return lock, False
+    lease = LeaseName.parse(id)
+    assert lease is not None
+    if lock.session is not None and not lease.holder.startswith(sessions.lock_owner(lock.session).prefix):
+        raise InUse(
+            f"{id} is a lease of a set, which is given back as a whole",
+            hint=f"sc-dtool session rm {lock.session}",
+        )
+    if lease.holder[0] in {kind.letter for kind in BEATING}:
+        raise InUse(f"{id} is held by a running program: {lock.by}", hint="it releases it itself")
+    done = False
+    if lock.generation is not None:
+        gate = Held(lock.item, lock.generation, id, lease).gate(store.layout)
+        done = leases.end(store, gate, store.layout.history(lock.item), id, RELEASED)
+    dismiss(store, [lease.holder])
+    return lock._replace(state=RELEASED, ended=store.clock.wall()), done or lock.generation is None
+
+
+def wait_until_held(store: Store, id: str, seconds: float) -> Lock:
+    """A lock once it is held. Raises TimedOut if it is not within so many seconds, or UsageError if it is released."""
+    deadline, pause = store.clock.monotonic() + seconds, 0.05
+    while True:
+        lock = show(store, id)
+        if lock.state == HELD:
+            return lock
+        if lock.state == RELEASED:
+            raise UsageError(f"lock {id} was released", hint="take another one: sc-dtool lock get")
+        left = deadline - store.clock.monotonic()
+        if left <= 0:
+            raise TimedOut(
+                f"the item of lock {id} is not ready: {lock.state}", hint="wait for it with --wait, or try again later"
+            )
+        store.clock.sleep(min(pause, left))
+        pause = min(pause * 1.5, 2.0)
+
+
+def path_of(store: Store, lock: Lock) -> str | None:
+    """Where the payload of a lock that is held is."""
+    generation = Generation.parse(lock.generation or "")
+    if generation is None or not is_key(lock.item):
+        return None
+    with contextlib.suppress(OSError, Damaged):
+        payload = items.payload_name(store, lock.item, generation)
+        return payload and Place.of(store.layout, lock.item, str(generation), payload).payload
+    return None
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def parse_range(text: str) -> tuple[int | None, int | None]:
+    """First and last byte of ``A-B``, ``A-`` and ``-N``, the last N bytes, as in HTTP. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,18})?-([0-9]{1,18})?", text)
+    first, last = (None if part is None else int(part) for part in match.groups()) if match else (None, None)
+    if (first, last) == (None, None) or (first is not None and last is not None and last < first):
+        raise UsageError(f"{text!r} is not a range of bytes", hint="give A-B, A- or -N: 0-99 are the first 100 bytes")
+    return first, last
+
+
+def read(
+    store: Store, payload: str, inner: str = "", span: tuple[int | None, int | None] = (0, None)
+) -> Iterator[bytes]:
+    """The bytes of the file at a path in a payload, or of a range of it. No link is followed.
+
+    Raises UsageError for what is not a file, or a range that begins after its end.
+    """
+    fs = store.fs
+    path = _inside(payload, inner)
+    try:
+        fd = fs.open(path)
+    except OSError as error:
+        raise unreachable(error, inner) from None
+    try:
+        status = fs.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise UsageError(
+                f"{printable(inner or path.rpartition('/')[2])} is not a file",
+                hint="give a file in it with --path, or read all of it as an archive with --tar",
+            )
+        first, last = span
+        if first is None:
+            first, last = max(0, status.st_size - (last or 0)), None
+        if first and first >= status.st_size:
+            raise UsageError(f"the range begins after the end: the file has {status.st_size} bytes")
+        end = status.st_size if last is None else min(last + 1, status.st_size)
+        fs.seek(fd, first)
+        while first < end and (data := fs.read(fd, min(end - first, 1 << 20))):
+            first += len(data)
+            yield data
+    finally:
+        fs.close(fd)
+
+
+def write_tar(store: Store, payload: str, inner: str, out: IO[bytes]) -> None:
+    """Write what is at a path in a payload as a tar archive. Links in it are written as links, and never followed."""
+    import tarfile
+
+    fs, top = store.fs, _inside(payload, inner)
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        pending = [(top, top.rpartition("/")[2])]
+        while pending:
+            path, name = pending.pop()
+            try:
+                status = fs.lstat(path)
+            except OSError as error:
+                raise unreachable(error, inner) from None
+            info = tarfile.TarInfo(name)
+            info.mode, info.mtime = stat.S_IMODE(status.st_mode), status.st_mtime
+            if stat.S_ISDIR(status.st_mode):
+                info.type = tarfile.DIRTYPE
+                archive.addfile(info)
+                with fs.way_to(path) as way:
+                    found = fs.names(path, via=way)
+                pending += ((f"{path}/{one}", f"{name}/{one}") for one in reversed(found))
+            elif stat.S_ISLNK(status.st_mode):
+                info.type, info.linkname = tarfile.SYMTYPE, fs.readlink(path)
+                archive.addfile(info)
+            elif stat.S_ISREG(status.st_mode):
+                info.size = status.st_size
+                with os.fdopen(fs.open(path), "rb") as file:
+                    archive.addfile(info, file)
+
+
+def _inside(payload: str, inner: str) -> str:
+    """The path of what is in a payload. Raises UsageError for a path that leads out of it."""
+    return "/".join((payload, *parts_of(f"/{inner}")))
