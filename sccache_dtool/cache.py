@@ -7,7 +7,7 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool import find, release
@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.trash import Purged
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.lots.model import Lots, Usage
+    from sccache_dtool.lots.table import Table as LotTable
     from sccache_dtool.metrics import Saved, State
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
@@ -857,6 +859,71 @@ class Cache:
         """
         with self._pool() as pool:
             return self._cleaner(pool).empty_trash()
+
+    # -- lots --------------------------------------------------------------------------------------------------------
+
+    def lots(self) -> LotTable:
+        """The lots in force. Raises CacheError if they cannot be read."""
+        from sccache_dtool.lots import table
+
+        return table.read(self.store)
+
+    def change_lots(self, make: Callable[[Lots], Lots], why: str = "by a program") -> LotTable:
+        """Put other lots in force, which `make` makes of those in force; it may be called again. `why`: for the log.
+
+        Raises UsageError if the lots contradict each other, and whatever `make` raises: then nothing is changed.
+        """
+        from sccache_dtool.lots import table
+
+        return table.change(self._check_permissions(), make, why)
+
+    def manages_lots(self) -> bool:
+        """Whether this user may change every lot: root, the owner of `lots/`, and those whom `config.toml` names."""
+        try:
+            owner = self._fs.lstat(self._layout.lots).st_uid
+        except FileNotFoundError:
+            return True  # whoever makes the first lot is the owner
+        return os.geteuid() in (0, owner) or caller.user_name() in self.settings.lots_managers
+
+    def lots_log(self) -> list[LotTable]:
+        """The lots in force, and those before them, as far as they are kept; the newest first."""
+        from sccache_dtool.lots import table
+
+        return list(table.log(self.store))
+
+    def restore_lots(self, number: int) -> LotTable:
+        """Put an earlier version of the lots in force again, also if the one in force cannot be read."""
+        from sccache_dtool.lots import table
+
+        return table.restore(self._check_permissions(), number)
+
+    def reported_usage(self) -> dict[str, Usage]:
+        """What was reported of data that lies elsewhere, by lot."""
+        from sccache_dtool.lots import table
+
+        return table.reported(self.store)
+
+    def report_usage(self, make: Callable[[Mapping[str, Usage]], Mapping[str, Usage]]) -> dict[str, Usage]:
+        """Put another usage of data that lies elsewhere in force, which `make` makes of the one in force."""
+        from sccache_dtool.lots import table
+
+        return table.report(self._check_permissions(), make)
+
+    def lot_usage(self, lots: Lots | None = None) -> dict[str, Usage]:
+        """What each lot has of its own: in the cache, on its way there, and as reported of data elsewhere. One scan.
+
+        `lots`: instead of those in force.
+        """
+        from sccache_dtool.lots import table, usage
+        from sccache_dtool.lots.belonging import Belonging
+
+        store = self.store
+        belonging = Belonging(table.read(store).lots if lots is None else lots, store.clock.wall())
+        with self._pool() as pool:
+            in_items = usage.scan(store, pool, belonging)
+        left = self.piles()
+        users = {uid: caller.user_name(uid) for pile in left for uid in pile.bytes_of}
+        return usage.total([in_items, usage.of_piles(left, belonging, users), table.reported(store)])
 
     # -- repairing ---------------------------------------------------------------------------------------------------
 

@@ -261,6 +261,6 @@ def print_notice(
 
 def _fetched_by(cache: Cache, one: Candidate) -> str:
     """The user who fetched an item. For a loose file, its owner."""
-    from sccache_dtool.cli.usage import user_of
+    from sccache_dtool.liveness.caller import user_name
 
-    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_of(one.loose.uid)
+    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_name(one.loose.uid)

@@ -53,6 +53,7 @@ _GROUPS = {
         "init": "manage",
         "dir": "inspect",
         "config": "inspect",
+        "lot": "lot",
         "reap": "manage",
         "doctor": "doctor",
         "metrics": "metrics",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pwd
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.policy.totals import Sums, add_up, total
 from sccache_dtool.units import short_duration
 
@@ -172,16 +172,8 @@ def _by_user(listed: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[
             sums["uses"] += item.uses
     for pile in left:
         for uid, size in pile.bytes_of.items():
-            of(user_of(uid))["bytes"] += size
+            of(user_name(uid))["bytes"] += size
     return list(users.values())
-
-
-def user_of(uid: int) -> str:
-    """The name of a user, or the number if this host has no name for it."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------

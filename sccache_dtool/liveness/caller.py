@@ -261,14 +261,15 @@ def in_its_job(owner: Owner, proc: Proc) -> Owner:
     return owner._replace(job=found.job) if found is not None and found.within else owner
 
 
-def user_name() -> str:
-    """The name of the user whom this process runs as, or the number where there is no name."""
+def user_name(uid: int | None = None) -> str:
+    """The name of a user, by default of the one whom this process runs as; the number if this host knows no name."""
     import pwd
 
+    uid = os.geteuid() if uid is None else uid
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)
 
 
 def host_name() -> str:

@@ -11,6 +11,7 @@ expires = 2027-12-31
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, datetime, time
@@ -139,7 +140,8 @@ def _table(lot: Lot) -> str:
         "expires": lot.expires,
         "deletes": lot.deletes,
     }
-    lines = [f"[lot.{_quoted(lot.name)}]"]
+    is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", lot.name) is not None
+    lines = [f"[lot.{lot.name if is_bare else _quoted(lot.name)}]"]
     for key, value in values.items():
         if value is None:
             continue

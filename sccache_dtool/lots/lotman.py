@@ -92,6 +92,17 @@ def document(lots: Lots, name: str, balance: Balance) -> dict[str, Any]:
     }
 
 
+def addition(lot: Lot) -> dict[str, Any]:
+    """A lot as `add_lot` takes it."""
+    return {
+        "lot_name": lot.name,
+        "owner": lot.owner,
+        "parents": sorted(lot.parents),
+        "paths": [claim._asdict() for claim in lot.claims],
+        "management_policy_attrs": {_NAMES[name]: limit(name, getattr(lot, name)) for name in LIMITS},
+    }
+
+
 def path(lot: str, claim: Claim) -> dict[str, Any]:
     """A claim as `get_lot_dirs` gives it."""
     return {

@@ -47,6 +47,7 @@ class _Settings(NamedTuple):
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
+    lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
 
@@ -140,6 +141,13 @@ def _directories(value: object) -> tuple[str, ...]:
     return tuple(_listed(value))
 
 
+def _users(value: object) -> tuple[str, ...]:
+    """Names of users."""
+    if not all(isinstance(name, str) and name for name in _listed(value)):
+        raise UsageError(f"{value!r} is not a list of users", hint='give a list such as ["ada", "bob"]')
+    return tuple(_listed(value))
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -165,6 +173,7 @@ SETTINGS = {
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
     "dtool_directories": Setting("dtool", "directories", _directories),
+    "lots_managers": Setting("lots", "managers", _users),
 }
 
 #: What the Whole Tale data manager calls some of them.
