@@ -64,19 +64,19 @@ class Acquirer(NamedTuple):
         [], Terms
     ]  # called only if something must be fetched: terms may depend on a setting that is wrong
 
-    def acquire(self, wanted: Request, max_age: float | None = None) -> Lease:
+    def acquire(self, request: Request, max_age: float | None = None) -> Lease:
         """A lease on the item. Raises UsageError, FetchFailed, NoSpace or TimedOut.
 
         `max_age`: see Freshness. Raises LeaseLost if the holder was revoked meanwhile, so that the lease would not
         protect anything.
         """
-        fresh = Freshness(self.store, wanted, max_age)
+        fresh = Freshness(self.store, request, max_age)
         damaged: set[str] = set()
-        lease = self._take_existing(wanted, fresh, damaged)
+        lease = self._take_existing(request, fresh, damaged)
         if lease is None:
             terms = self.make_terms()
-            if wanted.complete is not None:
-                wanted = wanted.complete()
+            if request.complete is not None:
+                request = request.complete()
             from sccache_dtool.fetch.populate import Populator
             from sccache_dtool.fetch.progress import NoProgress
             from sccache_dtool.protocol.election import make_election
@@ -86,18 +86,18 @@ class Acquirer(NamedTuple):
                     self.store,
                     self.holder,
                     worker,
-                    wanted,
+                    request,
                     terms,
                     self.progress or NoProgress(),
                     lambda: make_election(self.store, fresh.election),
-                    lambda: self._take_existing(wanted, fresh, damaged),
+                    lambda: self._take_existing(request, fresh, damaged),
                 ).populate()
             try:
                 self.holder.prove()  # a fetch takes long: this process may have been stopped, and taken for dead
             except BaseException:
                 lease.give_back()
                 raise
-        if not lease.stands():
+        if not lease.is_valid():
             raise self.holder.revoked()
         return lease
 
@@ -110,28 +110,28 @@ class Acquirer(NamedTuple):
         with program.worker(self.store, self.heartbeat_ttl()) as worker:
             yield worker
 
-    def _take_existing(self, wanted: Request, fresh: Freshness, damaged: set[str]) -> Lease | None:
+    def _take_existing(self, request: Request, fresh: Freshness, damaged: set[str]) -> Lease | None:
         """A lease on a copy that is there. A listing only hints at copies; whether one is open, its gate says.
 
         `damaged`: generations that were found not to be whole, and are passed over; more may be added.
         """
         fresh.begin()
-        for generation in items.generations(self.store, wanted.key):
+        for generation in items.generations(self.store, request.key):
             if str(generation) in damaged:
                 continue
-            payload: str | None = wanted.label
-            if wanted.named_by_source:
-                payload = items.payload_name(self.store, wanted.key, generation)
+            payload: str | None = request.label
+            if request.named_by_source:
+                payload = items.payload_name(self.store, request.key, generation)
                 if payload is None:
-                    payload = items.payload_name(self.store, wanted.key, generation, fresh=True)
+                    payload = items.payload_name(self.store, request.key, generation, fresh=True)
             if payload is None:
                 damaged.add(str(generation))
-                self._evict(wanted.key, str(generation))
+                self._evict(request.key, str(generation))
                 continue
-            place = Place.of(self.store.layout, wanted.key, str(generation), payload)
-            if wanted.fits is not None and not wanted.fits(place.payload):
+            place = Place.of(self.store.layout, request.key, str(generation), payload)
+            if request.fits is not None and not request.fits(place.payload):
                 continue
-            if wanted.name is not None and not self._is_of_same_stack(wanted, str(generation)):
+            if request.name is not None and not self._is_of_same_stack(request, str(generation)):
                 continue
             if not fresh.accepts(generation):
                 continue
@@ -165,21 +165,21 @@ class Acquirer(NamedTuple):
             if trash.evict(store, key, generation) is trash.Outcome.EVICTED:
                 trash.purge_copy(store, generation)  # its space is needed for the new one
 
-    def _is_of_same_stack(self, wanted: Request, generation: str) -> bool:
+    def _is_of_same_stack(self, request: Request, generation: str) -> bool:
         """False if the copy has gone meanwhile. Raises UsageError for a name that stands for something else."""
         try:
-            there = items.facts(self.store, wanted.key, generation)
+            there = items.facts(self.store, request.key, generation)
         except (FileNotFoundError, Damaged):
             return False
         except OSError as error:
-            raise CacheError(f"cannot read the source of {wanted.name}: {error}") from error
+            raise CacheError(f"cannot read the source of {request.name}: {error}") from error
         if there.source is None and "source" not in there.malformed:  # see items.describe_again
             return False
-        if there.source == wanted.stack.canonical:
+        if there.source == request.stack.canonical:
             return True
         raise UsageError(
-            f"{wanted.name} is already in the cache, with another source or other steps",
-            details=[f"in the cache: {_words(there.source)}", f"requested: {_words(wanted.stack.canonical)}"],
+            f"{request.name} is already in the cache, with another source or other steps",
+            details=[f"in the cache: {_words(there.source)}", f"requested: {_words(request.stack.canonical)}"],
             hint="choose another name, or remove the item first: sc-dtool rm",
         )
 

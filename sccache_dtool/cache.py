@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sccache_dtool.catalog.facts import ItemFacts
-    from sccache_dtool.catalog.loose import Loose, Pile
+    from sccache_dtool.catalog.loose import Loose, LooseDirectory
     from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
     from sccache_dtool.evict.execution import Cleaned
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.lots.model import Lots, Usage
     from sccache_dtool.lots.table import Table as LotTable
-    from sccache_dtool.metrics import Saved, State
+    from sccache_dtool.metrics import Saved, Snapshot
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.policy.totals import Spared, Sums
@@ -241,19 +241,19 @@ class Cache:
         store, member = self._store, self._program
         if store and place and member and member.holder.usable and _is_current(place, stack):
             lease = leases.take(store, member.holder, place)
-            if lease is not None and member.stands(lease):
+            if lease is not None and member.is_valid(lease):
                 return lease
         return self._use_slowly(words)
 
     def _use_slowly(self, words: tuple[object, ...], max_age: float | None = None) -> Lease:
         *stack, name = (None if word is None else os.fspath(word) for word in words)  # type: ignore[call-overload]
-        wanted = self.wanted([word for word in stack if word is not None], name)
-        lease = self.use_wanted(wanted, max_age)
+        request = self.item_request([word for word in stack if word is not None], name)
+        lease = self.use_request(request, max_age)
         if _means_the_same_anywhere(words):
-            self._known[words] = lease.place, wanted.stack
+            self._known[words] = lease.place, request.stack
         return lease
 
-    def use_wanted(self, wanted: Request, max_age: float | None = None) -> Lease:
+    def use_request(self, request: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
         store = self._store_for_use()
         for attempt in attempts():
@@ -261,14 +261,14 @@ class Cache:
                 member = program.enter(store, self.settings.heartbeat_ttl)
                 if self._on_lost is not None and self._on_lost not in member.on_lost:
                     member.on_lost.append(self._on_lost)
-                lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
-                if not member.stands(lease):
+                lease = self.acquire(member.holder, request, UseOptions(max_age=max_age))
+                if not member.is_valid(lease):
                     raise member.holder.revoked()
                 self._program = member
                 return lease
         raise AssertionError("the last attempt returns or raises")
 
-    def wanted(self, words: Sequence[str], name: str | None = None) -> Request:
+    def item_request(self, words: Sequence[str], name: str | None = None) -> Request:
         """As `request`. Raises UsageError for a whole dataset."""
         return one_item(self.request(words, name))
 
@@ -296,14 +296,14 @@ class Cache:
         """The owner that is a command which this process runs, and shows heartbeats for."""
         return caller.command_owner(self._proc, pid, command)
 
-    def hold(self, owner: Owner, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
+    def hold(self, owner: Owner, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end."""
         for attempt in attempts():
             with attempt:
-                holder = self.enter(owner, options.ttl, wanted.key)
+                holder = self.enter(owner, options.ttl, request.key)
                 try:
                     with holder.beating():
-                        return self._acquirer(holder, options).acquire(wanted, options.max_age)
+                        return self._acquirer(holder, options).acquire(request, options.max_age)
                 except BaseException:
                     holder.retire()
                     raise
@@ -319,12 +319,12 @@ class Cache:
         store = self._store_for_use()
         return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key, session)
 
-    def acquire(self, holder: Holder, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
+    def acquire(self, holder: Holder, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
 
         Raises LeaseLost if the holder was revoked meanwhile.
         """
-        return self._acquirer(holder, options).acquire(wanted, options.max_age)
+        return self._acquirer(holder, options).acquire(request, options.max_age)
 
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
@@ -333,14 +333,14 @@ class Cache:
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
-    def announced(self, wanted: Request) -> int | None:
+    def announced(self, request: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
         Works without a cache.
         """
         from sccache_dtool.fetch.sources import announced
 
-        sizes = [announced(chain.mirrors) for chain in wanted.stack.chains]
+        sizes = [announced(chain.mirrors) for chain in request.stack.chains]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     # -- releasing ---------------------------------------------------------------------------------------------------
@@ -447,14 +447,14 @@ class Cache:
         from sccache_dtool.sets import locks
 
         access = self._access()
-        wanted = locks.Filter(session, item, owner, user, host, job, state)
-        return locks.listing(access.store, wanted, access.unsettled)
+        request = locks.Filter(session, item, owner, user, host, job, state)
+        return locks.listing(access.store, request, access.unsettled)
 
     def _access(self) -> Access:
         from sccache_dtool.sets.handle import Access
 
-        def acquire(holder: Holder, wanted: Request, wait: float | None) -> Lease:
-            return self.acquire(holder, wanted, UseOptions(wait=wait))
+        def acquire(holder: Holder, request: Request, wait: float | None) -> Lease:
+            return self.acquire(holder, request, UseOptions(wait=wait))
 
         def unsettled() -> list[Item]:
             from sccache_dtool.evict import single
@@ -462,7 +462,7 @@ class Cache:
             with self._pool() as pool:
                 return single.unsettled(self.store, pool)
 
-        return Access(self.store, self.wanted, acquire, unsettled)
+        return Access(self.store, self.item_request, acquire, unsettled)
 
     # -- finding an item ---------------------------------------------------------------------------------------------
 
@@ -503,23 +503,23 @@ class Cache:
             return False
         return bool(items.generations(store, key))
 
-    def offers(self, wanted: Request) -> bool:
+    def offers(self, request: Request) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
         try:
-            return next(self._current(wanted), None) is not None
+            return next(self._current(request), None) is not None
         except NoCache:
             return False
 
-    def locate(self, wanted: Request) -> Path | None:
+    def locate(self, request: Request) -> Path | None:
         """Where the copy is that `use` would take; None if it would fetch. Take a lease before you read there."""
-        found = ((copy, self.path(copy)) for copy in self._current(wanted))
+        found = ((copy, self.path(copy)) for copy in self._current(request))
         return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
 
-    def _current(self, wanted: Request) -> Iterator[Copy]:
+    def _current(self, request: Request) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
         store = self.store
-        fresh = Freshness(store.logging_to(Silent()), wanted, None)
-        copies = items.look(store, wanted.key, uses=False).copies
+        fresh = Freshness(store.logging_to(Silent()), request, None)
+        copies = items.look(store, request.key, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
     # -- inspecting --------------------------------------------------------------------------------------------------
@@ -643,7 +643,7 @@ class Cache:
         with self._pool() as pool:
             return self._cleaner(pool).loose().files
 
-    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
+    def loose_directories(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[LooseDirectory]:
         """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.
 
         `exclude`: patterns of what does not count as old.
@@ -652,17 +652,17 @@ class Cache:
 
         store, named = self._check_permissions(), self.settings.dtool_directories
         with self._pool() as pool:
-            return list(loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude))
+            return list(loose.sum_directories(store, pool, named, untouched_since=untouched_since, exclude=exclude))
 
-    def reclaimable_piles(self) -> list[Pile]:
+    def reclaimable_loose(self) -> list[LooseDirectory]:
         """As `piles`; what `clean --all` would remove counts as old."""
         from sccache_dtool.catalog.loose import YOUNG
 
         try:
             grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
         except CacheError:  # `spared` reports it
-            return self.piles()
-        return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
+            return self.loose_directories()
+        return self.loose_directories(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
 
     def spared(self) -> Spared:
         """What `clean --all` would leave although nobody uses it.
@@ -682,10 +682,10 @@ class Cache:
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
 
-    def state(self) -> State:
+    def state(self) -> Snapshot:
         """What a monitor wants to know; see `metrics.text`."""
         from sccache_dtool.evict import audit
-        from sccache_dtool.metrics import Saved, State
+        from sccache_dtool.metrics import Saved, Snapshot
         from sccache_dtool.policy.totals import Sums, total
 
         store = self.store
@@ -694,8 +694,8 @@ class Cache:
         for sums, more in self.survey(_sums_and_saved):
             parts.append(sums)
             whole = Saved(whole.bytes + more.bytes, whole.seconds + more.seconds)
-        left = self.piles()
-        return State(
+        left = self.loose_directories()
+        return Snapshot(
             cache_id=glance.id,
             root=store.layout.root,
             sums=total(parts, 0),
@@ -772,7 +772,7 @@ class Cache:
         What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
         cleaner is at work.
         """
-        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
+        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.loose_directories())
         with self._pool() as pool:
             return self._cleaner(pool).make_room(missing, there, self.policy())
 
@@ -795,7 +795,7 @@ class Cache:
         """All pins, and by whom."""
         from sccache_dtool.evict import pins
 
-        return [(name, pins.by_whom(self.store, name)) for name in pins.listing(self.store)]
+        return [(name, pins.pinned_by(self.store, name)) for name in pins.listing(self.store)]
 
     def pin(self, key: str, until: float | None = None) -> None:
         """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
@@ -825,7 +825,7 @@ class Cache:
         """What is in the trash, and until when the last of it is kept."""
         from sccache_dtool.evict import trash
 
-        return trash.weigh(trash.listing(self.store))
+        return trash.total_of(trash.listing(self.store))
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
         """Keys of the items in the trash that can be brought back, and where they are there."""
@@ -921,7 +921,7 @@ class Cache:
         belonging = Belonging(table.read(store).lots if lots is None else lots, store.clock.wall())
         with self._pool() as pool:
             in_items = usage.scan(store, pool, belonging)
-        left = self.piles()
+        left = self.loose_directories()
         users = {uid: caller.user_name(uid) for pile in left for uid in pile.bytes_of}
         return usage.total([in_items, usage.of_piles(left, belonging, users), table.reported(store)])
 

@@ -31,7 +31,7 @@ def saved(items: Iterator[Item]) -> Saved:
     return Saved(size, seconds)
 
 
-class State(NamedTuple):
+class Snapshot(NamedTuple):
     """What is known of a cache at a moment."""
 
     cache_id: str
@@ -52,7 +52,7 @@ class State(NamedTuple):
 _Metric = tuple[str, str, float | None]
 
 
-def text(state: State) -> Iterator[str]:
+def text(state: Snapshot) -> Iterator[str]:
     """The lines of a Prometheus text file (exposition format 0.0.4)."""
     labels = _labels({"cache": state.cache_id, "root": state.root})
     for name, help, value in _metrics(state):
@@ -62,7 +62,7 @@ def text(state: State) -> Iterator[str]:
             yield f"sc_dtool_{name}{labels} {value:.15g}\n"
 
 
-def _metrics(state: State) -> Iterable[_Metric]:
+def _metrics(state: Snapshot) -> Iterable[_Metric]:
     sums = state.sums
     evicted, evicted_bytes = sum(one.copies for one in state.cleanings), sum(one.bytes for one in state.cleanings)
     reaped = sum(one.reaped for one in state.cleanings)

@@ -74,9 +74,9 @@ class Pool:
         that run this package and see the same paths. Without one, threads and forked processes do it.
         """
         self._jobs = jobs
-        self._watch = watch
+        self.watch = watch
         self._executor = executor
-        self._helpers: list[Helper] = []
+        self.helpers: list[Helper] = []
 
     def __enter__(self) -> Pool:
         return self
@@ -91,11 +91,11 @@ class Pool:
         """
         import threading
 
-        wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
-        if self._executor is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
+        wanted = min(processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
+        if self._executor is None and not self.helpers and wanted > 1 and threading.active_count() == 1:
             try:
                 for _ in range(wanted - 1):
-                    self._helpers.append(Helper(self._helpers))
+                    self.helpers.append(Helper(self.helpers))
             except OSError as error:
                 do_without(f"cannot start more processes ({error.strerror}): work on a large cache takes longer")
 
@@ -106,9 +106,9 @@ class Pool:
 
     def dismiss(self) -> None:
         """End the helpers, whatever they are at."""
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.end()
-        self._helpers = []
+        self.helpers = []
 
     def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order.
@@ -123,17 +123,17 @@ class Pool:
             spent = [so_far + end - begin for so_far, begin, end in zip(spent, before, _spent(), strict=True)]
             yield result
             done = number + 1
-            self._watch(done, total)
+            self.watch(done, total)
             wall, cpu, gave_up = spent
             may_share = self._jobs != 1 or self._executor is not None
             if may_share and wall > PROBE and (total - done) * wall / done > WORTH:
                 # It has waited for something, rather than for a processor that others are using.
                 waiting = cpu < wall / 2 and gave_up > 0
-                with closing(self._many(work, tasks[done:], waiting=waiting)) as results:
+                with closing(self.share(work, tasks[done:], waiting=waiting)) as results:
                     for result in results:
                         yield result
                         done += 1
-                        self._watch(done, total)
+                        self.watch(done, total)
                 return
 
     def each_in_pieces(
@@ -145,17 +145,17 @@ class Pool:
             for part in parts:
                 yield from part
 
-    def _many(
+    def share(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
         if self._executor is not None:
             return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
-            return _by_threads(work, tasks, self._jobs or THREADS)
+            return by_threads(work, tasks, self._jobs or THREADS)
         self.start_helpers()
-        return self._by_processes(work, tasks) if self._helpers else _in_turn(work, tasks)
+        return self.by_processes(work, tasks) if self.helpers else _in_turn(work, tasks)
 
-    def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
+    def by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """Give the helpers what they can hold, take what they have done, and work as well until there is something."""
         from multiprocessing.connection import wait
 
@@ -163,19 +163,19 @@ class Pool:
         given = taken = 0
         try:
             while taken < len(tasks):
-                most = min(len(tasks), taken + _WINDOW * (1 + len(self._helpers)))
-                for helper in self._helpers:
+                most = min(len(tasks), taken + _WINDOW * (1 + len(self.helpers)))
+                for helper in self.helpers:
                     while given < most and len(helper.at) < _AHEAD:
                         helper.give(work, given, tasks[given])
                         given += 1
-                working: dict[Any, Helper] = {helper.connection: helper for helper in self._helpers if helper.at}
+                working: dict[Any, Helper] = {helper.connection: helper for helper in self.helpers if helper.at}
                 arrived = wait(list(working), 0 if given < most else None) if working else []
                 for connection in arrived:
                     helper = working[connection]
                     try:
                         ready[helper.at.popleft()] = helper.connection.recv()
                     except (EOFError, OSError):  # it was killed: this process does its work
-                        self._helpers.remove(helper)
+                        self.helpers.remove(helper)
                         helper.end()
                         ready |= {number: attempt(work, tasks[number]) for number in helper.at}
                 if not arrived and given < most:
@@ -185,7 +185,7 @@ class Pool:
                     yield ready.pop(taken).get()
                     taken += 1
         finally:
-            if any(helper.at for helper in self._helpers):  # nobody wants the rest
+            if any(helper.at for helper in self.helpers):  # nobody wants the rest
                 self.dismiss()
 
 
@@ -197,7 +197,7 @@ def _spent() -> tuple[float, float, int]:
     return time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw
 
 
-class Outcome:
+class TaskResult:
     """A result, or the error that came instead."""
 
     def __init__(self, result: Any, error: Exception | None) -> None:
@@ -211,12 +211,12 @@ class Outcome:
         return self._result
 
 
-def attempt(work: Callable[[Any], Any], task: Any) -> Outcome:
+def attempt(work: Callable[[Any], Any], task: Any) -> TaskResult:
     """What comes of a task."""
     try:
-        return Outcome(work(task), None)
+        return TaskResult(work(task), None)
     except Exception as error:
-        return Outcome(None, error)
+        return TaskResult(None, error)
 
 
 class Helper:
@@ -234,12 +234,12 @@ class Helper:
         self._work: object = None  # which it has
         ours, its = Pipe()
         try:
-            self._pid = os.fork()
+            self.pid = os.fork()
         except OSError:
             ours.close()
             its.close()
             raise
-        if self._pid == 0:
+        if self.pid == 0:
             ours.close()
             for other in others:
                 other.connection.close()  # or its helper would not see that this process is gone
@@ -265,8 +265,8 @@ class Helper:
         """End it."""
         self.connection.close()
         try:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass
 
@@ -294,7 +294,7 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
         yield work(task)
 
 
-def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
+def by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
     with Threads(number) as pool:
         pending: deque[Future[Result]] = deque()
         for task in tasks:
@@ -323,8 +323,8 @@ def _by_executor(
     workers = _workers(executor)
     size = max(1, -(-len(tasks) // _PARTS), min(4 * threads, -(-len(tasks) // (workers + 1))))
     parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-    pending: dict[int, Future[list[Outcome]]] = {}
-    ready: dict[int, list[Outcome]] = {}
+    pending: dict[int, Future[list[TaskResult]]] = {}
+    ready: dict[int, list[TaskResult]] = {}
     given = taken = 0
     accepts = True  # whether the executor takes parts
     try:
@@ -365,15 +365,15 @@ def _workers(executor: Executor) -> int:
     return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING // 2)
 
 
-def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Outcome]:
+def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[TaskResult]:
     """What comes of each task. Runs in any process: it may start threads, and forks nothing."""
     each = functools.partial(attempt, work)
-    return list(_by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
+    return list(by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
 
 
 def _collected(
-    future: Future[list[Outcome]], work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
-) -> list[Outcome]:
+    future: Future[list[TaskResult]], work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
+) -> list[TaskResult]:
     try:
         return future.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
@@ -381,7 +381,7 @@ def _collected(
         return _do_part(work, tasks, threads)
 
 
-def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
+def _is_done_in_time(future: Future[list[TaskResult]], number: int) -> bool:
     """Wait for a part that an executor has; False if it takes so long that this process does it as well."""
     from concurrent.futures import wait
 
@@ -468,5 +468,5 @@ class Threads:
         self._tasks.put(None)  # for the next thread
 
 
-def _processors() -> int:
+def processors() -> int:
     return len(os.sched_getaffinity(0))

@@ -50,7 +50,7 @@ class Counting(FileSystem):
         return do()
 
 
-_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any", "seems_there", "way_to"}
+_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any", "seems_there", "open_directory"}
 
 
 def _forward(kind: str) -> Callable[..., Any]:

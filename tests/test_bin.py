@@ -54,7 +54,7 @@ def take(cache: Cache, source: str) -> Callable[..., Lease]:
     """Takes a lease for a job, as `sc-dtool use` does in it."""
 
     def take(job: Job = TAKEN, process: Process | None = None, ttl: float | None = None) -> Lease:
-        return cache.hold(Owner(JOB, process, None, "align", job), cache.wanted([source]), UseOptions(ttl=ttl))
+        return cache.hold(Owner(JOB, process, None, "align", job), cache.item_request([source]), UseOptions(ttl=ttl))
 
     return take
 
@@ -83,7 +83,7 @@ def test_the_epilog_gives_back_what_the_job_holds(
 @pytest.mark.parametrize("name", ["Proben-ä", "a 'b' $(touch owned) *", "-n", "x" * 200, "東京都" * 60, "a/g1/use/x"])
 def test_the_epilog_goes_by_no_name(cache: Cache, disk: Disk, source: str, name: str) -> None:
     """What a job holds of an item with an odd or long name would be kept until somebody reaps."""
-    lease = cache.hold(Owner(JOB, None, None, "align", TAKEN), cache.wanted([source], name))
+    lease = cache.hold(Owner(JOB, None, None, "align", TAKEN), cache.item_request([source], name))
     run(EPILOG, cache.root)
     assert (disk.leases(), disk.holders(), len(uses(lease))) == ([], [], 1)
     assert not os.path.exists("owned")
@@ -126,7 +126,7 @@ def test_the_epilog_leaves_what_a_process_holds_too(
     """A shell under `salloc` on a login node would lose what it reads; a script what it took for itself."""
     process = proc.identify(os.getpid())
     take(process=process)
-    cache.hold(Owner(CALLER, process, None, "x", TAKEN), cache.wanted([source]))
+    cache.hold(Owner(CALLER, process, None, "x", TAKEN), cache.item_request([source]))
     run(EPILOG, cache.root)
     assert len(disk.leases()) == 2
 

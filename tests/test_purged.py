@@ -103,7 +103,7 @@ def _use(cache: Cache, source: str) -> Lease:
 
 
 def _hold(cache: Cache, source: str) -> Lease:
-    return cache.hold(JOB, cache.wanted([source]))
+    return cache.hold(JOB, cache.item_request([source]))
 
 
 @pytest.mark.parametrize("take", [_use, _hold])

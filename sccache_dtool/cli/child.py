@@ -118,7 +118,7 @@ class Child:
         """Whether the command has ended. Its process number is not reused before `close`."""
         return self._reaped or os.waitid(os.P_PID, self.pid, _END | os.WNOHANG) is not None
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send the command a signal, unless it has ended."""
         if self._reaped:
             return
@@ -134,7 +134,7 @@ class Child:
         if self._write_order >= 0:
             os.close(self._write_order)
             self._write_order = -1
-            self.tell(signal.SIGKILL)  # SIGKILL, because the process may be stopped
+            self.send_signal(signal.SIGKILL)  # SIGKILL, because the process may be stopped
         os.close(self._read_failure)
         os.waitpid(self.pid, 0)
         self._reaped = True
@@ -157,12 +157,12 @@ class Child:
                 continue
             # What the kernel or the command itself sends to the process group, the command has received already.
             if arrived.si_code != _SI_KERNEL and arrived.si_pid != self.pid:
-                self.tell(arrived.si_signo)
+                self.send_signal(arrived.si_signo)
         return end
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal that another thread received: its sender is unknown."""
-        self.tell(number)
+        self.send_signal(number)
 
 
 class _NotStarted(CacheError):

@@ -316,7 +316,7 @@ def _entry(cache: Cache, text: str) -> Entry:
     if named.is_dataset:
         raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
     try:
-        request = cache.wanted(words)
+        request = cache.item_request(words)
     except CacheError:
         request = None
     if request is not None and request.key == named.key:
@@ -325,7 +325,7 @@ def _entry(cache: Cache, text: str) -> Entry:
     source = tuple(facts.source or ()) if facts else ()
     for name in (None, key_label(named.key)):
         try:
-            if cache.wanted(source, name).key == named.key:
+            if cache.item_request(source, name).key == named.key:
                 return Entry(named.key, f"/{mount}", source, name)
         except CacheError:
             continue

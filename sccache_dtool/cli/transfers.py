@@ -196,11 +196,11 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
     """The path of the copy that `use` would take, or of the copy that is named."""
     if named.generation is None:
         try:
-            wanted = cache.wanted(words, name)
+            request = cache.item_request(words, name)
         except CacheError:
-            wanted = None  # not the words of `use`
-        if wanted is not None and wanted.key == named.key:
-            yield cache.locate(wanted)
+            request = None  # not the words of `use`
+        if request is not None and request.key == named.key:
+            yield cache.locate(request)
             return
     for copy in cache.item(named.key).copies:
         if not copy.closed and named.generation in (None, str(copy.generation)):

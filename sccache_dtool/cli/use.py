@@ -219,7 +219,7 @@ def run_command(
             return
         lost.append(error)
         if not keep_going:
-            child.tell(signal.SIGTERM)
+            child.send_signal(signal.SIGTERM)
         now.out.error(error)
 
     try:

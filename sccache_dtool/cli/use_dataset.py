@@ -64,7 +64,7 @@ def _place(
 ) -> Staged:
     """`stage` in the cache that has the dataset, or else in the first with enough space."""
 
-    def stage_until_it_stands(cache: Cache) -> Staged:
+    def stage_until_valid(cache: Cache) -> Staged:
         for attempt in attempts():
             with attempt:
                 return stage(cache)
@@ -72,7 +72,7 @@ def _place(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.has(request.key)), None)
     if there is not None:
-        return stage_until_it_stands(there)
+        return stage_until_valid(there)
     if options.size is None:
         options = options._replace(size=staging.bytes_of(request))
-    return fetch_where_room_is(caches, request, options, stage_until_it_stands)
+    return fetch_where_room_is(caches, request, options, stage_until_valid)

@@ -18,7 +18,17 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.disk.extraction import Extraction
-from sccache_dtool.disk.nofollow import ONWARD, READ_ONLY, Way, by_descriptor, near, opened, opening, reached, way_to
+from sccache_dtool.disk.nofollow import (
+    ONWARD,
+    READ_ONLY,
+    DirectoryHandle,
+    by_descriptor,
+    near,
+    open_directory,
+    opened,
+    opening,
+    reached,
+)
 from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
@@ -62,7 +72,7 @@ class FileSystem(Trees):
         with reached(source) as (old, here), reached(path) as (new, there):
             os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
 
-    def rename(self, source: str, target: str, *, unique: bool = False, via: Way | None = None) -> None:
+    def rename(self, source: str, target: str, *, unique: bool = False, via: DirectoryHandle | None = None) -> None:
         """Rename within the cache. `via`: an open directory above `source`."""
         if unique:
             os.rename(source, target)
@@ -109,7 +119,7 @@ class FileSystem(Trees):
         with reached(path) as (name, directory):
             os.utime(name, dir_fd=directory, follow_symlinks=False)
 
-    def rmdir(self, path: str, *, via: Way | None = None) -> None:
+    def rmdir(self, path: str, *, via: DirectoryHandle | None = None) -> None:
         """Remove an empty directory; the server refuses if it is not empty. `via`: as for rename."""
         with reached(path, via) as (name, directory):
             os.rmdir(name, dir_fd=directory)
@@ -187,17 +197,17 @@ class FileSystem(Trees):
 
     # -- directories -----------------------------------------------------------------------------------------------
 
-    def way_to(self, path: str, via: Way | None = None) -> Way:
+    def open_directory(self, path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
         """Open a directory for many calls below it; a context manager. `via`: an open directory above it."""
-        return way_to(path, via)
+        return open_directory(path, via)
 
     @contextlib.contextmanager
     def near(self, path: str) -> Iterator[None]:
         """Reach what is below a directory from there, until the block ends; `near` in `nofollow`. Raises OSError."""
-        with way_to(path) as way, near(way):
+        with open_directory(path) as handle, near(handle):
             yield
 
-    def names(self, path: str, *, via: Way | None = None) -> list[str]:
+    def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
 
         `via`: this directory, or one above it, opened by `way_to`.
@@ -207,14 +217,14 @@ class FileSystem(Trees):
         with opening(path, via=via, as_is=True) as fd:
             return sorted(os.listdir(fd))
 
-    def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
+    def names_if_any(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """As `names`, but empty for a directory that does not exist yet."""
         try:
             return self.names(path, via=via)
         except FileNotFoundError:  # only this error: a stale directory, for example, may have names
             return []
 
-    def entries(self, path: str, *, via: Way | None = None) -> list[Entry]:
+    def entries(self, path: str, *, via: DirectoryHandle | None = None) -> list[Entry]:
         """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 
         `via`: this directory, opened by `way_to`.
@@ -223,7 +233,7 @@ class FileSystem(Trees):
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
 
     def statuses(
-        self, path: str, names: Iterable[str], *, via: Way | None = None
+        self, path: str, names: Iterable[str], *, via: DirectoryHandle | None = None
     ) -> Iterator[tuple[str, os.stat_result]]:
         """Attributes of names in a directory, with one call each. Names that fail are left out.
 

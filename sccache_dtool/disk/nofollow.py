@@ -36,7 +36,7 @@ LISTING = os.O_RDONLY | _DIRECTORY
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class Way(NamedTuple):
+class DirectoryHandle(NamedTuple):
     """An open directory, relative to which paths below it are opened; a context manager.
 
     The descriptor follows the directory if it is renamed. Shards and items are never renamed.
@@ -53,36 +53,38 @@ class Way(NamedTuple):
 
 
 #: The directory from which what is below it is reached, in this thread.
-_NEAR: ContextVar[Way | None] = ContextVar("_NEAR", default=None)
+_NEAR: ContextVar[DirectoryHandle | None] = ContextVar("_NEAR", default=None)
 
 
 @contextlib.contextmanager
-def near(way: Way) -> Iterator[None]:
+def near(handle: DirectoryHandle) -> Iterator[None]:
     """Until the block ends, reach what is below a directory from there: one call instead of one for each level.
 
     Not for a generator, whose caller would be near it as well.
     """
-    token = _NEAR.set(way)
+    token = _NEAR.set(handle)
     try:
         yield
     finally:
         _NEAR.reset(token)
 
 
-def _nearest(path: str, via: Way | None) -> Way | None:
+def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
     """`via` or, if there is none, the directory that the caller is near, if `path` is below it."""
-    if via is None and (way := _NEAR.get()) is not None and path.startswith(f"{way.path}/"):
-        return way
+    if via is None and (handle := _NEAR.get()) is not None and path.startswith(f"{handle.path}/"):
+        return handle
     return via
 
 
-def way_to(path: str, via: Way | None = None) -> Way:
+def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
     """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
-    return Way(path, opened(path, LISTING, via))
+    return DirectoryHandle(path, opened(path, LISTING, via))
 
 
 @contextlib.contextmanager
-def opening(path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> Iterator[int]:
+def opening(
+    path: str, flags: int = LISTING, via: DirectoryHandle | None = None, *, as_is: bool = False
+) -> Iterator[int]:
     """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`."""
     fd = opened(path, flags, via, as_is=as_is)
     try:
@@ -91,15 +93,15 @@ def opening(path: str, flags: int = LISTING, via: Way | None = None, *, as_is: b
         os.close(fd)
 
 
-def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
+def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`.
 
     `as_is`: outside the control directory, follow a link to a directory.
     """
     via = _nearest(path, via)
     try:
-        if via is None and (way := _NEAR.get()) is not None and path == way.path:
-            return os.open(".", flags, mode, dir_fd=way.directory)
+        if via is None and (handle := _NEAR.get()) is not None and path == handle.path:
+            return os.open(".", flags, mode, dir_fd=handle.directory)
         name, directory = _reach(path, via, ONWARD)
         if as_is and directory is None:
             flags &= ~os.O_NOFOLLOW
@@ -112,7 +114,7 @@ def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_i
 
 
 @contextlib.contextmanager
-def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None]]:
+def reached(path: str, via: DirectoryHandle | None = None) -> Iterator[tuple[str, int | None]]:
     """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
 
     A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
@@ -146,7 +148,7 @@ def _look_again(path: str) -> None:
         _leave(_reach(path, None, LISTING)[1], None)
 
 
-def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
+def _reach(path: str, via: DirectoryHandle | None, flags: int) -> tuple[str, int | None]:
     """A name and its directory, to be closed with `_leave`. `flags`: to open the directories of the path."""
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
@@ -156,12 +158,12 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
             return path, None
         top, inner = match.groups()
         here = _enter(None, top, path, len(top), flags)
-    *way, name = inner.split("/")
-    if name == ".." or ".." in way:
+    *handle, name = inner.split("/")
+    if name == ".." or ".." in handle:
         _leave(here, via)
         raise OSError(errno.EINVAL, "a path in a cache must not lead upwards", path)
     end = len(top)
-    for part in way:
+    for part in handle:
         end += len(part) + 1
         try:
             below = _enter(here, part, path, end, flags)
@@ -171,7 +173,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     return name, here
 
 
-def _leave(directory: int | None, via: Way | None) -> None:
+def _leave(directory: int | None, via: DirectoryHandle | None) -> None:
     """Close a directory, unless the caller opened it."""
     if directory is not None and (via is None or directory != via.directory):
         os.close(directory)

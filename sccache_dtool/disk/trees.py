@@ -12,7 +12,15 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
+from sccache_dtool.disk.nofollow import (
+    LISTING,
+    ONWARD,
+    READ_ONLY,
+    DirectoryHandle,
+    by_descriptor,
+    open_directory,
+    reached,
+)
 from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
 
 #: Permission bits of directories in a cache that a group shares.
@@ -75,7 +83,7 @@ class Trees:
                 finally:
                     os.close(fd)
 
-    def remove_tree(self, path: str, *, via: Way | None = None) -> None:
+    def remove_tree(self, path: str, *, via: DirectoryHandle | None = None) -> None:
         """Remove a file or a tree, including read-only directories. Missing files are not an error.
 
         `via`: an open directory above it.
@@ -101,7 +109,7 @@ class Trees:
             with reached(there) as (name, above):
                 os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
             left.append(here)
-            with way_to(here) as old, way_to(there) as new:
+            with open_directory(here) as old, open_directory(there) as new:
                 with os.scandir(old.directory) as entries:
                     found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
                 for name, is_dir in found:
@@ -199,7 +207,7 @@ class Walk:
     it checks that it reaches the same directory, because another process may have moved the current one.
     """
 
-    def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
+    def __init__(self, path: str, *, opening: bool = False, via: DirectoryHandle | None = None) -> None:
         """`opening`: make the user's own read-only directories writable, to empty them. `via`: as for `reached`."""
         self._path = path
         self._opening = opening
@@ -255,7 +263,7 @@ class Walk:
         self._levels.append(level)
         if len(self._levels) > _MOST_OPEN:
             self._levels[-_MOST_OPEN - 1].close()
-        if self._opening and _is_closed_to_us(status):
+        if self._opening and _is_own_and_read_only(status):
             with contextlib.suppress(OSError):  # if it fails, the later access reports the error
                 os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         with os.scandir(directory) as found:
@@ -271,7 +279,7 @@ class Walk:
         except PermissionError:
             if not self._opening:
                 raise
-        _let_us_in(name, above)
+        _make_accessible(name, above)
         return os.open(name, LISTING, dir_fd=above)
 
     def _go_up(self) -> None:
@@ -284,18 +292,18 @@ class Walk:
         self._levels.pop().close()
 
 
-def _is_closed_to_us(status: os.stat_result) -> bool:
+def _is_own_and_read_only(status: os.stat_result) -> bool:
     """Whether a directory belongs to this user and is read-only."""
     return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
 
 
-def _let_us_in(name: str, above: int | None) -> None:
+def _make_accessible(name: str, above: int | None) -> None:
     """Give the owner permission to open a directory."""
     with contextlib.suppress(OSError):
         fd = os.open(name, ONWARD, dir_fd=above)
         try:
             status = os.fstat(fd)
-            if _is_closed_to_us(status):
+            if _is_own_and_read_only(status):
                 os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         finally:
             os.close(fd)

@@ -74,11 +74,11 @@ def _size(fs: FileSystem, path: str, copy: Copy, repair: Callable[[], object] | 
         return
     noted = Usage(copy.generation.bytes, copy.generation.entries)
     if usage != noted:
-        what = f"it was changed: {_said(noted)} when it was published, {_said(usage)} now"
+        what = f"it was changed: {_in_words(noted)} when it was published, {_in_words(usage)} now"
         yield Finding(path, what, repair, EVICTS if repair else BY_HAND)
 
 
-def _said(usage: Usage) -> str:
+def _in_words(usage: Usage) -> str:
     return f"{usage.bytes} bytes in {usage.entries} {'entry' if usage.entries == 1 else 'entries'}"
 
 

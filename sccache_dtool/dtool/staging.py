@@ -108,7 +108,7 @@ def hold(
             view = hold_one(_view(request, links))
             undo.callback(_release, view)
         for lease in (*held, view):
-            if not lease.stands():
+            if not lease.is_valid():
                 raise lease.holder.revoked()
         undo.pop_all()
     if len(cache.item(view.key).copies) > 1:

@@ -87,7 +87,7 @@ class Cleaner:
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
         of_sessions = list(sessions.listing(store))
-        quiet = self._quiet(sifted, rules, now, left, works, of_sessions)
+        quiet = self._if_nothing_to_do(sifted, rules, now, left, works, of_sessions)
         if quiet is not None:
             return quiet
         self._pool.start_helpers_for(sifted.eligible)
@@ -134,12 +134,12 @@ class Cleaner:
                 reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
             pinned = pins.pinned(store, now)
-            weighed = plan_file.weigh(store, planned.remove, pinned, exclude, there, self._pool)
-            keep = tuple(weighed.keep)
+            rechecked = plan_file.recheck(store, planned.remove, pinned, exclude, there, self._pool)
+            keep = tuple(rechecked.keep)
             if planned.goal is not None:
                 keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
-            plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
-            done = self._carry_out(plan, reaped, options, holder, now, deadline, weighed.gone)
+            plan = Plan(tuple(rechecked.remove), keep, planned.size, planned.entries, planned.goal)
+            done = self._carry_out(plan, reaped, options, holder, now, deadline, rechecked.gone)
             if done.missed_both != (0, 0):
                 done = done._replace(in_the_way=self._held_by_now(done))
             return self._finish(done, now, deadline)
@@ -153,7 +153,7 @@ class Cleaner:
         store = self._store
         now = store.clock.wall()
         listed = trash.listing(store)
-        due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
+        due = trash.total_of(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
         try:
@@ -169,7 +169,7 @@ class Cleaner:
         """
         store = self._store
         with only_cleaner(store):
-            trashed = trash.weigh(trash.listing(store))
+            trashed = trash.total_of(trash.listing(store))
             return trashed, trash.purge(store, math.inf, self._pool)
 
     def leftovers(self, found: list[Item]) -> Iterator[Leftover]:
@@ -266,7 +266,7 @@ class Cleaner:
         plan = make_plan(sifted, busy, left.files, rules, now, drift, self._room(rules.limits))
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _quiet(
+    def _if_nothing_to_do(
         self,
         sifted: Sifted,
         rules: Rules,
@@ -311,7 +311,7 @@ class Cleaner:
         """
         if not limits.of_file_system:
             return None
-        trashed = trash.weigh(trash.listing(self._store))
+        trashed = trash.total_of(trash.listing(self._store))
         figures = self._store.fs.room(self._store.layout.root)
         if figures is None:
             self._store.log.warning(
@@ -322,14 +322,14 @@ class Cleaner:
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""
-        return Trashed() if plan.spare == Spare() else trash.weigh(trash.listing(self._store))
+        return Trashed() if plan.spare == Spare() else trash.total_of(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""
         if plan.spare == Spare():
             return Trashed()
         found = trash.listing(self._store)
-        kept = trash.weigh(name for name in found if not trash.is_expired(name, now))
+        kept = trash.total_of(name for name in found if not trash.is_expired(name, now))
         if not (keep_for and plan.remove):
             return kept
         return kept.more(plan.freed, sum(candidate.entries for candidate in plan.remove), int(now + keep_for))

@@ -14,7 +14,7 @@ from sccache_dtool.disk.names import WorkName
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.leftovers import Leftover
-from sccache_dtool.evict.trash import NO_TIME, Became
+from sccache_dtool.evict.trash import NO_TIME, EvictionResult
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
 from sccache_dtool.policy.thresholds import Trashed
 from sccache_dtool.pool import Pool
@@ -41,11 +41,11 @@ class Tally:
         self.left: list[Candidate] = []  # there was no time for them
         self.gone: list[Candidate] = []  # somebody else has removed them since the scan
 
-    def add(self, candidate: Candidate, became: Became) -> None:
+    def add(self, candidate: Candidate, result: EvictionResult) -> None:
         """Note what became of one."""
-        if became.reason is not None:
-            self.failed.append(Failure(candidate, became.reason))
-        elif became.outcome is None:
+        if result.reason is not None:
+            self.failed.append(Failure(candidate, result.reason))
+        elif result.outcome is None:
             self.left.append(candidate)
         else:
             by_outcome = {
@@ -53,7 +53,7 @@ class Tally:
                 trash.Outcome.IN_USE: self.taken,
                 trash.Outcome.ALREADY_GONE: self.gone,
             }
-            by_outcome[became.outcome].append(candidate)
+            by_outcome[result.outcome].append(candidate)
 
     def places(self) -> set[str]:
         """All of which something is known."""
@@ -149,30 +149,30 @@ def carry_out(
     results = pool.each_in_pieces(evict, [candidate.place for candidate in copies], AT_ONCE)
     try:
         with contextlib.closing(results):  # nobody is at work any more at its end
-            for candidate, became in zip(copies, results, strict=True):
-                tally.add(candidate, became)
+            for candidate, result in zip(copies, results, strict=True):
+                tally.add(candidate, result)
     except BaseException:
-        _tell_what_is_in_the_trash(store, copies, keep_until, tally)
+        _record_what_is_in_the_trash(store, copies, keep_until, tally)
         raise
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool:
 
-        def tell(one: Loose, became: Became) -> None:
-            tally.add(of_dtool[one], became)
+        def record(one: Loose, result: EvictionResult) -> None:
+            tally.add(of_dtool[one], result)
 
-        loose_removal.remove(store, holder, of_dtool, keep_until, now, tell, deadline)
+        loose_removal.remove(store, holder, of_dtool, keep_until, now, record, deadline)
 
 
-def _tell_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
+def _record_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
     """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
     there = set(store.fs.names(store.layout.trash))
     told = tally.places()
     for candidate in copies:
         if candidate.place not in told and trash.name_of(candidate.generation, keep_until) in there:
-            tally.add(candidate, Became(trash.Outcome.EVICTED))
+            tally.add(candidate, EvictionResult(trash.Outcome.EVICTED))
 
 
-def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Became:
+def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> EvictionResult:
     """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
     if deadline.is_over():
         return NO_TIME
@@ -183,9 +183,9 @@ def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Bec
             name = trash.name_of(generation, keep_until)
             if store.fs.seems_there(f"{store.layout.trash}/{name}"):
                 outcome = trash.Outcome.EVICTED
-        return Became(outcome)
+        return EvictionResult(outcome)
     except OSError as error:
-        return Became(None, explain(error))
+        return EvictionResult(None, explain(error))
 
 
 def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = NO_DEADLINE) -> list[Leftover]:

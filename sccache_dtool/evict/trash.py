@@ -31,7 +31,7 @@ from sccache_dtool.disk.names import (
     understood,
     unique,
 )
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.policy.thresholds import Trashed
 from sccache_dtool.pool import THREADS, Pool
@@ -49,14 +49,14 @@ class Outcome(StrEnum):
     ALREADY_GONE = "already gone"
 
 
-class Became(NamedTuple):
+class EvictionResult(NamedTuple):
     """What became of what was to be evicted, or why that failed; neither: there was no time left."""
 
     outcome: Outcome | None
     reason: str | None = None
 
 
-NO_TIME = Became(None)
+NO_TIME = EvictionResult(None)
 
 
 def name_of(generation: str, keep_until: int) -> str:
@@ -77,7 +77,7 @@ def evict(store: Store, key: str, generation: str, keep_until: int = 0) -> Outco
     name_of(generation, keep_until)
     directory = store.layout.generation(key, generation)
     try:
-        item = store.fs.way_to(store.layout.item(key))
+        item = store.fs.open_directory(store.layout.item(key))
     except FileNotFoundError:
         return Outcome.ALREADY_GONE
     with item:
@@ -118,7 +118,7 @@ def _noted(fs: FileSystem, note: str) -> bool:
     return False
 
 
-def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
+def _kept_until(fs: FileSystem, directory: str, via: DirectoryHandle) -> int:
     """Until when whoever began to evict a copy wanted it to be kept, in seconds since 1970; 0: not at all."""
     with Expected(GONE):
         found = map(KeptName.parse, fs.names(directory, via=via))
@@ -189,7 +189,7 @@ def is_expired(name: TrashName, now: float) -> bool:
     return name.going or name.keep_until <= now
 
 
-def weigh(names: Iterable[TrashName]) -> Trashed:
+def total_of(names: Iterable[TrashName]) -> Trashed:
     """What these take, and how long the last of them is kept."""
     trashed = Trashed()
     for name in names:
@@ -217,13 +217,13 @@ def _going(store: Store, name: TrashName) -> TrashName:
 
 def _remove_each(store: Store, deadline: Deadline, names: Sequence[TrashName]) -> tuple[Purged, list[str]]:
     copies, left, warnings = 0, list[TrashName](), list[str]()
-    with store.fs.way_to(store.layout.trash) as way:
+    with store.fs.open_directory(store.layout.trash) as handle:
         for name in names:
             if deadline.is_over():
                 left.append(name)
                 continue
             try:
-                store.fs.remove_tree(f"{store.layout.trash}/{_going(store, name)}", via=way)
+                store.fs.remove_tree(f"{store.layout.trash}/{_going(store, name)}", via=handle)
                 copies += 1
             except OSError as error:
                 if error.errno not in GONE:

@@ -33,7 +33,7 @@ class Freshness:
         self._request = request
         self._max_age = max_age
         self._judged: dict[str, bool] = {}
-        self._now: versions.Now | None = None
+        self._now: versions.CurrentVersion | None = None
         self._outdated: int | None = None  # when a copy was fetched of which the source has another version by now
         self._warned = False
 
@@ -77,7 +77,7 @@ class Freshness:
         return False
 
     @property
-    def _local(self) -> versions.Now:
+    def _local(self) -> versions.CurrentVersion:
         if self._now is None:
             self._now = versions.now(self._request.stack)
         return self._now

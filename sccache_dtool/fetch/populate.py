@@ -180,7 +180,7 @@ class Populator(NamedTuple):
         )
         fs.write_new(f"{area}/{ITEM_FILE}", facts.encode(), shared=layout.shared)
         for text in fs.names(area):
-            if transfers.is_for_show(text):
+            if transfers.only_shows_progress(text):
                 fs.unlink(f"{area}/{text}")
         fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
         fs.put_record(history.encode_lease(now, self.holder.by), f"{area}/{GATE}/{name}")

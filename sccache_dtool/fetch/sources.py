@@ -21,7 +21,7 @@ from sccache_dtool.fetch.words import REMOTE
 from sccache_dtool.protocol.store import Store
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
     """What can be done with sources of one kind."""
 
     #: Brings it to a new path, as a file or a directory; the names are those of the digests to take of a file.
@@ -39,15 +39,15 @@ class Kind(NamedTuple):
 KINDS = {"file": "local", "http": "http", "https": "http", **dict.fromkeys(REMOTE, "fsspec_source")}
 
 
-def _built_in(scheme: str) -> Kind | None:
+def _built_in(scheme: str) -> SourceKind | None:
     if scheme not in KINDS:
         return None
     module: Any = import_module(f"sccache_dtool.fetch.{KINDS[scheme]}")
     missing = getattr(module, "to_install", lambda scheme: None)
-    return Kind(module.retrieve, module.announced, module.is_unchanged, missing)
+    return SourceKind(module.retrieve, module.announced, module.is_unchanged, missing)
 
 
-def _kind(scheme: str) -> Kind | None:
+def _kind(scheme: str) -> SourceKind | None:
     """What can be done with sources of a scheme; None if nothing that is installed knows it."""
     plugin = None if scheme in KINDS else plugins.find_source(scheme)
     if plugin is None:
@@ -57,7 +57,7 @@ def _kind(scheme: str) -> Kind | None:
         with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
             return plugin.retrieve(job, source, path, algorithms)
 
-    return Kind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
+    return SourceKind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
 
 
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:

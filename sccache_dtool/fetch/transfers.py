@@ -162,7 +162,7 @@ def is_fetched(store: Store, key: str) -> bool:
     return any(one.key == key for one in _running_if_known(store))
 
 
-def is_for_show(name: str) -> bool:
+def only_shows_progress(name: str) -> bool:
     """Whether a name in a work area only shows its progress."""
     return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
 

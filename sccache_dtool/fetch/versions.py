@@ -57,7 +57,7 @@ class Version(NamedTuple):
     fact: dict[str, object]  # for `item.json`
 
 
-class Now(NamedTuple):
+class CurrentVersion(NamedTuple):
     """The versions that the sources of a stack have now."""
 
     texts: tuple[str | None, ...]  # by source; None: it is local, and cannot be read
@@ -125,7 +125,7 @@ def _look(path: str, answers: list[None]) -> Version:
     return Version(f"{status.st_size} {mtime}", status.st_mtime_ns, {"size": status.st_size, "mtime": mtime})
 
 
-def now(stack: Stack) -> Now:
+def now(stack: Stack) -> CurrentVersion:
     """The versions that the sources of a stack have now. Asks no server."""
     texts: list[str | None] = []
     unreadable = []
@@ -139,7 +139,7 @@ def now(stack: Stack) -> Now:
         except OSError as error:
             texts.append(None)
             unreadable.append(f"{source.canonical}: {error.strerror or error}")
-    return Now(tuple(texts), tuple(unreadable))
+    return CurrentVersion(tuple(texts), tuple(unreadable))
 
 
 def is_tracked(stack: Stack) -> bool:
@@ -212,7 +212,7 @@ def is_as_noted(source: Source, fact: object) -> bool:
     return look(source.location).text == text_of(fact)
 
 
-def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
+def fits(current: CurrentVersion, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
     """Whether a copy with this version in its name is of what the sources have now.
 
     A source that cannot be read is not compared. Only if there are others, `noted` is called: what `item.json` says
@@ -313,7 +313,7 @@ def _look_at_tree(path: str, answers: list[None]) -> Version:
             name = inner + b"/" + entry.name if inner else entry.name
             try:
                 status = entry.stat(follow_symlinks=False)
-                what = _describe(entry, status)
+                what = describe(entry, status)
             except FileNotFoundError:
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -326,7 +326,7 @@ def _look_at_tree(path: str, answers: list[None]) -> Version:
     return Version(f"tree {text}", newest, {"tree": text})
 
 
-def _describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
+def describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
     if stat.S_ISDIR(status.st_mode):
         return b"directory"
     if stat.S_ISLNK(status.st_mode):

@@ -14,7 +14,7 @@ from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.log import Log
 
 if TYPE_CHECKING:
-    from sccache_dtool.liveness.job import Found, Job
+    from sccache_dtool.liveness.job import EnclosingJob, Job
 
 _log = Log(__name__)
 
@@ -161,7 +161,7 @@ def _auto(proc: Proc) -> Owner:
     return owner
 
 
-def job_here(proc: Proc) -> Found | None:
+def job_here(proc: Proc) -> EnclosingJob | None:
     """The batch job that this process runs in; None outside of jobs, where no more is loaded for this."""
     if not may_be_in_job(proc):
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.loose import Pile
+from sccache_dtool.catalog.loose import LooseDirectory
 from sccache_dtool.lots.belonging import Belonging
 from sccache_dtool.lots.model import Usage
 from sccache_dtool.pool import Pool
@@ -30,7 +30,7 @@ def total(parts: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
     return whole
 
 
-def of_piles(piles: Iterable[Pile], belonging: Belonging, user_of: Mapping[int, str]) -> dict[str, Usage]:
+def of_piles(piles: Iterable[LooseDirectory], belonging: Belonging, user_of: Mapping[int, str]) -> dict[str, Usage]:
     """What each lot has in files that dtool left; `user_of`: names of users by their ids.
 
     The files of a directory count as objects of the lot that has most of its bytes.

@@ -17,7 +17,7 @@ from sccache_dtool.disk.names import PROBE, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
-from sccache_dtool.liveness.process import Myself
+from sccache_dtool.liveness.process import OwnProcess
 from sccache_dtool.liveness.record import HolderRecord, Membership, encode
 from sccache_dtool.protocol.store import Store
 
@@ -70,7 +70,7 @@ class Holder:
         self._store = store
         self._numbers = itertools.count()
         self._heartbeat: Heartbeat | None = None
-        self._myself = Myself.now()
+        self._myself = OwnProcess.now()
         self._retired = False
         self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
         self._name = HolderName(f"{owner.prefix}{names.unique(12)}", 0, 0)

@@ -88,15 +88,15 @@ class Lease:
         if self.holder.lost or (self.holder.is_of_this_process and not self.holder.confirm()):
             raise LeaseLost(f"the lease on {self.key} was revoked", hint="use the item again")
 
-    def stands(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it protects what it is on, so that its path can be given out; if it does not, it is given back."""
-        stands = False
+        is_valid = False
         try:
-            stands = self.holder.confirm()
+            is_valid = self.holder.confirm()
         finally:
-            if not stands:
+            if not is_valid:
                 self.give_back()
-        return stands
+        return is_valid
 
     def give_back(self) -> None:
         """Release what nobody was given; what fails now is done by a reaper, once this process is gone."""

@@ -47,12 +47,12 @@ class Program:
         """Show heartbeats from now on."""
         self.holder.start_heartbeat(self._tell)
 
-    def stands(self, lease: Lease) -> bool:
+    def is_valid(self, lease: Lease) -> bool:
         """Whether a lease that was just taken protects what it is on. It is kept until it is released.
 
         It is listed before that is asked: a `close` in another thread either finds it, or is seen here.
         """
-        return lease.keep_in(self.leases).stands()
+        return lease.keep_in(self.leases).is_valid()
 
     def close(self) -> None:
         """Release everything and leave; does nothing in a forked child."""
@@ -65,9 +65,9 @@ class Program:
 
     def _tell(self, error: LeaseLost) -> None:
         """Tell everybody; one who fails over it does not keep it from the others, and is shown as a thread's error."""
-        for tell in self.on_lost:
+        for callback in self.on_lost:
             try:
-                tell(error)
+                callback(error)
             except Exception as failure:
                 threading.excepthook(
                     threading.ExceptHookArgs(
@@ -158,7 +158,7 @@ class _Workers:
         self.told = forking.token()
 
 
-_workers: dict[str, _Workers] = {}
+worker_pools: dict[str, _Workers] = {}
 
 
 def _close_at_the_end_of_workers() -> None:
@@ -170,8 +170,8 @@ def _close_at_the_end_of_workers() -> None:
         util = sys.modules.get(name)
         if not hasattr(util, "_exit_function"):  # not loaded, or not wholly
             continue
-        if name not in _workers:
-            _workers[name] = _Workers(util)
-            util.register_after_fork(_workers[name], _Workers.release_at_end)  # type: ignore[union-attr]
-        if _workers[name].told is not forking.token():
-            _workers[name].release_at_end()
+        if name not in worker_pools:
+            worker_pools[name] = _Workers(util)
+            util.register_after_fork(worker_pools[name], _Workers.release_at_end)  # type: ignore[union-attr]
+        if worker_pools[name].told is not forking.token():
+            worker_pools[name].release_at_end()

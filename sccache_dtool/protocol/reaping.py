@@ -320,7 +320,7 @@ def reap(
             if dry_run or judge.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
-            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record, id, also)}")
+            failed.append(f"cannot revoke holder {id}: {error.strerror}{_who_can(error, record, id, also)}")
     for one in listed:
         judged = judge.lease(one)
         if judged.verdict.state is not State.DEAD:
@@ -329,7 +329,7 @@ def reap(
             if dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED):
                 ended.append(judged)
         except OSError as error:
-            reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
+            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     over: dict[str, str] = {}
     for facts in open_sessions:
@@ -344,7 +344,7 @@ def reap(
     return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed), tuple(over.items()))
 
 
-def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
+def _who_can(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
     """Who can do what this user may not. `on_word`: holders that are taken for dead on a person's word."""
     if error.errno not in FORBIDDEN:
         return ""

@@ -26,7 +26,7 @@ class Access(NamedTuple):
     """What a session needs of its cache."""
 
     store: Store
-    wanted: Callable[[Sequence[str], str | None], Request]  # parses words and a name
+    item_request: Callable[[Sequence[str], str | None], Request]  # parses words and a name
     acquire: Callable[
         [Holder, Request, float | None], Lease
     ]  # waits at most so many seconds; None: as the settings say
@@ -38,13 +38,13 @@ class Access(NamedTuple):
             return sessions.normal(data_set)
         made = []
         for mount, words in data_set.items():
-            request = self.wanted([words] if isinstance(words, str) else [*words], None)
+            request = self.item_request([words] if isinstance(words, str) else [*words], None)
             made.append(Entry(request.key, mount, request.stack.canonical))
         return sessions.normal(made)
 
     def request_of(self, entry: Entry) -> Request:
         """What an entry of a data set asks for. Raises UsageError if its words mean another item now."""
-        request = self.wanted(entry.words, entry.name)
+        request = self.item_request(entry.words, entry.name)
         if entry.item not in (None, request.key):
             raise UsageError(
                 f"the words of {entry.mount} mean another item by now", hint="put the item into the data set again"

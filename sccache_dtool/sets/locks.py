@@ -428,8 +428,8 @@ def write_tar(store: Store, payload: str, inner: str, out: IO[bytes]) -> None:
             if stat.S_ISDIR(status.st_mode):
                 info.type = tarfile.DIRTYPE
                 archive.addfile(info)
-                with fs.way_to(path) as way:
-                    found = fs.names(path, via=way)
+                with fs.open_directory(path) as handle:
+                    found = fs.names(path, via=handle)
                 pending += ((f"{path}/{one}", f"{name}/{one}") for one in reversed(found))
             elif stat.S_ISLNK(status.st_mode):
                 info.type, info.linkname = tarfile.SYMTYPE, fs.readlink(path)

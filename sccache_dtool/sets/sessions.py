@@ -214,8 +214,8 @@ def _within(store: Store, entry: Entry, rest: tuple[str, ...], path: str, childr
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "item" if stat.S_ISREG(status.st_mode) else "other"
         listed = None
         if children and kind == "folder":
-            with store.fs.way_to(place) as way:
-                listed = tuple(map(_child, os.scandir(way.directory)))
+            with store.fs.open_directory(place) as handle:
+                listed = tuple(map(_child, os.scandir(handle.directory)))
     except OSError as error:
         if error.errno in GONE:
             raise UsageError(

@@ -327,7 +327,7 @@ def test_a_command_that_may_not_be_signalled_goes_on(monkeypatch: pytest.MonkeyP
     """A signal for a command under sudo would end us instead, and leave it without a lease."""
     child = Child(warnings.append)
     monkeypatch.setattr(os, "kill", _refuse)
-    child.tell(signal.SIGTERM)
+    child.send_signal(signal.SIGTERM)
     monkeypatch.undo()
     assert warnings == ["cannot send SIGTERM to the command: Operation not permitted"]
     child.close()

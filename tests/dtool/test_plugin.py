@@ -443,7 +443,7 @@ input()
 
 def test_a_fault_of_ours_is_warned_of_once(dataset, cache_dir, run_python):
     """Our bugs are ours."""
-    program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_wanted = None\n" + CONTENT
+    program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_request = None\n" + CONTENT
     err = content_is_there(run_python(program, dataset.uri, SC_DTOOL_PLUGIN=""))
     assert len(err.splitlines()) == 1
     assert "continues without leases: 'NoneType' object is not callable" in err

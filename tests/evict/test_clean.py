@@ -117,7 +117,7 @@ def test_a_dry_run_is_what_comes_true_and_writes_nothing_but_a_probe(
     """`--dry-run` would remove something, or show another plan than the one that is carried out."""
     for name in "abc":
         fill(name, 100)
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     fs = Counting()
     plan, reaped = make_cache(fs=fs).plan(Rules(retain_size=100))
@@ -134,7 +134,7 @@ def test_leases_of_the_dead_are_ended_first(
     cache: Cache, job: Owner, proc: FakeProc, source: str, layout: Layout
 ) -> None:
     """What only dead jobs hold would stay."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     cleaned = cache.clean(EVERYTHING)
     assert len(cleaned.reaped.leases) == 1
@@ -146,7 +146,7 @@ def test_a_reaped_use_is_a_use_that_has_just_ended(
     cache: Cache, job: Owner, proc: FakeProc, source: str, clock: FakeClock
 ) -> None:
     """What a job used until it was killed would be removed as if nobody had used it for a month."""
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     clock.let_pass(30 * 86_400)
     proc.end(4242)
     cleaned = cache.clean(Rules(older_than=86_400.0))
@@ -273,13 +273,13 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     monkeypatch.setattr(pool, "PROBE", 0.0)
     monkeypatch.setattr(pool, "WORTH", 1e9 if by == "ourselves" else -1.0)
     monkeypatch.setattr(pool, "MANY", 0)
-    monkeypatch.setattr(pool, "_processors", lambda: 3)
+    monkeypatch.setattr(pool, "processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":
-        monkeypatch.setattr(Pool, "_many", lambda _, work, tasks, waiting: pool._by_threads(work, tasks, 3))
+        monkeypatch.setattr(Pool, "share", lambda _, work, tasks, waiting: pool.by_threads(work, tasks, 3))
     if by == "processes":
-        many = Pool._by_processes
-        monkeypatch.setattr(Pool, "_many", lambda self, work, tasks, waiting: many(self, work, tasks))
+        many = Pool.by_processes
+        monkeypatch.setattr(Pool, "share", lambda self, work, tasks, waiting: many(self, work, tasks))
     with pytest.raises(KeyboardInterrupt):
         make_cache(fs=CtrlC(layout.trash, 10, noticed), jobs=3).clean(EVERYTHING)
     told, gone = told_and_gone(layout)

@@ -171,7 +171,7 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
 ) -> None:
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
     idle = Holder(store_of(FS, layout, clock=clock), job, None)
-    busy = cache.hold(job, cache.wanted([source]))
+    busy = cache.hold(job, cache.item_request([source]))
     present = holders.HolderList.glance(store_of(FS, layout)).present
     for holder in (idle, busy.holder):
         assert holders.revoke(store_of(FS, layout), present[holder.id])

@@ -255,7 +255,7 @@ def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytes
             super().set()
             answered.release()
 
-    really = versions._describe
+    really = versions.describe
 
     def describe(*words: Any) -> bytes:
         answered.release()
@@ -263,7 +263,7 @@ def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytes
         return really(*words)
 
     monkeypatch.setattr(versions, "Event", InTurns)
-    monkeypatch.setattr(versions, "_describe", describe)
+    monkeypatch.setattr(versions, "describe", describe)
     assert versions.look(str(tree)) == expected
     assert waits == [versions.PATIENCE] * 7  # six entries, and the end
 
@@ -283,7 +283,7 @@ def test_a_directory_that_changes_while_it_is_copied_is_refused(
     fs.before("open", lambda: (tree / "c").write_text("late"), within="/tree/b")
     with pytest.raises(FetchFailed, match="changed while it was copied"):
         make_cache(fs=fs).use(tree)
-    key = make_cache().wanted([str(tree)]).key
+    key = make_cache().item_request([str(tree)]).key
     assert items.generations(store_of(FileSystem(), layout), key) == []
 
 
@@ -343,7 +343,7 @@ def test_sources_that_nobody_looks_at_have_no_version() -> None:
 
 def test_who_wants_another_version_does_not_wait(make_cache: Make, source: str) -> None:
     """The hundred nodes of a job, each with its own /tmp/input, would copy them one after the other."""
-    slow, wanted = make_cache(), make_cache().wanted([source])
+    slow, wanted = make_cache(), make_cache().item_request([source])
     other: list[str] = []
 
     class Meanwhile(Interposing):
@@ -359,6 +359,6 @@ def test_who_wants_another_version_does_not_wait(make_cache: Make, source: str) 
         os.rename(f"{source}.here", source)
 
     fs.before("read", use_elsewhere)
-    assert make_cache(fs=fs).use_wanted(wanted).path.read_text() == "ACGT\n"
+    assert make_cache(fs=fs).use_request(wanted).path.read_text() == "ACGT\n"
     assert other == ["TTTT\n"]
     assert len(slow.item(wanted.key).copies) == 2

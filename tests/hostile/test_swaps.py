@@ -80,8 +80,8 @@ def make_template(place: Path) -> None:
     copy = cache.item(cache.find("closed")).copies[0]
     fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
     dead = proc.add(4242)
-    cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
-    cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
+    cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.item_request([str(sources / "ref")], "held"))
+    cache.hold(cache.owner("somebody"), cache.item_request([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
     gone = Holder(store_of(fs, layout, clock=clock), caller.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")

@@ -386,7 +386,7 @@ def test_the_epilog_works_as_the_jobs_user(shared: Shared, cluster: Cluster) -> 
     job = shared.job(use=False, user=user)  # as that user no Python need be there
     cache = Cache(shared.root)
     owner = Owner(JOB, None, None, "", Job("slurm", "lab", job, "0", "", cluster.nodes_of(job)))
-    lease = cache.hold(owner, cache.wanted([str(shared.source)]))
+    lease = cache.hold(owner, cache.item_request([str(shared.source)]))
     history = Path(lease.place.history)
     history.rmdir()
     for path in (shared.root, *shared.root.rglob("*")):

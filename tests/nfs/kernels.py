@@ -78,7 +78,7 @@ def choose() -> Kernel:
         DoesNotBootError: None does; with the reason of each.
     """
     reasons: list[str] = []
-    for program in (os.environ.get("NFS_KERNEL"), INSTALLED, _newer):
+    for program in (os.environ.get("NFS_KERNEL"), INSTALLED, newer_kernel):
         try:
             path = program() if callable(program) else program
             if path and os.path.exists(path):
@@ -147,7 +147,7 @@ def _try(program: str) -> str:
             end(kernel)
 
 
-def _newer() -> str:
+def newer_kernel() -> str:
     """The newer kernel, fetched if it is not there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sc-dtool-tests")
     place = cache / f"user-mode-linux-{_NEWER}"

@@ -407,7 +407,7 @@ class Scene:
     def hold(self) -> Lease:
         """A lease of a process that is alive until told otherwise."""
         owner = Owner(CALLER, Process(_BOOT, _SPACE, 100, 1), None, "scene")
-        lease = self.cache.hold(owner, self.cache.wanted([self.source]))
+        lease = self.cache.hold(owner, self.cache.item_request([self.source]))
         self.made.add(lease.name)
         return lease
 

@@ -189,7 +189,7 @@ class Scene:
         self.cache = Cache(self.place, fs=FileSystem())
         self.cache.init()
         self.layout = Layout(self.place)
-        self.key = self.thing.key or self.cache.wanted(self.thing.words).key
+        self.key = self.thing.key or self.cache.item_request(self.thing.words).key
         self.values = {"$S": " ".join(self.thing.words), "$D": str(props.directory)}
 
     def use(self, times: int = 1) -> None:
@@ -199,12 +199,12 @@ class Scene:
 
     def held_by(self, pid: int) -> None:
         """Let a process hold it."""
-        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
+        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.item_request(self.thing.words))
 
     def held_by_the_dead(self) -> str:
         """Let a process that is gone hold it; the holder's id."""
         with job() as pid:
-            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
+            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.item_request(self.thing.words))
         return lease.holder.id
 
     def locked_by_the_dead(self) -> None:
@@ -275,7 +275,7 @@ def _binned(scene: Scene) -> None:
 
 def _held_by_name(scene: Scene) -> None:
     """By somebody of whom nobody but a person can tell whether he is gone."""
-    lease = scene.cache.hold(scene.cache.owner("ada"), scene.cache.wanted(scene.thing.words))
+    lease = scene.cache.hold(scene.cache.owner("ada"), scene.cache.item_request(scene.thing.words))
     scene.values["$H"] = lease.holder.id
 
 
@@ -463,7 +463,9 @@ class Accidents:
         if self.case.leased is not None:
             cache = Cache(place, fs=FileSystem())
             cache.hold(
-                cache.owner(f"pid:{pid}"), cache.wanted(self.thing.words), UseOptions(ttl=self.case.leased or None)
+                cache.owner(f"pid:{pid}"),
+                cache.item_request(self.thing.words),
+                UseOptions(ttl=self.case.leased or None),
             )
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}

@@ -27,9 +27,9 @@ from sccache_dtool.disk.names import VERIFICATION
 from sccache_dtool.errors import CacheError, NoSpace, TimedOut, UsageError
 from sccache_dtool.verify import (
     Fitness,
-    Part,
     Report,
     Role,
+    RoleKind,
     Weight,
     checks,
     meeting,
@@ -49,9 +49,9 @@ CHECKS = {check.name: check for check in checks.CHECKS}
 
 A_RACE = "concurrent creation of a record"
 
-ALONE = Role(Part.LEAD, "", 0.0)
-LEADER = Role(Part.LEAD, "", 30.0)
-PEER = Role(Part.PEER, "", 30.0)
+ALONE = Role(RoleKind.LEAD, "", 0.0)
+LEADER = Role(RoleKind.LEAD, "", 30.0)
+PEER = Role(RoleKind.PEER, "", 30.0)
 
 
 @pytest.fixture(autouse=True)
@@ -573,18 +573,18 @@ def test_a_mount_that_is_unfit_by_what_is_known_of_it_is_not_tried(place: str, t
 @pytest.mark.parametrize(
     ("environment", "peer", "part", "waits"),
     [
-        ({}, False, Part.LEAD, False),
-        ({}, True, Part.PEER, True),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, True),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.PEER, True),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, Part.NONE, True),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, Part.LEAD, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, Part.LEAD, False),
-        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, Part.LEAD, False),
-        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, Part.PEER, True),
+        ({}, False, RoleKind.LEAD, False),
+        ({}, True, RoleKind.PEER, True),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.LEAD, True),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.PEER, True),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "3"}, False, RoleKind.NONE, True),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2"}, False, RoleKind.LEAD, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1"}, False, RoleKind.LEAD, False),
+        ({"SLURM_PROCID": "x", "SLURM_STEP_NUM_TASKS": "2"}, False, RoleKind.LEAD, False),
+        ({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "2"}, True, RoleKind.PEER, True),
     ],
 )
-def test_slurm_says_who_is_the_peer(environment: dict[str, str], peer: bool, part: Part, waits: bool) -> None:
+def test_slurm_says_who_is_the_peer(environment: dict[str, str], peer: bool, part: RoleKind, waits: bool) -> None:
     """Under `srun -N2` both would lead and test one host each; or a batch script would wait for a peer in vain."""
     role = role_from(environment, peer=peer, wait=None)
     assert (role.part, role.wait > 0) == (part, waits)
@@ -1066,13 +1066,13 @@ def test_two_pairs_in_one_directory_do_not_meet(
     monkeypatch.setattr(session, "PATIENCE", 30.0)
     mounts = str(tmp_path / "no mountinfo")
 
-    def start(pool: ThreadPoolExecutor, part: Part, number: int) -> Future[Report]:
+    def start(pool: ThreadPoolExecutor, part: RoleKind, number: int) -> Future[Report]:
         proc = FakeProc(str(tmp_path / f"proc-{part}-{number}"), boot=f"{part}-{number}")
         role = Role(part, meetings[number], 30.0)
         return pool.submit(verify, FileSystem(), place, role, lambda text: None, proc=proc, mounts=mounts)
 
     with ThreadPoolExecutor(4) as pool:
-        running = [start(pool, part, number) for part in (Part.PEER, Part.LEAD) for number in range(2)]
+        running = [start(pool, part, number) for part in (RoleKind.PEER, RoleKind.LEAD) for number in range(2)]
         reports = [one.result(60) for one in running]
     assert [report.fitness for report in reports] == [Fitness.FIT] * 4, reports
 
