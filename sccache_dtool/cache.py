@@ -717,7 +717,7 @@ class Cache:
         from sccache_dtool.policy.rules import Rules
 
         settings = self.settings
-        strange = [one for one in settings.unknown if config.of_cleaning(one)]
+        strange = [str(one) for one in settings.unknown if one.may_concern_cleaning]
         if strange:
             raise UsageError(
                 f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",

@@ -126,11 +126,11 @@ class Expected:
         return isinstance(error, OSError) and error.errno in self._values
 
 
-def explain(error: OSError) -> str:
-    """An operating system error as one line: the reason, and the path that it concerns."""
+def explain(error: OSError, known: str | None = None) -> str:
+    """An operating system error as one line: the reason, and the path that it concerns unless it is `known`."""
     reason = error.strerror or str(error) or type(error).__name__
     name = error.filename2 or error.filename  # for symlink(), filename is the text of the link
-    return f"{reason}: {name}" if name else reason
+    return f"{reason}: {name}" if name and name != known else reason
 
 
 def translate(error: OSError) -> CacheError:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.log import Log
@@ -116,19 +116,18 @@ class Pool:
         Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
         total = len(tasks)
-        spent = [0.0, 0.0, 0]
+        spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
-            before = _spent()
+            before = _Spent.now()
             result = work(task)
-            spent = [so_far + end - begin for so_far, begin, end in zip(spent, before, _spent(), strict=True)]
+            spent = spent.and_since(before)
             yield result
             done = number + 1
             self.watch(done, total)
-            wall, cpu, gave_up = spent
             may_share = self._jobs != 1 or self._executor is not None
-            if may_share and wall > PROBE and (total - done) * wall / done > WORTH:
+            if may_share and spent.wall > PROBE and (total - done) * spent.wall / done > WORTH:
                 # It has waited for something, rather than for a processor that others are using.
-                waiting = cpu < wall / 2 and gave_up > 0
+                waiting = spent.cpu < spent.wall / 2 and spent.yields > 0
                 with closing(self.share(work, tasks[done:], waiting=waiting)) as results:
                     for result in results:
                         yield result
@@ -148,6 +147,7 @@ class Pool:
     def share(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
+        """As `each`, by the executor, or by threads or processes. `waiting`: the work waits for something."""
         if self._executor is not None:
             return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
@@ -189,12 +189,27 @@ class Pool:
                 self.dismiss()
 
 
-def _spent() -> tuple[float, float, int]:
-    """What this thread has spent: wall time and processor time in seconds, and how often it gave the processor up by
-    itself, less how often that was taken away.
-    """
-    used = resource.getrusage(resource.RUSAGE_THREAD)
-    return time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw
+class _Spent(NamedTuple):
+    """What this thread has spent, in seconds."""
+
+    wall: float
+    cpu: float
+    yields: int  # how often it gave up the processor itself, minus how often it was preempted
+
+    @classmethod
+    def now(cls) -> _Spent:
+        """What it has spent until now, since an arbitrary time."""
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw)
+
+    def and_since(self, before: _Spent) -> _Spent:
+        """This, and what has been spent since `before`."""
+        now = self.now()
+        return _Spent(
+            self.wall + now.wall - before.wall,
+            self.cpu + now.cpu - before.cpu,
+            self.yields + now.yields - before.yields,
+        )
 
 
 class TaskResult:
@@ -295,6 +310,7 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
 
 
 def by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
+    """As `Pool.each`, in `number` threads."""
     with Threads(number) as pool:
         pending: deque[Future[Result]] = deque()
         for task in tasks:
@@ -469,4 +485,5 @@ class Threads:
 
 
 def processors() -> int:
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0))

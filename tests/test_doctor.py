@@ -23,6 +23,7 @@ from sccache_dtool.disk.names import (
     DIRECTORIES,
     ITEM_FILE,
     PAYLOAD,
+    PROBE,
     TAG_TEXT,
     VERIFICATION,
     Generation,
@@ -38,7 +39,7 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate
-from sccache_dtool.protocol.holders import PROBE, Holder
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
@@ -1227,7 +1228,7 @@ def test_a_holder_that_cannot_be_understood_goes_on_a_person_s_word(
     put(Path(layout.holders, str(HolderName(ID, 0, 0))))
     (finding,) = cache.examine()
     assert f"sc-dtool reap --holder {ID}" in finding.remedy
-    assert [holder for holder, _ in cache.reap_holder(ID).holders] == [ID]
+    assert [*cache.reap_holder(ID).holders] == [ID]
     assert cache.examine() == []
 
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -111,15 +112,15 @@ def test_a_cleaning_says_what_it_removes_and_why(
 def test_the_first_messages_of_two_threads_are_shown_once_each() -> None:
     """A command whose threads have something to say at the same time would print each line twice from then on."""
     shown = list[str]()
-    met, made = threading.Barrier(2), log._make_handler
+    met, made = threading.Barrier(2), logging.Handler.__init__
 
-    def make_together(level: int, tell: Callable[[int, str], None]) -> logging.Handler:
+    def make_together(handler: logging.Handler, *more: Any) -> None:
         met.wait(PATIENCE)
-        return made(level, tell)
+        made(handler, *more)
 
     log.show(log.NOTE, lambda level, text: shown.append(text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log, "_make_handler", make_together)
+        patch.setattr(logging.Handler, "__init__", make_together)
         threads = [threading.Thread(target=Log().warning, args=[text]) for text in "ab"]
         for thread in threads:
             thread.start()

@@ -21,10 +21,10 @@ from sccache_dtool.disk.names import (
     PAYLOAD,
     Generation,
     LeaseName,
+    Purpose,
     WorkName,
     only_if,
     understood,
-    unique,
 )
 from sccache_dtool.disk.nofollow import DirectoryHandle, near
 from sccache_dtool.errors import GONE, Expected
@@ -183,7 +183,7 @@ def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
 
 
 def look(store: Store, key: str, *, uses: bool = True, via: DirectoryHandle | None = None) -> Item:
-    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
+    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: the handle of its shard."""
     copies: list[Copy] = []
     summary = history.Summary(0, None)
     directory = store.layout.item(key)
@@ -291,8 +291,8 @@ def _seems_whole(fs: FileSystem, payload: str, generation: Generation, look: Cal
         return status.st_size == generation.bytes
     if not stat.S_ISDIR(status.st_mode):
         return False  # such as a symbolic link, which is never published
-    count, files, counted = fs.sample(payload, _MOST_COUNTED)
-    return (files or not generation.bytes) and (not counted or count >= generation.entries)
+    seen = fs.sample(payload, _MOST_COUNTED)
+    return (seen.has_files or not generation.bytes) and (not seen.complete or seen.entries >= generation.entries)
 
 
 def _status_when_opened(fs: FileSystem, path: str) -> os.stat_result:
@@ -327,9 +327,9 @@ def describe_again(store: Store, copy: Copy) -> None:
     payload = payload_name(store, copy.key, copy.generation)
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
-    _, created, size, entries, *_ = copy.generation
-    known = ItemFacts(key=copy.key, payload=payload, bytes=size, entries=entries, fetched=iso(created))
-    aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
+    made = copy.generation
+    known = ItemFacts(key=copy.key, payload=payload, bytes=made.bytes, entries=made.entries, fetched=iso(made.created))
+    aside = f"{store.layout.tmp}/{WorkName.unowned(Purpose.DESCRIPTION)}"
     store.fs.write_new(aside, known.encode(), shared=store.layout.shared)
     try:
         store.fs.rename(aside, f"{directory}/{ITEM_FILE}")
@@ -355,7 +355,7 @@ def _copy(store: Store, gate: str, key: str, generation: Generation, via: Direct
 
 
 def _open_directory(store: Store, path: str, via: DirectoryHandle | None = None) -> DirectoryHandle | None:
-    """A way to a directory; None if it is not there or, with a warning, cannot be opened."""
+    """The handle of a directory; None if it is not there or, with a warning, cannot be opened."""
     try:
         return store.fs.open_directory(path, via)
     except OSError as error:

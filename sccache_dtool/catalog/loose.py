@@ -38,6 +38,15 @@ _DEEPEST = 12
 _PARENTS = frozenset({"", "s3", "http", "azure", "irods", "ecs"})
 
 
+class Stamp(NamedTuple):
+    """Tells whether a file is still the same, and unchanged."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int  # the modification time in nanoseconds
+
+
 class Loose(NamedTuple):
     """A file that dtool left, as a scan saw it."""
 
@@ -46,7 +55,7 @@ class Loose(NamedTuple):
     bytes: int
     newest: float  # seconds since 1970, by the file system's clock
     uid: int
-    stamp: tuple[int, int, int, int]  # device, inode, size, time of the last change: whether it is still the same
+    stamp: Stamp
 
     @property
     def path(self) -> str:
@@ -72,7 +81,8 @@ class LooseDirectory(NamedTuple):
     bytes: int
     newest: float
     bytes_of: dict[int, int]  # by user id
-    old: tuple[int, int] = (0, 0)  # files, and bytes of those, not excluded, and not touched since a given time
+    old_files: int = 0  # those not excluded, and not touched since a given time
+    old_bytes: int = 0
 
     @property
     def dataset(self) -> str:
@@ -170,7 +180,7 @@ def _sum_directory(
             old_size += mine
     bytes_of[owner] = bytes_of.get(owner, 0) + size - before
     bytes_of.pop(-1, None)  # before the first file
-    return LooseDirectory(directory, files, size, newest, bytes_of, (old, old_size))
+    return LooseDirectory(directory, files, size, newest, bytes_of, old, old_size)
 
 
 def _refuse_directory(mode: int) -> None:
@@ -278,6 +288,6 @@ def newest_of(status: object, *, atime: bool = True) -> float:
     return float(max(*times, getattr(status, "st_atime", 0.0) if atime else 0.0))
 
 
-def stamp_of(status: object) -> tuple[int, int, int, int]:
-    """See `Loose.stamp`."""
-    return tuple(getattr(status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a file with this status."""
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

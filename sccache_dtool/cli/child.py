@@ -14,6 +14,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from sccache_dtool.errors import CacheError, Exit, explain
+from sccache_dtool.log import Log
+
+_log = Log(__name__)
 
 #: Signals that are forwarded to the command.
 FORWARDED = frozenset(
@@ -50,12 +53,8 @@ _END = os.WEXITED | os.WNOWAIT
 class Child:
     """A child process that waits until it receives a command, and then executes it."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        """Fork the process. `warn`, which must not raise, receives a message for each signal that cannot be forwarded.
-
-        Raises CacheError if no process can be started.
-        """
-        self._warn = warn
+    def __init__(self) -> None:
+        """Fork the process. Raises CacheError if no process can be started."""
         read_order, self._write_order = os.pipe()
         self._read_failure, write_failure = os.pipe()
         self._handlers: dict[signal.Signals, _Handler] = {}
@@ -125,7 +124,7 @@ class Child:
         try:
             os.kill(self.pid, number)
         except OSError as error:  # it may belong to another user now, as with sudo
-            self._warn(f"cannot send {signal.Signals(number).name} to the command: {explain(error)}")
+            _log.warning(f"cannot send {signal.Signals(number).name} to the command: {explain(error)}")
 
     def close(self) -> None:
         """Reap the process, and kill it if it has not received a command."""

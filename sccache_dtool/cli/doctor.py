@@ -132,7 +132,7 @@ class _Repairs:
         except FileNotFoundError:
             return False  # repaired by somebody else, or along with another finding
         except OSError as error:
-            self.refused[finding.path] = explain(error).removeprefix(f"{finding.path}: ")
+            self.refused[finding.path] = explain(error, known=finding.path)
             return False
         except CacheError as error:
             self.refused[finding.path] = ": ".join((error.message, *_some(error.details)))

@@ -174,11 +174,12 @@ def _loaders() -> Iterator[dict[str, Any]]:
 def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch import plugins
 
-    for name, package, plugin in plugins.listing(group):
-        if isinstance(plugin, CacheError):
-            yield _loader(kind, name, plugin.message, f"from {package}")
+    for one in plugins.listing(group):
+        origin = f"from {one.package}"
+        if isinstance(one.plugin, CacheError):
+            yield _loader(kind, one.name, one.plugin.message, origin)
         else:
-            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}", tested=False)
+            yield _loader(kind, one.name, one.plugin.missing(), one.plugin.summary or origin, tested=False)
 
 
 def _loader(kind: str, name: str, missing: str | None, summary: str, tested: bool = True) -> dict[str, Any]:

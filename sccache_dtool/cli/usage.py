@@ -82,7 +82,7 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         "leases": whole.leases,
         "uses": whole.uses,
         "reclaimable_items": whole.reclaimable_items,
-        "reclaimable_bytes": whole.reclaimable_bytes + sum(loose.old[1] for loose in left),
+        "reclaimable_bytes": whole.reclaimable_bytes + sum(loose.old_bytes for loose in left),
         "loose_files": files,
         "loose_bytes": loose_bytes,
     }
@@ -254,7 +254,8 @@ def _print_totals(
     present = [one.item for one in listed if one.item.copies and not one.is_view]
     idle = [item for item in present if not item.leases]
     old = [item for item in idle if moment - item.idle_since >= unused]
-    old_files, old_bytes = (sum(loose.old[i] for loose in left) for i in (0, 1))
+    old_files = sum(loose.old_files for loose in left)
+    old_bytes = sum(loose.old_bytes for loose in left)
     used = [one for one in listed if not one.is_view]
     loose_bytes = sum(one.bytes for one in left)
     loose_files = sum(one.files for one in left)

@@ -212,7 +212,7 @@ def run_command(
     if not command:
         raise UsageError("no command to run", hint="put it after two dashes: sc-dtool run SOURCE -- COMMAND...")
     lost: list[LeaseLost] = []
-    child = Child(now.out.warning)
+    child = Child()
 
     def give_up(error: LeaseLost) -> None:
         if child.has_ended:  # a cleaner has noticed that and ended the lease

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from sccache_dtool.disk import trees
 from sccache_dtool.disk.extraction import Extraction
 from sccache_dtool.disk.nofollow import (
     ONWARD,
@@ -29,7 +30,6 @@ from sccache_dtool.disk.nofollow import (
     opening,
     reached,
 )
-from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
 
@@ -51,7 +51,20 @@ class Entry(NamedTuple):
     is_dir: bool
 
 
-class FileSystem(Trees):
+class Room(NamedTuple):
+    """What a file system has for an unprivileged user (statvfs(3)), in bytes and entries (inodes)."""
+
+    bytes: int
+    free: int
+    entries: int
+    free_entries: int
+
+    def and_free(self, size: int, entries: int) -> Room:
+        """The same with more of it free."""
+        return self._replace(free=self.free + size, free_entries=self.free_entries + entries)
+
+
+class FileSystem:
     """The real file system. All methods raise OSError as the system call does."""
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
@@ -98,8 +111,8 @@ class FileSystem(Trees):
         """
         with opening(path) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            wanted = mode | SHARED_DIRECTORY
-            if wanted != mode and has_acl(fd):
+            wanted = mode | trees.SHARED_DIRECTORY
+            if wanted != mode and trees.has_acl(fd):
                 wanted = mode | stat.S_IRWXG
             if wanted != mode:
                 os.fchmod(fd, wanted)
@@ -107,7 +120,7 @@ class FileSystem(Trees):
     def has_acl(self, directory: str) -> bool:
         """Whether a directory has a POSIX ACL, so that its group bits are the ACL's mask."""
         with opening(directory) as fd:
-            return has_acl(fd)
+            return trees.has_acl(fd)
 
     def permit(self, directory: str, mode: int) -> None:
         """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
@@ -210,7 +223,7 @@ class FileSystem(Trees):
     def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
 
-        `via`: this directory, or one above it, opened by `way_to`.
+        `via`: this directory, or one above it, opened by `open_directory`.
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
@@ -227,7 +240,7 @@ class FileSystem(Trees):
     def entries(self, path: str, *, via: DirectoryHandle | None = None) -> list[Entry]:
         """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         with os.scandir(path if via is None else via.directory) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
@@ -237,7 +250,7 @@ class FileSystem(Trees):
     ) -> Iterator[tuple[str, os.stat_result]]:
         """Attributes of names in a directory, with one call each. Names that fail are left out.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         lstat = os.lstat  # called for each of a million files, so nothing else is done here
         with opening(path) if via is None else contextlib.nullcontext(via.directory) as fd:
@@ -305,7 +318,7 @@ class FileSystem(Trees):
         fd = self.create(path)
         try:
             if shared:
-                give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
+                trees.give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
             self.write(fd, text.encode())
             self.sync(fd)
         finally:
@@ -376,20 +389,37 @@ class FileSystem(Trees):
 
     def sync(self, fd: int) -> None:
         """Wait until what was written to a file is on stable storage, where the file system can say so."""
-        sync(fd)
+        trees.sync(fd)
 
     def close(self, fd: int) -> None:
         """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)
 
+    # -- whole trees -------------------------------------------------------------------------------------------------
+
+    usage = staticmethod(trees.usage)
+    sample = staticmethod(trees.sample)
+    seal = staticmethod(trees.seal)
+    remove_tree = staticmethod(trees.remove_tree)
+    move_tree = staticmethod(trees.move_tree)
+
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
-    def room(self, path: str) -> tuple[int, int, int, int] | None:
-        """Total and free bytes, total and free inodes, for an unprivileged user (statvfs(3)).
-
-        None if the file system does not report its size: some network file systems report zeros.
-        """
-        return _room(path)
+    def room(self, path: str) -> Room | None:
+        """What it has. None if it does not report its size: some network file systems report zeros."""
+        try:
+            figures = os.statvfs(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            do_without(f"the file system does not report its free space ({error.strerror})")
+            return None
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        if used + free <= 0:
+            do_without("the file system does not report its free space (it reports a size of 0)")
+            return None
+        return Room(used + free, free, figures.f_files, figures.f_favail)
 
     def free_space(self, path: str) -> int | None:
         """Free bytes for an unprivileged user; None if the file system does not report them, see `room`.
@@ -397,25 +427,9 @@ class FileSystem(Trees):
         For a path that does not exist yet: of the file system on which it would be created.
         """
         try:
-            figures = _room(path)
+            room = self.room(path)
         except FileNotFoundError:
             if os.path.dirname(path) == path:
                 raise
             return self.free_space(os.path.dirname(path))
-        return None if figures is None else figures[1]
-
-
-def _room(path: str) -> tuple[int, int, int, int] | None:
-    try:
-        figures = os.statvfs(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        do_without(f"the file system does not report its free space ({error.strerror})")
-        return None
-    used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
-    free = figures.f_bavail * figures.f_frsize
-    if used + free <= 0:
-        do_without("the file system does not report its free space (it reports a size of 0)")
-        return None
-    return used + free, free, figures.f_files, figures.f_favail
+        return None if room is None else room.free

@@ -16,13 +16,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-#: Below a directory of this name, and below one that is being set up, no symbolic link is followed.
-CONTROL = ".sc-dtool"
-
-#: Prefix of the names that a verification of a file system creates. Below these, no link is followed either.
-VERIFICATION = f"{CONTROL}-verify-"
-
-_GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIFICATION)}[0-9a-f]{{16}}))/(.+)"
+from sccache_dtool.disk.names import GUARDED
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -77,7 +71,7 @@ def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
 
 
 def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
-    """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
+    """Open a directory; the caller closes the handle. `via`: the handle of a directory above it."""
     return DirectoryHandle(path, opened(path, LISTING, via))
 
 
@@ -117,7 +111,8 @@ def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: i
 def reached(path: str, via: DirectoryHandle | None = None) -> Iterator[tuple[str, int | None]]:
     """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
 
-    A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
+    A path outside the control directory is yielded unchanged, without a directory. `via`: the handle of a directory
+    above it.
     """
     via = _nearest(path, via)
     try:
@@ -153,7 +148,7 @@ def _reach(path: str, via: DirectoryHandle | None, flags: int) -> tuple[str, int
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
-        match = re.fullmatch(_GUARDED, path, re.DOTALL)
+        match = re.fullmatch(GUARDED, path, re.DOTALL)
         if match is None:
             return path, None
         top, inner = match.groups()

@@ -17,11 +17,14 @@ from sccache_dtool.disk.names import (
     CONTROL,
     DIRECTORIES,
     FORMAT_MAGIC,
+    FORMAT_NAME,
     FORMAT_VERSION,
     IN_CONTROL,
     TAG_NAME,
     TAG_TEXT,
     Layout,
+    aside,
+    is_aside,
     unique,
 )
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, NoCache, NoSpace, UsageError, explain
@@ -34,7 +37,6 @@ _DEFAULT = "~/.cache/dtool"
 
 #: Form of a cache's id, which also names the files of a user's state directory.
 _ID = r"[0-9a-f]{1,64}"
-_ASIDE = re.escape(CONTROL) + r"\.[0-9a-f]{16}"
 
 
 class Choice(NamedTuple):
@@ -165,7 +167,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
         found = set(fs.names(layout.control))
     except OSError:
         return None
-    return damage if "items" in found and found <= IN_CONTROL else None
+    return damage if DIRECTORIES[0] in found and found <= IN_CONTROL else None
 
 
 def rewrite_format(fs: FileSystem, layout: Layout) -> None:
@@ -174,13 +176,13 @@ def rewrite_format(fs: FileSystem, layout: Layout) -> None:
     with contextlib.suppress(OSError):
         match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
     shared = fs.is_shared(layout.control)
-    aside = f"{layout.root}/{CONTROL}.{unique()}"
-    fs.mkdir(aside, shared=shared)
+    beside = f"{layout.root}/{aside()}"
+    fs.mkdir(beside, shared=shared)
     try:
-        fs.write_new(f"{aside}/FORMAT", _format(shared, match and match[1]), shared=shared)
-        fs.rename(f"{aside}/FORMAT", layout.format_file)
+        fs.write_new(f"{beside}/{FORMAT_NAME}", _format(shared, match and match[1]), shared=shared)
+        fs.rename(f"{beside}/{FORMAT_NAME}", layout.format_file)
     finally:
-        fs.remove_tree(aside)
+        fs.remove_tree(beside)
 
 
 def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
@@ -208,17 +210,17 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
     """
     refuse_unfit(fs, layout.root)
     _make_root(fs, layout.root, parents)
-    aside = f"{layout.root}/{CONTROL}.{unique()}"
+    beside = f"{layout.root}/{aside()}"
     try:
         shared = fs.is_shared(f"{layout.root}/.")  # of the directory, not of a link to it
-        fs.mkdir(aside, shared=shared)
+        fs.mkdir(beside, shared=shared)
         for directory in DIRECTORIES:
-            fs.mkdir(f"{aside}/{directory}", shared=shared)
-        fs.write_new(f"{aside}/FORMAT", _format(shared), shared=shared)
-        fs.rename(aside, layout.control)
+            fs.mkdir(f"{beside}/{directory}", shared=shared)
+        fs.write_new(f"{beside}/{FORMAT_NAME}", _format(shared), shared=shared)
+        fs.rename(beside, layout.control)
     except OSError as error:
         with contextlib.suppress(OSError):
-            fs.remove_tree(aside)
+            fs.remove_tree(beside)
         if error.errno not in NOT_EMPTY | GONE:
             raise _not_set_up(layout.root, error) from error
         try:
@@ -274,13 +276,13 @@ def _format(shared: bool, id: str | None = None) -> str:
 
 def unfinished(fs: FileSystem, layout: Layout) -> list[str]:
     """Paths of the temporary directories of killed `set_up` calls."""
-    return [f"{layout.root}/{name}" for name in fs.names(layout.root) if re.fullmatch(_ASIDE, name)]
+    return [f"{layout.root}/{name}" for name in fs.names(layout.root) if is_aside(name)]
 
 
 def remove_unfinished(fs: FileSystem, path: str) -> None:
     """Remove the temporary directory of a killed `set_up`, unless it contains other files."""
     with contextlib.suppress(FileNotFoundError):
-        fs.unlink(f"{path}/FORMAT")
+        fs.unlink(f"{path}/{FORMAT_NAME}")
     for directory in (*reversed(DIRECTORIES), ""):
         with contextlib.suppress(FileNotFoundError):
             fs.rmdir(f"{path}/{directory}")

@@ -39,87 +39,93 @@ class Usage(NamedTuple):
     entries: int
 
 
-class Trees:
-    """The operations of `FileSystem` on whole trees."""
+class Sample(NamedTuple):
+    """What was counted of a tree."""
 
-    def usage(self, path: str) -> Usage:
-        """Bytes and entries of a file or tree, including `path` itself."""
-        size = total = 0
-        with Walk(path) as walk:
-            for directory, name, _ in walk:
-                status = os.lstat(name, dir_fd=directory)
-                total += 1
-                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return Usage(size, total)
+    entries: int  # the root included
+    has_files: bool  # whether one of them is not a directory
+    complete: bool  # whether all were counted
 
-    def sample(self, path: str, most: int) -> tuple[int, bool, bool]:
-        """The number of entries of a tree with `path`, whether one is not a directory, and whether all were counted.
 
-        Stops when `most` entries have been counted and one that is not a directory has been found.
-        """
-        count, files = 0, False
-        with Walk(path) as walk:
-            for _, _, is_dir in walk:
-                if files and count >= most:
-                    return count, files, False
-                count += 1
-                files = files or not is_dir
-        return count, files, True
+def usage(path: str) -> Usage:
+    """Bytes and entries of a file or tree, including `path` itself."""
+    size = total = 0
+    with Walk(path) as walk:
+        for one in walk:
+            status = os.lstat(one.name, dir_fd=one.directory)
+            total += 1
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return Usage(size, total)
 
-    def seal(self, path: str, *, shared: bool = False) -> None:
-        """Make a file or tree durable, and its files read-only, because published data never changes.
 
-        Directories stay writable, because an evictor must be able to empty them. `shared`: the group can write in
-        directories and read files.
-        """
-        with Walk(path) as walk:
-            for directory, name, is_dir in walk:
-                if not (is_dir or stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)):
-                    continue
-                fd = os.open(name, READ_ONLY, dir_fd=directory)
-                try:
-                    give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                    (_sync_directory if is_dir else sync)(fd)
-                finally:
-                    os.close(fd)
+def sample(path: str, most: int) -> Sample:
+    """Count entries of a tree until there are `most`, and one of them is not a directory."""
+    count, files = 0, False
+    with Walk(path) as walk:
+        for one in walk:
+            if files and count >= most:
+                return Sample(count, files, False)
+            count += 1
+            files = files or not one.is_dir
+    return Sample(count, files, True)
 
-    def remove_tree(self, path: str, *, via: DirectoryHandle | None = None) -> None:
-        """Remove a file or a tree, including read-only directories. Missing files are not an error.
 
-        `via`: an open directory above it.
-        """
-        with Walk(path, opening=True, via=via) as walk:
-            for directory, name, is_dir in walk:
-                try:
-                    (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
-                except FileNotFoundError:
-                    continue
+def seal(path: str, *, shared: bool = False) -> None:
+    """Make a file or tree durable, and its files read-only, because published data never changes.
 
-    def move_tree(self, source: str, target: str) -> None:
-        """Move a tree whose directories cannot be renamed (EXDEV): create the directories again, and rename the files.
+    Directories stay writable, because an evictor must be able to empty them. `shared`: the group can write in
+    directories and read files.
+    """
+    with Walk(path) as walk:
+        for one in walk:
+            if not (one.is_dir or stat.S_ISREG(os.lstat(one.name, dir_fd=one.directory).st_mode)):
+                continue
+            fd = os.open(one.name, READ_ONLY, dir_fd=one.directory)
+            try:
+                give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                (_sync_directory if one.is_dir else sync)(fd)
+            finally:
+                os.close(fd)
 
-        An overlay refuses to rename directories of its lower layer. `target` must not exist. Raises OSError, with EXDEV
-        if the files cannot be renamed either; files that were already moved stay in `target`.
-        """
-        pending, left = [(source, target)], list[str]()
-        while pending:
-            here, there = pending.pop()
-            with reached(here) as (name, above):
-                mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
-            with reached(there) as (name, above):
-                os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
-            left.append(here)
-            with open_directory(here) as old, open_directory(there) as new:
-                with os.scandir(old.directory) as entries:
-                    found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-                for name, is_dir in found:
-                    if is_dir:
-                        pending.append((f"{here}/{name}", f"{there}/{name}"))
-                    else:
-                        os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
-        for path in reversed(left):
-            with reached(path) as (name, above):
-                os.rmdir(name, dir_fd=above)
+
+def remove_tree(path: str, *, via: DirectoryHandle | None = None) -> None:
+    """Remove a file or a tree, including read-only directories. Missing files are not an error.
+
+    `via`: an open directory above it.
+    """
+    with Walk(path, opening=True, via=via) as walk:
+        for one in walk:
+            try:
+                (os.rmdir if one.is_dir else os.unlink)(one.name, dir_fd=one.directory)
+            except FileNotFoundError:
+                continue
+
+
+def move_tree(source: str, target: str) -> None:
+    """Move a tree whose directories cannot be renamed (EXDEV): create the directories again, and rename the files.
+
+    An overlay refuses to rename directories of its lower layer. `target` must not exist. Raises OSError, with EXDEV
+    if the files cannot be renamed either; files that were already moved stay in `target`.
+    """
+    pending, left = [(source, target)], list[str]()
+    while pending:
+        here, there = pending.pop()
+        with reached(here) as (name, above):
+            mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
+        with reached(there) as (name, above):
+            os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
+        left.append(here)
+        with open_directory(here) as old, open_directory(there) as new:
+            with os.scandir(old.directory) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for name, is_dir in found:
+                if is_dir:
+                    pending.append((f"{here}/{name}", f"{there}/{name}"))
+                else:
+                    os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+    for path in reversed(left):
+        with reached(path) as (name, above):
+            os.rmdir(name, dir_fd=above)
 
 
 def give_mode(fd: int, mode: int) -> None:
@@ -173,7 +179,7 @@ def _sealed_mode(mode: int, shared: bool) -> int:
 # -- going through a tree ----------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class WalkEntry(NamedTuple):
     """An entry that a walk has reached: a name in an open directory."""
 
     directory: int | None
@@ -230,7 +236,7 @@ class Walk:
         shown = path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
         return OSError(error.errno, error.strerror, shown)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[WalkEntry]:
         with reached(self._path, self._via) as (name, above):
             is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
             if is_dir:
@@ -238,9 +244,9 @@ class Walk:
                     yield from self._below(name, above)
                 except OSError as error:
                     raise self._named(error) from None
-            yield Found(above, name, is_dir)
+            yield WalkEntry(above, name, is_dir)
 
-    def _below(self, name: str, above: int | None) -> Iterator[Found]:
+    def _below(self, name: str, above: int | None) -> Iterator[WalkEntry]:
         yield from self._go_down(name, above)
         while True:
             level = self._levels[-1]
@@ -254,9 +260,9 @@ class Walk:
                 return
             self._go_up()
             self._name = level.name
-            yield Found(self._levels[-1].directory, level.name, True)
+            yield WalkEntry(self._levels[-1].directory, level.name, True)
 
-    def _go_down(self, name: str, above: int | None) -> Iterator[Found]:
+    def _go_down(self, name: str, above: int | None) -> Iterator[WalkEntry]:
         directory = self._open(name, above)
         status = os.fstat(directory)
         level = _Level(name, directory, (status.st_dev, status.st_ino), [])
@@ -271,7 +277,7 @@ class Walk:
         level.ahead = [inner for inner, is_dir in entries if is_dir]
         for self._name, is_dir in entries:
             if not is_dir:
-                yield Found(directory, self._name, False)
+                yield WalkEntry(directory, self._name, False)
 
     def _open(self, name: str, above: int | None) -> int:
         try:

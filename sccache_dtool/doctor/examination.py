@@ -175,8 +175,7 @@ def _settings(store: Store) -> tuple[Config, list[Finding]]:
     path = store.layout.config_file
     settings = config.load(store.fs, store.layout, store.log)
     return Config(*settings), [
-        Finding(path, f"cannot be used: {error.message.removeprefix(f'{path}: ')}", None, error.hint or "correct it")
-        for error in settings.mistakes
+        Finding(path, f"cannot be used: {error.what}", None, error.hint or "correct it") for error in settings.mistakes
     ]
 
 
@@ -321,7 +320,7 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
         what = f"a lease of a dead holder: {judged.verdict.evidence}"
         yield Finding(path, what, partial(must_end, path), "ends it")
     if not reaped.leases:
-        for holder, evidence in reaped.holders:
+        for holder, evidence in reaped.holders.items():
             yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
     for id, evidence in reaped.sessions:
         what = f"a session of a dead holder: {evidence}"
@@ -353,7 +352,7 @@ def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
         with pool:
             done = single.reap(store, pool)
         leases = (_path_of(store, judged.held) for judged in done.leases)
-        return frozenset((*leases, *(name for name, _ in (*done.holders, *done.sessions)))), done
+        return frozenset((*leases, *done.holders, *(name for name, _ in done.sessions))), done
 
     def must_end(name: str) -> None:
         ended, done = reap()

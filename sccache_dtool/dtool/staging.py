@@ -103,7 +103,7 @@ def hold(
         held: list[Lease] = []
         with _beating(held):
             leases = _hold_items(cache, request, identifiers, undo, hold_one, progress or NoProgress(), held)
-            items = f"{cache.root}/{layout.CONTROL}/items"
+            items = layout.Layout(os.fspath(cache.root)).items
             links = {relpath: os.path.relpath(os.fspath(lease), items) for relpath, lease in leases.items()}
             view = hold_one(_view(request, links))
             undo.callback(_release, view)

@@ -13,7 +13,8 @@ from sccache_dtool.catalog import loose as loose_files
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
-from sccache_dtool.disk.names import WorkName
+from sccache_dtool.disk.filesystem import Room
+from sccache_dtool.disk.names import CLEAN, WorkName
 from sccache_dtool.errors import FULL, GONE, InUse, UsageError
 from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
@@ -35,7 +36,7 @@ from sccache_dtool.policy.rules import (
     settle,
     sift,
 )
-from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_floor
+from sccache_dtool.policy.thresholds import Limits, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads, program, sessions
 from sccache_dtool.protocol.holders import Holder
@@ -106,7 +107,7 @@ class Cleaner:
                 execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
             downloads.tidy(store, now)
-            if done.missed_both != (0, 0):
+            if done.missed:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 tidied += execution.put_away(store, more, deadline)
                 ended = {judged.held for judged in reaped.leases}
@@ -140,7 +141,7 @@ class Cleaner:
                 keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
             plan = Plan(tuple(rechecked.remove), keep, planned.size, planned.entries, planned.goal)
             done = self._carry_out(plan, reaped, options, holder, now, deadline, rechecked.gone)
-            if done.missed_both != (0, 0):
+            if done.missed:
                 done = done._replace(in_the_way=self._held_by_now(done))
             return self._finish(done, now, deadline)
 
@@ -296,13 +297,13 @@ class Cleaner:
         if removes_any(settled, rules, room):
             return None
         plan = conclude(settled, rules, room)._replace(unmatched_directories=left.unmatched)
-        in_the_way = () if plan.missed_after(()) == (0, 0) else held
-        return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
+        in_the_way = held if plan.missed_after(()) else ()
+        return Cleaned(plan, Reaped((), {}, ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 
     def _check_floor(self, limits: Limits) -> None:
         figures = None if limits.least_free is None else self._store.fs.room(self._store.layout.root)
         if figures is not None:
-            check_floor(limits, Room(*figures))
+            check_floor(limits, figures)
 
     def _room(self, limits: Limits) -> Room | None:
         """What the file system has without the trash; None where no limit depends on that, or it does not say so.
@@ -318,7 +319,7 @@ class Cleaner:
                 "limits that depend on the free space were ignored, because the file system does not report it"
             )
             return None
-        return Room(*figures).without(trashed)
+        return figures.and_free(trashed.bytes, trashed.entries)
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""
@@ -340,7 +341,7 @@ def only_cleaner(store: Store) -> Iterator[None]:
     """Be the one cleaner of the cache. Raises InUse while another one is at work."""
     from sccache_dtool.protocol.election import make_election  # not loaded where there is nothing to clean
 
-    election = make_election(store, "clean")
+    election = make_election(store, CLEAN)
     if not election.poll():
         raise InUse(
             f"another cleaner is running in {store.layout.root}",

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.clock import NO_DEADLINE, Deadline
-from sccache_dtool.disk.names import WorkName
+from sccache_dtool.disk.names import Purpose, WorkName
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, EvictionResult
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
-from sccache_dtool.policy.thresholds import Trashed
+from sccache_dtool.policy.thresholds import Excess, Trashed
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
@@ -90,25 +90,19 @@ class Cleaned(NamedTuple):
         return (*self.plan.keep, *taken, *(Kept(candidate, "the time limit was reached") for candidate in self.left))
 
     @property
-    def missed_both(self) -> tuple[int, int]:
-        """By how many bytes and entries the goal was missed."""
+    def missed(self) -> Excess:
+        """By how much the goal was missed."""
         return self.plan.missed_after((*self.removed, *self.gone))
 
     @property
-    def missed(self) -> int:
-        """By how many bytes the goal was missed."""
-        return self.missed_both[0]
-
-    @property
-    def withheld(self) -> tuple[int, int]:
-        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+    def withheld(self) -> Excess:
+        """By how much the file system stays over its marks because of the trash alone."""
         return self.plan.withheld_after((*self.removed, *self.gone), self.trashed)
 
     @property
     def complete(self) -> bool:
         """Whether all was done that was to be done."""
-        undone = self.failed or self.left or self.unpurged
-        return not undone and self.missed_both == self.withheld == (0, 0)
+        return not (self.failed or self.left or self.unpurged or self.missed or self.withheld)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:
@@ -207,6 +201,6 @@ def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = N
 def fold_histories(store: Store, holder: Holder, keys: Iterable[str]) -> None:
     """Fold long histories; a failure costs nothing but the next listing's length."""
     for key in keys:
-        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
+        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.FOLD)}"
         with contextlib.suppress(OSError):
             history.fold(store, store.layout.history(key), tmp)

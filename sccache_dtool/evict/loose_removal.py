@@ -15,7 +15,7 @@ from sccache_dtool.catalog.loose import Loose, LooseFiles, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, TrashName, WorkName, unique
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, Purpose, TrashName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, EvictionResult, Outcome
@@ -114,7 +114,7 @@ class _TrashEntry:
         generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
         name = TrashName(generation, keep_until, going=not keep_until)
         note = ItemFacts(loose=len(files), first=records.printable(files[0].path))
-        area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
+        area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.LOOSE)}"
         try:
             store.fs.mkdir(area, shared=store.layout.shared)
             store.fs.mkdir(f"{area}/{PAYLOAD}", shared=store.layout.shared)

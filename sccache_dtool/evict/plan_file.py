@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.loose import Loose
+from sccache_dtool.catalog.loose import Loose, Stamp
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import Generation, is_key
 from sccache_dtool.disk.records import printable
@@ -143,8 +143,7 @@ def _decode_one(fields: Mapping[str, Any]) -> Candidate:
     uses, since = _number(fields["uses"]), _time(fields["idle_since"])
     if "loose" in fields:
         directory, _, name = str(fields["loose"]).rpartition("/")
-        device, inode, size, changed = (int(number) for number in fields["stamp"])
-        stamp = (device, inode, size, changed)
+        stamp = Stamp(*(int(number) for number in fields["stamp"]))
         one = Loose(directory, name, _number(fields["bytes"]), _time(fields["newest"]), 0, stamp)
         return Candidate(one.path, uses, since, loose=one)
     key, generation = str(fields["item"]), str(fields["copy"])
@@ -168,7 +167,7 @@ class Rechecked(NamedTuple):
         if validity == _GONE:
             self.gone.append(one)
         elif validity.reason:
-            self.keep.append(Kept(one, *validity))
+            self.keep.append(Kept(one, validity.reason, validity.held))
         else:
             self.remove.append(one)
 
@@ -241,9 +240,9 @@ def _validity_of(store: Store, exclude: Collection[str], candidate: Candidate) -
 def in_use_besides(leased: Iterable[Item], planned: Iterable[Candidate]) -> tuple[Kept, ...]:
     """Copies with leases that no plan names: they may be what keeps it from its goal."""
     named = {one.place for one in planned}
-    held = ((f"{copy.key}/{copy.generation}", item, copy) for item in leased for copy in item.copies if copy.held)
     return tuple(
         Kept(Candidate(place, item.uses, item.idle_since), in_use(copy), True)
-        for place, item, copy in held
-        if place not in named
+        for item in leased
+        for copy in item.copies
+        if copy.held and (place := f"{copy.key}/{copy.generation}") not in named
     )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
+from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, Purpose, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
 from sccache_dtool.fetch import transfers, versions
 from sccache_dtool.fetch.progress import Progress
@@ -25,7 +25,6 @@ from sccache_dtool.fetch.run import Fetched, fetch
 from sccache_dtool.fetch.track import TakenOver, Track
 from sccache_dtool.fetch.waiting import Waiter, asked_as
 from sccache_dtool.protocol import downloads, history
-from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
@@ -67,7 +66,7 @@ class Populator(NamedTuple):
         store, request, terms = self.store, self.request, self.terms
         fs, layout, clock = store.fs, store.layout, store.clock
         name = self.holder.next_lease()
-        work = str(WorkName(self.worker.next_lease(), FETCH, request.key[:32]))
+        work = str(WorkName(self.worker.next_lease(), Purpose.FETCH, request.key[:32]))
         area = f"{layout.tmp}/{work}"
         began, wall = clock.monotonic(), clock.wall()
         check_room = partial(_check_room, store, request.label, terms.make_room, (wall, work))
@@ -86,7 +85,7 @@ class Populator(NamedTuple):
 
         made = keep = interrupted = False
         try:
-            aside = f"{layout.tmp}/{WorkName(self.worker.next_lease(), TAKEN, request.key[:32])}"
+            aside = f"{layout.tmp}/{WorkName(self.worker.next_lease(), Purpose.TAKEN, request.key[:32])}"
             taken = transfers.find_abandoned(store, request.key, aside)
             track.taken = taken.area if taken else None
             fs.mkdir(area, shared=layout.shared)

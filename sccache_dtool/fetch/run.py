@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from itertools import takewhile
 from typing import NamedTuple
 
-from sccache_dtool.disk.names import PAYLOAD
+from sccache_dtool.disk.names import PAYLOAD, WORK
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
 from sccache_dtool.fetch import partial, slots, versions
 from sccache_dtool.fetch.context import Job, Retrieved
@@ -62,7 +62,7 @@ def fetch(
     throttle = None if terms is None or terms.rate is None else Throttle(terms.rate, store.clock)
     job = Job(store, track or progress, track, throttle)
     came: list[Retrieved] = []
-    payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/work", store.layout.shared
+    payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/{WORK}", store.layout.shared
     try:
         for chain in stack.chains:  # what cannot be done on this host, before the first byte is fetched
             if request.bring is None:

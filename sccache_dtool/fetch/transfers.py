@@ -8,7 +8,6 @@ download that says how much of it can be relied on (`layout.PartName`). How a fe
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WorkName
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, Purpose, StateName, WorkName, is_fetcher_sign
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
@@ -25,15 +24,9 @@ from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import downloads, holders
-from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
-
-WAIT = "wait"
-
-#: Names that elections of fetchers give to signs; those of local sources have the version in them, see `Freshness`.
-_SIGN = r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.by-[0-9a-f]{16}"
 
 
 class State(StrEnum):
@@ -88,10 +81,10 @@ def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
     gone: frozenset[str] | None = None
     for text in store.fs.names(store.layout.tmp):
         work = WorkName.parse(text)
-        if work is None or work.purpose not in (FETCH, WAIT):
+        if work is None or work.purpose not in (Purpose.FETCH, Purpose.WAIT):
             continue
         try:
-            if work.purpose == FETCH:
+            if work.purpose == Purpose.FETCH:
                 transfer = _fetched_in(store, work)
             elif waits:
                 gone = _who_is_gone(store) if gone is None else gone
@@ -127,7 +120,7 @@ def is_abandoned(store: Store, sign: str) -> bool:
     """
     if not sign:
         return False
-    if re.fullmatch(_SIGN, sign) is None:
+    if not is_fetcher_sign(sign):
         return True
     try:
         record = HolderRecord.decode(store.fs.get_record(f"{store.layout.locks}/{sign}"))
@@ -292,7 +285,7 @@ def _is_left(store: Store, key: str, text: str) -> bool:
     predecessor's download.
     """
     work = WorkName.parse(text)
-    if work is None or work.purpose not in (FETCH, TAKEN) or work.of not in ("", key[:32]):
+    if work is None or work.purpose not in (Purpose.FETCH, Purpose.TAKEN) or work.of not in ("", key[:32]):
         return False
     try:
         facts = records.decode_document(store.fs.read_text(f"{store.layout.tmp}/{text}/{TRANSFER_FILE}"))
@@ -301,7 +294,7 @@ def _is_left(store: Store, key: str, text: str) -> bool:
     if facts.get("key") != key:
         return False
     sign = str(facts.get("sign", ""))
-    return work.purpose == TAKEN or is_abandoned(store, sign)
+    return work.purpose == Purpose.TAKEN or is_abandoned(store, sign)
 
 
 def _size(fs: FileSystem, area: str) -> int:
@@ -327,7 +320,7 @@ def _remove(store: Store, area: str) -> None:
     work = WorkName.parse(area)
     if work is None:
         return
-    going = f"{store.layout.tmp}/{work._replace(purpose='going')}"
+    going = f"{store.layout.tmp}/{work._replace(purpose=Purpose.GOING)}"
     with contextlib.suppress(OSError):
         store.fs.rename(f"{store.layout.tmp}/{area}", going)
         store.fs.remove_tree(going)

@@ -327,6 +327,7 @@ def _look_at_tree(path: str, answers: list[None]) -> Version:
 
 
 def describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
+    """What the version of a tree contains of an entry."""
     if stat.S_ISDIR(status.st_mode):
         return b"directory"
     if stat.S_ISLNK(status.st_mode):

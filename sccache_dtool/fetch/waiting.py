@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
+from sccache_dtool.disk.names import FAILED, OutcomeName, Purpose, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.request import Request, Source, Terms
-from sccache_dtool.fetch.transfers import WAIT, State
+from sccache_dtool.fetch.transfers import State
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
@@ -132,7 +132,7 @@ class Waiter:
     @contextlib.contextmanager
     def _shown_as_waiting(self) -> Iterator[None]:
         """Show that this process waits; a failure to do so does not end the wait."""
-        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
+        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), Purpose.WAIT)}"
         request, now = self._request, self._clock.wall()
         facts = {"key": request.key[:32], "label": request.name or request.label, "by": self._holder.by, "began": now}
         with contextlib.suppress(OSError):

@@ -147,17 +147,15 @@ def _auto(proc: Proc) -> Owner:
             "cannot find a process to hold the lease",
             hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
         )
-    pid, between = caller
-    owner = process_owner(CALLER, proc, pid)
-    seen = (proc.identify(one) for one in between[-MOST_BETWEEN:])
+    owner = process_owner(CALLER, proc, caller.pid)
+    seen = (proc.identify(one) for one in caller.between[-MOST_BETWEEN:])
     owner = owner._replace(between=tuple(filter(None, seen)))
     if found is not None:
         return owner._replace(kind=JOB, job=found.job)
-    stat = proc.stat(pid)
+    stat = proc.stat(caller.pid)
     if stat is not None and stat.command in DAEMONS:
-        _log.warning(
-            f"the lease will be held by {stat.command} (process {pid}) until it is released; see --holder, --ttl"
-        )
+        who = f"{stat.command} (process {caller.pid})"
+        _log.warning(f"the lease will be held by {who} until it is released; see --holder, --ttl")
     return owner
 
 
@@ -262,7 +260,7 @@ def in_its_job(owner: Owner, proc: Proc) -> Owner:
 
 
 def user_name(uid: int | None = None) -> str:
-    """The name of a user, by default of the one whom this process runs as; the number if this host knows no name."""
+    """The name of a user, by default of this process's, or the number if this host has no name for it."""
     import pwd
 
     uid = os.geteuid() if uid is None else uid

@@ -27,6 +27,21 @@ from sccache_dtool.policy.thresholds import (
 from sccache_dtool.units import parse_duration, parse_lifetime
 
 
+class UnknownSetting(NamedTuple):
+    """A key in the file that this release does not know; `table` is empty for one outside of the known tables."""
+
+    table: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"[{self.table}] {self.key}" if self.table else self.key
+
+    @property
+    def may_concern_cleaning(self) -> bool:
+        """Whether it is in the table of `clean`, or named like one of its settings."""
+        return self.table == "clean" or any(one.table == "clean" and one.key == self.key for _, one in _KNOWN)
+
+
 class _Settings(NamedTuple):
     lease_ttl: float | None = None  # lifetime of leases taken with `use`; None: until their process ends
     heartbeat_ttl: float = 12 * 3600.0  # lifetime of holders that beat: `run`, and Python programs
@@ -48,7 +63,7 @@ class _Settings(NamedTuple):
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
-    unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
+    unknown: tuple[UnknownSetting, ...] = ()  # what else the file contains
 
 
 class Config(_Settings):
@@ -59,7 +74,7 @@ class Config(_Settings):
     """
 
     #: The mistakes in the file, by table.
-    faults: Mapping[str, Sequence[CacheError]] = MappingProxyType({})
+    faults: Mapping[str, Sequence[Mistake]] = MappingProxyType({})
 
     def __getattribute__(self, name: str) -> Any:
         if name in SETTINGS and (found := self.faults.get(SETTINGS[name].table)):
@@ -67,7 +82,7 @@ class Config(_Settings):
         return super().__getattribute__(name)
 
     @property
-    def mistakes(self) -> list[CacheError]:
+    def mistakes(self) -> list[Mistake]:
         """All that is wrong with the file."""
         return list(dict.fromkeys(error for found in self.faults.values() for error in found))
 
@@ -82,6 +97,14 @@ class Config(_Settings):
             self.clean_low_files,
             self.clean_least_free,
         )
+
+
+class Mistake(CacheError):
+    """A mistake in the file `path`; `what` says what it is, without the path."""
+
+    def __init__(self, path: str, what: str, hint: str | None) -> None:
+        super().__init__(f"{path}: {what}", hint=hint)
+        self.what = what
 
 
 class Setting(NamedTuple):
@@ -207,10 +230,8 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        return _without_any(
-            CacheError(f"{place}: cannot be read: {error.strerror}", hint="check its owner and permissions")
-        )
-    faults: dict[str, list[CacheError]] = {}
+        return _without_any(Mistake(place, f"cannot be read: {error.strerror}", hint="check its owner and permissions"))
+    faults: dict[str, list[Mistake]] = {}
     try:
         tables = _parse(text)
     except ValueError as error:
@@ -219,15 +240,15 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
             try:
                 tables |= _parse(lines)
             except ValueError as mistake:
-                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}", hint=_CORRECT)]
+                faults[name] = [Mistake(place, f"[{name}]: {mistake}", hint=_CORRECT)]
         if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
-            return _without_any(CacheError(f"{place}: {error}", hint=_CORRECT))
+            return _without_any(Mistake(place, str(error), hint=_CORRECT))
     unknown = tuple(_others(tables))
     for one in unknown:
         log.warning(Oddity(place, f"{one} is not a setting that this release knows", Fate.IGNORED))
     for name in TABLES:
         if not isinstance(tables.get(name, {}), dict):
-            faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
+            faults[name] = [Mistake(place, f"[{name}] is not a table", hint=f"write it as a line: [{name}]")]
     values: dict[str, Any] = {}
     for field, setting in _KNOWN:
         table = tables.get(setting.table)
@@ -243,7 +264,7 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     return settings
 
 
-def _without_any(error: CacheError) -> Config:
+def _without_any(error: Mistake) -> Config:
     settings = Config()
     settings.faults = {table: [error] for table in TABLES}
     return settings
@@ -280,25 +301,19 @@ def _split(text: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _collecting(faults: dict[str, list[CacheError]], place: str, table: str, key: str = "") -> Iterator[None]:
+def _collecting(faults: dict[str, list[Mistake]], place: str, table: str, key: str = "") -> Iterator[None]:
     """Add an error to the faults of a table, with where it is."""
     try:
         yield
     except CacheError as error:
-        mistake = CacheError(f"{place}: [{table}]{key}: {error.message}", hint=error.hint)
+        mistake = Mistake(place, f"[{table}]{key}: {error.message}", hint=error.hint)
         faults.setdefault(table, []).append(mistake)
 
 
-def _others(tables: dict[str, Any]) -> Iterator[str]:
+def _others(tables: dict[str, Any]) -> Iterator[UnknownSetting]:
     known = {(setting.table, setting.key) for _, setting in _KNOWN}
     for table, settings in tables.items():
         if isinstance(settings, dict):
-            yield from (f"[{table}] {key}" for key in settings if (table, key) not in known)
+            yield from (UnknownSetting(table, key) for key in settings if (table, key) not in known)
         elif table not in TABLES:
-            yield table
-
-
-def of_cleaning(unknown: str) -> bool:
-    """Whether what is not a setting may be meant for `clean`: it is in its table, or named like one of its settings."""
-    table, _, key = unknown.rpartition(" ")
-    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for _, setting in _KNOWN)
+            yield UnknownSetting("", table)

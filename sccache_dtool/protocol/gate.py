@@ -80,7 +80,7 @@ def closing(fs: FileSystem, gate: str, via: DirectoryHandle | None = None) -> Cl
     """Close `gate` permanently, and return whether this call did it. One call.
 
     Only ENOENT means that it had been closed before, or that the reply to the request was lost. Every other error
-    is raised and the generation kept. `via`: a way to a directory above.
+    is raised and the generation kept. `via`: the handle of a directory above it.
     """
     try:
         fs.rmdir(gate, via=via)

@@ -54,7 +54,7 @@ class _Listing(NamedTuple):
 
 
 def summarise(store: Store, history: str, via: DirectoryHandle | None = None) -> Summary:
-    """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a way to one above it.
+    """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a handle of one above.
 
     An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
     in the middle of a fold, and then the segment is read.

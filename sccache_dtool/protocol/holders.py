@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.disk import names
-from sccache_dtool.disk.names import PROBE, HolderName
+from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
@@ -395,7 +395,7 @@ class HolderList(NamedTuple):
                 known = present.get(name.id)
                 if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
                     present[name.id] = name
-            elif text != "gone" and not text.startswith(PROBE):
+            elif text != REVOKED and not text.startswith(PROBE):
                 unknown_names.append(text)
         gone = (HolderName.parse(text) for text in store.fs.names(store.layout.gone))
         return cls(present, frozenset(name.id for name in gone if name), now, tuple(unknown_names))

@@ -7,7 +7,7 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso, iso
@@ -285,7 +285,7 @@ class Reaped(NamedTuple):
     """What a reaping did, or would do."""
 
     leases: tuple[Judged, ...]
-    holders: tuple[tuple[str, str], ...]  # id, and the evidence
+    holders: Mapping[str, str]  # the evidence for each, by its id
     failed: tuple[str, ...]
     sessions: tuple[tuple[str, str], ...] = ()  # the same
 
@@ -341,7 +341,7 @@ def reap(
                 over[facts.id] = verdict.evidence
         except (OSError, CacheError) as error:
             failed.append(f"cannot end session {facts.id}: {error}")
-    return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed), tuple(over.items()))
+    return Reaped(tuple(ended), revoked, tuple(failed), tuple(over.items()))
 
 
 def _who_can(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:

@@ -314,7 +314,7 @@ def test_threads_that_are_left_behind_are_not_waited_for() -> None:
 
 def test_a_command_that_is_killed_before_it_starts() -> None:
     """An out-of-memory killer that takes it would leave an exit code that says nothing."""
-    child = Child(print)
+    child = Child()
     os.kill(child.pid, signal.SIGKILL)
     try:
         assert child.run(["true"], {}, lambda: None) == 128 + signal.SIGKILL
@@ -325,7 +325,7 @@ def test_a_command_that_is_killed_before_it_starts() -> None:
 
 def test_a_command_that_may_not_be_signalled_goes_on(monkeypatch: pytest.MonkeyPatch, warnings: list[str]) -> None:
     """A signal for a command under sudo would end us instead, and leave it without a lease."""
-    child = Child(warnings.append)
+    child = Child()
     monkeypatch.setattr(os, "kill", _refuse)
     child.send_signal(signal.SIGTERM)
     monkeypatch.undo()

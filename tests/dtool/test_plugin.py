@@ -566,7 +566,7 @@ def test_dtools_own_command_goes_through_us(dataset, cache_dir):
 
 def test_what_the_plugin_says_does_not_control_the_terminal(capsys, monkeypatch):
     """A server or another user of the cache could clear the screen of a person who runs dtool."""
-    monkeypatch.setattr(plugin._state, "warned", False)
+    stores.give_everything_back()
     plugin._warn_once(RuntimeError("no such bucket\x1b[2J"))
     plugin._report_loss(LeaseLost("lost\nall is well"))
     err = capsys.readouterr().err

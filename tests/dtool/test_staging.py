@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
-from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.fetch.request import VIEW, DatasetRequest, Request
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
@@ -394,19 +395,19 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
 def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dataset, cache_dir, monkeypatch, times):
     """A job would be given a directory whose files the next `clean` deletes."""
     layout = Layout(str(cache_dir))
-    monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
-    real = staging._view
+    monkeypatch.setattr(Holder, "confirm", Holder.prove)  # as if its last heartbeat were long ago
+    real = Cache.hold
 
-    def view(*given: object) -> Request:
+    def hold(cache: Cache, owner: caller.Owner, request: Request, *more: Any) -> Lease:
         nonlocal times
-        times -= 1
-        if times >= 0:
+        times -= request.key.endswith(VIEW)
+        if times >= 0 and request.key.endswith(VIEW):
             for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
                 holders.revoke(store_of(FileSystem(), layout), name)
-        return real(*given)
+        return real(cache, owner, request, *more)
 
     again = times == 1
-    monkeypatch.setattr(staging, "_view", view)
+    monkeypatch.setattr(Cache, "hold", hold)
     path = sc("use", f"dtool:{dataset.uri}", code=Exit.DONE if again else Exit.LEASE_LOST)
     assert set(leases(cache_dir, dataset.uuid).values()) == {1 if again else 0}
     if again:

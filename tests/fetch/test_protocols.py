@@ -15,7 +15,7 @@ from faults import FakeClock
 from fetch import servers
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import fsspec_source, http
+from sccache_dtool.fetch import fsspec_source
 from sccache_dtool.fetch.words import REMOTE, SOURCES
 
 BODY = os.urandom(9_000_000)  # more than a block
@@ -284,10 +284,10 @@ def test_a_fault_in_a_program_is_told_at_once_over_http_too(get: Get, monkeypatc
     """The kind would be fixed in one place only."""
     asked = []
 
-    def fail(*words: object) -> None:
+    def fail(*words: object, **more: object) -> None:
         asked.append(words)
         raise TypeError("wrong")
 
-    monkeypatch.setattr(http._Download, "_ask", fail)
+    monkeypatch.setattr("requests.Session.request", fail)
     assert "TypeError: wrong" in refused(get, "http://127.0.0.1:9/x").message
     assert len(asked) == 1

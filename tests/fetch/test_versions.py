@@ -22,6 +22,7 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.stack import parse_stack
+from waiting import PATIENCE
 
 Make = Callable[..., Cache]
 
@@ -221,7 +222,14 @@ def test_a_source_that_does_not_answer_does_not_hang_a_hit(
     first = cache.use(source)
     silent = threading.Event()
     monkeypatch.setattr(versions, "PATIENCE", 0.05)
-    monkeypatch.setattr(versions, "_look", lambda path, answers: silent.wait())
+    stat = os.stat
+
+    def stat_of_a_silent_server(path: Any, **more: Any) -> os.stat_result:
+        if path == source:
+            silent.wait(PATIENCE)
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", stat_of_a_silent_server)
     try:
         assert cache.use(source).path == first.path
         assert "no answer for" in warnings[-1]

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 from faults import Call, Counting
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import Layout
-from sccache_dtool.protocol.holders import PROBE
+from sccache_dtool.disk.names import PROBE, Layout
 
 
 class Payload(NamedTuple):

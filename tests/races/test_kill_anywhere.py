@@ -60,7 +60,7 @@ def sc_dtool(place: str, *words: str) -> Result:
 
 
 @contextlib.contextmanager
-def job() -> Iterator[int]:
+def running_job() -> Iterator[int]:
     """A process that can hold leases, until the end of the context."""
     process = subprocess.Popen([shutil.which("cat") or "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
@@ -203,7 +203,7 @@ class Scene:
 
     def held_by_the_dead(self) -> str:
         """Let a process that is gone hold it; the holder's id."""
-        with job() as pid:
+        with running_job() as pid:
             lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.item_request(self.thing.words))
         return lease.holder.id
 
@@ -479,14 +479,14 @@ class Accidents:
 
     def find_points(self) -> list[crash.Point]:
         """Every call before which the command can be killed."""
-        with job() as pid:
+        with running_job() as pid:
             place, argv, environment = self.prepare("undisturbed", pid)
             return crash.points(argv, environment, place, self.case.codes)
 
     def happen(self, numbered: tuple[int, crash.Point]) -> tuple[str, crash.Point, bool]:
         """Kill the command, and let the job that it worked for end, too."""
         number, point = numbered
-        with job() as pid:
+        with running_job() as pid:
             place, argv, environment = self.prepare(f"accident{number}", pid)
             killed = crash.kill_at(argv, environment, point)
         return place, point, killed

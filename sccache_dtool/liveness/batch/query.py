@@ -165,11 +165,11 @@ def batches(ids: Iterable[str], longest: int = LONGEST_LIST) -> Iterator[list[st
 class JobStates:
     """All jobs of one run; each batch system is asked once, when the first of its jobs is judged."""
 
-    def __init__(self, clock: Clock, memory: Memory, run: Run = run_command) -> None:
+    def __init__(self, clock: Clock, memory: Memory, run: Run | None = None) -> None:
         """`memory` keeps, between the runs on this host, until when a batch system is left alone."""
         self._clock = clock
         self._memory = memory
-        self._run = run
+        self._run = run or run_command
         self._expected: dict[str, dict[Job, None]] = {}
         self._verdicts: dict[Job, Verdict] = {}
 
