@@ -7,6 +7,7 @@ decides, in this order; within a kind the longest claim does.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -27,7 +28,10 @@ class Consulted(NamedTuple):
 
 
 class Belonging:
-    """Looks up to which lot copies belong. It remembers what it has found, for there may be a million copies."""
+    """Looks up to which lot copies belong. It remembers what it has found, for there may be a million copies.
+
+    It can be sent to other processes with each piece of their work: each of them unpacks it once.
+    """
 
     def __init__(self, lots: Lots, now: float) -> None:
         """`now`: lots that are created later, in seconds since 1970, are not consulted."""
@@ -36,6 +40,17 @@ class Belonging:
         claimed = {components(claim.path)[0] for lot in lots for claim in lot.claims if not claim.exclude}
         self._kinds = {next((kind for kind in _KINDS if first.startswith(kind)), "") for first in claimed}
         self._known: dict[str, str] = {}
+        self._packed: bytes | None = None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self._packed is None:
+            self._packed = pickle.dumps((list(self._lots), self._now))
+        return _unpack, (self._packed,)
+
+    @property
+    def asks_for_facts(self) -> bool:
+        """Whether it depends on more than the key to which lot a copy belongs."""
+        return not self._kinds <= {ITEM, LOOSE}
 
     def of(self, key: str, facts: ItemFacts) -> str:
         """The lot of a copy of an item."""
@@ -68,6 +83,19 @@ class Belonging:
         if found is None:
             found = self._known[path] = self._lots.of(path, self._now).lot
         return found
+
+
+#: What this process has unpacked last.
+_unpacked: dict[bytes, Belonging] = {}
+
+
+def _unpack(packed: bytes) -> Belonging:
+    found = _unpacked.get(packed)
+    if found is None:
+        _unpacked.clear()
+        lots, now = pickle.loads(packed)
+        found = _unpacked[packed] = Belonging(Lots(lots), now)
+    return found
 
 
 def paths(key: str, facts: ItemFacts) -> Iterator[tuple[str, str]]:

@@ -213,6 +213,18 @@ class Lots:
         above = self.ancestors(name)
         return caller in {self[one].owner for one in (above or [name] if lot.is_root else above)}
 
+    def downward(self) -> Iterator[str]:
+        """The names of all lots, none before its parents."""
+        missing = {lot.name: len(lot.parents - {lot.name}) for lot in self}
+        ready = [name for name, count in missing.items() if not count]
+        while ready:  # what is on a cycle, which `_check` refuses, is never ready
+            name = ready.pop()
+            yield name
+            for child in self._children[name]:
+                missing[child] -= 1
+                if not missing[child]:
+                    ready.append(child)
+
     # -- limits ------------------------------------------------------------------------------------------------------
 
     def restriction(self, name: str, limit: str) -> Restriction:
@@ -366,8 +378,8 @@ class Lots:
     def _check(self) -> None:
         for lot in self:
             _check_values(lot)
-        if sum(1 for _ in self._downward()) < len(self._lots):
-            inside = sorted(set(self._lots) - set(self._downward()))
+        if len(reached := set(self.downward())) < len(self._lots):
+            inside = sorted(set(self._lots) - reached)
             raise UsageError(f"lots would be their own ancestors: {_listed(inside)}")
         claimed: dict[tuple[str, ...], str] = {}
         for lot in self:
@@ -382,18 +394,6 @@ class Lots:
                         f"{claim.path} belongs to the lots {claimed[parts]!r} and {lot.name!r}: it can have only one",
                         hint=f"take it from the first with: sc-dtool lot unclaim {claim.path}",
                     )
-
-    def _downward(self) -> Iterator[str]:
-        """The names of all lots, none before its parents; those on a cycle, and below one, are left out."""
-        missing = {lot.name: len(lot.parents - {lot.name}) for lot in self}
-        ready = [name for name, count in missing.items() if not count]
-        while ready:
-            name = ready.pop()
-            yield name
-            for child in self._children[name]:
-                missing[child] -= 1
-                if not missing[child]:
-                    ready.append(child)
 
     def _by_length(self) -> dict[tuple[str, ...], list[tuple[str, Claim]]]:
         found: dict[tuple[str, ...], list[tuple[str, Claim]]] = {}

@@ -15,6 +15,7 @@ from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.log import Log
 from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy.thresholds import (
+    LOT_ORDER,
     ORDERS,
     Limits,
     Mark,
@@ -62,6 +63,8 @@ class _Settings(NamedTuple):
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
+    lots_order: tuple[str, ...] = LOT_ORDER  # which lots give way first
+    lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     unknown: tuple[UnknownSetting, ...] = ()  # what else the file contains
 
@@ -171,6 +174,14 @@ def _users(value: object) -> tuple[str, ...]:
     return tuple(_listed(value))
 
 
+def _lot_order(value: object) -> tuple[str, ...]:
+    """Classes of lots, each at most once."""
+    found = _listed(value)
+    if not set(found) <= set(LOT_ORDER) or len(set(found)) < len(found):
+        raise UsageError(f"{value!r} is not an order of classes", hint=f"give a list of {', '.join(LOT_ORDER)}")
+    return tuple(found)
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -196,6 +207,8 @@ SETTINGS = {
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
     "dtool_directories": Setting("dtool", "directories", _directories),
+    "lots_order": Setting("lots", "order", _lot_order),
+    "lots_forget": Setting("lots", "forget", _duration),
     "lots_managers": Setting("lots", "managers", _users),
 }
 

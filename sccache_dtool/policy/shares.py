@@ -12,11 +12,31 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.lots.model import Lot, Lots, Question, Usage
-from sccache_dtool.policy.rules import Candidate
+from sccache_dtool.policy.rules import ENOUGH, UNKNOWN_LOT, Candidate, Kept, Plan, Rules, Sifted, in_order
+from sccache_dtool.policy.thresholds import LOT_ORDER, Goal, Limits, goal, spare
 
 #: In which order lots give way, unless `config.toml` says another.
-ORDER = (Question.DELETION, Question.EXPIRATION, Question.OPPORTUNISTIC, Question.OBJECTS, Question.DEDICATED)
+ORDER = tuple(map(Question, LOT_ORDER))
+
+#: `Candidate.limit` of what goes although it is within the shares of its lots, because somebody asked for that.
+BEYOND = "beyond"
+
+
+class Shares(NamedTuple):
+    """The lots of a cache, and what a cleaning must know of them."""
+
+    lots: Lots
+    reported: Mapping[str, Usage]  # of data elsewhere
+    order: Sequence[Question] = ORDER
+
+    def used(self, sifted: Sifted) -> dict[str, Usage]:
+        """What each lot has of its own, in the cache and elsewhere."""
+        there = {lot: Usage(size, sifted.entries_of[lot]) for lot, size in sifted.bytes_of.items()}
+        for lot, used in self.reported.items():
+            there[lot] = there.get(lot, Usage()).plus(used)
+        return there
 
 
 class Chosen(NamedTuple):
@@ -31,10 +51,16 @@ class Chosen(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What goes, in this order, and what stays because it is within the dedicated space of a lot."""
+    """What goes, in this order, and what stays."""
 
     go: list[Chosen]
-    dedicated: list[Candidate]
+    stay: list[Candidate]
+    reached: bool  # whether the goal is; if not, what stays is within the shares of its lots
+
+    @property
+    def dedicated(self) -> list[Candidate]:
+        """What stays because it is within the dedicated space of a lot."""
+        return [] if self.reached else self.stay
 
 
 def choose(
@@ -60,10 +86,101 @@ def choose(
         for over in _rounds(ledger, lots, question, now):
             if question is not Question.DELETION and ledger.reached:
                 break
-            left = [pair for pair in left if not ledger.takes(pair, over, question)]
+            asked = ledger.below(over.names)
+            left = [pair for pair in left if pair[1] not in asked or not ledger.takes(pair, over, question)]
     if beyond_dedicated:
         left = [pair for pair in left if not ledger.takes_any(pair)]
-    return Choice(ledger.go, [candidate for candidate, _ in left] if not ledger.reached else [])
+    return Choice(ledger.go, [candidate for candidate, _ in left], ledger.reached)
+
+
+def removes_any(sifted: Sifted, rules: Rules, shares: Shares, now: float, room: Room | None = None) -> bool:
+    """Whether there is anything in the plan for sifted copies; as `conclude`, without putting them in order."""
+    _, enough = _aim(sifted, rules, room)
+    return bool(_choose(sifted.eligible, sifted, rules, shares, now, lambda *gone: gone != (0, 0) or enough(*gone)).go)
+
+
+def conclude(sifted: Sifted, rules: Rules, shares: Shares, now: float, room: Room | None = None) -> Plan:
+    """The plan for sifted copies; as `rules.conclude`, by the shares of the lots."""
+    aim, enough = _aim(sifted, rules, room)
+    past = frozenset() if rules.lots is None else rules.lots.past_deletion
+    eligible = in_order(sifted.eligible) if past or not enough(0, 0) else sifted.eligible
+    choice = _choose(eligible, sifted, rules, shares, now, enough)
+    within = aim is None and rules.limits != Limits()
+    return Plan(
+        tuple(one.candidate._replace(limit=str(one.question or BEYOND)) for one in choice.go),
+        (*sifted.kept, *(Kept(one, ENOUGH if choice.reached else within_share(one.lot)) for one in choice.stay)),
+        sifted.bytes,
+        sifted.entries,
+        aim,
+        within=within and not choice.go,
+        spare=spare(rules.limits, room),
+        unmatched=tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched),
+        shares=tuple(choice.dedicated),
+        overdue=tuple(kept for kept in sifted.kept if kept.held and kept.candidate.lot in past),
+    )
+
+
+def recheck(
+    planned: Iterable[Candidate], settled: Sifted, shares: Shares, now: float
+) -> tuple[list[Candidate], list[Kept]]:
+    """What of a plan may still go by the lots as they are now, and what is within their shares by now.
+
+    `planned`: with the limits for which they were planned; `settled`: all that is there.
+    """
+    lot_of = {one.place: one.lot for one in (*settled.eligible, *(kept.candidate for kept in settled.kept))}
+    beyond: list[Candidate] = []
+    asked: list[Candidate] = []
+    for one in planned:
+        (beyond if one.limit == BEYOND else asked).append(one._replace(lot=lot_of.get(one.place, "")))
+    unknown = [Kept(one, UNKNOWN_LOT) for one in asked if not one.lot]
+    choice = choose(
+        [one for one in asked if one.lot],
+        lambda one: one.lot,
+        shares.lots,
+        shares.used(settled),
+        now,
+        lambda size, entries: False,
+        order=shares.order,
+    )
+    going = [one.candidate._replace(limit=str(one.question)) for one in choice.go]
+    return [*going, *beyond], [*unknown, *(Kept(one, within_share(one.lot)) for one in choice.stay)]
+
+
+def _aim(sifted: Sifted, rules: Rules, room: Room | None) -> tuple[Goal | None, Callable[[int, int], bool]]:
+    """What to come down to, and whether that is reached once so many bytes and entries are gone."""
+    retain_size, lookup = rules.retain_size, rules.lots
+    if retain_size is not None and lookup is not None and lookup.only is not None:  # it is that of the lot
+        retain_size += sifted.bytes - sum(sifted.bytes_of[name] for name in lookup.only)
+    aim = goal(rules.limits, retain_size, sifted.bytes, sifted.entries, room)
+    if aim is None:
+        within = rules.limits != Limits()
+        return None, lambda size, entries: within
+    return aim, lambda size, entries: not aim.missed(sifted.bytes - size, sifted.entries - entries)
+
+
+def _choose(
+    eligible: Sequence[Candidate],
+    sifted: Sifted,
+    rules: Rules,
+    shares: Shares,
+    now: float,
+    enough: Callable[[int, int], bool],
+) -> Choice:
+    return choose(
+        eligible,
+        lambda one: one.lot,
+        shares.lots,
+        shares.used(sifted),
+        now,
+        enough,
+        order=shares.order,
+        beyond_dedicated=rules.beyond_dedicated,
+    )
+
+
+def within_share(lot: str) -> str:
+    """Why a copy stays."""
+    return f"within the share of lot {lot}"
 
 
 class _Over(NamedTuple):
@@ -105,6 +222,10 @@ class _Ledger:
         self._share = {lot.name: int(lots.restriction(lot.name, "dedicated").value or 0) for lot in lots}
         self.levels = _levels(lots)
         self.reached = enough(0, 0)
+
+    def below(self, names: frozenset[str]) -> set[str]:
+        """These lots, and all below them."""
+        return {name for name, up in self._up.items() if not names.isdisjoint(up)}
 
     def is_over(self, lot: Lot, question: Question) -> bool:
         """Whether a lot, with its descendants, has more than a limit: to be at it is not enough to lose data."""
@@ -162,16 +283,11 @@ class _Ledger:
 
 def _levels(lots: Lots) -> list[list[str]]:
     """The lots by their distance from a root, the farthest first."""
-    depth: Counter[str] = Counter()
-
-    def of(name: str) -> int:
-        if name not in depth:
-            depth[name] = 1 + max((of(parent) for parent in lots[name].parents - {name}), default=-1)
-        return depth[name]
-
+    depth: dict[str, int] = {}
     names: dict[int, list[str]] = {}
-    for name in sorted(lot.name for lot in lots):
-        names.setdefault(of(name), []).append(name)
+    for name in lots.downward():
+        depth[name] = 1 + max((depth[parent] for parent in lots[name].parents - {name}), default=-1)
+        names.setdefault(depth[name], []).append(name)
     return [names[level] for level in sorted(names, reverse=True)]
 
 
