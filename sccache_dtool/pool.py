@@ -51,10 +51,6 @@ _AHEAD = 2
 _WINDOW = 16
 
 
-def watch_nothing(done: int, total: int) -> None:
-    """Ignore how many of how many pieces of work are done."""
-
-
 class Pool:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
@@ -65,17 +61,20 @@ class Pool:
     def __init__(
         self,
         jobs: int | None = 1,
-        watch: Callable[[int, int], None] = watch_nothing,
+        watch: Callable[[int, int], None] | None = None,
         executor: Executor | None = None,
+        *,
+        forks: bool = True,
     ) -> None:
-        """`watch` is told how many of how many tasks are done.
+        """`watch` is told how many of how many tasks are done. `forks`: False for work that only this process can do.
 
         `executor`: what does large amounts of work, together with this process: processes of this host or of others,
         that run this package and see the same paths. Without one, threads and forked processes do it.
         """
         self._jobs = jobs
-        self.watch = watch
+        self.watch = watch or (lambda done, total: None)
         self._executor = executor
+        self._forks = forks
         self.helpers: list[Helper] = []
 
     def __enter__(self) -> Pool:
@@ -116,6 +115,12 @@ class Pool:
         Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
         total = len(tasks)
+        if self._executor is not None and (self._jobs or 1) > 1:  # it has been said that the work waits
+            with closing(self.share(work, tasks, waiting=True)) as results:
+                for done, result in enumerate(results, 1):
+                    yield result
+                    self.watch(done, total)
+            return
         spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
             before = _Spent.now()
@@ -152,7 +157,8 @@ class Pool:
             return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
             return by_threads(work, tasks, self._jobs or THREADS)
-        self.start_helpers()
+        if self._forks:
+            self.start_helpers()
         return self.by_processes(work, tasks) if self.helpers else _in_turn(work, tasks)
 
     def by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
@@ -321,64 +327,84 @@ def by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: in
             yield pending.popleft().result()
 
 
-#: Parts of the work, so that a slow process keeps nobody waiting for long; and parts that an executor has at a time.
+#: Tasks of a part of the work for each thread that does it, at most: of larger parts, nothing is heard for too long.
+_ROUNDS = 8
+
+#: Parts at most, unless they have that many tasks; and parts that an executor has that does not say how many processes
+#: it has.
 _PARTS, OUTSTANDING = 256, 32
 
-#: Seconds after which a part that an executor still works on is reported, and reports before it is done here as well.
+#: Seconds without any result after which that is reported, and reports before this process does work of the executor's.
 PATIENCE, _REPORTS = 60.0, 10
+
+
+class _Part(NamedTuple):
+    """A part of the work that is being done: by the executor, or by this process."""
+
+    tasks: Sequence[Any]
+    outcomes: Future[list[TaskResult]]
+    given: bool  # to the executor
 
 
 def _by_executor(
     executor: Executor, work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
 ) -> Generator[Result, None, None]:
-    """The results of `work`, by an executor and by this process, which does a part whenever it would have to wait.
+    """The results of `work`, by an executor and by this process. `threads`: of each process.
 
-    A part whose process is lost is done here, unless the executor has it done again by itself. `threads`: of each
-    process. A part has some tasks for each, as far as there are, and at the end this process has its share.
+    Each process of the executor has one part at a time, with its share of what is left, so that the parts become
+    smaller, and all end at nearly the same time. This process does single tasks meanwhile. A part whose process is lost
+    is done here, unless the executor has it done again by itself.
     """
     workers = _workers(executor)
-    size = max(1, -(-len(tasks) // _PARTS), min(4 * threads, -(-len(tasks) // (workers + 1))))
-    parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-    pending: dict[int, Future[list[TaskResult]]] = {}
-    ready: dict[int, list[TaskResult]] = {}
-    given = taken = 0
+    most = max(_ROUNDS * threads, -(-len(tasks) // _PARTS))
+    pending: dict[int, _Part] = {}  # by the number of its first task
+    given = taken = silent = 0
     accepts = True  # whether the executor takes parts
+    pool = Threads(threads if threads > 1 else 0)
+    do_here = functools.partial(_do_part, work, threads=1)
     try:
-        while taken < len(parts):
-            for number in [number for number, future in pending.items() if future.done()]:
-                ready[number] = _collected(pending.pop(number), work, parts[number], threads)
-            while (
-                accepts
-                and given < len(parts)
-                and len(pending) < min(OUTSTANDING, 2 * workers)
-                and (len(pending) < workers or len(parts) - given > workers)
-            ):
+        while taken < len(tasks):
+            running = [part for part in pending.values() if not part.outcomes.done()]
+            at_executor = sum(part.given for part in running)
+            if accepts and given < len(tasks) and at_executor < workers:
+                size = min(most, -(-(len(tasks) - given) // (workers + 1)))
+                share = tasks[given : given + size]
                 try:
-                    pending[given] = executor.submit(_do_part, work, parts[given], threads)
+                    pending[given] = _Part(share, executor.submit(_do_part, work, share, threads), True)
                 except Exception as error:  # it was shut down, or has lost a process
                     accepts = False
                     _log.warning(f"the executor takes no more work ({error}); the rest is done here")
                 else:
-                    given += 1
-            if taken in ready:
-                for outcome in ready.pop(taken):
+                    given += len(share)
+            elif taken in pending and pending[taken].outcomes.done():
+                part = pending.pop(taken)
+                for outcome in _collected(part, work, threads):
                     yield outcome.get()
-                taken += 1
-            elif given < len(parts) and len(ready) < _PARTS // 2:
-                ready[given] = _do_part(work, parts[given], threads)
+                taken += len(part.tasks)
+            elif given < len(tasks) and len(running) - at_executor < threads and len(pending) < _PARTS:
+                share = tasks[given : given + 1]
+                pending[given] = _Part(share, pool.submit(do_here, share), False)
                 given += 1
-            elif not _is_done_in_time(pending[taken], len(pending)):
-                pending.pop(taken).cancel()
-                ready[taken] = _do_part(work, parts[taken], threads)
+            elif _has_ended([part.outcomes for part in running]):
+                silent = 0
+            elif silent < _REPORTS or not pending[taken].given:
+                silent += 1
+                _log.warning(f"waiting for {len(running)} parts of the work, {at_executor} of which the executor has")
+            else:
+                _log.warning("the executor does not respond; this process does the next part of the work")
+                part = pending[taken]
+                part.outcomes.cancel()
+                pending[taken] = _Part(part.tasks, pool.submit(do_here, part.tasks), False)
     finally:
-        for future in pending.values():
-            future.cancel()
+        for part in pending.values():
+            part.outcomes.cancel()
+        pool.end()
 
 
 def _workers(executor: Executor) -> int:
     """How many processes an executor has; a guess, if it does not say."""
     known = (getattr(executor, name, None) for name in ("num_workers", "_max_workers"))  # mpi4py's, Python's own
-    return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING // 2)
+    return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING)
 
 
 def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[TaskResult]:
@@ -387,26 +413,19 @@ def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
     return list(by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
 
 
-def _collected(
-    future: Future[list[TaskResult]], work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
-) -> list[TaskResult]:
+def _collected(part: _Part, work: Callable[[Task], Result], threads: int) -> list[TaskResult]:
     try:
-        return future.result()
+        return part.outcomes.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
         _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
-        return _do_part(work, tasks, threads)
+        return _do_part(work, part.tasks, threads)
 
 
-def _is_done_in_time(future: Future[list[TaskResult]], number: int) -> bool:
-    """Wait for a part that an executor has; False if it takes so long that this process does it as well."""
-    from concurrent.futures import wait
+def _has_ended(futures: Sequence[Future[list[TaskResult]]]) -> bool:
+    """Wait until one of them has ended; False if none does for long."""
+    from concurrent.futures import FIRST_COMPLETED, wait
 
-    for _ in range(_REPORTS):
-        if wait([future], timeout=PATIENCE).done:
-            return True
-        _log.warning(f"waiting for {number} parts of the work, which the executor has")
-    _log.warning("the executor does not respond; this process does the next part of the work")
-    return False
+    return bool(wait(futures, PATIENCE, FIRST_COMPLETED).done)
 
 
 class Threads:

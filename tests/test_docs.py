@@ -20,6 +20,7 @@ from fetch.servers import free_port
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 from sccache_dtool.errors import Exit
+from sccache_dtool.liveness.batch import sbatch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
@@ -89,6 +90,12 @@ def test_the_architecture_names_what_is_there() -> None:
     assert [file for file in files if not (package / file).exists()] == []
 
 
+def with_actions(command: click.Command | None) -> list[click.Command]:
+    """The command, and its actions if it has any."""
+    actions = command.commands.values() if isinstance(command, click.Group) else ()
+    return [] if command is None else [command, *actions]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_commands_and_options_exist(name: str) -> None:
     """A reader would paste a command with an option that was renamed."""
@@ -111,7 +118,10 @@ def test_commands_and_options_exist(name: str) -> None:
             options = {word.partition("=")[0] for word in words if re.match(r"--?[a-z-]", word)}
             command = main.sc_dtool.get_command(click.Context(main.sc_dtool), called) if called else None
             assert called is None or command is not None or "…" in called, words
-            own = {option for param in command.params for option in param.opts} if command else set()
+            own = {option for one in with_actions(command) for param in one.params for option in param.opts}
+            if called == "sbatch":  # all other options are passed on to Slurm's
+                theirs = sbatch.parse(words[words.index(called) + 1 :], dict.fromkeys(own, False)).others
+                options -= {word.partition("=")[0] for word in theirs}
             assert options <= general | own | {"--help", "-h"}, (words, options - general - own)
 
 
@@ -211,7 +221,8 @@ def test_the_reference_has_every_command_and_option() -> None:
         command = main.sc_dtool.get_command(context, name)
         assert command is not None
         assert name in headings
-        options = {option for param in command.params if isinstance(param, click.Option) for option in param.opts}
+        given = (param for one in with_actions(command) for param in one.params if isinstance(param, click.Option))
+        options = {option for param in given for option in param.opts}
         lacking = {option for option in options if option.startswith("--") and option not in page}
         assert not lacking, (name, lacking)
 

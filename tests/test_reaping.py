@@ -108,7 +108,7 @@ def test_who_cannot_remember_what_it_saw_is_told(
 def test_a_running_job_keeps_its_lease(job: Owner, take: Taking, reap: Reaping, place: Place) -> None:
     """Data would be deleted under a running job."""
     take(job)
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert len(os.listdir(place.gate)) == 1
 
 
@@ -144,7 +144,7 @@ def test_reaping_twice_ends_and_counts_once(
     take(job)
     proc.end(PID)
     assert len(reap().leases) == 1
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert len(ended(place)) == 1
 
 
@@ -180,7 +180,7 @@ def test_a_holder_whose_record_cannot_be_understood_is_kept(
         os.symlink(text, entry)
     else:
         Path(entry).touch()
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert os.listdir(place.gate) == [lease.name]
     assert lease.holder.id in warnings[0]
 
@@ -203,7 +203,7 @@ def test_a_name_in_the_gate_that_nobody_knows_is_kept(
 ) -> None:
     """What a newer release, or a person, put into a gate would not keep the data."""
     Path(place.gate, "hands off").touch()
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert judge(layout, clock, proc, place)[0].verdict.state is State.UNKNOWN
     assert os.listdir(place.gate) == ["hands off"]
 
@@ -213,7 +213,7 @@ def test_a_job_of_another_host_is_kept(job: Owner, take: Taking, reap: Reaping, 
     assert job.process is not None
     take(job._replace(process=job.process._replace(boot="another host")))
     proc.end(PID)
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert len(os.listdir(place.gate)) == 1
 
 
@@ -285,7 +285,7 @@ def test_a_holder_that_beats_while_it_is_reaped_keeps_its_leases(
     clock.let_pass(TTL + 1000)
     fs = Interposing()
     fs.before("rename", lease.holder.beat, within=lease.holder.id)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     assert os.listdir(place.gate) == [lease.name]
     lease.holder.beat()
 
@@ -300,7 +300,7 @@ def test_a_holder_that_beats_while_it_is_judged_keeps_its_leases(
     clock.let_pass(TTL + 1000)
     fs = Interposing()
     fs.before(kind, lease.holder.beat, nth=nth)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     assert os.listdir(place.gate) == [lease.name]
     lease.holder.beat()
     (name,) = HolderList.complete(lease.holder._store).present.values()
@@ -402,7 +402,7 @@ def test_a_holder_that_one_roll_misses_is_not_dead(
     """A listing is no snapshot: a holder whose name changes meanwhile would be missed, and lose its leases."""
     lease = take(job)
     fs = HidingOnce(layout.holders)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     assert fs.hidden
     assert os.listdir(place.gate) == [lease.name]
 
@@ -425,7 +425,7 @@ def test_a_fixed_end_is_proof_at_the_first_look(
     fs = OnClock(clock)
     take(elsewhere, TTL, fs)
     clock.let_pass(TTL)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     clock.let_pass(1000)
     assert len(reap(fs).leases) == 1
 
@@ -439,9 +439,9 @@ def test_on_other_file_systems_only_observation_is_proof(
     fs = OnClock(clock)
     take(elsewhere, TTL, fs)
     clock.let_pass(10 * TTL)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     clock.let_pass(TTL)
-    assert reap(fs) == ((), {}, ())
+    assert reap(fs) == ((), {}, (), {})
     clock.let_pass(61)
     assert len(reap(fs).leases) == 1
 
@@ -457,7 +457,7 @@ def test_a_new_boot_forgets_what_was_observed(
     token = object()
     monkeypatch.setattr("sccache_dtool.forking.token", lambda: token)  # a new process, which looks again
     clock.let_pass(10 * TTL)
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
 
 
 def test_another_cache_has_another_memory(clock: FakeClock, proc: FakeProc) -> None:
@@ -494,7 +494,7 @@ def test_a_program_on_this_host_outlives_its_lifetime(
     take(caller.process_owner(PROGRAM, proc, os.getpid()), TTL)
     reap()
     clock.let_pass(100 * TTL)
-    assert reap() == ((), {}, ())
+    assert reap() == ((), {}, (), {})
     assert len(os.listdir(place.gate)) == 1
 
 

@@ -8,7 +8,7 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
@@ -30,10 +30,12 @@ from sccache_dtool.disk.nofollow import DirectoryHandle, near
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
-from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.store import Store
+
+if TYPE_CHECKING:
+    from sccache_dtool.pool import Pool
 
 Sum = TypeVar("Sum")
 
@@ -316,6 +318,17 @@ def _forget(fs: FileSystem, directory: str) -> None:
 def facts(store: Store, key: str, generation: str) -> ItemFacts:
     """What was noted when a generation was fetched (`item.json`). Raises OSError or records.Damaged."""
     return ItemFacts.decode(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
+
+
+def is_of_other_format(store: Store, key: str, generation: str) -> bool:
+    """Whether another release has noted of a copy what this one does not understand."""
+    try:
+        facts(store, key, generation)
+    except records.OtherFormat:
+        return True
+    except (OSError, records.Damaged):
+        return False
+    return False
 
 
 def describe_again(store: Store, copy: Copy) -> None:

@@ -142,7 +142,7 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     else:
         yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
         if done.gone:
-            yield f"{output.count(len(done.gone), 'item')} had already been removed by another process"
+            yield f"{output.count(len(done.gone), 'item')} had already been removed"
         if done.left:
             yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
         for sentence in _missed(done.missed, "was"):

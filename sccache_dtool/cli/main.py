@@ -28,6 +28,7 @@ _GROUPS = {
         "unuse": "use",
         "run": "use",
         "renew": "use",
+        "sbatch": "sbatch",
         "session": "session",
         "lock": "lock",
         "locate": "transfers",
@@ -52,8 +53,9 @@ _GROUPS = {
     "Administer the cache": {
         "init": "manage",
         "dir": "inspect",
-        "config": "inspect",
+        "config": "settings",
         "lot": "lot",
+        "globus": "globus",
         "reap": "manage",
         "doctor": "doctor",
         "metrics": "metrics",

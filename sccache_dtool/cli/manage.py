@@ -59,9 +59,9 @@ def init_command(now: Invocation, directory: str | None) -> None:
 def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
     """End the leases of processes and batch jobs that are gone.
 
-    A lease is ended only if there is proof that its holder has ended. There is no proof for a process of a host that
-    was switched off or of a container that was deleted. If you know that it has ended, give --holder. If you are wrong,
-    data may be removed while it is read.
+    Their sessions end as well. A lease is ended only if there is proof that its holder has ended. There is no proof for
+    a process of a host that was switched off or of a container that was deleted. If you know that it has ended, give
+    --holder. If you are wrong, data may be removed while it is read.
 
     The exit code is 3 if a lease could not be ended.
 
@@ -79,7 +79,8 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
             now.confirm(f"Has holder {holder} ended? If it still reads its items, they may be removed")
         reaped = cache.reap_holder(holder, dry_run=dry_run)
     print_reaped(now, reaped, dry_run)
-    fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "failed": len(reaped.failed)}
+    fields = {"leases": len(reaped.leases), "holders": len(reaped.holders), "sessions": len(reaped.sessions)}
+    fields["failed"] = len(reaped.failed)
     text = f"ended {output.count(len(reaped.leases), 'lease')}"
     if dry_run:
         text = f"would end {output.count(len(reaped.leases), 'lease')}" if reaped.leases else "no lease to end"
@@ -88,7 +89,10 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
 
 
 def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
-    """Print the leases that were ended or, with `dry_run`, would be."""
+    """Print the leases and sessions that were ended or, with `dry_run`, would be."""
+    for session, evidence in reaped.sessions.items():
+        text = f"{'would end' if dry_run else 'ended'} session {session}: {evidence}"
+        now.out.result("reaped-session", {"session": session, "evidence": evidence, "dry_run": dry_run}, text)
     for one in reaped.leases:
         fields = {"item": one.held.key, "lease": one.held.name, "by": one.by, "evidence": one.verdict.evidence}
         would = "would end the lease" if dry_run else "ended the lease"

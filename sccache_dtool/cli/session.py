@@ -217,7 +217,10 @@ def object_(now: Invocation, session: str, path: str, children: bool) -> None:
         "name": found.name,
         "item": found.entry and found.entry.item,
         "mount": found.entry and found.entry.mount,
-        **_object_fields(found),
+        "kind": found.type,  # "type" is the type of the record
+        "size": found.size,
+        "state": found.state,
+        "place": found.place,
         "children": found.children and [one._asdict() for one in found.children],
     }
     below = [f"  {one.name}{'/' if one.type == 'folder' else ''}" for one in found.children or ()]
@@ -313,7 +316,7 @@ def _entry(cache: Cache, text: str) -> Entry:
     except ValueError as error:
         raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
     named = cache.find_used(words, None)
-    if named.is_dataset:
+    if named.dataset:
         raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
     try:
         request = cache.item_request(words)

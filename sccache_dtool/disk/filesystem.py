@@ -15,10 +15,9 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.disk import trees
-from sccache_dtool.disk.extraction import Extraction
 from sccache_dtool.disk.nofollow import (
     ONWARD,
     READ_ONLY,
@@ -32,6 +31,9 @@ from sccache_dtool.disk.nofollow import (
 )
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
+
+if TYPE_CHECKING:
+    from sccache_dtool.disk.extraction import Extraction
 
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
@@ -214,11 +216,12 @@ class FileSystem:
         """Open a directory for many calls below it; a context manager. `via`: an open directory above it."""
         return open_directory(path, via)
 
-    @contextlib.contextmanager
-    def near(self, path: str) -> Iterator[None]:
-        """Reach what is below a directory from there, until the block ends; `near` in `nofollow`. Raises OSError."""
-        with open_directory(path) as handle, near(handle):
-            yield
+    def near(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Reach what is below a directory from there, until the block ends, if it can be opened; `nofollow.near`."""
+        try:
+            return near(open_directory(path), closing=True)
+        except OSError:  # then what is looked for there says why
+            return contextlib.nullcontext()
 
     def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
@@ -344,6 +347,8 @@ class FileSystem:
 
     def extract(self, directory: str) -> Extraction:
         """An Extraction into `directory`, which must be empty and private; a context manager."""
+        from sccache_dtool.disk.extraction import Extraction
+
         return Extraction(self, directory)
 
     def seek(self, fd: int, offset: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -52,6 +53,7 @@ _WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_
 _KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_WHY = r"why~([0-9]{1,6})"
 _CHECKED = r"checked~([0-9]{1,12})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
 _CLEANING = (
@@ -69,13 +71,22 @@ _ESCAPES = r"(?:%[0-9A-F]{2})+"
 NAME_LIMIT = 200
 
 
-#: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
-PROBE = "probe-"
-
-
 def unique(digits: int = 16) -> str:
     """`digits` random hexadecimal digits."""
     return os.urandom(digits // 2).hex()
+
+
+def digest_of(*lines: str) -> str:
+    """The SHA-256 of lines of text, in hexadecimal digits.
+
+    `hashlib` is not used: it loads OpenSSL, which takes longer than what a hit does. `random` does the same.
+    """
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256
+    else:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    text = "\n".join(lines)  # JSON that somebody else has written may have surrogates
+    return str(sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def label(name: str) -> str:
@@ -85,7 +96,9 @@ def label(name: str) -> str:
     not UTF-8. If the result is longer than NAME_LIMIT bytes, its middle is replaced by a digest. Two names never have
     the same label.
     """
-    units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
+    units = list(name)
+    if not name.isprintable() or any(character in name for character in "%~/"):
+        units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
     if name.startswith("."):
         units[0] = _escape(".")
     return _shortened(units, name)
@@ -133,9 +146,7 @@ def _shortened(units: Sequence[str], name: str) -> str:
     text = "".join(units)
     if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
         return text
-    import hashlib
-
-    gap = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}~"
+    gap = f"~{digest_of(name)[:32]}~"
     half = (NAME_LIMIT - len(gap)) // 2
     front, end = _fitting(units, half), _fitting(units[::-1], half)
     return f"{''.join(front)}{gap}{''.join(end[::-1])}"
@@ -154,12 +165,7 @@ def _fitting(units: Sequence[str], room: int) -> list[str]:
 
 def item_key(identity: tuple[str, ...], name: str) -> str:
     """The name of an item's directory: 128 bits of the SHA-256 of its identity, and its readable name."""
-    import hashlib
-
-    text = "\n".join(identity).encode(
-        "utf-8", "surrogatepass"
-    )  # JSON that somebody else has written may have surrogates
-    return f"{hashlib.sha256(text).hexdigest()[:32]}-{label(name)}"
+    return f"{digest_of(*identity)[:32]}-{label(name)}"
 
 
 def is_key(name: str) -> bool:
@@ -312,6 +318,7 @@ class Purpose:
     EMPTIED = "emptied"  # what is left of a directory of the trash once its copy is restored
     FETCH = "fetch"  # a download
     FOLD = "fold"  # a file: a segment of a history
+    GLOBUS = "globus"  # where Globus puts files, for a download that any process may continue
     GOING = "going"  # a work area that is being deleted
     LOOSE = "loose"  # files that dtool's brokers left, on their way out
     REGISTER = "register"  # a directory of holders that doctor creates again
@@ -446,6 +453,21 @@ class PartName(NamedTuple):
         """The part that `name` stands for; None if it has another form."""
         match = re.fullmatch(_PART, name)
         return cls(int(match[1]), int(match[2])) if match else None
+
+
+class WhyName(NamedTuple):
+    """Why an attempt of a fetch failed that is followed by another, in its work area: ``why~<attempt>``."""
+
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"why~{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> WhyName | None:
+        """The attempt that `name` stands for; None if it has another form."""
+        match = re.fullmatch(_WHY, name)
+        return cls(int(match[1])) if match else None
 
 
 class CheckedName(NamedTuple):
@@ -651,8 +673,6 @@ PAYLOAD = "payload"
 ITEM_FILE = "item.json"
 TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
-#: The directory of links in a session that shows what it holds.
-VIEW = "view"
 
 #: In the work area of a download: what is being unpacked or written; and the suffix of the file that says what a
 #: partial download is a part of.
@@ -662,8 +682,10 @@ ORIGIN = ".origin"
 #: In the work area of a restore: the directory that was in the trash.
 TRASHED = "trashed"
 
-#: In `holders/`: the directory of revoked and ended holders, and the prefix of what an observer creates to list it.
+#: In `holders/`: the directory of revoked and ended holders.
 REVOKED = "gone"
+
+#: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
 PROBE = "probe-"
 
 #: In `locks/`: the suffix of flufl.lock's files, and what stands between the name of an election and a sign's number.
@@ -690,6 +712,8 @@ def is_fetcher_sign(name: str) -> bool:
     return re.fullmatch(_FETCHER_SIGN, name) is not None
 
 
+#: The directory of links in a session that shows what it holds.
+VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", f"holders/{REVOKED}", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.

@@ -12,7 +12,6 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
@@ -50,17 +49,23 @@ class DirectoryHandle(NamedTuple):
 _NEAR: ContextVar[DirectoryHandle | None] = ContextVar("_NEAR", default=None)
 
 
-@contextlib.contextmanager
-def near(handle: DirectoryHandle) -> Iterator[None]:
+class near:  # noqa: N801  # in lower case, as those of contextlib: a generator would take twice as long as a call
     """Until the block ends, reach what is below a directory from there: one call instead of one for each level.
 
-    Not for a generator, whose caller would be near it as well.
+    Not for a generator, whose caller would be near it as well. `closing`: close the way at the end.
     """
-    token = _NEAR.set(handle)
-    try:
-        yield
-    finally:
-        _NEAR.reset(token)
+
+    def __init__(self, handle: DirectoryHandle, *, closing: bool = False) -> None:
+        self._way = handle
+        self._closing = closing
+
+    def __enter__(self) -> None:
+        self._token = _NEAR.set(self._way)
+
+    def __exit__(self, *_: object) -> None:
+        _NEAR.reset(self._token)
+        if self._closing:
+            os.close(self._way.directory)
 
 
 def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
@@ -75,16 +80,25 @@ def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHa
     return DirectoryHandle(path, opened(path, LISTING, via))
 
 
-@contextlib.contextmanager
-def opening(
-    path: str, flags: int = LISTING, via: DirectoryHandle | None = None, *, as_is: bool = False
-) -> Iterator[int]:
-    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`."""
-    fd = opened(path, flags, via, as_is=as_is)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+class opening:  # noqa: N801
+    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`.
+
+    The directory that the caller is near is open already.
+    """
+
+    def __init__(
+        self, path: str, flags: int = LISTING, via: DirectoryHandle | None = None, *, as_is: bool = False
+    ) -> None:
+        handle = _NEAR.get() if via is None and flags == LISTING else None
+        self._is_open = handle is not None and handle.path == path
+        self._fd = handle.directory if handle is not None and self._is_open else opened(path, flags, via, as_is=as_is)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_open:
+            os.close(self._fd)
 
 
 def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: int = 0, as_is: bool = False) -> int:
@@ -107,22 +121,28 @@ def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: i
         raise _about(path, error) from None
 
 
-@contextlib.contextmanager
-def reached(path: str, via: DirectoryHandle | None = None) -> Iterator[tuple[str, int | None]]:
-    """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
+class reached:  # noqa: N801
+    """A name and its open directory, for calls that take ``dir_fd``, until the block ends. Errors name the whole path.
 
     A path outside the control directory is yielded unchanged, without a directory. `via`: the handle of a directory
     above it.
     """
-    via = _nearest(path, via)
-    try:
-        name, directory = _reach(path, via, ONWARD)
+
+    def __init__(self, path: str, via: DirectoryHandle | None = None) -> None:
+        self._path = path
+        self._via = _nearest(path, via)
+
+    def __enter__(self) -> tuple[str, int | None]:
         try:
-            yield name, directory
-        finally:
-            _leave(directory, via)
-    except OSError as error:
-        raise _about(path, error) from None
+            name, self._directory = _reach(self._path, self._via, ONWARD)
+        except OSError as error:
+            raise _about(self._path, error) from None
+        return name, self._directory
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _leave(self._directory, self._via)
+        if isinstance(error, OSError):
+            raise _about(self._path, error) from None
 
 
 def _about(path: str, error: OSError) -> OSError:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 from sccache_dtool.log import printable as printable
@@ -17,6 +17,10 @@ _LONGEST_FIELD = 120
 
 class Damaged(ValueError):
     """A text in the cache that does not have the form of a record. It is kept, and counts as held."""
+
+
+class OtherFormat(Damaged):
+    """A text that a release with another format has written: nothing in it is understood, and it must stay."""
 
 
 def encode(fields: Mapping[str, Any]) -> str:
@@ -49,15 +53,32 @@ def encode_document(fields: Mapping[str, Any]) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
+def encode_lists(fields: Mapping[str, Any], lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """As `encode_document`, with long lists after the other fields: one line for each of their elements."""
+    encode_line = json.JSONEncoder(ensure_ascii=False).encode
+    parts = [f"  {encode_line(name)}: {encode_line(value)}" for name, value in fields.items()]
+    for name, found in lists.items():
+        lines = ",\n".join(f"    {encode_line(one)}" for one in found)
+        parts.append(f"  {encode_line(name)}: [\n{lines}\n  ]")
+    text = "{\n" + ",\n".join(parts) + "\n}\n"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def decode_document(text: str) -> dict[str, Any]:
     """The fields of a JSON object. Raises Damaged for anything else."""
     try:
-        fields = json.loads(text, parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
+        fields = _decoder().decode(text)
     except (ValueError, RecursionError) as error:
         raise Damaged("not JSON") from error
     if not isinstance(fields, dict):
         raise Damaged("not a JSON object")
     return fields
+
+
+@cache
+def _decoder() -> json.JSONDecoder:
+    """One for all: making it takes longer than reading a record."""
+    return json.JSONDecoder(parse_int=partial(_number, kind=int), parse_float=_number, parse_constant=_number)
 
 
 #: The program writes no larger number; a larger one may overflow in calculations.

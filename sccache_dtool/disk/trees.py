@@ -49,6 +49,10 @@ class Sample(NamedTuple):
 
 def usage(path: str) -> Usage:
     """Bytes and entries of a file or tree, including `path` itself."""
+    with reached(path) as (name, directory):
+        status = os.lstat(name, dir_fd=directory)
+    if stat.S_ISREG(status.st_mode):
+        return Usage(status.st_size, 1)
     size = total = 0
     with Walk(path) as walk:
         for one in walk:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -267,24 +266,16 @@ def _evicted(store: Store, item: Item) -> Iterator[str]:
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
     found += permissions.of_directory(store.layout.item(item.key))
-    with _near_if_possible(store.fs, store.layout.item(item.key)):
+    with store.fs.near(store.layout.item(item.key)):
         found += permissions.of_item(item)
         for copy in item.copies:
             directory = store.layout.generation(copy.key, str(copy.generation))
-            with _near_if_possible(store.fs, directory):
+            with store.fs.near(directory):
                 found += permissions.of_copy(directory)
                 if not copy.closed:
                     found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
                     _report_unknown_in(store, directory, _IN_COPY, _is_mark_of_copy)
     return found
-
-
-@contextlib.contextmanager
-def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # then what is looked for there says why
-            stack.enter_context(fs.near(directory))
-        yield
 
 
 def _in_sessions(store: Store) -> Iterator[Finding]:
@@ -322,7 +313,7 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
     if not reaped.leases:
         for holder, evidence in reaped.holders.items():
             yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
-    for id, evidence in reaped.sessions:
+    for id, evidence in reaped.sessions.items():
         what = f"a session of a dead holder: {evidence}"
         yield Finding(store.layout.session(id), what, partial(must_end, id), "ends it")
 
@@ -352,7 +343,7 @@ def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
         with pool:
             done = single.reap(store, pool)
         leases = (_path_of(store, judged.held) for judged in done.leases)
-        return frozenset((*leases, *done.holders, *(name for name, _ in done.sessions))), done
+        return frozenset((*leases, *done.holders, *done.sessions)), done
 
     def must_end(name: str) -> None:
         ended, done = reap()

@@ -244,6 +244,7 @@ def _cache(store: Any) -> Cache:
                 log.show(log.NOTE, _tell)
             state.caches[directory] = Cache(
                 directory,
+                upstream=root.choose_upstream(None, os.environ, directory),
                 on_lost=_report_loss,
                 may_hold_data=True,
                 parents=choice.parents and directory == choice.path,

@@ -48,6 +48,9 @@ from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
 from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
 
+#: Seconds between two looks whether another cleaner has ended.
+_LOOK_EVERY = 1.0
+
 
 class CleanOptions(NamedTuple):
     """How a cleaning is carried out, whatever it removes."""
@@ -167,7 +170,8 @@ class Cleaner:
         """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
 
         Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
-        counts. Returns 0 while another cleaner is at work.
+        counts. Nothing is evicted, and 0 returned, if that would not be enough. Raises InUse while another cleaner is
+        at work.
         """
         store = self._store
         now = store.clock.wall()
@@ -175,10 +179,9 @@ class Cleaner:
         due = trash.total_of(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
-        try:
-            done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
-        except InUse:
+        if self.plan(rules, 0.0)[0].freed + due < missing:
             return 0
+        done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
         return max(0, done.freed + due - done.unpurged_bytes)
 
     def empty_trash(self) -> tuple[Trashed, Purged]:
@@ -240,7 +243,8 @@ class Cleaner:
         store = self._store
         keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
-        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
+        what = "1 copy" if len(plan.remove) == 1 else f"{len(plan.remove)} copies"
+        store.log.info(f"removing {what}, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
             execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
@@ -383,18 +387,25 @@ class Cleaner:
 
 
 @contextmanager
-def only_cleaner(store: Store) -> Iterator[None]:
-    """Be the one cleaner of the cache. Raises InUse while another one is at work."""
+def only_cleaner(store: Store, wait: float = 0.0) -> Iterator[None]:
+    """Be the one cleaner of the cache. Raises InUse if another one is still at work after `wait` seconds."""
     from sccache_dtool.protocol.election import make_election  # not loaded where there is nothing to clean
 
     election = make_election(store, CLEAN)
-    if not election.poll():
-        raise InUse(
-            f"another cleaner is running in {store.layout.root}",
-            details=[election.winner() or "an unknown process"],
-            hint="nothing was done; the other cleaner does the work",
-        )
+    deadline, is_noted = store.clock.monotonic() + wait, False
     try:
+        while not election.poll():
+            cleaner = election.winner() or "an unknown process"
+            if store.clock.monotonic() >= deadline:
+                raise InUse(
+                    f"another cleaner is running in {store.layout.root}",
+                    details=[cleaner],
+                    hint="nothing was done; the other cleaner does the work",
+                )
+            if not is_noted:
+                is_noted = True
+                store.log.note(f"waiting for another cleaner to make room in {store.layout.root}: {cleaner}")
+            store.clock.sleep(_LOOK_EVERY)
         yield
     finally:
         election.resign()

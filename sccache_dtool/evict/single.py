@@ -56,7 +56,7 @@ def end_leases(
             store.log.debug(f"ended the lease of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}")
         for holder, evidence in reaped.holders.items():
             store.log.info(f"ended holder {holder}: {evidence}")
-        for session, evidence in reaped.sessions:
+        for session, evidence in reaped.sessions.items():
             store.log.info(f"ended session {session}: {evidence}")
     return reaped
 

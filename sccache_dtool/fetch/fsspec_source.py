@@ -18,10 +18,10 @@ from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import Temporary, persist
-from sccache_dtool.fetch.versions import within
 from sccache_dtool.fetch.words import REMOTE
 
 #: Bytes that are asked for at once, and so what is in memory.

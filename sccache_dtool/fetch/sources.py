@@ -17,7 +17,7 @@ from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.request import Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
-from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.fetch.words import MANY, REMOTE
 from sccache_dtool.protocol.store import Store
 
 
@@ -36,7 +36,7 @@ class SourceKind(NamedTuple):
 
 #: What retrieves sources, by the scheme of their canonical form: modules of this package, which are imported only for
 #: such a source. Those of plugins are not among them.
-KINDS = {"file": "local", "http": "http", "https": "http", **dict.fromkeys(REMOTE, "fsspec_source")}
+KINDS = {"file": "local", "http": "http", "https": "http", "globus": "globus", **dict.fromkeys(REMOTE, "fsspec_source")}
 
 
 def _built_in(scheme: str) -> SourceKind | None:
@@ -76,6 +76,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             job.store.log.info(f"asking mirror {mirror.canonical}")
         if failures:
             _make_room(job, path)
+            job.failed([*failures.values()][-1].message)
             job.attempt()
         others = bool(turns)
         try:
@@ -89,7 +90,11 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
-            failures[mirror] = FetchFailed(f"cannot fetch {mirror.canonical}: {plain(explain(error))}")
+            is_pattern = isinstance(error, FileNotFoundError) and any(mark in mirror.canonical for mark in "*?[")
+            hint = MANY if is_pattern else None
+            failures[mirror] = FetchFailed(
+                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}", hint=hint
+            )
         if not turns:
             turns, later = later, []
     if len(failures) == 1:
@@ -158,12 +163,13 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
     retrieved = kind.retrieve(job, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
-    except FetchFailed:
+    except FetchFailed as error:
         if not (retrieved.resumed or retrieved.decoded):
             raise
         # What was put together from parts, or decoded on the way, may be wrong where the source is right: once more,
         # from its first byte, as it is sent.
         _make_room(job, path)
+        job.failed(error.message)
         job.attempt()
         retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)

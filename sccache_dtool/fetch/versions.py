@@ -15,14 +15,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import FetchFailed, explain
-from sccache_dtool.fallback import start_thread
+from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import is_digest
-from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.context import Job
@@ -46,7 +45,6 @@ _OLD = 60.0
 _OTHER = "-"
 
 Fact = Mapping[str, object]
-Result = TypeVar("Result")
 
 
 class Version(NamedTuple):
@@ -78,39 +76,6 @@ def look(path: str) -> Version:
     return within(
         PATIENCE, lambda: _look(path, answers), "how long a file system may take to answer is not limited", answers
     )
-
-
-def within(
-    seconds: float, call: Callable[[], Result], otherwise: str, answers: Sequence[object] | None = None
-) -> Result:
-    """What `call` returns, or raises. Raises TimeoutError if it does neither for so many seconds.
-
-    `answers` grows with each sign that the call goes on; the time begins again then.
-
-    The call cannot be broken off: it is left in a thread that ends with it or with this process. If the system starts
-    no thread, there is no limit, which `otherwise` says.
-    """
-    found: list[tuple[Result, None] | tuple[None, BaseException]] = []
-    ended = Event()
-
-    def run() -> None:
-        try:
-            found.append((call(), None))
-        except BaseException as error:
-            found.append((None, error))
-        ended.set()
-
-    if start_thread(run, "sc-dtool call", otherwise) is None:
-        return call()
-    seen = -1  # the first period may begin in the middle of an answer
-    while not ended.wait(seconds):
-        if answers is None or len(answers) == seen:
-            raise TimeoutError(f"no answer for {short_duration(seconds)}")
-        seen = len(answers)
-    ((result, error),) = found
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # the first of the pair, as there is no second
 
 
 def _look(path: str, answers: list[None]) -> Version:
@@ -186,9 +151,7 @@ def tag(texts: Sequence[str | None]) -> str | None:
     """16 hexadecimal digits that stand for versions, by source; None if no source is local."""
     if all(text == _OTHER for text in texts):
         return None
-    import hashlib
-
-    return hashlib.sha256("\n".join(_OTHER if text is None else text for text in texts).encode()).hexdigest()[:16]
+    return digest_of(*(_OTHER if text is None else text for text in texts))[:16]
 
 
 def tag_of(facts: Sequence[Fact | None], chains: Sequence[Chain]) -> str | None:
@@ -337,7 +300,7 @@ def describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
 
 def unreadable(source: Source, error: OSError) -> FetchFailed:
     """What is raised if a local source that must be looked at cannot be."""
-    return FetchFailed(f"cannot read {source.canonical}: {explain(error)}", hint=KEEP_HINT)
+    return FetchFailed(f"cannot read {source.canonical}: {explain(error, source.canonical)}", hint=KEEP_HINT)
 
 
 #: What to do if a source cannot be asked.

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.credentials import hide
 from sccache_dtool.disk import names as names
+from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.log import Log
 
 if TYPE_CHECKING:
+    from sccache_dtool.liveness import Verdict
     from sccache_dtool.liveness.job import EnclosingJob, Job
 
 _log = Log(__name__)
@@ -60,15 +62,13 @@ class Owner(NamedTuple):
     @property
     def token(self) -> str:
         """Twelve hexadecimal digits that are the same for the same owner, on whatever path it calls."""
-        import hashlib
-
         if self.kind is JOB and self.job is not None:
             identity = self.job.identity
         elif self.process is not None:
             identity = "/".join(str(part) for part in self.process)
         else:
             identity = str(self.name)
-        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return digest_of(identity)[:12]
 
     @property
     def prefix(self) -> str:
@@ -102,16 +102,22 @@ def owner_from(spec: str, proc: Proc) -> Owner:
     return owner
 
 
-def _check_that_it_lasts(job: Job) -> None:
-    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+def verdict_on(job: Job) -> Verdict:
+    """What the batch system says of a job now."""
     from sccache_dtool.clock import Clock
-    from sccache_dtool.liveness import State
     from sccache_dtool.liveness.batch import query
     from sccache_dtool.liveness.lifetime import Memory
 
     clock = Clock()
     job_states = query.JobStates(clock, Memory(None, clock), query.run_command)
-    verdict = job_states.judge(job._replace(seen=clock.wall()))
+    return job_states.judge(job._replace(seen=clock.wall()))
+
+
+def _check_that_it_lasts(job: Job) -> None:
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+    from sccache_dtool.liveness import State
+
+    verdict = verdict_on(job)
     if verdict.state is State.DEAD:
         raise UsageError(
             f"no lease can be held for a job that has ended ({verdict.evidence})",

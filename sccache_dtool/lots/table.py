@@ -292,17 +292,3 @@ def _decode_usage(text: str) -> dict[str, Usage]:
             raise Damaged("not usage that this release can read")
         found[name] = Usage(**values)
     return found
-
-
-# -- tidying -----------------------------------------------------------------------------------------------------------
-
-
-def superseded(store: Store) -> list[str]:
-    """Paths of files in `lots/` that nobody needs any more; they may be removed once they are a day old."""
-    found = []
-    for directory, keep in ((store.layout.lots, KEPT), (store.layout.reported_usage, 0)):
-        names = store.fs.names_if_any(directory)
-        version = next(versions.chain(names), None)
-        if version is not None:
-            found += [f"{directory}/{name}" for name in versions.superseded(names, version, keep)]
-    return found

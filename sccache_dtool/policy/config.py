@@ -40,7 +40,9 @@ class UnknownSetting(NamedTuple):
     @property
     def may_concern_cleaning(self) -> bool:
         """Whether it is in the table of `clean`, or named like one of its settings."""
-        return self.table == "clean" or any(one.table == "clean" and one.key == self.key for _, one in _KNOWN)
+        return self.table in ("clean", DATA_MANAGER) or any(
+            one.table == "clean" and one.key == self.key for _, one in _KNOWN
+        )
 
 
 class _Settings(NamedTuple):
@@ -62,10 +64,14 @@ class _Settings(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_upstream: str | None = None  # root of the cache from which missing items are copied; None: they are fetched
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     lots_order: tuple[str, ...] = LOT_ORDER  # which lots give way first
     lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
+    globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
+    globus_base: str | None = None  # the path of the cache in that collection
+    globus_client: str | None = None  # the application that users log in to, by its UUID
     unknown: tuple[UnknownSetting, ...] = ()  # what else the file contains
 
 
@@ -78,6 +84,9 @@ class Config(_Settings):
 
     #: The mistakes in the file, by table.
     faults: Mapping[str, Sequence[Mistake]] = MappingProxyType({})
+
+    #: Under which of its names a setting is in the file, by the names of fields.
+    given: Mapping[str, Setting] = MappingProxyType({})
 
     def __getattribute__(self, name: str) -> Any:
         if name in SETTINGS and (found := self.faults.get(SETTINGS[name].table)):
@@ -139,6 +148,13 @@ def _order(value: object) -> str:
     return str(value)
 
 
+def _root(value: object) -> str | None:
+    """The root of another cache; None for an empty text."""
+    if not isinstance(value, str) or not (value == "" or (value.startswith("/") and value.isprintable())):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give the root of a cache: "/shared/lab/cache"')
+    return value or None
+
+
 def _patterns(value: object) -> tuple[str, ...]:
     """Patterns of items' names."""
     if not all(isinstance(pattern, str) and pattern for pattern in _listed(value)):
@@ -154,6 +170,23 @@ def _parameters(value: object) -> tuple[str, ...]:
                 f"{name!r} is not the name of a parameter in a URL", hint='give a list such as ["ticket", "x-site-*"]'
             )
     return tuple(name.lower() for name in _listed(value))
+
+
+def _uuid(value: object) -> str:
+    """The UUID of a collection or an application."""
+    from sccache_dtool.catalog.broker_names import is_uuid
+
+    text = str(value).lower()
+    if not is_uuid(text):
+        raise UsageError(f"{value!r} is not a UUID", hint="copy it from https://app.globus.org")
+    return text
+
+
+def _path_in_collection(value: object) -> str:
+    """The path of a directory in a collection."""
+    if not isinstance(value, str) or not value.startswith("/") or ".." in value.split("/"):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give a path in the collection, such as "/cache"')
+    return value.rstrip("/")
 
 
 def _directories(value: object) -> tuple[str, ...]:
@@ -191,6 +224,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_upstream": Setting("fetch", "upstream", _root),
     "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),
@@ -210,25 +244,47 @@ SETTINGS = {
     "lots_order": Setting("lots", "order", _lot_order),
     "lots_forget": Setting("lots", "forget", _duration),
     "lots_managers": Setting("lots", "managers", _users),
+    "globus_collection": Setting("globus", "collection", _uuid),
+    "globus_base": Setting("globus", "base", _path_in_collection),
+    "globus_client": Setting("globus", "client", _uuid),
 }
 
-#: What the Whole Tale data manager calls some of them.
-ALIASES = (
-    ("clean_capacity", Setting("clean", "private_storage_capacity", _limit)),
-    ("clean_high", Setting("clean", "gc_collect_start_fraction", parse_fraction)),
-    ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
+#: The table of the Whole Tale data manager's settings. A mistake in it counts for `[clean]`.
+DATA_MANAGER = "dm"
+
+#: What the data manager calls some of them: in its own table, or in `[clean]`.
+ALIASES = tuple(
+    (field, Setting(table, key, parse))
+    for table in ("clean", DATA_MANAGER)
+    for field, key, parse in (
+        ("clean_capacity", "private_storage_capacity", _limit),
+        ("clean_high", "gc_collect_start_fraction", parse_fraction),
+        ("clean_low", "gc_collect_end_fraction", parse_fraction),
+    )
 )
 
+#: Settings of the data manager that mean nothing here, and what is done instead.
+IGNORED = {
+    (DATA_MANAGER, "private_storage_path"): "ignored: the cache is the directory that this file is in",
+    (DATA_MANAGER, "gc_run_interval"): "ignored: there is no daemon; run `sc-dtool clean` from cron",
+}
+
+
+#: Variables of the environment that take the place of settings.
+VARIABLES = {"globus_client": "GLOBUS_CLIENT_ID"}
 
 #: All of them; sc-dtool's own name is the later one, and so counts if both are given.
 _KNOWN = (*ALIASES, *SETTINGS.items())
 
-#: The tables that the file may have.
+#: The tables that the file may have, besides `DATA_MANAGER`.
 TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
 
 #: The line that a table begins with, and lines that say nothing of where one begins.
 _HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
 _BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
+
+#: A line that a setting begins in, with its key, or the table's name and the key.
+_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=.*")
 
 
 #: Hint for a file that cannot be parsed.
@@ -253,28 +309,49 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
             try:
                 tables |= _parse(lines)
             except ValueError as mistake:
-                faults[name] = [Mistake(place, f"[{name}]: {mistake}", hint=_CORRECT)]
+                faults.setdefault(_counting(name), []).append(Mistake(place, f"[{name}]: {mistake}", hint=_CORRECT))
         if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
             return _without_any(Mistake(place, str(error), hint=_CORRECT))
     unknown = tuple(_others(tables))
     for one in unknown:
         log.warning(Oddity(place, f"{one} is not a setting that this release knows", Fate.IGNORED))
-    for name in TABLES:
+    for name in (*TABLES, DATA_MANAGER):
         if not isinstance(tables.get(name, {}), dict):
-            faults[name] = [Mistake(place, f"[{name}] is not a table", hint=f"write it as a line: [{name}]")]
+            no_table = Mistake(place, f"[{name}] is not a table", hint=f"write it as a line: [{name}]")
+            faults.setdefault(_counting(name), []).append(no_table)
     values: dict[str, Any] = {}
+    given: dict[str, Setting] = {}
     for field, setting in _KNOWN:
         table = tables.get(setting.table)
         if isinstance(table, dict) and setting.key in table:
             with _collecting(faults, place, setting.table, f" {setting.key}"):
                 values[field] = setting.parse(table[setting.key])
+                given[field] = setting
     hide_also(values.get("fetch_credentials", ()))  # whatever else is wrong
     settings = Config(**values, unknown=unknown)
     if "clean" not in faults:
         with _collecting(faults, place, "clean"):
             check(settings.limits)
     settings.faults = faults
+    settings.given = given
     return settings
+
+
+def _counting(table: str) -> str:
+    """The table that a mistake in `table` counts for."""
+    return "clean" if table == DATA_MANAGER else table
+
+
+def lines(text: str) -> dict[tuple[str, str], int]:
+    """The number of the line that each setting of a file begins in, by table and key. For display only."""
+    found: dict[tuple[str, str], int] = {}
+    table = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if head := _HEAD.fullmatch(line):
+            table = head[1]
+        elif key := _KEY.fullmatch(line):
+            found.setdefault((table or key[1] or "", key[2]), number)
+    return found
 
 
 def _without_any(error: Mistake) -> Config:
@@ -320,13 +397,13 @@ def _collecting(faults: dict[str, list[Mistake]], place: str, table: str, key: s
         yield
     except CacheError as error:
         mistake = Mistake(place, f"[{table}]{key}: {error.message}", hint=error.hint)
-        faults.setdefault(table, []).append(mistake)
+        faults.setdefault(_counting(table), []).append(mistake)
 
 
 def _others(tables: dict[str, Any]) -> Iterator[UnknownSetting]:
-    known = {(setting.table, setting.key) for _, setting in _KNOWN}
+    known = {*((setting.table, setting.key) for _, setting in _KNOWN), *IGNORED}
     for table, settings in tables.items():
         if isinstance(settings, dict):
             yield from (UnknownSetting(table, key) for key in settings if (table, key) not in known)
-        elif table not in TABLES:
+        elif table not in (*TABLES, DATA_MANAGER):
             yield UnknownSetting("", table)

@@ -107,7 +107,9 @@ def continuable_until(store: Store, work: WorkName) -> float | None:
     """
     area = f"{store.layout.tmp}/{work}"
     try:
-        if work.purpose not in (Purpose.FETCH, Purpose.TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING:
+        if work.purpose != Purpose.GLOBUS and (
+            work.purpose not in (Purpose.FETCH, Purpose.TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING
+        ):
             return None
         return store.fs.lstat(area).st_mtime + CONTINUE_FOR
     except OSError:

@@ -67,6 +67,10 @@ class Holder:
         self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
+        # For those who look at what is fetched for it.
+        self.facts = {"by": self.by, "who": f"{user_name()}@{host_name()}, {owner}"}
+        if session is not None:
+            self.facts |= {"session": session.session, "lock_owner": session.lock_owner or session.session}
         self._store = store
         self._numbers = itertools.count()
         self._heartbeat: Heartbeat | None = None

@@ -51,10 +51,10 @@ class Lease:
             ...
     """
 
-    __slots__ = ("_kept_in", "_lock", "_store", "holder", "name", "place", "released")
+    __slots__ = ("_kept_in", "_lock", "holder", "name", "place", "released", "store")
 
     def __init__(self, store: Store, holder: Holder, place: Place, name: str) -> None:
-        self._store = store
+        self.store = store
         self._lock = threading.RLock()  # reentrant: a signal handler may release in the middle of a release
         self.holder = holder
         self.place = place
@@ -113,7 +113,7 @@ class Lease:
         with self._lock:
             if self.released:
                 return False
-            done = end(self._store, self.place.gate, self.place.history, self.name, RELEASED)
+            done = end(self.store, self.place.gate, self.place.history, self.name, RELEASED)
             self.released = True
         if self._kept_in is not None:
             self._kept_in.pop(self.name, None)

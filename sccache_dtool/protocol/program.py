@@ -19,7 +19,7 @@ from typing import Any
 from sccache_dtool import forking
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import LeaseLost
+from sccache_dtool.errors import CacheError, LeaseLost
 from sccache_dtool.forking import Guard
 from sccache_dtool.liveness.caller import program_owner
 from sccache_dtool.protocol.holders import Holder
@@ -36,8 +36,12 @@ _EXIT_PRIORITY = -1000
 class Program:
     """The holder of this process in one cache, and the leases that it has not released."""
 
-    def __init__(self, holder: Holder, root: str, fs: FileSystem) -> None:
+    def __init__(
+        self, holder: Holder, root: str, fs: FileSystem, release_set: Callable[[], object] | None = None
+    ) -> None:
+        """`release_set`: gives back the only set that the holder holds; None for the holder of all single leases."""
         self.holder = holder
+        self.release_set = release_set
         self.root = root
         self.fs = fs
         self.leases: dict[str, Lease] = {}
@@ -59,6 +63,9 @@ class Program:
         if not self.holder.is_of_this_process:
             return
         self.holder.stop_taking()
+        if self.release_set is not None:
+            with contextlib.suppress(OSError, CacheError):  # what is left is ended by a reaper
+                self.release_set()
         for lease in list(self.leases.values()):
             lease.give_back()
         self.holder.retire()
@@ -99,6 +106,12 @@ def enter(store: Store, ttl: float) -> Program:
     return program
 
 
+def keep_set(store: Store, holder: Holder, release: Callable[[], object]) -> None:
+    """Have a set of this process released at its end, or by `forget`, if that has not been done before."""
+    _close_at_the_end_of_workers()
+    _programs.append(Program(holder, store.layout.root, store.fs, release))
+
+
 @contextlib.contextmanager
 def worker(store: Store, ttl: float) -> Iterator[Holder]:
     """Another holder of this process, for work areas, so that nobody takes them for abandoned. `ttl` in seconds."""
@@ -114,7 +127,7 @@ def _find(root: str, fs: FileSystem) -> Program | None:
     found = None
     for program in tuple(_programs):
         if program.holder.usable:
-            if (program.root, program.fs) == (root, fs):
+            if (program.root, program.fs, program.release_set) == (root, fs, None):
                 found = program
         elif not program.leases or not program.holder.is_of_this_process:
             _drop(program)

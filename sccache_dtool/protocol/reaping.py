@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso, iso
@@ -66,7 +67,7 @@ class Judge:
         self._known: dict[str, tuple[HolderRecord | None, Verdict]] = {}
         self._unchanged: list[HolderList | None] | None = None  # see _holders_at_a_moment; None: not listed yet
         self._revoked: set[str] = set()
-        self._sessions: dict[str, str | None] = {}  # evidence that a session has ended; None: it has not
+        self._of_sessions: dict[str, Verdict] = {}  # of the locks of each session
 
     @property
     def now(self) -> float:
@@ -168,19 +169,32 @@ class Judge:
         Like a missing holder, an ended session is proved after the leases were listed: whoever took a lock before that
         has then been ended by its deletion, or cannot prove that the session is there.
         """
-        if session not in self._sessions:
-            self._sessions[session] = self._end_of_session(session) if self.listing.is_proof else None
-        evidence = self._sessions[session]
-        if evidence is not None:
-            return Verdict(State.DEAD, evidence)
+        if session not in self._of_sessions:
+            self._of_sessions[session] = self._judge_session(session)
+        return self._of_sessions[session]
+
+    def _judge_session(self, session: str) -> Verdict:
+        ended = self._end_of_session(session) if self.listing.is_proof else None
+        if ended is not None:
+            return Verdict(State.DEAD, ended)
         try:
             facts = sessions.read(self._store, session)
-            state, evidence = self.holder(facts.holder)[1]
         except (sessions.NoSession, OSError, Damaged) as error:
             return Verdict(State.UNKNOWN, f"its session cannot be read ({error}); see sc-dtool reap")
+        state, evidence = self.holder(facts.holder)[1]
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
         return Verdict(state, f"of session {session}: {evidence}")
+
+    def conclude(self, session: str, evidence: str) -> list[str]:
+        """Take the holders of a session's locks for dead, as the session has ended; their ids."""
+        found = [
+            (id, record) for id, (record, _) in self._known.items() if record and record.session and record.session.item
+        ]
+        found = [(id, record) for id, record in found if record.session and record.session.session == session]
+        for id, record in found:
+            self._known[id] = record, Verdict(State.DEAD, f"its session has ended, because its holder has: {evidence}")
+        return [id for id, _ in found]
 
     def _end_of_session(self, session: str) -> str | None:
         if not is_session(session) or not sessions.has_ended(self._store, session):
@@ -287,7 +301,7 @@ class Reaped(NamedTuple):
     leases: tuple[Judged, ...]
     holders: Mapping[str, str]  # the evidence for each, by its id
     failed: tuple[str, ...]
-    sessions: tuple[tuple[str, str], ...] = ()  # the same
+    sessions: Mapping[str, str] = MappingProxyType({})  # the same
 
 
 def reap(
@@ -321,27 +335,30 @@ def reap(
                 revoked[id] = verdict.evidence
         except OSError as error:
             failed.append(f"cannot revoke holder {id}: {error.strerror}{_who_can(error, record, id, also)}")
-    for one in listed:
-        judged = judge.lease(one)
-        if judged.verdict.state is not State.DEAD:
-            continue
-        try:
-            if dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED):
-                ended.append(judged)
-        except OSError as error:
-            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
-            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
     over: dict[str, str] = {}
+    of_sessions: set[str] = set()
     for facts in open_sessions:
         _, verdict = judge.holder(facts.holder)
         if not (everybody or facts.holder in also) or verdict.state is not State.DEAD:
             continue
         try:
-            if dry_run or (judge.revoke(facts.holder) and sessions.delete(store, facts.id, REAPED).by_this_call):
+            if dry_run or (judge.revoke(facts.holder) and sessions.delete(store, facts.id, REAPED)):
                 over[facts.id] = verdict.evidence
+                of_sessions |= {facts.holder, *judge.conclude(facts.id, verdict.evidence)}
         except (OSError, CacheError) as error:
             failed.append(f"cannot end session {facts.id}: {error}")
-    return Reaped(tuple(ended), revoked, tuple(failed), tuple(over.items()))
+    for one in listed:
+        judged = judge.lease(one)
+        if judged.verdict.state is not State.DEAD:
+            continue
+        try:
+            done = dry_run or end(store, one.gate(store.layout), store.layout.history(one.key), one.name, REAPED)
+            if done or judged.holder_id in of_sessions:  # whose leases have ended with their session
+                ended.append(judged)
+        except OSError as error:
+            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
+            failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
+    return Reaped(tuple(ended), revoked, tuple(failed), over)
 
 
 def _who_can(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:

@@ -35,7 +35,7 @@ from sccache_dtool.disk.names import (
     unique,
 )
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, NOT_EMPTY, Expected, InUse, UsageError
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, Expected, InUse, UsageError, explain
 from sccache_dtool.liveness.caller import BEATING, NAMED, Owner, user_name
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
@@ -119,18 +119,16 @@ class SessionFacts(NamedTuple):
 
     def encode(self) -> str:
         """The text of the data set; `decode` reads it."""
-        return records.encode_document(
-            {
-                "format": 1,
-                "label": self.label,
-                "owner": self.owner,
-                "user": self.user,
-                "holder": self.holder,
-                "created": self.created,
-                "dataSet": [entry.fields() for entry in self.entries],
-                **({"detached": [entry.fields() for entry in self.detached]} if self.detached else {}),
-            }
-        )
+        fields = {
+            "format": 1,
+            "label": self.label,
+            "owner": self.owner,
+            "user": self.user,
+            "holder": self.holder,
+            "created": self.created,
+        }
+        lists = {"dataSet": self.entries} | ({"detached": self.detached} if self.detached else {})
+        return records.encode_lists(fields, {name: [one.fields() for one in found] for name, found in lists.items()})
 
     @classmethod
     def of_version(cls, id: str, version: versions.Version) -> SessionFacts:
@@ -237,18 +235,19 @@ def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
     They are relative, so that they are right on every host, wherever the cache is mounted.
     """
     fs, shared, control = store.fs, store.layout.shared, f"{store.layout.control}/"
-    made = {""}
-    with fs.near(view):
-        for path, payload in links.items():
-            parts = path.split("/")
-            if not payload.startswith(control) or any(part in ("", ".", "..") for part in parts) or "\0" in path:
-                raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
-            for depth in range(1, len(parts)):
-                above = "/".join(parts[:depth])
-                if above not in made:
-                    fs.make_dirs(f"{view}/{above}", shared=shared)
-                    made.add(above)
-            fs.symlink(f"{'../' * (len(parts) + 2)}{payload.removeprefix(control)}", f"{view}/{path}")
+    by_directory: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for path, payload in links.items():
+        *above, name = path.split("/")
+        if not payload.startswith(control) or any(part in ("", ".", "..") for part in (*above, name)) or "\0" in path:
+            raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
+        text = f"{'../' * (len(above) + 3)}{payload.removeprefix(control)}"
+        by_directory["".join(f"/{part}" for part in above)][name] = text
+    for directory, found in by_directory.items():
+        if directory:
+            fs.make_dirs(f"{view}{directory}", shared=shared)
+        with fs.near(f"{view}{directory}"):
+            for name, text in found.items():
+                fs.symlink(text, f"{view}{directory}/{name}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -373,8 +372,9 @@ class Deleted(NamedTuple):
 def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
     """End a session with all its leases and locks. Complete, and may be repeated by anyone at any time.
 
-    Raises NoSession for one that never was, or OSError; then a later call, or `clean`, finishes it. The holder is
-    removed unless it shows heartbeats: then its own process does that. `how`: what the history says of the leases.
+    Raises NoSession for one that never was, and CacheError or OSError if something cannot be ended; then a later call,
+    or `clean`, finishes it. The holder is removed unless it shows heartbeats: then its own process does that. `how`:
+    what the history says of the leases.
     """
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
@@ -394,8 +394,16 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
         if at is None:
             raise NoSession(id, None) from None
         return Deleted(id, at, False, 0)
-    count = _end_own(store, facts, how) if facts else 0
-    count += _end_locks(store, id, facts, how)
+    present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
+    count = 0
+    try:
+        count += _end_own(store, facts, present, how) if facts else 0
+    finally:
+        with fs.near(layout.holders):
+            locks = _revoke_locks(store, id, present)
+        found = (*facts.entries, *facts.detached) if facts else ()
+        keys = {entry.item[:32]: entry.item for entry in found if entry.item}
+        count += sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
     done = EndedSession(id, int(store.clock.wall() * 1000))
     target = f"{layout.ended_sessions}/{done}"
     try:
@@ -431,39 +439,46 @@ def _close(store: Store, path: str) -> None:
     raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
 
 
-def _end_own(store: Store, facts: SessionFacts, how: str) -> int:
-    """End the leases that the data set names, and remove their holder."""
-    count = 0
+def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:
+    """End the leases that the data set names, and remove their holder. One that fails does not keep the others."""
+    count, failed = 0, list[OSError]()
     for entry in (*facts.entries, *facts.detached):
         if entry.item and entry.generation and entry.lease and entry.lease.rpartition(".")[0] == facts.holder:
             path = f"{store.layout.generation(entry.item, entry.generation)}/{GATE}"
-            count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            try:
+                count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            except OSError as error:
+                failed.append(error)
+    if failed:
+        raise CacheError(
+            f"could not release {len(failed)} of {len(failed) + count} leases",
+            details=[*dict.fromkeys(map(explain, failed))][:3],
+            hint="try again, or let the next `clean` end the leases once their holder has ended",
+        )
     if facts.holder[:1] not in {kind.letter for kind in BEATING}:
-        name = HolderList.complete(store).present.get(facts.holder)
         with Expected(GONE):
-            if name is not None:
-                store.fs.unlink(f"{store.layout.holders}/{name}")
+            if facts.holder in present:
+                store.fs.unlink(f"{store.layout.holders}/{present[facts.holder]}")
     return count
 
 
-def _end_locks(store: Store, id: str, facts: SessionFacts | None, how: str) -> int:
-    """Revoke the holders of all locks of a session whose gate is closed, and end their leases."""
+def _revoke_locks(store: Store, id: str, present: Mapping[str, HolderName]) -> Mapping[str, set[str]]:
+    """Revoke the holders of all locks of a session whose gate is closed; their ids, by the digits of their items."""
     layout, prefix = store.layout, lock_owner(id).prefix
-    present = HolderList.complete(store).present
     locks: defaultdict[str, set[str]] = defaultdict(set)
-    found = [name for one, name in present.items() if one.startswith(prefix)]
-    for name in found:
+    for name in [name for one, name in present.items() if one.startswith(prefix)]:
         digits = _item_of(store, f"{layout.holders}/{name}")
-        with Expected(GONE):  # it was released, or revoked, meanwhile: then it is listed below
+        # If it is not there: it was released meanwhile, or revoked, and is found below; or it has shown its heartbeat,
+        # and learns next that it cannot enter the session's gate.
+        with Expected(GONE):
             store.fs.rename(f"{layout.holders}/{name}", f"{layout.gone}/{name}")
         locks[digits].add(name.id)
     # After `holders/`: another deleter or a reaper may have revoked a holder, and not yet ended its lease.
-    known = {name.id for name in found}
+    known = {id for digits, of in locks.items() if digits for id in of}
     for name in _gone(store, prefix):
         if name.id not in known:
             locks[_item_of(store, f"{layout.gone}/{name}")].add(name.id)
-    keys = {entry.item[:32]: entry.item for entry in (*facts.entries, *facts.detached) if entry.item} if facts else {}
-    return sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
+    return locks
 
 
 def _gone(store: Store, prefix: str) -> list[HolderName]:
@@ -491,6 +506,8 @@ def _item_of(store: Store, path: str) -> str:
 def _end_on(store: Store, digits: str, key: str | None, of: set[str], how: str) -> int:
     """End the leases of holders on one item; returns how many."""
     count = 0
+    if not key:
+        _touch(store, f"{store.layout.items}/{digits[:2]}")
     for one in [key] if key else keys_of(store, digits):
         directory = store.layout.item(one)
         _touch(store, directory)

@@ -10,7 +10,7 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.catalog import items
@@ -70,9 +70,10 @@ class Filter(NamedTuple):
 
     def matches(self, lock: Lock) -> bool:
         """Whether a lock is meant."""
-        job = self.job is None or (lock.job is not None and self.job in (lock.job, lock.job.partition(":")[2]))
-        same = (getattr(self, name) in (None, getattr(lock, name)) for name in self._fields if name != "job")
-        return job and all(same)
+        if self.job is not None and (lock.job is None or self.job not in (lock.job, lock.job.partition(":")[2])):
+            return False
+        asked = (name for name in self._fields if name != "job" and getattr(self, name) is not None)
+        return all(getattr(self, name) == getattr(lock, name) for name in asked)
 
 
 # -- taking ------------------------------------------------------------------------------------------------------------
@@ -143,7 +144,7 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
     With a session or an item, only the items concerned are looked at.
     """
     with reaping.open_judge(store, glance=True) as judge:
-        view = _View(store, judge)
+        view = _View(store, judge, wanted.session)
         if wanted.item is not None:
             found = iter([items.look(store, wanted.item, uses=False)])
         elif wanted.session is not None:
@@ -151,8 +152,9 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
         else:
             found = iter(unsettled())
         held = [one for item in found for one in item.held if one.lease is not None]
-        judge.expect({one.lease.holder for one in held if one.lease})
-        locks = [*map(view.lock, held), *view.not_held({one.lease.holder for one in held if one.lease})]
+        holding = {one.lease.holder for one in held if one.lease}
+        view.read(holding)
+        locks = [*map(view.lock, held), *view.not_held(holding)]
     return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
 
 
@@ -164,10 +166,18 @@ def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]
 class _View:
     """Makes locks of leases and their holders."""
 
-    def __init__(self, store: Store, judge: Judge) -> None:
+    def __init__(self, store: Store, judge: Judge, session: str | None = None) -> None:
+        """`session`: the only one whose locks are of interest, among those that are not held yet."""
         self._store = store
         self._judge = judge
         self._sessions: dict[str, str] | None = None  # the session of a lease whose holder does not name one
+        prefix = "n" if session is None else sessions.lock_owner(session).prefix
+        self._named = [id for id in judge.listing.present if id.startswith(prefix)]
+
+    def read(self, ids: Iterable[str]) -> None:
+        """Read the records of many holders, from their directory and not from the top for each."""
+        with contextlib.suppress(OSError), self._store.fs.near(self._store.layout.holders):
+            self._judge.expect(ids)
 
     def lock(self, held: Held) -> Lock:
         """What a lease is as a lock."""
@@ -192,23 +202,21 @@ class _View:
         facts = sessions.read(self._store, session)
         keys = dict.fromkeys(entry.item for entry in (*facts.entries, *facts.detached) if entry.item)
         digits = {key[:32] for key in keys}
-        for _, membership, _ in self._entered(session):  # of items that were taken out of the data set by force
+        for _, membership, _ in self._entered():  # of items that were taken out of the data set by force
             if membership.item not in digits:
                 keys |= dict.fromkeys(sessions.keys_of(self._store, str(membership.item)))
         return list(keys)
 
-    def _entered(self, session: str | None = None) -> Iterator[tuple[str, Membership, HolderRecord]]:
-        """The holders of locks that were taken by themselves."""
-        prefix = "n" if session is None else sessions.lock_owner(session).prefix
-        for id in self._judge.listing.present:
-            if id.startswith(prefix):
-                record, _ = self._judge.holder(id)
-                if record is not None and record.session is not None and record.session.item is not None:
-                    yield id, record.session, record
+    def _entered(self, but: Collection[str] = ()) -> list[tuple[str, Membership, HolderRecord]]:
+        """The holders of locks that were taken by themselves, but for these."""
+        ids = [id for id in self._named if id not in but]
+        self.read(ids)
+        found = ((id, self._judge.holder(id)[0]) for id in ids)
+        return [(id, one.session, one) for id, one in found if one and one.session and one.session.item]
 
     def not_held(self, holding: set[str]) -> Iterator[Lock]:
         """Locks whose item is still to be fetched: their holders have no lease yet."""
-        pending = [one for one in self._entered() if one[0] not in holding]
+        pending = self._entered(holding)
         if not pending:
             return
         from sccache_dtool.fetch import transfers

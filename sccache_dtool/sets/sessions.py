@@ -217,11 +217,7 @@ def _within(store: Store, entry: Entry, rest: tuple[str, ...], path: str, childr
             with store.fs.open_directory(place) as handle:
                 listed = tuple(map(_child, os.scandir(handle.directory)))
     except OSError as error:
-        if error.errno in GONE:
-            raise UsageError(
-                f"there is nothing at {plain(path)}", hint="list the folder above it: --children"
-            ) from None
-        raise
+        raise unreachable(error, path) from None
     size = status.st_size if kind == "item" else None
     return Object(path, kind, name, size, "cached", entry, place, listed and tuple(sorted(listed)))
 

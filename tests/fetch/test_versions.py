@@ -20,7 +20,7 @@ from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import versions
+from sccache_dtool.fetch import patience, versions
 from sccache_dtool.fetch.stack import parse_stack
 from waiting import PATIENCE
 
@@ -249,18 +249,23 @@ def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytes
     turn, answered = threading.Semaphore(0), threading.Semaphore(0)
     waits = []
 
-    class InTurns(threading.Event):
+    class InTurns:
         """The time is always over, and one more answer has come in it."""
 
-        def wait(self, timeout: float | None = None) -> bool:
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def acquire(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return self._lock.acquire()
             if waits:
                 turn.release()
             waits.append(timeout)
             answered.acquire()
-            return self.is_set()
+            return self._lock.acquire(blocking=False)
 
-        def set(self) -> None:
-            super().set()
+        def release(self) -> None:
+            self._lock.release()
             answered.release()
 
     really = versions.describe
@@ -270,7 +275,7 @@ def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytes
         turn.acquire()
         return really(*words)
 
-    monkeypatch.setattr(versions, "Event", InTurns)
+    monkeypatch.setattr(patience, "Lock", InTurns)
     monkeypatch.setattr(versions, "describe", describe)
     assert versions.look(str(tree)) == expected
     assert waits == [versions.PATIENCE] * 7  # six entries, and the end

@@ -59,9 +59,10 @@ def generations(root: str, key: str) -> list[str]:
 
 
 def left_in(root: str) -> dict[str, list[str]]:
-    """What is not to be left in a cache that nobody uses: leases, holders, work areas, trash; empty if all is well.
+    """What is not to be left in a cache that nobody uses: leases, holders, sessions, work areas, trash.
 
-    A killed reaper's probe may stay for a day, and its age is all that tells that it is no living one's.
+    It is empty if all is well. A killed reaper's probe may stay for a day, and its age is all that tells that it is no
+    living one's.
     """
     layout = Layout(root)
     leases = []
@@ -72,6 +73,7 @@ def left_in(root: str) -> dict[str, list[str]]:
     found = {
         "leases": leases,
         "holders": [name for name in names(layout.holders) if name != "gone" and not name.startswith(PROBE)],
+        "sessions": [name for name in names(layout.sessions) if name != "gone" and not name.startswith(PROBE)],
         "work areas": names(layout.tmp),
         "trash": names(layout.trash),
     }

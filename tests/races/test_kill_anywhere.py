@@ -32,13 +32,17 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
+from sccache_dtool.protocol import sessions
 
 _SOME = CRASH_POINTS // 3  # where most of the calls are those of another case, too
+
+#: A set that a process holds.
+_SESSION = "s0123456789abcdef"
 
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
     *("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin"),
-    "metrics",
+    *("metrics", "session", "lock"),
 )
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
 
@@ -71,11 +75,15 @@ def running_job() -> Iterator[int]:
 
 
 class Thing(NamedTuple):
-    """Something to use: the words that mean it, what is read then, and its key where the words do not tell."""
+    """Something to use: the words that mean it, and what is read then.
+
+    Of a whole dataset also the key of one of its items, and what is in that.
+    """
 
     words: tuple[str, ...]
     digest: str
     key: str | None = None
+    of_item: str | None = None
 
 
 class Props(NamedTuple):
@@ -162,9 +170,22 @@ def _an_item_of_a_dataset(props: Props) -> Thing:
 
 def _a_whole_dataset(props: Props) -> Thing:
     uri, uuid = _dataset(props)
-    from sccache_dtool.fetch.request import view_key
+    from sccache_dtool.fetch.dtool_source import item_key
 
-    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), view_key(uuid))
+    data, name = props.directory / "ds" / "data", "second.csv"
+    key = item_key(uuid, hashlib.sha1(name.encode()).hexdigest())
+    return Thing((f"dtool:{uri}",), digest_of(str(data)), key, digest_of(str(data / name)))
+
+
+def _one_of_many(props: Props) -> Thing:
+    """The first of three items that are listed in a file."""
+    thing = _a_tree(props)
+    lines = [f"{thing.words[0]} @the/tree"]
+    for name in ("b", "c"):
+        (props.directory / name).write_text(name)
+        lines.append(f"{props.directory}/{name} @{name}")
+    (props.directory / "items.txt").write_text("\n".join(lines))
+    return thing
 
 
 def _an_item_on_the_web(props: Props) -> Thing:
@@ -239,6 +260,14 @@ def _nothing(scene: Scene) -> None:
     """An empty cache."""
 
 
+def _below_another(scene: Scene) -> None:
+    """There is another cache that has the item, for whoever names it as the upstream."""
+    shared = Cache(f"{scene.values['$D']}/shared", fs=FileSystem())
+    shared.init()
+    shared.use(*scene.thing.words).release()
+    shared.close()
+
+
 def _bare(scene: Scene) -> None:
     """No cache, and an empty directory for one."""
     shutil.rmtree(scene.place)
@@ -251,6 +280,11 @@ def _locked(scene: Scene) -> None:
 
 def _idle(scene: Scene) -> None:
     scene.use()
+
+
+def _listed(scene: Scene) -> None:
+    """What a file lists is there."""
+    scene.cache.use_many(scene.cache.manifest(f"{scene.values['$D']}/items.txt")).release()
 
 
 def _idle_and_being_cleaned(scene: Scene) -> None:
@@ -277,6 +311,15 @@ def _held_by_name(scene: Scene) -> None:
     """By somebody of whom nobody but a person can tell whether he is gone."""
     lease = scene.cache.hold(scene.cache.owner("ada"), scene.cache.item_request(scene.thing.words))
     scene.values["$H"] = lease.holder.id
+
+
+def _in_session(scene: Scene) -> None:
+    """An item in a session of the dead, which nobody has reaped yet, with a lock on it."""
+    scene.use()
+    with running_job() as pid:
+        owner = scene.cache.owner(f"pid:{pid}")
+        session = scene.cache.create_session({"/a": scene.thing.words}, owner=owner)
+    scene.values["$I"], scene.values["$L"] = session.id, session.lock("/a").id
 
 
 def _planned(scene: Scene) -> None:
@@ -351,6 +394,8 @@ def _truncated(scene: Scene) -> None:
 
 #: What Python runs: the command line, or a program that knows nothing of us and reads through dtool.
 SC_DTOOL = ("-m", "sccache_dtool", "--cache-dir", "$C")
+#: As the first, on another cache.
+ON_NODE = ("-m", "sccache_dtool", "--cache-dir", "$C.node")
 READS = (
     "-c",
     """
@@ -367,7 +412,8 @@ open(path).read()
 class Case(NamedTuple):
     """A command, and the state in which it begins.
 
-    $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder.
+    $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder;
+    $V: the view of a set; $I: a session; $L: a lock.
     """
 
     before: Callable[[Scene], None]
@@ -376,6 +422,7 @@ class Case(NamedTuple):
     most: int = CRASH_POINTS  # points at which it is killed
     missed: int = 0  # of these points at most: two threads do not make the same calls in each run
     leased: float | None = None  # the process $P has a lease on the item; its lifetime in seconds, 0: none
+    listed: bool = False  # the process $P has what is listed in a file, as the set $V
     put_right: tuple[str, ...] = ("clean --all -y", "doctor --fix")  # said afterwards; $again: the command itself
     codes: tuple[int, ...] = (0,)  # with which the command may end
     bad: bool = False  # the copy in the cache is damaged before
@@ -396,6 +443,10 @@ CASES = {
     "use, two files": Case(_nothing, "use --holder pid:$P $S", _two_files),
     "use, an item of a dataset": Case(_nothing, "use --holder pid:$P $S", _an_item_of_a_dataset, _SOME),
     "use, a whole dataset": Case(_nothing, "use --holder pid:$P $S", _a_whole_dataset, _SOME),
+    "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, from an upstream": Case(_below_another, "use --upstream $D/shared --holder pid:$P $S"),
+    "use, as an upstream": Case(_nothing, "use --upstream $C --holder pid:$P $S", most=_SOME, program=ON_NODE),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "dtool's plugin": Case(_nothing, "$S", _an_item_on_the_web, _SOME, program=READS),
@@ -403,7 +454,9 @@ CASES = {
     "clean, taking over": Case(_idle_and_being_cleaned, "clean --all -y"),
     "unuse": Case(_idle, "unuse --holder pid:$P $S", leased=0),
     "unuse and evict": Case(_idle, "unuse --evict-if-last --holder pid:$P $S", leased=0),
+    "unuse, a list": Case(_idle, "unuse --holder pid:$P $V", _one_of_many, listed=True),
     "run": Case(_idle, "run $S -- true"),
+    "run, a list": Case(_listed, "run --from $D/items.txt -- true", _one_of_many, _SOME),
     "run, a miss": Case(_nothing, "run $S -- true"),
     "clean": Case(_littered, "clean --all -y"),
     "clean --plan": Case(_planned, "clean --plan $D/plan.json", most=_SOME),
@@ -436,6 +489,11 @@ CASES = {
         put_right=("doctor --fix --verify-content", "clean --all -y"),
         bad=True,
     ),
+    "session create": Case(_idle, "session create --holder pid:$P --add $S:/a"),
+    "session add": Case(_in_session, "session add $I $S:/b"),
+    "session rm": Case(_in_session, "session rm $I"),
+    "lock get": Case(_in_session, "lock get $I /a"),
+    "lock release": Case(_in_session, "lock release $L"),
     "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, missed=1, codes=(0, 3)),
     "metrics": Case(_idle, "metrics -o $C/sc.prom", put_right=("$again", "clean --all -y"), writes="sc.prom"),
 }
@@ -467,13 +525,18 @@ class Accidents:
                 cache.item_request(self.thing.words),
                 UseOptions(ttl=self.case.leased or None),
             )
+        if self.case.listed:
+            cache = Cache(place, fs=FileSystem())
+            entries = cache.manifest(f"{self.scene.values['$D']}/items.txt")
+            cache.hold_many(cache.owner(f"pid:{pid}"), entries, session=_SESSION)
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}
         return place, [sys.executable, *program, *self._filled(self.case.words, place, pid)], environment
 
     def _filled(self, words: str, place: str, pid: int | None = None) -> list[str]:
         """The words of a command line, with what the names in them stand for."""
-        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place}.items():
+        view = sessions.view_path(Layout(place), _SESSION)
+        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place, "$V": view}.items():
             words = words.replace(variable, value)
         return words.split()
 
@@ -544,7 +607,7 @@ class Accidents:
             directory = cache._layout.generation(self.scene.key, generation)
             if "use" in names(directory):
                 (name,) = names(directory, "payload")
-                assert digest_of(f"{directory}/payload/{name}") == self.thing.digest, where
+                assert digest_of(f"{directory}/payload/{name}") == (self.thing.of_item or self.thing.digest), where
 
 
 def test_every_command_that_writes_is_killed() -> None:

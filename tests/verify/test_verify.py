@@ -895,13 +895,32 @@ def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]])
 
 
+class UntilTheOtherEnds(Clock):
+    """A clock by which every wait is over once the other host has ended, and this one has looked again."""
+
+    def __init__(self) -> None:
+        self.is_alone = threading.Event()
+        self._ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._ahead
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(seconds)
+        if self.is_alone.is_set():  # and all that the other has written is there at the next look
+            self._ahead = 10 * LEADER.wait
+
+
 def together(of_leader: FileSystem, of_peer: FileSystem, place: str, tmp_path: Path) -> tuple[Any, Any]:
     """What both hosts end with: a report or an error."""
     more = {"mounts": str(tmp_path / "no mountinfo"), "longest_delay": 0.5}
     procs = [FakeProc(str(tmp_path / f"proc{boot}"), boot=boot) for boot in "ab"]
+    clocks = UntilTheOtherEnds(), UntilTheOtherEnds()
     with ThreadPoolExecutor() as pool:
-        peer = pool.submit(verify, of_peer, place, PEER, lambda text: None, proc=procs[1], **more)
-        led = pool.submit(verify, of_leader, place, LEADER, lambda text: None, proc=procs[0], **more)
+        peer = pool.submit(verify, of_peer, place, PEER, lambda text: None, proc=procs[1], clock=clocks[1], **more)
+        led = pool.submit(verify, of_leader, place, LEADER, lambda text: None, proc=procs[0], clock=clocks[0], **more)
+        peer.add_done_callback(lambda ended: clocks[0].is_alone.set())
+        led.add_done_callback(lambda ended: clocks[1].is_alone.set())
         done = [one.exception(60) or one.result() for one in (led, peer)]
     return done[0], done[1]
 
