@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.trash import Purged
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.lots.model import Lots, Usage
     from sccache_dtool.lots.table import Table as LotTable
     from sccache_dtool.metrics import Saved, Snapshot
@@ -1179,16 +1180,23 @@ class Cache:
 
         `lots`: instead of those in force.
         """
+        from sccache_dtool.catalog.facts import ItemFacts
+        from sccache_dtool.fetch import transfers
         from sccache_dtool.lots import table, usage
-        from sccache_dtool.lots.belonging import Belonging
+        from sccache_dtool.lots.model import Usage
 
-        store = self.store
-        belonging = Belonging(table.read(store).lots if lots is None else lots, store.clock.wall())
-        with self._pool() as pool:
-            in_items = usage.scan(store, pool, belonging)
-        left = self.loose_directories()
-        users = {uid: caller.user_name(uid) for pile in left for uid in pile.bytes_of}
-        return usage.total([in_items, usage.of_piles(left, belonging, users), table.reported(store)])
+        lookup = self.lookup(lots)
+        parts = list(self.survey(functools.partial(usage.of_items, lookup), uses=False))
+        for one in transfers.running(self.store, waits=False):
+            lot = lookup.of_facts(one.key, ItemFacts(name=one.label, source=one.source, by=one.by))
+            parts.append({lot: Usage(0, 0, one.bytes, 1)})
+        return usage.total([*parts, usage.of_loose(self.loose_directories(), lookup), table.reported(self.store)])
+
+    def lookup(self, lots: Lots | None = None, only: str | None = None) -> Lookup:
+        """What finds the lots of copies. `lots`: instead of those in force; `only`: see there."""
+        from sccache_dtool.lots.lookup import Lookup
+
+        return Lookup(self.store, self.lots().lots if lots is None else lots, self._clock.wall(), only)
 
     # -- repairing ---------------------------------------------------------------------------------------------------
 

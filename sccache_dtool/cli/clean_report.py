@@ -91,7 +91,7 @@ def print_plan(now: Invocation, plan: Plan) -> int:
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
     missed = (*_missed(plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
-    now.out.result("total", fields, text, *missed, *_of_lots(plan))
+    now.out.result("total", fields, text, *missed, *_of_lots(plan), *_forgotten(plan, "would remove lots"))
     return Exit.DONE
 
 
@@ -137,7 +137,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
 
 
 def _sentences(done: Cleaned) -> Iterable[str]:
-    if done.plan.within and not done.tidied and not done.reaped.leases:
+    if done.plan.within and not done.plan.forget and not done.tidied and not done.reaped.leases:
         yield _nothing_to_remove(done.plan, done.withheld)
     else:
         yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
@@ -149,6 +149,7 @@ def _sentences(done: Cleaned) -> Iterable[str]:
             yield sentence
             yield from _in_the_way(done)
     yield from _of_lots(done.plan)
+    yield from _forgotten(done.plan, "removed lots")
     yield from _withheld(done.withheld, done.trashed, "was")
     yield from _still_there(done.unpurged, done.unpurged_bytes)
 
@@ -191,10 +192,19 @@ def _of_lots(plan: Plan) -> Iterable[str]:
         yield f"  in use, although their lots are past their deletion: {number} of {lots}"
 
 
+def _forgotten(plan: Plan, verb: str) -> Iterable[str]:
+    if plan.forget:
+        yield f"{verb} {', '.join(plan.forget)}: past deletion, and without data"
+
+
 def _lot_fields(plan: Plan) -> dict[str, Any]:
     """For programs; nothing for a cache without lots."""
-    shares = {"within_shares": dict(_bytes_by_lot(plan.shares))} if plan.shares else {}
-    return {**shares, "overdue": len(plan.overdue)} if plan.overdue else shares
+    fields = {
+        "within_shares": dict(_bytes_by_lot(plan.shares)),
+        "overdue": len(plan.overdue),
+        "forgotten_lots": list(plan.forget),
+    }
+    return {name: value for name, value in fields.items() if value}
 
 
 def _bytes_by_lot(candidates: Iterable[Candidate]) -> Counter[str]:

@@ -677,17 +677,17 @@ def _fields(lots: Lots, name: str, balances: Mapping[str, Balance]) -> dict[str,
         "created": output.moment(lot.created),
         "expires": output.moment(lot.expires),
         "deletes": output.moment(lot.deletes),
-        "status": _status(lot, moment),
+        "status": _status(lot, moment, used),
         "usage": usage,
         "past": past,
     }
 
 
-def _status(lot: Lot, moment: float) -> str:
+def _status(lot: Lot, moment: float, used: Balance | None) -> str:
     if lot.created > moment:
         return "pending"
     if lot.deletes is not None and lot.deletes <= moment:
-        return "past deletion"
+        return "past deletion" if used is None or any(used.total) else "deleted"
     return "expired" if lot.expires is not None and lot.expires <= moment else "active"
 
 

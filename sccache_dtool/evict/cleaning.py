@@ -115,6 +115,8 @@ class Cleaner:
                 execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
             downloads.tidy(store, now)
+            if plan.forget and holder is not None:
+                table.forget(store, plan.forget)
             if done.missed:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 tidied += execution.put_away(store, more, deadline)
@@ -291,13 +293,14 @@ class Cleaner:
 
     def _look_at_lots(self, asked: str | None = None) -> Lots | None:
         """The lots of the cache, if it has any. Raises UsageError if the lot that is `asked` for does not exist."""
+        self._shares = None
         lots = table.read(self._store).lots
         if asked is not None:
             _ = lots[asked]
         if lots == Lots():
             return None
         order = tuple(map(Question, self._settings.lots_order))
-        self._shares = Shares(lots, table.reported(self._store), order)
+        self._shares = Shares(lots, table.reported(self._store), order, self._settings.lots_forget)
         return lots
 
     def _plan(self, sifted: Sifted, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
@@ -347,6 +350,8 @@ class Cleaner:
         if any_goes:
             return None
         plan = self._conclude(settled, rules, now, room, left)
+        if plan.forget:
+            return None
         in_the_way = held if plan.missed_after(()) else ()
         return Cleaned(plan, Reaped((), {}, ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
-from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.disk import records
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.belonging import Belonging
@@ -37,9 +38,17 @@ class Lookup:
         except (OSError, records.Damaged):
             return None
 
-    def of_loose(self, one: Loose) -> str:
-        """The lot of a file that dtool left."""
-        user = self._users.get(one.uid)
+    def asks_for_any(self, copies: Iterable[Copy]) -> bool:
+        """Whether one of the copies belongs to the lots that are asked for."""
+        return self.only is None or any(self.of(copy) in self.only for copy in copies)
+
+    def of_loose(self, path: str, uid: int) -> str:
+        """The lot of a file that dtool left, by its path in the cache and by its owner."""
+        user = self._users.get(uid)
         if user is None:
-            user = self._users[one.uid] = user_name(one.uid)
-        return self._belonging.of_loose(one.path, user)
+            user = self._users[uid] = user_name(uid)
+        return self._belonging.of_loose(path, user)
+
+    def of_facts(self, key: str, facts: ItemFacts) -> str:
+        """The lot of what is known to be such a copy, as of one that is being fetched."""
+        return self._belonging.of(key, facts)

@@ -8,7 +8,7 @@ change. Without it there is only the default lot, without any limit.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
@@ -188,6 +188,21 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
                     return read(store)
             except Damaged as error:
                 raise _unknown(store, error) from error
+
+
+def forget(store: Store, names: Sequence[str]) -> None:
+    """Remove lots without data; each of which has no lots below it once those before it are gone."""
+
+    def make(lots: Lots) -> Lots:
+        for name in names:
+            if name in lots and not lots.children(name):
+                lots = lots.remove(name, caller=None)
+        return lots
+
+    try:
+        change(store, make, f"forget {' '.join(names)}")
+    except (OSError, CacheError) as error:
+        store.log.warning(f"{store.layout.lots}: {error}; lots that are past their deletion stay")
 
 
 def restore(store: Store, number: int) -> Table:

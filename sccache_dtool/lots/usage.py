@@ -1,24 +1,43 @@
-"""What each lot has in a cache, from one scan of it, with what was reported of data elsewhere."""
+"""What each lot has in a cache, from one scan of it."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
-from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseDirectory
-from sccache_dtool.lots.belonging import Belonging
-from sccache_dtool.lots.model import Usage
-from sccache_dtool.pool import Pool
-from sccache_dtool.protocol.store import Store
+from sccache_dtool.lots.lookup import Lookup
+from sccache_dtool.lots.model import DEFAULT, Usage
 
 _NOTHING = Usage()
 
 
-def scan(store: Store, pool: Pool, belonging: Belonging) -> dict[str, Usage]:
-    """What each lot has of its own in items."""
-    return total(items.survey(store, pool, functools.partial(_add_up, store, belonging), uses=False))
+class Holding(NamedTuple):
+    """What a lot has of its own. Sizes in bytes."""
+
+    bytes: int = 0
+    objects: int = 0
+    copies: int = 0
+    leases: int = 0
+
+
+def add_up(lookup: Lookup, found: Iterable[Item]) -> dict[str, Holding]:
+    """What each lot has in items. A copy whose lot cannot be known counts for the default lot."""
+    sums: dict[str, list[int]] = {}
+    for item in found:
+        for copy in item.copies:
+            own = sums.setdefault(lookup.of(copy) or DEFAULT, [0, 0, 0, 0])
+            own[0] += copy.generation.bytes
+            own[1] += copy.generation.entries
+            own[2] += 1
+            own[3] += len(copy.held)
+    return {lot: Holding(*own) for lot, own in sums.items()}
+
+
+def of_items(lookup: Lookup, found: Iterator[Item]) -> dict[str, Usage]:
+    """As `add_up`, of which only the usage is told."""
+    return {lot: Usage(own.bytes, own.objects) for lot, own in add_up(lookup, found).items()}
 
 
 def total(parts: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
@@ -30,26 +49,16 @@ def total(parts: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
     return whole
 
 
-def of_piles(piles: Iterable[LooseDirectory], belonging: Belonging, user_of: Mapping[int, str]) -> dict[str, Usage]:
-    """What each lot has in files that dtool left; `user_of`: names of users by their ids.
+def of_loose(found: Iterable[LooseDirectory], lookup: Lookup) -> dict[str, Usage]:
+    """What each lot has in files that dtool left.
 
     The files of a directory count as objects of the lot that has most of its bytes.
     """
-    found = []
-    for pile in piles:
-        lots = {uid: belonging.of_loose(pile.directory, user_of.get(uid, str(uid))) for uid in pile.bytes_of}
-        found += [{lots[uid]: Usage(size)} for uid, size in pile.bytes_of.items()]
+    parts = []
+    for one in found:
+        lots = {uid: lookup.of_loose(one.directory, uid) for uid in one.bytes_of}
+        parts += [{lots[uid]: Usage(size)} for uid, size in one.bytes_of.items()]
         if lots:
-            most = max(pile.bytes_of, key=lambda uid: pile.bytes_of[uid])
-            found.append({lots[most]: Usage(0, pile.files)})
-    return total(found)
-
-
-def _add_up(store: Store, belonging: Belonging, found: Iterator[Item]) -> dict[str, Usage]:
-    sums: dict[str, list[int]] = {}
-    for item in found:
-        for copy in item.copies:
-            own = sums.setdefault(belonging.of(item.key, items.facts_or_none(store, copy)), [0, 0])
-            own[0] += copy.generation.bytes
-            own[1] += copy.generation.entries
-    return {lot: Usage(size, count) for lot, (size, count) in sums.items()}
+            most = max(one.bytes_of, key=lambda uid: one.bytes_of[uid])
+            parts.append({lots[most]: Usage(0, one.files)})
+    return total(parts)

@@ -244,7 +244,7 @@ def settle(
         note_matching(rules.exclude, one.path, settled.matched)
         idle_since = one.newest - ahead
         past = _Past(0, idle_since, one.bytes, idle_since, None)
-        lot = "" if rules.lots is None else rules.lots.of_loose(one)
+        lot = "" if rules.lots is None else rules.lots.of_loose(one.path, one.uid)
         ranked = Candidate(one.path, 0, idle_since, _FIRST[rules.order](past, now), one, lot)
         reason = _reason_of_lot(lot, rules) or _reason_to_keep_loose(one, _rules_of(lot, rules), now + ahead)
         settled.add(ranked, one.bytes, 1, reason)
@@ -373,6 +373,7 @@ class Plan(NamedTuple):
     unmatched: tuple[str, ...] = ()  # patterns of names that stay which no name matches
     unmatched_directories: tuple[str, ...] = ()  # patterns of `[dtool] directories` that no directory matches
     shares: tuple[Candidate, ...] = ()  # what stays because it is within the shares of its lots
+    forget: tuple[str, ...] = ()  # lots whose data is gone for long enough, each after those below it
     overdue: tuple[Kept, ...] = ()  # what is in use, and belongs to lots that are past their deletion
 
     @property

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sccache_dtool.disk.filesystem import Room
-from sccache_dtool.lots.model import Lot, Lots, Question, Usage
+from sccache_dtool.lots.model import DEFAULT, Lot, Lots, Question, Usage
 from sccache_dtool.policy.rules import ENOUGH, UNKNOWN_LOT, Candidate, Kept, Plan, Rules, Sifted, in_order
 from sccache_dtool.policy.thresholds import LOT_ORDER, Goal, Limits, goal, spare
 
@@ -30,6 +30,7 @@ class Shares(NamedTuple):
     lots: Lots
     reported: Mapping[str, Usage]  # of data elsewhere
     order: Sequence[Question] = ORDER
+    forget: float | None = None  # seconds after its deletion for which a lot without data stays; None: for good
 
     def used(self, sifted: Sifted) -> dict[str, Usage]:
         """What each lot has of its own, in the cache and elsewhere."""
@@ -37,6 +38,16 @@ class Shares(NamedTuple):
         for lot, used in self.reported.items():
             there[lot] = there.get(lot, Usage()).plus(used)
         return there
+
+    def forgettable(self, used: Mapping[str, Usage], now: float) -> tuple[str, ...]:
+        """Lots that may be removed, each after those below it: past their deletion, without data and lots below."""
+        found: dict[str, None] = {}
+        for name in reversed(list(self.lots.downward())) if self.forget is not None else ():
+            deletes = self.lots[name].deletes
+            is_due = deletes is not None and deletes + (self.forget or 0) <= now and name != DEFAULT
+            if is_due and not any(used.get(name, ())) and self.lots.children(name) <= found.keys():
+                found[name] = None
+        return tuple(found)
 
 
 class Chosen(NamedTuple):
@@ -116,6 +127,7 @@ def conclude(sifted: Sifted, rules: Rules, shares: Shares, now: float, room: Roo
         spare=spare(rules.limits, room),
         unmatched=tuple(pattern for pattern in dict.fromkeys(rules.exclude) if pattern not in sifted.matched),
         shares=tuple(choice.dedicated),
+        forget=shares.forgettable(shares.used(sifted), now),
         overdue=tuple(kept for kept in sifted.kept if kept.held and kept.candidate.lot in past),
     )
 
