@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -77,6 +78,11 @@ _MOMENT = Quantity("WHEN", _moment)
 as_option = click.option("--as", "caller", metavar="OWNER", help="Act as this owner. Default: your user name.")
 
 
+strict_option = click.option(
+    "--strict", is_flag=True, help="Refuse it if lots would exceed what the lots above them have to give."
+)
+
+
 def _limits(function: Any) -> Any:
     """The options that set limits and dates."""
     return add_options(
@@ -115,6 +121,7 @@ def lot_command() -> None:
 @click.option("--no-recursive", is_flag=True, help="The paths do not include what is below them.")
 @click.option("--from", "created", type=UNTIL, help="When its paths begin to count. Default: now.")
 @_limits
+@strict_option
 @as_option
 @common_options()
 @pass_invocation
@@ -129,6 +136,7 @@ def create(
     no_recursive: bool,
     created: float | None,
     owner: str | None,
+    strict: bool,
     caller: str | None,
     **given: Any,
 ) -> None:
@@ -151,9 +159,11 @@ def create(
         **_given(given, Lot(name, "", frozenset())),
     )
     cache = now.cache()
-    table = cache.change_lots(
-        lambda lots: lots.add(new, caller=_caller(cache, caller), children=children), f"create {name}"
-    )
+
+    def make(lots: Lots) -> Lots:
+        return _fit(lots, lots.add(new, caller=_caller(cache, caller), children=children), strict)
+
+    table = cache.change_lots(make, f"create {name}")
     _print(now, table.lots, [name], {})
 
 
@@ -164,6 +174,7 @@ def create(
 @click.option("--add-path", multiple=True, metavar="PATH", help="A further path; -PATH excludes it. Repeatable.")
 @click.option("--rm-path", multiple=True, metavar="PATH", help="A path that it no longer has. Repeatable.")
 @_limits
+@strict_option
 @as_option
 @common_options()
 @pass_invocation
@@ -176,6 +187,7 @@ def set_lot(
     add_path: tuple[str, ...],
     rm_path: tuple[str, ...],
     owner: str | None,
+    strict: bool,
     caller: str | None,
     **given: Any,
 ) -> None:
@@ -206,7 +218,7 @@ def set_lot(
             changes["owner"] = owner
         if not changes:
             raise UsageError("nothing to change was given", hint="see: sc-dtool lot set -h")
-        return lots.update(name, caller=_caller(cache, caller), **changes)
+        return _fit(lots, lots.update(name, caller=_caller(cache, caller), **changes), strict)
 
     _print(now, cache.change_lots(make, f"set {name}").lots, [name], {})
 
@@ -452,6 +464,37 @@ def report(
     cache.report_usage(lambda used: lotman.reported(used, reports, delta=delta))
 
 
+@lot_command.command("capacity")
+@click.argument("name", metavar="LOT")
+@click.option("--from", "begin", type=UNTIL, metavar="WHEN", help="The beginning of the period. Default: now.")
+@click.option("--until", "end", type=UNTIL, metavar="WHEN", help="The end of the period. Default: always.")
+@common_options()
+@pass_invocation
+def capacity(now: Invocation, name: str, begin: float | None, end: float | None) -> None:
+    """Show what a lot can still give to lots below it.
+
+    \b
+    Example:
+      sc-dtool lot capacity biology --until 2099-12-31
+    """
+    lots = now.cache().lots().lots
+    left = lots.capacity(name, time.time() if begin is None else begin, math.inf if end is None else end)
+    fields = {
+        "lot": name,
+        "dedicated_bytes": left.dedicated,
+        "opportunistic_bytes": left.opportunistic,
+        "objects": left.objects,
+    }
+    objects = document.UNLIMITED if left.objects is None else f"{left.objects:,}"
+    now.out.result(
+        "capacity",
+        fields,
+        f"{'dedicated':<14}{output.size(left.dedicated)}",
+        f"{'opportunistic':<14}{_size(left.opportunistic)}",
+        f"{'max objects':<14}{objects}",
+    )
+
+
 @lot_command.command("log")
 @common_options()
 @pass_invocation
@@ -496,10 +539,11 @@ def restore(now: Invocation, number: int) -> None:
 @lot_command.command("import")
 @click.argument("file", type=click.File(), metavar="FILE")
 @dry_run_option
+@strict_option
 @as_option
 @common_options()
 @pass_invocation
-def import_lots(now: Invocation, file: Any, dry_run: bool, caller: str | None) -> None:
+def import_lots(now: Invocation, file: Any, dry_run: bool, strict: bool, caller: str | None) -> None:
     """Make the lots those of a file, in TOML or in the JSON of LotMan. The second time, nothing is changed.
 
     Lots that the file does not name are removed. `lot export` writes such a file.
@@ -523,7 +567,7 @@ def import_lots(now: Invocation, file: Any, dry_run: bool, caller: str | None) -
         for lot in lots:
             if who is not None and (lot.name not in wanted or wanted[lot.name] != lot):
                 lots.update(lot.name, caller=who)
-        return wanted
+        return _fit(lots, wanted, strict)
 
     cache.change_lots(make, f"import {file.name}")
 
@@ -555,6 +599,13 @@ def _caller(cache: Cache, given: str | None) -> str | None:
     """Who asks for a change; None for whoever may change every lot: the managers of the cache."""
     who = given or user_name()
     return None if given is None and cache.manages_lots() else who
+
+
+def _fit(before: Lots, after: Lots, strict: bool) -> Lots:
+    """The lots after a change, if they fit."""
+    if strict:
+        after.check_fit(before)
+    return after
 
 
 def _given(given: Mapping[str, Any], lot: Lot) -> dict[str, Any]:

@@ -591,7 +591,7 @@ class Layout:
         self.sessions = f"{self.control}/sessions"  # created by the first session
         self.ended_sessions = f"{self.sessions}/gone"
         self.lots = f"{self.control}/lots"  # created by the first lot
-        self.reported_usage = f"{self.lots}/reported"
+        self.reported_usage = f"{self.lots}/{REPORTED}"
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def session(self, id: str) -> str:
@@ -688,6 +688,9 @@ REVOKED = "gone"
 #: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
 PROBE = "probe-"
 
+#: In `lots/`: the directory of the usage that was reported of data elsewhere.
+REPORTED = "reported"
+
 #: In `locks/`: the suffix of flufl.lock's files, and what stands between the name of an election and a sign's number.
 LOCK = ".lock"
 SIGN = ".by-"
@@ -717,7 +720,7 @@ VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", f"holders/{REVOKED}", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.
-MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone", "lots", "lots/reported")
+MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone", "lots", f"lots/{REPORTED}")
 
 #: All names in the control directory.
 IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, FORMAT_NAME, "config.toml"})

@@ -19,6 +19,7 @@ from sccache_dtool.disk.names import (
     ITEM_FILE,
     PAYLOAD,
     PROBE,
+    REPORTED,
     TAG_NAME,
     VIEW,
     CheckedName,
@@ -200,7 +201,7 @@ def _look_at_made_later(store: Store) -> None:
     _report_unknown_in(store, store.layout.ended_sessions, (), EndedSession.parse)
     for id in sessions.ids(store):
         _report_unknown_in(store, store.layout.session(id), (GATE, VIEW), _is_of_table)
-    _report_unknown_in(store, store.layout.lots, ("reported",), _is_of_table)
+    _report_unknown_in(store, store.layout.lots, (REPORTED,), _is_of_table)
     _report_unknown_in(store, store.layout.reported_usage, (), _is_of_table)
 
 

@@ -7,6 +7,7 @@ contradicts its own documentation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -150,6 +151,14 @@ class Match(NamedTuple):
     claim: Claim | None
 
 
+class Capacity(NamedTuple):
+    """What of the limits of a lot is not given to the lots directly below it; None: without limit."""
+
+    dedicated: int
+    opportunistic: int | None
+    objects: int | None
+
+
 class NotAllowed(UsageError):
     """The caller owns neither a lot nor any of its ancestors."""
 
@@ -270,6 +279,58 @@ class Lots:
         if with_descendants:
             found.update(below for name in tuple(found) for below in self.descendants(name))
         return found
+
+    # -- reservations ------------------------------------------------------------------------------------------------
+
+    def capacity(self, name: str, begin: float, end: float = math.inf) -> Capacity:
+        """What of a lot's limits may still be given to lots below it, from `begin` to `end` (seconds since 1970)."""
+        lot = self[name]
+        left: list[int | None] = []
+        for limit in Capacity._fields:
+            most = getattr(lot, limit)
+            given = 0 if most is None else self._given(name, limit, begin, end)
+            left.append(None if most is None else int(max(0, most - min(given, most))))
+        return Capacity(left[0] or 0, *left[1:])
+
+    def check_fit(self, before: Lots) -> None:
+        """Raise UsageError if lots exceed what the lots above them have to give, and did not do so `before`."""
+        was = before._excess()
+        for (name, limit), excess in self._excess().items():
+            if excess > was.get((name, limit), 0):
+                what = f"{limit} space" if limit in ("dedicated", "opportunistic") else limit
+                more = "without limit" if excess == math.inf else f"by {excess:,.0f}"
+                raise UsageError(
+                    f"the lots below {name!r} would exceed its {what} {more}",
+                    hint=f"see what it has to give with: sc-dtool lot capacity {name}; or leave out --strict",
+                )
+
+    def _excess(self) -> dict[tuple[str, str], float]:
+        """By how much lots below exceed the limits of lots, by the name of the lot and the limit."""
+        found = {}
+        for lot in self:
+            below = [self[child] for child in self.children(lot.name)]
+            for limit in Capacity._fields:
+                most = getattr(lot, limit)
+                if most is not None and (given := self._given(lot.name, limit, -math.inf, math.inf)) > most:
+                    found[lot.name, limit] = given - most
+            for date in ("expires", "deletes") if below else ():
+                last = max(math.inf if (end := getattr(one, date)) is None else end for one in below)
+                if (end := getattr(lot, date)) is not None and last > end:
+                    found[lot.name, date] = last - end
+        return found
+
+    def _given(self, name: str, limit: str, begin: float, end: float) -> float:
+        """The most of a limit that the lots directly below a lot have together at any moment, until they expire."""
+        below = [self[child] for child in self.children(name)]
+        moments = [begin, *(one.created for one in below if begin < one.created < end)]
+        return max(
+            sum(
+                math.inf if (value := getattr(one, limit)) is None else value
+                for one in below
+                if one.created <= moment and (one.expires is None or one.expires > moment)
+            )
+            for moment in moments
+        )
 
     # -- paths -------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import VersionName, WorkName
+from sccache_dtool.disk.names import REPORTED, VersionName, WorkName
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, UsageError
 from sccache_dtool.liveness.caller import host_name, user_name
@@ -230,8 +230,8 @@ def _begin(store: Store, text: str) -> bool:
         fs.mkdir(area, shared=layout.shared)
         try:
             version = versions.begin(store, area, text)
-            fs.mkdir(f"{area}/reported", shared=layout.shared)
-            versions.begin(store, f"{area}/reported", _encode_usage({}))
+            fs.mkdir(f"{area}/{REPORTED}", shared=layout.shared)
+            versions.begin(store, f"{area}/{REPORTED}", _encode_usage({}))
             try:
                 fs.rename(area, layout.lots)
                 return True

@@ -39,8 +39,8 @@ class UnknownSetting(NamedTuple):
 
     @property
     def may_concern_cleaning(self) -> bool:
-        """Whether it is in the table of `clean`, or named like one of its settings."""
-        return self.table in ("clean", DATA_MANAGER) or any(
+        """Whether it is in a table by which `clean` goes, or named like one of its settings."""
+        return self.table in ("clean", "lots", DATA_MANAGER) or any(
             one.table == "clean" and one.key == self.key for _, one in _KNOWN
         )
 
