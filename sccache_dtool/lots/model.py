@@ -297,10 +297,13 @@ class Lots:
         was = before._excess()
         for (name, limit), excess in self._excess().items():
             if excess > was.get((name, limit), 0):
-                what = f"{limit} space" if limit in ("dedicated", "opportunistic") else limit
-                more = "without limit" if excess == math.inf else f"by {excess:,.0f}"
+                if limit in ("expires", "deletes"):
+                    what = f"last longer than it does: see {limit!r}"
+                else:
+                    space = "objects" if limit == "objects" else f"{limit} space"
+                    what = f"exceed its {space} {'without limit' if excess == math.inf else f'by {excess:,.0f}'}"
                 raise UsageError(
-                    f"the lots below {name!r} would exceed its {what} {more}",
+                    f"the lots below {name!r} would {what}",
                     hint=f"see what it has to give with: sc-dtool lot capacity {name}; or leave out --strict",
                 )
 
