@@ -29,6 +29,7 @@ from sccache_dtool.disk.names import (
     HolderName,
     KeptName,
     Layout,
+    MemoName,
     OutcomeName,
     PinName,
     VersionFile,
@@ -203,6 +204,7 @@ def _look_at_made_later(store: Store) -> None:
         _report_unknown_in(store, store.layout.session(id), (GATE, VIEW), _is_of_table)
     _report_unknown_in(store, store.layout.lots, (REPORTED,), _is_of_table)
     _report_unknown_in(store, store.layout.reported_usage, (), _is_of_table)
+    _report_unknown_in(store, store.layout.facts, (), MemoName.parse)
 
 
 def _is_of_table(name: str) -> bool:

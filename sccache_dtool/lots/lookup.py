@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.belonging import Belonging
+from sccache_dtool.lots.memo import Memo
 from sccache_dtool.lots.model import Lots, Question
 from sccache_dtool.protocol.store import Store
 
@@ -23,7 +23,7 @@ class Lookup:
 
     def __init__(self, store: Store, lots: Lots, now: float, only: str | None = None) -> None:
         """`now` in seconds since 1970; `only`: a lot, which is asked for with all below it."""
-        self._store = store
+        self._memo = Memo(store)
         self._belonging = Belonging(lots, now)
         self._users: dict[int, str] = {}
         self.past_deletion = frozenset(lots.past(Question.DELETION, {}, now))
@@ -34,9 +34,13 @@ class Lookup:
         if not self._belonging.asks_for_facts:
             return self._belonging.of(copy.key, ItemFacts())
         try:
-            return self._belonging.of(copy.key, items.facts(self._store, copy.key, str(copy.generation)))
+            return self._belonging.of(copy.key, self._memo.facts(copy))
         except (OSError, records.Damaged):
             return None
+
+    def close(self, key: str, *, complete: bool = False) -> None:
+        """Remember what was read in the directory of this item. `complete`: all copies there have been looked up."""
+        self._memo.close(key[:2], complete=complete)
 
     def asks_for_any(self, copies: Iterable[Copy]) -> bool:
         """Whether one of the copies belongs to the lots that are asked for."""

@@ -25,13 +25,16 @@ class Holding(NamedTuple):
 def add_up(lookup: Lookup, found: Iterable[Item]) -> dict[str, Holding]:
     """What each lot has in items. A copy whose lot cannot be known counts for the default lot."""
     sums: dict[str, list[int]] = {}
+    key = ""
     for item in found:
+        key = item.key
         for copy in item.copies:
             own = sums.setdefault(lookup.of(copy) or DEFAULT, [0, 0, 0, 0])
             own[0] += copy.generation.bytes
             own[1] += copy.generation.entries
             own[2] += 1
             own[3] += len(copy.held)
+    lookup.close(key, complete=True)
     return {lot: Holding(*own) for lot, own in sums.items()}
 
 

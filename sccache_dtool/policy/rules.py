@@ -195,8 +195,9 @@ class Sifted:
 
 def sift(rules: Rules, now: float, items: Iterator[Item]) -> Sifted:
     """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
-    sifted = Sifted()
+    sifted, key = Sifted(), ""
     for item in items:
+        key = item.key
         if rules.exclude and item.copies and item.name is not None:
             note_matching(rules.exclude, item.name, sifted.matched)
         if item.unfolded >= FOLD_AT:
@@ -206,6 +207,8 @@ def sift(rules: Rules, now: float, items: Iterator[Item]) -> Sifted:
             continue
         for copy in item.copies:
             _judge(item, copy, rules, now, sifted)
+    if rules.lots is not None:
+        rules.lots.close(key)
     return sifted
 
 
