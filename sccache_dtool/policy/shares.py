@@ -97,8 +97,7 @@ def choose(
         for over in _rounds(ledger, lots, question, now):
             if question is not Question.DELETION and ledger.reached:
                 break
-            asked = ledger.below(over.names)
-            left = [pair for pair in left if pair[1] not in asked or not ledger.takes(pair, over, question)]
+            left = _left_after(ledger, left, over, question)
     if beyond_dedicated:
         left = [pair for pair in left if not ledger.takes_any(pair)]
     return Choice(ledger.go, [candidate for candidate, _ in left], ledger.reached)
@@ -195,6 +194,26 @@ def within_share(lot: str) -> str:
     return f"within the share of lot {lot}"
 
 
+def _left_after(
+    ledger: _Ledger, pairs: list[tuple[Candidate, str]], over: _Over, question: Question
+) -> list[tuple[Candidate, str]]:
+    """What does not go in a round. There may be a million copies: a lot that has given all is not asked again."""
+    asked, left = ledger.below(over.names), []
+    remaining = iter(pairs)
+    for pair in remaining:
+        if pair[1] in asked:
+            if ledger.takes(pair, over, question):
+                continue
+            if question is not Question.DELETION and ledger.reached:
+                left.append(pair)
+                break
+            if ledger.has_given_all(pair[1], over, question):
+                asked.discard(pair[1])
+        left.append(pair)
+    left.extend(remaining)
+    return left
+
+
 class _Over(NamedTuple):
     """A round: the lots that are asked in it, and whether those below keep what is within their own dedicated space."""
 
@@ -269,6 +288,17 @@ class _Ledger:
             self._take(candidate, own, Chosen(candidate, name, question))
             return True
         return False
+
+    def has_given_all(self, own: str, over: _Over, question: Question) -> bool:
+        """Whether nothing more of a lot can go in a round, whatever its size is: what lots have only becomes less."""
+        if question in (Question.DELETION, Question.EXPIRATION):
+            return False
+        if over.spares_dedicated and self._size[own] <= self._lots[own].dedicated:
+            return True
+        up = self._up[own]
+        if question is not Question.OBJECTS and any(self._size[name] <= self._share[name] for name in up):
+            return True
+        return not any(name in over.names and self.is_over(self._lots[name], question) for name in up)
 
     def takes_any(self, pair: tuple[Candidate, str]) -> bool:
         """Whether a copy goes although it is within dedicated space."""
