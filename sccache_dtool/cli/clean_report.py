@@ -90,7 +90,7 @@ def print_plan(now: Invocation, plan: Plan) -> int:
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
-    missed = (*_missed(plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
+    missed = (*_missed(plan, plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
     now.out.result("total", fields, text, *missed, *_of_lots(plan), *_forgotten(plan, "would remove lots"))
     return Exit.DONE
 
@@ -145,7 +145,7 @@ def _sentences(done: Cleaned) -> Iterable[str]:
             yield f"{output.count(len(done.gone), 'item')} had already been removed"
         if done.left:
             yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
-        for sentence in _missed(done.missed, "was"):
+        for sentence in _missed(done.plan, done.missed, "was"):
             yield sentence
             yield from _in_the_way(done)
     yield from _of_lots(done.plan)
@@ -168,10 +168,11 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
         yield f"  and {len(held) - _SHOWN:,} more; to list all: -f json"
 
 
-def _missed(missed: Excess, verb: str) -> Iterable[str]:
+def _missed(plan: Plan, missed: Excess, verb: str) -> Iterable[str]:
     """By how many bytes and entries the goal is missed, if it is."""
     if missed:
-        why = "the rest is in use, kept by the conditions, or not part of this cache"
+        kept = "kept by the conditions or the shares of lots" if plan.shares else "kept by the conditions"
+        why = f"the rest is in use, {kept}, or not part of this cache"
         yield f"the goal {verb} missed by {_amount(missed.bytes, missed.entries)}: {why}"
 
 
