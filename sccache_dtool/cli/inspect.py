@@ -193,7 +193,7 @@ def _filtered(
 def _passing(
     filters: tuple[str, ...], fetching: frozenset[str], items: Iterator[Item], lots: Sequence[Lookup] = ()
 ) -> tuple[list[Item], set[str]]:
-    passing, matched = [], set[str]()
+    passing, matched, key = [], set[str](), ""
     patterns = [word for word in filters if word not in _STATES]
     states = {word for word in filters if word in _STATES}
     for item in items:
@@ -205,8 +205,11 @@ def _passing(
         note_matching(patterns, item.label, matched)
         if not (states <= of_item and all(matches(one, item.label) for one in patterns)):
             continue
+        key = item.key
         if all(lookup.asks_for_any(item.copies) for lookup in lots):
             passing.append(item)
+    for lookup in lots:
+        lookup.close(key)
     return passing, matched
 
 

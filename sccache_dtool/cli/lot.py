@@ -666,9 +666,16 @@ def _table(now: Invocation, lots: Lots, balances: Mapping[str, Balance], names: 
         Column("OPPORTUNISTIC", lambda row: _size(row["opportunistic_bytes"]), right=True),
         Column("OBJECTS", lambda row: f"{row['usage']['objects']:,}", right=True),
         Column("STATUS", "status"),
-        Column("PAST", lambda row: " ".join(row["past"])),
+        Column("PAST", _past_for_people),
     ]
     now.out.table("lot", rows, columns)
+
+
+def _past_for_people(row: Fields) -> str:
+    """A lot with a limit of 0 and no data is past it by the letter, which helps nobody."""
+    dates = (Question.DELETION, Question.EXPIRATION)
+    has_data = row["usage"]["bytes"] or row["usage"]["objects"]
+    return " ".join(one for one in row["past"] if has_data or one in dates)
 
 
 def _print(now: Invocation, lots: Lots, names: Iterable[str], balances: Mapping[str, Balance]) -> None:
@@ -711,6 +718,10 @@ def _fields(lots: Lots, name: str, balances: Mapping[str, Balance]) -> dict[str,
             "self_objects": used.own.objects,
             "children_bytes": used.descendants.bytes,
             "children_objects": used.descendants.objects,
+            "self_bytes_being_written": used.own.bytes_being_written,
+            "self_objects_being_written": used.own.objects_being_written,
+            "children_bytes_being_written": used.descendants.bytes_being_written,
+            "children_objects_being_written": used.descendants.objects_being_written,
             "dedicated_bytes": used.dedicated.total,
             "opportunistic_bytes": used.opportunistic.total,
         }
