@@ -332,6 +332,13 @@ def test_a_plan_names_the_lot_and_the_class_of_each_line(sc: Sc, item: Item, tmp
     assert len(sc("clean", "--plan", plan, "-f", "json").rows("removed")) == 1
 
 
+def test_a_mistyped_setting_stops_cleaning(sc: Sc, item: Item, root: Path) -> None:
+    """What it was to protect would be removed."""
+    item("a", 1000, "ada")
+    config(root, '[lots]\nordr = ["exp"]\n')
+    refused(sc("clean", "--all", "-y"), "[lots] ordr is not a setting")
+
+
 def test_one_lot_is_emptied(sc: Sc, item: Item) -> None:
     """The data of a project that has ended could not be removed for itself."""
     item("a", 1000, "ada")
