@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.trash import Purged
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.lots.lookup import Lookup
+    from sccache_dtool.lots.model import Lots, Usage
+    from sccache_dtool.lots.table import Table as LotTable
     from sccache_dtool.metrics import Saved, Snapshot
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
@@ -1169,6 +1172,78 @@ class Cache:
         """
         with self._pool() as pool:
             return self._cleaner(pool).empty_trash()
+
+    # -- lots --------------------------------------------------------------------------------------------------------
+
+    def lots(self) -> LotTable:
+        """The lots in force. Raises CacheError if they cannot be read."""
+        from sccache_dtool.lots import table
+
+        return table.read(self.store)
+
+    def change_lots(self, make: Callable[[Lots], Lots], why: str = "by a program") -> LotTable:
+        """Put other lots in force, which `make` makes of those in force; it may be called again. `why`: for the log.
+
+        Raises UsageError if the lots contradict each other, and whatever `make` raises: then nothing is changed.
+        """
+        from sccache_dtool.lots import table
+
+        return table.change(self._check_permissions(), make, why)
+
+    def manages_lots(self) -> bool:
+        """Whether this user may change every lot: root, the owner of `lots/`, and those whom `config.toml` names."""
+        try:
+            owner = self._fs.lstat(self._layout.lots).st_uid
+        except FileNotFoundError:
+            return True  # whoever makes the first lot is the owner
+        return os.geteuid() in (0, owner) or caller.user_name() in self.settings.lots_managers
+
+    def lots_log(self) -> list[LotTable]:
+        """The lots in force, and those before them, as far as they are kept; the newest first."""
+        from sccache_dtool.lots import table
+
+        return list(table.log(self.store))
+
+    def restore_lots(self, number: int) -> LotTable:
+        """Put an earlier version of the lots in force again, also if the one in force cannot be read."""
+        from sccache_dtool.lots import table
+
+        return table.restore(self._check_permissions(), number)
+
+    def reported_usage(self) -> dict[str, Usage]:
+        """What was reported of data that lies elsewhere, by lot."""
+        from sccache_dtool.lots import table
+
+        return table.reported(self.store)
+
+    def report_usage(self, make: Callable[[Mapping[str, Usage]], Mapping[str, Usage]]) -> dict[str, Usage]:
+        """Put another usage of data that lies elsewhere in force, which `make` makes of the one in force."""
+        from sccache_dtool.lots import table
+
+        return table.report(self._check_permissions(), make)
+
+    def lot_usage(self, lots: Lots | None = None) -> dict[str, Usage]:
+        """What each lot has of its own: in the cache, on its way there, and as reported of data elsewhere. One scan.
+
+        `lots`: instead of those in force.
+        """
+        from sccache_dtool.catalog.facts import ItemFacts
+        from sccache_dtool.fetch import transfers
+        from sccache_dtool.lots import table, usage
+        from sccache_dtool.lots.model import Usage
+
+        lookup = self.lookup(lots)
+        parts = list(self.survey(functools.partial(usage.of_items, lookup), uses=False))
+        for one in transfers.running(self.store, waits=False):
+            lot = lookup.of_facts(one.key, ItemFacts(name=one.label, source=one.source, by=one.by))
+            parts.append({lot: Usage(0, 0, one.bytes, 1)})
+        return usage.total([*parts, usage.of_loose(self.loose_directories(), lookup), table.reported(self.store)])
+
+    def lookup(self, lots: Lots | None = None, only: str | None = None) -> Lookup:
+        """What finds the lots of copies. `lots`: instead of those in force; `only`: see there."""
+        from sccache_dtool.lots.lookup import Lookup
+
+        return Lookup(self.store, self.lots().lots if lots is None else lots, self._clock.wall(), only)
 
     # -- repairing ---------------------------------------------------------------------------------------------------
 

@@ -163,6 +163,7 @@ MISTAKES = {
     "clean": ["[clean]\nhigh_watermark = 90\n", '[clean]\ntrash = "7d\n', "[clean]\ntrash =\n", "clean = []\n"],
     "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
     "globus": ['[globus]\ncollection = "x"\n', '[globus]\nbase = "a"\n', '[globus]\nbase = "/../a"\n', "globus = 1\n"],
+    "lots": ['[lots]\norder = ["x"]\n', '[lots]\norder = ["del", "del"]\n', "[lots]\nmanagers = [1]\n", "lots = 1\n"],
 }
 
 GOOD = {
@@ -171,6 +172,7 @@ GOOD = {
     "clean": '[clean]\ntrash = "1d"\n',
     "dtool": '[dtool]\ndirectories = ["a"]\n',
     "globus": '[globus]\nbase = "/a"\n',
+    "lots": '[lots]\nforget = "30d"\n',
 }
 
 
@@ -188,7 +190,11 @@ def test_a_mistake_in_one_table_leaves_the_others(
     (mistake,) = read.mistakes
     assert mistake.message.startswith(f"{layout.config_file}: [{table}]")
     expected = {"lease": ("lease_ttl", 3600), "fetch": ("fetch_wait", 60), "clean": ("trash_keep", 86400)}
-    more = {"dtool": ("dtool_directories", ("a",)), "globus": ("globus_base", "/a")}
+    more = {
+        "dtool": ("dtool_directories", ("a",)),
+        "globus": ("globus_base", "/a"),
+        "lots": ("lots_forget", 30 * 86400),
+    }
     for name, (field, value) in (expected | more).items():
         if name != table:
             assert getattr(read, field) == value

@@ -74,6 +74,8 @@ _conditions = add_options(
         "--exclude", multiple=True, metavar="PATTERN", help="Keep items whose name matches: 'hg38*'. Repeatable."
     ),
     click.option("--grace", type=DURATION, help="Keep items that were fetched within TIME: 1h."),
+    click.option("--lot", metavar="LOT", help="Remove only what counts for this lot, or for one below it."),
+    click.option("--beyond-dedicated", is_flag=True, help="Remove also what is within the shares of lots, at last."),
 )
 
 
@@ -85,8 +87,8 @@ _conditions = add_options(
 @click.option("--notice", type=DURATION, help="Only list what would be removed within TIME: 7d.")
 @click.option(
     "--by",
-    type=click.Choice(["item", "user"]),
-    help="With --notice: list by item (default), or by the user who fetched.",
+    type=click.Choice(["item", "user", "lot"]),
+    help="With --notice: list by item (default), by the user who fetched, or by lot.",
 )
 @click.option("--max-runtime", type=DURATION, help="Start no further removal after TIME: 50m.")
 @dry_run_option
@@ -114,6 +116,9 @@ def clean_command(
     The conditions are given as options. Without any, the policy in config.toml applies. An item is removed only if it
     meets all conditions. Items with a lease, pinned items and excluded items are never removed. If there is a high
     watermark and usage is below it, nothing is removed.
+
+    If the cache has lots, those that are over their limits give way first, and what is dedicated to a lot stays. What
+    counts for a lot that is past its deletion is always removed.
 
     `clean` also ends the leases of dead processes and jobs, and deletes what crashes left behind.
 
@@ -157,7 +162,8 @@ def clean_command(
         print_reaped(now, reaped, True)
         return print_plan(now, plan)
     if rules.everything and not yes:
-        now.confirm(f"Remove all items from {cache.root} that are not in use?")
+        of_lot = "" if rules.lot is None else f", and count for lot {rules.lot}"
+        now.confirm(f"Remove all items from {cache.root} that are not in use{of_lot}?")
     done = cache.clean(rules, keep_for=trash, most_seconds=max_runtime, why=_words_of(rules))
     report_unmatched(now, done.plan, exclude)
     return print_cleaned(now, done)
@@ -208,17 +214,23 @@ def _rules(cache: Cache, given: dict[str, Any]) -> Rules:
     order, exclude, grace = (conditions.pop(name) for name in ("order", "exclude", "grace"))
     limits = Limits(**{name: conditions.pop(name) for name in Limits._fields})
     rules = Rules(**conditions, limits=limits)
+    if rules.lot is not None and rules.empty:
+        raise UsageError(
+            "--lot needs a condition",
+            hint="give --all, --older-than 30d, or --retain-size 1TB, which is that of the lot",
+        )
     if rules.empty and policy.empty:
         raise UsageError(
             "no condition is given, and config.toml has no policy",
             hint="give --older-than 30d, --retain-size 1TB, --high-watermark 90% or --all, or a policy in config.toml",
         )
     if rules.empty:
-        rules = policy
+        rules = policy._replace(beyond_dedicated=rules.beyond_dedicated)
     else:
         if limits != Limits() and limits.capacity is None:
             limits = limits._replace(capacity=policy.limits.capacity)
-        rules = rules._replace(limits=check(limits))
+        everything_of_lot = rules.everything and rules.lot is not None
+        rules = rules._replace(limits=check(limits), beyond_dedicated=rules.beyond_dedicated or everything_of_lot)
     return rules._replace(
         order=order or policy.order,
         exclude=(*policy.exclude, *exclude),

@@ -15,7 +15,9 @@ from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit
 from sccache_dtool.liveness.caller import user_name
-from sccache_dtool.policy.rules import BEING_DOWNLOADED, UNREADABLE, Candidate, Kept, Plan, Rules
+from sccache_dtool.lots.model import DEFAULT
+from sccache_dtool.policy.rules import BEING_DOWNLOADED, UNKNOWN_LOT, UNREADABLE, Candidate, Kept, Plan, Rules
+from sccache_dtool.policy.shares import within_share
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
@@ -32,16 +34,19 @@ _SHOWN = 50
 _PHRASES = {
     BEING_DOWNLOADED: "that dtool may be downloading",
     UNREADABLE: "whose name cannot be read, so that the exclusions may apply",
+    UNKNOWN_LOT: "whose lots cannot be read",
 }
 
 
 def _fields(candidate: Candidate, **more: Any) -> dict[str, Any]:
+    of_lot = {"lot": candidate.lot, "class": candidate.limit or None} if candidate.lot else {}
     return {
         "item": candidate.key,
         "name": candidate.label,
         "bytes": candidate.bytes,
         "uses": candidate.uses,
         "last_use": output.moment(candidate.idle_since),
+        **of_lot,
         **more,
         "_idle_since": candidate.idle_since,
     }
@@ -49,7 +54,8 @@ def _fields(candidate: Candidate, **more: Any) -> dict[str, Any]:
 
 def _print_candidates(now: Invocation, kind: str, candidates: Sequence[Candidate], title: str) -> None:
     rows = (_fields(one, copy=one.generation) for one in candidates)
-    now.out.table(kind, rows, [Column(title, "name"), SIZE, USES, last_use(time.time())])
+    of_lot = [Column("LOT", "lot"), Column("CLASS", "class")] if any(one.lot for one in candidates) else []
+    now.out.table(kind, rows, [Column(title, "name"), SIZE, USES, last_use(time.time()), *of_lot])
 
 
 def _record_kept(now: Invocation, kind: str, keep: Iterable[Kept]) -> None:
@@ -78,13 +84,14 @@ def print_plan(now: Invocation, plan: Plan) -> int:
         "bytes": plan.freed,
         "kept": len(plan.keep),
         **_goal_fields(plan.missed, plan.withheld, plan.trashed),
+        **_lot_fields(plan),
         "dry_run": True,
     }
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
-    missed = (*_missed(plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
-    now.out.result("total", fields, text, *missed)
+    missed = (*_missed(plan, plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
+    now.out.result("total", fields, text, *missed, *_of_lots(plan), *_forgotten(plan, "would remove lots"))
     return Exit.DONE
 
 
@@ -118,6 +125,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         "left": len(done.left),
         "gone": len(done.gone),
         **_goal_fields(done.missed, done.withheld, done.trashed),
+        **_lot_fields(done.plan),
         "tidied": len(done.tidied),
         "purged": done.purged,
         "unpurged": done.unpurged,
@@ -129,7 +137,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
 
 
 def _sentences(done: Cleaned) -> Iterable[str]:
-    if done.plan.within and not done.tidied and not done.reaped.leases:
+    if done.plan.within and not done.plan.forget and not done.tidied and not done.reaped.leases:
         yield _nothing_to_remove(done.plan, done.withheld)
     else:
         yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
@@ -137,9 +145,11 @@ def _sentences(done: Cleaned) -> Iterable[str]:
             yield f"{output.count(len(done.gone), 'item')} had already been removed"
         if done.left:
             yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
-        for sentence in _missed(done.missed, "was"):
+        for sentence in _missed(done.plan, done.missed, "was"):
             yield sentence
             yield from _in_the_way(done)
+    yield from _of_lots(done.plan)
+    yield from _forgotten(done.plan, "removed lots")
     yield from _withheld(done.withheld, done.trashed, "was")
     yield from _still_there(done.unpurged, done.unpurged_bytes)
 
@@ -158,11 +168,51 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
         yield f"  and {len(held) - _SHOWN:,} more; to list all: -f json"
 
 
-def _missed(missed: Excess, verb: str) -> Iterable[str]:
+def _missed(plan: Plan, missed: Excess, verb: str) -> Iterable[str]:
     """By how many bytes and entries the goal is missed, if it is."""
     if missed:
-        why = "the rest is in use, kept by the conditions, or not part of this cache"
+        kept = "kept by the conditions or the shares of lots" if plan.shares else "kept by the conditions"
+        why = f"the rest is in use, {kept}, or not part of this cache"
         yield f"the goal {verb} missed by {_amount(missed.bytes, missed.entries)}: {why}"
+
+
+#: Number of lots that are named for people.
+_MOST_LOTS = 10
+
+
+def _of_lots(plan: Plan) -> Iterable[str]:
+    """What stays because it is dedicated, and what is in use although it should go."""
+    shares = _bytes_by_lot(plan.shares).most_common()
+    if shares:
+        lots = ", ".join(f"{lot} {output.size(size)}" for lot, size in shares[:_MOST_LOTS])
+        more = f", and {len(shares) - _MOST_LOTS:,} more lots" if len(shares) > _MOST_LOTS else ""
+        yield f"  within the shares of lots: {lots}{more}; to remove that too: sc-dtool clean --beyond-dedicated"
+    if plan.overdue:
+        lots = ", ".join(sorted(_bytes_by_lot(kept.candidate for kept in plan.overdue))[:_MOST_LOTS])
+        number = output.count(len(plan.overdue), "item")
+        yield f"  in use, although their lots are past their deletion: {number} of {lots}"
+
+
+def _forgotten(plan: Plan, verb: str) -> Iterable[str]:
+    if plan.forget:
+        yield f"{verb} {', '.join(plan.forget)}: past deletion, and without data"
+
+
+def _lot_fields(plan: Plan) -> dict[str, Any]:
+    """For programs; nothing for a cache without lots."""
+    fields = {
+        "within_shares": dict(_bytes_by_lot(plan.shares)),
+        "overdue": len(plan.overdue),
+        "forgotten_lots": list(plan.forget),
+    }
+    return {name: value for name, value in fields.items() if value}
+
+
+def _bytes_by_lot(candidates: Iterable[Candidate]) -> Counter[str]:
+    sizes: Counter[str] = Counter()
+    for one in candidates:
+        sizes[one.lot] += one.bytes
+    return sizes
 
 
 def _withheld(over: Excess, trashed: Trashed, verb: str) -> Iterable[str]:
@@ -197,9 +247,15 @@ def _amount(size: int, entries: int) -> str:
 
 def _reasons(keep: Iterable[Kept]) -> str:
     """The number of kept items by reason: ``; kept 2 items in use, 1 item used within 30 d``."""
-    reasons = Counter("in use" if kept.held else _PHRASES.get(kept.reason, kept.reason) for kept in keep)
+    reasons = Counter("in use" if kept.held else _phrase(kept) for kept in keep)
     kept = ", ".join(f"{output.count(number, 'item')} {reason}" for reason, number in reasons.items())
     return f"; kept {kept}" if kept else ""
+
+
+def _phrase(kept: Kept) -> str:
+    if kept.candidate.lot and kept.reason == within_share(kept.candidate.lot):
+        return "within the share of its lot"
+    return _PHRASES.get(kept.reason, kept.reason)
 
 
 def print_trash(now: Invocation, trashed: Trashed, purged: Purged | None = None) -> int:
@@ -243,14 +299,16 @@ def print_notice(
         _fields(one, copy=one.generation, user=_fetched_by(cache, one)) for one in plan.remove
     ]
     columns = [Column("FETCHED BY", "user"), Column("WOULD REMOVE", "name"), SIZE, last_use(time.time())]
-    if by == "user":
+    if by in ("user", "lot"):
         sums: dict[str, dict[str, Any]] = {}
         for row in rows:
-            one = sums.setdefault(row["user"], {"user": row["user"], "bytes": 0, "items": []})
+            group = row.get(by, DEFAULT)
+            one = sums.setdefault(group, {by: group, "bytes": 0, "items": []})
             one["bytes"] += row["bytes"]
             one["items"].append(row["name"])
         rows = sorted(sums.values(), key=lambda row: -row["bytes"])
-        columns = [columns[0], SIZE, Column("ITEMS", lambda row: " ".join(row["items"]))]
+        first = columns[0] if by == "user" else Column("LOT", "lot")
+        columns = [first, SIZE, Column("ITEMS", lambda row: " ".join(row["items"]))]
     now.out.table("notice", rows, columns)
     fields = {"items": len(plan.remove), "bytes": plan.freed, "within_seconds": notice}
     what = f"{output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}"

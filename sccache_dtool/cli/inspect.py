@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +26,7 @@ from sccache_dtool.policy.totals import add_up, total
 if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.protocol.reaping import Judged
 
 NAME = Column("NAME", "name")
@@ -92,8 +93,8 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
     "filters",
     multiple=True,
     metavar="WHAT",
-    help="Show only items in this state (idle, in-use, evicted, fetching), or with a name that matches this pattern "
-    "('hg*'). Repeatable: all filters must match.",
+    help="Show only items in this state (idle, in-use, evicted, fetching), of this lot (lot:NAME), or with a name that "
+    "matches this pattern ('hg*'). Repeatable: all filters must match.",
 )
 @click.option(
     "--sort",
@@ -126,7 +127,9 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
     held: dict[str, list[Holding]] = {}
     for one in () if user is None else cache.holdings(user):
         held.setdefault(one.item.key, []).append(one)
-    found: Iterable[Item] = _filtered(cache, filters, fetches, matched)
+    lots = [cache.lookup(only=word.removeprefix(_LOT)) for word in filters if word.startswith(_LOT)]
+    filters = tuple(word for word in filters if not word.startswith(_LOT))
+    found: Iterable[Item] = _filtered(cache, filters, fetches, matched, lots)
     if user is not None:
         found = (item for item in found if item.key in held)
     if sort or now.format == "human":
@@ -150,6 +153,9 @@ def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long
 #: States that `--filter` accepts; every other word is a pattern.
 _STATES = frozenset({"idle", "in-use", "evicted", "fetching"})
 
+#: What begins the name of a lot.
+_LOT = "lot:"
+
 
 def _shown_state(row: Fields) -> str:
     percent = "" if row["fetching_percent"] is None else f", {row['fetching_percent']:.0f} %"
@@ -164,7 +170,11 @@ def _row(cache: Cache, item: Item, fetch: Transfer | None, long: bool) -> dict[s
 
 
 def _filtered(
-    cache: Cache, filters: tuple[str, ...], fetches: Mapping[str, Transfer], matched: set[str]
+    cache: Cache,
+    filters: tuple[str, ...],
+    fetches: Mapping[str, Transfer],
+    matched: set[str],
+    lots: Sequence[Lookup] = (),
 ) -> Iterator[Item]:
     """The items that match all filters. Adds to `matched` each pattern that matches some name.
 
@@ -172,18 +182,20 @@ def _filtered(
     """
     keys = frozenset(fetches)
     there = set[str]()
-    for found, also_matched in cache.survey(functools.partial(_passing, filters, keys)):
+    for found, also_matched in cache.survey(functools.partial(_passing, filters, keys, lots=lots)):
         matched |= also_matched
         there.update(item.key for item in found if item.key in keys)
         yield from found
     new = (Item(key, (), 0, None) for key in fetches if key not in there and not cache.has(key))
-    found, also_matched = _passing(filters, keys, new)
+    found, also_matched = _passing(filters, keys, new, lots)
     matched |= also_matched
     yield from found
 
 
-def _passing(filters: tuple[str, ...], fetching: frozenset[str], items: Iterator[Item]) -> tuple[list[Item], set[str]]:
-    passing, matched = [], set[str]()
+def _passing(
+    filters: tuple[str, ...], fetching: frozenset[str], items: Iterator[Item], lots: Sequence[Lookup] = ()
+) -> tuple[list[Item], set[str]]:
+    passing, matched, key = [], set[str](), ""
     patterns = [word for word in filters if word not in _STATES]
     states = {word for word in filters if word in _STATES}
     for item in items:
@@ -193,8 +205,13 @@ def _passing(filters: tuple[str, ...], fetching: frozenset[str], items: Iterator
         if of_item == {"evicted"} and "evicted" not in filters:
             continue
         note_matching(patterns, item.label, matched)
-        if states <= of_item and all(matches(one, item.label) for one in patterns):
+        if not (states <= of_item and all(matches(one, item.label) for one in patterns)):
+            continue
+        key = item.key
+        if all(lookup.asks_for_any(item.copies) for lookup in lots):
             passing.append(item)
+    for lookup in lots:
+        lookup.close(key)
     return passing, matched
 
 

@@ -54,6 +54,7 @@ _GROUPS = {
         "init": "manage",
         "dir": "inspect",
         "config": "settings",
+        "lot": "lot",
         "globus": "globus",
         "reap": "manage",
         "doctor": "doctor",

@@ -19,13 +19,17 @@ from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.liveness.caller import user_name
-from sccache_dtool.policy.totals import Sums, add_up, total
+from sccache_dtool.lots.model import Usage
+from sccache_dtool.policy.totals import Spared, Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.catalog.loose import LooseDirectory
+    from sccache_dtool.lots.lookup import Lookup
+    from sccache_dtool.lots.usage import Holding
 
 _ITEMS = Column("ITEMS", "items", right=True)
+_ENTRIES = Column("FILES", "entries", right=True)
 _LOOSE = Column("LOOSE", "loose_files", right=True)
 _SAVED = Column("SAVED", lambda row: output.duration(row["saved_seconds"]), right=True)
 
@@ -42,7 +46,7 @@ def _dataset_name(row: Fields) -> str:
 @click.command("du")
 @click.option(
     "--by",
-    type=click.Choice(["item", "dataset", "user"]),
+    type=click.Choice(["item", "dataset", "user", "lot"]),
     default="item",
     show_default=True,
     help="What each line shows.",
@@ -73,6 +77,8 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         whole, left = _every_item(now, cache)
     elif by == "item":
         whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment)
+    elif by == "lot":
+        whole, left = _by_lot(now, cache, top)
     else:
         whole, left = _summed_up(now, cache, by, top, moment)
     files, loose_bytes = sum(loose.files for loose in left), sum(loose.bytes for loose in left)
@@ -157,6 +163,45 @@ def _summed_up(
     rows.sort(key=lambda row: row["bytes"], reverse=True)
     now.out.table(by, rows[:top], columns)
     return add_up(0, (item for item, _ in listed if item.copies), cache.spared()), left
+
+
+def _by_lot(now: Invocation, cache: Cache, top: int | None) -> tuple[Sums, list[LooseDirectory]]:
+    """Print the lots during the scan, of which nothing but sums is kept."""
+    from sccache_dtool.lots.usage import Holding, of_loose
+
+    lookup, spared = cache.lookup(), cache.spared()
+    uses = now.format != "human"
+    parts, sums = [], dict[str, Holding]()
+    for part, of_lots in cache.survey(functools.partial(_sums_by_lot, lookup, spared), uses=uses):
+        parts.append(part)
+        for lot, own in of_lots.items():
+            sums[lot] = Holding(*map(sum, zip(sums.get(lot, Holding()), own, strict=True)))
+    left = cache.reclaimable_loose()
+    loose = of_loose(left, lookup)
+    rows: list[dict[str, Any]] = [
+        {
+            "lot": lot,
+            "bytes": own.bytes + used.bytes,
+            "entries": own.objects + used.objects,
+            "copies": own.copies,
+            "loose_files": used.objects,
+            "loose_bytes": used.bytes,
+            "leases": own.leases,
+        }
+        for lot in sorted(sums.keys() | loose.keys())
+        for own, used in [(sums.get(lot, Holding()), loose.get(lot, Usage()))]
+    ]
+    rows.sort(key=lambda row: row["bytes"], reverse=True)
+    columns = [Column("LOT", "lot"), SIZE, Column("COPIES", "copies", right=True), _ENTRIES, _LOOSE, LEASES]
+    now.out.table("lot", rows[:top], columns)
+    return total(parts, 0), left
+
+
+def _sums_by_lot(lookup: Lookup, spared: Spared, found: Iterator[Item]) -> tuple[Sums, dict[str, Holding]]:
+    from sccache_dtool.lots.usage import add_up as add_up_lots
+
+    listed = [item for item in found if item.copies]
+    return add_up(0, iter(listed), spared), add_up_lots(lookup, listed)
 
 
 def _by_user(

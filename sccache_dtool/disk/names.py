@@ -555,6 +555,23 @@ class VersionFile(NamedTuple):
         return cls(VersionName(int(match[1]), match[2]), match[3]) if match else None
 
 
+class MemoName(NamedTuple):
+    """The file with what is known of the copies in a directory of items: ``<2 hex>-<lines>-<random>``."""
+
+    directory: str
+    lines: int
+    random: str
+
+    def __str__(self) -> str:
+        return f"{self.directory}-{self.lines}-{self.random}"
+
+    @classmethod
+    def parse(cls, name: str) -> MemoName | None:
+        """What a name says; None if it has another form."""
+        match = re.fullmatch(r"([0-9a-f]{2})-([0-9]{1,12})-([0-9a-f]{16})", name)
+        return cls(match[1], int(match[2]), match[3]) if match else None
+
+
 def is_session(name: str) -> bool:
     """Whether `name` has the form of a session's id: ``s<16 hex>``."""
     return re.fullmatch(_SESSION, name) is not None
@@ -596,6 +613,9 @@ class Layout:
         self.cleanings = f"{self.control}/cleanings"  # created by the first clean that removes something
         self.sessions = f"{self.control}/sessions"  # created by the first session
         self.ended_sessions = f"{self.sessions}/gone"
+        self.lots = f"{self.control}/lots"  # created by the first lot
+        self.facts = f"{self.control}/facts"  # created by the first look-up of many lots
+        self.reported_usage = f"{self.lots}/{REPORTED}"
         self.tag_file = f"{self.root}/{TAG_NAME}"
 
     def session(self, id: str) -> str:
@@ -692,6 +712,9 @@ REVOKED = "gone"
 #: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
 PROBE = "probe-"
 
+#: In `lots/`: the directory of the usage that was reported of data elsewhere.
+REPORTED = "reported"
+
 #: In `locks/`: the suffix of flufl.lock's files, and what stands between the name of an election and a sign's number.
 LOCK = ".lock"
 SIGN = ".by-"
@@ -721,7 +744,7 @@ VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
 DIRECTORIES = ("items", "holders", f"holders/{REVOKED}", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.
-MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone")
+MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone", "lots", f"lots/{REPORTED}", "facts")
 
 #: All names in the control directory.
 IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, FORMAT_NAME, "config.toml"})

@@ -20,6 +20,7 @@ from sccache_dtool.disk.names import (
     ITEM_FILE,
     PAYLOAD,
     PROBE,
+    REPORTED,
     TAG_NAME,
     VIEW,
     CheckedName,
@@ -29,6 +30,7 @@ from sccache_dtool.disk.names import (
     HolderName,
     KeptName,
     Layout,
+    MemoName,
     OutcomeName,
     PinName,
     VersionFile,
@@ -48,6 +50,7 @@ from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.leftovers import OLD
 from sccache_dtool.log import Collected
+from sccache_dtool.lots import table
 from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy import config
 from sccache_dtool.policy.config import Config
@@ -92,6 +95,7 @@ def examine(store: Store, pool: Pool) -> list[Finding]:
         *_in_items(store, [item for suspects, _ in parts for item in suspects], permissions),
         *_left_behind(store, settings, pool, unsettled),
         *_in_sessions(store),
+        *_in_lots(store),
     ]
     for _, message in dict.fromkeys(log.messages):
         if isinstance(message, Oddity):
@@ -198,10 +202,13 @@ def _look_at_made_later(store: Store) -> None:
             _report_unknown_in(store, f"{path}/{name}", (), OutcomeName.parse)
     _report_unknown_in(store, store.layout.ended_sessions, (), EndedSession.parse)
     for id in sessions.ids(store):
-        _report_unknown_in(store, store.layout.session(id), (GATE, VIEW), _is_of_session)
+        _report_unknown_in(store, store.layout.session(id), (GATE, VIEW), _is_of_table)
+    _report_unknown_in(store, store.layout.lots, (REPORTED,), _is_of_table)
+    _report_unknown_in(store, store.layout.reported_usage, (), _is_of_table)
+    _report_unknown_in(store, store.layout.facts, (), MemoName.parse)
 
 
-def _is_of_session(name: str) -> bool:
+def _is_of_table(name: str) -> bool:
     return bool(VersionName.parse(name) or VersionFile.parse(name) or name.startswith(PROBE))
 
 
@@ -288,6 +295,22 @@ def _in_sessions(store: Store) -> Iterator[Finding]:
                 if link is not None and not _is_there(store, path):
                     make = partial(sessions.make_links, store, view, {entry.mount[1:]: link})
                     yield Finding(path, "missing in the view of a set that is held", make, "creates the link again")
+
+
+def _in_lots(store: Store) -> Iterator[Finding]:
+    """Lots that cannot be read, so that nothing is evicted, and versions of them that are in force beside another."""
+    for directory in (store.layout.lots, store.layout.reported_usage):
+        with Expected(GONE):
+            in_force = sorted(filter(None, map(VersionName.parse, store.fs.names(directory))))
+            for name in in_force[:-1]:
+                if _is_there(store, path := f"{directory}/{name}"):  # otherwise it was about to be renamed
+                    what = "an older version that is in force beside a newer one"
+                    yield Finding(path, what, partial(store.fs.unlink, path), "removes it: the newer one counts")
+    try:
+        table.read(store)
+        table.reported(store)
+    except table.Unknown as error:
+        yield Finding(store.layout.lots, error.message, None, error.hint or "")
 
 
 def _link_of(store: Store, entry: Entry) -> str | None:

@@ -39,7 +39,9 @@ class Permissions:
         """Of the directories that a cache is made of, and of what is said of it in files."""
         layout = self._store.layout
         yield from self._of_root()
-        made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *MADE_LATER))
+        # Who may change the lots is for a person to say, by the permissions of their directories.
+        others = (name for name in MADE_LATER if f"{layout.control}/{name}" not in (layout.lots, layout.reported_usage))
+        made = (f"{layout.control}/{name}" for name in (*DIRECTORIES, *others))
         shards = (f"{layout.items}/{name}" for name in items.shards(self._store.logging_to(Silent())))
         for path in (layout.control, *made, *shards):
             yield from self.of_directory(path)

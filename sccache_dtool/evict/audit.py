@@ -75,7 +75,8 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
         "kept": reasons,
     }
     for candidate in done.removed:
-        yield {"removed": candidate.place, "bytes": candidate.bytes, "uses": candidate.uses}
+        of_lot = {"lot": candidate.lot, "class": candidate.limit} if candidate.lot else {}
+        yield {"removed": candidate.place, "bytes": candidate.bytes, "uses": candidate.uses, **of_lot}
     for failure in done.failed:
         yield {"failed": failure.candidate.place, "reason": failure.reason}
     for judged in done.reaped.leases:

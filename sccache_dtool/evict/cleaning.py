@@ -23,6 +23,10 @@ from sccache_dtool.evict.plan_file import Planned
 from sccache_dtool.evict.trash import Purged
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State
+from sccache_dtool.lots import table
+from sccache_dtool.lots.lookup import Lookup
+from sccache_dtool.lots.model import Lots, Question
+from sccache_dtool.policy import shares
 from sccache_dtool.policy.config import Config
 from sccache_dtool.policy.rules import (
     Candidate,
@@ -30,12 +34,12 @@ from sccache_dtool.policy.rules import (
     Rules,
     Sifted,
     conclude,
-    make_plan,
     merge,
     removes_any,
     settle,
     sift,
 )
+from sccache_dtool.policy.shares import Shares
 from sccache_dtool.policy.thresholds import Limits, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads, program, sessions
@@ -63,6 +67,7 @@ class Cleaner:
         self._store = store
         self._settings = settings  # each is read where it is needed: one that is wrong stops nothing else
         self._pool = pool
+        self._shares: Shares | None = None  # None: the cache has no lots
 
     def plan(self, rules: Rules, keep_for: float, *, ahead: float = 0.0) -> tuple[Plan, Reaped]:
         """What `clean` would do now, or in `ahead` seconds if nobody uses anything, and what it would reap before."""
@@ -110,6 +115,8 @@ class Cleaner:
                 execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
             downloads.tidy(store, now)
+            if plan.forget and holder is not None:
+                table.forget(store, plan.forget)
             if done.missed:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 tidied += execution.put_away(store, more, deadline)
@@ -130,19 +137,32 @@ class Cleaner:
                 "the plan was made for another cache", hint="make a plan of this cache: sc-dtool clean -n -o plan.json"
             )
         deadline = self._deadline(options)
-        leased, of_sessions = single.unsettled(store, self._pool), list(sessions.listing(store))
+        lots, of_sessions = self._look_at_lots(), list(sessions.listing(store))
+        left = self.loose() if lots or any(one.loose for one in planned.remove) else LooseFiles()
+        settled = None
+        if lots is None:
+            leased = single.unsettled(store, self._pool)
+        else:
+            now = store.clock.wall()
+            rules, settled = self._sift(Rules(), now)
+            leased, settled = settled.unsettled, settle(settled, settled.unsettled, left.files, rules, now, 0.0)
         self._pool.start_helpers_for(planned.remove)
-        there = {one.path: one for one in self.loose().files} if any(one.loose for one in planned.remove) else {}
+        there = {one.path: one for one in left.files}
         with only_cleaner(store), self._worker_if_room() as holder:
             with open_judge(store) as judge:
                 reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
             pinned = pins.pinned(store, now)
             rechecked = plan_file.recheck(store, planned.remove, pinned, exclude, there, self._pool)
-            keep = tuple(rechecked.keep)
+            if self._shares is not None and settled is not None:
+                remove, within = shares.recheck(rechecked.remove, settled, self._shares, now)
+            else:
+                remove, within = rechecked.remove, []
+            keep = (*rechecked.keep, *within)
             if planned.goal is not None:
                 keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
-            plan = Plan(tuple(rechecked.remove), keep, planned.size, planned.entries, planned.goal)
+            kept = tuple(one.candidate for one in within)
+            plan = Plan(tuple(remove), keep, planned.size, planned.entries, planned.goal, shares=kept)
             done = self._carry_out(plan, reaped, options, holder, now, deadline, rechecked.gone)
             if done.missed:
                 done = done._replace(in_the_way=self._held_by_now(done))
@@ -261,14 +281,39 @@ class Cleaner:
         return Deadline(self._store.clock, self._store.clock.monotonic() + options.most_seconds)
 
     def _sift(self, rules: Rules, now: float) -> tuple[Rules, Sifted]:
-        """The rules, with what is pinned, and all copies, sorted by them; what has leases is not judged yet."""
+        """The rules, with what is pinned, and all copies, sorted by them; what has leases is not judged yet.
+
+        Raises `table.Unknown` if the lots cannot be read: then nobody knows what must stay.
+        """
         rules = rules._replace(pinned=pins.pinned(self._store, now))
+        lots = self._look_at_lots(rules.lot)
+        if lots is not None:
+            rules = rules._replace(lots=Lookup(self._store, lots, now, rules.lot))
         return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
+
+    def _look_at_lots(self, asked: str | None = None) -> Lots | None:
+        """The lots of the cache, if it has any. Raises UsageError if the lot that is `asked` for does not exist."""
+        self._shares = None
+        lots = table.read(self._store).lots
+        if asked is not None:
+            _ = lots[asked]
+        if lots == Lots():
+            return None
+        order = tuple(map(Question, self._settings.lots_order))
+        self._shares = Shares(lots, table.reported(self._store), order, self._settings.lots_forget)
+        return lots
 
     def _plan(self, sifted: Sifted, rules: Rules, now: float, reaped: Reaped, left: LooseFiles, drift: float) -> Plan:
         """The plan for items as a reaping has left them. `drift`: by how much the file system's clock is ahead."""
         busy = execution.after_reaping(sifted.unsettled, reaped, now)
-        plan = make_plan(sifted, busy, left.files, rules, now, drift, self._room(rules.limits))
+        settled = settle(sifted, busy, left.files, rules, now, drift)
+        return self._conclude(settled, rules, now, self._room(rules.limits), left)
+
+    def _conclude(self, settled: Sifted, rules: Rules, now: float, room: Room | None, left: LooseFiles) -> Plan:
+        if self._shares is None:
+            plan = conclude(settled, rules, room)
+        else:
+            plan = shares.conclude(settled, rules, self._shares, now, room)
         return plan._replace(unmatched_directories=left.unmatched)
 
     def _if_nothing_to_do(
@@ -298,9 +343,15 @@ class Cleaner:
             return None
         settled = settle(sifted, sifted.unsettled, left.files, rules, now, 0.0)
         room = self._room(rules.limits)
-        if removes_any(settled, rules, room):
+        if self._shares is None:
+            any_goes = removes_any(settled, rules, room)
+        else:
+            any_goes = shares.removes_any(settled, rules, self._shares, now, room)
+        if any_goes:
             return None
-        plan = conclude(settled, rules, room)._replace(unmatched_directories=left.unmatched)
+        plan = self._conclude(settled, rules, now, room, left)
+        if plan.forget:
+            return None
         in_the_way = held if plan.missed_after(()) else ()
         return Cleaned(plan, Reaped((), {}, ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 

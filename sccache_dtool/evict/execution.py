@@ -15,6 +15,7 @@ from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.leftovers import Leftover
 from sccache_dtool.evict.trash import NO_TIME, EvictionResult
+from sccache_dtool.lots.model import Question
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
 from sccache_dtool.policy.thresholds import Excess, Trashed
 from sccache_dtool.pool import Pool
@@ -102,7 +103,8 @@ class Cleaned(NamedTuple):
     @property
     def complete(self) -> bool:
         """Whether all was done that was to be done."""
-        return not (self.failed or self.left or self.unpurged or self.missed or self.withheld)
+        overdue = self.plan.overdue or any(one.limit == Question.DELETION for one in self.taken)
+        return not (self.failed or self.left or self.unpurged or self.missed or self.withheld or overdue)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -23,8 +24,9 @@ from sccache_dtool.disk.names import (
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
+from sccache_dtool.lots import table
 from sccache_dtool.oddity import Fate
-from sccache_dtool.protocol import downloads, sessions
+from sccache_dtool.protocol import downloads, sessions, versions
 from sccache_dtool.protocol.reaping import Judge
 from sccache_dtool.protocol.store import Store
 
@@ -78,6 +80,7 @@ class Leftovers:
         yield from self._gone_holders(busy)
         yield from self._probes()
         yield from self._sessions()
+        yield from self._tables()
         yield from self._elections()
 
     def _closed(self, copy: Copy) -> Leftover:
@@ -156,15 +159,23 @@ class Leftovers:
             path = f"{layout.ended_sessions}/{one}"
             if self._judge.now - one.end / 1000 > OLD:
                 yield Leftover(path, "a session that has ended", partial(store.fs.remove_tree, path))
-        for directory in (layout.sessions, *map(layout.session, sessions.ids(store))):
-            try:
-                found = store.fs.names_if_any(directory)
-            except OSError:  # the listing of the sessions has told of it
-                continue
-            for text in filter(_is_probe, found):
-                path = f"{directory}/{text}"
-                if self._is_old(path):
+        with contextlib.suppress(OSError):  # the listing of the sessions has told of it
+            for text in filter(_is_probe, store.fs.names_if_any(layout.sessions)):
+                if self._is_old(path := f"{layout.sessions}/{text}"):
                     yield Leftover(path, "left by an interrupted listing", partial(store.fs.unlink, path))
+
+    def _tables(self) -> Iterator[Leftover]:
+        """Files beside the tables that several users change; what may yet come into force is not among them."""
+        store, layout = self._store, self._store.layout
+        kept = {layout.session(id): versions.KEPT for id in sessions.ids(store)}
+        for directory, keep in {**kept, layout.lots: table.KEPT, layout.reported_usage: versions.KEPT}.items():
+            with contextlib.suppress(OSError):
+                found = store.fs.names_if_any(directory)
+                current = next(versions.chain(found), None)
+                unused = [] if current is None else versions.superseded(found, current, keep)
+                for text in (*filter(_is_probe, found), *unused):
+                    if self._is_old(path := f"{directory}/{text}"):
+                        yield Leftover(path, "left by an interrupted change", partial(store.fs.unlink, path))
 
     def _finish_deletion(self, session: str) -> None:
         if sessions.has_ended(self._store, session):  # the listing was only a hint

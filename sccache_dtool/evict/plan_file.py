@@ -62,7 +62,9 @@ def encode(plan: Plan, cache_id: str, now: float, by: str) -> Iterator[str]:
 
 
 def _encode_one(candidate: Candidate) -> dict[str, Any]:
-    common = {"bytes": candidate.bytes, "uses": candidate.uses, "idle_since": candidate.idle_since}
+    common: dict[str, Any] = {"bytes": candidate.bytes, "uses": candidate.uses, "idle_since": candidate.idle_since}
+    if candidate.lot:
+        common |= {"lot": candidate.lot, "class": candidate.limit}
     if candidate.loose is None:
         return {"item": candidate.key, "copy": candidate.generation, **common}
     return {"loose": candidate.loose.path, "newest": candidate.loose.newest, "stamp": candidate.loose.stamp, **common}
@@ -141,15 +143,16 @@ def _time(value: object) -> float:
 
 def _decode_one(fields: Mapping[str, Any]) -> Candidate:
     uses, since = _number(fields["uses"]), _time(fields["idle_since"])
+    lot, limit = str(fields.get("lot", "")), str(fields.get("class", ""))
     if "loose" in fields:
         directory, _, name = str(fields["loose"]).rpartition("/")
         stamp = Stamp(*(int(number) for number in fields["stamp"]))
         one = Loose(directory, name, _number(fields["bytes"]), _time(fields["newest"]), 0, stamp)
-        return Candidate(one.path, uses, since, loose=one)
+        return Candidate(one.path, uses, since, loose=one, lot=lot, limit=limit)
     key, generation = str(fields["item"]), str(fields["copy"])
     if not is_key(key) or Generation.parse(generation) is None:
         raise ValueError(key)
-    return Candidate(f"{key}/{generation}", uses, since)
+    return Candidate(f"{key}/{generation}", uses, since, lot=lot, limit=limit)
 
 
 # -- what of it is still true ------------------------------------------------------------------------------------------

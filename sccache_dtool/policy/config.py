@@ -15,6 +15,7 @@ from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.log import Log
 from sccache_dtool.oddity import Fate, Oddity
 from sccache_dtool.policy.thresholds import (
+    LOT_ORDER,
     ORDERS,
     Limits,
     Mark,
@@ -38,8 +39,8 @@ class UnknownSetting(NamedTuple):
 
     @property
     def may_concern_cleaning(self) -> bool:
-        """Whether it is in the table of `clean`, or named like one of its settings."""
-        return self.table in ("clean", DATA_MANAGER) or any(
+        """Whether it is in a table by which `clean` goes, or named like one of its settings."""
+        return self.table in ("clean", "lots", DATA_MANAGER) or any(
             one.table == "clean" and one.key == self.key for _, one in _KNOWN
         )
 
@@ -65,6 +66,9 @@ class _Settings(NamedTuple):
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     fetch_upstream: str | None = None  # root of the cache from which missing items are copied; None: they are fetched
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
+    lots_order: tuple[str, ...] = LOT_ORDER  # which lots give way first
+    lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
+    lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
     globus_base: str | None = None  # the path of the cache in that collection
     globus_client: str | None = None  # the application that users log in to, by its UUID
@@ -196,6 +200,21 @@ def _directories(value: object) -> tuple[str, ...]:
     return tuple(_listed(value))
 
 
+def _users(value: object) -> tuple[str, ...]:
+    """Names of users."""
+    if not all(isinstance(name, str) and name for name in _listed(value)):
+        raise UsageError(f"{value!r} is not a list of users", hint='give a list such as ["ada", "bob"]')
+    return tuple(_listed(value))
+
+
+def _lot_order(value: object) -> tuple[str, ...]:
+    """Classes of lots, each at most once."""
+    found = _listed(value)
+    if not set(found) <= set(LOT_ORDER) or len(set(found)) < len(found):
+        raise UsageError(f"{value!r} is not an order of classes", hint=f"give a list of {', '.join(LOT_ORDER)}")
+    return tuple(found)
+
+
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
@@ -222,6 +241,9 @@ SETTINGS = {
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
     "dtool_directories": Setting("dtool", "directories", _directories),
+    "lots_order": Setting("lots", "order", _lot_order),
+    "lots_forget": Setting("lots", "forget", _duration),
+    "lots_managers": Setting("lots", "managers", _users),
     "globus_collection": Setting("globus", "collection", _uuid),
     "globus_base": Setting("globus", "base", _path_in_collection),
     "globus_client": Setting("globus", "client", _uuid),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.catalog.loose import YOUNG, Loose
 from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.disk.names import Generation, key_label
+from sccache_dtool.lots.lookup import Lookup
 from sccache_dtool.patterns import matches_any, note_matching
 from sccache_dtool.policy.thresholds import ORDERS, Excess, Goal, Limits, Spare, Trashed, goal, spare
 from sccache_dtool.protocol.history import FOLD_AT
@@ -25,6 +27,8 @@ class Candidate(NamedTuple):
     idle_since: float
     rank: float = 0.0  # by an order: what has the least goes first
     loose: Loose | None = None  # a file that dtool left, and no copy of an item
+    lot: str = ""  # that it belongs to, if the cache has lots
+    limit: str = ""  # of the lot, or of one above it: why it goes; see `policy/shares.py`
 
     @property
     def key(self) -> str:
@@ -145,7 +149,15 @@ class Rules(NamedTuple):
     order: str = ORDERS[0]
     exclude: tuple[str, ...] = ()  # patterns of names that stay
     grace: float = 0.0  # seconds for which a fresh copy stays
+    lot: str | None = None  # remove only what belongs to this lot, or to one below it
+    beyond_dedicated: bool = False  # if that does not suffice, also what is within the shares of lots
     pinned: Collection[str] = ()  # keys of items that a person wants kept; the cleaner fills it in
+    lots: Lookup | None = None  # to which lots copies belong, if the cache has lots; the cleaner fills it in
+
+    @property
+    def unconditional(self) -> Rules:
+        """The rules for what goes at every cleaning."""
+        return self._replace(older_than=None, fewer_uses_than=None, larger_than=None)
 
     @property
     def empty(self) -> bool:
@@ -165,11 +177,16 @@ class Sifted:
     unsettled: list[Item] = field(default_factory=list)  # with leases or closed copies: a reaping may change them
     to_fold: list[str] = field(default_factory=list)  # keys of items with long histories
     matched: set[str] = field(default_factory=set)  # patterns of `Rules.exclude` that the name of something matches
+    bytes_of: Counter[str] = field(default_factory=Counter)  # by lot, of all
+    entries_of: Counter[str] = field(default_factory=Counter)
 
     def add(self, one: Candidate, size: int, entries: int, reason: str | None, held: bool = False) -> None:
         """Add a candidate of this size; it stays if there is a `reason`."""
         self.bytes += size
         self.entries += entries
+        if one.lot:
+            self.bytes_of[one.lot] += size
+            self.entries_of[one.lot] += entries
         if reason:
             self.kept.append(Kept(one, reason, held))
         else:
@@ -178,8 +195,9 @@ class Sifted:
 
 def sift(rules: Rules, now: float, items: Iterator[Item]) -> Sifted:
     """Sort the copies of items. Those of items with leases are left to `settle`, after a reaping."""
-    sifted = Sifted()
+    sifted, key = Sifted(), ""
     for item in items:
+        key = item.key
         if rules.exclude and item.copies and item.name is not None:
             note_matching(rules.exclude, item.name, sifted.matched)
         if item.unfolded >= FOLD_AT:
@@ -189,6 +207,8 @@ def sift(rules: Rules, now: float, items: Iterator[Item]) -> Sifted:
             continue
         for copy in item.copies:
             _judge(item, copy, rules, now, sifted)
+    if rules.lots is not None:
+        rules.lots.close(key)
     return sifted
 
 
@@ -203,6 +223,8 @@ def merge(parts: Iterable[Sifted]) -> Sifted:
         whole.unsettled += part.unsettled
         whole.to_fold += part.to_fold
         whole.matched |= part.matched
+        whole.bytes_of.update(part.bytes_of)
+        whole.entries_of.update(part.entries_of)
     return whole
 
 
@@ -225,8 +247,10 @@ def settle(
         note_matching(rules.exclude, one.path, settled.matched)
         idle_since = one.newest - ahead
         past = _Past(0, idle_since, one.bytes, idle_since, None)
-        ranked = Candidate(one.path, 0, idle_since, _FIRST[rules.order](past, now), one)
-        settled.add(ranked, one.bytes, 1, _reason_to_keep_loose(one, rules, now + ahead))
+        lot = "" if rules.lots is None else rules.lots.of_loose(one.path, one.uid)
+        ranked = Candidate(one.path, 0, idle_since, _FIRST[rules.order](past, now), one, lot)
+        reason = _reason_of_lot(lot, rules) or _reason_to_keep_loose(one, _rules_of(lot, rules), now + ahead)
+        settled.add(ranked, one.bytes, 1, reason)
     return settled
 
 
@@ -235,7 +259,11 @@ def _judge(item: Item, copy: Copy, rules: Rules, now: float, sifted: Sifted) -> 
     ranked = candidate(item.key, copy.generation, item.uses, item.idle_since, rules.order, now)
     if successor is not None:
         ranked = ranked._replace(idle_since=min(item.idle_since, successor.created), rank=-math.inf)
-    reason = _reason_to_keep(item, copy, rules, now, ranked.idle_since, successor)
+    lot: str | None = ""
+    if rules.lots is not None:
+        lot = rules.lots.of(copy)
+        ranked = ranked._replace(lot=lot or "")
+    reason = _reason_to_keep(item, copy, lot, _rules_of(lot, rules), now, ranked.idle_since, successor)
     sifted.add(ranked, copy.generation.bytes, copy.generation.entries, reason, bool(copy.held))
 
 
@@ -249,14 +277,35 @@ def _successor(item: Item, copy: Copy) -> Generation | None:
     return None if copy.held else min(newer, key=lambda one: one.created, default=None)
 
 
+def _rules_of(lot: str | None, rules: Rules) -> Rules:
+    """What past its deletion is removed at every cleaning, whatever the conditions are of what else goes."""
+    return rules.unconditional if rules.lots is not None and lot in rules.lots.past_deletion else rules
+
+
+def _reason_of_lot(lot: str | None, rules: Rules) -> str | None:
+    if lot is None:
+        return UNKNOWN_LOT
+    if rules.lots is not None and rules.lots.only is not None and lot not in rules.lots.only:
+        return f"not in lot {rules.lot}"
+    return None
+
+
 def _reason_to_keep(
-    item: Item, copy: Copy, rules: Rules, now: float, idle_since: float, successor: Generation | None
+    item: Item,
+    copy: Copy,
+    lot: str | None,
+    rules: Rules,
+    now: float,
+    idle_since: float,
+    successor: Generation | None,
 ) -> str | None:
     """Copies with anything in their gate are left out: not for safety, which is the gate's business, but because
     trying would be in vain.
     """
     if copy.held:
         return in_use(copy)
+    if reason := _reason_of_lot(lot, rules):
+        return reason
     if item.key in rules.pinned:
         return "pinned"
     if is_excluded(item.name, rules.exclude):
@@ -298,6 +347,9 @@ BEING_DOWNLOADED = "dtool may be downloading it"
 EXCLUDED = "excluded"
 UNREADABLE = "its name cannot be read, so it may be excluded"
 
+#: Why a copy stays of which it cannot be known who has a share in it.
+UNKNOWN_LOT = "it cannot be read to which lot it belongs"
+
 
 def is_excluded(name: str | None, patterns: Collection[str]) -> bool:
     """Whether a name matches any of the patterns; one that nobody can read (None) may.
@@ -323,6 +375,9 @@ class Plan(NamedTuple):
     trashed: Trashed = Trashed()  # what is in the trash when it is carried out
     unmatched: tuple[str, ...] = ()  # patterns of names that stay which no name matches
     unmatched_directories: tuple[str, ...] = ()  # patterns of `[dtool] directories` that no directory matches
+    shares: tuple[Candidate, ...] = ()  # what stays because it is within the shares of its lots
+    forget: tuple[str, ...] = ()  # lots whose data is gone for long enough, each after those below it
+    overdue: tuple[Kept, ...] = ()  # what is in use, and belongs to lots that are past their deletion
 
     @property
     def freed(self) -> int:
@@ -391,16 +446,3 @@ def _count_to_reach(aim: Goal, eligible: Sequence[Candidate], size: int, entries
         if aim.entries is not None:
             entries -= candidate.entries
     return len(eligible)
-
-
-def make_plan(
-    sifted: Sifted,
-    busy: Iterable[Item],
-    loose: Iterable[Loose],
-    rules: Rules,
-    now: float,
-    ahead: float = 0.0,
-    room: Room | None = None,
-) -> Plan:
-    """The plan that `rules` mean at the time `now` (seconds since 1970): see `settle` and `conclude`."""
-    return conclude(settle(sifted, busy, loose, rules, now, ahead), rules, room)

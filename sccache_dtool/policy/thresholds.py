@@ -13,6 +13,11 @@ from sccache_dtool.units import SIZE_FORMS, parse_size
 ORDERS = ("cost", "lru", "lfu", "largest", "oldest")
 
 
+#: In which order lots give way: past their deletion, expired, over their opportunistic space, over their number of
+#: objects, over their dedicated space. What is within all that goes only on request.
+LOT_ORDER = ("del", "exp", "opp", "obj", "ded")
+
+
 class Mark(NamedTuple):
     """A share of the capacity, or a number of bytes or entries."""
 

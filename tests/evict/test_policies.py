@@ -42,7 +42,7 @@ def item(
 def make_plan(found: Iterable[Item], rules: Rules, now: float, *, room: Room | None = None) -> Plan:
     """What a cleaning plans whose scan finds these items, each in another part of the cache."""
     sifted = policy.merge(policy.sift(rules, now, iter([one])) for one in found)
-    return policy.make_plan(sifted, sifted.unsettled, (), rules, now, room=room)
+    return policy.conclude(policy.settle(sifted, sifted.unsettled, (), rules, now, 0.0), rules, room)
 
 
 def labels(plan: Plan) -> list[str]:

@@ -42,7 +42,7 @@ _SESSION = "s0123456789abcdef"
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
     *("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin"),
-    *("metrics", "session", "lock"),
+    *("metrics", "session", "lock", "lot"),
 )
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
 
@@ -331,6 +331,22 @@ def _in_session(scene: Scene) -> None:
     scene.values["$I"], scene.values["$L"] = session.id, session.lock("/a").id
 
 
+def _shared_out(scene: Scene) -> None:
+    """The item belongs to a lot, which can be changed, and has been."""
+    scene.use()
+    Path(scene.values["$D"], "lots.toml").write_text('[lot.bob]\nowner = "bob"\ndedicated = "1GB"\n')
+    for words in ("create group --path /", "create ada --parent group --max-objects 5", "set ada --max-objects +1"):
+        assert sc_dtool(scene.place, "lot", *words.split()).code == 0
+
+
+def _of_a_dead_lot(scene: Scene) -> None:
+    """The item goes, and the lot with it."""
+    _shared_out(scene)
+    scene.cache.change_lots(lambda lots: lots.update("group", caller=None, expires=1.0, deletes=1.0))
+    scene.cache.change_lots(lambda lots: lots.update("ada", caller=None, expires=1.0, deletes=1.0))
+    Path(scene.layout.config_file).write_text('[lots]\nforget = "0s"\n')
+
+
 def _planned(scene: Scene) -> None:
     scene.use()
     plan = scene.values["$D"] + "/plan.json"
@@ -502,6 +518,13 @@ CASES = {
     "session create": Case(_idle, "session create --holder pid:$P --add $S:/a"),
     "session add": Case(_in_session, "session add $I $S:/b"),
     "session rm": Case(_in_session, "session rm $I"),
+    "lot create": Case(_idle, "lot create physics --dedicated 0B"),
+    "lot set": Case(_shared_out, "lot set ada --max-objects +1"),
+    "lot rm": Case(_shared_out, "lot rm group --recursive", most=_SOME),
+    "lot import": Case(_shared_out, "lot import $D/lots.toml", most=_SOME),
+    "lot report": Case(_shared_out, "lot report ada --bytes 1GB", most=_SOME),
+    "lot restore": Case(_shared_out, "lot restore 1", most=_SOME),
+    "clean, a dead lot": Case(_of_a_dead_lot, "clean --high-watermark 1PB", most=_SOME),
     "lock get": Case(_in_session, "lock get $I /a"),
     "lock release": Case(_in_session, "lock release $L"),
     "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, missed=1, codes=(0, 3)),
