@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool import find, release
 from sccache_dtool.acquire import Acquirer, attempts
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from sccache_dtool.evict.trash import Purged
     from sccache_dtool.fetch.progress import Progress
     from sccache_dtool.fetch.transfers import Transfer
+    from sccache_dtool.markers.archive import Archive
+    from sccache_dtool.markers.files import Files, Identifier
+    from sccache_dtool.markers.marker import Marker
     from sccache_dtool.metrics import Saved, State
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
@@ -327,7 +330,8 @@ class Cache:
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
-            return Terms(wait, options.size, options.rate, self.make_room if options.make_room else None)
+            make_room = self.make_room if options.make_room else None
+            return Terms(wait, options.size, options.rate, make_room, self._limit_objects)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -461,6 +465,61 @@ class Cache:
                 return single.unsettled(self.store, pool)
 
         return Access(self.store, self.wanted, acquire, unsettled)
+
+    # -- files by their content --------------------------------------------------------------------------------------
+
+    @property
+    def archive(self) -> Archive:
+        """The archive of objects that `config.toml` names. Raises UsageError if it names none."""
+        from sccache_dtool.fetch.objects import of_setting
+        from sccache_dtool.markers.archive import Archive
+
+        return Archive(self.store, of_setting(self.settings.archive_url), verify=self.settings.archive_verify)
+
+    @property
+    def files(self) -> Files:
+        """The files that are known by their content, with all that can be done with them."""
+        from sccache_dtool.markers.files import Files
+
+        store = self._store_for_use()
+        return Files(store, self.archive, self.use_wanted, self.settings.archive_limit, self._progress)
+
+    def add(self, path: str | os.PathLike[str], comment: str = "") -> Identifier:
+        """Add a file to the archive and the cache; returns ``sha256:HEX``, by which it is known from now on.
+
+        Raises UsageError, FetchFailed if the archive cannot be written, or NoSpace; then nothing has changed.
+        """
+        return self.files.add(os.fspath(path), comment=comment)
+
+    def save(self, path: str | os.PathLike[str], comment: str | None = None) -> Marker:
+        """As `add`; a marker of the file, for version control, is written beside it."""
+        return self.files.save(os.fspath(path), comment=comment)
+
+    def open(
+        self,
+        file: str | os.PathLike[str] | Marker,
+        mode: str = "r",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        offset: int = 0,
+    ) -> IO[Any]:
+        """Open what an identifier or a marker stands for, fetched first if it is not in the cache.
+
+        `file`: an identifier, a marker, or the path of one or of its file. `mode`: ``r`` or ``rb``; other modes raise
+        ValueError. `offset`: where to begin, in bytes. The file holds a lease until it is closed. Raises UsageError,
+        FetchFailed or NoSpace.
+        """
+        return self.files.open(file, mode, encoding=encoding, errors=errors, newline=newline, offset=offset)
+
+    def _limit_objects(self, coming: int) -> None:
+        most = self.settings.archive_limit
+        if most is not None:
+            from sccache_dtool.markers import limit
+
+            with self._pool() as pool:
+                limit.make_room(self.store, self.archive, pool, most, coming)
 
     # -- finding an item ---------------------------------------------------------------------------------------------
 

@@ -75,6 +75,11 @@ class Trees:
                 finally:
                     os.close(fd)
 
+    def sync_directory(self, path: str) -> None:
+        """Wait until the names in a directory are on stable storage, where the file system can say so."""
+        with way_to(path) as way:
+            _sync_directory(way.directory)
+
     def remove_tree(self, path: str, *, via: Way | None = None) -> None:
         """Remove a file or a tree, including read-only directories. Missing files are not an error.
 

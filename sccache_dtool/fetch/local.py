@@ -27,7 +27,7 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     status = job.fs.lstat(origin)
     if not stat.S_ISDIR(status.st_mode):
         job.progress.start(source.name, _data_in(job.fs, origin, status))
-        return Retrieved(_copy_file(job, origin, path, algorithms), status.st_size)
+        return Retrieved(copy_file(job, origin, path, algorithms), status.st_size)
     if job.step:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file", shared=True
@@ -107,11 +107,11 @@ def _copy_directory(job: Job, source: str, target: str) -> None:
             elif stat.S_ISLNK(status.st_mode):
                 fs.symlink(fs.readlink(old), new)
             else:
-                _copy_file(job, old, new, ())
+                copy_file(job, old, new, ())
 
 
-def _copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
-    """Copy one regular file with its permissions; its digests."""
+def copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
+    """Copy one regular file with its permissions; its digests. Raises FetchFailed if it changes meanwhile."""
     fs = job.fs
     mode = fs.lstat(source).st_mode
     if not stat.S_ISREG(mode):  # before it is opened: to open a device may do something

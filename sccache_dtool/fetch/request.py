@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 #: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
 
+#: The scheme of a source that is an object of the archive: ``sha256:HEX``, the digest of its content. As a later word,
+#: the same text is a step.
+OBJECT = "sha256"
+
 #: How the labels of views end, which are the directories that show whole datasets.
 VIEW = ".dataset"
 
@@ -96,6 +100,11 @@ class Stack(NamedTuple):
         return self.canonical[0] if self.canonical else ""
 
     @property
+    def is_object(self) -> bool:
+        """Whether it is an object of the archive, so that `[archive] limit` applies."""
+        return self.source.startswith(f"{OBJECT}:")
+
+    @property
     def provisional(self) -> bool:
         """Whether the payload may get another name than `label`, which the source says: see Source."""
         return len(self.chains) == 1 and self.chains[0].mirrors[0].provisional
@@ -166,3 +175,5 @@ class Terms(NamedTuple):
     size: int | None = None  # bytes that it will need, if that is known
     rate: float | None = None  # bytes per second at most
     make_room: Callable[[int], int] | None = None  # evicts idle items for so many bytes; returns the bytes freed
+    #: Makes room within `[archive] limit` for an object of so many bytes. Raises NoSpace.
+    limit: Callable[[int], None] | None = None

@@ -45,6 +45,9 @@ class _Settings(NamedTuple):
     clean_order: str = ORDERS[0]
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
+    archive_url: str | None = None  # where objects are kept: a directory, or a URL
+    archive_limit: int | None = None  # bytes that objects may take up in this cache
+    archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
@@ -129,6 +132,21 @@ def _parameters(value: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in _listed(value))
 
 
+def _archive(value: object) -> str:
+    """An absolute path, or a URL."""
+    if not isinstance(value, str) or not (value.startswith("/") or "://" in value):
+        raise UsageError(
+            f"{value!r} does not name an archive", hint='give an absolute path or a URL, such as "/tank/archive"'
+        )
+    return value.rstrip("/") or "/"
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{value!r} is neither true nor false", hint="write true or false, without quotes")
+    return value
+
+
 def _directories(value: object) -> tuple[str, ...]:
     """Patterns of directories below the root."""
     for pattern in _listed(value):
@@ -164,6 +182,9 @@ SETTINGS = {
     "clean_order": Setting("clean", "order", _order),
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
+    "archive_url": Setting("archive", "url", _archive),
+    "archive_limit": Setting("archive", "limit", _limit),
+    "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),
 }
 
