@@ -181,13 +181,15 @@ class Files(NamedTuple):
             marker.write(place, made)
         return made
 
-    def save_directory(self, path: str, *, comment: str | None = None, **options: bool) -> Marker:
+    def save_directory(
+        self, path: str, *, comment: str | None = None, archive_only: bool = False, later: bool = False
+    ) -> Marker:
         """Add all files of a directory, and write one marker for all of them beside it."""
         import json
 
         entries = []
         for inner in files_below(path):
-            added = self._add(os.path.join(path, inner), "", **options)
+            added = self._add(os.path.join(path, inner), "", archive_only, later)
             mode = "100755" if _is_executable(os.path.join(path, inner)) else "100644"
             entries.append({"path": inner, "mode": mode, **added._asdict()})
         place = marker.path_for(path)
@@ -196,7 +198,7 @@ class Files(NamedTuple):
         text = json.dumps({"directory": "sc-dtool 1", "files": entries}, sort_keys=True, indent=1) + "\n"
         with _temporary(text.encode("utf-8", "surrogateescape")) as listing:
             name = os.path.basename(os.path.abspath(path))
-            added = self._add(listing, comment, name=name, **options)
+            added = self._add(listing, comment, archive_only, later, name)
         made = Marker(
             name, added.sha256, added.bytes, False, comment, directory=True, more=before.more if before else {}
         )
