@@ -101,6 +101,10 @@ class Archive:
                 made = True
         return made
 
+    def path_of(self, digits: str) -> str:
+        """Where an object is."""
+        return f"{self.url}/{object_name(digits)}"
+
     def now(self) -> float:
         """The time, in seconds since 1970."""
         return self._store.clock.wall()
@@ -197,7 +201,7 @@ class Archive:
 
     def _check_same(self, staged: Staged) -> None:
         """Raise FetchFailed unless the object that is there is the staged file."""
-        path = f"{self.url}/{object_name(staged.digits)}"
+        path = self.path_of(staged.digits)
         if self._verify:
             self.check(staged.digits)
         elif self._size_of(path) != staged.bytes:
@@ -209,7 +213,7 @@ class Archive:
         """Bytes of an object; None if the archive does not have it. Raises FetchFailed if it is away."""
         if "://" in self.url:
             return sources.announced([objects.source_in(self.url, object_name(digits))])
-        found = self._size_of(f"{self.url}/{object_name(digits)}")
+        found = self._size_of(self.path_of(digits))
         if found is None:
             objects.check_directory(self.fs, self.url)
         return found
@@ -230,7 +234,7 @@ class Archive:
 
     def check(self, digits: str) -> None:
         """Read an object, and raise FetchFailed if it is damaged or missing."""
-        path = f"{self.url}/{object_name(digits)}"
+        path = self.path_of(digits)
         try:
             found = file_digest(self.fs, path, OBJECT)
         except OSError as error:

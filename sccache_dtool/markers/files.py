@@ -80,7 +80,7 @@ class Files(NamedTuple):
         try:
             self.archive.put(staged, details)
             if not archive_only:
-                self._keep(staged)
+                self._keep(staged._replace(path=self.archive.path_of(staged.digits)))
         finally:
             self.archive.discard(staged.path)
         return Chunk(staged.digits, staged.bytes)
@@ -339,7 +339,7 @@ class Files(NamedTuple):
 
     def _write_past_cache(self, part: Chunk, file: IO[bytes]) -> None:
         objects.check_directory(self.store.fs, self.archive.url)
-        path = f"{self.archive.url}/{objects.object_name(part.sha256)}"
+        path = self.archive.path_of(part.sha256)
         digests, start = Digests([OBJECT]), file.tell()
         try:
             with open(path, "rb", buffering=0) as source:
@@ -428,10 +428,9 @@ class _Parts(io.RawIOBase):
             lease.give_back()
         super().close()
 
-    def __del__(self) -> None:
-        if not self.closed:
-            warnings.warn(f"unclosed file of the cache: {getattr(self, 'name', '?')}", ResourceWarning, 2, source=self)
-            self.close()
+    def _dealloc_warn(self, source: object) -> None:
+        """Called by the reader above, as on any raw file of `io`, if it is collected before it was closed."""
+        warnings.warn(f"unclosed file of the cache: {source!r}", ResourceWarning, 2, source=source)
 
 
 def _digest_of(path: str) -> str:
