@@ -40,10 +40,12 @@ def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     text += 'high_watermark_files = "1000000"\nlow_watermark_files = "50%"\nolder_than = "5d"\nlarger_than = "1kB"\n'
     text += 'exclude_frequently_accessed = 9\nretain_size = "5TB"\norder = "cost"\nexclude = ["hg*"]\ngrace = "1h"\n'
     text += '[dtool]\ndirectories = ["study-1", "mirror/*"]\n'
+    text += '[archive]\nurl = "/tank/archive/"\nlimit = "1TB"\nverify = false\n'
     limits = (10 * TB, Mark(0.9, True), Mark(7 * TB, False), Mark(1_000_000, False), Mark(0.5, True), 10**9)
     conditions = (432_000, 9, 1000, 5 * TB, "cost", ("hg*",), 3600)
+    archive = ("/tank/archive", TB, False)
     read = load(layout, text, warnings)
-    assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"))
+    assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"), (), *archive)
     assert read.limits == limits
     assert warnings == []
     assert {*config.SETTINGS, "unknown"} == set(Config._fields)
@@ -117,6 +119,7 @@ MISTAKES = {
     "lease": ['[lease]\nttl = "soon"\n', "[lease]\nttl = 1\n", "[lease]\nttl = 1h\n", 'lease = "1h"\n', "[[lease]]\n"],
     "fetch": ['[fetch]\nwait = "soon"\n', "[fetch]\nwait = []\n", "[fetch]\nwait = 1h # x\n", "fetch = 1\n"],
     "clean": ["[clean]\nhigh_watermark = 90\n", '[clean]\ntrash = "7d\n', "[clean]\ntrash =\n", "clean = []\n"],
+    "archive": ["[archive]\nurl = 1\n", '[archive]\nurl = "here"\n', '[archive]\nverify = "no"\n', "archive = 1\n"],
     "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
 }
 
@@ -124,6 +127,7 @@ GOOD = {
     "lease": '[lease]\nttl = "1h"\n',
     "fetch": '[fetch]\nwait = "1m"\n',
     "clean": '[clean]\ntrash = "1d"\n',
+    "archive": '[archive]\nurl = "/a"\n',
     "dtool": '[dtool]\ndirectories = ["a"]\n',
 }
 
@@ -142,7 +146,9 @@ def test_a_mistake_in_one_table_leaves_the_others(
     (mistake,) = read.mistakes
     assert mistake.message.startswith(f"{layout.config_file}: [{table}]")
     expected = {"lease": ("lease_ttl", 3600), "fetch": ("fetch_wait", 60), "clean": ("trash_keep", 86400)}
-    for name, (field, value) in (expected | {"dtool": ("dtool_directories", ("a",))}).items():
+    for name, (field, value) in (
+        expected | {"dtool": ("dtool_directories", ("a",)), "archive": ("archive_url", "/a")}
+    ).items():
         if name != table:
             assert getattr(read, field) == value
         else:

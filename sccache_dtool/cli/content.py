@@ -167,7 +167,7 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
 @common_options()
 @pass_invocation
 def cat_command(now: Invocation, what: str, offset: int) -> None:
-    """Write the bytes that an id or a marker stands for to standard output.
+    """Print the bytes that an id or a marker stands for.
 
     \b
     Example:

@@ -45,11 +45,11 @@ class _Settings(NamedTuple):
     clean_order: str = ORDERS[0]
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
+    dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     archive_url: str | None = None  # where objects are kept: a directory, or a URL
     archive_limit: int | None = None  # bytes that objects may take up in this cache
     archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
-    dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
-    fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
 
 
