@@ -958,6 +958,16 @@ class Cache:
         return verify_content(store, self._progress, partial(single.remove_copy, store))
 
 
+def cache_save(cache: Cache, path: str | os.PathLike[str], comment: str | None = None) -> Marker:
+    """See `Cache.save`."""
+    return cache.save(path, comment)
+
+
+def cache_open(cache: Cache, path: str | os.PathLike[str], mode: str = "r", **how: Any) -> IO[Any]:
+    """See `Cache.open`. `path`: of a marker, or of the file that it stands for."""
+    return cache.open(path, mode, **how)
+
+
 _UNKNOWN: tuple[None, Stack] = None, Stack()
 
 
