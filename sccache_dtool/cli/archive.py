@@ -7,6 +7,7 @@ import os
 import click
 
 from sccache_dtool.cli import output
+from sccache_dtool.cli.content import files_of
 from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.errors import CacheError, Exit, UsageError
 from sccache_dtool.fetch import objects
@@ -59,7 +60,7 @@ def push(now: Invocation) -> int:
       sc-dtool archive push
     """
     done = failed = 0
-    for id, error in now.cache().files.push():
+    for id, error in files_of(now).push():
         if error is None:
             done += 1
             now.out.result("pushed", {"id": id}, f"archived {id}")
@@ -119,7 +120,7 @@ def adopt(now: Invocation, directory: str) -> int:
 def import_index(now: Invocation, path: str) -> int:
     """Adopt what an index names, and report it."""
     failed = 0
-    for one in now.cache().files.adopt(path):
+    for one in files_of(now).adopt(path):
         if one.identifier is None:
             failed += 1
             now.out.error(CacheError(f"md5:{one.md5} was left out: {one.wrong}"))
@@ -147,7 +148,7 @@ def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, ye
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
-    access = now.cache().files
+    access = files_of(now)
     named = tree.digits_named(tree.find(directories))
     for marked in [one.marked for one in tree.find(directories) if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}

@@ -16,7 +16,7 @@ from sccache_dtool.cli.options import Invocation, common_options, pass_invocatio
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
 from sccache_dtool.markers import marker, tree
-from sccache_dtool.markers.files import files_below
+from sccache_dtool.markers.files import Files, files_below
 from sccache_dtool.markers.marker import Marker
 from sccache_dtool.pool import Threads
 
@@ -49,7 +49,7 @@ def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_o
     Example:
       sc-dtool add measurements.h5
     """
-    access = now.cache().files
+    access = files_of(now)
 
     def add(path: str) -> None:
         id = access.add(path, comment=comment, archive_only=archive_only, later=later)
@@ -92,8 +92,7 @@ def save_command(
     """
     if recursive and as_one:
         raise UsageError("-r and --as-one cannot be combined")
-    cache = now.cache()
-    access = cache.files._replace(progress=None) if recursive or len(files) > 1 else cache.files
+    access = files_of(now, many=recursive or len(files) > 1)
     paths = list(_to_save(files)) if recursive else list(files)
 
     def save(path: str) -> Marker:
@@ -150,7 +149,7 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
     Example:
       sc-dtool get data.csv.marker -o /tmp/data.csv
     """
-    access = now.cache().files
+    access = files_of(now)
     one = access.marker_of(what)
     if one.directory:
         raise UsageError(f"{printable(what)} stands for a directory", hint="sc-dtool marker restore")
@@ -174,10 +173,17 @@ def cat_command(now: Invocation, what: str, offset: int) -> None:
       sc-dtool cat data.csv.marker --offset 4096 | head
     """
     sys.stdout.flush()
-    with now.cache().files.open(what, "rb", offset=offset) as file:
+    with files_of(now).open(what, "rb", offset=offset) as file:
         while data := file.read(1 << 20):
             sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+def files_of(now: Invocation, *, many: bool = False) -> Files:
+    """The files of the selected cache, whose leases end with the command. `many`: without a progress bar for each."""
+    cache = now.cache()
+    click.get_current_context().call_on_close(cache.close)
+    return cache.files._replace(progress=None) if many else cache.files
 
 
 def each(now: Invocation, tasks: Sequence[str], act: Callable[[str], object]) -> int:

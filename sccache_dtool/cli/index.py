@@ -8,6 +8,7 @@ import click
 
 from sccache_dtool.cli import output
 from sccache_dtool.cli.archive import import_index
+from sccache_dtool.cli.content import files_of
 from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit, FetchFailed
@@ -109,8 +110,7 @@ def add(now: Invocation, id: str, comment: str) -> None:
     Example:
       sc-dtool index add sha256:5d41402abc4b2a76b9719d911017c592ae4b7e1ac0fe2f1f9f0a8d3bb1c6e7d2 --comment "see issue 7"
     """
-    cache = now.cache()
-    record = cache.files.record(index.digits_of(id), comment)
+    record = files_of(now).record(index.digits_of(id), comment)
     now.out.result("entry", {"id": objects.word(record.digits), "bytes": record.bytes}, objects.word(record.digits))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from sccache_dtool.cli import output
-from sccache_dtool.cli.content import each_at_once
+from sccache_dtool.cli.content import each_at_once, files_of
 from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import CacheError, Exit, FetchFailed
@@ -50,7 +50,7 @@ def status(now: Invocation, verify: bool, paths: tuple[str, ...]) -> int:
     Example:
       sc-dtool marker status
     """
-    access, memory = now.cache().files._replace(progress=None), Memory()
+    access, memory = files_of(now, many=True), Memory()
     rows: list[dict[str, Any]] = []
     for one in tree.find(paths or ["."]):
         if one.marked is None:
@@ -101,7 +101,7 @@ def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str
       sc-dtool marker restore
       sc-dtool marker restore raw/scan.h5.marker --force
     """
-    access, memory = now.cache().files._replace(progress=None), Memory()
+    access, memory = files_of(now, many=True), Memory()
     found = list(tree.find(paths or ["."]))
     written = kept = failed = 0
 
@@ -174,7 +174,7 @@ def comment(now: Invocation, path: str, text: str) -> None:
     Example:
       sc-dtool marker comment data.csv.marker "calibrated again on 3 May"
     """
-    _changed(now, path, now.cache().files.comment(path, text))
+    _changed(now, path, files_of(now).comment(path, text))
 
 
 @marker_command.command("append")
@@ -191,7 +191,7 @@ def append(now: Invocation, path: str, file: str) -> None:
     Example:
       sc-dtool marker append log.csv.marker today.csv
     """
-    _changed(now, path, now.cache().files.append(path, file))
+    _changed(now, path, files_of(now).append(path, file))
 
 
 def _changed(now: Invocation, path: str, made: Marker) -> None:
