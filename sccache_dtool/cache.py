@@ -471,10 +471,9 @@ class Cache:
     @property
     def archive(self) -> Archive:
         """The archive of objects that `config.toml` names. Raises UsageError if it names none."""
-        from sccache_dtool.fetch.objects import of_setting
-        from sccache_dtool.markers.archive import Archive
+        from sccache_dtool.markers.archive import open_archive
 
-        return Archive(self.store, of_setting(self.settings.archive_url), verify=self.settings.archive_verify)
+        return open_archive(self.store, self.settings)
 
     @property
     def files(self) -> Files:

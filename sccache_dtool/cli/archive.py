@@ -163,4 +163,5 @@ def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, ye
         moved = sum(orphans.remove(access.archive, digits) for digits, _ in found)
         now.out.note(f"moved {output.count(moved, 'object')} to the trash of the archive")
     if delete:
-        orphans.empty_trash(access.archive)
+        deleted = orphans.empty_trash(access.archive)
+        now.out.note(f"deleted {output.count(deleted, 'object')} that had been there for 7 days")

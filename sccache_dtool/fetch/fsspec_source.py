@@ -87,7 +87,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
         return False
 
     def ask() -> bool:
-        found = _ask(source, lambda: _info(*_open_system(source)))
+        found = _ask(source, lambda: _info(*open_system(source)))
         return _version(found) == version and _size(found) in (None, fact.get("size"))
 
     return persist(job, source.canonical, lambda: 0, ask)
@@ -96,7 +96,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
 def announced(source: Source) -> int | None:
     """Bytes that the store says `source` has; None if it does not say. Raises nothing but FetchFailed."""
     try:
-        return _size(_ask(source, lambda: _info(*_open_system(source)), SIZE_PATIENCE))
+        return _size(_ask(source, lambda: _info(*open_system(source)), SIZE_PATIENCE))
     except (Temporary, FetchFailed):
         return None
 
@@ -124,7 +124,7 @@ def _packages(scheme: str) -> str:
 
 def _attempt(job: Job, source: Source, partial: Partial) -> None:
     """Fetch what is missing. Raises Temporary or FetchFailed."""
-    system, name = _ask(source, lambda: _open_system(source))
+    system, name = _ask(source, lambda: open_system(source))
     before = _ask(source, lambda: _info(system, name))
     if before.get("type") == "directory":
         raise FetchFailed(
@@ -239,7 +239,8 @@ def _open_file(source: Source, system: Any, name: str, start: int, length: int |
 _WEBDAV = ("webdav", "webdavs")
 
 
-def _open_system(source: Source) -> tuple[Any, str]:
+def open_system(source: Source) -> tuple[Any, str]:
+    """The file system of fsspec for a source, and the source's name in it. Raises FetchFailed."""
     try:
         if source.scheme in _WEBDAV:
             return _open_webdav(source)

@@ -18,13 +18,14 @@ from typing import NamedTuple
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import unique
-from sccache_dtool.errors import GONE, CacheError, FetchFailed, UsageError, explain
-from sccache_dtool.fetch import local, objects, sources
+from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
+from sccache_dtool.fetch import local, objects
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
 from sccache_dtool.fetch.request import OBJECT
-from sccache_dtool.fetch.steps import file_digest
+from sccache_dtool.fetch.sink import new_digest
 from sccache_dtool.liveness import caller
+from sccache_dtool.policy.config import Config
 from sccache_dtool.protocol.store import Store
 
 #: The checksum by which a copy is compared with what was hashed just before: it costs a fraction of another SHA-256.
@@ -80,7 +81,7 @@ class Details(NamedTuple):
 
 
 class Archive:
-    """An archive in a directory."""
+    """An archive in a directory. `remote.py` has those that are elsewhere; paths below it are called names here."""
 
     def __init__(self, store: Store, url: str, *, verify: bool = True) -> None:
         """`verify`: whether an object that is there already is read before it is taken for the file that is added."""
@@ -102,8 +103,12 @@ class Archive:
         return made
 
     def path_of(self, digits: str) -> str:
-        """Where an object is."""
+        """Where an object is, for people."""
         return f"{self.url}/{object_name(digits)}"
+
+    def local_path(self, staged: Staged) -> str:
+        """Where the bytes of a staged file can be read on this host once it was put into the archive."""
+        return self.path_of(staged.digits)
 
     def now(self) -> float:
         """The time, in seconds since 1970."""
@@ -117,7 +122,7 @@ class Archive:
 
     def stage(self, job: Job, path: str) -> Staged:
         """Copy a file into the archive, where it has no name yet. Raises FetchFailed if it does not stop changing."""
-        self._require_directory()
+        self.require()
         path = os.path.realpath(path)
         for attempt in range(1, _ATTEMPTS + 1):
             staged = f"{self._work}/{unique(32)}"
@@ -175,7 +180,7 @@ class Archive:
             except OSError as error:
                 if error.errno not in _NO_LINKS:
                     raise
-                if self._size_of(target) is not None:
+                if self._size_of(name) is not None:
                     return False
                 self.fs.make_dirs(os.path.dirname(target), shared=self._shared)
                 with contextlib.suppress(FileNotFoundError):
@@ -186,64 +191,83 @@ class Archive:
         )
 
     def _note(self, record: Record, details: Details) -> None:
-        path = f"{self.url}/{ADDED}/{record.digits[:2]}/{record}"
         given = {name: text for name, text in details._asdict().items() if text}
         text = records.encode_document({"format": 1, **given, "host": caller.host_name()})
-        try:
-            self._write(path, text)
-        except FileNotFoundError:
-            self.fs.make_dirs(os.path.dirname(path), shared=self._shared)
-            self._write(path, text)
+        self._write(f"{ADDED}/{record.digits[:2]}/{record}", text)
 
-    def _write(self, path: str, text: str) -> None:
-        with contextlib.suppress(FileExistsError):  # it is this one: the reply was lost, or it is placed once more
-            self.fs.write_new(path, text, shared=self._shared)
+    def _write(self, name: str, text: str) -> None:
+        """Write a new text. If there is one already, it is this one: the reply was lost, or it is written again."""
+        path = f"{self.url}/{name}"
+        with contextlib.suppress(FileExistsError):
+            try:
+                self.fs.write_new(path, text, shared=self._shared)
+            except FileNotFoundError:
+                self.fs.make_dirs(os.path.dirname(path), shared=self._shared)
+                self.fs.write_new(path, text, shared=self._shared)
 
     def _check_same(self, staged: Staged) -> None:
         """Raise FetchFailed unless the object that is there is the staged file."""
-        path = self.path_of(staged.digits)
         if self._verify:
             self.check(staged.digits)
-        elif self._size_of(path) != staged.bytes:
-            raise objects.damaged(staged.digits, path, "of another size")
+        elif self._size_of(object_name(staged.digits)) != staged.bytes:
+            raise objects.damaged(staged.digits, self.path_of(staged.digits), "of another size")
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def size(self, digits: str) -> int | None:
         """Bytes of an object; None if the archive does not have it. Raises FetchFailed if it is away."""
-        if "://" in self.url:
-            return sources.announced([objects.source_in(self.url, object_name(digits))])
-        found = self._size_of(self.path_of(digits))
+        found = self._size_of(object_name(digits))
         if found is None:
-            objects.check_directory(self.fs, self.url)
+            self.require()
         return found
 
-    def _size_of(self, path: str) -> int | None:
+    def _size_of(self, name: str) -> int | None:
         """Its directory is opened first: a look-up alone may find what another host has removed (NFS)."""
-        try:
+        path, size = f"{self.url}/{name}", None
+        with self._reading():
             with self.fs.way_to(os.path.dirname(path)):
                 fd = self.fs.open(path)
             try:
-                return self.fs.fstat(fd).st_size
+                size = self.fs.fstat(fd).st_size
             finally:
                 self.fs.close(fd)
+        return size
+
+    def pieces(self, digits: str) -> Iterator[bytes]:
+        """The bytes of an object. They are wrong if FetchFailed is raised, at the latest at the end."""
+        digest, found = new_digest(OBJECT), False
+        for piece in self._read(object_name(digits)):
+            found = True
+            digest.update(piece)
+            yield piece
+        if not found and self.size(digits) is None:
+            raise objects.missing(digits, self.url)
+        if digest.hexdigest() != digits:
+            raise objects.damaged(digits, self.path_of(digits), digest.hexdigest())
+
+    def _read(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file; nothing if it is not there."""
+        with self._reading():
+            fd = self.fs.open(f"{self.url}/{name}")
+            try:
+                while data := self.fs.read(fd):
+                    yield data
+            finally:
+                self.fs.close(fd)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """End the block if what it reads is not there. Raises FetchFailed for every other error."""
+        try:
+            yield
         except OSError as error:
-            if error.errno in GONE:
-                return None
-            raise FetchFailed(f"cannot read the archive: {explain(error)}") from error
+            if error.errno not in GONE:
+                raise FetchFailed(f"cannot read the archive: {explain(error)}") from error
 
     def check(self, digits: str) -> None:
         """Read an object, and raise FetchFailed if it is damaged or missing."""
-        path = self.path_of(digits)
-        try:
-            found = file_digest(self.fs, path, OBJECT)
-        except OSError as error:
-            if error.errno in GONE:
-                objects.check_directory(self.fs, self.url)
-                raise objects.missing(digits, self.url) from error
-            raise FetchFailed(f"cannot read {objects.word(digits)} in the archive: {explain(error)}") from error
-        if found != digits:
-            raise objects.damaged(digits, path, found)
+        for _ in self.pieces(digits):
+            pass
 
     def objects(self) -> Iterator[str]:
         """The digests of all objects, sorted."""
@@ -268,38 +292,27 @@ class Archive:
 
     def details(self, record: Record) -> Details:
         """What a record says; nothing if it cannot be read."""
+        text = b"".join(self._read(f"{ADDED}/{record.digits[:2]}/{record}")).decode("utf-8", "replace")
         try:
-            document = records.decode_document(self.fs.read_text(f"{self.url}/{ADDED}/{record.digits[:2]}/{record}"))
-        except (OSError, records.Damaged):
+            document = records.decode_document(text)
+        except records.Damaged:
             return Details()
         return Details(*(value if isinstance(value := document.get(name), str) else "" for name in Details._fields))
 
-    def _require_directory(self) -> None:
-        """Raise UsageError for an archive elsewhere, and FetchFailed for a directory that is not an archive."""
-        if "://" in self.url:
-            raise UsageError(
-                f"{self.url} is not a directory: objects can only be fetched from it",
-                hint="add and list objects on a host where the archive is a directory",
-            )
+    def require(self) -> None:
+        """Raise FetchFailed if there is no archive: such as where its disk is not mounted."""
         objects.check_directory(self.fs, self.url)
 
     def alias(self, md5: str) -> str | None:
         """The digest of the object that a predecessor knew by an MD5; None if none was adopted."""
-        self._require_directory()
-        try:
-            return objects.digits_of(self.fs.read_text(f"{self.url}/{ADDED}/{_MD5}/{md5}"))
-        except OSError as error:
-            if error.errno in GONE:
-                return None
-            raise FetchFailed(f"cannot read the archive: {explain(error)}") from error
+        return objects.digits_of(b"".join(self._read(f"{ADDED}/{_MD5}/{md5}")).decode("ascii", "replace"))
 
     def add_alias(self, md5: str, digits: str) -> None:
         """Let an object be found by its MD5 as well."""
-        self.fs.make_dirs(f"{self.url}/{ADDED}/{_MD5}", shared=self._shared)
-        self._write(f"{self.url}/{ADDED}/{_MD5}/{md5}", digits)
+        self._write(f"{ADDED}/{_MD5}/{md5}", digits)
 
     def _shards(self, directory: str) -> list[str]:
-        self._require_directory()
+        self.require()
         return [name for name in self._names(directory) if re.fullmatch("[0-9a-f]{2}", name)]
 
     def _names(self, directory: str) -> list[str]:
@@ -319,6 +332,16 @@ class Archive:
                 self.check(one)
             except CacheError as error:
                 yield error
+
+
+def open_archive(store: Store, settings: Config) -> Archive:
+    """The archive that the settings name. Raises UsageError if they name none."""
+    url = objects.of_setting(settings.archive_url)
+    if "://" not in url:
+        return Archive(store, url, verify=settings.archive_verify)
+    from sccache_dtool.markers.remote import open_remote
+
+    return open_remote(store, url, verify=settings.archive_verify)
 
 
 @lru_cache(maxsize=64)

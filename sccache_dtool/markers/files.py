@@ -80,7 +80,7 @@ class Files(NamedTuple):
         try:
             self.archive.put(staged, details)
             if not archive_only:
-                self._keep(staged._replace(path=self.archive.path_of(staged.digits)))
+                self._keep(staged._replace(path=self.archive.local_path(staged)))
         finally:
             self.archive.discard(staged.path)
         return Chunk(staged.digits, staged.bytes)
@@ -335,23 +335,8 @@ class Files(NamedTuple):
                             file.write(data)
             except NoSpace as error:
                 self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
-                self._write_past_cache(part, file)
-
-    def _write_past_cache(self, part: Chunk, file: IO[bytes]) -> None:
-        objects.check_directory(self.store.fs, self.archive.url)
-        path = self.archive.path_of(part.sha256)
-        digests, start = Digests([OBJECT]), file.tell()
-        try:
-            with open(path, "rb", buffering=0) as source:
-                while data := source.read(CHUNK):
-                    digests.update(data)
+                for data in self.archive.pieces(part.sha256):
                     file.write(data)
-        except FileNotFoundError as error:
-            raise objects.missing(part.sha256, self.archive.url) from error
-        found = digests.hexdigests()[OBJECT]
-        if found != part.sha256:
-            file.truncate(start)
-            raise objects.damaged(part.sha256, path, found)
 
 
 def check_mode(mode: str) -> None:

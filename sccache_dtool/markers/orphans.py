@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Collection, Iterator
 
 from sccache_dtool.disk.names import unique
+from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.objects import ADDED, object_name
 from sccache_dtool.markers.archive import Archive
 
@@ -27,6 +28,10 @@ def remove(archive: Archive, digits: str) -> bool:
     listed after that. So one of both sees what the other has done, and the object stays.
     """
     fs, url = archive.fs, archive.url
+    if "://" in url:
+        raise UsageError(
+            "objects can be removed from an archive in a directory only", hint="remove them with its tools"
+        )
     before = {str(record) for record in archive.records(digits)}
     trashed = f"{url}/{_TRASH}/{digits}~{int(archive.now() * 1000)}~{unique()}"
     fs.make_dirs(f"{url}/{_TRASH}", shared=fs.is_shared(url))
@@ -48,6 +53,8 @@ def empty_trash(archive: Archive) -> int:
     """Delete what has been in the trash for long enough; how many objects."""
     fs, trash = archive.fs, f"{archive.url}/{_TRASH}"
     deleted = 0
+    if "://" in archive.url:
+        return deleted
     for name in fs.names_if_any(trash):
         _, _, rest = name.partition("~")
         ms = rest.partition("~")[0]
