@@ -1,8 +1,8 @@
 """What files by their content cost: `add`, `save`, `marker status`, `open`, and the export of the index.
 
-``content.py [--dir DIRECTORY] [--bytes N] [--files N] [--records N] [--rounds N] [--dvc PATH] [--json]``. The targets are
-for 1 GB, 10,000 files and a million records, on an idle machine. With ``--dvc``, the program `dvc` is measured beside it:
-`dvc add`, `dvc checkout` and `dvc status` of the same files.
+``content.py [--dir DIRECTORY] [--bytes N] [--files N] [--records N] [--rounds N] [--dvc PATH] [--json]``. The targets
+are for 1 GB, 10,000 files and a million records, on an idle machine. With ``--dvc``, the program `dvc` is measured
+beside it: `dvc add`, `dvc checkout` and `dvc status` of the same files.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def _figure(name: str, what: str, target: float | None, times: list[float]) -> F
 
 
 def _run(*argv: str | Path, cwd: Path | None = None) -> None:
-    subprocess.run([str(word) for word in argv], cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
+    argv_text = [str(word) for word in argv]
+    subprocess.run(argv_text, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=True)
 
 
 def of_one_file(directory: Path, command: Callable[..., None], size: int, rounds: int) -> Iterator[Figure]:
@@ -90,18 +91,17 @@ def of_many_files(
             (place / f"{number}.dat").write_bytes(os.urandom(1000))
         return place
 
-    saved = make("saved")
-    yield _figure("save", f"seconds of `save -r` {of}", None, [_timed(lambda: command("save", "-r", str(saved)))])
     place = make("files")
-    only = _timed(lambda: command("save", "-r", "--archive-only", str(place)))
-    yield _figure("save-archive-only", f"seconds of `save -r --archive-only` {of}", 10.0, [only])
-    as_one = make("one")
-    took = _timed(lambda: command("save", "--as-one", "--archive-only", str(as_one)))
-    yield _figure("save-as-one", f"seconds of `save --as-one --archive-only` {of}", None, [took])
+    yield _figure("save", f"seconds of `save -r` {of}", 10.0, [_timed(lambda: command("save", "-r", str(place)))])
+    took = _timed(lambda: command("save", "--as-one", str(make("one"))))
+    yield _figure("save-as-one", f"seconds of `save --as-one` {of}", None, [took])
     time.sleep(3)  # what was just written is not remembered
     command("marker", "status", str(place))
     times = [_timed(lambda: command("marker", "status", str(place))) for _ in range(rounds)]
     yield _figure("status", f"seconds of `marker status` {of}, none changed", 1.0, times)
+    project = directory / "dvc"
+    if dvc is not None:
+        shutil.copytree(place, project / "data", ignore=shutil.ignore_patterns("*.marker"))
     for path in place.glob("*.dat"):
         path.unlink()
     yield _figure(
@@ -109,9 +109,6 @@ def of_many_files(
     )
     if dvc is None:
         return
-    project = directory / "dvc"
-    project.mkdir()
-    shutil.copytree(saved, project / "data", ignore=shutil.ignore_patterns("*.marker"))
     _run("git", "init", "-q", ".", cwd=project)
     _run(dvc, "init", "-q", cwd=project)
     _run(dvc, "remote", "add", "-d", "local", directory / "remote", cwd=project)

@@ -16,15 +16,12 @@ from sccache_dtool.cli.options import Invocation, common_options, pass_invocatio
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
 from sccache_dtool.markers import marker, tree
-from sccache_dtool.markers.files import Files, files_below
+from sccache_dtool.markers.files import AT_A_TIME, Files, files_below
 from sccache_dtool.markers.marker import Marker
 from sccache_dtool.pool import Threads
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
-#: Files at a time, unless -j says otherwise: each waits for the disk several times.
-_AT_A_TIME = 16
 
 archive_only_option = click.option("--archive-only", is_flag=True, help="Do not put a copy into the cache.")
 later_option = click.option(
@@ -83,7 +80,8 @@ def save_command(
     """Add files, and write a marker beside each of them.
 
     A marker, such as data.csv.marker, is a small text file for version control. Whoever has it can restore the file:
-    `sc-dtool marker restore`. The exit code is 3 if some files could not be saved.
+    `sc-dtool marker restore`. With -r and --as-one, the cache gets no copies of the files. The exit code is 3 if some
+    files could not be saved.
 
     \b
     Examples:
@@ -93,6 +91,7 @@ def save_command(
     if recursive and as_one:
         raise UsageError("-r and --as-one cannot be combined")
     access = files_of(now, many=recursive or len(files) > 1)
+    options["archive_only"] |= recursive or as_one
     paths = list(_to_save(files)) if recursive else list(files)
 
     def save(path: str) -> Marker:
@@ -203,7 +202,7 @@ def each_at_once(
     Returns the first error's exit code if all failed, PARTIAL if some did.
     """
     codes = []
-    with Threads(most or now.jobs or _AT_A_TIME) as threads:
+    with Threads(most or now.jobs or AT_A_TIME) as threads:
         at_once = len(tasks) > 1 and most != 1
         waiting = [threads.submit(act, task).result if at_once else partial(act, task) for task in tasks]
         for task, result in zip(tasks, waiting, strict=True):

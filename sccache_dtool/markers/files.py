@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import IO, Any, NamedTuple, NewType
 
+from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace, UsageError
@@ -27,11 +28,19 @@ from sccache_dtool.markers import limit, marker
 from sccache_dtool.markers.archive import CHECKSUM, LONGEST_COMMENT, Archive, Details, Record, Staged
 from sccache_dtool.markers.marker import Chunk, Marker
 from sccache_dtool.markers.predecessor import Adopted, predecessors_of
+from sccache_dtool.pool import Threads
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
 
 #: What a file is known by: ``sha256:HEX``.
 Identifier = NewType("Identifier", str)
+
+
+#: Files that are added or restored at a time, if nothing else is said: each waits for the disk several times.
+AT_A_TIME = 16
+
+#: Bytes up to which a file that is not in the cache is restored from the archive alone: to fetch it costs more.
+_SMALL = 1 << 20
 
 
 class Files(NamedTuple):
@@ -142,8 +151,6 @@ class Files(NamedTuple):
                 yield key, error
 
     def _push(self, key: str) -> str:
-        from sccache_dtool.catalog import items
-
         for generation in items.generations(self.store, key):
             source = items.facts_if_readable(self.store, key, str(generation)).source or ("",)
             digits = objects.digits_of(source[0])
@@ -187,11 +194,13 @@ class Files(NamedTuple):
         """Add all files of a directory, and write one marker for all of them beside it."""
         import json
 
-        entries = []
-        for inner in files_below(path):
-            added = self._add(os.path.join(path, inner), "", archive_only, later)
-            mode = "100755" if _is_executable(os.path.join(path, inner)) else "100644"
-            entries.append({"path": inner, "mode": mode, **added._asdict()})
+        def add(inner: str) -> dict[str, object]:
+            whole = os.path.join(path, inner)
+            mode = "100755" if _is_executable(whole) else "100644"
+            return {"path": inner, "mode": mode, **self._add(whole, "", archive_only, later)._asdict()}
+
+        with Threads(AT_A_TIME) as threads:
+            entries = [each.result() for each in [threads.submit(add, inner) for inner in files_below(path)]]
         place = marker.path_for(path)
         before = _earlier(place)
         comment = (before.comment if before else "") if comment is None else comment
@@ -304,7 +313,7 @@ class Files(NamedTuple):
     def copy_out(self, one: Marker, target: str, *, replace: bool, executable: bool | None = None) -> None:
         """Write what a marker stands for to `target`, beside it first. Raises FileExistsError unless `replace`.
 
-        If there is no room for it in the cache, it comes from the archive alone.
+        If there is no room for it in the cache, or it is small and not there, it comes from the archive alone.
         """
         draft = marker.draft_of(target)
         try:
@@ -328,8 +337,13 @@ class Files(NamedTuple):
 
     def _write_out(self, one: Marker, file: IO[bytes]) -> None:
         for part in one.parts:
+            request = objects.request(part.sha256)
+            if 0 <= part.bytes <= _SMALL and not items.generations(self.store, request.key):
+                for data in self.archive.pieces(part.sha256):
+                    file.write(data)
+                continue
             try:
-                with self.use(objects.request(part.sha256)) as path, open(path, "rb", buffering=0) as source:
+                with self.use(request) as path, open(path, "rb", buffering=0) as source:
                     if len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
                         while data := source.read(CHUNK):
                             file.write(data)
