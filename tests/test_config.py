@@ -119,7 +119,13 @@ MISTAKES = {
     "lease": ['[lease]\nttl = "soon"\n', "[lease]\nttl = 1\n", "[lease]\nttl = 1h\n", 'lease = "1h"\n', "[[lease]]\n"],
     "fetch": ['[fetch]\nwait = "soon"\n', "[fetch]\nwait = []\n", "[fetch]\nwait = 1h # x\n", "fetch = 1\n"],
     "clean": ["[clean]\nhigh_watermark = 90\n", '[clean]\ntrash = "7d\n', "[clean]\ntrash =\n", "clean = []\n"],
-    "archive": ["[archive]\nurl = 1\n", '[archive]\nurl = "here"\n', '[archive]\nverify = "no"\n', "archive = 1\n"],
+    "archive": [
+        "[archive]\nurl = 1\n",
+        '[archive]\nurl = "here"\n',
+        '[archive]\nurl = "webdavs://me:secret@host/a"\n',
+        '[archive]\nverify = "no"\n',
+        "archive = 1\n",
+    ],
     "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
 }
 

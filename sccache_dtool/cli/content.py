@@ -88,22 +88,24 @@ def save_command(
       sc-dtool save data.csv --gitignore
       sc-dtool save -r raw --comment "run of 2 May"
     """
-    if recursive and as_one:
-        raise UsageError("-r and --as-one cannot be combined")
+    if as_one and (recursive or remove):
+        raise UsageError("--as-one cannot be combined with -r or --remove")
     access = files_of(now, many=recursive or len(files) > 1)
     options["archive_only"] |= recursive or as_one
     paths = list(_to_save(files)) if recursive else list(files)
 
-    def save(path: str) -> Marker:
+    def save(path: str) -> tuple[Marker, os.stat_result]:
+        before = os.stat(path)
         if as_one and os.path.isdir(path):
-            return access.save_directory(path, comment=comment, **options)
-        return access.save(path, comment=comment, **options)
+            return access.save_directory(path, comment=comment, **options), before
+        return access.save(path, comment=comment, **options), before
 
-    def report(path: str, made: Marker) -> None:
+    def report(path: str, result: tuple[Marker, os.stat_result]) -> None:
+        made, before = result
         if gitignore:
             tree.ignore(path)
         if remove:
-            _remove(path, made)
+            _remove(path, before)
         fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
         now.out.result("saved", fields, f"saved {path}, {output.size(made.bytes)}")
 
@@ -124,11 +126,10 @@ def _to_save(paths: Sequence[str]) -> Iterator[str]:
                         yield whole
 
 
-def _remove(path: str, made: Marker) -> None:
-    """Remove what was saved, if it is still that: a file that was written since then stays."""
-    if made.directory:
-        raise UsageError("--remove cannot be combined with --as-one", hint="remove the directory yourself")
-    if os.stat(path).st_size != made.bytes:
+def _remove(path: str, before: os.stat_result) -> None:
+    """Remove what was saved, if it is still that: a file that was written meanwhile stays."""
+    now = os.stat(path)
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
         raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
     os.unlink(path)
 
@@ -180,9 +181,9 @@ def cat_command(now: Invocation, what: str, offset: int) -> None:
 
 def files_of(now: Invocation, *, many: bool = False) -> Files:
     """The files of the selected cache, whose leases end with the command. `many`: without a progress bar for each."""
-    cache = now.cache()
+    cache = now.cache(progress=None) if many else now.cache()
     click.get_current_context().call_on_close(cache.close)
-    return cache.files._replace(progress=None) if many else cache.files
+    return cache.files
 
 
 def each(now: Invocation, tasks: Sequence[str], act: Callable[[str], object]) -> int:

@@ -127,6 +127,7 @@ class Archive:
         for attempt in range(1, _ATTEMPTS + 1):
             staged = f"{self._work}/{unique(32)}"
             try:
+                job.progress.start(os.path.basename(path), os.stat(path).st_size)
                 digests = local.copy_file(job, path, staged, (OBJECT, CHECKSUM))
                 self.fs.seal(staged, shared=self._shared)
                 return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
@@ -137,6 +138,8 @@ class Archive:
             except BaseException:
                 self.discard(staged)
                 raise
+            finally:
+                job.progress.done()
         raise AssertionError("the last attempt returns or raises")
 
     def put(self, staged: Staged, details: Details) -> Record:

@@ -133,11 +133,14 @@ def _parameters(value: object) -> tuple[str, ...]:
 
 
 def _archive(value: object) -> str:
-    """An absolute path, or a URL."""
+    """An absolute path, or a URL without a password: all users of the cache can read the file."""
     if not isinstance(value, str) or not (value.startswith("/") or "://" in value):
         raise UsageError(
             f"{value!r} does not name an archive", hint='give an absolute path or a URL, such as "/tank/archive"'
         )
+    userinfo = value.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if ":" in userinfo:
+        raise UsageError("the URL of the archive contains a password", hint="put it into ~/.netrc of each user")
     return value.rstrip("/") or "/"
 
 

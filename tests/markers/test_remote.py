@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +19,16 @@ from sccache_dtool.markers import index
 from sccache_dtool.policy.rules import Rules
 
 
+@pytest.fixture(autouse=True)
+def _credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the WebDAV server asks for: passwords are refused in config.toml, which all users can read."""
+    (tmp_path / "netrc").write_text(f"machine 127.0.0.1 login {servers.USER} password {servers.PASSWORD}\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+
+
 def configure(layout: Layout, url: str) -> None:
     """Name the archive in the settings."""
+    url = re.sub("//.*@", "//", url)
     Path(layout.config_file).write_text(f'[archive]\nurl = "{url}"\n')
 
 
