@@ -44,7 +44,7 @@ def ls(now: Invocation, ids: tuple[str, ...], comments: bool) -> None:
     """
     archive = now.cache().archive
     wanted = [index.digits_of(id) for id in ids]
-    found = (one for digits in wanted for one in archive.records(digits)) if wanted else index.records(archive)
+    found = (one for digits in wanted for one in archive.records(digits)) if wanted else archive.entries()
 
     def row(record: Record) -> dict[str, object]:
         details = archive.details(record) if record.ms else Details()

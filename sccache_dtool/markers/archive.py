@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import groupby
 from typing import NamedTuple
 
 from sccache_dtool.disk import records
@@ -285,13 +286,21 @@ class Archive:
             found = (Record.parse(name) for name in self._names(f"{ADDED}/{shard}"))
             yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
 
+    def entries(self) -> Iterator[Record]:
+        """As `records`, with one at the time 0 for each object without any: a process was killed before it wrote one."""
+        for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
+            found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
+            recorded = {one.digits for one in found}
+            for name in self._names(f"{OBJECTS}/{shard}"):
+                digits = f"{shard}{name}"
+                if digits not in recorded and re.fullmatch(DIGITS, digits):
+                    found.append(Record(digits, 0, self.size(digits) or 0, "0" * 16))
+            yield from sorted(found)
+
     def known(self) -> Iterator[str]:
         """The digests of all that was ever added, sorted: each of a record or an object, once."""
-        for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
-            names = {f"{shard}{name}" for name in self._names(f"{OBJECTS}/{shard}")}
-            found = {one for one in names if re.fullmatch(DIGITS, one)}
-            parsed = (Record.parse(name) for name in self._names(f"{ADDED}/{shard}"))
-            yield from sorted(found | {one.digits for one in parsed if one is not None})
+        for digits, _ in groupby(self.entries(), lambda one: one.digits):
+            yield digits
 
     def details(self, record: Record) -> Details:
         """What a record says; nothing if it cannot be read."""

@@ -120,21 +120,9 @@ def digits_of(identifier: str) -> str:
     return digits
 
 
-def records(archive: Archive) -> Iterator[Record]:
-    """All records, with one for each object that has none: a process was killed before it wrote it."""
-    pending = archive.records()
-    record = next(pending, None)
-    for digits in archive.known():
-        if record is None or record.digits != digits:
-            yield Record(digits, 0, archive.size(digits) or 0, "0" * 16)
-        while record is not None and record.digits == digits:
-            yield record
-            record = next(pending, None)
-
-
 def entries(archive: Archive) -> Iterator[CacheEntry]:
     """All entries."""
-    return map(_entry, records(archive))
+    return map(_entry, archive.entries())
 
 
 def _entry(record: Record) -> CacheEntry:
@@ -197,7 +185,7 @@ def _write_sqlite(archive: Archive, path: str) -> int:
 
 
 def _rows(archive: Archive) -> Iterator[tuple[Any, ...]]:
-    for record in records(archive):
+    for record in archive.entries():
         details = archive.details(record) if record.ms else Details()
         yield (*_entry(record), record.bytes, details.name, details.by)
 
