@@ -88,7 +88,7 @@ def figures(directory: Path, rounds: int, budget: float) -> Iterator[Figure]:
         "import click",
         times,
         "<=",
-        1.6,
+        1.5,
     )
 
 

@@ -13,6 +13,7 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from measure import Figure, count, in_turns, ratio
 from run import line, ran_on
 
 from sccache_dtool import Cache
+from sccache_dtool.catalog.facts import ItemFacts
 
 #: Items of the largest tree; the others are shares of it.
 FULL = 1_000_000
@@ -229,6 +231,27 @@ def _remove_half(root: Path) -> float:
     return time.perf_counter() - begin
 
 
+def of_doctor(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
+    """`doctor` of items about which there is nothing to report, in seconds and beside ``du -s``."""
+    root, number = directory / "doctor", items // 50
+    managed(root, number)
+    for copy in _copies(root):
+        size = int(copy.name.split("-")[2])
+        facts = ItemFacts(key=copy.parent.name, source=("file:/data",), payload="data", bytes=size, entries=1)
+        (copy / "item.json").write_text(facts.encode())
+        os.truncate(copy / "payload" / "data", size)
+    runners = {"sc-dtool doctor": tool.on(root, "doctor"), "du -s": _du(root)}
+    for runner in runners.values():
+        runner()
+    times = in_turns(runners, rounds, 3600.0)
+    seconds = times["sc-dtool doctor"]
+    middle = statistics.median(seconds)
+    what = f"seconds that sc-dtool doctor of {number:,} items takes"
+    yield Figure("doctor", what, "<=", 2.0, middle, min(seconds), max(seconds), len(seconds), {})
+    yield ratio("doctor-du", f"sc-dtool doctor of {number:,} items, beside du -s", "sc-dtool doctor", "du -s", times)
+    shutil.rmtree(root)
+
+
 def of_latency(tool: _Tool, directory: Path, items: int, rounds: int) -> Iterator[Figure]:
     """`du` behind a millisecond of latency beside ``du -s``, through FUSE."""
     try:
@@ -331,6 +354,7 @@ _PARTS = {
     "items": of_items,
     "loose": of_loose,
     "eviction": of_eviction,
+    "doctor": of_doctor,
     "latency": of_latency,
     "ranks": of_ranks,
     "growth": of_growth,

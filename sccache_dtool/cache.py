@@ -6,9 +6,11 @@ needed during a day: set up, use, release, find, inspect, clean, repair.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool import find, release
 from sccache_dtool.acquire import Acquirer, attempts
@@ -18,7 +20,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError
+from sccache_dtool.errors import FULL, CacheError, InUse, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
 from sccache_dtool.fetch.request import DatasetRequest, Request, Stack, Terms
@@ -30,7 +32,6 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.record import Membership
 from sccache_dtool.log import Log, Silent
 from sccache_dtool.policy import config
-from sccache_dtool.pool import Pool, watch_nothing
 from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
@@ -39,10 +40,12 @@ from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sccache_dtool.catalog.facts import ItemFacts
-    from sccache_dtool.catalog.loose import Loose, Pile
+    from sccache_dtool.catalog.holdings import Holding
+    from sccache_dtool.catalog.loose import Loose, LooseDirectory
     from sccache_dtool.doctor import Checked, Finding
     from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
     from sccache_dtool.evict.execution import Cleaned
@@ -53,15 +56,20 @@ if TYPE_CHECKING:
     from sccache_dtool.markers.archive import Archive
     from sccache_dtool.markers.files import Files, Identifier
     from sccache_dtool.markers.marker import Marker
-    from sccache_dtool.metrics import Saved, State
+    from sccache_dtool.metrics import Saved, Snapshot
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.policy.totals import Spared, Sums
+    from sccache_dtool.pool import Pool
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
     from sccache_dtool.protocol.sessions import SessionFacts
     from sccache_dtool.sets.handle import Access, DataSet, Session
+    from sccache_dtool.sets.holding import HeldSet, Released
     from sccache_dtool.sets.locks import Lock
+    from sccache_dtool.sets.manifest import Entry
+
+Taken = TypeVar("Taken")
 
 #: One for the whole process, so that all `Cache` objects of one root share its holder.
 _FILE_SYSTEM = FileSystem()
@@ -88,6 +96,7 @@ class Overview(NamedTuple):
     id: str
     holders: int
     fetching: int  # running downloads
+    fetches: tuple[Transfer, ...]  # these
     continuable: int  # interrupted downloads that the next process to want the item continues
     trashed: int  # evicted copies not yet deleted
     free: int | None  # bytes that can still be written; None: the file system does not report it
@@ -105,12 +114,13 @@ class Cache:
         self,
         root: str | os.PathLike[str],
         *,
+        upstream: str | os.PathLike[str] | None = None,
         on_lost: Callable[[LeaseLost], None] | None = None,
         progress: Progress | None = None,
         may_hold_data: bool = False,
         parents: bool = False,
         jobs: int | None = 1,
-        on_scan: Callable[[int, int], None] = watch_nothing,
+        on_scan: Callable[[int, int], None] | None = None,
         executor: Executor | None = None,
         fs: FileSystem = _FILE_SYSTEM,
         clock: Clock | None = None,
@@ -118,14 +128,18 @@ class Cache:
     ) -> None:
         """Nothing is touched before the first call.
 
-        `on_lost`: called from a thread if the leases of this program were revoked. `progress`: shows downloads.
-        `may_hold_data`: set a cache up on first use even if there are files already, as in dtool's own cache directory;
-        `parents`: even if directories above it are missing, which are then made. `jobs`: how many look-ups may run at a
-        time (None: as many as is good), in threads or, if this program has none, in forked processes. `on_scan`: called
-        with how many of how many parts of a scan are done. `executor`: shares large scans and removals with this
-        process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock` and `proc` are for tests.
+        `upstream`: the root of another cache, from which missing items are copied, instead of fetching them (default:
+        what `config.toml` says; empty: none). `on_lost`: called from a thread if the leases of this program were
+        revoked. `progress`: shows downloads. `may_hold_data`: set a cache up on first use even if there are files
+        already, as in dtool's own cache directory; `parents`: even if directories above it are missing, which are then
+        made. `jobs`: how many look-ups may run at a time (None: as many as is good), in threads or, if this program has
+        none, in forked processes. `on_scan`: called with how many of how many parts of a scan are done. `executor`:
+        shares large scans and removals with this process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`,
+        `clock` and `proc` are for tests.
         """
         self._layout = Layout(os.fspath(root))
+        self._upstream = os.path.abspath(upstream) if upstream else None if upstream is None else ""
+        self._below: tuple[Cache, ...] = ()  # whose upstream this one is
         self._fs = fs
         self._clock = clock or Clock()
         self._proc = proc or Proc()
@@ -180,6 +194,96 @@ class Cache:
             self._config = config.load(self._fs, self._layout, self._log)
         return self._config
 
+    def lines_of_settings(self) -> dict[tuple[str, str], int]:
+        """The line of `config.toml` that each setting in it begins in, by table and key. For display only."""
+        try:
+            return config.lines(self._fs.read_text(self._layout.config_file))
+        except OSError:
+            return {}
+
+    @functools.cached_property
+    def upstream(self) -> Cache | None:
+        """The cache from which missing items are copied; None if there is none. Nothing is touched."""
+        path = self.settings.fetch_upstream if self._upstream is None else self._upstream
+        if not path:
+            return None
+        upstream = Cache(
+            path,
+            on_lost=self._on_lost,
+            progress=self._progress,
+            jobs=self._jobs,
+            fs=self._fs,
+            clock=self._clock,
+            proc=self._proc,
+        )
+        upstream._below = (*self._below, self)
+        return upstream
+
+    def tiers(self) -> Iterator[Cache]:
+        """This cache, its upstream, and so on: where leases of those who use this cache may be."""
+        yield self
+        if self._upstream is None and "fetch" in self.settings.faults:
+            return  # said when something is fetched
+        upstream = self.upstream
+        if upstream is not None and upstream._layout.root not in [cache._layout.root for cache in upstream._below]:
+            yield from upstream.tiers()
+
+    def _open_upstream(self) -> Cache | None:
+        """The upstream, once it is known to be a cache. It is not set up here: its file system may not be mounted.
+
+        Raises NoCache, or UsageError for a cache that would be its own upstream.
+        """
+        from sccache_dtool.fetch.patience import within
+
+        upstream = self.upstream
+        if upstream is None:
+            return None
+        where = f"{upstream._layout.root}, the upstream of {self._layout.root},"
+        hint = f"correct --upstream, ${root.UPSTREAM}, or [fetch] upstream in {self._layout.config_file}"
+        try:
+            otherwise = "how long the upstream may take to answer is not limited"
+            store = within(versions.PATIENCE, upstream._check_permissions, otherwise)
+        except (NoCache, OSError) as error:
+            why = error.message if isinstance(error, NoCache) else explain(error)
+            hint = f"mount its file system, or {hint}; to do without it: --upstream ''"
+            raise NoCache(f"{where} cannot be used: {why}", hint=hint) from error
+        below = [cache._store for cache in upstream._below]
+        if store.id in [one.id for one in below if one is not None]:
+            raise UsageError(f"{where} is the same cache, or copies from it", hint=hint)
+        return upstream
+
+    def or_upstream(self, action: Callable[[Cache], Taken]) -> Taken:
+        """`action` on this cache or, if there is no room for what the upstream has, on the upstream."""
+        try:
+            return action(self)
+        except (NoSpace, OSError) as error:
+            upstream = self.upstream_after(error)
+        return upstream.or_upstream(action)
+
+    def upstream_after(self, error: NoSpace | OSError) -> Cache:
+        """The upstream, with a note, if an error says that there is no room here. Otherwise the error is raised."""
+        if error.of_upstream if isinstance(error, NoSpace) else error.errno not in FULL:
+            raise error
+        upstream = self._open_upstream()
+        if upstream is None:
+            raise error
+        why = error.message if isinstance(error, NoSpace) else explain(error)
+        self._log.note(f"{why} ({self._layout.root}); using the item in the upstream cache {upstream._layout.root}")
+        return upstream
+
+    @contextlib.contextmanager
+    def lend(self, request: Request, options: UseOptions) -> Iterator[Lease]:
+        """A lease of this process, while another cache copies the item."""
+        with contextlib.ExitStack() as held:
+
+            def take(cache: Cache) -> Lease:
+                worker = program.worker(cache._store_for_use(), cache.settings.heartbeat_ttl)
+                lease = cache.acquire(held.enter_context(worker), request, options)
+                held.callback(lease.give_back)
+                return lease
+
+            yield self.or_upstream(take)
+
     def _store_for_use(self) -> Store:
         """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
         if self._store is None:
@@ -205,6 +309,8 @@ class Cache:
         return store
 
     def _pool(self) -> Pool:
+        from sccache_dtool.pool import Pool
+
         return Pool(self._jobs, self._on_scan, self._executor)
 
     # -- using -------------------------------------------------------------------------------------------------------
@@ -242,34 +348,37 @@ class Cache:
         store, member = self._store, self._program
         if store and place and member and member.holder.usable and _is_current(place, stack):
             lease = leases.take(store, member.holder, place)
-            if lease is not None and member.stands(lease):
+            if lease is not None and member.is_valid(lease):
                 return lease
         return self._use_slowly(words)
 
     def _use_slowly(self, words: tuple[object, ...], max_age: float | None = None) -> Lease:
         *stack, name = (None if word is None else os.fspath(word) for word in words)  # type: ignore[call-overload]
-        wanted = self.wanted([word for word in stack if word is not None], name)
-        lease = self.use_wanted(wanted, max_age)
-        if _means_the_same_anywhere(words):
-            self._known[words] = lease.place, wanted.stack
+        request = self.item_request([word for word in stack if word is not None], name)
+        lease = self.use_request(request, max_age)
+        if _means_the_same_anywhere(words) and lease.store is self._store:
+            self._known[words] = lease.place, request.stack
         return lease
 
-    def use_wanted(self, wanted: Request, max_age: float | None = None) -> Lease:
+    def use_request(self, request: Request, max_age: float | None = None) -> Lease:
         """As `use`, for what no words can say: an item of a dtool dataset that is open already."""
+        return self.or_upstream(lambda cache: cache._use_here(request, max_age))
+
+    def _use_here(self, request: Request, max_age: float | None) -> Lease:
         store = self._store_for_use()
         for attempt in attempts():
             with attempt:
                 member = program.enter(store, self.settings.heartbeat_ttl)
                 if self._on_lost is not None and self._on_lost not in member.on_lost:
                     member.on_lost.append(self._on_lost)
-                lease = self.acquire(member.holder, wanted, UseOptions(max_age=max_age))
-                if not member.stands(lease):
+                lease = self.acquire(member.holder, request, UseOptions(max_age=max_age))
+                if not member.is_valid(lease):
                     raise member.holder.revoked()
                 self._program = member
                 return lease
         raise AssertionError("the last attempt returns or raises")
 
-    def wanted(self, words: Sequence[str], name: str | None = None) -> Request:
+    def item_request(self, words: Sequence[str], name: str | None = None) -> Request:
         """As `request`. Raises UsageError for a whole dataset."""
         return one_item(self.request(words, name))
 
@@ -280,8 +389,54 @@ class Cache:
         The settings are read only if a URL may have credentials in it that they name.
         """
         may_have = any("://" in word and ("?" in word or "#" in word) for word in words)
-        credentials = self.settings.fetch_credentials if may_have else ()
-        return parse_request(words, name, self._layout.root, credentials)
+        return parse_request(words, name, self._layout.root, self._credentials() if may_have else ())
+
+    def _credentials(self) -> Sequence[str]:
+        """Those of the upstream are among them: otherwise one item would have two names, and a credential be stored."""
+        upstream = self._open_upstream()
+        return (*self.settings.fetch_credentials, *(() if upstream is None else upstream._credentials()))
+
+    def use_many(
+        self,
+        items: Mapping[str, str | os.PathLike[str] | Sequence[str]] | Sequence[Entry],
+        *,
+        refresh: bool = False,
+        max_age: float | None = None,
+        label: str = "",
+    ) -> HeldSet:
+        """Leases on many items, or on none of them, held by this process until released.
+
+        `items`: a source, or a sequence of a source and steps, for each path at which an item is to appear; or what
+        `manifest` returned. The set is a context manager. Its own path is that of a directory of links that shows each
+        item at its path, and it maps these paths to those of the items. Items that are missing are fetched, several at
+        a time. `refresh` and `max_age`: as for `use`; `label`: a text that describes the set.
+
+        Raises as `use`; UsageError lists everything that is wrong with `items`.
+        """
+        from sccache_dtool.sets import manifest
+
+        entries = manifest.parse_mapping(items, self.request) if isinstance(items, Mapping) else items
+        return self.or_upstream(lambda cache: cache._use_many_here(entries, 0.0 if refresh else max_age, label))
+
+    def _use_many_here(self, entries: Sequence[Entry], max_age: float | None, label: str) -> HeldSet:
+        store = self._store_for_use()
+
+        @contextlib.contextmanager
+        def beating(holder: Holder) -> Iterator[None]:
+            holder.start_heartbeat(self._on_lost or (lambda error: None))
+            yield
+
+        options = UseOptions(ttl=self.settings.heartbeat_ttl, max_age=max_age)
+        held = self._hold_many(caller.program_owner(store.proc), entries, options, None, label, beating)
+        program.keep_set(store, held.holder, held.release)
+        return held
+
+    def manifest(self, path: str | os.PathLike[str]) -> list[Entry]:
+        """The items that a manifest lists, with their paths, for `use_many`. Raises UsageError, or OSError."""
+        from sccache_dtool.sets import manifest
+
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return manifest.parse(file.read(), os.fspath(path), self.request)
 
     # -- using on behalf of others -----------------------------------------------------------------------------------
 
@@ -297,14 +452,17 @@ class Cache:
         """The owner that is a command which this process runs, and shows heartbeats for."""
         return caller.command_owner(self._proc, pid, command)
 
-    def hold(self, owner: Owner, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
-        """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end."""
+    def hold(self, owner: Owner, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
+        """A lease for somebody else, which lasts when this process has ended: until `release`, or the owner's end.
+
+        It is one in this cache; see `or_upstream`.
+        """
         for attempt in attempts():
             with attempt:
-                holder = self.enter(owner, options.ttl, wanted.key)
+                holder = self.enter(owner, options.ttl, request.key)
                 try:
                     with holder.beating():
-                        return self._acquirer(holder, options).acquire(wanted, options.max_age)
+                        return self._acquirer(holder, options).acquire(request, options.max_age)
                 except BaseException:
                     holder.retire()
                     raise
@@ -320,29 +478,83 @@ class Cache:
         store = self._store_for_use()
         return Holder(store, owner, self.settings.lease_ttl if ttl is None else check_lifetime(ttl), key, session)
 
-    def acquire(self, holder: Holder, wanted: Request, options: UseOptions = _DEFAULTS) -> Lease:
+    def acquire(self, holder: Holder, request: Request, options: UseOptions = _DEFAULTS) -> Lease:
         """A lease for a holder, which must be beating if it has a lifetime; `options.ttl` is ignored.
 
         Raises LeaseLost if the holder was revoked meanwhile.
         """
-        return self._acquirer(holder, options).acquire(wanted, options.max_age)
+        return self._acquirer(holder, options).acquire(request, options.max_age)
 
     def _acquirer(self, holder: Holder, options: UseOptions) -> Acquirer:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
-            make_room = self.make_room if options.make_room else None
-            return Terms(wait, options.size, options.rate, make_room, self._limit_objects)
+            make_room = functools.partial(self.make_room, wait=wait)
+            limit = self._limit_objects
+            upstream = self._open_upstream()
+            if upstream is None:
+                return Terms(wait, options.size, options.rate, make_room if options.make_room else None, limit=limit)
+
+            def lend(request: Request, max_age: float | None) -> contextlib.AbstractContextManager[Lease]:
+                return upstream.lend(request, options._replace(max_age=max_age))
+
+            # What is idle here can be copied again.
+            return Terms(wait, options.size, options.rate, make_room, lend, limit)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
-    def announced(self, wanted: Request) -> int | None:
+    def hold_many(
+        self,
+        owner: Owner,
+        entries: Sequence[Entry],
+        options: UseOptions = _DEFAULTS,
+        *,
+        session: str | None = None,
+        label: str = "",
+    ) -> HeldSet:
+        """As `hold`, for many items: leases on all of them, or on none, and one directory that shows them.
+
+        `session`: the id of the session that the set becomes, from `sessions.new_id`, if its path must be known before.
+        `label`: a text that describes the set. `options.size` is that of no single item, and is ignored.
+        """
+        return self._hold_many(owner, entries, options, session, label, lambda holder: holder.beating())
+
+    def _hold_many(
+        self,
+        owner: Owner,
+        entries: Sequence[Entry],
+        options: UseOptions,
+        session: str | None,
+        label: str,
+        beating: Callable[[Holder], AbstractContextManager[object]],
+    ) -> HeldSet:
+        from sccache_dtool.liveness.record import Membership
+        from sccache_dtool.protocol import sessions
+        from sccache_dtool.sets import holding
+
+        store, id = self._store_for_use(), session or sessions.new_id()
+        ttl = self.settings.lease_ttl if options.ttl is None else check_lifetime(options.ttl)
+        for attempt in attempts():
+            with attempt:
+                holder = Holder(store, owner, ttl, session=Membership(id))
+                try:
+                    with beating(holder):
+                        acquirer = self._acquirer(holder, options._replace(size=None))
+                        return holding.hold(
+                            acquirer, entries, id, label=label, max_age=options.max_age, jobs=self._jobs
+                        )
+                except BaseException:
+                    holder.retire()
+                    raise
+        raise AssertionError("the last attempt returns or raises")
+
+    def announced(self, request: Request) -> int | None:
         """Bytes that the sources of an item say they have, asked without fetching; None if one does not say.
 
         Works without a cache.
         """
         from sccache_dtool.fetch.sources import announced
 
-        sizes = [announced(chain.mirrors) for chain in wanted.stack.chains]
+        sizes = [announced(chain.mirrors) for chain in request.stack.chains]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     # -- releasing ---------------------------------------------------------------------------------------------------
@@ -369,20 +581,38 @@ class Cache:
             release.dismiss(store, ended)
         return len(ended)
 
+    def release_set(self, owners: Sequence[Owner], session: str) -> Released | None:
+        """Release the set with this session; None if none of `owners` holds it, or it was released before."""
+        from sccache_dtool.sets import holding
+
+        return holding.release(self.store, owners, session)
+
+    def sets_of_dataset(self, owners: Sequence[Owner], uuid: str) -> list[str]:
+        """The sessions in which any of `owners` holds the whole dtool dataset `uuid`, the newest first."""
+        from sccache_dtool.sets import holding
+
+        return holding.of_dataset(self.store, owners, uuid)
+
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
-        return release.holder_above(items.look(self.store, key, uses=False), self._proc)
+        return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
+
+    def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
+        """The session for which one of `owners` holds an item; None if there is none."""
+        return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
-        """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+        """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
         return release.renew(self.store, owners)
 
     def close(self) -> None:
-        """Release all that this process holds in this cache. It happens by itself when the program ends.
+        """Release all that this process holds in this cache, and in its upstream. It happens by itself at the end.
 
         May be called from a signal handler. What another thread is about to use is leased again, by another holder.
         """
         program.forget(self._layout)
+        if "upstream" in self.__dict__ and self.upstream is not None:
+            self.upstream.close()
 
     # -- sessions and locks ------------------------------------------------------------------------------------------
 
@@ -443,20 +673,20 @@ class Cache:
     ) -> list[Lock]:
         """The locks, which are all leases, that match all arguments that are given. `item`: its key.
 
-        `owner`: as whoever took it called themselves. With a session or an item, only the items concerned are looked
+        `owner`: the text that the lock was taken with. With a session or an item, only the items concerned are looked
         at, otherwise the whole cache.
         """
         from sccache_dtool.sets import locks
 
         access = self._access()
-        wanted = locks.Filter(session, item, owner, user, host, job, state)
-        return locks.listing(access.store, wanted, access.unsettled)
+        request = locks.Filter(session, item, owner, user, host, job, state)
+        return locks.listing(access.store, request, access.unsettled)
 
     def _access(self) -> Access:
         from sccache_dtool.sets.handle import Access
 
-        def acquire(holder: Holder, wanted: Request, wait: float | None) -> Lease:
-            return self.acquire(holder, wanted, UseOptions(wait=wait))
+        def acquire(holder: Holder, request: Request, wait: float | None) -> Lease:
+            return self.acquire(holder, request, UseOptions(wait=wait))
 
         def unsettled() -> list[Item]:
             from sccache_dtool.evict import single
@@ -464,7 +694,7 @@ class Cache:
             with self._pool() as pool:
                 return single.unsettled(self.store, pool)
 
-        return Access(self.store, self.wanted, acquire, unsettled)
+        return Access(self.store, self.item_request, acquire, unsettled)
 
     # -- files by their content --------------------------------------------------------------------------------------
 
@@ -481,7 +711,7 @@ class Cache:
         from sccache_dtool.markers.files import Files
 
         store = self._store_for_use()
-        return Files(store, self.archive, self.use_wanted, self.settings.archive_limit, self._progress)
+        return Files(store, self.archive, self.use_request, self.settings.archive_limit, self._progress)
 
     def add(self, path: str | os.PathLike[str], comment: str = "") -> Identifier:
         """Add a file to the archive and the cache; returns ``sha256:HEX``, by which it is known from now on.
@@ -535,12 +765,21 @@ class Cache:
         """The key of the item of this cache that `path` lies in, such as one that `use` printed; None if in none."""
         return self._layout.key_of(path)
 
+    def is_within(self, path: str) -> bool:
+        """Whether `path` lies in an item or in the view of a set of this cache; neither need be there."""
+        return (self._layout.key_of(path) or self._layout.session_at(path)) is not None
+
     def find(self, word: str) -> str:
         """The key of the item that `word` means: its name, its key or the beginning of it, a path in it, or its source.
 
         Raises UsageError if it means none, or could mean several.
         """
         return find.find(self.store, word, self.request)
+
+    def meant(self, word: str, keys: Collection[str]) -> list[str]:
+        """Those of `keys` that `word` may mean, as for `find`."""
+        within = self.key_within(word)
+        return find.meant(word, keys, self.request) if within is None else [key for key in keys if key == within]
 
     def find_used(self, words: Sequence[str], name: str | None = None) -> Named:
         """What the words and the name mean that `use` was given, a path that it printed, or any word for `find`.
@@ -559,23 +798,23 @@ class Cache:
             return False
         return bool(items.generations(store, key))
 
-    def offers(self, wanted: Request) -> bool:
+    def offers(self, request: Request) -> bool:
         """Whether a listing shows a copy of what the item's local sources have now; a hint, as `has`."""
         try:
-            return next(self._current(wanted), None) is not None
+            return next(self._current(request), None) is not None
         except NoCache:
             return False
 
-    def locate(self, wanted: Request) -> Path | None:
+    def locate(self, request: Request) -> Path | None:
         """Where the copy is that `use` would take; None if it would fetch. Take a lease before you read there."""
-        found = ((copy, self.path(copy)) for copy in self._current(wanted))
+        found = ((copy, self.path(copy)) for copy in self._current(request))
         return next((path for copy, path in found if path is not None and self.is_whole(copy, path)), None)
 
-    def _current(self, wanted: Request) -> Iterator[Copy]:
+    def _current(self, request: Request) -> Iterator[Copy]:
         """The copies of an item that `use` would take, the newest first."""
         store = self.store
-        fresh = Freshness(store.logging_to(Silent()), wanted, None)
-        copies = items.look(store, wanted.key, uses=False).copies
+        fresh = Freshness(store.logging_to(Silent()), request, None)
+        copies = items.look(store, request.key, uses=False).copies
         return (copy for copy in copies if not copy.closed and fresh.accepts(copy.generation))
 
     # -- inspecting --------------------------------------------------------------------------------------------------
@@ -587,11 +826,13 @@ class Cache:
         store = self.store
         found = list(transfers.running(store, waits=False))
         abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
+        running = tuple(one for one in found if one.state != transfers.State.ABANDONED)
         return Overview(
             root=self.root,
             id=store.id,
             holders=len(HolderList.glance(store).present),
-            fetching=len(found) - len(abandoned),
+            fetching=len(running),
+            fetches=running,
             continuable=sum(one.continuable_until is not None for one in abandoned),
             trashed=len(store.fs.names(store.layout.trash)),
             free=self.free_space(),
@@ -649,6 +890,14 @@ class Cache:
 
         return single.judged(self._check_permissions(), item.held)
 
+    def holdings(self, user: str | None = None) -> list[Holding]:
+        """The leases of a user, or of everybody, with what can be said of each. Writes nothing into the cache."""
+        from sccache_dtool.catalog.holdings import holdings
+
+        store = self._check_permissions()
+        with self._pool() as pool:
+            return holdings(store, pool, user)
+
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
         from sccache_dtool.protocol import history
@@ -662,6 +911,12 @@ class Cache:
 
         store = self.store
         return [*transfers.running(store), *transfers.ended(store)]
+
+    def fetches(self, key: str | None = None) -> dict[str, Transfer]:
+        """What is being fetched now, by key; with `key`, of this item alone. A hint."""
+        from sccache_dtool.fetch import transfers
+
+        return transfers.in_progress(self.store, key)
 
     def is_fetching(self, key: str) -> bool:
         """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""
@@ -699,7 +954,7 @@ class Cache:
         with self._pool() as pool:
             return self._cleaner(pool).loose().files
 
-    def piles(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[Pile]:
+    def loose_directories(self, untouched_since: float = 0.0, exclude: tuple[str, ...] = ()) -> list[LooseDirectory]:
         """As `loose`, summed up by directory; `untouched_since` (seconds since 1970) is what counts as old.
 
         `exclude`: patterns of what does not count as old.
@@ -708,17 +963,17 @@ class Cache:
 
         store, named = self._check_permissions(), self.settings.dtool_directories
         with self._pool() as pool:
-            return list(loose.piles(store, pool, named, untouched_since=untouched_since, exclude=exclude))
+            return list(loose.sum_directories(store, pool, named, untouched_since=untouched_since, exclude=exclude))
 
-    def reclaimable_piles(self) -> list[Pile]:
+    def reclaimable_loose(self) -> list[LooseDirectory]:
         """As `piles`; what `clean --all` would remove counts as old."""
         from sccache_dtool.catalog.loose import YOUNG
 
         try:
             grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
         except CacheError:  # `spared` reports it
-            return self.piles()
-        return self.piles(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
+            return self.loose_directories()
+        return self.loose_directories(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
 
     def spared(self) -> Spared:
         """What `clean --all` would leave although nobody uses it.
@@ -738,10 +993,10 @@ class Cache:
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
             return Spared(everything=True)
 
-    def state(self) -> State:
+    def state(self) -> Snapshot:
         """What a monitor wants to know; see `metrics.text`."""
         from sccache_dtool.evict import audit
-        from sccache_dtool.metrics import Saved, State
+        from sccache_dtool.metrics import Saved, Snapshot
         from sccache_dtool.policy.totals import Sums, total
 
         store = self.store
@@ -750,8 +1005,8 @@ class Cache:
         for sums, more in self.survey(_sums_and_saved):
             parts.append(sums)
             whole = Saved(whole.bytes + more.bytes, whole.seconds + more.seconds)
-        left = self.piles()
-        return State(
+        left = self.loose_directories()
+        return Snapshot(
             cache_id=glance.id,
             root=store.layout.root,
             sums=total(parts, 0),
@@ -773,7 +1028,7 @@ class Cache:
         from sccache_dtool.policy.rules import Rules
 
         settings = self.settings
-        strange = [one for one in settings.unknown if config.of_cleaning(one)]
+        strange = [str(one) for one in settings.unknown if one.may_concern_cleaning]
         if strange:
             raise UsageError(
                 f"{self._layout.config_file}: {', '.join(strange)} is not a setting that this release knows",
@@ -822,15 +1077,29 @@ class Cache:
         with self._pool() as pool:
             return self._cleaner(pool).clean_as_planned(planned, self.settings.clean_exclude, options)
 
-    def make_room(self, missing: int) -> int:
+    def make_room(self, missing: int, wait: float = 0.0) -> int:
         """Evict what is idle to free `missing` bytes, in the order of the cache's policy; returns how many it freed.
 
-        What was evicted before, and is still to be deleted, is deleted with it, and counts. Returns 0 while another
-        cleaner is at work.
+        What was evicted before, and is still to be deleted, is deleted with it, and counts, as does what another
+        cleaner frees that is waited for. Nothing is evicted, and 0 returned, if that would not be enough. Raises InUse
+        if another cleaner is still at work after `wait` seconds.
         """
-        there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.piles())
-        with self._pool() as pool:
-            return self._cleaner(pool).make_room(missing, there, self.policy())
+        from sccache_dtool.evict.cleaning import only_cleaner
+
+        store = self._check_permissions()
+        deadline, before = store.clock.monotonic() + wait, self.free_space() or 0
+        while True:
+            with only_cleaner(store, max(0.0, deadline - store.clock.monotonic())):
+                freed = max(0, (self.free_space() or 0) - before)
+            if freed >= missing:
+                return freed
+            there = sum(item.bytes for item in self.items()) + sum(pile.bytes for pile in self.loose_directories())
+            try:
+                with self._pool() as pool:
+                    return freed + self._cleaner(pool).make_room(missing - freed, there, self.policy())
+            except InUse:  # one that has begun meanwhile
+                if store.clock.monotonic() >= deadline:
+                    raise
 
     def _cleaner(self, pool: Pool) -> Cleaner:
         from sccache_dtool.evict.cleaning import Cleaner
@@ -851,7 +1120,7 @@ class Cache:
         """All pins, and by whom."""
         from sccache_dtool.evict import pins
 
-        return [(name, pins.by_whom(self.store, name)) for name in pins.listing(self.store)]
+        return [(name, pins.pinned_by(self.store, name)) for name in pins.listing(self.store)]
 
     def pin(self, key: str, until: float | None = None) -> None:
         """Keep an item, whatever the rules of a cleaning are, until a time in seconds since 1970, or for good."""
@@ -881,7 +1150,7 @@ class Cache:
         """What is in the trash, and until when the last of it is kept."""
         from sccache_dtool.evict import trash
 
-        return trash.weigh(trash.listing(self.store))
+        return trash.total_of(trash.listing(self.store))
 
     def restorable(self) -> Iterator[tuple[str, TrashName]]:
         """Keys of the items in the trash that can be brought back, and where they are there."""

@@ -80,6 +80,9 @@ class NoSpace(CacheError):
 
     exit_code = Exit.NO_SPACE
 
+    #: Whether it is the file system of the upstream, and not of the cache that was asked.
+    of_upstream = False
+
 
 class InUse(CacheError):
     """Another process holds a lease or a lock."""
@@ -126,11 +129,11 @@ class Expected:
         return isinstance(error, OSError) and error.errno in self._values
 
 
-def explain(error: OSError) -> str:
-    """An operating system error as one line: the reason, and the path that it concerns."""
+def explain(error: OSError, known: str = "") -> str:
+    """An operating system error as one line: the reason, and the path that it concerns, unless `known` ends with it."""
     reason = error.strerror or str(error) or type(error).__name__
     name = error.filename2 or error.filename  # for symlink(), filename is the text of the link
-    return f"{reason}: {name}" if name else reason
+    return f"{reason}: {name}" if name and not known.endswith(str(name)) else reason
 
 
 def translate(error: OSError) -> CacheError:

@@ -40,7 +40,8 @@ class Named(NamedTuple):
 
     key: str
     generation: str | None = None
-    is_dataset: bool = False  # whether the words mean a whole dtool dataset
+    dataset: str | None = None  # the UUID of the whole dtool dataset that the words mean
+    session: str | None = None  # the id of the set whose view the words are a path in; there is no key then
 
 
 def find(store: Store, word: str, mean: Mean) -> str:
@@ -53,6 +54,10 @@ def find(store: Store, word: str, mean: Mean) -> str:
     if len(found) > 1:  # rather one that is there than what was evicted
         found = [key for key in found if items.generations(store, key)] or found
     if not found:
+        from sccache_dtool.fetch import transfers
+
+        found = meant(word, transfers.in_progress(store), mean)  # for the first time, so that there is no item yet
+    if not found:
         raise _not_found(store.layout.root, word, keys)
     return the_only(word, found, lambda key: _source(store, key))
 
@@ -64,22 +69,23 @@ def find_used(store: Store, words: Sequence[str], name: str | None, mean: Mean) 
     of the same name. Sources, names, whole keys and paths need not be in the cache any more. Raises NotFound for
     another word that means no item, and UsageError or FetchFailed for words that mean nothing.
     """
-    within = store.layout.within(words[0]) if len(words) == 1 and name is None else None
-    if within is not None:
-        return Named(*within)
+    if len(words) == 1 and name is None:
+        # A path in a view means the whole set, although it leads to an item.
+        session = store.layout.session_at(words[0]) if "/sessions/" in words[0] else None
+        within = store.layout.within(words[0]) if session is None else None
+        if within is not None:
+            return Named(*within)
+        session = session or store.layout.session_at(words[0])
+        if session is not None:
+            return Named("", session=session)
     found, refused = None, None
     try:
         request = mean(words, name)
-        found = Named(request.key, is_dataset=isinstance(request, DatasetRequest))
+        found = Named(request.key, dataset=request.uuid if isinstance(request, DatasetRequest) else None)
     except (UsageError, FetchFailed) as error:
         refused = error
     if found is not None and (name is not None or _is_there(store, found.key)):
         return found
-    if words and names.cache_of(words[0]) is not None:
-        raise NotFound(
-            f"{plain(words[0])} is not in the cache {store.layout.root}",
-            hint="name its cache with -C, or give the name of the item",
-        )
     if found is not None and os.path.lexists(words[0]):
         return found
     if len(words) == 1 and name is None:

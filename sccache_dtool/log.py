@@ -94,14 +94,14 @@ _shown: tuple[int, Callable[[int, str], None]] | None = None
 _attached: dict[bool, tuple[logging.Handler, int]] = {}
 
 
-def show(level: int, tell: Callable[[int, str], None]) -> None:
+def show(level: int, emit: Callable[[int, str], None]) -> None:
     """Give messages of `level` and above to `tell`, with their level, from now on; to nobody who was named before.
 
     For a program that prints messages itself. `logging` is configured by the first message.
     """
     global _shown
     hide()
-    _shown = (level, tell)
+    _shown = (level, emit)
 
 
 def hide() -> None:
@@ -133,11 +133,11 @@ def _logger(name: str) -> logging.Logger:
     return logging.getLogger(name)
 
 
-def _make_handler(level: int, tell: Callable[[int, str], None]) -> logging.Handler:
+def _make_handler(level: int, emit: Callable[[int, str], None]) -> logging.Handler:
     import logging
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tell(record.levelno, record.getMessage())
+            emit(record.levelno, record.getMessage())
 
     return Handler(level)

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.log import Log
@@ -51,10 +51,6 @@ _AHEAD = 2
 _WINDOW = 16
 
 
-def watch_nothing(done: int, total: int) -> None:
-    """Ignore how many of how many pieces of work are done."""
-
-
 class Pool:
     """Does work, as many pieces at a time as it is told (`jobs`; None: as many as is good), or in turn (1).
 
@@ -65,18 +61,21 @@ class Pool:
     def __init__(
         self,
         jobs: int | None = 1,
-        watch: Callable[[int, int], None] = watch_nothing,
+        watch: Callable[[int, int], None] | None = None,
         executor: Executor | None = None,
+        *,
+        forks: bool = True,
     ) -> None:
-        """`watch` is told how many of how many tasks are done.
+        """`watch` is told how many of how many tasks are done. `forks`: False for work that only this process can do.
 
         `executor`: what does large amounts of work, together with this process: processes of this host or of others,
         that run this package and see the same paths. Without one, threads and forked processes do it.
         """
         self._jobs = jobs
-        self._watch = watch
+        self.watch = watch or (lambda done, total: None)
         self._executor = executor
-        self._helpers: list[Helper] = []
+        self._forks = forks
+        self.helpers: list[Helper] = []
 
     def __enter__(self) -> Pool:
         return self
@@ -91,11 +90,11 @@ class Pool:
         """
         import threading
 
-        wanted = min(_processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
-        if self._executor is None and not self._helpers and wanted > 1 and threading.active_count() == 1:
+        wanted = min(processors(), _MOST_PROCESSES if self._jobs is None else self._jobs)
+        if self._executor is None and not self.helpers and wanted > 1 and threading.active_count() == 1:
             try:
                 for _ in range(wanted - 1):
-                    self._helpers.append(Helper(self._helpers))
+                    self.helpers.append(Helper(self.helpers))
             except OSError as error:
                 do_without(f"cannot start more processes ({error.strerror}): work on a large cache takes longer")
 
@@ -106,9 +105,9 @@ class Pool:
 
     def dismiss(self) -> None:
         """End the helpers, whatever they are at."""
-        for helper in self._helpers:
+        for helper in self.helpers:
             helper.end()
-        self._helpers = []
+        self.helpers = []
 
     def each(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """The results of `work` for each of the tasks, in their order.
@@ -116,24 +115,29 @@ class Pool:
         Once the generator is closed, no thread and no helper process of this one works on a task any more.
         """
         total = len(tasks)
-        spent = [0.0, 0.0, 0]
+        if self._executor is not None and (self._jobs or 1) > 1:  # it has been said that the work waits
+            with closing(self.share(work, tasks, waiting=True)) as results:
+                for done, result in enumerate(results, 1):
+                    yield result
+                    self.watch(done, total)
+            return
+        spent = _Spent(0.0, 0.0, 0)
         for number, task in enumerate(tasks):
-            before = _spent()
+            before = _Spent.now()
             result = work(task)
-            spent = [so_far + end - begin for so_far, begin, end in zip(spent, before, _spent(), strict=True)]
+            spent = spent.and_since(before)
             yield result
             done = number + 1
-            self._watch(done, total)
-            wall, cpu, gave_up = spent
+            self.watch(done, total)
             may_share = self._jobs != 1 or self._executor is not None
-            if may_share and wall > PROBE and (total - done) * wall / done > WORTH:
+            if may_share and spent.wall > PROBE and (total - done) * spent.wall / done > WORTH:
                 # It has waited for something, rather than for a processor that others are using.
-                waiting = cpu < wall / 2 and gave_up > 0
-                with closing(self._many(work, tasks[done:], waiting=waiting)) as results:
+                waiting = spent.cpu < spent.wall / 2 and spent.yields > 0
+                with closing(self.share(work, tasks[done:], waiting=waiting)) as results:
                     for result in results:
                         yield result
                         done += 1
-                        self._watch(done, total)
+                        self.watch(done, total)
                 return
 
     def each_in_pieces(
@@ -145,17 +149,19 @@ class Pool:
             for part in parts:
                 yield from part
 
-    def _many(
+    def share(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], *, waiting: bool
     ) -> Generator[Result, None, None]:
+        """As `each`, by the executor, or by threads or processes. `waiting`: the work waits for something."""
         if self._executor is not None:
             return _by_executor(self._executor, work, tasks, (self._jobs or THREADS) if waiting else 1)
         if waiting:
-            return _by_threads(work, tasks, self._jobs or THREADS)
-        self.start_helpers()
-        return self._by_processes(work, tasks) if self._helpers else _in_turn(work, tasks)
+            return by_threads(work, tasks, self._jobs or THREADS)
+        if self._forks:
+            self.start_helpers()
+        return self.by_processes(work, tasks) if self.helpers else _in_turn(work, tasks)
 
-    def _by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
+    def by_processes(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[Result, None, None]:
         """Give the helpers what they can hold, take what they have done, and work as well until there is something."""
         from multiprocessing.connection import wait
 
@@ -163,19 +169,19 @@ class Pool:
         given = taken = 0
         try:
             while taken < len(tasks):
-                most = min(len(tasks), taken + _WINDOW * (1 + len(self._helpers)))
-                for helper in self._helpers:
+                most = min(len(tasks), taken + _WINDOW * (1 + len(self.helpers)))
+                for helper in self.helpers:
                     while given < most and len(helper.at) < _AHEAD:
                         helper.give(work, given, tasks[given])
                         given += 1
-                working: dict[Any, Helper] = {helper.connection: helper for helper in self._helpers if helper.at}
+                working: dict[Any, Helper] = {helper.connection: helper for helper in self.helpers if helper.at}
                 arrived = wait(list(working), 0 if given < most else None) if working else []
                 for connection in arrived:
                     helper = working[connection]
                     try:
                         ready[helper.at.popleft()] = helper.connection.recv()
                     except (EOFError, OSError):  # it was killed: this process does its work
-                        self._helpers.remove(helper)
+                        self.helpers.remove(helper)
                         helper.end()
                         ready |= {number: attempt(work, tasks[number]) for number in helper.at}
                 if not arrived and given < most:
@@ -185,19 +191,34 @@ class Pool:
                     yield ready.pop(taken).get()
                     taken += 1
         finally:
-            if any(helper.at for helper in self._helpers):  # nobody wants the rest
+            if any(helper.at for helper in self.helpers):  # the rest is not needed
                 self.dismiss()
 
 
-def _spent() -> tuple[float, float, int]:
-    """What this thread has spent: wall time and processor time in seconds, and how often it gave the processor up by
-    itself, less how often that was taken away.
-    """
-    used = resource.getrusage(resource.RUSAGE_THREAD)
-    return time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw
+class _Spent(NamedTuple):
+    """What this thread has spent, in seconds."""
+
+    wall: float
+    cpu: float
+    yields: int  # how often it gave up the processor itself, minus how often it was preempted
+
+    @classmethod
+    def now(cls) -> _Spent:
+        """What it has spent until now, since an arbitrary time."""
+        used = resource.getrusage(resource.RUSAGE_THREAD)
+        return cls(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw - used.ru_nivcsw)
+
+    def and_since(self, before: _Spent) -> _Spent:
+        """This, and what has been spent since `before`."""
+        now = self.now()
+        return _Spent(
+            self.wall + now.wall - before.wall,
+            self.cpu + now.cpu - before.cpu,
+            self.yields + now.yields - before.yields,
+        )
 
 
-class Outcome:
+class TaskResult:
     """A result, or the error that came instead."""
 
     def __init__(self, result: Any, error: Exception | None) -> None:
@@ -211,12 +232,12 @@ class Outcome:
         return self._result
 
 
-def attempt(work: Callable[[Any], Any], task: Any) -> Outcome:
+def attempt(work: Callable[[Any], Any], task: Any) -> TaskResult:
     """What comes of a task."""
     try:
-        return Outcome(work(task), None)
+        return TaskResult(work(task), None)
     except Exception as error:
-        return Outcome(None, error)
+        return TaskResult(None, error)
 
 
 class Helper:
@@ -234,12 +255,12 @@ class Helper:
         self._work: object = None  # which it has
         ours, its = Pipe()
         try:
-            self._pid = os.fork()
+            self.pid = os.fork()
         except OSError:
             ours.close()
             its.close()
             raise
-        if self._pid == 0:
+        if self.pid == 0:
             ours.close()
             for other in others:
                 other.connection.close()  # or its helper would not see that this process is gone
@@ -265,8 +286,8 @@ class Helper:
         """End it."""
         self.connection.close()
         try:
-            os.kill(self._pid, signal.SIGKILL)
-            os.waitpid(self._pid, 0)
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
         except (ProcessLookupError, ChildProcessError):
             pass
 
@@ -294,7 +315,8 @@ def _in_turn(work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator
         yield work(task)
 
 
-def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
+def by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: int) -> Generator[Result, None, None]:
+    """As `Pool.each`, in `number` threads."""
     with Threads(number) as pool:
         pending: deque[Future[Result]] = deque()
         for task in tasks:
@@ -305,92 +327,105 @@ def _by_threads(work: Callable[[Task], Result], tasks: Sequence[Task], number: i
             yield pending.popleft().result()
 
 
-#: Parts of the work, so that a slow process keeps nobody waiting for long; and parts that an executor has at a time.
+#: Tasks of a part of the work for each thread that does it, at most: of larger parts, nothing is heard for too long.
+_ROUNDS = 8
+
+#: Parts at most, unless they have that many tasks; and parts that an executor has that does not say how many processes
+#: it has.
 _PARTS, OUTSTANDING = 256, 32
 
-#: Seconds after which a part that an executor still works on is reported, and reports before it is done here as well.
+#: Seconds without any result after which that is reported, and reports before this process does work of the executor's.
 PATIENCE, _REPORTS = 60.0, 10
+
+
+class _Part(NamedTuple):
+    """A part of the work that is being done: by the executor, or by this process."""
+
+    tasks: Sequence[Any]
+    outcomes: Future[list[TaskResult]]
+    given: bool  # to the executor
 
 
 def _by_executor(
     executor: Executor, work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
 ) -> Generator[Result, None, None]:
-    """The results of `work`, by an executor and by this process, which does a part whenever it would have to wait.
+    """The results of `work`, by an executor and by this process. `threads`: of each process.
 
-    A part whose process is lost is done here, unless the executor has it done again by itself. `threads`: of each
-    process. A part has some tasks for each, as far as there are, and at the end this process has its share.
+    Each process of the executor has one part at a time, with its share of what is left, so that the parts become
+    smaller, and all end at nearly the same time. This process does single tasks meanwhile. A part whose process is lost
+    is done here, unless the executor has it done again by itself.
     """
     workers = _workers(executor)
-    size = max(1, -(-len(tasks) // _PARTS), min(4 * threads, -(-len(tasks) // (workers + 1))))
-    parts = [tasks[start : start + size] for start in range(0, len(tasks), size)]
-    pending: dict[int, Future[list[Outcome]]] = {}
-    ready: dict[int, list[Outcome]] = {}
-    given = taken = 0
+    most = max(_ROUNDS * threads, -(-len(tasks) // _PARTS))
+    pending: dict[int, _Part] = {}  # by the number of its first task
+    given = taken = silent = 0
     accepts = True  # whether the executor takes parts
+    pool = Threads(threads if threads > 1 else 0)
+    do_here = functools.partial(_do_part, work, threads=1)
     try:
-        while taken < len(parts):
-            for number in [number for number, future in pending.items() if future.done()]:
-                ready[number] = _collected(pending.pop(number), work, parts[number], threads)
-            while (
-                accepts
-                and given < len(parts)
-                and len(pending) < min(OUTSTANDING, 2 * workers)
-                and (len(pending) < workers or len(parts) - given > workers)
-            ):
+        while taken < len(tasks):
+            running = [part for part in pending.values() if not part.outcomes.done()]
+            at_executor = sum(part.given for part in running)
+            if accepts and given < len(tasks) and at_executor < workers:
+                size = min(most, -(-(len(tasks) - given) // (workers + 1)))
+                share = tasks[given : given + size]
                 try:
-                    pending[given] = executor.submit(_do_part, work, parts[given], threads)
+                    pending[given] = _Part(share, executor.submit(_do_part, work, share, threads), True)
                 except Exception as error:  # it was shut down, or has lost a process
                     accepts = False
                     _log.warning(f"the executor takes no more work ({error}); the rest is done here")
                 else:
-                    given += 1
-            if taken in ready:
-                for outcome in ready.pop(taken):
+                    given += len(share)
+            elif taken in pending and pending[taken].outcomes.done():
+                part = pending.pop(taken)
+                for outcome in _collected(part, work, threads):
                     yield outcome.get()
-                taken += 1
-            elif given < len(parts) and len(ready) < _PARTS // 2:
-                ready[given] = _do_part(work, parts[given], threads)
+                taken += len(part.tasks)
+            elif given < len(tasks) and len(running) - at_executor < threads and len(pending) < _PARTS:
+                share = tasks[given : given + 1]
+                pending[given] = _Part(share, pool.submit(do_here, share), False)
                 given += 1
-            elif not _is_done_in_time(pending[taken], len(pending)):
-                pending.pop(taken).cancel()
-                ready[taken] = _do_part(work, parts[taken], threads)
+            elif _has_ended([part.outcomes for part in running]):
+                silent = 0
+            elif silent < _REPORTS or not pending[taken].given:
+                silent += 1
+                _log.warning(f"waiting for {len(running)} parts of the work, {at_executor} of which the executor has")
+            else:
+                _log.warning("the executor does not respond; this process does the next part of the work")
+                part = pending[taken]
+                part.outcomes.cancel()
+                pending[taken] = _Part(part.tasks, pool.submit(do_here, part.tasks), False)
     finally:
-        for future in pending.values():
-            future.cancel()
+        for part in pending.values():
+            part.outcomes.cancel()
+        pool.end()
 
 
 def _workers(executor: Executor) -> int:
     """How many processes an executor has; a guess, if it does not say."""
     known = (getattr(executor, name, None) for name in ("num_workers", "_max_workers"))  # mpi4py's, Python's own
-    return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING // 2)
+    return next((number for number in known if isinstance(number, int) and number > 0), OUTSTANDING)
 
 
-def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[Outcome]:
+def _do_part(work: Callable[[Task], Result], tasks: Sequence[Task], threads: int) -> list[TaskResult]:
     """What comes of each task. Runs in any process: it may start threads, and forks nothing."""
     each = functools.partial(attempt, work)
-    return list(_by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
+    return list(by_threads(each, tasks, threads) if min(threads, len(tasks)) > 1 else _in_turn(each, tasks))
 
 
-def _collected(
-    future: Future[list[Outcome]], work: Callable[[Task], Result], tasks: Sequence[Task], threads: int
-) -> list[Outcome]:
+def _collected(part: _Part, work: Callable[[Task], Result], threads: int) -> list[TaskResult]:
     try:
-        return future.result()
+        return part.outcomes.result()
     except Exception as error:  # of the executor, not of the work, whose errors are outcomes
         _log.warning(f"a process of the executor was lost ({error}); its part of the work is done here")
-        return _do_part(work, tasks, threads)
+        return _do_part(work, part.tasks, threads)
 
 
-def _is_done_in_time(future: Future[list[Outcome]], number: int) -> bool:
-    """Wait for a part that an executor has; False if it takes so long that this process does it as well."""
-    from concurrent.futures import wait
+def _has_ended(futures: Sequence[Future[list[TaskResult]]]) -> bool:
+    """Wait until one of them has ended; False if none does for long."""
+    from concurrent.futures import FIRST_COMPLETED, wait
 
-    for _ in range(_REPORTS):
-        if wait([future], timeout=PATIENCE).done:
-            return True
-        _log.warning(f"waiting for {number} parts of the work, which the executor has")
-    _log.warning("the executor does not respond; this process does the next part of the work")
-    return False
+    return bool(wait(futures, PATIENCE, FIRST_COMPLETED).done)
 
 
 class Threads:
@@ -400,12 +435,17 @@ class Threads:
     system gives no thread, and does not wait for one that it was starting when a Ctrl-C came.)
     """
 
-    def __init__(self, most: int) -> None:
-        """`most`: threads that are started at most."""
+    def __init__(self, most: int, patience: float | None = None) -> None:
+        """`most`: threads that are started at most.
+
+        `patience`: how many seconds to wait for tasks that are running if the block ends by an error; None: until all
+        have ended. They are left in threads that end with this process.
+        """
         from queue import SimpleQueue
         from threading import Condition
 
         self._most = most
+        self._patience = patience
         self._started = 0
         self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._changed = Condition()
@@ -415,8 +455,8 @@ class Threads:
     def __enter__(self) -> Threads:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.end()
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.end(None if kind is None else self._patience)
 
     def submit(self, work: Callable[[Task], Result], task: Task) -> Future[Result]:
         """Have a task done; what comes of it is in the future that is returned."""
@@ -455,11 +495,11 @@ class Threads:
             do()
         return future
 
-    def end(self) -> None:
-        """Begin no more tasks, and wait for those that are running."""
+    def end(self, patience: float | None = None) -> None:
+        """Begin no more tasks, and wait for those that are running, for at most `patience` seconds."""
         with self._changed:
             self._is_over = True
-            self._changed.wait_for(lambda: not self._running)
+            self._changed.wait_for(lambda: not self._running, patience)
         self._tasks.put(None)
 
     def _serve(self) -> None:
@@ -468,5 +508,6 @@ class Threads:
         self._tasks.put(None)  # for the next thread
 
 
-def _processors() -> int:
+def processors() -> int:
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0))

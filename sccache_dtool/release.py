@@ -34,7 +34,7 @@ def release(
     ended: list[str] = []
     found = [held for copy in item.copies for held in reversed(copy.held)]
     found = [held for held in found if held.lease is not None and held.lease.holder.startswith(prefixes)]
-    of_sessions = _holders_of_sessions(store, prefixes) if found else frozenset()
+    of_sessions = _sessions_of(store, prefixes) if found else {}
     for held in found:
         if held.lease is None or held.lease.holder in of_sessions:
             continue
@@ -47,31 +47,39 @@ def release(
     return ended
 
 
-def _holders_of_sessions(store: Store, prefixes: tuple[str, ...]) -> frozenset[str]:
-    """Holders with these prefixes that hold leases for sessions, which end with their session."""
+def _sessions_of(store: Store, prefixes: tuple[str, ...]) -> dict[str, str]:
+    """The sessions of holders with these prefixes. Their leases end with the session."""
+    found: dict[str, str] = {}
     if not sessions.ids(store):
-        return frozenset()
-    ids = set()
+        return found
     for name in HolderList.glance(store).present.values():
         if name.id.startswith(prefixes):
             with contextlib.suppress(OSError, Damaged):
-                if holders.read(store, name).session is not None:
-                    ids.add(name.id)
-    return frozenset(ids)
+                session = holders.read(store, name).session
+                if session is not None:
+                    found[name.id] = session.session
+    return found
 
 
-def holder_above(item: Item, proc: Proc) -> Owner | None:
-    """The nearest process above this one that holds an item; None if there is none.
+def session_holding(store: Store, item: Item, owners: Sequence[Owner]) -> str | None:
+    """The session for which one of `owners` holds an item; None if there is none."""
+    found = _sessions_of(store, tuple(owner.prefix for owner in owners)) if item.held else {}
+    return next((found[held.lease.holder] for held in item.held if held.lease and held.lease.holder in found), None)
+
+
+def holder_above(store: Store, item: Item, proc: Proc) -> Owner | None:
+    """The nearest process above this one that holds an item by single uses; None if there is none.
 
     What it took is not given back for it: a script that calls once too often would take it from its caller.
     """
-    holding = [held.lease.holder for held in item.held if held.lease]
-    owners = caller.owners_above(proc) if holding else ()
+    holding = {held.lease.holder for held in item.held if held.lease}
+    owners = list(caller.owners_above(proc)) if holding else []
+    holding -= _sessions_of(store, tuple(owner.prefix for owner in owners)).keys() if owners else set()
     return next((owner for owner in owners if any(id.startswith(owner.prefix) for id in holding)), None)
 
 
 def renew(store: Store, owners: Sequence[Owner]) -> int:
-    """Begin another lifetime for all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+    """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
     prefixes = tuple(owner.prefix for owner in owners)
     listing = HolderList.complete(store)
     count = 0

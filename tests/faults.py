@@ -50,16 +50,14 @@ class Counting(FileSystem):
         return do()
 
 
-_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any", "seems_there", "way_to"}
+_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any", "seems_there", "open_directory"}
 
 
 def _forward(kind: str) -> Callable[..., Any]:
-    method = getattr(FileSystem, kind)
-
     def call_through(self: Counting, *arguments: Any, **more: Any) -> Any:
         call = Call(kind, arguments)
         self.calls.append(call)
-        return self.handle(call, lambda: method(self, *arguments, **more))
+        return self.handle(call, lambda: getattr(super(Counting, self), kind)(*arguments, **more))
 
     return call_through
 

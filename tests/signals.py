@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import linecache
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -25,20 +26,28 @@ def interrupt(act: Callable[[], object], handler: Callable[[], object], step: in
     count = 0
     called = False
 
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count, called
+    def trace_call(frame: FrameType, event: str, argument: Any) -> Any:
         if called or not frame.f_code.co_filename.endswith(files):
-            return None if called else trace
-        if event == "line":
-            count += 1
-            if count == step:
-                called = True
-                handler()
+            return None
+        last = 0
+
+        def trace(frame: FrameType, event: str, argument: Any) -> Any:
+            nonlocal count, called, last
+            if event == "line" and not called:
+                # At the end of a `with` block its head is traced again. Python runs no handler between the two.
+                number, file = frame.f_lineno, frame.f_code.co_filename
+                count += not (number < last and linecache.getline(file, number).lstrip().startswith("with "))
+                last = number
+                if count == step:
+                    called = True
+                    handler()
+            return trace
+
         return trace
 
     before = sys.gettrace()
     faulthandler.dump_traceback_later(LONGEST, exit=True)
-    sys.settrace(trace)
+    sys.settrace(trace_call)
     try:
         act()
     finally:

@@ -17,8 +17,10 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.caller import CALLER, JOB, Owner
 from sccache_dtool.liveness.job import Job
 from sccache_dtool.liveness.process import Process
+from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.sets import manifest
 from waiting import wait_until
 
 BIN = Path(__file__).parents[1] / "bin"
@@ -54,7 +56,7 @@ def take(cache: Cache, source: str) -> Callable[..., Lease]:
     """Takes a lease for a job, as `sc-dtool use` does in it."""
 
     def take(job: Job = TAKEN, process: Process | None = None, ttl: float | None = None) -> Lease:
-        return cache.hold(Owner(JOB, process, None, "align", job), cache.wanted([source]), UseOptions(ttl=ttl))
+        return cache.hold(Owner(JOB, process, None, "align", job), cache.item_request([source]), UseOptions(ttl=ttl))
 
     return take
 
@@ -83,7 +85,7 @@ def test_the_epilog_gives_back_what_the_job_holds(
 @pytest.mark.parametrize("name", ["Proben-ä", "a 'b' $(touch owned) *", "-n", "x" * 200, "東京都" * 60, "a/g1/use/x"])
 def test_the_epilog_goes_by_no_name(cache: Cache, disk: Disk, source: str, name: str) -> None:
     """What a job holds of an item with an odd or long name would be kept until somebody reaps."""
-    lease = cache.hold(Owner(JOB, None, None, "align", TAKEN), cache.wanted([source], name))
+    lease = cache.hold(Owner(JOB, None, None, "align", TAKEN), cache.item_request([source], name))
     run(EPILOG, cache.root)
     assert (disk.leases(), disk.holders(), len(uses(lease))) == ([], [], 1)
     assert not os.path.exists("owned")
@@ -96,6 +98,41 @@ def test_a_task_of_an_array_is_found_by_the_number_that_its_node_knows(
     take(TAKEN._replace(id="48200_7", raw="48211"))
     run(EPILOG, cache.root)
     assert disk.leases() == []
+
+
+def test_the_epilog_gives_back_a_set(cache: Cache, disk: Disk, tmp_path: Path) -> None:
+    """A set that a job held would be kept until somebody reaps, or its items be counted as used twice."""
+    names = ["plain", "a..", "a 'b' $(touch owned) *", "deep"]
+    entries = manifest.parse_mapping({name: str(make_source(tmp_path, name)) for name in names[:-1]}, cache.request)
+    entries += manifest.parse_mapping({"x/y/z.fa": str(make_source(tmp_path, "deep"))}, cache.request)
+    held = cache.hold_many(Owner(JOB, None, None, "align", TAKEN), entries)
+    assert len(disk.leases()) == 4
+    done = run(EPILOG, cache.root)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (disk.leases(), disk.holders()) == ([], [])
+    for lease in disk.copies():
+        uses = history.read(store_of(FileSystem(), None), str(lease.parent / "history"))
+        assert [use.how for use in uses] == ["released"]
+    assert not os.path.exists("owned")
+    with pytest.raises(FileNotFoundError):
+        os.stat(disk.control / "sessions" / held.session / "use")
+    cache.clean(Rules())
+    assert disk.names("sessions") == ["gone"]
+
+
+def test_the_epilog_leaves_a_set_whose_view_does_not_show_all(cache: Cache, disk: Disk, source: str) -> None:
+    """The lease on an item that was taken out of a session would stay without its holder."""
+    held = cache.hold_many(Owner(JOB, None, None, "", TAKEN), manifest.parse_mapping({"x": source}, cache.request))
+    (data,) = (disk.control / "sessions" / held.session).glob("data-*")
+    data.write_text(data.read_text().rstrip().removesuffix("}") + ', "detached": []}')
+    run(EPILOG, cache.root)
+    assert len(disk.leases()) == len(disk.holders()) == 1
+
+
+def make_source(directory: Path, name: str) -> Path:
+    path = directory / name
+    path.write_text(name)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -126,7 +163,7 @@ def test_the_epilog_leaves_what_a_process_holds_too(
     """A shell under `salloc` on a login node would lose what it reads; a script what it took for itself."""
     process = proc.identify(os.getpid())
     take(process=process)
-    cache.hold(Owner(CALLER, process, None, "x", TAKEN), cache.wanted([source]))
+    cache.hold(Owner(CALLER, process, None, "x", TAKEN), cache.item_request([source]))
     run(EPILOG, cache.root)
     assert len(disk.leases()) == 2
 

@@ -356,7 +356,7 @@ def test_who_waits_gets_what_the_other_fetches(
 ) -> None:
     """An item that many jobs want would be fetched by each of them."""
     fetching = make_cache()
-    election = make_election(fetching.store, fetching.wanted([source]).key[:32])
+    election = make_election(fetching.store, fetching.item_request([source]).key[:32])
     assert election.poll()
     fetched: list[Path] = []
 
@@ -536,7 +536,7 @@ def test_a_holder_that_was_revoked_during_a_fetch_is_not_given_a_void_lease(
     if clean:  # by the heartbeat after the fetch, which is the next
         fs.before("rename", lambda: make_cache().clean(EVERYTHING), within="/holders/", nth=2 if ttl else 1)
     cache = make_cache(fs=fs)
-    lease = cache.hold(job, cache.wanted([source]), UseOptions(ttl=ttl))
+    lease = cache.hold(job, cache.item_request([source]), UseOptions(ttl=ttl))
     assert lease.holder.id in {name.id for name in present(layout)}
     assert make_cache().clean(EVERYTHING).removed == ()
     assert lease.path.read_text() == "ACGT\n"
@@ -561,7 +561,7 @@ def test_a_holder_that_is_revoked_again_and_again_is_told(
         fs.before("symlink", lapse, within=f"/{GATE}/", nth=number)
     cache = make_cache(fs=fs)
     with pytest.raises(LeaseLost, match="were revoked"):
-        cache.hold(job, cache.wanted([source]), UseOptions(ttl=60.0))
+        cache.hold(job, cache.item_request([source]), UseOptions(ttl=60.0))
     assert in_gates(layout) == []
 
 
@@ -776,7 +776,7 @@ def _run(text: str, *words: str) -> subprocess.CompletedProcess[bytes]:
 
 def test_a_held_lease_outlives_this_process(cache: Cache, job: caller.Owner, source: str, layout: Layout) -> None:
     """The lease of `sc-dtool use` would end with the command."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     cache.close()
     program._close_all()
     assert in_gates(layout) == [lease.name]
@@ -785,7 +785,7 @@ def test_a_held_lease_outlives_this_process(cache: Cache, job: caller.Owner, sou
 
 def test_uses_are_given_back_one_by_one(cache: Cache, job: caller.Owner, source: str, layout: Layout) -> None:
     """A script that uses an item twice would lose it at its first `unuse`."""
-    wanted = cache.wanted([source])
+    wanted = cache.item_request([source])
     for _ in range(3):
         cache.hold(job, wanted)
     assert cache.release([job], wanted.key) == 1
@@ -802,7 +802,7 @@ def test_a_lost_reply_does_not_give_back_a_second_use(
     """One `unuse` during a restart of the server would give back two uses, and the data be deleted under the second."""
     fs = LostReplies()
     cache = make_cache(fs=fs)
-    wanted = cache.wanted([source])
+    wanted = cache.item_request([source])
     for _ in range(2):
         cache.hold(job, wanted)
     fs.lose("rename", within=f"/{GATE}/")
@@ -817,7 +817,7 @@ def test_two_who_give_back_at_once_give_back_two(
     """A script that gives back in parallel would leave a lease behind."""
     fs = Interposing()
     cache, other = make_cache(fs=fs), make_cache(clock=FakeClock(wall=1_700_000_000.001))
-    wanted = cache.wanted([source])
+    wanted = cache.item_request([source])
     for _ in range(2):
         cache.hold(job, wanted)
     done: list[int] = []
@@ -831,7 +831,7 @@ def test_nobody_gives_back_what_others_hold(
     cache: Cache, job: caller.Owner, source: str, layout: Layout, proc: FakeProc
 ) -> None:
     """A job's `unuse` would delete the data under another job."""
-    wanted = cache.wanted([source])
+    wanted = cache.item_request([source])
     other = caller.process_owner(caller.CALLER, proc, proc.add(4243, "bash", start=1000))
     mine, theirs = cache.hold(job, wanted), cache.hold(other, wanted)
     own = cache.use(source)
@@ -843,7 +843,7 @@ def test_nobody_gives_back_what_others_hold(
 def test_a_fetch_that_fails_leaves_no_holder(cache: Cache, job: caller.Owner, tmp_path: Path, layout: Layout) -> None:
     """Every `use` that fails would leave a holder, until the job ends."""
     with pytest.raises(FetchFailed):
-        cache.hold(job, cache.wanted([str(tmp_path / "missing")]))
+        cache.hold(job, cache.item_request([str(tmp_path / "missing")]))
     assert present(layout) == []
 
 
@@ -851,8 +851,8 @@ def test_a_renewal_begins_another_lifetime(
     cache: Cache, job: caller.Owner, source: str, layout: Layout, tmp_path: Path
 ) -> None:
     """A script that runs longer than it thought would lose its lease in spite of `renew`."""
-    lease = cache.hold(job, cache.wanted([source]), UseOptions(ttl=3600))
-    cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]), UseOptions(ttl=3600))
+    cache.hold(job, cache.item_request([source]))
     (before,) = [name for name in present(layout) if name.id == lease.holder.id]
     assert cache.renew([job]) == 1
     (after,) = [name for name in present(layout) if name.id == lease.holder.id]
@@ -868,7 +868,7 @@ def test_a_renewal_passes_over_a_damaged_record(
     """One damaged record would end `renew`, and the job lose all its other leases."""
     cache = make_cache()
     for name in ("one", "two"):
-        cache.hold(job, cache.wanted([source], name), UseOptions(ttl=3600.0))
+        cache.hold(job, cache.item_request([source], name), UseOptions(ttl=3600.0))
     (damaged, _) = sorted(path for path in Path(layout.holders).iterdir() if path.name != "gone")
     damaged.unlink()
     damaged.symlink_to("damaged")
@@ -882,7 +882,7 @@ def test_a_renewal_passes_over_what_ends_meanwhile(
     """`renew` would fail because another part of the script has just given back."""
     fs = Interposing()
     cache, other = make_cache(fs=fs), make_cache()
-    wanted = cache.wanted([source])
+    wanted = cache.item_request([source])
     for _ in range(2):
         cache.hold(job, wanted, UseOptions(ttl=3600))
     fs.before("readlink", lambda: other.release([job], wanted.key), within="holders", nth=1)
@@ -1066,7 +1066,7 @@ def test_a_dangling_link_as_a_root_is_an_error(tmp_path: Path, source: str) -> N
 
 CALLS: dict[str, Callable[[Cache], object]] = {
     "use": lambda cache: cache.use("/etc/hostname"),
-    "hold": lambda cache: cache.hold(caller.Owner(caller.NAMED, None, "x", ""), cache.wanted(["/etc/hostname"])),
+    "hold": lambda cache: cache.hold(caller.Owner(caller.NAMED, None, "x", ""), cache.item_request(["/etc/hostname"])),
     "release": lambda cache: cache.release([caller.Owner(caller.NAMED, None, "x", "")], f"{'0' * 32}-x"),
     "renew": lambda cache: cache.renew([caller.Owner(caller.NAMED, None, "x", "")]),
     "items": lambda cache: list(cache.items()),
@@ -1198,9 +1198,9 @@ def test_the_settings_of_a_cache_are_used(make_cache: Making, source: str, layou
     Path(layout.config_file).write_text('[lease]\nttl = "1h"\nheartbeat_ttl = "2h"\n[clean]\ntrash = "7d"\n')
     cache = make_cache()
     owner = caller.Owner(caller.NAMED, None, "x", "")
-    assert cache.hold(owner, cache.wanted([source])).holder.ttl == 3600
+    assert cache.hold(owner, cache.item_request([source])).holder.ttl == 3600
     assert cache.use(source).holder.ttl == 7200
-    cache.release([owner], cache.wanted([source]).key)
+    cache.release([owner], cache.item_request([source]).key)
     cache.close()
     cache.clean(EVERYTHING)
     assert cache.restore("ref.fa")

@@ -41,11 +41,14 @@ def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     text += 'exclude_frequently_accessed = 9\nretain_size = "5TB"\norder = "cost"\nexclude = ["hg*"]\ngrace = "1h"\n'
     text += '[dtool]\ndirectories = ["study-1", "mirror/*"]\n'
     text += '[archive]\nurl = "/tank/archive/"\nlimit = "1TB"\nverify = false\n'
+    text += f'[globus]\ncollection = "{"A" * 8}{"-0000" * 3}-{"0" * 12}"\nbase = "/lab/cache/"\n'
     limits = (10 * TB, Mark(0.9, True), Mark(7 * TB, False), Mark(1_000_000, False), Mark(0.5, True), 10**9)
     conditions = (432_000, 9, 1000, 5 * TB, "cost", ("hg*",), 3600)
-    archive = ("/tank/archive", TB, False)
     read = load(layout, text, warnings)
-    assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"), (), *archive)
+    placed = {"globus_collection": f"{'a' * 8}{'-0000' * 3}-{'0' * 12}", "globus_base": "/lab/cache"}
+    archived = {"archive_url": "/tank/archive", "archive_limit": TB, "archive_verify": False}
+    given = (*limits, *conditions, ("study-1", "mirror/*"))
+    assert read == Config(3600, 7200, 180, 345_600, *given, **placed, **archived)
     assert read.limits == limits
     assert warnings == []
     assert {*config.SETTINGS, "unknown"} == set(Config._fields)
@@ -57,6 +60,48 @@ def test_the_data_managers_names_are_understood(layout: Layout, warnings: list[s
     assert load(layout, text, warnings).limits == Limits(1000, Mark(0.5, True), Mark(0.25, True))
     assert load(layout, f'{text}high_watermark = "90%"\n', warnings).limits.high == Mark(0.9, True)
     assert warnings == []
+
+
+DM = """[dm]
+private_storage_path = "/tmp/ps"
+private_storage_capacity = 1000
+gc_run_interval = 600
+gc_collect_start_fraction = 0.5
+gc_collect_end_fraction = 0.25
+"""
+
+
+def test_the_data_managers_table_is_understood(layout: Layout, warnings: list[str]) -> None:
+    """Whoever copies the settings of the Whole Tale data manager would have a cache that is never cleaned."""
+    assert load(layout, DM, warnings).limits == Limits(1000, Mark(0.5, True), Mark(0.25, True))
+    dotted = "dm.gc_collect_start_fraction = 0.5\n[clean]\nhigh_watermark = '90%'\n"
+    assert load(layout, dotted, warnings).limits.high == Mark(0.9, True)
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{DM}[clean]\nlow_watermark = '75%'\n",
+        "[dm]\ngc_collect_end_fraction = 50\n",
+        "[dm]\ngc_collect_end_fraction = 0.9\ngc_collect_start_fraction = 0.5\n",
+        "[dm]\nprivate_storage_capacity = 100GB\n",
+        "dm = 1\n",
+    ],
+)
+def test_a_mistake_in_the_data_managers_table_stops_cleaning(layout: Layout, warnings: list[str], text: str) -> None:
+    """Half of what was meant to protect the cache would be in force."""
+    read = load(layout, text, warnings)
+    assert set(read.faults) == {"clean"}
+    assert layout.config_file in read.mistakes[0].message
+
+
+def test_a_setting_in_the_data_managers_table_that_nobody_knows_stops_cleaning(
+    layout: Layout, warnings: list[str]
+) -> None:
+    """A mistyped fraction would have no effect."""
+    (unknown,) = load(layout, "[dm]\ngc_colect_end_fraction = 0.5\n", warnings).unknown
+    assert unknown.may_concern_cleaning
 
 
 def test_what_is_not_said_has_its_default(layout: Layout, warnings: list[str]) -> None:
@@ -127,6 +172,7 @@ MISTAKES = {
         "archive = 1\n",
     ],
     "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
+    "globus": ['[globus]\ncollection = "x"\n', '[globus]\nbase = "a"\n', '[globus]\nbase = "/../a"\n', "globus = 1\n"],
 }
 
 GOOD = {
@@ -135,6 +181,7 @@ GOOD = {
     "clean": '[clean]\ntrash = "1d"\n',
     "archive": '[archive]\nurl = "/a"\n',
     "dtool": '[dtool]\ndirectories = ["a"]\n',
+    "globus": '[globus]\nbase = "/a"\n',
 }
 
 
@@ -152,9 +199,8 @@ def test_a_mistake_in_one_table_leaves_the_others(
     (mistake,) = read.mistakes
     assert mistake.message.startswith(f"{layout.config_file}: [{table}]")
     expected = {"lease": ("lease_ttl", 3600), "fetch": ("fetch_wait", 60), "clean": ("trash_keep", 86400)}
-    for name, (field, value) in (
-        expected | {"dtool": ("dtool_directories", ("a",)), "archive": ("archive_url", "/a")}
-    ).items():
+    more = {"dtool": ("dtool_directories", ("a",)), "globus": ("globus_base", "/a"), "archive": ("archive_url", "/a")}
+    for name, (field, value) in (expected | more).items():
         if name != table:
             assert getattr(read, field) == value
         else:

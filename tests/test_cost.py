@@ -78,7 +78,6 @@ def test_reaping_asks_each_holder_once(
         return Reply(0, "".join(f"{n}|{n}|N/A|0|COMPLETED|{now}|{now}|{now}|n1|lab|N/A|\n" for n in numbers), "")
 
     monkeypatch.setattr(query, "run_command", squeue)
-    monkeypatch.setattr("sccache_dtool.liveness.batch.query.JobStates.__init__.__defaults__", (squeue,))
     for number in range(HOLDERS):
         if of == "jobs":
             owner = Owner(JOB, None, None, "", Job("slurm", "lab", str(1000 + number), "0", "", "n1"))

@@ -44,7 +44,7 @@ def owner() -> Owner:
 
 def hit(cache: Cache, source: str) -> None:
     """`use` of what is there, and `unuse`."""
-    lease = cache.hold(owner(), cache.wanted([source]))
+    lease = cache.hold(owner(), cache.item_request([source]))
     assert cache.release([owner()], lease.key) == 1
 
 
@@ -57,7 +57,7 @@ def hit_in_a_program(cache: Cache, source: str) -> None:
 
 def miss(cache: Cache, source: str) -> None:
     """`use` of what has to be fetched, and `unuse`, which evicts it."""
-    lease = cache.hold(owner(), cache.wanted([source + ".2"]))
+    lease = cache.hold(owner(), cache.item_request([source + ".2"]))
     assert cache.release([owner()], lease.key) == 1
     assert cache.evict_if_idle(lease.key)
 
@@ -65,7 +65,7 @@ def miss(cache: Cache, source: str) -> None:
 def miss_over_http(cache: Cache, source: str) -> None:
     """The same, where the server says how large it is, so that room is reserved."""
     with httpserver.serve() as server:
-        lease = cache.hold(owner(), cache.wanted([server.page("/x", b"ACGT", etag='"1"')]))
+        lease = cache.hold(owner(), cache.item_request([server.page("/x", b"ACGT", etag='"1"')]))
     assert cache.release([owner()], lease.key) == 1
 
 
@@ -143,7 +143,7 @@ def test_waits_of_others_are_not_read_for_a_fetch(tmp_path: Path) -> None:
             work = WorkName(f"p{number:012x}-{number:012x}.0", "wait")
             FileSystem().put_record("{}", f"{layout.tmp}/{work}")
         fs.calls.clear()
-        lease = cache.hold(owner(), cache.wanted([str(source)], str(waits)))
+        lease = cache.hold(owner(), cache.item_request([str(source)], str(waits)))
         costs.append(len(fs.calls))
         cache.release([owner()], lease.key)
     assert costs[1] <= costs[0]  # the first has made transfers/

@@ -20,9 +20,11 @@ from fetch.servers import free_port
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import main
 from sccache_dtool.errors import Exit
+from sccache_dtool.liveness.batch import sbatch
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"])
+PACKAGE = ROOT / "sccache_dtool"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -89,6 +91,21 @@ def test_the_architecture_names_what_is_there() -> None:
     assert [file for file in files if not (package / file).exists()] == []
 
 
+def test_the_architecture_names_every_module() -> None:
+    """A reader who looks for a module would find a page of an earlier state."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    named = set[str]()
+    for row in re.findall(
+        r"^\| (`[^|]*) \|", page.partition("## Modules")[2].partition("## The path")[0], re.MULTILINE
+    ):
+        package = ""
+        for name in re.findall(r"`([^`]+)`", row):  # as in `cli/use`, `manage`
+            package, name = name.rsplit("/", 1) if "/" in name else (package, name)
+            named.add(f"{package}/{name}" if package and (PACKAGE / package / f"{name}.py").exists() else name)
+    files = [file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py") if not file.name.startswith("__")]
+    assert sorted(named ^ {str(file.with_suffix("")) for file in files}) == []
+
+
 def with_actions(command: click.Command | None) -> list[click.Command]:
     """The command, and its actions if it has any."""
     actions = command.commands.values() if isinstance(command, click.Group) else ()
@@ -118,6 +135,9 @@ def test_commands_and_options_exist(name: str) -> None:
             command = main.sc_dtool.get_command(click.Context(main.sc_dtool), called) if called else None
             assert called is None or command is not None or "…" in called, words
             own = {option for one in with_actions(command) for param in one.params for option in param.opts}
+            if called == "sbatch":  # all other options are passed on to Slurm's
+                theirs = sbatch.parse(words[words.index(called) + 1 :], dict.fromkeys(own, False)).others
+                options -= {word.partition("=")[0] for word in theirs}
             assert options <= general | own | {"--help", "-h"}, (words, options - general - own)
 
 

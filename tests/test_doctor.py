@@ -23,6 +23,7 @@ from sccache_dtool.disk.names import (
     DIRECTORIES,
     ITEM_FILE,
     PAYLOAD,
+    PROBE,
     TAG_TEXT,
     VERIFICATION,
     Generation,
@@ -31,14 +32,14 @@ from sccache_dtool.disk.names import (
     TrashName,
     WorkName,
 )
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.doctor import Finding
 from sccache_dtool.errors import CacheError, InUse
 from sccache_dtool.liveness import caller
 from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import gate
-from sccache_dtool.protocol.holders import PROBE, Holder
+from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 
 FS = FileSystem()
@@ -127,7 +128,7 @@ def test_nobody_is_taken_for_gone_because_the_register_is(
     cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
 ) -> None:
     """After a slip with `rm`, or a backup without it, the repair would let all that is in use be deleted."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     working = WorkName(f"{ID}.0", "fetch")
     os.makedirs(f"{layout.tmp}/{working}/{PAYLOAD}")
     FS.remove_tree(layout.holders)
@@ -150,7 +151,7 @@ def test_nobody_is_taken_for_gone_because_the_register_is(
 
 def test_who_comes_back_to_a_new_register_gives_back(cache: Cache, job: Owner, source: str, layout: Layout) -> None:
     """A job that went on meanwhile would keep its item for ever."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     FS.remove_tree(layout.holders)
     repair(cache)
     cache.release([job], lease.key, everything=True)
@@ -162,7 +163,7 @@ def test_a_register_is_not_made_again_while_nobody_can_tell_who_was_in_it(
     cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
 ) -> None:
     """A gate that cannot be listed for a moment would make its user one who is gone."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     FS.remove_tree(layout.holders)
     fs = Failing()
     fs.fail("names", errno.EACCES, within=lease.place.gate)
@@ -175,7 +176,7 @@ def test_a_new_register_is_there_with_everybody_or_not_at_all(
     cache: Cache, make_cache: Making, job: Owner, source: str, layout: Layout
 ) -> None:
     """A reaper that looks between the directory and its entries would end every lease."""
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     FS.remove_tree(layout.holders)
     fs = Failing()
     fs.fail("symlink", errno.ENOSPC, within="register")
@@ -486,7 +487,7 @@ def test_two_users_share_a_cache_by_an_acl(by_acl: Cache, open_tmp_path: Path) -
 
 def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: FakeProc, source: str) -> None:
     """What killed jobs hold would be found by nobody."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     (finding,) = cache.examine()
     assert finding.path == f"{lease.place.gate}/{lease.name}"
@@ -499,7 +500,7 @@ def test_a_lease_that_nobody_holds_is_ended(cache: Cache, job: Owner, proc: Fake
 
 def test_a_lease_whose_holder_is_missing_is_ended(cache: Cache, job: Owner, source: str, layout: Layout) -> None:
     """What a killed `unuse` leaves, or a slip with `rm` in holders/, would keep its item for ever."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     (name,) = (name for name in os.listdir(layout.holders) if name.startswith(lease.holder.id))
     os.unlink(f"{layout.holders}/{name}")
     (finding,) = cache.examine()
@@ -517,7 +518,9 @@ def test_one_reaping_ends_all_leases(make_cache: Making, proc: FakeProc, source:
     calls = []
     for many in (1, 20):
         for pid in range(4242, 4242 + many):
-            cache.hold(caller.process_owner(CALLER, proc, proc.add(pid, "job", start=1000)), cache.wanted([source]))
+            cache.hold(
+                caller.process_owner(CALLER, proc, proc.add(pid, "job", start=1000)), cache.item_request([source])
+            )
             proc.end(pid)
         found = cache.examine()
         assert len(found) == many
@@ -534,7 +537,7 @@ def test_a_lease_that_cannot_be_ended_is_not_called_repaired(
     make_cache: Making, cache: Cache, job: Owner, proc: FakeProc, source: str, layout: Layout
 ) -> None:
     """The doctor would say that it has repaired what is as it was, and not who can."""
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     fs = Failing()
     fs.fail("rename", errno.EACCES, within=f"{layout.gone}/")
@@ -599,7 +602,7 @@ def test_what_a_cleaning_puts_away_meanwhile_is_no_finding(
     path = leave(cache, layout)
 
     class Cleaned(FileSystem):
-        def names(self, path: str, *, via: Way | None = None) -> list[str]:
+        def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
             found = super().names(path, via=via)
             if path == layout.trash:
                 make_cache().clean(Rules())
@@ -696,7 +699,7 @@ def test_a_holder_that_cannot_be_understood_is_told_of(cache: Cache, layout: Lay
 
 def _everything(cache: Cache, layout: Layout, clock: FakeClock, job: Owner, proc: FakeProc, source: str) -> None:
     """Leave something of each kind."""
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     os.unlink(layout.tag_file)
     for leave in (_interrupted_eviction, _work, _half_deleted, _probe, _revoked, _lock):
@@ -964,7 +967,7 @@ def test_files_that_nfs_has_kept_are_removed_when_they_are_old(
     cache: Cache, layout: Layout, source: str, clock: FakeClock, job: Owner
 ) -> None:
     """What NFS keeps for a host that crashed would stay for ever, and an item with it count as held."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     kept = [f"{lease.place.gate}/.nfs0000000012345678000000ab", f"{layout.trash}/.nfs0000000012345678000000ac"]
     for path in kept:
         Path(path).touch()
@@ -1225,7 +1228,7 @@ def test_a_holder_that_cannot_be_understood_goes_on_a_person_s_word(
     put(Path(layout.holders, str(HolderName(ID, 0, 0))))
     (finding,) = cache.examine()
     assert f"sc-dtool reap --holder {ID}" in finding.remedy
-    assert [holder for holder, _ in cache.reap_holder(ID).holders] == [ID]
+    assert [*cache.reap_holder(ID).holders] == [ID]
     assert cache.examine() == []
 
 

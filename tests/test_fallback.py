@@ -242,7 +242,7 @@ def test_a_lifetime_that_was_asked_for_begins_after_a_download_without_a_heartbe
         holders.revoke(store_of(fs, layout), next(iter(HolderList.glance(store_of(fs, layout)).present.values())))
     assert holder.lost
     holder.retire()
-    lease = cache.hold(owner, cache.wanted([source]), UseOptions(ttl=3600.0))
+    lease = cache.hold(owner, cache.item_request([source]), UseOptions(ttl=3600.0))
     assert [record.ttl for record in records_in(layout)] == [3600.0]
     lease.release()
 
@@ -654,7 +654,7 @@ def test_a_file_system_that_does_not_say_how_much_is_free(
     assert cache.free_space() is None
     assert cache.room() is None
     assert cache.overview().free is None
-    lease = cache.hold(cache.owner("long-lived"), cache.wanted([source]), UseOptions(ttl=60.0, size=10**15))
+    lease = cache.hold(cache.owner("long-lived"), cache.item_request([source]), UseOptions(ttl=60.0, size=10**15))
     lease.release()
     assert cache.clean(Rules(limits=Limits(least_free=10**9))).removed == ()
     assert [text for text in warnings if "ignored" in text]

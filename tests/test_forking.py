@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sccache_dtool.forking import Guard
-from sccache_dtool.liveness.process import Myself
+from sccache_dtool.liveness.process import OwnProcess
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -54,19 +54,19 @@ def hold_elsewhere(guard: Guard) -> Callable[[], None]:
 
 def test_a_child_is_another_process_even_with_the_number_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that is given the number of the process that took its leases would take them for its own."""
-    me = Myself.now()
+    me = OwnProcess.now()
     number = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: number)
     assert me.is_this_process()
     assert me.is_certainly_this_process()
     assert in_child(lambda: not me.is_this_process() and not me.is_certainly_this_process())
-    assert in_child(lambda: Myself.now().is_this_process())
+    assert in_child(lambda: OwnProcess.now().is_this_process())
 
 
 @pytest.mark.parametrize("field", ["boot", "space", "start"])
 def test_a_process_that_only_looks_the_same_is_another(field: str) -> None:
     """A program that was restored from a checkpoint, or forked by a library, would use leases that are not its own."""
-    me = Myself.now()
+    me = OwnProcess.now()
     if me.process is None:
         pytest.skip("processes cannot be identified on this host")
     other = me.process._replace(**{field: 1 if field == "start" else "another"})

@@ -14,15 +14,15 @@ import pytest
 from faults import Call, Counting, Failing, FakeClock, FakeProc, Interposing, LostReplies, OnClock, store_of
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import HolderName, Layout
+from sccache_dtool.disk.names import PROBE, HolderName, Layout
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.liveness import State, Verdict, caller
 from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.caller import CALLER, COMMAND, NAMED, PROGRAM, Owner
-from sccache_dtool.liveness.process import Process
+from sccache_dtool.liveness.process import OwnProcess, Process
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import holders
-from sccache_dtool.protocol.holders import PROBE, Holder, HolderList
+from sccache_dtool.protocol.holders import Holder, HolderList
 from signals import interrupted
 
 FS = FileSystem()
@@ -366,13 +366,17 @@ def test_a_heartbeat_that_cannot_be_sent_confirms_nothing(layout: Layout, clock:
     assert holder.confirm()
 
 
-def test_who_was_restored_from_a_checkpoint_confirms_nothing(layout: Layout, clock: FakeClock) -> None:
+def test_who_was_restored_from_a_checkpoint_confirms_nothing(
+    layout: Layout, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A program that was frozen with its memory and goes on elsewhere would use the leases of what was frozen."""
-    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
-    process = holder._myself.process
-    if process is None:
+    frozen = OwnProcess.now()
+    if frozen.process is None:
         pytest.skip("processes cannot be identified on this host")
-    holder._myself = holder._myself._replace(process=process._replace(start=1))
+    frozen = frozen._replace(process=frozen.process._replace(start=1))
+    monkeypatch.setattr(OwnProcess, "now", lambda: frozen)
+    holder = Holder(store_of(FS, layout, clock=clock), OWNER, TTL)
+    monkeypatch.undo()
     assert not holder.prove()
     assert not holder.confirm()
     assert not holder.usable

@@ -298,6 +298,6 @@ def test_no_path_below_the_control_directory_leads_upwards(tmp_path: Any, inner:
     fs = FileSystem()
     with pytest.raises(OSError, match="upwards"):
         fs.rename(f"{control}/f", f"{control}/{inner}")
-    with pytest.raises(OSError, match="upwards"), fs.way_to(str(control)) as way:
-        fs.remove_tree(f"{control}/{inner}", via=way)
+    with pytest.raises(OSError, match="upwards"), fs.open_directory(str(control)) as handle:
+        fs.remove_tree(f"{control}/{inner}", via=handle)
     assert (tmp_path / "x").read_text() == "precious"

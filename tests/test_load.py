@@ -158,7 +158,7 @@ def test_an_item_with_five_thousand_leases(
         root = memory / "cache"
         cache = Cache(root, fs=FileSystem())
         cache.init()
-        wanted = cache.wanted([source])
+        wanted = cache.item_request([source])
         owner = cache.owner("long-lived")
         for _ in range(leases // 50):
             holder = cache.enter(owner, 3600.0, wanted.key)

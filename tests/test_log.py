@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,13 +73,13 @@ def used(layout: Layout, source: str) -> Layout:
 
 @pytest.mark.parametrize(
     ("option", "shown"),
-    [(None, []), ("-v", ["removing 1 copies"]), ("--debug", ["removing 1 copies", "elected: clean"])],
+    [(None, []), ("-v", ["removing 1 copy"]), ("--debug", ["removing 1 copy", "elected: clean"])],
 )
 def test_verbose_shows_information_and_debug_more(used: Layout, option: str | None, shown: list[str]) -> None:
     """A person who asks why something was removed, or what is waited for, would see no more than before."""
     done = call(*([option] if option else []), "-C", used.root, "clean", "--all", "-y")
     assert done.code == 0
-    assert [text for text in ("removing 1 copies", "elected: clean") if text in done.err] == shown
+    assert [text for text in ("removing 1 copy", "elected: clean") if text in done.err] == shown
 
 
 def test_what_is_shown_is_shown_until_it_is_hidden(caplog: pytest.LogCaptureFixture) -> None:
@@ -105,21 +106,21 @@ def test_a_cleaning_says_what_it_removes_and_why(
     cache.use(source).release()
     caplog.set_level(logging.INFO, log.ROOT)
     cache.clean(Rules(everything=True), why="nightly")
-    assert caplog.messages == ["removing 1 copies, 5 bytes: nightly"]
+    assert caplog.messages == ["removing 1 copy, 5 bytes: nightly"]
 
 
 def test_the_first_messages_of_two_threads_are_shown_once_each() -> None:
     """A command whose threads have something to say at the same time would print each line twice from then on."""
     shown = list[str]()
-    met, made = threading.Barrier(2), log._make_handler
+    met, made = threading.Barrier(2), logging.Handler.__init__
 
-    def make_together(level: int, tell: Callable[[int, str], None]) -> logging.Handler:
+    def make_together(handler: logging.Handler, *more: Any) -> None:
         met.wait(PATIENCE)
-        return made(level, tell)
+        made(handler, *more)
 
     log.show(log.NOTE, lambda level, text: shown.append(text))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log, "_make_handler", make_together)
+        patch.setattr(logging.Handler, "__init__", make_together)
         threads = [threading.Thread(target=Log().warning, args=[text]) for text in "ab"]
         for thread in threads:
             thread.start()

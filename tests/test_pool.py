@@ -21,7 +21,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is too little work to be shared."""
     monkeypatch.setattr("sccache_dtool.pool.PROBE", 0.0)
     monkeypatch.setattr("sccache_dtool.pool.WORTH", -1.0)
-    monkeypatch.setattr("sccache_dtool.pool._processors", lambda: 3)
+    monkeypatch.setattr("sccache_dtool.pool.processors", lambda: 3)
 
 
 @pytest.fixture
@@ -30,8 +30,8 @@ def helped(at_once: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     with Pool(None) as made:
         made.start_helpers()
-        assert len(made._helpers) == 2
-        made._many = lambda work, tasks, waiting: made._by_processes(work, tasks)  # type: ignore[method-assign]
+        assert len(made.helpers) == 2
+        made.share = lambda work, tasks, waiting: made.by_processes(work, tasks)  # type: ignore[method-assign]
         yield made
 
 
@@ -43,7 +43,7 @@ def test_work_that_is_soon_done_is_done_by_ourselves() -> None:
     """Every `du` of a small cache would start processes."""
     with Pool(None) as made:
         assert {pid for _, pid in made.each(number_and_process, range(500))} == {os.getpid()}
-        assert not made._helpers
+        assert not made.helpers
 
 
 def test_results_come_in_order_from_several_processes(helped: Pool) -> None:
@@ -76,13 +76,13 @@ def test_what_a_killed_helper_was_at_is_done_all_the_same(helped: Pool, tmp_path
     """An out-of-memory killer would make items vanish from a listing, or hang it."""
     work = functools.partial(killing, str(tmp_path / "killed"), os.getpid())
     assert list(helped.each(work, range(100))) == list(range(100))
-    assert len(helped._helpers) == 1
+    assert len(helped.helpers) == 1
 
 
 def test_all_helpers_may_die(helped: Pool) -> None:
     """The last one's death would end the scan."""
-    for helper in helped._helpers:
-        os.kill(helper._pid, signal.SIGKILL)
+    for helper in helped.helpers:
+        os.kill(helper.pid, signal.SIGKILL)
     assert [number for number, _ in helped.each(number_and_process, range(50))] == list(range(50))
 
 
@@ -125,8 +125,8 @@ def test_whoever_stops_early_leaves_nobody_behind(at_once: None) -> None:
     """`sc-dtool ls | head` would leave processes that go on scanning."""
     with Pool(None) as made:
         made.start_helpers()
-        pids = [helper._pid for helper in made._helpers]
-        results = made._by_processes(number_and_process, range(1000))
+        pids = [helper.pid for helper in made.helpers]
+        results = made.by_processes(number_and_process, range(1000))
         assert next(results)[0] == 0
         results.close()  # type: ignore[attr-defined]
     for pid in pids:
@@ -222,7 +222,7 @@ def test_no_fork_beside_threads(at_once: None) -> None:
     try:
         with Pool(None) as made:
             made.start_helpers()
-            assert not made._helpers
+            assert not made.helpers
             assert list(made.each(refusing, range(5))) == list(range(5))
     finally:
         ended.set()
@@ -232,6 +232,6 @@ def test_no_fork_beside_threads(at_once: None) -> None:
 def test_the_watch_is_told_of_every_piece(helped: Pool) -> None:
     """A progress display would stand still, or never end."""
     told: list[tuple[int, int]] = []
-    helped._watch = lambda done, total: told.append((done, total))
+    helped.watch = lambda done, total: told.append((done, total))
     list(helped.each(number_and_process, range(10)))
     assert told == [(number + 1, 10) for number in range(10)]

@@ -123,7 +123,7 @@ def test_what_forks_workers_as_multiprocessing_does_is_told_once(
 
     util = types.ModuleType("billiard.util")
     monkeypatch.setitem(sys.modules, "billiard.util", util)  # half loaded, by another thread
-    monkeypatch.setattr(program, "_workers", {})
+    monkeypatch.setattr(program, "worker_pools", {})
     make_cache().use(source)
     util.__dict__.update(_exit_function=None, Finalize=finalize, register_after_fork=register)
     for _ in range(3):

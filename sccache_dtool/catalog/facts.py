@@ -22,25 +22,28 @@ class ItemFacts(NamedTuple):
     entries: int | None = None  # files and directories, the payload itself included
     digests: Mapping[str, str] | None = None  # those that were checked, in hexadecimal, by algorithm
     versions: Sequence[Any] | None = None  # what tells the version of each source, see `fetch/versions.py`
-    fetched: str | None = None  # when, as ISO 8601
+    fetched: str | None = None  # when it was read from its source, as ISO 8601
     seconds: float | None = None  # how long it took
     by: str | None = None  # USER@HOST
     dataset: Mapping[str, str] | None = None  # of an item of dtool's: "uuid", "name" and "uri" of its dataset
     relpath: str | None = None  # of an item of dtool's: its path in the dataset
+    upstream: str | None = None  # of a copy of what another cache has: the path of that copy
     loose: int | None = None  # in the trash: how many loose files are in it; it is not an item then
     first: str | None = None  # the path that the first of these had in the cache
     malformed: frozenset[str] = frozenset()  # names of fields in another form than this program writes
 
     @classmethod
     def decode(cls, text: str) -> ItemFacts:
-        """The facts in the text of an `item.json`. Raises records.Damaged if it is not a JSON object."""
+        """The facts in the text of an `item.json`. Raises records.Damaged, such as OtherFormat."""
         document = records.decode_document(text)
+        form = document.get("format", FORMAT)
+        if type(form) is int and form != FORMAT:
+            raise records.OtherFormat(f"it has format {form}, which this release does not know")
         fields: dict[str, Any] = {}
         malformed = set()
-        for name, convert in _FIELDS.items():
-            value = document.get(name)
-            if value is not None:
-                fields[name] = convert(value)
+        for name, value in document.items():
+            if value is not None and name in _FIELDS:
+                fields[name] = _FIELDS[name](value)
                 if fields[name] is None:
                     malformed.add(name)
         return cls(**fields, malformed=frozenset(malformed))
@@ -93,6 +96,7 @@ _FIELDS: dict[str, Callable[[object], Any]] = {
     "by": _text,
     "dataset": _texts,
     "relpath": _text,
+    "upstream": _text,
     "loose": _integer,
     "first": _text,
 }

@@ -8,7 +8,7 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
@@ -21,19 +21,21 @@ from sccache_dtool.disk.names import (
     PAYLOAD,
     Generation,
     LeaseName,
+    Purpose,
     WorkName,
     only_if,
     understood,
-    unique,
 )
-from sccache_dtool.disk.nofollow import Way, near
+from sccache_dtool.disk.nofollow import DirectoryHandle, near
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.log import Collected
 from sccache_dtool.oddity import Fate
-from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.store import Store
+
+if TYPE_CHECKING:
+    from sccache_dtool.pool import Pool
 
 Sum = TypeVar("Sum")
 
@@ -121,7 +123,7 @@ def keys(store: Store) -> Iterator[str]:
         yield from _keys_in(store, shard)
 
 
-def _keys_in(store: Store, shard: str, via: Way | None = None) -> Iterator[str]:
+def _keys_in(store: Store, shard: str, via: DirectoryHandle | None = None) -> Iterator[str]:
     directory = f"{store.layout.items}/{shard}"
     is_item = only_if(lambda key: names.is_key(key) and key.startswith(shard))
     return understood(directory, _listing(store, directory, via), is_item, "not an item", store.log)
@@ -147,21 +149,21 @@ def survey(store: Store, pool: Pool, fold: Callable[[Iterator[Item]], Sum], *, u
 def _fold_shard(store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str) -> tuple[Sum, Collected]:
     log = Collected()  # another process may do this, which must not print anything
     store = store.logging_to(log)
-    way = _way_to(store, f"{store.layout.items}/{shard}")
-    if way is None:
+    handle = _open_directory(store, f"{store.layout.items}/{shard}")
+    if handle is None:
         return fold(iter(())), log
-    with way, near(way):  # `fold` may look further into the items
-        return fold(look(store, key, uses=uses, via=way) for key in _keys_in(store, shard, way)), log
+    with handle, near(handle):  # `fold` may look further into the items
+        return fold(look(store, key, uses=uses, via=handle) for key in _keys_in(store, shard, handle)), log
 
 
 def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[ItemFacts]]]:
     """All items, and what was noted when each of their copies was fetched; empty for what cannot be read."""
-    for part, log in survey(store, pool, functools.partial(_tell, store)):
+    for part, log in survey(store, pool, functools.partial(_with_facts, store)):
         log.pass_on(store.log)
         yield from part
 
 
-def _tell(store: Store, items: Iterator[Item]) -> tuple[list[tuple[Item, list[ItemFacts]]], Collected]:
+def _with_facts(store: Store, items: Iterator[Item]) -> tuple[list[tuple[Item, list[ItemFacts]]], Collected]:
     log = Collected()
     store = store.logging_to(log)
     return [(item, [facts_or_none(store, copy) for copy in item.copies]) for item in items], log
@@ -182,21 +184,21 @@ def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
         return ItemFacts()
 
 
-def look(store: Store, key: str, *, uses: bool = True, via: Way | None = None) -> Item:
-    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: a way to its shard."""
+def look(store: Store, key: str, *, uses: bool = True, via: DirectoryHandle | None = None) -> Item:
+    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: the handle of its shard."""
     copies: list[Copy] = []
     summary = history.Summary(0, None)
     directory = store.layout.item(key)
-    way = _way_to(store, directory, via)
-    if way is None:
+    handle = _open_directory(store, directory, via)
+    if handle is None:
         return Item(key, (), 0, None)
-    with way:
-        for name in _listing(store, directory, way):
+    with handle:
+        for name in _listing(store, directory, handle):
             if name == HISTORY:
                 if uses:
-                    summary = _uses(store, key, way)
+                    summary = _uses(store, key, handle)
             elif generation := Generation.parse(name):
-                copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, way))
+                copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, handle))
             else:
                 store.report(f"{directory}/{records.printable(name)}", "not a copy of the item", Fate.LEFT_ALONE)
     copies.sort(key=lambda copy: copy.generation.created, reverse=True)
@@ -213,7 +215,7 @@ def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
     return None
 
 
-def _uses(store: Store, key: str, via: Way | None) -> history.Summary:
+def _uses(store: Store, key: str, via: DirectoryHandle | None) -> history.Summary:
     try:
         return history.summarise(store, store.layout.history(key), via)
     except OSError as error:
@@ -291,8 +293,8 @@ def _seems_whole(fs: FileSystem, payload: str, generation: Generation, look: Cal
         return status.st_size == generation.bytes
     if not stat.S_ISDIR(status.st_mode):
         return False  # such as a symbolic link, which is never published
-    count, files, counted = fs.sample(payload, _MOST_COUNTED)
-    return (files or not generation.bytes) and (not counted or count >= generation.entries)
+    seen = fs.sample(payload, _MOST_COUNTED)
+    return (seen.has_files or not generation.bytes) and (not seen.complete or seen.entries >= generation.entries)
 
 
 def _status_when_opened(fs: FileSystem, path: str) -> os.stat_result:
@@ -318,6 +320,17 @@ def facts(store: Store, key: str, generation: str) -> ItemFacts:
     return ItemFacts.decode(store.fs.read_text(f"{store.layout.generation(key, generation)}/{ITEM_FILE}"))
 
 
+def is_of_other_format(store: Store, key: str, generation: str) -> bool:
+    """Whether another release has noted of a copy what this one does not understand."""
+    try:
+        facts(store, key, generation)
+    except records.OtherFormat:
+        return True
+    except (OSError, records.Damaged):
+        return False
+    return False
+
+
 def describe_again(store: Store, copy: Copy) -> None:
     """Write a lost or damaged `item.json` again, as far as the rest of the copy says what was in it.
 
@@ -327,9 +340,9 @@ def describe_again(store: Store, copy: Copy) -> None:
     payload = payload_name(store, copy.key, copy.generation)
     if payload is None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{directory}/{PAYLOAD}")
-    _, created, size, entries, *_ = copy.generation
-    known = ItemFacts(key=copy.key, payload=payload, bytes=size, entries=entries, fetched=iso(created))
-    aside = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'description')}"
+    made = copy.generation
+    known = ItemFacts(key=copy.key, payload=payload, bytes=made.bytes, entries=made.entries, fetched=iso(made.created))
+    aside = f"{store.layout.tmp}/{WorkName.unowned(Purpose.DESCRIPTION)}"
     store.fs.write_new(aside, known.encode(), shared=store.layout.shared)
     try:
         store.fs.rename(aside, f"{directory}/{ITEM_FILE}")
@@ -339,7 +352,7 @@ def describe_again(store: Store, copy: Copy) -> None:
         raise
 
 
-def _copy(store: Store, gate: str, key: str, generation: Generation, via: Way | None) -> Copy:
+def _copy(store: Store, gate: str, key: str, generation: Generation, via: DirectoryHandle | None) -> Copy:
     try:
         found = store.fs.names(gate, via=via)
     except FileNotFoundError:
@@ -354,16 +367,16 @@ def _copy(store: Store, gate: str, key: str, generation: Generation, via: Way | 
     return Copy(key, generation, False, held)
 
 
-def _way_to(store: Store, path: str, via: Way | None = None) -> Way | None:
-    """A way to a directory; None if it is not there or, with a warning, cannot be opened."""
+def _open_directory(store: Store, path: str, via: DirectoryHandle | None = None) -> DirectoryHandle | None:
+    """The handle of a directory; None if it is not there or, with a warning, cannot be opened."""
     try:
-        return store.fs.way_to(path, via)
+        return store.fs.open_directory(path, via)
     except OSError as error:
         _report(store, path, error)
         return None
 
 
-def _listing(store: Store, path: str, via: Way | None = None) -> list[str]:
+def _listing(store: Store, path: str, via: DirectoryHandle | None = None) -> list[str]:
     try:
         return store.fs.names(path, via=via)
     except OSError as error:

@@ -38,6 +38,15 @@ _DEEPEST = 12
 _PARENTS = frozenset({"", "s3", "http", "azure", "irods", "ecs"})
 
 
+class Stamp(NamedTuple):
+    """Tells whether a file is still the same, and unchanged."""
+
+    device: int
+    inode: int
+    size: int
+    changed: int  # the modification time in nanoseconds
+
+
 class Loose(NamedTuple):
     """A file that dtool left, as a scan saw it."""
 
@@ -46,7 +55,7 @@ class Loose(NamedTuple):
     bytes: int
     newest: float  # seconds since 1970, by the file system's clock
     uid: int
-    stamp: tuple[int, int, int, int]  # device, inode, size, time of the last change: whether it is still the same
+    stamp: Stamp
 
     @property
     def path(self) -> str:
@@ -64,7 +73,7 @@ class Loose(NamedTuple):
         return now - self.newest > YOUNG and self.partial
 
 
-class Pile(NamedTuple):
+class LooseDirectory(NamedTuple):
     """The loose files of one directory, summed up."""
 
     directory: str
@@ -72,7 +81,8 @@ class Pile(NamedTuple):
     bytes: int
     newest: float
     bytes_of: dict[int, int]  # by user id
-    old: tuple[int, int] = (0, 0)  # files, and bytes of those, not excluded, and not touched since a given time
+    old_files: int = 0  # those not excluded, and not touched since a given time
+    old_bytes: int = 0
 
     @property
     def dataset(self) -> str:
@@ -113,16 +123,16 @@ def scan(store: Store, now: float, pool: Pool, named: Collection[str] = ()) -> L
     return LooseFiles(tuple(sorted(files)), tuple(sorted(deserted)), unmatched)
 
 
-def piles(
+def sum_directories(
     store: Store,
     pool: Pool,
     named: Collection[str] = (),
     *,
     untouched_since: float = 0.0,
     exclude: tuple[str, ...] = (),
-) -> Iterator[Pile]:
+) -> Iterator[LooseDirectory]:
     """The loose files of a cache, summed up by directory: what `du` needs, in a fraction of the memory."""
-    fold = functools.partial(_pile, untouched_since, exclude)
+    fold = functools.partial(_sum_directory, untouched_since, exclude)
     for visit in _visits(store, 0.0, pool, named, fold):
         if visit.found is not None and visit.found.files:
             yield visit.found
@@ -138,7 +148,9 @@ def _files(directory: str, statuses: Statuses) -> list[Loose]:
     return found
 
 
-def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, statuses: Statuses) -> Pile:
+def _sum_directory(
+    untouched_since: float, exclude: tuple[str, ...], directory: str, statuses: Statuses
+) -> LooseDirectory:
     """The sum of one directory. Once for each of a million files: no calls but where there is something to do.
 
     A status is unpacked by its places (see `os.stat_result`), which are fewer steps than its names; its times are
@@ -168,7 +180,7 @@ def _pile(untouched_since: float, exclude: tuple[str, ...], directory: str, stat
             old_size += mine
     bytes_of[owner] = bytes_of.get(owner, 0) + size - before
     bytes_of.pop(-1, None)  # before the first file
-    return Pile(directory, files, size, newest, bytes_of, (old, old_size))
+    return LooseDirectory(directory, files, size, newest, bytes_of, old, old_size)
 
 
 def _refuse_directory(mode: int) -> None:
@@ -199,7 +211,7 @@ def _visits(
     fold: Callable[[str, Statuses], Sum],
 ) -> Iterator[_Visit[Sum]]:
     """A visit of every directory in which there may be loose files, level by level."""
-    where = _Where(store.fs, store.layout.root, store.fs.lstat(f"{store.layout.root}/.").st_dev, now, tuple(named))
+    where = _Scan(store.fs, store.layout.root, store.fs.lstat(f"{store.layout.root}/.").st_dev, now, tuple(named))
     work = functools.partial(_visit, where, fold)
     level = [""]
     while level:
@@ -212,7 +224,7 @@ def _visits(
         level = below
 
 
-class _Where(NamedTuple):
+class _Scan(NamedTuple):
     """What is the same for all visits."""
 
     fs: FileSystem
@@ -222,7 +234,7 @@ class _Where(NamedTuple):
     named: tuple[str, ...]
 
 
-def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) -> _Visit[Sum]:
+def _visit(where: _Scan, fold: Callable[[str, Statuses], Sum], directory: str) -> _Visit[Sum]:
     """What is in one directory, if it is one that brokers alone can have made.
 
     Brokers write a dataset's items into one flat directory, and nothing else. A manifest or a directory beside them
@@ -231,15 +243,15 @@ def _visit(where: _Where, fold: Callable[[str, Statuses], Sum], directory: str) 
     """
     fs, path = where.fs, f"{where.root}/{directory or '.'}"
     try:
-        with fs.way_to(path) as way:
-            status = fs.fstat(way.directory)
+        with fs.open_directory(path) as handle:
+            status = fs.fstat(handle.directory)
             if status.st_dev != where.device:
                 return _Visit(directory)
             if directory and (_is_uuid_of(directory) or matches_any(where.named, directory)):
-                names = fs.names(path, via=way)
+                names = fs.names(path, via=handle)
                 if names and are_loose(names):
-                    return _Visit(directory, fold(directory, fs.statuses(path, names, via=way)))
-            entries = fs.entries(path, via=way)
+                    return _Visit(directory, fold(directory, fs.statuses(path, names, via=handle)))
+            entries = fs.entries(path, via=handle)
     except IsADirectoryError:
         return _Visit(directory)
     except OSError as error:
@@ -276,6 +288,6 @@ def newest_of(status: object, *, atime: bool = True) -> float:
     return float(max(*times, getattr(status, "st_atime", 0.0) if atime else 0.0))
 
 
-def stamp_of(status: object) -> tuple[int, int, int, int]:
-    """See `Loose.stamp`."""
-    return tuple(getattr(status, name) for name in ("st_dev", "st_ino", "st_size", "st_mtime_ns"))
+def stamp_of(status: os.stat_result) -> Stamp:
+    """The stamp of a file with this status."""
+    return Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)

@@ -14,6 +14,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from sccache_dtool.errors import CacheError, Exit, explain
+from sccache_dtool.log import Log
+
+_log = Log(__name__)
 
 #: Signals that are forwarded to the command.
 FORWARDED = frozenset(
@@ -50,12 +53,8 @@ _END = os.WEXITED | os.WNOWAIT
 class Child:
     """A child process that waits until it receives a command, and then executes it."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
-        """Fork the process. `warn`, which must not raise, receives a message for each signal that cannot be forwarded.
-
-        Raises CacheError if no process can be started.
-        """
-        self._warn = warn
+    def __init__(self) -> None:
+        """Fork the process. Raises CacheError if no process can be started."""
         read_order, self._write_order = os.pipe()
         self._read_failure, write_failure = os.pipe()
         self._handlers: dict[signal.Signals, _Handler] = {}
@@ -118,14 +117,14 @@ class Child:
         """Whether the command has ended. Its process number is not reused before `close`."""
         return self._reaped or os.waitid(os.P_PID, self.pid, _END | os.WNOHANG) is not None
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send the command a signal, unless it has ended."""
         if self._reaped:
             return
         try:
             os.kill(self.pid, number)
         except OSError as error:  # it may belong to another user now, as with sudo
-            self._warn(f"cannot send {signal.Signals(number).name} to the command: {explain(error)}")
+            _log.warning(f"cannot send {signal.Signals(number).name} to the command: {explain(error)}")
 
     def close(self) -> None:
         """Reap the process, and kill it if it has not received a command."""
@@ -134,7 +133,7 @@ class Child:
         if self._write_order >= 0:
             os.close(self._write_order)
             self._write_order = -1
-            self.tell(signal.SIGKILL)  # SIGKILL, because the process may be stopped
+            self.send_signal(signal.SIGKILL)  # SIGKILL, because the process may be stopped
         os.close(self._read_failure)
         os.waitpid(self.pid, 0)
         self._reaped = True
@@ -157,12 +156,12 @@ class Child:
                 continue
             # What the kernel or the command itself sends to the process group, the command has received already.
             if arrived.si_code != _SI_KERNEL and arrived.si_pid != self.pid:
-                self.tell(arrived.si_signo)
+                self.send_signal(arrived.si_signo)
         return end
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal that another thread received: its sender is unknown."""
-        self.tell(number)
+        self.send_signal(number)
 
 
 class _NotStarted(CacheError):

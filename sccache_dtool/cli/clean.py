@@ -109,7 +109,7 @@ def clean_command(
     trash: float | None,
     **conditions: Any,
 ) -> int:
-    """Remove items that are not in use, by policy or by conditions.
+    """Remove items not in use, by policy or by conditions.
 
     The conditions are given as options. Without any, the policy in config.toml applies. An item is removed only if it
     meets all conditions. Items with a lease, pinned items and excluded items are never removed. If there is a high

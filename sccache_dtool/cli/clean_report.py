@@ -14,13 +14,14 @@ from sccache_dtool.cli.manage import print_reaped
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.policy.rules import BEING_DOWNLOADED, UNREADABLE, Candidate, Kept, Plan, Rules
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.evict.execution import Cleaned
     from sccache_dtool.evict.trash import Purged
-    from sccache_dtool.policy.thresholds import Trashed
+    from sccache_dtool.policy.thresholds import Excess, Trashed
     from sccache_dtool.protocol.reaping import Judged
 
 #: Number of removed items, and of items in use, that are listed for people. A plan (-n) lists all, because it is read
@@ -72,25 +73,23 @@ def print_plan(now: Invocation, plan: Plan) -> int:
     """Print what would be removed, and what would not. Returns the exit code."""
     _print_candidates(now, "would_remove", plan.remove, "WOULD REMOVE")
     _record_kept(now, "keep", plan.keep)
-    missed = plan.missed_after(plan.remove)
     fields = {
         "items": len(plan.remove),
         "bytes": plan.freed,
         "kept": len(plan.keep),
-        **_goal_fields(missed, plan.withheld, plan.trashed),
+        **_goal_fields(plan.missed, plan.withheld, plan.trashed),
         "dry_run": True,
     }
     text = f"would remove {output.count(len(plan.remove), 'item')}, {output.size(plan.freed)}{_reasons(plan.keep)}"
     if plan.within:
         text = _nothing_to_remove(plan, plan.withheld)
-    now.out.result(
-        "total", fields, text, *_missed(missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be")
-    )
+    missed = (*_missed(plan.missed, "would be"), *_withheld(plan.withheld, plan.trashed, "would be"))
+    now.out.result("total", fields, text, *missed)
     return Exit.DONE
 
 
-def _nothing_to_remove(plan: Plan, withheld: tuple[int, int]) -> str:
-    why = "no watermark is exceeded" if withheld == (0, 0) else "emptying the trash is sufficient"
+def _nothing_to_remove(plan: Plan, withheld: Excess) -> str:
+    why = "no watermark is exceeded" if not withheld else "emptying the trash is sufficient"
     what = f"{output.size(plan.size)} in {plan.entries:,} files and directories"
     return f"nothing to remove: {why}; the cache contains {what}"
 
@@ -105,9 +104,9 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
     _record_kept(now, "kept", done.plan.keep)
     for candidate in done.taken:
         now.out.result("kept", _fields(candidate, reason="in use now"), f"kept {candidate.label}: in use now")
-    for candidate, reason in done.failed:
-        text = f"failed to remove {candidate.label}: {reason}"
-        now.out.result("failed", _fields(candidate, reason=reason), text)
+    for failure in done.failed:
+        text = f"failed to remove {failure.candidate.label}: {failure.reason}"
+        now.out.result("failed", _fields(failure.candidate, reason=failure.reason), text)
     now.out.table("lease", map(lease_fields, done.in_the_way))
     for leftover in done.tidied:
         now.out.detail(f"removed leftover {leftover.path}: {leftover.what}")
@@ -118,7 +117,7 @@ def print_cleaned(now: Invocation, done: Cleaned) -> int:
         "failed": len(done.failed),
         "left": len(done.left),
         "gone": len(done.gone),
-        **_goal_fields(done.missed_both, done.withheld, done.trashed),
+        **_goal_fields(done.missed, done.withheld, done.trashed),
         "tidied": len(done.tidied),
         "purged": done.purged,
         "unpurged": done.unpurged,
@@ -135,10 +134,10 @@ def _sentences(done: Cleaned) -> Iterable[str]:
     else:
         yield f"removed {output.count(len(done.removed), 'item')}, {output.size(done.freed)}{_reasons(done.plan.keep)}"
         if done.gone:
-            yield f"{output.count(len(done.gone), 'item')} had already been removed by another process"
+            yield f"{output.count(len(done.gone), 'item')} had already been removed"
         if done.left:
             yield f"the time limit was reached: {output.count(len(done.left), 'item')} left for the next clean"
-        for sentence in _missed(done.missed_both, "was"):
+        for sentence in _missed(done.missed, "was"):
             yield sentence
             yield from _in_the_way(done)
     yield from _withheld(done.withheld, done.trashed, "was")
@@ -159,19 +158,19 @@ def _in_the_way(done: Cleaned) -> Iterable[str]:
         yield f"  and {len(held) - _SHOWN:,} more; to list all: -f json"
 
 
-def _missed(missed: tuple[int, int], verb: str) -> Iterable[str]:
+def _missed(missed: Excess, verb: str) -> Iterable[str]:
     """By how many bytes and entries the goal is missed, if it is."""
-    if missed != (0, 0):
+    if missed:
         why = "the rest is in use, kept by the conditions, or not part of this cache"
-        yield f"the goal {verb} missed by {_amount(*missed)}: {why}"
+        yield f"the goal {verb} missed by {_amount(missed.bytes, missed.entries)}: {why}"
 
 
-def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[str]:
+def _withheld(over: Excess, trashed: Trashed, verb: str) -> Iterable[str]:
     """By how much the trash keeps the file system above its watermark, if it does."""
-    if over == (0, 0):
+    if not over:
         return
     yield (
-        f"the goal {verb} missed: the file system stays above its watermark by {_amount(*over)} "
+        f"the goal {verb} missed: the file system stays above its watermark by {_amount(over.bytes, over.entries)} "
         "until the trash is deleted"
     )
     there = _amount(trashed.bytes, trashed.entries)
@@ -182,13 +181,13 @@ def _withheld(over: tuple[int, int], trashed: Trashed, verb: str) -> Iterable[st
         yield f"  in the trash: {there} that could not be deleted in this run; the next clean continues"
 
 
-def _goal_fields(missed: tuple[int, int], over: tuple[int, int], trashed: Trashed) -> dict[str, Any]:
+def _goal_fields(missed: Excess, over: Excess, trashed: Trashed) -> dict[str, Any]:
     return {
-        "missed_bytes": missed[0],
-        "missed_entries": missed[1],
-        "withheld_bytes": over[0],
-        "withheld_entries": over[1],
-        "withheld_until": output.moment(trashed.until) if over != (0, 0) and trashed.until else None,
+        "missed_bytes": missed.bytes,
+        "missed_entries": missed.entries,
+        "withheld_bytes": over.bytes,
+        "withheld_entries": over.entries,
+        "withheld_until": output.moment(trashed.until) if over and trashed.until else None,
     }
 
 
@@ -261,6 +260,4 @@ def print_notice(
 
 def _fetched_by(cache: Cache, one: Candidate) -> str:
     """The user who fetched an item. For a loose file, its owner."""
-    from sccache_dtool.cli.usage import user_of
-
-    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_of(one.loose.uid)
+    return cache.facts_of(one.key, one.generation).user if one.loose is None else user_name(one.loose.uid)

@@ -13,7 +13,7 @@ from sccache_dtool.cli import output
 from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
-    from sccache_dtool.catalog.loose import Pile
+    from sccache_dtool.catalog.loose import LooseDirectory
 
 #: The label of an item or of a view of a dataset: the beginning of its UUID, and what it is.
 _LABEL = re.compile(r"([0-9a-f]{8})\.([0-9a-f]{40}|dataset)", re.ASCII)
@@ -59,10 +59,10 @@ def _first(facts: ItemFacts) -> str:
     return facts.source[0] if facts.source else ""
 
 
-def by_dataset(listed: Iterable[DatasetItem], left: Iterable[Pile]) -> list[dict[str, Any]]:
+def by_dataset(listed: Iterable[DatasetItem], left: Iterable[LooseDirectory]) -> list[dict[str, Any]]:
     """One record for each dataset, and one for all other items, the largest first."""
     listed, left = list(listed), list(left)
-    whole = {one.dataset for one in listed} | {pile.dataset for pile in left}
+    whole = {one.dataset for one in listed} | {loose.dataset for loose in left}
     short = {uuid[:8]: uuid for uuid in whole if is_uuid(uuid)}
     sums: dict[str, dict[str, Any]] = {}
 
@@ -96,12 +96,12 @@ def by_dataset(listed: Iterable[DatasetItem], left: Iterable[Pile]) -> list[dict
             if one.saved is not None:
                 row["saved_seconds"] = round((row["saved_seconds"] or 0.0) + one.saved, 3)
         row["_idle_since"] = max(row["_idle_since"], one.item.idle_since)
-    for pile in left:
-        row = of(pile.dataset)
-        row["bytes"] += pile.bytes
-        row["loose_files"] += pile.files
-        row["loose_bytes"] += pile.bytes
-        row["_idle_since"] = max(row["_idle_since"], pile.newest)
+    for loose in left:
+        row = of(loose.dataset)
+        row["bytes"] += loose.bytes
+        row["loose_files"] += loose.files
+        row["loose_bytes"] += loose.bytes
+        row["_idle_since"] = max(row["_idle_since"], loose.newest)
     for row in sums.values():
         row["last_use"] = output.moment(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))

@@ -132,7 +132,7 @@ class _Repairs:
         except FileNotFoundError:
             return False  # repaired by somebody else, or along with another finding
         except OSError as error:
-            self.refused[finding.path] = explain(error).removeprefix(f"{finding.path}: ")
+            self.refused[finding.path] = explain(error, known=finding.path)
             return False
         except CacheError as error:
             self.refused[finding.path] = ": ".join((error.message, *_some(error.details)))
@@ -164,13 +164,13 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
     }
     role = verify.role_from(os.environ, peer=peer, wait=wait)
     path = os.path.abspath(directory)
-    if role.part is verify.Part.NONE:
+    if role.part is verify.RoleKind.NONE:
         now.out.note("a verification needs only two tasks; this task does nothing")
         return Exit.DONE
     report = verify.verify(FileSystem(), path, role, now.out.note)
     fields = {"path": path, "fitness": str(report.fitness), "verdict": report.verdict}
     now.out.result("verdict", fields, f"{path}: {records.printable(report.verdict)}")
-    if role.part is verify.Part.LEAD:
+    if role.part is verify.RoleKind.LEAD:
         rows = (
             {"check": one.check, "result": one.weight.word, "evidence": one.what, "figures": dict(one.figures)}
             for one in report.findings

@@ -1,10 +1,10 @@
-"""`ls`, `status`, `why`, `log`, `dir`, `config`: commands that only read."""
+"""`ls`, `status`, `why`, `log`, `dir`: commands that only read."""
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,19 +14,18 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
+from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation, user_options
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import Exit, UsageError
+from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness import State
 from sccache_dtool.patterns import matches, note_matching
-from sccache_dtool.policy import config
-from sccache_dtool.policy.thresholds import Mark
 from sccache_dtool.policy.totals import add_up, total
-from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
+    from sccache_dtool.catalog.holdings import Holding
+    from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.protocol.reaping import Judged
 
 NAME = Column("NAME", "name")
@@ -38,7 +37,9 @@ USES = Column("USES", "uses", right=True)
 
 def last_use(now: float) -> Column:
     """A column that shows the last use, for rows with `_idle_since` (seconds since 1970) and, if any, `leases`."""
-    return Column("LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"], now))
+    return Column(
+        "LAST USE", lambda row: "in use" if row.get("leases") else output.ago(row["_idle_since"] or None, now)
+    )
 
 
 def item_fields(item: Item) -> dict[str, Any]:
@@ -51,16 +52,30 @@ def item_fields(item: Item) -> dict[str, Any]:
         "copies": len(item.copies),
         "leases": item.leases,
         "uses": item.uses,
-        "last_use": output.moment(item.idle_since),
+        "last_use": output.moment(item.idle_since or None),
         "state": _state(item),
         "_idle_since": item.idle_since,
     }
 
 
-def _state(item: Item) -> str:
+def _state(item: Item, fetch: Transfer | None = None) -> str:
     if not item.copies:
-        return "evicted"
+        return "evicted" if fetch is None else "fetching"
     return "in-use" if item.leases else "idle"
+
+
+def fetch_fields(fetch: Transfer | None) -> dict[str, Any]:
+    """Who fetches an item, and how far, for records of items."""
+    return {
+        "fetching_by": None if fetch is None else fetch.who,
+        "fetching_percent": None if fetch is None or fetch.percent is None else round(fetch.percent, 1),
+    }
+
+
+def being_fetched(fetch: Transfer) -> str:
+    """``being fetched by ada@login1, Slurm job 4711, 24 %``."""
+    how_far = output.size(fetch.bytes) if fetch.percent is None else f"{fetch.percent:.0f} %"
+    return f"being fetched by {fetch.who}, {how_far if fetch.bytes else fetch.state}"
 
 
 _SORTS: dict[str, Callable[[Item], Any]] = {
@@ -77,8 +92,8 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
     "filters",
     multiple=True,
     metavar="WHAT",
-    help="Show only items in this state (idle, in-use, evicted), or with a name that matches this pattern ('hg*'). "
-    "Repeatable: all filters must match.",
+    help="Show only items in this state (idle, in-use, evicted, fetching), or with a name that matches this pattern "
+    "('hg*'). Repeatable: all filters must match.",
 )
 @click.option(
     "--sort",
@@ -88,54 +103,97 @@ _SORTS: dict[str, Callable[[Item], Any]] = {
 @click.option(
     "-l", "--long", is_flag=True, help="Show the source too. This is slower: it reads one file for each item."
 )
+@user_options
 @common_options()
 @pass_invocation
 @by_all_tasks
-def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool) -> None:
+def ls_command(now: Invocation, filters: tuple[str, ...], sort: str | None, long: bool, user: str | None) -> None:
     """List the items with their keys, sizes and states.
 
-    An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left.
+    An item is in-use if it has a lease, idle if it has none, and evicted if only its history is left. One that is not
+    in the cache yet is fetching while it is being fetched.
 
     \b
     Examples:
       sc-dtool ls --filter in-use --sort size
       sc-dtool ls --filter 'hg*' -f json
+      sc-dtool ls --mine
     """
     cache = now.cache()
     moment = time.time()
     matched: set[str] = set()
-    found: Iterable[Item] = _filtered(cache, filters, matched)
+    fetches = cache.fetches()
+    held: dict[str, list[Holding]] = {}
+    for one in () if user is None else cache.holdings(user):
+        held.setdefault(one.item.key, []).append(one)
+    found: Iterable[Item] = _filtered(cache, filters, fetches, matched)
+    if user is not None:
+        found = (item for item in found if item.key in held)
     if sort or now.format == "human":
         found = sorted(found, key=_SORTS[sort or "name"])
-    columns = [NAME, KEY, SIZE, Column("STATE", "state"), USES, last_use(moment)]
+    columns = [NAME, KEY, SIZE, Column("STATE", _shown_state), USES, last_use(moment)]
     if long:
         columns.append(Column("SOURCE", lambda row: " ".join(row["source"])))
-    now.out.table("item", (_listed(cache, item) if long else item_fields(item) for item in found), columns)
+        columns.append(Column("FETCHED BY", lambda row: row["fetching_by"] or row["fetched_by"] or ""))
+    rows = (_row(cache, item, fetches.get(item.key), long) for item in found)
+    if user is not None:
+        from sccache_dtool.cli.holdings import sum_fields
+
+        columns.append(Column("UNTIL", lambda row: ", ".join(row["lasts"])))
+        rows = ({**row, **sum_fields(held[row["item"]])} for row in rows)
+    now.out.table("item", rows, columns, "" if user is None else f"no item is held by {user}")
     for pattern in dict.fromkeys(filters):
         if pattern not in _STATES and pattern not in matched:
             now.out.note(f"no item has a name that matches {pattern!r}")
 
 
 #: States that `--filter` accepts; every other word is a pattern.
-_STATES = frozenset({"idle", "in-use", "evicted"})
+_STATES = frozenset({"idle", "in-use", "evicted", "fetching"})
 
 
-def _filtered(cache: Cache, filters: tuple[str, ...], matched: set[str]) -> Iterator[Item]:
-    """The items that match all filters. Adds to `matched` each pattern that matches some name."""
-    for found, also_matched in cache.survey(functools.partial(_passing, filters)):
+def _shown_state(row: Fields) -> str:
+    percent = "" if row["fetching_percent"] is None else f", {row['fetching_percent']:.0f} %"
+    if row["fetching_by"] is None or row["state"] == "fetching":
+        return f"{row['state']}{percent}"
+    return f"{row['state']}, fetching{percent}"
+
+
+def _row(cache: Cache, item: Item, fetch: Transfer | None, long: bool) -> dict[str, Any]:
+    fields = _listed(cache, item) if long else item_fields(item)
+    return {**fields, "state": _state(item, fetch), **fetch_fields(fetch)}
+
+
+def _filtered(
+    cache: Cache, filters: tuple[str, ...], fetches: Mapping[str, Transfer], matched: set[str]
+) -> Iterator[Item]:
+    """The items that match all filters. Adds to `matched` each pattern that matches some name.
+
+    What is being fetched for the first time has no directory yet.
+    """
+    keys = frozenset(fetches)
+    there = set[str]()
+    for found, also_matched in cache.survey(functools.partial(_passing, filters, keys)):
         matched |= also_matched
+        there.update(item.key for item in found if item.key in keys)
         yield from found
+    new = (Item(key, (), 0, None) for key in fetches if key not in there and not cache.has(key))
+    found, also_matched = _passing(filters, keys, new)
+    matched |= also_matched
+    yield from found
 
 
-def _passing(filters: tuple[str, ...], items: Iterator[Item]) -> tuple[list[Item], set[str]]:
+def _passing(filters: tuple[str, ...], fetching: frozenset[str], items: Iterator[Item]) -> tuple[list[Item], set[str]]:
     passing, matched = [], set[str]()
     patterns = [word for word in filters if word not in _STATES]
-    states = [word for word in filters if word in _STATES]
+    states = {word for word in filters if word in _STATES}
     for item in items:
-        if not item.copies and "evicted" not in filters:
+        of_item = {_state(item)} if item.copies or item.key not in fetching else set()
+        if item.key in fetching:
+            of_item.add("fetching")
+        if of_item == {"evicted"} and "evicted" not in filters:
             continue
         note_matching(patterns, item.label, matched)
-        if all(_state(item) == word for word in states) and all(matches(one, item.label) for one in patterns):
+        if states <= of_item and all(matches(one, item.label) for one in patterns):
             passing.append(item)
     return passing, matched
 
@@ -156,26 +214,41 @@ def _listed(cache: Cache, item: Item) -> dict[str, Any]:
 
 @click.command("status")
 @click.argument("item", required=False)
+@user_options
+@click.option("--notice", type=DURATION, help="Only list the leases whose lifetime ends within TIME: 2d.")
+@click.option("--ical", is_flag=True, help="Print the ends of leases as a calendar (RFC 5545).")
 @common_options()
 @pass_invocation
 @by_all_tasks
-def status_command(now: Invocation, item: str | None) -> None:
+def status_command(now: Invocation, item: str | None, user: str | None, notice: float | None, ical: bool) -> None:
     """Show the state of the cache, or of one ITEM and its holders.
 
-    ITEM is a name, a key, the beginning of a key, or a path in the cache.
+    ITEM is a name, a key, the beginning of a key, or a path in the cache. With --mine, --user, --notice or --ical, list
+    leases instead, and until when they are held. Without --mine and --user, these are the leases of everybody.
 
     \b
     Examples:
-      sc-dtool status
       sc-dtool status hg38.tar.gz
+      sc-dtool status --mine
+      sc-dtool status --user ada --notice 2d
     """
     cache = now.cache()
+    if user is not None or notice is not None or ical:
+        from sccache_dtool.cli.holdings import print_holdings
+
+        if item is not None:
+            raise UsageError(
+                "lists of leases cannot be restricted to one item", hint=f"to show who holds it: sc-dtool why {item}"
+            )
+        print_holdings(now, cache, user, notice, ical)
+        return
     if item is None:
         _cache_status(now, cache)
         return
     found = cache.item(cache.find(item))
-    fields = _listed(cache, found)
-    lines = [f"{found.label}: {_state(found)}", f"key      {found.key}"]
+    fetch = cache.fetches(found.key).get(found.key)
+    fields = _row(cache, found, fetch, long=True)
+    lines = [f"{found.label}: {fields['state']}", f"key      {found.key}"]
     if found.copies:
         lines += [
             f"source   {' '.join(fields['source']) or 'none'}",
@@ -183,6 +256,8 @@ def status_command(now: Invocation, item: str | None) -> None:
             f"size     {output.size(found.bytes)}, files and directories: {fields['entries']:,}",
             f"fetched  {_fetched(fields)}",
         ]
+    if fetch is not None:
+        lines.append(f"fetch    {being_fetched(fetch)}")
     lines.append(f"uses     {found.uses:,}, {found.leases:,} of them not finished")
     now.out.result("item", fields, *lines)
     _print_leases(now, cache.judged(found))
@@ -193,6 +268,10 @@ def _fetched(fields: Fields) -> str:
         return "at an unknown time"
     took = "" if fields["fetch_seconds"] is None else f" in {fields['fetch_seconds']} s"
     return f"{fields['fetched']} by {fields['fetched_by'] or 'an unknown user'}{took}"
+
+
+#: Downloads that `status` lists for people.
+_MOST_FETCHES = 10
 
 
 def _cache_status(now: Invocation, cache: Cache) -> None:
@@ -216,7 +295,7 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         "program": __version__,
     }
     continuable = (
-        f"; {glance.continuable:,} interrupted, which can be continued: see `sc-dtool transfers`"
+        f"; {glance.continuable:,} interrupted, which can be continued: see `sc-dtool transfers --all`"
         if glance.continuable
         else ""
     )
@@ -226,10 +305,13 @@ def _cache_status(now: Invocation, cache: Cache) -> None:
         f"in use    {output.count(sums.busy_items, 'item')}, {output.count(sums.leases, 'lease')}",
         f"holders   {glance.holders:,}",
         f"fetching  {glance.fetching:,}{continuable}",
+        *(f"          {one.label} is {being_fetched(one)}" for one in glance.fetches[:_MOST_FETCHES]),
         f"in trash  {glance.trashed:,}",
         f"uses      {fields['uses']:,} so far",
     ]
     now.out.result("cache", fields, *lines)
+    for one in glance.fetches:
+        now.out.result("fetch", {"item": one.key, "name": one.label, "state": str(one.state), **fetch_fields(one)})
 
 
 @click.command("why")
@@ -248,8 +330,11 @@ def why_command(now: Invocation, item: str) -> None:
     """
     cache = now.cache()
     found = cache.item(cache.find(item))
-    fields = {"item": found.key, "name": found.label, "state": _state(found), "leases": found.leases}
-    if not found.copies:
+    fetch = cache.fetches(found.key).get(found.key)
+    fields = {"item": found.key, "name": found.label, "state": _state(found, fetch), "leases": found.leases}
+    if not found.copies and fetch is not None:
+        reason = f"{found.label} is {being_fetched(fetch)}"
+    elif not found.copies:
         reason = (
             f"{found.label} is not in the cache any more; its last use ended {output.ago(found.last_end, time.time())}"
         )
@@ -260,7 +345,8 @@ def why_command(now: Invocation, item: str) -> None:
         )
     else:
         reason = f"{found.label} is kept: {output.count(found.leases, 'lease')} held"
-    now.out.result("why", {**fields, "reason": reason}, reason)
+    also = [f"it is {being_fetched(fetch)}"] if fetch is not None and found.copies else []
+    now.out.result("why", {**fields, "reason": reason, **fetch_fields(fetch)}, reason, *also)
     _print_leases(now, cache.judged(found))
 
 
@@ -355,41 +441,3 @@ def dir_command(now: Invocation) -> None:
     cache = now.cache()
     cache.check()
     now.out.path("dir", {"path": str(cache.root)}, str(cache.root))
-
-
-@click.command("config")
-@click.argument("action", type=click.Choice(["show"]), default="show")
-@common_options()
-@pass_invocation
-def config_command(now: Invocation, action: str) -> int:
-    """Show the settings in config.toml, and the defaults.
-
-    The file is .sc-dtool/config.toml in the cache's directory. The exit code is 1 if it contains an error.
-
-    \b
-    Example:
-      sc-dtool config
-    """
-    if action != "show":
-        raise UsageError(f"config has no action {action}")
-    cache = now.cache()
-    cache.check()
-    values = cache.settings._asdict()
-    faults = cache.settings.faults
-    settings = {
-        f"{place.table}.{place.key}": str(values[name]) if isinstance(values[name], Mark) else values[name]
-        for name, place in config.SETTINGS.items()
-        if place.table not in faults
-    }
-    now.out.result("config", settings, *(f"{name:34}{_setting(value)}" for name, value in settings.items()))
-    for error in cache.settings.mistakes:
-        now.out.error(error)
-    return Exit.ERROR if faults else Exit.DONE
-
-
-def _setting(value: object) -> str:
-    if value is None or value == ():
-        return "none"
-    if isinstance(value, float):
-        return short_duration(value)
-    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -34,7 +34,7 @@ def lock_command() -> None:
 
 
 @lock_command.command("ls")
-@click.option("--session", metavar="ID", help="Only the locks of this session. This is fast in a large cache.")
+@click.option("--session", metavar="ID", help="Only the locks of this session. Fast even in a large cache.")
 @click.option("--item", metavar="ITEM", help="Only the locks on this item: its name, key, or a path in it.")
 @click.option("--owner", metavar="WHO", help="Only the locks that were taken with this --owner.")
 @click.option("--user", metavar="NAME", help="Only the locks of this user.")
@@ -44,9 +44,10 @@ def lock_command() -> None:
 @common_options()
 @pass_invocation
 def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
-    """List the locks: all leases, with their sessions.
+    """List locks and all other leases.
 
-    If several options are given, all of them must match.
+    OWNER is what `lock get --owner` was given; otherwise, the session, name, job or process that holds the lease. If
+    several options are given, all of them must match.
 
     \b
     Example:
@@ -65,15 +66,13 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
         Column("STATE", "state"),
     ]
     human = now.format == "human"  # which shows no path
-    now.out.table(
-        "lock", map(_fields, found) if human else _with_paths(cache, found), columns, empty="there is no lock"
-    )
+    now.out.table("lock", map(_fields, found) if human else _with_paths(cache, found), columns, empty="no locks")
 
 
 @lock_command.command("get")
 @click.argument("session")
 @click.argument("item")
-@click.option("--owner", metavar="WHO", help="Who asks for the lock, for `lock ls --owner`. Default: the session.")
+@click.option("--owner", metavar="WHO", help="A text that names who asks, for `lock ls --owner`. Default: the session.")
 @click.option("--wait", type=DURATION, help="Wait at most this long for another process's download: 1h.")
 @common_options()
 @pass_invocation
@@ -152,14 +151,14 @@ def release(now: Invocation, lock: str) -> None:
 @click.argument("lock")
 @click.option("--path", default="", metavar="PATH", help="A file or directory inside the item.")
 @click.option("--range", "span", metavar="A-B", help="Only these bytes of the file: 0-99, 100-, or -100 for the last.")
-@click.option("--tar", is_flag=True, help="Write a tar archive, as is needed for a directory.")
-@click.option("--wait", type=DURATION, help="Wait this long for the item to be fetched. Default: 0s.")
+@click.option("--tar", is_flag=True, help="Write a tar archive. Needed for a directory.")
+@click.option("--wait", type=DURATION, help="Wait at most this long for the item to be fetched. Default: 0s.")
 @common_options()
 @pass_invocation
 def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait: float | None) -> None:
     """Write the content of a locked item to standard output.
 
-    The exit code is 11 if the item is not there yet.
+    The exit code is 11 if the item is still being fetched.
 
     \b
     Example:
@@ -171,7 +170,9 @@ def cat(now: Invocation, lock: str, path: str, span: str | None, tar: bool, wait
     store = now.cache().store
     payload = locks.path_of(store, locks.wait_until_held(store, lock, wait or 0.0))
     if payload is None:
-        raise UsageError(f"the item of lock {lock} has no file or directory", hint="sc-dtool doctor says what is wrong")
+        raise UsageError(
+            f"the item of lock {lock} has no file or directory", hint=f"to find out why: {now.command('doctor')}"
+        )
     sys.stdout.flush()
     write: Callable[[bytes], Any] = sys.stdout.buffer.write
     if tar:

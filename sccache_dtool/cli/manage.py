@@ -58,11 +58,11 @@ def init_command(now: Invocation, directory: str | None) -> None:
 @common_options()
 @pass_invocation
 def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) -> int:
-    """End the leases and sessions of processes and jobs that are gone.
+    """End the leases of processes and batch jobs that are gone.
 
-    A lease is ended only if there is proof that its holder has ended. There is no proof for a process of a host that
-    was switched off or of a container that was deleted. If you know that it has ended, give --holder. If you are wrong,
-    data may be removed while it is read.
+    Their sessions end as well. A lease is ended only if there is proof that its holder has ended. There is no proof for
+    a process of a host that was switched off or of a container that was deleted. If you know that it has ended, give
+    --holder. If you are wrong, data may be removed while it is read.
 
     The exit code is 3 if a lease could not be ended.
 
@@ -91,7 +91,7 @@ def reap_command(now: Invocation, holder: str | None, dry_run: bool, yes: bool) 
 
 def print_reaped(now: Invocation, reaped: Reaped, dry_run: bool) -> None:
     """Print the leases and sessions that were ended or, with `dry_run`, would be."""
-    for session, evidence in reaped.sessions:
+    for session, evidence in reaped.sessions.items():
         text = f"{'would end' if dry_run else 'ended'} session {session}: {evidence}"
         now.out.result("reaped-session", {"session": session, "evidence": evidence, "dry_run": dry_run}, text)
     for one in reaped.leases:

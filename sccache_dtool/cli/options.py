@@ -6,7 +6,6 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -86,11 +85,9 @@ class Actions(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@dataclass
 class Invocation:
     """The options that all commands have, and the cache and the output that they select."""
 
-    owns_process: bool = False  # whether this process ends with the command
     cache_dir: str | None = None
     format: str = "human"
     color: str = "auto"
@@ -103,6 +100,10 @@ class Invocation:
     insecure_executor: bool = False
     spread: Executor | None = None  # runs parts of a scan in other processes
 
+    def __init__(self, owns_process: bool = False) -> None:
+        """`owns_process`: whether this process ends with the command."""
+        self.owns_process = owns_process
+
     @functools.cached_property
     def out(self) -> Output:
         """Prints results and messages."""
@@ -110,15 +111,19 @@ class Invocation:
         log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, output.message)
         return output
 
-    def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
+    def cache(
+        self, directory: str | None = None, *, parents: bool = False, upstream: str | None = None, **more: Any
+    ) -> Cache:
         """The cache in `directory`, or in the one that the options select.
 
-        `parents`: create missing parent directories of a new cache. `more`: further arguments of `Cache`.
+        `parents`: create missing parent directories of a new cache. `upstream`: what --upstream says. `more`: further
+        arguments of `Cache`.
         """
         choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
             choice.path,
+            upstream=root.choose_upstream(upstream, os.environ, choice.path),
             may_hold_data=choice.may_hold_data,
             parents=parents or choice.parents,
             jobs=self.jobs,
@@ -163,9 +168,12 @@ def add_options(*add: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda function: functools.reduce(lambda extended, one: one(extended), reversed(add), function)
 
 
+@functools.cache
 def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     """The options that may precede or follow the name of a command. `hidden`: leave them out of the help."""
-    option = functools.partial(click.option, expose_value=False, callback=_keep, hidden=hidden)
+    # All commands have the same objects: a module of commands makes those of each of its commands when it is loaded.
+    shared: Any = functools.cache(click.Option)
+    option = functools.partial(click.option, cls=shared, expose_value=False, callback=_keep, hidden=hidden)
     return add_options(
         option(
             "-C",
@@ -189,47 +197,63 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     )
 
 
+def upstream_option(purpose: str) -> Callable[[Command], Command]:
+    """The option for the upstream; `purpose`: what the command does with it."""
+    return click.option("--upstream", metavar="DIR", help=f"{purpose} Default: $SC_DTOOL_UPSTREAM, or config.toml.")
+
+
 class ItemOptions(NamedTuple):
     """Which item is meant, and in which caches: what `use`, `unuse` and `run` have in common."""
 
     words: tuple[str, ...]
     name: str | None
     directories: str | None  # separated by colons
+    upstream: str | None
 
     def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
         """The caches in `directories`; without them, the cache of the invocation. `more`: for each `Cache`."""
+        more = {"parents": parents, "upstream": self.upstream, **more}
         if self.directories is None:
-            return [now.cache(parents=parents, **more)]
+            return [now.cache(**more)]
         found = [directory for directory in self.directories.split(os.pathsep) if directory]
         if not found:
             raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-        return [now.cache(directory, parents=parents, **more) for directory in found]
+        return [now.cache(directory, **more) for directory in found]
 
 
-def item_options(function: Command) -> Any:
-    """Which item, and where. The command is given `item`, ItemOptions."""
-
+def _with_item(function: Callable[..., Any]) -> Any:
     @functools.wraps(function)
     def run(*arguments: Any, **values: Any) -> Any:
         item = ItemOptions(*(values.pop(name) for name in ItemOptions._fields))
         return function(*arguments, item=item, **values)
 
+    return run
+
+
+def _item_options(name: str, directories: str, upstream: str) -> Callable[[Command], Any]:
+    """Options that say which item is meant; the help of each."""
     add = add_options(
-        click.option(
-            "-n",
-            "--name",
-            metavar="NAME",
-            help="Identify the item by NAME. Without SOURCE: count references only, without data.",
-        ),
-        click.option(
-            "-d",
-            "--directories",
-            metavar="DIR:DIR",
-            help="Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
-        ),
+        click.option("-n", "--name", metavar="NAME", help=name),
+        click.option("-d", "--directories", metavar="DIR:DIR", help=directories),
+        upstream_option(upstream),
         click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
     )
-    return add(run)
+    return lambda function: add(_with_item(function))
+
+
+#: Which item, and where, for commands that fetch it. The command is given `item`, ItemOptions.
+item_options = _item_options(
+    "Identify the item by NAME. Without SOURCE: count references only, without data.",
+    "Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
+    "Copy missing items from the cache in DIR, which fetches them.",
+)
+
+#: The same for commands that fetch nothing.
+find_options = _item_options(
+    "The NAME that `use` was given.",
+    "Caches to look in instead of -C.",
+    "The upstream that `use` was given.",
+)
 
 
 def use_options(function: Command) -> Any:
@@ -270,6 +294,27 @@ holder_option = click.option(
     metavar="WHO",
     help="Who holds the lease: auto (the batch job or calling process, the default), pid:N, slurm:ID, or a name.",
 )
+
+
+def user_options(function: Command) -> Any:
+    """Whose leases are meant. The command is given `user`, None for everybody's."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, mine: bool, user: str | None, **values: Any) -> Any:
+        if mine and user is not None:
+            raise UsageError("--mine and --user cannot be combined")
+        if mine:
+            from sccache_dtool.liveness.caller import user_name
+
+            user = user_name()
+        return function(*arguments, user=user, **values)
+
+    add = add_options(
+        click.option("--mine", is_flag=True, help="Show what you hold, and until when."),
+        click.option("--user", metavar="USER", help="Show what USER holds, and until when."),
+    )
+    return add(run)
+
 
 #: Options of the commands that remove something.
 dry_run_option = click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and change nothing.")

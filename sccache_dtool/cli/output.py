@@ -6,17 +6,19 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import CacheError, explain
+from sccache_dtool.errors import CacheError, UsageError, explain
 from sccache_dtool.log import NOTE
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from sccache_dtool.cli.progress import Share
     from sccache_dtool.fetch.progress import Progress
@@ -115,19 +117,31 @@ class Output:
         while piece := list(islice(rows, _ROWS)):  # without rich, which would take minutes for a long table
             _write(sys.stdout, "\n".join(_plainly(piece, columns)))
 
+    def watch(
+        self, look: Callable[[], list[dict[str, Any]]], columns: Sequence[Column], empty: str, every: float
+    ) -> None:
+        """Show the rows of a table on the terminal, again every so many seconds, until Ctrl-C.
+
+        Raises UsageError where that is not possible.
+        """
+        if self.format != "human" or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+            raise UsageError("--watch needs a terminal", hint="leave it out to print the list once")
+        import time
+
+        from rich.live import Live
+        from rich.text import Text
+
+        with suppress(KeyboardInterrupt), Live(console=self._console(sys.stdout), auto_refresh=False) as live:
+            while True:
+                rows = look()
+                live.update(_drawn(rows, columns) if rows else Text(empty), refresh=True)
+                time.sleep(every)
+
     def _draw(self, rows: list[Fields], columns: Sequence[Column]) -> None:
         from io import StringIO
 
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(printable(column.show(row))) for column in columns))
         drawn = StringIO()  # rich's own capture would write to the file as well
-        self._console(drawn, like=sys.stdout).print(table)
+        self._console(drawn, like=sys.stdout).print(_drawn(rows, columns))
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
 
     # -- everything else ---------------------------------------------------------------------------------------------
@@ -194,6 +208,19 @@ class Output:
             force_terminal=True if on_terminal or self._color == "always" else None,
             width=None if on_terminal else 1000,
         )
+
+
+def _drawn(rows: Iterable[Fields], columns: Sequence[Column]) -> Table:
+    """The rows as a table of rich's."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(column.show(row))) for column in columns))
+    return table
 
 
 class _Later:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.output import size as shown
-from sccache_dtool.errors import CacheError, NoCache, NoSpace
-from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.errors import CacheError, InUse, NoCache, NoSpace
+from sccache_dtool.fetch.request import Request
 
-#: What is leased: an item, or all items of a dataset.
+if TYPE_CHECKING:
+    from sccache_dtool.cli.use_many import Many
+
+#: What is leased: an item, or a set.
 Leased = TypeVar("Leased")
 
 
 def fetch_where_room_is(
     caches: Sequence[Cache],
-    request: Request | DatasetRequest,
+    request: Request | Many,
     options: UseOptions,
     hold: Callable[[Cache], Leased],
 ) -> Leased:
@@ -25,12 +28,13 @@ def fetch_where_room_is(
     A cache into which another process is already fetching the item comes first, so that it is not fetched twice.
 
     `options.size`: the bytes that it needs; None: what its source announces, if it does. Space that running downloads
-    have reserved does not count as free. Raises NoSpace, which lists what is missing in each cache, if no cache has
-    enough space, even after the eviction of idle items if `options.make_room` is true. Raises NoCache if none of the
-    directories is, or can become, a cache.
+    have reserved does not count as free. If no cache has enough space, even after the eviction of idle items if
+    `options.make_room` is true, the lease is one in an upstream. Raises NoSpace, which lists what is missing in each
+    cache, if there is no upstream. Raises NoCache if none of the directories is, or can become, a cache.
     """
     need = options.size
-    if need is None and isinstance(request, Request) and request.bring is None:
+    tiered = next((cache for cache in caches if cache.upstream is not None), None)
+    if need is None and isinstance(request, Request) and request.bring is None and tiered is None:
         need = caches[0].announced(request)
     short: list[str] = []
     refusals: list[NoCache] = []
@@ -55,10 +59,13 @@ def fetch_where_room_is(
         for cache in caches:
             try:
                 missing = _missing(need, cache)
-                if missing <= 0 or cache.make_room(missing) >= missing:
+                wait = cache.settings.fetch_wait if options.wait is None else options.wait
+                if missing <= 0 or cache.make_room(missing, wait) >= missing:
                     return hold(cache)
-            except (NoSpace, NoCache) as error:
+            except (NoSpace, NoCache, InUse) as error:
                 short.extend(_why(cache, error))
+    if tiered is not None:
+        return tiered.or_upstream(hold)
     raise NoSpace(
         f"no cache has enough space for {request.label if need is None else shown(need)}",
         details=list(dict.fromkeys(short)),
@@ -73,7 +80,9 @@ def _missing(need: int | None, cache: Cache) -> int:
 
 
 def _why(cache: Cache, error: CacheError) -> Sequence[str]:
-    return error.details if isinstance(error, NoSpace) and error.details else (f"{cache.root}: {error.message}",)
+    if isinstance(error, NoSpace) and error.details:
+        return error.details
+    return (": ".join((str(cache.root), error.message, *(error.details if isinstance(error, InUse) else ()))),)
 
 
 def _hint(make_room: bool, need: int | None) -> str:

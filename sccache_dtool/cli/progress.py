@@ -56,6 +56,13 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=text)
 
+    def waiting(self, label: str, done: int, total: int | None) -> None:
+        """Show how far another process's fetch is; see Progress."""
+        if self._progress is None:
+            self.start(f"waiting for {label}", total, done)
+        elif self._task is not None:
+            self._progress.update(self._task, completed=done, total=total)
+
     def done(self) -> None:
         """Remove the bar."""
         if self._progress is not None:

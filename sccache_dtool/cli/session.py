@@ -15,7 +15,7 @@ from sccache_dtool.cli.options import LIFETIME, Actions, Invocation, common_opti
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.clock import from_iso
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.protocol import sessions as on_disk
 from sccache_dtool.sets import sessions
@@ -23,8 +23,10 @@ from sccache_dtool.sets.sessions import Entry, Object, SessionFacts
 
 _FORM = "give ITEM:/PATH, such as ref.fa:/refs/ref.fa, or 'https://example.org/ref.tar.gz sha256:HEX tar:/refs'"
 
-if_seq_option = click.option("--if-seq", type=int, metavar="N", help="Fail if the number of the data set is not N.")
-force_option = click.option("--force", is_flag=True, help="Take out items even if they are locked; locks stay valid.")
+if_seq_option = click.option(
+    "--if-seq", type=int, metavar="N", help="Fail if the number that `session show` prints is not N."
+)
+force_option = click.option("--force", is_flag=True, help="Remove items even if they are locked. The locks stay valid.")
 
 
 @click.group("session", cls=Actions)
@@ -43,11 +45,13 @@ def session_command() -> None:
 
 @session_command.command("create")
 @click.option("--add", "items", multiple=True, metavar="ITEM:/PATH", help="An item, and its path. Repeatable.")
-@click.option("--label", default="", metavar="TEXT", help="A text for people that says what the session is for.")
+@click.option("--label", default="", metavar="TEXT", help="A text that describes the session.")
 @click.option(
-    "--holder", metavar="WHO", help="Whose end ends the session: auto, pid:N, slurm:ID, or a name. Default: nobody's."
+    "--holder",
+    metavar="WHO",
+    help="Who holds the session, which ends with it: auto, pid:N, slurm:ID, or a name. Default: nobody.",
 )
-@click.option("--ttl", type=LIFETIME, help="End the session this long after its last renewal: 12h.")
+@click.option("--ttl", type=LIFETIME, help="End the session this long after its creation or last renewal: 12h.")
 @common_options()
 @pass_invocation
 def create(now: Invocation, items: tuple[str, ...], label: str, holder: str | None, ttl: float | None) -> None:
@@ -67,7 +71,7 @@ def create(now: Invocation, items: tuple[str, ...], label: str, holder: str | No
     id = sessions.new_id()
     if holder is None and ttl is None:
         now.out.note(
-            "the session lasts until it is deleted; to bound it, give --ttl, or a job or process with --holder"
+            "the session lasts until it is deleted; to limit it, give --ttl, or a process or job with --holder"
         )
     owner = cache.owner(f"session {id}" if holder is None else holder)
     made = cache.create_session(entries, owner=owner, label=label, ttl=ttl, id=id)
@@ -89,16 +93,16 @@ def ls(now: Invocation) -> None:
         Column("SESSION", "session"),
         Column("LABEL", "label"),
         Column("ITEMS", lambda row: str(len(row["data_set"])), right=True),
-        Column("OWNER", "owner"),
+        Column("HOLDER", _holder),
         Column("CREATED", lambda row: output.ago(from_iso(row["created"]), moment)),
         Column("STATE", "state"),
     ]
-    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="there is no session")
+    now.out.table("session", map(_fields, now.cache().sessions()), columns, empty="no sessions")
 
 
 @session_command.command("show")
 @click.argument("session")
-@click.option("--objects", is_flag=True, help="Show also what is at each path, and whether it is in the cache.")
+@click.option("--objects", is_flag=True, help="Also show what is at each path, and whether it is in the cache.")
 @common_options()
 @pass_invocation
 def show(now: Invocation, session: str, objects: bool) -> None:
@@ -117,7 +121,7 @@ def show(now: Invocation, session: str, objects: bool) -> None:
     lines = [
         f"session  {facts.id}, {fields['state']}",
         f"label    {facts.label or 'none'}",
-        f"owner    {facts.owner}",
+        f"holder   {_holder(fields)}",
         f"created  {facts.created}",
         f"number   {facts.seq}",
         *(f"  {_line(one)}" for one in fields["data_set"]),
@@ -135,8 +139,8 @@ def show(now: Invocation, session: str, objects: bool) -> None:
 def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None, force: bool) -> None:
     """Replace the items of a session.
 
-    The exit code is 14 if an item that would be taken out is locked, or if --if-seq is given and the data set has
-    another number.
+    The number of the session grows by one with each change; see --if-seq. The exit code is 14 if an item that would be
+    removed is locked, or if the session has another number.
 
     \b
     Example:
@@ -155,6 +159,8 @@ def set_(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | No
 @pass_invocation
 def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | None) -> None:
     """Add items to a session.
+
+    The exit code is 14 if --if-seq is given and the session has another number.
 
     \b
     Example:
@@ -175,8 +181,8 @@ def add(now: Invocation, session: str, items: tuple[str, ...], if_seq: int | Non
 def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | None, force: bool) -> None:
     """Remove items from a session, by their paths.
 
-    The exit code is 14 if one of them is locked. With --force, the lock stays valid until it is released: data is never
-    taken away from whoever reads it.
+    The exit code is 14 if one of them is locked, or if --if-seq is given and the session has another number. With
+    --force, locks stay valid until they are released.
 
     \b
     Example:
@@ -187,7 +193,10 @@ def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | 
     def without(before: Sequence[Entry]) -> list[Entry]:
         missing = wanted - {entry.mount for entry in before}
         if missing:
-            raise UsageError(f"session {session} has no item at {plain(min(missing))}", hint="see session show")
+            raise UsageError(
+                f"session {session} has no item at {plain(min(missing))}",
+                hint=f"to list its items: {now.command('session', 'show', session)}",
+            )
         return [entry for entry in before if entry.mount not in wanted]
 
     _changed(now, now.cache().session(session).edit(without, if_seq=if_seq, force=force))
@@ -196,14 +205,14 @@ def remove(now: Invocation, session: str, paths: tuple[str, ...], if_seq: int | 
 @session_command.command("object")
 @click.argument("session")
 @click.argument("path")
-@click.option("--children", is_flag=True, help="List also what is in a folder.")
+@click.option("--children", is_flag=True, help="Also list the content of a directory.")
 @common_options()
 @pass_invocation
 def object_(now: Invocation, session: str, path: str, children: bool) -> None:
     """Show what is at PATH in a session.
 
-    Of the items whose paths are above PATH, the one with the longest path decides. Nothing is fetched, and no link is
-    followed.
+    PATH is the path of an item, a path in an item, or a directory above items. If several items have paths above PATH,
+    the one with the longest path is used. Nothing is fetched, and no symbolic link is followed.
 
     \b
     Example:
@@ -232,14 +241,14 @@ def object_(now: Invocation, session: str, path: str, children: bool) -> None:
 @common_options()
 @pass_invocation
 def renew(now: Invocation, session: str) -> None:
-    """Begin another lifetime for a session that has one.
+    """Extend the lifetime of a session created with --ttl.
 
     \b
     Example:
       sc-dtool session renew s2a00f74596eaf513
     """
     renewed = now.cache().session(session).renew()
-    text = "renewed" if renewed else "has no lifetime, so nothing is to be renewed"
+    text = "renewed" if renewed else "has no lifetime (--ttl), so there is nothing to renew"
     now.out.result("renewed", {"session": session, "renewed": renewed}, f"session {session} {text}")
 
 
@@ -267,6 +276,11 @@ def rm(now: Invocation, session: str) -> None:
 
 
 # -- what is printed, and what is given --------------------------------------------------------------------------------
+
+
+def _holder(row: Fields) -> str:
+    """The holder of a session, without the name that a session gives its own."""
+    return str(row["owner"]).replace(f"[session {row['session']}]", "")
 
 
 def _fields(facts: SessionFacts) -> dict[str, Any]:
@@ -310,25 +324,29 @@ def _entries(cache: Cache, texts: Sequence[str]) -> tuple[Entry, ...]:
 def _entry(cache: Cache, text: str) -> Entry:
     before, colon, mount = text.rpartition(":/")
     if not colon or not before or mount.startswith("/"):
-        raise UsageError(f"{plain(text)!r} does not say at which path the item is", hint=_FORM)
+        raise UsageError(f"there is no path after the item in {plain(text)!r}", hint=_FORM)
     try:
         words = shlex.split(before)
     except ValueError as error:
         raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
-    named = cache.find_used(words, None)
-    if named.is_dataset:
+    try:
+        named = cache.find_used(words, None)
+    except NoCache:  # one is set up for the session; it has no item yet that a name could mean
+        request = cache.item_request(words)
+        return Entry(request.key, f"/{mount}", request.stack.canonical)
+    if named.dataset:
         raise UsageError("a whole dataset is not one item", hint="hold it as a set: sc-dtool use dtool:URI")
     try:
-        request = cache.wanted(words)
-    except CacheError:
-        request = None
-    if request is not None and request.key == named.key:
-        return Entry(named.key, f"/{mount}", request.stack.canonical)
+        request = cache.item_request(words)
+        if request.key == named.key:
+            return Entry(named.key, f"/{mount}", request.stack.canonical)
+    except CacheError:  # the words are those of a name or a key
+        pass
     facts = next((cache.facts(copy) for copy in cache.item(named.key).copies), None)
     source = tuple(facts.source or ()) if facts else ()
     for name in (None, key_label(named.key)):
         try:
-            if cache.wanted(source, name).key == named.key:
+            if cache.item_request(source, name).key == named.key:
                 return Entry(named.key, f"/{mount}", source, name)
         except CacheError:
             continue

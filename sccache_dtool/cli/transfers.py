@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,7 +15,7 @@ from sccache_dtool.cli.options import (
     Invocation,
     ItemOptions,
     common_options,
-    item_options,
+    find_options,
     pass_invocation,
     size_ignored_option,
 )
@@ -28,10 +28,7 @@ from sccache_dtool.find import Named, NotFound
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Seconds for which an ended transfer is shown without --all.
-SHOWN_FOR = 60.0
-
-#: The numbers of the states in the Whole Tale data manager.
+#: The numbers of the states in the Whole Tale data manager. 5: it failed, and will be tried again.
 _NUMBERS = {
     State.INITIALIZING: 0,
     State.QUEUED: 1,
@@ -39,11 +36,20 @@ _NUMBERS = {
     State.PROCESSING: 2,
     State.DONE: 3,
     State.FAILED: 4,
+    State.RETRYING: 5,
 }
+
+#: States that are shown only with --all.
+_OVER = (State.DONE, State.FAILED, State.ABANDONED)
+
+#: Seconds between two looks with --watch.
+_EVERY = 1.0
 
 #: What each kind of source is, in the words of `loaders`.
 _SOURCES = {
     "file": "a local file or directory",
+    "local": "the same, as the Whole Tale data manager writes it",
+    "globus": "a file in a Globus collection",
     "http": "a file on a web server",
     "https": "a file on a web server",
     "abfs": "a file in Azure Data Lake Storage",
@@ -65,48 +71,93 @@ _SOURCES = {
 
 
 @click.command("transfers")
+@click.option("--item", metavar="ITEM", help="Show only downloads of this item: its name, key or source.")
 @click.option(
-    "--all",
-    "everything",
-    is_flag=True,
-    help="Show also the transfers that ended within the last day. Default: within the last minute.",
+    "--owner", metavar="WHO", help="Show only what is fetched for this user, USER@HOST, process, job or holder."
 )
+@click.option("--session", metavar="ID", help="Show only what is fetched for this session.")
+@click.option(
+    "--all", "everything", is_flag=True, help="Also show downloads that were interrupted, or ended within the last day."
+)
+@click.option("--watch", is_flag=True, help="Redraw the list every second until Ctrl-C. Needs a terminal.")
 @common_options()
 @pass_invocation
-def transfers_command(now: Invocation, everything: bool) -> None:
-    """Show the downloads in progress, and those that just ended.
+def transfers_command(
+    now: Invocation, item: str | None, owner: str | None, session: str | None, everything: bool, watch: bool
+) -> None:
+    """Show the downloads in progress.
+
+    A process that waits for a download has a line of its own. --owner and --session also select the download by those
+    who wait for it.
 
     \b
-    Example:
-      sc-dtool transfers --all
+    Examples:
+      sc-dtool transfers --all --item hg38.tar.gz
+      sc-dtool transfers --owner ada --watch
     """
     cache = now.cache()
-    moment = time.time()
-    found = cache.transfers()
-    waiting = Counter(one.key[:32] for one in found if one.state == State.WAITING)
-    keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
-    found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
-    shown = [one for one in found if everything or one.ended is None or moment - one.ended < SHOWN_FOR]
+    cache.check()
+
+    def rows() -> list[dict[str, Any]]:
+        return _rows(cache, item, owner, session, everything)
+
     columns = [
         Column("ITEM", "name"),
         Column("STATE", "state"),
         Column("DONE", _progress, right=True),
         Column("RATE", lambda row: f"{output.size(row['rate'])}/s" if row["rate"] else "", right=True),
+        Column("ATTEMPTS", lambda row: str(row["attempts"] or ""), right=True),
         Column("WAITING", lambda row: str(row["waiting"] or ""), right=True),
         Column("BY", "by"),
-        Column("WHAT HAPPENED", lambda row: row["error"] or row["_continuing"]),
+        Column("BEGAN", lambda row: row["began"] or ""),
+        Column("LAST MESSAGE", lambda row: row["message"] or row["_continuing"]),
     ]
-    empty = "no downloads" if everything else "no downloads; to show those of the last day: --all"
-    now.out.table("transfer", (_fields(one, waiting, moment) for one in shown), columns, empty)
+    if watch:
+        now.out.watch(rows, columns, "no downloads", _EVERY)
+        return
+    empty = "no downloads" if everything else "no downloads; to show those that ended or were interrupted: --all"
+    now.out.table("transfer", rows(), columns, empty)
 
 
-def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[str, Any]:
+def _rows(
+    cache: Cache, item: str | None, owner: str | None, session: str | None, everything: bool
+) -> list[dict[str, Any]]:
+    moment = time.time()
+    found = cache.transfers()
+    keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
+    found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
+    if item is not None:
+        meant = cache.meant(item, {one.key for one in found})
+        found = [one for one in found if one.key in meant]
+    waiting = Counter(one.key for one in found if one.state == State.WAITING)
+    if owner is not None or session is not None:
+        chosen = [one for one in found if owner in (None, *_owners(one)) and session in (None, one.session)]
+        waited_for = {one.key for one in chosen if one.state == State.WAITING}
+        found = [one for one in found if one in chosen or (one.key in waited_for and _is_running(one))]
+    return [transfer_fields(one, waiting[one.key], moment) for one in found if everything or one.state not in _OVER]
+
+
+def _is_running(one: Transfer) -> bool:
+    return one.state not in (State.WAITING, *_OVER)
+
+
+def _owners(one: Transfer) -> tuple[str, ...]:
+    """The words by which --owner finds a transfer."""
+    at, _, short = one.by.removesuffix("]").partition("[")
+    return (one.by, at, at.partition("@")[0], short, one.holder, one.lock_owner or one.by)
+
+
+def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any]:
+    """The fields of a `transfer` record. `moment`: now, in seconds since 1970."""
     rate = one.rate(moment)
+    number = _NUMBERS.get(State(one.state)) if one.state in list(State) else None
+    if one.state == State.ABANDONED:
+        number = _NUMBERS[State.FAILED if one.continuable_until is None else State.RETRYING]
     return {
         "item": one.key,
         "name": one.label,
         "state": str(one.state),
-        "state_number": _NUMBERS.get(State(one.state)),
+        "state_number": number,
         "bytes": one.bytes,
         "total": one.total,
         "percent": None if one.percent is None else round(one.percent, 1),
@@ -114,11 +165,15 @@ def _fields(one: Transfer, waiting: Mapping[str, int], moment: float) -> dict[st
         "by": one.by,
         "error": one.error,
         "attempts": one.attempts,
-        "waiting": 0 if one.state == State.WAITING else waiting.get(one.key[:32], 0),
+        "waiting": 0 if one.state == State.WAITING else waiting,
         "began": output.moment(one.began),
         "ended": output.moment(one.ended),
         "source": list(one.source),
         "continuable_until": output.moment(one.continuable_until),
+        "message": one.message,
+        "holder": one.holder or None,
+        "session": one.session,
+        "owner": one.lock_owner,
         "_continuing": continuing(one),
     }
 
@@ -149,11 +204,12 @@ def loaders_command(now: Invocation) -> None:
 
 
 def _loaders() -> Iterator[dict[str, Any]]:
-    from sccache_dtool.fetch import decompress, fsspec_source, plugins
+    from sccache_dtool.fetch import decompress, fsspec_source, globus, plugins
     from sccache_dtool.fetch.words import CHECKSUMS, REMOTE, SOURCES, STEPS
 
     for scheme in SOURCES:
-        yield _loader("source", scheme, None, _SOURCES[scheme])
+        missing = globus.to_install(scheme) if scheme == "globus" else None
+        yield _loader("source", scheme, missing, _SOURCES[scheme])
     for scheme in REMOTE:
         missing = fsspec_source.to_install(scheme)
         yield _loader("source", scheme, missing, _SOURCES[scheme], scheme in fsspec_source.SHOWN)
@@ -174,11 +230,12 @@ def _loaders() -> Iterator[dict[str, Any]]:
 def _plugins(kind: str, group: str) -> Iterator[dict[str, Any]]:
     from sccache_dtool.fetch import plugins
 
-    for name, package, plugin in plugins.listing(group):
-        if isinstance(plugin, CacheError):
-            yield _loader(kind, name, plugin.message, f"from {package}")
+    for one in plugins.listing(group):
+        origin = f"from {one.package}"
+        if isinstance(one.plugin, CacheError):
+            yield _loader(kind, one.name, one.plugin.message, origin)
         else:
-            yield _loader(kind, name, plugin.missing(), plugin.summary or f"from {package}", tested=False)
+            yield _loader(kind, one.name, one.plugin.missing(), one.plugin.summary or origin, tested=False)
 
 
 def _loader(kind: str, name: str, missing: str | None, summary: str, tested: bool = True) -> dict[str, Any]:
@@ -196,11 +253,11 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
     """The path of the copy that `use` would take, or of the copy that is named."""
     if named.generation is None:
         try:
-            wanted = cache.wanted(words, name)
+            request = cache.item_request(words, name)
         except CacheError:
-            wanted = None  # not the words of `use`
-        if wanted is not None and wanted.key == named.key:
-            yield cache.locate(wanted)
+            request = None  # not the words of `use`
+        if request is not None and request.key == named.key:
+            yield cache.locate(request)
             return
     for copy in cache.item(named.key).copies:
         if not copy.closed and named.generation in (None, str(copy.generation)):
@@ -209,7 +266,7 @@ def _paths(cache: Cache, named: Named, words: tuple[str, ...], name: str | None)
 
 
 @click.command("locate")
-@item_options
+@find_options
 @size_ignored_option
 @common_options()
 @pass_invocation
@@ -217,8 +274,8 @@ def locate_command(now: Invocation, item: ItemOptions) -> None:
     """Print the path of an item without taking a lease.
 
     Without a lease, the item may be removed at any moment. Give the words that `use` was given, or the item's name or
-    key. The exit code is 1 if the item is in none of the caches. It is also 1 if `use` would fetch the item again
-    because its source has changed.
+    key. The upstream is not searched. The exit code is 1 if the item is in none of the caches. It is also 1 if `use`
+    would fetch the item again because its source has changed.
 
     \b
     Example:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import pwd
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,12 @@ from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.policy.totals import Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
-    from sccache_dtool.catalog.loose import Pile
+    from sccache_dtool.catalog.loose import LooseDirectory
 
 _ITEMS = Column("ITEMS", "items", right=True)
 _LOOSE = Column("LOOSE", "loose_files", right=True)
@@ -75,14 +75,14 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment)
     else:
         whole, left = _summed_up(now, cache, by, top, moment)
-    files, loose_bytes = sum(pile.files for pile in left), sum(pile.bytes for pile in left)
+    files, loose_bytes = sum(loose.files for loose in left), sum(loose.bytes for loose in left)
     fields = {
         "items": whole.items,
         "bytes": whole.bytes + loose_bytes,
         "leases": whole.leases,
         "uses": whole.uses,
         "reclaimable_items": whole.reclaimable_items,
-        "reclaimable_bytes": whole.reclaimable_bytes + sum(pile.old[1] for pile in left),
+        "reclaimable_bytes": whole.reclaimable_bytes + sum(loose.old_bytes for loose in left),
         "loose_files": files,
         "loose_bytes": loose_bytes,
     }
@@ -95,15 +95,15 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
     )
 
 
-def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[Pile]]:
+def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[LooseDirectory]]:
     """Print each item during the scan, so that none is kept in memory."""
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
         now.out.table("item", (item_fields(item) for item in found))
         parts.append(add_up(0, iter(found), spared))
-    left = cache.reclaimable_piles()
-    now.out.table("item", map(_pile_fields, left))
+    left = cache.reclaimable_loose()
+    now.out.table("item", map(_loose_fields, left))
     return total(parts, 0), left
 
 
@@ -111,13 +111,13 @@ def _present(items: Iterator[Item]) -> list[Item]:
     return [item for item in items if item.copies]
 
 
-def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[Pile]]:
+def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[LooseDirectory]]:
     """Print the largest items. Only their uses are counted, unless a program reads the total of all."""
     whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared()), uses=now.format != "human"), top)
-    left = cache.reclaimable_piles()
-    largest: list[Item | Pile] = [*whole.largest, *sorted(left, key=lambda pile: -pile.bytes)[:top]]
+    left = cache.reclaimable_loose()
+    largest: list[Item | LooseDirectory] = [*whole.largest, *sorted(left, key=lambda loose: -loose.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
-    rows = [item_fields(cache.item(one.key)) if isinstance(one, Item) else _pile_fields(one) for one in largest[:top]]
+    rows = [item_fields(cache.item(one.key)) if isinstance(one, Item) else _loose_fields(one) for one in largest[:top]]
     now.out.table("item", rows, [Column("ITEM", "name"), SIZE, LEASES, USES, last_use(moment)])
     more = whole.items + len(left) - len(rows)
     if more and top:
@@ -125,25 +125,27 @@ def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tu
     return whole, left
 
 
-def _pile_fields(pile: Pile) -> dict[str, Any]:
+def _loose_fields(loose: LooseDirectory) -> dict[str, Any]:
     """The fields of an `item` record, for a directory of loose files."""
     return {
-        "item": pile.directory,
-        "name": f"{pile.directory} (loose files)",
-        "bytes": pile.bytes,
-        "entries": pile.files,
+        "item": loose.directory,
+        "name": f"{loose.directory} (loose files)",
+        "bytes": loose.bytes,
+        "entries": loose.files,
         "copies": 0,
         "leases": 0,
         "uses": 0,
-        "last_use": output.moment(pile.newest),
+        "last_use": output.moment(loose.newest),
         "state": "loose",
-        "_idle_since": pile.newest,
+        "_idle_since": loose.newest,
     }
 
 
-def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: float) -> tuple[Sums, list[Pile]]:
+def _summed_up(
+    now: Invocation, cache: Cache, by: str, top: int | None, moment: float
+) -> tuple[Sums, list[LooseDirectory]]:
     listed = list(cache.scan_with_facts())
-    left = cache.reclaimable_piles()
+    left = cache.reclaimable_loose()
     if by == "dataset":
         rows = by_dataset(
             (dataset_item(item, facts_of_copies) for item, facts_of_copies in listed if item.copies), left
@@ -157,7 +159,9 @@ def _summed_up(now: Invocation, cache: Cache, by: str, top: int | None, moment: 
     return add_up(0, (item for item, _ in listed if item.copies), cache.spared()), left
 
 
-def _by_user(listed: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[Pile]) -> list[dict[str, Any]]:
+def _by_user(
+    listed: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[LooseDirectory]
+) -> list[dict[str, Any]]:
     users: dict[str, dict[str, Any]] = {}
 
     def of(user: str) -> dict[str, Any]:
@@ -170,18 +174,10 @@ def _by_user(listed: Iterable[tuple[Item, Sequence[ItemFacts]]], left: Iterable[
             sums["items"] += 1
             sums["leases"] += len(copy.held)
             sums["uses"] += item.uses
-    for pile in left:
-        for uid, size in pile.bytes_of.items():
-            of(user_of(uid))["bytes"] += size
+    for loose in left:
+        for uid, size in loose.bytes_of.items():
+            of(user_name(uid))["bytes"] += size
     return list(users.values())
-
-
-def user_of(uid: int) -> str:
-    """The name of a user, or the number if this host has no name for it."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
 
 
 # -- summary -----------------------------------------------------------------------------------------------------------
@@ -202,7 +198,7 @@ def user_of(uid: int) -> str:
 @pass_invocation
 @by_all_tasks
 def summary_command(now: Invocation, by: str, unused: float) -> None:
-    """Show space, uses, and the download time that the cache saved.
+    """Show space, uses, and the download time saved by the cache.
 
     Time is saved by each use that finds its item in the cache: as much as the item's download took.
 
@@ -213,7 +209,7 @@ def summary_command(now: Invocation, by: str, unused: float) -> None:
     cache = now.cache()
     moment = time.time()
     listed = [dataset_item(item, facts_of_copies) for item, facts_of_copies in cache.scan_with_facts()]
-    left = cache.piles(untouched_since=moment - unused)
+    left = cache.loose_directories(untouched_since=moment - unused)
     if by == "dataset":
         rows = by_dataset(listed, left)
         columns = [Column("DATASET", _dataset_name), SIZE, _ITEMS, _LOOSE, LEASES, USES, last_use(moment), _SAVED]
@@ -248,12 +244,18 @@ def _print_items(now: Invocation, listed: Iterable[DatasetItem], moment: float) 
 
 
 def _print_totals(
-    now: Invocation, cache: Cache, listed: Sequence[DatasetItem], left: Sequence[Pile], moment: float, unused: float
+    now: Invocation,
+    cache: Cache,
+    listed: Sequence[DatasetItem],
+    left: Sequence[LooseDirectory],
+    moment: float,
+    unused: float,
 ) -> None:
     present = [one.item for one in listed if one.item.copies and not one.is_view]
     idle = [item for item in present if not item.leases]
     old = [item for item in idle if moment - item.idle_since >= unused]
-    old_files, old_bytes = (sum(pile.old[i] for pile in left) for i in (0, 1))
+    old_files = sum(loose.old_files for loose in left)
+    old_bytes = sum(loose.old_bytes for loose in left)
     used = [one for one in listed if not one.is_view]
     loose_bytes = sum(one.bytes for one in left)
     loose_files = sum(one.files for one in left)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,28 +15,46 @@ from sccache_dtool.cli.options import (
     Invocation,
     ItemOptions,
     common_options,
+    find_options,
     holder_option,
     item_options,
     pass_invocation,
     size_ignored_option,
+    upstream_option,
     use_options,
 )
 from sccache_dtool.cli.output import Output
-from sccache_dtool.errors import CacheError, LeaseLost, NoCache, UsageError, explain
+from sccache_dtool.disk.names import cache_of
+from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DTOOL, VIEW, DatasetRequest, Request
+from sccache_dtool.fetch.request import DATASET, Request
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
 
+if TYPE_CHECKING:
+    from sccache_dtool.cli.use_many import Many
+    from sccache_dtool.sets.holding import HeldSet
+
+
+_from_option = click.option(
+    "--from",
+    "file",
+    metavar="FILE",
+    help="Use all items that FILE lists (-: standard input), one on each line: SOURCE [STEP]... @PATH; or in TOML.",
+)
+
 
 @click.command("use")
 @item_options
+@_from_option
 @holder_option
 @use_options
 @common_options()
 @pass_invocation
-def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOptions, parents: bool) -> None:
+def use_command(
+    now: Invocation, item: ItemOptions, file: str | None, holder: str, options: UseOptions, parents: bool
+) -> None:
     """Take a lease on an item and print its path, alone.
 
     If the item is not in the cache, one of the processes that ask for it fetches it, and the others wait. SOURCE is a
@@ -45,7 +65,9 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     calling process: the nearest one that is not a wrapper such as timeout, env or sudo. Uses are counted: whoever
     calls `use` twice calls `unuse` twice.
 
-    dtool:URI#ITEM is one item of a dtool dataset. dtool:URI is the whole dataset, as a directory of links.
+    With --from, leases are taken on all items of a manifest, or on none, and the path is that of a view: a directory
+    that shows each item at its PATH. `unuse` of this path releases them all. dtool:URI is such a set, too: a whole
+    dtool dataset. dtool:URI#ITEM is one item of it.
 
     The exit code is 11 if another process is still fetching the item after --wait, 12 if the item cannot be fetched,
     and 13 if there is not enough space.
@@ -54,12 +76,12 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
     Example:
       path=$(sc-dtool use https://example.org/hg38.tar.gz sha256:HEX tar) || exit
     """
-    caches, request = _requested(now, item, parents)
+    caches, request = _requested(now, item, file, parents)
     owner = caches[0].owner(holder)
-    if isinstance(request, DatasetRequest):
-        from sccache_dtool.cli.use_dataset import use_dataset
+    if not isinstance(request, Request):
+        from sccache_dtool.cli.use_many import use_many
 
-        use_dataset(now, caches, request, owner, options)
+        use_many(now, caches, request, owner, options)
         return
     lease = _hold(caches, request, owner, options)
     now.out.detail(f"held by {owner}")
@@ -78,7 +100,7 @@ def use_command(now: Invocation, item: ItemOptions, holder: str, options: UseOpt
 
 
 @click.command("unuse")
-@item_options
+@find_options
 @size_ignored_option
 @holder_option
 @click.option("--all", "everything", is_flag=True, help="Release all leases of this holder on the item.")
@@ -102,66 +124,89 @@ def unuse_command(now: Invocation, item: ItemOptions, holder: str, everything: b
         )
     caches = item.caches(now)
     owners = caches[0].owners(holder)
-    meant = _meant(caches, words, name)
     released, evicted = 0, False
-    for cache, named in meant:
-        release, evict = _functions_for(cache, named)
-        released += release(cache, owners, named.key, everything=everything, generation=named.generation)
-        if evict_if_last and cache.item(named.key).copies:
-            evicted = evict(cache, named.key)
+    meant: list[tuple[Cache, Named]] = []
+    for cache, named in _meant(_places(now, caches, item), words, name):
+        meant.append((cache, named))
+        count, keys = _release(cache, owners, named, everything=everything)
+        released += count
+        if evict_if_last and cache not in caches:
+            now.out.note(f"not removed from {cache.root}: --evict-if-last does not concern an upstream cache")
+        elif evict_if_last:
+            gone = [cache.evict_if_idle(key) for key in dict.fromkeys(keys) if cache.item(key).copies]
+            evicted = all(gone) if gone else evicted
         if released and not everything:
             break
     if not released:
         there = meant if holder == "auto" else []
         above = next((found for cache, named in there if (found := cache.holder_above(named.key))), None)
         hint = f"; its ancestor {above} does: unuse --holder pid:{above.short}" if above is not None else ""
-        left = sum(_leases_on_items(cache, owners, named) for cache, named in meant)
-        if left:  # of items that were used alone, which nothing but their own names must release; or of a killed `use`
-            hint += f", but {left} on items of the dataset: to release one, sc-dtool unuse {DTOOL}URI#ITEM"
+        hint += "".join(_why_not(cache, owners, named) for cache, named in meant)
         now.out.note(f"nothing to release: {owners[-1]} holds no lease on {name or plain(' '.join(words))}{hint}")
-    first = meant[0][1].key if meant else None
+    first = meant[0][1].key or None if meant else None
     now.out.result("unuse", {"item": first, "released": released, "evicted": evicted, "holder": str(owners[-1])})
 
 
-def _meant(caches: list[Cache], words: tuple[str, ...], name: str | None) -> list[tuple[Cache, Named]]:
-    """What the words mean in each directory that is a cache. A path belongs to only one of them.
+def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iterator[Cache]:
+    """Where the leases may be: in the cache that a path is in, whichever that is; or in the caches, or upstream.
 
-    Raises UsageError if no cache knows the item.
+    An upstream comes last, so that it is not asked if a cache has the lease: it may be away.
     """
-    if len(caches) == 1:
-        return [(caches[0], caches[0].find_used(words, name))]
-    home = next((cache for cache in caches if words and name is None and cache.key_within(words[0])), None)
-    found: list[tuple[Cache, Named]] = []
-    unknown: list[NotFound] = []
-    for cache in caches if home is None else [home]:
+    path = item.words[0] if len(item.words) == 1 and item.name is None else ""
+    home = next((cache for cache in caches if path and cache.is_within(path)), None)
+    root = cache_of(path) if home is None else None
+    if home is not None or root is not None:
+        yield home or now.cache(root)
+        return
+    yield from caches
+    for cache in caches:
+        yield from itertools.islice(cache.tiers(), 1, None)
+
+
+def _meant(caches: Iterable[Cache], words: tuple[str, ...], name: str | None) -> Iterator[tuple[Cache, Named]]:
+    """What the words mean in each directory that is a cache.
+
+    Raises NotFound if no cache knows the item, and NoCache if there is only one directory, which is no cache.
+    """
+    found = False
+    refusals: list[CacheError] = []
+    for cache in caches:
         try:
-            found.append((cache, cache.find_used(words, name)))
-        except NotFound as error:
-            unknown.append(error)
-        except NoCache:
-            continue
-    if unknown and not found:
+            named = cache.find_used(words, name)
+        except (NotFound, NoCache) as error:
+            refusals.append(error)
+        else:
+            found = True
+            yield cache, named
+    unknown = [error for error in refusals if isinstance(error, NotFound)] or refusals
+    if not found and (isinstance(unknown[0], NotFound) or len(unknown) == 1):
         raise unknown[0]
-    return found
 
 
-def _functions_for(cache: Cache, item: Named) -> tuple[Callable[..., int], Callable[[Cache, str], bool]]:
-    """The functions that release an item, and that evict it."""
-    if item.is_dataset or item.key.endswith(VIEW):
+def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything: bool) -> tuple[int, list[str]]:
+    """Release what is meant; how often, and the keys of the items that were held."""
+    if meant.session or meant.dataset:
+        from sccache_dtool.cli import use_many
+
+        return use_many.release(cache, owners, meant, everything=everything)
+    if meant.key.endswith(DATASET):
         from sccache_dtool.dtool import staging  # only for datasets: importing it takes as long as everything else
 
-        if item.is_dataset or staging.is_view(cache, item.key):
-            return staging.release, staging.evict
-    return Cache.release, Cache.evict_if_idle
+        if staging.is_view(cache, meant.key):
+            return staging.release(cache, owners, meant.key, everything=everything, generation=meant.generation)
+    count = cache.release(owners, meant.key, everything=everything, generation=meant.generation)
+    return count, [meant.key]
 
 
-def _leases_on_items(cache: Cache, owners: Sequence[Owner], item: Named) -> int:
-    """How many leases the owners have on items of the dataset that is meant; 0 if none is meant."""
-    if not item.is_dataset:
-        return 0
-    from sccache_dtool.dtool import staging
+def _why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
+    if not (meant.session or meant.dataset):
+        session = cache.session_holding(owners, meant.key)
+        if session is None:
+            return ""
+        return f"; session {session} holds it with its other items: {cache.store.command('session', 'rm', session)}"
+    from sccache_dtool.cli import use_many
 
-    return staging.leases_on_items(cache, owners, item.key)
+    return use_many.why_not(cache, owners, meant)
 
 
 class _WithCommand(click.Command):
@@ -179,6 +224,7 @@ class _WithCommand(click.Command):
 
 @click.command("run", cls=_WithCommand)
 @item_options
+@_from_option
 @use_options
 @click.option(
     "-I", "--replace", default="{}", metavar="STR", help="Replace arguments that are STR instead of {}; empty: none."
@@ -189,6 +235,7 @@ class _WithCommand(click.Command):
 def run_command(
     ctx: click.Context,
     item: ItemOptions,
+    file: str | None,
     options: UseOptions,
     parents: bool,
     replace: str,
@@ -196,7 +243,8 @@ def run_command(
 ) -> int:
     """Hold a lease on an item while COMMAND runs.
 
-    SOURCE and STEP are as in `use`. COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument that is {}.
+    SOURCE, STEP and --from are as in `use`. COMMAND finds the path in $SC_DTOOL_PATH, and in place of each argument
+    that is {}. The directory that shows many items is in $SC_DTOOL_VIEW as well.
     Signals sent to sc-dtool are forwarded to COMMAND. The lease is renewed while COMMAND runs. If it is lost
     nevertheless, COMMAND gets SIGTERM. Once COMMAND has started, the exit code is always that of COMMAND. Errors of
     sc-dtool are then only printed.
@@ -212,101 +260,109 @@ def run_command(
     if not command:
         raise UsageError("no command to run", hint="put it after two dashes: sc-dtool run SOURCE -- COMMAND...")
     lost: list[LeaseLost] = []
-    child = Child(now.out.warning)
+    child = Child()
 
     def give_up(error: LeaseLost) -> None:
         if child.has_ended:  # a cleaner has noticed that and ended the lease
             return
         lost.append(error)
         if not keep_going:
-            child.tell(signal.SIGTERM)
+            child.send_signal(signal.SIGTERM)
         now.out.error(error)
 
     try:
-        caches, request = _requested(now, item, parents)
+        caches, request = _requested(now, item, file, parents)
         owner = caches[0].owner_of_command(child.pid, command)
-        path, leases = _hold_for_command(now, caches, request, owner, options)
+        held = _hold_for_command(caches, request, owner, options)
+        path = os.fspath(held)
         order = [path if word == replace != "" else word for word in command]
+        names = ("SC_DTOOL_PATH",) if isinstance(held, Lease) else ("SC_DTOOL_PATH", "SC_DTOOL_VIEW")
         try:
-            return child.run(order, {"SC_DTOOL_PATH": path}, lambda: leases[0].holder.start_heartbeat(give_up))
+            return child.run(order, dict.fromkeys(names, path), lambda: held.holder.start_heartbeat(give_up))
         finally:
-            _give_back(now.out, leases, lost)
+            _give_back(now.out, held, lost)
     finally:
         child.close()
         if not now.owns_process:
             child.restore()
 
 
-def _give_back(out: Output, leases: Sequence[Lease], lost: Sequence[LeaseLost]) -> None:
-    """Release the leases of a command, and report errors. Nothing is raised: the exit code is the command's."""
-    holder = leases[0].holder
-    failed: list[str] = []
-    all_kept = True
+def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
+    """Release what a command holds, and report errors. Nothing is raised: the exit code is the command's."""
+    holder = held.holder
+    failed: CacheError | None = None
     try:
         holder.stop_heartbeat()
-        for lease in leases:
-            try:
-                all_kept &= lease.release()
-            except OSError as error:
-                failed.append(explain(error))
+        all_kept = held.release() == (1 if isinstance(held, Lease) else len(held))
         # Without this condition, a lease that a cleaner ended because the command had ended would be reported as lost.
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
-        if not failed:
-            holder.retire()
+        holder.retire()
         if noticed_late is not None:
             out.error(noticed_late)
+    except OSError as error:
+        failed = CacheError(f"could not release the lease: {explain(error)}")
+    except CacheError as error:
+        failed = error
     except Exception as error:
-        failed.append(f"{type(error).__name__}: {error}")
-    if failed:
-        out.error(
-            CacheError(
-                f"could not release {len(failed)} of {len(leases)} leases",
-                details=list(dict.fromkeys(failed))[:3],
-                hint="`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended",
-            )
-        )
+        failed = CacheError(f"could not release the lease: {type(error).__name__}: {error}")
+    if failed is not None:
+        failed.hint = "`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended"
+        out.error(failed)
 
 
 @click.command("renew")
 @holder_option
+@upstream_option("Extend leases in the cache in DIR as well.")
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str) -> None:
+def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
-    run longer than their --ttl, and for leases held under a name (--holder NAME).
+    run longer than their --ttl, and for leases held under a name (--holder NAME). Leases in the upstream are extended
+    as well.
 
     \b
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache()
+    cache = now.cache(upstream=upstream)
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
+    for tier in list(cache.tiers())[1:]:
+        try:
+            renewed += tier.renew(owners)
+        except NoCache as error:
+            now.out.warning(f"leases in the upstream are not renewed: {error.message}")
     if not renewed:
         now.out.note(f"nothing to renew: {owners[-1]} holds no lease with a lifetime (--ttl)")
     now.out.result("renew", {"renewed": renewed, "holder": str(owners[-1])})
 
 
-def _requested(now: Invocation, item: ItemOptions, parents: bool) -> tuple[list[Cache], Request | DatasetRequest]:
-    """The caches, and what the words mean. Progress is shown for a whole dataset, and not for each of its items."""
-    is_dataset = bool(item.words) and item.words[0].startswith(DTOOL) and "#" not in item.words[0]
-    caches = item.caches(now, parents=parents, **({"progress": None} if is_dataset else {}))
-    return caches, caches[0].request(item.words, item.name)
+def _requested(
+    now: Invocation, item: ItemOptions, file: str | None, parents: bool
+) -> tuple[list[Cache], Request | Many]:
+    """The caches, and what the words or the manifest mean."""
+    if file is not None and (item.words or item.name is not None):
+        raise UsageError("--from cannot be combined with a SOURCE or -n", hint="add the item to the manifest")
+    caches = item.caches(now, parents=parents)
+    request = None if file is not None else caches[0].request(item.words, item.name)
+    if isinstance(request, Request):
+        return caches, request
+    from sccache_dtool.cli.use_many import Many
+
+    return caches, Many.of_dataset(request) if request is not None else Many.from_file(caches[0], file or "-")
 
 
 def _hold_for_command(
-    now: Invocation, caches: Sequence[Cache], request: Request | DatasetRequest, owner: Owner, options: UseOptions
-) -> tuple[str, Sequence[Lease]]:
-    """The path for a command, and the leases that it needs, all of one holder."""
-    if isinstance(request, DatasetRequest):
-        from sccache_dtool.cli.use_dataset import hold_dataset
+    caches: Sequence[Cache], request: Request | Many, owner: Owner, options: UseOptions
+) -> Lease | HeldSet:
+    """What a command needs, all of one holder."""
+    if isinstance(request, Request):
+        return _hold(caches, request, owner, options, beats=True)
+    from sccache_dtool.cli.use_many import hold_many
 
-        staged = hold_dataset(now, caches, request, owner, options)
-        return os.fspath(staged), staged.all
-    lease = _hold(caches, request, owner, options, beats=True)
-    return os.fspath(lease), (lease,)
+    return hold_many(caches, request, owner, options, beats=True)
 
 
 def _hold(
@@ -322,7 +378,10 @@ def _hold(
 
     there = caches[0] if len(caches) == 1 else next((cache for cache in caches if cache.offers(request)), None)
     if there is not None:
-        return there.hold(owner, request, options_in(there))
+        try:
+            return there.hold(owner, request, options_in(there))
+        except (NoSpace, OSError) as error:
+            return _hold([there.upstream_after(error)], request, owner, options, beats=beats)
     from sccache_dtool.cli.placement import fetch_where_room_is
 
     return fetch_where_room_is(caches, request, options, lambda cache: cache.hold(owner, request, options_in(cache)))

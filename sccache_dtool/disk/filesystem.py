@@ -15,13 +15,25 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from sccache_dtool.disk.extraction import Extraction
-from sccache_dtool.disk.nofollow import ONWARD, READ_ONLY, Way, by_descriptor, near, opened, opening, reached, way_to
-from sccache_dtool.disk.trees import SHARED_DIRECTORY, Trees, give_mode, has_acl, sync
+from sccache_dtool.disk import trees
+from sccache_dtool.disk.nofollow import (
+    ONWARD,
+    READ_ONLY,
+    DirectoryHandle,
+    by_descriptor,
+    near,
+    open_directory,
+    opened,
+    opening,
+    reached,
+)
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
+
+if TYPE_CHECKING:
+    from sccache_dtool.disk.extraction import Extraction
 
 #: Bytes moved per read or write; large enough for a network file system's largest request.
 CHUNK = 1 << 20
@@ -41,7 +53,20 @@ class Entry(NamedTuple):
     is_dir: bool
 
 
-class FileSystem(Trees):
+class Room(NamedTuple):
+    """What a file system has for an unprivileged user (statvfs(3)), in bytes and entries (inodes)."""
+
+    bytes: int
+    free: int
+    entries: int
+    free_entries: int
+
+    def and_free(self, size: int, entries: int) -> Room:
+        """The same with more of it free."""
+        return self._replace(free=self.free + size, free_entries=self.free_entries + entries)
+
+
+class FileSystem:
     """The real file system. All methods raise OSError as the system call does."""
 
     # -- single calls, atomic on the server ------------------------------------------------------------------------
@@ -62,7 +87,7 @@ class FileSystem(Trees):
         with reached(source) as (old, here), reached(path) as (new, there):
             os.link(old, new, src_dir_fd=here, dst_dir_fd=there, follow_symlinks=False)
 
-    def rename(self, source: str, target: str, *, unique: bool = False, via: Way | None = None) -> None:
+    def rename(self, source: str, target: str, *, unique: bool = False, via: DirectoryHandle | None = None) -> None:
         """Rename within the cache. `via`: an open directory above `source`."""
         if unique:
             os.rename(source, target)
@@ -88,8 +113,8 @@ class FileSystem(Trees):
         """
         with opening(path) as fd:
             mode = stat.S_IMODE(os.fstat(fd).st_mode)
-            wanted = mode | SHARED_DIRECTORY
-            if wanted != mode and has_acl(fd):
+            wanted = mode | trees.SHARED_DIRECTORY
+            if wanted != mode and trees.has_acl(fd):
                 wanted = mode | stat.S_IRWXG
             if wanted != mode:
                 os.fchmod(fd, wanted)
@@ -97,7 +122,7 @@ class FileSystem(Trees):
     def has_acl(self, directory: str) -> bool:
         """Whether a directory has a POSIX ACL, so that its group bits are the ACL's mask."""
         with opening(directory) as fd:
-            return has_acl(fd)
+            return trees.has_acl(fd)
 
     def permit(self, directory: str, mode: int) -> None:
         """Set a directory's permission bits, even if they forbid to open it. Needs /proc."""
@@ -109,7 +134,7 @@ class FileSystem(Trees):
         with reached(path) as (name, directory):
             os.utime(name, dir_fd=directory, follow_symlinks=False)
 
-    def rmdir(self, path: str, *, via: Way | None = None) -> None:
+    def rmdir(self, path: str, *, via: DirectoryHandle | None = None) -> None:
         """Remove an empty directory; the server refuses if it is not empty. `via`: as for rename."""
         with reached(path, via) as (name, directory):
             os.rmdir(name, dir_fd=directory)
@@ -187,47 +212,48 @@ class FileSystem(Trees):
 
     # -- directories -----------------------------------------------------------------------------------------------
 
-    def way_to(self, path: str, via: Way | None = None) -> Way:
+    def open_directory(self, path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
         """Open a directory for many calls below it; a context manager. `via`: an open directory above it."""
-        return way_to(path, via)
+        return open_directory(path, via)
 
-    @contextlib.contextmanager
-    def near(self, path: str) -> Iterator[None]:
-        """Reach what is below a directory from there, until the block ends; `near` in `nofollow`. Raises OSError."""
-        with way_to(path) as way, near(way):
-            yield
+    def near(self, path: str) -> contextlib.AbstractContextManager[None]:
+        """Reach what is below a directory from there, until the block ends, if it can be opened; `nofollow.near`."""
+        try:
+            return near(open_directory(path), closing=True)
+        except OSError:  # then what is looked for there says why
+            return contextlib.nullcontext()
 
-    def names(self, path: str, *, via: Way | None = None) -> list[str]:
+    def names(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """The names in a directory, sorted. On a network file system this is a hint, not a proof.
 
-        `via`: this directory, or one above it, opened by `way_to`.
+        `via`: this directory, or one above it, opened by `open_directory`.
         """
         if via is not None and via.path == path:
             return sorted(os.listdir(via.directory))
         with opening(path, via=via, as_is=True) as fd:
             return sorted(os.listdir(fd))
 
-    def names_if_any(self, path: str, *, via: Way | None = None) -> list[str]:
+    def names_if_any(self, path: str, *, via: DirectoryHandle | None = None) -> list[str]:
         """As `names`, but empty for a directory that does not exist yet."""
         try:
             return self.names(path, via=via)
         except FileNotFoundError:  # only this error: a stale directory, for example, may have names
             return []
 
-    def entries(self, path: str, *, via: Way | None = None) -> list[Entry]:
+    def entries(self, path: str, *, via: DirectoryHandle | None = None) -> list[Entry]:
         """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         with os.scandir(path if via is None else via.directory) as found:
             return sorted(Entry(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
 
     def statuses(
-        self, path: str, names: Iterable[str], *, via: Way | None = None
+        self, path: str, names: Iterable[str], *, via: DirectoryHandle | None = None
     ) -> Iterator[tuple[str, os.stat_result]]:
         """Attributes of names in a directory, with one call each. Names that fail are left out.
 
-        `via`: this directory, opened by `way_to`.
+        `via`: this directory, opened by `open_directory`.
         """
         lstat = os.lstat  # called for each of a million files, so nothing else is done here
         with opening(path) if via is None else contextlib.nullcontext(via.directory) as fd:
@@ -295,7 +321,7 @@ class FileSystem(Trees):
         fd = self.create(path)
         try:
             if shared:
-                give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
+                trees.give_mode(fd, stat.S_IMODE(os.fstat(fd).st_mode) | stat.S_IRGRP)
             self.write(fd, text.encode())
             self.sync(fd)
         finally:
@@ -321,6 +347,8 @@ class FileSystem(Trees):
 
     def extract(self, directory: str) -> Extraction:
         """An Extraction into `directory`, which must be empty and private; a context manager."""
+        from sccache_dtool.disk.extraction import Extraction
+
         return Extraction(self, directory)
 
     def seek(self, fd: int, offset: int) -> None:
@@ -366,20 +394,42 @@ class FileSystem(Trees):
 
     def sync(self, fd: int) -> None:
         """Wait until what was written to a file is on stable storage, where the file system can say so."""
-        sync(fd)
+        trees.sync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        """Wait until the names in a directory are on stable storage, where the file system can say so."""
+        with opening(path) as fd:
+            trees.sync_directory(fd)
 
     def close(self, fd: int) -> None:
         """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)
 
+    # -- whole trees -------------------------------------------------------------------------------------------------
+
+    usage = staticmethod(trees.usage)
+    sample = staticmethod(trees.sample)
+    seal = staticmethod(trees.seal)
+    remove_tree = staticmethod(trees.remove_tree)
+    move_tree = staticmethod(trees.move_tree)
+
     # -- the file system as a whole ----------------------------------------------------------------------------------
 
-    def room(self, path: str) -> tuple[int, int, int, int] | None:
-        """Total and free bytes, total and free inodes, for an unprivileged user (statvfs(3)).
-
-        None if the file system does not report its size: some network file systems report zeros.
-        """
-        return _room(path)
+    def room(self, path: str) -> Room | None:
+        """What it has. None if it does not report its size: some network file systems report zeros."""
+        try:
+            figures = os.statvfs(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            do_without(f"the file system does not report its free space ({error.strerror})")
+            return None
+        used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
+        free = figures.f_bavail * figures.f_frsize
+        if used + free <= 0:
+            do_without("the file system does not report its free space (it reports a size of 0)")
+            return None
+        return Room(used + free, free, figures.f_files, figures.f_favail)
 
     def free_space(self, path: str) -> int | None:
         """Free bytes for an unprivileged user; None if the file system does not report them, see `room`.
@@ -387,25 +437,9 @@ class FileSystem(Trees):
         For a path that does not exist yet: of the file system on which it would be created.
         """
         try:
-            figures = _room(path)
+            room = self.room(path)
         except FileNotFoundError:
             if os.path.dirname(path) == path:
                 raise
             return self.free_space(os.path.dirname(path))
-        return None if figures is None else figures[1]
-
-
-def _room(path: str) -> tuple[int, int, int, int] | None:
-    try:
-        figures = os.statvfs(path)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        do_without(f"the file system does not report its free space ({error.strerror})")
-        return None
-    used = (figures.f_blocks - figures.f_bfree) * figures.f_frsize
-    free = figures.f_bavail * figures.f_frsize
-    if used + free <= 0:
-        do_without("the file system does not report its free space (it reports a size of 0)")
-        return None
-    return used + free, free, figures.f_files, figures.f_favail
+        return None if room is None else room.free

@@ -8,16 +8,29 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
-from sccache_dtool.disk.nofollow import CONTROL as CONTROL
-from sccache_dtool.disk.nofollow import VERIFICATION as VERIFICATION
 from sccache_dtool.disk.records import printable
 from sccache_dtool.log import Log
 from sccache_dtool.oddity import Fate, Oddity
 
+#: The control directory, in the root of a cache. No symbolic link is followed below it.
+CONTROL = ".sc-dtool"
+
+#: Prefix of the names that a verification of a file system creates.
+VERIFICATION = f"{CONTROL}-verify-"
+
+#: A control directory that is being set up, beside its place.
+_ASIDE = rf"{re.escape(CONTROL)}\.[0-9a-f]{{16}}"
+_SCRATCH = rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}"
+
+#: What is guarded against symbolic links in a path, and what is below it: see `nofollow`.
+GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}|{_ASIDE}|{_SCRATCH}))/(.+)"
+
 FORMAT_VERSION = 1
+FORMAT_NAME = "FORMAT"
 FORMAT_MAGIC = "sc-dtool cache"
 TAG_NAME = "CACHEDIR.TAG"
 TAG_TEXT = """Signature: 8a477f597d28d172789f06886806bc55
@@ -40,6 +53,7 @@ _WORK = rf"([prsnj][0-9a-f]{{12}}-[0-9a-f]{{12}}\.[0-9]{{1,12}})~([a-z]+)(?:~({_
 _KEPT = r"kept~([0-9]{1,12})"
 _STATE = r"at~([a-z]+)~([0-9]{1,18})~([0-9]{1,18}|x)~([0-9]{1,6})"
 _PART = r"part~([0-9]{1,6})~([0-9]{1,18})"
+_WHY = r"why~([0-9]{1,6})"
 _CHECKED = r"checked~([0-9]{1,12})"
 _OUTCOME = r"([0-9a-f]{32})~([prsnj][0-9a-f]{12}-[0-9a-f]{12}\.[0-9]{1,12})~([0-9]{1,15})~(done|failed)"
 _CLEANING = (
@@ -57,13 +71,22 @@ _ESCAPES = r"(?:%[0-9A-F]{2})+"
 NAME_LIMIT = 200
 
 
-#: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
-PROBE = "probe-"
-
-
 def unique(digits: int = 16) -> str:
     """`digits` random hexadecimal digits."""
     return os.urandom(digits // 2).hex()
+
+
+def digest_of(*lines: str) -> str:
+    """The SHA-256 of lines of text, in hexadecimal digits.
+
+    `hashlib` is not used: it loads OpenSSL, which takes longer than what a hit does. `random` does the same.
+    """
+    if sys.version_info >= (3, 12):
+        from _sha2 import sha256
+    else:
+        from _sha256 import sha256  # type: ignore[import-not-found]
+    text = "\n".join(lines)  # JSON that somebody else has written may have surrogates
+    return str(sha256(text.encode("utf-8", "surrogatepass")).hexdigest())
 
 
 def label(name: str) -> str:
@@ -73,7 +96,9 @@ def label(name: str) -> str:
     not UTF-8. If the result is longer than NAME_LIMIT bytes, its middle is replaced by a digest. Two names never have
     the same label.
     """
-    units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
+    units = list(name)
+    if not name.isprintable() or any(character in name for character in "%~/"):
+        units = [_escape(character) if re.match(_ESCAPED, character) else character for character in name]
     if name.startswith("."):
         units[0] = _escape(".")
     return _shortened(units, name)
@@ -121,9 +146,7 @@ def _shortened(units: Sequence[str], name: str) -> str:
     text = "".join(units)
     if len(text.encode("utf-8", "surrogatepass")) <= NAME_LIMIT:
         return text
-    import hashlib
-
-    gap = f"~{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}~"
+    gap = f"~{digest_of(name)[:32]}~"
     half = (NAME_LIMIT - len(gap)) // 2
     front, end = _fitting(units, half), _fitting(units[::-1], half)
     return f"{''.join(front)}{gap}{''.join(end[::-1])}"
@@ -142,12 +165,7 @@ def _fitting(units: Sequence[str], room: int) -> list[str]:
 
 def item_key(identity: tuple[str, ...], name: str) -> str:
     """The name of an item's directory: 128 bits of the SHA-256 of its identity, and its readable name."""
-    import hashlib
-
-    text = "\n".join(identity).encode(
-        "utf-8", "surrogatepass"
-    )  # JSON that somebody else has written may have surrogates
-    return f"{hashlib.sha256(text).hexdigest()[:32]}-{label(name)}"
+    return f"{digest_of(*identity)[:32]}-{label(name)}"
 
 
 def is_key(name: str) -> bool:
@@ -292,6 +310,24 @@ class TrashName(NamedTuple):
         return cls(generation, int(match[2]), match[3] is not None) if match and generation else None
 
 
+class Purpose:
+    """What a work area in `tmp/` is for."""
+
+    AUDIT = "audit"  # a file: the record of a cleaning
+    DESCRIPTION = "description"  # a file: an item.json that doctor writes again
+    EMPTIED = "emptied"  # what is left of a directory of the trash once its copy is restored
+    FETCH = "fetch"  # a download
+    FOLD = "fold"  # a file: a segment of a history
+    GLOBUS = "globus"  # where Globus puts files, for a download that any process may continue
+    GOING = "going"  # a work area that is being deleted
+    LOOSE = "loose"  # files that dtool's brokers left, on their way out
+    REGISTER = "register"  # a directory of holders that doctor creates again
+    RESTORE = "restore"  # a copy on its way out of the trash
+    RETURN = "return"  # a copy on its way back to the trash
+    TAKEN = "taken"  # an abandoned download whose data another process continues
+    WAIT = "wait"  # a file: a wait for the download of another process
+
+
 class WorkName(NamedTuple):
     """A work area in `tmp/`: ``<lease>~<purpose>[~<of>]``. It may be removed once its holder is dead."""
 
@@ -301,6 +337,11 @@ class WorkName(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.lease}~{self.purpose}{f'~{self.of}' if self.of else ''}"
+
+    @classmethod
+    def unowned(cls, purpose: str) -> WorkName:
+        """A work area of a holder that does not exist: if it is left behind, it is removed like that of a dead one."""
+        return cls(f"p{unique(12)}-{unique(12)}.0", purpose)
 
     @property
     def holder(self) -> str:
@@ -414,6 +455,21 @@ class PartName(NamedTuple):
         return cls(int(match[1]), int(match[2])) if match else None
 
 
+class WhyName(NamedTuple):
+    """Why an attempt of a fetch failed that is followed by another, in its work area: ``why~<attempt>``."""
+
+    attempt: int
+
+    def __str__(self) -> str:
+        return f"why~{self.attempt}"
+
+    @classmethod
+    def parse(cls, name: str) -> WhyName | None:
+        """The attempt that `name` stands for; None if it has another form."""
+        match = re.fullmatch(_WHY, name)
+        return cls(int(match[1])) if match else None
+
+
 class CheckedName(NamedTuple):
     """When the source of a copy was last found unchanged, in the copy's directory: ``checked~<time>``."""
 
@@ -511,11 +567,11 @@ class Layout:
         self.root = os.path.abspath(root)
         self.shared = False  # whether a group shares the cache; set when FORMAT is read
         self.control = f"{self.root}/{CONTROL}"
-        self.format_file = f"{self.control}/FORMAT"
+        self.format_file = f"{self.control}/{FORMAT_NAME}"
         self.config_file = f"{self.control}/config.toml"
         self.items = f"{self.control}/items"
         self.holders = f"{self.control}/holders"
-        self.gone = f"{self.holders}/gone"
+        self.gone = f"{self.holders}/{REVOKED}"
         self.tmp = f"{self.control}/tmp"
         self.trash = f"{self.control}/trash"
         self.locks = f"{self.control}/locks"
@@ -586,7 +642,17 @@ def cache_of(path: str) -> str | None:
 
 def is_of_verification(name: str) -> bool:
     """Whether `name` is one that a verification creates: a scratch directory, or a name created before a listing."""
-    return re.fullmatch(rf"{re.escape(VERIFICATION)}[0-9a-f]{{16}}", name) is not None
+    return re.fullmatch(_SCRATCH, name) is not None
+
+
+def is_aside(name: str) -> bool:
+    """Whether `name` is that of a control directory that is being set up, or was when `set_up` was killed."""
+    return re.fullmatch(_ASIDE, name) is not None
+
+
+def aside() -> str:
+    """A name for a control directory that is being set up."""
+    return f"{CONTROL}.{unique()}"
 
 
 #: The directory of leases in a generation, which is removed before anything is deleted.
@@ -595,12 +661,51 @@ PAYLOAD = "payload"
 ITEM_FILE = "item.json"
 TRANSFER_FILE = "transfer.json"
 HISTORY = "history"
+
+#: In the work area of a download: what is being unpacked or written; and the suffix of the file that says what a
+#: partial download is a part of.
+WORK = "work"
+ORIGIN = ".origin"
+
+#: In the work area of a restore: the directory that was in the trash.
+TRASHED = "trashed"
+
+#: In `holders/`: the directory of revoked and ended holders.
+REVOKED = "gone"
+
+#: What the names of probes begin with: a listing that is proof makes a name in the directory, for a moment.
+PROBE = "probe-"
+
+#: In `locks/`: the suffix of flufl.lock's files, and what stands between the name of an election and a sign's number.
+LOCK = ".lock"
+SIGN = ".by-"
+
+#: The election of the one cleaner.
+CLEAN = "clean"
+
+#: A name in `locks/`: a lock, a claim of flufl.lock, or the sign of a winner.
+_OF_ELECTIONS = rf".*(?:{re.escape(LOCK)}(?:\|[^|]+\|[0-9]+\|[0-9]+)?|{re.escape(SIGN)}[0-9a-f]{{16}})"
+
+#: The sign of the winner of an election for fetching an item; that for a local source contains its version.
+_FETCHER_SIGN = rf"[0-9a-f]{{32}}(?:-[0-9a-f]{{16}})?{re.escape(SIGN)}[0-9a-f]{{16}}"
+
+
+def is_of_election(name: str) -> bool:
+    """Whether `name` is one that elections create."""
+    return re.fullmatch(_OF_ELECTIONS, name, re.DOTALL) is not None
+
+
+def is_fetcher_sign(name: str) -> bool:
+    """Whether `name` is the sign of a fetcher."""
+    return re.fullmatch(_FETCHER_SIGN, name) is not None
+
+
 #: The directory of links in a session that shows what it holds.
 VIEW = "view"
 #: The directories of a cache. `init` creates all of them, `doctor --fix` those that are missing.
-DIRECTORIES = ("items", "holders", "holders/gone", "tmp", "trash", "locks")
+DIRECTORIES = ("items", "holders", f"holders/{REVOKED}", "tmp", "trash", "locks")
 #: The directories that are created when they are first needed.
 MADE_LATER = ("transfers", "pins", "cleanings", "sessions", "sessions/gone")
 
 #: All names in the control directory.
-IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, "FORMAT", "config.toml"})
+IN_CONTROL = frozenset({*DIRECTORIES, *MADE_LATER, FORMAT_NAME, "config.toml"})

@@ -12,17 +12,10 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import NamedTuple, Self
 
-#: Below a directory of this name, and below one that is being set up, no symbolic link is followed.
-CONTROL = ".sc-dtool"
-
-#: Prefix of the names that a verification of a file system creates. Below these, no link is followed either.
-VERIFICATION = f"{CONTROL}-verify-"
-
-_GUARDED = rf"(.*?/(?:{re.escape(CONTROL)}(?:\.[0-9a-f]{{16}})?|{re.escape(VERIFICATION)}[0-9a-f]{{16}}))/(.+)"
+from sccache_dtool.disk.names import GUARDED
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -36,7 +29,7 @@ LISTING = os.O_RDONLY | _DIRECTORY
 READ_ONLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
-class Way(NamedTuple):
+class DirectoryHandle(NamedTuple):
     """An open directory, relative to which paths below it are opened; a context manager.
 
     The descriptor follows the directory if it is renamed. Shards and items are never renamed.
@@ -53,53 +46,70 @@ class Way(NamedTuple):
 
 
 #: The directory from which what is below it is reached, in this thread.
-_NEAR: ContextVar[Way | None] = ContextVar("_NEAR", default=None)
+_NEAR: ContextVar[DirectoryHandle | None] = ContextVar("_NEAR", default=None)
 
 
-@contextlib.contextmanager
-def near(way: Way) -> Iterator[None]:
+class near:  # noqa: N801  # in lower case, as those of contextlib: a generator would take twice as long as a call
     """Until the block ends, reach what is below a directory from there: one call instead of one for each level.
 
-    Not for a generator, whose caller would be near it as well.
+    Not for a generator, whose caller would be near it as well. `closing`: close the way at the end.
     """
-    token = _NEAR.set(way)
-    try:
-        yield
-    finally:
-        _NEAR.reset(token)
+
+    def __init__(self, handle: DirectoryHandle, *, closing: bool = False) -> None:
+        self._way = handle
+        self._closing = closing
+
+    def __enter__(self) -> None:
+        self._token = _NEAR.set(self._way)
+
+    def __exit__(self, *_: object) -> None:
+        _NEAR.reset(self._token)
+        if self._closing:
+            os.close(self._way.directory)
 
 
-def _nearest(path: str, via: Way | None) -> Way | None:
+def _nearest(path: str, via: DirectoryHandle | None) -> DirectoryHandle | None:
     """`via` or, if there is none, the directory that the caller is near, if `path` is below it."""
-    if via is None and (way := _NEAR.get()) is not None and path.startswith(f"{way.path}/"):
-        return way
+    if via is None and (handle := _NEAR.get()) is not None and path.startswith(f"{handle.path}/"):
+        return handle
     return via
 
 
-def way_to(path: str, via: Way | None = None) -> Way:
-    """Open a directory as a Way, which the caller closes. `via`: the Way of a directory above it."""
-    return Way(path, opened(path, LISTING, via))
+def open_directory(path: str, via: DirectoryHandle | None = None) -> DirectoryHandle:
+    """Open a directory; the caller closes the handle. `via`: the handle of a directory above it."""
+    return DirectoryHandle(path, opened(path, LISTING, via))
 
 
-@contextlib.contextmanager
-def opening(path: str, flags: int = LISTING, via: Way | None = None, *, as_is: bool = False) -> Iterator[int]:
-    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`."""
-    fd = opened(path, flags, via, as_is=as_is)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+class opening:  # noqa: N801
+    """Open what is at a path, a directory if nothing else is said, until the block ends; as `opened`.
+
+    The directory that the caller is near is open already.
+    """
+
+    def __init__(
+        self, path: str, flags: int = LISTING, via: DirectoryHandle | None = None, *, as_is: bool = False
+    ) -> None:
+        handle = _NEAR.get() if via is None and flags == LISTING else None
+        self._is_open = handle is not None and handle.path == path
+        self._fd = handle.directory if handle is not None and self._is_open else opened(path, flags, via, as_is=as_is)
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_open:
+            os.close(self._fd)
 
 
-def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_is: bool = False) -> int:
+def opened(path: str, flags: int, via: DirectoryHandle | None = None, *, mode: int = 0, as_is: bool = False) -> int:
     """Open what is at a path (open(2)), reached as by `reached`.
 
     `as_is`: outside the control directory, follow a link to a directory.
     """
     via = _nearest(path, via)
     try:
-        if via is None and (way := _NEAR.get()) is not None and path == way.path:
-            return os.open(".", flags, mode, dir_fd=way.directory)
+        if via is None and (handle := _NEAR.get()) is not None and path == handle.path:
+            return os.open(".", flags, mode, dir_fd=handle.directory)
         name, directory = _reach(path, via, ONWARD)
         if as_is and directory is None:
             flags &= ~os.O_NOFOLLOW
@@ -111,21 +121,28 @@ def opened(path: str, flags: int, via: Way | None = None, *, mode: int = 0, as_i
         raise _about(path, error) from None
 
 
-@contextlib.contextmanager
-def reached(path: str, via: Way | None = None) -> Iterator[tuple[str, int | None]]:
-    """Yield a name and its open directory, for calls that take ``dir_fd``. Errors name the whole path.
+class reached:  # noqa: N801
+    """A name and its open directory, for calls that take ``dir_fd``, until the block ends. Errors name the whole path.
 
-    A path outside the control directory is yielded unchanged, without a directory. `via`: the Way of a directory above.
+    A path outside the control directory is yielded unchanged, without a directory. `via`: the handle of a directory
+    above it.
     """
-    via = _nearest(path, via)
-    try:
-        name, directory = _reach(path, via, ONWARD)
+
+    def __init__(self, path: str, via: DirectoryHandle | None = None) -> None:
+        self._path = path
+        self._via = _nearest(path, via)
+
+    def __enter__(self) -> tuple[str, int | None]:
         try:
-            yield name, directory
-        finally:
-            _leave(directory, via)
-    except OSError as error:
-        raise _about(path, error) from None
+            name, self._directory = _reach(self._path, self._via, ONWARD)
+        except OSError as error:
+            raise _about(self._path, error) from None
+        return name, self._directory
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        _leave(self._directory, self._via)
+        if isinstance(error, OSError):
+            raise _about(self._path, error) from None
 
 
 def _about(path: str, error: OSError) -> OSError:
@@ -146,22 +163,22 @@ def _look_again(path: str) -> None:
         _leave(_reach(path, None, LISTING)[1], None)
 
 
-def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
+def _reach(path: str, via: DirectoryHandle | None, flags: int) -> tuple[str, int | None]:
     """A name and its directory, to be closed with `_leave`. `flags`: to open the directories of the path."""
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
-        match = re.fullmatch(_GUARDED, path, re.DOTALL)
+        match = re.fullmatch(GUARDED, path, re.DOTALL)
         if match is None:
             return path, None
         top, inner = match.groups()
         here = _enter(None, top, path, len(top), flags)
-    *way, name = inner.split("/")
-    if name == ".." or ".." in way:
+    *handle, name = inner.split("/")
+    if name == ".." or ".." in handle:
         _leave(here, via)
         raise OSError(errno.EINVAL, "a path in a cache must not lead upwards", path)
     end = len(top)
-    for part in way:
+    for part in handle:
         end += len(part) + 1
         try:
             below = _enter(here, part, path, end, flags)
@@ -171,7 +188,7 @@ def _reach(path: str, via: Way | None, flags: int) -> tuple[str, int | None]:
     return name, here
 
 
-def _leave(directory: int | None, via: Way | None) -> None:
+def _leave(directory: int | None, via: DirectoryHandle | None) -> None:
     """Close a directory, unless the caller opened it."""
     if directory is not None and (via is None or directory != via.directory):
         os.close(directory)

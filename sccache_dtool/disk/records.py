@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -17,6 +17,10 @@ _LONGEST_FIELD = 120
 
 class Damaged(ValueError):
     """A text in the cache that does not have the form of a record. It is kept, and counts as held."""
+
+
+class OtherFormat(Damaged):
+    """A text that a release with another format has written: nothing in it is understood, and it must stay."""
 
 
 def encode(fields: Mapping[str, Any]) -> str:
@@ -46,6 +50,17 @@ def encode_document(fields: Mapping[str, Any]) -> str:
     Characters that are not valid in UTF-8, such as those of some file names, are escaped.
     """
     text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def encode_lists(fields: Mapping[str, Any], lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """As `encode_document`, with long lists after the other fields: one line for each of their elements."""
+    encode_line = json.JSONEncoder(ensure_ascii=False).encode
+    parts = [f"  {encode_line(name)}: {encode_line(value)}" for name, value in fields.items()]
+    for name, found in lists.items():
+        lines = ",\n".join(f"    {encode_line(one)}" for one in found)
+        parts.append(f"  {encode_line(name)}: [\n{lines}\n  ]")
+    text = "{\n" + ",\n".join(parts) + "\n}\n"
     return text.encode("utf-8", "backslashreplace").decode()
 
 

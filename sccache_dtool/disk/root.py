@@ -6,7 +6,6 @@ import contextlib
 import errno
 import os
 import re
-import shlex
 import stat
 from collections.abc import Mapping
 from enum import Enum
@@ -17,24 +16,31 @@ from sccache_dtool.disk.names import (
     CONTROL,
     DIRECTORIES,
     FORMAT_MAGIC,
+    FORMAT_NAME,
     FORMAT_VERSION,
     IN_CONTROL,
     TAG_NAME,
     TAG_TEXT,
     Layout,
+    aside,
+    is_aside,
     unique,
 )
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fallback import do_without
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
+UPSTREAM = "SC_DTOOL_UPSTREAM"
 _DTOOL_CONFIG = "~/.config/dtool/dtool.json"
 _DEFAULT = "~/.cache/dtool"
 
 
 #: Form of a cache's id, which also names the files of a user's state directory.
 _ID = r"[0-9a-f]{1,64}"
-_ASIDE = re.escape(CONTROL) + r"\.[0-9a-f]{16}"
+
+
+#: What has selected the root if nobody has.
+DEFAULT_ORIGIN = "the default"
 
 
 class Choice(NamedTuple):
@@ -65,7 +71,19 @@ def choose(given: str | None, environment: Mapping[str, str]) -> Choice:
             "no cache is given, and you have no home directory for the default cache",
             hint="give a directory with --cache-dir",
         )
-    return Choice(path, "the default", True, os.path.isdir(os.path.expanduser("~")))
+    return Choice(path, DEFAULT_ORIGIN, True, os.path.isdir(os.path.expanduser("~")))
+
+
+def choose_upstream(given: str | None, environment: Mapping[str, str], path: str) -> str | None:
+    """The upstream of the cache at `path`: `given`, or else $SC_DTOOL_UPSTREAM; empty: none; None: as the cache says.
+
+    The variable does not concern the cache that it names: one value is right for the commands on both tiers.
+    """
+    text = environment.get(UPSTREAM) if given is None else given
+    if not text:
+        return text
+    upstream = _absolute(text, f"${UPSTREAM}" if given is None else "--upstream")
+    return None if given is None and upstream == path else upstream
 
 
 def _absolute(text: str, origin: str) -> str:
@@ -165,7 +183,7 @@ def damage_of_format(fs: FileSystem, layout: Layout) -> str | None:
         found = set(fs.names(layout.control))
     except OSError:
         return None
-    return damage if "items" in found and found <= IN_CONTROL else None
+    return damage if DIRECTORIES[0] in found and found <= IN_CONTROL else None
 
 
 def rewrite_format(fs: FileSystem, layout: Layout) -> None:
@@ -174,19 +192,19 @@ def rewrite_format(fs: FileSystem, layout: Layout) -> None:
     with contextlib.suppress(OSError):
         match = re.fullmatch(_CUT, fs.read_text(layout.format_file, 4096))
     shared = fs.is_shared(layout.control)
-    aside = f"{layout.root}/{CONTROL}.{unique()}"
-    fs.mkdir(aside, shared=shared)
+    beside = f"{layout.root}/{aside()}"
+    fs.mkdir(beside, shared=shared)
     try:
-        fs.write_new(f"{aside}/FORMAT", _format(shared, match and match[1]), shared=shared)
-        fs.rename(f"{aside}/FORMAT", layout.format_file)
+        fs.write_new(f"{beside}/{FORMAT_NAME}", _format(shared, match and match[1]), shared=shared)
+        fs.rename(f"{beside}/{FORMAT_NAME}", layout.format_file)
     finally:
-        fs.remove_tree(aside)
+        fs.remove_tree(beside)
 
 
 def _how_to_repair(fs: FileSystem, layout: Layout) -> str | None:
     if damage_of_format(fs, layout) is None:
         return None
-    command = f"sc-dtool --cache-dir {shlex.quote(layout.root)} doctor --fix"
+    command = f"sc-dtool --cache-dir {_quoted(layout.root)} doctor --fix"
     return f"{layout.format_file} is lost, but the rest of the cache exists; to repair it: {command}"
 
 
@@ -195,7 +213,7 @@ def _how_to_begin(fs: FileSystem, layout: Layout) -> str | None:
         refuse_unfit(fs, layout.root)
     except UsageError as error:
         return f"{error.message}; {error.hint}"
-    return f"to set one up: sc-dtool --cache-dir {shlex.quote(layout.root)} init"
+    return f"to set one up: sc-dtool --cache-dir {_quoted(layout.root)} init"
 
 
 def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
@@ -208,17 +226,17 @@ def set_up(fs: FileSystem, layout: Layout, *, parents: bool = True) -> bool:
     """
     refuse_unfit(fs, layout.root)
     _make_root(fs, layout.root, parents)
-    aside = f"{layout.root}/{CONTROL}.{unique()}"
+    beside = f"{layout.root}/{aside()}"
     try:
         shared = fs.is_shared(f"{layout.root}/.")  # of the directory, not of a link to it
-        fs.mkdir(aside, shared=shared)
+        fs.mkdir(beside, shared=shared)
         for directory in DIRECTORIES:
-            fs.mkdir(f"{aside}/{directory}", shared=shared)
-        fs.write_new(f"{aside}/FORMAT", _format(shared), shared=shared)
-        fs.rename(aside, layout.control)
+            fs.mkdir(f"{beside}/{directory}", shared=shared)
+        fs.write_new(f"{beside}/{FORMAT_NAME}", _format(shared), shared=shared)
+        fs.rename(beside, layout.control)
     except OSError as error:
         with contextlib.suppress(OSError):
-            fs.remove_tree(aside)
+            fs.remove_tree(beside)
         if error.errno not in NOT_EMPTY | GONE:
             raise _not_set_up(layout.root, error) from error
         try:
@@ -254,7 +272,7 @@ def _make_root(fs: FileSystem, root: str, parents: bool) -> None:
             raise NoCache(
                 f"no cache in {root}, and its parent directory does not exist",
                 hint="correct the path, or mount its file system; to create all directories: "
-                f"sc-dtool --cache-dir {shlex.quote(root)} init",
+                f"sc-dtool --cache-dir {_quoted(root)} init",
             ) from error
         raise _not_set_up(root, error) from error
 
@@ -274,13 +292,13 @@ def _format(shared: bool, id: str | None = None) -> str:
 
 def unfinished(fs: FileSystem, layout: Layout) -> list[str]:
     """Paths of the temporary directories of killed `set_up` calls."""
-    return [f"{layout.root}/{name}" for name in fs.names(layout.root) if re.fullmatch(_ASIDE, name)]
+    return [f"{layout.root}/{name}" for name in fs.names(layout.root) if is_aside(name)]
 
 
 def remove_unfinished(fs: FileSystem, path: str) -> None:
     """Remove the temporary directory of a killed `set_up`, unless it contains other files."""
     with contextlib.suppress(FileNotFoundError):
-        fs.unlink(f"{path}/FORMAT")
+        fs.unlink(f"{path}/{FORMAT_NAME}")
     for directory in (*reversed(DIRECTORIES), ""):
         with contextlib.suppress(FileNotFoundError):
             fs.rmdir(f"{path}/{directory}")
@@ -324,7 +342,7 @@ def refuse_unfit(fs: FileSystem, root: str) -> None:
     if real == "/" or real in {os.path.realpath(home) for home in _homes()}:
         raise UsageError(
             f"{root} is {'the root directory' if real == '/' else 'a home directory'}, so it must not be a cache",
-            hint=f"make a directory for it: sc-dtool --cache-dir {shlex.quote(real.rstrip('/') + '/cache')} init",
+            hint=f"make a directory for it: sc-dtool --cache-dir {_quoted(real.rstrip('/') + '/cache')} init",
         )
     try:
         found = fs.names(root)
@@ -362,3 +380,10 @@ def _homes() -> set[str]:
     except KeyError:
         pass
     return homes - {"/", "/nonexistent", ""}
+
+
+def _quoted(path: str) -> str:
+    """A path as a word of a shell command."""
+    import shlex
+
+    return shlex.quote(path)

@@ -12,7 +12,15 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from sccache_dtool.disk.nofollow import LISTING, ONWARD, READ_ONLY, Way, by_descriptor, reached, way_to
+from sccache_dtool.disk.nofollow import (
+    LISTING,
+    ONWARD,
+    READ_ONLY,
+    DirectoryHandle,
+    by_descriptor,
+    open_directory,
+    reached,
+)
 from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
 
 #: Permission bits of directories in a cache that a group shares.
@@ -31,92 +39,97 @@ class Usage(NamedTuple):
     entries: int
 
 
-class Trees:
-    """The operations of `FileSystem` on whole trees."""
+class Sample(NamedTuple):
+    """What was counted of a tree."""
 
-    def usage(self, path: str) -> Usage:
-        """Bytes and entries of a file or tree, including `path` itself."""
-        size = total = 0
-        with Walk(path) as walk:
-            for directory, name, _ in walk:
-                status = os.lstat(name, dir_fd=directory)
-                total += 1
-                size += status.st_size if stat.S_ISREG(status.st_mode) else 0
-        return Usage(size, total)
+    entries: int  # the root included
+    has_files: bool  # whether one of them is not a directory
+    complete: bool  # whether all were counted
 
-    def sample(self, path: str, most: int) -> tuple[int, bool, bool]:
-        """The number of entries of a tree with `path`, whether one is not a directory, and whether all were counted.
 
-        Stops when `most` entries have been counted and one that is not a directory has been found.
-        """
-        count, files = 0, False
-        with Walk(path) as walk:
-            for _, _, is_dir in walk:
-                if files and count >= most:
-                    return count, files, False
-                count += 1
-                files = files or not is_dir
-        return count, files, True
+def usage(path: str) -> Usage:
+    """Bytes and entries of a file or tree, including `path` itself."""
+    with reached(path) as (name, directory):
+        status = os.lstat(name, dir_fd=directory)
+    if stat.S_ISREG(status.st_mode):
+        return Usage(status.st_size, 1)
+    size = total = 0
+    with Walk(path) as walk:
+        for one in walk:
+            status = os.lstat(one.name, dir_fd=one.directory)
+            total += 1
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return Usage(size, total)
 
-    def seal(self, path: str, *, shared: bool = False) -> None:
-        """Make a file or tree durable, and its files read-only, because published data never changes.
 
-        Directories stay writable, because an evictor must be able to empty them. `shared`: the group can write in
-        directories and read files.
-        """
-        with Walk(path) as walk:
-            for directory, name, is_dir in walk:
-                if not (is_dir or stat.S_ISREG(os.lstat(name, dir_fd=directory).st_mode)):
-                    continue
-                fd = os.open(name, READ_ONLY, dir_fd=directory)
-                try:
-                    give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                    (_sync_directory if is_dir else sync)(fd)
-                finally:
-                    os.close(fd)
+def sample(path: str, most: int) -> Sample:
+    """Count entries of a tree until there are `most`, and one of them is not a directory."""
+    count, files = 0, False
+    with Walk(path) as walk:
+        for one in walk:
+            if files and count >= most:
+                return Sample(count, files, False)
+            count += 1
+            files = files or not one.is_dir
+    return Sample(count, files, True)
 
-    def sync_directory(self, path: str) -> None:
-        """Wait until the names in a directory are on stable storage, where the file system can say so."""
-        with way_to(path) as way:
-            _sync_directory(way.directory)
 
-    def remove_tree(self, path: str, *, via: Way | None = None) -> None:
-        """Remove a file or a tree, including read-only directories. Missing files are not an error.
+def seal(path: str, *, shared: bool = False) -> None:
+    """Make a file or tree durable, and its files read-only, because published data never changes.
 
-        `via`: an open directory above it.
-        """
-        with Walk(path, opening=True, via=via) as walk:
-            for directory, name, is_dir in walk:
-                try:
-                    (os.rmdir if is_dir else os.unlink)(name, dir_fd=directory)
-                except FileNotFoundError:
-                    continue
+    Directories stay writable, because an evictor must be able to empty them. `shared`: the group can write in
+    directories and read files.
+    """
+    with Walk(path) as walk:
+        for one in walk:
+            if not (one.is_dir or stat.S_ISREG(os.lstat(one.name, dir_fd=one.directory).st_mode)):
+                continue
+            fd = os.open(one.name, READ_ONLY, dir_fd=one.directory)
+            try:
+                give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
+                (sync_directory if one.is_dir else sync)(fd)
+            finally:
+                os.close(fd)
 
-    def move_tree(self, source: str, target: str) -> None:
-        """Move a tree whose directories cannot be renamed (EXDEV): create the directories again, and rename the files.
 
-        An overlay refuses to rename directories of its lower layer. `target` must not exist. Raises OSError, with EXDEV
-        if the files cannot be renamed either; files that were already moved stay in `target`.
-        """
-        pending, left = [(source, target)], list[str]()
-        while pending:
-            here, there = pending.pop()
-            with reached(here) as (name, above):
-                mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
-            with reached(there) as (name, above):
-                os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
-            left.append(here)
-            with way_to(here) as old, way_to(there) as new:
-                with os.scandir(old.directory) as entries:
-                    found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
-                for name, is_dir in found:
-                    if is_dir:
-                        pending.append((f"{here}/{name}", f"{there}/{name}"))
-                    else:
-                        os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
-        for path in reversed(left):
-            with reached(path) as (name, above):
-                os.rmdir(name, dir_fd=above)
+def remove_tree(path: str, *, via: DirectoryHandle | None = None) -> None:
+    """Remove a file or a tree, including read-only directories. Missing files are not an error.
+
+    `via`: an open directory above it.
+    """
+    with Walk(path, opening=True, via=via) as walk:
+        for one in walk:
+            try:
+                (os.rmdir if one.is_dir else os.unlink)(one.name, dir_fd=one.directory)
+            except FileNotFoundError:
+                continue
+
+
+def move_tree(source: str, target: str) -> None:
+    """Move a tree whose directories cannot be renamed (EXDEV): create the directories again, and rename the files.
+
+    An overlay refuses to rename directories of its lower layer. `target` must not exist. Raises OSError, with EXDEV
+    if the files cannot be renamed either; files that were already moved stay in `target`.
+    """
+    pending, left = [(source, target)], list[str]()
+    while pending:
+        here, there = pending.pop()
+        with reached(here) as (name, above):
+            mode = stat.S_IMODE(os.lstat(name, dir_fd=above).st_mode)
+        with reached(there) as (name, above):
+            os.mkdir(name, mode | stat.S_IRWXU, dir_fd=above)
+        left.append(here)
+        with open_directory(here) as old, open_directory(there) as new:
+            with os.scandir(old.directory) as entries:
+                found = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries]
+            for name, is_dir in found:
+                if is_dir:
+                    pending.append((f"{here}/{name}", f"{there}/{name}"))
+                else:
+                    os.rename(name, name, src_dir_fd=old.directory, dst_dir_fd=new.directory)
+    for path in reversed(left):
+        with reached(path) as (name, above):
+            os.rmdir(name, dir_fd=above)
 
 
 def give_mode(fd: int, mode: int) -> None:
@@ -152,7 +165,8 @@ def sync(fd: int) -> None:
         do_without(f"fsync of files fails here: a power failure may damage new files ({error.strerror})")
 
 
-def _sync_directory(fd: int) -> None:
+def sync_directory(fd: int) -> None:
+    """As `sync`, for the names in a directory."""
     with dispensable("fsync of directories fails here: a power failure may undo recent changes"):
         os.fsync(fd)
 
@@ -170,7 +184,7 @@ def _sealed_mode(mode: int, shared: bool) -> int:
 # -- going through a tree ----------------------------------------------------------------------------------------------
 
 
-class Found(NamedTuple):
+class WalkEntry(NamedTuple):
     """An entry that a walk has reached: a name in an open directory."""
 
     directory: int | None
@@ -204,7 +218,7 @@ class Walk:
     it checks that it reaches the same directory, because another process may have moved the current one.
     """
 
-    def __init__(self, path: str, *, opening: bool = False, via: Way | None = None) -> None:
+    def __init__(self, path: str, *, opening: bool = False, via: DirectoryHandle | None = None) -> None:
         """`opening`: make the user's own read-only directories writable, to empty them. `via`: as for `reached`."""
         self._path = path
         self._opening = opening
@@ -227,7 +241,7 @@ class Walk:
         shown = path if len(path) <= _LONGEST_SHOWN else f"{path[:_LONGEST_SHOWN]}…"
         return OSError(error.errno, error.strerror, shown)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[WalkEntry]:
         with reached(self._path, self._via) as (name, above):
             is_dir = stat.S_ISDIR(os.lstat(name, dir_fd=above).st_mode)
             if is_dir:
@@ -235,9 +249,9 @@ class Walk:
                     yield from self._below(name, above)
                 except OSError as error:
                     raise self._named(error) from None
-            yield Found(above, name, is_dir)
+            yield WalkEntry(above, name, is_dir)
 
-    def _below(self, name: str, above: int | None) -> Iterator[Found]:
+    def _below(self, name: str, above: int | None) -> Iterator[WalkEntry]:
         yield from self._go_down(name, above)
         while True:
             level = self._levels[-1]
@@ -251,16 +265,16 @@ class Walk:
                 return
             self._go_up()
             self._name = level.name
-            yield Found(self._levels[-1].directory, level.name, True)
+            yield WalkEntry(self._levels[-1].directory, level.name, True)
 
-    def _go_down(self, name: str, above: int | None) -> Iterator[Found]:
+    def _go_down(self, name: str, above: int | None) -> Iterator[WalkEntry]:
         directory = self._open(name, above)
         status = os.fstat(directory)
         level = _Level(name, directory, (status.st_dev, status.st_ino), [])
         self._levels.append(level)
         if len(self._levels) > _MOST_OPEN:
             self._levels[-_MOST_OPEN - 1].close()
-        if self._opening and _is_closed_to_us(status):
+        if self._opening and _is_own_and_read_only(status):
             with contextlib.suppress(OSError):  # if it fails, the later access reports the error
                 os.fchmod(directory, stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         with os.scandir(directory) as found:
@@ -268,7 +282,7 @@ class Walk:
         level.ahead = [inner for inner, is_dir in entries if is_dir]
         for self._name, is_dir in entries:
             if not is_dir:
-                yield Found(directory, self._name, False)
+                yield WalkEntry(directory, self._name, False)
 
     def _open(self, name: str, above: int | None) -> int:
         try:
@@ -276,7 +290,7 @@ class Walk:
         except PermissionError:
             if not self._opening:
                 raise
-        _let_us_in(name, above)
+        _make_accessible(name, above)
         return os.open(name, LISTING, dir_fd=above)
 
     def _go_up(self) -> None:
@@ -289,18 +303,18 @@ class Walk:
         self._levels.pop().close()
 
 
-def _is_closed_to_us(status: os.stat_result) -> bool:
+def _is_own_and_read_only(status: os.stat_result) -> bool:
     """Whether a directory belongs to this user and is read-only."""
     return status.st_mode & stat.S_IRWXU != stat.S_IRWXU and status.st_uid == os.geteuid()
 
 
-def _let_us_in(name: str, above: int | None) -> None:
+def _make_accessible(name: str, above: int | None) -> None:
     """Give the owner permission to open a directory."""
     with contextlib.suppress(OSError):
         fd = os.open(name, ONWARD, dir_fd=above)
         try:
             status = os.fstat(fd)
-            if _is_closed_to_us(status):
+            if _is_own_and_read_only(status):
                 os.chmod(by_descriptor(fd), stat.S_IMODE(status.st_mode) | stat.S_IRWXU)
         finally:
             os.close(fd)

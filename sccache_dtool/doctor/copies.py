@@ -10,7 +10,7 @@ from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, is_named, key_name
-from sccache_dtool.disk.records import Damaged, printable
+from sccache_dtool.disk.records import Damaged, OtherFormat, printable
 from sccache_dtool.disk.trees import Usage
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.doctor.permissions import Permissions
@@ -26,22 +26,23 @@ EVICTS = "evicts this copy unless it is in use"
 BY_HAND = "inspect it, then remove it with sc-dtool rm"
 
 
-def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> Iterator[Finding]:
+def findings(store: Store, copy: Copy, permissions: Permissions, evict: Evict) -> list[Finding]:
     """All that is wrong with a copy whose gate is open."""
     directory = store.layout.generation(copy.key, str(copy.generation))
-    facts, damage = _description(store, f"{directory}/{ITEM_FILE}", copy)
-    yield from damage
+    facts, found = _description(store, f"{directory}/{ITEM_FILE}", copy)
     payload = f"{directory}/{PAYLOAD}"
-    try:
-        found = store.fs.names_if_any(payload)
-    except OSError as error:
-        yield Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_repair(error))
-    else:
-        for name in found:
-            yield from permissions.of_file(f"{payload}/{name}")
-        yield from _payload(store.fs, payload, found, facts, copy, partial(evict, copy))
+    with store.fs.near(payload):
+        try:
+            there = store.fs.names_if_any(payload)
+        except OSError as error:
+            found.append(Finding(payload, f"cannot be read ({error.strerror})", None, _who_can_repair(error)))
+        else:
+            for name in there:
+                found += permissions.of_file(f"{payload}/{name}")
+            found += _payload(store.fs, payload, there, facts, copy, partial(evict, copy))
     for held in copy.held:
-        yield from _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
+        found += _lease(store.fs, f"{held.gate(store.layout)}/{held.name}", held)
+    return found
 
 
 def _who_can_repair(error: OSError) -> str:
@@ -74,11 +75,11 @@ def _size(fs: FileSystem, path: str, copy: Copy, repair: Callable[[], object] | 
         return
     noted = Usage(copy.generation.bytes, copy.generation.entries)
     if usage != noted:
-        what = f"it was changed: {_said(noted)} when it was published, {_said(usage)} now"
+        what = f"it was changed: {_in_words(noted)} when it was published, {_in_words(usage)} now"
         yield Finding(path, what, repair, EVICTS if repair else BY_HAND)
 
 
-def _said(usage: Usage) -> str:
+def _in_words(usage: Usage) -> str:
     return f"{usage.bytes} bytes in {usage.entries} {'entry' if usage.entries == 1 else 'entries'}"
 
 
@@ -86,6 +87,8 @@ def _description(store: Store, path: str, copy: Copy) -> tuple[ItemFacts, list[F
     """What `item.json` says, and what is wrong with it."""
     try:
         facts = items.facts(store, copy.key, str(copy.generation))
+    except OtherFormat as error:
+        return ItemFacts(), [Finding(path, f"cannot be read ({error})", None, "use a newer release of sc-dtool")]
     except (FileNotFoundError, Damaged) as error:
         what = "missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         remedy = "writes it again from the rest of the copy; the item's source stays unknown"

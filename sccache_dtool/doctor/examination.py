@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -174,8 +173,7 @@ def _settings(store: Store) -> tuple[Config, list[Finding]]:
     path = store.layout.config_file
     settings = config.load(store.fs, store.layout, store.log)
     return Config(*settings), [
-        Finding(path, f"cannot be used: {error.message.removeprefix(f'{path}: ')}", None, error.hint or "correct it")
-        for error in settings.mistakes
+        Finding(path, f"cannot be used: {error.what}", None, error.hint or "correct it") for error in settings.mistakes
     ]
 
 
@@ -265,11 +263,11 @@ def _evicted(store: Store, item: Item) -> Iterator[str]:
 def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding]:
     found: list[Finding] = []
     found += permissions.of_directory(store.layout.item(item.key))
-    with _near_if_possible(store.fs, store.layout.item(item.key)):
+    with store.fs.near(store.layout.item(item.key)):
         found += permissions.of_item(item)
         for copy in item.copies:
             directory = store.layout.generation(copy.key, str(copy.generation))
-            with _near_if_possible(store.fs, directory):
+            with store.fs.near(directory):
                 found += permissions.of_copy(directory)
                 if not copy.closed:
                     found += copies.findings(store, copy, permissions, partial(single.remove_copy, store))
@@ -277,16 +275,8 @@ def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding
     return found
 
 
-@contextlib.contextmanager
-def _near_if_possible(fs: FileSystem, directory: str) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # then what is looked for there says why
-            stack.enter_context(fs.near(directory))
-        yield
-
-
 def _in_sessions(store: Store) -> Iterator[Finding]:
-    """Links that a view lacks: a purge of the file system removes them by their age, and knows nothing of leases."""
+    """Links that a view lacks: a purge of the file system removes them by their age, and ignores leases."""
     for facts in sessions.listing(store):
         view = sessions.view_path(store.layout, facts.id)
         with Expected(GONE):
@@ -295,7 +285,7 @@ def _in_sessions(store: Store) -> Iterator[Finding]:
                 path, link = f"{view}{entry.mount}", _link_of(store, entry)
                 if link is not None and not _is_there(store, path):
                     make = partial(sessions.make_links, store, view, {entry.mount[1:]: link})
-                    yield Finding(path, "missing in the view of a set that is held", make, "makes the link again")
+                    yield Finding(path, "missing in the view of a set that is held", make, "creates the link again")
 
 
 def _link_of(store: Store, entry: Entry) -> str | None:
@@ -318,9 +308,9 @@ def _left_behind(store: Store, settings: Config, pool: Pool, unsettled: list[Ite
         what = f"a lease of a dead holder: {judged.verdict.evidence}"
         yield Finding(path, what, partial(must_end, path), "ends it")
     if not reaped.leases:
-        for holder, evidence in reaped.holders:
+        for holder, evidence in reaped.holders.items():
             yield Finding(holder, f"a dead holder: {evidence}", partial(must_end, holder), "revokes it")
-    for id, evidence in reaped.sessions:
+    for id, evidence in reaped.sessions.items():
         what = f"a session of a dead holder: {evidence}"
         yield Finding(store.layout.session(id), what, partial(must_end, id), "ends it")
 
@@ -350,7 +340,7 @@ def _reaping(store: Store, pool: Pool) -> Callable[[str], None]:
         with pool:
             done = single.reap(store, pool)
         leases = (_path_of(store, judged.held) for judged in done.leases)
-        return frozenset((*leases, *(name for name, _ in (*done.holders, *done.sessions)))), done
+        return frozenset((*leases, *done.holders, *done.sessions)), done
 
     def must_end(name: str) -> None:
         ended, done = reap()

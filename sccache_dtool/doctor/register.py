@@ -6,7 +6,7 @@ import contextlib
 from functools import partial
 
 from sccache_dtool.catalog import items
-from sccache_dtool.disk.names import HolderName, WorkName, unique
+from sccache_dtool.disk.names import REVOKED, HolderName, Purpose, WorkName
 from sccache_dtool.doctor.findings import Finding
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.log import Collected
@@ -50,8 +50,8 @@ def _named(store: Store) -> set[str]:
 def _make_again(store: Store) -> None:
     """Make it in one rename: without its entries, if only for a moment, it would prove that all are gone."""
     named = _named(store)
-    area = f"{store.layout.tmp}/{WorkName(f'p{unique(12)}-{unique(12)}.0', 'register')}"
-    store.fs.make_dirs(f"{area}/gone", shared=store.layout.shared)
+    area = f"{store.layout.tmp}/{WorkName.unowned(Purpose.REGISTER)}"
+    store.fs.make_dirs(f"{area}/{REVOKED}", shared=store.layout.shared)
     try:
         for id in named:
             store.fs.put_record(_UNKNOWN, f"{area}/{HolderName(id, 0, 0)}")

@@ -127,11 +127,11 @@ def _content(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -
     with state.guard:
         lease = state.held.get(slot)
         busy = state.busy.setdefault(slot, threading.RLock())
-    if lease is not None and _still_good(lease):
+    if lease is not None and _is_usable(lease):
         return os.fspath(lease)
     with busy:
         lease = state.held.get(slot)
-        if lease is not None and _still_good(lease):
+        if lease is not None and _is_usable(lease):
             return os.fspath(lease)
         lease, path = _lease_or_path(dataset, identifier, without_plugin)
         if lease is not None:
@@ -140,7 +140,7 @@ def _content(dataset: Any, identifier: str, without_plugin: Callable[[], str]) -
     return path or without_plugin()
 
 
-def _still_good(lease: Lease) -> bool:
+def _is_usable(lease: Lease) -> bool:
     """Whether a lease still stands for what it was taken on; people delete by hand, too, and dtool fetched again."""
     try:
         return not lease.released and lease.holder.confirm() and os.path.exists(lease)
@@ -190,7 +190,7 @@ def _try_lease(dataset: Any, identifier: str, without_plugin: Callable[[], str])
     cache = _cache(store)
     request = dtool_source.item_request(dataset.uuid, identifier, str(cache.root), lambda: dataset)
     if dtool_source.cache_attributes(store):
-        return cache.use_wanted(request), ""
+        return cache.use_request(request), ""
     return _of_unknown_broker(cache, request, without_plugin)
 
 
@@ -213,7 +213,7 @@ def _path_without_lease(dataset: Any, identifier: str) -> str:
 def _of_unknown_broker(cache: Cache, request: Request, without_plugin: Callable[[], str]) -> tuple[Lease | None, str]:
     """For a broker whose cache directory is not known: a lease only if the broker puts the item there."""
     if cache.has(request.key):
-        return cache.use_wanted(request), ""
+        return cache.use_request(request), ""
     try:
         path = without_plugin()
     except Exception as error:
@@ -222,7 +222,7 @@ def _of_unknown_broker(cache: Cache, request: Request, without_plugin: Callable[
         raise BrokerFailed(request.label, error) from error
     if not os.path.realpath(path).startswith(f"{os.path.realpath(cache.root)}/"):
         return None, path
-    return cache.use_wanted(request), ""
+    return cache.use_request(request), ""
 
 
 def _cache(store: Any) -> Cache:
@@ -244,6 +244,7 @@ def _cache(store: Any) -> Cache:
                 log.show(log.NOTE, _tell)
             state.caches[directory] = Cache(
                 directory,
+                upstream=root.choose_upstream(None, os.environ, directory),
                 on_lost=_report_loss,
                 may_hold_data=True,
                 parents=choice.parents and directory == choice.path,

@@ -48,7 +48,7 @@ def post_item_content_abspath(uri: str, uuid: str) -> None:
 def increment_cache_item_lock_counter(uri: str, uuid: str) -> None:
     """Take a lease on an item, which is fetched first if it is not there. This process holds it."""
     cache, request = _named(uri, uuid)
-    lease = cache.use_wanted(request)
+    lease = cache.use_request(request)
     _taken.setdefault(request.key, []).append(lease)
 
 
@@ -71,7 +71,7 @@ def register_cache_item_access(uri: str, uuid: str) -> None:
     """
     cache, request = _named(uri, uuid)
     if not _taken.get(request.key):
-        cache.use_wanted(request).release()
+        cache.use_request(request).release()
 
 
 def remove_cache_item_safely(uri: str, uuid: str) -> bool:
@@ -111,4 +111,4 @@ def _item(uri: str, uuid: str) -> Item:
 def _named(uri: str, uuid: str) -> tuple[Cache, Request]:
     choice = root.choose(None, os.environ)
     cache = Cache(choice.path, may_hold_data=True, parents=choice.parents)
-    return cache, cache.wanted([f"{DTOOL}{uri}#{uuid}"])
+    return cache, cache.item_request([f"{DTOOL}{uri}#{uuid}"])

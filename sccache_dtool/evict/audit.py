@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.names import CleaningName, WorkName, understood, unique
+from sccache_dtool.disk.names import CleaningName, Purpose, WorkName, understood, unique
 from sccache_dtool.errors import explain
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.store import Store
@@ -46,7 +46,7 @@ _AT_ONCE = 1000
 def _publish(store: Store, holder: Holder, name: CleaningName, lines: Iterable[dict[str, Any]], otherwise: str) -> None:
     """Write a record; if that fails, warn of what follows (`otherwise`)."""
     left = iter(lines)
-    tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'audit')}"
+    tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.AUDIT)}"
     try:
         fd = store.fs.create(tmp)
         try:
@@ -63,7 +63,6 @@ def _publish(store: Store, holder: Holder, name: CleaningName, lines: Iterable[d
 
 def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, Any]]:
     reasons = Counter("in use" if kept.held else kept.reason for kept in done.kept)
-    missed, missed_entries = done.missed_both
     yield {
         "format": _VERSION,
         "ended": iso(now),
@@ -71,8 +70,8 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
         "why": why,
         "removed": len(done.removed),
         "bytes": done.freed,
-        "missed_bytes": missed,
-        "missed_entries": missed_entries,
+        "missed_bytes": done.missed.bytes,
+        "missed_entries": done.missed.entries,
         "kept": reasons,
     }
     for candidate in done.removed:

@@ -13,7 +13,8 @@ from sccache_dtool.catalog import loose as loose_files
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
-from sccache_dtool.disk.names import WorkName
+from sccache_dtool.disk.filesystem import Room
+from sccache_dtool.disk.names import CLEAN, WorkName
 from sccache_dtool.errors import FULL, GONE, InUse, UsageError
 from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
@@ -35,13 +36,16 @@ from sccache_dtool.policy.rules import (
     settle,
     sift,
 )
-from sccache_dtool.policy.thresholds import Limits, Room, Spare, Trashed, check_floor
+from sccache_dtool.policy.thresholds import Limits, Spare, Trashed, check_floor
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import downloads, program, sessions
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.reaping import Judged, Reaped, open_judge
 from sccache_dtool.protocol.sessions import SessionFacts
 from sccache_dtool.protocol.store import Store
+
+#: Seconds between two looks whether another cleaner has ended.
+_LOOK_EVERY = 1.0
 
 
 class CleanOptions(NamedTuple):
@@ -87,7 +91,7 @@ class Cleaner:
         left = self.loose()
         works = store.fs.names(store.layout.tmp)
         of_sessions = list(sessions.listing(store))
-        quiet = self._quiet(sifted, rules, now, left, works, of_sessions)
+        quiet = self._if_nothing_to_do(sifted, rules, now, left, works, of_sessions)
         if quiet is not None:
             return quiet
         self._pool.start_helpers_for(sifted.eligible)
@@ -106,7 +110,7 @@ class Cleaner:
                 execution.fold_histories(store, holder, sifted.to_fold)
             pins.tidy(store, now)
             downloads.tidy(store, now)
-            if done.missed_both != (0, 0):
+            if done.missed:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 tidied += execution.put_away(store, more, deadline)
                 ended = {judged.held for judged in reaped.leases}
@@ -134,13 +138,13 @@ class Cleaner:
                 reaped = single.end_leases(store, judge, leased, open_sessions=of_sessions)
             now = store.clock.wall()
             pinned = pins.pinned(store, now)
-            weighed = plan_file.weigh(store, planned.remove, pinned, exclude, there, self._pool)
-            keep = tuple(weighed.keep)
+            rechecked = plan_file.recheck(store, planned.remove, pinned, exclude, there, self._pool)
+            keep = tuple(rechecked.keep)
             if planned.goal is not None:
                 keep += plan_file.in_use_besides(execution.after_reaping(leased, reaped, now), planned.remove)
-            plan = Plan(tuple(weighed.remove), keep, planned.size, planned.entries, planned.goal)
-            done = self._carry_out(plan, reaped, options, holder, now, deadline, weighed.gone)
-            if done.missed_both != (0, 0):
+            plan = Plan(tuple(rechecked.remove), keep, planned.size, planned.entries, planned.goal)
+            done = self._carry_out(plan, reaped, options, holder, now, deadline, rechecked.gone)
+            if done.missed:
                 done = done._replace(in_the_way=self._held_by_now(done))
             return self._finish(done, now, deadline)
 
@@ -148,18 +152,18 @@ class Cleaner:
         """Evict what is idle to free `missing` of the `there` bytes in the cache, in the order of `policy`.
 
         Returns how many bytes it freed. What was evicted before, and is still to be deleted, is deleted with it, and
-        counts. Returns 0 while another cleaner is at work.
+        counts. Nothing is evicted, and 0 returned, if that would not be enough. Raises InUse while another cleaner is
+        at work.
         """
         store = self._store
         now = store.clock.wall()
         listed = trash.listing(store)
-        due = trash.weigh(name for name in listed if trash.is_expired(name, now)).bytes
+        due = trash.total_of(name for name in listed if trash.is_expired(name, now)).bytes
         retained = max(0, there - max(0, missing - due))
         rules = Rules(retain_size=retained, order=policy.order, exclude=policy.exclude, grace=policy.grace)
-        try:
-            done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
-        except InUse:
+        if self.plan(rules, 0.0)[0].freed + due < missing:
             return 0
+        done = self.clean(rules, CleanOptions(why=f"room for {missing} bytes"))
         return max(0, done.freed + due - done.unpurged_bytes)
 
     def empty_trash(self) -> tuple[Trashed, Purged]:
@@ -169,7 +173,7 @@ class Cleaner:
         """
         store = self._store
         with only_cleaner(store):
-            trashed = trash.weigh(trash.listing(store))
+            trashed = trash.total_of(trash.listing(store))
             return trashed, trash.purge(store, math.inf, self._pool)
 
     def leftovers(self, found: list[Item]) -> Iterator[Leftover]:
@@ -221,7 +225,8 @@ class Cleaner:
         store = self._store
         keep_until = int(now + options.keep_for) if options.keep_for else 0
         tally, ended = execution.Tally(), "; broken off"
-        store.log.info(f"removing {len(plan.remove)} copies, {plan.freed} bytes: {options.why or 'as asked'}")
+        what = "1 copy" if len(plan.remove) == 1 else f"{len(plan.remove)} copies"
+        store.log.info(f"removing {what}, {plan.freed} bytes: {options.why or 'as asked'}")
         try:
             execution.carry_out(store, plan, keep_until, holder, now, self._pool, tally, deadline)
             ended = ""
@@ -266,7 +271,7 @@ class Cleaner:
         plan = make_plan(sifted, busy, left.files, rules, now, drift, self._room(rules.limits))
         return plan._replace(unmatched_directories=left.unmatched)
 
-    def _quiet(
+    def _if_nothing_to_do(
         self,
         sifted: Sifted,
         rules: Rules,
@@ -296,13 +301,13 @@ class Cleaner:
         if removes_any(settled, rules, room):
             return None
         plan = conclude(settled, rules, room)._replace(unmatched_directories=left.unmatched)
-        in_the_way = () if plan.missed_after(()) == (0, 0) else held
-        return Cleaned(plan, Reaped((), (), ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
+        in_the_way = held if plan.missed_after(()) else ()
+        return Cleaned(plan, Reaped((), {}, ()), in_the_way=in_the_way, trashed=self._trashed_beside(plan))
 
     def _check_floor(self, limits: Limits) -> None:
         figures = None if limits.least_free is None else self._store.fs.room(self._store.layout.root)
         if figures is not None:
-            check_floor(limits, Room(*figures))
+            check_floor(limits, figures)
 
     def _room(self, limits: Limits) -> Room | None:
         """What the file system has without the trash; None where no limit depends on that, or it does not say so.
@@ -311,43 +316,50 @@ class Cleaner:
         """
         if not limits.of_file_system:
             return None
-        trashed = trash.weigh(trash.listing(self._store))
+        trashed = trash.total_of(trash.listing(self._store))
         figures = self._store.fs.room(self._store.layout.root)
         if figures is None:
             self._store.log.warning(
                 "limits that depend on the free space were ignored, because the file system does not report it"
             )
             return None
-        return Room(*figures).without(trashed)
+        return figures.and_free(trashed.bytes, trashed.entries)
 
     def _trashed_beside(self, plan: Plan) -> Trashed:
         """What is in the trash, if that matters to the plan."""
-        return Trashed() if plan.spare == Spare() else trash.weigh(trash.listing(self._store))
+        return Trashed() if plan.spare == Spare() else trash.total_of(trash.listing(self._store))
 
     def _trashed_after(self, plan: Plan, keep_for: float, now: float) -> Trashed:
         """What would be in the trash after the plan was carried out, if that matters to it."""
         if plan.spare == Spare():
             return Trashed()
         found = trash.listing(self._store)
-        kept = trash.weigh(name for name in found if not trash.is_expired(name, now))
+        kept = trash.total_of(name for name in found if not trash.is_expired(name, now))
         if not (keep_for and plan.remove):
             return kept
         return kept.more(plan.freed, sum(candidate.entries for candidate in plan.remove), int(now + keep_for))
 
 
 @contextmanager
-def only_cleaner(store: Store) -> Iterator[None]:
-    """Be the one cleaner of the cache. Raises InUse while another one is at work."""
+def only_cleaner(store: Store, wait: float = 0.0) -> Iterator[None]:
+    """Be the one cleaner of the cache. Raises InUse if another one is still at work after `wait` seconds."""
     from sccache_dtool.protocol.election import make_election  # not loaded where there is nothing to clean
 
-    election = make_election(store, "clean")
-    if not election.poll():
-        raise InUse(
-            f"another cleaner is running in {store.layout.root}",
-            details=[election.winner() or "an unknown process"],
-            hint="nothing was done; the other cleaner does the work",
-        )
+    election = make_election(store, CLEAN)
+    deadline, is_noted = store.clock.monotonic() + wait, False
     try:
+        while not election.poll():
+            cleaner = election.winner() or "an unknown process"
+            if store.clock.monotonic() >= deadline:
+                raise InUse(
+                    f"another cleaner is running in {store.layout.root}",
+                    details=[cleaner],
+                    hint="nothing was done; the other cleaner does the work",
+                )
+            if not is_noted:
+                is_noted = True
+                store.log.note(f"waiting for another cleaner to make room in {store.layout.root}: {cleaner}")
+            store.clock.sleep(_LOOK_EVERY)
         yield
     finally:
         election.resign()

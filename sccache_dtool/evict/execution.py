@@ -10,13 +10,13 @@ from typing import NamedTuple
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.clock import NO_DEADLINE, Deadline
-from sccache_dtool.disk.names import WorkName
+from sccache_dtool.disk.names import Purpose, WorkName
 from sccache_dtool.errors import GONE, explain
 from sccache_dtool.evict import loose_removal, trash
 from sccache_dtool.evict.leftovers import Leftover
-from sccache_dtool.evict.trash import NO_TIME, Became
+from sccache_dtool.evict.trash import NO_TIME, EvictionResult
 from sccache_dtool.policy.rules import Candidate, Kept, Plan
-from sccache_dtool.policy.thresholds import Trashed
+from sccache_dtool.policy.thresholds import Excess, Trashed
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
@@ -41,11 +41,11 @@ class Tally:
         self.left: list[Candidate] = []  # there was no time for them
         self.gone: list[Candidate] = []  # somebody else has removed them since the scan
 
-    def add(self, candidate: Candidate, became: Became) -> None:
+    def add(self, candidate: Candidate, result: EvictionResult) -> None:
         """Note what became of one."""
-        if became.reason is not None:
-            self.failed.append(Failure(candidate, became.reason))
-        elif became.outcome is None:
+        if result.reason is not None:
+            self.failed.append(Failure(candidate, result.reason))
+        elif result.outcome is None:
             self.left.append(candidate)
         else:
             by_outcome = {
@@ -53,7 +53,7 @@ class Tally:
                 trash.Outcome.IN_USE: self.taken,
                 trash.Outcome.ALREADY_GONE: self.gone,
             }
-            by_outcome[became.outcome].append(candidate)
+            by_outcome[result.outcome].append(candidate)
 
     def places(self) -> set[str]:
         """All of which something is known."""
@@ -90,25 +90,19 @@ class Cleaned(NamedTuple):
         return (*self.plan.keep, *taken, *(Kept(candidate, "the time limit was reached") for candidate in self.left))
 
     @property
-    def missed_both(self) -> tuple[int, int]:
-        """By how many bytes and entries the goal was missed."""
+    def missed(self) -> Excess:
+        """By how much the goal was missed."""
         return self.plan.missed_after((*self.removed, *self.gone))
 
     @property
-    def missed(self) -> int:
-        """By how many bytes the goal was missed."""
-        return self.missed_both[0]
-
-    @property
-    def withheld(self) -> tuple[int, int]:
-        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+    def withheld(self) -> Excess:
+        """By how much the file system stays over its marks because of the trash alone."""
         return self.plan.withheld_after((*self.removed, *self.gone), self.trashed)
 
     @property
     def complete(self) -> bool:
         """Whether all was done that was to be done."""
-        undone = self.failed or self.left or self.unpurged
-        return not undone and self.missed_both == self.withheld == (0, 0)
+        return not (self.failed or self.left or self.unpurged or self.missed or self.withheld)
 
 
 def after_reaping(items: Iterable[Item], reaped: Reaped, now: float) -> Iterator[Item]:
@@ -149,30 +143,30 @@ def carry_out(
     results = pool.each_in_pieces(evict, [candidate.place for candidate in copies], AT_ONCE)
     try:
         with contextlib.closing(results):  # nobody is at work any more at its end
-            for candidate, became in zip(copies, results, strict=True):
-                tally.add(candidate, became)
+            for candidate, result in zip(copies, results, strict=True):
+                tally.add(candidate, result)
     except BaseException:
-        _tell_what_is_in_the_trash(store, copies, keep_until, tally)
+        _record_what_is_in_the_trash(store, copies, keep_until, tally)
         raise
     of_dtool = {candidate.loose: candidate for candidate in plan.remove if candidate.loose is not None}
     if of_dtool:
 
-        def tell(one: Loose, became: Became) -> None:
-            tally.add(of_dtool[one], became)
+        def record(one: Loose, result: EvictionResult) -> None:
+            tally.add(of_dtool[one], result)
 
-        loose_removal.remove(store, holder, of_dtool, keep_until, now, tell, deadline)
+        loose_removal.remove(store, holder, of_dtool, keep_until, now, record, deadline)
 
 
-def _tell_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
+def _record_what_is_in_the_trash(store: Store, copies: Iterable[Candidate], keep_until: int, tally: Tally) -> None:
     """Tell of copies that were evicted by those whose results nobody has taken, as the cleaning was broken off."""
     there = set(store.fs.names(store.layout.trash))
     told = tally.places()
     for candidate in copies:
         if candidate.place not in told and trash.name_of(candidate.generation, keep_until) in there:
-            tally.add(candidate, Became(trash.Outcome.EVICTED))
+            tally.add(candidate, EvictionResult(trash.Outcome.EVICTED))
 
 
-def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Became:
+def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> EvictionResult:
     """Evict a copy. One that a lost process of this cleaning had evicted before counts as evicted."""
     if deadline.is_over():
         return NO_TIME
@@ -183,9 +177,9 @@ def _evict(store: Store, keep_until: int, deadline: Deadline, place: str) -> Bec
             name = trash.name_of(generation, keep_until)
             if store.fs.seems_there(f"{store.layout.trash}/{name}"):
                 outcome = trash.Outcome.EVICTED
-        return Became(outcome)
+        return EvictionResult(outcome)
     except OSError as error:
-        return Became(None, explain(error))
+        return EvictionResult(None, explain(error))
 
 
 def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = NO_DEADLINE) -> list[Leftover]:
@@ -207,6 +201,6 @@ def put_away(store: Store, leftovers: Iterable[Leftover], deadline: Deadline = N
 def fold_histories(store: Store, holder: Holder, keys: Iterable[str]) -> None:
     """Fold long histories; a failure costs nothing but the next listing's length."""
     for key in keys:
-        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'fold')}"
+        tmp = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.FOLD)}"
         with contextlib.suppress(OSError):
             history.fold(store, store.layout.history(key), tmp)

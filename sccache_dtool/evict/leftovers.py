@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -10,7 +9,17 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import PROBE, HolderName, TrashName, WorkName, understood
+from sccache_dtool.disk.names import (
+    LOCK,
+    PROBE,
+    SIGN,
+    HolderName,
+    Purpose,
+    TrashName,
+    WorkName,
+    is_of_election,
+    understood,
+)
 from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.evict import trash
 from sccache_dtool.liveness import State
@@ -23,10 +32,9 @@ from sccache_dtool.protocol.store import Store
 OLD = 86_400.0
 
 #: Names in `locks/`: a lock, flufl.lock's claims to it (``…|<host>|<pid>|<random>``), and the winner's sign.
-_OF_ELECTIONS = re.compile(r"\.lock(\|[^|]+\|[0-9]+\|[0-9]+)?\Z|\.by-[0-9a-f]{16}\Z", re.ASCII)
 
 #: Purposes of work areas that are returned to the trash, and never deleted: the only copy may be in them.
-RESTORING = frozenset({trash.RESTORE, trash.RETURN})
+RESTORING = frozenset({Purpose.RESTORE, Purpose.RETURN})
 
 
 class Leftover(NamedTuple):
@@ -90,19 +98,19 @@ class Leftovers:
             if work is None or (work.purpose in RESTORING and TrashName.parse(work.of) is None):
                 self._report(f"{self._store.layout.tmp}/{records.printable(text)}", "not a work area")
             elif work.purpose in RESTORING:
-                if work.purpose == trash.RETURN or self._is_of_the_dead(work):
+                if work.purpose == Purpose.RETURN or self._is_of_the_dead(work):
                     what = "a restore that was interrupted: its copy returns to the trash"
-                    yield Leftover(path, what, partial(self._end_work, work, trash.RETURN, trash.give_back))
-            elif work.purpose == trash.GOING or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
+                    yield Leftover(path, what, partial(self._end_work, work, Purpose.RETURN, trash.give_back))
+            elif work.purpose == Purpose.GOING or (self._is_of_the_dead(work) and not self._can_be_continued(work)):
                 what = f"the work area of an interrupted {work.purpose}"
-                yield Leftover(path, what, partial(self._end_work, work, trash.GOING, trash.discard_work))
+                yield Leftover(path, what, partial(self._end_work, work, Purpose.GOING, trash.discard_work))
 
     def _report(self, path: str, kind: str) -> None:
         self._store.report(path, kind, Fate.LEFT_ALONE)
 
     def _can_be_continued(self, work: WorkName) -> bool:
         """Whether it is a download that the next who wants the item goes on with: not damage, and not left for good."""
-        if not self._keep_downloads:
+        if not self._keep_downloads and work.purpose != Purpose.GLOBUS:  # whose holder need not be who waits for it
             return False
         until = downloads.continuable_until(self._store, work)
         return until is not None and self._judge.now < until
@@ -165,7 +173,7 @@ class Leftovers:
         found = self._store.fs.names(self._store.layout.locks)
         for text in found:
             path = f"{self._store.layout.locks}/{text}"
-            if not _OF_ELECTIONS.search(text):
+            if not is_of_election(text):
                 self._report(f"{self._store.layout.locks}/{records.printable(text)}", "not a lock")
             elif self._is_directory(path):
                 self._report(path, "a directory in the place of a lock")
@@ -174,8 +182,8 @@ class Leftovers:
 
     def _is_of_running(self, sign: str, found: list[str]) -> bool:
         """Whether it is the sign of a winner whose lock is fresh: a download may last for days."""
-        lock = f"{sign.partition('.by-')[0]}.lock"
-        return ".by-" in sign and lock in found and not self._is_old(f"{self._store.layout.locks}/{lock}")
+        lock = f"{sign.partition(SIGN)[0]}{LOCK}"
+        return SIGN in sign and lock in found and not self._is_old(f"{self._store.layout.locks}/{lock}")
 
     def _is_old(self, path: str) -> bool:
         """By the file system's clock where it is known; if this host's is wrong, only tidying is late or early."""

@@ -15,10 +15,10 @@ from sccache_dtool.catalog.loose import Loose, LooseFiles, newest_of, stamp_of
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, TrashName, WorkName, unique
+from sccache_dtool.disk.names import ITEM_FILE, PAYLOAD, Generation, Purpose, TrashName, WorkName, unique
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.evict.leftovers import Leftover
-from sccache_dtool.evict.trash import NO_TIME, Became, Outcome
+from sccache_dtool.evict.trash import NO_TIME, EvictionResult, Outcome
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.store import Store
 
@@ -29,7 +29,7 @@ def remove(
     files: Iterable[Loose],
     keep_until: int,
     now: float,
-    tell: Callable[[Loose, Became], None],
+    record: Callable[[Loose, EvictionResult], None],
     deadline: Deadline = NO_DEADLINE,
 ) -> None:
     """Let loose files go, and tell what became of each, also if that is broken off; what has changed since stays.
@@ -38,15 +38,18 @@ def remove(
     `Cleaner._worker_if_room`), they are deleted at once, or stay if they are to be kept in the trash.
     """
     listed = sorted(files)
-    entry = _Entry.made(store, holder, listed, keep_until, now) if holder is not None else None
+    entry = _TrashEntry.made(store, holder, listed, keep_until, now) if holder is not None else None
     if entry is None and keep_until:
         for one in listed:
-            tell(one, Became(None, "not enough space for it in the trash; without --trash, it is deleted at once"))
+            record(
+                one,
+                EvictionResult(None, "not enough space for it in the trash; without --trash, it is deleted at once"),
+            )
         return
-    bin = entry or _Nowhere(store, now)
+    bin = entry or _Deletion(store, now)
     try:
         for directory, group in groupby(listed, key=lambda one: one.directory):
-            _remove_from(store, directory, list(group), bin, tell, deadline)
+            _remove_from(store, directory, list(group), bin, record, deadline)
     finally:
         bin.close()
 
@@ -55,42 +58,42 @@ def _remove_from(
     store: Store,
     directory: str,
     files: Sequence[Loose],
-    bin: _Entry | _Nowhere,
-    tell: Callable[[Loose, Became], None],
+    bin: _TrashEntry | _Deletion,
+    record: Callable[[Loose, EvictionResult], None],
     deadline: Deadline,
 ) -> None:
     try:
         fd = store.fs.open_below(store.layout.root, directory)
     except OSError as error:
         for one in files:
-            tell(one, Became(None, explain(error)))
+            record(one, EvictionResult(None, explain(error)))
         return
     try:
         for one in files:
-            tell(one, NO_TIME if deadline.is_over() else _removed(store.fs, bin, fd, one, tell))
+            record(one, NO_TIME if deadline.is_over() else _removed(store.fs, bin, fd, one, record))
     finally:
         store.fs.close(fd)
 
 
 def _removed(
-    fs: FileSystem, bin: _Entry | _Nowhere, fd: int, one: Loose, tell: Callable[[Loose, Became], None]
-) -> Became:
+    fs: FileSystem, bin: _TrashEntry | _Deletion, fd: int, one: Loose, record: Callable[[Loose, EvictionResult], None]
+) -> EvictionResult:
     target = bin.target(one)
     try:
         if not _move(fs, fd, one, target):
-            return Became(Outcome.IN_USE)
+            return EvictionResult(Outcome.IN_USE)
         bin.add(one)
-        return Became(Outcome.EVICTED)
+        return EvictionResult(Outcome.EVICTED)
     except OSError as error:
-        return Became(None, explain(error))
+        return EvictionResult(None, explain(error))
     except BaseException:  # the process is to end, and the file may be in there already
-        if _is_rightly_moved(fs, fd, one, target):
+        if _is_moved_correctly(fs, fd, one, target):
             bin.add(one)
-            tell(one, Became(Outcome.EVICTED))
+            record(one, EvictionResult(Outcome.EVICTED))
         raise
 
 
-class _Entry:
+class _TrashEntry:
     """An entry in the trash for loose files. By rename, as items go: who has one open reads on, on NFS too.
 
     One that is to be kept is in the trash from the first file on, so that it is even if this process is killed. Before
@@ -104,12 +107,14 @@ class _Entry:
         self._files: set[Loose] = set()
 
     @classmethod
-    def made(cls, store: Store, holder: Holder, files: Sequence[Loose], keep_until: int, now: float) -> _Entry | None:
+    def made(
+        cls, store: Store, holder: Holder, files: Sequence[Loose], keep_until: int, now: float
+    ) -> _TrashEntry | None:
         """An empty entry; None if there is not enough space for it."""
         generation = Generation(unique(), int(now), sum(one.bytes for one in files), len(files) + 1)
         name = TrashName(generation, keep_until, going=not keep_until)
         note = ItemFacts(loose=len(files), first=records.printable(files[0].path))
-        area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'loose')}"
+        area = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.LOOSE)}"
         try:
             store.fs.mkdir(area, shared=store.layout.shared)
             store.fs.mkdir(f"{area}/{PAYLOAD}", shared=store.layout.shared)
@@ -144,7 +149,7 @@ class _Entry:
             self._store.fs.rename(self._path, path)
 
 
-class _Nowhere:
+class _Deletion:
     """Deletes loose files for which the trash has not enough space: each is renamed into it, then deleted.
 
     A rename takes no room. A file that was put there in the last moment can be put back, which no `unlink` can.
@@ -179,10 +184,10 @@ def _move(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
         if error.errno not in GONE:
             raise
         return False
-    return _is_rightly_moved(fs, directory, one, target)
+    return _is_moved_correctly(fs, directory, one, target)
 
 
-def _is_rightly_moved(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
+def _is_moved_correctly(fs: FileSystem, directory: int, one: Loose, target: str) -> bool:
     """Whether a file was moved; another one, which a broker has just put in its place, is put back."""
     try:
         if stamp_of(fs.lstat(target)) == one.stamp:

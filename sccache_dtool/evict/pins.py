@@ -76,7 +76,7 @@ def _expired(store: Store, now: float) -> list[PinName]:
     return [one for one in listing(store) if one.until and one.until <= now]
 
 
-def by_whom(store: Store, name: PinName) -> str:
+def pinned_by(store: Store, name: PinName) -> str:
     """Who has pinned it."""
     try:
         return records.printable(store.fs.get_record(f"{store.layout.pins}/{name}"))

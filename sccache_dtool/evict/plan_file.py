@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.catalog.loose import Loose
+from sccache_dtool.catalog.loose import Loose, Stamp
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.names import Generation, is_key
 from sccache_dtool.disk.records import printable
@@ -143,8 +143,7 @@ def _decode_one(fields: Mapping[str, Any]) -> Candidate:
     uses, since = _number(fields["uses"]), _time(fields["idle_since"])
     if "loose" in fields:
         directory, _, name = str(fields["loose"]).rpartition("/")
-        device, inode, size, changed = (int(number) for number in fields["stamp"])
-        stamp = (device, inode, size, changed)
+        stamp = Stamp(*(int(number) for number in fields["stamp"]))
         one = Loose(directory, name, _number(fields["bytes"]), _time(fields["newest"]), 0, stamp)
         return Candidate(one.path, uses, since, loose=one)
     key, generation = str(fields["item"]), str(fields["copy"])
@@ -156,94 +155,94 @@ def _decode_one(fields: Mapping[str, Any]) -> Candidate:
 # -- what of it is still true ------------------------------------------------------------------------------------------
 
 
-class Weighed(NamedTuple):
+class Rechecked(NamedTuple):
     """Planned removals: those that are still to be done, what stays by now, and what is gone already."""
 
     remove: list[Candidate]
     keep: list[Kept]
     gone: list[Candidate]
 
-    def add(self, one: Candidate, standing: _Standing) -> None:
+    def add(self, one: Candidate, validity: _Validity) -> None:
         """Add a removal by how it stands with it."""
-        if standing == _GONE:
+        if validity == _GONE:
             self.gone.append(one)
-        elif standing.reason:
-            self.keep.append(Kept(one, *standing))
+        elif validity.reason:
+            self.keep.append(Kept(one, validity.reason, validity.held))
         else:
             self.remove.append(one)
 
 
-class _Standing(NamedTuple):
+class _Validity(NamedTuple):
     """How it stands with a removal: still to be done, unless there is a reason to keep what it is of."""
 
     reason: str = ""
     held: bool = False
 
 
-_GONE = _Standing("gone")
+_GONE = _Validity("gone")
 
 #: Copies that are looked at as one piece of work.
 _AT_ONCE = 64
 
 
-def weigh(
+def recheck(
     store: Store,
     planned: Iterable[Candidate],
     pinned: Collection[str],
     exclude: Collection[str],
     loose: Mapping[str, Loose],
     pool: Pool,
-) -> Weighed:
+) -> Rechecked:
     """What of the planned removals is still true.
 
     `loose`: what dtool has left by now, as a scan finds it: a path that comes from a file is not believed. The pool
     looks at copies, and gets nothing else: whatever it is given goes with each piece of its work.
     """
-    weighed = Weighed([], [], [])
+    rechecked = Rechecked([], [], [])
     copies: list[Candidate] = []
     for one in planned:
         if one.loose is not None:
             found = loose.get(one.place)
-            standing = _standing_of_loose(one.loose, found, exclude)
-            weighed.add(one._replace(loose=found or one.loose), standing)  # what is there is as the scan says
+            validity = _validity_of_loose(one.loose, found, exclude)
+            rechecked.add(one._replace(loose=found or one.loose), validity)  # what is there is as the scan says
         elif one.key in pinned:
-            weighed.add(one, _Standing("pinned"))
+            rechecked.add(one, _Validity("pinned"))
         else:
             copies.append(one)
-    look = functools.partial(_standing_of, store.logging_to(Silent()), tuple(exclude))
-    for one, standing in zip(copies, pool.each_in_pieces(look, copies, _AT_ONCE), strict=True):
-        weighed.add(one, standing)
-    return weighed
+    look = functools.partial(_validity_of, store.logging_to(Silent()), tuple(exclude))
+    for one, validity in zip(copies, pool.each_in_pieces(look, copies, _AT_ONCE), strict=True):
+        rechecked.add(one, validity)
+    return rechecked
 
 
-def _standing_of_loose(planned: Loose, found: Loose | None, exclude: Collection[str]) -> _Standing:
+def _validity_of_loose(planned: Loose, found: Loose | None, exclude: Collection[str]) -> _Validity:
     if is_excluded(planned.path, exclude):
-        return _Standing(EXCLUDED)
+        return _Validity(EXCLUDED)
     if found is None:
         return _GONE
     changed = (found.stamp, found.newest) != (planned.stamp, planned.newest)
-    return _Standing("changed since the plan was made" if changed else "")
+    return _Validity("changed since the plan was made" if changed else "")
 
 
-def _standing_of(store: Store, exclude: Collection[str], candidate: Candidate) -> _Standing:
+def _validity_of(store: Store, exclude: Collection[str], candidate: Candidate) -> _Validity:
     item = items.look(store, candidate.key)
     copy = next((one for one in item.copies if str(one.generation) == candidate.generation), None)
     if copy is None or copy.closed:
         return _GONE
     if is_excluded(item.name, exclude):
-        return _Standing(EXCLUDED if item.name is not None else UNREADABLE)
+        return _Validity(EXCLUDED if item.name is not None else UNREADABLE)
     if copy.held:
-        return _Standing(in_use(copy), True)
+        return _Validity(in_use(copy), True)
     # Each use counts; when the last one ended is not known where its holder was reaped.
-    return _Standing("used since the plan was made" if item.uses != candidate.uses else "")
+    return _Validity("used since the plan was made" if item.uses != candidate.uses else "")
 
 
 def in_use_besides(leased: Iterable[Item], planned: Iterable[Candidate]) -> tuple[Kept, ...]:
     """Copies with leases that no plan names: they may be what keeps it from its goal."""
     named = {one.place for one in planned}
-    held = ((f"{copy.key}/{copy.generation}", item, copy) for item in leased for copy in item.copies if copy.held)
     return tuple(
         Kept(Candidate(place, item.uses, item.idle_since), in_use(copy), True)
-        for place, item, copy in held
-        if place not in named
+        for item in leased
+        for copy in item.copies
+        if copy.held and (place := f"{copy.key}/{copy.generation}") not in named
     )

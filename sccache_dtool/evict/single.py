@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.names import TrashName, WorkName, key_label
+from sccache_dtool.disk.names import LOCK, TrashName, WorkName, key_label
 from sccache_dtool.errors import FULL, CacheError, InUse, NoSpace, UsageError, explain
 from sccache_dtool.evict import audit, execution, trash
 from sccache_dtool.evict.leftovers import RESTORING, Leftovers
@@ -54,9 +54,9 @@ def end_leases(
     if not dry_run:
         for one in reaped.leases:
             store.log.debug(f"ended the lease of {one.by} on {key_label(one.held.key)}: {one.verdict.evidence}")
-        for holder, evidence in reaped.holders:
+        for holder, evidence in reaped.holders.items():
             store.log.info(f"ended holder {holder}: {evidence}")
-        for session, evidence in reaped.sessions:
+        for session, evidence in reaped.sessions.items():
             store.log.info(f"ended session {session}: {evidence}")
     return reaped
 
@@ -76,7 +76,7 @@ def reap(store: Store, pool: Pool, *, dry_run: bool = False, found: list[Item] |
 
 def _end_elections_of_the_dead(store: Store) -> None:
     """So that other hosts, which cannot prove it, need not wait for a fetcher that was killed on this one."""
-    from sccache_dtool.protocol.election import LOCK, make_election
+    from sccache_dtool.protocol.election import make_election
 
     for name in store.fs.names(store.layout.locks):
         if name.endswith(LOCK):
@@ -138,11 +138,19 @@ def _in_use(store: Store, item: Item) -> InUse:
     if not item.leases:
         return InUse(f"cannot remove {key_label(item.key)}: it was in use a moment ago", hint="try again")
     count = f"{item.leases} lease{'s' if item.leases != 1 else ''}"
+    found = judged(store, item.held)
+    commands = " or ".join(f"`sc-dtool {command}`" for command in sorted({_releasing(one) for one in found}))
     return InUse(
         f"cannot remove {key_label(item.key)}: {count} held",
-        details=[f"{one.by}: {one.verdict.evidence}" for one in judged(store, item.held)],
-        hint="release them with `sc-dtool unuse`; `sc-dtool reap` ends those of dead holders",
+        details=[f"{one.by}: {one.verdict.evidence}" for one in found],
+        hint=f"release them with {commands}; `sc-dtool reap` ends those of dead holders",
     )
+
+
+def _releasing(one: Judged) -> str:
+    """The command that releases a lease."""
+    session = None if one.record is None else one.record.session
+    return "unuse" if session is None else "session rm" if session.item is None else "lock release"
 
 
 def evict_if_idle(store: Store, key: str) -> bool:

@@ -23,15 +23,17 @@ from sccache_dtool.disk.names import (
     GATE,
     ITEM_FILE,
     PAYLOAD,
+    TRASHED,
     Generation,
     KeptName,
+    Purpose,
     TrashName,
     WorkName,
     is_key,
     understood,
     unique,
 )
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, Expected, explain
 from sccache_dtool.policy.thresholds import Trashed
 from sccache_dtool.pool import THREADS, Pool
@@ -49,14 +51,14 @@ class Outcome(StrEnum):
     ALREADY_GONE = "already gone"
 
 
-class Became(NamedTuple):
+class EvictionResult(NamedTuple):
     """What became of what was to be evicted, or why that failed; neither: there was no time left."""
 
     outcome: Outcome | None
     reason: str | None = None
 
 
-NO_TIME = Became(None)
+NO_TIME = EvictionResult(None)
 
 
 def name_of(generation: str, keep_until: int) -> str:
@@ -77,7 +79,7 @@ def evict(store: Store, key: str, generation: str, keep_until: int = 0) -> Outco
     name_of(generation, keep_until)
     directory = store.layout.generation(key, generation)
     try:
-        item = store.fs.way_to(store.layout.item(key))
+        item = store.fs.open_directory(store.layout.item(key))
     except FileNotFoundError:
         return Outcome.ALREADY_GONE
     with item:
@@ -118,7 +120,7 @@ def _noted(fs: FileSystem, note: str) -> bool:
     return False
 
 
-def _kept_until(fs: FileSystem, directory: str, via: Way) -> int:
+def _kept_until(fs: FileSystem, directory: str, via: DirectoryHandle) -> int:
     """Until when whoever began to evict a copy wanted it to be kept, in seconds since 1970; 0: not at all."""
     with Expected(GONE):
         found = map(KeptName.parse, fs.names(directory, via=via))
@@ -136,8 +138,9 @@ def _part_from(store: Store, directory: str, trashed: str | None) -> None:
         store.fs.remove_tree(directory)
         return
     store.fs.mkdir(trashed, shared=store.layout.shared)
-    for name, is_dir in sorted(store.fs.entries(directory), key=lambda entry: entry.name == ITEM_FILE):
-        (store.fs.move_tree if is_dir else store.fs.rename)(f"{directory}/{name}", f"{trashed}/{name}")
+    for entry in sorted(store.fs.entries(directory), key=lambda entry: entry.name == ITEM_FILE):
+        move = store.fs.move_tree if entry.is_dir else store.fs.rename
+        move(f"{directory}/{entry.name}", f"{trashed}/{entry.name}")
     store.fs.rmdir(directory)
 
 
@@ -189,7 +192,7 @@ def is_expired(name: TrashName, now: float) -> bool:
     return name.going or name.keep_until <= now
 
 
-def weigh(names: Iterable[TrashName]) -> Trashed:
+def total_of(names: Iterable[TrashName]) -> Trashed:
     """What these take, and how long the last of them is kept."""
     trashed = Trashed()
     for name in names:
@@ -217,13 +220,13 @@ def _going(store: Store, name: TrashName) -> TrashName:
 
 def _remove_each(store: Store, deadline: Deadline, names: Sequence[TrashName]) -> tuple[Purged, list[str]]:
     copies, left, warnings = 0, list[TrashName](), list[str]()
-    with store.fs.way_to(store.layout.trash) as way:
+    with store.fs.open_directory(store.layout.trash) as handle:
         for name in names:
             if deadline.is_over():
                 left.append(name)
                 continue
             try:
-                store.fs.remove_tree(f"{store.layout.trash}/{_going(store, name)}", via=way)
+                store.fs.remove_tree(f"{store.layout.trash}/{_going(store, name)}", via=handle)
                 copies += 1
             except OSError as error:
                 if error.errno not in GONE:
@@ -302,16 +305,6 @@ def _key_in(facts: ItemFacts, payload: Sequence[str]) -> str:
     return key
 
 
-#: Purposes of the work areas of `restore`: while it runs, and on the way back to the trash.
-RESTORE, RETURN = "restore", "return"
-
-#: Purpose of a work area that is being deleted.
-GOING = "going"
-
-#: In such a work area: the directory that was in the trash. Published is a new one, see `restore`.
-_TRASHED = "trashed"
-
-
 def restore(store: Store, holder: Holder, key: str, name: TrashName) -> bool:
     """Publish an evicted copy again, under a new name, since a closed one is never used again.
 
@@ -322,9 +315,9 @@ def restore(store: Store, holder: Holder, key: str, name: TrashName) -> bool:
     If anything fails it is returned to the trash, by this call or, if that is refused too or this process is killed,
     by whoever calls `give_back` next. Raises OSError.
     """
-    work = WorkName(holder.next_lease(), RESTORE, str(name))
-    area, trashed = f"{store.layout.tmp}/{work}", f"{store.layout.tmp}/{work}/{_TRASHED}"
-    emptied = f"{store.layout.tmp}/{WorkName(holder.next_lease(), 'emptied')}"
+    work = WorkName(holder.next_lease(), Purpose.RESTORE, str(name))
+    area, trashed = f"{store.layout.tmp}/{work}", f"{store.layout.tmp}/{work}/{TRASHED}"
+    emptied = f"{store.layout.tmp}/{WorkName(holder.next_lease(), Purpose.EMPTIED)}"
     published = False
     try:
         store.fs.mkdir(area, shared=store.layout.shared)
@@ -365,8 +358,8 @@ def give_back(store: Store, work: WorkName) -> bool:
     area gets another name first, so that a restorer that was only paused cannot publish it any more. Nothing is removed
     but what the file system says to be empty: a paused restorer may still move the copy into it.
     """
-    area = f"{store.layout.tmp}/{work._replace(purpose=RETURN)}"
-    if work.purpose != RETURN:
+    area = f"{store.layout.tmp}/{work._replace(purpose=Purpose.RETURN)}"
+    if work.purpose != Purpose.RETURN:
         with Expected(GONE):  # it was published, or somebody else has done this
             store.fs.rename(f"{store.layout.tmp}/{work}", area)
     with Expected(GONE | NOT_EMPTY):
@@ -377,9 +370,9 @@ def give_back(store: Store, work: WorkName) -> bool:
             return False
         for part in (PAYLOAD, ITEM_FILE):  # only now: before, the copy could still come in
             with Expected(GONE):
-                store.fs.rename(f"{area}/{_TRASHED}/{part}", f"{area}/{part}")
+                store.fs.rename(f"{area}/{TRASHED}/{part}", f"{area}/{part}")
         with Expected(GONE | NOT_EMPTY):
-            store.fs.rmdir(f"{area}/{_TRASHED}")
+            store.fs.rmdir(f"{area}/{TRASHED}")
         store.fs.rename(area, f"{store.layout.trash}/{work.of}")
         return True
     return False
@@ -403,8 +396,8 @@ def discard_work(store: Store, work: WorkName) -> bool:
 
     It is renamed before anything in it is deleted: whoever was only paused, and wakes up, must not publish half.
     """
-    going = f"{store.layout.tmp}/{work._replace(purpose=GOING)}"
-    if work.purpose != GOING:
+    going = f"{store.layout.tmp}/{work._replace(purpose=Purpose.GOING)}"
+    if work.purpose != Purpose.GOING:
         try:
             store.fs.rename(f"{store.layout.tmp}/{work}", going)
         except OSError as error:

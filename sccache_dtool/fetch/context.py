@@ -38,6 +38,7 @@ class Job(NamedTuple):
     step: str = ""  # the first step for the result, which needs a file; empty for none
     fresh: bool = False  # whether to start from the first byte
     others: bool = False  # whether another mirror is asked if this one does not answer
+    wait: float | None = None  # seconds that a transfer by another service may take; None: no bound
     as_sent: bool = False  # whether a content coding is to be left as it is
 
     @property
@@ -53,6 +54,11 @@ class Job(NamedTuple):
     def sink(self, path: str, algorithms: Sequence[str], mode: int = 0o666) -> Sink:
         """A new file at `path`, counted and digested while it is written."""
         return Sink(self.fs, path, algorithms, self.progress, mode, self.throttle)
+
+    def failed(self, why: str) -> None:
+        """Publish that an attempt failed, and that another one follows."""
+        if self.track is not None:
+            self.track.failed(why)
 
     def attempt(self) -> None:
         """Publish that another attempt begins."""

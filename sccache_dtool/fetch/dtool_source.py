@@ -115,7 +115,7 @@ def _completed(
     digest = expected_digest(manifest, properties)
     canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
     name = _payload_name(relpath, steps)
-    bringer = Bringer(
+    bringer = ItemFetcher(
         label=name,
         what=f"{plain(relpath)} of dataset {plain(dataset.name)} ({plain(dataset.uri)})",
         identifier=identifier,
@@ -270,7 +270,7 @@ def _open(uri: str) -> DataSet:
 # -- bringing it -------------------------------------------------------------------------------------------------------
 
 
-class Bringer(NamedTuple):
+class ItemFetcher(NamedTuple):
     """Brings one item (see `Request.bring`): from what dtool left in the cache, else by its dataset's broker."""
 
     what: str  # the item, for people

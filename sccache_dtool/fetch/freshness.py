@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
@@ -19,6 +19,9 @@ from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.request import Request
 from sccache_dtool.protocol.store import Store
 
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.tier import Tier
+
 #: Seconds by which the clocks of two hosts may differ. What was noted later than that from now was noted by a clock
 #: that was wrong, and would count as fresh until that time has come.
 _MOST_AHEAD = 60.0
@@ -27,13 +30,17 @@ _MOST_AHEAD = 60.0
 class Freshness:
     """Judges the copies of one item for one use; a copy is judged once, however often it is found."""
 
-    def __init__(self, store: Store, request: Request, max_age: float | None) -> None:
-        """`max_age`: seconds for which a copy is used without asking its source; 0: always ask; None: never ask."""
+    def __init__(self, store: Store, request: Request, max_age: float | None, tier: Tier | None = None) -> None:
+        """`max_age`: seconds for which a copy is used without asking its source; 0: always ask; None: never ask.
+
+        `tier`: the upstream, which asks the sources of what was copied from there.
+        """
         self._store = store
         self._request = request
         self._max_age = max_age
+        self._tier = tier
         self._judged: dict[str, bool] = {}
-        self._now: versions.Now | None = None
+        self._now: versions.CurrentVersion | None = None
         self._outdated: int | None = None  # when a copy was fetched of which the source has another version by now
         self._warned = False
 
@@ -70,14 +77,15 @@ class Freshness:
             return True
         if self._outdated is not None and generation.created < self._outdated:
             return False  # nor has it the version before that
-        if self._is_unchanged(generation):
-            self._note_check(generation)
+        moment = self._confirm(generation)
+        if moment is not None:
+            self._note_check(generation, moment)
             return True
         self._outdated = generation.created
         return False
 
     @property
-    def _local(self) -> versions.Now:
+    def _local(self) -> versions.CurrentVersion:
         if self._now is None:
             self._now = versions.now(self._request.stack)
         return self._now
@@ -93,19 +101,18 @@ class Freshness:
     # -- asking ------------------------------------------------------------------------------------------------------
 
     def _is_young(self, generation: Generation) -> bool:
-        """Whether it was fetched, or found unchanged, within the time. A restored copy is as old as its fetch."""
+        """Whether it was fetched, or found unchanged, within the time."""
         max_age = self._max_age or 0.0
         if not max_age:
             return False
-        from datetime import datetime
+        return self._store.clock.wall() - last_confirmed(self._store, self._request.key, str(generation)) < max_age
 
-        try:
-            fetched = datetime.fromisoformat(self._facts(generation).fetched or "").timestamp()
-        except (ValueError, OverflowError, OSError):
-            fetched = 0.0
-        now = self._store.clock.wall()
-        known = [moment for moment in (fetched, *self._checks(generation)) if moment <= now + _MOST_AHEAD]
-        return now - max(known, default=0.0) < max_age
+    def _confirm(self, generation: Generation) -> int | None:
+        """When the source was last found to have the version of a copy, after it was asked; None if it has another."""
+        copied = self._facts(generation).upstream
+        if self._tier is not None and copied is not None:
+            return self._tier.confirmed(copied)
+        return int(self._store.clock.wall()) if self._is_unchanged(generation) else None
 
     def _is_unchanged(self, generation: Generation) -> bool:
         from sccache_dtool.fetch import sources
@@ -136,29 +143,49 @@ class Freshness:
         return self._facts(generation).versions or ()
 
     def _facts(self, generation: Generation) -> ItemFacts:
-        try:
-            return items.facts(self._store, self._request.key, str(generation))
-        except (OSError, records.Damaged):
-            return ItemFacts()
+        return _facts(self._store, self._request.key, str(generation))
 
     # -- what was asked before ---------------------------------------------------------------------------------------
 
-    def _checks(self, generation: Generation) -> list[int]:
-        """When the source was found unchanged."""
-        directory = self._store.layout.generation(self._request.key, str(generation))
-        try:
-            names = self._store.fs.names(directory)
-        except OSError:
-            return []
-        return [checked.time for name in names if (checked := CheckedName.parse(name))]
-
-    def _note_check(self, generation: Generation) -> None:
+    def _note_check(self, generation: Generation, moment: int) -> None:
         """A failure to do so means only that the source is asked again."""
         fs, directory = self._store.fs, self._store.layout.generation(self._request.key, str(generation))
-        moment = int(self._store.clock.wall())
         with contextlib.suppress(OSError):
-            before = [one for one in self._checks(generation) if one < moment]
+            before = [one for one in _checks(self._store, self._request.key, str(generation)) if one < moment]
             fs.put_record("-", f"{directory}/{CheckedName(moment)}")
             for old in before:
                 with contextlib.suppress(OSError):
                     fs.unlink(f"{directory}/{CheckedName(old)}")
+
+
+def last_confirmed(store: Store, key: str, generation: str) -> float:
+    """When the source was last known to have the version of a copy, in seconds since 1970; 0 if nothing says when.
+
+    That is when the copy was fetched, or when the source was asked. A copy that was restored, or copied from another
+    cache, is as old as its fetch.
+    """
+    from datetime import datetime
+
+    try:
+        fetched = datetime.fromisoformat(_facts(store, key, generation).fetched or "").timestamp()
+    except (ValueError, OverflowError, OSError):
+        fetched = 0.0
+    now = store.clock.wall()
+    known = [moment for moment in (fetched, *_checks(store, key, generation)) if moment <= now + _MOST_AHEAD]
+    return max(known, default=0.0)
+
+
+def _facts(store: Store, key: str, generation: str) -> ItemFacts:
+    try:
+        return items.facts(store, key, generation)
+    except (OSError, records.Damaged):
+        return ItemFacts()
+
+
+def _checks(store: Store, key: str, generation: str) -> list[int]:
+    """When the source was found unchanged."""
+    try:
+        names = store.fs.names(store.layout.generation(key, generation))
+    except OSError:
+        return []
+    return [checked.time for name in names if (checked := CheckedName.parse(name))]

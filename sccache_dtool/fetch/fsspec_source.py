@@ -18,10 +18,10 @@ from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
+from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.retry import Temporary, persist
-from sccache_dtool.fetch.versions import within
 from sccache_dtool.fetch.words import REMOTE
 
 #: Bytes that are asked for at once, and so what is in memory.
@@ -140,7 +140,7 @@ def _attempt(job: Job, source: Source, partial: Partial) -> None:
     partial.show(origin.length)
     start, length = partial.size, origin.length
     if start != length:
-        file = _ask(source, lambda: _open_file(source, system, name, start, length, job.clock))
+        file = _ask(source, lambda: open_file(source, system, name, start, length, job.clock))
         try:
             while data := _ask(source, lambda: file.read(_PIECE)):
                 partial.write(data)
@@ -221,7 +221,7 @@ class _FtpFile:
             self._ftp.close()
 
 
-def _open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> Any:
+def open_file(source: Source, system: Any, name: str, start: int, length: int | None, clock: Clock) -> Any:
     """A file of a store from byte `start` on, with `read` and `close`. `length`: its size, if that is known."""
     if source.scheme == "ftp":
         return _FtpFile(system.ftp, name, start)
@@ -241,6 +241,7 @@ _WEBDAV = ("webdav", "webdavs")
 
 def open_system(source: Source) -> tuple[Any, str]:
     """The file system of fsspec for a source, and the source's name in it. Raises FetchFailed."""
+    """The store that a source is in, and the source's name in it."""
     try:
         if source.scheme in _WEBDAV:
             return _open_webdav(source)

@@ -175,7 +175,7 @@ class _Download:
             with self._failures():
                 response = self._ask()
             with response:
-                if self._is_for_us(response):
+                if self._is_expected(response):
                     self._receive(response)
                     return
         self.announced = self._partial.size  # nothing is missing
@@ -192,7 +192,7 @@ class _Download:
         timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
         return transport.answer(self._session, self._source.location, headers, timeout, self._note)
 
-    def _is_for_us(self, response: requests.Response) -> bool:
+    def _is_expected(self, response: requests.Response) -> bool:
         """Whether the file, or the part of it that was asked for, comes; False if nothing is missing.
 
         Raises Temporary or FetchFailed for any other answer.

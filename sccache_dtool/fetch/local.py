@@ -26,14 +26,14 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     origin = _follow(job.fs, source.location)
     status = job.fs.lstat(origin)
     if not stat.S_ISDIR(status.st_mode):
-        job.progress.start(source.name, _data_in(job.fs, origin, status))
+        job.progress.start(source.name, data_in(job.fs, origin, status))
         return Retrieved(copy_file(job, origin, path, algorithms), status.st_size)
     if job.step:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file", shared=True
         )
     job.progress.start(source.name, None)
-    _copy_directory(job, origin, path)
+    copy_directory(job, origin, path)
     return Retrieved({}, None)
 
 
@@ -41,7 +41,7 @@ def announced(source: Source) -> int | None:
     """Bytes of data in a file; None for a directory, or if nothing can be said."""
     try:
         status = os.stat(source.location)
-        return _data_in(FileSystem(), os.path.realpath(source.location), status)
+        return data_in(FileSystem(), os.path.realpath(source.location), status)
     except OSError:
         return None
 
@@ -51,7 +51,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     return is_as_noted(source, fact)
 
 
-def _data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:
+def data_in(fs: FileSystem, path: str, status: os.stat_result) -> int | None:
     """Bytes of a file that are not in holes: what a copy of it will take up. None for what is not a file."""
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -88,7 +88,7 @@ def _follow(fs: FileSystem, path: str) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
-def _copy_directory(job: Job, source: str, target: str) -> None:
+def copy_directory(job: Job, source: str, target: str) -> None:
     """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
     fs = job.fs
     fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)

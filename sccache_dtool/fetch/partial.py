@@ -14,14 +14,13 @@ from types import TracebackType
 from typing import NamedTuple
 
 from sccache_dtool.disk import records
+from sccache_dtool.disk.names import ORIGIN, WORK
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import do_without
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.protocol import downloads
-
-_ORIGIN = ".origin"
 
 #: Characters of an ETag or a date that is noted; a longer one is not.
 _LONGEST_VERSION = 1000
@@ -114,14 +113,14 @@ class Partial(Sink):
             self._job.track.forget(self._job.number)
         if self.origin is not None:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.unlink(f"{self._path}{_ORIGIN}")
+                self._fs.unlink(f"{self._path}{ORIGIN}")
         self.origin = None
         self.resumed = False
         super().restart()
 
     def _note_origin(self, origin: Origin) -> None:
         try:
-            self._fs.write_new(f"{self._path}{_ORIGIN}", records.encode_document(origin._asdict()))
+            self._fs.write_new(f"{self._path}{ORIGIN}", records.encode_document(origin._asdict()))
         except OSError as error:
             do_without(f"no other process can continue this download if it is interrupted ({error.strerror})")
 
@@ -133,10 +132,10 @@ class Partial(Sink):
         track = self._job.track
         if track is None or track.taken is None:
             return None
-        there = f"{track.taken}/work/{self._path.rpartition('/')[2]}"
+        there = f"{track.taken}/{WORK}/{self._path.rpartition('/')[2]}"
         try:
             size = downloads.parts(self._fs, track.taken).get(self._job.number, 0)
-            origin = Origin.decode(self._fs.read_text(f"{there}{_ORIGIN}"))
+            origin = Origin.decode(self._fs.read_text(f"{there}{ORIGIN}"))
             if not size or origin.source != self._source.canonical or not (origin.validator or self.algorithms):
                 return None
             if not self.take(there, size):
@@ -167,4 +166,4 @@ class Partial(Sink):
 def tidy(job: Job, path: str) -> None:
     """Remove what lies beside a download that is not to be continued any more."""
     with contextlib.suppress(FileNotFoundError):
-        job.fs.unlink(f"{path}{_ORIGIN}")
+        job.fs.unlink(f"{path}{ORIGIN}")

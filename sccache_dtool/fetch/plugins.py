@@ -75,15 +75,23 @@ def failing_in_words(what: str, plugin: str) -> Iterator[None]:
         raise FetchFailed(f"{what}: {reason}", hint=f"this is a bug in the plugin {plugin}") from error
 
 
-def listing(group: str) -> Iterator[tuple[str, str, SourcePlugin | StepPlugin | CacheError]]:
-    """Name, package and plugin of all in a group, or why it cannot be loaded."""
+class Installed(NamedTuple):
+    """A plugin that a package provides, or why it cannot be loaded."""
+
+    name: str
+    package: str
+    plugin: SourcePlugin | StepPlugin | CacheError
+
+
+def listing(group: str) -> Iterator[Installed]:
+    """All plugins of a group."""
     for point in sorted(_points(group), key=lambda one: one.name):
         package = point.dist.name if point.dist else "?"
         try:
             plugin = _load(point, SourcePlugin) if group == SOURCES else _load(point, StepPlugin)
-            yield point.name, package, plugin
+            yield Installed(point.name, package, plugin)
         except CacheError as error:
-            yield point.name, package, error
+            yield Installed(point.name, package, error)
 
 
 def _points(group: str) -> list[EntryPoint]:

@@ -10,14 +10,14 @@ import contextlib
 import errno
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
-from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, WorkName, unique
-from sccache_dtool.errors import FULL, GONE, CacheError, LeaseLost, NoSpace, TimedOut, explain
-from sccache_dtool.fetch import transfers, versions
+from sccache_dtool.disk.names import DONE, FAILED, GATE, ITEM_FILE, Generation, OutcomeName, Purpose, WorkName, unique
+from sccache_dtool.errors import FULL, GONE, CacheError, InUse, LeaseLost, NoSpace, TimedOut, explain
+from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Terms
 from sccache_dtool.fetch.retry import GaveUp
@@ -25,11 +25,13 @@ from sccache_dtool.fetch.run import Fetched, fetch
 from sccache_dtool.fetch.track import TakenOver, Track
 from sccache_dtool.fetch.waiting import Waiter, asked_as
 from sccache_dtool.protocol import downloads, history
-from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
+
+if TYPE_CHECKING:
+    from sccache_dtool.fetch.tier import Tier
 
 
 class Populator(NamedTuple):
@@ -43,13 +45,14 @@ class Populator(NamedTuple):
     progress: Progress
     elect: Callable[[], Election]
     take_existing: Callable[[], Lease | None]  # takes a lease on the item if it is there
+    tier: Tier | None = None  # another cache that has, or fetches, the item for this one
 
     def populate(self) -> Lease:
         """A lease on the item, fetched by this process, or by another one within `terms.wait` seconds.
 
         Raises TimedOut, FetchFailed or NoSpace, including those of another process whose fetch was waited for.
         """
-        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms)
+        waiter = Waiter(self.store, self.holder, self.worker, self.request, self.terms, self.progress)
         while True:
             election = self.elect()
             lease = waiter.wait(election, self.take_existing)
@@ -67,7 +70,7 @@ class Populator(NamedTuple):
         store, request, terms = self.store, self.request, self.terms
         fs, layout, clock = store.fs, store.layout, store.clock
         name = self.holder.next_lease()
-        work = str(WorkName(self.worker.next_lease(), FETCH, request.key[:32]))
+        work = str(WorkName(self.worker.next_lease(), Purpose.FETCH, request.key[:32]))
         area = f"{layout.tmp}/{work}"
         began, wall = clock.monotonic(), clock.wall()
         check_room = partial(_check_room, store, request.label, terms.make_room, (wall, work))
@@ -83,17 +86,19 @@ class Populator(NamedTuple):
             "key": request.key,
             "label": request.name or request.label,
             "source": list(request.stack.canonical),
-            "by": self.holder.by,
+            **self.holder.facts,
+            "holder": self.holder.id,
             "began": wall,
         }
 
         def note_outcome(how: str, more: dict[str, object]) -> None:
             outcome = OutcomeName(request.key[:32], name, int(clock.wall() * 1000), how)
-            downloads.note_outcome(store, outcome, {**facts, "bytes": track.bytes, "attempts": track.attempts, **more})
+            known = {"bytes": track.bytes, "attempts": track.attempts, "message": track.message}
+            downloads.note_outcome(store, outcome, {**facts, **known, **more})
 
         made = keep = interrupted = False
         try:
-            aside = f"{layout.tmp}/{WorkName(self.worker.next_lease(), TAKEN, request.key[:32])}"
+            aside = f"{layout.tmp}/{WorkName(self.worker.next_lease(), Purpose.TAKEN, request.key[:32])}"
             taken = transfers.find_abandoned(store, request.key, aside)
             track.taken = taken.area if taken else None
             fs.mkdir(area, shared=layout.shared)
@@ -102,7 +107,10 @@ class Populator(NamedTuple):
             track.begin({**facts, "sign": election.sign, "there": there}, terms.size, shared=layout.shared)
             if terms.size is not None:
                 check_room(terms.size)
-            fetched = fetch(store, request, area, progress=self.progress, track=track, terms=terms)
+            if self.tier is None:
+                fetched = fetch(store, request, area, progress=self.progress, track=track, terms=terms)
+            else:
+                fetched = self.tier.fetch(store, area, track, terms)
             track.end()
             lease = self.take_existing()  # an election may be wrong: of two who fetch, the first to end publishes
             if lease is None:
@@ -112,7 +120,7 @@ class Populator(NamedTuple):
         except (TakenOver, CacheError, OSError) as error:
             interrupted = isinstance(error, GaveUp)
             keep = interrupted and track.keepable
-            if made and self._is_taken_away(area):
+            if made and transfers.is_taken_away(fs, area):
                 if self.holder.lost or self.worker.lost:
                     raise LeaseLost(
                         f"the work area for {request.label} was removed, "
@@ -136,18 +144,6 @@ class Populator(NamedTuple):
             if track.taken is not None and (keep or not interrupted):  # otherwise it is still the only one
                 self._discard(track.taken)
 
-    def _is_taken_away(self, area: str) -> bool:
-        """Whether the work area was renamed: by a successor, or by `clean` because this process was taken for dead.
-
-        On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server,
-        which refuses because the area is not empty.
-        """
-        try:
-            self.store.fs.rmdir(area)
-        except OSError as error:
-            return error.errno in GONE
-        return False
-
     def _is_without_cache(self) -> bool:
         try:
             self.store.fs.names(self.store.layout.tmp)
@@ -166,9 +162,8 @@ class Populator(NamedTuple):
 
     def _publish(self, area: str, name: str, fetched: Fetched, seconds: float) -> Lease:
         fs, layout, request, now = self.store.fs, self.store.layout, self.request, self.store.clock.wall()
-        version = versions.tag_of(fetched.versions, request.stack.chains) if request.bring is None else None
         took = int(seconds * 1000)
-        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, version))
+        generation = str(Generation(unique(), int(now), fetched.bytes, fetched.entries, took, fetched.version))
         place = Place.of(layout, request.key, generation, fetched.name)
         facts = ItemFacts(
             key=request.key,
@@ -184,10 +179,10 @@ class Populator(NamedTuple):
             by=self.holder.by,
             dataset=request.dataset,
             relpath=request.relpath,
-        )
+        )._replace(**fetched.noted)
         fs.write_new(f"{area}/{ITEM_FILE}", facts.encode(), shared=layout.shared)
         for text in fs.names(area):
-            if transfers.is_for_show(text):
+            if transfers.only_shows_progress(text):
                 fs.unlink(f"{area}/{text}")
         fs.mkdir(f"{area}/{GATE}", shared=layout.shared)
         fs.put_record(history.encode_lease(now, self.holder.by), f"{area}/{GATE}/{name}")
@@ -214,21 +209,29 @@ def _check_room(
         return  # the write that does not fit fails
     taken = transfers.reserved(store, this)
     missing = coming - (free - taken)
+    cleaner: list[str] = []
     if missing > 0 and make_room is not None:
-        missing -= make_room(missing)
+        try:
+            missing -= make_room(missing)
+        except InUse as error:
+            cleaner = [error.message, *error.details]
     if missing <= 0:
         return
     import humanize
 
     reserved = f", {humanize.naturalsize(taken)} of it reserved by running downloads" if taken else ""
     free = max(0, store.fs.free_space(store.layout.root) or 0)
+    there = f"{humanize.naturalsize(free)} free{reserved}"
     raise NoSpace(
         f"no space left for {label}, which needs {humanize.naturalsize(coming)}",
         details=[
-            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {humanize.naturalsize(free)} free{reserved}"
+            f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {there}",
+            *cleaner,
         ],
         hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
         if make_room is None
+        else "wait longer with --wait, so that this command can clean afterwards"
+        if cleaner
         else "no more idle items can be removed; wait, or name another cache with -d",
     )
 

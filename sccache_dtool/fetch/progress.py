@@ -6,7 +6,11 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a fetch calls while it runs; all calls come from the thread that fetches."""
+    """What a fetch calls while it runs; all calls come from the thread that fetches.
+
+    If it also has a method `waiting(label, done, total)`, that is called once a second while another process fetches
+    the item: `done` bytes of `total` (None: unknown) are there. `done` ends that, too.
+    """
 
     def start(self, label: str, total: int | None, there: int = 0) -> None:
         """Bytes of `label` begin to come: `total` in all, or an unknown number.

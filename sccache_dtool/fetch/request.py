@@ -12,11 +12,18 @@ from sccache_dtool.disk.names import item_key, key_name
 from sccache_dtool.fetch.reasons import plain
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.protocol.leases import Lease
 
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
     Bring = Callable[[FileSystem, str, Progress], None]
+
+    #: A lease in another cache, which fetches the item if need be, until the end of the block. The number is the
+    #: `max_age` of `Freshness`. Raises what a use raises.
+    Lend = Callable[["Request", float | None], AbstractContextManager[Lease]]
 
 #: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
@@ -25,8 +32,8 @@ DTOOL = "dtool:"
 #: the same text is a step.
 OBJECT = "sha256"
 
-#: How the labels of views end, which are the directories that show whole datasets.
-VIEW = ".dataset"
+#: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
+DATASET = ".dataset"
 
 
 class Location(str):
@@ -132,8 +139,6 @@ class Request(NamedTuple):
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
     #: is called, `label` is only a text for people, and the payload's name is looked up in the cache.
     complete: Callable[[], Request] | None = None
-    #: Whether the payload at a path is what is wanted; None: that of every copy of the item is.
-    fits: Callable[[str], bool] | None = None
 
     @property
     def item_name(self) -> str:
@@ -147,25 +152,20 @@ class Request(NamedTuple):
 
 
 class DatasetRequest(NamedTuple):
-    """All items of a dtool dataset, and one directory that shows them: a view, see `dtool/staging.py`."""
+    """All items of a dtool dataset: a set, see `sets/datasets.py`."""
 
     uri: str
     uuid: str
 
     @property
     def key(self) -> str:
-        """The key of the dataset's views."""
-        return view_key(self.uuid)
+        """The key of the item that lists what is in the dataset."""
+        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}{DATASET}")
 
     @property
     def label(self) -> str:
         """The dataset, for people."""
         return plain(self.uri)
-
-
-def view_key(uuid: str) -> str:
-    """The key of the directories that show the dataset `uuid`."""
-    return item_key((f"{DTOOL}{uuid}",), f"{uuid[:8]}{VIEW}")
 
 
 class Terms(NamedTuple):
@@ -174,6 +174,8 @@ class Terms(NamedTuple):
     wait: float  # seconds to wait for another process's download
     size: int | None = None  # bytes that it will need, if that is known
     rate: float | None = None  # bytes per second at most
-    make_room: Callable[[int], int] | None = None  # evicts idle items for so many bytes; returns the bytes freed
+    # Evicts idle items for so many bytes, and returns the bytes freed. Raises InUse if another cleaner is at work.
+    make_room: Callable[[int], int] | None = None
+    lend: Lend | None = None  # takes leases in the upstream, from which the item is copied; None: there is none
     #: Makes room within `[archive] limit` for an object of so many bytes. Raises NoSpace.
     limit: Callable[[int], None] | None = None

@@ -67,6 +67,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # the server may say 0
             job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
+            job.failed(error.reason)
             job.clock.sleep(seconds)
             job.attempt()
     raise AssertionError("the last attempt returns or raises")

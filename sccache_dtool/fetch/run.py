@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import takewhile
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
-from sccache_dtool.disk.names import PAYLOAD
+from sccache_dtool.disk.names import PAYLOAD, WORK
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
 from sccache_dtool.fetch import partial, slots, versions
 from sccache_dtool.fetch.context import Job, Retrieved
@@ -35,7 +36,9 @@ class Fetched(NamedTuple):
     entries: int  # files and directories, the payload itself included
     digests: dict[str, str]  # those that were checked, in hexadecimal, by algorithm
     announced: int | None  # bytes of the source, if it said so
-    versions: tuple[Mapping[str, object] | None, ...] = ()  # what tells the version of each source; see `versions.py`
+    versions: Sequence[Mapping[str, object] | None] = ()  # what tells the version of each source; see `versions.py`
+    version: str | None = None  # what stands for the versions of local sources in the name of the copy
+    noted: Mapping[str, Any] = MappingProxyType({})  # fields of `item.json` that are those of another copy
 
 
 def fetch(
@@ -60,9 +63,9 @@ def fetch(
     if not is_payload_name(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     throttle = None if terms is None or terms.rate is None else Throttle(terms.rate, store.clock)
-    job = Job(store, track or progress, track, throttle)
+    job = Job(store, track or progress, track, throttle, wait=None if terms is None else terms.wait)
     came: list[Retrieved] = []
-    payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/work", store.layout.shared
+    payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/{WORK}", store.layout.shared
     try:
         for chain in stack.chains:  # what cannot be done on this host, before the first byte is fetched
             if request.bring is None:
@@ -93,13 +96,15 @@ def fetch(
                 f"no space left in {area} while fetching {what}: {plain(explain(error))}",
                 hint="free space with: sc-dtool clean",
             ) from error
-        raise FetchFailed(f"cannot fetch {what}: {plain(explain(error))}") from error
+        raise FetchFailed(f"cannot fetch {what}: {plain(explain(error, what))}") from error
     finally:
         job.progress.done()
     checked = dict(_digest(step) for chain in stack.chains for step in chain.steps if is_digest(step))
     sizes = [one.announced for one in came]
     announced = None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
-    return Fetched(name, usage.bytes, usage.entries, checked, announced, tuple(one.version for one in came))
+    facts = [one.version for one in came]
+    version = None if request.bring is not None else versions.tag_of(facts, stack.chains)
+    return Fetched(name, usage.bytes, usage.entries, checked, announced, facts, version)
 
 
 def is_payload_name(name: str) -> bool:

@@ -75,7 +75,10 @@ def _is_held(held: contextlib.ExitStack, count: int) -> bool:
         semaphore = portalocker.NamedBoundedSemaphore(count, "download", "{name}-{number}", where)
         try:
             _make_private(where)  # so that nobody else can have put a link in the place of a slot
-            is_held = semaphore.try_lock(semaphore.get_random_filenames())
+            slots = semaphore.get_random_filenames()
+            for path in slots:
+                _check_slot(path)
+            is_held = semaphore.try_lock(slots)
         except (OSError, portalocker.LockException) as error:
             failure = failure or f"{where}: {error.strerror}"
             continue
@@ -85,6 +88,13 @@ def _is_held(held: contextlib.ExitStack, count: int) -> bool:
     reason = failure or "there is no directory for temporary files"
     do_without(f"the number of downloads on this host cannot be limited ({reason})")
     return True
+
+
+def _check_slot(path: os.PathLike[str]) -> None:
+    """Raise OSError for what must not be opened: to open a FIFO waits for ever, and a device may do something."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise OSError(errno.EINVAL, f"{os.path.basename(path)} is not a regular file", os.fspath(path))
 
 
 def _make_private(where: str) -> None:

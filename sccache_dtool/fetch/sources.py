@@ -17,11 +17,11 @@ from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.request import OBJECT, Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
-from sccache_dtool.fetch.words import REMOTE
+from sccache_dtool.fetch.words import MANY, REMOTE
 from sccache_dtool.protocol.store import Store
 
 
-class Kind(NamedTuple):
+class SourceKind(NamedTuple):
     """What can be done with sources of one kind."""
 
     #: Brings it to a new path, as a file or a directory; the names are those of the digests to take of a file.
@@ -36,18 +36,25 @@ class Kind(NamedTuple):
 
 #: What retrieves sources, by the scheme of their canonical form: modules of this package, which are imported only for
 #: such a source. Those of plugins are not among them.
-KINDS = {"file": "local", "http": "http", "https": "http", OBJECT: "objects", **dict.fromkeys(REMOTE, "fsspec_source")}
+KINDS = {
+    "file": "local",
+    "http": "http",
+    "https": "http",
+    "globus": "globus",
+    OBJECT: "objects",
+    **dict.fromkeys(REMOTE, "fsspec_source"),
+}
 
 
-def _built_in(scheme: str) -> Kind | None:
+def _built_in(scheme: str) -> SourceKind | None:
     if scheme not in KINDS:
         return None
     module: Any = import_module(f"sccache_dtool.fetch.{KINDS[scheme]}")
     missing = getattr(module, "to_install", lambda scheme: None)
-    return Kind(module.retrieve, module.announced, module.is_unchanged, missing)
+    return SourceKind(module.retrieve, module.announced, module.is_unchanged, missing)
 
 
-def _kind(scheme: str) -> Kind | None:
+def _kind(scheme: str) -> SourceKind | None:
     """What can be done with sources of a scheme; None if nothing that is installed knows it."""
     plugin = None if scheme in KINDS else plugins.find_source(scheme)
     if plugin is None:
@@ -57,7 +64,7 @@ def _kind(scheme: str) -> Kind | None:
         with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
             return plugin.retrieve(job, source, path, algorithms)
 
-    return Kind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
+    return SourceKind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
 
 
 def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
@@ -76,6 +83,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
             job.store.log.info(f"asking mirror {mirror.canonical}")
         if failures:
             _make_room(job, path)
+            job.failed([*failures.values()][-1].message)
             job.attempt()
         others = bool(turns)
         try:
@@ -89,7 +97,11 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
-            failures[mirror] = FetchFailed(f"cannot fetch {mirror.canonical}: {plain(explain(error))}")
+            is_pattern = isinstance(error, FileNotFoundError) and any(mark in mirror.canonical for mark in "*?[")
+            hint = MANY if is_pattern else None
+            failures[mirror] = FetchFailed(
+                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}", hint=hint
+            )
         if not turns:
             turns, later = later, []
     if len(failures) == 1:
@@ -158,12 +170,13 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
     retrieved = kind.retrieve(job, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
-    except FetchFailed:
+    except FetchFailed as error:
         if not (retrieved.resumed or retrieved.decoded):
             raise
         # What was put together from parts, or decoded on the way, may be wrong where the source is right: once more,
         # from its first byte, as it is sent.
         _make_room(job, path)
+        job.failed(error.message)
         job.attempt()
         retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)

@@ -112,7 +112,7 @@ def _check_labels(chains: tuple[Chain, ...]) -> None:
             raise UsageError(
                 f"two sources of one item have the same name: {plain(chain.label)}",
                 details=[other.source, chain.source],
-                hint="use them as two separate items",
+                hint="use them as two separate items, such as with `use --from`",
             )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WhyName
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fetch.progress import Progress
@@ -34,6 +34,7 @@ class Track:
 
     def __init__(self, fs: FileSystem, area: str, shown: Progress, *, on_total: Callable[[int], None]) -> None:
         """`on_total` is called with the bytes that are still to come, once that is known; it may raise NoSpace."""
+        self.message: str | None = None  # why the last attempt failed that was followed by another
         self.taken: str | None = None  # another process's work area, whose downloads are continued
         self._fs = fs
         self._area = area
@@ -114,6 +115,18 @@ class Track:
         """The fetch waits for other downloads of this host."""
         self._publish(State.QUEUED)
 
+    def failed(self, why: str) -> None:
+        """An attempt failed, and another one follows, perhaps after a pause."""
+        with self._lock:
+            before, self.message = self.message, why
+            if not self._disabled:
+                with self._dispensable(), self._noticing_loss():
+                    with contextlib.suppress(FileExistsError):  # the reply to a first request was lost
+                        self._fs.put_record(records.encode({"message": why}), f"{self._area}/{WhyName(self.attempts)}")
+                    if before is not None:
+                        with contextlib.suppress(FileNotFoundError):
+                            self._fs.unlink(f"{self._area}/{WhyName(self.attempts - 1)}")
+
     def attempt(self) -> None:
         """Another attempt begins."""
         self._publish(State.TRANSFERRING, self.attempts + 1)
@@ -132,6 +145,14 @@ class Track:
                 with self._dispensable():
                     self._fs.put_record("-", f"{self._area}/{PartName(index, 0)}")
                     self._parts[index] = PartName(index, 0)
+
+    def complete(self, index: int, size: int) -> None:
+        """Publish that all of source `index` is there, on stable storage."""
+        with self._lock:
+            if not self._disabled:
+                with self._dispensable():
+                    self._fs.put_record("-", f"{self._area}/{PartName(index, size)}")
+                    self._parts[index] = PartName(index, size)
 
     def leave(self, *, interrupted: bool) -> None:
         """The file is about to be closed. If it was `interrupted`, publish how much of it there is."""
@@ -192,6 +213,17 @@ class Track:
             do_without(
                 f"other processes can neither see the progress of this download nor continue it ({error.strerror})"
             )
+
+    @contextlib.contextmanager
+    def _noticing_loss(self) -> Iterator[None]:
+        """Raise TakenOver if the work area is gone."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            self._lost = True
+            raise TakenOver from None
 
     def _publish(self, state: State, attempts: int | None = None) -> None:
         with self._lock:

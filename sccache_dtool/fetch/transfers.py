@@ -8,7 +8,6 @@ download that says how much of it can be relied on (`layout.PartName`). How a fe
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, PartName, StateName, WorkName
+from sccache_dtool.disk.names import TRANSFER_FILE, PartName, Purpose, StateName, WhyName, WorkName, is_fetcher_sign
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
@@ -25,15 +24,9 @@ from sccache_dtool.liveness import record as holder_record
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.protocol import downloads, holders
-from sccache_dtool.protocol.downloads import FETCH, TAKEN
 from sccache_dtool.protocol.holders import HolderList
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
-
-WAIT = "wait"
-
-#: Names that elections of fetchers give to signs; those of local sources have the version in them, see `Freshness`.
-_SIGN = r"[0-9a-f]{32}(?:-[0-9a-f]{16})?\.by-[0-9a-f]{16}"
 
 
 class State(StrEnum):
@@ -42,6 +35,7 @@ class State(StrEnum):
     INITIALIZING = "initializing"
     QUEUED = "queued"
     TRANSFERRING = "transferring"
+    RETRYING = "retrying"  # an attempt has failed, and the next one is to come; derived, and not the name on disk
     PROCESSING = "processing"  # unpacking, verifying, writing to disk
     DONE = "done"
     FAILED = "failed"
@@ -67,6 +61,11 @@ class Transfer(NamedTuple):
     area: str  # the work area's name; empty for one that has ended
     sign: str  # of the election that its fetcher won; empty for others
     continuable_until: float | None = None  # if it was abandoned, and is worth continuing
+    message: str | None = None  # why the last attempt failed; of one that succeeded in the end, too
+    who: str = "?"  # `by` in words
+    holder: str = ""  # the id of the holder that is to get the lease; empty if an earlier release fetches
+    session: str | None = None  # for which that holder holds leases
+    lock_owner: str | None = None  # the text that the session's lock was taken with
 
     @property
     def percent(self) -> float | None:
@@ -80,18 +79,20 @@ class Transfer(NamedTuple):
         return came / seconds if seconds > 0 and came > 0 else None
 
 
-def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
+def running(store: Store, *, waits: bool = True, key: str | None = None) -> Iterator[Transfer]:
     """The fetches and waits that have a name in `tmp/`; what cannot be read, or is just ending, is passed over.
 
-    `waits`: whether waits are read, too.
+    `waits`: whether waits are read, too. `key`: only fetches of this item; those of others are not opened.
     """
     gone: frozenset[str] | None = None
     for text in store.fs.names(store.layout.tmp):
         work = WorkName.parse(text)
-        if work is None or work.purpose not in (FETCH, WAIT):
+        if work is None or work.purpose not in (Purpose.FETCH, Purpose.WAIT):
+            continue
+        if key is not None and work.of not in ("", key[:32]):
             continue
         try:
-            if work.purpose == FETCH:
+            if work.purpose == Purpose.FETCH:
                 transfer = _fetched_in(store, work)
             elif waits:
                 gone = _who_is_gone(store) if gone is None else gone
@@ -103,7 +104,20 @@ def running(store: Store, *, waits: bool = True) -> Iterator[Transfer]:
                 continue
         except (OSError, records.Damaged):
             continue
-        yield transfer
+        if key in (None, transfer.key):
+            yield transfer
+
+
+def in_progress(store: Store, key: str | None = None) -> dict[str, Transfer]:
+    """What is being fetched, by the keys of the items, or of one item alone; abandoned fetches are left out.
+
+    Empty, with a note, if that cannot be read: it is only shown.
+    """
+    found: dict[str, Transfer] = {}
+    for one in _running_if_known(store, key):
+        if one.state != State.ABANDONED and (one.key not in found or one.bytes > found[one.key].bytes):
+            found[one.key] = one
+    return found
 
 
 def _fetched_in(store: Store, work: WorkName) -> Transfer:
@@ -113,9 +127,16 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
     facts = records.decode_document(store.fs.read_text(f"{area}/{TRANSFER_FILE}"))
     state = next((parsed for name in found if (parsed := StateName.parse(name))), None)
     transfer = _transfer(facts, str(work), state)
+    if reason := max((failed for name in found if (failed := WhyName.parse(name))), default=None):
+        with contextlib.suppress(FileNotFoundError, records.Damaged):  # the next attempt may just have failed, too
+            message = records.decode(store.fs.get_record(f"{area}/{reason}")).get("message")
+            transfer = transfer._replace(message=records.printable(str(message)))
+        if reason.attempt == transfer.attempts and transfer.state == State.TRANSFERRING:
+            transfer = transfer._replace(state=State.RETRYING)
     if not is_abandoned(store, transfer.sign):
         return transfer
-    until = downloads.continuable_until(store, work)
+    by_globus = work._replace(purpose=Purpose.GLOBUS)
+    until = downloads.continuable_until(store, work) or downloads.continuable_until(store, by_globus)
     return transfer._replace(state=State.ABANDONED, continuable_until=until)
 
 
@@ -127,7 +148,7 @@ def is_abandoned(store: Store, sign: str) -> bool:
     """
     if not sign:
         return False
-    if re.fullmatch(_SIGN, sign) is None:
+    if not is_fetcher_sign(sign):
         return True
     try:
         record = HolderRecord.decode(store.fs.get_record(f"{store.layout.locks}/{sign}"))
@@ -159,12 +180,12 @@ def _who_is_gone(store: Store) -> frozenset[str]:
 
 def is_fetched(store: Store, key: str) -> bool:
     """Whether a fetch of the item has begun and not ended; an abandoned one, which can be continued, counts."""
-    return any(one.key == key for one in _running_if_known(store))
+    return bool(_running_if_known(store, key))
 
 
-def is_for_show(name: str) -> bool:
+def only_shows_progress(name: str) -> bool:
     """Whether a name in a work area only shows its progress."""
-    return name == TRANSFER_FILE or StateName.parse(name) is not None or PartName.parse(name) is not None
+    return name == TRANSFER_FILE or any(kind.parse(name) for kind in (StateName, PartName, WhyName))
 
 
 def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
@@ -181,9 +202,9 @@ def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
     return total
 
 
-def _running_if_known(store: Store) -> list[Transfer]:
+def _running_if_known(store: Store, key: str | None = None) -> list[Transfer]:
     try:
-        return list(running(store, waits=False))
+        return list(running(store, waits=False, key=key))
     except OSError as error:
         do_without(f"running downloads, and the space that they need, are not taken into account ({error.strerror})")
         return []
@@ -217,6 +238,8 @@ def describe(transfer: Transfer, now: float) -> str:
             words.append(f"{short_duration((transfer.total - transfer.bytes) / rate)} left")
     if transfer.attempts > 1:
         words.append(f"attempt {transfer.attempts}")
+    if transfer.state == State.RETRYING and transfer.message:
+        words.append(transfer.message)
     return ", ".join(words)
 
 
@@ -230,6 +253,7 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
     source = facts.get("source")
     began = facts.get("began")
     error = facts.get("error")
+    message = facts.get("message") if error is None else error
     return Transfer(
         key=str(facts.get("key", "?")),
         label=str(facts.get("label", "?")),
@@ -245,7 +269,17 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
         error=None if error is None else records.printable(str(error)),
         area=area,
         sign=str(facts.get("sign", "")),
+        message=None if message is None else records.printable(str(message)),
+        who=records.printable(str(facts.get("who") or facts.get("by", "?"))),
+        holder=str(facts.get("holder", "")),
+        session=_text(facts, "session"),
+        lock_owner=_text(facts, "lock_owner"),
     )
+
+
+def _text(facts: dict[str, Any], name: str) -> str | None:
+    value = facts.get(name)
+    return records.printable(value) if isinstance(value, str) else None
 
 
 def _integer(facts: dict[str, Any], name: str) -> int | None:
@@ -285,6 +319,19 @@ def find_abandoned(store: Store, key: str, target: str) -> Taken | None:
     return None
 
 
+def is_taken_away(fs: FileSystem, area: str) -> bool:
+    """Whether a work area was renamed: by a successor, or by `clean` because its process was taken for dead.
+
+    On NFS, a look at it may show for a minute what was there before. An attempt to remove it reaches the server, which
+    refuses because the area is not empty.
+    """
+    try:
+        fs.rmdir(area)
+    except OSError as error:
+        return error.errno in GONE
+    return False
+
+
 def _is_left(store: Store, key: str, text: str) -> bool:
     """Whether a name in `tmp/` is a download of the item that nobody continues.
 
@@ -292,7 +339,7 @@ def _is_left(store: Store, key: str, text: str) -> bool:
     predecessor's download.
     """
     work = WorkName.parse(text)
-    if work is None or work.purpose not in (FETCH, TAKEN) or work.of not in ("", key[:32]):
+    if work is None or work.purpose not in (Purpose.FETCH, Purpose.TAKEN) or work.of not in ("", key[:32]):
         return False
     try:
         facts = records.decode_document(store.fs.read_text(f"{store.layout.tmp}/{text}/{TRANSFER_FILE}"))
@@ -301,7 +348,7 @@ def _is_left(store: Store, key: str, text: str) -> bool:
     if facts.get("key") != key:
         return False
     sign = str(facts.get("sign", ""))
-    return work.purpose == TAKEN or is_abandoned(store, sign)
+    return work.purpose == Purpose.TAKEN or is_abandoned(store, sign)
 
 
 def _size(fs: FileSystem, area: str) -> int:
@@ -327,7 +374,7 @@ def _remove(store: Store, area: str) -> None:
     work = WorkName.parse(area)
     if work is None:
         return
-    going = f"{store.layout.tmp}/{work._replace(purpose='going')}"
+    going = f"{store.layout.tmp}/{work._replace(purpose=Purpose.GOING)}"
     with contextlib.suppress(OSError):
         store.fs.rename(f"{store.layout.tmp}/{area}", going)
         store.fs.remove_tree(going)

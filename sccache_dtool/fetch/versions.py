@@ -15,14 +15,13 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from threading import Event
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import FetchFailed, explain
-from sccache_dtool.fallback import start_thread
+from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import is_digest
-from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.context import Job
@@ -46,7 +45,6 @@ _OLD = 60.0
 _OTHER = "-"
 
 Fact = Mapping[str, object]
-Result = TypeVar("Result")
 
 
 class Version(NamedTuple):
@@ -57,7 +55,7 @@ class Version(NamedTuple):
     fact: dict[str, object]  # for `item.json`
 
 
-class Now(NamedTuple):
+class CurrentVersion(NamedTuple):
     """The versions that the sources of a stack have now."""
 
     texts: tuple[str | None, ...]  # by source; None: it is local, and cannot be read
@@ -80,39 +78,6 @@ def look(path: str) -> Version:
     )
 
 
-def within(
-    seconds: float, call: Callable[[], Result], otherwise: str, answers: Sequence[object] | None = None
-) -> Result:
-    """What `call` returns, or raises. Raises TimeoutError if it does neither for so many seconds.
-
-    `answers` grows with each sign that the call goes on; the time begins again then.
-
-    The call cannot be broken off: it is left in a thread that ends with it or with this process. If the system starts
-    no thread, there is no limit, which `otherwise` says.
-    """
-    found: list[tuple[Result, None] | tuple[None, BaseException]] = []
-    ended = Event()
-
-    def run() -> None:
-        try:
-            found.append((call(), None))
-        except BaseException as error:
-            found.append((None, error))
-        ended.set()
-
-    if start_thread(run, "sc-dtool call", otherwise) is None:
-        return call()
-    seen = -1  # the first period may begin in the middle of an answer
-    while not ended.wait(seconds):
-        if answers is None or len(answers) == seen:
-            raise TimeoutError(f"no answer for {short_duration(seconds)}")
-        seen = len(answers)
-    ((result, error),) = found
-    if error is not None:
-        raise error
-    return result  # type: ignore[return-value]  # the first of the pair, as there is no second
-
-
 def _look(path: str, answers: list[None]) -> Version:
     """As `look`, without a bound; `answers` grows by one for each answer of the file system."""
     status = os.stat(path)
@@ -125,7 +90,7 @@ def _look(path: str, answers: list[None]) -> Version:
     return Version(f"{status.st_size} {mtime}", status.st_mtime_ns, {"size": status.st_size, "mtime": mtime})
 
 
-def now(stack: Stack) -> Now:
+def now(stack: Stack) -> CurrentVersion:
     """The versions that the sources of a stack have now. Asks no server."""
     texts: list[str | None] = []
     unreadable = []
@@ -139,7 +104,7 @@ def now(stack: Stack) -> Now:
         except OSError as error:
             texts.append(None)
             unreadable.append(f"{source.canonical}: {error.strerror or error}")
-    return Now(tuple(texts), tuple(unreadable))
+    return CurrentVersion(tuple(texts), tuple(unreadable))
 
 
 def is_tracked(stack: Stack) -> bool:
@@ -186,9 +151,7 @@ def tag(texts: Sequence[str | None]) -> str | None:
     """16 hexadecimal digits that stand for versions, by source; None if no source is local."""
     if all(text == _OTHER for text in texts):
         return None
-    import hashlib
-
-    return hashlib.sha256("\n".join(_OTHER if text is None else text for text in texts).encode()).hexdigest()[:16]
+    return digest_of(*(_OTHER if text is None else text for text in texts))[:16]
 
 
 def tag_of(facts: Sequence[Fact | None], chains: Sequence[Chain]) -> str | None:
@@ -212,7 +175,7 @@ def is_as_noted(source: Source, fact: object) -> bool:
     return look(source.location).text == text_of(fact)
 
 
-def fits(current: Now, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
+def fits(current: CurrentVersion, version: str | None, noted: Callable[[], Sequence[Any]]) -> bool:
     """Whether a copy with this version in its name is of what the sources have now.
 
     A source that cannot be read is not compared. Only if there are others, `noted` is called: what `item.json` says
@@ -313,7 +276,7 @@ def _look_at_tree(path: str, answers: list[None]) -> Version:
             name = inner + b"/" + entry.name if inner else entry.name
             try:
                 status = entry.stat(follow_symlinks=False)
-                what = _describe(entry, status)
+                what = describe(entry, status)
             except FileNotFoundError:
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -326,7 +289,8 @@ def _look_at_tree(path: str, answers: list[None]) -> Version:
     return Version(f"tree {text}", newest, {"tree": text})
 
 
-def _describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
+def describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
+    """What the version of a tree contains of an entry."""
     if stat.S_ISDIR(status.st_mode):
         return b"directory"
     if stat.S_ISLNK(status.st_mode):
@@ -336,7 +300,7 @@ def _describe(entry: os.DirEntry[bytes], status: os.stat_result) -> bytes:
 
 def unreadable(source: Source, error: OSError) -> FetchFailed:
     """What is raised if a local source that must be looked at cannot be."""
-    return FetchFailed(f"cannot read {source.canonical}: {explain(error)}", hint=KEEP_HINT)
+    return FetchFailed(f"cannot read {source.canonical}: {explain(error, source.canonical)}", hint=KEEP_HINT)
 
 
 #: What to do if a source cannot be asked.

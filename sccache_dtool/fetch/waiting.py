@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import FAILED, OutcomeName, WorkName
+from sccache_dtool.disk.names import FAILED, OutcomeName, Purpose, WorkName
 from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
+from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Source, Terms
-from sccache_dtool.fetch.transfers import WAIT, State
+from sccache_dtool.fetch.transfers import State
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
@@ -30,19 +31,32 @@ _LONGEST_PAUSE = 2.0
 _REFRESH_EVERY = 5.0
 _NOTE_AFTER = 1.0
 _NOTE_EVERY = 60.0
+_LOOK_EVERY = 1.0
 
 
 class Waiter:
     """Waits for one item on behalf of one holder, for as long as the terms say."""
 
-    def __init__(self, store: Store, holder: Holder, worker: Holder, request: Request, terms: Terms) -> None:
-        """`holder` gets the lease. `worker` is this process, whose signs are removed once it has ended."""
+    def __init__(
+        self,
+        store: Store,
+        holder: Holder,
+        worker: Holder,
+        request: Request,
+        terms: Terms,
+        progress: Progress | None = None,
+    ) -> None:
+        """`holder` gets the lease. `worker` is this process, whose signs are removed once it has ended.
+
+        `progress`: shows how far the other's fetch is, if it can; see Progress.
+        """
         self._store = store
         self._fs, self._layout, self._clock = store.fs, store.layout, store.clock
         self._holder = holder
         self._worker = worker
         self._request = request
         self._terms = terms
+        self._progress = progress
         self._deadline = self._clock.monotonic() + terms.wait
 
     def wait(self, election: Election, take_existing: Callable[[], Lease | None]) -> Lease | None:
@@ -54,6 +68,7 @@ class Waiter:
             return None
         began = self._clock.monotonic()
         next_note, next_refresh, pause = began + _NOTE_AFTER, began + _REFRESH_EVERY, _FIRST_PAUSE
+        show, next_look = getattr(self._progress, "waiting", None), next_note
         known = self._failures()
         with contextlib.ExitStack() as signs:
             try:
@@ -72,8 +87,13 @@ class Waiter:
                             signs.enter_context(self._shown_as_waiting())
                         self._store.log.note(f"waiting for {self._request.label}: fetched by {self._who(election)}")
                         next_note = now + _NOTE_EVERY
+                    if show is not None and now >= next_look:
+                        if self._progress is not None and next_look == began + _NOTE_AFTER:
+                            signs.callback(self._progress.done)
+                        self._show(show)
+                        next_look = now + _LOOK_EVERY
                     self._clock.sleep(min(pause * random.uniform(0.5, 1.5), max(0.0, self._deadline - now)))
-                    pause = min(pause * 1.5, _LONGEST_PAUSE)
+                    pause = min(pause * 1.5, _LONGEST_PAUSE if show is None else _LOOK_EVERY)
                     if now >= next_refresh:
                         items.refresh(self._store, self._request.key)
                         next_refresh = now + _REFRESH_EVERY
@@ -91,10 +111,17 @@ class Waiter:
         """Who fetches the item, and how far the fetch is."""
         who = election.winner() or "an unknown process"
         with contextlib.suppress(OSError):  # it is a message only
-            for transfer in transfers.running(self._store, waits=False):
-                if transfer.key == self._request.key and transfer.state != State.ABANDONED:
+            for transfer in transfers.running(self._store, waits=False, key=self._request.key):
+                if transfer.state != State.ABANDONED:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
+
+    def _show(self, show: Callable[[str, int, int | None], None]) -> None:
+        with contextlib.suppress(OSError):
+            for transfer in transfers.running(self._store, waits=False, key=self._request.key):
+                if transfer.state != State.ABANDONED:
+                    show(transfer.label, transfer.bytes, transfer.total)
+                    return
 
     def _failures(self) -> set[OutcomeName]:
         return {name for name in downloads.outcomes(self._store, self._request.key) if name.how == FAILED}
@@ -132,9 +159,10 @@ class Waiter:
     @contextlib.contextmanager
     def _shown_as_waiting(self) -> Iterator[None]:
         """Show that this process waits; a failure to do so does not end the wait."""
-        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), WAIT)}"
+        path = f"{self._layout.tmp}/{WorkName(self._worker.next_lease(), Purpose.WAIT)}"
         request, now = self._request, self._clock.wall()
-        facts = {"key": request.key[:32], "label": request.name or request.label, "by": self._holder.by, "began": now}
+        facts = {"key": request.key[:32], "label": request.name or request.label, "began": now}
+        facts |= {**self._holder.facts, "holder": self._holder.id}
         with contextlib.suppress(OSError):
             self._fs.put_record(records.encode(facts), path)
         try:
@@ -151,7 +179,7 @@ def asked_as(request: Request) -> str:
     its client may find credentials in places of its own. A local path leads to the same file if its size and its time
     of modification are the same.
     """
-    if request.bring is not None:
+    if request.bring is not None or request.complete is not None:
         return user_name()
     return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection
+from functools import lru_cache
 
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError, did_you_mean
@@ -19,6 +20,9 @@ from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
 SOURCE_FORMS = "a path, file:PATH, http://…, https://…, sha256:HEX, or another that `sc-dtool loaders` lists"
 STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
+
+#: What to do instead of naming many items as the words of one.
+MANY = "to use many items at once, list them: printf '%s\\n' FILE... | sc-dtool use --from -"
 
 #: Schemes that fsspec serves, and what has to be installed for each; see `fsspec_source.py`.
 REMOTE = {
@@ -164,15 +168,36 @@ def _local(path: str, cwd: Callable[[], str]) -> Source:
 
 
 def _file(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
-    path = word[len("file:") :]
+    """``file:PATH`` names the path as it is written; ``file://…`` is a URI, in which %20 is a space (RFC 8089)."""
+    path = word.partition(":")[2]
     if path.startswith("//"):
         host, slash, rest = path[2:].partition("/")
         if host.lower() not in ("", "localhost") or not slash:
             raise UsageError(f"{plain(word)} names another host", hint="write file:/PATH or file:///PATH")
         path = f"/{rest}"
+        if "%" in path:
+            from urllib.parse import unquote_to_bytes
+
+            path = os.fsdecode(unquote_to_bytes(path))
+            check_characters(path)
     if not path:
         raise UsageError(f"{word} does not name a file", hint="write file:PATH")
     return _local(path, cwd)
+
+
+def _globus(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
+    """``globus://COLLECTION/path``: the path is kept as it is written, because Globus does not decode it."""
+    from sccache_dtool.catalog.broker_names import is_uuid
+
+    collection, slash, path = word.partition(":")[2].removeprefix("//").partition("/")
+    name = path.rpartition("/")[2]
+    if not is_uuid(collection.lower()) or name in ("", ".", ".."):
+        raise UsageError(
+            f"{plain(word)} does not name a file in a Globus collection",
+            hint="write globus://UUID-OF-THE-COLLECTION/PATH/FILE",
+        )
+    canonical = f"globus://{collection.lower()}{slash}{path}"
+    return Source(canonical, Location(canonical), name)
 
 
 def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
@@ -220,9 +245,11 @@ def _object(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
 #: further names of credentials.
 SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] = {
     "file": _file,
+    "local": _file,  # as the Whole Tale data manager writes it
     "http": _web,
     "https": _web,
     OBJECT: _object,
+    "globus": _globus,
 }
 
 
@@ -241,10 +268,12 @@ def parse_step(word: str) -> Step:
         if plugin is not None:
             return plugin.parse(argument if colon else None)
     if not colon or argument.startswith("//"):
+        # Such as one of many that a shell has made of a pattern.
+        is_file = ("/" in word and not colon) or os.path.lexists(word)
         raise UsageError(
-            f"{plain(word)} is not a step{did_you_mean(word.lower(), STEPS)}",
-            hint=f"the first word is the source, and steps follow: {STEP_FORMS}; "
-            f"to name a further source {plain(word)}, write ./{plain(word)}",
+            f"{plain(word)} is not a step{'' if is_file else did_you_mean(word.lower(), STEPS)}",
+            hint=f"{MANY if is_file else f'the first word is the source, and steps follow: {STEP_FORMS}'}; "
+            f"to name a further source of the same item, write ./{plain(word)}",
         )
     return _digest(name, argument)
 
@@ -279,10 +308,13 @@ def _digest(name: str, argument: str) -> Step:
     return Step(f"{name.lower()}:{argument.lower()}")
 
 
+@lru_cache(64)
 def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
     if name in CHECKSUMS:
         return CHECKSUMS[name]
+    if name == "sha256":  # most are; `hashlib` loads OpenSSL
+        return 32
     import hashlib
 
     try:

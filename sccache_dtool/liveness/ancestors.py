@@ -72,14 +72,14 @@ def may_be_in_job(proc: Proc, environ: Mapping[str, str] = os.environ) -> bool:
     return any(name in environ for name in _OF_JOBS) or any(one.command in _KEEPERS for one in ancestors(proc))
 
 
-class Found(NamedTuple):
+class Caller(NamedTuple):
     """The process on whose behalf a command runs."""
 
     pid: int
     between: tuple[int, ...]  # those that were passed over on the way up to it, the nearest first
 
 
-def find_owner(proc: Proc, start: int | None = None) -> Found | None:
+def find_owner(proc: Proc, start: int | None = None) -> Caller | None:
     """The nearest ancestor (of this process, or from `start` on) that is not a wrapper; None if there is none.
 
     A shell that runs `$(…)` or `(…)` forks without a new program: such copies, known by their parent's very
@@ -94,7 +94,7 @@ def find_owner(proc: Proc, start: int | None = None) -> Found | None:
             or (one.ppid > 0 and any(words) and words == proc.words(one.ppid))
             or _is_wrappers_script(proc, words, one.ppid)
         ):
-            return Found(one.pid, tuple(between))
+            return Caller(one.pid, tuple(between))
         between.append(one.pid)
     return None
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sccache_dtool.credentials import hide
 from sccache_dtool.disk import names as names
+from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.log import Log
 
 if TYPE_CHECKING:
-    from sccache_dtool.liveness.job import Found, Job
+    from sccache_dtool.liveness import Verdict
+    from sccache_dtool.liveness.job import EnclosingJob, Job
 
 _log = Log(__name__)
 
@@ -60,15 +62,13 @@ class Owner(NamedTuple):
     @property
     def token(self) -> str:
         """Twelve hexadecimal digits that are the same for the same owner, on whatever path it calls."""
-        import hashlib
-
         if self.kind is JOB and self.job is not None:
             identity = self.job.identity
         elif self.process is not None:
             identity = "/".join(str(part) for part in self.process)
         else:
             identity = str(self.name)
-        return hashlib.sha256(identity.encode()).hexdigest()[:12]
+        return digest_of(identity)[:12]
 
     @property
     def prefix(self) -> str:
@@ -102,16 +102,22 @@ def owner_from(spec: str, proc: Proc) -> Owner:
     return owner
 
 
-def _check_that_it_lasts(job: Job) -> None:
-    """Raise UsageError for a job that has ended: its lease would end at once. Warn of one that nobody knows."""
+def verdict_on(job: Job) -> Verdict:
+    """What the batch system says of a job now."""
     from sccache_dtool.clock import Clock
-    from sccache_dtool.liveness import State
     from sccache_dtool.liveness.batch import query
     from sccache_dtool.liveness.lifetime import Memory
 
     clock = Clock()
     job_states = query.JobStates(clock, Memory(None, clock), query.run_command)
-    verdict = job_states.judge(job._replace(seen=clock.wall()))
+    return job_states.judge(job._replace(seen=clock.wall()))
+
+
+def _check_that_it_lasts(job: Job) -> None:
+    """Raise UsageError for a job that has ended: its lease would end at once. Warn if the job is not known."""
+    from sccache_dtool.liveness import State
+
+    verdict = verdict_on(job)
     if verdict.state is State.DEAD:
         raise UsageError(
             f"no lease can be held for a job that has ended ({verdict.evidence})",
@@ -147,21 +153,19 @@ def _auto(proc: Proc) -> Owner:
             "cannot find a process to hold the lease",
             hint="name one with --holder pid:N, or give a name and a lifetime: --holder NAME --ttl 12h",
         )
-    pid, between = caller
-    owner = process_owner(CALLER, proc, pid)
-    seen = (proc.identify(one) for one in between[-MOST_BETWEEN:])
+    owner = process_owner(CALLER, proc, caller.pid)
+    seen = (proc.identify(one) for one in caller.between[-MOST_BETWEEN:])
     owner = owner._replace(between=tuple(filter(None, seen)))
     if found is not None:
         return owner._replace(kind=JOB, job=found.job)
-    stat = proc.stat(pid)
+    stat = proc.stat(caller.pid)
     if stat is not None and stat.command in DAEMONS:
-        _log.warning(
-            f"the lease will be held by {stat.command} (process {pid}) until it is released; see --holder, --ttl"
-        )
+        who = f"{stat.command} (process {caller.pid})"
+        _log.warning(f"the lease will be held by {who} until it is released; see --holder, --ttl")
     return owner
 
 
-def job_here(proc: Proc) -> Found | None:
+def job_here(proc: Proc) -> EnclosingJob | None:
     """The batch job that this process runs in; None outside of jobs, where no more is loaded for this."""
     if not may_be_in_job(proc):
         return None
@@ -261,14 +265,15 @@ def in_its_job(owner: Owner, proc: Proc) -> Owner:
     return owner._replace(job=found.job) if found is not None and found.within else owner
 
 
-def user_name() -> str:
-    """The name of the user whom this process runs as, or the number where there is no name."""
+def user_name(uid: int | None = None) -> str:
+    """The name of a user, by default of this process's, or the number if this host has no name for it."""
     import pwd
 
+    uid = os.geteuid() if uid is None else uid
     try:
-        return pwd.getpwuid(os.geteuid()).pw_name
+        return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return str(os.geteuid())
+        return str(uid)
 
 
 def host_name() -> str:

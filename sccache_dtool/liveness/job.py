@@ -99,7 +99,7 @@ class Job(NamedTuple):
         return f"{TITLES[self.scheduler]} job {self.id}"
 
 
-class Found(NamedTuple):
+class EnclosingJob(NamedTuple):
     """The job that a process runs in."""
 
     job: Job
@@ -107,7 +107,7 @@ class Found(NamedTuple):
     within: bool  # False: beside it, as under `salloc` on a login node; the job's end is not the process's
 
 
-def find_job(proc: Proc, environ: Mapping[str, str] | None = None) -> Found | None:
+def find_job(proc: Proc, environ: Mapping[str, str] | None = None) -> EnclosingJob | None:
     """The job that this process runs in; None if it runs in none that can be told."""
     environ = os.environ if environ is None else environ
     above = list(ancestors(proc))
@@ -139,7 +139,7 @@ def _environments(
 # -- Slurm -------------------------------------------------------------------------------------------------------------
 
 
-def _slurm(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
+def _slurm(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> EnclosingJob | None:
     """Slurm's keeper of a step is called ``slurmstepd: [48211.batch]``; `salloc` and `srun` stand beside the job."""
     nearest = _position(above, "slurmstepd", "salloc", "srun")
     if nearest is None:
@@ -165,7 +165,7 @@ def _slurm_numbers(environ: Mapping[str, str]) -> set[str]:
     return {environ.get("SLURM_JOB_ID", ""), *parts} - {""}
 
 
-def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
+def _slurm_job(environ: Mapping[str, str], *, within: bool) -> EnclosingJob | None:
     number, cluster = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_CLUSTER_NAME", "")
     first = environ.get("SLURM_JOB_ID_HET_GROUP_0") or environ.get("SLURM_JOB_ID_PACK_GROUP_0", "")
     number = first if first.isdecimal() else number
@@ -185,22 +185,22 @@ def _slurm_job(environ: Mapping[str, str], *, within: bool) -> Found | None:
         # Since Slurm 23. The one that `salloc` knows is too early where nodes must be booted first.
         environ.get("SLURM_JOB_START_TIME", "") if within and not is_part else "",
     )
-    return Found(job, environ.get("SLURM_JOB_NAME", ""), within)
+    return EnclosingJob(job, environ.get("SLURM_JOB_NAME", ""), within)
 
 
 # -- the others; none of them tells a job how often it was restarted ---------------------------------------------------
 
 
-def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
+def _pbs(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> EnclosingJob | None:
     is_kept = _position(above, "pbs_mom") is not None
     for candidate in _environments(proc, environ, above, "pbs_mom") if is_kept else (environ,):
         number, _, server = candidate.get("PBS_JOBID", "").partition(".")
         if number and server and (is_kept or f"/{number}.{server}" in proc.cgroups()):
-            return Found(Job("pbs", server, number), candidate.get("PBS_JOBNAME", ""), True)
+            return EnclosingJob(Job("pbs", server, number), candidate.get("PBS_JOBNAME", ""), True)
     return None
 
 
-def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
+def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> EnclosingJob | None:
     """HTCondor writes what it knows of a job into a file: ``GlobalJobId = "schedd#12.0#1700000000"``.
 
     The last number is when it was submitted: a schedd that was set up again begins with job 1.
@@ -212,21 +212,21 @@ def _htcondor(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> 
         except OSError:
             continue
         if match is not None:
-            return Found(Job("htcondor", match[1], match[2], match[3]), "", True)
+            return EnclosingJob(Job("htcondor", match[1], match[2], match[3]), "", True)
     return None
 
 
-def _lsf(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
+def _lsf(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> EnclosingJob | None:
     for candidate in _environments(proc, environ, above, "res"):
         number, index = candidate.get("LSB_JOBID", ""), candidate.get("LSB_JOBINDEX", "0")
         host = candidate.get("LSB_SUB_HOST", "")
         if number.isdecimal() and host:
             id = number if index in ("", "0") else f"{number}[{index}]"
-            return Found(Job("lsf", host, id), candidate.get("LSB_JOBNAME", ""), True)
+            return EnclosingJob(Job("lsf", host, id), candidate.get("LSB_JOBNAME", ""), True)
     return None
 
 
-def _kubernetes(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> Found | None:
+def _kubernetes(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -> EnclosingJob | None:
     """A pod knows its name and name space; its unique id is in its control group, or in $POD_UID."""
     if "KUBERNETES_SERVICE_HOST" not in environ:
         return None
@@ -234,7 +234,7 @@ def _kubernetes(proc: Proc, environ: Mapping[str, str], above: list[Ancestor]) -
     uid = environ.get("POD_UID") or (match[1].replace("_", "-") if match else "")
     space = environ.get("POD_NAMESPACE") or _first_line("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
     name = environ.get("POD_NAME") or os.uname().nodename
-    return Found(Job("kubernetes", "", f"{space}/{name}", uid), name, True) if uid and space else None
+    return EnclosingJob(Job("kubernetes", "", f"{space}/{name}", uid), name, True) if uid and space else None
 
 
 def _first_line(path: str) -> str:

@@ -188,7 +188,7 @@ def _inode(link: str) -> str:
     return link[link.find("[") + 1 : -1]
 
 
-class Myself(NamedTuple):
+class OwnProcess(NamedTuple):
     """The process that made this object, which a forked child finds in its memory and must not take for itself."""
 
     token: object
@@ -196,7 +196,7 @@ class Myself(NamedTuple):
     process: Process | None  # None: processes cannot be identified on this host
 
     @classmethod
-    def now(cls) -> Myself:
+    def now(cls) -> OwnProcess:
         """This process."""
         return cls(forking.token(), os.getpid(), Proc().identify(os.getpid()))
 
@@ -217,6 +217,6 @@ class Myself(NamedTuple):
         now = Proc().identify(os.getpid())
         return self.process is None or now is None or self.process == now
 
-    def of_another_process(self) -> Myself:
+    def of_another_process(self) -> OwnProcess:
         """What this is once it was found to be of another process: never this one's again."""
         return self._replace(token=None)

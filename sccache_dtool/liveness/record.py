@@ -20,7 +20,7 @@ class Membership(NamedTuple):
     """That a holder holds leases for a session."""
 
     session: str  # its id
-    lock_owner: str | None = None  # of a lock that was taken by itself: who asked for it, as they called themselves
+    lock_owner: str | None = None  # of a lock that was taken on its own: the text that it was taken with
     item: str | None = None  # of such a lock: the key of its item; of a record, the first 32 digits
 
 
@@ -40,7 +40,14 @@ class HolderRecord(NamedTuple):
     session: Membership | None = None
 
     def __str__(self) -> str:
-        owner = Owner(self.kind, self.process, self.name, self.command, self.job)
+        owner = str(Owner(self.kind, self.process, self.name, self.command, self.job))
+        if self.session is not None:
+            id, lock_owner, item = self.session
+            session = f"session {id}"
+            if item is not None:
+                owner = session if lock_owner in (None, id) else f"{session} for {lock_owner}"
+            elif self.name != session:
+                owner = f"{owner}, {session}"
         return records.printable(f"{self.user}@{self.host}, {owner}")
 
     @classmethod

@@ -229,7 +229,7 @@ class Archive:
         """Its directory is opened first: a look-up alone may find what another host has removed (NFS)."""
         path, size = f"{self.url}/{name}", None
         with self._reading():
-            with self.fs.way_to(os.path.dirname(path)):
+            with self.fs.open_directory(os.path.dirname(path)):
                 fd = self.fs.open(path)
             try:
                 size = self.fs.fstat(fd).st_size
@@ -287,7 +287,7 @@ class Archive:
             yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
 
     def entries(self) -> Iterator[Record]:
-        """As `records`, with one at the time 0 for each object without any: a process was killed before it wrote one."""
+        """As `records`, with one at the time 0 for each object without any: its process was killed."""
         for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
             found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
             recorded = {one.digits for one in found}

@@ -27,6 +27,23 @@ from sccache_dtool.policy.thresholds import (
 from sccache_dtool.units import parse_duration, parse_lifetime
 
 
+class UnknownSetting(NamedTuple):
+    """A key in the file that this release does not know; `table` is empty for one outside of the known tables."""
+
+    table: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"[{self.table}] {self.key}" if self.table else self.key
+
+    @property
+    def may_concern_cleaning(self) -> bool:
+        """Whether it is in the table of `clean`, or named like one of its settings."""
+        return self.table in ("clean", DATA_MANAGER) or any(
+            one.table == "clean" and one.key == self.key for _, one in _KNOWN
+        )
+
+
 class _Settings(NamedTuple):
     lease_ttl: float | None = None  # lifetime of leases taken with `use`; None: until their process ends
     heartbeat_ttl: float = 12 * 3600.0  # lifetime of holders that beat: `run`, and Python programs
@@ -46,11 +63,15 @@ class _Settings(NamedTuple):
     clean_exclude: tuple[str, ...] = ()  # patterns of names that stay
     clean_grace: float = 0.0  # how long a fresh copy stays
     dtool_directories: tuple[str, ...] = ()  # patterns: where else in the root dtool's brokers write, and nobody else
+    fetch_upstream: str | None = None  # root of the cache from which missing items are copied; None: they are fetched
     fetch_credentials: tuple[str, ...] = ()  # names of parameters in URLs, in lower case, beside `credentials.NAMES`
     archive_url: str | None = None  # where objects are kept: a directory, or a URL
     archive_limit: int | None = None  # bytes that objects may take up in this cache
     archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
-    unknown: tuple[str, ...] = ()  # what else the file has, as ``[table] key``
+    globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
+    globus_base: str | None = None  # the path of the cache in that collection
+    globus_client: str | None = None  # the application that users log in to, by its UUID
+    unknown: tuple[UnknownSetting, ...] = ()  # what else the file contains
 
 
 class Config(_Settings):
@@ -61,7 +82,10 @@ class Config(_Settings):
     """
 
     #: The mistakes in the file, by table.
-    faults: Mapping[str, Sequence[CacheError]] = MappingProxyType({})
+    faults: Mapping[str, Sequence[Mistake]] = MappingProxyType({})
+
+    #: Under which of its names a setting is in the file, by the names of fields.
+    given: Mapping[str, Setting] = MappingProxyType({})
 
     def __getattribute__(self, name: str) -> Any:
         if name in SETTINGS and (found := self.faults.get(SETTINGS[name].table)):
@@ -69,7 +93,7 @@ class Config(_Settings):
         return super().__getattribute__(name)
 
     @property
-    def mistakes(self) -> list[CacheError]:
+    def mistakes(self) -> list[Mistake]:
         """All that is wrong with the file."""
         return list(dict.fromkeys(error for found in self.faults.values() for error in found))
 
@@ -84,6 +108,14 @@ class Config(_Settings):
             self.clean_low_files,
             self.clean_least_free,
         )
+
+
+class Mistake(CacheError):
+    """A mistake in the file `path`; `what` says what it is, without the path."""
+
+    def __init__(self, path: str, what: str, hint: str | None) -> None:
+        super().__init__(f"{path}: {what}", hint=hint)
+        self.what = what
 
 
 class Setting(NamedTuple):
@@ -113,6 +145,13 @@ def _order(value: object) -> str:
     if value not in ORDERS:
         raise UsageError(f"{value!r} is not an order", hint=f"give one of {', '.join(ORDERS)}")
     return str(value)
+
+
+def _root(value: object) -> str | None:
+    """The root of another cache; None for an empty text."""
+    if not isinstance(value, str) or not (value == "" or (value.startswith("/") and value.isprintable())):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give the root of a cache: "/shared/lab/cache"')
+    return value or None
 
 
 def _patterns(value: object) -> tuple[str, ...]:
@@ -150,6 +189,23 @@ def _switch(value: object) -> bool:
     return value
 
 
+def _uuid(value: object) -> str:
+    """The UUID of a collection or an application."""
+    from sccache_dtool.catalog.broker_names import is_uuid
+
+    text = str(value).lower()
+    if not is_uuid(text):
+        raise UsageError(f"{value!r} is not a UUID", hint="copy it from https://app.globus.org")
+    return text
+
+
+def _path_in_collection(value: object) -> str:
+    """The path of a directory in a collection."""
+    if not isinstance(value, str) or not value.startswith("/") or ".." in value.split("/"):
+        raise UsageError(f"{value!r} is not an absolute path", hint='give a path in the collection, such as "/cache"')
+    return value.rstrip("/")
+
+
 def _directories(value: object) -> tuple[str, ...]:
     """Patterns of directories below the root."""
     for pattern in _listed(value):
@@ -170,6 +226,7 @@ SETTINGS = {
     "lease_ttl": Setting("lease", "ttl", _lifetime),
     "heartbeat_ttl": Setting("lease", "heartbeat_ttl", _lifetime),
     "fetch_wait": Setting("fetch", "wait", _duration),
+    "fetch_upstream": Setting("fetch", "upstream", _root),
     "fetch_credentials": Setting("fetch", "credentials", _parameters),
     "trash_keep": Setting("clean", "trash", _duration),
     "clean_capacity": Setting("clean", "capacity", _limit),
@@ -189,25 +246,47 @@ SETTINGS = {
     "archive_limit": Setting("archive", "limit", _limit),
     "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),
+    "globus_collection": Setting("globus", "collection", _uuid),
+    "globus_base": Setting("globus", "base", _path_in_collection),
+    "globus_client": Setting("globus", "client", _uuid),
 }
 
-#: What the Whole Tale data manager calls some of them.
-ALIASES = (
-    ("clean_capacity", Setting("clean", "private_storage_capacity", _limit)),
-    ("clean_high", Setting("clean", "gc_collect_start_fraction", parse_fraction)),
-    ("clean_low", Setting("clean", "gc_collect_end_fraction", parse_fraction)),
+#: The table of the Whole Tale data manager's settings. A mistake in it counts for `[clean]`.
+DATA_MANAGER = "dm"
+
+#: What the data manager calls some of them: in its own table, or in `[clean]`.
+ALIASES = tuple(
+    (field, Setting(table, key, parse))
+    for table in ("clean", DATA_MANAGER)
+    for field, key, parse in (
+        ("clean_capacity", "private_storage_capacity", _limit),
+        ("clean_high", "gc_collect_start_fraction", parse_fraction),
+        ("clean_low", "gc_collect_end_fraction", parse_fraction),
+    )
 )
 
+#: Settings of the data manager that mean nothing here, and what is done instead.
+IGNORED = {
+    (DATA_MANAGER, "private_storage_path"): "ignored: the cache is the directory that this file is in",
+    (DATA_MANAGER, "gc_run_interval"): "ignored: there is no daemon; run `sc-dtool clean` from cron",
+}
+
+
+#: Variables of the environment that take the place of settings.
+VARIABLES = {"globus_client": "GLOBUS_CLIENT_ID"}
 
 #: All of them; sc-dtool's own name is the later one, and so counts if both are given.
 _KNOWN = (*ALIASES, *SETTINGS.items())
 
-#: The tables that the file may have.
+#: The tables that the file may have, besides `DATA_MANAGER`.
 TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
 
 #: The line that a table begins with, and lines that say nothing of where one begins.
 _HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
 _BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
+
+#: A line that a setting begins in, with its key, or the table's name and the key.
+_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=.*")
 
 
 #: Hint for a file that cannot be parsed.
@@ -222,10 +301,8 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
     except FileNotFoundError:
         return Config()
     except OSError as error:
-        return _without_any(
-            CacheError(f"{place}: cannot be read: {error.strerror}", hint="check its owner and permissions")
-        )
-    faults: dict[str, list[CacheError]] = {}
+        return _without_any(Mistake(place, f"cannot be read: {error.strerror}", hint="check its owner and permissions"))
+    faults: dict[str, list[Mistake]] = {}
     try:
         tables = _parse(text)
     except ValueError as error:
@@ -234,31 +311,52 @@ def load(fs: FileSystem, layout: Layout, log: Log) -> Config:
             try:
                 tables |= _parse(lines)
             except ValueError as mistake:
-                faults[name] = [CacheError(f"{place}: [{name}]: {mistake}", hint=_CORRECT)]
+                faults.setdefault(_counting(name), []).append(Mistake(place, f"[{name}]: {mistake}", hint=_CORRECT))
         if not faults.keys() <= set(TABLES) or not faults:  # it cannot be said which table is concerned
-            return _without_any(CacheError(f"{place}: {error}", hint=_CORRECT))
+            return _without_any(Mistake(place, str(error), hint=_CORRECT))
     unknown = tuple(_others(tables))
     for one in unknown:
         log.warning(Oddity(place, f"{one} is not a setting that this release knows", Fate.IGNORED))
-    for name in TABLES:
+    for name in (*TABLES, DATA_MANAGER):
         if not isinstance(tables.get(name, {}), dict):
-            faults[name] = [CacheError(f"{place}: [{name}] is not a table", hint=f"write it as a line: [{name}]")]
+            no_table = Mistake(place, f"[{name}] is not a table", hint=f"write it as a line: [{name}]")
+            faults.setdefault(_counting(name), []).append(no_table)
     values: dict[str, Any] = {}
+    given: dict[str, Setting] = {}
     for field, setting in _KNOWN:
         table = tables.get(setting.table)
         if isinstance(table, dict) and setting.key in table:
             with _collecting(faults, place, setting.table, f" {setting.key}"):
                 values[field] = setting.parse(table[setting.key])
+                given[field] = setting
     hide_also(values.get("fetch_credentials", ()))  # whatever else is wrong
     settings = Config(**values, unknown=unknown)
     if "clean" not in faults:
         with _collecting(faults, place, "clean"):
             check(settings.limits)
     settings.faults = faults
+    settings.given = given
     return settings
 
 
-def _without_any(error: CacheError) -> Config:
+def _counting(table: str) -> str:
+    """The table that a mistake in `table` counts for."""
+    return "clean" if table == DATA_MANAGER else table
+
+
+def lines(text: str) -> dict[tuple[str, str], int]:
+    """The number of the line that each setting of a file begins in, by table and key. For display only."""
+    found: dict[tuple[str, str], int] = {}
+    table = ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if head := _HEAD.fullmatch(line):
+            table = head[1]
+        elif key := _KEY.fullmatch(line):
+            found.setdefault((table or key[1] or "", key[2]), number)
+    return found
+
+
+def _without_any(error: Mistake) -> Config:
     settings = Config()
     settings.faults = {table: [error] for table in TABLES}
     return settings
@@ -295,25 +393,19 @@ def _split(text: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _collecting(faults: dict[str, list[CacheError]], place: str, table: str, key: str = "") -> Iterator[None]:
+def _collecting(faults: dict[str, list[Mistake]], place: str, table: str, key: str = "") -> Iterator[None]:
     """Add an error to the faults of a table, with where it is."""
     try:
         yield
     except CacheError as error:
-        mistake = CacheError(f"{place}: [{table}]{key}: {error.message}", hint=error.hint)
-        faults.setdefault(table, []).append(mistake)
+        mistake = Mistake(place, f"[{table}]{key}: {error.message}", hint=error.hint)
+        faults.setdefault(_counting(table), []).append(mistake)
 
 
-def _others(tables: dict[str, Any]) -> Iterator[str]:
-    known = {(setting.table, setting.key) for _, setting in _KNOWN}
+def _others(tables: dict[str, Any]) -> Iterator[UnknownSetting]:
+    known = {*((setting.table, setting.key) for _, setting in _KNOWN), *IGNORED}
     for table, settings in tables.items():
         if isinstance(settings, dict):
-            yield from (f"[{table}] {key}" for key in settings if (table, key) not in known)
-        elif table not in TABLES:
-            yield table
-
-
-def of_cleaning(unknown: str) -> bool:
-    """Whether what is not a setting may be meant for `clean`: it is in its table, or named like one of its settings."""
-    table, _, key = unknown.rpartition(" ")
-    return table == "[clean]" or any(setting.table == "clean" and setting.key == key for _, setting in _KNOWN)
+            yield from (UnknownSetting(table, key) for key in settings if (table, key) not in known)
+        elif table not in (*TABLES, DATA_MANAGER):
+            yield UnknownSetting("", table)

@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Copy, Item
 from sccache_dtool.catalog.loose import YOUNG, Loose
+from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.disk.names import Generation, key_label
 from sccache_dtool.patterns import matches_any, note_matching
-from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Room, Spare, Trashed, goal, spare
+from sccache_dtool.policy.thresholds import ORDERS, Excess, Goal, Limits, Spare, Trashed, goal, spare
 from sccache_dtool.protocol.history import FOLD_AT
 from sccache_dtool.units import short_duration
 
@@ -329,23 +330,23 @@ class Plan(NamedTuple):
         return sum(candidate.bytes for candidate in self.remove)
 
     @property
-    def missed(self) -> int:
-        """By how many bytes the goal is missed even so."""
-        return self.missed_after(self.remove)[0]
+    def missed(self) -> Excess:
+        """By how much the goal is missed even if everything in the plan is removed."""
+        return self.missed_after(self.remove)
 
-    def missed_after(self, removed: Sequence[Candidate]) -> tuple[int, int]:
-        """By how many bytes and entries the goal is missed if these are gone."""
+    def missed_after(self, removed: Sequence[Candidate]) -> Excess:
+        """By how much the goal is missed if these are gone."""
         if self.goal is None:
-            return 0, 0
+            return Excess()
         size, entries = _sums(removed, self.goal)
         return self.goal.missed(self.size - size, self.entries - entries)
 
     @property
-    def withheld(self) -> tuple[int, int]:
-        """By how many bytes and entries the file system stays over its marks because of the trash alone."""
+    def withheld(self) -> Excess:
+        """By how much the file system stays over its marks because of the trash alone."""
         return self.withheld_after(self.remove, self.trashed)
 
-    def withheld_after(self, removed: Sequence[Candidate], trashed: Trashed) -> tuple[int, int]:
+    def withheld_after(self, removed: Sequence[Candidate], trashed: Trashed) -> Excess:
         """The same if these are gone, and so much is in the trash."""
         return self.spare.withheld(*_sums(removed, self.spare), trashed)
 
@@ -365,7 +366,7 @@ def removes_any(sifted: Sifted, rules: Rules, room: Room | None = None) -> bool:
     aim = goal(rules.limits, rules.retain_size, sifted.bytes, sifted.entries, room)
     if not sifted.eligible:
         return False
-    return rules.limits == Limits() if aim is None else aim.missed(sifted.bytes, sifted.entries) != (0, 0)
+    return rules.limits == Limits() if aim is None else bool(aim.missed(sifted.bytes, sifted.entries))
 
 
 def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
@@ -384,7 +385,7 @@ def conclude(sifted: Sifted, rules: Rules, room: Room | None = None) -> Plan:
 def _count_to_reach(aim: Goal, eligible: Sequence[Candidate], size: int, entries: int) -> int:
     """How many of these must go from a cache that holds `size` bytes in `entries`."""
     for count, candidate in enumerate(eligible):
-        if aim.missed(size, entries) == (0, 0):
+        if not aim.missed(size, entries):
             return count
         size -= candidate.bytes
         if aim.entries is not None:

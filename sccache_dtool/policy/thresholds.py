@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.errors import UsageError
 from sccache_dtool.units import SIZE_FORMS, parse_size
 
@@ -129,7 +130,7 @@ def check(limits: Limits) -> Limits:
 
 
 class Trashed(NamedTuple):
-    """What is in the trash: it takes room, and will not for ever."""
+    """Space used by the trash, and when it expires."""
 
     bytes: int = 0
     entries: int = 0
@@ -140,17 +141,14 @@ class Trashed(NamedTuple):
         return Trashed(self.bytes + size, self.entries + entries, max(self.until, until))
 
 
-class Room(NamedTuple):
-    """What a file system has, in bytes and entries (inodes)."""
+class Excess(NamedTuple):
+    """By how many bytes and entries something is above what is allowed; false if it is not."""
 
-    bytes: int
-    free: int
-    entries: int
-    free_entries: int
+    bytes: int = 0
+    entries: int = 0
 
-    def without(self, trashed: Trashed) -> Room:
-        """The same when this is deleted."""
-        return self._replace(free=self.free + trashed.bytes, free_entries=self.free_entries + trashed.entries)
+    def __bool__(self) -> bool:
+        return bool(self.bytes or self.entries)
 
 
 class Spare(NamedTuple):
@@ -162,9 +160,9 @@ class Spare(NamedTuple):
     bytes: int | None = None
     entries: int | None = None
 
-    def withheld(self, size: int, entries: int, trashed: Trashed) -> tuple[int, int]:
+    def withheld(self, size: int, entries: int, trashed: Trashed) -> Excess:
         """By how many bytes and entries it stays over its marks because of the trash alone, with so much removed."""
-        return _lacking(self.bytes, size, trashed.bytes), _lacking(self.entries, entries, trashed.entries)
+        return Excess(_lacking(self.bytes, size, trashed.bytes), _lacking(self.entries, entries, trashed.entries))
 
 
 def _lacking(spare: int | None, removed: int, trashed: int) -> int:
@@ -177,10 +175,10 @@ class Goal(NamedTuple):
     bytes: int | None = None
     entries: int | None = None
 
-    def missed(self, size: int, entries: int) -> tuple[int, int]:
+    def missed(self, size: int, entries: int) -> Excess:
         """By how many bytes and entries it is missed."""
         over = 0 if self.bytes is None else max(0, size - self.bytes)
-        return over, 0 if self.entries is None else max(0, entries - self.entries)
+        return Excess(over, 0 if self.entries is None else max(0, entries - self.entries))
 
 
 def goal(limits: Limits, retain_size: int | None, size: int, entries: int, room: Room | None) -> Goal | None:

@@ -50,20 +50,21 @@ def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums: 
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
     for item in items:  # once for each of a million items: no calls but where there is something to do
-        _, copies, finished, last_end, _, _ = item
+        copies = item.copies
         if not copies:
-            uses += finished
+            uses += item.finished_uses
             continue
         held = mine = to_go = 0
         may_go = False
-        since = last_end or 0.0
-        for _, generation, _, leased in copies:
+        since = item.last_end or 0.0
+        for copy in copies:
+            generation = copy.generation
             mine += generation.bytes
             entries += generation.entries
             if generation.created > since:
                 since = float(generation.created)
-            if leased:
-                held += len(leased)
+            if copy.held:
+                held += len(copy.held)
             elif generation.created <= fresh:
                 may_go = True
                 to_go += generation.bytes
@@ -71,7 +72,7 @@ def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums: 
         copied += len(copies)
         size += mine
         leases += held
-        uses += finished + held
+        uses += item.finished_uses + held
         if held:
             busy += 1
         else:

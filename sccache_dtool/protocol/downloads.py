@@ -12,13 +12,10 @@ from typing import Any
 
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout, OutcomeName, PartName, WorkName, is_outcomes, only_if, understood
+from sccache_dtool.disk.names import Layout, OutcomeName, PartName, Purpose, WorkName, is_outcomes, only_if, understood
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.protocol.store import Store
-
-#: Purposes of work areas: a download, and an abandoned one whose data another process takes over.
-FETCH, TAKEN = "fetch", "taken"
 
 #: Seconds for which it is kept how a fetch ended.
 KEEP = 86_400.0
@@ -110,7 +107,9 @@ def continuable_until(store: Store, work: WorkName) -> float | None:
     """
     area = f"{store.layout.tmp}/{work}"
     try:
-        if work.purpose not in (FETCH, TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING:
+        if work.purpose != Purpose.GLOBUS and (
+            work.purpose not in (Purpose.FETCH, Purpose.TAKEN) or sum(parts(store.fs, area).values()) < WORTH_KEEPING
+        ):
             return None
         return store.fs.lstat(area).st_mtime + CONTINUE_FOR
     except OSError:

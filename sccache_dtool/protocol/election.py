@@ -19,9 +19,9 @@ from typing import Any
 from flufl.lock import AlreadyLockedError, Lock, NotLockedError, TimeOutError
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import unique
+from sccache_dtool.disk.names import LOCK, SIGN, unique
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE
+from sccache_dtool.errors import GONE, Expected
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness import State, Verdict, caller, lifetime
 from sccache_dtool.liveness import record as holder_record
@@ -33,9 +33,6 @@ from sccache_dtool.protocol.store import Store
 #: Seconds after which a winner is passed over that has not been seen to refresh its lock: on the observer's own clock,
 #: because flufl.lock writes the time of the winner's into it, which may be hours ahead or behind.
 LIFETIME = 300
-
-#: What the names of locks end with; before it stands what is to be done.
-LOCK = ".lock"
 
 #: Seconds between two refreshments of a won election.
 REFRESH = 60.0
@@ -76,7 +73,7 @@ class Election:
         self._directory = store.layout.locks
         self._lock_name = f"{name}{LOCK}"
         self._lock_path = f"{store.layout.locks}/{self._lock_name}"
-        self._sign_prefix = f"{name}.by-"
+        self._sign_prefix = f"{name}{SIGN}"
         self._number = unique()
         self._own_sign = f"{self._sign_prefix}{self._number}"
         self._sign_path = f"{store.layout.locks}/{self._own_sign}"
@@ -240,7 +237,7 @@ class Election:
         winner = None if sign is None else self._read(sign)
         if winner is not None:
             if self._judge(winner).state is State.DEAD or self._is_silent():
-                return self._take_over(text, sign)
+                return self.take_over(text, sign)
             if self._taking_over:
                 self._withdraw()  # somebody else was faster
             return False
@@ -249,10 +246,10 @@ class Election:
         others = self._signs_of_others(found)
         begun = self._own_sign in found and not others
         if begun or (others and all(map(self._is_of_the_dead, others))) or self._is_silent():
-            return self._take_over(text, sign)
+            return self.take_over(text, sign)
         return False
 
-    def _take_over(self, text: str, sign: str | None) -> bool:
+    def take_over(self, text: str, sign: str | None) -> bool:
         """Remove the sign and the lock of a winner; False if another does it, or if it is too early.
 
         Everybody who takes over shows a sign of its own first, and removes the lock only if a listing made afterwards
@@ -266,7 +263,7 @@ class Election:
             return False
         self._announce()
         self._taking_over = True
-        try:
+        with Expected(GONE):
             first, *rest = (sign, *others) if sign is not None else (*others, None)
             is_ours = first is None or self._is_removed(first)
             for name in filter(None, rest):
@@ -282,11 +279,8 @@ class Election:
                     self._withdraw()
                     return False
                 self._is_removed(self._lock_name)
-        except OSError as error:
-            if error.errno not in GONE:
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def _is_of_the_dead(self, sign: str) -> bool:
         record = self._read(sign)

@@ -13,7 +13,7 @@ import os
 from enum import StrEnum
 
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.errors import GONE, NOT_EMPTY
 
 
@@ -71,16 +71,16 @@ class Closing(StrEnum):
     IN_USE = "in use"
 
 
-def close(fs: FileSystem, gate: str, via: Way | None = None) -> bool:
+def close(fs: FileSystem, gate: str, via: DirectoryHandle | None = None) -> bool:
     """Close `gate` permanently: True when it is closed, now or before; False when a lease is in it. One call."""
     return closing(fs, gate, via) is not Closing.IN_USE
 
 
-def closing(fs: FileSystem, gate: str, via: Way | None = None) -> Closing:
+def closing(fs: FileSystem, gate: str, via: DirectoryHandle | None = None) -> Closing:
     """Close `gate` permanently, and return whether this call did it. One call.
 
     Only ENOENT means that it had been closed before, or that the reply to the request was lost. Every other error
-    is raised and the generation kept. `via`: a way to a directory above.
+    is raised and the generation kept. `via`: the handle of a directory above it.
     """
     try:
         fs.rmdir(gate, via=via)

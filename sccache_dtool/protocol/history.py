@@ -14,7 +14,7 @@ from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import EndedName, SegmentName, unique
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol.store import Store
 
@@ -53,8 +53,8 @@ class _Listing(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def summarise(store: Store, history: str, via: Way | None = None) -> Summary:
-    """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a way to one above it.
+def summarise(store: Store, history: str, via: DirectoryHandle | None = None) -> Summary:
+    """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a handle of one above.
 
     An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
     in the middle of a fold, and then the segment is read.
@@ -110,7 +110,7 @@ def fold(store: Store, history: str, tmp: str, *, least: int = FOLD_AT) -> int:
     return len(covered)
 
 
-def _list(fs: FileSystem, history: str, via: Way | None = None) -> _Listing:
+def _list(fs: FileSystem, history: str, via: DirectoryHandle | None = None) -> _Listing:
     found = fs.names_if_any(history, via=via)
     entries, segments, unknown = [], [], []
     for name in found:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from sccache_dtool.disk import names
-from sccache_dtool.disk.names import PROBE, HolderName
+from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
 from sccache_dtool.errors import GONE, Expected, LeaseLost
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.liveness.caller import Owner, host_name, user_name
-from sccache_dtool.liveness.process import Myself
+from sccache_dtool.liveness.process import OwnProcess
 from sccache_dtool.liveness.record import HolderRecord, Membership, encode
 from sccache_dtool.protocol.store import Store
 
@@ -67,10 +67,14 @@ class Holder:
         self._suspended_ttl: float | None = None  # the lifetime that goes on once a heartbeat is not needed any more
         self.lost = False
         self.by = f"{user_name()}@{host_name()}[{owner.short}]"
+        # For those who look at what is fetched for it.
+        self.facts = {"by": self.by, "who": f"{user_name()}@{host_name()}, {owner}"}
+        if session is not None:
+            self.facts |= {"session": session.session, "lock_owner": session.lock_owner or session.session}
         self._store = store
         self._numbers = itertools.count()
         self._heartbeat: Heartbeat | None = None
-        self._myself = Myself.now()
+        self._myself = OwnProcess.now()
         self._retired = False
         self._beating = threading.RLock()  # reentrant: a signal handler may need a heartbeat in the middle of one
         self._name = HolderName(f"{owner.prefix}{names.unique(12)}", 0, 0)
@@ -395,7 +399,7 @@ class HolderList(NamedTuple):
                 known = present.get(name.id)
                 if known is None or known.beats < name.beats:  # for a moment there may be two: see _change_lifetime
                     present[name.id] = name
-            elif text != "gone" and not text.startswith(PROBE):
+            elif text != REVOKED and not text.startswith(PROBE):
                 unknown_names.append(text)
         gone = (HolderName.parse(text) for text in store.fs.names(store.layout.gone))
         return cls(present, frozenset(name.id for name in gone if name), now, tuple(unknown_names))

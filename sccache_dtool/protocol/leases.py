@@ -51,10 +51,10 @@ class Lease:
             ...
     """
 
-    __slots__ = ("_kept_in", "_lock", "_store", "holder", "name", "place", "released")
+    __slots__ = ("_kept_in", "_lock", "holder", "name", "place", "released", "store")
 
     def __init__(self, store: Store, holder: Holder, place: Place, name: str) -> None:
-        self._store = store
+        self.store = store
         self._lock = threading.RLock()  # reentrant: a signal handler may release in the middle of a release
         self.holder = holder
         self.place = place
@@ -88,15 +88,15 @@ class Lease:
         if self.holder.lost or (self.holder.is_of_this_process and not self.holder.confirm()):
             raise LeaseLost(f"the lease on {self.key} was revoked", hint="use the item again")
 
-    def stands(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it protects what it is on, so that its path can be given out; if it does not, it is given back."""
-        stands = False
+        is_valid = False
         try:
-            stands = self.holder.confirm()
+            is_valid = self.holder.confirm()
         finally:
-            if not stands:
+            if not is_valid:
                 self.give_back()
-        return stands
+        return is_valid
 
     def give_back(self) -> None:
         """Release what nobody was given; what fails now is done by a reaper, once this process is gone."""
@@ -113,7 +113,7 @@ class Lease:
         with self._lock:
             if self.released:
                 return False
-            done = end(self._store, self.place.gate, self.place.history, self.name, RELEASED)
+            done = end(self.store, self.place.gate, self.place.history, self.name, RELEASED)
             self.released = True
         if self._kept_in is not None:
             self._kept_in.pop(self.name, None)

@@ -19,7 +19,7 @@ from typing import Any
 from sccache_dtool import forking
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import LeaseLost
+from sccache_dtool.errors import CacheError, LeaseLost
 from sccache_dtool.forking import Guard
 from sccache_dtool.liveness.caller import program_owner
 from sccache_dtool.protocol.holders import Holder
@@ -36,8 +36,12 @@ _EXIT_PRIORITY = -1000
 class Program:
     """The holder of this process in one cache, and the leases that it has not released."""
 
-    def __init__(self, holder: Holder, root: str, fs: FileSystem) -> None:
+    def __init__(
+        self, holder: Holder, root: str, fs: FileSystem, release_set: Callable[[], object] | None = None
+    ) -> None:
+        """`release_set`: gives back the only set that the holder holds; None for the holder of all single leases."""
         self.holder = holder
+        self.release_set = release_set
         self.root = root
         self.fs = fs
         self.leases: dict[str, Lease] = {}
@@ -47,27 +51,30 @@ class Program:
         """Show heartbeats from now on."""
         self.holder.start_heartbeat(self._tell)
 
-    def stands(self, lease: Lease) -> bool:
+    def is_valid(self, lease: Lease) -> bool:
         """Whether a lease that was just taken protects what it is on. It is kept until it is released.
 
         It is listed before that is asked: a `close` in another thread either finds it, or is seen here.
         """
-        return lease.keep_in(self.leases).stands()
+        return lease.keep_in(self.leases).is_valid()
 
     def close(self) -> None:
         """Release everything and leave; does nothing in a forked child."""
         if not self.holder.is_of_this_process:
             return
         self.holder.stop_taking()
+        if self.release_set is not None:
+            with contextlib.suppress(OSError, CacheError):  # what is left is ended by a reaper
+                self.release_set()
         for lease in list(self.leases.values()):
             lease.give_back()
         self.holder.retire()
 
     def _tell(self, error: LeaseLost) -> None:
         """Tell everybody; one who fails over it does not keep it from the others, and is shown as a thread's error."""
-        for tell in self.on_lost:
+        for callback in self.on_lost:
             try:
-                tell(error)
+                callback(error)
             except Exception as failure:
                 threading.excepthook(
                     threading.ExceptHookArgs(
@@ -99,6 +106,13 @@ def enter(store: Store, ttl: float) -> Program:
     return program
 
 
+def keep_set(store: Store, holder: Holder, release: Callable[[], object]) -> None:
+    """Have a set of this process released at its end, or by `forget`, if that has not been done before."""
+    forking.wait_for_imports()
+    _close_at_the_end_of_workers()
+    _programs.append(Program(holder, store.layout.root, store.fs, release))
+
+
 @contextlib.contextmanager
 def worker(store: Store, ttl: float) -> Iterator[Holder]:
     """Another holder of this process, for work areas, so that nobody takes them for abandoned. `ttl` in seconds."""
@@ -114,7 +128,7 @@ def _find(root: str, fs: FileSystem) -> Program | None:
     found = None
     for program in tuple(_programs):
         if program.holder.usable:
-            if (program.root, program.fs) == (root, fs):
+            if (program.root, program.fs, program.release_set) == (root, fs, None):
                 found = program
         elif not program.leases or not program.holder.is_of_this_process:
             _drop(program)
@@ -158,7 +172,7 @@ class _Workers:
         self.told = forking.token()
 
 
-_workers: dict[str, _Workers] = {}
+worker_pools: dict[str, _Workers] = {}
 
 
 def _close_at_the_end_of_workers() -> None:
@@ -170,8 +184,8 @@ def _close_at_the_end_of_workers() -> None:
         util = sys.modules.get(name)
         if not hasattr(util, "_exit_function"):  # not loaded, or not wholly
             continue
-        if name not in _workers:
-            _workers[name] = _Workers(util)
-            util.register_after_fork(_workers[name], _Workers.release_at_end)  # type: ignore[union-attr]
-        if _workers[name].told is not forking.token():
-            _workers[name].release_at_end()
+        if name not in worker_pools:
+            worker_pools[name] = _Workers(util)
+            util.register_after_fork(worker_pools[name], _Workers.release_at_end)  # type: ignore[union-attr]
+        if worker_pools[name].told is not forking.token():
+            worker_pools[name].release_at_end()

@@ -7,7 +7,8 @@ learns of it, and so that a heartbeat that comes first saves them all.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso, iso
@@ -140,7 +141,7 @@ class Judge:
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
-            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # what somebody has made up
+            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # a forged record
             self._known[id] = self._judge_holder(id)
         return self._known[id]
 
@@ -183,7 +184,7 @@ class Judge:
         state, evidence = self.holder(facts.holder)[1]
         if facts.has_ended or state is State.DEAD:
             return Verdict(State.UNKNOWN, f"`sc-dtool reap` ends its session {session}: {evidence}")
-        return Verdict(state, f"of session {session}: {evidence}")
+        return Verdict(state, f"session {session}: {evidence}")
 
     def conclude(self, session: str, evidence: str) -> list[str]:
         """Take the holders of a session's locks for dead, as the session has ended; their ids."""
@@ -298,9 +299,9 @@ class Reaped(NamedTuple):
     """What a reaping did, or would do."""
 
     leases: tuple[Judged, ...]
-    holders: tuple[tuple[str, str], ...]  # id, and the evidence
+    holders: Mapping[str, str]  # the evidence for each, by its id
     failed: tuple[str, ...]
-    sessions: tuple[tuple[str, str], ...] = ()  # the same
+    sessions: Mapping[str, str] = MappingProxyType({})  # the same
 
 
 def reap(
@@ -333,7 +334,7 @@ def reap(
             if dry_run or judge.revoke(id):
                 revoked[id] = verdict.evidence
         except OSError as error:
-            failed.append(f"cannot revoke holder {id}: {error.strerror}{_by_whom(error, record, id, also)}")
+            failed.append(f"cannot revoke holder {id}: {error.strerror}{_who_can(error, record, id, also)}")
     over: dict[str, str] = {}
     of_sessions: set[str] = set()
     for facts in open_sessions:
@@ -355,12 +356,12 @@ def reap(
             if done or judged.holder_id in of_sessions:  # whose leases have ended with their session
                 ended.append(judged)
         except OSError as error:
-            reason = f"{error.strerror}{_by_whom(error, judged.record, judged.holder_id, also)}"
+            reason = f"{error.strerror}{_who_can(error, judged.record, judged.holder_id, also)}"
             failed.append(f"cannot end lease {one.name} of {judged.by} on {one.key}: {reason}")
-    return Reaped(tuple(ended), tuple(revoked.items()), tuple(failed), tuple(over.items()))
+    return Reaped(tuple(ended), revoked, tuple(failed), over)
 
 
-def _by_whom(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
+def _who_can(error: OSError, record: HolderRecord | None, id: str, on_word: Collection[str]) -> str:
     """Who can do what this user may not. `on_word`: holders that are taken for dead on a person's word."""
     if error.errno not in FORBIDDEN:
         return ""

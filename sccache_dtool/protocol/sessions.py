@@ -1,7 +1,7 @@
 """Sessions on disk: a data set, a gate of its own, and the leases that belong to it, which end together.
 
 A session has one holder for its life. If it is a set that is held, all its leases are that holder's, and its data set
-names them. A lock that was taken by itself is a lease too; its holder is an entry of its own, which names the session.
+names them. A lock that was taken on its own is a lease too; its holder is an entry of its own, which names the session.
 Nothing is counted, and nothing is kept twice.
 
 Whoever takes a lock enters the session's gate after that, which proves that the session has not ended. Ending a session
@@ -35,7 +35,7 @@ from sccache_dtool.disk.names import (
     unique,
 )
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, NOT_EMPTY, Expected, InUse, UsageError
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, Expected, InUse, UsageError, explain
 from sccache_dtool.liveness.caller import BEATING, NAMED, Owner, user_name
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
@@ -54,13 +54,13 @@ _MOST_CLOSINGS = 100
 class NoSession(UsageError):
     """There is no such session; `ended` is when it was deleted, in seconds since 1970, if that is known."""
 
-    def __init__(self, id: str, ended: float | None) -> None:
+    def __init__(self, store: Store, id: str, ended: float | None) -> None:
         if ended is None:
-            super().__init__(f"there is no session {records.printable(id)}", hint="to list them: sc-dtool session ls")
+            message = f"there is no session '{records.printable(id)}'"
+            super().__init__(message, hint=f"to list the sessions: {store.command('session', 'ls')}")
         else:
-            super().__init__(
-                f"session {id} was deleted at {iso(ended)}", hint="create another one: sc-dtool session create"
-            )
+            message = f"session {id} was deleted at {iso(ended)}"
+            super().__init__(message, hint=f"create another one: {store.command('session', 'create')}")
         self.ended = ended
 
 
@@ -119,18 +119,16 @@ class SessionFacts(NamedTuple):
 
     def encode(self) -> str:
         """The text of the data set; `decode` reads it."""
-        return records.encode_document(
-            {
-                "format": 1,
-                "label": self.label,
-                "owner": self.owner,
-                "user": self.user,
-                "holder": self.holder,
-                "created": self.created,
-                "dataSet": [entry.fields() for entry in self.entries],
-                **({"detached": [entry.fields() for entry in self.detached]} if self.detached else {}),
-            }
-        )
+        fields = {
+            "format": 1,
+            "label": self.label,
+            "owner": self.owner,
+            "user": self.user,
+            "holder": self.holder,
+            "created": self.created,
+        }
+        lists = {"dataSet": self.entries} | ({"detached": self.detached} if self.detached else {})
+        return records.encode_lists(fields, {name: [one.fields() for one in found] for name, found in lists.items()})
 
     @classmethod
     def decode(cls, id: str, version: VersionName, text: str, has_ended: bool) -> SessionFacts:
@@ -220,7 +218,7 @@ def _put_in_place(store: Store, area: str, id: str, version: VersionName) -> Non
             return
         except OSError as error:
             if error.errno in NOT_EMPTY:
-                raise UsageError(f"session {id} is there already", hint="choose another id") from None
+                raise UsageError(f"session {id} already exists", hint="choose another id") from None
             if error.errno not in GONE:
                 raise
             with Expected(GONE):
@@ -237,18 +235,19 @@ def make_links(store: Store, view: str, links: Mapping[str, str]) -> None:
     They are relative, so that they are right on every host, wherever the cache is mounted.
     """
     fs, shared, control = store.fs, store.layout.shared, f"{store.layout.control}/"
-    made = {""}
-    with fs.near(view):
-        for path, payload in links.items():
-            parts = path.split("/")
-            if not payload.startswith(control) or any(part in ("", ".", "..") for part in parts) or "\0" in path:
-                raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
-            for depth in range(1, len(parts)):
-                above = "/".join(parts[:depth])
-                if above not in made:
-                    fs.make_dirs(f"{view}/{above}", shared=shared)
-                    made.add(above)
-            fs.symlink(f"{'../' * (len(parts) + 2)}{payload.removeprefix(control)}", f"{view}/{path}")
+    by_directory: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for path, payload in links.items():
+        *above, name = path.split("/")
+        if not payload.startswith(control) or any(part in ("", ".", "..") for part in (*above, name)) or "\0" in path:
+            raise UsageError(f"{path!r} cannot be a path in a view", hint="give a relative path without '..'")
+        text = f"{'../' * (len(above) + 3)}{payload.removeprefix(control)}"
+        by_directory["".join(f"/{part}" for part in above)][name] = text
+    for directory, found in by_directory.items():
+        if directory:
+            fs.make_dirs(f"{view}{directory}", shared=shared)
+        with fs.near(f"{view}{directory}"):
+            for name, text in found.items():
+                fs.symlink(text, f"{view}{directory}/{name}")
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -269,7 +268,7 @@ def read(store: Store, id: str) -> SessionFacts:
                     raise
             if again:
                 refresh(store)
-    raise NoSession(id, ended_at(store, id))
+    raise NoSession(store, id, ended_at(store, id))
 
 
 def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
@@ -374,13 +373,14 @@ class Deleted(NamedTuple):
 def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
     """End a session with all its leases and locks. Complete, and may be repeated by anyone at any time.
 
-    Raises NoSession for one that never was, or OSError; then a later call, or `clean`, finishes it. The holder is
-    removed unless it shows heartbeats: then its own process does that. `how`: what the history says of the leases.
+    Raises NoSession for one that never was, and CacheError or OSError if something cannot be ended; then a later call,
+    or `clean`, finishes it. The holder is removed unless it shows heartbeats: then its own process does that. `how`:
+    what the history says of the leases.
     """
     fs, layout = store.fs, store.layout
     directory = layout.session(id)
     if not is_session(id):
-        raise NoSession(id, None)
+        raise NoSession(store, id, None)
     facts = None
     try:
         _close(store, f"{directory}/{GATE}")
@@ -393,14 +393,18 @@ def delete(store: Store, id: str, how: str = RELEASED) -> Deleted:
             raise
         at = ended_at(store, id)
         if at is None:
-            raise NoSession(id, None) from None
+            raise NoSession(store, id, None) from None
         return Deleted(id, at, False, 0)
     present = HolderList.complete(store).present  # after the gate was closed: whoever is missing cannot take a lock
-    count = _end_own(store, facts, present, how) if facts else 0
-    with fs.near(layout.holders):
-        locks = _revoke_locks(store, id, present)
-    keys = {entry.item[:32]: entry.item for entry in (*facts.entries, *facts.detached) if entry.item} if facts else {}
-    count += sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
+    count = 0
+    try:
+        count += _end_own(store, facts, present, how) if facts else 0
+    finally:
+        with fs.near(layout.holders):
+            locks = _revoke_locks(store, id, present)
+        found = (*facts.entries, *facts.detached) if facts else ()
+        keys = {entry.item[:32]: entry.item for entry in found if entry.item}
+        count += sum(_end_on(store, digits, keys.get(digits), of, how) for digits, of in locks.items() if digits)
     done = EndedSession(id, int(store.clock.wall() * 1000))
     target = f"{layout.ended_sessions}/{done}"
     try:
@@ -433,16 +437,25 @@ def _close(store: Store, path: str) -> None:
                 return
         with Expected(GONE), probing(store, path):
             fs.unlink_all(path, fs.names(path))
-    raise InUse(f"locks are taken in {os.path.dirname(path)} all the time", hint="try again")
+    raise InUse(f"other processes keep taking locks in {os.path.dirname(path)}", hint="try again")
 
 
 def _end_own(store: Store, facts: SessionFacts, present: Mapping[str, HolderName], how: str) -> int:
-    """End the leases that the data set names, and remove their holder."""
-    count = 0
+    """End the leases that the data set names, and remove their holder. One that fails does not keep the others."""
+    count, failed = 0, list[OSError]()
     for entry in (*facts.entries, *facts.detached):
         if entry.item and entry.generation and entry.lease and entry.lease.rpartition(".")[0] == facts.holder:
             path = f"{store.layout.generation(entry.item, entry.generation)}/{GATE}"
-            count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            try:
+                count += leases.end(store, path, store.layout.history(entry.item), entry.lease, how)
+            except OSError as error:
+                failed.append(error)
+    if failed:
+        raise CacheError(
+            f"could not release {len(failed)} of {len(failed) + count} leases",
+            details=[*dict.fromkeys(map(explain, failed))][:3],
+            hint="try again, or let the next `clean` end the leases once their holder has ended",
+        )
     if facts.holder[:1] not in {kind.letter for kind in BEATING}:
         with Expected(GONE):
             if facts.holder in present:

@@ -6,13 +6,13 @@
 # by colons), or else the lines of /etc/sc-dtool/caches. Copy this file to every node. It requires neither Python nor
 # sc-dtool.
 #
-# The script only renames and unlinks, does not call any Slurm command, stops after $SC_DTOOL_SECONDS (10), and always
+# The script only renames and removes names, calls no Slurm command, stops after $SC_DTOOL_SECONDS (10), and always
 # exits with 0, because Slurm drains a node whose epilog fails or hangs. It works as the user of the job, because a file
 # server that squashes root does not let root write.
 #
 # The following leases are left to `sc-dtool reap`, which asks Slurm: those of jobs on several nodes (processes on other
-# nodes may still run), those taken with `--holder slurm:ID` (they last through requeues), and those of Python programs
-# and of `sc-dtool run`, which end with their process.
+# nodes may still run), those taken with `--holder slurm:ID` or by `sc-dtool sbatch` (they last through requeues), and
+# those of Python programs and of `sc-dtool run`, which end with their process.
 #
 # To try it without Slurm:  SLURM_CLUSTER_NAME=c SLURM_JOB_ID=1 SLURM_JOB_NUM_NODES=1 SLURMD_NODENAME=n1 slurm-epilog.sh CACHE
 trap 'exit 0' EXIT
@@ -43,22 +43,46 @@ field() { # field NAME RECORD: prints a field of a holder's record, which is one
     [ "$rest" != "$2" ] && printf '%s' "${rest%%\"*}"
 }
 
+end_leases() { # end_leases CONTROL HOLDER-ID GENERATION: GENERATION is a directory below CONTROL
+    for lease in "$1/$3/use/$2".*; do
+        [ -L "$lease" ] || [ -e "$lease" ] || continue
+        history=$1/${3%/*}/history
+        [ -d "$history" ] || mkdir "$history"
+        mv -f "$lease" "$history/${lease##*/}~$(date +%s)000~released" || return
+    done
+}
+
+# A set of items: its view has a link to each of them. Its session is closed first, and `clean` removes it.
+release_set() { # release_set CONTROL HOLDER-ID SESSION
+    case $3 in *[!s0-9a-f]*) return 1 ;; esac
+    grep -q '"detached"' "$1/sessions/$3"/data-* && return 1 # of its leases, some are on items that are not in its view
+    rmdir "$1/sessions/$3/use" || return
+    find "$1/sessions/$3/view" -type l -exec readlink {} + | while IFS= read -r link; do
+        while [ "$link" != "${link#../}" ]; do link=${link#../}; done
+        case /$link in
+            */../*) ;;
+            /items/[0-9a-f][0-9a-f]/*/g*/payload/*) end_leases "$1" "$2" "${link%/payload/*}" || exit ;;
+        esac
+    done
+}
+
 release() { # release CONTROL HOLDER-FILE
     record=$(readlink "$2" || head -c 1000 "$2") || return
     case $record in *'"pid":'*) return ;; esac # a process that may outlive the job holds it as well
     [ "$(field nodes "$record")" = "$SLURMD_NODENAME" ] || return
     start=$(field incarnation "$record")
     [ -n "$start" ] && [ "$start" = "${SLURM_JOB_RESTART_COUNT:-$start}" ] || return
-    digits=$(field item "$record") # the first 32 digits of the item's key
-    case $digits in *[!0-9a-f]* | '') return ;; esac
-    [ ${#digits} = 32 ] || return
     id=${2##*/} id=${id%%.*}
-    for lease in "$1/items/$(printf '%.2s' "$digits")/$digits"-*/g*/use/"$id".*; do
-        [ -L "$lease" ] || [ -e "$lease" ] || continue
-        item=${lease%/g*/use/*}
-        [ -d "$item/history" ] || mkdir "$item/history"
-        mv -f "$lease" "$item/history/${lease##*/}~$(date +%s)000~released" || return
-    done
+    if session=$(field session "$record"); then
+        release_set "$1" "$id" "$session" || return
+    else
+        digits=$(field item "$record") # the first 32 digits of the item's key
+        case $digits in *[!0-9a-f]* | '') return ;; esac
+        [ ${#digits} = 32 ] || return
+        for generation in "$1/items/$(printf '%.2s' "$digits")/$digits"-*/g*; do
+            end_leases "$1" "$id" "${generation#"$1/"}" || return
+        done
+    fi
     rm -f "$2"
 }
 

@@ -26,7 +26,7 @@ class Access(NamedTuple):
     """What a session needs of its cache."""
 
     store: Store
-    wanted: Callable[[Sequence[str], str | None], Request]  # parses words and a name
+    item_request: Callable[[Sequence[str], str | None], Request]  # parses words and a name
     acquire: Callable[
         [Holder, Request, float | None], Lease
     ]  # waits at most so many seconds; None: as the settings say
@@ -38,16 +38,17 @@ class Access(NamedTuple):
             return sessions.normal(data_set)
         made = []
         for mount, words in data_set.items():
-            request = self.wanted([words] if isinstance(words, str) else [*words], None)
+            request = self.item_request([words] if isinstance(words, str) else [*words], None)
             made.append(Entry(request.key, mount, request.stack.canonical))
         return sessions.normal(made)
 
     def request_of(self, entry: Entry) -> Request:
         """What an entry of a data set asks for. Raises UsageError if its words mean another item now."""
-        request = self.wanted(entry.words, entry.name)
+        request = self.item_request(entry.words, entry.name)
         if entry.item not in (None, request.key):
             raise UsageError(
-                f"the words of {entry.mount} mean another item by now", hint="put the item into the data set again"
+                f"the source of {entry.mount} now means another item",
+                hint="remove the item from the session, and add it again",
             )
         return request
 
@@ -80,7 +81,7 @@ class Session:
     def lock(self, item: str, owner: str | None = None, wait: float | None = None) -> SessionLock:
         """A lock on an item of the data set, given by its path, key or name, which is fetched if it is not there.
 
-        It lasts until it is released, or the session is deleted. `owner`: who asks for it, as they call themselves
+        It lasts until it is released, or the session is deleted. `owner`: a text that names who asks for it
         (default: the session). `wait`: seconds to wait for another process's download. Raises as `Cache.use` does.
         """
 
@@ -94,7 +95,7 @@ class Session:
         return locks.listing(self._access.store, Filter(self.id), self._access.unsettled)
 
     def change(self, data_set: DataSet, *, if_seq: int | None = None, force: bool = False) -> SessionFacts:
-        """Replace the data set. Raises InUse if it has not the number `if_seq` any more, or somebody else was first.
+        """Replace the data set. Raises InUse if its number is not `if_seq`, or if another process was first.
 
         Raises InUse, too, if it would take out an item on which the session has a lock, unless `force`.
         """
@@ -108,7 +109,7 @@ class Session:
         return sessions.change(self._access.store, self.id, make, if_seq=if_seq, force=force)
 
     def renew(self) -> bool:
-        """Begin another lifetime for the session's holder; False if it has none."""
+        """Extend the lifetime of the session's holder; False if it has none."""
         return sessions.renew(self._access.store, self.id)
 
     def delete(self) -> Deleted:

@@ -1,12 +1,13 @@
 """Locks: the leases of a cache, each with its session, its owner and its state. A lock's id is its lease's name.
 
-A lock that was taken by itself is held by an entry of its own, which names its session, and lasts until it is released
+A lock that was taken on its own is held by an entry of its own, which names its session, and lasts until it is released
 or its session ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import stat
@@ -16,7 +17,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key
+from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key, is_session
 from sccache_dtool.disk.records import Damaged, printable
 from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
 from sccache_dtool.liveness import State, Verdict
@@ -45,7 +46,7 @@ class Lock(NamedTuple):
     id: str
     session: str | None
     item: str  # the key
-    owner: str  # as whoever asked for it called themselves; otherwise the session, or the name, process or job
+    owner: str  # the text that it was taken with; otherwise the session, or the name, process or job
     user: str
     host: str
     job: str | None  # scheduler:number
@@ -115,7 +116,7 @@ def take(
     anything is written, if the item is not in the data set; LeaseLost if the session has ended.
     """
     facts = read_open(store, session)
-    entry = meant(facts, word)
+    entry = meant(store, facts, word)
     request = request_of(entry)
     membership = Membership(session, owner or session, request.key)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
@@ -129,7 +130,9 @@ def take(
         if is_open:
             return lock
         lock.give_back()
-        raise LeaseLost(f"session {session} has ended", hint="create another one: sc-dtool session create")
+        raise LeaseLost(
+            f"session {session} has ended", hint=f"create another one: {store.command('session', 'create')}"
+        )
     except BaseException:
         holder.retire()
         raise
@@ -144,17 +147,17 @@ def listing(store: Store, wanted: Filter, unsettled: Callable[[], Iterable[Item]
     With a session or an item, only the items concerned are looked at.
     """
     with reaping.open_judge(store, glance=True) as judge:
-        view = _View(store, judge, wanted.session)
+        reader = _Reader(store, judge, wanted.session)
         if wanted.item is not None:
             found = iter([items.look(store, wanted.item, uses=False)])
         elif wanted.session is not None:
-            found = (items.look(store, key, uses=False) for key in view.items_of(wanted.session))
+            found = (items.look(store, key, uses=False) for key in reader.items_of(wanted.session))
         else:
             found = iter(unsettled())
         held = [one for item in found for one in item.held if one.lease is not None]
         holding = {one.lease.holder for one in held if one.lease}
-        view.read(holding)
-        locks = [*map(view.lock, held), *view.not_held(holding)]
+        reader.read(holding)
+        locks = [*map(reader.lock, held), *reader.not_held(holding)]
     return sorted(filter(wanted.matches, locks), key=lambda lock: (lock.item, lock.since or 0.0, lock.id))
 
 
@@ -163,8 +166,8 @@ def on_item(store: Store, key: str, *, session: str | None = None) -> list[Lock]
     return [lock for lock in listing(store, Filter(session, key), lambda: ()) if lock.state == HELD]
 
 
-class _View:
-    """Makes locks of leases and their holders."""
+class _Reader:
+    """Reads leases and their holders as locks."""
 
     def __init__(self, store: Store, judge: Judge, session: str | None = None) -> None:
         """`session`: the only one whose locks are of interest, among those that are not held yet."""
@@ -208,7 +211,7 @@ class _View:
         return list(keys)
 
     def _entered(self, but: Collection[str] = ()) -> list[tuple[str, Membership, HolderRecord]]:
-        """The holders of locks that were taken by themselves, but for these."""
+        """The holders of locks that were taken on their own, except these."""
         ids = [id for id in self._named if id not in but]
         self.read(ids)
         found = ((id, self._judge.holder(id)[0]) for id in ids)
@@ -242,7 +245,8 @@ def _lock(
     if record is None:
         return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
     job = None if record.job is None else f"{record.job.scheduler}:{record.job.id}"
-    owner = (record.session and record.session.lock_owner) or session or record.name or job or str(record.process)
+    process = None if record.process is None else f"pid:{record.process.pid}"
+    owner = (record.session and record.session.lock_owner) or session or record.name or job or process or "?"
     owner, user, host = map(printable, (owner, record.user, record.host))
     return Lock(
         id, session, item, owner, user, host, job, str(record), from_iso(record.since), state, generation, verdict
@@ -256,35 +260,35 @@ def show(store: Store, id: str) -> Lock:
     """One lock by its id: as it is held, is still waited for, or was released. Raises UsageError if there was none."""
     lease = LeaseName.parse(id)
     if lease is None:
-        raise _no_lock(id)
-    keys: list[str] = []
+        raise _no_lock(store, id)
     with reaping.open_judge(store, glance=True) as judge:
-        view = _View(store, judge)
+        reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
+        keys: list[str] = []
         if record is not None and record.session is not None and record.session.item is not None:
             keys = sessions.keys_of(store, record.session.item)
-        keys = keys or _keys_for(store, lease)
-        for key in keys:
+        keys = keys or _likely_keys(store, lease)
+        for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
                 if held.lease == lease:
-                    return view.lock(held)
+                    return reader.lock(held)
         if record is not None:
-            for lock in view.not_held(set()):
+            for lock in reader.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
                     return lock
-    for key in keys:
+    for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force
         ended = _ended(store, key, id)
         if ended is not None:
             return ended
-    raise _no_lock(id)
+    raise _no_lock(store, id)
 
 
-def _no_lock(id: str) -> UsageError:
-    return UsageError(f"there is no lock {printable(id)}", hint="to list the locks: sc-dtool lock ls")
+def _no_lock(store: Store, id: str) -> UsageError:
+    return UsageError(f"there is no lock '{printable(id)}'", hint=f"to list the locks: {store.command('lock', 'ls')}")
 
 
-def _keys_for(store: Store, lease: LeaseName) -> list[str]:
-    """The keys of items that a lock may be on: its session's; of a lease of no session, all."""
+def _likely_keys(store: Store, lease: LeaseName) -> list[str]:
+    """The keys of items that a lock may be on: those of its session; none for a lease of no session."""
     found = dict.fromkeys(
         key for digits in sessions.items_of_gone(store, lease.holder) for key in sessions.keys_of(store, digits)
     )
@@ -292,17 +296,18 @@ def _keys_for(store: Store, lease: LeaseName) -> list[str]:
     for facts in (*sessions.listing(store), *sessions.listing_of_ended(store)):
         if facts.holder == lease.holder or sessions.lock_owner(facts.id).prefix == prefix:
             found |= dict.fromkeys(entry.item for entry in (*facts.entries, *facts.detached) if entry.item)
-    return list(found) or list(items.keys(store))
+    return list(found)
 
 
 def _ended(store: Store, key: str, id: str) -> Lock | None:
     """A lock that was released, from the history of its item."""
     for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
         if use.lease == id:
-            user, _, host = use.by.partition("@")
+            user, _, rest = use.by.partition("@")
+            host, _, name = rest.rstrip("]").partition("[")
             verdict = Verdict(State.DEAD, use.how)
             return Lock(
-                id, None, key, use.by, user, host.partition("[")[0], None, use.by, use.since, RELEASED,
+                id, name if is_session(name) else None, key, use.by, user, host, None, use.by, use.since, RELEASED,
                 verdict=verdict, ended=use.end,
             )  # fmt: skip
     return None
@@ -330,11 +335,11 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
     assert lease is not None
     if lock.session is not None and not lease.holder.startswith(sessions.lock_owner(lock.session).prefix):
         raise InUse(
-            f"{id} is a lease of a set, which is given back as a whole",
-            hint=f"sc-dtool session rm {lock.session}",
+            f"{id} is a lease of a set, which is released as a whole",
+            hint=f"to release the set: {store.command('session', 'rm', lock.session)}",
         )
     if lease.holder[0] in {kind.letter for kind in BEATING}:
-        raise InUse(f"{id} is held by a running program: {lock.by}", hint="it releases it itself")
+        raise InUse(f"{id} is held by a running program: {lock.by}", hint="the program releases it")
     done = False
     if lock.generation is not None:
         gate = Held(lock.item, lock.generation, id, lease).gate(store.layout)
@@ -436,8 +441,8 @@ def write_tar(store: Store, payload: str, inner: str, out: IO[bytes]) -> None:
             if stat.S_ISDIR(status.st_mode):
                 info.type = tarfile.DIRTYPE
                 archive.addfile(info)
-                with fs.way_to(path) as way:
-                    found = fs.names(path, via=way)
+                with fs.open_directory(path) as handle:
+                    found = fs.names(path, via=handle)
                 pending += ((f"{path}/{one}", f"{name}/{one}") for one in reversed(found))
             elif stat.S_ISLNK(status.st_mode):
                 info.type, info.linkname = tarfile.SYMTYPE, fs.readlink(path)

@@ -38,7 +38,9 @@ def read_open(store: Store, id: str) -> SessionFacts:
     """As `read`. Raises LeaseLost if the session is being deleted."""
     facts = read(store, id)
     if facts.has_ended:
-        raise LeaseLost(f"session {id} is being deleted", hint="create another one: sc-dtool session create")
+        raise LeaseLost(
+            f"session {id} is being deleted", hint=f"create another one: {store.command('session', 'create')}"
+        )
     return facts
 
 
@@ -64,7 +66,7 @@ def normal(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return made
 
 
-def meant(facts: SessionFacts, word: str) -> Entry:
+def meant(store: Store, facts: SessionFacts, word: str) -> Entry:
     """The entry that a word means: by its path, by the key of its item or the beginning of it, or by its name.
 
     Raises UsageError if it means none, or items of different keys.
@@ -79,7 +81,7 @@ def meant(facts: SessionFacts, word: str) -> Entry:
     if not found:
         raise UsageError(
             f"session {facts.id} has no item {plain(word)}",
-            hint=f"to list its items: sc-dtool session show {facts.id}",
+            hint=f"to list its items: {store.command('session', 'show', facts.id)}",
         )
     if len({entry.item for entry in found}) > 1:
         raise UsageError(f"{plain(word)!r} could be any of {len(found)} items of the session", hint="give its path")
@@ -106,7 +108,8 @@ def change(
         facts = read_open(store, id)
         if if_seq not in (None, facts.seq):
             raise InUse(
-                f"session {id} was changed: its number is {facts.seq}, not {if_seq}", hint="look at it again, and retry"
+                f"session {id} was changed: its number is {facts.seq}, not {if_seq}",
+                hint=f"to see the changes: {store.command('session', 'show', id)}",
             )
         before = {(entry.item, entry.mount): entry for entry in facts.entries}
         entries = tuple(before.get((entry.item, entry.mount), entry) for entry in normal(make(facts.entries)))
@@ -121,7 +124,7 @@ def change(
         version = versions.change(store, store.layout.session(id), facts.version, new.encode())
         if version is not None:
             return new._replace(version=version)
-    raise InUse(f"session {id} is changed by others all the time", hint="try again")
+    raise InUse(f"other processes keep changing session {id}", hint="try again")
 
 
 def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None:
@@ -131,14 +134,14 @@ def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None
     found = [lock for key in sorted(keys) for lock in locks.on_item(store, key, session=facts.id)]
     if found:
         raise InUse(
-            f"cannot take {key_label(found[0].item)} out of session {facts.id}: it is locked",
+            f"cannot remove {key_label(found[0].item)} from session {facts.id}: it is locked",
             details=[f"lock {lock.id} of {lock.owner} ({lock.by}) on {key_label(lock.item)}" for lock in found[:10]],
-            hint="release it (sc-dtool lock release ID), or take it out with --force: then the lock stays valid",
+            hint="release it (sc-dtool lock release ID), or remove it with --force, which leaves the lock valid",
         )
 
 
 def renew(store: Store, id: str) -> bool:
-    """Begin another lifetime for the holder of a session; False if it has none, and is not needed.
+    """Extend the lifetime of a session's holder; False if it has none, so that this is not needed.
 
     Raises LeaseLost if it was revoked.
     """
@@ -215,8 +218,8 @@ def _within(store: Store, entry: Entry, rest: tuple[str, ...], path: str, childr
         kind = "folder" if stat.S_ISDIR(status.st_mode) else "item" if stat.S_ISREG(status.st_mode) else "other"
         listed = None
         if children and kind == "folder":
-            with store.fs.way_to(place) as way:
-                listed = tuple(map(_child, os.scandir(way.directory)))
+            with store.fs.open_directory(place) as handle:
+                listed = tuple(map(_child, os.scandir(handle.directory)))
     except OSError as error:
         raise unreachable(error, path) from None
     size = status.st_size if kind == "item" else None

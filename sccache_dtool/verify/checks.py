@@ -413,6 +413,6 @@ def _delay(at: Directory) -> Finding:
     at.step(PEER, lambda: [sees() for sees in looks.values()])
     at.step(LEADER, lambda: [at.at(how).make("name") for how in looks])
     if at.me == LEADER:
-        at.tell(f"waiting {at.longest_delay:.0f} s at most until the other host sees what was created here")
+        at.announce(f"waiting {at.longest_delay:.0f} s at most until the other host sees what was created here")
     at.step(PEER, watch)
     return good(longest=at.longest_delay, delay_looked_up=delays.get("looked_up"), delay_listed=delays.get("listed"))

@@ -10,7 +10,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import VERIFICATION, unique
 from sccache_dtool.errors import GONE, NOT_EMPTY, explain
-from sccache_dtool.verify.findings import Tell, cannot_be_used
+from sccache_dtool.verify.findings import Announce, cannot_be_used
 
 LEADER, PEER, BOTH = "leader", "peer", "both"
 
@@ -33,7 +33,7 @@ class Directory:
     path: str
     shared: bool = False  # its group takes part
     kind: str = ""  # of the file system
-    tell: Tell = print  # told what is waited for, and what is left
+    announce: Announce = print  # told what is waited for, and what is left
     longest_delay: float = LONGEST_DELAY
     me: str = LEADER
     barrier: Callable[[], object] = bool  # waits for the other side
@@ -104,7 +104,7 @@ class Directory:
                 if error.errno in NOT_EMPTY and tries_left:
                     continue
                 if error.errno not in GONE:
-                    self.tell(f"cannot remove {self.path} ({explain(error)}): remove it by hand")
+                    self.announce(f"cannot remove {self.path} ({explain(error)}): remove it by hand")
             return
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.errors import FULL, CacheError, NoSpace, UsageError, explain
 
-Tell = Callable[[str], None]
+Announce = Callable[[str], None]
 
 
 class Weight(IntEnum):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from sccache_dtool.disk.mounts import Mount
 from sccache_dtool.disk.records import printable
@@ -11,17 +12,24 @@ from sccache_dtool.verify.findings import Finding, Weight
 TYPE = "file system"
 OPTIONS = "mount options"
 
+
+class _Known(NamedTuple):
+    programs: str
+    weight: Weight
+    text: str  # the rest of a sentence about the mount
+
+
 #: What is known of types: there is no rename of directories, no exclusive creation and no rmdir in an object store, and
 #: what a client does instead is not decided in one place; sshfs was measured.
 _KNOWN = (
-    (
+    _Known(
         "s3fs goofys rclone gcsfuse mountpoint-s3 mount-s3 blobfuse blobfuse2 ossfs cosfs obsfs riofs s3backer s3ql "
         "davfs davfs2 geesefs",
         Weight.UNFIT,
         " shows an object store, which decides nothing in one place",
     ),
-    ("sshfs", Weight.ONE_HOST, ": its listings are up to 20 s old, and it is not told of other clients' changes"),
-    (
+    _Known("sshfs", Weight.ONE_HOST, ": its listings are up to 20 s old, and it is not told of other clients' changes"),
+    _Known(
         "bcachefs btrfs exfat ext2 ext3 ext4 f2fs hfsplus jfs ntfs3 overlay ramfs tmpfs vfat xfs zfs fuseblk",
         Weight.GOOD,
         ", of this host alone",
@@ -39,9 +47,8 @@ def judge(mount: Mount | None) -> Iterator[Finding]:
         return
     kind, _, program = mount.type.partition(".")
     program = program or (mount.source.rpartition("/")[2] if kind == "fuse" else kind)
-    known = ((weight, text) for programs, weight, text in _KNOWN if program in programs.split())
-    weight, text = next(known, (Weight.GOOD, ""))
-    yield Finding(TYPE, weight, printable(f"{mount.type} ({mount.source})") + text)
+    known = next((one for one in _KNOWN if program in one.programs.split()), _Known(program, Weight.GOOD, ""))
+    yield Finding(TYPE, known.weight, printable(f"{mount.type} ({mount.source})") + known.text)
     if "ro" in mount.options:
         yield Finding(OPTIONS, Weight.UNFIT, "ro: nothing can be written")
     if program in ("nfs", "nfs4"):

@@ -27,7 +27,7 @@ _PEERS_CALLED = 20
 ANSWER = 10.0
 
 
-class Part(StrEnum):
+class RoleKind(StrEnum):
     """What there is to do."""
 
     LEAD = "lead"
@@ -38,7 +38,7 @@ class Part(StrEnum):
 class Role(NamedTuple):
     """A part, in which meeting, and how many seconds to wait for the other."""
 
-    part: Part
+    part: RoleKind
     meeting: str
     wait: float
 
@@ -52,27 +52,29 @@ def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None)
     """
     tasks, rank = environment.get("SLURM_STEP_NUM_TASKS", ""), environment.get("SLURM_PROCID", "")
     if peer or not (tasks.isdecimal() and rank.isdecimal() and int(tasks) > 1):
-        part = Part.PEER if peer else Part.LEAD
+        part = RoleKind.PEER if peer else RoleKind.LEAD
         return Role(part, "", wait if wait is not None else WAIT if peer else 0.0)
     meeting = f"{environment.get('SLURM_JOB_ID', '')}.{environment.get('SLURM_STEP_ID', '')}"
-    part = {0: Part.LEAD, 1: Part.PEER}.get(int(rank), Part.NONE)
+    part = {0: RoleKind.LEAD, 1: RoleKind.PEER}.get(int(rank), RoleKind.NONE)
     return Role(part, meeting, WAIT if wait is None else wait)
 
 
-def join(own: Directory, me: Mapping[str, str], wait: float) -> Session:
+def join_as_peer(own: Directory, me: Mapping[str, str], wait: float) -> Session:
     """As the peer: a session with the leader, in a directory of its own. Raises TimedOut if none comes in time."""
     session = Session(own, PEER)
     session.put(HELLO, me)
-    own.tell(f"waiting {wait:.0f} s at most for the other host, which is to verify {os.path.dirname(own.path)}, too")
+    own.announce(
+        f"waiting {wait:.0f} s at most for the other host, which is to verify {os.path.dirname(own.path)}, too"
+    )
     wait_for(own, lambda: session.read(HELLO), wait, "a leader", RELAXED)
     return session
 
 
-def lead(parent: Directory, me: Mapping[str, str], wait: float) -> Session | None:
+def begin_as_leader(parent: Directory, me: Mapping[str, str], wait: float) -> Session | None:
     """As the leader: a session with the first peer that answers; None if there is none within `wait` seconds."""
     seen, called = set[str](), list[str]()
     if wait:
-        parent.tell(f"waiting {wait:.0f} s at most for the peer, which is to look at {parent.path}")
+        parent.announce(f"waiting {wait:.0f} s at most for the peer, which is to look at {parent.path}")
 
     def look() -> Session | None:
         for name in sorted(set(filter(is_of_verification, parent.fresh_names())) - seen):
@@ -108,6 +110,6 @@ def _answers(session: Session, me: Mapping[str, str]) -> bool:
     except OSError as error:
         if error.errno in FULL:
             raise
-        session.directory.tell(f"cannot take part in {session.directory.path}: {explain(error)}")
+        session.directory.announce(f"cannot take part in {session.directory.path}: {explain(error)}")
         return False
     return True

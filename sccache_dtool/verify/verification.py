@@ -16,7 +16,7 @@ from sccache_dtool.liveness.process import Proc
 from sccache_dtool.verify import kinds, meeting, script
 from sccache_dtool.verify.checks import CHECKS
 from sccache_dtool.verify.directory import LEADER, LONGEST_DELAY, Directory, scratch
-from sccache_dtool.verify.findings import Finding, Report, Tell, Weight, broken_off, cannot_be_used, reason
+from sccache_dtool.verify.findings import Announce, Finding, Report, Weight, broken_off, cannot_be_used, reason
 from sccache_dtool.verify.session import DONE, Ended, Session
 
 TWO_HOSTS = "two hosts"
@@ -28,7 +28,7 @@ def verify(
     fs: FileSystem,
     directory: str,
     role: meeting.Role,
-    tell: Tell,
+    announce: Announce,
     *,
     clock: Clock | None = None,
     proc: Proc | None = None,
@@ -54,17 +54,17 @@ def verify(
     report = Report(directory, kind, (host_name(),), independent=False, findings=tuple(kinds.judge(mount)))
     if report.heaviest.weight is Weight.UNFIT:
         return report  # what the mount tells is enough: nothing is even tried
-    parent = Directory(fs, clock or Clock(), directory, is_shared, kind, tell, longest_delay)
+    parent = Directory(fs, clock or Clock(), directory, is_shared, kind, announce, longest_delay)
     here = (proc or Proc()).here()
     me = {"host": host_name(), "boot": here[0] if here else "", "device": str(fs.lstat(directory).st_dev)}
     me |= {"release": __version__, "meeting": role.meeting}
     try:
         with scratch(parent) as own:
-            if role.part is meeting.Part.PEER:
-                return _of_two(meeting.join(own, me, role.wait), report, me)
+            if role.part is meeting.RoleKind.PEER:
+                return _of_two(meeting.join_as_peer(own, me, role.wait), report, me)
             report = report.plus(*script.run_alone(CHECKS, own))
         try:
-            session = meeting.lead(parent, me, role.wait)
+            session = meeting.begin_as_leader(parent, me, role.wait)
         except OSError as error:
             return report.plus(_broken(error))
         return _of_two(session, report, me) if session else report.plus(Finding(TWO_HOSTS, Weight.TOLD, _ALONE))

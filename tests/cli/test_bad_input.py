@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import tarfile
@@ -123,7 +124,10 @@ def test_a_setting_that_means_nothing(sc: Sc, source: str, disk: Disk, text: str
 #: What each mistake in config.toml stops, and what it does not; `x` is in the cache and idle, `y` is not in it.
 NEEDS = {
     '[lease]\nttl = "30"\n': (["use x", "clean --all -y"], ["unuse x", "rm x", "use --ttl 1h x", "du", "reap"]),
-    '[fetch]\nwait = "soon"\n': (["use y"], ["use x", "use --wait 1m y", "run x -- true", "clean --all -y", "du"]),
+    '[fetch]\nwait = "soon"\n': (
+        ["use y"],
+        ["use x", "use --wait 1m --upstream= y", "run x -- true", "clean --all -y", "du"],
+    ),
     "[clean]\ntrash = 7d\n": (
         ["clean --all -y", "clean", "rm x", "clean --all -n --trash 0s", "use --make-room --size 999PB y"],
         ["use x", "use y", "run x -- true", "unuse x", "du", "reap", "restore"],
@@ -634,3 +638,32 @@ def test_a_file_that_cannot_be_opened_is_named(sc: Sc, tmp_path: Path) -> None:
     assert one_line_error(sc("clean", "--plan", "none.json")).startswith("Error: cannot read none.json: No such file")
     path = tmp_path / "missing" / "x.prom"
     assert one_line_error(sc("metrics", "-o", path)) == f"Error: cannot write {path}: No such file or directory"
+
+
+def test_a_source_that_is_missing_is_named_once(sc: Callable[..., Done], tmp_path: Path) -> None:
+    """The reason would stand at the end of two long paths, in the third line of a terminal."""
+    done = sc("use", tmp_path / "missing")
+    assert one_line_error(done) == f"Error: cannot fetch file:{tmp_path}/missing: No such file or directory"
+
+
+def test_a_copy_that_a_later_release_describes_is_kept(sc: Callable[..., Done], source: str, disk: Disk) -> None:
+    """After a day with a newer release, an older one would misread what that has noted, or remove the copies."""
+    path = sc("use", source).path
+    named = sc("use", "-n", "ref", source).path
+    for copy in disk.copies():
+        facts = json.loads((copy / "item.json").read_text())
+        (copy / "item.json").write_text(json.dumps({**facts, "format": 2, "source": "in another form"}))
+    (path.parent / "index").write_text("made by a program")  # so that only item.json says which is the payload
+    before = {one: (one / "item.json").read_text() for one in disk.copies()}
+    done = sc("doctor", "--fix", "-f", "json")
+    findings = [row for row in done.rows("finding") if "format 2" in row["finding"]]
+    assert [row["repairable"] for row in findings] == [False, False]
+    assert "newer release" in findings[0]["remedy"]
+    refused = sc("use", "-n", "ref", source)
+    assert refused.code == 1
+    assert "it has format 2, which this release does not know" in one_line_error(refused)
+    sc("unuse", "--all", source)
+    assert sc("use", source).code == 0
+    assert {one: (one / "item.json").read_text() for one in before} == before
+    assert named.exists()
+    assert "format 2" in sc("ls", "-l").err

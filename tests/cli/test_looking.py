@@ -275,6 +275,29 @@ def test_config_shows_what_holds(sc: Sc, disk: Disk) -> None:
     assert (row["lease.ttl"], row["clean.trash"], row["lease.heartbeat_ttl"]) == (2 * 86_400, 7 * 86_400, 12 * 3600)
 
 
+def test_config_shows_where_each_value_comes_from(sc: Sc, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody could tell which line, variable or option to change, or that a setting has no effect here."""
+    text = '[lease]\nttl = "2d"\n\n[dm]\ngc_collect_start_fraction = 0.5\n'
+    config(disk.root, f'{text}private_storage_path = "/tmp/ps"\ngc_run_interval = 600\n')
+    monkeypatch.setenv("SC_DTOOL_DOWNLOADS", "2")
+    rows = {row["setting"]: row for row in sc("-f", "json", "config", "show", "--origin").rows("setting")}
+
+    def origin(name: str) -> tuple[object, ...]:
+        return tuple(rows[name][field] for field in ("value", "origin", "name", "line"))
+
+    assert origin("directory") == (str(disk.root), "environment", "$DTOOL_CACHE_DIRECTORY", None)
+    assert origin("lease.ttl") == (2 * 86_400, "config.toml", "lease.ttl", 2)
+    assert origin("clean.high_watermark") == ("50%", "alias", "dm.gc_collect_start_fraction", 5)
+    assert origin("clean.order") == ("cost", "default", None, None)
+    assert origin("downloads") == (2, "environment", "$SC_DTOOL_DOWNLOADS", None)
+    assert origin("dm.private_storage_path") == (None, "ignored", None, 6)
+    lines = {line.split()[0]: line for line in sc("-C", disk.root, "config", "show", "--origin").out.splitlines()}
+    assert lines["directory"].endswith("  --cache-dir")
+    assert lines["lease.ttl"].endswith("  config.toml, line 2")
+    assert lines["clean.high_watermark"].endswith("  config.toml, line 5, as dm.gc_collect_start_fraction")
+    assert "run `sc-dtool clean` from cron" in lines["dm.gc_run_interval"]
+
+
 @pytest.mark.usefixtures("used")
 @pytest.mark.parametrize(
     "words", [["du"], ["ls"], ["status"], ["status", "ref.fa"], ["why", "ref.fa"], ["log"], ["dir"], ["config"]]

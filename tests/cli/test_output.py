@@ -371,7 +371,7 @@ def test_a_fault_of_ours_is_a_sentence_and_a_traceback_only_with_debug(sc: Sc, m
         raise KeyError("oops")
 
     sc("init")
-    monkeypatch.setattr(Cache, "piles", fault)
+    monkeypatch.setattr(Cache, "loose_directories", fault)
     done = sc("du")
     assert done.code == 1
     assert done.err.splitlines() == [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,7 +58,7 @@ def test_a_session_from_its_beginning_to_its_end(sc: Sc, ref: str, disk: Disk) -
     assert [one.code for one in done] == [0, 0]
     assert "released 1 lock" in done[0].out
     assert "was deleted at" in done[1].out
-    assert (disk.leases(), sc("lock", "ls").err) == ([], "there is no lock\n")
+    assert (disk.leases(), sc("lock", "ls").err) == ([], "no locks\n")
     assert sc("lock", "get", session, "/a").code == 2
 
 
@@ -115,6 +117,47 @@ def test_a_locked_item_is_taken_out_only_by_force(sc: Sc, ref: str) -> None:
     assert sc("lock", "show", lock, "-f", "json").row("lock")["state"] == "released"
 
 
+def test_the_holder_of_a_lock_is_named_by_its_session(sc: Sc, ref: str) -> None:
+    """A user would not learn which session keeps an item, nor how to release it."""
+    session = create(sc, f"{ref}:/a")
+    lock = sc("lock", "get", session, "/a", "--owner", "window-3").out.strip()
+    assert f", session {session} for window-3, since" in sc("why", "ref").out
+    refused = sc("rm", "ref")
+    assert refused.code == 14
+    assert "release them with `sc-dtool lock release`;" in refused.err
+    assert sc("session", "remove", "--force", session, "/a").code == 0
+    assert sc("lock", "release", lock).out == f"released {lock}\n"
+    assert sc("lock", "release", lock).out.startswith(f"{lock} was already released, at ")
+    assert f"session  {session}\n" in sc("lock", "show", lock).out
+
+
+def test_the_first_session_sets_up_the_cache(sc: Sc, ref: str, root: Path) -> None:
+    """A service would have to run `init` before its first session, although `use` does not need that."""
+    shutil.rmtree(root, ignore_errors=True)
+    done = sc("session", "create", "--ttl", "1h", "--add", f"{ref}:/a")
+    assert done.code == 0
+    assert f"set up a new cache in {root}" in done.err
+    assert ref in sc("session", "show", done.out.strip()).out
+
+
+def test_an_item_of_a_set_is_not_released_alone(sc: Sc, ref: str, root: Path, tmp_path: Path) -> None:
+    """`unuse` of one item of a set would name the caller's own process as the holder, and no way to release it."""
+    (tmp_path / "items").write_text(f"{ref} @a")
+    view = sc("use", "--from", tmp_path / "items").out.strip()
+    assert re.search(r"\.0  ref +pid:[0-9]+  ", sc("lock", "ls").out) is None
+    sc("use", ref)
+    assert re.search(r"\.0  ref +pid:[0-9]+  ", sc("lock", "ls").out)
+    sc("unuse", ref)
+    session = view.split("/")[-2]
+    assert f", session {session}, since" in sc("why", "ref").out
+    assert "release them with `sc-dtool session rm`;" in sc("rm", "ref").err
+    done = sc("unuse", ref)
+    assert done.code == 0
+    release = f"sc-dtool -C {root} session rm {session}"
+    assert done.err.endswith(f"on {ref}; session {session} holds it with its other items: {release}\n")
+    assert "deleted" in sc("session", "rm", session).out
+
+
 def test_what_is_not_fetched_yet_is_not_ready(sc: Sc, root: Path, ref: str) -> None:
     """A reader would take an error for the content, or would wait without an end."""
     from sccache_dtool.liveness.record import Membership
@@ -123,7 +166,7 @@ def test_what_is_not_fetched_yet_is_not_ready(sc: Sc, root: Path, ref: str) -> N
 
     session = create(sc, f"{ref}:/a")
     cache = Cache(root)
-    key = cache.wanted([ref]).key
+    key = cache.item_request([ref]).key
     holder = Holder(cache.store, sessions.lock_owner(session), None, session=Membership(session, "x", key))
     row = sc("lock", "ls", "--state", "waiting", "-f", "json").row("lock")
     assert row["lock"] == f"{holder.id}.0"

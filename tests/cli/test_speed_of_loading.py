@@ -15,6 +15,7 @@ HEAVY = """
     tempfile tomllib urllib3 xml zipfile
     importlib.metadata urllib.request
     sccache_dtool.doctor sccache_dtool.protocol.election sccache_dtool.evict.single sccache_dtool.fetch.run
+    globus_sdk jwt sccache_dtool.fetch.globus sccache_dtool.cli.globus
     sccache_dtool.fetch.populate sccache_dtool.cli.inspect sccache_dtool.cli.manage sccache_dtool.cli.child
 """.split()
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, one_line_error, shell, start
+from cli.tool import SC_DTOOL, Disk, Done, call, finish, make_tar, on_terminal, one_line_error, shell, start
 from faults import store_of
 from httpserver import Page, Server
 from sccache_dtool.cache import Cache
@@ -41,7 +42,7 @@ ME = ("--holder", f"pid:{os.getpid()}")
 
 
 def shown(sc: Callable[..., Done], *more: str) -> list[dict[str, object]]:
-    return sc("transfers", "-f", "json", *more).rows("transfer")
+    return sc("transfers", "--all", "-f", "json", *more).rows("transfer")
 
 
 def wait_for_state(sc: Callable[..., Done], state: str, key: str = "state") -> dict[str, object]:
@@ -89,7 +90,7 @@ def test_a_failure_is_seen_with_its_reason(sc: Callable[..., Done], server: Serv
     (one,) = shown(sc)
     assert (one["state"], one["state_number"]) == ("failed", 4)
     assert "404" in str(one["error"])
-    assert "404" in sc("transfers").out
+    assert "404" in sc("transfers", "--all").out
 
 
 def test_progress_is_not_lost_on_a_failure(sc: Callable[..., Done], server: Server) -> None:
@@ -101,16 +102,13 @@ def test_progress_is_not_lost_on_a_failure(sc: Callable[..., Done], server: Serv
     assert left["state"] == "abandoned"
 
 
-def test_what_ended_is_hidden_after_a_minute(
-    sc: Callable[..., Done], source: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_is_under_way_is_listed(sc: Callable[..., Done], source: str) -> None:
     """A list of what runs would be full of what ran."""
     sc("use", source)
     assert len(shown(sc)) == 1
-    monkeypatch.setattr("sccache_dtool.cli.transfers.SHOWN_FOR", -1.0)
-    assert shown(sc) == []
-    assert len(shown(sc, "--all")) == 1
-    assert "--all" in sc("transfers").err
+    done = sc("transfers")
+    assert (done.out, done.code) == ("", 0)
+    assert "--all" in done.err
 
 
 def test_what_ended_a_day_ago_is_forgotten(
@@ -153,6 +151,147 @@ def test_a_record_that_nobody_wrote_is_passed_over(sc: Callable[..., Done], disk
     assert len(shown(sc)) == 1
 
 
+def test_an_attempt_that_failed_will_be_repeated(sc: Callable[..., Done], server: Server) -> None:
+    """Who asks why nothing comes would see a download that runs, at its third attempt, and not what is wrong."""
+    sc("init")
+    busy = Page(b"", 503, headers={"Retry-After": "300"})
+    url = server.pages("/x", Page(b"", 503), busy)
+    with start([*HURRIED, "use", url, *ME]):
+        one = wait_for_state(sc, "retrying")
+        assert one["state_number"] == 5
+        one = wait_until(lambda: next((one for one in shown(sc) if one["attempts"] == 2), None), "the second attempt")
+        assert "503" in str(one["message"])
+        assert one["began"]
+        (head, row) = sc("transfers").out.splitlines()
+        assert head.split()[:5] == ["ITEM", "STATE", "DONE", "RATE", "ATTEMPTS"]
+        assert str(one["began"]) in row
+        assert "503" in row
+
+
+def test_the_last_message_is_kept_when_all_ended_well(sc: Callable[..., Done], server: Server) -> None:
+    """A server that is in trouble each night would not be seen in the morning."""
+    url = server.pages("/x", Page(b"", 503), Page(b"", 503), Page(b"ACGT"))
+    assert sc("use", url).code == 0
+    (one,) = shown(sc)
+    assert (one["state"], one["attempts"], one["error"]) == ("done", 3, None)
+    assert "503" in str(one["message"])
+
+
+def test_transfers_are_found_by_item_owner_and_session(sc: Callable[..., Done], server: Server) -> None:
+    """On a busy cluster, the download that a job waits for could not be found among those of others."""
+    sc("init")
+    a, b = (server.page(f"/{name}", bytes(MEBIBYTE), hold=True) for name in ("aaa", "bbb"))
+    session = sc("session", "create", "--ttl", "1h", "--add", f"{b}:/b").out.strip()
+    with (
+        start([*HURRIED, "use", a, "--holder", "first"]),
+        start([*HURRIED, "lock", "get", session, "/b", "--owner", "container 7"]) as locking,
+    ):
+        server.wait_for_gets("/aaa")
+        server.wait_for_gets("/bbb")
+        with start([*HURRIED, "use", a, "--holder", "third"]):
+            wait_until(lambda: len(shown(sc)) == 3, "one who waits")
+            (ours,) = {str(one["by"]).partition("[")[0] for one in shown(sc)}
+
+            def found(*words: str) -> list[tuple[object, object]]:
+                return sorted((one["name"], str(one["by"]).partition("[")[2][:-1]) for one in shown(sc, *words))
+
+            both = [("aaa", "first"), ("aaa", "third")]
+            assert found("--item", "aaa") == found("--item", a) == both
+            assert found("--item", "nothing") == []
+            assert found("--owner", "first") == [("aaa", "first")]
+            assert found("--owner", "third") == both  # and what it waits for
+            assert found("--owner", ours) == found("--owner", ours.partition("@")[0]) == [*both, ("bbb", session)]
+            assert found("--owner", "container 7", "--item", "aaa") == []
+            assert found("--session", session) == found("--owner", "container 7") == [("bbb", session)]
+            assert found("--session", "s0000000000000000") == []
+            server.release()
+            assert finish(locking).code == 0
+    (one,) = shown(sc, "--session", session)  # also when it has ended
+    assert (one["state"], one["session"], one["owner"]) == ("done", session, "container 7")
+
+
+def test_the_list_is_redrawn_on_a_terminal(sc: Callable[..., Done], server: Server, root: Path) -> None:
+    """Whoever watches a download would call the command again and again."""
+    sc("init")
+    url = server.page("/x", bytes(4 * MEBIBYTE), drip=MEBIBYTE)
+    with (
+        start([*HURRIED, "use", url, *ME]) as fetching,
+        on_terminal([SC_DTOOL, "-C", str(root), "transfers", "--watch"]) as watching,
+    ):
+        for percent in (25, 50):
+            server.let_drop()
+            wait_until(lambda seen=f"{percent} %": seen in watching.text, f"{percent} %")
+        server.let_drop(2)
+        assert finish(fetching).code == 0
+        wait_until(lambda: "no downloads" in watching.text, "an empty list")
+        watching.process.send_signal(signal.SIGINT)
+        assert watching.finish() == 0
+    assert "Traceback" not in watching.text
+
+
+def test_nothing_is_redrawn_in_a_pipe(sc: Callable[..., Done]) -> None:
+    """A script would read the same list for ever."""
+    sc("init")
+    done = sc("transfers", "--watch")
+    assert done.code == 2
+    assert "needs a terminal" in one_line_error(done)
+
+
+def test_who_waits_on_a_terminal_sees_the_bar_of_the_other(sc: Callable[..., Done], server: Server, root: Path) -> None:
+    """An hour's wait for another's download would look like a command that hangs."""
+    sc("init")
+    url = server.page("/x", bytes(4 * MEBIBYTE), drip=MEBIBYTE)
+    with start([*HURRIED, "use", url, *ME]) as fetching:
+        server.wait_for_gets("/x")
+        with (
+            on_terminal([SC_DTOOL, "-C", str(root), "use", url, *ME], stdout=subprocess.PIPE) as waiting,
+            start([SC_DTOOL, "use", url, *ME]) as piped,
+        ):
+            for come in ("1.0/4.2 MB", "2.1/4.2 MB"):
+                server.let_drop()
+                wait_until(lambda seen=come: seen in waiting.text, come)
+            wait_until(lambda: sum(one["state"] == "waiting" for one in shown(sc)) == 2, "both wait")
+            server.let_drop(2)
+            assert waiting.finish() == 0
+            done = finish(piped)
+        assert finish(fetching).code == 0
+    assert "waiting for x" in waiting.text
+    assert done.err.count("waiting for x: fetched by") == len(done.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["for the first time", "again"])
+def test_what_is_being_fetched_says_by_whom_and_how_far(sc: Callable[..., Done], server: Server, there: bool) -> None:
+    """Who asks where the data is would be told that there is no such item, while it is on its way."""
+    sc("init")
+    slow = Page(bytes(4 * MEBIBYTE), stall_after=MEBIBYTE, etag='"two"')
+    url = server.pages("/x", *[Page(b"old", etag='"one"')] * there, slow)
+    if there:
+        sc("use", url)
+    state = "in-use" if there else "fetching"
+    with start([*HURRIED, "use", url, "--refresh", "--holder", "night"]) as fetching:
+        wait_until(lambda: [one for one in shown(sc) if one["percent"] == 25], "how far it is")
+        for word in ("x", url):
+            for command, kind in (("why", "why"), ("status", "item")):
+                row = sc(command, word, "-f", "json").row(kind)
+                assert (row["state"], row["fetching_percent"]) == (state, 25)
+                assert row["fetching_by"].endswith(", holder 'night'")
+                assert f"being fetched by {row['fetching_by']}, 25 %" in sc(command, word).out
+        for words in (["ls"], ["ls", "--filter", "fetching"], ["ls", "-l", "--filter", "x"]):
+            (row,) = sc(*words, "-f", "json").rows("item")
+            assert (row["name"], row["state"], row["fetching_percent"]) == ("x", state, 25)
+            assert (row["last_use"] is None) is (not there)
+        assert ("in-use, fetching, 25 %" if there else "fetching, 25 %") in sc("ls").out
+        assert len(sc("ls", "--filter", "idle", "-f", "json").rows("item")) == 0
+        row = sc("status", "-f", "json").row("fetch")
+        assert (row["name"], row["fetching_percent"]) == ("x", 25)
+        assert "x is being fetched by " in sc("status").out
+        server.release()
+        assert finish(fetching).code == 0
+    row = sc("why", "x", "-f", "json").row("why")
+    assert (row["fetching_by"], row["fetching_percent"]) == (None, None)
+    assert "fetch" not in sc("why", "x").out
+
+
 # -- failures reach all who wait ---------------------------------------------------------------------------------------
 
 
@@ -186,12 +325,13 @@ def test_what_was_given_up_is_continued_by_the_next(sc: Callable[..., Done], ser
     assert disk.names("tmp") == []
 
 
-def begin_and_stop(sc: Callable[..., Done], server: Server, number: signal.Signals) -> tuple[str, bytes]:
+def begin_and_stop(disk: Disk, server: Server, number: signal.Signals) -> tuple[str, bytes]:
     """A download that is stopped when half of it is there; where it is from, and what it is."""
     body = os.urandom(4 * MEBIBYTE)
     url = server.pages("/x", Page(body, stall_after=2 * MEBIBYTE, etag=ETAG), Page(body, etag=ETAG))
     with start([*HURRIED, "use", url, *ME]) as fetching:
-        wait_until(lambda: [one for one in shown(sc) if one["bytes"] == 2 * MEBIBYTE], "how far it is")
+        mark = f"part~0~{2 * MEBIBYTE}"  # what can be relied on: the bytes alone may be seen before
+        wait_until(lambda: mark in {path.name for path in disk.control.glob("tmp/*/*")}, "how far it is")
         fetching.send_signal(number)
         server.release()
         fetching.wait()
@@ -204,12 +344,12 @@ def test_what_can_be_continued_is_neither_damage_nor_a_fetch(
 ) -> None:
     """After a Ctrl-C a cron job would report a damaged cache, and `clean` throw away what had come."""
     sc("init")
-    url, body = begin_and_stop(sc, server, number)
+    url, body = begin_and_stop(disk, server, number)
     sc("reap")
     (one,) = shown(sc)
     assert one["state"] == "abandoned"
     assert one["continuable_until"]
-    assert f"can be continued, until {one['continuable_until']}" in sc("transfers").out
+    assert f"can be continued, until {one['continuable_until']}" in sc("transfers", "--all").out
     status = sc("-f", "json", "status").row("cache")
     assert (status["fetching"], status["continuable"]) == (0, 1)
     assert "1 interrupted, which can be continued" in sc("status").out
@@ -229,7 +369,7 @@ def test_what_can_be_continued_makes_room(
     Path(source).write_bytes(bytes(2000))
     sc("init")
     sc("use", source, *ME)  # in the way of the goal
-    begin_and_stop(sc, server, signal.SIGKILL)
+    begin_and_stop(disk, server, signal.SIGKILL)
     sc("clean", *words, "-y")
     assert disk.names("tmp") == []
 
@@ -239,7 +379,7 @@ def test_what_can_be_continued_is_removed_in_the_end(
 ) -> None:
     """Downloads that nobody wants any more would stay for good."""
     sc("init")
-    begin_and_stop(sc, server, signal.SIGKILL)
+    begin_and_stop(disk, server, signal.SIGKILL)
     monkeypatch.setattr("sccache_dtool.protocol.downloads.CONTINUE_FOR", -1.0)
     assert sc("doctor").code == 20
     sc("clean", "--older-than", "30d", "-y")
@@ -303,6 +443,22 @@ def test_downloads_on_one_host_are_bounded(
             server.release()
             assert [finish(first).code, finish(second).code] == [0, 0]
     assert sc("use", "--wait", "0s", server.page("/c", b"x")).code == 0
+
+
+def test_a_fifo_in_the_place_of_a_slot_is_not_opened(
+    sc: Callable[..., Done], server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A download would wait for ever for somebody to open the other end."""
+    for name in ("XDG_RUNTIME_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        place = tmp_path / name / f"sc-dtool-{os.geteuid()}"
+        place.mkdir(parents=True, mode=0o700)
+        os.mkfifo(place / "download-0")
+    monkeypatch.setattr(slots, "directories", lambda: [str(place.parent / place.name)])
+    monkeypatch.setenv(slots.VARIABLE, "1")
+    done = sc("use", server.page("/x", b"ACGT"))
+    assert done.path.read_bytes() == b"ACGT"
+    assert "download-0 is not a regular file" in done.err
 
 
 def test_who_ran_out_of_patience_in_a_queue_has_not_failed_for_others(
@@ -609,6 +765,7 @@ def test_names_of_outcomes_and_states_are_read_as_they_were_written() -> None:
         names.StateName("transferring", 5, None, 1),
         names.StateName("queued", 0, 10, 3),
         names.PartName(2, 4096),
+        names.WhyName(3),
         names.OutcomeName("a" * 32, lease, 1_800_000_000_000, names.FAILED),
     ):
         assert type(name).parse(str(name)) == name

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import termios
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +25,8 @@ SCRIPTS = sysconfig.get_path("scripts")
 SC_DTOOL = str(Path(SCRIPTS, "sc-dtool"))
 
 COMMANDS = "use unuse run renew du ls status why log clean rm restore reap doctor init dir config".split()
-COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "session", "lock"]
+COMMANDS += ["transfers", "loaders", "locate", "sample", "summary", "pin", "unpin", "metrics", "globus", "sbatch"]
+COMMANDS += ["session", "lock"]
 COMMANDS += ["add", "save", "get", "cat", "marker", "archive", "index"]
 
 
@@ -74,6 +79,42 @@ def start(argv: list[str] | tuple[str, ...], **how: Any) -> Iterator[subprocess.
         if process.poll() is None:
             process.kill()
         process.communicate(timeout=PATIENCE)
+
+
+class Terminal:
+    """A process on a terminal of its own, and all that it has written there so far."""
+
+    def __init__(self, argv: list[str], **how: Any) -> None:
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))
+        self.process = subprocess.Popen(argv, **{"stdin": slave, "stdout": slave, "stderr": slave, **how})
+        os.close(slave)
+        self.text = ""
+        self._reader = threading.Thread(target=self._read, args=(master,), daemon=True)
+        self._reader.start()
+
+    def _read(self, master: int) -> None:
+        with open(master, "rb", buffering=0) as shown, suppress(OSError):  # EIO: nobody has it open any more
+            while piece := shown.read(1 << 16):
+                self.text += piece.decode("utf-8", "replace")
+
+    def finish(self) -> int:
+        """Wait for its end; the exit code."""
+        code = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return code
+
+
+@contextmanager
+def on_terminal(argv: list[str], **how: Any) -> Iterator[Terminal]:
+    """A process on a terminal; killed at the end of the context if it is still there."""
+    terminal = Terminal(argv, env=environment(TERM="xterm"), **how)
+    try:
+        yield terminal
+    finally:
+        if terminal.process.poll() is None:
+            terminal.process.kill()
+        terminal.finish()
 
 
 def heard(process: subprocess.Popen[str]) -> str:

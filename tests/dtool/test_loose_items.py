@@ -82,4 +82,4 @@ for identifier in dataset.identifiers:
     cache = Cache(cache_dir)
     cache.init()
     assert {one.name.partition(".")[0] for one in cache.loose()} == set(on_s3.identifiers)
-    assert {pile.dataset for pile in cache.piles()} == {on_s3.uuid}
+    assert {pile.dataset for pile in cache.loose_directories()} == {on_s3.uuid}

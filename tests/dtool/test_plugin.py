@@ -443,7 +443,7 @@ input()
 
 def test_a_fault_of_ours_is_warned_of_once(dataset, cache_dir, run_python):
     """Our bugs are ours."""
-    program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_wanted = None\n" + CONTENT
+    program = "import sccache_dtool.cache\nsccache_dtool.cache.Cache.use_request = None\n" + CONTENT
     err = content_is_there(run_python(program, dataset.uri, SC_DTOOL_PLUGIN=""))
     assert len(err.splitlines()) == 1
     assert "continues without leases: 'NoneType' object is not callable" in err
@@ -566,7 +566,7 @@ def test_dtools_own_command_goes_through_us(dataset, cache_dir):
 
 def test_what_the_plugin_says_does_not_control_the_terminal(capsys, monkeypatch):
     """A server or another user of the cache could clear the screen of a person who runs dtool."""
-    monkeypatch.setattr(plugin._state, "warned", False)
+    stores.give_everything_back()
     plugin._warn_once(RuntimeError("no such bucket\x1b[2J"))
     plugin._report_loss(LeaseLost("lost\nall is well"))
     err = capsys.readouterr().err

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -22,12 +23,14 @@ from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
-from sccache_dtool.fetch.request import DatasetRequest, Request
+from sccache_dtool.fetch.request import DatasetRequest
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol import holders
+from sccache_dtool.protocol import holders, sessions
 from sccache_dtool.protocol.holders import Holder, HolderList
-from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.protocol.leases import Place, take
+from sccache_dtool.sets import datasets
+from sccache_dtool.sets.manifest import Entry
 
 FILES = stores.FILES
 FIRST = stores.identifier("a/first.txt")
@@ -91,16 +94,36 @@ def test_leases_of_a_killed_use_are_not_denied(sc, dataset, cache_dir):
     assert "items of the dataset" not in sc("unuse", f"dtool:{dataset.uri}", holder="nightly")
 
 
-def test_a_view_with_an_impossible_source_can_be_given_back(sc, dataset, cache_dir):
+def test_a_set_with_an_impossible_source_can_be_given_back(sc, dataset, cache_dir):
     """A description that somebody has damaged would keep the leases of everybody who uses the dataset."""
     path = sc("use", f"dtool:{dataset.uri}")
-    description = Path(path).parents[1] / "item.json"
+    (description,) = Path(path).parent.glob("data-*.json")
     facts = json.loads(description.read_text())
+    for entry in facts["dataSet"]:
+        entry["words"] = ["dtool:\ud800"]
     description.unlink()
-    description.write_text(json.dumps({**facts, "source": ["dtool:\ud800"], "dataset": {"uuid": "\ud800"}}))
+    description.write_text(json.dumps({**facts, "label": "dtool:\ud800"}))
     assert sc("unuse", path) == ""
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
     sc("unuse", f"dtool:{dataset.uri}#{FIRST}")
     sc("unuse", f"dtool:{dataset.uri}")
+
+
+@pytest.mark.parametrize("lost", ["description", "session"])
+def test_a_set_whose_description_was_lost_is_given_back_by_its_path(sc, dataset, cache_dir, lost):
+    """A purge of the file system would keep the items leased until the job's end, whatever the job gives back."""
+    path = sc("use", f"dtool:{dataset.uri}")
+    if lost == "session":
+        shutil.rmtree(Path(path).parent)
+    else:
+        (description,) = Path(path).parent.glob("data-*.json")
+        description.unlink()
+    sc("unuse", path, holder="another")
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
+    sc("unuse", path)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
+    assert os.listdir(cache_dir / ".sc-dtool" / "sessions") == ["gone"]
 
 
 def test_it_is_the_item_that_the_plugin_serves(sc, dataset, web):
@@ -167,7 +190,7 @@ def test_a_whole_dataset_is_given_back_with_all_its_items(sc, dataset, cache_dir
     assert not os.path.exists(path)
 
 
-@pytest.mark.parametrize("purged", ["directory", "payload", "link"])
+@pytest.mark.parametrize("purged", ["directory", "link"])
 @pytest.mark.parametrize("by_path", [False, True])
 def test_a_dataset_whose_directory_was_purged_is_given_back(sc, dataset, cache_dir, purged, by_path):
     """The items would stay leased, without a word, by whoever has given back all that it used."""
@@ -176,13 +199,13 @@ def test_a_dataset_whose_directory_was_purged_is_given_back(sc, dataset, cache_d
     if purged == "link":
         (Path(path) / "bare").unlink()
     else:
-        shutil.rmtree(Path(path).parent if purged == "payload" else path)
+        shutil.rmtree(path)
     again = sc("use", word)
     assert shown(again) == FILES
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 2)
     sc("unuse", path if by_path else word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 1)
-    sc("unuse", word)
+    sc("unuse", again if not by_path and os.path.exists(again) else word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
     assert "nothing to release" in sc("unuse", word)
 
@@ -224,10 +247,10 @@ def test_a_path_of_a_dataset_means_that_very_directory(sc, dataset, cache_dir):
 
 
 def test_a_dataset_is_known_by_its_uri(sc, dataset):
-    """`why` and `status` would find what `use` was given only by its key."""
+    """`why` and `status` would find what `use` was given only by its key: the list of what is in it."""
     word = f"dtool:{dataset.uri}"
     sc("use", word)
-    assert f"{dataset.uuid[:8]}.dataset is kept: 1 lease held" in sc("why", word)
+    assert f"{dataset.uuid[:8]}.dataset is " in sc("why", word)
 
 
 def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):
@@ -245,19 +268,20 @@ def test_a_view_that_leads_out_of_the_cache_is_none(sc, dataset, cache_dir):
 
 def test_giving_back_a_dataset_lists_holders_once(sc, dataset, monkeypatch):
     """A listing for each item would make it minutes for a dataset of some thousand items."""
-    listed = []
-    glance = HolderList.glance
-    monkeypatch.setattr(HolderList, "glance", lambda *arguments: listed.append(1) or glance(*arguments))
     word = f"dtool:{dataset.uri}"
     sc("use", "--ttl", "1h", word)
+    listed = []
+    complete = HolderList.complete
+    monkeypatch.setattr(HolderList, "glance", lambda store: pytest.fail("not for each of them"))
+    monkeypatch.setattr(HolderList, "complete", lambda store: listed.append(1) or complete(store))
     sc("unuse", word)
-    assert len(listed) == 2  # one for the items, and one for the directory that shows them
+    assert len(listed) == 1
 
 
 def test_uses_of_a_dataset_are_counted(sc, dataset, cache_dir):
     """Who uses it twice gives it back twice, and each keeps all its items in between."""
     word = f"dtool:{dataset.uri}"
-    assert sc("use", word) == sc("use", word) == sc("use", word, holder="pid:1")
+    assert len({sc("use", word), sc("use", word), sc("use", word, holder="pid:1")}) == 3
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 3)
     sc("unuse", word)
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 2)
@@ -290,13 +314,13 @@ def test_a_picture_of_evicted_items_is_not_shown_again(sc, dataset, cache_dir, w
 
 
 def test_a_dataset_that_is_there_needs_no_server(sc, dataset, web, cache_dir, monkeypatch):
-    """As for items: which they are is read from the directory that shows them."""
+    """As for items: which they are is read from a list in the cache."""
     word = f"dtool:{dataset.uri}"
-    path = sc("use", word)
+    sc("use", word)
     sc("unuse", word)
     monkeypatch.setattr(dtool_source, "uuid_of", lambda uri: dataset.uuid)  # as where the URI ends in it
     web.stop()
-    assert sc("use", word) == path
+    assert shown(sc("use", word)) == FILES
     sc("unuse", word)
 
 
@@ -354,7 +378,7 @@ def test_run_gives_back_what_it_can(dataset, cache_dir, capfd):
     """One lease that cannot be given back would keep all the others, and change the exit code of the command."""
     history = 'h=$(readlink -f "$1"/second.csv); h=${h%/*/*/*}/history; rmdir $h && touch $h; exit 7'
     assert main.run(["run", f"dtool:{dataset.uri}", "--", "sh", "-c", history, "sh", "{}"]) == 7
-    assert "could not release 1 of 5 leases" in capfd.readouterr().err
+    assert "could not release 1 of 4 leases" in capfd.readouterr().err
     assert leases(cache_dir, dataset.uuid) == {**dict.fromkeys(FILES, 0), "second.csv": 1}
 
 
@@ -366,27 +390,24 @@ def test_run_holds_nothing_if_one_item_fails(dataset, web, cache_dir):
     assert [name for name in os.listdir(cache_dir / ".sc-dtool" / "holders") if name != "gone"] == []
 
 
-def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, monkeypatch):
+def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, web, cache_dir, monkeypatch):
     """Items with a lifetime would be taken for forgotten, and removed, while the rest is being fetched for hours."""
-    cache = Cache(cache_dir)
-    request = DatasetRequest(dataset.uri, dataset.uuid)
-    owner = caller.Owner(caller.NAMED, None, "a job", "")
     beaten = threading.Event()
-    first: list[Lease] = []
+    beat = Holder.beat
 
-    def hold(wanted: Request) -> Lease:
-        if wanted.fits is None and first:
-            assert beaten.wait(60)  # the rest takes long
-        lease = cache.hold(owner, wanted, UseOptions(ttl=1.0))
-        if not first:
-            first.append(lease)
-            beat = lease.holder.beat
-            monkeypatch.setattr(lease.holder, "beat", lambda: (beat(), beaten.set()))
-        return lease
+    def note(holder: Holder) -> None:
+        beat(holder)
+        if threading.current_thread().name == "sc-dtool heartbeat":
+            beaten.set()
 
-    monkeypatch.setattr(staging, "AT_ONCE", 1)
-    for lease in staging.hold(cache, request, hold, None).all:
-        lease.release()
+    def last(number: int) -> None:
+        assert number < len(FILES) or beaten.wait(60)  # the last one takes long
+
+    monkeypatch.setattr(Holder, "beat", note)
+    web.before_data = last
+    owner = caller.Owner(caller.NAMED, None, "a job", "")
+    entries = [Entry("", DatasetRequest(dataset.uri, dataset.uuid))]
+    assert len(Cache(cache_dir).hold_many(owner, entries, UseOptions(ttl=1.0))) == len(FILES)
     assert beaten.is_set()
 
 
@@ -394,19 +415,19 @@ def test_what_is_staged_shows_heartbeats_until_all_is_there(dataset, cache_dir, 
 def test_a_holder_that_was_revoked_while_the_rest_was_fetched_is_noticed(sc, dataset, cache_dir, monkeypatch, times):
     """A job would be given a directory whose files the next `clean` deletes."""
     layout = Layout(str(cache_dir))
-    monkeypatch.setattr(Holder, "_is_fresh", lambda self: False)
-    real = staging._view
+    monkeypatch.setattr(Holder, "confirm", Holder.prove)  # as if its last heartbeat were long ago
+    real = sessions.create
 
-    def view(*given: object) -> Request:
+    def create(*given: Any, **more: Any) -> Any:
         nonlocal times
         times -= 1
         if times >= 0:
             for name in HolderList.glance(store_of(FileSystem(), layout)).present.values():
                 holders.revoke(store_of(FileSystem(), layout), name)
-        return real(*given)
+        return real(*given, **more)
 
     again = times == 1
-    monkeypatch.setattr(staging, "_view", view)
+    monkeypatch.setattr(sessions, "create", create)
     path = sc("use", f"dtool:{dataset.uri}", code=Exit.DONE if again else Exit.LEASE_LOST)
     assert set(leases(cache_dir, dataset.uuid).values()) == {1 if again else 0}
     if again:
@@ -441,6 +462,58 @@ def test_a_damaged_manifest_is_an_error_in_words(cache_dir, monkeypatch, manifes
         one.complete()
     request = DatasetRequest(f"http://h/{uuid}", uuid)
     with pytest.raises(FetchFailed, match="is damaged"):
-        staging.bytes_of(request)
+        datasets.bytes_of(request)
     with pytest.raises(FetchFailed, match="is damaged"):
-        staging.hold(cache, request, lambda wanted: pytest.fail("nothing can be wanted"), None)
+        cache.use_many([Entry("", request)])
+
+
+def test_a_dataset_is_an_entry_of_a_list(sc, dataset, cache_dir, tmp_path):
+    """A job that reads a dataset and a reference would need two commands, and two traps."""
+    (tmp_path / "ref.fa").write_bytes(b"ACGT")
+    (tmp_path / "items.txt").write_text(f"{tmp_path}/ref.fa\ndtool:{dataset.uri} @study/data\n")
+    path = sc("use", "--from", tmp_path / "items.txt")
+    assert shown(path) == {"ref.fa": b"ACGT"} | {f"study/data/{name}": content for name, content in FILES.items()}
+    sc("unuse", path)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    (tmp_path / "items.txt").write_text(f"{tmp_path}/ref.fa @study/x\ndtool:{dataset.uri} @study\n")
+    assert sc("use", "--from", tmp_path / "items.txt", code=Exit.USAGE) == ""
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"items": {"x": 7}}', '{"items": {"x": ["y", 1]}}'])
+def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, capsys, content):
+    """A file that somebody has damaged would be a fault of this program, or an empty dataset."""
+    word = f"dtool:{dataset.uri}"
+    sc("unuse", sc("use", word))
+    cache = Cache(cache_dir)
+    (copy,) = cache.item(DatasetRequest(dataset.uri, dataset.uuid).key).copies
+    path = cache.path(copy)
+    path.chmod(0o600)
+    path.write_text(content.ljust(copy.generation.bytes))  # of another size it would be fetched again
+    assert main.run(["use", "--holder", f"pid:{os.getpid()}", word]) == Exit.FETCH_FAILED
+    assert "is damaged" in capsys.readouterr().err
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_view_that_an_earlier_release_has_made_is_given_back(sc, dataset, cache_dir, by_path):
+    """A job that began before an upgrade would keep its dataset leased when it ends."""
+    word = f"dtool:{dataset.uri}"
+    paths = {relpath: sc("use", f"{word}#{relpath}") for relpath in FILES}
+    cache = Cache(cache_dir)
+    key, generation = staging.view_key(dataset.uuid), f"g{'0' * 16}-1700000000-0-{len(FILES) + 3}"
+    place = Place.of(cache.store.layout, key, generation, "items")
+    for relpath, payload in paths.items():
+        link = Path(place.payload, relpath)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(payload, link.parent))
+    (Path(place.payload) / "out").symlink_to("../../../../x/../g0123456789abcdef-1700000000-8-1/payload/x")
+    Path(place.gate).mkdir()
+    source = json.dumps({"source": [f"dtool:{dataset.uuid}"]})
+    Path(place.payload).parents[1].joinpath("item.json").write_text(source)
+    holder = cache.enter(cache.owner(f"pid:{os.getpid()}"))
+    assert take(cache.store, holder, place) is not None
+    assert "nothing" not in sc("unuse", place.payload if by_path else word)
+    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
+    assert "nothing to release" in sc("unuse", place.payload if by_path else word)
+    sc("clean", "--all", "-y")
+    assert not os.path.exists(place.payload)

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import gate, history
 from sccache_dtool.protocol.election import Election
 from sccache_dtool.protocol.leases import Lease
+from waiting import wait_until
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -107,7 +107,7 @@ def test_the_least_recently_used_goes_first_until_the_size_is_reached(
     cache.use(Path(tmp_path, "b")).release()
     cleaned = cache.clean(Rules(retain_size=200))
     assert [one.label for one in cleaned.removed] == ["a", "c"]
-    assert cleaned.missed == 0
+    assert not cleaned.missed
     assert [name for name in leases if leases[name].path.exists()] == ["b", "d"]
 
 
@@ -117,7 +117,7 @@ def test_a_dry_run_is_what_comes_true_and_writes_nothing_but_a_probe(
     """`--dry-run` would remove something, or show another plan than the one that is carried out."""
     for name in "abc":
         fill(name, 100)
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     fs = Counting()
     plan, reaped = make_cache(fs=fs).plan(Rules(retain_size=100))
@@ -134,7 +134,7 @@ def test_leases_of_the_dead_are_ended_first(
     cache: Cache, job: Owner, proc: FakeProc, source: str, layout: Layout
 ) -> None:
     """What only dead jobs hold would stay."""
-    lease = cache.hold(job, cache.wanted([source]))
+    lease = cache.hold(job, cache.item_request([source]))
     proc.end(4242)
     cleaned = cache.clean(EVERYTHING)
     assert len(cleaned.reaped.leases) == 1
@@ -146,7 +146,7 @@ def test_a_reaped_use_is_a_use_that_has_just_ended(
     cache: Cache, job: Owner, proc: FakeProc, source: str, clock: FakeClock
 ) -> None:
     """What a job used until it was killed would be removed as if nobody had used it for a month."""
-    cache.hold(job, cache.wanted([source]))
+    cache.hold(job, cache.item_request([source]))
     clock.let_pass(30 * 86_400)
     proc.end(4242)
     cleaned = cache.clean(Rules(older_than=86_400.0))
@@ -175,7 +175,7 @@ def test_what_somebody_else_has_removed_meanwhile_counts_to_the_goal(
     fs.before("rmdir", lambda: cache.remove(leases[0].place.key, keep_for=0), within="/use")
     cleaned = make_cache(fs=fs).clean(Rules(retain_size=0))
     assert ([one.label for one in cleaned.gone], [one.label for one in cleaned.removed]) == (["a"], ["b"])
-    assert cleaned.missed == 0
+    assert not cleaned.missed
     assert cleaned.complete
 
 
@@ -226,8 +226,7 @@ class CtrlC(FileSystem):
         if target.startswith(self._trash) and len(os.listdir(self._trash)) >= self._copies:
             if not self._noticed.exists():
                 os.kill(self._process, signal.SIGINT)
-            while not self._noticed.exists():
-                time.sleep(0.001)
+            wait_until(self._noticed.exists, "the process has noticed that it is interrupted")
 
 
 @pytest.fixture
@@ -273,13 +272,13 @@ def test_what_was_removed_is_on_record_although_the_cleaning_was_broken_off(
     monkeypatch.setattr(pool, "PROBE", 0.0)
     monkeypatch.setattr(pool, "WORTH", 1e9 if by == "ourselves" else -1.0)
     monkeypatch.setattr(pool, "MANY", 0)
-    monkeypatch.setattr(pool, "_processors", lambda: 3)
+    monkeypatch.setattr(pool, "processors", lambda: 3)
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     if by == "threads":
-        monkeypatch.setattr(Pool, "_many", lambda _, work, tasks, waiting: pool._by_threads(work, tasks, 3))
+        monkeypatch.setattr(Pool, "share", lambda _, work, tasks, waiting: pool.by_threads(work, tasks, 3))
     if by == "processes":
-        many = Pool._by_processes
-        monkeypatch.setattr(Pool, "_many", lambda self, work, tasks, waiting: many(self, work, tasks))
+        many = Pool.by_processes
+        monkeypatch.setattr(Pool, "share", lambda self, work, tasks, waiting: many(self, work, tasks))
     with pytest.raises(KeyboardInterrupt):
         make_cache(fs=CtrlC(layout.trash, 10, noticed), jobs=3).clean(EVERYTHING)
     told, gone = told_and_gone(layout)
@@ -294,7 +293,7 @@ def test_a_missed_goal_is_told(cache: Cache, fill: Callable[[str, int], Lease], 
     fill("held", 100)
     cache.use(tmp_path / "held")
     cleaned = cache.clean(Rules(retain_size=50))
-    assert (cleaned.freed, cleaned.missed) == (100, 50)
+    assert (cleaned.freed, cleaned.missed.bytes) == (100, 50)
 
 
 def test_only_one_cleans(make_cache: Making, cache: Cache, fill: Callable[[str, int], Lease]) -> None:

@@ -16,7 +16,7 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.broker_names import LooseName, are_loose
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import CleaningName, TrashName
-from sccache_dtool.disk.nofollow import Way
+from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.evict import loose_removal
 from sccache_dtool.evict.trash import Outcome
 from sccache_dtool.liveness.caller import program_owner
@@ -68,7 +68,7 @@ class Ahead(FileSystem):
         return self._older(super().lstat_in(directory, name))
 
     def statuses(
-        self, path: str, names: Iterable[str], *, via: Way | None = None
+        self, path: str, names: Iterable[str], *, via: DirectoryHandle | None = None
     ) -> Iterator[tuple[str, os.stat_result]]:
         for name, status in super().statuses(path, names, via=via):
             yield name, self._older(status)
@@ -142,7 +142,7 @@ def test_the_layouts_of_all_brokers_are_found(root):
     assert sorted(one.path for one in found) == sorted(
         [f"{UUID}/{ID}", f"{UUID}/{OTHER}.txt", f"bucket/{UUID}/{ID}.gz", f"s3/{UUID}/{ID}"]
     )
-    assert {pile.dataset for pile in Cache(root).piles()} == {UUID}
+    assert {pile.dataset for pile in Cache(root).loose_directories()} == {UUID}
 
 
 def test_copies_of_datasets_and_other_stores_are_left_alone(root):
@@ -165,7 +165,7 @@ def test_directories_that_the_settings_name_are_dtools(root):
     ours = [put(root, f"study-1/{ID}.csv"), put(root, f"mirror/2024/{OTHER}")]
     kept = [put(root, f"study-2/{ID}.csv"), put(root, f"mirror/2023/{ID}"), put(root, "mirror/2023/notes.txt")]
     cache = aged(root, 400 * DAY)
-    assert sorted(pile.dataset for pile in cache.piles()) == ["mirror/2024", "study-1"]
+    assert sorted(pile.dataset for pile in cache.loose_directories()) == ["mirror/2024", "study-1"]
     cache.clean(Rules(everything=True))
     assert not any(file.exists() for file in ours)
     assert all(file.exists() for file in kept)

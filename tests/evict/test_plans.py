@@ -47,7 +47,7 @@ def test_files_that_dtool_left_are_not_sent_with_every_piece(layout: Layout) -> 
         pool = _Postage()
         there, planned = {one.path: one for one in files}, [candidate(i) for i in range(100)]
         left = [Candidate(one.path, 0, 0.0, loose=one) for one in files]
-        weighed = plan_file.weigh(store_of(FileSystem(), layout), [*planned, *left], (), (), there, pool)
+        weighed = plan_file.recheck(store_of(FileSystem(), layout), [*planned, *left], (), (), there, pool)
         assert (len(weighed.gone), len(weighed.remove)) == (100, number)
         return pool.bytes
 

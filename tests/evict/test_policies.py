@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import pytest
 
 from sccache_dtool.catalog.items import Copy, Item
+from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.disk.names import Generation, LeaseName, item_key
 from sccache_dtool.policy import rules as policy
 from sccache_dtool.policy.rules import ENOUGH, Plan, Rules
-from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Mark, Room
+from sccache_dtool.policy.thresholds import ORDERS, Goal, Limits, Mark
 from sccache_dtool.protocol.leases import Held
 
 NOW = 1_800_000_000.0
@@ -154,7 +155,7 @@ def test_a_size_is_reached_from_the_least_recently_used() -> None:
     found = [item("b", used=2 * DAY), item("a", used=3 * DAY), item("d", used=0.0), item("c", used=DAY)]
     plan = make_plan(found, Rules(retain_size=20), NOW)
     assert labels(plan) == ["a", "b"]
-    assert (plan.size, plan.freed, plan.goal, plan.missed) == (40, 20, Goal(20), 0)
+    assert (plan.size, plan.freed, plan.goal, plan.missed.bytes) == (40, 20, Goal(20), 0)
     assert set(kept(plan)) == {"c", "d"}
 
 
@@ -170,7 +171,7 @@ def test_what_is_held_counts_towards_the_size() -> None:
     found = [item("held", size=100, leases=1, used=9 * DAY), item("free", size=10)]
     plan = make_plan(found, Rules(retain_size=50), NOW)
     assert labels(plan) == ["free"]
-    assert plan.missed == 50
+    assert plan.missed.bytes == 50
 
 
 def test_a_size_is_reached_only_with_what_the_conditions_let_go() -> None:
@@ -178,7 +179,7 @@ def test_a_size_is_reached_only_with_what_the_conditions_let_go() -> None:
     found = [item("old", used=9 * DAY), item("new", used=DAY)]
     plan = make_plan(found, Rules(older_than=7 * DAY, retain_size=0), NOW)
     assert labels(plan) == ["old"]
-    assert plan.missed == 10
+    assert plan.missed.bytes == 10
 
 
 def test_of_equals_always_the_same_goes() -> None:
@@ -317,7 +318,7 @@ def test_what_others_take_counts_as_missed() -> None:
     """A disk that others have filled would be told of as if it had room again."""
     for limits in (Limits(high=PERCENT[90], low=PERCENT[75]), Limits(least_free=250)):
         plan = make_plan(four(), Rules(limits=limits), NOW, room=Room(1000, 0, 1000, 900))
-        assert (len(plan.remove), plan.missed) == (4, 250 - 40)
+        assert (len(plan.remove), plan.missed.bytes) == (4, 250 - 40)
 
 
 def test_the_strictest_of_several_goals_holds() -> None:

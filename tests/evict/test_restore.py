@@ -15,7 +15,7 @@ import pytest
 from faults import REPEATED, Call, Counting, Failing, FakeProc, Interposing, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import GATE, ITEM_FILE, KeptName, Layout, TrashName, WorkName
+from sccache_dtool.disk.names import GATE, ITEM_FILE, KeptName, Layout, Purpose, TrashName, WorkName
 from sccache_dtool.errors import CacheError, Exit, InUse, NoSpace
 from sccache_dtool.evict import trash
 from sccache_dtool.policy.rules import Rules
@@ -248,7 +248,7 @@ def test_what_is_no_longer_to_be_kept_is_deleted_once_it_is_back(
     """What interrupted restores leave would fill the disk."""
     place, name = fill()
     layout = Layout(place)
-    work = WorkName("p0123456789ab-0123456789ab.0", trash.RETURN, str(name._replace(keep_until=1)))
+    work = WorkName("p0123456789ab-0123456789ab.0", Purpose.RETURN, str(name._replace(keep_until=1)))
     os.rename(f"{layout.trash}/{name}", f"{layout.tmp}/{work}")
     clean(place, host())
     assert (os.listdir(layout.tmp), os.listdir(layout.trash)) == ([], [])

@@ -13,7 +13,7 @@ import pytest
 from faults import FakeClock, FakeProc, Interposing, OnClock, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import GATE, Generation, HolderName, Layout, TrashName, WorkName
+from sccache_dtool.disk.names import GATE, PROBE, Generation, HolderName, Layout, TrashName, WorkName
 from sccache_dtool.evict import single
 from sccache_dtool.evict.cleaning import Cleaner
 from sccache_dtool.evict.execution import put_away
@@ -23,7 +23,7 @@ from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import gate, holders
-from sccache_dtool.protocol.holders import PROBE, Holder
+from sccache_dtool.protocol.holders import Holder
 
 FS = FileSystem()
 Making = Callable[..., Cache]
@@ -171,7 +171,7 @@ def test_revoked_holders_are_kept_for_a_day_and_while_they_have_leases(
 ) -> None:
     """A revoked program's leases would become those of a holder that is nowhere; or `gone` would grow for ever."""
     idle = Holder(store_of(FS, layout, clock=clock), job, None)
-    busy = cache.hold(job, cache.wanted([source]))
+    busy = cache.hold(job, cache.item_request([source]))
     present = holders.HolderList.glance(store_of(FS, layout)).present
     for holder in (idle, busy.holder):
         assert holders.revoke(store_of(FS, layout), present[holder.id])

@@ -6,6 +6,7 @@ until so many have come so far, so that none does everything. With $KILL_RANK, t
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -23,14 +24,12 @@ _events = Path(os.environ["EVENTS"])
 _rank = os.environ.get("PMI_RANK", "0")
 _evict = trash.evict
 _leads = __name__ == "__main__" and _rank == "0"
-_count = 0
+_numbers = itertools.count(1)  # threads may evict
 
 
 def evict(*arguments: Any) -> trash.Outcome:
     """Evict, and leave a trace."""
-    global _count
-    _count += 1
-    if _count == (3 if _leads else 1):  # the first piece, of two, is done before anything is shared
+    if next(_numbers) == (3 if _leads else 1):  # the first piece, of two, is done before anything is shared
         (_events / f"by-{os.uname().nodename}-{os.getpid()}").touch()
         awaited = int(os.environ.get("WAIT_FOR", "1"))
         wait_until(lambda: len(list(_events.glob("by-*"))) >= awaited, "others have come so far")

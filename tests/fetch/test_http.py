@@ -14,7 +14,6 @@ import ssl
 import time
 import traceback
 import zlib
-from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
@@ -82,7 +81,7 @@ def get(tmp_path, clock):
         area.mkdir()
         store = store_of(FileSystem(), None, clock=more.pop("clock", clock))
         if "note" in more:
-            store = replace(store, log=Notes(more.pop("note")))
+            store = store.logging_to(Notes(more.pop("note")))
         terms = Terms(60, rate=more.pop("rate")) if "rate" in more else None
         fetched = fetch(store, request_for(words), str(area), **{"progress": NoProgress(), **more}, terms=terms)
         assert os.listdir(area) == ["payload"]

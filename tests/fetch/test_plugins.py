@@ -123,7 +123,7 @@ class Point:
 def others(monkeypatch):
     """Entry points by group, as if other packages had declared them."""
     found = {plugins.SOURCES: [], plugins.STEPS: []}
-    monkeypatch.setattr(plugins, "_points", lambda group: found[group])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: found.get(group, ()))
     return found
 
 

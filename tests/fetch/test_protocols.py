@@ -15,7 +15,7 @@ from faults import FakeClock
 from fetch import servers
 from sccache_dtool.cache import Cache
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import fsspec_source, http
+from sccache_dtool.fetch import fsspec_source
 from sccache_dtool.fetch.words import REMOTE, SOURCES
 
 BODY = os.urandom(9_000_000)  # more than a block
@@ -84,7 +84,7 @@ def test_what_broke_off_is_continued(place: Place, get: Get, monkeypatch: pytest
     """A line that breaks once an hour would never bring a file of a terabyte."""
     url = place.put("long", BODY)
     begun: list[int] = []
-    really_open = fsspec_source._open_file
+    really_open = fsspec_source.open_file
 
     def open_file(source: Any, system: Any, name: str, start: int, *more: Any) -> Any:
         begun.append(start)
@@ -104,7 +104,7 @@ def test_what_broke_off_is_continued(place: Place, get: Get, monkeypatch: pytest
         file.read = read
         return file
 
-    monkeypatch.setattr(fsspec_source, "_open_file", open_file)
+    monkeypatch.setattr(fsspec_source, "open_file", open_file)
     assert get(url, DIGEST) == BODY
     assert begun[0] == 0
     assert begun[1] > 2_000_000
@@ -115,13 +115,13 @@ def test_what_has_not_changed_is_not_fetched_again(
 ) -> None:
     """`--refresh` would download everything, or see no change."""
     begun: list[str] = []
-    really_open = fsspec_source._open_file
+    really_open = fsspec_source.open_file
 
     def open_file(source: Any, system: Any, name: str, *more: Any) -> Any:
         begun.append(name)
         return really_open(source, system, name, *more)
 
-    monkeypatch.setattr(fsspec_source, "_open_file", open_file)
+    monkeypatch.setattr(fsspec_source, "open_file", open_file)
     cache = make_cache()
     url = place.put("changing", b"one")
     first = cache.use(url)
@@ -134,7 +134,7 @@ def test_what_has_not_changed_is_not_fetched_again(
 def test_the_protocols_that_are_shown_are_those_of_the_tests() -> None:
     """`loaders` would promise what nobody has tried."""
     assert set(fsspec_source.SHOWN) == set(servers.ALL) <= set(REMOTE)
-    assert set(SOURCES) == {"file", "http", "https"}  # tests/fetch/test_sources.py, test_http.py
+    assert set(SOURCES) == {"file", "local", "http", "https", "globus"}  # test_sources.py, test_http.py, test_globus.py
 
 
 def test_what_is_not_shown_is_said_to_be_untested(tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_sftp_sends_many_requests_before_the_first_answer(
     with servers.ssh(tmp_path / "ssh") as base:
         before, _, port = base.rpartition(":")
         waypoint = servers.Waypoint(int(port))
-        really_open = fsspec_source._open_file
+        really_open = fsspec_source.open_file
 
         def open_file(*words: Any) -> Any:
             file = really_open(*words)
             waypoint.hold_back_until(16 * 64)  # requests of at least so many bytes, with what encrypts them
             return file
 
-        monkeypatch.setattr(fsspec_source, "_open_file", open_file)
+        monkeypatch.setattr(fsspec_source, "open_file", open_file)
         monkeypatch.setattr(fsspec_source, "PATIENCE", 30.0)  # only if it fails
         try:
             assert get(f"{before}:{waypoint.port}{tmp_path}/big", DIGEST) == BODY
@@ -225,7 +225,7 @@ def test_a_fault_in_a_program_is_told_at_once(get: Get, monkeypatch: pytest.Monk
         asked.append(source)
         raise error("missing 1 required positional argument: 'base_url'")
 
-    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "open_system", open_system)
     failure = refused(get, "s3://b/x")
     assert error.__name__ in failure.message
     assert "bug in the package" in str(failure.hint)
@@ -275,7 +275,7 @@ def test_only_what_may_pass_is_tried_again(
         asked.append(source)
         raise error
 
-    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "open_system", open_system)
     assert refused(get, "s3://b/x").shared == shared
     assert len(asked) == attempts
 
@@ -284,10 +284,10 @@ def test_a_fault_in_a_program_is_told_at_once_over_http_too(get: Get, monkeypatc
     """The kind would be fixed in one place only."""
     asked = []
 
-    def fail(*words: object) -> None:
+    def fail(*words: object, **more: object) -> None:
         asked.append(words)
         raise TypeError("wrong")
 
-    monkeypatch.setattr(http._Download, "_ask", fail)
+    monkeypatch.setattr("requests.Session.request", fail)
     assert "TypeError: wrong" in refused(get, "http://127.0.0.1:9/x").message
     assert len(asked) == 1

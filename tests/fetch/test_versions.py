@@ -20,8 +20,9 @@ from sccache_dtool.catalog import items
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch import versions
+from sccache_dtool.fetch import patience, versions
 from sccache_dtool.fetch.stack import parse_stack
+from waiting import PATIENCE
 
 Make = Callable[..., Cache]
 
@@ -221,7 +222,14 @@ def test_a_source_that_does_not_answer_does_not_hang_a_hit(
     first = cache.use(source)
     silent = threading.Event()
     monkeypatch.setattr(versions, "PATIENCE", 0.05)
-    monkeypatch.setattr(versions, "_look", lambda path, answers: silent.wait())
+    stat = os.stat
+
+    def stat_of_a_silent_server(path: Any, **more: Any) -> os.stat_result:
+        if path == source:
+            silent.wait(PATIENCE)
+        return stat(path, **more)
+
+    monkeypatch.setattr(os, "stat", stat_of_a_silent_server)
     try:
         assert cache.use(source).path == first.path
         assert "no answer for" in warnings[-1]
@@ -241,29 +249,34 @@ def test_a_tree_that_takes_long_is_waited_for(tmp_path: Path, monkeypatch: pytes
     turn, answered = threading.Semaphore(0), threading.Semaphore(0)
     waits = []
 
-    class InTurns(threading.Event):
+    class InTurns:
         """The time is always over, and one more answer has come in it."""
 
-        def wait(self, timeout: float | None = None) -> bool:
+        def __init__(self) -> None:
+            self._lock = threading.Lock()
+
+        def acquire(self, timeout: float | None = None) -> bool:
+            if timeout is None:
+                return self._lock.acquire()
             if waits:
                 turn.release()
             waits.append(timeout)
             answered.acquire()
-            return self.is_set()
+            return self._lock.acquire(blocking=False)
 
-        def set(self) -> None:
-            super().set()
+        def release(self) -> None:
+            self._lock.release()
             answered.release()
 
-    really = versions._describe
+    really = versions.describe
 
     def describe(*words: Any) -> bytes:
         answered.release()
         turn.acquire()
         return really(*words)
 
-    monkeypatch.setattr(versions, "Event", InTurns)
-    monkeypatch.setattr(versions, "_describe", describe)
+    monkeypatch.setattr(patience, "Lock", InTurns)
+    monkeypatch.setattr(versions, "describe", describe)
     assert versions.look(str(tree)) == expected
     assert waits == [versions.PATIENCE] * 7  # six entries, and the end
 
@@ -283,7 +296,7 @@ def test_a_directory_that_changes_while_it_is_copied_is_refused(
     fs.before("open", lambda: (tree / "c").write_text("late"), within="/tree/b")
     with pytest.raises(FetchFailed, match="changed while it was copied"):
         make_cache(fs=fs).use(tree)
-    key = make_cache().wanted([str(tree)]).key
+    key = make_cache().item_request([str(tree)]).key
     assert items.generations(store_of(FileSystem(), layout), key) == []
 
 
@@ -343,7 +356,7 @@ def test_sources_that_nobody_looks_at_have_no_version() -> None:
 
 def test_who_wants_another_version_does_not_wait(make_cache: Make, source: str) -> None:
     """The hundred nodes of a job, each with its own /tmp/input, would copy them one after the other."""
-    slow, wanted = make_cache(), make_cache().wanted([source])
+    slow, wanted = make_cache(), make_cache().item_request([source])
     other: list[str] = []
 
     class Meanwhile(Interposing):
@@ -359,6 +372,6 @@ def test_who_wants_another_version_does_not_wait(make_cache: Make, source: str) 
         os.rename(f"{source}.here", source)
 
     fs.before("read", use_elsewhere)
-    assert make_cache(fs=fs).use_wanted(wanted).path.read_text() == "ACGT\n"
+    assert make_cache(fs=fs).use_request(wanted).path.read_text() == "ACGT\n"
     assert other == ["TTTT\n"]
     assert len(slow.item(wanted.key).copies) == 2

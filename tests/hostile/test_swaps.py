@@ -34,7 +34,7 @@ from sccache_dtool.liveness.caller import PROGRAM
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.holders import Holder
-from sccache_dtool.verify import Part, Role, checks, verify
+from sccache_dtool.verify import Role, RoleKind, checks, verify
 
 EVERYTHING = Rules(everything=True)
 UUID = "12345678-1234-1234-1234-123456789abc"
@@ -80,8 +80,8 @@ def make_template(place: Path) -> None:
     copy = cache.item(cache.find("closed")).copies[0]
     fs.rmdir(f"{layout.generation(copy.key, str(copy.generation))}/{GATE}")
     dead = proc.add(4242)
-    cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.wanted([str(sources / "ref")], "held"))
-    cache.hold(cache.owner("somebody"), cache.wanted([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
+    cache.hold(caller.process_owner(PROGRAM, proc, dead), cache.item_request([str(sources / "ref")], "held"))
+    cache.hold(cache.owner("somebody"), cache.item_request([str(sources / "ref")], "named"), UseOptions(ttl=3600.0))
     gone = Holder(store_of(fs, layout, clock=clock), caller.process_owner(PROGRAM, proc, dead), None)
     area = f"{layout.tmp}/{WorkName(gone.next_lease(), 'fetch')}"
     fs.make_dirs(f"{area}/payload/deep")
@@ -219,7 +219,7 @@ def test_a_link_in_the_place_of_the_room_of_a_verification(memory: Path, monkeyp
         fs = Swapping(FakeClock(time.time()), root, place / "outside")
         fs.arm(nth, depth)
         with contextlib.suppress(CacheError, OSError):
-            verify(fs, str(root), Role(Part.LEAD, "", 0.0), lambda text: None)
+            verify(fs, str(root), Role(RoleKind.LEAD, "", 0.0), lambda text: None)
         return fs
 
     undisturbed = verify_in(memory / "verify", -1, 0)

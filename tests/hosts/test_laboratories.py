@@ -43,7 +43,7 @@ def kernels_are(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def there_are(named: str, installed: str, newer: str = "/nowhere") -> None:
         monkeypatch.setenv("NFS_KERNEL", named)
         monkeypatch.setattr(kernels, "INSTALLED", installed)
-        monkeypatch.setattr(kernels, "_newer", lambda: newer)
+        monkeypatch.setattr(kernels, "newer_kernel", lambda: newer)
 
     return there_are
 
@@ -133,7 +133,7 @@ def run_tests_on_nfs(tmp_path: Path, kernel: str, how: str) -> str:
         "import sys, pytest\n"
         "from nfs import kernels\n"
         "kernels.INSTALLED = sys.argv[1]\n"
-        "kernels._newer = lambda: sys.argv[1]\n"
+        "kernels.newer_kernel = lambda: sys.argv[1]\n"
         "if sys.argv[2] == 'untried':\n"
         "    kernels.choose = lambda: kernels.Kernel(sys.argv[1], '9.9')\n"
         "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', *sys.argv[3:]]))\n"

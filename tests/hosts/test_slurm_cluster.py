@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import shlex
 import shutil
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from cli.tool import PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, shell
+import httpserver
+from cli.tool import PYTHON, SC_DTOOL, SCRIPTS, Disk, Done, call, config, finish, shell, start
 from hosts import leftovers, slurm
 from hosts.slurm import Cluster
 from sccache_dtool.cache import Cache
@@ -75,8 +78,12 @@ class Shared:
 
     def sc(self, *words: str | Path, accounting: bool = True) -> Done:
         """`sc-dtool` on the login node: this one."""
-        environment = self.cluster.environment(accounting, XDG_STATE_HOME=self._state)
-        return call("-C", self.root, *words, env=environment)
+        return call("-C", self.root, *words, env=self.cluster.environment(accounting, XDG_STATE_HOME=self._state))
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """That of commands on other caches."""
+        return self.cluster.environment(XDG_STATE_HOME=self._state)
 
     def forget_pauses(self) -> None:
         """Ask Slurm again at once, although it did not answer before."""
@@ -360,6 +367,64 @@ def test_a_program_in_a_job_ends_with_it(shared: Shared, cluster: Cluster) -> No
     assert not shared.is_kept()
 
 
+# -- caches on the nodes' own disks ------------------------------------------------------------------------------------
+
+
+class Nodes:
+    """Caches on the disks of the nodes, whose upstream is the one that the nodes share."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        for node in ("n1", "n2"):
+            (shared.directory / node).mkdir()
+        upstream = f"SC_DTOOL_UPSTREAM={shared.root}"
+        self.sc = f"env {upstream} {SC_DTOOL} -C {shared.directory}/$SLURMD_NODENAME/cache"
+
+    def run(self, script: str, *options: str) -> Done:
+        """A job whose tasks, four on each node, do what the script says; returns at its end."""
+        command = ["srun", "-N2", "-n8", "--ntasks-per-node=4", *options, "bash", "-c", script]
+        return shell(command, env=self.shared.cluster.environment(), cwd="/")
+
+    def disk(self, node: str) -> Disk:
+        """What lies on the disk of a node."""
+        return Disk(self.shared.directory / node / "cache")
+
+
+def test_eight_tasks_on_two_nodes_make_one_download_and_two_copies(shared: Shared) -> None:
+    """Each task, or each node, would download the file, or read it from the shared file system."""
+    nodes = Nodes(shared)
+    with httpserver.serve() as server:
+        url = server.page("/ref.fa", b"ACGT" * 100_000)
+        done = nodes.run(f"path=$({nodes.sc} use {url}) && cksum <$path && echo $path")
+        assert done.code == 0, done
+        assert server.gets["/ref.fa"] == 1
+    lines = done.out.split("\n")
+    sums, paths = ({line for line in lines if line and line.startswith("/") is is_path} for is_path in (False, True))
+    assert len(sums) == 1
+    assert {Path(path).relative_to(shared.directory).parts[0] for path in paths} == {"n1", "n2"}
+    assert len(paths) == 2
+    assert [len(nodes.disk(node).copies()) for node in ("n1", "n2")] == [1, 1]
+    assert (len(shared.disk.copies()), shared.disk.leases()) == (1, [])
+    assert ended(shared) == ["released", "released"]
+    for node in ("n1", "n2"):
+        leases = call("-C", nodes.disk(node).root, "-f", "json", "why", "ref.fa", env=shared.environment).rows("lease")
+        assert len(leases) == 4
+        assert {lease["verdict"] for lease in leases} == {"dead"}
+
+
+def test_tasks_without_room_read_the_shared_copy_until_their_job_ends(shared: Shared, cluster: Cluster) -> None:
+    """A cleaner would delete the file under the tasks that were given the shared path, or keep it for ever."""
+    nodes = Nodes(shared)
+    assert shared.sc("use", "--holder", f"pid:{os.getpid()}", shared.source).code == 0
+    assert shared.sc("unuse", "--holder", f"pid:{os.getpid()}", shared.source).code == 0
+    job = shared.job(use=False, then=f"{nodes.sc} use --size 1PB {shared.source} >/dev/null || exit 9")
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is RUNNING")
+    assert shared.is_kept()
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    assert not shared.is_kept()
+
+
 # -- the epilog --------------------------------------------------------------------------------------------------------
 
 
@@ -386,7 +451,7 @@ def test_the_epilog_works_as_the_jobs_user(shared: Shared, cluster: Cluster) -> 
     job = shared.job(use=False, user=user)  # as that user no Python need be there
     cache = Cache(shared.root)
     owner = Owner(JOB, None, None, "", Job("slurm", "lab", job, "0", "", cluster.nodes_of(job)))
-    lease = cache.hold(owner, cache.wanted([str(shared.source)]))
+    lease = cache.hold(owner, cache.item_request([str(shared.source)]))
     history = Path(lease.place.history)
     history.rmdir()
     for path in (shared.root, *shared.root.rglob("*")):
@@ -412,6 +477,220 @@ def test_the_epilog_leaves_what_is_not_over(shared: Shared, cluster: Cluster) ->
     cluster.wait_for(job, "COMPLETED")
     cluster.wait_for(single, "COMPLETED")
     assert not shared.is_kept()
+
+
+def test_the_epilog_gives_back_a_set(shared: Shared, cluster: Cluster) -> None:
+    """What a job held with `use --from` would be kept until somebody reaps."""
+    cluster.tend(shared.root)
+    use = f"echo {shared.source} @in/ref.fa | {SC_DTOOL} -C {shared.root} use --from -"
+    job = shared.job(use=False, then=f'grep -q ACGT "$({use})/in/ref.fa" || exit 9')
+    assert len(shared.disk.leases()) == 1
+    shared.end(job)
+    wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog runs")
+    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
+    assert ended(shared) == ["released"]
+
+
+# -- jobs that start when their data is available ----------------------------------------------------------------------
+
+
+class Submitter:
+    """Submits jobs that need the item, and wait to be told their exit code when they have found it."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.fifo = shared.directory / "go"
+        os.mkfifo(self.fifo)
+
+    def script(self, *lines: str, source: str | Path | None = None) -> Path:
+        """A job script. `lines`: options, and what it does before it waits."""
+        options = [line for line in lines if line.startswith("#")]
+        others = [line for line in lines if not line.startswith("#")]
+        needs = f"#SC {source or self.shared.source} @in/ref.fa"
+        finds = 'grep -q ACGT "$SC_DTOOL_VIEW/in/ref.fa" || exit 9'
+        script = self.shared.directory / "job.sh"
+        script.write_text(
+            "\n".join(["#!/bin/bash", *options, needs, finds, *others, f"read x <{self.fifo}; exit $x\n"])
+        )
+        return script
+
+    def submit(self, *words: str | Path) -> str:
+        """The number of a job."""
+        done = self.shared.sc("sbatch", "-o", "/dev/null", "--parsable", *words)
+        assert done.code == 0, done
+        number = done.out.strip()
+        self.shared.fifos[number] = str(self.fifo)
+        return number
+
+    def comment(self, job: str) -> str:
+        """The comment of a job."""
+        return self.shared.cluster.call("squeue", "-h", "-t", "all", "-j", job, "-O", "Comment:200").out.strip()
+
+
+@pytest.fixture
+def submitter(shared: Shared) -> Submitter:
+    """For the jobs of a test."""
+    return Submitter(shared)
+
+
+@pytest.mark.parametrize("export", ["ALL", "NONE", "A=1"])
+def test_a_job_finds_its_data_when_it_starts(
+    submitter: Submitter, shared: Shared, cluster: Cluster, export: str
+) -> None:
+    """A job would start without its data, or not be told where it is; or keep it after its end."""
+    step = "/usr/bin/srun -n1 /bin/sh -c '/bin/grep -q ACGT $SC_DTOOL_VIEW/in/ref.fa' || exit 8"
+    job = submitter.submit(f"--export={export}", submitter.script(step))
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED", "FAILED")
+    assert cluster.states(job) == ["COMPLETED"]
+    assert submitter.comment(job) == ""
+    assert shared.verdict()[0] == "dead"
+    assert not shared.is_kept()
+    assert (shared.disk.holders(), shared.disk.names("sessions")) == ([], ["gone"])
+
+
+def test_a_job_keeps_its_data_until_it_is_cancelled(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """Data would be removed while its job waits for another one, or be kept for a job that never starts."""
+    first = cluster.submit("true", "--hold")
+    job = submitter.submit("-d", f"afterany:{first}", submitter.script())
+    reason = cluster.call("squeue", "-h", "-j", job, "-o", "%r").out.strip()
+    assert reason in ("Dependency", "None")
+    assert shared.verdict() == ("alive", f"Slurm: job {job} is PENDING")
+    assert shared.is_kept()
+    cluster.call("scancel", job, first)
+    cluster.wait_for(job, "CANCELLED")
+    assert shared.verdict()[0] == "dead"
+    assert not shared.is_kept()
+
+
+def test_a_job_may_give_its_data_back(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """A job that runs on for days would keep data that it does not need any more."""
+    given_back = shared.directory / "given-back"
+    unuse = f'{SC_DTOOL} -C {shared.root} unuse "$SC_DTOOL_VIEW" && touch {given_back}'
+    job = submitter.submit("--comment=mine", submitter.script(unuse))
+    wait_until(given_back.exists, "the job has given its data back")
+    assert cluster.states(job) == ["RUNNING"]
+    assert submitter.comment(job) == "mine"
+    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+
+
+def test_a_requeued_job_finds_its_data_again(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """The second start of a job would fail, because its data was removed after the first."""
+    started = shared.directory / "started"
+    job = submitter.submit(submitter.script("#SBATCH --requeue", f"echo $SLURM_RESTART_COUNT >>{started}"))
+    wait_until(started.exists, "the job has found its data")
+    cluster.tend(shared.root)
+    cluster.call("scontrol", "requeue", job)
+    wait_until(lambda: [one for one in cluster.epilogs() if one["job"] == job], "the epilog of the first start runs")
+    assert shared.is_kept()
+    cluster.call("scontrol", "update", f"JobId={job}", "StartTime=now")  # otherwise, two minutes later
+    wait_until(lambda: started.read_text().split() == ["1"] or len(started.read_text().splitlines()) == 2, "again")
+    assert shared.is_kept()
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    assert not shared.is_kept()
+
+
+def test_all_tasks_of_an_array_find_the_data(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """The data would be removed when the first task of an array has ended."""
+    script = submitter.script("[ $SLURM_ARRAY_TASK_ID = 2 ] || exit 0")
+    array = submitter.submit("--array=1-2", script)
+    wait_until(lambda: sorted(cluster.states(array)) == ["COMPLETED", "RUNNING"], "one task has ended")
+    assert shared.verdict()[0] == "alive"
+    assert shared.is_kept()
+    shared.end(array)
+    cluster.wait_for(array, "COMPLETED")
+    assert not shared.is_kept()
+
+
+def test_a_heterogeneous_job_is_released_as_a_whole(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """Only a part of the job would be released, or the options of its parts be mixed."""
+    job = submitter.submit("-N1", "-n1", ":", "-N1", "-n2", submitter.script())
+    cluster.wait_for(job, "RUNNING")
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED", "FAILED")
+    assert cluster.states(job) == ["COMPLETED", "COMPLETED"]
+    assert not shared.is_kept()
+
+
+def test_a_job_whose_data_cannot_be_fetched_never_starts(
+    submitter: Submitter, shared: Shared, cluster: Cluster
+) -> None:
+    """A job would wait for ever, or fail on a node, and its user not know why."""
+    done = shared.sc("sbatch", submitter.script(source=shared.directory / "nothing"))
+    assert (done.code, done.out) == (12, "")
+    (number,) = re.findall(r"job ([0-9]+) was cancelled", done.err)
+    assert cluster.states(number) == ["CANCELLED"]
+    assert re.match("sc-dtool: .*nothing", submitter.comment(number))
+    assert shared.disk.left() == []
+
+
+@pytest.fixture
+def fetching(submitter: Submitter, shared: Shared) -> Iterator[tuple[subprocess.Popen[str], str, httpserver.Server]]:
+    """A command that fetches the data of its job; the job; and the server, which has not answered yet."""
+    with httpserver.serve() as server:
+        script = submitter.script(source=server.page("/ref.fa", b"ACGT\n", hold=True))
+        words = [SC_DTOOL, "-C", str(shared.root), "sbatch", "-o", "/dev/null", str(script)]
+        with start(words, env=shared.cluster.environment(), cwd=shared.directory) as process:
+            server.wait_for_gets("/ref.fa")
+            held = shared.cluster.call("squeue", "-h", "-t", "PENDING", "-O", "JobID:|,WorkDir:|").out
+            (job,) = re.findall(rf"(?m)^([0-9]+)\|{shared.directory}\|", held)
+            shared.fifos[job] = str(submitter.fifo)
+            yield process, job, server
+
+
+def test_a_job_that_is_cancelled_while_its_data_is_fetched(
+    fetching: tuple[subprocess.Popen[str], str, httpserver.Server], shared: Shared, cluster: Cluster
+) -> None:
+    """Data would be kept for a job that has ended already."""
+    process, job, server = fetching
+    cluster.call("scancel", job)
+    cluster.wait_for(job, "CANCELLED")
+    server.release()
+    done = finish(process)
+    assert (done.code, done.out) == (1, "")
+    assert f"job {job} ended before its data was available" in done.err
+    assert (shared.disk.leases(), shared.disk.holders()) == ([], [])
+
+
+def test_a_job_whose_command_was_killed_is_found(
+    fetching: tuple[subprocess.Popen[str], str, httpserver.Server],
+    submitter: Submitter,
+    shared: Shared,
+    cluster: Cluster,
+) -> None:
+    """A job would stay held for ever, and nobody would know."""
+    process, job, server = fetching
+    assert "still held" not in shared.sc("sbatch", "--hold", submitter.script()).err
+    process.kill()
+    process.wait()
+    shared.sc("reap")
+    assert cluster.states(job) == ["PENDING"]
+    done = shared.sc("sbatch", "--hold", submitter.script())
+    assert f"job {job} is still held: the sc-dtool sbatch on" in done.err
+    assert f"sbatch --resume {job}; or cancel it: scancel {job}" in done.err
+    server.release()
+    assert shared.sc("sbatch", "--resume", job).code == 0
+    cluster.wait_for(job, "RUNNING")
+    assert "still held" not in shared.sc("sbatch", "--hold", submitter.script()).err
+    shared.end(job)
+    cluster.wait_for(job, "COMPLETED")
+    cluster.call("scancel", "--state=PENDING", "--user=root")
+
+
+def test_what_sbatch_prints_and_returns(submitter: Submitter, shared: Shared, cluster: Cluster) -> None:
+    """A script that submits jobs would have to be changed."""
+    script = submitter.script("exit 3")
+    done = shared.sc("sbatch", "-o", "/dev/null", script)
+    assert re.fullmatch(r"Submitted batch job [0-9]+\n", done.out)
+    assert shared.sc("sbatch", "-Q", "-o", "/dev/null", script).out == ""
+    done = shared.sc("sbatch", "--wait", "--parsable", "-o", "/dev/null", script)
+    assert (done.code, cluster.states(done.out.strip())) == (3, ["FAILED"])
+    done = shared.sc("sbatch", "-p", "nowhere", script)
+    assert (done.code, done.out) == (1, "")
+    assert "invalid partition" in done.err
 
 
 # -- what the controller has forgotten; last, because it forgets everything ------------------------------------------

@@ -138,6 +138,24 @@ def pair(tmp_path: Path, source: str) -> Iterator[Callable[[str], Pair]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_session_of_one_host_is_used_on_the_other(pair: Callable[[str], Pair], kind: str) -> None:
+    """Locks of a session would be ended on a host that cannot see its holder, or stay when its holder has died."""
+    two = pair(kind)
+    job = two.job(two.a)
+    session = two.on(two.a, "session", "create", "--holder", f"pid:{job}", "--add", f"{two.source}:/ref").out.strip()
+    lock = two.on(two.b, "lock", "get", session, "/ref").out.strip()
+    path = json.loads(two.on(two.a, "lock", "show", lock, "-f", "json").out)["path"]
+    two.cannot_be_taken_by(two.b, path)
+    two.cannot_be_taken_by(two.a, path)
+    two.a.kill(job)
+    assert two.on(two.b, "reap").out == "ended 0 leases\n"
+    assert f"ended session {session}: " in two.on(two.a, "reap").out
+    assert two.leases() == 0
+    assert two.on(two.b, "lock", "get", session, "/ref").code == 2
+    assert "was already released" in two.on(two.b, "lock", "release", lock).out
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_a_living_process_holds_stays(pair: Callable[[str], Pair], kind: str) -> None:
     """A clean on one node would delete what a job on another node, or in another container, is reading."""
     two = pair(kind)

@@ -17,7 +17,7 @@ from sccache_dtool.liveness import job as jobs
 from sccache_dtool.liveness.batch import query
 from sccache_dtool.liveness.batch.query import Unanswered
 from sccache_dtool.liveness.caller import CALLER, JOB, NAMED, Owner
-from sccache_dtool.liveness.job import Found, Job
+from sccache_dtool.liveness.job import EnclosingJob, Job
 
 SLURM = {
     "SLURM_JOB_ID": "48211",
@@ -60,7 +60,7 @@ STEPD = ("slurmstepd", "slurmstepd: [48211.batch]")
 def test_a_process_below_slurms_keeper_is_in_its_job(proc: FakeProc, above: Above) -> None:
     """No lease would belong to a job, and each would end with the step that took it."""
     above("slurmd", STEPD, "bash")
-    assert jobs.find_job(proc, SLURM) == Found(EXPECTED, "align", True)
+    assert jobs.find_job(proc, SLURM) == EnclosingJob(EXPECTED, "align", True)
 
 
 def test_variables_without_a_keeper_prove_nothing(proc: FakeProc, above: Above) -> None:
@@ -89,7 +89,7 @@ def test_a_container_in_a_job_is_known_by_its_control_group(proc: FakeProc, abov
     """In a container that hides the processes above, leases would belong to a process that nobody else can see."""
     above("sh")
     cgroup(proc, text)
-    assert jobs.find_job(proc, SLURM) == Found(EXPECTED, "align", True)
+    assert jobs.find_job(proc, SLURM) == EnclosingJob(EXPECTED, "align", True)
     cgroup(proc, text.replace("48211", "482110"))
     assert jobs.find_job(proc, SLURM) is None
 
@@ -97,22 +97,22 @@ def test_a_container_in_a_job_is_known_by_its_control_group(proc: FakeProc, abov
 def test_who_waits_for_a_job_on_a_login_node_is_beside_it(proc: FakeProc, above: Above) -> None:
     """A shell under `salloc` may go on when its job has ended, and would lose what it reads."""
     above("bash", "salloc", "bash")
-    assert jobs.find_job(proc, SLURM) == Found(EXPECTED, "align", False)
+    assert jobs.find_job(proc, SLURM) == EnclosingJob(EXPECTED, "align", False)
 
 
 def test_the_nearest_decides(proc: FakeProc, above: Above) -> None:
     """A job that asks for another with `salloc` would take leases for the wrong one."""
     above(("slurmstepd", "slurmstepd: [999.batch]"), "bash", "salloc", "bash")
-    assert jobs.find_job(proc, SLURM) == Found(EXPECTED, "align", False)
+    assert jobs.find_job(proc, SLURM) == EnclosingJob(EXPECTED, "align", False)
     above("salloc", "srun", STEPD, "bash")
-    assert jobs.find_job(proc, SLURM) == Found(EXPECTED, "align", True)
+    assert jobs.find_job(proc, SLURM) == EnclosingJob(EXPECTED, "align", True)
 
 
 def test_sudo_and_env_take_nothing_away(proc: FakeProc, above: Above) -> None:
     """`sudo sc-dtool use` in a job would take a lease that the job's own `unuse` does not find."""
     above(STEPD, "bash", "sudo", environ=SLURM)
-    assert jobs.find_job(proc, {}) == Found(EXPECTED, "align", True)
-    assert caller.job_here(proc) == Found(EXPECTED, "align", True)
+    assert jobs.find_job(proc, {}) == EnclosingJob(EXPECTED, "align", True)
+    assert caller.job_here(proc) == EnclosingJob(EXPECTED, "align", True)
 
 
 def test_what_may_not_be_read_is_done_without(proc: FakeProc, above: Above) -> None:
@@ -206,7 +206,7 @@ def test_pbs(proc: FakeProc, above: Above) -> None:
     """No lease would belong to a job of PBS."""
     environ = {"PBS_JOBID": "12[3].pbs.example.org", "PBS_JOBNAME": "align"}
     above("pbs_mom", "bash")
-    assert jobs.find_job(proc, environ) == Found(Job("pbs", "pbs.example.org", "12[3]"), "align", True)
+    assert jobs.find_job(proc, environ) == EnclosingJob(Job("pbs", "pbs.example.org", "12[3]"), "align", True)
     above("screen", "bash")
     assert jobs.find_job(proc, environ) is None
     cgroup(proc, "1:memory:/pbs_jobs.service/jobid/12[3].pbs.example.org\n")
@@ -219,7 +219,7 @@ def test_htcondor(proc: FakeProc, above: Above, tmp_path: Path) -> None:
     ad.write_text('Arguments = ""\nGlobalJobId = "scosg16.jlab.org#3472942.81#1616890323"\nJobStatus = 2\n')
     environ = {"_CONDOR_JOB_AD": str(ad)}
     above("condor_starter", "condor_exec.exe")
-    assert jobs.find_job(proc, environ) == Found(
+    assert jobs.find_job(proc, environ) == EnclosingJob(
         Job("htcondor", "scosg16.jlab.org", "3472942.81", "1616890323"), "", True
     )
     ad.write_text("x")
@@ -242,7 +242,7 @@ def test_lsf(proc: FakeProc, above: Above, index: str, id: str) -> None:
     """No lease would belong to a job of LSF, or one to the wrong task."""
     environ = {"LSB_JOBID": "22005", "LSB_JOBINDEX": index, "LSB_SUB_HOST": "tbi-cn013", "LSB_JOBNAME": "ls"}
     above("res", "bash")
-    assert jobs.find_job(proc, environ) == Found(Job("lsf", "tbi-cn013", id), "ls", True)
+    assert jobs.find_job(proc, environ) == EnclosingJob(Job("lsf", "tbi-cn013", id), "ls", True)
     above("bash")
     assert jobs.find_job(proc, environ) is None
 
@@ -254,7 +254,7 @@ def test_kubernetes(proc: FakeProc, above: Above) -> None:
     above("sh")
     assert jobs.find_job(proc, environ) is None
     cgroup(proc, f"0::/kubepods.slice/kubepods-pod{uid.replace('-', '_')}.slice/cri-containerd-1.scope\n")
-    expected = Found(Job("kubernetes", "", "lab/align-7", uid), "align-7", True)
+    expected = EnclosingJob(Job("kubernetes", "", "lab/align-7", uid), "align-7", True)
     assert jobs.find_job(proc, environ) == expected
     cgroup(proc, "0::/\n")
     assert jobs.find_job(proc, {**environ, "POD_UID": uid}) == expected

@@ -9,7 +9,7 @@ import pytest
 
 from faults import FakeProc
 from sccache_dtool.errors import UsageError
-from sccache_dtool.liveness.ancestors import DAEMONS, Found, find_owner
+from sccache_dtool.liveness.ancestors import DAEMONS, Caller, find_owner
 from sccache_dtool.liveness.caller import CALLER, NAMED, PROGRAM, owner_from, owners_from, process_owner, program_owner
 from sccache_dtool.liveness.process import Proc
 
@@ -30,7 +30,7 @@ def chain(proc: FakeProc) -> Callable[..., int]:
     return make
 
 
-def holds(found: Found | None) -> int | None:
+def holds(found: Caller | None) -> int | None:
     """The number of the owner that was found."""
     return None if found is None else found.pid
 
@@ -117,7 +117,7 @@ def test_a_script_that_a_wrapper_has_written_holds_nothing(
 def test_who_is_passed_over_is_told(proc: FakeProc, chain: Callable[..., int]) -> None:
     """A shell's copy in the background, which outlives its script, would lose what it reads."""
     last = chain("bash job.sh", "bash job.sh", "bash job.sh", "timeout 60 sc-dtool use x")
-    assert find_owner(proc, last) == Found(100, (103, 102, 101))
+    assert find_owner(proc, last) == Caller(100, (103, 102, 101))
 
 
 def test_the_same_script_with_other_words_is_no_copy(proc: FakeProc, chain: Callable[..., int]) -> None:

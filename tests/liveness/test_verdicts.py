@@ -127,7 +127,7 @@ def judge_holder(layout: Layout, clock: FakeClock, proc: FakeProc, monkeypatch: 
 
     def hear(holder: Holder, state: str = "COMPLETED", one_clock: bool = True) -> Verdict:
         commands = Commands(squeue=LISTED.format(state), sinfo="n1|idle|\n")
-        monkeypatch.setattr(query.JobStates.__init__, "__defaults__", (commands,))
+        monkeypatch.setattr(query, "run_command", commands)
         monkeypatch.setattr(lifetime, "mount_type", lambda path: "nfs4" if one_clock else "lustre")
         with reaping.open_judge(store_of(OnClock(clock), layout, clock=clock, proc=proc)) as judge:
             return judge.holder(holder.id)[1]
@@ -256,4 +256,4 @@ def test_who_may_not_end_a_lease_is_told_who_may(
     assert (
         failure.endswith(f"; user {caller.user_name()}, or the owner of the cache, must do it: sc-dtool reap") is says
     )
-    assert done.holders == ()
+    assert done.holders == {}

@@ -16,10 +16,11 @@ import re
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from waiting import wait_until
 
 _HERE = Path(__file__).resolve().parent
 
@@ -78,7 +79,7 @@ def choose() -> Kernel:
         DoesNotBootError: None does; with the reason of each.
     """
     reasons: list[str] = []
-    for program in (os.environ.get("NFS_KERNEL"), INSTALLED, _newer):
+    for program in (os.environ.get("NFS_KERNEL"), INSTALLED, newer_kernel):
         try:
             path = program() if callable(program) else program
             if path and os.path.exists(path):
@@ -96,8 +97,10 @@ def wait_until_said(sign: re.Pattern[str], kernel: subprocess.Popen[bytes], log:
     Raises:
         DoesNotBootError: It panicked or ended, or has not printed that within `PATIENCE` seconds.
     """
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    last = ""
+
+    def look() -> re.Match[str] | None:
+        nonlocal last
         ended = kernel.poll()  # asked first: what it printed before its end is then in the log
         with log.open("rb") as file:
             file.seek(since)
@@ -109,9 +112,12 @@ def wait_until_said(sign: re.Pattern[str], kernel: subprocess.Popen[bytes], log:
         last = next((f": {_plain(line)}" for line in reversed(text.splitlines()) if line.strip()), "")
         if ended is not None:
             raise DoesNotBootError(f"it ended with code {ended}{last}")
-        if time.monotonic() > deadline:
-            raise DoesNotBootError(f"it is not up after {PATIENCE:g} seconds{last}")
-        time.sleep(0.02)
+        return None
+
+    try:
+        return wait_until(look, "it is up", patience=PATIENCE)
+    except AssertionError:
+        raise DoesNotBootError(f"it is not up after {PATIENCE:g} seconds{last}") from None
 
 
 def end(kernel: subprocess.Popen[bytes]) -> None:
@@ -147,7 +153,7 @@ def _try(program: str) -> str:
             end(kernel)
 
 
-def _newer() -> str:
+def newer_kernel() -> str:
     """The newer kernel, fetched if it is not there."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "sc-dtool-tests")
     place = cache / f"user-mode-linux-{_NEWER}"

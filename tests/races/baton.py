@@ -30,13 +30,12 @@ from races.actors import findings, left_in
 from sccache_dtool import log
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Layout
+from sccache_dtool.disk.names import PROBE, Layout
 from sccache_dtool.errors import CacheError
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.caller import CALLER, Owner
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.policy.rules import Rules
-from sccache_dtool.protocol.holders import PROBE
 from sccache_dtool.protocol.leases import Lease
 
 EVERYTHING = Rules(everything=True)
@@ -407,7 +406,7 @@ class Scene:
     def hold(self) -> Lease:
         """A lease of a process that is alive until told otherwise."""
         owner = Owner(CALLER, Process(_BOOT, _SPACE, 100, 1), None, "scene")
-        lease = self.cache.hold(owner, self.cache.wanted([self.source]))
+        lease = self.cache.hold(owner, self.cache.item_request([self.source]))
         self.made.add(lease.name)
         return lease
 

@@ -20,7 +20,7 @@ from sccache_dtool.protocol.holders import Holder
 
 def use(play: Play, cache: Cache) -> None:
     """As the command line does: a holder for each lease; and the lease is given back."""
-    lease = cache.hold(play.owner(), cache.wanted([play.source]))
+    lease = cache.hold(play.owner(), cache.item_request([play.source]))
     play.holds(lease)
     cache.item(play.key)  # so that there is a moment at which it is held
     play.holds(None)
@@ -29,7 +29,7 @@ def use(play: Play, cache: Cache) -> None:
 
 def use_and_stay(play: Play, cache: Cache) -> None:
     """A job that is still at it when all is over."""
-    play.holds(cache.hold(play.owner(), cache.wanted([play.source])))
+    play.holds(cache.hold(play.owner(), cache.item_request([play.source])))
 
 
 def evict(play: Play, cache: Cache) -> None:

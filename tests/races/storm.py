@@ -542,7 +542,7 @@ def _still_usable(cache: Cache, items: Sequence[Item]) -> list[str]:
     """Nothing that was killed may keep the next from working."""
     violations = []
     for item in items:
-        wanted = cache.wanted(item.words)
+        wanted = cache.item_request(item.words)
         lease = cache.hold(cache.owner(f"pid:{os.getpid()}"), wanted, UseOptions(wait=10))
         if digest_of(os.fspath(lease)) != item.digest:
             violations.append(f"{lease.key} is not whole after the storm")

@@ -98,7 +98,7 @@ def test_plays_would_notice_a_lock_that_is_removed_at_once(tmp_path: Path, monke
         self._is_removed(self._lock_name)
         return True
 
-    monkeypatch.setattr(Election, "_take_over", take_over)
+    monkeypatch.setattr(Election, "take_over", take_over)
     assert play_by_chance(Scene(tmp_path), "elected", 500)
 
 

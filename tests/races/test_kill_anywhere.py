@@ -32,8 +32,12 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli.main import Commands, run
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout, WorkName
+from sccache_dtool.protocol import sessions
 
 _SOME = CRASH_POINTS // 3  # where most of the calls are those of another case, too
+
+#: A set that a process holds.
+_SESSION = "s0123456789abcdef"
 
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
@@ -43,6 +47,9 @@ WRITING = (
 #: These write no more into the cache than `use` and `save` do: `tests/markers` kills what writes into the archive.
 _LIKE_OTHERS = ("get", "cat", "archive", "index")
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
+
+#: Commands that are killed in other tests: fetch/test_globus.py, and hosts/test_slurm_cluster.py.
+_ELSEWHERE = ("globus", "sbatch")
 
 
 class Result(NamedTuple):
@@ -62,7 +69,7 @@ def sc_dtool(place: str, *words: str) -> Result:
 
 
 @contextlib.contextmanager
-def job() -> Iterator[int]:
+def running_job() -> Iterator[int]:
     """A process that can hold leases, until the end of the context."""
     process = subprocess.Popen([shutil.which("cat") or "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
     try:
@@ -73,11 +80,15 @@ def job() -> Iterator[int]:
 
 
 class Thing(NamedTuple):
-    """Something to use: the words that mean it, what is read then, and its key where the words do not tell."""
+    """Something to use: the words that mean it, and what is read then.
+
+    Of a whole dataset also the key of one of its items, and what is in that.
+    """
 
     words: tuple[str, ...]
     digest: str
     key: str | None = None
+    of_item: str | None = None
 
 
 class Props(NamedTuple):
@@ -164,9 +175,22 @@ def _an_item_of_a_dataset(props: Props) -> Thing:
 
 def _a_whole_dataset(props: Props) -> Thing:
     uri, uuid = _dataset(props)
-    from sccache_dtool.fetch.request import view_key
+    from sccache_dtool.fetch.dtool_source import item_key
 
-    return Thing((f"dtool:{uri}",), digest_of(str(props.directory / "ds" / "data")), view_key(uuid))
+    data, name = props.directory / "ds" / "data", "second.csv"
+    key = item_key(uuid, hashlib.sha1(name.encode()).hexdigest())
+    return Thing((f"dtool:{uri}",), digest_of(str(data)), key, digest_of(str(data / name)))
+
+
+def _one_of_many(props: Props) -> Thing:
+    """The first of three items that are listed in a file."""
+    thing = _a_tree(props)
+    lines = [f"{thing.words[0]} @the/tree"]
+    for name in ("b", "c"):
+        (props.directory / name).write_text(name)
+        lines.append(f"{props.directory}/{name} @{name}")
+    (props.directory / "items.txt").write_text("\n".join(lines))
+    return thing
 
 
 def _an_item_on_the_web(props: Props) -> Thing:
@@ -197,7 +221,7 @@ class Scene:
         self.cache = Cache(self.place, fs=FileSystem())
         self.cache.init()
         self.layout = Layout(self.place)
-        self.key = self.thing.key or self.cache.wanted(self.thing.words).key
+        self.key = self.thing.key or self.cache.item_request(self.thing.words).key
         self.values = {"$S": " ".join(self.thing.words), "$D": str(props.directory)}
 
     def use(self, times: int = 1) -> None:
@@ -207,12 +231,12 @@ class Scene:
 
     def held_by(self, pid: int) -> None:
         """Let a process hold it."""
-        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
+        self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.item_request(self.thing.words))
 
     def held_by_the_dead(self) -> str:
         """Let a process that is gone hold it; the holder's id."""
-        with job() as pid:
-            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.wanted(self.thing.words))
+        with running_job() as pid:
+            lease = self.cache.hold(self.cache.owner(f"pid:{pid}"), self.cache.item_request(self.thing.words))
         return lease.holder.id
 
     def locked_by_the_dead(self) -> None:
@@ -247,6 +271,14 @@ def _nothing(scene: Scene) -> None:
     """An empty cache."""
 
 
+def _below_another(scene: Scene) -> None:
+    """There is another cache that has the item, for whoever names it as the upstream."""
+    shared = Cache(f"{scene.values['$D']}/shared", fs=FileSystem())
+    shared.init()
+    shared.use(*scene.thing.words).release()
+    shared.close()
+
+
 def _bare(scene: Scene) -> None:
     """No cache, and an empty directory for one."""
     shutil.rmtree(scene.place)
@@ -277,6 +309,17 @@ def _idle(scene: Scene) -> None:
     scene.use()
 
 
+def _listed(scene: Scene) -> None:
+    """What a file lists is there."""
+    scene.cache.use_many(scene.cache.manifest(f"{scene.values['$D']}/items.txt")).release()
+
+
+def _listed_but_one(scene: Scene) -> None:
+    """Of what a file lists, one item is missing: it is fetched in the thread that is traced."""
+    for name in ("b", "c"):
+        scene.cache.use(f"{scene.values['$D']}/{name}").release()
+
+
 def _idle_and_being_cleaned(scene: Scene) -> None:
     scene.use()
     scene.locked_by_the_dead()
@@ -299,14 +342,14 @@ def _binned(scene: Scene) -> None:
 
 def _held_by_name(scene: Scene) -> None:
     """By somebody of whom nobody but a person can tell whether he is gone."""
-    lease = scene.cache.hold(scene.cache.owner("ada"), scene.cache.wanted(scene.thing.words))
+    lease = scene.cache.hold(scene.cache.owner("ada"), scene.cache.item_request(scene.thing.words))
     scene.values["$H"] = lease.holder.id
 
 
 def _in_session(scene: Scene) -> None:
     """An item in a session of the dead, which nobody has reaped yet, with a lock on it."""
     scene.use()
-    with job() as pid:
+    with running_job() as pid:
         owner = scene.cache.owner(f"pid:{pid}")
         session = scene.cache.create_session({"/a": scene.thing.words}, owner=owner)
     scene.values["$I"], scene.values["$L"] = session.id, session.lock("/a").id
@@ -384,6 +427,8 @@ def _truncated(scene: Scene) -> None:
 
 #: What Python runs: the command line, or a program that knows nothing of us and reads through dtool.
 SC_DTOOL = ("-m", "sccache_dtool", "--cache-dir", "$C")
+#: As the first, on another cache.
+ON_NODE = ("-m", "sccache_dtool", "--cache-dir", "$C.node")
 READS = (
     "-c",
     """
@@ -401,7 +446,7 @@ class Case(NamedTuple):
     """A command, and the state in which it begins.
 
     $S: what is used; $P: a process that runs on; $C: the cache; $D: the directory around the scene; $H: a holder;
-    $I: a session; $L: a lock.
+    $V: the view of a set; $I: a session; $L: a lock.
     """
 
     before: Callable[[Scene], None]
@@ -410,6 +455,7 @@ class Case(NamedTuple):
     most: int = CRASH_POINTS  # points at which it is killed
     missed: int = 0  # of these points at most: two threads do not make the same calls in each run
     leased: float | None = None  # the process $P has a lease on the item; its lifetime in seconds, 0: none
+    listed: bool = False  # the process $P has what is listed in a file, as the set $V
     put_right: tuple[str, ...] = ("clean --all -y", "doctor --fix")  # said afterwards; $again: the command itself
     codes: tuple[int, ...] = (0,)  # with which the command may end
     bad: bool = False  # the copy in the cache is damaged before
@@ -433,6 +479,11 @@ CASES = {
     "use, two files": Case(_nothing, "use --holder pid:$P $S", _two_files),
     "use, an item of a dataset": Case(_nothing, "use --holder pid:$P $S", _an_item_of_a_dataset, _SOME),
     "use, a whole dataset": Case(_nothing, "use --holder pid:$P $S", _a_whole_dataset, _SOME),
+    "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list with a miss": Case(_listed_but_one, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, from an upstream": Case(_below_another, "use --upstream $D/shared --holder pid:$P $S"),
+    "use, as an upstream": Case(_nothing, "use --upstream $C --holder pid:$P $S", most=_SOME, program=ON_NODE),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
     "use, taking over": Case(_locked, "use --holder pid:$P $S"),
     "dtool's plugin": Case(_nothing, "$S", _an_item_on_the_web, _SOME, program=READS),
@@ -440,7 +491,9 @@ CASES = {
     "clean, taking over": Case(_idle_and_being_cleaned, "clean --all -y"),
     "unuse": Case(_idle, "unuse --holder pid:$P $S", leased=0),
     "unuse and evict": Case(_idle, "unuse --evict-if-last --holder pid:$P $S", leased=0),
+    "unuse, a list": Case(_idle, "unuse --holder pid:$P $V", _one_of_many, listed=True),
     "run": Case(_idle, "run $S -- true"),
+    "run, a list": Case(_listed, "run --from $D/items.txt -- true", _one_of_many, _SOME),
     "run, a miss": Case(_nothing, "run $S -- true"),
     "clean": Case(_littered, "clean --all -y"),
     "clean --plan": Case(_planned, "clean --plan $D/plan.json", most=_SOME),
@@ -508,28 +561,35 @@ class Accidents:
         if self.case.leased is not None:
             cache = Cache(place, fs=FileSystem())
             cache.hold(
-                cache.owner(f"pid:{pid}"), cache.wanted(self.thing.words), UseOptions(ttl=self.case.leased or None)
+                cache.owner(f"pid:{pid}"),
+                cache.item_request(self.thing.words),
+                UseOptions(ttl=self.case.leased or None),
             )
+        if self.case.listed:
+            cache = Cache(place, fs=FileSystem())
+            entries = cache.manifest(f"{self.scene.values['$D']}/items.txt")
+            cache.hold_many(cache.owner(f"pid:{pid}"), entries, session=_SESSION)
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}
         return place, [sys.executable, *program, *self._filled(self.case.words, place, pid)], environment
 
     def _filled(self, words: str, place: str, pid: int | None = None) -> list[str]:
         """The words of a command line, with what the names in them stand for."""
-        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place}.items():
+        view = sessions.view_path(Layout(place), _SESSION)
+        for variable, value in {**self.scene.values, "$P": str(pid), "$C": place, "$V": view}.items():
             words = words.replace(variable, value)
         return words.split()
 
     def find_points(self) -> list[crash.Point]:
         """Every call before which the command can be killed."""
-        with job() as pid:
+        with running_job() as pid:
             place, argv, environment = self.prepare("undisturbed", pid)
             return crash.points(argv, environment, place, self.case.codes)
 
     def happen(self, numbered: tuple[int, crash.Point]) -> tuple[str, crash.Point, bool]:
         """Kill the command, and let the job that it worked for end, too."""
         number, point = numbered
-        with job() as pid:
+        with running_job() as pid:
             place, argv, environment = self.prepare(f"accident{number}", pid)
             killed = crash.kill_at(argv, environment, point)
         return place, point, killed
@@ -587,13 +647,13 @@ class Accidents:
             directory = cache._layout.generation(self.scene.key, generation)
             if "use" in names(directory):
                 (name,) = names(directory, "payload")
-                assert digest_of(f"{directory}/payload/{name}") == self.thing.digest, where
+                assert digest_of(f"{directory}/payload/{name}") == (self.thing.of_item or self.thing.digest), where
 
 
 def test_every_command_that_writes_is_killed() -> None:
     """A new command, or a forgotten one, would be the one that leaves a cache stuck."""
     assert {case.words.split()[0] for case in CASES.values() if case.program is SC_DTOOL} == set(WRITING)
-    assert set(WRITING) | set(_LOOKING) | set(_LIKE_OTHERS) == {
+    assert set(WRITING) | set(_LOOKING) | set(_ELSEWHERE) | set(_LIKE_OTHERS) == {
         name for group in Commands.groups.values() for name in group
     }
 

@@ -92,7 +92,7 @@ def server() -> Iterator[httpserver.Server]:
 
 
 @pytest.fixture
-def job(start: Callable[..., Process]) -> Callable[[], Process]:
+def start_job(start: Callable[..., Process]) -> Callable[[], Process]:
     """Makes processes on whose behalf items are used: the end of one ends its leases."""
     return lambda: start("cat", stdin=subprocess.PIPE)
 
@@ -181,11 +181,11 @@ def test_one_download_for_many(
 
 
 def test_the_downloader_is_killed(
-    place: str, server: httpserver.Server, use: Callable[..., Process], job: Callable[[], Process]
+    place: str, server: httpserver.Server, use: Callable[..., Process], start_job: Callable[[], Process]
 ) -> None:
     """All would wait for a dead downloader until its lock expires, and see what it has left half done."""
     url = server.page("/ref.bin", BODY, stall_after=1000)
-    its_job = job()
+    its_job = start_job()
     downloader = use(url, job=its_job)
     server.wait_for_gets("/ref.bin", timeout=PATIENCE)
     asking = [use(url) for _ in range(6)]
@@ -210,11 +210,11 @@ def test_the_downloader_is_killed(
 
 
 def test_the_downloader_and_its_job_are_killed(
-    place: str, server: httpserver.Server, use: Callable[..., Process], job: Callable[[], Process]
+    place: str, server: httpserver.Server, use: Callable[..., Process], start_job: Callable[[], Process]
 ) -> None:
     """What a crashed node has half downloaded would fill the disk for ever, if nobody wants the item again."""
     url = server.page("/ref.bin", BODY, stall_after=1000)
-    its_job = job()
+    its_job = start_job()
     downloader = use(url, job=its_job)
     server.wait_for_gets("/ref.bin", timeout=PATIENCE)
     its_job.kill()
@@ -229,7 +229,7 @@ def test_the_downloader_and_its_job_are_killed(
 
 
 def test_the_downloader_is_frozen(
-    place: str, server: httpserver.Server, use: Callable[..., Process], job: Callable[[], Process]
+    place: str, server: httpserver.Server, use: Callable[..., Process], start_job: Callable[[], Process]
 ) -> None:
     """Who waits for a stopped downloader would wait without end, or not learn whom to wake."""
     url = server.page("/ref.bin", BODY, stall_after=1000)
@@ -259,11 +259,11 @@ def taken_for_dead(place: str) -> None:
 
 
 def test_a_frozen_downloader_wakes_up_and_its_work_area_is_gone(
-    place: str, server: httpserver.Server, use: Callable[..., Process], job: Callable[[], Process]
+    place: str, server: httpserver.Server, use: Callable[..., Process], start_job: Callable[[], Process]
 ) -> None:
     """A downloader that slept while it was cleared away would publish what is half deleted."""
     url = server.page("/ref.bin", BODY, stall_after=1000)
-    its_job = job()
+    its_job = start_job()
     downloader = use(url, job=its_job)
     server.wait_for_gets("/ref.bin", timeout=PATIENCE)
     downloader.freeze()

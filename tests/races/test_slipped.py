@@ -229,7 +229,7 @@ def one_clock(place: str) -> None:
 
 def lapsed(cache: Cache, payload: Payload, clock: Shifted) -> Lease:
     """A lease of a name whose lifetime has passed, of which nothing was heard since."""
-    lease = cache.hold(cache.owner("a job"), cache.wanted([payload.path]), UseOptions(ttl=100))
+    lease = cache.hold(cache.owner("a job"), cache.item_request([payload.path]), UseOptions(ttl=100))
     clock.shift = -5000
     lease.holder.beat()
     clock.shift = 0
@@ -271,7 +271,7 @@ def test_a_heartbeat_in_the_middle_of_listings_is_no_end(
 ) -> None:
     """A holder that listings miss, because it was just then renamed, would be taken for gone."""
     user = actor(clock=Shifted())
-    lease = user.hold(user.owner("a job"), user.wanted([payload.path]), UseOptions(ttl=100))
+    lease = user.hold(user.owner("a job"), user.item_request([payload.path]), UseOptions(ttl=100))
 
     class Missing(FileSystem):
         """The first listings miss a name that is renamed meanwhile, as readdir(3) allows."""
@@ -325,7 +325,7 @@ def test_giving_back_and_reaping_at_once_count_once(actor: Actor, payload: Paylo
         fs = Interposing()
         late, early = actor(fs), actor()
         process, owner = dead_owner(late)
-        lease = late.hold(owner, late.wanted([payload.path]))
+        lease = late.hold(owner, late.item_request([payload.path]))
         end(process)
         before = len(late.uses(lease.key))
         if order == "reap first":
@@ -452,20 +452,20 @@ class Stage:
 
     def use(self, cache: Cache) -> None:
         """Use the item as the command line does, with a holder for each lease, and keep the lease."""
-        self.held.append(cache.hold(cache.owner(f"pid:{os.getpid()}"), cache.wanted([self.payload.path])))
+        self.held.append(cache.hold(cache.owner(f"pid:{os.getpid()}"), cache.item_request([self.payload.path])))
         self.made += 1
 
     def dead(self) -> Owner:
         """Let there be a lease of a process that is gone."""
         process, owner = dead_owner(self.inner)
-        self.inner.hold(owner, self.inner.wanted([self.payload.path]))
+        self.inner.hold(owner, self.inner.item_request([self.payload.path]))
         self.made += 1
         end(process)
         return owner
 
     def orphan(self) -> None:
         """Let there be a lease whose holder has ended in order, and could not give it back."""
-        lease = self.inner.hold(self.inner.owner("somebody"), self.inner.wanted([self.payload.path]))
+        lease = self.inner.hold(self.inner.owner("somebody"), self.inner.item_request([self.payload.path]))
         lease.holder.retire()
         self.made += 1
 

@@ -293,12 +293,12 @@ def test_a_session_ends_with_its_holder(cache: Cache, source: str, job: Owner, p
     """Locks of a killed container would stay (as in the predecessor)."""
     session = cache.create_session({"/a": source}, owner=job)
     lock = session.lock("/a")
-    assert cache.reap().sessions == ()
+    assert cache.reap().sessions == {}
     assert held(cache) == [lock.id]
     proc.end(4242)
-    assert [id for id, _ in cache.reap(dry_run=True).sessions] == [session.id]
+    assert list(cache.reap(dry_run=True).sessions) == [session.id]
     assert held(cache) == [lock.id]
-    assert [id for id, _ in cache.reap().sessions] == [session.id]
+    assert list(cache.reap().sessions) == [session.id]
     assert (held(cache), history(cache), left(layout)) == ([], [lock.id], [])
 
 
@@ -313,8 +313,8 @@ def test_a_person_can_end_a_session_by_its_holder(cache: Cache, source: str) -> 
     """A session of a name without a lifetime, whose user is gone, could only be deleted by its id."""
     session = cache.create_session({"/a": source}, owner=cache.owner("ada"))
     session.lock("/a")
-    assert cache.reap().sessions == ()
-    assert [id for id, _ in cache.reap_holder(session.facts.holder).sessions] == [session.id]
+    assert cache.reap().sessions == {}
+    assert list(cache.reap_holder(session.facts.holder).sessions) == [session.id]
     assert held(cache) == []
 
 
@@ -518,7 +518,7 @@ def held_set(cache: Cache, owner: Owner, *sources: str) -> Iterator[str]:
     holder = cache.enter(owner, session=sessions.Membership(id))
     entries, links = [], {}
     for number, path in enumerate(sources):
-        request = cache.wanted([path])
+        request = cache.item_request([path])
         lease = cache.acquire(holder, request)
         mount = f"d/{number}"
         generation = lease.place.generation
@@ -535,12 +535,12 @@ def test_a_set_is_given_back_as_a_whole(cache: Cache, source: str, tree: str, jo
         assert Path(view, "d", "0").read_text() == "ACGT\n"
         assert Path(view, "d", "1", "x").read_text() == "hello"
         assert layout.session_at(f"{view}/d/0") == id
-        alone = cache.hold(job, cache.wanted([source]))
+        alone = cache.hold(job, cache.item_request([source]))
         assert cache.release([job], alone.key) == 1
         assert cache.release([job], alone.key, everything=True) == 0
         assert len(cache.locks(session=id)) == 2
         for lock in cache.locks(session=id):
-            with pytest.raises(InUse, match="given back as a whole"):
+            with pytest.raises(InUse, match="released as a whole"):
                 locks.release(cache.store, lock.id)
         assert on_disk.delete(cache.store, id).leases == 2
     assert (held(cache), left(layout), os.path.exists(view)) == ([], [], False)

@@ -7,7 +7,7 @@ cluster: that host tells jobs of two clusters with one number apart.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.batch.query import Run, Unanswered, batches
@@ -24,7 +24,7 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
     """See `schedulers.Scheduler`."""
     records = list(_records([job.id for job in jobs], run))
     for job in jobs:
-        record = next((found for id, host, found in records if id == job.id and host == job.cluster), None)
+        record = next((one.fields for one in records if one.id == job.id and one.host == job.cluster), None)
         if record is None:
             continue
         state = str(record.get("STAT", ""))
@@ -40,8 +40,15 @@ def ask(jobs: Sequence[Job], run: Run, verdicts: dict[Job, Verdict]) -> None:
             verdicts[job] = Verdict(known, f"job {job.id} is {state[:10]}")
 
 
-def _records(ids: Sequence[str], run: Run) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Id, submission host and record of the jobs that are listed."""
+class _Record(NamedTuple):
+    """A job that LSF lists."""
+
+    id: str
+    host: str  # where it was submitted
+    fields: dict[str, Any]
+
+
+def _records(ids: Sequence[str], run: Run) -> Iterator[_Record]:
     for batch in batches(ids):
         fields = "jobid jobindex stat from_host finish_time exit_reason"
         reply = run(["bjobs", "-a", "-u", "all", "-json", "-o", fields, *batch])
@@ -53,10 +60,10 @@ def _records(ids: Sequence[str], run: Run) -> Iterator[tuple[str, str, dict[str,
             if isinstance(record, dict) and "STAT" in record:  # of a job that it does not know: {"JOBID", "ERROR"}
                 number, index = str(record.get("JOBID", "")), str(record.get("JOBINDEX", "0"))
                 id = number if index in ("", "0") else f"{number}[{index}]"
-                yield id, str(record.get("FROM_HOST", "")), record
+                yield _Record(id, str(record.get("FROM_HOST", "")), record)
 
 
 def place(id: str, run: Run) -> str:
     """See `schedulers.Scheduler`."""
-    hosts = {host for found, host, _ in _records([id], run) if found == id and host}
+    hosts = {one.host for one in _records([id], run) if one.id == id and one.host}
     return hosts.pop() if len(hosts) == 1 else ""

@@ -109,8 +109,8 @@ def place(scheduler: str, id: str) -> str:
     return str(find(id, run_command)) if find is not None else ""
 
 
-def run_command(argv: Sequence[str]) -> Reply:
-    """Run a command of a batch system, for at most TIMEOUT seconds.
+def run_command(argv: Sequence[str], timeout: float = TIMEOUT) -> Reply:
+    """Run a command of a batch system, for at most `timeout` seconds.
 
     What it says goes to files: a pipe would stay open for as long as a grandchild of a killed wrapper holds it.
     """
@@ -134,13 +134,13 @@ def run_command(argv: Sequence[str]) -> Reply:
         except OSError as error:
             raise Absent(f"there is no {argv[0]} on this host ({error.strerror})") from None
         try:
-            code = process.wait(TIMEOUT)
+            code = process.wait(timeout)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
                 os.killpg(process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(1)  # not for ever: it may hang in the kernel
-            raise Unanswered(f"{argv[0]} did not answer within {TIMEOUT:.0f} s") from None
+            raise Unanswered(f"{argv[0]} did not answer within {timeout:.0f} s") from None
         texts = []
         for file in (out, err):
             file.seek(0)
@@ -165,11 +165,11 @@ def batches(ids: Iterable[str], longest: int = LONGEST_LIST) -> Iterator[list[st
 class JobStates:
     """All jobs of one run; each batch system is asked once, when the first of its jobs is judged."""
 
-    def __init__(self, clock: Clock, memory: Memory, run: Run = run_command) -> None:
+    def __init__(self, clock: Clock, memory: Memory, run: Run | None = None) -> None:
         """`memory` keeps, between the runs on this host, until when a batch system is left alone."""
         self._clock = clock
         self._memory = memory
-        self._run = run
+        self._run = run or run_command
         self._expected: dict[str, dict[Job, None]] = {}
         self._verdicts: dict[Job, Verdict] = {}
 

@@ -192,15 +192,15 @@ def _from_queue(job: Job, rows: list[Row]) -> Verdict | _Condition:
     if living or any(row.restarts != start for row in rows if start is not None):
         now = (living or rows)[0]
         # Putting a job back into the queue is submitting it again.
-        return _started_again(job, now, job.nodes) if job.may_have_ended(now.submitted) else _is_anothers(job)
+        return _started_again(job, now, job.nodes) if job.may_have_ended(now.submitted) else _is_of_another_job(job)
     return _ended(job, rows)
 
 
-def _is_anothers(job: Job) -> Verdict:
+def _is_of_another_job(job: Job) -> Verdict:
     return Verdict(State.UNKNOWN, f"the job {job.id} that is listed ran at another time: its number was reused")
 
 
-def _lies_around(job: Job, rows: list[Row]) -> bool:
+def _may_be_of(job: Job, rows: list[Row]) -> bool:
     """Whether rows that have ended may be of this job: of the start that was noted, or of one at the right time."""
     if job.started:
         return any(row.started == float(job.started) for row in rows)
@@ -212,8 +212,8 @@ def _lies_around(job: Job, rows: list[Row]) -> bool:
 
 
 def _ended(job: Job, rows: list[Row]) -> Verdict | _Condition:
-    if not _lies_around(job, rows):
-        return _is_anothers(job)
+    if not _may_be_of(job, rows):
+        return _is_of_another_job(job)
     last = max(rows, key=lambda row: row.ended or 0.0)
     evidence = f"job {job.id} {last.state}{last.when}"
     # One node that reports the end speaks for itself; of several the batch script's speaks for itself alone. Those that
@@ -285,8 +285,8 @@ def _from_accounting(job: Job, rows: list[Row]) -> Verdict | _Condition:
     ours = [row for starts in tasks.values() for row in starts if _is_start(job, row, len(starts))]
     if len(ours) < len(tasks):
         return Verdict(State.UNKNOWN, f"the accounting does not have that start of job {job.id}")
-    if not _lies_around(job, ours):
-        return _is_anothers(job)
+    if not _may_be_of(job, ours):
+        return _is_of_another_job(job)
     if all(row.state in _ENDED for row in ours):
         return _ended(job, ours)
     return _started_again(job, rows[-1], ",".join(row.nodes for row in ours))  # REQUEUED
