@@ -287,7 +287,7 @@ class Archive:
             yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
 
     def entries(self) -> Iterator[Record]:
-        """As `records`, with one at the time 0 for each object without any: a process was killed before it wrote one."""
+        """As `records`, with one at the time 0 for each object without any: its process was killed."""
         for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
             found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
             recorded = {one.digits for one in found}
