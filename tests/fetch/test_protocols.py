@@ -134,7 +134,7 @@ def test_what_has_not_changed_is_not_fetched_again(
 def test_the_protocols_that_are_shown_are_those_of_the_tests() -> None:
     """`loaders` would promise what nobody has tried."""
     assert set(fsspec_source.SHOWN) == set(servers.ALL) <= set(REMOTE)
-    assert set(SOURCES) == {"file", "http", "https"}  # tests/fetch/test_sources.py, test_http.py
+    assert set(SOURCES) == {"file", "http", "https", "sha256"}  # test_sources.py, test_http.py, tests/markers
 
 
 def test_what_is_not_shown_is_said_to_be_untested(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_fault_in_a_program_is_told_at_once(get: Get, monkeypatch: pytest.Monk
         asked.append(source)
         raise error("missing 1 required positional argument: 'base_url'")
 
-    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "open_system", open_system)
     failure = refused(get, "s3://b/x")
     assert error.__name__ in failure.message
     assert "bug in the package" in str(failure.hint)
@@ -275,7 +275,7 @@ def test_only_what_may_pass_is_tried_again(
         asked.append(source)
         raise error
 
-    monkeypatch.setattr(fsspec_source, "_open_system", open_system)
+    monkeypatch.setattr(fsspec_source, "open_system", open_system)
     assert refused(get, "s3://b/x").shared == shared
     assert len(asked) == attempts
 

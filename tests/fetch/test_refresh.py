@@ -211,7 +211,7 @@ def test_what_fsspec_opens_is_asked_by_its_version(
 ) -> None:
     """An object in a store could only be fetched once, or always."""
     store = Store()
-    monkeypatch.setattr(fsspec_source, "_open_system", lambda source: (store, "x"))
+    monkeypatch.setattr(fsspec_source, "open_system", lambda source: (store, "x"))
     cache.use("s3://b/x")
     store.facts.update(change)
     cache.use("s3://b/x", refresh=True)

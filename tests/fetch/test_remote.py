@@ -195,7 +195,7 @@ class Store:
 @pytest.fixture
 def store(monkeypatch):
     made = Store(BODY)
-    monkeypatch.setattr(fsspec_source, "_open_system", lambda source: (made, "x"))
+    monkeypatch.setattr(fsspec_source, "open_system", lambda source: (made, "x"))
     return made
 
 
