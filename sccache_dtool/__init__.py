@@ -16,18 +16,35 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Cache", "CacheError", "Lease", "LeaseLost", "__version__"]
+__all__ = [
+    "Cache",
+    "CacheError",
+    "IndexCSV",
+    "IndexJSON",
+    "IndexSQLite",
+    "Lease",
+    "LeaseLost",
+    "__version__",
+    "cache_open",
+    "cache_save",
+]
 
 if TYPE_CHECKING:
-    from sccache_dtool.cache import Cache
+    from sccache_dtool.cache import Cache, cache_open, cache_save
     from sccache_dtool.errors import CacheError, LeaseLost
+    from sccache_dtool.markers.index import IndexCSV, IndexJSON, IndexSQLite
     from sccache_dtool.protocol.leases import Lease
 
 _HOMES = {
     "Cache": "sccache_dtool.cache",
     "CacheError": "sccache_dtool.errors",
+    "IndexCSV": "sccache_dtool.markers.index",
+    "IndexJSON": "sccache_dtool.markers.index",
+    "IndexSQLite": "sccache_dtool.markers.index",
     "Lease": "sccache_dtool.protocol.leases",
     "LeaseLost": "sccache_dtool.errors",
+    "cache_open": "sccache_dtool.cache",
+    "cache_save": "sccache_dtool.cache",
 }
 
 

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sccache_dtool import find, release
 from sccache_dtool.acquire import Acquirer, attempts
@@ -56,6 +56,9 @@ if TYPE_CHECKING:
     from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.lots.model import Lots, Usage
     from sccache_dtool.lots.table import Table as LotTable
+    from sccache_dtool.markers.archive import Archive
+    from sccache_dtool.markers.files import Files, Identifier
+    from sccache_dtool.markers.marker import Marker
     from sccache_dtool.metrics import Saved, Snapshot
     from sccache_dtool.policy.rules import Plan, Rules
     from sccache_dtool.policy.thresholds import Trashed
@@ -494,15 +497,16 @@ class Cache:
         def terms() -> Terms:
             wait = self.settings.fetch_wait if options.wait is None else options.wait
             make_room = functools.partial(self.make_room, wait=wait)
+            limit = self._limit_objects
             upstream = self._open_upstream()
             if upstream is None:
-                return Terms(wait, options.size, options.rate, make_room if options.make_room else None)
+                return Terms(wait, options.size, options.rate, make_room if options.make_room else None, limit=limit)
 
             def lend(request: Request, max_age: float | None) -> contextlib.AbstractContextManager[Lease]:
                 return upstream.lend(request, options._replace(max_age=max_age))
 
             # What is idle here can be copied again.
-            return Terms(wait, options.size, options.rate, make_room, lend)
+            return Terms(wait, options.size, options.rate, make_room, lend, limit)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -714,6 +718,60 @@ class Cache:
                 return [item for part in items.survey(self.store, pool, items.unsettled, uses=False) for item in part]
 
         return Access(self.store, self.request, self.item_request, self.session_entries, acquire, unsettled)
+
+    # -- files by their content --------------------------------------------------------------------------------------
+
+    @property
+    def archive(self) -> Archive:
+        """The archive of objects that `config.toml` names. Raises UsageError if it names none."""
+        from sccache_dtool.markers.archive import open_archive
+
+        return open_archive(self.store, self.settings)
+
+    @property
+    def files(self) -> Files:
+        """The files that are known by their content, with all that can be done with them."""
+        from sccache_dtool.markers.files import Files
+
+        store = self._store_for_use()
+        return Files(store, self.archive, self.use_request, self.settings.archive_limit, self._progress)
+
+    def add(self, path: str | os.PathLike[str], comment: str = "") -> Identifier:
+        """Add a file to the archive and the cache; returns ``sha256:HEX``, by which it is known from now on.
+
+        Raises UsageError, FetchFailed if the archive cannot be written, or NoSpace; then nothing has changed.
+        """
+        return self.files.add(os.fspath(path), comment=comment)
+
+    def save(self, path: str | os.PathLike[str], comment: str | None = None) -> Marker:
+        """As `add`; a marker of the file, for version control, is written beside it."""
+        return self.files.save(os.fspath(path), comment=comment)
+
+    def open(
+        self,
+        file: str | os.PathLike[str] | Marker,
+        mode: str = "r",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        offset: int = 0,
+    ) -> IO[Any]:
+        """Open what an identifier or a marker stands for, fetched first if it is not in the cache.
+
+        `file`: an identifier, a marker, or the path of one or of its file. `mode`: ``r`` or ``rb``; other modes raise
+        ValueError. `offset`: where to begin, in bytes. The file holds a lease until it is closed. Raises UsageError,
+        FetchFailed or NoSpace.
+        """
+        return self.files.open(file, mode, encoding=encoding, errors=errors, newline=newline, offset=offset)
+
+    def _limit_objects(self, coming: int) -> None:
+        most = self.settings.archive_limit
+        if most is not None:
+            from sccache_dtool.markers import limit
+
+            with self._pool() as pool:
+                limit.make_room(self.store, self.archive, pool, most, coming)
 
     # -- finding an item ---------------------------------------------------------------------------------------------
 
@@ -1284,6 +1342,16 @@ class Cache:
 
         store = self.store.logging_to(Silent())
         return verify_content(store, self._progress, partial(single.remove_copy, store))
+
+
+def cache_save(cache: Cache, path: str | os.PathLike[str], comment: str | None = None) -> Marker:
+    """See `Cache.save`."""
+    return cache.save(path, comment)
+
+
+def cache_open(cache: Cache, path: str | os.PathLike[str], mode: str = "r", **how: Any) -> IO[Any]:
+    """See `Cache.open`. `path`: of a marker, or of the file that it stands for."""
+    return cache.open(path, mode, **how)
 
 
 _UNKNOWN: tuple[None, Stack] = None, Stack()

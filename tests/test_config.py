@@ -40,12 +40,15 @@ def test_every_setting_is_read(layout: Layout, warnings: list[str]) -> None:
     text += 'high_watermark_files = "1000000"\nlow_watermark_files = "50%"\nolder_than = "5d"\nlarger_than = "1kB"\n'
     text += 'exclude_frequently_accessed = 9\nretain_size = "5TB"\norder = "cost"\nexclude = ["hg*"]\ngrace = "1h"\n'
     text += '[dtool]\ndirectories = ["study-1", "mirror/*"]\n'
+    text += '[archive]\nurl = "/tank/archive/"\nlimit = "1TB"\nverify = false\n'
     text += f'[globus]\ncollection = "{"A" * 8}{"-0000" * 3}-{"0" * 12}"\nbase = "/lab/cache/"\n'
     limits = (10 * TB, Mark(0.9, True), Mark(7 * TB, False), Mark(1_000_000, False), Mark(0.5, True), 10**9)
     conditions = (432_000, 9, 1000, 5 * TB, "cost", ("hg*",), 3600)
     read = load(layout, text, warnings)
     placed = {"globus_collection": f"{'a' * 8}{'-0000' * 3}-{'0' * 12}", "globus_base": "/lab/cache"}
-    assert read == Config(3600, 7200, 180, 345_600, *limits, *conditions, ("study-1", "mirror/*"), **placed)
+    archived = {"archive_url": "/tank/archive", "archive_limit": TB, "archive_verify": False}
+    given = (*limits, *conditions, ("study-1", "mirror/*"))
+    assert read == Config(3600, 7200, 180, 345_600, *given, **placed, **archived)
     assert read.limits == limits
     assert warnings == []
     assert {*config.SETTINGS, "unknown"} == set(Config._fields)
@@ -161,6 +164,13 @@ MISTAKES = {
     "lease": ['[lease]\nttl = "soon"\n', "[lease]\nttl = 1\n", "[lease]\nttl = 1h\n", 'lease = "1h"\n', "[[lease]]\n"],
     "fetch": ['[fetch]\nwait = "soon"\n', "[fetch]\nwait = []\n", "[fetch]\nwait = 1h # x\n", "fetch = 1\n"],
     "clean": ["[clean]\nhigh_watermark = 90\n", '[clean]\ntrash = "7d\n', "[clean]\ntrash =\n", "clean = []\n"],
+    "archive": [
+        "[archive]\nurl = 1\n",
+        '[archive]\nurl = "here"\n',
+        '[archive]\nurl = "webdavs://me:secret@host/a"\n',
+        '[archive]\nverify = "no"\n',
+        "archive = 1\n",
+    ],
     "dtool": ["[dtool]\ndirectories = 1\n", "[dtool]\ndirectories = a\n", "dtool = 1\n"],
     "globus": ['[globus]\ncollection = "x"\n', '[globus]\nbase = "a"\n', '[globus]\nbase = "/../a"\n', "globus = 1\n"],
     "lots": ['[lots]\norder = ["x"]\n', '[lots]\norder = ["del", "del"]\n', "[lots]\nmanagers = [1]\n", "lots = 1\n"],
@@ -170,6 +180,7 @@ GOOD = {
     "lease": '[lease]\nttl = "1h"\n',
     "fetch": '[fetch]\nwait = "1m"\n',
     "clean": '[clean]\ntrash = "1d"\n',
+    "archive": '[archive]\nurl = "/a"\n',
     "dtool": '[dtool]\ndirectories = ["a"]\n',
     "globus": '[globus]\nbase = "/a"\n',
     "lots": '[lots]\nforget = "30d"\n',
@@ -191,6 +202,7 @@ def test_a_mistake_in_one_table_leaves_the_others(
     assert mistake.message.startswith(f"{layout.config_file}: [{table}]")
     expected = {"lease": ("lease_ttl", 3600), "fetch": ("fetch_wait", 60), "clean": ("trash_keep", 86400)}
     more = {
+        "archive": ("archive_url", "/a"),
         "dtool": ("dtool_directories", ("a",)),
         "globus": ("globus_base", "/a"),
         "lots": ("lots_forget", 30 * 86400),

@@ -18,9 +18,10 @@ from sccache_dtool.cli.options import (
     trash_option,
     yes_option,
 )
-from sccache_dtool.cli.output import Column
+from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, Exit, UsageError, translate
+from sccache_dtool.evict.pins import UNTIL_ARCHIVED
 from sccache_dtool.protocol.reaping import Reaped
 
 
@@ -161,7 +162,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
             {"item": pin.key, "name": key_label(pin.key), "until": output.moment(pin.until or None), "by": by}
             for pin, by in cache.pins()
         )
-        columns = [NAME, KEY, Column("UNTIL", lambda row: row["until"] or "no end"), Column("BY", "by")]
+        columns = [NAME, KEY, Column("UNTIL", _until), Column("BY", "by")]
         now.out.table("pin", rows, columns, empty="no item is pinned")
         return Exit.DONE
 
@@ -173,6 +174,10 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         now.out.result("pinned", {"item": key, "until": end}, text)
 
     return _each(now, list(items), pin)
+
+
+def _until(row: Fields) -> str:
+    return "archived" if row["until"] == output.moment(UNTIL_ARCHIVED) else row["until"] or "no end"
 
 
 @click.command("unpin")

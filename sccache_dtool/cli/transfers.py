@@ -52,6 +52,7 @@ _SOURCES = {
     "globus": "a file in a Globus collection",
     "http": "a file on a web server",
     "https": "a file on a web server",
+    "sha256": "a file of the archive, by the digest of its content",
     "abfs": "a file in Azure Data Lake Storage",
     "az": "a blob in Azure Blob Storage",
     "ftp": "a file on an FTP server",

@@ -406,6 +406,11 @@ class FileSystem:
         """Wait until what was written to a file is on stable storage, where the file system can say so."""
         trees.sync(fd)
 
+    def sync_directory(self, path: str) -> None:
+        """Wait until the names in a directory are on stable storage, where the file system can say so."""
+        with opening(path) as fd:
+            trees.sync_directory(fd)
+
     def close(self, fd: int) -> None:
         """Close a descriptor. A network file system may report a failed write here."""
         os.close(fd)

@@ -87,7 +87,7 @@ def seal(path: str, *, shared: bool = False) -> None:
             fd = os.open(one.name, READ_ONLY, dir_fd=one.directory)
             try:
                 give_mode(fd, _sealed_mode(os.fstat(fd).st_mode, shared))
-                (_sync_directory if one.is_dir else sync)(fd)
+                (sync_directory if one.is_dir else sync)(fd)
             finally:
                 os.close(fd)
 
@@ -165,7 +165,8 @@ def sync(fd: int) -> None:
         do_without(f"fsync of files fails here: a power failure may damage new files ({error.strerror})")
 
 
-def _sync_directory(fd: int) -> None:
+def sync_directory(fd: int) -> None:
+    """As `sync`, for the names in a directory."""
     with dispensable("fsync of directories fails here: a power failure may undo recent changes"):
         os.fsync(fd)
 

@@ -9,6 +9,10 @@ from sccache_dtool.disk.names import PinName, understood
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.protocol.store import Store
 
+#: The end of the pin of an object that is not in the archive yet, so that the copy here may be the only one: the last
+#: second of the year 9999. Such a pin is beside those of users, and ends when the object is archived.
+UNTIL_ARCHIVED = 253402300799
+
 
 def listing(store: Store) -> list[PinName]:
     """All pins, those among them that have run out. Raises CacheError if nobody can tell: then nothing is evicted."""
@@ -30,7 +34,8 @@ def pinned(store: Store, now: float) -> frozenset[str]:
 def pin(store: Store, key: str, until: int, by: str) -> None:
     """Pin an item until a time (seconds since 1970; 0: for good); an earlier pin of it is replaced."""
     name = PinName(key, until)
-    earlier = [one for one in listing(store) if one.key == key and one != name]
+    apart = (until, UNTIL_ARCHIVED)
+    earlier = [one for one in listing(store) if one.key == key and one.until not in apart and until != UNTIL_ARCHIVED]
     store.fs.make_dirs(store.layout.pins, shared=store.layout.shared)
     with contextlib.suppress(FileExistsError):
         store.fs.put_record(by, f"{store.layout.pins}/{name}")
@@ -39,11 +44,21 @@ def pin(store: Store, key: str, until: int, by: str) -> None:
 
 
 def unpin(store: Store, key: str) -> bool:
-    """Take the pins of an item away; False if it had none."""
-    found = [one for one in listing(store) if one.key == key]
+    """Take the pins of an item away; False if it had none. That of an object that is not archived yet stays."""
+    found = [one for one in listing(store) if one.key == key and one.until != UNTIL_ARCHIVED]
     for one in found:
         _remove(store, one)
     return bool(found)
+
+
+def unarchived(store: Store) -> list[str]:
+    """Keys of the objects that are not in the archive yet."""
+    return [one.key for one in listing(store) if one.until == UNTIL_ARCHIVED]
+
+
+def note_archived(store: Store, key: str) -> None:
+    """End the pin of an object that is in the archive now."""
+    _remove(store, PinName(key, UNTIL_ARCHIVED))
 
 
 def any_expired(store: Store, now: float) -> bool:

@@ -240,6 +240,7 @@ _WEBDAV = ("webdav", "webdavs")
 
 
 def open_system(source: Source) -> tuple[Any, str]:
+    """The file system of fsspec for a source, and the source's name in it. Raises FetchFailed."""
     """The store that a source is in, and the source's name in it."""
     try:
         if source.scheme in _WEBDAV:

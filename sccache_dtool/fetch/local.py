@@ -111,7 +111,7 @@ def copy_directory(job: Job, source: str, target: str) -> None:
 
 
 def copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
-    """Copy one regular file with its permissions; its digests."""
+    """Copy one regular file with its permissions; its digests. Raises FetchFailed if it changes meanwhile."""
     fs = job.fs
     mode = fs.lstat(source).st_mode
     if not stat.S_ISREG(mode):  # before it is opened: to open a device may do something

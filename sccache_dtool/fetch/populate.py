@@ -74,7 +74,14 @@ class Populator(NamedTuple):
         area = f"{layout.tmp}/{work}"
         began, wall = clock.monotonic(), clock.wall()
         check_room = partial(_check_room, store, request.label, terms.make_room, (wall, work))
-        track = Track(fs, area, self.progress, on_total=check_room)
+        limit = terms.limit if request.stack.is_object else None
+
+        def on_total(coming: int) -> None:
+            if limit is not None:
+                limit(coming)
+            check_room(coming)
+
+        track = Track(fs, area, self.progress, on_total=on_total)
         facts: dict[str, Any] = {
             "key": request.key,
             "label": request.name or request.label,

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 #: The prefix of a source that is an item of a dtool dataset, or a whole dataset.
 DTOOL = "dtool:"
 
+#: The scheme of a source that is an object of the archive: ``sha256:HEX``, the digest of its content. As a later word,
+#: the same text is a step.
+OBJECT = "sha256"
+
 #: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
 DATASET = ".dataset"
 
@@ -101,6 +105,11 @@ class Stack(NamedTuple):
     def source(self) -> str:
         """The first source in its canonical form, fit to be shown; empty for an empty stack."""
         return self.canonical[0] if self.canonical else ""
+
+    @property
+    def is_object(self) -> bool:
+        """Whether it is an object of the archive, so that `[archive] limit` applies."""
+        return self.source.startswith(f"{OBJECT}:")
 
     @property
     def provisional(self) -> bool:
@@ -177,3 +186,5 @@ class Terms(NamedTuple):
     # Evicts idle items for so many bytes, and returns the bytes freed. Raises InUse if another cleaner is at work.
     make_room: Callable[[int], int] | None = None
     lend: Lend | None = None  # takes leases in the upstream, from which the item is copied; None: there is none
+    #: Makes room within `[archive] limit` for an object of so many bytes. Raises NoSpace.
+    limit: Callable[[int], None] | None = None

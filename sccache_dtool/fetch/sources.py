@@ -14,7 +14,7 @@ from sccache_dtool.fetch import plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
-from sccache_dtool.fetch.request import Chain, Source
+from sccache_dtool.fetch.request import OBJECT, Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import MANY, REMOTE
@@ -36,7 +36,14 @@ class SourceKind(NamedTuple):
 
 #: What retrieves sources, by the scheme of their canonical form: modules of this package, which are imported only for
 #: such a source. Those of plugins are not among them.
-KINDS = {"file": "local", "http": "http", "https": "http", "globus": "globus", **dict.fromkeys(REMOTE, "fsspec_source")}
+KINDS = {
+    "file": "local",
+    "http": "http",
+    "https": "http",
+    "globus": "globus",
+    OBJECT: "objects",
+    **dict.fromkeys(REMOTE, "fsspec_source"),
+}
 
 
 def _built_in(scheme: str) -> SourceKind | None:

@@ -15,10 +15,10 @@ from functools import lru_cache
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError, did_you_mean
 from sccache_dtool.fetch.reasons import CONTROL, plain
-from sccache_dtool.fetch.request import Location, Source, Step
+from sccache_dtool.fetch.request import OBJECT, Location, Source, Step
 from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
-SOURCE_FORMS = "a path, file:PATH, http://…, https://…, or another that `sc-dtool loaders` lists"
+SOURCE_FORMS = "a path, file:PATH, http://…, https://…, sha256:HEX, or another that `sc-dtool loaders` lists"
 STEP_FORMS = "tar, zip, gz, bz2, xz, zst, or ALGORITHM:HEX to check a digest, such as md5:… or sha256:…"
 
 #: What to do instead of naming many items as the words of one.
@@ -92,7 +92,7 @@ def is_source(word: str) -> bool:
     if word.startswith(("/", "./", "../")):
         return True
     scheme = re.match(_SCHEME, word)
-    if scheme is None or (name := scheme[1].lower()) in STEPS:
+    if scheme is None or (name := scheme[1].lower()) in STEPS or name == OBJECT:
         return False
     if name in SOURCES or name in REMOTE or name in _SAME:
         return True
@@ -234,6 +234,13 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     )
 
 
+def _object(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
+    """An object of the archive, by the digest of its content. Its name comes from that, so that it is one item."""
+    step = _digest(OBJECT, word.partition(":")[2])
+    digits = step.canonical.partition(":")[2]
+    return Source(step.canonical, Location(step.canonical), f"{OBJECT}-{digits[:8]}")
+
+
 #: Schemes of sources, and what parses a word that begins with one, given a way to ask for the working directory and
 #: further names of credentials.
 SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] = {
@@ -241,6 +248,7 @@ SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] 
     "local": _file,  # as the Whole Tale data manager writes it
     "http": _web,
     "https": _web,
+    OBJECT: _object,
     "globus": _globus,
 }
 

@@ -69,6 +69,9 @@ class _Settings(NamedTuple):
     lots_order: tuple[str, ...] = LOT_ORDER  # which lots give way first
     lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
+    archive_url: str | None = None  # where objects are kept: a directory, or a URL
+    archive_limit: int | None = None  # bytes that objects may take up in this cache
+    archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
     globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
     globus_base: str | None = None  # the path of the cache in that collection
     globus_client: str | None = None  # the application that users log in to, by its UUID
@@ -172,6 +175,24 @@ def _parameters(value: object) -> tuple[str, ...]:
     return tuple(name.lower() for name in _listed(value))
 
 
+def _archive(value: object) -> str:
+    """An absolute path, or a URL without a password: all users of the cache can read the file."""
+    if not isinstance(value, str) or not (value.startswith("/") or "://" in value):
+        raise UsageError(
+            f"{value!r} does not name an archive", hint='give an absolute path or a URL, such as "/tank/archive"'
+        )
+    userinfo = value.partition("://")[2].partition("/")[0].rpartition("@")[0]
+    if ":" in userinfo:
+        raise UsageError("the URL of the archive contains a password", hint="put it into ~/.netrc of each user")
+    return value.rstrip("/") or "/"
+
+
+def _switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{value!r} is neither true nor false", hint="write true or false, without quotes")
+    return value
+
+
 def _uuid(value: object) -> str:
     """The UUID of a collection or an application."""
     from sccache_dtool.catalog.broker_names import is_uuid
@@ -240,6 +261,9 @@ SETTINGS = {
     "clean_order": Setting("clean", "order", _order),
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
+    "archive_url": Setting("archive", "url", _archive),
+    "archive_limit": Setting("archive", "limit", _limit),
+    "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),
     "lots_order": Setting("lots", "order", _lot_order),
     "lots_forget": Setting("lots", "forget", _duration),

@@ -134,7 +134,8 @@ def test_what_has_not_changed_is_not_fetched_again(
 def test_the_protocols_that_are_shown_are_those_of_the_tests() -> None:
     """`loaders` would promise what nobody has tried."""
     assert set(fsspec_source.SHOWN) == set(servers.ALL) <= set(REMOTE)
-    assert set(SOURCES) == {"file", "local", "http", "https", "globus"}  # test_sources.py, test_http.py, test_globus.py
+    # test_sources.py, test_http.py, test_globus.py, tests/markers
+    assert set(SOURCES) == {"file", "local", "http", "https", "globus", "sha256"}
 
 
 def test_what_is_not_shown_is_said_to_be_untested(tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ _SESSION = "s0123456789abcdef"
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
     *("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin"),
-    *("metrics", "session", "lock", "lot"),
+    *("metrics", "session", "lock", "lot", "add", "save", "marker"),
 )
+#: These write no more into the cache than `use` and `save` do: `tests/markers` kills what writes into the archive.
+_LIKE_OTHERS = ("get", "cat", "archive", "index")
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
 
 #: Commands that are killed in other tests: fetch/test_globus.py, and hosts/test_slurm_cluster.py.
@@ -204,6 +206,12 @@ def _an_item_on_the_web(props: Props) -> Thing:
     return Thing((f"dtool:{web.address}/ds#second.csv",), digest_of(str(file)))
 
 
+def _an_object(props: Props) -> Thing:
+    """What is added to the archive; before, only its file is there."""
+    (props.directory / "ref").write_bytes(b"ACGT" * 100)
+    return Thing((_a_digest(b"ACGT" * 100),), digest_of(str(props.directory / "ref")))
+
+
 class Scene:
     """Where an accident is to happen: a cache in some state, and what leases there were in it."""
 
@@ -279,6 +287,22 @@ def _bare(scene: Scene) -> None:
 
 def _locked(scene: Scene) -> None:
     scene.locked_by_the_dead()
+
+
+def _with_archive(scene: Scene) -> None:
+    """An archive that is set up, and in it nothing."""
+    (Path(scene.place).parent / "archive").mkdir()
+    Path(scene.layout.config_file).write_text(f'[archive]\nurl = "{Path(scene.place).parent}/archive"\n')
+    Cache(scene.place).archive.init()
+
+
+def _archived(scene: Scene) -> None:
+    """A marker, and what it stands for, in the archive."""
+    _with_archive(scene)
+    cache = Cache(scene.place)
+    shutil.copy(Path(scene.place).parent / "ref", f"{scene.place}/ref")
+    cache.files.save(f"{scene.place}/ref", archive_only=True)
+    os.unlink(f"{scene.place}/ref")
 
 
 def _idle(scene: Scene) -> None:
@@ -460,6 +484,9 @@ _DOCTOR_FIRST = ("doctor --fix", "clean --all -y")  # `clean` wants its director
 #: A cleaning that evicts nothing of what was used today: what is kept for `restore` must be there after it.
 _OF_WHAT_IS_OLD = ("clean --older-than 30d -y", "doctor --fix")
 
+#: What was not archived yet is archived by the command itself.
+_AGAIN_FIRST = ("$again", "clean --all -y", "doctor --fix")
+
 CASES = {
     "use, a miss": Case(_nothing, "use --holder pid:$P $S"),
     "use, a tar": Case(_nothing, "use --holder pid:$P $S", _a_tar),
@@ -527,6 +554,9 @@ CASES = {
     "clean, a dead lot": Case(_of_a_dead_lot, "clean --high-watermark 1PB", most=_SOME),
     "lock get": Case(_in_session, "lock get $I /a"),
     "lock release": Case(_in_session, "lock release $L"),
+    "add": Case(_with_archive, "add $D/ref", _an_object, _SOME, put_right=_AGAIN_FIRST),
+    "save": Case(_with_archive, "save $D/ref", _an_object, _SOME, put_right=_AGAIN_FIRST),
+    "marker restore": Case(_archived, "marker restore $C", _an_object, _SOME, put_right=_AGAIN_FIRST),
     "doctor --verify-filesystem": Case(_idle, "doctor --verify-filesystem $C", most=4, missed=1, codes=(0, 3)),
     "metrics": Case(_idle, "metrics -o $C/sc.prom", put_right=("$again", "clean --all -y"), writes="sc.prom"),
 }
@@ -646,7 +676,7 @@ class Accidents:
 def test_every_command_that_writes_is_killed() -> None:
     """A new command, or a forgotten one, would be the one that leaves a cache stuck."""
     assert {case.words.split()[0] for case in CASES.values() if case.program is SC_DTOOL} == set(WRITING)
-    assert set(WRITING) | set(_LOOKING) | set(_ELSEWHERE) == {
+    assert set(WRITING) | set(_LOOKING) | set(_ELSEWHERE) | set(_LIKE_OTHERS) == {
         name for group in Commands.groups.values() for name in group
     }
 

@@ -1,0 +1,218 @@
+"""`add`, `save`, `get`, `cat`: files by their content."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+import click
+
+from sccache_dtool.cli import output
+from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
+from sccache_dtool.disk.records import printable
+from sccache_dtool.errors import CacheError, Exit, UsageError, translate
+from sccache_dtool.markers import marker, tree
+from sccache_dtool.markers.files import AT_A_TIME, Files, files_below
+from sccache_dtool.markers.marker import Marker
+from sccache_dtool.pool import Threads
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+archive_only_option = click.option("--archive-only", is_flag=True, help="Do not put a copy into the cache.")
+later_option = click.option(
+    "--later", is_flag=True, help="If the archive is away, keep the file in the cache until `archive push`."
+)
+
+
+@click.command("add")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--comment", default="", metavar="TEXT", help="A text for whoever looks the file up in the index.")
+@archive_only_option
+@later_option
+@common_options()
+@pass_invocation
+def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_only: bool, later: bool) -> int:
+    """Add files to the archive and the cache; print their ids.
+
+    A file is known by its content: the id is `sha256:` and the SHA-256 of the file. `use`, `get` and `cat` accept it.
+    The exit code is 3 if some files could not be added.
+
+    \b
+    Example:
+      sc-dtool add measurements.h5
+    """
+    access = files_of(now)
+
+    def add(path: str) -> None:
+        id = access.add(path, comment=comment, archive_only=archive_only, later=later)
+        now.out.path("added", {"file": path, "id": id}, id)
+
+    return each(now, files, add)
+
+
+@click.command("save")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("-r", "--recursive", is_flag=True, help="Save all files in directories, each with its own marker.")
+@click.option("--as-one", is_flag=True, help="Save each directory as one, with one marker beside it.")
+@click.option("--comment", metavar="TEXT", help="Store a comment in the markers. Default: the earlier comment.")
+@click.option("--remove", is_flag=True, help="Remove each file when its marker is written.")
+@click.option("--gitignore", is_flag=True, help="Add each file to the .gitignore beside it.")
+@archive_only_option
+@later_option
+@common_options()
+@pass_invocation
+def save_command(
+    now: Invocation,
+    /,
+    files: tuple[str, ...],
+    recursive: bool,
+    as_one: bool,
+    comment: str | None,
+    remove: bool,
+    gitignore: bool,
+    **options: bool,
+) -> int:
+    """Add files, and write a marker beside each of them.
+
+    A marker, such as data.csv.marker, is a small text file for version control. Whoever has it can restore the file:
+    `sc-dtool marker restore`. With -r and --as-one, the cache gets no copies of the files. The exit code is 3 if some
+    files could not be saved.
+
+    \b
+    Examples:
+      sc-dtool save data.csv --gitignore
+      sc-dtool save -r raw --comment "run of 2 May"
+    """
+    if as_one and (recursive or remove):
+        raise UsageError("--as-one cannot be combined with -r or --remove")
+    access = files_of(now, many=recursive or len(files) > 1)
+    options["archive_only"] |= recursive or as_one
+    paths = list(_to_save(files)) if recursive else list(files)
+
+    def save(path: str) -> tuple[Marker, os.stat_result]:
+        before = os.stat(path)
+        if as_one and os.path.isdir(path):
+            return access.save_directory(path, comment=comment, **options), before
+        return access.save(path, comment=comment, **options), before
+
+    def report(path: str, result: tuple[Marker, os.stat_result]) -> None:
+        made, before = result
+        if gitignore:
+            tree.ignore(path)
+        if remove:
+            _remove(path, before)
+        fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
+        now.out.result("saved", fields, f"saved {path}, {output.size(made.bytes)}")
+
+    return each_at_once(now, paths, save, report)
+
+
+def _to_save(paths: Sequence[str]) -> Iterator[str]:
+    """The files below directories, without markers and the files of git, and the files that are named."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path
+            continue
+        for inner in files_below(path):
+            whole = os.path.join(path, inner)
+            if os.path.basename(inner) not in (".gitignore", ".gitattributes", ".gitmodules"):
+                with suppress(UsageError):  # a marker in a form of later releases is not data either
+                    if marker.read_if_marker(whole) is None:
+                        yield whole
+
+
+def _remove(path: str, before: os.stat_result) -> None:
+    """Remove what was saved, if it is still that: a file that was written meanwhile stays."""
+    now = os.stat(path)
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
+        raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+    os.unlink(path)
+
+
+@click.command("get")
+@click.argument("what", metavar="ID|MARKER")
+@click.option("-o", "--output", "target", required=True, metavar="FILE", help="Where to write the file.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@common_options()
+@pass_invocation
+def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
+    """Write what an id or a marker stands for to a file.
+
+    The file appears when it is complete. If the cache has no room for it, it comes from the archive alone.
+
+    \b
+    Example:
+      sc-dtool get data.csv.marker -o /tmp/data.csv
+    """
+    access = files_of(now)
+    one = access.marker_of(what)
+    if one.directory:
+        raise UsageError(f"{printable(what)} stands for a directory", hint="sc-dtool marker restore")
+    try:
+        access.copy_out(one, target, replace=force)
+    except FileExistsError as error:
+        raise UsageError(f"{printable(target)} exists", hint="give --force to replace it") from error
+    now.out.path("file", {"path": target, "sha256": one.sha256}, target)
+
+
+@click.command("cat")
+@click.argument("what", metavar="ID|MARKER")
+@click.option("--offset", type=click.IntRange(0), default=0, metavar="N", help="Start at byte N.")
+@common_options()
+@pass_invocation
+def cat_command(now: Invocation, what: str, offset: int) -> None:
+    """Print the bytes that an id or a marker stands for.
+
+    \b
+    Example:
+      sc-dtool cat data.csv.marker --offset 4096 | head
+    """
+    sys.stdout.flush()
+    with files_of(now).open(what, "rb", offset=offset) as file:
+        while data := file.read(1 << 20):
+            sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def files_of(now: Invocation, *, many: bool = False) -> Files:
+    """The files of the selected cache, whose leases end with the command. `many`: without a progress bar for each."""
+    cache = now.cache(progress=None) if many else now.cache()
+    click.get_current_context().call_on_close(cache.close)
+    return cache.files
+
+
+def each(now: Invocation, tasks: Sequence[str], act: Callable[[str], object]) -> int:
+    """Do each task in turn, even if one fails; the exit code is as for `each_at_once`."""
+    return each_at_once(now, tasks, act, lambda task, result: None, most=1)
+
+
+def each_at_once(
+    now: Invocation,
+    tasks: Sequence[Task],
+    act: Callable[[Task], Result],
+    report: Callable[[Task, Result], object],
+    most: int | None = None,
+) -> int:
+    """Do many tasks at a time, and call `report` with each result, in the order of the tasks.
+
+    Returns the first error's exit code if all failed, PARTIAL if some did.
+    """
+    codes = []
+    with Threads(most or now.jobs or AT_A_TIME) as threads:
+        at_once = len(tasks) > 1 and most != 1
+        waiting = [threads.submit(act, task).result if at_once else partial(act, task) for task in tasks]
+        for task, result in zip(tasks, waiting, strict=True):
+            try:
+                report(task, result())
+            except (CacheError, OSError) as error:
+                failure = error if isinstance(error, CacheError) else translate(error)
+                now.out.error(failure)
+                codes.append(failure.exit_code)
+    if not codes:
+        return Exit.DONE
+    return codes[0] if len(codes) == len(tasks) else Exit.PARTIAL

@@ -1,0 +1,361 @@
+"""The archive: every object that was ever added, and a record of each time; nothing in it is ever written twice.
+
+An object is complete, and on stable storage, before it has its name; the record comes after it. So a crash leaves at
+most an object without a record, or a record of a name that no marker has: what is known are the records and the objects
+together. See `docs/reference/format.md`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+from sccache_dtool.disk import records
+from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.names import unique
+from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
+from sccache_dtool.fetch import local, objects
+from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
+from sccache_dtool.fetch.request import OBJECT
+from sccache_dtool.fetch.sink import new_digest
+from sccache_dtool.liveness import caller
+from sccache_dtool.policy.config import Config
+from sccache_dtool.protocol.store import Store
+
+#: The checksum by which a copy is compared with what was hashed just before: it costs a fraction of another SHA-256.
+CHECKSUM = "crc32"
+
+#: How often a file is read again that changes while it is added, or an object placed again that was collected.
+_ATTEMPTS = 3
+
+#: Characters of a comment.
+LONGEST_COMMENT = 10_000
+
+#: The directory, among the records, of what predecessors knew objects by.
+_MD5 = "md5"
+
+#: errno values for a file system that has no hard links.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+
+
+class Staged(NamedTuple):
+    """A file that was copied, and hashed on the way: on stable storage, but without a name in the archive."""
+
+    path: str
+    digits: str  # SHA-256, in hexadecimal
+    checksum: str
+    bytes: int
+
+
+class Record(NamedTuple):
+    """The name of a record: ``<digits>~<milliseconds since 1970>~<bytes>~<random>``."""
+
+    digits: str
+    ms: int
+    bytes: int
+    random: str
+
+    def __str__(self) -> str:
+        return f"{self.digits}~{self.ms}~{self.bytes}~{self.random}"
+
+    @classmethod
+    def parse(cls, name: str) -> Record | None:
+        """The record that `name` stands for; None if it has another form."""
+        match = re.fullmatch(rf"({DIGITS})~([0-9]{{1,15}})~([0-9]{{1,18}})~([0-9a-f]{{16}})", name)
+        return cls(match[1], int(match[2]), int(match[3]), match[4]) if match else None
+
+
+class Details(NamedTuple):
+    """What a record says: of one file that was added. Written by others, and never trusted."""
+
+    name: str = ""
+    by: str = ""
+    comment: str = ""
+    project: str = ""
+
+
+class Archive:
+    """An archive in a directory. `remote.py` has those that are elsewhere; paths below it are called names here."""
+
+    def __init__(self, store: Store, url: str, *, verify: bool = True) -> None:
+        """`verify`: whether an object that is there already is read before it is taken for the file that is added."""
+        self._store = store
+        self.fs: FileSystem = store.fs
+        self._verify = verify
+        self.url = url
+        self._work = f"{url}/{WORK}"
+
+    def init(self) -> bool:
+        """Set the archive up in its directory, which must exist; False if it is one already."""
+        fs = self.fs
+        shared = fs.is_shared(self.url)
+        made = False
+        for name in (OBJECTS, ADDED, WORK):  # the last is what makes it an archive
+            with contextlib.suppress(FileExistsError):
+                fs.mkdir(f"{self.url}/{name}", shared=shared)
+                made = True
+        return made
+
+    def path_of(self, digits: str) -> str:
+        """Where an object is, for people."""
+        return f"{self.url}/{object_name(digits)}"
+
+    def local_path(self, staged: Staged) -> str:
+        """Where the bytes of a staged file can be read on this host once it was put into the archive."""
+        return self.path_of(staged.digits)
+
+    def now(self) -> float:
+        """The time, in seconds since 1970."""
+        return self._store.clock.wall()
+
+    @property
+    def _shared(self) -> bool:
+        return _is_shared(self.fs, self.url)
+
+    # -- adding ------------------------------------------------------------------------------------------------------
+
+    def stage(self, job: Job, path: str) -> Staged:
+        """Copy a file into the archive, where it has no name yet. Raises FetchFailed if it does not stop changing."""
+        self.require()
+        path = os.path.realpath(path)
+        for attempt in range(1, _ATTEMPTS + 1):
+            staged = f"{self._work}/{unique(32)}"
+            try:
+                job.progress.start(os.path.basename(path), os.stat(path).st_size)
+                digests = local.copy_file(job, path, staged, (OBJECT, CHECKSUM))
+                self.fs.seal(staged, shared=self._shared)
+                return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
+            except FetchFailed:
+                self.discard(staged)
+                if attempt == _ATTEMPTS:
+                    raise
+            except BaseException:
+                self.discard(staged)
+                raise
+            finally:
+                job.progress.done()
+        raise AssertionError("the last attempt returns or raises")
+
+    def put(self, staged: Staged, details: Details) -> Record:
+        """Give a staged file its name, and record it. Raises FetchFailed if another file is there under that name."""
+        name = object_name(staged.digits)
+        if not self._place(staged.path, name):
+            self._check_same(staged)
+        record = Record(staged.digits, int(self._store.clock.wall() * 1000), staged.bytes, unique())
+        for _ in range(_ATTEMPTS):
+            self._note(record, details)
+            if not self._place(staged.path, name):  # it is there: nobody collected it before the record was seen
+                return record
+        return record
+
+    def add_record(self, digits: str, details: Details) -> Record:
+        """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not."""
+        size = self.size(digits)
+        if size is None:
+            raise objects.missing(digits, self.url)
+        record = Record(digits, int(self._store.clock.wall() * 1000), size, unique())
+        self._note(record, details)
+        return record
+
+    def discard(self, staged: str) -> None:
+        """Remove what is staged, or was left there."""
+        with contextlib.suppress(OSError):
+            self.fs.unlink(staged)
+
+    def _place(self, path: str, name: str) -> bool:
+        """Make `name` another name of the file; False if there is one already. The server decides which is first."""
+        target = f"{self.url}/{name}"
+        for _ in range(_ATTEMPTS):
+            try:
+                self.fs.link(path, target)
+                self.fs.sync_directory(os.path.dirname(target))
+                return True
+            except FileExistsError:
+                return False
+            except FileNotFoundError:
+                self.fs.make_dirs(os.path.dirname(target), shared=self._shared)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                if self._size_of(name) is not None:
+                    return False
+                self.fs.make_dirs(os.path.dirname(target), shared=self._shared)
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.rename(path, target)
+                    return True
+        raise FetchFailed(
+            f"cannot add to the archive: {target} cannot be made", hint="check the directory, and try again"
+        )
+
+    def _note(self, record: Record, details: Details) -> None:
+        given = {name: text for name, text in details._asdict().items() if text}
+        text = records.encode_document({"format": 1, **given, "host": caller.host_name()})
+        self._write(f"{ADDED}/{record.digits[:2]}/{record}", text)
+
+    def _write(self, name: str, text: str) -> None:
+        """Write a new text. If there is one already, it is this one: the reply was lost, or it is written again."""
+        path = f"{self.url}/{name}"
+        with contextlib.suppress(FileExistsError):
+            try:
+                self.fs.write_new(path, text, shared=self._shared)
+            except FileNotFoundError:
+                self.fs.make_dirs(os.path.dirname(path), shared=self._shared)
+                self.fs.write_new(path, text, shared=self._shared)
+
+    def _check_same(self, staged: Staged) -> None:
+        """Raise FetchFailed unless the object that is there is the staged file."""
+        if self._verify:
+            self.check(staged.digits)
+        elif self._size_of(object_name(staged.digits)) != staged.bytes:
+            raise objects.damaged(staged.digits, self.path_of(staged.digits), "of another size")
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def size(self, digits: str) -> int | None:
+        """Bytes of an object; None if the archive does not have it. Raises FetchFailed if it is away."""
+        found = self._size_of(object_name(digits))
+        if found is None:
+            self.require()
+        return found
+
+    def _size_of(self, name: str) -> int | None:
+        """Its directory is opened first: a look-up alone may find what another host has removed (NFS)."""
+        path, size = f"{self.url}/{name}", None
+        with self._reading():
+            with self.fs.open_directory(os.path.dirname(path)):
+                fd = self.fs.open(path)
+            try:
+                size = self.fs.fstat(fd).st_size
+            finally:
+                self.fs.close(fd)
+        return size
+
+    def pieces(self, digits: str) -> Iterator[bytes]:
+        """The bytes of an object. They are wrong if FetchFailed is raised, at the latest at the end."""
+        digest, found = new_digest(OBJECT), False
+        for piece in self._read(object_name(digits)):
+            found = True
+            digest.update(piece)
+            yield piece
+        if not found and self.size(digits) is None:
+            raise objects.missing(digits, self.url)
+        if digest.hexdigest() != digits:
+            raise objects.damaged(digits, self.path_of(digits), digest.hexdigest())
+
+    def _read(self, name: str) -> Iterator[bytes]:
+        """The bytes of a file; nothing if it is not there."""
+        with self._reading():
+            fd = self.fs.open(f"{self.url}/{name}")
+            try:
+                while data := self.fs.read(fd):
+                    yield data
+            finally:
+                self.fs.close(fd)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """End the block if what it reads is not there. Raises FetchFailed for every other error."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in GONE:
+                raise FetchFailed(f"cannot read the archive: {explain(error)}") from error
+
+    def check(self, digits: str) -> None:
+        """Read an object, and raise FetchFailed if it is damaged or missing."""
+        for _ in self.pieces(digits):
+            pass
+
+    def objects(self) -> Iterator[str]:
+        """The digests of all objects, sorted."""
+        for shard in self._shards(OBJECTS):
+            for name in self._names(f"{OBJECTS}/{shard}"):
+                if re.fullmatch(DIGITS, f"{shard}{name}"):
+                    yield f"{shard}{name}"
+
+    def records(self, digits: str | None = None) -> Iterator[Record]:
+        """All records, sorted by the digest and the time; or those of one object."""
+        for shard in self._shards(ADDED) if digits is None else [digits[:2]]:
+            found = (Record.parse(name) for name in self._names(f"{ADDED}/{shard}"))
+            yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
+
+    def entries(self) -> Iterator[Record]:
+        """As `records`, with one at the time 0 for each object without any: its process was killed."""
+        for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
+            found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
+            recorded = {one.digits for one in found}
+            for name in self._names(f"{OBJECTS}/{shard}"):
+                digits = f"{shard}{name}"
+                if digits not in recorded and re.fullmatch(DIGITS, digits):
+                    found.append(Record(digits, 0, self.size(digits) or 0, "0" * 16))
+            yield from sorted(found)
+
+    def known(self) -> Iterator[str]:
+        """The digests of all that was ever added, sorted: each of a record or an object, once."""
+        for digits, _ in groupby(self.entries(), lambda one: one.digits):
+            yield digits
+
+    def details(self, record: Record) -> Details:
+        """What a record says; nothing if it cannot be read."""
+        text = b"".join(self._read(f"{ADDED}/{record.digits[:2]}/{record}")).decode("utf-8", "replace")
+        try:
+            document = records.decode_document(text)
+        except records.Damaged:
+            return Details()
+        return Details(*(value if isinstance(value := document.get(name), str) else "" for name in Details._fields))
+
+    def require(self) -> None:
+        """Raise FetchFailed if there is no archive: such as where its disk is not mounted."""
+        objects.check_directory(self.fs, self.url)
+
+    def alias(self, md5: str) -> str | None:
+        """The digest of the object that a predecessor knew by an MD5; None if none was adopted."""
+        return objects.digits_of(b"".join(self._read(f"{ADDED}/{_MD5}/{md5}")).decode("ascii", "replace"))
+
+    def add_alias(self, md5: str, digits: str) -> None:
+        """Let an object be found by its MD5 as well."""
+        self._write(f"{ADDED}/{_MD5}/{md5}", digits)
+
+    def _shards(self, directory: str) -> list[str]:
+        self.require()
+        return [name for name in self._names(directory) if re.fullmatch("[0-9a-f]{2}", name)]
+
+    def _names(self, directory: str) -> list[str]:
+        try:
+            return self.fs.names_if_any(f"{self.url}/{directory}")
+        except OSError as error:
+            raise FetchFailed(f"cannot read the archive: {explain(error)}") from error
+
+    def staged(self) -> list[str]:
+        """The paths of what is being added, or was left by processes that were killed."""
+        return [f"{self._work}/{name}" for name in self._names(WORK)]
+
+    def verify(self, digits: Iterable[str]) -> Iterator[CacheError]:
+        """Read objects; what is wrong with each that is damaged or missing."""
+        for one in digits:
+            try:
+                self.check(one)
+            except CacheError as error:
+                yield error
+
+
+def open_archive(store: Store, settings: Config) -> Archive:
+    """The archive that the settings name. Raises UsageError if they name none."""
+    url = objects.of_setting(settings.archive_url)
+    if "://" not in url:
+        return Archive(store, url, verify=settings.archive_verify)
+    from sccache_dtool.markers.remote import open_remote
+
+    return open_remote(store, url, verify=settings.archive_verify)
+
+
+@lru_cache(maxsize=64)
+def _is_shared(fs: FileSystem, url: str) -> bool:
+    return fs.is_shared(url)

@@ -1,0 +1,494 @@
+"""Files as objects: adds them to the archive and the cache, opens them, and keeps markers of them true."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import IO, Any, NamedTuple, NewType
+
+from sccache_dtool.catalog import items
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
+from sccache_dtool.disk.records import printable
+from sccache_dtool.errors import CacheError, FetchFailed, NoSpace, UsageError
+from sccache_dtool.evict import pins
+from sccache_dtool.fetch import local, objects
+from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.progress import NoProgress, Progress
+from sccache_dtool.fetch.request import OBJECT, Request
+from sccache_dtool.fetch.sink import Digests
+from sccache_dtool.fetch.steps import compare
+from sccache_dtool.liveness import caller
+from sccache_dtool.markers import limit, marker
+from sccache_dtool.markers.archive import CHECKSUM, LONGEST_COMMENT, Archive, Details, Record, Staged
+from sccache_dtool.markers.marker import Chunk, Marker
+from sccache_dtool.markers.predecessor import Adopted, predecessors_of
+from sccache_dtool.pool import Threads
+from sccache_dtool.protocol.leases import Lease
+from sccache_dtool.protocol.store import Store
+
+#: What a file is known by: ``sha256:HEX``.
+Identifier = NewType("Identifier", str)
+
+
+#: Files that are added or restored at a time, if nothing else is said: each waits for the disk several times.
+AT_A_TIME = 16
+
+#: Bytes up to which a file that is not in the cache is restored from the archive alone: to fetch it costs more.
+_SMALL = 1 << 20
+
+
+class Files(NamedTuple):
+    """The files of one cache that are known by their content."""
+
+    store: Store
+    archive: Archive
+    use: Callable[[Request], Lease]  # a lease of this process, on what is fetched if it is not there
+    limit: int | None = None  # bytes of all objects in the cache
+    progress: Progress | None = None
+
+    # -- adding ------------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        path: str,
+        *,
+        comment: str = "",
+        archive_only: bool = False,
+        later: bool = False,
+    ) -> Identifier:
+        """Add a file to the archive and the cache; what it is known by from now on.
+
+        `archive_only`: leave the cache as it is. `later`: if the archive cannot be written, keep the file in the cache,
+        where nothing removes it until `push` has archived it. Raises UsageError, FetchFailed or NoSpace; then the cache
+        is as before.
+        """
+        return Identifier(objects.word(self._add(path, comment, archive_only, later).sha256))
+
+    def _add(
+        self, path: str, comment: str = "", archive_only: bool = False, later: bool = False, name: str = ""
+    ) -> Chunk:
+        marker.check_comment(comment, LONGEST_COMMENT)
+        size = _size_of(path)
+        if not archive_only:
+            limit.check_size(printable(path), size, self.limit)
+        job = Job(self.store, self.progress or NoProgress())
+        details = Details(name or os.path.basename(path), _by(), comment, _project(path))
+        try:
+            staged = self.archive.stage(job, path)
+        except (FetchFailed, OSError) as error:
+            if not later or isinstance(error, FileNotFoundError):
+                raise
+            self.store.log.warning(f"{printable(path)} is kept in the cache until `sc-dtool archive push`: {error}")
+            return self._add_later(job, path)
+        try:
+            self.archive.put(staged, details)
+            if not archive_only:
+                self._keep(staged._replace(path=self.archive.local_path(staged)))
+        finally:
+            self.archive.discard(staged.path)
+        return Chunk(staged.digits, staged.bytes)
+
+    def _keep(self, staged: Staged, algorithm: str = CHECKSUM) -> None:
+        """Put what is staged into the cache, unless it is there."""
+
+        def bring(fs: FileSystem, path: str, progress: Progress) -> None:
+            progress.start(objects.word(staged.digits)[:15], staged.bytes)
+            found = local.copy_file(Job(self.store, progress), staged.path, path, (algorithm,))
+            compare(algorithm, staged.checksum, found[algorithm], printable(staged.path))
+
+        with self.use(objects.request(staged.digits)._replace(bring=bring)):
+            pass
+
+    def _add_later(self, job: Job, path: str) -> Chunk:
+        """Keep a file in the cache alone. It is pinned before it is there."""
+        digits, size = _digest_of(path), _size_of(path)
+        key = objects.request(digits).key
+        was_pinned = key in pins.unarchived(self.store)
+        pins.pin(self.store, key, pins.UNTIL_ARCHIVED, _by())
+        try:
+            self._keep(Staged(os.path.realpath(path), digits, digits, size), OBJECT)
+        except BaseException:
+            if not was_pinned:
+                pins.note_archived(self.store, key)
+            raise
+        return Chunk(digits, size)
+
+    def adopt(self, index: str) -> Iterator[Adopted]:
+        """Add the files of a predecessor: those that are beside its `index.csv`, called ``<md5>.cache``.
+
+        Each can then be found by its MD5 as well. One whose content has another MD5 is left out.
+        """
+        import hashlib
+
+        for md5, added in predecessors_of(index):
+            path = os.path.join(os.path.dirname(index), f"{md5}.cache")
+            try:
+                with open(path, "rb") as file:
+                    found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+                if found != md5:
+                    yield Adopted(md5, None, f"{path} has the MD5 {found}")
+                    continue
+                one = self._add(path, f"added {added}", archive_only=True)
+            except (CacheError, OSError) as error:
+                yield Adopted(md5, None, str(error))
+                continue
+            self.archive.add_alias(md5, one.sha256)
+            yield Adopted(md5, objects.word(one.sha256))
+
+    def push(self) -> Iterator[tuple[str, CacheError | None]]:
+        """Archive the objects that are only in the cache; each with what went wrong, if anything did."""
+        for key in pins.unarchived(self.store):
+            try:
+                digits = self._push(key)
+                yield objects.word(digits), None
+            except CacheError as error:
+                yield key, error
+
+    def _push(self, key: str) -> str:
+        for generation in items.generations(self.store, key):
+            source = items.facts_if_readable(self.store, key, str(generation)).source or ("",)
+            digits = objects.digits_of(source[0])
+            if digits is None:
+                continue
+            with self.use(objects.request(digits)) as path:
+                staged = self.archive.stage(Job(self.store, self.progress or NoProgress()), str(path))
+                try:
+                    if staged.digits != digits:
+                        raise objects.damaged(digits, str(path), staged.digits)
+                    self.archive.put(staged, Details("", _by()))
+                finally:
+                    self.archive.discard(staged.path)
+            pins.note_archived(self.store, key)
+            return digits
+        raise CacheError(f"{key} is pinned until it is archived, but it is not in the cache", hint="add the file again")
+
+    # -- markers -----------------------------------------------------------------------------------------------------
+
+    def save(self, path: str, *, comment: str | None = None, archive_only: bool = False, later: bool = False) -> Marker:
+        """Add a file, and write a marker beside it. A marker that is there keeps its comment unless one is given."""
+        place = marker.path_for(path)
+        before = _earlier(place)
+        comment = (before.comment if before else "") if comment is None else comment
+        added = self._add(path, comment, archive_only, later)
+        made = Marker(
+            os.path.basename(path),
+            added.sha256,
+            added.bytes,
+            _is_executable(path),
+            comment,
+            more=before.more if before else {},
+        )
+        if made != before:
+            marker.write(place, made)
+        return made
+
+    def save_directory(
+        self, path: str, *, comment: str | None = None, archive_only: bool = False, later: bool = False
+    ) -> Marker:
+        """Add all files of a directory, and write one marker for all of them beside it."""
+        import json
+
+        def add(inner: str) -> dict[str, object]:
+            whole = os.path.join(path, inner)
+            mode = "100755" if _is_executable(whole) else "100644"
+            return {"path": inner, "mode": mode, **self._add(whole, "", archive_only, later)._asdict()}
+
+        with Threads(AT_A_TIME) as threads:
+            entries = [each.result() for each in [threads.submit(add, inner) for inner in files_below(path)]]
+        place = marker.path_for(path)
+        before = _earlier(place)
+        comment = (before.comment if before else "") if comment is None else comment
+        text = json.dumps({"directory": "sc-dtool 1", "files": entries}, sort_keys=True, indent=1) + "\n"
+        with _temporary(text.encode("utf-8", "surrogateescape")) as listing:
+            name = os.path.basename(os.path.abspath(path))
+            added = self._add(listing, comment, archive_only, later, name)
+        made = Marker(
+            name, added.sha256, added.bytes, False, comment, directory=True, more=before.more if before else {}
+        )
+        if made != before:
+            marker.write(place, made)
+        return made
+
+    def entries(self, one: Marker) -> list[tuple[str, Marker]]:
+        """The files of a directory that was saved as one, by their paths in it."""
+        import json
+
+        with self.open(one, "rb") as file:
+            data = file.read()
+        try:
+            found = [
+                (
+                    entry["path"],
+                    Marker(os.path.basename(entry["path"]), entry["sha256"], entry["bytes"], entry["mode"] == "100755"),
+                )
+                for entry in json.loads(data)["files"]
+            ]
+            for path, each in found:
+                Marker.decode(each.encode(), path)
+                if os.path.isabs(path) or {"", ".", ".."} & set(path.split("/")) or "\x00" in path:
+                    raise ValueError(path)
+        except (ValueError, KeyError, TypeError, UsageError) as error:
+            raise CacheError(f"{objects.word(one.sha256)} is not a list of the files of a directory") from error
+        return found
+
+    def append(self, path: str, more: str) -> Marker:
+        """Add the bytes of the file `more` to the file that a marker stands for: as an object of its own.
+
+        The marker is replaced at the end; until then, and if anything fails, it is as it was.
+        """
+        place, one = marker.find(path)
+        if one.directory:
+            raise UsageError(f"{printable(path)} stands for a directory", hint="save the directory again")
+        digests = Digests([OBJECT])
+        with self.open(one, "rb") as old:
+            while data := old.read(CHUNK):
+                digests.update(data)
+        added = self._add(more)
+        with self.open(objects.word(added.sha256), "rb") as new:
+            while data := new.read(CHUNK):
+                digests.update(data)
+        whole = digests.hexdigests()[OBJECT]
+        parts = (*(part for part in one.parts if part.bytes), added)
+        made = one._replace(sha256=whole, bytes=one.bytes + added.bytes, chunks=parts)
+        marker.write(place, made)
+        return made
+
+    def comment(self, path: str, text: str) -> Marker:
+        """Change the comment of a marker, and record it for whoever else has the same file."""
+        marker.check_comment(text, LONGEST_COMMENT)
+        place, one = marker.find(path)
+        if not one.chunks:
+            self.archive.add_record(one.sha256, Details(one.name, _by(), text, _project(place)))
+        made = one._replace(comment=text)
+        marker.write(place, made)
+        return made
+
+    def record(self, digits: str, comment: str) -> Record:
+        """Record an object of the archive once more."""
+        marker.check_comment(comment, LONGEST_COMMENT)
+        return self.archive.add_record(digits, Details("", _by(), comment, _project("x")))
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def marker_of(self, target: str | os.PathLike[str] | Marker) -> Marker:
+        """The marker that is meant: by an identifier, by its path, or by the path of its file. Raises UsageError."""
+        if isinstance(target, Marker):
+            return target
+        text = os.fspath(target)
+        digits = objects.digits_of(text)
+        if digits is None and re.fullmatch("(md5:)?[0-9a-fA-F]{32}", text):
+            digits = self.archive.alias(text[-32:].lower())
+        if digits is not None and not os.path.lexists(text):
+            return Marker(f"{OBJECT}-{digits[:8]}", digits, -1)
+        return marker.find(text)[1]
+
+    def open(
+        self,
+        target: str | os.PathLike[str] | Marker,
+        mode: str = "r",
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        offset: int = 0,
+    ) -> IO[Any]:
+        """Open what an identifier or a marker stands for, for reading from byte `offset` on; see `Cache.open`."""
+        check_mode(mode)
+        one = self.marker_of(target)
+        raw = _Parts(self.use, one)
+        try:
+            raw.seek(offset)
+            buffered = io.BufferedReader(raw, 1 << 17)
+            return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, errors, newline)
+        except BaseException:
+            raw.close()
+            raise
+
+    def copy_out(self, one: Marker, target: str, *, replace: bool, executable: bool | None = None) -> None:
+        """Write what a marker stands for to `target`, beside it first. Raises FileExistsError unless `replace`.
+
+        If there is no room for it in the cache, or it is small and not there, it comes from the archive alone.
+        """
+        draft = marker.draft_of(target)
+        try:
+            mode = 0o777 if (one.executable if executable is None else executable) else 0o666
+            with open(draft, "xb", opener=partial(os.open, mode=mode)) as file:
+                self._write_out(one, file)
+            if one.chunks and _digest_of(draft) != one.sha256:
+                raise marker.damaged(one, target)
+            if replace:
+                os.replace(draft, target)
+            else:
+                try:
+                    os.link(draft, target)
+                except OSError as error:
+                    if isinstance(error, FileExistsError) or os.path.lexists(target):
+                        raise FileExistsError(error.errno, error.strerror, target) from error
+                    os.rename(draft, target)  # no hard links here
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft)
+
+    def _write_out(self, one: Marker, file: IO[bytes]) -> None:
+        for part in one.parts:
+            request = objects.request(part.sha256)
+            if 0 <= part.bytes <= _SMALL and not items.generations(self.store, request.key):
+                for data in self.archive.pieces(part.sha256):
+                    file.write(data)
+                continue
+            try:
+                with self.use(request) as path, open(path, "rb", buffering=0) as source:
+                    if len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
+                        while data := source.read(CHUNK):
+                            file.write(data)
+            except NoSpace as error:
+                self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
+                for data in self.archive.pieces(part.sha256):
+                    file.write(data)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError for a mode that is not for reading: the marker would not be true any more."""
+    if mode not in ("r", "rt", "tr", "rb", "br"):
+        raise ValueError(f"mode {mode!r}: files of the cache are opened for reading, with 'r', 'rt' or 'rb'")
+
+
+def files_below(path: str) -> list[str]:
+    """The paths in a directory of all its files, sorted; links, markers' drafts and `.git` are left out."""
+    found = []
+    for directory, directories, names in os.walk(path):
+        directories[:] = [name for name in directories if name != ".git"]
+        for name in names:
+            whole = os.path.join(directory, name)
+            if stat.S_ISREG(os.lstat(whole).st_mode) and not marker.is_draft(name):
+                found.append(os.path.relpath(whole, path))
+    return sorted(found)
+
+
+class _Parts(io.RawIOBase):
+    """The bytes of one or more objects, one after the other; their leases are held until it is closed."""
+
+    def __init__(self, use: Callable[[Request], Lease], one: Marker) -> None:
+        super().__init__()
+        self._leases: list[Lease] = []
+        self._files: list[io.FileIO] = []
+        self._at = 0
+        try:
+            for part in one.parts:
+                self._leases.append(use(objects.request(part.sha256)))
+                self._files.append(io.FileIO(self._leases[-1].place.payload))
+            self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
+        except BaseException:
+            self.close()
+            raise
+        self.name = one.name
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        if len(self._files) == 1:
+            return self._files[0].fileno()
+        raise io.UnsupportedOperation("it is made of several files")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: sum(self._sizes)}[whence]
+        if start + offset < 0:
+            raise ValueError(f"negative offset {start + offset}")
+        self._at = start + offset
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        start = 0
+        for file, size in zip(self._files, self._sizes, strict=True):
+            if self._at < start + size:
+                file.seek(self._at - start)
+                got = file.readinto(buffer) or 0
+                self._at += got
+                return got
+            start += size
+        return 0
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        for file in self._files:
+            file.close()
+        for lease in self._leases:
+            lease.give_back()
+        super().close()
+
+    def _dealloc_warn(self, source: object) -> None:
+        """Called by the reader above, as on any raw file of `io`, if it is collected before it was closed."""
+        warnings.warn(f"unclosed file of the cache: {source!r}", ResourceWarning, 2, source=source)
+
+
+def _digest_of(path: str) -> str:
+    digests = Digests([OBJECT])
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(CHUNK):
+            digests.update(data)
+    return digests.hexdigests()[OBJECT]
+
+
+@contextlib.contextmanager
+def _temporary(data: bytes) -> Iterator[str]:
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(prefix="sc-dtool-") as file:
+        file.write(data)
+        file.flush()
+        yield file.name
+
+
+def _by() -> str:
+    return f"{caller.user_name()}@{caller.host_name()}"
+
+
+def _size_of(path: str) -> int:
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        hint = "for all files in it: sc-dtool save -r" if stat.S_ISDIR(status.st_mode) else None
+        raise UsageError(f"{printable(path)} is not a file", hint=hint)
+    return status.st_size
+
+
+def _is_executable(path: str) -> bool:
+    return bool(os.stat(path).st_mode & stat.S_IXUSR)
+
+
+def _earlier(place: str) -> Marker | None:
+    """The marker that is at a place. Raises UsageError if something else is there."""
+    try:
+        return marker.read(place)
+    except FileNotFoundError:
+        return None
+    except marker.NotMarker as error:
+        raise UsageError(f"{printable(place)} is in the way: it is not a marker", hint="rename it") from error
+
+
+def _project(path: str) -> str:
+    """The name of the git repository that a file is in; empty if it is in none."""
+    return _project_of(os.path.dirname(os.path.abspath(path)))
+
+
+@lru_cache(maxsize=1024)
+def _project_of(directory: str) -> str:
+    if os.path.lexists(f"{directory}/.git"):
+        return os.path.basename(directory)
+    above = os.path.dirname(directory)
+    return "" if above == directory else _project_of(above)
+
+
+def parts_of(markers: Sequence[Marker]) -> list[str]:
+    """The digests of all objects that markers name, sorted, each once."""
+    return sorted({part.sha256 for one in markers for part in one.parts})
