@@ -232,7 +232,7 @@ def test_an_answer_without_a_job_is_an_error(slurm: Slurm, job: Path, disk: Disk
     slurm.does("sbatch", script)
     done = call("sbatch", job)
     assert done.code == 1
-    assert "sbatch submitted no job" in done.err
+    assert "sbatch did not submit a job" in done.err
     assert disk.left() == []
 
 
@@ -281,7 +281,7 @@ def test_a_made_up_session_does_not_release_a_job(slurm: Slurm, job: Path, disk:
     (view.parent / "use").mkdir(parents=True)
     (view.parent / "now~1~0123456789abcdef").symlink_to("-")
     fields = {"format": 1, "holder": "j000000000000-000000000000", "dataSet": []}
-    (view.parent / "data-1-0123456789abcdef.json").write_text(json.dumps(fields))
+    (view.parent / "data-1-0123456789abcdef-first.json").write_text(json.dumps(fields))
     (view / "in").mkdir(parents=True)
     (view / "in" / "ref.fa").write_text("forged\n")
     assert call("sbatch", "--resume", "42").code == 12

@@ -148,6 +148,11 @@ def of_product(world: World) -> list[str]:
         if call.kind == "write":
             lines.append("write")
             continue
+        if call.kind == "get_records":  # many at once, with one call each
+            directory, records = call.arguments
+            inner = str(directory).removeprefix(f"{world.layout.control}/")
+            lines.extend(f"readlink {names.path([inner, str(name)])}" for name in records)
+            continue
         paths = call.arguments[:2] if call.kind == "rename" else [call.path]
         inner = [str(path).replace(item, "item").removeprefix(f"{world.layout.control}/").split("/") for path in paths]
         lines.append(" ".join([call.kind, *(names.path(path) for path in inner)]))
