@@ -22,7 +22,7 @@ from sccache_dtool.markers.files import Files
 from sccache_dtool.markers.marker import SUFFIX, Marker
 
 #: Seconds for which a file must have been unchanged when it is hashed, so that its times tell any later change.
-_SETTLED = 2.0
+SETTLED = 2.0
 
 
 class State(StrEnum):
@@ -122,7 +122,7 @@ class Memory:
                 digest.update(data)
             after = os.fstat(file.fileno())
         digits = digest.hexdigest()
-        if _mark(after) == mark and time.time() - max(after.st_mtime, after.st_ctime) > _SETTLED:
+        if _mark(after) == mark and time.time() - max(after.st_mtime, after.st_ctime) > SETTLED:
             known[name] = [*mark, digits]
             self._changed.add(directory)
         return digits

@@ -178,7 +178,7 @@ def test_status_reads_a_file_again_only_if_it_may_have_changed(
     archived.save(path)
     memory = Memory()
     digits = marker.read(f"{path}.marker").sha256
-    monkeypatch.setattr(tree, "_SETTLED", -1.0)
+    monkeypatch.setattr(tree, "SETTLED", -1.0)
     assert memory.digest(str(path), os.lstat(path)) == digits
     memory.keep()
     (kept,) = (Path(os.environ["XDG_STATE_HOME"]) / "sc-dtool" / "files").glob("*.json")
