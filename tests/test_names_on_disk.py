@@ -12,7 +12,7 @@ from sccache_dtool.disk.names import CONTROL
 
 _PACKAGE = Path(sccache_dtool.__file__).parent
 
-#: Modules with paths outside of any cache, such as an archive or a repository, and the files of a check of a file system.
+#: Modules with paths outside of any cache, such as those of an archive, and the files of a check of a file system.
 _OTHER_PATHS = ("disk/names.py", "verify/checks.py", "liveness/", "executors.py", "fetch/slots.py", "markers/")
 
 #: A name in a directory, such as `/work` after `{area}`; a rate ends with `/s`, and `/.` is the directory itself.
