@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TypeVar
@@ -22,7 +23,11 @@ class _Caller:
         self._given.acquire()
 
     def run(self) -> None:
-        """Make calls, for as long as the process lives."""
+        """Make calls, for as long as the process lives. Signals are left to the other threads.
+
+        `run` can tell who sent a signal only if its own thread receives it.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._given.acquire()
             self._call()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 
 import pytest
@@ -17,6 +18,12 @@ def test_calls_in_turn_are_made_by_one_thread() -> None:
     makers = {within(60, threading.get_ident, NO_LIMIT) for _ in range(10)}
     assert len(makers) == 1
     assert makers != {threading.get_ident()}
+
+
+def test_the_thread_takes_no_signals() -> None:
+    """`run` could not tell who has sent a signal, and would send a command its own signals again and again."""
+    blocked = within(60, lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []), NO_LIMIT)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD} <= set(blocked)
 
 
 def test_an_error_is_raised_and_the_thread_lives_on() -> None:
