@@ -814,7 +814,7 @@ class Cache:
         return find.find_used(self.store, words, name, self.request)
 
     def has(self, key: str) -> bool:
-        """Whether a listing shows the item; a hint, as only `use` can tell. False if there is no cache yet."""
+        """Whether a listing shows the item; a hint, as only `use` can tell. False if the cache is not set up yet."""
         try:
             store = self.store
         except NoCache:
@@ -965,7 +965,7 @@ class Cache:
         return shown
 
     def is_fetching(self, key: str) -> bool:
-        """Whether somebody has begun to fetch the item here; a hint. False if there is no cache yet."""
+        """Whether somebody has begun to fetch the item here; a hint. False if the cache is not set up yet."""
         from sccache_dtool.fetch import transfers
 
         try:

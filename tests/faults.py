@@ -184,6 +184,31 @@ class Interposing(_Striking):
                 self.results.append(act())
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing that the program does afterwards reaches the disk."""
+
+
+#: Calls that change something on disk.
+CHANGES = frozenset({"symlink", "link", "rename", "mkdir", "rmdir", "unlink", "unlink_all", "remove_tree"}) | frozenset(
+    {"create", "write", "touch"}
+)
+
+
+class Dying(Counting):
+    """Does the first `after` calls that change something, and nothing any more; None: it lives on."""
+
+    def __init__(self, after: int | None = None) -> None:
+        super().__init__()
+        self.left = after
+
+    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
+        if self.left is not None and (call.kind in CHANGES or self.left < 0):
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+        return do()
+
+
 class FakeClock(Clock):
     """Clocks that stand still until a test lets time pass."""
 

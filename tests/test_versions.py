@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Failing, Interposing, LostReplies, store_of
+from faults import Dying, Failing, Interposing, Killed, LostReplies, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import CacheError
@@ -165,31 +165,15 @@ def test_processes_lose_no_change(table: str) -> None:
 
 def test_killed_at_any_call_a_change_is_made_or_not(table: str) -> None:
     """A table would be damaged by whoever is killed while changing it."""
-    for nth in range(1, 40):
+    for nth in range(40):
         before = value(table)
-        fs = _Killed(nth)
+        fs = Dying(nth)
         try:
             versions.change(store_of(fs, None), table, add(1))
-        except _Kill:
+        except Killed:
             assert value(table) in (before, before + 1)
             continue
         assert value(table) == before + 1
         break
     else:
         pytest.fail("the change never came to its end")
-
-
-class _Kill(BaseException):
-    pass
-
-
-class _Killed(Interposing):
-    def __init__(self, nth: int) -> None:
-        super().__init__()
-        self._left = nth
-
-    def handle(self, call: object, do: Callable[[], object]) -> object:
-        self._left -= 1
-        if not self._left:
-            raise _Kill
-        return do()

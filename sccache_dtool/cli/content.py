@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import TypeVar
 
 import click
 
 from sccache_dtool.cli import output
+from sccache_dtool.cli.each import each, each_at_once
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import CacheError, Exit, UsageError, translate
+from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.markers import marker, tree
 from sccache_dtool.markers.files import AT_A_TIME, Files, files_below
 from sccache_dtool.markers.marker import Marker
-from sccache_dtool.pool import Threads
-
-Task = TypeVar("Task")
-Result = TypeVar("Result")
 
 archive_only_option = click.option("--archive-only", is_flag=True, help="Do not put a copy into the cache.")
 later_option = click.option(
@@ -109,7 +104,7 @@ def save_command(
         fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
         now.out.result("saved", fields, f"saved {path}, {output.size(made.bytes)}")
 
-    return each_at_once(now, paths, save, report)
+    return each_at_once(now, paths, save, report, now.jobs or AT_A_TIME)
 
 
 def _to_save(paths: Sequence[str]) -> Iterator[str]:
@@ -184,35 +179,3 @@ def files_of(now: Invocation, *, many: bool = False) -> Files:
     cache = now.cache(progress=None) if many else now.cache()
     click.get_current_context().call_on_close(cache.close)
     return cache.files
-
-
-def each(now: Invocation, tasks: Sequence[str], act: Callable[[str], object]) -> int:
-    """Do each task in turn, even if one fails; the exit code is as for `each_at_once`."""
-    return each_at_once(now, tasks, act, lambda task, result: None, most=1)
-
-
-def each_at_once(
-    now: Invocation,
-    tasks: Sequence[Task],
-    act: Callable[[Task], Result],
-    report: Callable[[Task, Result], object],
-    most: int | None = None,
-) -> int:
-    """Do many tasks at a time, and call `report` with each result, in the order of the tasks.
-
-    Returns the first error's exit code if all failed, PARTIAL if some did.
-    """
-    codes = []
-    with Threads(most or now.jobs or AT_A_TIME) as threads:
-        at_once = len(tasks) > 1 and most != 1
-        waiting = [threads.submit(act, task).result if at_once else partial(act, task) for task in tasks]
-        for task, result in zip(tasks, waiting, strict=True):
-            try:
-                report(task, result())
-            except (CacheError, OSError) as error:
-                failure = error if isinstance(error, CacheError) else translate(error)
-                now.out.error(failure)
-                codes.append(failure.exit_code)
-    if not codes:
-        return Exit.DONE
-    return codes[0] if len(codes) == len(tasks) else Exit.PARTIAL

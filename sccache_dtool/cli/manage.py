@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 
 import click
 
 from sccache_dtool.cli import output
+from sccache_dtool.cli.each import each
 from sccache_dtool.cli.inspect import KEY, NAME, SIZE
 from sccache_dtool.cli.options import (
     UNTIL,
@@ -20,7 +20,7 @@ from sccache_dtool.cli.options import (
 )
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import CacheError, Exit, UsageError, translate
+from sccache_dtool.errors import Exit, UsageError
 from sccache_dtool.evict.pins import UNTIL_ARCHIVED
 from sccache_dtool.protocol.reaping import Reaped
 
@@ -134,7 +134,7 @@ def rm_command(now: Invocation, items: tuple[str, ...], dry_run: bool, trash: fl
         text = f"{'would remove' if dry_run else 'removed'} {key_label(key)}, {output.size(freed)}"
         now.out.result("removed", {"item": key, "bytes": freed, "dry_run": dry_run}, text)
 
-    return _each(now, keys, remove)
+    return each(now, keys, remove)
 
 
 @click.command("pin")
@@ -173,7 +173,7 @@ def pin_command(now: Invocation, items: tuple[str, ...], until: float | None) ->
         text = f"pinned {key_label(key)}{f' until {end}' if end else ''}"
         now.out.result("pinned", {"item": key, "until": end}, text)
 
-    return _each(now, list(items), pin)
+    return each(now, items, pin)
 
 
 def _until(row: Fields) -> str:
@@ -201,7 +201,7 @@ def unpin_command(now: Invocation, items: tuple[str, ...]) -> int:
         text = f"{key_label(key)} is not pinned any more" if was else f"{key_label(key)} was not pinned"
         now.out.result("unpinned", {"item": key, "was_pinned": was}, text)
 
-    return _each(now, list(items), unpin)
+    return each(now, items, unpin)
 
 
 @click.command("restore")
@@ -239,19 +239,4 @@ def restore_command(now: Invocation, items: tuple[str, ...]) -> int:
         key = cache.restore(item)
         now.out.result("restored", {"item": key}, f"restored {key_label(key)}")
 
-    return _each(now, list(items), restore)
-
-
-def _each(now: Invocation, items: list[str], act: Callable[[str], None]) -> int:
-    """Act on each item, even if one fails. Returns the first error's exit code if all failed, PARTIAL if some did."""
-    codes = []
-    for item in items:
-        try:
-            act(item)
-        except (CacheError, OSError) as error:
-            failure = error if isinstance(error, CacheError) else translate(error)
-            now.out.error(failure)
-            codes.append(failure.exit_code)
-    if not codes:
-        return Exit.DONE
-    return codes[0] if len(codes) == len(items) else Exit.PARTIAL
+    return each(now, items, restore)

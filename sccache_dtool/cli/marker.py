@@ -9,11 +9,13 @@ from typing import Any
 import click
 
 from sccache_dtool.cli import output
-from sccache_dtool.cli.content import each_at_once, files_of
+from sccache_dtool.cli.content import files_of
+from sccache_dtool.cli.each import each_at_once
 from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import CacheError, Exit, FetchFailed
 from sccache_dtool.markers import marker, tree
+from sccache_dtool.markers.files import AT_A_TIME
 from sccache_dtool.markers.marker import Marker
 from sccache_dtool.markers.tree import Found, Marked, Memory, State
 
@@ -126,7 +128,7 @@ def restore(now: Invocation, force: bool, delete_markers: bool, paths: tuple[str
         if delete_markers and not wrong:
             os.unlink(one.place)
 
-    code = each_at_once(now, found, act, report)
+    code = each_at_once(now, found, act, report, now.jobs or AT_A_TIME)
     memory.keep()
     now.out.note(f"restored {output.count(written, 'file')}, {kept:,} already there, {failed:,} not restored")
     return Exit.PARTIAL if failed or code else Exit.DONE

@@ -166,7 +166,7 @@ def _places(now: Invocation, caches: Sequence[Cache], item: ItemOptions) -> Iter
 def _meant(caches: Iterable[Cache], words: tuple[str, ...], name: str | None) -> Iterator[tuple[Cache, Named]]:
     """What the words mean in each directory that is a cache.
 
-    Raises NotFound if no cache knows the item, and NoCache if there is only one directory, which is no cache.
+    Raises NotFound if no cache knows the item, and NoCache if the only directory is not a cache.
     """
     found = False
     refusals: list[CacheError] = []

@@ -1,8 +1,8 @@
 """What is known of the copies of a cache, to look up their lots without a file of each: a million files take a minute.
 
 A copy never changes what was noted of it. So the facts on which its lot depends are remembered in `facts/`, in a file
-for each directory of items, which whoever has read many of them writes anew. It only saves time: a file that is
-missing, or has another number of lines than its name says, is not used, and may be deleted at any time.
+for each directory of items. Whoever has read many of them writes a new one. It only saves time: a file that is missing,
+or has another number of lines than its name says, is not used, and may be deleted at any time.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class _Exported:
         return list(entries(self._archive))
 
     def save(self) -> None:
-        """Write the file anew, whole."""
+        """Replace the file by the present index."""
         if self.path is not None:
             export(self._archive, self.form, self.path)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import FakeClock, store_of
+from faults import FakeClock, Killed, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.broker_names import LooseName, are_loose
 from sccache_dtool.disk.filesystem import FileSystem
@@ -340,10 +340,6 @@ def test_they_go_through_the_trash(root, warnings):
     assert list(again.restorable()) == []
     again.clean(Rules(older_than=MONTH))
     assert warnings == []
-
-
-class Killed(BaseException):
-    pass
 
 
 class Dying(Ahead):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import REPEATED, Call, Counting, Failing, FakeProc, Interposing, store_of
+from faults import REPEATED, Call, Counting, Dying, Failing, FakeProc, Interposing, Killed, store_of
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import GATE, ITEM_FILE, KeptName, Layout, Purpose, TrashName, WorkName
@@ -24,25 +24,6 @@ FS = FileSystem()
 KEEP = 100_000.0
 OLD_ONLY = Rules(older_than=KEEP)
 CHANGES = frozenset(REPEATED) | {"write", "link"}
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing that the program does afterwards reaches the disk."""
-
-
-class Killing(Counting):
-    """Does the first `after` changing calls, and none any more."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self._left = after
-
-    def handle(self, call: Call, do: Callable[[], object]) -> object:
-        if call.kind in (*CHANGES, "remove_tree", "unlink_all"):
-            self._left -= 1
-            if self._left < 0:
-                raise Killed
-        return do()
 
 
 @pytest.fixture
@@ -123,7 +104,7 @@ def failure_of(cache: Cache) -> CacheError | None:
 def restore_and_be_killed(place: str, after: int, proc: FakeProc) -> None:
     """A process that restores, and is killed after so many changes, or at its end."""
     with contextlib.suppress(Killed):
-        Cache(place, fs=Killing(after), proc=proc).restore("ref.fa")
+        Cache(place, fs=Dying(after), proc=proc).restore("ref.fa")
 
 
 def changing_calls(place: str, proc: FakeProc) -> list[Call]:
@@ -190,7 +171,7 @@ def test_a_return_that_is_killed_anywhere_is_finished(
             place, name = fill()
             restore_and_be_killed(place, after, host())
             try:
-                Cache(place, fs=Killing(again), proc=host()).clean(OLD_ONLY)
+                Cache(place, fs=Dying(again), proc=host()).clean(OLD_ONLY)
             except Killed:
                 clean(place, host())
                 where_it_is(place, name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Failing, Interposing, LostReplies, store_of
+from faults import Dying, Failing, Interposing, Killed, LostReplies, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import UsageError
@@ -115,33 +115,17 @@ def test_a_first_lot_whose_reply_is_lost_is_made_once(store: Store) -> None:
 
 def test_killed_anywhere_the_table_is_the_old_one_or_the_new_one(store: Store) -> None:
     """A power cut would leave a cache whose lots nobody can read, so that nothing is cleaned."""
-    for nth in range(1, 100):
+    for nth in range(100):
         before = names(store)
         try:
-            table.change(store_of(_Killed(nth), store.layout), add(f"n{nth}"), "one more")
-        except _Kill:
+            table.change(store_of(Dying(nth), store.layout), add(f"n{nth}"), "one more")
+        except Killed:
             assert names(store) in (before, before | {f"n{nth}"})
             continue
         assert names(store) == before | {f"n{nth}"}
         break
     else:
         pytest.fail("the change never came to its end")
-
-
-class _Kill(BaseException):
-    pass
-
-
-class _Killed(Interposing):
-    def __init__(self, nth: int) -> None:
-        super().__init__()
-        self._left = nth
-
-    def handle(self, call: object, do: Callable[[], object]) -> object:
-        self._left -= 1
-        if not self._left:
-            raise _Kill
-        return do()
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def test_toml_that_no_parser_takes_is_refused(parse: Callable[..., list[Entry]],
 
 @pytest.mark.parametrize("size", ["9" * 400, "'999999PB'"])
 def test_a_size_that_no_file_has_is_refused(parse: Callable[..., list[Entry]], size: str) -> None:
-    """The sum of all sizes would be no number that can be shown, after some items had been fetched."""
+    """After some items had been fetched, the sum of all sizes would be too large to be shown."""
     with pytest.raises(UsageError, match=r"size is neither"):
         parse(f'[[item]]\nsource = "/x"\nsize = {size}\n', "items.toml")
 

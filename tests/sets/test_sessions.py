@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cli.tool import heard, say
-from faults import Call, Counting, FakeProc, Interposing, LostReplies
+from faults import Call, Counting, Dying, FakeProc, Interposing, Killed, LostReplies
 from races.actors import names
 from sccache_dtool.cache import Cache
 from sccache_dtool.disk.names import Layout
@@ -338,27 +338,6 @@ def test_a_person_can_end_a_session_by_its_holder(cache: Cache, source: str) -> 
     assert not cache.reap().sessions
     assert list(cache.reap_holder(session.facts.holder).sessions) == [session.id]
     assert held(cache) == []
-
-
-class Killed(BaseException):
-    """What a process does not survive."""
-
-
-class Dying(Counting):
-    """Kills the process at its `nth` call that changes something; from then on it does nothing more."""
-
-    CHANGES = frozenset({"symlink", "rename", "mkdir", "rmdir", "unlink", "create", "write", "touch", "unlink_all"})
-
-    def __init__(self, nth: int | None = None) -> None:
-        super().__init__()
-        self.left = nth
-
-    def handle(self, call: Call, do: Callable[[], Any]) -> Any:
-        if self.left is not None and (call.kind in self.CHANGES or self.left < 0):
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
-        return do()
 
 
 def accidents(run: Callable[[int], bool]) -> int:
