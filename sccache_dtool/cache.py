@@ -20,6 +20,7 @@ from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
+from sccache_dtool.disk.root import choose as choose_root
 from sccache_dtool.errors import FULL, CacheError, InUse, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
@@ -116,7 +117,7 @@ class Cache:
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: str | os.PathLike[str] | None = None,
         *,
         upstream: str | os.PathLike[str] | None = None,
         on_lost: Callable[[LeaseLost], None] | None = None,
@@ -132,17 +133,21 @@ class Cache:
     ) -> None:
         """Nothing is touched before the first call.
 
-        `upstream`: the root of another cache, from which missing items are copied, instead of fetching them (default:
-        what `config.toml` says; empty: none). `on_lost`: called from a thread if the leases of this program were
-        revoked. `progress`: shows downloads. `may_hold_data`: set a cache up on first use even if there are files
-        already, as in dtool's own cache directory; `parents`: even if directories above it are missing, which are then
-        made. `jobs`: how many look-ups may run at a time (None: as many as is good), in threads or, if this program has
-        none, in forked processes. `on_scan`: called with how many of how many parts of a scan are done. `executor`:
-        shares large scans and removals with this process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`,
-        `clock` and `proc` are for tests.
+        `root`: the cache's directory, in which a leading ``~`` means your home (default: the one that `sc-dtool` uses,
+        which is dtool's; UsageError is raised if its setting is wrong). `upstream`: the root of another cache, from
+        which missing items are copied, instead of fetching them (default: what `config.toml` says; empty: none).
+        `on_lost`: called from a thread if the leases of this program were revoked. `progress`: shows downloads.
+        `may_hold_data`: set a cache up on first use even if there are files already, as in dtool's own cache directory;
+        `parents`: even if directories above it are missing, which are then made. `jobs`: how many look-ups may run at a
+        time (None: as many as is good), in threads or, if this program has none, in forked processes. `on_scan`: called
+        with how many of how many parts of a scan are done. `executor`: shares large scans and removals with this
+        process, such as a ProcessPoolExecutor, or that of MPI or Dask. `fs`, `clock` and `proc` are for tests.
         """
-        self._layout = Layout(os.fspath(root))
-        self._upstream = os.path.abspath(upstream) if upstream else None if upstream is None else ""
+        if root is None:
+            choice = choose_root(None, os.environ)
+            root, may_hold_data, parents = choice.path, choice.may_hold_data, choice.parents
+        self._layout = Layout(os.path.expanduser(root))
+        self._upstream = os.path.abspath(os.path.expanduser(upstream)) if upstream else None if upstream is None else ""
         self._below: tuple[Cache, ...] = ()  # whose upstream this one is
         self._fs = fs
         self._clock = clock or Clock()

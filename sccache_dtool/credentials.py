@@ -132,6 +132,11 @@ def without(url: str, also: Collection[str] = ()) -> str:
     return path + (f"?{query}" if asked and query else "") + (f"#{fragment}" if mark and fragment else "")
 
 
+def is_credential(name: str) -> bool:
+    """Whether a parameter with this name, in lower case, is one by itself."""
+    return _is(name, frozenset(), _also)
+
+
 def _kept(query: str, also: Collection[str]) -> str:
     parts = query.split("&")
     names = [_decoded(part.partition("=")[0]) for part in parts]

@@ -241,7 +241,8 @@ _WEBDAV = ("webdav", "webdavs")
 
 def open_system(source: Source) -> tuple[Any, str]:
     """The file system of fsspec for a source, and the source's name in it. Raises FetchFailed."""
-    """The store that a source is in, and the source's name in it."""
+    if source.opened is not None:
+        return source.opened()
     try:
         if source.scheme in _WEBDAV:
             return _open_webdav(source)

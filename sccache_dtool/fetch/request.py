@@ -6,7 +6,7 @@ Words are parsed into a request once, where they come in: see `resolve.py`. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.disk.names import item_key, key_name
 from sccache_dtool.fetch.reasons import plain
@@ -56,6 +56,8 @@ class Source(NamedTuple):
     name: str
     #: Whether the server may know a better name for the file.
     provisional: bool = False
+    #: The file system of fsspec that it is in, and its name there, if a program has opened that: see `fsspec_cache.py`.
+    opened: Callable[[], tuple[Any, str]] | None = None
 
     @property
     def scheme(self) -> str:

@@ -45,20 +45,26 @@ KINDS = {
     **dict.fromkeys(REMOTE, "fsspec_source"),
 }
 
+#: What retrieves those that a program has opened by fsspec, of whatever scheme.
+_OPENED = "fsspec_source"
 
-def _built_in(scheme: str) -> SourceKind | None:
-    if scheme not in KINDS:
+
+def _built_in(source: Source) -> SourceKind | None:
+    name = _OPENED if source.opened is not None else KINDS.get(source.scheme)
+    if name is None:
         return None
-    module: Any = import_module(f"sccache_dtool.fetch.{KINDS[scheme]}")
+    module: Any = import_module(f"sccache_dtool.fetch.{name}")
     missing = getattr(module, "to_install", lambda scheme: None)
     return SourceKind(module.retrieve, module.announced, module.is_unchanged, missing)
 
 
-def _kind(scheme: str) -> SourceKind | None:
-    """What can be done with sources of a scheme; None if nothing that is installed knows it."""
-    plugin = None if scheme in KINDS else plugins.find_source(scheme)
+def _kind(source: Source) -> SourceKind | None:
+    """What can be done with a source; None if nothing that is installed knows its scheme."""
+    kind = _built_in(source)
+    plugin = plugins.find_source(source.scheme) if kind is None else None
     if plugin is None:
-        return _built_in(scheme)
+        return kind
+    scheme = source.scheme
 
     def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
         with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
@@ -117,9 +123,9 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
 
 def require(chain: Chain) -> None:
     """Raise FetchFailed if no mirror of `chain` can be read on this host; called before anything is fetched."""
-    kinds = [(mirror.scheme, _kind(mirror.scheme)) for mirror in chain.mirrors]
+    kinds = [(mirror.scheme, _kind(mirror)) for mirror in chain.mirrors if mirror.opened is None]
     lacking = [None if kind is None else kind.missing(scheme) for scheme, kind in kinds]
-    if all(lacking):
+    if lacking and all(lacking):
         raise FetchFailed(
             f"cannot fetch {chain.source}: a package that it needs is not installed",
             hint="; ".join(dict.fromkeys(f"install it: {words}" for words in lacking)),
@@ -129,7 +135,7 @@ def require(chain: Chain) -> None:
 def announced(mirrors: Iterable[Source]) -> int | None:
     """Bytes that a source says it has, without being fetched; None if none of its mirrors says so."""
     for mirror in mirrors:
-        kind = _built_in(mirror.scheme)
+        kind = _built_in(mirror)
         if kind is not None and (size := kind.announced(mirror)) is not None:
             return size
     return None
@@ -144,7 +150,7 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
         return False
     fetched_from = fact.get("source")
     source = next((mirror for mirror in chain.mirrors if mirror.canonical == fetched_from), None)
-    kind = None if source is None else _built_in(source.scheme)
+    kind = None if source is None else _built_in(source)
     if source is None or kind is None:
         return False
     others = len(chain.mirrors) > 1
@@ -163,7 +169,7 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
 
 
 def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
-    kind = _kind(source.scheme)
+    kind = _kind(source)
     if kind is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: no installed package supports it")
     algorithms = [algorithm for algorithm, _ in digests]

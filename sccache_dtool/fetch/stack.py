@@ -95,6 +95,16 @@ def parse_stack(words: Sequence[str], *, cwd: str | None = None, credentials: Co
     return Stack(tuple(canonical), shortened(name), chains, name)
 
 
+def stack_of(source: Source, steps: Sequence[str]) -> Stack:
+    """The stack of one source that no word stands for, and the words of its steps. Raises UsageError."""
+    block = _Block((source,))
+    for word in steps:
+        block.add(parse_step(word))
+    (chain,) = block.chains()
+    name = _name(source.name, [parse_step(step) for step in chain.steps])
+    return Stack((source.canonical, *chain.steps), chain.label, (chain,), name)
+
+
 def label_for(name: str, steps: Sequence[str]) -> str:
     """The name of a payload that was called `name` before canonical `steps` were done."""
     return shortened(_name(name, [parse_step(step) for step in steps]))

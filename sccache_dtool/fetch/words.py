@@ -99,6 +99,12 @@ def is_source(word: str) -> bool:
     return not _digest_size(name) and _plugin(name) is not None
 
 
+def is_url(word: str) -> bool:
+    """Whether a word is a URL whose scheme is built in."""
+    name, slashes, _ = word.partition("://")
+    return bool(slashes) and (name in SOURCES or name in REMOTE or name in _SAME)
+
+
 def parse_sources(word: str, cwd: Callable[[], str], also: Collection[str] = ()) -> tuple[Source, ...]:
     """The mirrors that a word names. `also`: further names of credentials, see `credentials.without`."""
     return tuple(_parse_source(part, cwd, also) for part in (re.split(_BAR, word) if "|" in word else (word,)))
