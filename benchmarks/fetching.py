@@ -39,12 +39,14 @@ HOST = Path(__file__).parents[1] / "tests" / "hosts" / "nshost.sh"
 _END = "\nimport hashlib; print(hashlib.md5(data).hexdigest())"
 _FSSPEC = (
     "import sys, fsspec\n"
-    "options = {{'cache_storage': sys.argv[2], 'same_names': True}}\n"
+    "options = {1}\n"
     "with fsspec.open('{0}::' + sys.argv[1], {0}=options) as file: data = file.read()"
 )
+_STORAGE = "{'cache_storage': sys.argv[2], 'same_names': True}"
 _SCRIPTS = {
-    "fsspec simplecache": ("fsspec", _FSSPEC.format("simplecache") + _END),
-    "fsspec filecache": ("fsspec", _FSSPEC.format("filecache") + _END),
+    "fsspec simplecache": ("fsspec", _FSSPEC.format("simplecache", _STORAGE) + _END),
+    "fsspec filecache": ("fsspec", _FSSPEC.format("filecache", _STORAGE) + _END),
+    "fsspec sccache": ("fsspec", _FSSPEC.format("sccache", "{'cache': sys.argv[2]}") + _END),
     "pooch": (
         "pooch",
         "import sys, pooch\npooch.get_logger().disabled = True\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -1232,3 +1233,17 @@ def test_an_index_beside_the_payload_does_not_hide_it(make_cache: Making) -> Non
             assert again == path
         assert [cache.path(copy) for copy in cache.item(cache.key_for([url])).copies] == [path]
         assert server.gets == {"/download?id=7": 1}
+
+
+def test_the_default_is_the_cache_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script that names no cache would fail, or work on another one than `sc-dtool` in the same shell."""
+    monkeypatch.setenv("DTOOL_CACHE_DIRECTORY", str(tmp_path / "there"))
+    with contextlib.closing(Cache()) as cache, cache.use(name="x"):
+        pass
+    assert [item.key for item in Cache(tmp_path / "there").items()]
+
+
+def test_a_home_directory_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Cache("~/cache")` would make a directory called `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Cache("~/cache").root == tmp_path / "cache"
