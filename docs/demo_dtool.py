@@ -66,7 +66,7 @@ def main() -> None:
     try:
         import dtool_http  # noqa: F401
     except ImportError:
-        sys.exit("dtool-http is not installed: pip install 'sccache-dtool[dtool]' dtool-http")
+        sys.exit("dtool-http is not installed: pip install '.[dtool]' dtool-http")
     os.environ["PATH"] = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
     downloads: list[str] = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -76,7 +76,7 @@ def main() -> None:
         make_dataset(served)
         with serving(served, downloads) as address:
             demonstrate(f"{address}/reads", downloads)
-    say("This needed only `pip install sccache-dtool[dtool]`. No program was changed.")
+    say("This needed only the extra `dtool`. No program was changed.")
 
 
 def demonstrate(uri: str, downloads: list[str]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from sccache_dtool.errors import CacheError, UsageError, explain
+from sccache_dtool.extras import to_install
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -94,7 +95,7 @@ def dask(place: str, *, insecure: bool = False) -> Iterator[Executor]:
     try:
         distributed: Any = import_module("distributed")
     except ImportError as error:
-        raise UsageError("Dask is not installed", hint="pip install 'sccache-dtool[dask]'") from error
+        raise UsageError("Dask is not installed", hint=to_install("dask")) from error
     try:
         client = distributed.Client(address, timeout=DASK_TIMEOUT, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -11,8 +11,7 @@ from sccache_dtool import executors
 from sccache_dtool.cli.options import Command, Invocation
 from sccache_dtool.errors import Exit, UsageError
 from sccache_dtool.executors import Rank
-
-_INSTALL = "pip install 'sccache-dtool[mpi]'"
+from sccache_dtool.extras import to_install
 
 
 def by_all_tasks(function: Command) -> Command:
@@ -48,8 +47,10 @@ def _by_mpi(now: Invocation, rank: Rank | None, command: Callable[[], Any]) -> A
             return Exit.DONE if now.spread is None else command()
     except ImportError as error:
         if rank is None:
-            raise UsageError("MPI is not available", details=[str(error)], hint=f"install it: {_INSTALL}") from error
-        return _alone(now, rank, command, f"mpi4py is not installed; install it: {_INSTALL}")
+            raise UsageError(
+                "MPI is not available", details=[str(error)], hint=f"install it: {to_install('mpi')}"
+            ) from error
+        return _alone(now, rank, command, f"mpi4py is not installed; install it: {to_install('mpi')}")
 
 
 def _alone(now: Invocation, rank: Rank, command: Callable[[], Any], why: str) -> Any:

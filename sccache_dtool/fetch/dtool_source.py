@@ -24,6 +24,7 @@ from sccache_dtool.catalog.broker_names import LooseName, is_uuid
 from sccache_dtool.disk import names as layout
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FULL, FetchFailed, UsageError
+from sccache_dtool.extras import to_install
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.request import DTOOL, Chain, DatasetRequest, Location, Request, Source, Stack
@@ -254,9 +255,7 @@ def _open(uri: str) -> DataSet:
     try:
         import dtoolcore
     except Exception as error:
-        raise FetchFailed(
-            f"dtool cannot be loaded: {why(error)}", hint="install it: pip install 'sccache-dtool[dtool]'"
-        ) from error
+        raise FetchFailed(f"dtool cannot be loaded: {why(error)}", hint=f"install it: {to_install('dtool')}") from error
     try:
         return dtoolcore.DataSet.from_uri(uri)
     except KeyError as error:

@@ -12,7 +12,7 @@ import pytest
 
 from sccache_dtool.cache import Cache
 
-pytest.importorskip("dtoolcore", reason="dtool is not installed: pip install 'sccache-dtool[dtool]'")
+pytest.importorskip("dtoolcore", reason="dtool is not installed: it is in the extra `dtool`")
 
 from dtool import stores
 

@@ -196,7 +196,7 @@ sys.exit(code)
     cache_dir.mkdir()
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "pip install 'sccache-dtool[dtool]'" in done.stderr
+    assert "pip install 'dtool-cli" in done.stderr
 
 
 def test_du_sums_up_by_dataset(used, cache_dir, capsys):
