@@ -34,9 +34,7 @@ from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unrea
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Request
-    from sccache_dtool.liveness.caller import Kind
     from sccache_dtool.liveness.job import Job
-    from sccache_dtool.liveness.process import Process
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 
@@ -54,12 +52,17 @@ class Lock(NamedTuple):
     user: str
     host: str
     job: str | None  # scheduler:number, in which it was taken, or whose session it is
-    by: str  # who holds it, for people
+    record: HolderRecord | str | None  # what its holder says of itself; of one that has ended, what is known of it
     since: float | None  # seconds since 1970
     state: str  # held, transferring, waiting, or released
     generation: str | None = None
     verdict: Verdict = Verdict(State.UNKNOWN, "")
     ended: float | None = None  # seconds since 1970
+
+    @property
+    def by(self) -> str:
+        """Who holds it, for people."""
+        return "?" if self.record is None else str(self.record)
 
 
 class Filter(NamedTuple):
@@ -248,7 +251,7 @@ class _Reader:
         generation: str | None = None,
     ) -> Lock:
         if record is None:
-            return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
+            return Lock(id, session, item, "?", "?", "?", None, None, None, state, generation, verdict)
         member = record.session
         job = _text_of(record.job) or (member and member.job) or (self._judge.job_of(session) if session else None)
         process = None if record.process is None else f"pid:{record.process.pid}"
@@ -256,14 +259,8 @@ class _Reader:
         user, host = record.user, record.host
         if not f"{owner}{user}{host}".isprintable():
             owner, user, host = map(printable, (owner, user, host))
-        by, since = _by(record[:6], record.job, member), _moment(record.since)  # the same for many
-        return Lock(id, session, item, owner, user, host, job, by, since, state, generation, verdict)
-
-
-@functools.lru_cache
-def _by(who: tuple[Kind, str, str, Process | None, str | None, str], job: Job | None, member: Membership | None) -> str:
-    kind, host, user, process, name, command = who
-    return str(HolderRecord(kind, host, user, process, name, command, None, "", job, (), member))
+        since = _moment(record.since)
+        return Lock(id, session, item, owner, user, host, job, record, since, state, generation, verdict)
 
 
 _moment = functools.lru_cache(from_iso)
