@@ -502,11 +502,14 @@ class Cache:
             if upstream is None:
                 return Terms(wait, options.size, options.rate, make_room if options.make_room else None, limit=limit)
 
+            def seen(key: str) -> Transfer | None:
+                return self.fetches(key).get(key)
+
             def lend(request: Request, max_age: float | None) -> contextlib.AbstractContextManager[Lease]:
                 return upstream.lend(request, options._replace(max_age=max_age))
 
             # What is idle here can be copied again.
-            return Terms(wait, options.size, options.rate, make_room, lend, limit)
+            return Terms(wait, options.size, options.rate, make_room, lend, seen, limit)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -939,27 +942,36 @@ class Cache:
         """What is being fetched now, by key; with `key`, of this item alone. A hint."""
         from sccache_dtool.fetch import transfers
 
-        upstream = self._progress_upstream()
+        upstream = self._progress_upstream(key)
         return {key: upstream(one) for key, one in transfers.in_progress(self.store, key).items()}
 
-    def _progress_upstream(self) -> Callable[[Transfer], Transfer]:
-        """Shows what is queued here as far as it is, if it waits for the download by the upstream."""
+    def _progress_upstream(self, key: str | None = None) -> Callable[[Transfer], Transfer]:
+        """Shows what is queued here as far as it is, if it waits for the download by the upstream.
+
+        `key`: of the only item that is of interest.
+        """
         from sccache_dtool.fetch.transfers import State
 
         @functools.cache
         def coming() -> Mapping[str, Transfer]:
             with contextlib.suppress(CacheError, OSError):  # it is only shown
                 upstream = self._open_upstream()
-                return {} if upstream is None else upstream.fetches()
+                return {} if upstream is None else upstream.fetches(key)
             return {}
 
         def shown(one: Transfer) -> Transfer:
             there = coming().get(one.key) if one.state == State.QUEUED else None
             if there is None:
                 return one
-            state, attempts = there.state, there.attempts
             return one._replace(
-                state=state, bytes=there.bytes, total=there.total, attempts=attempts, message=there.message
+                state=there.state,
+                bytes=there.bytes,
+                total=there.total,
+                attempts=there.attempts,
+                message=there.message,
+                there=there.there,
+                began=there.began,
+                upstream_by=there.upstream_by or there.who,
             )
 
         return shown

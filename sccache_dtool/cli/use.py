@@ -20,10 +20,8 @@ from sccache_dtool.cli.options import (
     item_options,
     pass_invocation,
     size_ignored_option,
-    upstream_option,
     use_options,
 )
-from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import cache_of
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
@@ -280,14 +278,14 @@ def run_command(
         try:
             return child.run(order, dict.fromkeys(names, path), lambda: held.holder.start_heartbeat(give_up))
         finally:
-            _give_back(now.out, held, lost)
+            _give_back(now, held, lost)
     finally:
         child.close()
         if not now.owns_process:
             child.restore()
 
 
-def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
+def _give_back(now: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
     """Release what a command holds, and report errors. Nothing is raised: the exit code is the command's."""
     holder = held.holder
     failed: CacheError | None = None
@@ -298,7 +296,7 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         holder.retire()
         if noticed_late is not None:
-            out.error(noticed_late)
+            now.out.error(noticed_late)
     except OSError as error:
         failed = CacheError(f"could not release the lease: {explain(error)}")
     except CacheError as error:
@@ -306,16 +304,15 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
     except Exception as error:
         failed = CacheError(f"could not release the lease: {type(error).__name__}: {error}")
     if failed is not None:
-        failed.hint = "`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended"
-        out.error(failed)
+        failed.hint = f"`{now.command('reap')}`, or the next `clean`, ends the leases of a command that has ended"
+        now.out.error(failed)
 
 
 @click.command("renew")
 @holder_option
-@upstream_option("Extend leases in the cache in DIR as well.")
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
+def renew_command(now: Invocation, holder: str) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
@@ -326,7 +323,7 @@ def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache(upstream=upstream)
+    cache = now.cache()
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
     for tier in list(cache.tiers())[1:]:

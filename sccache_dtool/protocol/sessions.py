@@ -71,8 +71,8 @@ class NoSession(UsageError):
 class DamagedSession(CacheError, Damaged):
     """What somebody has put in the place of a session, or has made of it."""
 
-    def __init__(self, id: str, why: object) -> None:
-        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: sc-dtool session rm {id}")
+    def __init__(self, store: Store, id: str, why: object) -> None:
+        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: {store.command('session', 'rm', id)}")
 
 
 class Entry(NamedTuple):
@@ -282,7 +282,7 @@ def read(store: Store, id: str) -> SessionFacts:
             try:
                 return _read(store, id)
             except Damaged as error:
-                raise DamagedSession(id, error) from error
+                raise DamagedSession(store, id, error) from error
             except OSError as error:
                 if error.errno not in GONE:
                     raise

@@ -374,7 +374,8 @@ def wait_until_held(store: Store, id: str, seconds: float) -> Lock:
         if lock.state == HELD:
             return lock
         if lock.state == RELEASED:
-            raise UsageError(f"lock {id} was released", hint="take another one: sc-dtool lock get")
+            taking = store.command("lock", "get", lock.session or "SESSION", lock.item)
+            raise UsageError(f"lock {id} was released", hint=f"take another one: {taking}")
         left = deadline - store.clock.monotonic()
         if left <= 0:
             raise TimedOut(

@@ -136,7 +136,8 @@ def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None
         raise InUse(
             f"cannot remove {key_label(found[0].item)} from session {facts.id}: it is locked",
             details=[f"lock {lock.id} of {lock.owner} ({lock.by}) on {key_label(lock.item)}" for lock in found[:10]],
-            hint="release it (sc-dtool lock release ID), or remove it with --force, which leaves the lock valid",
+            hint=f"release it: {store.command('lock', 'release', found[0].id)}; "
+            "or remove it with --force, which leaves the lock valid",
         )
 
 
