@@ -93,17 +93,28 @@ class Filter(NamedTuple):
 class SessionLock(Lease):
     """A lease for a session. It lasts until it is released, or the session is deleted, whatever this process does."""
 
-    __slots__ = ()
+    __slots__ = ("session",)
+    session: str
 
     @classmethod
-    def of(cls, store: Store, lease: Lease) -> SessionLock:
+    def of(cls, store: Store, lease: Lease, session: str) -> SessionLock:
         """The same lease, whose holder goes with it."""
-        return cls(store, lease.holder, lease.place, lease.name)
+        lock = cls(store, lease.holder, lease.place, lease.name)
+        lock.session = session
+        return lock
 
     @property
     def id(self) -> str:
         """The id of the lock."""
         return self.name
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lock was released, or its session deleted, by whomever. Two file-system calls."""
+        super().check()
+        is_open = sessions.seems_open(self.store, self.session)
+        if not (is_open and self.store.fs.seems_there(f"{self.place.gate}/{self.name}")):
+            what = "released by another process" if is_open else f"lost: session {self.session} was deleted"
+            raise LeaseLost(f"lock {self.name} was {what}", hint="take another one")
 
     def release(self) -> bool:
         """Give the lock back; True if this call did it."""
@@ -133,7 +144,7 @@ def take(
     membership = Membership(session, owner or session, request.key, taker and taker.text, named)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
     try:
-        lock = SessionLock.of(store, acquire(holder, request))
+        lock = SessionLock.of(store, acquire(holder, request), session)
         try:
             is_open = sessions.prove_open(store, session, lock.name)
         except BaseException:

@@ -28,13 +28,15 @@ from sccache_dtool.protocol.sessions import id_of_view as id_of_view
 from sccache_dtool.protocol.sessions import listing as listing
 from sccache_dtool.protocol.sessions import new_id as new_id
 from sccache_dtool.protocol.sessions import read as read
+from sccache_dtool.protocol.sessions import refuse_other
 from sccache_dtool.protocol.sessions import view_path as view_path
 from sccache_dtool.protocol.store import Store
 
 
 def read_open(store: Store, id: str) -> SessionFacts:
-    """As `read`. Raises LeaseLost if the session is being deleted."""
+    """As `read`. Raises LeaseLost if the session is being deleted, or DamagedSession if it has no gate to be entered."""
     facts = read(store, id)
+    refuse_other(store, id)
     if facts.has_ended:
         raise LeaseLost(
             f"session {id} is being deleted", hint=f"create another one: {store.command('session', 'create')}"
