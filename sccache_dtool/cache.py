@@ -288,13 +288,21 @@ class Cache:
 
             yield self.or_upstream(take)
 
-    def _store_for_use(self) -> Store:
-        """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
+    def _store_for_use(self, *wanted: Request | DatasetRequest) -> Store:
+        """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need.
+
+        `wanted`: what will be fetched. If that is a local path that is mistyped, no cache is set up.
+        """
         if self._store is None:
             try:
                 self._check_permissions()
             except NoCache:
                 if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
+                    for one in wanted:
+                        if isinstance(one, Request):
+                            from sccache_dtool.fetch.sources import refuse_missing
+
+                            refuse_missing(one)
                     if self.init(self._parents):
                         self._log.notice(f"set up a new cache in {self._layout.root}")
                 else:
@@ -369,7 +377,7 @@ class Cache:
         return self.or_upstream(lambda cache: cache._use_here(request, max_age))
 
     def _use_here(self, request: Request, max_age: float | None) -> Lease:
-        store = self._store_for_use()
+        store = self._store_for_use(request)
         for attempt in attempts():
             with attempt:
                 member = program.enter(store, self.settings.heartbeat_ttl)
@@ -423,7 +431,7 @@ class Cache:
         return self.or_upstream(lambda cache: cache._use_many_here(entries, 0.0 if refresh else max_age, label))
 
     def _use_many_here(self, entries: Sequence[Entry], max_age: float | None, label: str) -> HeldSet:
-        store = self._store_for_use()
+        store = self._store_for_use(*(entry.request for entry in entries))
 
         @contextlib.contextmanager
         def beating(holder: Holder) -> Iterator[None]:
@@ -465,6 +473,7 @@ class Cache:
 
         It is one in this cache; see `or_upstream`.
         """
+        self._store_for_use(request)
         for attempt in attempts():
             with attempt:
                 holder = self.enter(owner, options.ttl, request.key)
@@ -542,7 +551,7 @@ class Cache:
         from sccache_dtool.protocol import sessions
         from sccache_dtool.sets import holding
 
-        store, id = self._store_for_use(), session or sessions.new_id()
+        store, id = self._store_for_use(*(entry.request for entry in entries)), session or sessions.new_id()
         ttl = self.settings.lease_ttl if options.ttl is None else check_lifetime(options.ttl)
         for attempt in attempts():
             with attempt:

@@ -26,6 +26,7 @@ from sccache_dtool.disk.names import cache_of
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DATASET, Request
+from sccache_dtool.fetch.words import MANY
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
@@ -81,6 +82,7 @@ def use_command(
 
         use_many(now, caches, request, owner, options)
         return
+    _note_joint_item(now, caches[0], request)
     lease = _hold(caches, request, owner, options)
     now.out.detail(f"held by {owner}")
     fields = {
@@ -95,6 +97,14 @@ def use_command(
         lease.release()
         lease.holder.retire()
         raise
+
+
+def _note_joint_item(now: Invocation, cache: Cache, request: Request) -> None:
+    """Say that several local files become one item, once: perhaps a shell has made them of a pattern."""
+    chains = request.stack.chains
+    are_files = len(chains) > 1 and all(chain.source.startswith("file:") and not chain.steps for chain in chains)
+    if are_files and not cache.has(request.key):
+        now.out.note(f"these {len(chains)} sources become one item, a directory with all of them; {MANY}")
 
 
 @click.command("unuse")

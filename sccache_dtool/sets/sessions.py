@@ -34,7 +34,7 @@ from sccache_dtool.protocol.store import Store
 
 
 def read_open(store: Store, id: str) -> SessionFacts:
-    """As `read`. Raises LeaseLost if the session is being deleted, or DamagedSession if it has no gate to be entered."""
+    """As `read`. Raises LeaseLost if the session is being deleted, or DamagedSession if its gate is no directory."""
     facts = read(store, id)
     refuse_other(store, id)
     if facts.has_ended:

@@ -79,7 +79,15 @@ def a_file_as_session(directory: Path) -> None:
     directory.write_text("")
 
 
-BREAK = [as_link, as_fifo, as_directory, with_directory_in_gate, with_file_as_gate, with_link_as_gate, a_file_as_session]
+BREAK = [
+    as_link,
+    as_fifo,
+    as_directory,
+    with_directory_in_gate,
+    with_file_as_gate,
+    with_link_as_gate,
+    a_file_as_session,
+]
 
 
 @pytest.mark.parametrize("broken", BREAK)
