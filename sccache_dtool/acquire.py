@@ -198,7 +198,7 @@ class Acquirer(NamedTuple):
         raise UsageError(
             f"{request.name} is already in the cache {self.store.layout.root}, with another source or other steps",
             details=[f"in the cache: {_words(there.source)}", f"requested: {_words(request.stack.canonical)}"],
-            hint="choose another name, or remove the item first: sc-dtool rm",
+            hint=f"choose another name, or remove the item first: {self.store.command('rm', request.key)}",
         )
 
 

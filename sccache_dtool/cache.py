@@ -293,13 +293,21 @@ class Cache:
 
             yield self.or_upstream(take)
 
-    def _store_for_use(self) -> Store:
-        """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need."""
+    def _store_for_use(self, *wanted: Request | DatasetRequest) -> Store:
+        """For `use`: a new or empty directory, or dtool's own, becomes a cache on first need.
+
+        `wanted`: what will be fetched. If that is a local path that is mistyped, no cache is set up.
+        """
         if self._store is None:
             try:
                 self._check_permissions()
             except NoCache:
                 if self._may_hold_data or root.is_empty(self._fs, self._layout.root):
+                    for one in wanted:
+                        if isinstance(one, Request):
+                            from sccache_dtool.fetch.sources import refuse_missing
+
+                            refuse_missing(one)
                     if self.init(self._parents):
                         self._log.notice(f"set up a new cache in {self._layout.root}")
                 else:
@@ -374,7 +382,7 @@ class Cache:
         return self.or_upstream(lambda cache: cache._use_here(request, max_age))
 
     def _use_here(self, request: Request, max_age: float | None) -> Lease:
-        store = self._store_for_use()
+        store = self._store_for_use(request)
         for attempt in attempts():
             with attempt:
                 member = program.enter(store, self.settings.heartbeat_ttl)
@@ -428,7 +436,7 @@ class Cache:
         return self.or_upstream(lambda cache: cache._use_many_here(entries, 0.0 if refresh else max_age, label))
 
     def _use_many_here(self, entries: Sequence[Entry], max_age: float | None, label: str) -> HeldSet:
-        store = self._store_for_use()
+        store = self._store_for_use(*(entry.request for entry in entries))
 
         @contextlib.contextmanager
         def beating(holder: Holder) -> Iterator[None]:
@@ -470,6 +478,7 @@ class Cache:
 
         It is one in this cache; see `or_upstream`.
         """
+        self._store_for_use(request)
         for attempt in attempts():
             with attempt:
                 holder = self.enter(owner, options.ttl, request.key)
@@ -507,11 +516,14 @@ class Cache:
             if upstream is None:
                 return Terms(wait, options.size, options.rate, make_room if options.make_room else None, limit=limit)
 
+            def seen(key: str) -> Transfer | None:
+                return self.fetches(key).get(key)
+
             def lend(request: Request, max_age: float | None) -> contextlib.AbstractContextManager[Lease]:
                 return upstream.lend(request, options._replace(max_age=max_age))
 
             # What is idle here can be copied again.
-            return Terms(wait, options.size, options.rate, make_room, lend, limit)
+            return Terms(wait, options.size, options.rate, make_room, lend, seen, limit)
 
         return Acquirer(self.store, holder, lambda: self.settings.heartbeat_ttl, self._progress, terms)
 
@@ -544,7 +556,7 @@ class Cache:
         from sccache_dtool.protocol import sessions
         from sccache_dtool.sets import holding
 
-        store, id = self._store_for_use(), session or sessions.new_id()
+        store, id = self._store_for_use(*(entry.request for entry in entries)), session or sessions.new_id()
         ttl = self.settings.lease_ttl if options.ttl is None else check_lifetime(options.ttl)
         for attempt in attempts():
             with attempt:
@@ -944,27 +956,36 @@ class Cache:
         """What is being fetched now, by key; with `key`, of this item alone. A hint."""
         from sccache_dtool.fetch import transfers
 
-        upstream = self._progress_upstream()
+        upstream = self._progress_upstream(key)
         return {key: upstream(one) for key, one in transfers.in_progress(self.store, key).items()}
 
-    def _progress_upstream(self) -> Callable[[Transfer], Transfer]:
-        """Shows what is queued here as far as it is, if it waits for the download by the upstream."""
+    def _progress_upstream(self, key: str | None = None) -> Callable[[Transfer], Transfer]:
+        """Shows what is queued here as far as it is, if it waits for the download by the upstream.
+
+        `key`: of the only item that is of interest.
+        """
         from sccache_dtool.fetch.transfers import State
 
         @functools.cache
         def coming() -> Mapping[str, Transfer]:
             with contextlib.suppress(CacheError, OSError):  # it is only shown
                 upstream = self._open_upstream()
-                return {} if upstream is None else upstream.fetches()
+                return {} if upstream is None else upstream.fetches(key)
             return {}
 
         def shown(one: Transfer) -> Transfer:
             there = coming().get(one.key) if one.state == State.QUEUED else None
             if there is None:
                 return one
-            state, attempts = there.state, there.attempts
             return one._replace(
-                state=state, bytes=there.bytes, total=there.total, attempts=attempts, message=there.message
+                state=there.state,
+                bytes=there.bytes,
+                total=there.total,
+                attempts=there.attempts,
+                message=there.message,
+                there=there.there,
+                began=there.began,
+                upstream_by=there.upstream_by or there.who,
             )
 
         return shown

@@ -240,11 +240,95 @@ def test_the_epilog_gives_up_when_a_file_server_hangs(cache: Cache, take: Callab
     wait_until(lambda: has_ended(pid), "what hung is killed")
 
 
-def test_the_epilog_calls_no_slurm_and_no_python() -> None:
+#: A job as `--holder slurm:48211` and `sc-dtool sbatch` name it: any start of it.
+OF_ANY_START = Job("slurm", "lab", "48211")
+
+
+@pytest.fixture
+def slurm(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """What makes the epilog ask a `squeue` that answers with these rows, one answer after the other, without pauses."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+
+    def answers(*found: str, code: int = 0) -> dict[str, str]:
+        for number, rows in enumerate(found, 1):
+            (programs / f"answer-{number}").write_text(rows)
+        script = f"""echo "$*" >>{programs}/asked
+            cat {programs}/answer-$(wc -l <{programs}/asked); exit {code}"""
+        for name, text in {"squeue": script, "sleep": "exit 0"}.items():
+            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
+            (programs / name).chmod(0o755)
+        return {"PATH": f"{programs}:{os.environ['PATH']}"}
+
+    return answers
+
+
+def test_the_epilog_asks_slurm_only_for_jobs_that_need_it(
+    cache: Cache, take: Callable[..., Lease], slurm: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
     """An epilog that asks the controller at the end of each of ten thousand jobs takes it down."""
+    take()
+    take(OF_ANY_START._replace(id="48212"))
+    run(EPILOG, cache.root, **slurm("COMPLETED n1\n"))
+    assert not (tmp_path / "programs" / "asked").exists()
     code = "".join(line for line in EPILOG.read_text().splitlines(keepends=True) if not line.lstrip().startswith("#"))
-    for word in ("squeue", "scontrol", "sacct", "scancel", "sc-dtool ", "python"):
+    for word in ("scontrol", "sacct", "scancel", "sc-dtool ", "python"):
         assert word not in code
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["COMPLETED n1\n"],
+        ["COMPLETING n1\n", "COMPLETING n1\n", "CANCELLED n1\n"],
+        ["COMPLETED n1\nFAILED n2\nCANCELLED \n"],  # tasks of an array
+        ["TIMEOUT n1\n"],
+    ],
+)
+def test_the_epilog_gives_back_once_the_job_has_ended(
+    cache: Cache, disk: Disk, source: str, slurm: Callable[..., dict[str, str]], answers: list[str]
+) -> None:
+    """What `sc-dtool sbatch` or `--holder slurm:ID` took for a job would be kept until somebody reaps."""
+    owner = Owner(JOB, None, None, "", OF_ANY_START)
+    cache.hold(owner, cache.item_request([source]))
+    cache.hold_many(owner, manifest.parse_mapping({"x/ref.fa": source}, cache.request))
+    done = run(EPILOG, cache.root, **slurm(*answers))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    wait_until(lambda: not disk.holders(), "the leases are ended")
+    assert disk.leases() == []
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["PENDING \n"],
+        ["COMPLETING n1\n", "PENDING \n"],  # it is requeued
+        ["COMPLETING n1\n"] * 6,
+        ["COMPLETED n1\nRUNNING n1\n"],  # tasks of an array
+        ["COMPLETED n1\nCOMPLETING n2\n"],
+        ["TIMEOUT n2\n"],  # which may not answer
+        ["COMPLETED n[1-2]\n"],
+        ["NODE_FAIL n1\n"],
+        ["SOMETHING_NEW n1\n"],
+        [""],
+    ],
+)
+def test_the_epilog_leaves_the_data_of_jobs_that_go_on(
+    cache: Cache, disk: Disk, take: Callable[..., Lease], slurm: Callable[..., dict[str, str]], answers: list[str]
+) -> None:
+    """A job that is requeued, or another task of its array, would start without its data."""
+    take(OF_ANY_START)
+    run(EPILOG, cache.root, **slurm(*answers), SC_DTOOL_STAGE="waiting")
+    assert len(disk.leases()) == len(disk.holders()) == 1
+
+
+def test_the_epilog_leaves_the_data_if_slurm_does_not_answer(
+    cache: Cache, disk: Disk, take: Callable[..., Lease], slurm: Callable[..., dict[str, str]]
+) -> None:
+    """Half an answer of a controller in trouble would end the leases of a job that runs."""
+    take(OF_ANY_START)
+    run(EPILOG, cache.root, **slurm("COMPLETED n1\n", code=1), SC_DTOOL_STAGE="waiting")
+    assert len(disk.leases()) == 1
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])

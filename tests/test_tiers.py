@@ -19,8 +19,8 @@ import httpserver
 from faults import Counting, Failing, FakeClock, FakeProc, Interposing
 from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.errors import CacheError, FetchFailed, NoCache, NoSpace, UsageError
-from sccache_dtool.liveness.caller import Owner
+from sccache_dtool.errors import CacheError, FetchFailed, NoCache, NoSpace, TimedOut, UsageError
+from sccache_dtool.liveness.caller import Owner, user_name
 from waiting import wait_until
 
 Making = Callable[..., Cache]
@@ -106,7 +106,7 @@ def test_a_miss_is_copied_and_the_lease_given_back(node: Cache, shared: Cache, s
 
 
 def test_the_download_of_the_upstream_is_shown_on_the_node(
-    make: Making, node: Cache, server: httpserver.Server
+    make: Making, node: Cache, server: httpserver.Server, job: Owner
 ) -> None:
     """Whoever waits on the node would see something queued, and not how long that may take."""
     url = server.page("/big", bytes(1000), stall_after=400)
@@ -119,6 +119,11 @@ def test_the_download_of_the_upstream_is_shown_on_the_node(
         assert [one.state for one in seen.transfers()] == ["transferring"]
         assert [one.total for one in seen.fetches().values()] == [1000]
         assert [one.state for one in make("node").transfers()] == ["queued"]
+        with pytest.raises(TimedOut) as late:
+            seen.hold(job, seen.item_request([url]), UseOptions(wait=0.0))
+        (line,) = late.value.details
+        assert " of 1.0 kB, " in line
+        assert f"fetched into the upstream by {user_name()}@" in line
     finally:
         server.release()
         using.join()

@@ -6,6 +6,7 @@ import functools
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import click
@@ -59,16 +60,15 @@ def ls(now: Invocation, /, item: str | None, **wanted: str | None) -> None:
     moment = time.time()
     labels = functools.cache(key_label)
     columns = [
-        Column("LOCK", "id"),
-        Column("ITEM", lambda row: labels(row["item"])),
-        Column("OWNER", "owner"),
-        Column("USER", "user"),
-        Column("HOST", "host"),
-        Column("SINCE", lambda row: output.ago(row["since"], moment)),
-        Column("STATE", "state"),
+        Column("LOCK", attrgetter("id")),
+        Column("ITEM", lambda lock: labels(lock.item)),
+        Column("OWNER", attrgetter("owner")),
+        Column("USER", attrgetter("user")),
+        Column("HOST", attrgetter("host")),
+        Column("SINCE", lambda lock: output.ago(lock.since, moment)),
+        Column("STATE", attrgetter("state")),
     ]
-    human = now.format == "human"  # which shows no path
-    rows = map(Lock._asdict, found) if human else _with_paths(cache, found)
+    rows = found if now.format == "human" else _with_paths(cache, found)  # people are shown no path
     now.out.table("lock", rows, columns, empty="no locks")
 
 
@@ -96,7 +96,7 @@ def get(now: Invocation, session: str, item: str, owner: str | None, wait: float
     lock = cache.session(session).lock(item, owner, wait)
     try:
         shown = locks.Lock(
-            lock.id, session, lock.key, owner or session, "", "", None, "", None, locks.HELD, lock.place.generation
+            lock.id, session, lock.key, owner or session, "", "", None, None, None, locks.HELD, lock.place.generation
         ) if now.format == "human" else locks.show(cache.store, lock.id)  # fmt: skip
         now.out.detail(f"path: {lock.place.payload}")
         now.out.path("lock", _with_path(cache, shown), lock.id)

@@ -89,6 +89,7 @@ class Invocation:
     """The options that all commands have, and the cache and the output that they select."""
 
     cache_dir: str | None = None
+    upstream: str | None = None
     format: str = "human"
     color: str = "auto"
     quiet: bool = False
@@ -111,19 +112,16 @@ class Invocation:
         log.show(log.DEBUG if self.debug else log.INFO if self.verbose else log.NOTE, output.message)
         return output
 
-    def cache(
-        self, directory: str | None = None, *, parents: bool = False, upstream: str | None = None, **more: Any
-    ) -> Cache:
+    def cache(self, directory: str | None = None, *, parents: bool = False, **more: Any) -> Cache:
         """The cache in `directory`, or in the one that the options select.
 
-        `parents`: create missing parent directories of a new cache. `upstream`: what --upstream says. `more`: further
-        arguments of `Cache`.
+        `parents`: create missing parent directories of a new cache. `more`: further arguments of `Cache`.
         """
         choice = root.choose(self.cache_dir if directory is None else directory, os.environ)
         self.out.detail(f"cache: {choice.path} (from {choice.origin})")
         return Cache(
             choice.path,
-            upstream=root.choose_upstream(upstream, os.environ, choice.path),
+            upstream=root.choose_upstream(self.upstream, os.environ, choice.path),
             may_hold_data=choice.may_hold_data,
             parents=parents or choice.parents,
             jobs=self.jobs,
@@ -182,6 +180,11 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
             help="Directory of the cache. Default: $DTOOL_CACHE_DIRECTORY, or else dtool's cache directory.",
         ),
         option(
+            "--upstream",
+            metavar="DIR",
+            help="Another cache, from which missing items are copied. Default: $SC_DTOOL_UPSTREAM, or config.toml.",
+        ),
+        option(
             "-f", "--format", type=click.Choice(["human", "json", "tsv"]), help="Format of results. Default: human."
         ),
         option("--color", type=click.Choice(["auto", "always", "never"]), help="Use colour. Default: auto."),
@@ -197,28 +200,21 @@ def common_options(hidden: bool = True) -> Callable[[Command], Command]:
     )
 
 
-def upstream_option(purpose: str) -> Callable[[Command], Command]:
-    """The option for the upstream; `purpose`: what the command does with it."""
-    return click.option("--upstream", metavar="DIR", help=f"{purpose} Default: $SC_DTOOL_UPSTREAM, or config.toml.")
-
-
 class ItemOptions(NamedTuple):
     """Which item is meant, and in which caches: what `use`, `unuse` and `run` have in common."""
 
     words: tuple[str, ...]
     name: str | None
     directories: str | None  # separated by colons
-    upstream: str | None
 
     def caches(self, now: Invocation, *, parents: bool = False, **more: Any) -> list[Cache]:
         """The caches in `directories`; without them, the cache of the invocation. `more`: for each `Cache`."""
-        more = {"parents": parents, "upstream": self.upstream, **more}
         if self.directories is None:
-            return [now.cache(**more)]
+            return [now.cache(parents=parents, **more)]
         found = [directory for directory in self.directories.split(os.pathsep) if directory]
         if not found:
             raise UsageError("-d names no directory", hint="give one or more, with colons between: -d /scratch:/tmp")
-        return [now.cache(directory, **more) for directory in found]
+        return [now.cache(directory, parents=parents, **more) for directory in found]
 
 
 def _with_item(function: Callable[..., Any]) -> Any:
@@ -230,12 +226,11 @@ def _with_item(function: Callable[..., Any]) -> Any:
     return run
 
 
-def _item_options(name: str, directories: str, upstream: str) -> Callable[[Command], Any]:
+def _item_options(name: str, directories: str) -> Callable[[Command], Any]:
     """Options that say which item is meant; the help of each."""
     add = add_options(
         click.option("-n", "--name", metavar="NAME", help=name),
         click.option("-d", "--directories", metavar="DIR:DIR", help=directories),
-        upstream_option(upstream),
         click.argument("words", nargs=-1, metavar="[SOURCE] [STEP]..."),
     )
     return lambda function: add(_with_item(function))
@@ -245,14 +240,12 @@ def _item_options(name: str, directories: str, upstream: str) -> Callable[[Comma
 item_options = _item_options(
     "Identify the item by NAME. Without SOURCE: count references only, without data.",
     "Caches to look in instead of -C. If none has the item, it goes into the first with enough space.",
-    "Copy missing items from the cache in DIR, which fetches them.",
 )
 
 #: The same for commands that fetch nothing.
 find_options = _item_options(
     "The NAME that `use` was given.",
     "Caches to look in instead of -C.",
-    "The upstream that `use` was given.",
 )
 
 

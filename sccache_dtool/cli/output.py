@@ -36,7 +36,7 @@ class Column(NamedTuple):
     """A column of a table for people."""
 
     title: str
-    source: str | Callable[[Fields], str]  # the field that it shows as it is, or what formats its cell of a row
+    source: str | Callable[[Any], str]  # the field that it shows as it is, or what formats its cell of a row
     right: bool = False
 
     def show(self, row: Fields) -> str:
@@ -76,8 +76,8 @@ class Output:
         """Print a text as it is, in every format."""
         _write(sys.stdout, lines.removesuffix("\n"))
 
-    def table(self, kind: str, rows: Iterable[Fields], columns: Sequence[Column] = (), empty: str = "") -> None:
-        """Print many results of one kind. Without `columns`, they are only for programs.
+    def table(self, kind: str, rows: Iterable[Any], columns: Sequence[Column] = (), empty: str = "") -> None:
+        """Print many results of one kind. Without `columns`, they are only for programs, which need fields.
 
         `empty`: a note that is printed instead of no rows.
         """
@@ -235,17 +235,17 @@ class _Later:
 
 def _plainly(rows: list[Fields], columns: Sequence[Column], *, titled: bool = False) -> Iterator[str]:
     """Rows in aligned columns. `titled`: below their titles."""
-    shows = [column.show for column in columns]
-    cells = [[show(row) for show in shows] for row in rows]
-    cells = [texts if "".join(texts).isprintable() else [*map(printable, texts)] for texts in cells]
-    if titled:
-        cells.insert(0, [column.title for column in columns])
-    widths = [max(map(len, texts)) for texts in zip(*cells, strict=True)]
-    for texts in cells:
-        placed = zip(texts, widths, columns, strict=True)
-        yield "  ".join(
-            text.rjust(width) if column.right else text.ljust(width) for text, width, column in placed
-        ).rstrip()
+    shown, forms = [], []
+    for column in columns:
+        texts = [column.title] if titled else []
+        texts += map(column.show, rows)
+        if not "".join(texts).isprintable():
+            texts = [*map(printable, texts)]
+        shown.append(texts)
+        forms.append(f"%{'' if column.right else '-'}{max(map(len, texts))}s")
+    form = "  ".join(forms)
+    for cells in zip(*shown, strict=True):
+        yield (form % cells).rstrip()
 
 
 # -- how values are shown to people ------------------------------------------------------------------------------------

@@ -20,14 +20,13 @@ from sccache_dtool.cli.options import (
     item_options,
     pass_invocation,
     size_ignored_option,
-    upstream_option,
     use_options,
 )
-from sccache_dtool.cli.output import Output
 from sccache_dtool.disk.names import cache_of
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DATASET, Request
+from sccache_dtool.fetch.words import MANY
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.liveness.caller import Owner
 from sccache_dtool.protocol.leases import Lease
@@ -83,6 +82,7 @@ def use_command(
 
         use_many(now, caches, request, owner, options)
         return
+    _note_joint_item(now, caches[0], request)
     lease = _hold(caches, request, owner, options)
     now.out.detail(f"held by {owner}")
     fields = {
@@ -97,6 +97,14 @@ def use_command(
         lease.release()
         lease.holder.retire()
         raise
+
+
+def _note_joint_item(now: Invocation, cache: Cache, request: Request) -> None:
+    """Say that several local files become one item, once: perhaps a shell has made them of a pattern."""
+    chains = request.stack.chains
+    are_files = len(chains) > 1 and all(chain.source.startswith("file:") and not chain.steps for chain in chains)
+    if are_files and not cache.has(request.key):
+        now.out.note(f"these {len(chains)} sources become one item, a directory with all of them; {MANY}")
 
 
 @click.command("unuse")
@@ -280,14 +288,14 @@ def run_command(
         try:
             return child.run(order, dict.fromkeys(names, path), lambda: held.holder.start_heartbeat(give_up))
         finally:
-            _give_back(now.out, held, lost)
+            _give_back(now, held, lost)
     finally:
         child.close()
         if not now.owns_process:
             child.restore()
 
 
-def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
+def _give_back(now: Invocation, held: Lease | HeldSet, lost: Sequence[LeaseLost]) -> None:
     """Release what a command holds, and report errors. Nothing is raised: the exit code is the command's."""
     holder = held.holder
     failed: CacheError | None = None
@@ -298,7 +306,7 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
         noticed_late = holder.revoked() if not (all_kept or lost) and holder.has_lapsed else None
         holder.retire()
         if noticed_late is not None:
-            out.error(noticed_late)
+            now.out.error(noticed_late)
     except OSError as error:
         failed = CacheError(f"could not release the lease: {explain(error)}")
     except CacheError as error:
@@ -306,16 +314,15 @@ def _give_back(out: Output, held: Lease | HeldSet, lost: Sequence[LeaseLost]) ->
     except Exception as error:
         failed = CacheError(f"could not release the lease: {type(error).__name__}: {error}")
     if failed is not None:
-        failed.hint = "`sc-dtool reap`, or the next `clean`, ends the leases of a command that has ended"
-        out.error(failed)
+        failed.hint = f"`{now.command('reap')}`, or the next `clean`, ends the leases of a command that has ended"
+        now.out.error(failed)
 
 
 @click.command("renew")
 @holder_option
-@upstream_option("Extend leases in the cache in DIR as well.")
 @common_options()
 @pass_invocation
-def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
+def renew_command(now: Invocation, holder: str) -> None:
     """Extend the lifetime of leases taken with `use --ttl`.
 
     All leases of the holder that have a lifetime get the same lifetime again, counted from now. Use it in scripts that
@@ -326,7 +333,7 @@ def renew_command(now: Invocation, holder: str, upstream: str | None) -> None:
     Example:
       sc-dtool renew --holder nightly
     """
-    cache = now.cache(upstream=upstream)
+    cache = now.cache()
     owners = cache.owners(holder)
     renewed = cache.renew(owners)
     for tier in list(cache.tiers())[1:]:

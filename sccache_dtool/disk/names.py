@@ -6,6 +6,7 @@ Random parts are never reused.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import sys
@@ -227,6 +228,12 @@ class Generation(NamedTuple):
         return cls(match[1], int(match[2]), int(match[3]), int(match[4]), took, match[6])
 
 
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """For names of which a directory has thousands: `re` takes longer to find what it has compiled."""
+    return re.compile(pattern)
+
+
 class HolderName(NamedTuple):
     """A holder's entry: ``<id>.<beats>.<end>``. The whole heartbeat is in the name."""
 
@@ -240,7 +247,7 @@ class HolderName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> HolderName | None:
         """The holder that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_HOLDER, name)
+        match = _compiled(_HOLDER).fullmatch(name)
         return cls(match[1], int(match[2]), int(match[3])) if match else None
 
 
@@ -256,7 +263,7 @@ class LeaseName(NamedTuple):
     @classmethod
     def parse(cls, name: str) -> LeaseName | None:
         """The lease that `name` stands for; None if it has another form."""
-        match = re.fullmatch(_LEASE, name)
+        match = _compiled(_LEASE).fullmatch(name)
         return cls(match[1], int(match[2])) if match else None
 
 

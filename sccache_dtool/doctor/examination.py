@@ -285,7 +285,15 @@ def _in_item(store: Store, item: Item, permissions: Permissions) -> list[Finding
 
 
 def _in_sessions(store: Store) -> Iterator[Finding]:
-    """Links that a view lacks: a purge of the file system removes them by their age, and ignores leases."""
+    """What is in the place of a session, and links that a view lacks.
+
+    A purge of the file system removes links by their age, and ignores leases.
+    """
+    for id in sessions.ids(store):
+        other = sessions.find_other(store, id)
+        if other is not None:
+            what = "not a directory, in the place of a session or its gate"
+            yield Finding(other, what, None, f"delete the session: {store.command('session', 'rm', id)}")
     for facts in sessions.listing(store):
         view = sessions.view_path(store.layout, facts.id)
         with contextlib.suppress(OSError):  # it has no view, or it cannot be read

@@ -156,7 +156,9 @@ class Populator(NamedTuple):
             return error
         root, label = self.store.layout.root, self.request.label
         if isinstance(error, OSError) and error.errno in FULL:
-            return NoSpace(f"no space left in {root} for {label}", hint="free space with: sc-dtool clean")
+            return NoSpace(
+                f"no space left in {root} for {label}", hint=f"free space with: {self.store.command('clean')}"
+            )
         reason = explain(error) if isinstance(error, OSError) else str(error)
         return CacheError(f"cannot put {label} into the cache: {reason}")
 
@@ -228,7 +230,7 @@ def _check_room(
             f"{store.layout.root}: {humanize.naturalsize(missing)} missing, {there}",
             *cleaner,
         ],
-        hint="free space with `sc-dtool clean`, or use --make-room to remove idle items"
+        hint=f"free space with `{store.command('clean')}`, or use --make-room to remove idle items"
         if make_room is None
         else "wait longer with --wait, so that this command can clean afterwards"
         if cleaner

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
+    from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.protocol.leases import Lease
 
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
@@ -188,5 +189,6 @@ class Terms(NamedTuple):
     # Evicts idle items for so many bytes, and returns the bytes freed. Raises InUse if another cleaner is at work.
     make_room: Callable[[int], int] | None = None
     lend: Lend | None = None  # takes leases in the upstream, from which the item is copied; None: there is none
+    seen: Callable[[str], Transfer | None] | None = None  # how far the fetch of an item is, also that by the upstream
     #: Makes room within `[archive] limit` for an object of so many bytes. Raises NoSpace.
     limit: Callable[[int], None] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from sccache_dtool.fetch import plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
-from sccache_dtool.fetch.request import OBJECT, Chain, Source
+from sccache_dtool.fetch.request import OBJECT, Chain, Request, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import MANY, REMOTE
@@ -103,11 +104,7 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         except OSError as error:
             if error.errno in FULL or _is_within(error, path):
                 raise
-            is_pattern = isinstance(error, FileNotFoundError) and any(mark in mirror.canonical for mark in "*?[")
-            hint = MANY if is_pattern else None
-            failures[mirror] = FetchFailed(
-                f"cannot fetch {mirror.canonical}: {plain(explain(error, mirror.canonical))}", hint=hint
-            )
+            failures[mirror] = _refused(mirror, error)
         if not turns:
             turns, later = later, []
     if len(failures) == 1:
@@ -119,6 +116,20 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
         hint=last.hint,
         shared=all(error.shared for error in failures.values()),
     )
+
+
+def _refused(mirror: Source, error: OSError) -> FetchFailed:
+    is_pattern = isinstance(error, FileNotFoundError) and any(mark in mirror.canonical for mark in "*?[")
+    reason = plain(explain(error, mirror.canonical))
+    return FetchFailed(f"cannot fetch {mirror.canonical}: {reason}", hint=MANY if is_pattern else None)
+
+
+def refuse_missing(request: Request) -> None:
+    """Raise FetchFailed if nothing is at the local path of a source; called before a cache is set up for it."""
+    for chain in request.stack.chains:
+        paths = [os.fspath(mirror.location) for mirror in chain.mirrors if mirror.scheme == "file"]
+        if len(paths) == len(chain.mirrors) and not any(map(os.path.lexists, paths)):
+            raise _refused(chain.mirrors[0], FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def require(chain: Chain) -> None:

@@ -66,6 +66,7 @@ class Transfer(NamedTuple):
     holder: str = ""  # the id of the holder that is to get the lease; empty if an earlier release fetches
     session: str | None = None  # for which that holder holds leases
     lock_owner: str | None = None  # the text that the session's lock was taken with
+    upstream_by: str | None = None  # who fetches it for the upstream, in words, while it is waited for here
 
     @property
     def percent(self) -> float | None:
@@ -241,6 +242,8 @@ def describe(transfer: Transfer, now: float) -> str:
         words.append(f"attempt {transfer.attempts}")
     if transfer.state == State.RETRYING and transfer.message:
         words.append(transfer.message)
+    if transfer.upstream_by is not None:
+        words.append(f"fetched into the upstream by {transfer.upstream_by}")
     return ", ".join(words)
 
 

@@ -17,7 +17,7 @@ from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Source, Terms
-from sccache_dtool.fetch.transfers import State
+from sccache_dtool.fetch.transfers import Transfer
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
@@ -110,18 +110,18 @@ class Waiter:
     def _who(self, election: Election) -> str:
         """Who fetches the item, and how far the fetch is."""
         who = election.winner() or "an unknown process"
-        with contextlib.suppress(OSError):  # it is a message only
-            for transfer in transfers.running(self._store, waits=False, key=self._request.key):
-                if transfer.state != State.ABANDONED:
-                    return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
-        return who
+        transfer = self._seen()
+        return who if transfer is None else f"{who}; {transfers.describe(transfer, self._clock.wall())}"
+
+    def _seen(self) -> Transfer | None:
+        """The fetch that is waited for; a hint."""
+        key = self._request.key
+        return self._terms.seen(key) if self._terms.seen else transfers.in_progress(self._store, key).get(key)
 
     def _show(self, show: Callable[[str, int, int | None], None]) -> None:
-        with contextlib.suppress(OSError):
-            for transfer in transfers.running(self._store, waits=False, key=self._request.key):
-                if transfer.state != State.ABANDONED:
-                    show(transfer.label, transfer.bytes, transfer.total)
-                    return
+        transfer = self._seen()
+        if transfer is not None:
+            show(transfer.label, transfer.bytes, transfer.total)
 
     def _failures(self) -> set[OutcomeName]:
         return {name for name in downloads.outcomes(self._store, self._request.key) if name.how == FAILED}

@@ -57,27 +57,37 @@ class Memory:
         self._seen: dict[str, float] = {}
         self._noted: dict[str, float] = {}
         self._is_wanted: Callable[[str], bool] = lambda name: True
+        self._is_used = True  # False: within `remembered`, and nobody has asked yet
 
     def unchanged_for(self, name: str) -> float:
         """Seconds since this host first saw `name`; 0 at the first time."""
+        self._begin()
         now = self._clock.since_boot()
         return max(0.0, now - self._seen.setdefault(name, now))
 
     @contextlib.contextmanager
     def remembered(self) -> Iterator[None]:
-        """Read the file before, and write it after. It is locked for a moment only: what is done between may be long.
+        """Read the file once it is needed, and write it after. It is locked for a moment only: this may last long.
 
         Where no file can be kept, what is seen is forgotten at the end: leases are kept longer, never shorter.
         """
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            self._recall(stack)
+        self._is_used = False
         yield
+        if not self._is_used:
+            return
         self.is_lost = bool(self._seen)
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             path = self._recall(stack)  # others of this host may have seen more meanwhile
             if path is not None:
                 _replace(path, json.dumps(self._seen | self._noted))
                 self.is_lost = False
+
+    def _begin(self) -> None:
+        """Read the file, if that has not been done."""
+        if not self._is_used:
+            self._is_used = True
+            with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+                self._recall(stack)
 
     def _recall(self, stack: contextlib.ExitStack) -> str | None:
         """Take in what the file says; its path, locked until `stack` ends. None if there is no place for it."""
@@ -102,10 +112,12 @@ class Memory:
 
     def recall(self, what: str) -> float | None:
         """A number that was noted, by this run or an earlier one of this boot; None for none, or 0."""
+        self._begin()
         return self._noted.get(what) or None
 
     def note(self, what: str, value: float) -> None:
         """Note a number under a name with a space in it, which no holder has; 0: as if none had been noted."""
+        self._begin()
         self._noted[what] = value
 
     def forget_unless(self, is_wanted: Callable[[str], bool]) -> None:

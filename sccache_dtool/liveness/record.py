@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -95,7 +96,7 @@ def _is_lifetime(ttl: object) -> bool:
 def _membership(get: Callable[[str], Any]) -> Membership:
     """Raises records.Damaged for what would become a part of a path, and is not one."""
     session, item = str(get("session")), get("item")
-    if not is_session(session) or not (item is None or re.fullmatch("[0-9a-f]{32}", str(item))):
+    if not _may_be_in_paths(session, None if item is None else str(item)):
         raise records.Damaged("not a holder's record")
     owner, taker, job = get("lock_owner"), get("taker"), get("taken_in")
     return Membership(
@@ -105,6 +106,11 @@ def _membership(get: Callable[[str], Any]) -> Membership:
         None if taker is None else str(taker),
         None if job is None else str(job),
     )
+
+
+@functools.lru_cache
+def _may_be_in_paths(session: str, item: str | None) -> bool:
+    return is_session(session) and (item is None or re.fullmatch("[0-9a-f]{32}", item) is not None)
 
 
 def _job(fields: Mapping[str, Any]) -> Job | None:

@@ -34,6 +34,10 @@ from sccache_dtool.units import short_duration
 _PATIENCE = 3
 
 
+#: What is said of a holder while it is judged; it is asked for only if its record is forged.
+_DEPENDS_ON_ITSELF = None, Verdict(State.UNKNOWN, "it depends on itself")
+
+
 class Judged(NamedTuple):
     """A lease with its holder and what can be said of it."""
 
@@ -82,10 +86,12 @@ class Judge:
         wanted = {id: present[id] for id in ids if id in present and id not in self._known and id not in self._records}
         with contextlib.suppress(OSError):  # why it cannot be read is told when it is judged
             self._records |= holders.read_all(self._store, wanted)
-        for id, name in wanted.items():
+        for id in wanted.keys() - self._records.keys():
             with contextlib.suppress(OSError, Damaged):
-                record = self._records.get(id) or self._records.setdefault(id, holders.read(self._store, name))
-                if record.job is not None and self._job_states is not None:
+                self._records[id] = holders.read(self._store, wanted[id])
+        if self._job_states is not None:
+            for record in filter(None, map(self._records.get, wanted)):
+                if record.job is not None:
                     self._job_states.expect(record.job)
 
     def revoke(self, id: str) -> bool:
@@ -144,7 +150,7 @@ class Judge:
     def holder(self, id: str) -> tuple[HolderRecord | None, Verdict]:
         """The record of a holder, if it can be read, and what can be said of it."""
         if id not in self._known:
-            self._known[id] = None, Verdict(State.UNKNOWN, "it depends on itself")  # a forged record
+            self._known[id] = _DEPENDS_ON_ITSELF
             self._known[id] = self._judge_holder(id)
         return self._known[id]
 

@@ -11,7 +11,9 @@ closes the gate first. Then no lock can begin any more, and a listing of the hol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -71,8 +73,8 @@ class NoSession(UsageError):
 class DamagedSession(CacheError, Damaged):
     """What somebody has put in the place of a session, or has made of it."""
 
-    def __init__(self, id: str, why: object) -> None:
-        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: sc-dtool session rm {id}")
+    def __init__(self, store: Store, id: str, why: object) -> None:
+        super().__init__(f"session {id} is damaged: {why}", hint=f"to delete it: {store.command('session', 'rm', id)}")
 
 
 class Entry(NamedTuple):
@@ -282,13 +284,31 @@ def read(store: Store, id: str) -> SessionFacts:
             try:
                 return _read(store, id)
             except Damaged as error:
-                raise DamagedSession(id, error) from error
+                raise DamagedSession(store, id, error) from error
             except OSError as error:
                 if error.errno not in GONE:
                     raise
             if again:
                 refresh(store)
+        refuse_other(store, id)
     raise NoSession(store, id, ended_at(store, id))
+
+
+def find_other(store: Store, id: str) -> str | None:
+    """The path of what is where a session, or its gate, is to be, and is not a directory."""
+    directory = store.layout.session(id)
+    for path in (directory, f"{directory}/{GATE}"):
+        with Expected(GONE):
+            if not stat.S_ISDIR(store.fs.lstat(path).st_mode):
+                return path
+    return None
+
+
+def refuse_other(store: Store, id: str) -> None:
+    """Raise DamagedSession if something else is where a session, or its gate, is to be."""
+    other = find_other(store, id)
+    if other is not None:
+        raise DamagedSession(store, id, f"{other} is not a directory")
 
 
 def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
@@ -369,6 +389,17 @@ def prove_open(store: Store, id: str, lease: str) -> bool:
     return False
 
 
+def seems_open(store: Store, id: str) -> bool:
+    """Whether a session has not ended, for its own host. One call, for which a network file system asks its server."""
+    try:
+        with store.fs.open_directory(f"{store.layout.session(id)}/{GATE}"):
+            return True
+    except OSError as error:
+        if error.errno not in GONE and error.errno != errno.ELOOP:
+            raise
+    return False
+
+
 def has_ended(store: Store, id: str) -> bool:
     """Whether a session that was there has certainly ended: its name is missing, or its gate is.
 
@@ -419,6 +450,8 @@ def delete(store: Store, id: str, how: str = RELEASED, *, is_own: bool = False) 
             raise
         at = ended_at(store, id)
         if at is None:
+            if _unlink_other(store, directory):
+                return Deleted(id, store.clock.wall(), True, 0)
             raise NoSession(store, id, None) from None
         return Deleted(id, at, False, 0)
     listed = HolderList.complete(store)  # after the gate was closed: whoever is missing cannot take a lock
@@ -460,7 +493,12 @@ def _close(store: Store, path: str) -> None:
     """
     fs = store.fs
     for _ in range(_MOST_CLOSINGS):
-        closing = gate.closing(fs, path)
+        try:
+            closing = gate.closing(fs, path)
+        except NotADirectoryError:
+            if _unlink_other(store, path):
+                return
+            raise
         if closing is Closing.CLOSED:
             return
         if closing is Closing.CLOSED_BEFORE:
@@ -477,6 +515,16 @@ def _close(store: Store, path: str) -> None:
                     with Expected(GONE):
                         fs.remove_tree(f"{path}/{name}")
     raise InUse(f"other processes keep taking locks in {os.path.dirname(path)}", hint="try again")
+
+
+def _unlink_other(store: Store, path: str) -> bool:
+    """Remove what is not a directory, but where one is to be; False if there is nothing of that kind."""
+    with Expected(GONE):
+        if not stat.S_ISDIR(store.fs.lstat(path).st_mode):
+            store.report(path, "not a directory", "removed")
+            store.fs.unlink(path)
+            return True
+    return False
 
 
 def _check_holder(store: Store, facts: SessionFacts, listed: HolderList, *, is_own: bool) -> None:

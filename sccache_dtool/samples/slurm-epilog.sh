@@ -6,13 +6,17 @@
 # by colons), or else the lines of /etc/sc-dtool/caches. Copy this file to every node. It requires neither Python nor
 # sc-dtool.
 #
-# The script only renames and removes names, calls no Slurm command, stops after $SC_DTOOL_SECONDS (10), and always
-# exits with 0, because Slurm drains a node whose epilog fails or hangs. It works as the user of the job, because a file
-# server that squashes root does not let root write.
+# The script only renames and removes names, stops after $SC_DTOOL_SECONDS (10), and always exits with 0, because Slurm
+# drains a node whose epilog fails or hangs. It works as the user of the job, because a file server that squashes root
+# does not let root write.
 #
-# The following leases are left to `sc-dtool reap`, which asks Slurm: those of jobs on several nodes (processes on other
-# nodes may still run), those taken with `--holder slurm:ID` or by `sc-dtool sbatch` (they last through requeues), and
-# those of Python programs and of `sc-dtool run`, which end with their process.
+# Leases taken by `sc-dtool sbatch` or with `--holder slurm:ID` last through requeues. While its epilog runs, a job is
+# COMPLETING, whether it is requeued or not. So a process that outlives the epilog asks `squeue` a second later, and
+# ends these leases if the job has ended. Only for jobs with such leases is Slurm asked; of an array, only once.
+#
+# The following leases are left to `sc-dtool reap`: those of jobs on several nodes (processes on other nodes may still
+# run), those of an array if other tasks outlive the one that was started last, and those of Python programs and of
+# `sc-dtool run`, which end with their process.
 #
 # To try it without Slurm:  SLURM_CLUSTER_NAME=c SLURM_JOB_ID=1 SLURM_JOB_NUM_NODES=1 SLURMD_NODENAME=n1 slurm-epilog.sh CACHE
 trap 'exit 0' EXIT
@@ -69,9 +73,13 @@ release_set() { # release_set CONTROL HOLDER-ID SESSION
 release() { # release CONTROL HOLDER-FILE
     record=$(readlink "$2" || head -c 1000 "$2") || return
     case $record in *'"pid":'*) return ;; esac # a process that may outlive the job holds it as well
-    [ "$(field nodes "$record")" = "$SLURMD_NODENAME" ] || return
     start=$(field incarnation "$record")
-    [ -n "$start" ] && [ "$start" = "${SLURM_JOB_RESTART_COUNT:-$start}" ] || return
+    if [ -n "$start" ]; then
+        [ "$(field nodes "$record")" = "$SLURMD_NODENAME" ] && [ "$start" = "${SLURM_JOB_RESTART_COUNT:-$start}" ] || return
+    elif [ "$SC_DTOOL_STAGE" != ended ]; then
+        of_any_start=yes
+        return
+    fi
     id=${2##*/} id=${id%%.*}
     if session=$(field session "$record"); then
         release_set "$1" "$id" "$session" || return
@@ -89,14 +97,43 @@ release() { # release CONTROL HOLDER-FILE
 release_all() {
     plain=$(token "$SLURM_JOB_ID") && task=$(token "task:$SLURM_JOB_ID") || return
     caches "$@" | while IFS= read -r cache; do
-        control=${cache%/}/.sc-dtool
+        of_any_start= control=${cache%/}/.sc-dtool
         for holder in "$control"/holders/j"$plain"-* "$control"/holders/j"$task"-*; do
             if [ -L "$holder" ] || [ -e "$holder" ]; then release "$control" "$holder"; fi
         done
+        if [ -n "$of_any_start" ]; then SC_DTOOL_STAGE=waiting setsid timeout -s KILL 300 /bin/sh "$0" "$cache" & fi
     done
 }
 
-if [ -z "$SC_DTOOL_STAGE" ] && command -v timeout; then
+# Whether the job has ended: 0 yes, 1 no, or it cannot be told, 2 not yet. Another node of which the controller has
+# declared the end may not answer, while processes go on there.
+has_ended() {
+    rows=$(squeue -h -t all -j "$SLURM_JOB_ID" -o '%T %N') && [ -n "$rows" ] || return 1
+    printf '%s\n' "$rows" | while read -r state nodes; do
+        case $state in
+            COMPLETING) [ "$nodes" = "$SLURMD_NODENAME" ] && exit 2 || exit 1 ;;
+            COMPLETED | FAILED | OUT_OF_MEMORY) case $nodes in *[[,]*) exit 1 ;; esac ;;
+            CANCELLED | TIMEOUT | PREEMPTED | DEADLINE) [ "${nodes:-$SLURMD_NODENAME}" = "$SLURMD_NODENAME" ] || exit 1 ;;
+            *) exit 1 ;;
+        esac
+    done
+}
+
+release_after_the_end() {
+    for pause in 1 2 4 8 16 32; do
+        sleep "$pause"
+        has_ended
+        case $? in
+            0) SC_DTOOL_STAGE=ended && release_all "$@" && return ;;
+            1) return ;;
+        esac
+    done
+}
+
+if [ "$SC_DTOOL_STAGE" = waiting ]; then
+    umask 002
+    release_after_the_end "$@"
+elif [ -z "$SC_DTOOL_STAGE" ] && command -v timeout; then
     # With KILL, timeout also ends itself, so that Slurm does not wait for a process that KILL cannot end.
     SC_DTOOL_STAGE=limited timeout -s KILL "${SC_DTOOL_SECONDS:-10}" /bin/sh "$0" "$@"
 elif [ "$(id -u)" = 0 ] && [ "${SLURM_JOB_UID:-0}" != 0 ] && [ "$SC_DTOOL_STAGE" != dropped ]; then

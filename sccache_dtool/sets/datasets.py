@@ -52,7 +52,7 @@ def wanted_of(
     """
     lease = take(list_request(request))
     try:
-        listed = _read(store.fs, lease.place.payload)
+        listed = _read(store, lease.place.payload)
     finally:
         lease.give_back()
     open_dataset = partial(dtool_source.open_dataset, request.uri)
@@ -62,19 +62,21 @@ def wanted_of(
             raise FetchFailed(f"the dataset has an item {plain(relpath)!r}, which is not a path inside the dataset")
         identifier, size = pair
         if not dtool_source.is_identifier(identifier) or not isinstance(size, int):
-            raise FetchFailed(f"{lease.place.payload} is damaged", hint=f"remove it: sc-dtool rm {request.key}")
+            raise FetchFailed(
+                f"{lease.place.payload} is damaged", hint=f"remove it: {store.command('rm', request.key)}"
+            )
         item = dtool_source.item_request(request.uuid, identifier, store.layout.root, open_dataset, uri=request.uri)
         found.append(Wanted(f"{prefix}/{relpath}" if prefix else relpath, item, size, f"{DTOOL}{request.label}"))
     return found
 
 
-def _read(fs: FileSystem, path: str) -> dict[str, Any]:
+def _read(store: Store, path: str) -> dict[str, Any]:
     try:
-        listed = records.decode_document(fs.read_text(path, _LIMIT)).get("items")
+        listed = records.decode_document(store.fs.read_text(path, _LIMIT)).get("items")
     except records.Damaged:
         listed = None
     if not isinstance(listed, dict) or not all(isinstance(pair, list) and len(pair) == 2 for pair in listed.values()):
-        raise FetchFailed(f"{path} is damaged", hint=f"remove it: sc-dtool rm {path}")
+        raise FetchFailed(f"{path} is damaged", hint=f"remove it: {store.command('rm', path)}")
     return listed
 
 

@@ -47,10 +47,18 @@ class HeldSet(Mapping[str, "Path"]):
         return sessions.view_path(self._store.layout, self.session)
 
     def check(self) -> None:
-        """Raise LeaseLost if the items are not protected any more; see `Lease.check`, also for a forked child."""
+        """Raise LeaseLost if the items are not protected any more; see `Lease.check`, also for a forked child.
+
+        One file-system call, which finds out whether the session was deleted.
+        """
         if self._is_released:
             raise LeaseLost(f"the set {self.session} was released", hint="use it again")
-        if self.holder.lost or (self.holder.is_of_this_process and not self.holder.confirm()):
+        if not sessions.seems_open(self._store, self.session):
+            # Somebody deletes it; or a purge of the file system has removed its gate, and the leases are there.
+            is_held = self.holder.ttl is not None and self.holder.prove()
+        else:
+            is_held = not self.holder.lost and (not self.holder.is_of_this_process or self.holder.confirm())
+        if not is_held:
             raise self.holder.revoked()
 
     def release(self) -> int:

@@ -34,9 +34,7 @@ from sccache_dtool.sets.sessions import Entry, meant, parts_of, read_open, unrea
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.request import Request
-    from sccache_dtool.liveness.caller import Kind
     from sccache_dtool.liveness.job import Job
-    from sccache_dtool.liveness.process import Process
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
 
@@ -54,12 +52,17 @@ class Lock(NamedTuple):
     user: str
     host: str
     job: str | None  # scheduler:number, in which it was taken, or whose session it is
-    by: str  # who holds it, for people
+    record: HolderRecord | str | None  # what its holder says of itself; of one that has ended, what is known of it
     since: float | None  # seconds since 1970
     state: str  # held, transferring, waiting, or released
     generation: str | None = None
     verdict: Verdict = Verdict(State.UNKNOWN, "")
     ended: float | None = None  # seconds since 1970
+
+    @property
+    def by(self) -> str:
+        """Who holds it, for people."""
+        return "?" if self.record is None else str(self.record)
 
 
 class Filter(NamedTuple):
@@ -90,17 +93,28 @@ class Filter(NamedTuple):
 class SessionLock(Lease):
     """A lease for a session. It lasts until it is released, or the session is deleted, whatever this process does."""
 
-    __slots__ = ()
+    __slots__ = ("session",)
+    session: str
 
     @classmethod
-    def of(cls, store: Store, lease: Lease) -> SessionLock:
+    def of(cls, store: Store, lease: Lease, session: str) -> SessionLock:
         """The same lease, whose holder goes with it."""
-        return cls(store, lease.holder, lease.place, lease.name)
+        lock = cls(store, lease.holder, lease.place, lease.name)
+        lock.session = session
+        return lock
 
     @property
     def id(self) -> str:
         """The id of the lock."""
         return self.name
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lock was released, or its session deleted, by whomever. Two file-system calls."""
+        super().check()
+        is_open = sessions.seems_open(self.store, self.session)
+        if not (is_open and self.store.fs.seems_there(f"{self.place.gate}/{self.name}")):
+            what = "released by another process" if is_open else f"lost: session {self.session} was deleted"
+            raise LeaseLost(f"lock {self.name} was {what}", hint="take another one")
 
     def release(self) -> bool:
         """Give the lock back; True if this call did it."""
@@ -130,7 +144,7 @@ def take(
     membership = Membership(session, owner or session, request.key, taker and taker.text, named)
     holder = Holder(store, sessions.lock_owner(session), None, session=membership)
     try:
-        lock = SessionLock.of(store, acquire(holder, request))
+        lock = SessionLock.of(store, acquire(holder, request), session)
         try:
             is_open = sessions.prove_open(store, session, lock.name)
         except BaseException:
@@ -248,7 +262,7 @@ class _Reader:
         generation: str | None = None,
     ) -> Lock:
         if record is None:
-            return Lock(id, session, item, "?", "?", "?", None, "?", None, state, generation, verdict)
+            return Lock(id, session, item, "?", "?", "?", None, None, None, state, generation, verdict)
         member = record.session
         job = _text_of(record.job) or (member and member.job) or (self._judge.job_of(session) if session else None)
         process = None if record.process is None else f"pid:{record.process.pid}"
@@ -256,14 +270,8 @@ class _Reader:
         user, host = record.user, record.host
         if not f"{owner}{user}{host}".isprintable():
             owner, user, host = map(printable, (owner, user, host))
-        by, since = _by(record[:6], record.job, member), _moment(record.since)  # the same for many
-        return Lock(id, session, item, owner, user, host, job, by, since, state, generation, verdict)
-
-
-@functools.lru_cache
-def _by(who: tuple[Kind, str, str, Process | None, str | None, str], job: Job | None, member: Membership | None) -> str:
-    kind, host, user, process, name, command = who
-    return str(HolderRecord(kind, host, user, process, name, command, None, "", job, (), member))
+        since = _moment(record.since)
+        return Lock(id, session, item, owner, user, host, job, record, since, state, generation, verdict)
 
 
 _moment = functools.lru_cache(from_iso)
@@ -377,7 +385,8 @@ def wait_until_held(store: Store, id: str, seconds: float) -> Lock:
         if lock.state == HELD:
             return lock
         if lock.state == RELEASED:
-            raise UsageError(f"lock {id} was released", hint="take another one: sc-dtool lock get")
+            taking = store.command("lock", "get", lock.session or "SESSION", lock.item)
+            raise UsageError(f"lock {id} was released", hint=f"take another one: {taking}")
         left = deadline - store.clock.monotonic()
         if left <= 0:
             raise TimedOut(

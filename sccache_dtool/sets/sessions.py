@@ -28,13 +28,15 @@ from sccache_dtool.protocol.sessions import id_of_view as id_of_view
 from sccache_dtool.protocol.sessions import listing as listing
 from sccache_dtool.protocol.sessions import new_id as new_id
 from sccache_dtool.protocol.sessions import read as read
+from sccache_dtool.protocol.sessions import refuse_other
 from sccache_dtool.protocol.sessions import view_path as view_path
 from sccache_dtool.protocol.store import Store
 
 
 def read_open(store: Store, id: str) -> SessionFacts:
-    """As `read`. Raises LeaseLost if the session is being deleted."""
+    """As `read`. Raises LeaseLost if the session is being deleted, or DamagedSession if its gate is no directory."""
     facts = read(store, id)
+    refuse_other(store, id)
     if facts.has_ended:
         raise LeaseLost(
             f"session {id} is being deleted", hint=f"create another one: {store.command('session', 'create')}"
@@ -136,7 +138,8 @@ def _check_not_locked(store: Store, facts: SessionFacts, keys: set[str]) -> None
         raise InUse(
             f"cannot remove {key_label(found[0].item)} from session {facts.id}: it is locked",
             details=[f"lock {lock.id} of {lock.owner} ({lock.by}) on {key_label(lock.item)}" for lock in found[:10]],
-            hint="release it (sc-dtool lock release ID), or remove it with --force, which leaves the lock valid",
+            hint=f"release it: {store.command('lock', 'release', found[0].id)}; "
+            "or remove it with --force, which leaves the lock valid",
         )
 
 

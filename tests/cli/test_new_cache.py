@@ -88,3 +88,14 @@ def test_other_commands_make_nothing(sc: Sc, tmp_path: Path, root: Path) -> None
         assert sc(*words).code == 10
     assert not root.exists()
     assert os.listdir(tmp_path / "home") == []
+
+
+@pytest.mark.parametrize(
+    "words", [["use", "/no/such/file"], ["use", "--from", "-"], ["run", "/no/such/file", "--", "true"]]
+)
+def test_a_mistyped_path_sets_up_no_cache(tmp_path: Path, words: list[str]) -> None:
+    """A typing error would leave a cache behind in dtool's own directory, or in a new one."""
+    env = {**os.environ, "DTOOL_CACHE_DIRECTORY": str(tmp_path / "cache")}
+    done = call(*words, env=env, input="/no/such/file @x\n")
+    assert done.code == 12, done
+    assert not (tmp_path / "cache").exists()

@@ -247,6 +247,18 @@ def test_the_variable_does_not_concern_the_cache_that_it_names(sc: Sc, shared: P
     assert sc("-C", shared, "use", source).path.is_relative_to(shared)
 
 
+def test_a_lock_is_copied_from_an_upstream_too(sc: Sc, root: Path, tmp_path: Path, source: str) -> None:
+    """Only `use` could be told of an upstream, and a lock would download what is there already."""
+    Cache(tmp_path / "shared").init()
+    upstream = ("--upstream", str(tmp_path / "shared"))
+    session = sc("session", "create", "--add", f"{source}:/ref.fa", *upstream).out.strip()
+    assert sc("lock", "get", session, "/ref.fa", *upstream).code == 0
+    assert len(Disk(tmp_path / "shared").copies()) == 1
+    for words in (["lock", "ls"], ["transfers"], ["status"], ["renew", "--holder", "x"]):
+        assert sc(*words, *upstream).code == 0
+        assert sc(*upstream, *words).code == 0
+
+
 def test_an_upstream_that_is_away_is_named(sc: Sc, root: Path, source: str, tmp_path: Path, disk: Disk) -> None:
     """A user could not tell which of two caches is missing, and who has named it."""
     done = sc("use", "--upstream", tmp_path / "away", source)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 
@@ -42,14 +43,14 @@ _SESSION = "s0123456789abcdef"
 #: Commands that write into the cache, or a file for whoever asked.
 WRITING = (
     *("use", "unuse", "run", "renew", "clean", "rm", "restore", "reap", "doctor", "init", "pin", "unpin"),
-    *("metrics", "session", "lock", "lot", "add", "save", "marker"),
+    *("metrics", "session", "lock", "lot", "add", "save", "marker", "sbatch"),
 )
 #: These write no more into the cache than `use` and `save` do: `tests/markers` kills what writes into the archive.
 _LIKE_OTHERS = ("get", "cat", "archive", "index")
 _LOOKING = ("du", "summary", "ls", "status", "why", "log", "transfers", "loaders", "locate", "dir", "config", "sample")
 
-#: Commands that are killed in other tests: fetch/test_globus.py, and hosts/test_slurm_cluster.py.
-_ELSEWHERE = ("globus", "sbatch")
+#: Commands that are killed in other tests: fetch/test_globus.py.
+_ELSEWHERE = ("globus",)
 
 
 class Result(NamedTuple):
@@ -193,6 +194,13 @@ def _one_of_many(props: Props) -> Thing:
     return thing
 
 
+def _one_of_many_without_one(props: Props) -> Thing:
+    """As before, but one of them is not there."""
+    thing = _one_of_many(props)
+    (props.directory / "b").unlink()
+    return thing
+
+
 def _an_item_on_the_web(props: Props) -> Thing:
     """Of a dataset that dtool itself fetches, and reads through the plugin."""
     pytest.importorskip("dtool_http", reason="dtool-http is not installed")
@@ -217,12 +225,17 @@ class Scene:
 
     def __init__(self, props: Props, make: Callable[[Props], Thing]) -> None:
         self.place = str(props.directory / "cache")
+        self._at_the_end = props.at_the_end
         self.thing = make(props)
         self.cache = Cache(self.place, fs=FileSystem())
         self.cache.init()
         self.layout = Layout(self.place)
         self.key = self.thing.key or self.cache.item_request(self.thing.words).key
         self.values = {"$S": " ".join(self.thing.words), "$D": str(props.directory)}
+
+    def set_for_all(self, variable: str, value: str) -> None:
+        """Set an environment variable until the accidents are over."""
+        self._at_the_end.enter_context(mock.patch.dict(os.environ, {variable: value}))
 
     def use(self, times: int = 1) -> None:
         """Use the item, and give it back."""
@@ -320,6 +333,12 @@ def _listed_but_one(scene: Scene) -> None:
         scene.cache.use(f"{scene.values['$D']}/{name}").release()
 
 
+def _listed_but_the_missing(scene: Scene) -> None:
+    """Of what a file lists, one item is neither here nor at its source."""
+    scene.use()
+    scene.cache.use(f"{scene.values['$D']}/c").release()
+
+
 def _idle_and_being_cleaned(scene: Scene) -> None:
     scene.use()
     scene.locked_by_the_dead()
@@ -353,6 +372,28 @@ def _in_session(scene: Scene) -> None:
         owner = scene.cache.owner(f"pid:{pid}")
         session = scene.cache.create_session({"/a": scene.thing.words}, owner=owner)
     scene.values["$I"], scene.values["$L"] = session.id, session.lock("/a").id
+
+
+#: What stands in for Slurm's commands. Job 42 waits while `sbatch` runs, and was cancelled when one looks afterwards.
+_SLURM = {
+    "sbatch": "echo 42",
+    "scontrol": 'case "$*" in *config) echo "ClusterName = lab";; esac',
+    "squeue": """now=$(date +%s)
+case "$*" in *Comment*) ;; *) echo "42|42|N/A|0|${JOB_STATE:-CANCELLED}|$((now - 5))|N/A|$now||lab|N/A|";; esac""",
+    "scancel": "",
+    "sinfo": "",
+}
+
+
+def _with_slurm(scene: Scene) -> None:
+    """Slurm's commands are in $PATH, and a job script needs the item."""
+    around = Path(scene.values["$D"])
+    (around / "bin").mkdir()
+    for name, script in _SLURM.items():
+        (around / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+        (around / "bin" / name).chmod(0o755)
+    (around / "job.sh").write_text(f"#!/bin/sh\n#SC {scene.values['$S']} @in/ref\n")
+    scene.set_for_all("PATH", f"{around}/bin:{os.environ['PATH']}")
 
 
 def _shared_out(scene: Scene) -> None:
@@ -498,6 +539,9 @@ CASES = {
     "use, a list": Case(_nothing, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, a list with a miss": Case(_listed_but_one, "use --holder pid:$P --from $D/items.txt", _one_of_many),
     "use, a list that is there": Case(_listed, "use --holder pid:$P --from $D/items.txt", _one_of_many),
+    "use, a list that fails": Case(
+        _listed_but_the_missing, "use --holder pid:$P --from $D/items.txt", _one_of_many_without_one, codes=(12,)
+    ),
     "use, from an upstream": Case(_below_another, "use --upstream $D/shared --holder pid:$P $S"),
     "use, as an upstream": Case(_nothing, "use --upstream $C --holder pid:$P $S", most=_SOME, program=ON_NODE),
     "use, a hit": Case(_idle, "use --holder pid:$P --ttl 1h $S"),
@@ -510,6 +554,7 @@ CASES = {
     "unuse, a list": Case(_idle, "unuse --holder pid:$P $V", _one_of_many, listed=True),
     "run": Case(_idle, "run $S -- true"),
     "run, a list": Case(_listed, "run --from $D/items.txt -- true", _one_of_many, _SOME),
+    "run, a list with a miss": Case(_listed_but_one, "run --from $D/items.txt -- true", _one_of_many, _SOME),
     "run, a miss": Case(_nothing, "run $S -- true"),
     "clean": Case(_littered, "clean --all -y"),
     "clean --plan": Case(_planned, "clean --plan $D/plan.json", most=_SOME),
@@ -543,6 +588,13 @@ CASES = {
         bad=True,
     ),
     "session create": Case(_idle, "session create --holder pid:$P --add $S:/a"),
+    "session create, a list": Case(
+        _listed, "session create --holder pid:$P --from $D/items.txt", _one_of_many, most=_SOME
+    ),
+    "session set": Case(_in_session, "session set $I $S:/b --force", most=_SOME),
+    "session remove": Case(_in_session, "session remove $I /a --force", most=_SOME),
+    "session renew": Case(_in_session, "session renew $I", most=_SOME),
+    "sbatch": Case(_with_slurm, "sbatch $D/job.sh"),
     "session add": Case(_in_session, "session add $I $S:/b"),
     "session rm": Case(_in_session, "session rm $I"),
     "lot create": Case(_idle, "lot create physics --dedicated 0B"),
@@ -594,6 +646,7 @@ class Accidents:
             cache.hold_many(cache.owner(f"pid:{pid}"), entries, session=_SESSION)
         program = [word.replace("$C", place) for word in self.case.program]
         environment = {**os.environ, "XDG_STATE_HOME": f"{place}.state", "DTOOL_CACHE_DIRECTORY": place}
+        environment["JOB_STATE"] = "PENDING"
         return place, [sys.executable, *program, *self._filled(self.case.words, place, pid)], environment
 
     def _filled(self, words: str, place: str, pid: int | None = None) -> list[str]:

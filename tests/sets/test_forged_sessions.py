@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,30 @@ def with_directory_in_gate(directory: Path) -> None:
     (directory / "use" / "x" / "y").mkdir(parents=True)
 
 
-BREAK = [as_link, as_fifo, as_directory, with_directory_in_gate]
+def with_file_as_gate(directory: Path) -> None:
+    (directory / "use").rmdir()
+    (directory / "use").write_text("")
+
+
+def with_link_as_gate(directory: Path) -> None:
+    (directory / "use").rmdir()
+    (directory / "use").symlink_to("/tmp")
+
+
+def a_file_as_session(directory: Path) -> None:
+    shutil.rmtree(directory)
+    directory.write_text("")
+
+
+BREAK = [
+    as_link,
+    as_fifo,
+    as_directory,
+    with_directory_in_gate,
+    with_file_as_gate,
+    with_link_as_gate,
+    a_file_as_session,
+]
 
 
 @pytest.mark.parametrize("broken", BREAK)
@@ -89,6 +113,22 @@ def test_a_broken_session_can_be_deleted(disk: Disk, sc: Sc, broken: Callable[[P
     assert not directory.exists()
 
 
+@pytest.mark.parametrize("broken", [with_file_as_gate, with_link_as_gate, a_file_as_session])
+def test_what_is_in_the_place_of_a_session_is_named(
+    disk: Disk, sc: Sc, source: str, broken: Callable[[Path], None]
+) -> None:
+    """A session would be listed that cannot be used, and nobody be told why, and how to get rid of it."""
+    directory = forged(disk, dataSet=[{"mountPath": "/a", "words": [source]}])
+    broken(directory)
+    done = sc("lock", "get", directory.name, "/a")
+    assert "is not a directory" in one_line_error(done)
+    assert f"session rm {directory.name}" in done.err
+    assert disk.holders() == []
+    found = [row for row in sc("doctor", "-f", "json").rows("finding") if row["finding"].startswith("not a directory")]
+    assert [row["path"] for row in found] in ([str(directory)], [str(directory / "use")])
+    assert f"session rm {directory.name}" in found[0]["remedy"]
+
+
 def test_a_session_that_cannot_be_read_stops_nobody(root: Path, disk: Disk, tmp_path: Path) -> None:
     """A member whose session is not readable for the group would keep all others from cleaning."""
     fs = Failing()
@@ -108,7 +148,7 @@ def test_a_path_that_no_session_has_is_not_shown(disk: Disk, sc: Sc, mount: str)
         done = sc("session", words[0], directory.name, *words[1:], *more)
         assert done.code == 1, done
         assert f"session {directory.name} is damaged" in one_line_error(done)
-        assert f"sc-dtool session rm {directory.name}" in done.err
+        assert f"session rm {directory.name}" in done.err
     assert sc("session", "rm", directory.name).code == 0
 
 

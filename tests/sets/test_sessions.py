@@ -308,6 +308,22 @@ def test_what_cannot_be_proved_is_given_back(make_cache: Making, source: str, la
     assert [name for name in left(layout) if name.startswith("n")] == []
 
 
+@pytest.mark.parametrize("what", ["lock", "session"])
+def test_a_lock_that_somebody_ends_is_known_to_be_lost(make_cache: Making, source: str, what: str) -> None:
+    """A program would read a file that is deleted meanwhile."""
+    cache = make_cache()
+    session = cache.create_session({"/a": source})
+    lock = session.lock("/a")
+    lock.check()
+    other = make_cache()
+    if what == "lock":
+        locks.release(other.store, lock.id)
+    else:
+        other.session(session.id).delete()
+    with pytest.raises(LeaseLost):
+        lock.check()
+
+
 # -- what ends a session -----------------------------------------------------------------------------------------------
 
 

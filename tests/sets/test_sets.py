@@ -26,6 +26,7 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders
 from sccache_dtool.protocol.holders import Holder, HolderList
+from sccache_dtool.sets import manifest as manifests
 from signals import interrupt
 from waiting import wait_until
 
@@ -246,6 +247,28 @@ def test_all_fetches_are_shown_as_one(root: Path, tmp_path: Path, sources: Mappi
     display.calls.clear()
     cache.use_many(cache.manifest(file)).release()
     assert display.calls == []
+
+
+@pytest.mark.parametrize("owner", ["program", "name"])
+def test_a_set_that_somebody_deletes_is_known_to_be_lost(root: Path, sources: Mapping[str, str], owner: str) -> None:
+    """A program would read files that are deleted meanwhile, until its next heartbeat hours later."""
+    cache = Cache(root)
+    if owner == "program":
+        held = cache.use_many(sources)
+    else:
+        held = cache.hold_many(cache.owner("nightly"), manifests.parse_mapping(sources, cache.request))
+    held.check()
+    assert call("-C", root, "session", "rm", held.session).code == 0
+    with pytest.raises(LeaseLost):
+        held.check()
+    held.release()
+
+
+def test_a_gate_that_a_purge_has_removed_loses_no_lease(root: Path, disk: Disk, sources: Mapping[str, str]) -> None:
+    """A program would stop although its data is kept."""
+    with Cache(root).use_many(sources) as held:
+        (disk.control / "sessions" / held.session / "use").rmdir()
+        held.check()
 
 
 def test_a_loss_is_told_to_whoever_reads(root: Path, sources: Mapping[str, str]) -> None:
