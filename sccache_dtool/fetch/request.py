@@ -33,9 +33,6 @@ DTOOL = "dtool:"
 #: the same text is a step.
 OBJECT = "sha256"
 
-#: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
-DATASET = ".dataset"
-
 
 class Location(str):
     """Where a source really is; its `repr` shows no credentials, so that none end in a log or a traceback."""
@@ -170,7 +167,7 @@ class DatasetRequest(NamedTuple):
     @property
     def key(self) -> str:
         """The key of the item that lists what is in the dataset."""
-        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}{DATASET}")
+        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}.dataset")
 
     @property
     def label(self) -> str:
