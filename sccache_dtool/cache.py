@@ -1272,7 +1272,7 @@ class Cache:
         return list(table.log(self.store))
 
     def restore_lots(self, number: int) -> LotTable:
-        """Put an earlier version of the lots in force again, also if the one in force cannot be read."""
+        """Put an earlier version of the lots in force again, even if the one in force cannot be read."""
         from sccache_dtool.lots import table
 
         return table.restore(self._check_permissions(), number)

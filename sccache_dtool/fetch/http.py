@@ -1,6 +1,6 @@
 """http and https: streamed, tried again when that may help, and continued where it broke off.
 
-This module is imported only where something is fetched: `requests` costs a tenth of a second. It brings what people
+This module is imported only where something is fetched: `requests` costs a tenth of a second. It retrieves what people
 expect of a client: proxies from the environment, ~/.netrc, certificates.
 """
 

@@ -1,7 +1,7 @@
 """Objects: files of the archive that `config.toml` names, each known by the SHA-256 of its content.
 
 The archive is read by whatever reads its URL: `local.py` a directory, `http.py` a server, and `fsspec_source.py` an
-object store. What they bring is checked here, whole, before anybody sees it. Objects are added by `markers/archive.py`.
+object store. What they retrieve is checked here, whole, before anybody sees it. `markers/archive.py` adds objects.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def source_in(url: str, name: str) -> Source:
 
 
 def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-    """Bring an object from the archive to `path`. Raises FetchFailed, also if it is not what its name says."""
+    """Copy an object from the archive to `path`. Raises FetchFailed, as for content that is not what its name says."""
     url = config.load(context.fs, context.store.layout, context.store.log).archive_url
     if url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)

@@ -32,7 +32,7 @@ class SourcePlugin(NamedTuple):
 
     #: The word for a source, such as ``dirac:/lfn``, in its canonical form. Raises UsageError. Must be fast.
     parse: Callable[[str], Source]
-    #: Brings the source to a new path, with the digests asked for. Raises FetchFailed.
+    #: Retrieves the source into a new path, with the digests asked for. Raises FetchFailed.
     retrieve: Callable[[Context, Source, str, Sequence[str]], Retrieved]
     #: What has to be installed for it, in words; None if nothing.
     missing: Callable[[], str | None] = lambda: None

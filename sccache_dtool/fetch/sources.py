@@ -24,7 +24,7 @@ from sccache_dtool.protocol.store import Store
 class SourceKind(NamedTuple):
     """What can be done with sources of one kind."""
 
-    #: Brings it to a new path, as a file or a directory; the names are those of the digests to take of a file.
+    #: Retrieves it into a new path, as a file or a directory; the names are those of the digests to take of a file.
     retrieve: Callable[[Context, Source, str, Sequence[str]], Retrieved]
     #: Bytes that a source says it has, without being fetched; None if it does not say.
     announced: Callable[[Source], int | None] = lambda source: None

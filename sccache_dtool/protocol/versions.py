@@ -23,7 +23,7 @@ from sccache_dtool.tuples import NamedTuple
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28
 
-#: errno values for what is no file, or too large a one: somebody else has put it there.
+#: errno values for what is not a file, or too large a one: somebody else has put it there.
 _NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
 
 #: Listings after which a directory without a table in force is damaged: one may miss a name that is renamed meanwhile.
