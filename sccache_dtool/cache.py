@@ -10,9 +10,9 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from sccache_dtool import find, release
+from sccache_dtool import find
 from sccache_dtool.acquire import Acquirer, attempts
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item, Sum
@@ -37,6 +37,7 @@ from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
@@ -597,6 +598,8 @@ class Cache:
         self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
     ) -> int:
         """As `release`, for many keys with their generations: holders are listed once."""
+        from sccache_dtool import release
+
         store = self.store
         ended: list[str] = []
         try:
@@ -620,14 +623,20 @@ class Cache:
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
+        from sccache_dtool import release
+
         return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
 
     def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
         """The session for which one of `owners` holds an item; None if there is none."""
+        from sccache_dtool import release
+
         return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+        from sccache_dtool import release
+
         return release.renew(self.store, owners)
 
     def close(self) -> None:
@@ -865,8 +874,8 @@ class Cache:
 
         store = self.store
         found = list(transfers.running(store, waits=False))
-        abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
-        running = tuple(one for one in found if one.state != transfers.State.ABANDONED)
+        abandoned = [one for one in found if one.state == transfers.TransferState.ABANDONED]
+        running = tuple(one for one in found if one.state != transfers.TransferState.ABANDONED)
         return Overview(
             root=self.root,
             id=store.id,
@@ -964,7 +973,7 @@ class Cache:
 
         `key`: of the only item that is of interest.
         """
-        from sccache_dtool.fetch.transfers import State
+        from sccache_dtool.fetch.transfers import TransferState
 
         @functools.cache
         def coming() -> Mapping[str, Transfer]:
@@ -974,7 +983,7 @@ class Cache:
             return {}
 
         def shown(one: Transfer) -> Transfer:
-            there = coming().get(one.key) if one.state == State.QUEUED else None
+            there = coming().get(one.key) if one.state == TransferState.QUEUED else None
             if there is None:
                 return one
             return one._replace(
@@ -1289,7 +1298,7 @@ class Cache:
         return list(table.log(self.store))
 
     def restore_lots(self, number: int) -> LotTable:
-        """Put an earlier version of the lots in force again, also if the one in force cannot be read."""
+        """Put an earlier version of the lots in force again, even if the one in force cannot be read."""
         from sccache_dtool.lots import table
 
         return table.restore(self._check_permissions(), number)

@@ -95,7 +95,7 @@ _attached: dict[bool, tuple[logging.Handler, int]] = {}
 
 
 def show(level: int, emit: Callable[[int, str], None]) -> None:
-    """Give messages of `level` and above to `tell`, with their level, from now on; to nobody who was named before.
+    """Give messages of `level` and above to `emit`, with their level, from now on, and to no earlier one.
 
     For a program that prints messages itself. `logging` is configured by the first message.
     """

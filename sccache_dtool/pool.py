@@ -143,7 +143,7 @@ class Pool:
     def each_in_pieces(
         self, work: Callable[[Task], Result], tasks: Sequence[Task], size: int
     ) -> Generator[Result, None, None]:
-        """As `each`, for tasks so small that `size` of them are handed out together."""
+        """As `each`, for tasks so small that `size` of them are assigned together."""
         pieces = [tasks[i : i + size] for i in range(0, len(tasks), size)]
         with closing(self.each(functools.partial(_each_of, work), pieces)) as parts:
             for part in parts:

@@ -188,11 +188,11 @@ def _verify(now: Invocation, directory: str, peer: bool, wait: float | None) -> 
 
 
 def role_from(environment: Mapping[str, str], *, peer: bool, wait: float | None) -> Role | None:
-    """The role of this process, None for nothing to do; `peer` and `wait` are what a person said, who is right.
+    """The role of this process, None for nothing to do; `peer` and `wait` are what a person said, and decide.
 
     Of the tasks that one `srun` has started, the first leads, the second is the peer, and the others have nothing to
-    do. The batch script itself is no such task, and leads alone. Who leads by hand waits only when told to: it
-    cannot know whether a peer will come.
+    do. The batch script itself is not such a task, and leads alone. A leader that was started by hand waits only if
+    told to: it cannot know whether a peer will come.
     """
     from sccache_dtool.verify import Role
 

@@ -25,7 +25,7 @@ from sccache_dtool.cli.options import (
 from sccache_dtool.disk.names import cache_of
 from sccache_dtool.errors import CacheError, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DATASET, Request
+from sccache_dtool.fetch.request import Request
 from sccache_dtool.fetch.words import MANY
 from sccache_dtool.find import Named, NotFound
 from sccache_dtool.liveness.caller import Owner
@@ -197,11 +197,6 @@ def _release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything:
         from sccache_dtool.cli import use_many
 
         return use_many.release(cache, owners, meant, everything=everything)
-    if meant.key.endswith(DATASET):
-        from sccache_dtool.dtool import staging  # only for datasets: importing it takes as long as everything else
-
-        if staging.is_view(cache, meant.key):
-            return staging.release(cache, owners, meant.key, everything=everything, generation=meant.generation)
     count = cache.release(owners, meant.key, everything=everything, generation=meant.generation)
     return count, [meant.key]
 

@@ -107,20 +107,13 @@ def release(cache: Cache, owners: Sequence[Owner], meant: Named, *, everything: 
             keys += done.keys
             if not everything:
                 break
-    if meant.dataset and (everything or not count):
-        from sccache_dtool.dtool import staging
-
-        more, old = staging.release(cache, owners, staging.view_key(meant.dataset), everything=everything)
-        return count + more, [*keys, meant.key, *old]
     return count, [*keys, *([meant.key] if meant.key else [])]
 
 
 def why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
     """Why nothing was released, as far as that is known: the end of a sentence."""
     if meant.dataset:
-        from sccache_dtool.dtool import staging
-
-        left = staging.leases_on_items(cache, owners, meant.dataset)
+        left = _leases_on_items(cache, owners, meant.dataset)
         # Of items that were used alone, which nothing but their own names must release; or of a killed `use`.
         return f", but {left} on items of the dataset: to release one, sc-dtool unuse dtool:URI#ITEM" if left else ""
     from sccache_dtool.protocol import sessions
@@ -130,3 +123,11 @@ def why_not(cache: Cache, owners: Sequence[Owner], meant: Named) -> str:
         return f"; it is held by {facts.owner}: {cache.store.command('session', 'rm', facts.id)}"
     except (CacheError, OSError, ValueError) as error:
         return f"; {error}"
+
+
+def _leases_on_items(cache: Cache, owners: Sequence[Owner], uuid: str) -> int:
+    """How many leases the owners have on items of the dataset `uuid`."""
+    prefixes = tuple(owner.prefix for owner in owners)
+    copies = (copy for item in cache.items() for copy in item.copies)
+    held = [copy for copy in copies for one in copy.held if one.lease and one.lease.holder.startswith(prefixes)]
+    return sum((cache.facts(copy).dataset or {}).get("uuid") == uuid for copy in held)

@@ -135,7 +135,7 @@ def carry_out(
     tally: Tally,
     deadline: Deadline = NO_DEADLINE,
 ) -> None:
-    """Evict what the plan names, and tell `tally`, also if that is broken off.
+    """Evict what the plan names, and report it to `tally`, even if that is broken off.
 
     `holder` and `now` (seconds since 1970) are for files that dtool left, which are put into the trash together (not
     without a holder, on a full disk); after `deadline` nothing more is begun.

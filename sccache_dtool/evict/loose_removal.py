@@ -32,7 +32,7 @@ def remove(
     record: Callable[[Loose, EvictionResult], None],
     deadline: Deadline = NO_DEADLINE,
 ) -> None:
-    """Let loose files go, and tell what became of each, also if that is broken off; what has changed since stays.
+    """Let loose files go, and report what became of each, even if that is broken off; what has changed since stays.
 
     All of them are one entry in the trash. If there is not enough space for the entry (or no `holder`, see
     `Cleaner._worker_if_room`), they are deleted at once, or stay if they are to be kept in the trash.

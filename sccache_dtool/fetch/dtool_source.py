@@ -1,4 +1,4 @@
-"""Items of dtool datasets: which item that is, what its digest must be, and having its own broker bring it.
+"""Items of dtool datasets: which item that is, what its digest must be, and how its own broker fetches it.
 
 An item is what its dataset's UUID and its identifier say, wherever it comes from: what was fetched over S3 and what
 over HTTP is one item. Its key needs neither manifest nor network.
@@ -120,7 +120,7 @@ def _completed(
     digest = expected_digest(manifest, properties)
     canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
     name = _payload_name(relpath, steps)
-    bringer = ItemFetcher(
+    fetcher = ItemFetcher(
         label=name,
         what=f"{plain(relpath)} of dataset {plain(dataset.name)} ({plain(dataset.uri)})",
         identifier=identifier,
@@ -133,7 +133,7 @@ def _completed(
     noted = {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))}
     source = Source(canonical[0], Location(dataset.uri), name)
     stack = Stack(canonical, name, (Chain((source,), canonical[1:], name),))
-    return Request(key, None, name, stack, bringer.bring, noted, relpath)
+    return Request(key, None, name, stack, fetcher.retrieve, noted, relpath)
 
 
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
@@ -159,10 +159,18 @@ def described(uri: object, properties: Any) -> tuple[str, int]:
     return relpath, size
 
 
-def items_of(dataset: DataSet) -> Iterator[tuple[str, str, int]]:
-    """Identifier, path and size of all items of a dataset. Asks a server at the first time. Raises FetchFailed."""
+class ListedItem(NamedTuple):
+    """An item as the manifest of its dataset lists it."""
+
+    identifier: str
+    relpath: str
+    size: int  # bytes
+
+
+def items_of(dataset: DataSet) -> Iterator[ListedItem]:
+    """All items of a dataset. Asks a server at the first time. Raises FetchFailed."""
     for identifier, properties in manifest_of(dataset)["items"].items():
-        yield (identifier, *described(dataset.uri, properties))
+        yield ListedItem(identifier, *described(dataset.uri, properties))
 
 
 def _damaged(uri: object, what: str) -> FetchFailed:
@@ -270,11 +278,11 @@ def _open(uri: str) -> DataSet:
         raise FetchFailed(f"cannot open dataset {plain(uri)}: {why(error)}") from error
 
 
-# -- bringing it -------------------------------------------------------------------------------------------------------
+# -- fetching it -------------------------------------------------------------------------------------------------------
 
 
 class ItemFetcher(NamedTuple):
-    """Brings one item (see `Request.bring`): from what dtool left in the cache, else by its dataset's broker."""
+    """Fetches one item (see `Request.retrieve`): from what dtool left in the cache, else by its dataset's broker."""
 
     what: str  # the item, for people
     label: str
@@ -285,8 +293,8 @@ class ItemFetcher(NamedTuple):
     root: str
     directories: tuple[str, ...]  # below the root, where dtool itself keeps the items of this dataset
 
-    def bring(self, fs: FileSystem, target: str, progress: Progress) -> None:
-        """Bring the item to `target`; what arrives wrong is fetched once more."""
+    def retrieve(self, fs: FileSystem, target: str, progress: Progress) -> None:
+        """Fetch the item to `target`; what arrives wrong is fetched once more."""
         for path in (target, f"{target}.broker"):  # of a killed fetch that is continued
             with contextlib.suppress(FileNotFoundError):
                 fs.remove_tree(path)

@@ -1,7 +1,7 @@
 """Objects: files of the archive that `config.toml` names, each known by the SHA-256 of its content.
 
 The archive is read by whatever reads its URL: `local.py` a directory, `http.py` a server, and `fsspec_source.py` an
-object store. What they bring is checked here, whole, before anybody sees it. Objects are added by `markers/archive.py`.
+object store. What they retrieve is checked here, whole, before anybody sees it. `markers/archive.py` adds objects.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import OBJECT, Request, Source
 from sccache_dtool.fetch.resolve import parse_request
@@ -59,18 +59,18 @@ def source_in(url: str, name: str) -> Source:
     return parse_sources(f"{url}/{name}", lambda: "/")[0]
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-    """Bring an object from the archive to `path`. Raises FetchFailed, also if it is not what its name says."""
-    url = config.load(job.fs, job.store.layout, job.store.log).archive_url
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+    """Copy an object from the archive to `path`. Raises FetchFailed, as for content that is not what its name says."""
+    url = config.load(context.fs, context.store.layout, context.store.log).archive_url
     if url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)
     digits = source.canonical.partition(":")[2]
     place = source_in(url, object_name(digits))
     if place.scheme == "file":
-        check_directory(job.fs, url)
+        check_directory(context.fs, url)
     module: Any = import_module(f"sccache_dtool.fetch.{_reader(place.scheme)}")
     try:
-        retrieved: Retrieved = module.retrieve(job, place, path, tuple(dict.fromkeys((*algorithms, OBJECT))))
+        retrieved: Retrieved = module.retrieve(context, place, path, tuple(dict.fromkeys((*algorithms, OBJECT))))
     except OSError as error:
         if error.errno in GONE and error.filename == place.location:
             raise missing(digits, url) from error
@@ -80,7 +80,7 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     return retrieved._replace(version=None)
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Always: other content would be another object."""
     return True
 

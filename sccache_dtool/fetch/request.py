@@ -6,13 +6,15 @@ Words are parsed into a request once, where they come in: see `resolve.py`. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.disk.names import item_key, key_name
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+    from typing import Any
 
     from sccache_dtool.disk.filesystem import FileSystem
     from sccache_dtool.fetch.progress import Progress
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from sccache_dtool.protocol.leases import Lease
 
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
-    Bring = Callable[[FileSystem, str, Progress], None]
+    Retrieve = Callable[[FileSystem, str, Progress], None]
 
     #: A lease in another cache, which fetches the item if need be, until the end of the block. The number is the
     #: `max_age` of `Freshness`. Raises what a use raises.
@@ -32,9 +34,6 @@ DTOOL = "dtool:"
 #: The scheme of a source that is an object of the archive: ``sha256:HEX``, the digest of its content. As a later word,
 #: the same text is a step.
 OBJECT = "sha256"
-
-#: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
-DATASET = ".dataset"
 
 
 class Location(str):
@@ -136,7 +135,7 @@ class Request(NamedTuple):
     label: str
     stack: Stack
     #: Fetches the source if `sources.py` does not, and checks the digests among the steps.
-    bring: Bring | None = None
+    retrieve: Retrieve | None = None
     dataset: Mapping[str, str] | None = None  # of an item of dtool's: see ItemFacts
     relpath: str | None = None
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it
@@ -172,7 +171,7 @@ class DatasetRequest(NamedTuple):
     @property
     def key(self) -> str:
         """The key of the item that lists what is in the dataset."""
-        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}{DATASET}")
+        return item_key((f"{DTOOL}{self.uuid}", "items"), f"{self.uuid[:8]}.dataset")
 
     @property
     def label(self) -> str:

@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.units import LONGEST, short_duration
 
 #: Attempts in a row that come no further than any before; one that does is a new beginning.
@@ -41,7 +41,7 @@ class GaveUp(FetchFailed):
     """It may succeed another time, and what has come so far is worth continuing."""
 
 
-def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[], Result]) -> Result:
+def persist(context: Context, source: str, size: Callable[[], int], attempt: Callable[[], Result]) -> Result:
     """The result of `attempt`, which is repeated while it raises Temporary; `size`: bytes that are there.
 
     Raises GaveUp after too many failures, or if the server asks for a longer wait than LONGEST_ASKED; and at once if
@@ -54,7 +54,7 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
         except Temporary as error:
             in_vain = 1 if size() > most else in_vain + 1
             most = max(most, size())
-            if job.others and not size():
+            if context.others and not size():
                 raise GaveUp(f"cannot fetch {source}: {error.reason}") from error
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
@@ -66,10 +66,10 @@ def persist(job: Job, source: str, size: Callable[[], int], attempt: Callable[[]
                     f"cannot fetch {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # the server may say 0
-            job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
-            job.failed(error.reason)
-            job.clock.sleep(seconds)
-            job.attempt()
+            context.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
+            context.failed(error.reason)
+            context.clock.sleep(seconds)
+            context.attempt()
     raise AssertionError("the last attempt returns or raises")
 
 

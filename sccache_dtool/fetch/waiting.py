@@ -179,7 +179,7 @@ def asked_as(request: Request) -> str:
     its client may find credentials in places of its own. A local path leads to the same file if its size and its time
     of modification are the same.
     """
-    if request.bring is not None or request.complete is not None:
+    if request.retrieve is not None or request.complete is not None:
         return user_name()
     return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
 

@@ -58,7 +58,7 @@ def decode(text: str, owner: str) -> Lots:
     tables = document.get("lot", {})
     if unknown or not isinstance(tables, dict):
         raise UsageError(
-            f"the file has {', '.join(map(repr, sorted(unknown))) or 'lot'}, which is no table [lot.NAME]",
+            f"the file has {', '.join(map(repr, sorted(unknown))) or 'lot'}, which is not a table [lot.NAME]",
             hint="an example: sc-dtool lot export",
         )
     return Lots(_lot(name, table, owner) for name, table in tables.items())

@@ -29,11 +29,6 @@ class Claim(NamedTuple):
     recursive: bool = True  # False: this very path only
     exclude: bool = False
 
-    def covers(self, parts: tuple[str, ...]) -> bool:
-        """Whether a path, given as its components, is meant."""
-        own = components(self.path)
-        return parts[: len(own)] == own if self.recursive else parts == own
-
 
 def components(path: str) -> tuple[str, ...]:
     """Parts by which paths are compared: ``/foo`` does not contain ``/foobar``. A slash at the end means nothing."""

@@ -145,7 +145,7 @@ class _WebArchive(RemoteArchive):
         return False
 
     def size(self, digits: str) -> int | None:
-        """See Archive. None also if the server does not say how large it is."""
+        """See Archive. None, too, if the server does not say how large it is."""
         return self._size_of(objects.object_name(digits))
 
     def _size_of(self, name: str) -> int | None:

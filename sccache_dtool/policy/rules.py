@@ -233,7 +233,7 @@ def settle(
 ) -> Sifted:
     """Add what a scan could not sort yet; `sifted` is left as it is.
 
-    `busy`: the unsettled items, as a reaping has left them; closed copies are no policy's business: they are tidied.
+    `busy`: the unsettled items, as a reaping has left them; no policy applies to closed copies: they are tidied.
     `loose`: files that dtool left; `ahead`: by how much the clock that set their times is ahead of this host's.
     """
     settled = merge([sifted])

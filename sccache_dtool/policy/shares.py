@@ -8,7 +8,6 @@ as long as the lot keeps to its number of objects: bytes are promised, and not a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -331,13 +330,3 @@ def _levels(lots: Lots) -> list[list[str]]:
         depth[name] = 1 + max((depth[parent] for parent in lots[name].parents - {name}), default=-1)
         names.setdefault(depth[name], []).append(name)
     return [names[level] for level in sorted(names, reverse=True)]
-
-
-def used_by(pairs: Iterable[tuple[str, int, int]]) -> dict[str, Usage]:
-    """What each lot has of its own, from the lot, bytes and entries of each copy."""
-    sizes: Counter[str] = Counter()
-    objects: Counter[str] = Counter()
-    for lot, size, entries in pairs:
-        sizes[lot] += size
-        objects[lot] += entries
-    return {lot: Usage(sizes[lot], objects[lot]) for lot in sizes}

@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from sccache_dtool.disk.names import VersionFile, VersionName, unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, CacheError, Expected
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28
 
-#: errno values for what is no file, or too large a one: somebody else has put it there.
+#: errno values for what is not a file, or too large a one: somebody else has put it there.
 _NO_TEXT = frozenset({errno.ELOOP, errno.EINVAL, errno.EFBIG})
 
 #: Listings after which a directory without a table in force is damaged: one may miss a name that is renamed meanwhile.

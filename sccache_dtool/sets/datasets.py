@@ -32,15 +32,15 @@ _LIMIT = 1 << 28
 def list_request(request: DatasetRequest) -> Request:
     """The item that lists what is in a dataset, fetched from its server if it is not there."""
 
-    def bring(fs: FileSystem, target: str, progress: Progress) -> None:
+    def retrieve(fs: FileSystem, target: str, progress: Progress) -> None:
         progress.stage("listing")
         found = dtool_source.items_of(dtool_source.open_dataset(request.uri))
-        listed = {relpath: [identifier, size] for identifier, relpath, size in found}
+        listed = {one.relpath: [one.identifier, one.size] for one in found}
         fs.write_new(target, json.dumps({"format": 1, "uuid": request.uuid, "items": listed}))
 
     source = Source(f"{DTOOL}{request.uuid}", Location(request.uri), _NAME)
     stack = Stack((source.canonical,), _NAME, (Chain((source,), (), _NAME),))
-    return Request(request.key, None, _NAME, stack, bring, {"uuid": request.uuid, "uri": request.label})
+    return Request(request.key, None, _NAME, stack, retrieve, {"uuid": request.uuid, "uri": request.label})
 
 
 def wanted_of(
@@ -82,4 +82,4 @@ def _read(store: Store, path: str) -> dict[str, Any]:
 
 def bytes_of(request: DatasetRequest) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
-    return sum(size for _, _, size in dtool_source.items_of(dtool_source.open_dataset(request.uri)))
+    return sum(one.size for one in dtool_source.items_of(dtool_source.open_dataset(request.uri)))

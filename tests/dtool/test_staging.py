@@ -19,7 +19,6 @@ from sccache_dtool.cache import Cache, UseOptions
 from sccache_dtool.cli import main
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.dtool import staging
 from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import dtool_source
 from sccache_dtool.fetch.dtool_source import item_key
@@ -28,7 +27,6 @@ from sccache_dtool.liveness import caller
 from sccache_dtool.policy.rules import Rules
 from sccache_dtool.protocol import holders, sessions
 from sccache_dtool.protocol.holders import Holder, HolderList
-from sccache_dtool.protocol.leases import Place, take
 from sccache_dtool.sets import datasets
 from sccache_dtool.sets.manifest import Entry
 
@@ -492,31 +490,6 @@ def test_a_damaged_list_of_items_is_an_error_in_words(sc, dataset, cache_dir, ca
     assert main.run(["use", "--holder", f"pid:{os.getpid()}", word]) == Exit.FETCH_FAILED
     assert "is damaged" in capsys.readouterr().err
     assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-
-
-@pytest.mark.parametrize("by_path", [False, True])
-def test_a_view_that_an_earlier_release_has_made_is_given_back(sc, dataset, cache_dir, by_path):
-    """A job that began before an upgrade would keep its dataset leased when it ends."""
-    word = f"dtool:{dataset.uri}"
-    paths = {relpath: sc("use", f"{word}#{relpath}") for relpath in FILES}
-    cache = Cache(cache_dir)
-    key, generation = staging.view_key(dataset.uuid), f"g{'0' * 16}-1700000000-0-{len(FILES) + 3}"
-    place = Place.of(cache.store.layout, key, generation, "items")
-    for relpath, payload in paths.items():
-        link = Path(place.payload, relpath)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(os.path.relpath(payload, link.parent))
-    (Path(place.payload) / "out").symlink_to("../../../../x/../g0123456789abcdef-1700000000-8-1/payload/x")
-    Path(place.gate).mkdir()
-    source = json.dumps({"source": [f"dtool:{dataset.uuid}"]})
-    Path(place.payload).parents[1].joinpath("item.json").write_text(source)
-    holder = cache.enter(cache.owner(f"pid:{os.getpid()}"))
-    assert take(cache.store, holder, place) is not None
-    assert "nothing" not in sc("unuse", place.payload if by_path else word)
-    assert leases(cache_dir, dataset.uuid) == dict.fromkeys(FILES, 0)
-    assert "nothing to release" in sc("unuse", place.payload if by_path else word)
-    sc("clean", "--all", "-y")
-    assert not os.path.exists(place.payload)
 
 
 @pytest.mark.parametrize("how", ["add", "from", "python"])

@@ -288,7 +288,12 @@ def test_a_path_belongs_to_the_longest_claim(lots: Lots, path: str) -> None:
     """Data would count for a lot that claims less of its path than another, or that excludes it."""
     parts = components(path)
     found = lots.of(path)
-    covering = [(len(components(c.path)), one.name, c) for one in lots for c in one.claims if c.covers(parts)]
+
+    def covers(claim: Claim) -> bool:
+        own = components(claim.path)
+        return parts[: len(own)] == own if claim.recursive else parts == own
+
+    covering = [(len(components(c.path)), one.name, c) for one in lots for c in one.claims if covers(c)]
 
     def excluded(name: str, length: int) -> bool:
         return any(other == name and claim.exclude and size > length for size, other, claim in covering)

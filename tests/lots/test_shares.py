@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sccache_dtool.lots.model import DEFAULT, Lot, Lots, Question, Usage
 from sccache_dtool.policy.rules import Candidate
-from sccache_dtool.policy.shares import ORDER, Choice, choose, used_by
+from sccache_dtool.policy.shares import ORDER, Choice, choose
 
 NOW = 1000.0
 
@@ -24,6 +24,15 @@ def lot(name: str, *parents: str, **more: object) -> Lot:
 def copy(name: str, size: int, entries: int = 1) -> Candidate:
     """A copy of so many bytes."""
     return Candidate(f"{name}/g{'0' * 16}-0-{size}-{entries}", 0, 0.0)
+
+
+def used_by(pairs: Iterable[tuple[str, int, int]]) -> dict[str, Usage]:
+    """What each lot has of its own, from the lot, bytes and entries of each copy."""
+    used = dict[str, Usage]()
+    for lot, size, entries in pairs:
+        before = used.get(lot, Usage(0, 0))
+        used[lot] = Usage(before.bytes + size, before.objects + entries)
+    return used
 
 
 def chosen(

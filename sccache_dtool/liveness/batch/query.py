@@ -133,7 +133,7 @@ def run_command(argv: Sequence[str], timeout: float = TIMEOUT) -> Reply:
             )
         except OSError as error:
             raise Absent(f"there is no {argv[0]} on this host ({error.strerror})") from None
-        except ValueError as error:  # a NUL, or what is no text
+        except ValueError as error:  # a NUL, or what is not text
             raise Unanswered(f"{argv[0]} cannot be given these words: {error}") from None
         try:
             code = process.wait(timeout)
