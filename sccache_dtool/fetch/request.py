@@ -32,6 +32,13 @@ DTOOL = "dtool:"
 #: the same text is a step.
 OBJECT = "sha256"
 
+#: How an object may be compressed, in the archive and in a cache: the ending of its file.
+COMPRESSIONS = ("zst", "gz", "zip")
+
+#: The schemes of objects: ``sha256.zst:HEX`` is the object with this digest as a file that zstd compressed, and so on.
+#: As algorithms, they are the digest of what is in such a file.
+OBJECT_SCHEMES = frozenset({OBJECT, *(f"{OBJECT}.{kind}" for kind in COMPRESSIONS)})
+
 #: How the labels of lists end, which say what is in a whole dataset; and of the views of an earlier release.
 DATASET = ".dataset"
 
@@ -109,7 +116,7 @@ class Stack(NamedTuple):
     @property
     def is_object(self) -> bool:
         """Whether it is an object of the archive, so that `[archive] limit` applies."""
-        return self.source.startswith(f"{OBJECT}:")
+        return self.source.partition(":")[0] in OBJECT_SCHEMES
 
     @property
     def provisional(self) -> bool:

@@ -14,7 +14,7 @@ from sccache_dtool.fetch import plugins, versions
 from sccache_dtool.fetch.context import Job, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
-from sccache_dtool.fetch.request import OBJECT, Chain, Source
+from sccache_dtool.fetch.request import OBJECT_SCHEMES, Chain, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import MANY, REMOTE
@@ -41,7 +41,7 @@ KINDS = {
     "http": "http",
     "https": "http",
     "globus": "globus",
-    OBJECT: "objects",
+    **dict.fromkeys(OBJECT_SCHEMES, "objects"),
     **dict.fromkeys(REMOTE, "fsspec_source"),
 }
 

@@ -70,7 +70,7 @@ class _Exported:
     def has(self, identifier: str) -> bool:
         """See Index."""
         digits = digits_of(identifier)
-        return self._archive.size(digits) is not None or any(True for _ in self._archive.records(digits))
+        return self._archive.has(digits) or any(True for _ in self._archive.records(digits))
 
     def known(self) -> set[str]:
         """See Index."""

@@ -166,7 +166,7 @@ def state_of(one: Marked, memory: Memory, archive: Archive | None = None, *, rea
     try:
         status = os.lstat(one.target)
     except FileNotFoundError:
-        if archive is not None and any(archive.size(part.sha256) is None for part in one.marker.parts):
+        if archive is not None and not all(archive.has(part.sha256) for part in one.marker.parts):
             return State.LOST
         return State.ABSENT
     if not stat.S_ISREG(status.st_mode) or status.st_size != one.marker.bytes:
