@@ -49,6 +49,13 @@ def digits_of(text: str) -> str | None:
     return match[1] if match else None
 
 
+def check_word(text: str) -> None:
+    """Raise UsageError for what begins as the word of an object, but has no digest after it."""
+    scheme = text.partition(":")[0].lower()
+    if scheme == OBJECT and digits_of(text) is None:
+        parse_sources(text, lambda: "/")
+
+
 def request(digits: str, compression: str = "") -> Request:
     """The item that is the object with this digest; `compression`: see `word`."""
     found = parse_request([word(digits, compression)], None, "")

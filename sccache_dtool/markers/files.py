@@ -9,6 +9,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from functools import lru_cache, partial
 from typing import IO, Any, NamedTuple, NewType
 
@@ -41,6 +42,14 @@ AT_A_TIME = 16
 
 #: Bytes up to which a file that is not in the cache is restored from the archive alone: to fetch it costs more.
 _SMALL = 1 << 20
+
+
+class Sharing(StrEnum):
+    """How a file that was saved shares its space with the cache."""
+
+    LINK = "link"  # it is a symbolic link to the copy in the cache
+    REFLINK = "reflink"  # the file system stores its blocks once
+    COPY = "copy"  # not at all
 
 
 class Files(NamedTuple):
@@ -147,14 +156,15 @@ class Files(NamedTuple):
             raise
         return Chunk(digits, size)
 
-    def adopt(self, index: str) -> Iterator[Adopted]:
+    def adopt(self, index: str, rows: Sequence[tuple[str, str]] | None = None) -> Iterator[Adopted]:
         """Add the files of a predecessor: those that are beside its `index.csv`, called ``<md5>.cache``.
 
-        Each can then be found by its MD5 as well. One whose content has another MD5 is left out.
+        Each can then be found by its MD5 as well. One whose content has another MD5 is left out. `rows`: what is in the
+        index, if it has been read.
         """
         import hashlib
 
-        for md5, added in predecessors_of(index):
+        for md5, added in predecessors_of(index) if rows is None else rows:
             path = os.path.join(os.path.dirname(index), f"{md5}.cache")
             try:
                 with open(path, "rb") as file:
@@ -302,19 +312,50 @@ class Files(NamedTuple):
         marker.check_comment(comment, LONGEST_COMMENT)
         return self.archive.add_record(digits, Details("", _by(), comment, _project("x")))
 
+    def share(self, path: str, digits: str, before: os.stat_result, hold: Callable[[Request], Lease] | None) -> Sharing:
+        """Let a file that was just saved, and had the status `before`, share its space with the copy in the cache.
+
+        `hold`: takes a lease that lasts. Without one, nothing would keep the target of a link. Raises CacheError if the
+        file has changed.
+        """
+        draft = marker.draft_of(path)
+        if hold is not None:
+            lease = hold(objects.request(digits))
+            try:
+                os.symlink(lease.place.payload, draft)
+                check_unchanged(path, before)
+                os.replace(draft, path)
+            except BaseException:
+                _unlink(draft)
+                lease.release()
+                raise
+            return Sharing.LINK
+        held, form = self.lease(digits)
+        try:
+            with held as payload, open(payload, "rb", buffering=0) as source, open(draft, "xb") as file:
+                if form or not self.store.fs.clone(source.fileno(), file.fileno()):
+                    return Sharing.COPY
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+                os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+            check_unchanged(path, before)
+            os.replace(draft, path)
+        finally:
+            _unlink(draft)
+        return Sharing.REFLINK
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def marker_of(self, target: str | os.PathLike[str] | Marker) -> Marker:
         """The marker that is meant: by an identifier, by its path, or by the path of its file. Raises UsageError."""
-        if isinstance(target, Marker):
-            return target
-        text = os.fspath(target)
-        digits = objects.digits_of(text)
-        if digits is None and re.fullmatch("(md5:)?[0-9a-fA-F]{32}", text):
-            digits = self.archive.alias(text[-32:].lower())
-        if digits is not None and not os.path.lexists(text):
-            return Marker(f"{OBJECT}-{digits[:8]}", digits, -1)
-        return marker.find(text)[1]
+        found = meant(target)
+        if isinstance(found, Marker):
+            return found
+        digits = self.archive.alias(found)
+        if digits is None:
+            raise UsageError(
+                f"md5:{found} was not adopted", hint="`sc-dtool archive adopt DIR` adopts what a predecessor has"
+            )
+        return _anonymous(digits)
 
     def open(
         self,
@@ -402,6 +443,43 @@ def _unpack_file(job: Job, staged: Staged, path: str, algorithm: str) -> dict[st
         for data in unpacked(source, staged.compression):
             sink.write(data)
     return sink.digests()
+
+
+def meant(target: str | os.PathLike[str] | Marker) -> Marker | str:
+    """What an identifier, a marker, or the path of one or of its file means, as far as can be told without an archive.
+
+    It is the marker, or an MD5 by which a predecessor knew an object. Raises UsageError.
+    """
+    if isinstance(target, Marker):
+        return target
+    text = os.fspath(target)
+    if not os.path.lexists(text):
+        digits = objects.digits_of(text)
+        if digits is not None:
+            return _anonymous(digits)
+        if re.fullmatch("(md5:)?[0-9a-fA-F]{32}", text):
+            return text[-32:].lower()
+        if re.match("(md5|sha256):", text) and not os.path.lexists(marker.path_for(text)):
+            objects.check_word(text)
+            raise UsageError(f"{printable(text[4:])!r} is not an MD5: expected 32 hexadecimal digits")
+    return marker.find(text)[1]
+
+
+def _anonymous(digits: str) -> Marker:
+    """A marker of which nothing is known but the content."""
+    return Marker(f"{OBJECT}-{digits[:8]}", digits, -1)
+
+
+def check_unchanged(path: str, before: os.stat_result) -> None:
+    """Raise CacheError if a file that was saved is not what it was any more."""
+    now = os.stat(path)
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
+        raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def check_mode(mode: str) -> None:

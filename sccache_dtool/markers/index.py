@@ -116,6 +116,7 @@ def digits_of(identifier: str) -> str:
     """The digest in an identifier. Raises UsageError if it is not one."""
     digits = objects.digits_of(identifier)
     if digits is None:
+        objects.check_word(identifier)
         raise UsageError(f"{identifier!r} is not an identifier", hint="give sha256: and 64 hexadecimal digits")
     return digits
 
