@@ -11,7 +11,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain, groupby
 from typing import NamedTuple
@@ -142,7 +142,7 @@ class Archive:
 
     def stage(self, job: Job, path: str) -> Staged:
         """Copy a file into the archive, where it has no name yet. Raises FetchFailed if it does not stop changing."""
-        self.require()
+        self._prepare()
         path = os.path.realpath(path)
         for attempt in range(1, _ATTEMPTS + 1):
             staged = f"{self._work}/{unique(32)}"
@@ -151,6 +151,9 @@ class Archive:
                 made = self._copy(job, path, staged)
                 self.fs.seal(staged, shared=self._shared)
                 return made
+            except FileNotFoundError:
+                self.require()
+                raise
             except FetchFailed:
                 self.discard(staged)
                 if attempt == _ATTEMPTS:
@@ -161,6 +164,9 @@ class Archive:
             finally:
                 job.progress.done()
         raise AssertionError("the last attempt returns or raises")
+
+    def _prepare(self) -> None:
+        """Raise FetchFailed if that there is no archive would not show when a file is made in it."""
 
     def _copy(self, job: Job, path: str, staged: str) -> Staged:
         form = self.forms[0]
@@ -180,13 +186,16 @@ class Archive:
         """Give a staged file its name, and record it. Raises FetchFailed if another file is there under that name."""
         others = self._other_forms(staged.compression)
         name = object_name(staged.digits, staged.compression)
-        if self._form_among(staged.digits, others) is not None or not self._place(staged.path, name):
+        other = self._form_among(staged.digits, others)
+        if other is not None or not self._place(staged.path, name):
             self._check_same(staged)
         record = Record(staged.digits, int(self._store.clock.wall() * 1000), staged.bytes, unique())
         for _ in range(_ATTEMPTS):
             self._note(record, details)
-            # It is there: nobody collected it before the record was seen.
-            if self._form_among(staged.digits, others) is not None or not self._place(staged.path, name):
+            other = other and self._form_among(staged.digits, others)
+            if other is not None or not self._place(
+                staged.path, name
+            ):  # nobody collected it before the record was seen
                 return record
         return record
 
@@ -278,8 +287,17 @@ class Archive:
             self.require()
         return form
 
-    def _form_among(self, digits: str, forms: Iterable[str]) -> str | None:
-        return next((form for form in forms if self._size_of(object_name(digits, form)) is not None), None)
+    def _form_among(self, digits: str, forms: Sequence[str]) -> str | None:
+        """The first of some forms that an object has; see `_size_of` for why its directory is opened first."""
+        if not forms:
+            return None
+        names = {form: f"{self.url}/{object_name(digits, form)}" for form in forms}
+        with self._reading(), self.fs.open_directory(os.path.dirname(names[forms[0]])):
+            for form, name in names.items():
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.lstat(name)
+                    return form
+        return None
 
     def _recorded(self, digits: str) -> int | None:
         """Bytes of an object, by its records; None if there is none. Anybody may have written one: the most counts."""

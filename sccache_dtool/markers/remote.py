@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -47,6 +47,14 @@ class RemoteArchive(Archive):
     def path_of(self, digits: str, form: str = "") -> str:
         """See Archive."""
         return source_in(self.url, objects.object_name(digits, form)).canonical
+
+    def _prepare(self) -> None:
+        """See Archive. A file is made on this host first."""
+        self.require()
+
+    def _form_among(self, digits: str, forms: Sequence[str]) -> str | None:
+        """See Archive."""
+        return next((form for form in forms if self._size_of(objects.object_name(digits, form)) is not None), None)
 
     def _other_forms(self, form: str) -> list[str]:
         """None: each look is a request, for each file that is added. An object may be there in two forms."""
