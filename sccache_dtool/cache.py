@@ -383,13 +383,25 @@ class Cache:
         return self.or_upstream(lambda cache: cache._use_here(request, max_age))
 
     def _use_here(self, request: Request, max_age: float | None) -> Lease:
+        options = UseOptions(max_age=max_age)
+        lease = self._lease(request, lambda holder: self.acquire(holder, request, options))
+        assert lease is not None
+        return lease
+
+    def _take_here(self, request: Request) -> Lease | None:
+        """As `use_request`, but None if the item must be fetched first."""
+        return self._lease(request, lambda holder: self._acquirer(holder, UseOptions()).take(request))
+
+    def _lease(self, request: Request, take: Callable[[Holder], Lease | None]) -> Lease | None:
         store = self._store_for_use(request)
         for attempt in attempts():
             with attempt:
                 member = program.enter(store, self.settings.heartbeat_ttl)
                 if self._on_lost is not None and self._on_lost not in member.on_lost:
                     member.on_lost.append(self._on_lost)
-                lease = self.acquire(member.holder, request, UseOptions(max_age=max_age))
+                lease = take(member.holder)
+                if lease is None:
+                    return None
                 if not member.is_valid(lease):
                     raise member.holder.revoked()
                 self._program = member
@@ -760,7 +772,9 @@ class Cache:
         from sccache_dtool.markers.files import Files
 
         store = self._store_for_use()
-        return Files(store, self.archive, self.use_request, self.settings.archive_limit, self._progress)
+        return Files(
+            store, self.archive, self.use_request, self._take_here, self.settings.archive_limit, self._progress
+        )
 
     def add(self, path: str | os.PathLike[str], comment: str = "") -> Identifier:
         """Add a file to the archive and the cache; returns ``sha256:HEX``, by which it is known from now on.

@@ -12,6 +12,7 @@ from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_
 from sccache_dtool.errors import CacheError, Exit, UsageError
 from sccache_dtool.fetch import objects
 from sccache_dtool.markers import orphans, tree
+from sccache_dtool.markers.predecessor import predecessors_of
 
 
 @click.group("archive", cls=Actions)
@@ -87,8 +88,9 @@ def verify(now: Invocation, ids: tuple[str, ...]) -> int:
     """
     from sccache_dtool.markers.index import digits_of
 
+    wanted = [digits_of(id) for id in ids]
     archive, bad, number = now.cache().archive, 0, 0
-    for digits in map(digits_of, ids) if ids else archive.objects():
+    for digits in wanted if ids else archive.objects():
         number += 1
         for wrong in archive.verify([digits]):
             bad += 1
@@ -120,7 +122,8 @@ def adopt(now: Invocation, directory: str) -> int:
 def import_index(now: Invocation, path: str) -> int:
     """Adopt what an index names, and report it."""
     failed = 0
-    for one in files_of(now).adopt(path):
+    rows = predecessors_of(path)
+    for one in files_of(now).adopt(path, rows):
         if one.identifier is None:
             failed += 1
             now.out.error(CacheError(f"md5:{one.md5} was left out: {one.wrong}"))
@@ -148,8 +151,8 @@ def find_orphans(now: Invocation, directories: tuple[str, ...], delete: bool, ye
     """
     if not directories:
         raise UsageError("name the projects that use the archive", hint="--markers DIR, once for each of them")
-    access = files_of(now)
     named = tree.digits_named(tree.find(directories))
+    access = files_of(now)
     for marked in [one.marked for one in tree.find(directories) if one.marked and one.marked.marker.directory]:
         named |= {each.sha256 for _, each in access.entries(marked.marker)}
     found = list(orphans.find(access.archive, named))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 
 import click
 
@@ -13,10 +14,14 @@ from sccache_dtool.cli import output
 from sccache_dtool.cli.each import each, each_at_once
 from sccache_dtool.cli.options import Invocation, common_options, pass_invocation
 from sccache_dtool.disk.records import printable
-from sccache_dtool.errors import CacheError, UsageError
+from sccache_dtool.errors import UsageError
+from sccache_dtool.fetch.request import Request
+from sccache_dtool.liveness.caller import running_command
 from sccache_dtool.markers import marker, tree
-from sccache_dtool.markers.files import AT_A_TIME, Files, files_below
+from sccache_dtool.markers.archive import LONGEST_COMMENT
+from sccache_dtool.markers.files import AT_A_TIME, Files, Sharing, check_unchanged, files_below, meant
 from sccache_dtool.markers.marker import Marker
+from sccache_dtool.protocol.leases import Lease
 
 archive_only_option = click.option("--archive-only", is_flag=True, help="Do not put a copy into the cache.")
 later_option = click.option(
@@ -41,6 +46,7 @@ def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_o
     Example:
       sc-dtool add measurements.h5
     """
+    marker.check_comment(comment, LONGEST_COMMENT)
     access = files_of(now)
 
     def add(path: str) -> None:
@@ -57,6 +63,7 @@ def add_command(now: Invocation, files: tuple[str, ...], comment: str, archive_o
 @click.option("--comment", metavar="TEXT", help="Store a comment in the markers. Default: the earlier comment.")
 @click.option("--remove", is_flag=True, help="Remove each file when its marker is written.")
 @click.option("--gitignore", is_flag=True, help="Add each file to the .gitignore beside it.")
+@click.option("--link", is_flag=True, help="Let each file share its space with the cache, if that is safe.")
 @archive_only_option
 @later_option
 @common_options()
@@ -70,6 +77,7 @@ def save_command(
     comment: str | None,
     remove: bool,
     gitignore: bool,
+    link: bool,
     **options: bool,
 ) -> int:
     """Add files, and write a marker beside each of them.
@@ -78,6 +86,10 @@ def save_command(
     `sc-dtool marker restore`. With -r and --as-one, the cache gets no copies of the files. The exit code is 3 if some
     files could not be saved.
 
+    With --link in a command of `sc-dtool run`, each file becomes a symbolic link to its copy in the cache, which is
+    valid until the command ends. Elsewhere, the file and the copy share their blocks if the file system can do that,
+    and the file stays as it is if not.
+
     \b
     Examples:
       sc-dtool save data.csv --gitignore
@@ -85,8 +97,12 @@ def save_command(
     """
     if as_one and (recursive or remove):
         raise UsageError("--as-one cannot be combined with -r or --remove")
+    if link and (as_one or remove or options["archive_only"] or options["later"]):
+        raise UsageError("--link cannot be combined with --as-one, --remove, --archive-only or --later")
+    marker.check_comment(comment, LONGEST_COMMENT)
     access = files_of(now, many=recursive or len(files) > 1)
-    options["archive_only"] |= recursive or as_one
+    options["archive_only"] |= (recursive and not link) or as_one
+    hold, until = _lasting(now) if link else (None, "")
     paths = list(_to_save(files)) if recursive else list(files)
 
     def save(path: str) -> tuple[Marker, os.stat_result]:
@@ -102,9 +118,25 @@ def save_command(
         if remove:
             _remove(path, before)
         fields = {"file": path, "marker": marker.path_for(path), "sha256": made.sha256, "bytes": made.bytes}
-        now.out.result("saved", fields, f"saved {path}, {output.size(made.bytes)}")
+        text = f"saved {path}, {output.size(made.bytes)}"
+        if link:
+            sharing = access.share(path, made.sha256, before, hold)
+            fields["kept"] = str(sharing)
+            text += {
+                Sharing.LINK: f"; it is a link into the cache now, which is valid until {until} ends",
+                Sharing.REFLINK: "; it shares its space with the cache now (reflink)",
+                Sharing.COPY: "; it is kept as it is: a link needs a lease that lasts, as in `sc-dtool run`",
+            }[sharing]
+        now.out.result("saved", fields, text)
 
     return each_at_once(now, paths, save, report, now.jobs or AT_A_TIME)
+
+
+def _lasting(now: Invocation) -> tuple[Callable[[Request], Lease] | None, str]:
+    """What takes a lease that lasts until the command of `sc-dtool run` ends, and that command; None outside of one."""
+    cache = now.cache()
+    owner = running_command(cache.store.proc)
+    return (None, "") if owner is None else (partial(cache.hold, owner), str(owner))
 
 
 def _to_save(paths: Sequence[str]) -> Iterator[str]:
@@ -123,9 +155,7 @@ def _to_save(paths: Sequence[str]) -> Iterator[str]:
 
 def _remove(path: str, before: os.stat_result) -> None:
     """Remove what was saved, if it is still that: a file that was written meanwhile stays."""
-    now = os.stat(path)
-    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
-        raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+    check_unchanged(path, before)
     os.unlink(path)
 
 
@@ -144,8 +174,9 @@ def get_command(now: Invocation, what: str, target: str, force: bool) -> None:
     Example:
       sc-dtool get data.csv.marker -o /tmp/data.csv
     """
+    named = meant(what)
     access = files_of(now)
-    one = access.marker_of(what)
+    one = access.marker_of(named if isinstance(named, Marker) else what)
     if one.directory:
         raise UsageError(f"{printable(what)} stands for a directory", hint="sc-dtool marker restore")
     try:
@@ -167,8 +198,9 @@ def cat_command(now: Invocation, what: str, offset: int) -> None:
     Example:
       sc-dtool cat data.csv.marker --offset 4096 | head
     """
+    named = meant(what)
     sys.stdout.flush()
-    with files_of(now).open(what, "rb", offset=offset) as file:
+    with files_of(now).open(named if isinstance(named, Marker) else what, "rb", offset=offset) as file:
         while data := file.read(1 << 20):
             sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

@@ -37,6 +37,8 @@ def each_at_once(
         for task, result in zip(tasks, waiting, strict=True):
             try:
                 report(task, result())
+            except BrokenPipeError:  # nobody reads what is reported
+                raise
             except (CacheError, OSError) as error:
                 failure = error if isinstance(error, CacheError) else translate(error)
                 now.out.error(failure)

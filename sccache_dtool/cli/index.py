@@ -13,8 +13,8 @@ from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import Exit, FetchFailed
 from sccache_dtool.fetch import objects
-from sccache_dtool.markers import index
-from sccache_dtool.markers.archive import Details, Record
+from sccache_dtool.markers import index, marker
+from sccache_dtool.markers.archive import LONGEST_COMMENT, Details, Record
 
 
 @click.group("index", cls=Actions)
@@ -42,8 +42,8 @@ def ls(now: Invocation, ids: tuple[str, ...], comments: bool) -> None:
     Example:
       sc-dtool index ls --comments
     """
-    archive = now.cache().archive
     wanted = [index.digits_of(id) for id in ids]
+    archive = now.cache().archive
     found = (one for digits in wanted for one in archive.records(digits)) if wanted else archive.entries()
 
     def row(record: Record) -> dict[str, object]:
@@ -75,6 +75,8 @@ def has(now: Invocation, ids: tuple[str, ...]) -> int:
     Example:
       sc-dtool index has sha256:5d41402abc4b2a76b9719d911017c592ae4b7e1ac0fe2f1f9f0a8d3bb1c6e7d2
     """
+    for id in ids:
+        index.digits_of(id)
     known = index.IndexCSV(now.cache().archive)
     answers = {id: known.has(id) for id in ids}
     for id, is_known in answers.items():
@@ -110,7 +112,9 @@ def add(now: Invocation, id: str, comment: str) -> None:
     Example:
       sc-dtool index add sha256:5d41402abc4b2a76b9719d911017c592ae4b7e1ac0fe2f1f9f0a8d3bb1c6e7d2 --comment "see issue 7"
     """
-    record = files_of(now).record(index.digits_of(id), comment)
+    digits = index.digits_of(id)
+    marker.check_comment(comment, LONGEST_COMMENT)
+    record = files_of(now).record(digits, comment)
     now.out.result("entry", {"id": objects.word(record.digits), "bytes": record.bytes}, objects.word(record.digits))
 
 

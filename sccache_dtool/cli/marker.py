@@ -15,6 +15,7 @@ from sccache_dtool.cli.options import Actions, Invocation, common_options, pass_
 from sccache_dtool.cli.output import Column
 from sccache_dtool.errors import CacheError, Exit, FetchFailed
 from sccache_dtool.markers import marker, tree
+from sccache_dtool.markers.archive import LONGEST_COMMENT
 from sccache_dtool.markers.files import AT_A_TIME
 from sccache_dtool.markers.marker import Marker
 from sccache_dtool.markers.tree import Found, Marked, Memory, State
@@ -176,6 +177,8 @@ def comment(now: Invocation, path: str, text: str) -> None:
     Example:
       sc-dtool marker comment data.csv.marker "calibrated again on 3 May"
     """
+    marker.find(path)
+    marker.check_comment(text, LONGEST_COMMENT)
     _changed(now, path, files_of(now).comment(path, text))
 
 
@@ -193,6 +196,7 @@ def append(now: Invocation, path: str, file: str) -> None:
     Example:
       sc-dtool marker append log.csv.marker today.csv
     """
+    marker.find(path)
     _changed(now, path, files_of(now).append(path, file))
 
 

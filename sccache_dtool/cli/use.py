@@ -28,7 +28,7 @@ from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Request
 from sccache_dtool.fetch.words import MANY
 from sccache_dtool.find import Named, NotFound
-from sccache_dtool.liveness.caller import Owner
+from sccache_dtool.liveness.caller import RUN, Owner
 from sccache_dtool.protocol.leases import Lease
 
 if TYPE_CHECKING:
@@ -281,7 +281,8 @@ def run_command(
         order = [path if word == replace != "" else word for word in command]
         names = ("SC_DTOOL_PATH",) if isinstance(held, Lease) else ("SC_DTOOL_PATH", "SC_DTOOL_VIEW")
         try:
-            return child.run(order, dict.fromkeys(names, path), lambda: held.holder.start_heartbeat(give_up))
+            extra = {**dict.fromkeys(names, path), RUN: str(child.pid)}
+            return child.run(order, extra, lambda: held.holder.start_heartbeat(give_up))
         finally:
             _give_back(now, held, lost)
     finally:

@@ -15,7 +15,7 @@ import stat
 from contextvars import ContextVar
 from typing import Self
 
-from sccache_dtool.disk.names import GUARDED
+from sccache_dtool.disk.names import CONTROL, GUARDED
 from sccache_dtool.tuples import NamedTuple
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -171,7 +171,7 @@ def _reach(path: str, via: DirectoryHandle | None, flags: int) -> tuple[str, int
     if via is not None:
         top, inner, here = via.path, path.removeprefix(f"{via.path}/"), via.directory
     else:
-        match = re.fullmatch(GUARDED, path, re.DOTALL)
+        match = re.fullmatch(GUARDED, path, re.DOTALL) if CONTROL in path else None
         if match is None:
             return path, None
         top, inner = match.groups()

@@ -56,29 +56,46 @@ def pieces(fs: FileSystem, reading: int, kind: str) -> Iterator[bytes]:
     Raises what the decompressor raises for damaged data and for what follows the last stream, and EOFError for a file
     that ends too early.
     """
-    stream = _stream(kind)
-    ended = False  # whether a stream has ended and no other has begun
-    zeros = 0  # since then
+    streams = Streams(kind)
     while data := fs.read(reading, CHUNK):
+        yield from streams.feed(data)
+    streams.end()
+
+
+class Streams:
+    """Decompresses what it is fed: streams of one kind, one after the other."""
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._stream = _stream(kind)
+        self._ended = False  # whether a stream has ended and no other has begun
+        self._zeros = 0  # since then
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """What comes of more compressed bytes, in pieces of at most CHUNK bytes; see `pieces` for what it raises."""
         while data:
-            if ended:
-                if kind in _PADDING:
+            if self._ended:
+                if self._kind in _PADDING:
                     data, size = data.lstrip(b"\0"), len(data)
-                    zeros += size - len(data)
+                    self._zeros += size - len(data)
                     if not data:
                         break
-                    _check_padding(kind, zeros)
-                stream, ended, zeros = _stream(kind), False, 0
+                    _check_padding(self._kind, self._zeros)
+                self._stream, self._ended, self._zeros = _stream(self._kind), False, 0
+            stream = self._stream
             piece = stream.decompress(data, CHUNK)
             while piece or not (stream.eof or stream.needs_input):
                 if piece:
                     yield piece
                 piece = b"" if stream.eof or stream.needs_input else stream.decompress(b"", CHUNK)
-            ended = stream.eof
-            data = stream.unused_data if ended else b""
-    if not ended:
-        raise EOFError("it is truncated")
-    _check_padding(kind, zeros)
+            self._ended = stream.eof
+            data = stream.unused_data if self._ended else b""
+
+    def end(self) -> None:
+        """Raise EOFError if something is missing."""
+        if not self._ended:
+            raise EOFError("it is truncated")
+        _check_padding(self._kind, self._zeros)
 
 
 def require(kind: str, source: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
@@ -14,6 +16,8 @@ from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.fetch.versions import contains_cache, is_as_noted
+
+SinkLike = TypeVar("SinkLike", bound=Sink)
 
 _BLOCK = 512  # bytes in the unit of st_blocks, whatever the file system's own blocks are
 _LEAST_WITH_HOLES = 1 << 16
@@ -112,6 +116,11 @@ def copy_directory(context: Context, source: str, target: str) -> None:
 
 def copy_file(context: Context, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
     """Copy one regular file with its permissions; its digests. Raises FetchFailed if it changes meanwhile."""
+    return copy_into(context, source, partial(context.sink, target, algorithms)).digests()
+
+
+def copy_into(context: Context, source: str, make: Callable[[int], SinkLike]) -> SinkLike:
+    """As `copy_file`, into the sink that `make` returns for the permissions of the file."""
     fs = context.fs
     mode = fs.lstat(source).st_mode
     if not stat.S_ISREG(mode):  # before it is opened: to open a device may do something
@@ -119,9 +128,10 @@ def copy_file(context: Context, source: str, target: str, algorithms: Sequence[s
     fd = fs.open(source)
     try:
         before = fs.lstat(source)  # after it was opened: before that, NFS may show attributes that are a minute old
-        with context.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
-            if algorithms or not sink.clone(fd):
+        with make(stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
+            if sink.algorithms or not sink.clone(fd):
                 fill(fs, fd, before, sink)
+            sink.finish()
         after = fs.lstat(source)
     finally:
         fs.close(fd)
@@ -131,7 +141,7 @@ def copy_file(context: Context, source: str, target: str, algorithms: Sequence[s
             details=[f"{before.st_size} bytes at first, {sink.size} copied, {after.st_size} now"],
             hint="try again when no process writes to it",
         )
-    return sink.digests()
+    return sink
 
 
 def fill(fs: FileSystem, fd: int, status: os.stat_result, sink: Sink) -> None:

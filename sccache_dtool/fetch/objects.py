@@ -6,16 +6,22 @@ object store. What they retrieve is checked here, whole, before anybody sees it.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sccache_dtool.disk.filesystem import CHUNK
+from sccache_dtool.disk.names import ORIGIN
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
 from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import OBJECT, Request, Source
+from sccache_dtool.fetch.request import COMPRESSIONS, OBJECT, Request, Source
 from sccache_dtool.fetch.resolve import parse_request
+from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.words import parse_sources
 from sccache_dtool.policy import config
 
@@ -31,27 +37,39 @@ DIGITS = r"[0-9a-f]{64}"
 SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
 
 
-def word(digits: str) -> str:
-    """The source that is the object with this digest."""
-    return f"{OBJECT}:{digits}"
+def word(digits: str, compression: str = "") -> str:
+    """The source that is the object with this digest. `compression`: as a file that is compressed in this way."""
+    return f"{_scheme(compression)}:{digits}"
 
 
 def digits_of(text: str) -> str | None:
-    """The digest in ``sha256:HEX`` or ``HEX``, in lower case; None if the text is something else."""
-    digits = text.removeprefix(f"{OBJECT}:").lower()
-    return digits if re.fullmatch(DIGITS, digits) else None
+    """The digest in the word of an object, or in ``HEX``, in lower case; None if the text is something else."""
+    kinds = "|".join(COMPRESSIONS)
+    match = re.fullmatch(rf"(?:{OBJECT}(?:\.(?:{kinds}))?:)?({DIGITS})", text.lower())
+    return match[1] if match else None
 
 
-def request(digits: str) -> Request:
-    """The item that is the object with this digest."""
-    found = parse_request([word(digits)], None, "")
+def check_word(text: str) -> None:
+    """Raise UsageError for what begins as the word of an object, but has no digest after it."""
+    scheme = text.partition(":")[0].lower()
+    if scheme == OBJECT and digits_of(text) is None:
+        parse_sources(text, lambda: "/")
+
+
+def request(digits: str, compression: str = "") -> Request:
+    """The item that is the object with this digest; `compression`: see `word`."""
+    found = parse_request([word(digits, compression)], None, "")
     assert isinstance(found, Request)
     return found
 
 
-def object_name(digits: str) -> str:
+def object_name(digits: str, compression: str = "") -> str:
     """Where an object is in its archive."""
-    return f"{OBJECTS}/{digits[:2]}/{digits[2:]}"
+    return f"{OBJECTS}/{digits[:2]}/{digits[2:]}{'.' if compression else ''}{compression}"
+
+
+def _scheme(compression: str) -> str:
+    return f"{OBJECT}{'.' if compression else ''}{compression}"
 
 
 def source_in(url: str, name: str) -> Source:
@@ -60,24 +78,123 @@ def source_in(url: str, name: str) -> Source:
 
 
 def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
-    """Copy an object from the archive to `path`. Raises FetchFailed, as for content that is not what its name says."""
-    url = config.load(context.fs, context.store.layout, context.store.log).archive_url
-    if url is None:
+    """Retrieve an object from the archive to `path`. Raises FetchFailed, also if it is not what its name says.
+
+    It may be in the archive in another form than is wanted, compressed or not.
+    """
+    settings = config.load(context.fs, context.store.layout, context.store.log)
+    if settings.archive_url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)
-    digits = source.canonical.partition(":")[2]
-    place = source_in(url, object_name(digits))
-    if place.scheme == "file":
-        check_directory(context.fs, url)
-    module: Any = import_module(f"sccache_dtool.fetch.{_reader(place.scheme)}")
+    scheme, _, digits = source.canonical.partition(":")
+    bringing = _Bringing(context, settings.archive_url, digits, scheme.partition(".")[2], path, algorithms)
+    wanted = [bringing.wanted] if bringing.wanted else []
+    first, *others = dict.fromkeys((*wanted, *forms(settings.archive_compress)))
     try:
-        retrieved: Retrieved = module.retrieve(context, place, path, tuple(dict.fromkeys((*algorithms, OBJECT))))
-    except OSError as error:
-        if error.errno in GONE and error.filename == place.location:
-            raise missing(digits, url) from error
+        return bringing.bring(first)
+    except (FetchFailed, OSError) as error:
+        if isinstance(error, GaveUp) or (isinstance(error, OSError) and error.errno not in GONE):
+            raise
+        for other in others:
+            if bringing.has(other):
+                clear(context.fs, path)
+                return bringing.bring(other)
+        if isinstance(error, OSError) and error.filename == bringing.place(first).location:
+            raise missing(digits, settings.archive_url) from error
         raise
-    if retrieved.digests.get(OBJECT) != digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
-        raise damaged(digits, place.canonical, retrieved.digests.get(OBJECT))
-    return retrieved._replace(version=None)
+
+
+def forms(compress: str) -> tuple[str, ...]:
+    """How an object may be compressed in the archive ("" for not at all): the form of the setting comes first."""
+    if compress == "never":
+        return ("", *COMPRESSIONS)
+    from sccache_dtool.fetch.compress import preferred
+
+    return tuple(dict.fromkeys((preferred(), "", *COMPRESSIONS)))
+
+
+class _Bringing(NamedTuple):
+    """One object that is brought to `path` in the form that is `wanted`."""
+
+    context: Context
+    url: str
+    digits: str
+    wanted: str
+    path: str
+    algorithms: Sequence[str]
+
+    def place(self, form: str) -> Source:
+        return source_in(self.url, object_name(self.digits, form))
+
+    @property
+    def _reader(self) -> Any:
+        return import_module(f"sccache_dtool.fetch.{_reader(self.place('').scheme)}")
+
+    def has(self, form: str) -> bool:
+        """Whether the archive says that it has the object in this form."""
+        return self._reader.announced(self.place(form)) is not None
+
+    def bring(self, form: str) -> Retrieved:
+        """Retrieve what is in the archive in this form. Raises FetchFailed, or OSError if it is not there."""
+        place = self.place(form)
+        if place.scheme == "file":
+            check_directory(self.context.fs, self.url)
+        if form == self.wanted:
+            algorithm = _scheme(form)
+            algorithms = tuple(dict.fromkeys((*self.algorithms, algorithm)))
+            retrieved: Retrieved = self._reader.retrieve(self.context, place, self.path, algorithms)
+            found = retrieved.digests.get(algorithm)
+            if found != self.digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
+                raise damaged(self.digits, place.canonical, found)
+            return retrieved._replace(version=None)
+        beside = f"{self.path}.{form or 'content'}"
+        clear(self.context.fs, beside)
+        self._reader.retrieve(self.context, place, beside, ())
+        try:
+            return self._convert(beside, form, place)
+        finally:
+            clear(self.context.fs, beside)
+
+    def _convert(self, beside: str, form: str, place: Source) -> Retrieved:
+        """Read it twice: nothing is written, however much it may be, before its content is known to be the object."""
+        from sccache_dtool.fetch.compress import Compressing, Damaged, unpack
+        from sccache_dtool.fetch.sink import Sink, new_digest
+
+        fs, progress = self.context.fs, self.context.progress
+        progress.stage("decompressing")
+        digest, size = new_digest(OBJECT), 0
+        try:
+            for piece in unpack(_pieces(fs, beside), form):
+                digest.update(piece)
+                size += len(piece)
+        except Damaged as error:
+            raise damaged(self.digits, place.canonical, f"(none: {error})") from error
+        if digest.hexdigest() != self.digits:
+            raise damaged(self.digits, place.canonical, digest.hexdigest())
+        progress.start(word(self.digits)[:15], size)
+        clear(fs, self.path)
+        others = [name for name in self.algorithms if name != _scheme(self.wanted)]
+        mode = stat.S_IMODE(fs.lstat(beside).st_mode) & 0o777 | 0o600
+        arguments = fs, self.path, others, progress, mode
+        with Compressing(*arguments, kind=self.wanted) if self.wanted else Sink(*arguments) as sink:
+            for piece in unpack(_pieces(fs, beside), form):
+                sink.write(piece)
+            sink.finish()
+        return Retrieved({**sink.digests(), _scheme(self.wanted): self.digits}, None)
+
+
+def clear(fs: FileSystem, path: str) -> None:
+    """Remove what an attempt has left of a download."""
+    for left in (path, f"{path}{ORIGIN}"):
+        with contextlib.suppress(FileNotFoundError):
+            fs.unlink(left)
+
+
+def _pieces(fs: FileSystem, path: str) -> Iterator[bytes]:
+    fd = fs.open(path)
+    try:
+        yield from iter(partial(fs.read, fd, CHUNK), b"")
+    finally:
+        fs.close(fd)
 
 
 def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:

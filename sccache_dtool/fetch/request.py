@@ -35,6 +35,13 @@ DTOOL = "dtool:"
 #: the same text is a step.
 OBJECT = "sha256"
 
+#: How an object may be compressed, in the archive and in a cache: the ending of its file.
+COMPRESSIONS = ("zst", "gz", "zip")
+
+#: The schemes of objects: ``sha256.zst:HEX`` is the object with this digest as a file that zstd compressed, and so on.
+#: As algorithms, they are the digest of what is in such a file.
+OBJECT_SCHEMES = frozenset({OBJECT, *(f"{OBJECT}.{kind}" for kind in COMPRESSIONS)})
+
 
 class Location(str):
     """Where a source really is; its `repr` shows no credentials, so that none end in a log or a traceback."""
@@ -111,7 +118,7 @@ class Stack(NamedTuple):
     @property
     def is_object(self) -> bool:
         """Whether it is an object of the archive, so that `[archive] limit` applies."""
-        return self.source.startswith(f"{OBJECT}:")
+        return self.source.partition(":")[0] in OBJECT_SCHEMES
 
     @property
     def provisional(self) -> bool:

@@ -61,12 +61,15 @@ class Sink:
 
     def write(self, data: bytes, *, came: bool = True) -> None:
         """Write all of `data`. `came`: whether it came from the source, whose speed is limited."""
-        self._fs.write(self.fd, data)
+        self._store(data)
         self._digests.update(data)
         self.size += len(data)
         self._progress.advance(len(data))
         if came and self._throttle is not None:
             self._throttle.pay(len(data))
+
+    def _store(self, data: bytes) -> None:
+        self._fs.write(self.fd, data)
 
     def skip(self, size: int, *, counted: bool = False) -> None:
         """Go on after a hole of so many bytes, which read as zeros. `counted`: they are part of what was announced."""
@@ -110,6 +113,9 @@ class Sink:
         if self.size != size:
             self.restart()
         return self.size == size
+
+    def finish(self) -> None:
+        """Store what is still in memory: nothing."""
 
     def digests(self) -> dict[str, str]:
         """The digests of what was written so far, in hexadecimal, by algorithm."""
@@ -160,6 +166,11 @@ def new_digest(name: str) -> Digest:
         return _Checksum(zlib.adler32, 1)
     if name == "crc32":
         return _Checksum(zlib.crc32, 0)
+    algorithm, _, compression = name.partition(".")
+    if compression:
+        from sccache_dtool.fetch.compress import DigestOfContent
+
+        return DigestOfContent(new_digest(algorithm), compression)
     import hashlib
 
     return hashlib.new(name, usedforsecurity=False)

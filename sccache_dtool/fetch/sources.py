@@ -15,7 +15,7 @@ from sccache_dtool.fetch import plugins, versions
 from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
-from sccache_dtool.fetch.request import OBJECT, Chain, Request, Source
+from sccache_dtool.fetch.request import OBJECT_SCHEMES, Chain, Request, Source
 from sccache_dtool.fetch.retry import GaveUp
 from sccache_dtool.fetch.steps import compare
 from sccache_dtool.fetch.words import MANY, REMOTE
@@ -42,7 +42,7 @@ KINDS = {
     "http": "http",
     "https": "http",
     "globus": "globus",
-    OBJECT: "objects",
+    **dict.fromkeys(OBJECT_SCHEMES, "objects"),
     **dict.fromkeys(REMOTE, "fsspec_source"),
 }
 
@@ -75,7 +75,7 @@ def _kind(source: Source) -> SourceKind | None:
 
 
 def retrieve(context: Context, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
-    """Bring the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
+    """Retrieve the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
 
     `digests`: pairs of algorithm and expected digest. A mirror that does not answer is skipped while there is another
     one, and is asked again, with more attempts, when none is left. Raises FetchFailed if no mirror has the expected

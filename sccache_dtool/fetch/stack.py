@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from sccache_dtool.disk.names import shortened
 from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import OBJECT, Chain, Source, Stack, Step
+from sccache_dtool.fetch.request import OBJECT_SCHEMES, Chain, Source, Stack, Step
 from sccache_dtool.fetch.words import (
     check_characters,
     is_digest,
@@ -30,7 +30,7 @@ class _Block:
 
     def __init__(self, mirrors: tuple[Source, ...]) -> None:
         # An object is named by its digest, which is checked as if it were given once more as a step.
-        digests = [Step(mirrors[0].canonical)] if mirrors[0].scheme == OBJECT else []
+        digests = [Step(mirrors[0].canonical)] if mirrors[0].scheme in OBJECT_SCHEMES else []
         self.sources: list[tuple[tuple[Source, ...], list[Step]]] = [(mirrors, digests)]
         self.steps: list[Step] = []
 

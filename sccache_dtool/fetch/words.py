@@ -15,7 +15,7 @@ from functools import lru_cache
 from sccache_dtool import credentials
 from sccache_dtool.errors import UsageError, did_you_mean
 from sccache_dtool.fetch.reasons import CONTROL, plain
-from sccache_dtool.fetch.request import OBJECT, Location, Source, Step
+from sccache_dtool.fetch.request import OBJECT_SCHEMES, Location, Source, Step
 from sccache_dtool.fetch.urls import host_of, path_of, query_of, readable
 
 SOURCE_FORMS = "a path, file:PATH, http://…, https://…, sha256:HEX, or another that `sc-dtool loaders` lists"
@@ -92,7 +92,7 @@ def is_source(word: str) -> bool:
     if word.startswith(("/", "./", "../")):
         return True
     scheme = re.match(_SCHEME, word)
-    if scheme is None or (name := scheme[1].lower()) in STEPS or name == OBJECT:
+    if scheme is None or (name := scheme[1].lower()) in STEPS or name in OBJECT_SCHEMES:
         return False
     if name in SOURCES or name in REMOTE or name in _SAME:
         return True
@@ -242,9 +242,11 @@ def _web(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
 
 def _object(word: str, cwd: Callable[[], str], also: Collection[str]) -> Source:
     """An object of the archive, by the digest of its content. Its name comes from that, so that it is one item."""
-    step = _digest(OBJECT, word.partition(":")[2])
-    digits = step.canonical.partition(":")[2]
-    return Source(step.canonical, Location(step.canonical), f"{OBJECT}-{digits[:8]}")
+    scheme, _, digits = word.partition(":")
+    step = _digest(scheme, digits)
+    scheme, _, digits = step.canonical.partition(":")
+    algorithm, dot, compression = scheme.partition(".")
+    return Source(step.canonical, Location(step.canonical), f"{algorithm}-{digits[:8]}{dot}{compression}")
 
 
 #: Schemes of sources, and what parses a word that begins with one, given a way to ask for the working directory and
@@ -254,7 +256,7 @@ SOURCES: dict[str, Callable[[str, Callable[[], str], Collection[str]], Source]] 
     "local": _file,  # as the Whole Tale data manager writes it
     "http": _web,
     "https": _web,
-    OBJECT: _object,
+    **dict.fromkeys(OBJECT_SCHEMES, _object),
     "globus": _globus,
 }
 
@@ -319,7 +321,7 @@ def _digest_size(name: str) -> int | None:
     """Bytes in a digest of that algorithm; None if there is none, or if its digests have no fixed size."""
     if name in CHECKSUMS:
         return CHECKSUMS[name]
-    if name == "sha256":  # most are; `hashlib` loads OpenSSL
+    if name in OBJECT_SCHEMES:  # most are; `hashlib` loads OpenSSL
         return 32
     import hashlib
 

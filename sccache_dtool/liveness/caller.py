@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sccache_dtool.credentials import hide
@@ -14,6 +14,9 @@ from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.log import Log
 from sccache_dtool.tuples import NamedTuple
+
+#: The variable in which the command of `sc-dtool run`, and all that it starts, finds its process number.
+RUN = "SC_DTOOL_RUN"
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness import Verdict
@@ -200,6 +203,12 @@ def _job_from(spec: str) -> Job | None:
             "lsf:12@SUBMISSION_HOST or kubernetes:NAMESPACE/POD",
         )
     return job
+
+
+def running_command(proc: Proc, environ: Mapping[str, str] = os.environ) -> Owner | None:
+    """The command of `sc-dtool run` that this process is part of, as an owner; None if there is none above it."""
+    number = environ.get(RUN, "")
+    return next((one for one in owners_above(proc) if one.process and str(one.process.pid) == number), None)
 
 
 def process_owner(kind: Kind, proc: Proc, pid: int) -> Owner:

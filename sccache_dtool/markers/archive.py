@@ -11,9 +11,9 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from itertools import groupby
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from sccache_dtool.disk import records
@@ -23,7 +23,7 @@ from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
 from sccache_dtool.fetch import local, objects
 from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
-from sccache_dtool.fetch.request import OBJECT
+from sccache_dtool.fetch.request import COMPRESSIONS, OBJECT
 from sccache_dtool.fetch.sink import new_digest
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.config import Config
@@ -41,6 +41,9 @@ LONGEST_COMMENT = 10_000
 #: The directory, among the records, of what predecessors knew objects by.
 _MD5 = "md5"
 
+#: The name of an object in its shard.
+_OBJECT_NAME = re.compile(rf"([0-9a-f]{{62}})(\.({'|'.join(COMPRESSIONS)}))?")
+
 #: errno values for a file system that has no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -49,9 +52,12 @@ class Staged(NamedTuple):
     """A file that was copied, and hashed on the way: on stable storage, but without a name in the archive."""
 
     path: str
-    digits: str  # SHA-256, in hexadecimal
+    digits: str  # SHA-256, in hexadecimal: of the content, as are the next two
     checksum: str
     bytes: int
+    compression: str = ""  # how the copy is compressed, its bytes, and its checksum
+    stored: int = 0
+    stored_checksum: str = ""
 
 
 class Record(NamedTuple):
@@ -84,11 +90,15 @@ class Details(NamedTuple):
 class Archive:
     """An archive in a directory. `remote.py` has those that are elsewhere; paths below it are called names here."""
 
-    def __init__(self, store: Store, url: str, *, verify: bool = True) -> None:
-        """`verify`: whether an object that is there already is read before it is taken for the file that is added."""
+    def __init__(self, store: Store, url: str, *, verify: bool = True, compress: str = "never") -> None:
+        """`verify`: whether an object that is there already is read before it is taken for the file that is added.
+
+        `compress`: what is compressed, see `objects.forms`. What is read may have any form.
+        """
         self._store = store
         self.fs: FileSystem = store.fs
         self._verify = verify
+        self.compress = compress
         self.url = url
         self._work = f"{url}/{WORK}"
 
@@ -103,13 +113,22 @@ class Archive:
                 made = True
         return made
 
-    def path_of(self, digits: str) -> str:
-        """Where an object is, for people."""
-        return f"{self.url}/{object_name(digits)}"
+    def path_of(self, digits: str, form: str = "") -> str:
+        """Where an object in this form is, for people."""
+        return f"{self.url}/{object_name(digits, form)}"
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The forms that objects may have in this archive; the first is that of new ones."""
+        return objects.forms(self.compress)
 
     def local_path(self, staged: Staged) -> str:
         """Where the bytes of a staged file can be read on this host once it was put into the archive."""
-        return self.path_of(staged.digits)
+        try:
+            self.fs.lstat(staged.path)
+        except FileNotFoundError:  # it was renamed, because there are no hard links
+            return self.path_of(staged.digits, staged.compression)
+        return staged.path
 
     def now(self) -> float:
         """The time, in seconds since 1970."""
@@ -123,15 +142,18 @@ class Archive:
 
     def stage(self, context: Context, path: str) -> Staged:
         """Copy a file into the archive, where it has no name yet. Raises FetchFailed if it does not stop changing."""
-        self.require()
+        self._prepare()
         path = os.path.realpath(path)
         for attempt in range(1, _ATTEMPTS + 1):
             staged = f"{self._work}/{unique(32)}"
             try:
                 context.progress.start(os.path.basename(path), os.stat(path).st_size)
-                digests = local.copy_file(context, path, staged, (OBJECT, CHECKSUM))
+                made = self._copy(context, path, staged)
                 self.fs.seal(staged, shared=self._shared)
-                return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
+                return made
+            except FileNotFoundError:
+                self.require()
+                raise
             except FetchFailed:
                 self.discard(staged)
                 if attempt == _ATTEMPTS:
@@ -143,17 +165,43 @@ class Archive:
                 context.progress.done()
         raise AssertionError("the last attempt returns or raises")
 
+    def _prepare(self) -> None:
+        """Raise FetchFailed if that there is no archive would not show when a file is made in it."""
+
+    def _copy(self, context: Context, path: str, staged: str) -> Staged:
+        form = self.forms[0]
+        if not form:
+            digests = local.copy_file(context, path, staged, (OBJECT, CHECKSUM))
+            return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
+        from sccache_dtool.fetch.compress import Compressing
+
+        def make(mode: int) -> Compressing:
+            return Compressing(context.fs, staged, (OBJECT, CHECKSUM), context.progress, mode, kind=form)
+
+        sink = local.copy_into(context, path, make)
+        digests = sink.digests()
+        return Staged(staged, digests[OBJECT], digests[CHECKSUM], sink.size, form, sink.stored, sink.stored_checksum)
+
     def put(self, staged: Staged, details: Details) -> Record:
         """Give a staged file its name, and record it. Raises FetchFailed if another file is there under that name."""
-        name = object_name(staged.digits)
-        if not self._place(staged.path, name):
+        others = self._other_forms(staged.compression)
+        name = object_name(staged.digits, staged.compression)
+        other = self._form_among(staged.digits, others)
+        if other is not None or not self._place(staged.path, name):
             self._check_same(staged)
         record = Record(staged.digits, int(self._store.clock.wall() * 1000), staged.bytes, unique())
         for _ in range(_ATTEMPTS):
             self._note(record, details)
-            if not self._place(staged.path, name):  # it is there: nobody collected it before the record was seen
+            other = other and self._form_among(staged.digits, others)
+            if other is not None or not self._place(
+                staged.path, name
+            ):  # nobody collected it before the record was seen
                 return record
         return record
+
+    def _other_forms(self, form: str) -> list[str]:
+        """The forms that are looked for before an object is placed, so that it is not stored twice."""
+        return [other for other in self.forms if other != form]
 
     def add_record(self, digits: str, details: Details) -> Record:
         """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not."""
@@ -213,17 +261,47 @@ class Archive:
         """Raise FetchFailed unless the object that is there is the staged file."""
         if self._verify:
             self.check(staged.digits)
-        elif self._size_of(object_name(staged.digits)) != staged.bytes:
+        elif self.size(staged.digits) != staged.bytes:
             raise objects.damaged(staged.digits, self.path_of(staged.digits), "of another size")
 
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def size(self, digits: str) -> int | None:
         """Bytes of an object; None if the archive does not have it. Raises FetchFailed if it is away."""
-        found = self._size_of(object_name(digits))
-        if found is None:
+        form = self.form_of(digits)
+        if form is None:
+            return None
+        if not form:
+            return self._size_of(object_name(digits))
+        recorded = self._recorded(digits)
+        return sum(map(len, self.pieces(digits))) if recorded is None else recorded
+
+    def has(self, digits: str) -> bool:
+        """Whether the archive has an object. Raises FetchFailed if it is away."""
+        return self.form_of(digits) is not None
+
+    def form_of(self, digits: str) -> str | None:
+        """The form that an object has in the archive; None if it does not have it. Raises FetchFailed if it is away."""
+        form = self._form_among(digits, self.forms)
+        if form is None:
             self.require()
-        return found
+        return form
+
+    def _form_among(self, digits: str, forms: Sequence[str]) -> str | None:
+        """The first of some forms that an object has; see `_size_of` for why its directory is opened first."""
+        if not forms:
+            return None
+        names = {form: f"{self.url}/{object_name(digits, form)}" for form in forms}
+        with self._reading(), self.fs.open_directory(os.path.dirname(names[forms[0]])):
+            for form, name in names.items():
+                with contextlib.suppress(FileNotFoundError):
+                    self.fs.lstat(name)
+                    return form
+        return None
+
+    def _recorded(self, digits: str) -> int | None:
+        """Bytes of an object, by its records; None if there is none. Anybody may have written one: the most counts."""
+        return max((record.bytes for record in self.records(digits)), default=None)
 
     def _size_of(self, name: str) -> int | None:
         """Its directory is opened first: a look-up alone may find what another host has removed (NFS)."""
@@ -237,17 +315,37 @@ class Archive:
                 self.fs.close(fd)
         return size
 
-    def pieces(self, digits: str) -> Iterator[bytes]:
-        """The bytes of an object. They are wrong if FetchFailed is raised, at the latest at the end."""
-        digest, found = new_digest(OBJECT), False
-        for piece in self._read(object_name(digits)):
-            found = True
-            digest.update(piece)
-            yield piece
-        if not found and self.size(digits) is None:
-            raise objects.missing(digits, self.url)
+    def pieces(self, digits: str, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of an object from `offset` on. They are wrong if FetchFailed is raised, at the latest at the end.
+
+        If it is compressed, and has more bytes than was recorded when it was added, that is noticed at once.
+        """
+        from sccache_dtool.fetch import compress
+
+        forms = iter(self.forms)
+        form, coming = next(forms), b""
+        reading = self._read(object_name(digits, form))
+        while not (coming := next(reading, b"")) and self._size_of(object_name(digits, form)) is None:
+            following = next(forms, None)
+            if following is None:
+                self.require()
+                raise objects.missing(digits, self.url)
+            form, reading = following, self._read(object_name(digits, following))
+        most = self._recorded(digits) if form else None
+        digest, size = new_digest(OBJECT), 0
+        try:
+            for piece in compress.unpack(chain([coming], reading) if coming else reading, form):
+                digest.update(piece)
+                skipped = max(0, offset - size)
+                size += len(piece)
+                if most is not None and size > most:
+                    raise compress.Damaged(f"more than {most} bytes")
+                if skipped < len(piece):
+                    yield piece[skipped:] if skipped else piece
+        except compress.Damaged as error:
+            raise objects.damaged(digits, self.path_of(digits, form), f"(none: {error})") from error
         if digest.hexdigest() != digits:
-            raise objects.damaged(digits, self.path_of(digits), digest.hexdigest())
+            raise objects.damaged(digits, self.path_of(digits, form), digest.hexdigest())
 
     def _read(self, name: str) -> Iterator[bytes]:
         """The bytes of a file; nothing if it is not there."""
@@ -276,9 +374,12 @@ class Archive:
     def objects(self) -> Iterator[str]:
         """The digests of all objects, sorted."""
         for shard in self._shards(OBJECTS):
-            for name in self._names(f"{OBJECTS}/{shard}"):
-                if re.fullmatch(DIGITS, f"{shard}{name}"):
-                    yield f"{shard}{name}"
+            yield from self._objects_in(shard)
+
+    def _objects_in(self, shard: str) -> list[str]:
+        """The digests of the objects in a shard, sorted, each once whatever its forms."""
+        found = (_OBJECT_NAME.fullmatch(name) for name in self._names(f"{OBJECTS}/{shard}"))
+        return sorted({f"{shard}{match[1]}" for match in found if match})
 
     def records(self, digits: str | None = None) -> Iterator[Record]:
         """All records, sorted by the digest and the time; or those of one object."""
@@ -291,9 +392,8 @@ class Archive:
         for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
             found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
             recorded = {one.digits for one in found}
-            for name in self._names(f"{OBJECTS}/{shard}"):
-                digits = f"{shard}{name}"
-                if digits not in recorded and re.fullmatch(DIGITS, digits):
+            for digits in self._objects_in(shard):
+                if digits not in recorded:
                     found.append(Record(digits, 0, self.size(digits) or 0, "0" * 16))
             yield from sorted(found)
 
@@ -350,10 +450,10 @@ def open_archive(store: Store, settings: Config) -> Archive:
     """The archive that the settings name. Raises UsageError if they name none."""
     url = objects.of_setting(settings.archive_url)
     if "://" not in url:
-        return Archive(store, url, verify=settings.archive_verify)
+        return Archive(store, url, verify=settings.archive_verify, compress=settings.archive_compress)
     from sccache_dtool.markers.remote import open_remote
 
-    return open_remote(store, url, verify=settings.archive_verify)
+    return open_remote(store, url, verify=settings.archive_verify, compress=settings.archive_compress)
 
 
 @lru_cache(maxsize=64)

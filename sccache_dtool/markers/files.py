@@ -9,6 +9,7 @@ import re
 import stat
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
 from functools import lru_cache, partial
 from typing import IO, Any, NamedTuple, NewType
 
@@ -43,12 +44,21 @@ AT_A_TIME = 16
 _SMALL = 1 << 20
 
 
+class Sharing(StrEnum):
+    """How a file that was saved shares its space with the cache."""
+
+    LINK = "link"  # it is a symbolic link to the copy in the cache
+    REFLINK = "reflink"  # the file system stores its blocks once
+    COPY = "copy"  # not at all
+
+
 class Files(NamedTuple):
     """The files of one cache that are known by their content."""
 
     store: Store
     archive: Archive
     use: Callable[[Request], Lease]  # a lease of this process, on what is fetched if it is not there
+    take: Callable[[Request], Lease | None]  # the same, but None if it must be fetched first
     limit: int | None = None  # bytes of all objects in the cache
     progress: Progress | None = None
 
@@ -75,7 +85,8 @@ class Files(NamedTuple):
     ) -> Chunk:
         marker.check_comment(comment, LONGEST_COMMENT)
         size = _size_of(path)
-        if not archive_only:
+        is_packed = self._cached_form != ""
+        if not (archive_only or is_packed):
             limit.check_size(printable(path), size, self.limit)
         context = Context(self.store, self.progress or NoProgress())
         details = Details(name or os.path.basename(path), _by(), comment, _project(path))
@@ -87,6 +98,8 @@ class Files(NamedTuple):
             self.store.log.warning(f"{printable(path)} is kept in the cache until `sc-dtool archive push`: {error}")
             return self._add_later(context, path)
         try:
+            if is_packed and not archive_only:
+                limit.check_size(printable(path), staged.stored, self.limit)
             self.archive.put(staged, details)
             if not archive_only:
                 self._keep(staged._replace(path=self.archive.local_path(staged)))
@@ -96,14 +109,38 @@ class Files(NamedTuple):
 
     def _keep(self, staged: Staged, algorithm: str = CHECKSUM) -> None:
         """Put what is staged into the cache, unless it is there."""
+        is_packed = self.archive.compress == "both" and staged.compression != ""
 
-        def retrieve(fs: FileSystem, path: str, progress: Progress) -> None:
-            progress.start(objects.word(staged.digits)[:15], staged.bytes)
-            found = local.copy_file(Context(self.store, progress), staged.path, path, (algorithm,))
-            compare(algorithm, staged.checksum, found[algorithm], printable(staged.path))
+        def bring(fs: FileSystem, path: str, progress: Progress) -> None:
+            progress.start(objects.word(staged.digits)[:15], staged.stored if is_packed else staged.bytes)
+            context = Context(self.store, progress)
+            if staged.compression and not is_packed:
+                found = _unpack_file(context, staged, path, algorithm)
+            else:
+                found = local.copy_file(context, staged.path, path, (algorithm,))
+            expected = staged.stored_checksum if is_packed else staged.checksum
+            compare(algorithm, expected, found[algorithm], printable(staged.path))
 
-        with self.use(objects.request(staged.digits)._replace(retrieve=retrieve)):
+        wanted = objects.request(staged.digits, staged.compression if is_packed else "")
+        with self.use(wanted._replace(retrieve=bring)):
             pass
+
+    @property
+    def _cached_form(self) -> str:
+        """How copies in the cache are compressed."""
+        return self.archive.forms[0] if self.archive.compress == "both" else ""
+
+    def lease(self, digits: str) -> tuple[Lease, str]:
+        """A lease on a copy of an object, in whatever form there is one, or else fetched; how it is compressed.
+
+        Raises FetchFailed or NoSpace.
+        """
+        wanted = self._cached_form
+        for form in dict.fromkeys((wanted, *self.archive.forms)):
+            found = self.take(objects.request(digits, form))
+            if found is not None:
+                return found, form
+        return self.use(objects.request(digits, wanted)), wanted
 
     def _add_later(self, context: Context, path: str) -> Chunk:
         """Keep a file in the cache alone. It is pinned before it is there."""
@@ -119,14 +156,15 @@ class Files(NamedTuple):
             raise
         return Chunk(digits, size)
 
-    def adopt(self, index: str) -> Iterator[Adopted]:
+    def adopt(self, index: str, rows: Sequence[tuple[str, str]] | None = None) -> Iterator[Adopted]:
         """Add the files of a predecessor: those that are beside its `index.csv`, called ``<md5>.cache``.
 
-        Each can then be found by its MD5 as well. One whose content has another MD5 is left out.
+        Each can then be found by its MD5 as well. One whose content has another MD5 is left out. `rows`: what is in the
+        index, if it has been read.
         """
         import hashlib
 
-        for md5, added in predecessors_of(index):
+        for md5, added in predecessors_of(index) if rows is None else rows:
             path = os.path.join(os.path.dirname(index), f"{md5}.cache")
             try:
                 with open(path, "rb") as file:
@@ -274,19 +312,50 @@ class Files(NamedTuple):
         marker.check_comment(comment, LONGEST_COMMENT)
         return self.archive.add_record(digits, Details("", _by(), comment, _project("x")))
 
+    def share(self, path: str, digits: str, before: os.stat_result, hold: Callable[[Request], Lease] | None) -> Sharing:
+        """Let a file that was just saved, and had the status `before`, share its space with the copy in the cache.
+
+        `hold`: takes a lease that lasts. Without one, nothing would keep the target of a link. Raises CacheError if the
+        file has changed.
+        """
+        draft = marker.draft_of(path)
+        if hold is not None:
+            lease = hold(objects.request(digits))
+            try:
+                os.symlink(lease.place.payload, draft)
+                check_unchanged(path, before)
+                os.replace(draft, path)
+            except BaseException:
+                _unlink(draft)
+                lease.release()
+                raise
+            return Sharing.LINK
+        held, form = self.lease(digits)
+        try:
+            with held as payload, open(payload, "rb", buffering=0) as source, open(draft, "xb") as file:
+                if form or not self.store.fs.clone(source.fileno(), file.fileno()):
+                    return Sharing.COPY
+                os.fchmod(file.fileno(), stat.S_IMODE(before.st_mode))
+                os.utime(file.fileno(), ns=(before.st_atime_ns, before.st_mtime_ns))
+            check_unchanged(path, before)
+            os.replace(draft, path)
+        finally:
+            _unlink(draft)
+        return Sharing.REFLINK
+
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def marker_of(self, target: str | os.PathLike[str] | Marker) -> Marker:
         """The marker that is meant: by an identifier, by its path, or by the path of its file. Raises UsageError."""
-        if isinstance(target, Marker):
-            return target
-        text = os.fspath(target)
-        digits = objects.digits_of(text)
-        if digits is None and re.fullmatch("(md5:)?[0-9a-fA-F]{32}", text):
-            digits = self.archive.alias(text[-32:].lower())
-        if digits is not None and not os.path.lexists(text):
-            return Marker(f"{OBJECT}-{digits[:8]}", digits, -1)
-        return marker.find(text)[1]
+        found = meant(target)
+        if isinstance(found, Marker):
+            return found
+        digits = self.archive.alias(found)
+        if digits is None:
+            raise UsageError(
+                f"md5:{found} was not adopted", hint="`sc-dtool archive adopt DIR` adopts what a predecessor has"
+            )
+        return _anonymous(digits)
 
     def open(
         self,
@@ -301,7 +370,7 @@ class Files(NamedTuple):
         """Open what an identifier or a marker stands for, for reading from byte `offset` on; see `Cache.open`."""
         check_mode(mode)
         one = self.marker_of(target)
-        raw = _Parts(self.use, one)
+        raw = _Parts(self.lease, one)
         try:
             raw.seek(offset)
             buffered = io.BufferedReader(raw, 1 << 17)
@@ -335,22 +404,82 @@ class Files(NamedTuple):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(draft)
 
+    def _is_here(self, digits: str) -> bool:
+        """Whether a listing shows a copy of an object, in whatever form."""
+        keys = (objects.request(digits, form).key for form in self.archive.forms)
+        return any(items.generations(self.store, key) for key in keys)
+
     def _write_out(self, one: Marker, file: IO[bytes]) -> None:
         for part in one.parts:
-            request = objects.request(part.sha256)
-            if 0 <= part.bytes <= _SMALL and not items.generations(self.store, request.key):
+            if 0 <= part.bytes <= _SMALL and not self._is_here(part.sha256):
                 for data in self.archive.pieces(part.sha256):
                     file.write(data)
                 continue
             try:
-                with self.use(request) as path, open(path, "rb", buffering=0) as source:
-                    if len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
-                        while data := source.read(CHUNK):
+                lease, form = self.lease(part.sha256)
+                with lease as path, open(path, "rb", buffering=0) as source:
+                    if form or len(one.parts) > 1 or not self.store.fs.clone(source.fileno(), file.fileno()):
+                        for data in unpacked(source, form):
                             file.write(data)
             except NoSpace as error:
                 self.store.log.note(f"{error.message}; {objects.word(part.sha256)} is read from the archive alone")
                 for data in self.archive.pieces(part.sha256):
                     file.write(data)
+
+
+def unpacked(file: io.FileIO, form: str) -> Iterator[bytes]:
+    """The content of a copy from where it is read. Raises CacheError if it is damaged."""
+    from sccache_dtool.fetch import compress
+
+    try:
+        yield from compress.unpack(iter(partial(file.read, CHUNK), b""), form)
+    except compress.Damaged as error:
+        raise CacheError(f"{file.name} is damaged: {error}", hint="sc-dtool doctor --verify-content --fix") from error
+
+
+def _unpack_file(context: Context, staged: Staged, path: str, algorithm: str) -> dict[str, str]:
+    """Decompress what is staged into the new file `path`; its digest."""
+    with open(staged.path, "rb", buffering=0) as source, context.sink(path, (algorithm,)) as sink:
+        for data in unpacked(source, staged.compression):
+            sink.write(data)
+    return sink.digests()
+
+
+def meant(target: str | os.PathLike[str] | Marker) -> Marker | str:
+    """What an identifier, a marker, or the path of one or of its file means, as far as can be told without an archive.
+
+    It is the marker, or an MD5 by which a predecessor knew an object. Raises UsageError.
+    """
+    if isinstance(target, Marker):
+        return target
+    text = os.fspath(target)
+    if not os.path.lexists(text):
+        digits = objects.digits_of(text)
+        if digits is not None:
+            return _anonymous(digits)
+        if re.fullmatch("(md5:)?[0-9a-fA-F]{32}", text):
+            return text[-32:].lower()
+        if re.match("(md5|sha256):", text) and not os.path.lexists(marker.path_for(text)):
+            objects.check_word(text)
+            raise UsageError(f"{printable(text[4:])!r} is not an MD5: expected 32 hexadecimal digits")
+    return marker.find(text)[1]
+
+
+def _anonymous(digits: str) -> Marker:
+    """A marker of which nothing is known but the content."""
+    return Marker(f"{OBJECT}-{digits[:8]}", digits, -1)
+
+
+def check_unchanged(path: str, before: os.stat_result) -> None:
+    """Raise CacheError if a file that was saved is not what it was any more."""
+    now = os.stat(path)
+    if (now.st_ino, now.st_size, now.st_mtime_ns) != (before.st_ino, before.st_size, before.st_mtime_ns):
+        raise CacheError(f"{printable(path)} has changed since it was saved", hint="save it again")
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def check_mode(mode: str) -> None:
@@ -371,19 +500,69 @@ def files_below(path: str) -> list[str]:
     return sorted(found)
 
 
+class _Packed(io.RawIOBase):
+    """The content of a compressed copy. A place is reached by reading on to it, from the beginning if it is before."""
+
+    def __init__(self, path: str, form: str) -> None:
+        super().__init__()
+        self._file = io.FileIO(path)
+        self._form = form
+        self.size: int | None = None  # of the content; known once its end was reached
+        self._start()
+
+    def _start(self) -> None:
+        self._file.seek(0)
+        self._coming = unpacked(self._file, self._form)
+        self._rest = memoryview(b"")
+        self._at = 0
+
+    def count(self) -> int:
+        """Bytes of the content. If they are not known, everything is read."""
+        while self.size is None:
+            self._take(CHUNK)
+        return self.size
+
+    def _take(self, most: int) -> memoryview:
+        """Up to so many of the next bytes; none at the end."""
+        if not self._rest:
+            self._rest = memoryview(next(self._coming, b""))
+            if not self._rest:
+                self.size = self._at
+        data, self._rest = self._rest[:most], self._rest[most:]
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        if offset < self._at:
+            self._start()
+        while self._at < offset and self._take(offset - self._at):
+            pass
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._take(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 class _Parts(io.RawIOBase):
     """The bytes of one or more objects, one after the other; their leases are held until it is closed."""
 
-    def __init__(self, use: Callable[[Request], Lease], one: Marker) -> None:
+    def __init__(self, lease: Callable[[str], tuple[Lease, str]], one: Marker) -> None:
         super().__init__()
         self._leases: list[Lease] = []
-        self._files: list[io.FileIO] = []
+        self._files: list[io.FileIO | _Packed] = []
         self._at = 0
         try:
             for part in one.parts:
-                self._leases.append(use(objects.request(part.sha256)))
-                self._files.append(io.FileIO(self._leases[-1].place.payload))
-            self._sizes = [os.fstat(file.fileno()).st_size for file in self._files]
+                held, form = lease(part.sha256)
+                self._leases.append(held)
+                path = held.place.payload
+                self._files.append(_Packed(path, form) if form else io.FileIO(path))
         except BaseException:
             self.close()
             raise
@@ -396,12 +575,14 @@ class _Parts(io.RawIOBase):
         return True
 
     def fileno(self) -> int:
-        if len(self._files) == 1:
+        if len(self._files) == 1 and isinstance(self._files[0], io.FileIO):
             return self._files[0].fileno()
-        raise io.UnsupportedOperation("it is made of several files")
+        raise io.UnsupportedOperation("it is made of several files, or compressed")
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: sum(self._sizes)}[whence]
+        start = self._at if whence == os.SEEK_CUR else 0
+        if whence == os.SEEK_END:
+            start = sum(map(_count, self._files))
         if start + offset < 0:
             raise ValueError(f"negative offset {start + offset}")
         self._at = start + offset
@@ -409,13 +590,15 @@ class _Parts(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int:
         start = 0
-        for file, size in zip(self._files, self._sizes, strict=True):
-            if self._at < start + size:
+        for file in self._files:
+            size = file.size if isinstance(file, _Packed) else _count(file)
+            if size is None or self._at < start + size:
                 file.seek(self._at - start)
                 got = file.readinto(buffer) or 0
                 self._at += got
-                return got
-            start += size
+                if got:
+                    return got
+            start += _count(file)
         return 0
 
     def close(self) -> None:
@@ -430,6 +613,11 @@ class _Parts(io.RawIOBase):
     def _dealloc_warn(self, source: object) -> None:
         """Called by the reader above, as on any raw file of `io`, if it is collected before it was closed."""
         warnings.warn(f"unclosed file of the cache: {source!r}", ResourceWarning, 2, source=source)
+
+
+def _count(file: io.FileIO | _Packed) -> int:
+    """Bytes of the content."""
+    return file.count() if isinstance(file, _Packed) else os.fstat(file.fileno()).st_size
 
 
 def _digest_of(path: str) -> str:

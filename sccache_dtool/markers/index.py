@@ -70,7 +70,7 @@ class _Exported:
     def has(self, identifier: str) -> bool:
         """See Index."""
         digits = digits_of(identifier)
-        return self._archive.size(digits) is not None or any(True for _ in self._archive.records(digits))
+        return self._archive.has(digits) or any(True for _ in self._archive.records(digits))
 
     def known(self) -> set[str]:
         """See Index."""
@@ -116,6 +116,7 @@ def digits_of(identifier: str) -> str:
     """The digest in an identifier. Raises UsageError if it is not one."""
     digits = objects.digits_of(identifier)
     if digits is None:
+        objects.check_word(identifier)
         raise UsageError(f"{identifier!r} is not an identifier", hint="give sha256: and 64 hexadecimal digits")
     return digits
 

@@ -12,14 +12,14 @@ from sccache_dtool.disk.names import key_label
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace
 from sccache_dtool.evict import pins, single
 from sccache_dtool.fetch import objects
-from sccache_dtool.fetch.request import OBJECT
+from sccache_dtool.fetch.request import COMPRESSIONS, OBJECT
 from sccache_dtool.markers.archive import Archive
 from sccache_dtool.policy.rules import Rules, Sifted, in_order, merge, sift
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol.store import Store
 
 #: What the names of objects look like; what each really is, its `item.json` says.
-_NAME = rf"{OBJECT}-[0-9a-f]{{8}}"
+_NAME = rf"{OBJECT}-[0-9a-f]{{8}}(\.({'|'.join(COMPRESSIONS)}))?"
 
 
 def check_size(label: str, size: int, limit: int | None) -> None:
@@ -74,8 +74,8 @@ def _sift_objects(rules: Rules, now: float, found: Iterator[Item]) -> Sifted:
 def _is_archived(store: Store, archive: Archive, key: str, generation: str) -> bool:
     """Whether the archive has the object that a copy is of; False if that cannot be told."""
     source = items.facts_if_readable(store, key, generation).source or ("",)
-    digits = objects.digits_of(source[0]) if source[0].startswith(f"{OBJECT}:") else None
+    digits = objects.digits_of(source[0]) if ":" in source[0] else None
     try:
-        return digits is not None and archive.size(digits) is not None
+        return digits is not None and archive.has(digits)
     except (FetchFailed, CacheError, OSError):
         return False

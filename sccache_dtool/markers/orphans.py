@@ -32,19 +32,23 @@ def remove(archive: Archive, digits: str) -> bool:
         raise UsageError(
             "objects can be removed from an archive in a directory only", hint="remove them with its tools"
         )
+    form = archive.form_of(digits)
+    if form is None:
+        return False
+    name = object_name(digits, form)
     before = {str(record) for record in archive.records(digits)}
     trashed = f"{url}/{_TRASH}/{digits}~{int(archive.now() * 1000)}~{unique()}"
     fs.make_dirs(f"{url}/{_TRASH}", shared=fs.is_shared(url))
     with contextlib.suppress(FileNotFoundError):
-        fs.rename(f"{url}/{object_name(digits)}", trashed)
+        fs.rename(f"{url}/{name}", trashed)
         probe = f"{url}/{ADDED}/{digits[:2]}/probe-{unique()}"
         fs.make_dirs(f"{url}/{ADDED}/{digits[:2]}", shared=fs.is_shared(url))
         fs.write_new(probe, "")  # a listing on NFS is current only after a change of one's own
         fs.unlink(probe)
         if {str(record) for record in archive.records(digits)} <= before:
-            return True
+            return archive.form_of(digits) is None or remove(archive, digits)  # it may be there in several forms
         with contextlib.suppress(FileExistsError):
-            fs.link(trashed, f"{url}/{object_name(digits)}")
+            fs.link(trashed, f"{url}/{name}")
         fs.unlink(trashed)
     return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -16,24 +16,24 @@ from sccache_dtool.fetch import http, objects, transport
 from sccache_dtool.fetch.objects import WORK, source_in
 from sccache_dtool.fetch.reasons import plain, why
 from sccache_dtool.fetch.words import REMOTE
-from sccache_dtool.markers.archive import Archive, Staged
+from sccache_dtool.markers.archive import Archive
 from sccache_dtool.protocol.store import Store
 
 #: Schemes of stores in which an upload is visible when it is complete, and not before.
 _WHOLE = frozenset({"s3", "gs", "az", "abfs", "oci", "oss"})
 
 
-def open_remote(store: Store, url: str, *, verify: bool) -> Archive:
+def open_remote(store: Store, url: str, *, verify: bool, compress: str = "never") -> Archive:
     """The archive at a URL."""
     kind = RemoteArchive if source_in(url, "").scheme in REMOTE else _WebArchive
-    return kind(store, url, verify=verify)
+    return kind(store, url, verify=verify, compress=compress)
 
 
 class RemoteArchive(Archive):
     """An archive in a store that fsspec opens. A file is hashed while it is copied to $TMPDIR, and then uploaded."""
 
-    def __init__(self, store: Store, url: str, *, verify: bool = True) -> None:
-        super().__init__(store, url, verify=verify)
+    def __init__(self, store: Store, url: str, *, verify: bool = True, compress: str = "never") -> None:
+        super().__init__(store, url, verify=verify, compress=compress)
         self._work = tempfile.gettempdir()
         self._opened: tuple[Any, str] | None = None
 
@@ -44,13 +44,21 @@ class RemoteArchive(Archive):
         self._write(f"{WORK}/archive", "sc-dtool\n")
         return True
 
-    def path_of(self, digits: str) -> str:
+    def path_of(self, digits: str, form: str = "") -> str:
         """See Archive."""
-        return source_in(self.url, objects.object_name(digits)).canonical
+        return source_in(self.url, objects.object_name(digits, form)).canonical
 
-    def local_path(self, staged: Staged) -> str:
+    def _prepare(self) -> None:
+        """See Archive. A file is made on this host first."""
+        self.require()
+
+    def _form_among(self, digits: str, forms: Sequence[str]) -> str | None:
         """See Archive."""
-        return staged.path
+        return next((form for form in forms if self._size_of(objects.object_name(digits, form)) is not None), None)
+
+    def _other_forms(self, form: str) -> list[str]:
+        """None: each look is a request, for each file that is added. An object may be there in two forms."""
+        return []
 
     def require(self) -> None:
         """See Archive."""

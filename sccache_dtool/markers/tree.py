@@ -164,14 +164,22 @@ def state_of(one: Marked, memory: Memory, archive: Archive | None = None, *, rea
     `read`: read the file, even if it has not changed since it was read.
     """
     try:
-        status = os.lstat(one.target)
+        status = os.stat(one.target) if _is_link_into_cache(one.target) else os.lstat(one.target)
     except FileNotFoundError:
-        if archive is not None and any(archive.size(part.sha256) is None for part in one.marker.parts):
+        if archive is not None and not all(archive.has(part.sha256) for part in one.marker.parts):
             return State.LOST
         return State.ABSENT
     if not stat.S_ISREG(status.st_mode) or status.st_size != one.marker.bytes:
         return State.CHANGED
     return State.SAME if memory.digest(one.target, status, read=read) == one.marker.sha256 else State.CHANGED
+
+
+def _is_link_into_cache(path: str) -> bool:
+    """Whether it is a link that `save --link` made; what it leads to may have been evicted."""
+    try:
+        return "/.sc-dtool/items/" in os.readlink(path)
+    except OSError:
+        return False
 
 
 def files_of(files: Files, one: Marked) -> list[Marked]:
@@ -222,7 +230,7 @@ def _restore(files: Files, one: Marked, memory: Memory, within: str, force: bool
     if within:
         _make_directories(within, os.path.dirname(one.target))
     try:
-        files.copy_out(one.marker, one.target, replace=force)
+        files.copy_out(one.marker, one.target, replace=force or _is_link_into_cache(one.target))
     except CacheError as error:
         error.message = f"{printable(one.target)}: {error.message}"
         raise

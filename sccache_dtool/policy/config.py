@@ -72,6 +72,9 @@ class _Settings(NamedTuple):
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     archive_url: str | None = None  # where objects are kept: a directory, or a URL
     archive_limit: int | None = None  # bytes that objects may take up in this cache
+    archive_compress: str = (
+        "never"  # what is compressed: nothing, the archive's files, or the copies in the cache as well
+    )
     archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
     globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
     globus_base: str | None = None  # the path of the cache in that collection
@@ -188,6 +191,13 @@ def _archive(value: object) -> str:
     return value.rstrip("/") or "/"
 
 
+def _compress(value: object) -> str:
+    """What is compressed."""
+    if value not in ("never", "archive", "both"):
+        raise UsageError(f"{value!r} does not say what to compress", hint='give "never", "archive" or "both"')
+    return str(value)
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{value!r} is neither true nor false", hint="write true or false, without quotes")
@@ -263,6 +273,7 @@ SETTINGS = {
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
     "archive_url": Setting("archive", "url", _archive),
+    "archive_compress": Setting("archive", "compress", _compress),
     "archive_limit": Setting("archive", "limit", _limit),
     "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),

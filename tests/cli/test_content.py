@@ -184,3 +184,63 @@ def test_without_an_archive(sc: Sc, tmp_path: Path) -> None:
         done = sc(*words)
         assert done.code == Exit.USAGE
         assert "config.toml" in done.err
+
+
+WRONG_WORDS = [
+    (["cat", "sha256:00"], "'00' is not a sha256 digest: expected 64 hexadecimal digits, not 2"),
+    (["get", "sha256:00", "-o", "x"], "expected 64 hexadecimal digits"),
+    (["cat", "md5:00"], "'00' is not an MD5"),
+    (["cat", "nothing"], "nothing is not a marker"),
+    (["get", "nothing", "-o", "x"], "nothing is not a marker"),
+    (["add", "x", "--comment", "c" * 10_001], "a comment has at most"),
+    (["save", "x", "--comment", "c" * 10_001], "a comment has at most"),
+    (["save", "x", "--link", "--remove"], "--link cannot be combined"),
+    (["marker", "comment", "nothing", "text"], "nothing is not a marker"),
+    (["marker", "append", "nothing", "x"], "nothing is not a marker"),
+    (["archive", "verify", "sha256:00"], "expected 64 hexadecimal digits"),
+    (["archive", "verify", "nothing"], "'nothing' is not an identifier"),
+    (["archive", "orphans", "--markers", "nothing"], "nothing is not a marker"),
+    (["archive", "adopt", "nothing"], "nothing/index.csv"),
+    (["index", "ls", "sha256:00"], "expected 64 hexadecimal digits"),
+    (["index", "has", "sha256:00"], "expected 64 hexadecimal digits"),
+    (["index", "add", "sha256:00"], "expected 64 hexadecimal digits"),
+    (["index", "import", "nothing"], "there is no file nothing"),
+]
+
+
+@pytest.mark.parametrize(("words", "text"), WRONG_WORDS, ids=[" ".join(words)[:40] for words, _ in WRONG_WORDS])
+def test_what_is_wrong_with_the_words_comes_first(sc: Sc, tmp_path: Path, words: list[str], text: str) -> None:
+    """Somebody who mistyped an id would be sent to the administrator, to set up an archive."""
+    done = sc(*words)
+    assert done.code not in (Exit.DONE, Exit.FINDINGS)
+    assert text in done.err
+    assert "has no archive" not in done.err
+
+
+def test_a_link_is_made_only_in_a_command_of_run(place: Path, sc: Sc) -> None:
+    """A link would lead nowhere after the next cleaning, or a job would be told that it saved space when it has not."""
+    done = sc("save", "data.csv", "--link")
+    assert done.code == 0
+    assert not (place / "data.csv").is_symlink()
+    assert "a link needs a lease that lasts" in done.out or "reflink" in done.out
+    script = (
+        "sc-dtool -q -f json save data.csv --link && readlink data.csv && sc-dtool -q clean --all -y && cat data.csv"
+        " && sc-dtool marker status"
+    )
+    done = call("run", "--name", "nothing", "--", "sh", "-c", script)
+    assert done.code == 0, done
+    assert '"kept":"link"' in done.out.replace(" ", "")
+    assert TEN.decode() in done.out
+    assert (place / "data.csv").is_symlink()
+    assert sc("clean", "--all", "-y").code == 0  # the command has ended, and its lease with it
+    assert not (place / "data.csv").exists()
+    assert sc("-f", "json", "marker", "status").row("marker")["state"] == "absent"
+    assert sc("marker", "restore").code == 0
+    assert not (place / "data.csv").is_symlink()
+    assert (place / "data.csv").read_bytes() == TEN
+
+
+def test_the_variable_of_another_process_gives_no_link(place: Path, sc: Sc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that a command of `run` left behind would be given links that nothing keeps valid."""
+    monkeypatch.setenv("SC_DTOOL_RUN", "1000000000")
+    assert sc("-f", "json", "save", "data.csv", "--link").row("saved")["kept"] != "link"
