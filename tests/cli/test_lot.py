@@ -536,6 +536,12 @@ def test_doctor_finds_what_is_wrong_with_lots(sc: Sc, disk: Disk) -> None:
     table = json.loads(file.read_text())
     table["lots"]["ada"]["parents"] = ["gone"]
     file.write_text(json.dumps(table))
+    forged = directory / f"now~7~{'0' * 16}"
+    forged.symlink_to("-")
+    sc("doctor", "--fix")
+    assert sorted(table_of(disk)) == [current, forged.name]  # the right one is not removed for the sake of the other
+    assert f"if this one is right, remove {forged}" in sc("doctor").out
+    forged.unlink()
     done = sc("doctor")
     assert "which does not exist" in done.out
     assert sc("clean", "--all", "-y").code == 1
