@@ -77,6 +77,8 @@ def _difference(text: str) -> int:
     return -parse_size(text[1:]) if text.startswith("-") else parse_size(text)
 
 
+#: A file that people have written; bytes that are no text are refused where they would mean something.
+_TEXT = click.File(encoding="utf-8", errors="surrogateescape")
 _LIMIT = Quantity("SIZE", _limit)
 _DIFFERENCE = Quantity("SIZE", _difference)
 _COUNT = Quantity("N", _count)
@@ -444,7 +446,7 @@ def unclaim(now: Invocation, given: tuple[str, ...], caller: str | None) -> None
 @click.option("--bytes-being-written", type=_DIFFERENCE, help="Space that it is about to take there.")
 @click.option("--objects-being-written", type=int, help="Files and directories that are being written there.")
 @click.option("--delta", is_flag=True, help="Add the numbers to what was reported; --bytes=-1TB subtracts.")
-@click.option("--tree", type=click.File(), metavar="FILE", help="Sizes of directories, in the form of LotMan.")
+@click.option("--tree", type=_TEXT, metavar="FILE", help="Sizes of directories, in the form of LotMan.")
 @as_option
 @common_options()
 @pass_invocation
@@ -558,7 +560,7 @@ def restore(now: Invocation, number: int, caller: str | None) -> None:
 
 
 @lot_command.command("import")
-@click.argument("file", type=click.File(), metavar="FILE")
+@click.argument("file", type=_TEXT, metavar="FILE")
 @dry_run_option
 @strict_option
 @as_option

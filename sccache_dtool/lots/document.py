@@ -53,7 +53,7 @@ def decode(text: str, owner: str) -> Lots:
             pass  # a TOML file may begin with a bracket, too
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of a number of thousands of digits it is a plain ValueError
         raise UsageError(f"the lots cannot be read: {error}", hint="an example: sc-dtool lot export") from None
     unknown = document.keys() - {"lot"}
     tables = document.get("lot", {})

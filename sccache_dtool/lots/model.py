@@ -563,7 +563,8 @@ def _narrower(child: Lot, lot: Lot) -> dict[str, Any]:
 
 
 def _check_values(lot: Lot) -> None:
-    if not lot.name or len(lot.name) > LONGEST_NAME or not lot.name.isprintable() or "/" in lot.name:
+    is_name = lot.name == lot.name.strip() and lot.name.isprintable() and "/" not in lot.name
+    if not is_name or not 0 < len(lot.name) <= LONGEST_NAME:
         raise UsageError(f"{lot.name[:LONGEST_NAME]!r} cannot be the name of a lot")
     if not lot.owner.isprintable():
         raise UsageError(f"lot {lot.name!r}: {lot.owner!r} cannot be an owner")

@@ -243,6 +243,15 @@ def test_an_export_is_imported_elsewhere(sc: Sc, tmp_path: Path, form: list[str]
     assert Cache(tmp_path / "other").lots().lots == Cache(tmp_path / "cache").lots().lots
 
 
+def test_a_file_that_is_no_text_is_refused(sc: Sc, tmp_path: Path) -> None:
+    """A mistyped file name would be reported as a fault of the program."""
+    file = tmp_path / "binary"
+    file.write_bytes(bytes(range(256)))
+    refused(sc("lot", "import", file), "the lots cannot be read")
+    sc("lot", "create", "ada")
+    refused(sc("lot", "report", "--tree", file), "is not JSON")
+
+
 def test_earlier_versions_come_back(sc: Sc) -> None:
     """A slip could not be undone."""
     sc("lot", "create", "ada", "--dedicated", "1TB")
