@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -27,7 +28,7 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots import document, lotman
-from sccache_dtool.lots.belonging import Belonging
+from sccache_dtool.lots.belonging import Belonging, Consulted
 from sccache_dtool.lots.document import claim, claim_text
 from sccache_dtool.lots.model import (
     DEFAULT,
@@ -347,27 +348,32 @@ def of(now: Invocation, what: str) -> None:
     """
     cache = now.cache()
     lots = cache.lots().lots
-    if is_path(what) and Layout(str(cache.root)).within(what) is None:
-        match = lots.of(what, time.time())
-        now.out.result("lot", {"path": what, "lot": match.lot}, match.lot, f"  {what}: {_why(match)}")
+    belonging = Belonging(lots, time.time())
+    root = str(cache.root)
+    if is_path(what) and Layout(root).within(what) is None:
+        if what.startswith(f"{root}/") and os.path.isfile(what):
+            user = user_name(os.lstat(what).st_uid)
+            consulted = belonging.explain_loose(what.removeprefix(f"{root}/"), user)
+        else:
+            consulted = [Consulted(what, lots.of(what, time.time()))]
+        _explain(now, lots, {"path": what}, consulted)
         return
     item = cache.item(cache.find(what))
     for copy in item.copies:
-        consulted = Belonging(lots, time.time()).explain(item.key, cache.facts(copy))
-        last = consulted[-1]
-        lot = last.match.lot if last.match else DEFAULT
-        lines = [
-            f"{one.path}: {'no lot claims it' if one.match is None or one.match.claim is None else ''}"
-            f"{f'{one.match.lot} claims {claim_text(one.match.claim)}' if one.match and one.match.claim else ''}"
-            for one in consulted
-        ]
-        fields = {
-            "item": item.key,
-            "copy": str(copy.generation),
-            "lot": lot,
-            "consulted": [one.path for one in consulted],
-        }
-        now.out.result("lot", fields, lot, *(f"  {line}" for line in lines))
+        consulted = belonging.explain(item.key, cache.facts(copy))
+        _explain(now, lots, {"item": item.key, "copy": str(copy.generation)}, consulted)
+
+
+def _explain(now: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: Sequence[Consulted]) -> None:
+    """Print the lot of something, and by which of its paths it was found."""
+    last = consulted[-1].match
+    lot = last.lot if last else DEFAULT
+    above = lots.ancestors(lot)
+    lines = [f"  {one.path}: {_why(one.match)}" for one in consulted]
+    if above:
+        lines.append(f"  it counts for the lots above as well: {', '.join(above)}")
+    looked_up = [one.path for one in consulted]
+    now.out.result("lot", {**fields, "lot": lot, "above": above, "consulted": looked_up}, lot, *lines)
 
 
 @lot_command.command("past")

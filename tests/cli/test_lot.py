@@ -127,6 +127,23 @@ def test_a_lot_of_an_item_is_explained(sc: Sc, item: Item, tmp_path: Path) -> No
     sc("lot", "create", "data", "--path", f"{tmp_path}/data", "--exclude", f"{tmp_path}/data/b")
     assert sc("lot", "of", "a").out.splitlines()[0] == "data"
     assert sc("lot", "of", f"{tmp_path}/data/b/c").out.splitlines()[0] == DEFAULT
+    sc("lot", "create", "site", "--path", "user:nobody")
+    sc("lot", "set", "data", "--add-parent", "site")
+    assert "counts for the lots above as well: site" in sc("lot", "of", "a").out
+    assert sc("lot", "of", "a", "-f", "json").row("lot")["above"] == ["site"]
+
+
+def test_a_lot_of_a_loose_file_is_explained(sc: Sc, root: Path) -> None:
+    """Nobody could tell for whom the files that dtool left count."""
+    sc("lot", "create", "files", "--path", f"loose:{UUID}")
+    (root / UUID).mkdir()
+    for name in (UUID, "other"):
+        file = root / name / f"{'0' * 40}.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+        lot = "files" if name == UUID else DEFAULT
+        row = sc("lot", "of", file, "-f", "json").row("lot")
+        assert (row["lot"], row["consulted"][0]) == (lot, f"loose:{name}/{'0' * 40}.txt")
 
 
 def test_paths_are_compared_by_whole_names(sc: Sc) -> None:
