@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.transfers import Transfer
     from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.lots.model import Lots, Usage
+    from sccache_dtool.lots.rights import LotRights
     from sccache_dtool.lots.table import Table as LotTable
     from sccache_dtool.markers.archive import Archive
     from sccache_dtool.markers.files import Files, Identifier
     from sccache_dtool.markers.marker import Marker
     from sccache_dtool.metrics import Saved, Snapshot
     from sccache_dtool.policy.rules import Plan, Rules
+    from sccache_dtool.policy.shares import Shares
     from sccache_dtool.policy.thresholds import Trashed
     from sccache_dtool.policy.totals import Spared, Sums
     from sccache_dtool.pool import Pool
@@ -1066,6 +1068,7 @@ class Cache:
 
         try:
             grace, exclude = self.settings.clean_grace, self.settings.clean_exclude
+            self.lots()
         except CacheError:  # `spared` reports it
             return self.loose_directories()
         return self.loose_directories(untouched_since=self._clock.wall() - max(YOUNG, grace), exclude=exclude)
@@ -1081,8 +1084,9 @@ class Cache:
         store, settings = self.store, self.settings
         now = store.clock.wall()
         try:
+            self.lots()  # if they cannot be read, nothing is removed
             return Spared(pins.pinned(store, now), settings.clean_exclude, settings.clean_grace, now)
-        except CacheError as error:  # what is pinned, or excluded by config.toml, is not known
+        except CacheError as error:  # what is pinned, excluded by config.toml, or within shares, is not known
             if "dtool" in settings.faults:
                 raise
             store.log.warning(f"{error.message}; nothing is counted as reclaimable")
@@ -1305,17 +1309,26 @@ class Cache:
             return True  # whoever makes the first lot is the owner
         return os.geteuid() in (0, owner) or caller.user_name() in self.settings.lots_managers
 
+    def lot_rights(self) -> LotRights | None:
+        """Who may change all lots; None if there are none."""
+        from sccache_dtool.lots.rights import rights
+
+        return rights(self.store, self.settings.lots_managers)
+
     def lots_log(self) -> list[LotTable]:
         """The lots in force, and those before them, as far as they are kept; the newest first."""
         from sccache_dtool.lots import table
 
         return list(table.log(self.store))
 
-    def restore_lots(self, number: int) -> LotTable:
-        """Put an earlier version of the lots in force again, even if the one in force cannot be read."""
+    def restore_lots(self, number: int, who: str | None = None) -> LotTable:
+        """Put an earlier version of the lots in force again, also if the one in force cannot be read.
+
+        `who`: the user who must have the right to; None for somebody who may do everything.
+        """
         from sccache_dtool.lots import table
 
-        return table.restore(self._check_permissions(), number)
+        return table.restore(self._check_permissions(), number, who)
 
     def reported_usage(self) -> dict[str, Usage]:
         """What was reported of data that lies elsewhere, by lot."""
@@ -1345,6 +1358,20 @@ class Cache:
             lot = lookup.of_facts(one.key, ItemFacts(name=one.label, source=one.source, by=one.by))
             parts.append({lot: Usage(0, 0, one.bytes, 1)})
         return usage.total([*parts, usage.of_loose(self.loose_directories(), lookup), table.reported(self.store)])
+
+    def shares(self) -> Shares | None:
+        """What the lots protect; None if they protect nothing, or cannot be read, which `spared` reports."""
+        from sccache_dtool.lots import table
+        from sccache_dtool.lots.model import Question
+        from sccache_dtool.policy.shares import Shares
+
+        try:
+            lots, settings = self.lots().lots, self.settings
+            order = tuple(map(Question, settings.lots_order))
+            shares = Shares(lots, table.reported(self.store), order, settings.lots_forget)
+        except CacheError:
+            return None
+        return shares if shares.protect else None
 
     def lookup(self, lots: Lots | None = None, only: str | None = None) -> Lookup:
         """What finds the lots of copies. `lots`: instead of those in force; `only`: see there."""

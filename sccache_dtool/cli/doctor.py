@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column
@@ -98,9 +99,28 @@ def _examine(now: Invocation, fix: bool, verify_content: bool) -> int:
         now.out.result("content", fields, text)
     for finding in findings:
         _print_finding(now, finding, repairs.refused.get(finding.path))
+    _print_lot_rights(now, cache)
     text = f"{output.count(len(findings), 'finding')}" + (f", {repairs.done} repaired" if fix else "")
     now.out.result("total", {"findings": len(findings), "repaired": repairs.done}, text)
     return Exit.FINDINGS if findings else Exit.DONE
+
+
+def _print_lot_rights(now: Invocation, cache: Cache) -> None:
+    """Say who may change the lots. That is not a finding: the permissions of their directory are for people to set."""
+    try:
+        found = cache.lot_rights()
+    except CacheError:  # of `config.toml`, which is a finding
+        return
+    if found is None:
+        return
+    text = f"all lots may be changed by {found.owner}, who owns {found.directory}"
+    if found.managers:
+        text += f", and by {', '.join(found.managers)}"
+    if found.everybody or found.group is not None:
+        who = "every user" if found.everybody else f"every member of group {found.group}"
+        text += f"; {who} can write there, so that only rules prevent other changes (to forbid them: chmod go-w)"
+    fields = found._asdict()
+    now.out.result("lot_rights", fields | {"managers": list(found.managers)}, records.printable(text))
 
 
 def _print_finding(now: Invocation, finding: Finding, refused: str | None) -> None:

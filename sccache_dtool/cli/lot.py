@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -27,11 +28,12 @@ from sccache_dtool.disk.names import Layout
 from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots import document, lotman
-from sccache_dtool.lots.belonging import Belonging
+from sccache_dtool.lots.belonging import Belonging, Consulted
 from sccache_dtool.lots.document import claim, claim_text
 from sccache_dtool.lots.model import (
     DEFAULT,
     LIMITS,
+    Attribution,
     Balance,
     Claim,
     Lot,
@@ -53,7 +55,8 @@ _NO_LIMIT = _NoLimit()
 
 
 def _limit(text: str) -> int | _NoLimit:
-    return _NO_LIMIT if text in (document.UNLIMITED, "none") else parse_size(text)
+    """A size; "none" is none of it, as opposed to no limit."""
+    return _NO_LIMIT if text == document.UNLIMITED else 0 if text == "none" else parse_size(text)
 
 
 def _count(text: str) -> int | str | _NoLimit:
@@ -71,7 +74,14 @@ def _moment(text: str) -> float | _NoLimit:
     return _NO_LIMIT if text == "never" else float(int(parse_until(text)))
 
 
+def _difference(text: str) -> int:
+    return -parse_size(text[1:]) if text.startswith("-") else parse_size(text)
+
+
+#: A file that people have written; bytes that are no text are refused where they would mean something.
+_TEXT = click.File(encoding="utf-8", errors="surrogateescape")
 _LIMIT = Quantity("SIZE", _limit)
+_DIFFERENCE = Quantity("SIZE", _difference)
 _COUNT = Quantity("N", _count)
 _MOMENT = Quantity("WHEN", _moment)
 
@@ -88,8 +98,17 @@ def _limits(function: Any) -> Any:
     return add_options(
         click.option("--owner", metavar="OWNER", help="Who owns the lot. Default: your user name."),
         click.option("--dedicated", type=SIZE, help="Space that `clean` leaves to the lot: 40TB. Default: 0."),
-        click.option("--opportunistic", type=_LIMIT, help="Space beyond that, while it is free. Default: unlimited."),
+        click.option(
+            "--opportunistic", type=_LIMIT, help="Space beyond that, while it is free, or none. Default: unlimited."
+        ),
         click.option("--max-objects", type=_COUNT, help="Files and directories, or +N. Default: unlimited."),
+        click.option(
+            "--attribute",
+            "attributions",
+            multiple=True,
+            metavar="LOT:LIMIT=N,...",
+            help="How much of a limit comes from a parent: site:dedicated=4TB. Repeatable. Default: equal parts.",
+        ),
         click.option("--expires", type=_MOMENT, help="When its data begins to go before others'. Default: never."),
         click.option("--deletes", type=_MOMENT, help="When its data goes at every `clean`. Default: never."),
     )(function)
@@ -104,7 +123,7 @@ def lot_command() -> None:
     them, too. `clean` leaves the dedicated space of each lot, and removes first what is beyond it.
 
     A path is user:NAME, dataset:UUID, name:NAME, item:KEY, loose:PATH, the path of a local source, or a URL. It
-    includes what is below it. A path that begins with - is excluded.
+    includes what is below it. -PATH is excluded, and =PATH does not include what is below it.
 
     \b
     Example:
@@ -171,7 +190,7 @@ def create(
 @click.argument("name")
 @click.option("--add-parent", multiple=True, metavar="LOT", help="Put another lot above it. Repeatable.")
 @click.option("--rm-parent", multiple=True, metavar="LOT", help="It is no longer below this lot. Repeatable.")
-@click.option("--add-path", multiple=True, metavar="PATH", help="A further path; -PATH excludes it. Repeatable.")
+@click.option("--add-path", multiple=True, metavar="PATH", help="A further path. Repeatable.")
 @click.option("--rm-path", multiple=True, metavar="PATH", help="A path that it no longer has. Repeatable.")
 @_limits
 @strict_option
@@ -329,27 +348,32 @@ def of(now: Invocation, what: str) -> None:
     """
     cache = now.cache()
     lots = cache.lots().lots
-    if is_path(what) and Layout(str(cache.root)).within(what) is None:
-        match = lots.of(what, time.time())
-        now.out.result("lot", {"path": what, "lot": match.lot}, match.lot, f"  {what}: {_why(match)}")
+    belonging = Belonging(lots, time.time())
+    root = str(cache.root)
+    if is_path(what) and Layout(root).within(what) is None:
+        if what.startswith(f"{root}/") and os.path.isfile(what):
+            user = user_name(os.lstat(what).st_uid)
+            consulted = belonging.explain_loose(what.removeprefix(f"{root}/"), user)
+        else:
+            consulted = [Consulted(what, lots.of(what, time.time()))]
+        _explain(now, lots, {"path": what}, consulted)
         return
     item = cache.item(cache.find(what))
     for copy in item.copies:
-        consulted = Belonging(lots, time.time()).explain(item.key, cache.facts(copy))
-        last = consulted[-1]
-        lot = last.match.lot if last.match else DEFAULT
-        lines = [
-            f"{one.path}: {'no lot claims it' if one.match is None or one.match.claim is None else ''}"
-            f"{f'{one.match.lot} claims {claim_text(one.match.claim)}' if one.match and one.match.claim else ''}"
-            for one in consulted
-        ]
-        fields = {
-            "item": item.key,
-            "copy": str(copy.generation),
-            "lot": lot,
-            "consulted": [one.path for one in consulted],
-        }
-        now.out.result("lot", fields, lot, *(f"  {line}" for line in lines))
+        consulted = belonging.explain(item.key, cache.facts(copy))
+        _explain(now, lots, {"item": item.key, "copy": str(copy.generation)}, consulted)
+
+
+def _explain(now: Invocation, lots: Lots, fields: Mapping[str, Any], consulted: Sequence[Consulted]) -> None:
+    """Print the lot of something, and by which of its paths it was found."""
+    last = consulted[-1].match
+    lot = last.lot if last else DEFAULT
+    above = lots.ancestors(lot)
+    lines = [f"  {one.path}: {_why(one.match)}" for one in consulted]
+    if above:
+        lines.append(f"  it counts for the lots above as well: {', '.join(above)}")
+    looked_up = [one.path for one in consulted]
+    now.out.result("lot", {**fields, "lot": lot, "above": above, "consulted": looked_up}, lot, *lines)
 
 
 @lot_command.command("past")
@@ -423,15 +447,17 @@ def unclaim(now: Invocation, given: tuple[str, ...], caller: str | None) -> None
 
 @lot_command.command("report")
 @click.argument("name", required=False)
-@click.option("--bytes", "size", type=SIZE, help="Space that the lot has elsewhere.")
-@click.option("--objects", type=click.IntRange(0), help="Files and directories that it has elsewhere.")
-@click.option("--delta", is_flag=True, help="The numbers are to be added to what was reported.")
-@click.option("--tree", type=click.File(), metavar="FILE", help="Sizes of directories, in the form of LotMan.")
+@click.option("--bytes", type=_DIFFERENCE, help="Space that the lot has elsewhere.")
+@click.option("--objects", type=int, help="Files and directories that it has elsewhere.")
+@click.option("--bytes-being-written", type=_DIFFERENCE, help="Space that it is about to take there.")
+@click.option("--objects-being-written", type=int, help="Files and directories that are being written there.")
+@click.option("--delta", is_flag=True, help="Add the numbers to what was reported; --bytes=-1TB subtracts.")
+@click.option("--tree", type=_TEXT, metavar="FILE", help="Sizes of directories, in the form of LotMan.")
 @as_option
 @common_options()
 @pass_invocation
 def report(
-    now: Invocation, name: str | None, size: int | None, objects: int | None, delta: bool, tree: Any, caller: str | None
+    now: Invocation, /, name: str | None, delta: bool, tree: Any, caller: str | None, **numbers: int | None
 ) -> None:
     """Report what lots have outside this cache, so that it counts for them.
 
@@ -441,7 +467,7 @@ def report(
     """
     cache = now.cache()
     lots = cache.lots().lots
-    if (name is None) == (tree is None):
+    if (name is None) == (tree is None) or (tree is not None and any(one is not None for one in numbers.values())):
         raise UsageError("give a lot and its numbers, or --tree FILE")
     if tree is not None:
         import json
@@ -451,8 +477,7 @@ def report(
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{tree.name} is not JSON: {error}") from None
     else:
-        values = {"bytes": size, "objects": objects}
-        given = {field: value for field, value in values.items() if value is not None}
+        given = {field: value for field, value in numbers.items() if value is not None}
         if not given:
             raise UsageError("give --bytes or --objects")
         reports = [lotman.Report(str(name), given)]
@@ -521,23 +546,27 @@ def log(now: Invocation) -> None:
 
 @lot_command.command("restore")
 @click.argument("number", type=int)
+@as_option
 @common_options()
 @pass_invocation
-def restore(now: Invocation, number: int) -> None:
+def restore(now: Invocation, number: int, caller: str | None) -> None:
     """Put an earlier version of the lots in force again.
+
+    It works also if the version in force cannot be read. Only whoever may change all lots can do it then.
 
     \b
     Example:
       sc-dtool lot restore 12
     """
-    made = now.cache().restore_lots(number)
+    cache = now.cache()
+    made = cache.restore_lots(number, _caller(cache, caller))
     now.out.result(
         "version", {"number": made.number, "of": number}, f"version {made.number} is as version {number} was"
     )
 
 
 @lot_command.command("import")
-@click.argument("file", type=click.File(), metavar="FILE")
+@click.argument("file", type=_TEXT, metavar="FILE")
 @dry_run_option
 @strict_option
 @as_option
@@ -564,9 +593,7 @@ def import_lots(now: Invocation, file: Any, dry_run: bool, strict: bool, caller:
     who = _caller(cache, caller)
 
     def make(lots: Lots) -> Lots:
-        for lot in lots:
-            if who is not None and (lot.name not in wanted or wanted[lot.name] != lot):
-                lots.update(lot.name, caller=who)
+        lots.check_change(wanted, who)
         return _fit(lots, wanted, strict)
 
     cache.change_lots(make, f"import {file.name}")
@@ -611,6 +638,8 @@ def _fit(before: Lots, after: Lots, strict: bool) -> Lots:
 def _given(given: Mapping[str, Any], lot: Lot) -> dict[str, Any]:
     """The limits that were given, as fields of a lot. Differences are to those of `lot`."""
     found = {"objects" if name == "max_objects" else name: value for name, value in given.items() if value is not None}
+    if shares := found.pop("attributions", ()):
+        found["attributions"] = () if shares == ("equal",) else tuple(map(document.attribution, shares))
     objects = found.get("objects")
     if isinstance(objects, str):
         found["objects"] = (lot.objects or 0) + int(objects)
@@ -643,12 +672,16 @@ def _differences(before: Lots, after: Lots) -> Iterable[str]:
 
 
 def _in_tree(lots: Lots) -> list[tuple[str, int]]:
+    """The lots, each with its level. What is below a lot with several parents is shown below the first of them only."""
     found: list[tuple[str, int]] = []
+    seen: set[str] = set()
 
     def visit(name: str, depth: int) -> None:
         found.append((name, depth))
-        for child in sorted(lots.children(name)):
-            visit(child, depth + 1)
+        if name not in seen:
+            seen.add(name)
+            for child in sorted(lots.children(name)):
+                visit(child, depth + 1)
 
     for lot in sorted(lots, key=lambda one: one.name):
         if not lot.parents - {lot.name}:
@@ -657,7 +690,8 @@ def _in_tree(lots: Lots) -> list[tuple[str, int]]:
 
 
 def _table(now: Invocation, lots: Lots, balances: Mapping[str, Balance], names: Iterable[tuple[str, int]]) -> None:
-    rows = [{**_fields(lots, name, balances), "_shown": f"{'  ' * depth}{name}"} for name, depth in names]
+    past = _all_past(lots, balances)
+    rows = [{**_fields(lots, name, balances, past), "_shown": f"{'  ' * depth}{name}"} for name, depth in names]
     columns = [
         Column("LOT", "_shown"),
         Column("OWNER", "owner"),
@@ -679,8 +713,9 @@ def _past_for_people(row: Fields) -> str:
 
 
 def _print(now: Invocation, lots: Lots, names: Iterable[str], balances: Mapping[str, Balance]) -> None:
+    past = _all_past(lots, balances)
     for name in names:
-        fields = _fields(lots, name, balances)
+        fields = _fields(lots, name, balances, past)
         lines = [f"{title:<14}{text}" for title, text in _lines(fields) if text]
         now.out.result("lot", fields, *lines)
 
@@ -695,6 +730,11 @@ def _lines(fields: Fields) -> Iterable[tuple[str, str]]:
     yield "dedicated", output.size(fields["dedicated_bytes"])
     yield "opportunistic", _size(fields["opportunistic_bytes"])
     yield "max objects", document.UNLIMITED if fields["max_objects"] is None else f"{fields['max_objects']:,}"
+    for parent, values in fields["attributions"].items():
+        amounts = {"dedicated": values["dedicated_bytes"], "opportunistic": values["opportunistic_bytes"]}
+        parts = [f"{name} {output.size(value)}" for name, value in amounts.items() if value is not None]
+        parts += [] if values["max_objects"] is None else [output.count(values["max_objects"], "object")]
+        yield f"of {parent}", ", ".join(parts)
     yield "expires", fields["expires"] or "never"
     yield "deletes", fields["deletes"] or "never"
     yield "status", fields["status"]
@@ -705,11 +745,19 @@ def _lines(fields: Fields) -> Iterable[tuple[str, str]]:
     yield "past", ", ".join(fields["past"])
 
 
-def _fields(lots: Lots, name: str, balances: Mapping[str, Balance]) -> dict[str, Any]:
+def _all_past(lots: Lots, balances: Mapping[str, Balance]) -> Mapping[Question, set[str]]:
+    """The lots that are past each limit; nothing if it is not known what they use."""
+    own = {one: balance.own for one, balance in balances.items()}
+    asked = Question if balances else ()
+    return {one: lots.past(one, own, time.time(), with_descendants=False) for one in asked}
+
+
+def _fields(
+    lots: Lots, name: str, balances: Mapping[str, Balance], past: Mapping[Question, set[str]]
+) -> dict[str, Any]:
     lot, moment = lots[name], time.time()
     used = balances.get(name)
     usage = None
-    past: list[str] = []
     if used is not None:
         usage = {
             "bytes": used.total.bytes,
@@ -725,8 +773,6 @@ def _fields(lots: Lots, name: str, balances: Mapping[str, Balance]) -> dict[str,
             "dedicated_bytes": used.dedicated.total,
             "opportunistic_bytes": used.opportunistic.total,
         }
-        own = {one: balance.own for one, balance in balances.items()}
-        past = [str(one) for one in Question if name in lots.past(one, own, moment, with_descendants=False)]
     return {
         "name": name,
         "owner": lot.owner,
@@ -741,8 +787,13 @@ def _fields(lots: Lots, name: str, balances: Mapping[str, Balance]) -> dict[str,
         "deletes": output.moment(lot.deletes),
         "status": _status(lot, moment, used),
         "usage": usage,
-        "past": past,
+        "past": [str(one) for one, names in past.items() if name in names],
+        "attributions": {one.parent: _attributed(one) for one in lot.attributions},
     }
+
+
+def _attributed(one: Attribution) -> dict[str, int | None]:
+    return {"dedicated_bytes": one.dedicated, "opportunistic_bytes": one.opportunistic, "max_objects": one.objects}
 
 
 def _status(lot: Lot, moment: float, used: Balance | None) -> str:

@@ -20,13 +20,13 @@ from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.model import Usage
-from sccache_dtool.policy.totals import Spared, Sums, add_up, total
+from sccache_dtool.policy.totals import OfLot, Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
     from sccache_dtool.catalog.loose import LooseDirectory
     from sccache_dtool.lots.lookup import Lookup
-    from sccache_dtool.lots.usage import Holding
+    from sccache_dtool.policy.shares import Shares
 
 _ITEMS = Column("ITEMS", "items", right=True)
 _ENTRIES = Column("FILES", "entries", right=True)
@@ -63,8 +63,8 @@ def _dataset_name(row: Fields) -> str:
 def du_command(now: Invocation, by: str, top: int | None) -> None:
     """Show the space that items take, and how much is reclaimable.
 
-    Space is reclaimable if no lease, pin or exclusion protects it. Loose files are files that dtool wrote into the
-    cache without sc-dtool's plugin. Sizes are the sizes of the files, not of the disk blocks.
+    Space is reclaimable if no lease, pin, exclusion or share of a lot protects it. Loose files are files that dtool
+    wrote into the cache without sc-dtool's plugin. Sizes are the sizes of the files, not of the disk blocks.
 
     \b
     Examples:
@@ -73,22 +73,29 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
     """
     cache = now.cache()
     moment = time.time()
+    shares = cache.shares()
+    lookup = None if shares is None else cache.lookup(shares.lots)
     if by == "item" and top is None and now.format != "human":
-        whole, left = _every_item(now, cache)
+        whole, left = _every_item(now, cache, lookup)
     elif by == "item":
-        whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment)
+        whole, left = _largest_items(now, cache, _SHOWN if top is None else top, moment, lookup)
     elif by == "lot":
-        whole, left = _by_lot(now, cache, top)
+        whole, left = _by_lot(now, cache, top, shares)
     else:
-        whole, left = _summed_up(now, cache, by, top, moment)
+        whole, left = _summed_up(now, cache, by, top, moment, lookup)
     files, loose_bytes = sum(loose.files for loose in left), sum(loose.bytes for loose in left)
+    going, going_bytes = whole.reclaimable_items, whole.reclaimable_bytes + sum(loose.old_bytes for loose in left)
+    if shares is not None and lookup is not None:
+        of_lots = _reclaimable(shares, lookup, whole, left)
+        going_bytes = sum(of_lots.values())
+        going = min(going, sum(own.reclaimable_items for lot, own in whole.of_lots.items() if of_lots[lot]))
     fields = {
         "items": whole.items,
         "bytes": whole.bytes + loose_bytes,
         "leases": whole.leases,
         "uses": whole.uses,
-        "reclaimable_items": whole.reclaimable_items,
-        "reclaimable_bytes": whole.reclaimable_bytes + sum(loose.old_bytes for loose in left),
+        "reclaimable_items": going,
+        "reclaimable_bytes": going_bytes,
         "loose_files": files,
         "loose_bytes": loose_bytes,
     }
@@ -97,17 +104,29 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         "total",
         fields,
         f"{output.count(whole.items, 'item')}, {output.size(fields['bytes'])}{loose}; not in use and reclaimable: "
-        f"{output.count(whole.reclaimable_items, 'item')}, {output.size(fields['reclaimable_bytes'])}",
+        f"{'' if shares is None else 'at most '}{output.count(going, 'item')}, {output.size(going_bytes)}",
     )
 
 
-def _every_item(now: Invocation, cache: Cache) -> tuple[Sums, list[LooseDirectory]]:
+def _reclaimable(shares: Shares, lookup: Lookup, whole: Sums, left: Sequence[LooseDirectory]) -> dict[str, int]:
+    """At most how many bytes of each lot `clean --all` would remove."""
+    from sccache_dtool.lots.usage import of_loose, old_loose
+    from sccache_dtool.lots.usage import total as total_of
+    from sccache_dtool.policy.shares import reclaimable
+
+    used = {lot: Usage(own.bytes, own.entries) for lot, own in whole.of_lots.items()}
+    idle, old = {lot: own.reclaimable_bytes for lot, own in whole.of_lots.items()}, old_loose(left, lookup)
+    both = {lot: idle.get(lot, 0) + old.get(lot, 0) for lot in idle.keys() | old.keys()}
+    return reclaimable(shares, total_of([used, of_loose(left, lookup)]), both, time.time())
+
+
+def _every_item(now: Invocation, cache: Cache, lookup: Lookup | None) -> tuple[Sums, list[LooseDirectory]]:
     """Print each item during the scan, so that none is kept in memory."""
     parts = []
     spared = cache.spared()
     for found in cache.survey(_present):
         now.out.table("item", (item_fields(item) for item in found))
-        parts.append(add_up(0, iter(found), spared))
+        parts.append(add_up(0, iter(found), spared, lookup))
     left = cache.reclaimable_loose()
     now.out.table("item", map(_loose_fields, left))
     return total(parts, 0), left
@@ -117,9 +136,12 @@ def _present(items: Iterator[Item]) -> list[Item]:
     return [item for item in items if item.copies]
 
 
-def _largest_items(now: Invocation, cache: Cache, top: int, moment: float) -> tuple[Sums, list[LooseDirectory]]:
+def _largest_items(
+    now: Invocation, cache: Cache, top: int, moment: float, lookup: Lookup | None
+) -> tuple[Sums, list[LooseDirectory]]:
     """Print the largest items. Only their uses are counted, unless a program reads the total of all."""
-    whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared()), uses=now.format != "human"), top)
+    fold = functools.partial(add_up, top, spared=cache.spared(), lookup=lookup)
+    whole = total(cache.survey(fold, uses=now.format != "human"), top)
     left = cache.reclaimable_loose()
     largest: list[Item | LooseDirectory] = [*whole.largest, *sorted(left, key=lambda loose: -loose.bytes)[:top]]
     largest.sort(key=lambda one: -one.bytes)
@@ -148,7 +170,7 @@ def _loose_fields(loose: LooseDirectory) -> dict[str, Any]:
 
 
 def _summed_up(
-    now: Invocation, cache: Cache, by: str, top: int | None, moment: float
+    now: Invocation, cache: Cache, by: str, top: int | None, moment: float, lookup: Lookup | None
 ) -> tuple[Sums, list[LooseDirectory]]:
     listed = list(cache.scan_with_facts())
     left = cache.reclaimable_loose()
@@ -162,46 +184,50 @@ def _summed_up(
         columns = [Column("FETCHED BY", "user"), SIZE, _ITEMS, LEASES, USES]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
     now.out.table(by, rows[:top], columns)
-    return add_up(0, (item for item, _ in listed if item.copies), cache.spared()), left
+    return add_up(0, (item for item, _ in listed if item.copies), cache.spared(), lookup), left
 
 
-def _by_lot(now: Invocation, cache: Cache, top: int | None) -> tuple[Sums, list[LooseDirectory]]:
+def _by_lot(now: Invocation, cache: Cache, top: int | None, shares: Shares | None) -> tuple[Sums, list[LooseDirectory]]:
     """Print the lots during the scan, of which nothing but sums is kept."""
-    from sccache_dtool.lots.usage import Holding, of_loose
+    from sccache_dtool.lots.usage import of_loose, old_loose
 
-    lookup, spared = cache.lookup(), cache.spared()
-    uses = now.format != "human"
-    parts, sums = [], dict[str, Holding]()
-    for part, of_lots in cache.survey(functools.partial(_sums_by_lot, lookup, spared), uses=uses):
-        parts.append(part)
-        for lot, own in of_lots.items():
-            sums[lot] = Holding(*map(sum, zip(sums.get(lot, Holding()), own, strict=True)))
+    lookup = cache.lookup(None if shares is None else shares.lots)
+    fold = functools.partial(add_up, 0, spared=cache.spared(), lookup=lookup)
+    whole = total(cache.survey(fold, uses=now.format != "human"), 0)
     left = cache.reclaimable_loose()
     loose = of_loose(left, lookup)
+    if shares is None:
+        old = old_loose(left, lookup)
+        going = {lot: own.reclaimable_bytes + old.get(lot, 0) for lot, own in whole.of_lots.items()}
+    else:
+        going = _reclaimable(shares, lookup, whole, left)
     rows: list[dict[str, Any]] = [
         {
             "lot": lot,
             "bytes": own.bytes + used.bytes,
-            "entries": own.objects + used.objects,
+            "entries": own.entries + used.objects,
             "copies": own.copies,
             "loose_files": used.objects,
             "loose_bytes": used.bytes,
             "leases": own.leases,
+            "reclaimable_bytes": going.get(lot, 0),
         }
-        for lot in sorted(sums.keys() | loose.keys())
-        for own, used in [(sums.get(lot, Holding()), loose.get(lot, Usage()))]
+        for lot in sorted(whole.of_lots.keys() | loose.keys())
+        for own, used in [(whole.of_lots.get(lot, OfLot()), loose.get(lot, Usage()))]
     ]
     rows.sort(key=lambda row: row["bytes"], reverse=True)
-    columns = [Column("LOT", "lot"), SIZE, Column("COPIES", "copies", right=True), _ENTRIES, _LOOSE, LEASES]
+    reclaimable = Column("RECLAIMABLE", lambda row: output.size(row["reclaimable_bytes"]), right=True)
+    columns = [
+        Column("LOT", "lot"),
+        SIZE,
+        Column("COPIES", "copies", right=True),
+        _ENTRIES,
+        _LOOSE,
+        LEASES,
+        reclaimable,
+    ]
     now.out.table("lot", rows[:top], columns)
-    return total(parts, 0), left
-
-
-def _sums_by_lot(lookup: Lookup, spared: Spared, found: Iterator[Item]) -> tuple[Sums, dict[str, Holding]]:
-    from sccache_dtool.lots.usage import add_up as add_up_lots
-
-    listed = [item for item in found if item.copies]
-    return add_up(0, iter(listed), spared), add_up_lots(lookup, listed)
+    return whole, left
 
 
 def _by_user(

@@ -307,18 +307,26 @@ def _in_sessions(store: Store) -> Iterator[Finding]:
 
 def _in_lots(store: Store) -> Iterator[Finding]:
     """Lots that cannot be read, so that nothing is evicted, and versions of them that are in force beside another."""
-    for directory in (store.layout.lots, store.layout.reported_usage):
-        with Expected(GONE):
+    looks: tuple[tuple[str, Callable[[Store], object]], ...] = (
+        (store.layout.lots, table.read),
+        (store.layout.reported_usage, table.reported),
+    )
+    for directory, look in looks:
+        unknown: table.Unknown | None = None
+        try:
+            look(store)
+        except table.Unknown as error:
+            unknown = error
+            yield Finding(directory, error.message, None, error.hint or "")
+        with Expected({*GONE, errno.ENOTDIR}):
             in_force = sorted(filter(None, map(VersionName.parse, store.fs.names(directory))))
             for name in in_force[:-1]:
                 if _is_there(store, path := f"{directory}/{name}"):  # otherwise it was about to be renamed
                     what = "an older version that is in force beside a newer one"
-                    yield Finding(path, what, partial(store.fs.unlink, path), "removes it: the newer one counts")
-    try:
-        table.read(store)
-        table.reported(store)
-    except table.Unknown as error:
-        yield Finding(store.layout.lots, error.message, None, error.hint or "")
+                    if unknown is None:
+                        yield Finding(path, what, partial(store.fs.unlink, path), "removes it: the newer one counts")
+                    else:  # somebody may have made up the newer one
+                        yield Finding(path, what, None, f"if this one is right, remove {directory}/{in_force[-1]}")
 
 
 def _link_of(store: Store, entry: Entry) -> str | None:

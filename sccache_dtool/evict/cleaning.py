@@ -117,6 +117,8 @@ class Cleaner:
             downloads.tidy(store, now)
             if plan.forget and holder is not None:
                 table.forget(store, plan.forget)
+            if rules.everything and rules.lot is not None and done.removed:
+                table.note(store, f"reclaim {rules.lot}")
             if done.missed:
                 more = Leftovers(store, judge, keep_downloads=False).work_areas(filter(WorkName.parse, works))
                 tidied += execution.put_away(store, more, deadline)

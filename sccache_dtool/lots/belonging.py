@@ -8,7 +8,7 @@ decides, in this order; within a kind the longest claim does.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.catalog.facts import ItemFacts
@@ -70,13 +70,20 @@ class Belonging:
 
     def explain(self, key: str, facts: ItemFacts) -> list[Consulted]:
         """All paths of a copy that are looked up, in order, up to the first that a lot claims."""
-        consulted = []
-        for _, path in paths(key, facts):
+        return self._until_claimed(path for _, path in paths(key, facts))
+
+    def explain_loose(self, path: str, user: str) -> list[Consulted]:
+        """As `explain`, of a file that dtool left."""
+        return self._until_claimed((f"{LOOSE}{path}", f"{USER}{user}"))
+
+    def _until_claimed(self, consulted: Iterable[str]) -> list[Consulted]:
+        found = []
+        for path in consulted:
             match = self._lots.of(path, self._now)
-            consulted.append(Consulted(path, match if match.claim else None))
+            found.append(Consulted(path, match if match.claim else None))
             if match.claim:
                 break
-        return consulted
+        return found
 
     def _lot(self, path: str) -> str:
         found = self._known.get(path)

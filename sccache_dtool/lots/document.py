@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from typing import Any
 
 from sccache_dtool.clock import iso
 from sccache_dtool.errors import UsageError
 from sccache_dtool.lots import lotman
-from sccache_dtool.lots.model import DEFAULT, Claim, Lot, Lots
+from sccache_dtool.lots.model import DEFAULT, Attribution, Claim, Lot, Lots
 from sccache_dtool.units import parse_size
 
 #: What stands for a limit that does not limit.
@@ -37,6 +37,7 @@ _KEYS = {
     "from": "created",
     "expires": "expires",
     "deletes": "deletes",
+    "attributions": "attributions",
 }
 
 
@@ -52,7 +53,7 @@ def decode(text: str, owner: str) -> Lots:
             pass  # a TOML file may begin with a bracket, too
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of a number of thousands of digits it is a plain ValueError
         raise UsageError(f"the lots cannot be read: {error}", hint="an example: sc-dtool lot export") from None
     unknown = document.keys() - {"lot"}
     tables = document.get("lot", {})
@@ -109,7 +110,39 @@ def _lot(name: str, table: Any, owner: str) -> Lot:
         _moment(values.get("created"), f"{where}: from") or 0.0,
         _moment(values.get("expires"), f"{where}: expires"),
         _moment(values.get("deletes"), f"{where}: deletes"),
+        _attributions(values.get("attributions", {}), f"{where}: attributions"),
     )
+
+
+def _attributions(table: Any, what: str) -> tuple[Attribution, ...]:
+    """What comes from which parent: ``attributions.site = { dedicated = "4TB" }``."""
+    amounts: dict[str, Callable[[Any, str], int | None]] = {
+        "dedicated": _size,
+        "opportunistic": _size,
+        "max_objects": _number,
+    }
+    if not isinstance(table, dict) or not all(
+        isinstance(values, dict) and values.keys() <= amounts.keys() for values in table.values()
+    ):
+        raise UsageError(f"{what} is not a table of parents", hint='write attributions.LOT = { dedicated = "4TB" }')
+    return tuple(
+        Attribution(parent, **{_KEYS[key]: amounts[key](value, f"{what}: {key}") for key, value in values.items()})
+        for parent, values in table.items()
+    )
+
+
+def attribution(text: str) -> Attribution:
+    """What comes from a parent, as people write it on a command line: ``LOT:dedicated=4TB,max_objects=1000``."""
+    parent, colon, amounts = text.rpartition(":")
+    pairs = [pair.partition("=") for pair in amounts.split(",")]
+    values = {key: int(value) if value.isdecimal() else value for key, _, value in pairs}
+    if not colon or not all(equals for _, equals, _ in pairs) or len(values) < len(pairs):
+        raise UsageError(
+            f"cannot read {text!r} as what comes from a parent",
+            hint="write LOT:dedicated=4TB, or LOT:opportunistic=1TB,max_objects=1000",
+        )
+    (found,) = _attributions({parent: values}, repr(text))
+    return found
 
 
 def claim(text: str) -> Claim:
@@ -140,6 +173,10 @@ def _table(lot: Lot) -> str:
         "expires": lot.expires,
         "deletes": lot.deletes,
     }
+    attributed = {
+        one.parent: {key: value for key, name in _KEYS.items() if (value := one._asdict().get(name)) is not None}
+        for one in lot.attributions
+    }
     is_bare = re.fullmatch(r"[A-Za-z0-9_-]+", lot.name) is not None
     lines = [f"[lot.{lot.name if is_bare else _quoted(lot.name)}]"]
     for key, value in values.items():
@@ -147,6 +184,9 @@ def _table(lot: Lot) -> str:
             continue
         text = iso(value) if key in ("from", "expires", "deletes") else _quoted(value)
         lines.append(f"{key} = {text}")
+    for parent, amounts in attributed.items():
+        text = ", ".join(f"{key} = {value}" for key, value in amounts.items())
+        lines.append(f"attributions.{_quoted(parent)} = {{ {text} }}")
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sccache_dtool.errors import UsageError
-from sccache_dtool.lots.model import LIMITS, Balance, Claim, Lot, Lots, Usage
+from sccache_dtool.lots.model import LIMITS, Attribution, Balance, Claim, Lot, Lots, Usage
 
 GB = 10**9
 
@@ -25,6 +25,7 @@ _KEYS = {
     "expiration_time": ("expires", 0.001),
     "deletion_time": ("deletes", 0.001),
 }
+_ATTRIBUTED = ("dedicated_GB", "opportunistic_GB", "max_num_objects")
 _NAMES = {name: key for key, (name, _) in _KEYS.items()}
 _USAGE = {
     "self_GB": ("bytes", GB),
@@ -49,19 +50,37 @@ def limit(name: str, value: float | None) -> float:
     if value is None:
         return UNBOUNDED
     _, unit = _KEYS[_NAMES[name]]
-    return value / unit if unit >= 1 else round(value / unit)
+    if unit < 1:
+        return round(value / unit)
+    return int(value) // unit if value % unit == 0 else value / unit  # exactly, where that can be
 
 
 def lot_from(document: Any) -> tuple[Lot, list[str]]:
     """A lot, and the names of its children, from what `add_lot` takes. Raises UsageError."""
-    known = {"lot_name", "owner", "parents", "children", "paths", "management_policy_attrs"}
-    required = known - {"children", "paths"}
+    required = {"lot_name", "owner", "parents", "management_policy_attrs"}
+    known = required | {"children", "paths", "parent_attributions"}
     found = _mapping(document, "a lot", known, required)
     name, owner = _text(found["lot_name"], "lot_name"), _text(found["owner"], "owner")
     parents = frozenset(_texts(found["parents"], "parents"))
     values = limits(found["management_policy_attrs"], all_of_them=True)
     claims = tuple(claim_from(one) for one in _list(found.get("paths", []), "paths"))
-    return Lot(name, owner, parents, claims, **values), _texts(found.get("children", []), "children")
+    shares = found.get("parent_attributions", {})
+    lot = Lot(name, owner, parents, claims, **values, attributions=attributions_from(shares))
+    return lot, _texts(found.get("children", []), "children")
+
+
+def attributions_from(document: Any) -> tuple[Attribution, ...]:
+    """What comes from which parent, from ``parent_attributions``. Raises UsageError."""
+    if not isinstance(document, dict):
+        raise UsageError("parent_attributions is not a JSON object")
+    found = []
+    for parent, values in document.items():
+        amounts = _mapping(values, f"what comes from {parent!r}", _ATTRIBUTED, ())
+        limits = {_KEYS[key][0]: _limit(key, number) for key, number in amounts.items()}
+        found.append(
+            Attribution(parent, **{name: None if value is None else int(value) for name, value in limits.items()})
+        )
+    return tuple(found)
 
 
 def claim_from(document: Any) -> Claim:
@@ -94,13 +113,23 @@ def document(lots: Lots, name: str, balance: Balance) -> dict[str, Any]:
 
 def addition(lot: Lot) -> dict[str, Any]:
     """A lot as `add_lot` takes it."""
-    return {
+    found: dict[str, Any] = {
         "lot_name": lot.name,
         "owner": lot.owner,
         "parents": sorted(lot.parents),
         "paths": [claim._asdict() for claim in lot.claims],
         "management_policy_attrs": {_NAMES[name]: limit(name, getattr(lot, name)) for name in LIMITS},
     }
+    if lot.attributions:
+        found["parent_attributions"] = {
+            one.parent: {
+                _NAMES[name]: limit(name, value)
+                for name, value in one._asdict().items()
+                if name != "parent" and value is not None
+            }
+            for one in lot.attributions
+        }
+    return found
 
 
 def path(lot: str, claim: Claim) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sccache_dtool.protocol.store import Store
 LEAST_NEW, _SHARE_NEW = 16, 20
 
 #: Bytes of the largest file.
-_LIMIT = 1 << 28
+_LIMIT = 1 << 25
 
 
 class _Page:

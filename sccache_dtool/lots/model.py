@@ -21,6 +21,12 @@ DEFAULT = "default"
 #: Characters of a lot's name; it is part of commands, tables and pages.
 LONGEST_NAME = 200
 
+#: The largest size or number, and the last date (the end of the year 9999, in seconds since 1970), of a lot.
+LARGEST, LAST = 10**18, 253_402_300_799
+
+#: Lots that may be above each other. Each is looked at for each lot below it.
+MOST_LEVELS = 100
+
 
 class Claim(NamedTuple):
     """A path whose data counts for a lot, or, with `exclude`, does not."""
@@ -40,6 +46,18 @@ def is_path(text: str) -> bool:
     return text.startswith("/") or ":" in components(text)[0]
 
 
+class Attribution(NamedTuple):
+    """How much of what is given to a lot with several parents comes from one of them.
+
+    None: an equal part of what does not come from the others.
+    """
+
+    parent: str
+    dedicated: int | None = None
+    opportunistic: int | None = None
+    objects: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lot:
     """A share of a cache. Sizes in bytes, times in seconds since 1970; None: without limit, or never."""
@@ -54,6 +72,18 @@ class Lot:
     created: float = 0.0  # before this time its paths are not consulted
     expires: float | None = None  # from this time on its data goes before that of others
     deletes: float | None = None  # from this time on its data goes at every `clean`
+    attributions: tuple[Attribution, ...] = ()  # only reservations (`--strict`) depend on them
+
+    def attributed(self, limit: str, parent: str) -> float:
+        """How much of a limit comes from a parent; infinity for what is not limited."""
+        whole = getattr(self, limit)
+        if whole is None:
+            return math.inf
+        given = {one.parent: value for one in self.attributions if (value := getattr(one, limit)) is not None}
+        if parent in given:
+            return float(given[parent])
+        others = len(self.parents - {self.name} - given.keys())
+        return float((whole - sum(given.values())) / max(1, others))
 
     @property
     def is_root(self) -> bool:
@@ -62,7 +92,8 @@ class Lot:
 
 
 #: What a lot limits. Of each, the smallest value among a lot and its ancestors holds.
-LIMITS = ("dedicated", "opportunistic", "objects", "created", "expires", "deletes")
+DATES = ("created", "expires", "deletes")
+LIMITS = ("dedicated", "opportunistic", "objects", *DATES)
 
 
 class Usage(NamedTuple):
@@ -318,12 +349,12 @@ class Lots:
         return found
 
     def _given(self, name: str, limit: str, begin: float, end: float) -> float:
-        """The most of a limit that the lots directly below a lot have together at any moment, until they expire."""
+        """The most of a limit that the lots directly below a lot have from it at any moment, until they expire."""
         below = [self[child] for child in self.children(name)]
         moments = [begin, *(one.created for one in below if begin < one.created < end)]
         return max(
             sum(
-                math.inf if (value := getattr(one, limit)) is None else value
+                one.attributed(limit, name)
                 for one in below
                 if one.created <= moment and (one.expires is None or one.expires > moment)
             )
@@ -368,7 +399,7 @@ class Lots:
         new = {**self._lots, lot.name: lot}
         for child in children:
             self._check_right(child, caller)
-            new[child] = replace(new[child], parents=(new[child].parents - lot.parents - {child}) | {lot.name})
+            new[child] = _with_parents(new[child], (new[child].parents - lot.parents - {child}) | {lot.name})
         return Lots(new.values())
 
     def update(self, name: str, *, caller: str | None, **changes: Any) -> Lots:
@@ -378,7 +409,21 @@ class Lots:
         unknown = changes.keys() - _CHANGEABLE
         if unknown:
             raise UsageError(f"{', '.join(sorted(unknown))} of a lot cannot be changed")
-        return Lots({**self._lots, name: replace(lot, **changes)}.values())
+        new = replace(lot, **changes)
+        if "attributions" not in changes:
+            new = _with_parents(new, new.parents)
+        return Lots({**self._lots, name: new}.values())
+
+    def check_change(self, after: Lots, caller: str | None) -> None:
+        """Raise NotAllowed if the caller may not put others in the place of these lots; None: may do all."""
+        for lot in self:
+            if lot.name not in after or after[lot.name] != lot:
+                self._check_right(lot.name, caller)
+        for lot in after:
+            if lot.name not in self and not lot.is_root and caller is not None:
+                owners = {self[one].owner for one in after.ancestors(lot.name) if one in self}
+                if owners and caller not in owners:
+                    raise _not_allowed(caller, lot.name, owners)
 
     def remove(
         self,
@@ -415,7 +460,10 @@ class Lots:
         new = {one.name: one for one in self if one.name != name}
         for child in children:
             parents = child.parents - {name} | (lot.parents - {name} if child in adopted else frozenset())
-            new[child.name] = replace(child, parents=parents, **(_narrower(child, lot) if hand_down else {}))
+            narrower = _narrower(child, lot) if hand_down else {}
+            with_others = _with_parents(child, parents)
+            kept = () if narrower.keys() & {*Capacity._fields} else with_others.attributions
+            new[child.name] = replace(with_others, **{**narrower, "attributions": kept})
         return Lots(new.values())
 
     def remove_all(self, name: str, *, caller: str | None) -> Lots:
@@ -425,7 +473,7 @@ class Lots:
         if DEFAULT in going:
             raise UsageError("the default lot cannot be removed: data that no other lot claims belongs to it")
         parents = {lot.name: lot.parents - going for lot in self if lot.name not in going}
-        return Lots(replace(self[name], parents=left) for name, left in parents.items())
+        return Lots(_with_parents(self[name], left) for name, left in parents.items())
 
     # -- checks ------------------------------------------------------------------------------------------------------
 
@@ -437,9 +485,13 @@ class Lots:
     def _check(self) -> None:
         for lot in self:
             _check_values(lot)
-        if len(reached := set(self.downward())) < len(self._lots):
-            inside = sorted(set(self._lots) - reached)
-            raise UsageError(f"lots would be their own ancestors: {_listed(inside)}")
+        levels: dict[str, int] = {}
+        for name in self.downward():
+            levels[name] = 1 + max((levels[parent] for parent in self._lots[name].parents - {name}), default=0)
+            if levels[name] > MOST_LEVELS:
+                raise UsageError(f"lot {name!r} would be on level {levels[name]}; there can be {MOST_LEVELS}")
+        if len(levels) < len(self._lots):
+            raise UsageError(f"lots would be their own ancestors: {_listed(sorted(self._lots.keys() - levels.keys()))}")
         claimed: dict[tuple[str, ...], str] = {}
         for lot in self:
             own: set[tuple[str, ...]] = set()
@@ -486,6 +538,14 @@ def _reaches(question: Question, lot: Lot, used: Usage) -> bool:
             return lot.opportunistic is not None and used.bytes >= lot.dedicated + lot.opportunistic
 
 
+def _with_parents(lot: Lot, parents: frozenset[str]) -> Lot:
+    """A lot with other parents; what came from those that it no longer has comes from the others."""
+    kept = tuple(one for one in lot.attributions if one.parent in parents)
+    if lot.attributions and parents - {lot.name} <= {one.parent for one in kept} and kept != lot.attributions:
+        kept = ()
+    return replace(lot, parents=parents, attributions=kept)
+
+
 def _narrower(child: Lot, lot: Lot) -> dict[str, Any]:
     """The limits of a lot that are narrower than those of its child."""
     limits = {name: getattr(lot, name) for name in LIMITS if name != "created"}
@@ -498,23 +558,51 @@ def _narrower(child: Lot, lot: Lot) -> dict[str, Any]:
 
 
 def _check_values(lot: Lot) -> None:
-    if not lot.name or len(lot.name) > LONGEST_NAME or not lot.name.isprintable() or "/" in lot.name:
+    is_name = lot.name == lot.name.strip() and lot.name.isprintable() and "/" not in lot.name
+    if not is_name or not 0 < len(lot.name) <= LONGEST_NAME:
         raise UsageError(f"{lot.name[:LONGEST_NAME]!r} cannot be the name of a lot")
     if not lot.owner.isprintable():
         raise UsageError(f"lot {lot.name!r}: {lot.owner!r} cannot be an owner")
     if not lot.parents:
         raise UsageError(f"lot {lot.name!r} has no parent; a root has itself as parent")
     for name in LIMITS:
-        value = getattr(lot, name)
-        if value is not None and not 0 <= value < float("inf"):
-            raise UsageError(f"lot {lot.name!r}: {name} is {value}, which is not a size, a number or a time")
+        value, is_date = getattr(lot, name), name in DATES
+        if value is not None and not 0 <= value <= (LAST if is_date else LARGEST):
+            what = "a date before the year 10000" if is_date else f"a size or a number up to {LARGEST:,}"
+            raise UsageError(f"lot {lot.name!r}: {name} is {str(value)[:40]}, which is not {what}")
     if lot.deletes is not None and lot.expires is not None and lot.deletes < lot.expires:
         raise UsageError(f"lot {lot.name!r} would be deleted before it expires")
+    _check_attributions(lot)
     for claim in lot.claims:
         if not claim.path.isprintable() or not is_path(claim.path) or {".", ".."} & set(components(claim.path)):
             raise UsageError(
                 f"lot {lot.name!r}: {claim.path!r} cannot be a path of a lot",
                 hint="paths are absolute, or begin with what they are of, such as user:NAME, dataset:UUID, https://HOST",
+            )
+
+
+def _check_attributions(lot: Lot) -> None:
+    named = [one.parent for one in lot.attributions]
+    others = sorted(set(named) - (lot.parents - {lot.name}))
+    if others or len(set(named)) < len(named):
+        what = f"{_listed(others)}, which is not a parent of it" if others else "a parent twice"
+        raise UsageError(f"lot {lot.name!r}: its attributions name {what}")
+    for limit in Capacity._fields:
+        whole, given = (
+            getattr(lot, limit),
+            [value for one in lot.attributions if (value := getattr(one, limit)) is not None],
+        )
+        if not given:
+            continue
+        if whole is None or min(given) < 0 or sum(given) > whole:
+            raise UsageError(
+                f"lot {lot.name!r}: {sum(given):,} of {limit} come from its parents, "
+                f"and it has {'no limit' if whole is None else format(whole, ',')}"
+            )
+        if len(given) == len(lot.parents - {lot.name}) and sum(given) < whole:
+            raise UsageError(
+                f"lot {lot.name!r}: only {sum(given):,} of its {whole:,} of {limit} come from its parents",
+                hint="leave out one parent: the rest comes from it",
             )
 
 

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import REPORTED, VersionName, WorkName
-from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, UsageError
+from sccache_dtool.disk.names import REPORTED, WorkName
+from sccache_dtool.disk.records import Damaged, OtherFormat
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, UsageError, explain
 from sccache_dtool.liveness.caller import host_name, user_name
-from sccache_dtool.lots.model import LIMITS, Claim, Lot, Lots, Usage
+from sccache_dtool.lots.model import DATES, LARGEST, LIMITS, Attribution, Claim, Lot, Lots, Usage
 from sccache_dtool.protocol import program, versions
 from sccache_dtool.protocol.election import make_election
 from sccache_dtool.protocol.store import Store
@@ -27,6 +27,9 @@ FORMAT = 1
 
 #: Versions before the one in force that stay, for `lot log` and `lot restore`.
 KEPT = 64
+
+#: Bytes of the largest table: it has more than 100,000 lots.
+_LIMIT = 1 << 26
 
 #: The purpose of the work area in which the directory is made.
 LOTS = "lots"
@@ -69,38 +72,53 @@ class Table(NamedTuple):
         """Raises Damaged for what this release has not written, and UsageError for lots that contradict each other."""
         document = records.decode_document(text)
         lots = document.get("lots")
+        _check_format(document)
         if document.get("format") != FORMAT or not isinstance(lots, dict):
             raise Damaged("not a table of lots that this release can read")
         when, by, why = (records.printable(str(document.get(name, "?"))) for name in ("when", "by", "why"))
         return cls(Lots(lot_of(name, value) for name, value in lots.items()), number, when, by, why)
 
 
+def _check_format(document: Mapping[str, Any]) -> None:
+    form = document.get("format")
+    if type(form) is int and form > FORMAT:
+        raise OtherFormat(f"a newer release of sc-dtool has written it, in the format {form}")
+
+
 def fields(lot: Lot) -> dict[str, Any]:
     """A lot as it is written: sizes in bytes, times in seconds since 1970; null for none."""
-    return {
+    written: dict[str, Any] = {
         "owner": lot.owner,
         "parents": sorted(lot.parents),
         "paths": [claim._asdict() for claim in lot.claims],
         **{name: getattr(lot, name) for name in LIMITS},
     }
+    if lot.attributions:
+        written["attributions"] = [one._asdict() for one in lot.attributions]
+    return written
 
 
 def lot_of(name: str, value: Any) -> Lot:
     """The lot that was written so. Raises Damaged."""
-    if not isinstance(value, dict) or value.keys() - {"owner", "parents", "paths", *LIMITS}:
+    if not isinstance(value, dict) or value.keys() - {"owner", "parents", "paths", "attributions", *LIMITS}:
         raise Damaged(f"not a lot: {records.printable(name)}")
     owner, parents, paths = value.get("owner"), value.get("parents"), value.get("paths")
+    attributions = value.get("attributions", [])
     limits = {limit: value.get(limit) for limit in LIMITS}
     if not (
         isinstance(owner, str)
         and isinstance(parents, list)
         and isinstance(paths, list)
+        and isinstance(attributions, list)
         and all(isinstance(one, str) for one in parents)
-        and all(one is None or type(one) in (int, float) for one in limits.values())
+        and all(
+            one is None or type(one) is int or (name in DATES and type(one) is float) for name, one in limits.items()
+        )
         and None not in (limits["dedicated"], limits["created"])
     ):
         raise Damaged(f"not a lot: {records.printable(name)}")
-    return Lot(name, owner, frozenset(parents), tuple(map(_claim_of, paths)), **limits)  # type: ignore[arg-type]
+    claims, attributed = tuple(map(_claim_of, paths)), tuple(map(_attribution_of, attributions))
+    return Lot(name, owner, frozenset(parents), claims, **limits, attributions=attributed)  # type: ignore[arg-type]
 
 
 def _claim_of(value: Any) -> Claim:
@@ -110,13 +128,21 @@ def _claim_of(value: Any) -> Claim:
     raise Damaged("not a path of a lot")
 
 
+def _attribution_of(value: Any) -> Attribution:
+    if isinstance(value, dict) and value.keys() == set(Attribution._fields):
+        parent, *amounts = (value[name] for name in Attribution._fields)
+        if isinstance(parent, str) and all(one is None or type(one) is int for one in amounts):
+            return Attribution(parent, *amounts)
+    raise Damaged("not what comes from a parent of a lot")
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def read(store: Store) -> Table:
     """The lots that are in force. Raises Unknown if that cannot be known."""
     try:
-        return _decoded(store, versions.read(store, store.layout.lots))
+        return _decoded(store, versions.read(store, store.layout.lots, _LIMIT))
     except FileNotFoundError:
         return Table(Lots())
     except (OSError, Damaged) as error:
@@ -126,14 +152,14 @@ def read(store: Store) -> Table:
 def log(store: Store) -> Iterator[Table]:
     """The version in force and those before it, the newest first, as far as they are kept and can be read."""
     try:
-        version = versions.read(store, store.layout.lots)
+        seen = versions.look(store, store.layout.lots)
     except FileNotFoundError:
         return
     except (OSError, Damaged) as error:
         raise _unknown(store, error) from error
-    for name in versions.chain(version.beside):
+    for name in versions.earlier(seen.beside, seen.name):
         with contextlib.suppress(OSError, Damaged, UsageError):
-            yield _earlier(store, version, name)
+            yield Table.decode(name.number, versions.text_of(store, store.layout.lots, seen.beside, name, _LIMIT))
 
 
 def at(store: Store, number: int) -> Table:
@@ -144,10 +170,6 @@ def at(store: Store, number: int) -> Table:
     raise UsageError(f"there is no version {number} of the lots", hint="list the versions with: sc-dtool lot log")
 
 
-def _earlier(store: Store, version: versions.Version, name: VersionName) -> Table:
-    return Table.decode(name.number, versions.text_of(store, store.layout.lots, version.beside, name))
-
-
 def _decoded(store: Store, version: versions.Version) -> Table:
     try:
         return Table.decode(version.name.number, version.text)
@@ -156,10 +178,25 @@ def _decoded(store: Store, version: versions.Version) -> Table:
 
 
 def _unknown(store: Store, error: Exception) -> Unknown:
+    back = "`sc-dtool lot restore N` brings back an earlier version, which `sc-dtool lot log` lists"
+    if isinstance(error, OtherFormat):
+        back = "clean with that release; or, if somebody has forged it: " + back
     return Unknown(
-        f"the lots in {store.layout.lots} cannot be read: {error}",
-        hint="nothing is evicted until they can; `sc-dtool lot restore N` brings back an earlier version",
+        f"the lots in {store.layout.lots} cannot be read: {_text_of(error)}",
+        hint=f"nothing is evicted until they can; {back}",
     )
+
+
+def _unknown_usage(store: Store, error: Exception) -> Unknown:
+    directory = store.layout.reported_usage
+    return Unknown(
+        f"the usage of lots that was reported, in {directory}, cannot be read: {_text_of(error)}",
+        hint=f"nothing is evicted until it can; move {directory} away, and report it again: sc-dtool lot report",
+    )
+
+
+def _text_of(error: Exception) -> str:
+    return explain(error) if isinstance(error, OSError) else str(error)
 
 
 # -- changing ----------------------------------------------------------------------------------------------------------
@@ -170,16 +207,20 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
 
     `make` is called again if somebody else was first, and may raise; then nothing is changed. `why`: for the log.
     """
+    gone: set[str] = set()
 
     def text(version: versions.Version) -> str | None:
         before = _decoded(store, version).lots
         after = make(before)
+        gone.clear()
+        gone.update(lot.name for lot in before if lot.name not in after)
         return None if after == before else _text(store, after, version.name.number + 1, why)
 
+    made: Table | None = None
     with _turn(store):
-        while True:
+        while made is None:
             try:
-                return _decoded(store, versions.change(store, store.layout.lots, text, keep=KEPT))
+                made = _decoded(store, versions.change(store, store.layout.lots, text, keep=KEPT, limit=_LIMIT))
             except FileNotFoundError:
                 lots = make(Lots())
                 if lots == Lots():
@@ -188,6 +229,10 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
                     return read(store)
             except Damaged as error:
                 raise _unknown(store, error) from error
+    with contextlib.suppress(OSError, CacheError):  # until the next report, it counts for nobody
+        if gone & reported(store).keys():
+            report(store, lambda used: used)
+    return made
 
 
 def forget(store: Store, names: Sequence[str]) -> None:
@@ -205,21 +250,54 @@ def forget(store: Store, names: Sequence[str]) -> None:
         store.log.warning(f"{store.layout.lots}: {error}; lots that are past their deletion stay")
 
 
-def restore(store: Store, number: int) -> Table:
-    """Put an earlier version in force again, also if the one in force cannot be read. Raises UsageError."""
-    earlier = at(store, number).lots
-    with _turn(store):
-        made = versions.change(
+def note(store: Store, why: str) -> None:
+    """Say something in the log of the lots, which stay as they are."""
+    try:
+        versions.change(
             store,
             store.layout.lots,
-            lambda version: _text(store, earlier, version.name.number + 1, f"version {number} again"),
+            lambda version: _text(store, _decoded(store, version).lots, version.name.number + 1, why),
             keep=KEPT,
+            limit=_LIMIT,
         )
+    except (OSError, CacheError, Damaged) as error:
+        store.log.warning(f"{store.layout.lots}: {error}; the log of the lots does not say: {why}")
+
+
+def restore(store: Store, number: int, who: str | None = None) -> Table:
+    """Put an earlier version in force again, also if the one in force cannot be read. Raises UsageError.
+
+    `who`: the user who must have the right to change each lot that becomes another; None for who may do everything.
+    """
+    earlier = at(store, number).lots
+    if who is not None:
+        read(store).lots.check_change(earlier, who)
+    with _turn(store):
+        try:
+            made = versions.replace(
+                store,
+                store.layout.lots,
+                lambda name: _text(store, earlier, name.number + 1, f"version {number} again"),
+                keep=KEPT,
+            )
+        except Damaged as error:
+            raise CacheError(
+                f"no version of the lots in {store.layout.lots} can come after the one in force: {error}",
+                hint="somebody has forged its name; remove the name that begins with now~ and has the largest number",
+            ) from error
     return _decoded(store, made)
 
 
 def _text(store: Store, lots: Lots, number: int, why: str) -> str:
-    return Table(lots, number, iso(store.clock.wall()), f"{user_name()}@{host_name()}", why).encode()
+    """The text of a table that can be read again: what cannot is refused before anybody has to read it."""
+    text = Table(lots, number, iso(store.clock.wall()), f"{user_name()}@{host_name()}", why).encode()
+    if len(text) > _LIMIT // 2:  # a character has up to four bytes; they are names and paths that people type
+        raise UsageError(f"{sum(1 for _ in lots):,} lots with all their paths are too many for one table")
+    try:
+        Table.decode(number, text)
+    except Damaged as error:
+        raise UsageError(f"such lots cannot be written: {error}") from error
+    return text
 
 
 def _begin(store: Store, text: str) -> bool:
@@ -266,28 +344,55 @@ def _turn(store: Store) -> Iterator[None]:
 def reported(store: Store) -> dict[str, Usage]:
     """What was reported of data elsewhere, by lot. Raises Unknown."""
     try:
-        return _decode_usage(versions.read(store, store.layout.reported_usage).text)
+        return _decode_usage(versions.read(store, store.layout.reported_usage, _LIMIT).text)
     except FileNotFoundError:
         return {}
     except (OSError, Damaged) as error:
-        raise _unknown(store, error) from error
+        raise _unknown_usage(store, error) from error
 
 
 def report(store: Store, make: Callable[[Mapping[str, Usage]], Mapping[str, Usage]]) -> dict[str, Usage]:
-    """Put another usage in force, which `make` makes of the one in force. Raises UsageError without any lot."""
+    """Put another usage in force, which `make` makes of the one in force. Raises UsageError without any lot.
+
+    What was reported of lots that are gone is forgotten: a new lot of the same name must not have it.
+    """
+    known = read(store).lots
 
     def text(version: versions.Version) -> str | None:
         before = _decode_usage(version.text)
-        after = make(before)
+        after = {name: used for name, used in make(before).items() if name in known}
+        if any(max(used) > LARGEST for used in after.values()):
+            raise UsageError(f"more than {LARGEST:,} bytes or objects cannot be reported")
         return None if after == before else _encode_usage(after)
 
     with _turn(store):
+        while True:
+            try:
+                found = versions.change(store, store.layout.reported_usage, text, limit=_LIMIT)
+                return _decode_usage(found.text)
+            except FileNotFoundError:
+                if not store.fs.names_if_any(store.layout.lots):
+                    raise UsageError("this cache has no lots", hint="make one with: sc-dtool lot create NAME") from None
+                _begin_reported(store)
+            except Damaged as error:
+                raise _unknown_usage(store, error) from error
+
+
+def _begin_reported(store: Store) -> None:
+    """Make the directory of reported usage again, which somebody has moved away."""
+    fs, layout = store.fs, store.layout
+    with program.worker(store, _TTL) as worker:
+        area = f"{layout.tmp}/{WorkName(worker.next_lease(), LOTS)}"
+        fs.mkdir(area, shared=layout.shared)
         try:
-            return _decode_usage(versions.change(store, store.layout.reported_usage, text).text)
-        except FileNotFoundError:
-            raise UsageError("this cache has no lots", hint="make one with: sc-dtool lot create NAME") from None
-        except Damaged as error:
-            raise _unknown(store, error) from error
+            versions.begin(store, area, _encode_usage({}))
+            fs.rename(area, layout.reported_usage)
+        except OSError as error:
+            if error.errno not in NOT_EMPTY | GONE:  # else it is there: somebody else has made it, or this process
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                fs.remove_tree(area)
 
 
 def _encode_usage(used: Mapping[str, Usage]) -> str:
@@ -297,6 +402,7 @@ def _encode_usage(used: Mapping[str, Usage]) -> str:
 def _decode_usage(text: str) -> dict[str, Usage]:
     document = records.decode_document(text)
     usage = document.get("usage")
+    _check_format(document)
     if document.get("format") != FORMAT or not isinstance(usage, dict):
         raise Damaged("not usage that this release can read")
     found = {}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
 
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import LooseDirectory
@@ -13,34 +12,18 @@ from sccache_dtool.lots.model import DEFAULT, Usage
 _NOTHING = Usage()
 
 
-class Holding(NamedTuple):
-    """What a lot has of its own. Sizes in bytes."""
-
-    bytes: int = 0
-    objects: int = 0
-    copies: int = 0
-    leases: int = 0
-
-
-def add_up(lookup: Lookup, found: Iterable[Item]) -> dict[str, Holding]:
+def of_items(lookup: Lookup, found: Iterable[Item]) -> dict[str, Usage]:
     """What each lot has in items. A copy whose lot cannot be known counts for the default lot."""
     sums: dict[str, list[int]] = {}
     key = ""
     for item in found:
         key = item.key
         for copy in item.copies:
-            own = sums.setdefault(lookup.of(copy) or DEFAULT, [0, 0, 0, 0])
+            own = sums.setdefault(lookup.of(copy) or DEFAULT, [0, 0])
             own[0] += copy.generation.bytes
             own[1] += copy.generation.entries
-            own[2] += 1
-            own[3] += len(copy.held)
     lookup.close(key, complete=True)
-    return {lot: Holding(*own) for lot, own in sums.items()}
-
-
-def of_items(lookup: Lookup, found: Iterator[Item]) -> dict[str, Usage]:
-    """As `add_up`, of which only the usage is told."""
-    return {lot: Usage(own.bytes, own.objects) for lot, own in add_up(lookup, found).items()}
+    return {lot: Usage(*own) for lot, own in sums.items()}
 
 
 def total(parts: Iterable[Mapping[str, Usage]]) -> dict[str, Usage]:
@@ -65,3 +48,13 @@ def of_loose(found: Iterable[LooseDirectory], lookup: Lookup) -> dict[str, Usage
             most = max(one.bytes_of, key=lambda uid: one.bytes_of[uid])
             parts.append({lots[most]: Usage(0, one.files)})
     return total(parts)
+
+
+def old_loose(found: Iterable[LooseDirectory], lookup: Lookup) -> dict[str, int]:
+    """How many bytes of old files that dtool left there are of each lot: all of a directory of that with most of it."""
+    sums: dict[str, int] = {}
+    for one in found:
+        if one.old_bytes and one.bytes_of:
+            lot = lookup.of_loose(one.directory, max(one.bytes_of, key=lambda uid: one.bytes_of[uid]))
+            sums[lot] = sums.get(lot, 0) + one.old_bytes
+    return sums

@@ -31,6 +31,11 @@ class Shares(NamedTuple):
     order: Sequence[Question] = ORDER
     forget: float | None = None  # seconds after its deletion for which a lot without data stays; None: for good
 
+    @property
+    def protect(self) -> bool:
+        """Whether anything stays in a full cleaning because of them."""
+        return any(lot.dedicated for lot in self.lots) or (self.lots != Lots() and set(self.order) != set(ORDER))
+
     def used(self, sifted: Sifted) -> dict[str, Usage]:
         """What each lot has of its own, in the cache and elsewhere."""
         there = {lot: Usage(size, sifted.entries_of[lot]) for lot, size in sifted.bytes_of.items()}
@@ -156,6 +161,49 @@ def recheck(
     return [*going, *beyond], [*unknown, *(Kept(one, within_share(one.lot)) for one in choice.stay)]
 
 
+def reclaimable(shares: Shares, used: Mapping[str, Usage], idle: Mapping[str, int], now: float) -> dict[str, int]:
+    """At most how many bytes of each lot would go in a full cleaning.
+
+    `used`: what each lot has of its own in the cache; `idle`: how many bytes of that nothing else protects. It is less
+    if they are in large copies, which go whole.
+    """
+    lots = shares.lots
+    sums = {
+        name: used.get(name, Usage()).plus(shares.reported.get(name, Usage())) for name in (one.name for one in lots)
+    }
+    size = {name: balance.total.bytes for name, balance in lots.balances(sums).items()}
+    ledger = _Ledger(lots, sums, lambda size, entries: False)
+    freely = set().union(
+        *(lots.past(one, sums, now) for one in (Question.DELETION, Question.EXPIRATION) if one in shares.order)
+    )
+    found: dict[str, int] = {}
+
+    def take(name: str, most: int) -> None:
+        found[name] = most
+        for one in ledger.up[name]:
+            size[one] -= most
+
+    for name in freely:
+        take(name, idle.get(name, 0))
+    for name in (name for level in ledger.levels for name in level if name not in freely):
+        up = ledger.up[name]
+        over = [most for one in up if (most := _beyond(lots[one], size[one], shares.order)) > 0]
+        if Question.OBJECTS in shares.order and any(ledger.is_over(lots[one], Question.OBJECTS) for one in up):
+            take(name, idle.get(name, 0))
+        else:
+            spare = min(size[one] - ledger.share[one] for one in up)
+            take(name, max(0, min(idle.get(name, 0), spare, max(over, default=0))))
+    return found
+
+
+def _beyond(lot: Lot, size: int, order: Sequence[Question]) -> int:
+    """By how much a lot is over the narrowest of its limits that are kept to."""
+    if Question.DEDICATED in order:
+        return size - lot.dedicated
+    is_limited = Question.OPPORTUNISTIC in order and lot.opportunistic is not None
+    return size - lot.dedicated - (lot.opportunistic or 0) if is_limited else 0
+
+
 def _aim(sifted: Sifted, rules: Rules, room: Room | None) -> tuple[Goal | None, Callable[[int, int], bool]]:
     """What to come down to, and whether that is reached once so many bytes and entries are gone."""
     retain_size, lookup = rules.retain_size, rules.lots
@@ -248,14 +296,14 @@ class _Ledger:
         totals = {name: balance.total for name, balance in lots.balances(used).items()}
         self._size = {name: total.bytes for name, total in totals.items()}
         self._objects = {name: total.objects for name, total in totals.items()}
-        self._up = {lot.name: (lot.name, *lots.ancestors(lot.name)) for lot in lots}
-        self._share = {lot.name: int(lots.restriction(lot.name, "dedicated").value or 0) for lot in lots}
+        self.up = {lot.name: (lot.name, *lots.ancestors(lot.name)) for lot in lots}
+        self.share = {lot.name: int(lots.restriction(lot.name, "dedicated").value or 0) for lot in lots}
         self.levels = _levels(lots)
         self.reached = enough(0, 0)
 
     def below(self, names: frozenset[str]) -> set[str]:
         """These lots, and all below them."""
-        return {name for name, up in self._up.items() if not names.isdisjoint(up)}
+        return {name for name, up in self.up.items() if not names.isdisjoint(up)}
 
     def is_over(self, lot: Lot, question: Question) -> bool:
         """Whether a lot, with its descendants, has more than a limit: to be at it is not enough to lose data."""
@@ -274,7 +322,7 @@ class _Ledger:
         dated = question in (Question.DELETION, Question.EXPIRATION)
         if question is not Question.DELETION and self.reached:
             return False
-        for name in self._up[own]:
+        for name in self.up[own]:
             if name not in over.names:
                 continue
             if not dated:
@@ -294,8 +342,8 @@ class _Ledger:
             return False
         if over.spares_dedicated and self._size[own] <= self._lots[own].dedicated:
             return True
-        up = self._up[own]
-        if question is not Question.OBJECTS and any(self._size[name] <= self._share[name] for name in up):
+        up = self.up[own]
+        if question is not Question.OBJECTS and any(self._size[name] <= self.share[name] for name in up):
             return True
         return not any(name in over.names and self.is_over(self._lots[name], question) for name in up)
 
@@ -309,11 +357,11 @@ class _Ledger:
 
     def _leaves_shares(self, own: str, size: int) -> bool:
         """Whether the lot, and each of its ancestors, keeps the dedicated space that the lots above it leave it."""
-        return all(self._size[name] - size >= self._share[name] for name in self._up[own])
+        return all(self._size[name] - size >= self.share[name] for name in self.up[own])
 
     def _take(self, candidate: Candidate, own: str, chosen: Chosen) -> None:
         size, entries = candidate.bytes, candidate.entries
-        for name in self._up[own]:
+        for name in self.up[own]:
             self._size[name] -= size
             self._objects[name] -= entries
         self._bytes += size

@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sccache_dtool.catalog.items import Item
+from sccache_dtool.lots.lookup import Lookup
+from sccache_dtool.lots.model import DEFAULT
 from sccache_dtool.policy.rules import is_excluded
+
+
+class OfLot(NamedTuple):
+    """What a lot has of its own. Sizes in bytes."""
+
+    bytes: int = 0
+    entries: int = 0
+    copies: int = 0
+    leases: int = 0
+    reclaimable_items: int = 0  # but for shares of lots
+    reclaimable_bytes: int = 0
 
 
 class Sums(NamedTuple):
@@ -26,6 +40,7 @@ class Sums(NamedTuple):
     reclaimable_bytes: int = 0
     oldest_idle: float | None = None  # since when the longest idle item is so, in seconds since 1970
     largest: tuple[Item, ...] = ()
+    of_lots: Mapping[str, OfLot] = MappingProxyType({})  # if they were looked up
 
 
 class Spared(NamedTuple):
@@ -42,15 +57,25 @@ class Spared(NamedTuple):
         return self.everything or item.key in self.pinned or bool(self.exclude and is_excluded(item.name, self.exclude))
 
 
-def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums:  # noqa: B008
-    """The sums of items, and the `top` largest of them. `spared`: what is not reclaimable."""
+def add_up(
+    top: int,
+    items: Iterator[Item],
+    spared: Spared = Spared(),  # noqa: B008
+    lookup: Lookup | None = None,
+) -> Sums:
+    """The sums of items, and the `top` largest of them. `spared`: what is not reclaimable; `lookup`: sum up lots, too.
+
+    A copy whose lot cannot be known counts for the default lot, and is not reclaimable.
+    """
+    of_lots: dict[str, list[int]] = {}
+    key = ""
     count = copied = size = entries = leases = uses = busy = idle = idle_size = free = free_size = 0
     fresh = spared.now - spared.grace if spared.grace else float("inf")
     oldest: float | None = None
     largest: list[tuple[int, str, Item]] = []
     least = -1  # bytes that an item must exceed to be one of the largest
     for item in items:  # once for each of a million items: no calls but where there is something to do
-        copies = item.copies
+        copies, key = item.copies, item.key
         if not copies:
             uses += item.finished_uses
             continue
@@ -80,16 +105,41 @@ def add_up(top: int, items: Iterator[Item], spared: Spared = Spared()) -> Sums: 
             idle_size += mine
             if oldest is None or since < oldest:
                 oldest = since
-        if may_go and not spared.has(item):
+        may_go = may_go and not spared.has(item)
+        if may_go:
             free += 1
             free_size += to_go
+        if lookup is not None:
+            _add_to_lots(of_lots, item, lookup, fresh if may_go else None)
         if top and mine > least:
             heapq.heappush(largest, (mine, item.key, item))
             if len(largest) > top:
                 heapq.heappop(largest)
                 least = largest[0][0]
     kept = tuple(item for _, _, item in sorted(largest, reverse=True))
-    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, copied, free, free_size, oldest, kept)
+    lots = {lot: OfLot(*own) for lot, own in of_lots.items()}
+    if lookup is not None:
+        lookup.close(key, complete=True)
+    return Sums(count, size, entries, leases, uses, busy, idle, idle_size, copied, free, free_size, oldest, kept, lots)
+
+
+def _add_to_lots(of_lots: dict[str, list[int]], item: Item, lookup: Lookup, fresh: float | None) -> None:
+    """Add an item to the sums of lots. `fresh`: copies as old as this may go; None: none may."""
+    to_go = set()
+    for copy in item.copies:
+        lot, generation = lookup.of(copy), copy.generation
+        own = of_lots.get(lot or DEFAULT)
+        if own is None:
+            own = of_lots[lot or DEFAULT] = [0, 0, 0, 0, 0, 0]
+        own[0] += generation.bytes
+        own[1] += generation.entries
+        own[2] += 1
+        own[3] += len(copy.held)
+        if fresh is not None and lot and not copy.held and generation.created <= fresh:
+            to_go.add(lot)
+            own[5] += generation.bytes
+    for lot in to_go:
+        of_lots[lot][4] += 1
 
 
 def total(parts: Iterable[Sums], top: int) -> Sums:
@@ -99,5 +149,9 @@ def total(parts: Iterable[Sums], top: int) -> Sums:
         idle = [since for since in (whole.oldest_idle, part.oldest_idle) if since is not None]
         largest = heapq.nlargest(top, (*whole.largest, *part.largest), key=lambda item: (item.bytes, item.key))
         added = (mine + its for mine, its in zip(whole[:11], part[:11], strict=True))
-        whole = Sums._make((*added, min(idle, default=None), tuple(largest)))
+        of_lots = dict(whole.of_lots)
+        for lot, own in part.of_lots.items():
+            before = of_lots.get(lot)
+            of_lots[lot] = own if before is None else OfLot(*map(sum, zip(before, own, strict=True)))
+        whole = Sums._make((*added, min(idle, default=None), tuple(largest), of_lots))
     return whole

@@ -44,6 +44,13 @@ class Version(NamedTuple):
     beside: frozenset[str]  # all names in the directory
 
 
+class Listing(NamedTuple):
+    """Which table is in force, whether it can be read or not."""
+
+    name: VersionName
+    beside: frozenset[str]  # all names in the directory
+
+
 def begin(store: Store, directory: str, text: str) -> VersionName:
     """Write the first version, in a directory that nobody else can see yet."""
     name = VersionName(1, unique())
@@ -52,10 +59,22 @@ def begin(store: Store, directory: str, text: str) -> VersionName:
     return name
 
 
-def read(store: Store, directory: str) -> Version:
+def look(store: Store, directory: str) -> Listing:
+    """Which table is in force, without reading it. Raises as `read`, but not for a text that is missing or damaged."""
+    for _ in range(_MOST_LISTINGS):
+        found = store.fs.names(directory)
+        name = _in_force(found)
+        if name is not None:
+            return Listing(name, frozenset(found))
+        store.fs.touch(directory)
+    raise Damaged("no version of it is in force")
+
+
+def read(store: Store, directory: str, limit: int = _LIMIT) -> Version:
     """The table in force. Raises FileNotFoundError if the directory is not there, Damaged if it has no table.
 
-    On a network file system it may be an older version, which `change` refuses to change.
+    On a network file system it may be an older version, which `change` refuses to change. `limit`: bytes of the
+    largest text.
     """
     for _ in range(_MOST_LISTINGS):
         found = store.fs.names(directory)
@@ -64,7 +83,7 @@ def read(store: Store, directory: str) -> Version:
         if name is not None and file is not None:
             try:
                 with Expected(GONE):  # replaced meanwhile, and removed
-                    return Version(name, store.fs.read_text(f"{directory}/{file}", _LIMIT), frozenset(found))
+                    return Version(name, store.fs.read_text(f"{directory}/{file}", limit), frozenset(found))
             except OSError as error:
                 if error.errno not in _NO_TEXT:
                     raise
@@ -73,16 +92,38 @@ def read(store: Store, directory: str) -> Version:
     raise Damaged("no version of it is in force")
 
 
-def change(store: Store, directory: str, make: Callable[[Version], str | None], *, keep: int = KEPT) -> Version:
+def change(
+    store: Store, directory: str, make: Callable[[Version], str | None], *, keep: int = KEPT, limit: int = _LIMIT
+) -> Version:
     """Put another text in force, which `make` makes of the one that is in force; returns what is in force then.
 
     `make` is called again if somebody else was first; it returns None if nothing is to be changed, and may raise.
     `keep`: versions before the one in force whose files stay. Raises CacheError if it cannot be known whether the
     change was made: then it must not be made again; Damaged if no version can come after the one in force.
     """
+    return _change(store, directory, lambda: read(store, directory, limit), make, keep)
+
+
+def replace(store: Store, directory: str, make: Callable[[VersionName], str], *, keep: int = KEPT) -> Version:
+    """As `change`, of whatever is in force, also if it cannot be read."""
+
+    def look_at() -> Version:
+        found = look(store, directory)
+        return Version(found.name, "", found.beside)
+
+    return _change(store, directory, look_at, lambda seen: make(seen.name), keep)
+
+
+def _change(
+    store: Store,
+    directory: str,
+    look_at: Callable[[], Version],
+    make: Callable[[Version], str | None],
+    keep: int,
+) -> Version:
     tried: set[VersionName] = set()
     for _ in range(_MOST_CHANGES):
-        seen = read(store, directory)
+        seen = look_at()
         text = make(seen)
         if text is None:
             return seen
@@ -135,6 +176,19 @@ def chain(found: Iterable[str]) -> Iterator[VersionName]:
         version = file.before if file is not None and version.number > 1 else None
 
 
+def earlier(found: Iterable[str], name: VersionName) -> list[VersionName]:
+    """From a listing, the version in force and those before it, the newest first.
+
+    Where the chain of them is broken, because a file is missing, all that there is of older ones is listed.
+    """
+    found = list(found)
+    versions = dict.fromkeys(chain([*found, str(name)]))
+    last = min(version.number for version in versions)
+    if last > 1:
+        versions |= dict.fromkeys(sorted((one for one in _files(found) if one.number < last), reverse=True))
+    return list(versions)
+
+
 def superseded(found: Iterable[str], name: VersionName, keep: int = KEPT) -> list[str]:
     """Names of files that will never be in force, `name` being in force or having been.
 
@@ -147,12 +201,12 @@ def superseded(found: Iterable[str], name: VersionName, keep: int = KEPT) -> lis
     )
 
 
-def text_of(store: Store, directory: str, beside: Iterable[str], version: VersionName) -> str:
+def text_of(store: Store, directory: str, beside: Iterable[str], version: VersionName, limit: int = _LIMIT) -> str:
     """The text of an earlier version. Raises FileNotFoundError if its file has been removed."""
     file = _files(beside).get(version)
     if file is None:
         raise FileNotFoundError(f"{directory}/{version}")
-    return store.fs.read_text(f"{directory}/{file}", _LIMIT)
+    return store.fs.read_text(f"{directory}/{file}", limit)
 
 
 def _in_force(found: Iterable[str]) -> VersionName | None:

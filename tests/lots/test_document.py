@@ -112,6 +112,31 @@ def test_what_is_not_understood_is_refused(text: str, reason: str) -> None:
         decode(text, "root")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[lot.a]\ndedicated = {'9' * 5000}",
+        f'[{{"lot_name": {"9" * 5000}}}]',
+        "[" * 100_000,
+        "\x00\udcff\udcfe",
+        '[lot."a\udcff"]',
+        '[lot."\\u001b[31m"]',
+        '[lot." "]',
+        '[lot.a]\npaths = ["user:\\u202e"]',
+        "[lot.a]\nexpires = 0001-01-01",
+        "[lot.a]\nexpires = 9999-12-31T23:59:59-12:00",
+        "[lot.a]\ndedicated = nan",
+        "[lot.a]\nmax_objects = 9223372036854775808",
+        '[lot.a]\ndedicated = "2000PB"',
+        '[lot.a]\nparents = ["b"]\n[lot.b]\nparents = ["a"]',
+    ],
+)
+def test_what_somebody_has_made_up_is_refused(text: str) -> None:
+    """An import of a file from elsewhere would end in a traceback, or in a table that nobody can read again."""
+    with pytest.raises(UsageError):
+        decode(text, "ada")
+
+
 def test_lots_of_lotman_are_read() -> None:
     """A site that comes from LotMan would have to type all its lots again."""
     limits = {

@@ -9,7 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sccache_dtool.errors import UsageError
-from sccache_dtool.lots.model import DEFAULT, Claim, Lot, Lots, NotAllowed, Question, Restriction, Usage, components
+from sccache_dtool.lots.model import (
+    DEFAULT,
+    LARGEST,
+    MOST_LEVELS,
+    Attribution,
+    Capacity,
+    Claim,
+    Lot,
+    Lots,
+    NotAllowed,
+    Question,
+    Restriction,
+    Usage,
+    components,
+)
 
 GB = 10**9
 
@@ -246,6 +260,96 @@ def test_to_reach_a_limit_is_to_be_past_it() -> None:
         "obj": {"b"},
         "ded": {"a", "b"},
     }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"dedicated": LARGEST + 1},
+        {"objects": 2**63},
+        {"opportunistic": 10**400},
+        {"dedicated": float("nan")},
+        {"expires": 1e15},
+        {"deletes": float("inf")},
+    ],
+)
+def test_no_limit_is_too_large_to_be_read_again(wrong: dict[str, float]) -> None:
+    """A table with it would be in force, and nobody could read it: nothing would be cleaned any more."""
+    with pytest.raises(UsageError, match="which is not a"):
+        Lots([lot("a", **wrong)])
+
+
+def test_lots_are_not_endlessly_above_each_other() -> None:
+    """A table that somebody has made up would keep every cleaning busy for hours."""
+    chain = [lot("l0"), *(lot(f"l{n}", f"l{n - 1}") for n in range(1, MOST_LEVELS + 1))]
+    Lots(chain[:MOST_LEVELS])
+    with pytest.raises(UsageError, match=f"there can be {MOST_LEVELS}"):
+        Lots(chain)
+
+
+def test_who_may_put_other_lots_in_the_place_of_all() -> None:
+    """By an import, or an earlier version, a user could change the lots of others."""
+    lots = Lots([lot("top", owner="ada"), lot("low", "top", owner="bob"), lot("own", owner="eve")])
+    for after, callers in (
+        (lots.update("low", caller=None, dedicated=5), {"ada"}),
+        (lots.remove("low", caller=None), {"ada"}),
+        (lots.update("own", caller=None, dedicated=5), {"eve"}),
+        (lots.add(lot("new", "low"), caller=None), {"ada", "bob"}),
+        (lots.add(lot("new"), caller=None), {"ada", "bob", "eve"}),
+        (lots, {"ada", "bob", "eve"}),
+    ):
+        for caller in ("ada", "bob", "eve"):
+            if caller in callers:
+                lots.check_change(after, caller)
+            else:
+                with pytest.raises(NotAllowed):
+                    lots.check_change(after, caller)
+        lots.check_change(after, None)
+
+
+# -- what comes from which parent --------------------------------------------------------------------------------------
+
+
+def test_what_comes_from_a_parent_counts_for_it() -> None:
+    """A project of two groups would take its whole share from each of them."""
+    lots = Lots([lot("a", dedicated=30, objects=100), lot("b", dedicated=10, objects=100)])
+    new = lot("both", "a", "b", dedicated=20, objects=50)
+    equal = lots.add(new, caller=None)
+    assert (equal.capacity("a", 0.0), equal.capacity("b", 0.0)) == (Capacity(20, None, 75), Capacity(0, None, 75))
+    uneven = lots.add(replace(new, attributions=(Attribution("b", 5, objects=50),)), caller=None)
+    assert (uneven.capacity("a", 0.0), uneven.capacity("b", 0.0)) == (Capacity(15, None, 100), Capacity(5, None, 50))
+    uneven.check_fit(lots)
+    with pytest.raises(UsageError, match="the lots below 'b' would exceed its dedicated space by 5"):
+        lots.add(replace(new, attributions=(Attribution("b", 15),)), caller=None).check_fit(lots)
+
+
+@pytest.mark.parametrize(
+    ("attributions", "reason"),
+    [
+        ((Attribution("c", 5),), "'c', which is not a parent"),
+        ((Attribution("a", 5), Attribution("a", 5)), "a parent twice"),
+        ((Attribution("a", 21),), "21 of dedicated"),
+        ((Attribution("a", -1),), "-1 of dedicated"),
+        ((Attribution("a", 5), Attribution("b", 5)), "only 10 of its 20"),
+        ((Attribution("a", opportunistic=5),), "no limit"),
+    ],
+)
+def test_what_does_not_add_up_is_refused(attributions: tuple[Attribution, ...], reason: str) -> None:
+    """A lot would have more, or less, than what comes from its parents."""
+    with pytest.raises(UsageError, match=reason):
+        Lots([lot("a"), lot("b"), lot("c"), lot("both", "a", "b", dedicated=20, attributions=attributions)])
+
+
+def test_what_came_from_a_parent_that_is_gone_comes_from_the_others() -> None:
+    """A lot could not lose a parent, or would name one that it does not have."""
+    shares = (Attribution("a", 5), Attribution("b", 15))
+    lots = Lots([lot("a"), lot("b"), lot("both", "a", "b", dedicated=20, attributions=shares)])
+    left = lots.update("both", caller=None, parents=frozenset({"b"}))
+    assert left["both"].attributed("dedicated", "b") == 20
+    left = lots.update("both", caller=None, parents=frozenset({"b", DEFAULT}))
+    assert [left["both"].attributed("dedicated", one) for one in ("b", DEFAULT)] == [15, 5]
+    assert lots.remove("a", caller=None)["both"].attributed("dedicated", "b") == 20
+    assert lots.remove_all("a", caller=None)[DEFAULT].attributions == ()
 
 
 # -- in general --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sccache_dtool.lots.model import DEFAULT, Lot, Lots, Question, Usage
 from sccache_dtool.policy.rules import Candidate
-from sccache_dtool.policy.shares import ORDER, Choice, choose
+from sccache_dtool.policy.shares import ORDER, Choice, Shares, choose, reclaimable, used_by
 
 NOW = 1000.0
 
@@ -184,6 +184,33 @@ def test_no_class_is_touched_before_an_earlier_one_is_exhausted(
         size = sum(one.candidate.bytes for one in choice.go)
         assert size >= goal or len(choice.go) == len(everything.go)
         assert not choice.go or size - choice.go[-1].candidate.bytes < goal
+
+
+@given(situations(), st.permutations(ORDER).flatmap(lambda order: st.integers(1, 5).map(lambda n: order[:n])))
+def test_what_is_said_to_be_reclaimable_is_at_least_what_goes(
+    situation: tuple[Lots, dict[Candidate, str]], order: list[Question]
+) -> None:
+    """`du` would say that space cannot be reclaimed which `clean --all` removes."""
+    lots, copies = situation
+    used = used_by((name, one.bytes, one.entries) for one, name in copies.items())
+    lot_of = copies.__getitem__
+    gone = choose(list(copies), lot_of, lots, used, NOW, lambda size, _: False, order=order)
+    found = reclaimable(Shares(lots, {}, order), used, {name: one.bytes for name, one in used.items()}, NOW)
+    assert sum(one.candidate.bytes for one in gone.go) <= sum(found.values())
+    assert all(0 <= size <= used.get(name, Usage()).bytes for name, size in found.items())
+
+
+def test_what_is_reclaimable_is_what_is_beyond_shares() -> None:
+    """A data manager would count on room that lots protect."""
+    lots = Lots(
+        [lot("site", dedicated=100), lot("a", "site", dedicated=30), lot("b", "site"), lot("old", expires=NOW - 1)]
+    )
+    used = {"a": Usage(50), "b": Usage(80), "old": Usage(7), DEFAULT: Usage(5)}
+    idle = {"a": 50, "b": 60, "old": 7, DEFAULT: 3}
+    found = reclaimable(Shares(lots, {}), used, idle, NOW)
+    assert (found["old"], found[DEFAULT], found["a"] + found["b"]) == (7, 3, 30)
+    found = reclaimable(Shares(lots, {"b": Usage(1000)}), used, idle, NOW)  # elsewhere: it cannot go, and counts
+    assert (found["a"], found["b"]) == (20, 60)
 
 
 @given(situations())

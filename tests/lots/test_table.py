@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from faults import Dying, Failing, Interposing, Killed, LostReplies, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import CacheError, UsageError
 from sccache_dtool.lots import table
 from sccache_dtool.lots.model import DEFAULT, Claim, Lot, Lots, Usage
 from sccache_dtool.protocol.store import Store
@@ -157,6 +158,168 @@ def test_lots_that_cannot_be_read_are_not_guessed(store: Store, text: str) -> No
         table.change(store, add("c"), "c")
     assert table.restore(store, 1).lots["a"].owner == "a"
     assert (names(store), table.read(store).number) == ({"a"}, 3)
+
+
+def _file_in_force(store: Store) -> Path:
+    (file,) = (one for one in os.listdir(store.layout.lots) if one.startswith("data-2"))
+    return Path(store.layout.lots, file)
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def _giant(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 1 << 40)
+
+
+def _binary(path: Path) -> None:
+    path.write_bytes(bytes(range(256)) * 64)
+
+
+def _deep(path: Path) -> None:
+    path.write_text('{"lots":' * 100_000)
+
+
+def _nothing(path: Path) -> None:
+    """Leave nothing there."""
+
+
+@pytest.mark.parametrize("forge", [_fifo, _endless, _link, _giant, _binary, _deep, _nothing, Path.mkdir])
+def test_whatever_is_in_the_place_of_a_table_an_earlier_one_comes_back(
+    store: Store, forge: Callable[[Path], object]
+) -> None:
+    """A member of the group could stop all cleaning for good, or have it read without end."""
+    table.change(store, add("a"), "a")
+    table.change(store, add("b"), "b")
+    file = _file_in_force(store)
+    file.unlink()
+    forge(file)
+    with pytest.raises(table.Unknown, match="cannot be read") as raised:
+        table.read(store)
+    assert "lot restore" in (raised.value.hint or "")
+    assert [one.number for one in table.log(store)] == [1]
+    assert table.restore(store, 1).lots["a"].owner == "a"
+    assert names(store) == {"a"}
+
+
+def test_a_table_of_a_newer_release_is_left_to_it(store: Store) -> None:
+    """An administrator would be told to throw away what a newer release has written."""
+    table.change(store, add("a"), "a")
+    table.change(store, add("b"), "b")
+    file = _file_in_force(store)
+    file.chmod(0o644)
+    file.write_text('{"format": 2, "lots": {"a": {}}}')
+    with pytest.raises(table.Unknown, match="a newer release of sc-dtool has written it, in the format 2") as raised:
+        table.read(store)
+    assert "clean with that release" in (raised.value.hint or "")
+
+
+@pytest.mark.parametrize("forge", [_fifo, _link, _binary, lambda path: path.symlink_to("/nowhere/at/all")])
+def test_what_is_in_the_place_of_the_directory_is_not_a_cache_without_lots(
+    store: Store, forge: Callable[[Path], object]
+) -> None:
+    """Whatever lots protect would be evicted after the directory was moved away and linked."""
+    forge(Path(store.layout.lots))
+    with pytest.raises(table.Unknown, match="cannot be read"):
+        table.read(store)
+
+
+def test_a_forged_number_is_named(store: Store) -> None:
+    """Nobody could change the lots again, or find out why."""
+    table.change(store, add("a"), "a")
+    os.symlink("-", f"{store.layout.lots}/now~{10**12 - 1}~{'0' * 16}")
+    with pytest.raises(table.Unknown, match="cannot be read"):
+        table.read(store)
+    with pytest.raises(CacheError, match="come after") as raised:
+        table.restore(store, 1)
+    assert "now~" in (raised.value.hint or "")
+
+
+def test_reported_usage_that_cannot_be_read_can_be_replaced(store: Store) -> None:
+    """Cleaning would be stopped for good by a damaged file of numbers."""
+    table.change(store, add("a"), "a")
+    table.report(store, lambda used: {"a": Usage(10)})
+    (file,) = Path(store.layout.reported_usage).glob("data-2-*")
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(table.Unknown, match="cannot be read") as raised:
+        table.reported(store)
+    assert f"move {store.layout.reported_usage} away" in (raised.value.hint or "")
+    os.rename(store.layout.reported_usage, f"{store.layout.tmp}/away")
+    assert table.reported(store) == {}
+    table.report(store, lambda used: {**used, "a": Usage(3)})
+    assert table.reported(store) == {"a": Usage(3)}
+
+
+def test_a_new_lot_has_nothing_of_an_old_one_of_its_name(store: Store) -> None:
+    """It would be over its limits at once, by numbers that were reported of another."""
+    table.change(store, add("a"), "a")
+    table.change(store, add("b"), "b")
+    table.report(store, lambda used: {"a": Usage(10), "b": Usage(5)})
+    table.change(store, lambda lots: lots.remove("a", caller=None), "rm a")
+    assert table.reported(store) == {"b": Usage(5)}
+    table.change(store, add("a"), "a")
+    assert table.reported(store) == {"b": Usage(5)}
+
+
+def test_what_cannot_be_read_again_is_not_written(store: Store) -> None:
+    """One user's number would keep everybody from cleaning."""
+    table.change(store, add("a"), "a")
+    for used in (Usage(10**18 + 1), Usage(0, 2**63)):
+        with pytest.raises(UsageError, match="cannot be reported"):
+            table.report(store, lambda before, used=used: {"a": used})  # type: ignore[misc]
+    with pytest.raises(UsageError):
+        table.change(store, lambda lots: lots.update("a", caller=None, dedicated=2**63), "a")
+    assert (table.read(store).number, table.reported(store)) == (1, {})
+
+
+def test_killed_anywhere_a_report_or_a_return_is_made_or_not(store: Store) -> None:
+    """A power cut would leave usage, or lots, that nobody can read."""
+    table.change(store, add("a"), "a")
+    table.change(store, add("b"), "b")
+
+    def report(fs: FileSystem, number: int) -> None:
+        table.report(store_of(fs, store.layout), lambda used: {"a": Usage(number)})
+
+    def restore(fs: FileSystem, number: int) -> None:
+        table.restore(store_of(fs, store.layout), 1)
+
+    for act, found in ((report, lambda: table.reported(store)), (restore, lambda: names(store))):
+        for nth in range(100):
+            before = found()
+            try:
+                act(Dying(nth), nth + 1)
+            except Killed:
+                assert found() in (before, {"a": Usage(nth + 1)}, {"a"})
+                continue
+            assert found() in ({"a": Usage(nth + 1)}, {"a"})
+            break
+        else:
+            pytest.fail("it never came to its end")
+
+
+def test_processes_that_add_to_one_report_lose_nothing(store: Store) -> None:
+    """Usage would drift from what was reported (as in LotMan)."""
+    table.change(store, add("a"), "a")
+    with ProcessPoolExecutor(4) as pool:
+        list(pool.map(_add_to_report, [store.layout.root] * 4))
+    assert table.reported(store) == {"a": Usage(100)}
+
+
+def _add_to_report(root: str) -> None:
+    store = store_of(FileSystem(), Layout(root))
+    for _ in range(25):
+        table.report(store, lambda used: {"a": used.get("a", Usage()).plus(Usage(1))})
 
 
 def test_a_server_that_gives_no_answer_is_not_an_empty_table(store: Store) -> None:
