@@ -632,13 +632,15 @@ class Cache:
         label: str = "",
         ttl: float | None = None,
         id: str | None = None,
+        user: str | None = None,
     ) -> Session:
         """Create a session: a list of items with the path of each, on which locks can be taken until it is deleted.
 
         `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched, except the
         list of the items of a whole dtool dataset, which take its place. The session ends at the latest with its
         `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is a context manager that
-        deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
+        deletes itself. `id`: one that `sessions.new_id` gave. `user`: for whom it is created (default: the user of this
+        process). Raises UsageError.
         """
         from sccache_dtool.sets import sessions
         from sccache_dtool.sets.handle import Session
@@ -649,7 +651,7 @@ class Cache:
         id = id or sessions.new_id()
         holder = self.enter(owner or self.owner(f"pid:{os.getpid()}"), ttl, session=Membership(id))
         try:
-            sessions.create(access.store, holder, entries, label=label, id=id)
+            sessions.create(access.store, holder, entries, label=label, id=id, user=user)
         except BaseException:
             holder.retire()
             raise
@@ -670,6 +672,29 @@ class Cache:
         with program.worker(store, self.settings.heartbeat_ttl) as worker:
             wanted = datasets.wanted_of(store, request, self._acquirer(worker, _DEFAULTS).acquire, path)
         return tuple(Entry(one.request.key, one.path, one.request.words) for one in wanted)
+
+    def entries_used(self, words: Sequence[str], path: str) -> tuple[SessionEntry, ...]:
+        """As `session_entries`, of what a person has typed: a source with its steps, or a word as for `find_used`."""
+        from sccache_dtool.sets.sessions import Entry
+
+        try:
+            named = self.find_used(words, None)
+        except NoCache:  # one is set up for the session; it has no item yet that a name could mean
+            return self.session_entries(self.request(words), path)
+        try:
+            request = self.request(words)
+        except CacheError:  # the words are those of a name or a key
+            request = None
+        if request is not None and request.key == named.key:
+            return self.session_entries(request, path)
+        facts = next((self.facts(copy) for copy in self.item(named.key).copies), None)
+        source = tuple(facts.source or ()) if facts else ()
+        for name in (None, names.key_label(named.key)):
+            with contextlib.suppress(CacheError):
+                if self.item_request(source, name).key == named.key:
+                    return (Entry(named.key, path, source, name),)
+        label = names.key_label(named.key)
+        raise UsageError(f"the source of {label} is not known", hint="give its source instead of its name")
 
     def session(self, id: str) -> Session:
         """The session with this id. Raises NoSession, which is a UsageError, if there is none."""
@@ -713,11 +738,16 @@ class Cache:
         def acquire(holder: Holder, request: Request, wait: float | None) -> Lease:
             return self.acquire(holder, request, UseOptions(wait=wait))
 
+        def take_cached(holder: Holder, request: Request) -> Lease | None:
+            return self._acquirer(holder, _DEFAULTS).take(request)
+
         def unsettled() -> list[Item]:
             with self._pool() as pool:
                 return [item for part in items.survey(self.store, pool, items.unsettled, uses=False) for item in part]
 
-        return Access(self.store, self.request, self.item_request, self.session_entries, acquire, unsettled)
+        return Access(
+            self.store, self.request, self.item_request, self.session_entries, acquire, take_cached, unsettled
+        )
 
     # -- files by their content --------------------------------------------------------------------------------------
 

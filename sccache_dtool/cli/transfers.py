@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool import as_rows
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import (
@@ -27,17 +28,6 @@ from sccache_dtool.find import Named, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-#: The numbers of the states in the Whole Tale data manager. 5: it failed, and will be tried again.
-_NUMBERS = {
-    State.INITIALIZING: 0,
-    State.QUEUED: 1,
-    State.TRANSFERRING: 2,
-    State.PROCESSING: 2,
-    State.DONE: 3,
-    State.FAILED: 4,
-    State.RETRYING: 5,
-}
 
 #: States that are shown only with --all.
 _OVER = (State.DONE, State.FAILED, State.ABANDONED)
@@ -150,33 +140,7 @@ def _owners(one: Transfer) -> tuple[str, ...]:
 
 def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any]:
     """The fields of a `transfer` record. `moment`: now, in seconds since 1970."""
-    rate = one.rate(moment)
-    number = _NUMBERS.get(State(one.state)) if one.state in list(State) else None
-    if one.state == State.ABANDONED:
-        number = _NUMBERS[State.FAILED if one.continuable_until is None else State.RETRYING]
-    return {
-        "item": one.key,
-        "name": one.label,
-        "state": str(one.state),
-        "state_number": number,
-        "bytes": one.bytes,
-        "total": one.total,
-        "percent": None if one.percent is None else round(one.percent, 1),
-        "rate": None if rate is None else round(rate),
-        "by": one.by,
-        "error": one.error,
-        "attempts": one.attempts,
-        "waiting": 0 if one.state == State.WAITING else waiting,
-        "began": output.moment(one.began),
-        "ended": output.moment(one.ended),
-        "source": list(one.source),
-        "continuable_until": output.moment(one.continuable_until),
-        "message": one.message,
-        "holder": one.holder or None,
-        "session": one.session,
-        "owner": one.lock_owner,
-        "_continuing": continuing(one),
-    }
+    return {**as_rows.transfer(one, waiting, moment), "_continuing": continuing(one)}
 
 
 def _progress(row: Fields) -> str:

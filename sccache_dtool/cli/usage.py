@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool import as_rows
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
@@ -81,17 +82,8 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         whole, left = _by_lot(now, cache, top)
     else:
         whole, left = _summed_up(now, cache, by, top, moment)
-    files, loose_bytes = sum(loose.files for loose in left), sum(loose.bytes for loose in left)
-    fields = {
-        "items": whole.items,
-        "bytes": whole.bytes + loose_bytes,
-        "leases": whole.leases,
-        "uses": whole.uses,
-        "reclaimable_items": whole.reclaimable_items,
-        "reclaimable_bytes": whole.reclaimable_bytes + sum(loose.old_bytes for loose in left),
-        "loose_files": files,
-        "loose_bytes": loose_bytes,
-    }
+    fields = as_rows.total(whole, left)
+    files, loose_bytes = fields["loose_files"], fields["loose_bytes"]
     loose = f", of which {output.size(loose_bytes)} in {output.count(files, 'loose file')}" if files else ""
     now.out.result(
         "total",
