@@ -31,6 +31,14 @@ DIGITS = r"[0-9a-f]{64}"
 SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
 
 
+class Missing(FetchFailed):
+    """The archive does not have the object."""
+
+
+class Damaged(FetchFailed):
+    """The content of an object is not what its name says."""
+
+
 def word(digits: str) -> str:
     """The source that is the object with this digest."""
     return f"{OBJECT}:{digits}"
@@ -103,17 +111,17 @@ def check_directory(fs: FileSystem, url: str) -> None:
         ) from error
 
 
-def missing(digits: str, url: str) -> FetchFailed:
+def missing(digits: str, url: str) -> Missing:
     """The error for an object that the archive does not have."""
-    return FetchFailed(
+    return Missing(
         f"{word(digits)} is not in the archive {plain(url)}",
         hint="whoever has the file can add it again: sc-dtool add FILE",
     )
 
 
-def damaged(digits: str, place: str, found: str | None) -> FetchFailed:
+def damaged(digits: str, place: str, found: str | None) -> Damaged:
     """The error for an object whose content is not what its name says."""
-    return FetchFailed(
+    return Damaged(
         f"{word(digits)} is damaged in the archive",
         details=[f"{plain(place)} has {OBJECT} {found}"],
         hint="nothing was published; move the file away, and restore it from a backup or add it again",

@@ -17,14 +17,15 @@ from itertools import groupby
 from typing import NamedTuple
 
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.names import unique
 from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
 from sccache_dtool.fetch import local, objects
 from sccache_dtool.fetch.context import Job
 from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
+from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.request import OBJECT
-from sccache_dtool.fetch.sink import new_digest
+from sccache_dtool.fetch.sink import Sink, new_digest
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.config import Config
 from sccache_dtool.protocol.store import Store
@@ -155,14 +156,34 @@ class Archive:
                 return record
         return record
 
-    def add_record(self, digits: str, details: Details) -> Record:
-        """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not."""
+    def add_record(self, digits: str, details: Details, random: str = "") -> Record:
+        """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not.
+
+        `random`: the last part of the record's name, 16 hexadecimal digits.
+        """
         size = self.size(digits)
         if size is None:
             raise objects.missing(digits, self.url)
-        record = Record(digits, int(self._store.clock.wall() * 1000), size, unique())
+        record = Record(digits, int(self._store.clock.wall() * 1000), size, random or unique())
         self._note(record, details)
+        if self.size(digits) is None:  # collected before the record was seen
+            raise objects.missing(digits, self.url)
         return record
+
+    def receive(self) -> Sink:
+        """A file that others send, which `accept` gives its name."""
+        return Job(self._store, NoProgress()).sink(f"{self._work}/{unique(32)}", (OBJECT, CHECKSUM))
+
+    def accept(self, staged: Staged) -> bool:
+        """Give a file that was received its name, without a record; False if it is there already.
+
+        Raises FetchFailed if another file is there under that name. What was received is left to `discard`.
+        """
+        self.fs.seal(staged.path, shared=self._shared)
+        if self._place(staged.path, object_name(staged.digits)):
+            return True
+        self._check_same(staged)
+        return False
 
     def discard(self, staged: str) -> None:
         """Remove what is staged, or was left there."""
@@ -249,6 +270,21 @@ class Archive:
         if digest.hexdigest() != digits:
             raise objects.damaged(digits, self.path_of(digits), digest.hexdigest())
 
+    def part(self, digits: str, begin: int, size: int) -> Iterator[bytes]:
+        """So many bytes of an object from `begin` on, not checked: for servers, whose clients check the whole."""
+        try:
+            fd = self.fs.open(self.path_of(digits))
+        except OSError:  # it has another form here
+            yield from _within(self.pieces(digits), begin, size)
+            return
+        try:
+            self.fs.seek(fd, begin)
+            while size and (data := self.fs.read(fd, min(CHUNK, size))):
+                size -= len(data)
+                yield data
+        finally:
+            self.fs.close(fd)
+
     def _read(self, name: str) -> Iterator[bytes]:
         """The bytes of a file; nothing if it is not there."""
         with self._reading():
@@ -273,11 +309,11 @@ class Archive:
         for _ in self.pieces(digits):
             pass
 
-    def objects(self) -> Iterator[str]:
-        """The digests of all objects, sorted."""
-        for shard in self._shards(OBJECTS):
+    def objects(self, first: str = "") -> Iterator[str]:
+        """The digests of all objects, sorted; `first`: of those from this digest on."""
+        for shard in self._shards(OBJECTS, first):
             for name in self._names(f"{OBJECTS}/{shard}"):
-                if re.fullmatch(DIGITS, f"{shard}{name}"):
+                if re.fullmatch(DIGITS, f"{shard}{name}") and f"{shard}{name}" >= first:
                     yield f"{shard}{name}"
 
     def records(self, digits: str | None = None) -> Iterator[Record]:
@@ -286,16 +322,20 @@ class Archive:
             found = (Record.parse(name) for name in self._names(f"{ADDED}/{shard}"))
             yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
 
-    def entries(self) -> Iterator[Record]:
-        """As `records`, with one at the time 0 for each object without any: its process was killed."""
-        for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
+    def entries(self, after: Record | None = None) -> Iterator[Record]:
+        """As `records`, with one at the time 0 for each object without any: its process was killed.
+
+        `after`: of those that are sorted after this record, which need not be there.
+        """
+        first = "" if after is None else after.digits
+        for shard in sorted({*self._shards(OBJECTS, first), *self._shards(ADDED, first)}):
             found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
             recorded = {one.digits for one in found}
             for name in self._names(f"{OBJECTS}/{shard}"):
                 digits = f"{shard}{name}"
                 if digits not in recorded and re.fullmatch(DIGITS, digits):
                     found.append(Record(digits, 0, self.size(digits) or 0, "0" * 16))
-            yield from sorted(found)
+            yield from (one for one in sorted(found) if after is None or one > after)
 
     def known(self) -> Iterator[str]:
         """The digests of all that was ever added, sorted: each of a record or an object, once."""
@@ -323,9 +363,10 @@ class Archive:
         """Let an object be found by its MD5 as well."""
         self._write(f"{ADDED}/{_MD5}/{md5}", digits)
 
-    def _shards(self, directory: str) -> list[str]:
+    def _shards(self, directory: str, first: str = "") -> list[str]:
         self.require()
-        return [name for name in self._names(directory) if re.fullmatch("[0-9a-f]{2}", name)]
+        names = self._names(directory)
+        return [name for name in names if re.fullmatch("[0-9a-f]{2}", name) and name >= first[:2]]
 
     def _names(self, directory: str) -> list[str]:
         try:
@@ -354,6 +395,16 @@ def open_archive(store: Store, settings: Config) -> Archive:
     from sccache_dtool.markers.remote import open_remote
 
     return open_remote(store, url, verify=settings.archive_verify)
+
+
+def _within(pieces: Iterator[bytes], begin: int, size: int) -> Iterator[bytes]:
+    """So many of these bytes from `begin` on."""
+    end, at = begin + size, 0
+    for piece in pieces:
+        yield piece[max(0, begin - at) : max(0, end - at)]
+        at += len(piece)
+        if at >= end:
+            return
 
 
 @lru_cache(maxsize=64)
