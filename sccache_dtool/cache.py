@@ -66,8 +66,8 @@ if TYPE_CHECKING:
     from sccache_dtool.pool import Pool
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
+    from sccache_dtool.protocol.sessions import Deleted, SessionFacts
     from sccache_dtool.protocol.sessions import Entry as SessionEntry
-    from sccache_dtool.protocol.sessions import SessionFacts
     from sccache_dtool.sets.handle import Access, DataSet, Session
     from sccache_dtool.sets.holding import HeldSet, Released
     from sccache_dtool.sets.locks import Lock
@@ -703,6 +703,12 @@ class Cache:
         session = Session(self._access(), id)
         _ = session.facts
         return session
+
+    def delete_session(self, id: str) -> Deleted:
+        """Delete a session, whatever state it is in, and release all its locks. Raises NoSession."""
+        from sccache_dtool.protocol import sessions
+
+        return sessions.delete(self._check_permissions(), id)
 
     def sessions(self) -> list[SessionFacts]:
         """All sessions."""

@@ -117,10 +117,11 @@ def unsettled(items: Iterator[Item]) -> list[Item]:
     return [item for item in items if any(copy.held or copy.closed for copy in item.copies)]
 
 
-def keys(store: Store) -> Iterator[str]:
-    """The keys of all items, ordered."""
+def keys(store: Store, after: str = "") -> Iterator[str]:
+    """The keys of all items, ordered; `after`: of those that come after this one."""
     for shard in shards(store):
-        yield from _keys_in(store, shard)
+        if shard >= after[:2]:
+            yield from (key for key in _keys_in(store, shard) if key > after)
 
 
 def _keys_in(store: Store, shard: str, via: DirectoryHandle | None = None) -> Iterator[str]:

@@ -66,6 +66,7 @@ _GROUPS = {
         "reap": "manage",
         "doctor": "doctor",
         "metrics": "metrics",
+        "serve": "serve",
         "sample": "samples",
     },
 }

@@ -1,1 +1,1 @@
-"""The cache over HTTP: an optional service (extra `serve`), which decides nothing that the file system does not decide."""
+"""The cache over HTTP: an optional service (extra `serve`). It decides nothing that the file system does not decide."""

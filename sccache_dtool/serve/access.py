@@ -92,7 +92,9 @@ class Gate:
         scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
         given = token.strip() if scheme.lower() == b"bearer" else headers.get(b"girder-token", b"")
         if self._allowed.token is None or not hmac.compare_digest(given, self._allowed.token):
-            raise Refused(401, "the token is missing or wrong", "send it as `Authorization: Bearer …` or `Girder-Token`")
+            raise Refused(
+                401, "the token is missing or wrong", "send it as `Authorization: Bearer …` or `Girder-Token`"
+            )
         return Peer(user_name(), True, True)
 
 

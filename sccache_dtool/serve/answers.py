@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, TypedDict
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from typing_extensions import TypedDict
 
 from sccache_dtool.errors import (
     FORBIDDEN,
@@ -35,7 +36,9 @@ RETRY_AFTER = 1
 class Refused(CacheError):
     """What only HTTP knows: an error with the code of its answer."""
 
-    def __init__(self, status: int, message: str, hint: str | None = None, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, hint: str | None = None, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.status = status
         self.headers = headers or {}

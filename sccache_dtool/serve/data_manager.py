@@ -11,15 +11,16 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable
-from typing import Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from typing_extensions import TypedDict
 
 from sccache_dtool.cache import Cache
-from sccache_dtool.disk.names import LeaseName, is_key, key_label
-from sccache_dtool.errors import CacheError, DoesNotExist, LeaseLost, UsageError
+from sccache_dtool.disk.names import FAILED, RELEASED, is_key, key_label
+from sccache_dtool.errors import GONE, CacheError, DoesNotExist, Expected, LeaseLost, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.request import DatasetRequest, Request as ItemRequest
+from sccache_dtool.fetch.request import Request as ItemRequest
 from sccache_dtool.fetch.transfers import State
 from sccache_dtool.serve import files, shapes
 from sccache_dtool.serve.access import Owning, Peer, Reading, Writing
@@ -37,8 +38,11 @@ from sccache_dtool.serve.shapes import (
     TransferDocument,
 )
 from sccache_dtool.sets import locks, sessions
-from sccache_dtool.sets.locks import FAILED, HELD, RELEASED, Lock
-from sccache_dtool.sets.sessions import Entry, SessionFacts
+from sccache_dtool.sets.locks import HELD, Lock
+from sccache_dtool.sets.sessions import Entry, Object, SessionFacts
+
+if TYPE_CHECKING:
+    from sccache_dtool.evict.execution import Cleaned
 
 router = APIRouter(prefix="/api/v1/dm", tags=["data manager"])
 
@@ -52,9 +56,7 @@ _LONGEST_TEXT = 100
 _FOR_EVERYBODY = ("http", "https")
 
 Flag = Annotated[str | None, Query(description="Set if it is present, unless it is `false` or `0`.")]
-DataSetText = Annotated[
-    str | None, Query(alias="dataSet", description='JSON: `[{"itemId": "…", "mountPath": "/…"}]`')
-]
+DataSetText = Annotated[str | None, Query(alias="dataSet", description='JSON: `[{"itemId": "…", "mountPath": "/…"}]`')]
 _SHORT = Query(max_length=_LONGEST_TEXT)
 
 
@@ -115,8 +117,7 @@ def _entries(cache: Cache, peer: Peer, word: str, mount: str) -> Iterable[Entry]
         raise UsageError("an itemId is empty", hint="give an id, a name, or a source with its steps")
     if not peer.is_owner:
         _check_source(cache, peer, words)
-    found = cache.entries_used(words, mount)
-    return found
+    return cache.entries_used(words, mount)
 
 
 def _check_source(cache: Cache, peer: Peer, words: list[str]) -> None:
@@ -132,7 +133,9 @@ def _check_source(cache: Cache, peer: Peer, words: list[str]) -> None:
     )
     if not is_open:
         raise Refused(
-            403, f"user {peer.user} may add items of the web, and such as are in the cache", "fetch it with sc-dtool use"
+            403,
+            f"user {peer.user} may add items of the web, and such as are in the cache",
+            "fetch it with sc-dtool use",
         )
 
 
@@ -159,7 +162,7 @@ def create_session(
     cache = _cache(request)
     entries = _data_set(cache, peer, data_set, body)
     label = (body or {}).get("taleId", "") if tale is None else tale
-    if not isinstance(label, str) or len(label) > _LONGEST_TEXT or not label.isprintable():
+    if len(label) > _LONGEST_TEXT or not label.isprintable():
         raise UsageError(f"a taleId has at most {_LONGEST_TEXT} printable characters")
     id = sessions.new_id()
     owner = cache.owner(f"session {id}")
@@ -168,7 +171,7 @@ def create_session(
 
 
 @router.get("/session", responses=errors(), summary="List your sessions")
-def list_sessions(request: Request, peer: Reading, loadObjects: Flag = None) -> list[SessionDocument]:  # noqa: N803
+def list_sessions(request: Request, peer: Reading, loadObjects: Flag = None) -> list[SessionDocument]:
     """The sessions of whoever asks. The server's own user sees all."""
     cache = _cache(request)
     found = [one for one in cache.sessions() if peer.is_owner or one.user == peer.user]
@@ -176,7 +179,7 @@ def list_sessions(request: Request, peer: Reading, loadObjects: Flag = None) -> 
 
 
 @router.get("/session/{id}", responses=errors(404), summary="Show a session")
-def get_session(id: str, request: Request, peer: Reading, loadObjects: Flag = None) -> SessionDocument:  # noqa: N803
+def get_session(id: str, request: Request, peer: Reading, loadObjects: Flag = None) -> SessionDocument:
     """A session. With `loadObjects`, each entry has its type and its object, too."""
     cache = _cache(request)
     return _session(cache, cache.session(id).facts, peer, loadObjects)
@@ -229,22 +232,29 @@ def get_object(id: str, request: Request, peer: Reading, path: str, children: Fl
     With `children`, what is in the folder; null if its item is not in the cache yet. Nothing is fetched.
     """
     cache = _cache(request)
-    found = sessions.find(cache.store, cache.session(id).facts, path, children=_is_set(children))
+    facts = cache.session(id).facts
+    found = sessions.find(cache.store, facts, path, children=_is_set(children))
     made = shapes.found_object(found)
     if not _is_set(children):
         return {"object": made}
-    place = shapes.place_of(cache, made["_id"]) if made["_id"] else None
-    below = [
-        shapes.placed(
-            place and Place(place.key, f"{place.inner}/{one.name}".lstrip("/")), one.name, _kind(one.type), None
-        )
-        for one in found.children or ()
-    ]
-    return {"object": made, "children": None if found.children is None else below}
+    return {"object": made, "children": _children(cache, facts, found)}
 
 
-def _kind(of: str) -> str | None:
-    return of if of in (FOLDER, ITEM) else None
+def _children(cache: Cache, facts: SessionFacts, found: Object) -> list[ObjectDocument] | None:
+    if found.children is None:
+        return None
+    if found.entry is None or found.place is None:  # there are only the paths of items
+        above = found.path.rstrip("/")
+        return [shapes.found_object(sessions.find(cache.store, facts, f"{above}/{one.name}")) for one in found.children]
+    place, made = shapes.place_in(found), list[ObjectDocument]()
+    for one in found.children:
+        size = None
+        if one.type == ITEM:
+            with Expected(GONE):
+                size = cache.store.fs.lstat(f"{found.place}/{one.name}").st_size
+        inner = place and Place(place.key, f"{place.inner}/{one.name}".lstrip("/"))
+        made.append(shapes.placed(inner, one.name, one.type if one.type in (FOLDER, ITEM) else None, size))
+    return made
 
 
 # -- locks -------------------------------------------------------------------------------------------------------------
@@ -253,11 +263,11 @@ def _kind(of: str) -> str | None:
 def _listed(
     cache: Cache, peer: Peer, session: str | None, item: str | None = None, owner: str | None = None
 ) -> list[LockDocument]:
-    users = {one.id: one.user for one in cache.sessions()}
+    of = {one.id: one for one in cache.sessions()}
     if item is not None and not is_key(item):
         item = cache.find(item)
     found = cache.locks(session=session, item=item, owner=owner)
-    made = [shapes.lock(one, users.get(one.session or ""), peer) for one in found if one.session is not None]
+    made = [shapes.lock(one, of.get(one.session or ""), peer) for one in found if one.session is not None]
     return [one for one in made if peer.is_owner or one["userId"] == peer.user]
 
 
@@ -271,9 +281,9 @@ def list_locks_of_session(id: str, request: Request, peer: Reading) -> list[Lock
 def list_locks(
     request: Request,
     peer: Reading,
-    sessionId: str | None = None,  # noqa: N803
-    itemId: str | None = None,  # noqa: N803
-    ownerId: str | None = None,  # noqa: N803
+    sessionId: str | None = None,
+    itemId: str | None = None,
+    ownerId: str | None = None,
 ) -> list[LockDocument]:
     """The locks of whoever asks that match all that is given. The server's own user sees those of all sessions."""
     return _listed(_cache(request), peer, sessionId, itemId, ownerId)
@@ -283,9 +293,9 @@ def list_locks(
 def create_lock(
     request: Request,
     peer: Writing,
-    sessionId: str,  # noqa: N803
-    itemId: str,  # noqa: N803
-    ownerId: Annotated[str | None, Query(min_length=1, max_length=_LONGEST_TEXT)] = None,  # noqa: N803
+    sessionId: str,
+    itemId: str,
+    ownerId: Annotated[str | None, Query(min_length=1, max_length=_LONGEST_TEXT)] = None,
 ) -> LockDocument:
     """Lock an item of a session: by its id, its path, its name or its source. While it is locked, it is not removed.
 
@@ -296,25 +306,23 @@ def create_lock(
     cache: Cache = request.app.state.fetching_cache()
     fetches: Fetches = request.app.state.fetches
     facts = _own(cache, peer, sessionId)
-    word, inner = _word_in(cache, facts, itemId)
     session = cache.session(sessionId)
-    begun = session.begin_lock(word, ownerId)
+    begun = session.begin_lock(_word_in(cache, facts, itemId), ownerId)
     taken = session.finish_if_cached(begun)
     try:
         if taken is None:
             fetches.begin(session, begun)
-        return shapes.lock(locks.show(cache.store, begun.id), facts.user, peer)
+        return shapes.lock(locks.show(cache.store, begun.id), facts, peer)
     except BaseException:
         if taken is not None:  # a client that has not got the id cannot release the lock
             taken.release()
         raise
 
 
-def _word_in(cache: Cache, facts: SessionFacts, item: str) -> tuple[str, str]:
+def _word_in(cache: Cache, facts: SessionFacts, item: str) -> str:
     """The word by which an item of a session is found, for an id, also of a file in it. Raises DoesNotExist."""
     if item[:32].isalnum() and item[32:33] == ".":
-        place = shapes.place_of(cache, item)
-        return place.key, place.inner
+        return shapes.place_of(cache, item).key
     if "\0" in item:
         raise UsageError("an itemId has no null characters")
     if not [one for one in facts.entries if item in (one.item, one.mount)]:
@@ -324,17 +332,17 @@ def _word_in(cache: Cache, facts: SessionFacts, item: str) -> tuple[str, str]:
         except (ValueError, CacheError):
             key = None
         if key is not None and [one for one in facts.entries if one.item == key]:
-            return key, ""
-    return item, ""
+            return key
+    return item
 
 
-def _lock(cache: Cache, id: str) -> tuple[Lock, str | None]:
-    """A lock, and whose session it is of; None if that has ended. Raises DoesNotExist."""
+def _lock(cache: Cache, id: str) -> tuple[Lock, SessionFacts | None]:
+    """A lock, and its session; None if that has ended. Raises DoesNotExist."""
     found = locks.show(cache.store, id)
     if found.session is None:
         raise DoesNotExist(f"{plain(id)!r} is a lease, and not a lock of a session")
     try:
-        return found, sessions.read(cache.store, found.session).user
+        return found, sessions.read(cache.store, found.session)
     except CacheError:
         return found, None
 
@@ -349,9 +357,9 @@ def get_lock(id: str, request: Request, peer: Reading) -> LockDocument:
 def release_lock(id: str, request: Request, peer: Writing) -> None:
     """Release a lock. Releasing it twice is not an error."""
     cache = _cache(request)
-    found, user = _lock(cache, id)
-    if not peer.owns(user or ("" if found.state == HELD else peer.user)):
-        raise Refused(403, f"lock {id} belongs to {user or found.user}", "only its owner may release it")
+    found, session = _lock(cache, id)
+    if found.state == HELD and not (peer.is_owner or (session is not None and peer.owns(session.user))):
+        raise Refused(403, f"lock {id} is of a session of another user", "only its owner may release it")
     locks.release(cache.store, id)
 
 
@@ -402,7 +410,9 @@ def _content(cache: Cache, request: Request, payload: str, inner: str, tag: str,
         content = files.open_file(cache.store, place, name)
     except OSError as error:
         raise sessions.unreachable(error, f"/{inner}") from None
-    return files.answer(request, content, name, tag + "".join(f"-{part.encode('utf-8', 'surrogateescape').hex()}" for part in parts))
+    return files.answer(
+        request, content, name, tag + "".join(f"-{part.encode('utf-8', 'surrogateescape').hex()}" for part in parts)
+    )
 
 
 # -- transfers ---------------------------------------------------------------------------------------------------------
@@ -410,7 +420,10 @@ def _content(cache: Cache, request: Request, payload: str, inner: str, tag: str,
 
 @router.get("/session/{id}/transfer", responses=errors(404), summary="List the transfers of a session")
 def list_transfers_of_session(
-    id: str, request: Request, peer: Reading, discardOld: bool = True  # noqa: N803
+    id: str,
+    request: Request,
+    peer: Reading,
+    discardOld: bool = True,
 ) -> list[TransferDocument]:
     """What is fetched for a session."""
     cache = _cache(request)
@@ -422,15 +435,15 @@ def list_transfers_of_session(
 def list_transfers(
     request: Request,
     peer: Reading,
-    sessionId: str | None = None,  # noqa: N803
-    discardOld: bool = True,  # noqa: N803
+    sessionId: str | None = None,
+    discardOld: bool = True,
 ) -> list[TransferDocument]:
     """What is fetched. By default, downloads that ended more than a minute ago are left out; others for a day."""
     return _transfers(_cache(request), peer, sessionId, discardOld)
 
 
 def _transfers(cache: Cache, peer: Peer, session: str | None, discard_old: bool) -> list[TransferDocument]:
-    paths = {}
+    paths: dict[tuple[str, str | None], str] = {}
     for facts in cache.sessions():
         if session in (None, facts.id):
             paths |= {(facts.id, entry.item): entry.mount for entry in facts.entries}
@@ -460,8 +473,7 @@ def get_item_of_session(id: str, item: str, request: Request, peer: Reading) -> 
     """As `/fs/item`, of an item of a session."""
     cache = _cache(request)
     facts = cache.session(id).facts
-    word, _ = _word_in(cache, facts, item)
-    entry = sessions.meant(cache.store, facts, word)
+    entry = sessions.meant(cache.store, facts, _word_in(cache, facts, item))
     return _item(cache, entry.item or item, in_session=True)
 
 
@@ -481,7 +493,9 @@ def _payload(cache: Cache, id: str) -> tuple[Place, str, str]:
     copy = cache.item(place.key).newest
     path = None if copy is None else cache.path(copy)
     if copy is None or path is None:
-        raise DoesNotExist(f"{key_label(place.key)} is not in the cache", hint="lock it in a session: POST /api/v1/dm/lock")
+        raise DoesNotExist(
+            f"{key_label(place.key)} is not in the cache", hint="lock it in a session: POST /api/v1/dm/lock"
+        )
     return place, str(path), str(copy.generation)
 
 
@@ -551,12 +565,14 @@ def clear_cache(request: Request, peer: Owning, force: Flag = None) -> Cleared:
 
     cache = _cache(request)
     policy = cache.policy()
-    done = cache.clean(Rules(everything=True, exclude=policy.exclude, grace=policy.grace), why="clearCache of the server")
+    done = cache.clean(
+        Rules(everything=True, exclude=policy.exclude, grace=policy.grace), why="clearCache of the server"
+    )
     return _cleared(done)
 
 
-def _cleared(done: Any) -> Cleared:
-    return {"copies": len(done.evicted), "bytes": sum(one.bytes for one in done.evicted), "kept": 0}
+def _cleared(done: Cleaned) -> Cleared:
+    return {"copies": len(done.removed), "bytes": done.freed, "kept": len(done.kept)}
 
 
 @router.get("/fs/{id}/evict", include_in_schema=False)

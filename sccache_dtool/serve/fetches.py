@@ -81,7 +81,7 @@ class Fetches:
                     queue.popleft()
 
     def stop(self) -> None:
-        """Stop all fetches, so that others continue them at once; waits for a server that does not answer, but not long."""
+        """Stop all fetches, so that others continue them at once. A server that does not answer is not waited for."""
         self._stopping.set()
         self._threads.shutdown(wait=False)
         with self._lock:

@@ -39,7 +39,7 @@ PROTOCOL = "sc_dtool_protocol"
 _PIECE = 1 << 20
 
 #: Headers of everything that users have put into the cache: a browser must not take it for a page of this server.
-_UNTRUSTED = {
+UNTRUSTED = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "sandbox; default-src 'none'",
     "Accept-Ranges": "bytes",
@@ -61,7 +61,9 @@ def open_file(store: Store, path: str, shown: str) -> Content:
     try:
         status = store.fs.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise UsageError(f"{shown!r} is not a file", hint="give a file in it with `path`, or read all of it with `tar`")
+            raise UsageError(
+                f"{shown!r} is not a file", hint="give a file in it with `path`, or read all of it with `tar`"
+            )
         return Content(fd, status.st_size, status.st_mtime, functools.partial(store.fs.close, fd))
     except BaseException:
         store.fs.close(fd)
@@ -72,7 +74,7 @@ def answer(request: Request, content: Content, name: str, etag: str) -> Response
     """The answer to a GET or HEAD of a file; `etag` is different for other content. The file is closed at its end."""
     try:
         tag = f'"{etag}"'
-        headers = {**_UNTRUSTED, "ETag": tag, "Last-Modified": formatdate(content.mtime, usegmt=True)}
+        headers = {**UNTRUSTED, "ETag": tag, "Last-Modified": formatdate(content.mtime, usegmt=True)}
         if _matches(request.headers.get("if-none-match"), tag):
             content.close()
             return Response(status_code=304, headers=headers)
@@ -91,7 +93,9 @@ def answer(request: Request, content: Content, name: str, etag: str) -> Response
 
 
 def _matches(header: str | None, tag: str) -> bool:
-    return header is not None and (header.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in header.split(",")])
+    return header is not None and (
+        header.strip() == "*" or tag in [one.strip().removeprefix("W/") for one in header.split(",")]
+    )
 
 
 def _span(text: str, size: int) -> tuple[int, int] | None:
@@ -245,7 +249,7 @@ def tar(store: Store, payload: str, inner: str, name: str) -> Response:
             raise failed[0]  # the connection is closed without the end of the body
 
     disposition = f"attachment; filename*=UTF-8''{quote(name.encode(errors='surrogateescape'))}.tar"
-    headers = {**_UNTRUSTED, "Content-Disposition": disposition}
+    headers = {**UNTRUSTED, "Content-Disposition": disposition}
     headers.pop("Accept-Ranges")
     return StreamingResponse(pieces(), headers=headers, media_type="application/x-tar")
 

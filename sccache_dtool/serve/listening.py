@@ -60,8 +60,8 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection has ended."""
-        self._waiting_for_header = _cancelled(self._waiting_for_header)
-        self._waiting_for_reader = _cancelled(self._waiting_for_reader)
+        self._end_wait_for_header()
+        self._end_wait_for_reader()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -69,18 +69,34 @@ class Protocol(H11Protocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
+        if self._is_idle:
             self._expect_header()
         else:
-            self._waiting_for_header = _cancelled(self._waiting_for_header)
+            self._end_wait_for_header()
 
     def _expect_header(self) -> None:
         """From the first byte, or the connection, to the end of the header."""
         if self._waiting_for_header is None:
             self._waiting_for_header = self.loop.call_later(self.patience, self._give_up)
 
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        cycle: Any = self.cycle
+        return cycle is None or bool(cycle.response_complete)
+
+    def _end_wait_for_header(self) -> None:
+        if self._waiting_for_header is not None:
+            self._waiting_for_header.cancel()
+            self._waiting_for_header = None
+
+    def _end_wait_for_reader(self) -> None:
+        if self._waiting_for_reader is not None:
+            self._waiting_for_reader.cancel()
+            self._waiting_for_reader = None
+
     def _give_up(self) -> None:
-        if not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete):
+        if not self.transport.is_closing() and self._is_idle:
             self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
             self._close_soon()
 
@@ -96,7 +112,7 @@ class Protocol(H11Protocol):
 
     def resume_writing(self) -> None:
         """The client has read."""
-        self._waiting_for_reader = _cancelled(self._waiting_for_reader)
+        self._end_wait_for_reader()
         super().resume_writing()
 
     def on_response_complete(self) -> None:
@@ -109,11 +125,6 @@ class Protocol(H11Protocol):
         """Nothing more has come. Unread answers do not keep the connection."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(1.0, self.transport.abort)
-
-
-def _cancelled(timer: asyncio.TimerHandle | None) -> None:
-    if timer is not None:
-        timer.cancel()
 
 
 class _Server(Server):
@@ -261,5 +272,20 @@ def of_systemd(environ: Mapping[str, str]) -> list[socket.socket]:
     for one in found:
         os.set_inheritable(one.fileno(), False)
     if [one for one in found if one.type != socket.SOCK_STREAM]:
-        raise UsageError("systemd passes a socket that is not a stream", hint="write ListenStream= into the .socket unit")
+        raise UsageError(
+            "systemd passes a socket that is not a stream", hint="write ListenStream= into the .socket unit"
+        )
     return found
+
+
+def is_unix(one: socket.socket) -> bool:
+    """Whether it is a Unix socket, which tells who connects."""
+    return one.family == socket.AF_UNIX
+
+
+def shown(one: socket.socket) -> str:
+    """The address of a socket, for people and their clients."""
+    if is_unix(one):
+        return f"unix:{os.path.abspath(one.getsockname())}"
+    host, port = one.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
 
 from sccache_dtool.as_rows import moment
 from sccache_dtool.cache import Cache
@@ -57,7 +59,7 @@ class LockDocument(TypedDict):
     _id: str
     _modelType: str
     _accessLevel: int
-    userId: str | None
+    userId: str
     sessionId: str | None
     itemId: str
     ownerId: str
@@ -183,15 +185,17 @@ def session(facts: SessionFacts, peer: Peer) -> SessionDocument:
     }
 
 
-def lock(one: Lock, user: str | None, peer: Peer) -> LockDocument:
-    """The document of a lock. `user`: whose session it is of."""
+def lock(one: Lock, of: SessionFacts | None, peer: Peer) -> LockDocument:
+    """The document of a lock. `of`: its session, unless that has ended."""
+    user = one.user if of is None else of.user
+    keys = [] if of is None else [entry.item for entry in (*of.entries, *of.detached) if entry.item]
     return {
         "_id": one.stable_id,
         "_modelType": "lock",
-        "_accessLevel": _ADMIN if peer.owns(user or one.user) else _READ,
-        "userId": user or one.user,
+        "_accessLevel": _ADMIN if peer.owns(user) else _READ,
+        "userId": user,
         "sessionId": one.session,
-        "itemId": one.item,
+        "itemId": next((key for key in keys if key[:32] == one.item[:32]), one.item),
         "ownerId": one.owner,
         "state": one.state,
         "error": one.error,
@@ -225,7 +229,9 @@ def transfer(one: Transfer, path: str, peer: Peer) -> TransferDocument:
 def item(cache: Cache, found: Item, transfers: list[Transfer]) -> ObjectDocument:
     """The document of an item. `transfers`: those of the cache; others are passed over."""
     of_it = [one for one in transfers if one.key[:32] == found.key[:32]]
-    coming = next((one for one in of_it if one.ended is None and one.state not in (State.ABANDONED, State.WAITING)), None)
+    coming = next(
+        (one for one in of_it if one.ended is None and one.state not in (State.ABANDONED, State.WAITING)), None
+    )
     last = max((one for one in of_it if one.ended is not None), key=lambda one: one.ended or 0.0, default=None)
     newest = found.newest
     path = None if newest is None else cache.path(newest)
@@ -266,11 +272,16 @@ def placed(place: Place | None, name: str, kind: str | None, size: int | None) -
     }
 
 
+def place_in(found: Object) -> Place | None:
+    """Where an object of a session is; None for a folder that is in no item."""
+    if found.entry is None or found.entry.item is None:
+        return None
+    mount = found.entry.mount.rstrip("/")
+    return Place(found.entry.item, found.path[len(mount) :].lstrip("/"))
+
+
 def found_object(found: Object) -> ObjectDocument:
     """The document of what is at a path of a session."""
-    place = None
-    if found.entry is not None and found.entry.item is not None:
-        mount = found.entry.mount.rstrip("/")
-        place = Place(found.entry.item, found.path[len(mount) :].lstrip("/"))
+    place = place_in(found)
     name = found.name or (place and key_label(place.key)) or "/"
     return {**placed(place, name, found.type, found.size), "path": found.path, "state": found.state}
