@@ -182,7 +182,7 @@ async def _send_by_kernel(protocol: Any, fd: int, first: int, end: int) -> None:
             if sent < 0:  # the file has become shorter: the client must notice
                 transport.abort()
                 return
-        if end > first:
+        if end > first and protocol.conn.our_state is h11.SEND_BODY:  # otherwise the client has hung up
             protocol.conn.send_with_data_passthrough(h11.Data(data=_Sent(end - first)))
     finally:
         out.close()

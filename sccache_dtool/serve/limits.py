@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from starlette.exceptions import HTTPException  # which FastAPI lets through from the middle of a body
+
 from sccache_dtool.serve.access import Scope
 from sccache_dtool.serve.answers import Refused, refusal
 
@@ -52,10 +54,10 @@ class Limits:
                 async with asyncio.timeout_at(loop.time() + bounds.patience if is_upload else deadline):
                     message = await receive()
             except TimeoutError:
-                raise Refused(408, "the request took too long to arrive", "try again") from None
+                raise HTTPException(408, "the request took too long to arrive") from None
             came += len(message.get("body", b""))
             if not is_upload and came > bounds.body:
-                raise _too_large(bounds.body)
+                raise HTTPException(413, _too_large(bounds.body).message)
             pending = bool(message.get("more_body", False))
             return message
 

@@ -49,6 +49,7 @@ class Protocol(H11Protocol):
         super().connection_made(transport)
         own: socket.socket = transport.get_extra_info("socket")
         self.app_state = {**self.app_state, PROTOCOL: self}
+        self.timeout_keep_alive = min(self.timeout_keep_alive, self.patience)  # type: ignore[assignment]
         if own.family == socket.AF_UNIX:
             credentials = own.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self.app_state[UID] = struct.unpack("3i", credentials)[1]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NotRequired
 
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, StreamingResponse
 from typing_extensions import TypedDict
 
@@ -160,6 +161,8 @@ async def put_object(sha256: Digits, request: Request, peer: Writing) -> Respons
                 if piece:
                     await run_in_threadpool(upload.write, piece)
             return _sent(await run_in_threadpool(upload.finish))
+    except HTTPException:  # it took too long
+        raise
     except Exception as error:
         return _refused(error)
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -369,8 +370,6 @@ def test_stopping_the_server_leaves_the_download_to_others(
 
 def wait_for_stop(app: App, server: Server) -> bool:
     """Stop the fetches of an application while bytes come; True once they have stopped."""
-    import threading
-
     thread = threading.Thread(target=app.close)
     thread.start()
     while thread.is_alive():
