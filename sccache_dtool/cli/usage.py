@@ -13,11 +13,11 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.datasets import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.dataset_totals import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.model import Usage
 from sccache_dtool.policy.totals import Spared, Sums, add_up, total
