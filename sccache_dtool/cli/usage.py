@@ -24,6 +24,8 @@ from sccache_dtool.policy.totals import Spared, Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sccache_dtool.catalog.loose import LooseDirectory
     from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.lots.usage import Holding
@@ -245,7 +247,8 @@ def _by_user(
 def summary_command(now: Invocation, by: str, unused: float) -> None:
     """Show space, uses, and the download time saved by the cache.
 
-    Time is saved by each use that finds its item in the cache: as much as the item's download took.
+    Time is saved by each use that finds its item in the cache: as much as the item's download took. On a terminal, bars
+    show how full the cache is and what has been idle, and a line its size over the last year.
 
     \b
     Example:
@@ -335,3 +338,10 @@ def _print_totals(
         f"saved   {short_duration(fields['saved_seconds'])} of download time by cache hits{and_more}",
     ]
     now.out.result("summary", fields, *lines)
+    now.out.drawing(lambda: _drawing(cache, present, left, moment))
+
+
+def _drawing(cache: Cache, present: Sequence[Item], left: Sequence[LooseDirectory], moment: float) -> Table:
+    from sccache_dtool.cli import drawing
+
+    return drawing.summary(cache, present, left, moment)

@@ -75,13 +75,15 @@ def levels(limits: Limits, retain_size: int | None, room: Room | None, own: int)
     def add(name: str, mark: Mark | None) -> None:
         if mark is None:
             return
-        if not mark.is_share or limits.capacity is not None:
-            found.append(Level(name, mark.of(limits.capacity or 0)))
+        if not mark.is_share:
+            found.append(Level(name, mark.of(0)))
+        elif limits.capacity is not None:
+            found.append(Level(f"{name} ({mark})", mark.of(limits.capacity)))
         elif room is not None:
-            found.append(Level(f"{name} of the file system", mark.of(room.bytes) - others))
+            found.append(Level(f"{name} ({mark} of the file system)", mark.of(room.bytes) - others))
 
-    add(f"high mark, {limits.high}" if limits.high and limits.high.is_share else "high mark", limits.high)
-    add(f"low mark, {limits.low}" if limits.low and limits.low.is_share else "low mark", limits.low)
+    add("high mark", limits.high)
+    add("low mark", limits.low)
     if limits.least_free is not None and room is not None:
         found.append(Level("least free space", own + room.free - limits.least_free))
     if retain_size is not None:

@@ -17,7 +17,7 @@ from sccache_dtool.catalog.items import Item
 from sccache_dtool.catalog.loose import Loose
 from sccache_dtool.dataset_totals import dataset_item
 from sccache_dtool.disk import records
-from sccache_dtool.disk.names import Generation
+from sccache_dtool.disk.names import Generation, key_label
 from sccache_dtool.errors import CacheError, explain
 from sccache_dtool.fetch.transfers import State, Transfer, continuing
 from sccache_dtool.liveness.caller import user_name
@@ -247,16 +247,8 @@ def look(cache: Cache) -> Figures:
         lookup = cache.lookup(lots) if by_lot else None
         for file in surveyed.loose.files:
             whole.see_loose(file, lookup, now)
-        cleanings = sorted(cache.cleanings(), key=lambda one: -one.end)
-        past = _Past(now)
-        for name in cleanings:
-            if name.end / 1000 < now - YEAR * DAY:
-                break
-            try:
-                past.see(name.end / 1000, name.bytes, cache.cleaning(name))
-            except (OSError, records.Damaged) as error:
-                reason = explain(error) if isinstance(error, OSError) else str(error)
-                store.log.warning(f"the record of a cleaning cannot be read: {reason}")
+        cleanings = cache.cleanings()
+        past = look_back(cache, now)
         held = _holdings(cache, whole.busy)
         fetches = cache.transfers()
         trashed = cache.trashed()
@@ -338,7 +330,7 @@ def _policy(cache: Cache) -> tuple[Rules | None, str]:
     except CacheError as error:
         return None, error.message
     if rules.empty:
-        return None, "config.toml has no policy, so that `clean` removes nothing unless it is given conditions"
+        return None, "config.toml has no policy, so that clean removes nothing unless it is given conditions"
     return rules, ""
 
 
@@ -376,7 +368,7 @@ def _fetch(one: Transfer) -> Fetch:
 # -- the past ----------------------------------------------------------------------------------------------------------
 
 
-class _Past:
+class Past:
     """What the records of cleanings say; the newest come first."""
 
     def __init__(self, now: float) -> None:
@@ -410,7 +402,9 @@ class _Past:
             self.cleanings.append(
                 Cleaning(ended, count, size, record.by, record.why, record.missed, len(record.failed))
             )
-        self.failed += [pair for pair in record.failed if len(self.failed) < MOST]
+        for place, reason in record.failed[: MOST - len(self.failed)]:
+            key, _, copy = place.partition("/")
+            self.failed.append((key_label(key) if Generation.parse(copy) else place, reason))
 
     def removals(self) -> Iterator[Removed]:
         """When copies were in the cache that are not there any more.
@@ -428,6 +422,20 @@ class _Past:
                 back[key].remove((record, day))
                 self.fetched[one.added] -= 1
                 yield Removed(one.added, day, -one.bytes)
+
+
+def look_back(cache: Cache, now: float) -> Past:
+    """What was removed in the last year. `now`: seconds since 1970."""
+    past = Past(now)
+    for name in sorted(cache.cleanings(), key=lambda one: -one.end):
+        if name.end / 1000 < now - YEAR * DAY:
+            break
+        try:
+            past.see(name.end / 1000, name.bytes, cache.cleaning(name))
+        except (OSError, records.Damaged) as error:
+            reason = explain(error) if isinstance(error, OSError) else str(error)
+            cache.store.log.warning(f"the record of a cleaning cannot be read: {reason}")
+    return past
 
 
 # -- the future --------------------------------------------------------------------------------------------------------
