@@ -19,7 +19,7 @@ from sccache_dtool.catalog.items import Copy, Item, Sum
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
+from sccache_dtool.disk.names import CleaningName, Generation, Layout, PinName, TrashName
 from sccache_dtool.errors import FULL, CacheError, InUse, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch import versions
 from sccache_dtool.fetch.freshness import Freshness
@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.catalog.loose import Loose, LooseDirectory
     from sccache_dtool.doctor import Checked, Finding
-    from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
+    from sccache_dtool.evict.audit import CleaningRecord
+    from sccache_dtool.evict.cleaning import Cleaner, CleanOptions, Surveyed
     from sccache_dtool.evict.execution import Cleaned
     from sccache_dtool.evict.plan_file import Planned
     from sccache_dtool.evict.trash import Purged
@@ -957,6 +958,24 @@ class Cache:
         with self._pool() as pool:
             return holdings(store, pool, user)
 
+    def holdings_of(self, busy: Iterable[Item]) -> list[Holding]:
+        """As `holdings`, of everybody, on items that a scan has found."""
+        from sccache_dtool.catalog.holdings import of_items
+
+        return of_items(self._check_permissions(), busy)
+
+    def cleanings(self) -> list[CleaningName]:
+        """The cleanings that have removed something, and what was restored."""
+        from sccache_dtool.evict import audit
+
+        return audit.listing(self.store)
+
+    def cleaning(self, name: CleaningName) -> CleaningRecord:
+        """The record of a cleaning. Raises OSError or records.Damaged."""
+        from sccache_dtool.evict import audit
+
+        return audit.read(self.store, name)
+
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
         from sccache_dtool.protocol import history
@@ -1134,6 +1153,17 @@ class Cache:
         """
         with self._pool() as pool:
             return self._cleaner(pool).plan(rules, self._keep_for(keep_for), ahead=ahead)
+
+    def survey_and_plan(
+        self, rules: Rules | None, fold: Callable[[Lookup, list[Item]], Sum], *, keep_for: float | None = None
+    ) -> Surveyed[Sum]:
+        """What `clean` with these rules would do now, and what `fold` makes of parts of the cache, from one scan.
+
+        `fold` is given a Lookup, which knows the facts of copies, and items, which say when each of their uses ended.
+        Without `rules`, there is no plan.
+        """
+        with self._pool() as pool:
+            return self._cleaner(pool).survey(rules, self._keep_for(keep_for), fold)
 
     def clean(
         self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""

@@ -47,6 +47,7 @@ _GROUPS = {
         "why": "inspect",
         "log": "inspect",
         "transfers": "transfers",
+        "report": "report",
     },
     "Clean the cache": {
         "clean": "clean",

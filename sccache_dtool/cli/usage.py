@@ -14,17 +14,19 @@ from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.datasets import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.dataset_totals import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.model import Usage
 from sccache_dtool.policy.totals import Spared, Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sccache_dtool.catalog.loose import LooseDirectory
     from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.lots.usage import Holding
@@ -237,7 +239,8 @@ def _by_user(
 def summary_command(now: Invocation, by: str, unused: float) -> None:
     """Show space, uses, and the download time saved by the cache.
 
-    Time is saved by each use that finds its item in the cache: as much as the item's download took.
+    Time is saved by each use that finds its item in the cache: as much as the item's download took. On a terminal, bars
+    show how full the cache is and what has been idle, and a line its size over the last year.
 
     \b
     Example:
@@ -327,3 +330,10 @@ def _print_totals(
         f"saved   {short_duration(fields['saved_seconds'])} of download time by cache hits{and_more}",
     ]
     now.out.result("summary", fields, *lines)
+    now.out.drawing(lambda: _drawing(cache, present, left, moment))
+
+
+def _drawing(cache: Cache, present: Sequence[Item], left: Sequence[LooseDirectory], moment: float) -> Table:
+    from sccache_dtool.cli import drawing
+
+    return drawing.summary(cache, present, left, moment)
