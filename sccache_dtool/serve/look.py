@@ -36,6 +36,18 @@ _SCANS, _TURN = threading.BoundedSemaphore(2), 20.0
 _HEALTHY = 5.0
 
 
+#: Seconds after which a browser loads the page again.
+_RELOAD = 600
+
+#: A name in the page that looks like HTML would have to get past its escaping and past this.
+_PAGE = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
 class Health(TypedDict):
     """That the server and the cache are there."""
 
@@ -199,3 +211,21 @@ def get_transfers(
         as_rows.transfer(one, waiting[one.key], now) for one in found if everything or one.state not in over
     ]
     return rows
+
+
+@router.get(
+    "/",
+    response_class=Response,
+    responses={**errors(), 200: {"description": "A page", "content": {"text/html": {"schema": {"type": "string"}}}}},
+    summary="A page on the cache, for people",
+)
+def get_page(request: Request, peer: Reading) -> Response:
+    """What `sc-dtool report` writes, as of now: no script, nothing from elsewhere. Browsers load it again."""
+    from sccache_dtool import report
+
+    try:
+        with one_scan(request):
+            page = report.render(_cache(request))
+    except UsageError as error:
+        raise Refused(503, error.message, error.hint) from error
+    return Response(page, media_type="text/html; charset=utf-8", headers={**_PAGE, "Refresh": str(_RELOAD)})

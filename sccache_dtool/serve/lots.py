@@ -368,7 +368,7 @@ def reclaim(
     lots, reason = cache.lots().lots, "" if body is None else body.reason
     lots[lotName]
     policy = cache.policy()
-    rules = Rules(everything=True, lot=lotName, exclude=policy.exclude, grace=policy.grace)
+    rules = Rules(everything=True, lot=lotName, beyond_dedicated=True, exclude=policy.exclude, grace=policy.grace)
     done = cache.clean(rules, why=f"reclaim of lot {lotName}{f': {reason}' if reason.isprintable() and reason else ''}")
     return {
         "lotName": lotName,

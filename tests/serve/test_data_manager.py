@@ -330,7 +330,8 @@ def test_a_get_changes_nothing(client: Client, session: Making, item: str, layou
 
     before = everything()
     for path in (
-        f"/session/{id}", f"/session/{id}/lock", f"/session/{id}/transfer", f"/session/{id}/item/{key}", "/session", "/lock",
+        f"/session/{id}", f"/session/{id}/lock", f"/session/{id}/transfer", f"/session/{id}/item/{key}", "/session",
+        "/lock",
         f"/lock/{lock}", "/transfer", f"/fs/item/{key}", f"/fs/{key}/raw", f"/fs/{key}/listing", f"/fs/{key}/evict",
         "//healthz", "//metrics", "//items", "//du", "//transfers", "//api/v1.0/lots", "//openapi.json",
     ):  # fmt: skip
