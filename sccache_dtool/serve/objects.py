@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from typing_extensions import TypedDict
 
 from sccache_dtool.cache import Cache
+from sccache_dtool.errors import CacheError
 from sccache_dtool.markers import serving
 from sccache_dtool.markers.archive import Archive
 from sccache_dtool.markers.serving import Answer, Upload, digits_in
@@ -96,7 +97,10 @@ def _sent(found: Answer) -> Response:
 
 
 def _refused(error: Exception) -> Response:
-    return _sent(serving.refusal(error))
+    """What the archive answers to an error, with the details that all errors of this service have."""
+    found = serving.refusal(error)
+    details = list(error.details) if isinstance(error, CacheError) else []
+    return _sent(found._replace(document={**(found.document or {}), "details": details}))
 
 
 @router.get(
