@@ -7,12 +7,12 @@ from a disk, which may be a server's that does not answer, is read in a thread, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import functools
 import io
 import os
 import re
+import select
 import socket
 import stat
 import threading
@@ -37,6 +37,12 @@ PROTOCOL = "sc_dtool_protocol"
 
 #: Bytes that one call sends at most.
 _PIECE = 1 << 20
+
+#: Milliseconds for which a thread waits for a client that reads fast, instead of a turn of the loop.
+_PAUSE = 2
+
+#: Bytes that the kernel may hold for a client; it has a limit of its own.
+_IN_FLIGHT = 1 << 20
 
 #: Headers of everything that users have put into the cache: a browser must not take it for a page of this server.
 UNTRUSTED = {
@@ -168,6 +174,7 @@ async def _send_by_kernel(protocol: Any, fd: int, first: int, end: int) -> None:
     out = transport.get_extra_info("socket").dup()
     try:
         out.setblocking(False)
+        out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _IN_FLIGHT)
         at = first
         while at < end:
             if protocol.cycle.disconnected or transport.is_closing():
@@ -201,11 +208,16 @@ class _Sent(bytes):
 
 
 def _sendfile(out: socket.socket, fd: int, at: int, count: int) -> int:
-    """Bytes that were sent: as many as the socket takes at once; -1 at the end of the file."""
-    total = 0
-    with contextlib.suppress(BlockingIOError):
-        while total < count:
+    """Bytes that were sent: as many as the client takes without a pause; -1 at the end of the file."""
+    total, poll = 0, select.poll()
+    poll.register(out, select.POLLOUT)
+    while total < count:
+        try:
             sent = os.sendfile(out.fileno(), fd, at + total, count - total)
+        except BlockingIOError:
+            if not poll.poll(_PAUSE):
+                break
+        else:
             if sent == 0:
                 return -1
             total += sent
