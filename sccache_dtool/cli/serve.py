@@ -113,7 +113,7 @@ def _listening(
 
 def _default_token_file(environ: Mapping[str, str]) -> str:
     base = environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return f"{base}/sc-dtool/serve-token"
+    return os.path.join(base, "sc-dtool", "serve-token")
 
 
 def _token(path: str, now: Invocation) -> bytes:

@@ -183,7 +183,7 @@ def make_server(app: Any, bounds: Bounds, on_start: Callable[[], None] = lambda:
 def default_path(cache_id: str, environ: Mapping[str, str]) -> str:
     """Where the socket of a cache's server is. Its directory is made, for this user alone. Raises CacheError."""
     runtime = environ.get("XDG_RUNTIME_DIR")
-    directory = f"{runtime}/sc-dtool" if runtime else f"/tmp/sc-dtool-{os.getuid()}"
+    directory = os.path.join(runtime, "sc-dtool") if runtime else f"/tmp/sc-dtool-{os.getuid()}"
     with contextlib.suppress(FileExistsError):
         os.mkdir(directory, 0o700)
     status = os.lstat(directory)
