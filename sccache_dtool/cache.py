@@ -1155,15 +1155,20 @@ class Cache:
             return self._cleaner(pool).plan(rules, self._keep_for(keep_for), ahead=ahead)
 
     def survey_and_plan(
-        self, rules: Rules | None, fold: Callable[[Lookup, list[Item]], Sum], *, keep_for: float | None = None
+        self,
+        rules: Rules | None,
+        lots: Lots,
+        fold: Callable[[Lookup, list[Item]], Sum],
+        *,
+        keep_for: float | None = None,
     ) -> Surveyed[Sum]:
         """What `clean` with these rules would do now, and what `fold` makes of parts of the cache, from one scan.
 
         `fold` is given a Lookup, which knows the facts of copies, and items, which say when each of their uses ended.
-        Without `rules`, there is no plan.
+        Without `rules`, there is no plan. `lots`: those in force, as far as they could be read.
         """
         with self._pool() as pool:
-            return self._cleaner(pool).survey(rules, self._keep_for(keep_for), fold)
+            return self._cleaner(pool).survey(rules, self._keep_for(keep_for), lots, fold)
 
     def clean(
         self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""

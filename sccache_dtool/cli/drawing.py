@@ -39,7 +39,7 @@ def summary(cache: Cache, items: Iterable[Item], left: Iterable[LooseDirectory],
     for loose in left:
         ages[class_of(now - loose.newest, AGES)] += loose.bytes
         added[days_ago(loose.newest, now)] += loose.bytes
-    sizes = fullness(added, look_back(cache, now).removals())
+    sizes = fullness(added, look_back(cache, now).gone)
     days = span(sizes)
     drawn = Table(box=None, show_header=False, pad_edge=False)
     for overflow in ("fold", "crop", "fold"):

@@ -86,14 +86,17 @@ class Cleaner:
         rules, sifted = self._sift(rules, now)
         return self._plan_of(sifted, rules, self.loose(), keep_for, now, ahead)
 
-    def survey(self, rules: Rules | None, keep_for: float, fold: Callable[[Lookup, list[Item]], Sum]) -> Surveyed[Sum]:
+    def survey(
+        self, rules: Rules | None, keep_for: float, lots: Lots, fold: Callable[[Lookup, list[Item]], Sum]
+    ) -> Surveyed[Sum]:
         """The plan for these rules, and what `fold` makes of the items of each part of the cache, from one scan.
 
-        `fold` is also given what knows the facts of copies; it may be called in another process.
+        `fold` is also given what knows the facts of copies, and to which of `lots` they belong, unless the plan is made
+        with others; it may be called in another process.
         """
         store, unknown = self._store, ""
         now = store.clock.wall()
-        lookup = Lookup(store, Lots(), now)
+        lookup = Lookup(store, lots, now)
         try:
             if rules is not None:
                 self._check_floor(rules.limits)

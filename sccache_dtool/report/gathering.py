@@ -242,7 +242,7 @@ def look(cache: Cache) -> Figures:
     with _warnings() as unread:
         rules, unknown = _policy(cache)
         lots, by_lot = _lots(cache)
-        surveyed = cache.survey_and_plan(rules, functools.partial(_see_part, by_lot, now))
+        surveyed = cache.survey_and_plan(rules, lots, functools.partial(_see_part, by_lot, now))
         whole = merge(surveyed.parts)
         lookup = cache.lookup(lots) if by_lot else None
         for file in surveyed.loose.files:
@@ -253,10 +253,10 @@ def look(cache: Cache) -> Figures:
         fetches = cache.transfers()
         trashed = cache.trashed()
         room = store.fs.room(store.layout.root)
-        names = {uuid: _name_of(cache, tally) for uuid, tally in _largest(whole.datasets)[:MOST]}
+        names = {uuid: _name_of(cache, tally) for uuid, tally in _largest(whole.datasets)[:MOST] if uuid}
     loose = Amount(len(surveyed.loose.files), sum(file.bytes for file in surveyed.loose.files))
     own = whole.sums.bytes + loose.bytes
-    sizes = fullness(whole.added, past.removals())
+    sizes = fullness(whole.added, past.gone)
     days = span(sizes)
     fetched = Counter(whole.fetched)
     fetched.update(past.fetched)
@@ -369,34 +369,30 @@ def _fetch(one: Transfer) -> Fetch:
 
 
 class Past:
-    """What the records of cleanings say; the newest come first."""
+    """What the records of cleanings say; the newest come first. Counters are by day."""
 
     def __init__(self, now: float) -> None:
         self._now = now
-        self._gone: list[tuple[str, int, Removed]] = []  # key, number of the record, and what it removed
-        self._restored: list[tuple[str, int, int]] = []  # key, number of the record, day
-        self._seen = 0
         self.cleanings: list[Cleaning] = []
         self.failed: list[tuple[str, str]] = []
-        self.fetched: Counter[int] = Counter()
-        self.removed: Counter[int] = Counter()
+        self.gone: list[Removed] = []
+        self.fetched: Counter[int] = Counter()  # copies that are gone; those that were restored were not fetched
+        self.removed: Counter[int] = Counter()  # bytes
 
     def see(self, ended: float, size: int, record: CleaningRecord) -> None:
         """Count one record."""
-        self._seen += 1
         day = days_ago(ended, self._now)
         if record.restored is not None:
-            self._restored.append((record.restored, self._seen, day))
+            self.fetched[day] -= 1
             return
         self.removed[day] += size
         for place, of_copy in record.removed:
-            key, _, copy = place.partition("/")
-            generation = Generation.parse(copy)
+            generation = Generation.parse(place.partition("/")[2])
             if generation is None:  # a loose file: it is not known when it came
                 continue
             came = days_ago(generation.created, self._now)
             self.fetched[came] += 1
-            self._gone.append((key, self._seen, Removed(came, day, of_copy)))
+            self.gone.append(Removed(came, day, of_copy))
         if len(self.cleanings) < MOST:
             count = len(record.removed)
             self.cleanings.append(
@@ -405,23 +401,6 @@ class Past:
         for place, reason in record.failed[: MOST - len(self.failed)]:
             key, _, copy = place.partition("/")
             self.failed.append((key_label(key) if Generation.parse(copy) else place, reason))
-
-    def removals(self) -> Iterator[Removed]:
-        """When copies were in the cache that are not there any more.
-
-        A copy that was restored is counted as being there since it came: what is said of it twice is taken away.
-        """
-        back: dict[str, list[tuple[int, int]]] = {}
-        for key, number, day in self._restored:
-            back.setdefault(key, []).append((number, day))
-        for key, number, one in self._gone:
-            yield one
-            later = [(record, day) for record, day in back.get(key, ()) if record < number]
-            if later:
-                record, day = max(later)  # the first that was restored after this
-                back[key].remove((record, day))
-                self.fetched[one.added] -= 1
-                yield Removed(one.added, day, -one.bytes)
 
 
 def look_back(cache: Cache, now: float) -> Past:
