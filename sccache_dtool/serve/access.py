@@ -24,6 +24,9 @@ UID = "sc_dtool_uid"
 #: Where it is noted what the one who asks may do.
 _PEER = "sc_dtool_peer"
 
+#: Where a request finds its service.
+SERVICE = "sc_dtool_service"
+
 #: Stands for all users in `Allowed.readers` and `Allowed.writers`.
 EVERYBODY = "*"
 
@@ -111,7 +114,7 @@ async def _peer_of(request: Request) -> Peer:
 
 
 async def _writer(request: Request) -> Peer:
-    peer, allowed = await _peer_of(request), request.app.state.allowed
+    peer, allowed = await _peer_of(request), getattr(request.state, SERVICE).allowed
     if not allowed.changes:
         raise Refused(403, "this server changes nothing", "its user can allow it with --allow-changes")
     if not peer.may_write:

@@ -6,6 +6,7 @@ Every request makes a `Cache` of its own. Only fetches that were begun by a lock
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,10 +15,11 @@ from fastapi.openapi.utils import get_openapi
 from sccache_dtool import __version__
 from sccache_dtool.cache import Cache
 from sccache_dtool.serve import data_manager, look, lots, objects
-from sccache_dtool.serve.access import Allowed, Gate, Scope
+from sccache_dtool.serve.access import SERVICE, Allowed, Gate, Scope
 from sccache_dtool.serve.answers import add_handlers
 from sccache_dtool.serve.fetches import Fetches
 from sccache_dtool.serve.limits import Bounds, Limits
+from sccache_dtool.serve.service import Service
 
 _ABOUT = """The REST interface of an sc-dtool cache.
 
@@ -35,25 +37,22 @@ class App:
 
     def __init__(self, make_cache: Callable[..., Cache], allowed: Allowed, bounds: Bounds = Bounds()) -> None:  # noqa: B008
         """`make_cache` takes further arguments of `Cache`; it is called for each request."""
-        self.fetches = Fetches()
-        self.api = _api(make_cache, allowed, self.fetches)
-        self._outermost = Limits(Gate(self.api, allowed), bounds)
+        self._service = Service(make_cache, Fetches(), allowed)
+        self._outermost = Limits(Gate(_api(), allowed), bounds)
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
         """One request."""
+        scope.setdefault("state", {})[SERVICE] = self._service
         await self._outermost(scope, receive, send)
 
     def close(self) -> None:
         """Stop the fetches; whoever wants their items continues them."""
-        self.fetches.stop()
+        self._service.fetches.stop()
 
 
-def _api(make_cache: Callable[..., Cache], allowed: Allowed, fetches: Fetches) -> FastAPI:
+@cache
+def _api() -> FastAPI:
     app = FastAPI(title="sc-dtool", version=__version__, description=_ABOUT, docs_url=None, redoc_url=None)
-    app.state.cache = make_cache
-    app.state.fetching_cache = lambda: make_cache(progress=fetches)
-    app.state.fetches = fetches
-    app.state.allowed = allowed
     for one in (data_manager, lots, objects, look):
         app.include_router(one.router)
     add_handlers(app)

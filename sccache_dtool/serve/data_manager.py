@@ -25,7 +25,7 @@ from sccache_dtool.fetch.transfers import State
 from sccache_dtool.serve import files, shapes
 from sccache_dtool.serve.access import Owning, Peer, Reading, Writing
 from sccache_dtool.serve.answers import NotReady, Refused, errors
-from sccache_dtool.serve.fetches import Fetches
+from sccache_dtool.serve.service import cache_of, service_of
 from sccache_dtool.serve.shapes import (
     FOLDER,
     ITEM,
@@ -72,12 +72,6 @@ class SessionBody(TypedDict, total=False):
 
     dataSet: list[DataSetItem]
     taleId: str
-
-
-def _cache(request: Request) -> Cache:
-    made = request.app.state.cache()
-    assert isinstance(made, Cache)
-    return made
 
 
 def _is_set(flag: str | None) -> bool:
@@ -159,7 +153,7 @@ def create_session(
 
     The session lasts until it is deleted.
     """
-    cache = _cache(request)
+    cache = cache_of(request)
     entries = _data_set(cache, peer, data_set, body)
     label = (body or {}).get("taleId", "") if tale is None else tale
     if len(label) > _LONGEST_TEXT or not label.isprintable():
@@ -173,7 +167,7 @@ def create_session(
 @router.get("/session", responses=errors(), summary="List your sessions")
 def list_sessions(request: Request, peer: Reading, loadObjects: Flag = None) -> list[SessionDocument]:
     """The sessions of whoever asks. The server's own user sees all."""
-    cache = _cache(request)
+    cache = cache_of(request)
     found = [one for one in cache.sessions() if peer.is_owner or one.user == peer.user]
     return [_session(cache, one, peer, loadObjects) for one in found]
 
@@ -181,7 +175,7 @@ def list_sessions(request: Request, peer: Reading, loadObjects: Flag = None) -> 
 @router.get("/session/{id}", responses=errors(404), summary="Show a session")
 def get_session(id: str, request: Request, peer: Reading, loadObjects: Flag = None) -> SessionDocument:
     """A session. With `loadObjects`, each entry has its type and its object, too."""
-    cache = _cache(request)
+    cache = cache_of(request)
     return _session(cache, cache.session(id).facts, peer, loadObjects)
 
 
@@ -203,7 +197,7 @@ def change_session(
     body: SessionBody | None = None,
 ) -> SessionDocument:
     """Replace the data set of a session; `seq` grows by one. 409 if an item would be removed that is locked."""
-    cache = _cache(request)
+    cache = cache_of(request)
     _own(cache, peer, id)
     entries = _data_set(cache, peer, data_set, body)
     return shapes.session(cache.session(id).edit(lambda before: entries), peer)
@@ -212,7 +206,7 @@ def change_session(
 @router.delete("/session/{id}", responses=errors(404, 409), summary="Delete a session")
 def delete_session(id: str, request: Request, peer: Writing) -> None:
     """Delete a session, and release all its locks. Deleting it twice is not an error."""
-    cache = _cache(request)
+    cache = cache_of(request)
     try:
         _own(cache, peer, id)
     except sessions.NoSession as error:
@@ -231,7 +225,7 @@ def get_object(id: str, request: Request, peer: Reading, path: str, children: Fl
 
     With `children`, what is in the folder; null if its item is not in the cache yet. Nothing is fetched.
     """
-    cache = _cache(request)
+    cache = cache_of(request)
     facts = cache.session(id).facts
     found = sessions.find(cache.store, facts, path, children=_is_set(children))
     made = shapes.found_object(found)
@@ -274,7 +268,7 @@ def _listed(
 @router.get("/session/{id}/lock", responses=errors(404), summary="List the locks of a session")
 def list_locks_of_session(id: str, request: Request, peer: Reading) -> list[LockDocument]:
     """All locks of a session."""
-    return _listed(_cache(request), peer, id)
+    return _listed(cache_of(request), peer, id)
 
 
 @router.get("/lock", responses=errors(404), summary="List your locks")
@@ -286,7 +280,7 @@ def list_locks(
     ownerId: str | None = None,
 ) -> list[LockDocument]:
     """The locks of whoever asks that match all that is given. The server's own user sees those of all sessions."""
-    return _listed(_cache(request), peer, sessionId, itemId, ownerId)
+    return _listed(cache_of(request), peer, sessionId, itemId, ownerId)
 
 
 @router.post("/lock", responses=errors(404, 410), summary="Lock an item for a session")
@@ -303,8 +297,8 @@ def create_lock(
     """
     if ownerId is not None and not ownerId.isprintable():
         raise UsageError("an ownerId has printable characters only")
-    cache: Cache = request.app.state.fetching_cache()
-    fetches: Fetches = request.app.state.fetches
+    service = service_of(request)
+    cache, fetches = service.cache(progress=service.fetches), service.fetches
     facts = _own(cache, peer, sessionId)
     session = cache.session(sessionId)
     begun = session.begin_lock(_word_in(cache, facts, itemId), ownerId)
@@ -350,13 +344,13 @@ def _lock(cache: Cache, id: str) -> tuple[Lock, SessionFacts | None]:
 @router.get("/lock/{id}", responses=errors(404), summary="Show a lock")
 def get_lock(id: str, request: Request, peer: Reading) -> LockDocument:
     """A lock: held, waited for, failed or released."""
-    return shapes.lock(*_lock(_cache(request), id), peer)
+    return shapes.lock(*_lock(cache_of(request), id), peer)
 
 
 @router.delete("/lock/{id}", responses=errors(404, 409), summary="Release a lock")
 def release_lock(id: str, request: Request, peer: Writing) -> None:
     """Release a lock. Releasing it twice is not an error."""
-    cache = _cache(request)
+    cache = cache_of(request)
     found, session = _lock(cache, id)
     if found.state == HELD and not (peer.is_owner or (session is not None and peer.owns(session.user))):
         raise Refused(403, f"lock {id} is of a session of another user", "only its owner may release it")
@@ -387,7 +381,7 @@ def download(
 
     409 with `Retry-After` if the item is still being fetched.
     """
-    cache = _cache(request)
+    cache = cache_of(request)
     found, _ = _lock(cache, id)
     if found.state == RELEASED:
         raise LeaseLost(f"lock {id} was released", hint="take another one")
@@ -426,7 +420,7 @@ def list_transfers_of_session(
     discardOld: bool = True,
 ) -> list[TransferDocument]:
     """What is fetched for a session."""
-    cache = _cache(request)
+    cache = cache_of(request)
     _ = cache.session(id)
     return _transfers(cache, peer, id, discardOld)
 
@@ -439,7 +433,7 @@ def list_transfers(
     discardOld: bool = True,
 ) -> list[TransferDocument]:
     """What is fetched. By default, downloads that ended more than a minute ago are left out; others for a day."""
-    return _transfers(_cache(request), peer, sessionId, discardOld)
+    return _transfers(cache_of(request), peer, sessionId, discardOld)
 
 
 def _transfers(cache: Cache, peer: Peer, session: str | None, discard_old: bool) -> list[TransferDocument]:
@@ -465,13 +459,13 @@ def _transfers(cache: Cache, peer: Peer, session: str | None, discard_old: bool)
 @router.get("/fs/item/{id}", responses=errors(404), summary="Show an item")
 def get_item(id: str, request: Request, peer: Reading) -> ObjectDocument:
     """An item, with what the cache knows of it in `dm`."""
-    return _item(_cache(request), id)
+    return _item(cache_of(request), id)
 
 
 @router.get("/session/{id}/item/{item}", responses=errors(404), summary="Show an item of a session")
 def get_item_of_session(id: str, item: str, request: Request, peer: Reading) -> ObjectDocument:
     """As `/fs/item`, of an item of a session."""
-    cache = _cache(request)
+    cache = cache_of(request)
     facts = cache.session(id).facts
     entry = sessions.meant(cache.store, facts, _word_in(cache, facts, item))
     return _item(cache, entry.item or item, in_session=True)
@@ -507,7 +501,7 @@ def _payload(cache: Cache, id: str) -> tuple[Place, str, str]:
 )
 def get_raw(id: str, request: Request, peer: Reading, tar: Flag = None) -> Response:
     """The bytes of a file, or those of `Range`. Nothing is locked: an item that is removed may end the download."""
-    cache = _cache(request)
+    cache = cache_of(request)
     place, payload, generation = _payload(cache, id)
     return _content(cache, request, payload, place.inner, generation, _is_set(tar))
 
@@ -515,7 +509,7 @@ def get_raw(id: str, request: Request, peer: Reading, tar: Flag = None) -> Respo
 @router.get("/fs/{id}/listing", responses=errors(404), summary="List a folder that is in the cache")
 def get_listing(id: str, request: Request, peer: Reading) -> Listing:
     """The folders, the files and the links in a folder. Links are never followed."""
-    cache = _cache(request)
+    cache = cache_of(request)
     place, payload, _ = _payload(cache, id)
     parts = sessions.parts_of(f"/{place.inner}")
     made: Listing = {"folders": [], "files": [], "links": []}
@@ -539,7 +533,7 @@ def get_listing(id: str, request: Request, peer: Reading) -> Listing:
 @router.delete("/fs/{id}", responses=errors(404, 409), summary="Remove an item from the cache")
 def remove_item(id: str, request: Request, peer: Owning) -> None:
     """Remove an item. 409, with the holders, if it is in use."""
-    cache = _cache(request)
+    cache = cache_of(request)
     place = shapes.place_of(cache, id)
     if place.inner:
         raise UsageError("a part of an item cannot be removed", hint="remove the item")
@@ -559,11 +553,11 @@ class Cleared(TypedDict):
 @router.put("/clearCache", responses=errors(409), summary="Remove everything that nobody uses")
 def clear_cache(request: Request, peer: Owning, force: Flag = None) -> Cleared:
     """Remove all items without a lease, a pin or an exclusion. `force` is accepted, and removes no more than that."""
-    if not request.app.state.allowed.clearing:
+    if not service_of(request).allowed.clearing:
         raise Refused(403, "this server does not clear the cache", "its user can allow it with --allow-clear")
     from sccache_dtool.policy.rules import Rules
 
-    cache = _cache(request)
+    cache = cache_of(request)
     policy = cache.policy()
     done = cache.clean(
         Rules(everything=True, exclude=policy.exclude, grace=policy.grace), why="clearCache of the server"

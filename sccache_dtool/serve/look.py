@@ -15,7 +15,6 @@ from fastapi import APIRouter, Query, Request, Response
 from typing_extensions import TypedDict
 
 from sccache_dtool import __version__, as_rows, metrics
-from sccache_dtool.cache import Cache
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import is_key
 from sccache_dtool.errors import UsageError
@@ -23,6 +22,7 @@ from sccache_dtool.fetch.transfers import State
 from sccache_dtool.policy.totals import add_up, total
 from sccache_dtool.serve.access import Reading
 from sccache_dtool.serve.answers import Refused, errors
+from sccache_dtool.serve.service import cache_of
 
 router = APIRouter(tags=["cache"])
 
@@ -123,12 +123,6 @@ class TransferRow(TypedDict):
     owner: str | None
 
 
-def _cache(request: Request) -> Cache:
-    made = request.app.state.cache()
-    assert isinstance(made, Cache)
-    return made
-
-
 @contextlib.contextmanager
 def one_scan(request: Request) -> Iterator[None]:
     """A scan of the whole cache: only so many at a time, whoever asks for them. Raises Refused."""
@@ -146,7 +140,7 @@ async def healthz(request: Request, peer: Reading) -> Health:
     with anyio.move_on_after(_HEALTHY):
         # A thread of its own: it must not wait for those that hang.
         id = await anyio.to_thread.run_sync(
-            lambda: _cache(request).check(), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
+            lambda: cache_of(request).check(), abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1)
         )
         return {"status": "ok", "cache": id, "version": __version__}
     raise Refused(503, f"the file system of the cache does not answer within {_HEALTHY:g} s")
@@ -161,7 +155,7 @@ async def healthz(request: Request, peer: Reading) -> Health:
 def get_metrics(request: Request, peer: Reading) -> Response:
     """What `sc-dtool metrics` prints, from one scan of the cache."""
     with one_scan(request):
-        text = "".join(metrics.text(_cache(request).state()))
+        text = "".join(metrics.text(cache_of(request).state()))
     return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -173,7 +167,7 @@ def get_items(
     limit: Annotated[int, Query(ge=1, le=_MOST_ITEMS)] = _ITEMS,
 ) -> Items:
     """The items in the cache, ordered by key."""
-    cache = _cache(request)
+    cache = cache_of(request)
     if after is not None and not is_key(after):
         raise UsageError(f"{after!r} is not the key of an item", hint="give `next` of the answer before")
     with one_scan(request):
@@ -185,7 +179,7 @@ def get_items(
 @router.get("/du", responses=errors(), summary="Show the space that items take")
 def get_du(request: Request, peer: Reading, top: Annotated[int, Query(ge=0, le=_MOST_ITEMS)] = 50) -> Usage:
     """What all items take, what of it is reclaimable, and the largest items; from one scan of the cache."""
-    cache = _cache(request)
+    cache = cache_of(request)
     with one_scan(request):
         whole = total(cache.survey(functools.partial(add_up, top, spared=cache.spared())), top)
         summed: Any = as_rows.total(whole, cache.reclaimable_loose())
@@ -200,7 +194,7 @@ def get_transfers(
     everything: Annotated[bool, Query(alias="all", description="Also those that ended within a day.")] = False,
 ) -> list[TransferRow]:
     """The downloads in progress, and who waits for them."""
-    cache = _cache(request)
+    cache = cache_of(request)
     found = cache.transfers()
     keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
     found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
@@ -225,7 +219,7 @@ def get_page(request: Request, peer: Reading) -> Response:
 
     try:
         with one_scan(request):
-            page = report.render(_cache(request))
+            page = report.render(cache_of(request))
     except UsageError as error:
         raise Refused(503, error.message, error.hint) from error
     return Response(page, media_type="text/html; charset=utf-8", headers={**_PAGE, "Refresh": str(_RELOAD)})

@@ -22,6 +22,7 @@ from sccache_dtool.lots.model import DEFAULT, LIMITS, Claim, Lot, Lots, is_path
 from sccache_dtool.serve.access import Owning, Peer, Reading, Writing
 from sccache_dtool.serve.answers import errors
 from sccache_dtool.serve.look import one_scan
+from sccache_dtool.serve.service import cache_of
 
 router = APIRouter(prefix="/api/v1.0/lots", tags=["lots"])
 
@@ -194,12 +195,6 @@ class Reclaimed(TypedDict):
     reclaimedAtMs: int
 
 
-def _cache(request: Request) -> Cache:
-    made = request.app.state.cache()
-    assert isinstance(made, Cache)
-    return made
-
-
 def _caller(cache: Cache, peer: Peer) -> str | None:
     """In whose name lots are changed; None for somebody who may change all."""
     return None if peer.is_owner and cache.manages_lots() else peer.user
@@ -246,14 +241,14 @@ def list_lots(
     recursive: Annotated[bool, Query(description="Not only roots.")] = True,
 ) -> LotList:
     """The names of all lots."""
-    lots = _cache(request).lots().lots
+    lots = cache_of(request).lots().lots
     return {"lots": sorted(one.name for one in lots if owner in (None, one.owner) and (recursive or one.is_root))}
 
 
 @router.post("", status_code=201, responses=errors(409), summary="Create a lot")
 def create_lot(request: Request, peer: Writing, body: NewLot) -> Reservation:
     """Create a lot of whoever asks, below the lot that its first path belongs to; otherwise it is a root."""
-    cache = _cache(request)
+    cache = cache_of(request)
     name = body.lotName or str(uuid.uuid4())
     if body.managementPolicyAttrs.dedicatedGB is None:
         raise UsageError("dedicatedGB is missing", hint="a lot needs a size; 0 is one")
@@ -279,7 +274,7 @@ def by_path(
     fromMs: Annotated[int, Query(description="At this time; 0: now.")] = 0,
 ) -> list[Reservation]:
     """The lot that a path belongs to; with `recursive`, also those that have paths below it."""
-    cache = _cache(request)
+    cache = cache_of(request)
     lots, now = cache.lots().lots, cache.store.clock.wall()
     names = [lots.of(path, fromMs / 1000 if fromMs else now).lot]
     if recursive:
@@ -304,7 +299,7 @@ def capacity(
     toMs: Annotated[int, Query(ge=0, le=10**16)] = 0,
 ) -> Capacity:
     """What the lot that a path belongs to can still give to lots directly below it, in a time."""
-    cache = _cache(request)
+    cache = cache_of(request)
     lots, now = cache.lots().lots, cache.store.clock.wall()
     begin = fromMs / 1000 if fromMs else now
     lot = lots[lots.of(path, begin).lot]
@@ -328,7 +323,7 @@ def capacity(
 @router.get("/{lotName}", responses=errors(404), summary="Show a lot")
 def get_lot(lotName: str, request: Request, peer: Reading) -> Reservation:
     """A lot."""
-    cache = _cache(request)
+    cache = cache_of(request)
     lots = cache.lots().lots
     return _reservation(lots, lots[lotName], cache.store.clock.wall())
 
@@ -336,7 +331,7 @@ def get_lot(lotName: str, request: Request, peer: Reading) -> Reservation:
 @router.patch("/{lotName}", responses=errors(404, 409), summary="Change the limits of a lot")
 def change_lot(lotName: str, request: Request, peer: Writing, body: ChangedLot) -> Simple:
     """Change limits of a lot. Its owner, parents and paths stay."""
-    cache = _cache(request)
+    cache = cache_of(request)
     values = _limits(body.managementPolicyAttrs)
     if "created" in values:
         raise UsageError("creationTimeMs of a lot cannot be changed")
@@ -349,7 +344,7 @@ def change_lot(lotName: str, request: Request, peer: Writing, body: ChangedLot) 
 @router.delete("/{lotName}", responses=errors(404, 409), summary="Remove a lot and all lots below it")
 def delete_lot(lotName: str, request: Request, peer: Writing) -> Simple:
     """Remove a lot and all lots below it. Their data stays, and counts for the next lot that claims it."""
-    cache = _cache(request)
+    cache = cache_of(request)
     cache.change_lots(lambda lots: lots.remove_all(lotName, caller=_caller(cache, peer)), f"rm {lotName}")
     return {"status": "success", "msg": "lot deleted"}
 
@@ -364,7 +359,7 @@ def reclaim(
     """Remove all data of a lot, and of the lots below it, that nobody uses, as `sc-dtool clean --lot` does."""
     from sccache_dtool.policy.rules import Rules
 
-    cache = _cache(request)
+    cache = cache_of(request)
     lots, reason = cache.lots().lots, "" if body is None else body.reason
     lots[lotName]
     policy = cache.policy()
@@ -381,7 +376,7 @@ def reclaim(
 @router.get("/{lotName}/children", responses=errors(404), summary="List the lots below a lot")
 def children(lotName: str, request: Request, peer: Reading, recursive: bool = False) -> Children:
     """The lots directly below a lot, or all below it."""
-    lots = _cache(request).lots().lots
+    lots = cache_of(request).lots().lots
     found = lots.descendants(lotName) if recursive else lots.children(lotName)
     return {"lotName": lotName, "children": sorted(found)}
 
@@ -399,7 +394,7 @@ def usage(
     objectsBeingWritten: bool = True,
 ) -> UsageShown:
     """What a lot uses, from one scan of the cache. A parameter that is false leaves out that axis."""
-    cache = _cache(request)
+    cache = cache_of(request)
     lots = cache.lots().lots
     lots[lotName]
     with one_scan(request):
@@ -427,7 +422,7 @@ def _axis(found: Mapping[str, float]) -> Axis:
 @router.get("/{lotName}/policy", responses=errors(404), summary="Show the limits that hold for a lot")
 def policy(lotName: str, request: Request, peer: Reading) -> Policy:
     """The limits that hold for a lot, and the lots that they come from."""
-    lots = _cache(request).lots().lots
+    lots = cache_of(request).lots().lots
     made = {}
     for name, key in _NAMES.items():
         found = lots.restriction(lotName, name)

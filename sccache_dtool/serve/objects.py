@@ -18,6 +18,7 @@ from sccache_dtool.markers.serving import Answer, Upload, digits_in
 from sccache_dtool.serve.access import Reading, Writing
 from sccache_dtool.serve.answers import errors
 from sccache_dtool.serve.files import UNTRUSTED, chunks
+from sccache_dtool.serve.service import cache_of
 
 router = APIRouter(tags=["archive"])
 
@@ -81,8 +82,7 @@ class Recorded(TypedDict):
 
 
 def _archive(request: Request) -> tuple[Cache, Archive]:
-    cache = request.app.state.cache()
-    assert isinstance(cache, Cache)
+    cache = cache_of(request)
     return cache, cache.archive
 
 
