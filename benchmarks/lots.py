@@ -40,13 +40,13 @@ def shared_out(cache: Cache, number: int) -> None:
     cache.change_lots(lambda lots: Lots([*lots, *parents, *children]))
 
 
-def _describe(root: Path, users: int) -> None:
+def describe(root: Path, users: int) -> None:
     """Say of each copy who fetched it."""
     for number, file in enumerate((root / ".sc-dtool" / "items").glob("*/*/g*/item.json")):
         file.write_text(ItemFacts(key=file.parents[1].name, source=("file:/data",), by=f"u{number % users}@h").encode())
 
 
-class _Run:
+class Run:
     """A command, as a user has it: how long it took, and the most memory that it had at a time."""
 
     def __init__(self, installed: Installation, root: Path, *words: str) -> None:
@@ -96,11 +96,11 @@ def of_scans(directory: Path, items: int, number: int, rounds: int) -> Iterator[
     installed = Installation.make(directory / "installation")
     root = directory / "scans"
     managed(root, items)
-    _describe(root, number)
-    du, clean = _Run(installed, root, "du"), _Run(installed, root, "clean", "-n", "--retain-size", str(300 * items))
+    describe(root, number)
+    du, clean = Run(installed, root, "du"), Run(installed, root, "clean", "-n", "--retain-size", str(300 * items))
     without = in_turns({"du": du, "clean": clean}, rounds, 3600.0)
     shared_out(Cache(root), number)
-    by_lot = _Run(installed, root, "du", "--by", "lot")
+    by_lot = Run(installed, root, "du", "--by", "lot")
 
     def first() -> float:
         shutil.rmtree(root / ".sc-dtool" / "facts", ignore_errors=True)

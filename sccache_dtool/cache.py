@@ -19,7 +19,7 @@ from sccache_dtool.catalog.items import Copy, Item, Sum
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk import names, root
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import Generation, Layout, PinName, TrashName
+from sccache_dtool.disk.names import CleaningName, Generation, Layout, PinName, TrashName
 from sccache_dtool.disk.root import choose as choose_root
 from sccache_dtool.errors import FULL, CacheError, InUse, LeaseLost, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fetch import versions
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
     from sccache_dtool.catalog.loose import Loose, LooseDirectory
     from sccache_dtool.doctor import Checked, Finding
-    from sccache_dtool.evict.cleaning import Cleaner, CleanOptions
+    from sccache_dtool.evict.audit import CleaningRecord
+    from sccache_dtool.evict.cleaning import Cleaner, CleanOptions, Surveyed
     from sccache_dtool.evict.execution import Cleaned
     from sccache_dtool.evict.plan_file import Planned
     from sccache_dtool.evict.trash import Purged
@@ -70,8 +71,8 @@ if TYPE_CHECKING:
     from sccache_dtool.pool import Pool
     from sccache_dtool.protocol.history import Use
     from sccache_dtool.protocol.reaping import Judged, Reaped
+    from sccache_dtool.protocol.sessions import Deleted, SessionFacts
     from sccache_dtool.protocol.sessions import Entry as SessionEntry
-    from sccache_dtool.protocol.sessions import SessionFacts
     from sccache_dtool.sets.handle import Access, DataSet, Session
     from sccache_dtool.sets.holding import HeldSet, Released
     from sccache_dtool.sets.locks import Lock
@@ -672,13 +673,15 @@ class Cache:
         label: str = "",
         ttl: float | None = None,
         id: str | None = None,
+        user: str | None = None,
     ) -> Session:
         """Create a session: a list of items with the path of each, on which locks can be taken until it is deleted.
 
         `data_set`: for each path the source, or a sequence of a source and its steps. Nothing is fetched, except the
         list of the items of a whole dtool dataset, which take its place. The session ends at the latest with its
         `owner` (default: this process), or when nobody renews it for `ttl` seconds. It is a context manager that
-        deletes itself. `id`: one that `sessions.new_id` gave. Raises UsageError.
+        deletes itself. `id`: one that `sessions.new_id` gave. `user`: for whom it is created (default: the user of this
+        process). Raises UsageError.
         """
         from sccache_dtool.sets import sessions
         from sccache_dtool.sets.handle import Session
@@ -689,7 +692,7 @@ class Cache:
         id = id or sessions.new_id()
         holder = self.enter(owner or self.owner(f"pid:{os.getpid()}"), ttl, session=Membership(id))
         try:
-            sessions.create(access.store, holder, entries, label=label, id=id)
+            sessions.create(access.store, holder, entries, label=label, id=id, user=user)
         except BaseException:
             holder.retire()
             raise
@@ -711,6 +714,29 @@ class Cache:
             wanted = datasets.wanted_of(store, request, self._acquirer(worker, _DEFAULTS).acquire, path)
         return tuple(Entry(one.request.key, one.path, one.request.words) for one in wanted)
 
+    def entries_used(self, words: Sequence[str], path: str) -> tuple[SessionEntry, ...]:
+        """As `session_entries`, of what a person has typed: a source with its steps, or a word as for `find_used`."""
+        from sccache_dtool.sets.sessions import Entry
+
+        try:
+            named = self.find_used(words, None)
+        except NoCache:  # one is set up for the session; it has no item yet that a name could mean
+            return self.session_entries(self.request(words), path)
+        try:
+            request = self.request(words)
+        except CacheError:  # the words are those of a name or a key
+            request = None
+        if request is not None and request.key == named.key:
+            return self.session_entries(request, path)
+        facts = next((self.facts(copy) for copy in self.item(named.key).copies), None)
+        source = tuple(facts.source or ()) if facts else ()
+        for name in (None, names.key_label(named.key)):
+            with contextlib.suppress(CacheError):
+                if self.item_request(source, name).key == named.key:
+                    return (Entry(named.key, path, source, name),)
+        label = names.key_label(named.key)
+        raise UsageError(f"the source of {label} is not known", hint="give its source instead of its name")
+
     def session(self, id: str) -> Session:
         """The session with this id. Raises NoSession, which is a UsageError, if there is none."""
         from sccache_dtool.sets.handle import Session
@@ -718,6 +744,12 @@ class Cache:
         session = Session(self._access(), id)
         _ = session.facts
         return session
+
+    def delete_session(self, id: str) -> Deleted:
+        """Delete a session, whatever state it is in, and release all its locks. Raises NoSession."""
+        from sccache_dtool.protocol import sessions
+
+        return sessions.delete(self._check_permissions(), id)
 
     def sessions(self) -> list[SessionFacts]:
         """All sessions."""
@@ -753,11 +785,16 @@ class Cache:
         def acquire(holder: Holder, request: Request, wait: float | None) -> Lease:
             return self.acquire(holder, request, UseOptions(wait=wait))
 
+        def take_cached(holder: Holder, request: Request) -> Lease | None:
+            return self._acquirer(holder, _DEFAULTS).take(request)
+
         def unsettled() -> list[Item]:
             with self._pool() as pool:
                 return [item for part in items.survey(self.store, pool, items.unsettled, uses=False) for item in part]
 
-        return Access(self.store, self.request, self.item_request, self.session_entries, acquire, unsettled)
+        return Access(
+            self.store, self.request, self.item_request, self.session_entries, acquire, take_cached, unsettled
+        )
 
     # -- files by their content --------------------------------------------------------------------------------------
 
@@ -963,6 +1000,24 @@ class Cache:
         with self._pool() as pool:
             return holdings(store, pool, user)
 
+    def holdings_of(self, busy: Iterable[Item]) -> list[Holding]:
+        """As `holdings`, of everybody, on items that a scan has found."""
+        from sccache_dtool.catalog.holdings import of_items
+
+        return of_items(self._check_permissions(), busy)
+
+    def cleanings(self) -> list[CleaningName]:
+        """The cleanings that have removed something, and what was restored."""
+        from sccache_dtool.evict import audit
+
+        return audit.listing(self.store)
+
+    def cleaning(self, name: CleaningName) -> CleaningRecord:
+        """The record of a cleaning. Raises OSError or records.Damaged."""
+        from sccache_dtool.evict import audit
+
+        return audit.read(self.store, name)
+
     def uses(self, key: str) -> list[Use]:
         """The finished uses of an item, the oldest first."""
         from sccache_dtool.protocol import history
@@ -1151,6 +1206,22 @@ class Cache:
         """
         with self._pool() as pool:
             return self._cleaner(pool).plan(rules, self._keep_for(keep_for), ahead=ahead)
+
+    def survey_and_plan(
+        self,
+        rules: Rules | None,
+        lots: Lots,
+        fold: Callable[[Lookup, list[Item]], Sum],
+        *,
+        keep_for: float | None = None,
+    ) -> Surveyed[Sum]:
+        """What `clean` with these rules would do now, and what `fold` makes of parts of the cache, from one scan.
+
+        `fold` is given a Lookup, which knows the facts of copies, and items, which say when each of their uses ended.
+        Without `rules`, there is no plan. `lots`: those in force, as far as they could be read.
+        """
+        with self._pool() as pool:
+            return self._cleaner(pool).survey(rules, self._keep_for(keep_for), lots, fold)
 
     def clean(
         self, rules: Rules, *, keep_for: float | None = None, most_seconds: float | None = None, why: str = ""

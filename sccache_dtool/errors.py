@@ -65,6 +65,10 @@ class UsageError(CacheError):
     exit_code = Exit.USAGE
 
 
+class DoesNotExist(UsageError):
+    """There is nothing by that name: no such item, session, lock or lot."""
+
+
 class NoCache(CacheError):
     """The directory has not been set up as a cache."""
 

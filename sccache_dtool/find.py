@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import names
-from sccache_dtool.errors import GONE, FetchFailed, UsageError
+from sccache_dtool.errors import GONE, DoesNotExist, FetchFailed, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL, DatasetRequest, Request
 from sccache_dtool.fetch.words import is_source
@@ -31,7 +31,7 @@ _SUGGESTED = 3
 _MOST_COMPARED = 10_000
 
 
-class NotFound(UsageError):
+class NotFound(DoesNotExist):
     """A word means no item of the cache."""
 
 

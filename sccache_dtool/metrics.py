@@ -31,6 +31,11 @@ def saved(items: Iterator[Item]) -> Saved:
     return Saved(size, seconds)
 
 
+def misses(sums: Sums, cleanings: Iterable[CleaningName]) -> int:
+    """Number of fetches, except those of copies that `rm` removed."""
+    return max(0, sums.copies + sum(one.copies - one.loose - one.restored for one in cleanings))
+
+
 class Snapshot(NamedTuple):
     """What is known of a cache at a moment."""
 
@@ -68,7 +73,7 @@ def _metrics(state: Snapshot) -> Iterable[_Metric]:
     sums = state.sums
     evicted, evicted_bytes = sum(one.copies for one in state.cleanings), sum(one.bytes for one in state.cleanings)
     reaped = sum(one.reaped for one in state.cleanings)
-    fetched = sums.copies + sum(one.copies - one.loose - one.restored for one in state.cleanings)
+    fetched = misses(sums, state.cleanings)
     idle = 0.0 if sums.oldest_idle is None else max(0.0, state.now - sums.oldest_idle)
     return (
         _Metric("bytes", "Size of everything in the cache.", sums.bytes + state.loose_bytes),
@@ -86,7 +91,7 @@ def _metrics(state: Snapshot) -> Iterable[_Metric]:
         _Metric("trashed", "Number of evicted copies that are not yet deleted.", state.trashed),
         _Metric("uses_total", "Number of leases since the cache was set up.", sums.uses),
         # No counters: what `rm` removes is not counted any more, and a counter that falls is taken for a new one.
-        _Metric("misses", "Number of fetches, except those of copies that rm removed.", max(0, fetched)),
+        _Metric("misses", "Number of fetches, except those of copies that rm removed.", fetched),
         _Metric("hits", "Number of uses that found the item in the cache.", max(0, sums.uses - fetched)),
         _Metric("evictions_total", "Number of copies and loose files that clean has removed.", evicted),
         _Metric("evicted_bytes_total", "Size of copies and loose files that clean has removed.", evicted_bytes),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.records import Damaged
-from sccache_dtool.liveness.caller import BEATING
+from sccache_dtool.clock import from_iso, iso
+from sccache_dtool.disk.records import Damaged, printable
+from sccache_dtool.liveness import State
+from sccache_dtool.liveness.caller import BEATING, JOB, NAMED
+from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.pool import Pool
 from sccache_dtool.protocol import history, holders
 from sccache_dtool.protocol.holders import HolderList
@@ -35,9 +37,35 @@ class Holding(NamedTuple):
         return max(float(name.end), (from_iso(record.since) or 0.0) + record.ttl)
 
 
+def lasts(one: Holding) -> str:
+    """Until when a lease is held, in words."""
+    record = one.judged.record
+    if one.judged.verdict.state is State.DEAD:
+        return f"the next clean: {one.judged.verdict.evidence}"
+    if record is None:
+        return "unknown: its holder cannot be read"
+    if record.session is not None and record.session.item is not None:
+        return f"it is released, or session {printable(record.session.session)} ends"
+    end = None if one.until is None else iso(one.until)
+    if record.kind is NAMED:
+        return end or "it is released"
+    lives = f"{record.job} ends" if record.kind is JOB else f"{_process(record)} ends"
+    return lives if end is None else f"{lives}; if that cannot be seen: {end}"
+
+
+def _process(record: HolderRecord) -> str:
+    number = "the program" if record.process is None else f"process {record.process.pid}"
+    return f"{number} on {record.host}"
+
+
 def holdings(store: Store, pool: Pool, user: str | None) -> list[Holding]:
     """The leases of one user, or of everybody. Batch systems are asked only for the jobs of these."""
-    busy = [item for part in items.survey(store, pool, items.unsettled, uses=False) for item in part]
+    busy = (item for part in items.survey(store, pool, items.unsettled, uses=False) for item in part)
+    return of_items(store, busy, user)
+
+
+def of_items(store: Store, busy: Iterable[Item], user: str | None = None) -> list[Holding]:
+    """As `holdings`, on items that a scan has found."""
     users = _users(store)
     found = [(item, who, one) for item in busy for one, who in _with_users(store, item, users) if user in (None, who)]
     with open_judge(store, glance=True) as judge:

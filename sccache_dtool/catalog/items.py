@@ -59,6 +59,7 @@ class Item(NamedTuple):
     last_end: float | None
     unfolded: int = 0  # names in its history
     noted_name: str | None = None  # by `item.json`, if the key has only the front and the end of the name
+    ends: tuple[float, ...] = ()  # of all finished uses, if they were asked for
 
     @property
     def name(self) -> str | None:
@@ -118,10 +119,11 @@ def unsettled(items: Iterator[Item]) -> list[Item]:
     return [item for item in items if any(copy.held or copy.closed for copy in item.copies)]
 
 
-def keys(store: Store) -> Iterator[str]:
-    """The keys of all items, ordered."""
+def keys(store: Store, after: str = "") -> Iterator[str]:
+    """The keys of all items, ordered; `after`: of those that come after this one."""
     for shard in shards(store):
-        yield from _keys_in(store, shard)
+        if shard >= after[:2]:
+            yield from (key for key in _keys_in(store, shard) if key > after)
 
 
 def _keys_in(store: Store, shard: str, via: DirectoryHandle | None = None) -> Iterator[str]:
@@ -135,26 +137,32 @@ def scan(store: Store) -> Iterator[Item]:
     return (look(store, key) for key in keys(store))
 
 
-def survey(store: Store, pool: Pool, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True) -> Iterator[Sum]:
+def survey(
+    store: Store, pool: Pool, fold: Callable[[Iterator[Item]], Sum], *, uses: bool = True, ends: bool = False
+) -> Iterator[Sum]:
     """What `fold` makes of the items of each shard, which the pool looks at, many at a time.
 
     Only what `fold` returns is kept, and comes from other processes, so that a million items need not be in memory.
     `uses`: whether finished uses are counted; without, an item costs one listing less, and says that there were none.
+    `ends`: whether an item also says when each of them ended.
     """
-    work = functools.partial(_fold_shard, store, fold, uses)
+    work = functools.partial(_fold_shard, store, fold, uses, ends)
     for result, log in pool.each(work, shards(store)):
         log.pass_on(store.log)
         yield result
 
 
-def _fold_shard(store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool, shard: str) -> tuple[Sum, Collected]:
+def _fold_shard(
+    store: Store, fold: Callable[[Iterator[Item]], Sum], uses: bool, ends: bool, shard: str
+) -> tuple[Sum, Collected]:
     log = Collected()  # another process may do this, which must not print anything
     store = store.logging_to(log)
     handle = _open_directory(store, f"{store.layout.items}/{shard}")
     if handle is None:
         return fold(iter(())), log
     with handle, near(handle):  # `fold` may look further into the items
-        return fold(look(store, key, uses=uses, via=handle) for key in _keys_in(store, shard, handle)), log
+        keys = _keys_in(store, shard, handle)
+        return fold(look(store, key, uses=uses, ends=ends, via=handle) for key in keys), log
 
 
 def scan_with_facts(store: Store, pool: Pool) -> Iterator[tuple[Item, list[ItemFacts]]]:
@@ -185,8 +193,8 @@ def facts_if_readable(store: Store, key: str, generation: str) -> ItemFacts:
         return ItemFacts()
 
 
-def look(store: Store, key: str, *, uses: bool = True, via: DirectoryHandle | None = None) -> Item:
-    """One item; empty if there is none. `uses`: whether finished uses are counted; `via`: the handle of its shard."""
+def look(store: Store, key: str, *, uses: bool = True, ends: bool = False, via: DirectoryHandle | None = None) -> Item:
+    """One item; empty if there is none. `uses`, `ends`: as for `survey`; `via`: the handle of its shard."""
     copies: list[Copy] = []
     summary = history.Summary(0, None)
     directory = store.layout.item(key)
@@ -197,14 +205,14 @@ def look(store: Store, key: str, *, uses: bool = True, via: DirectoryHandle | No
         for name in _listing(store, directory, handle):
             if name == HISTORY:
                 if uses:
-                    summary = _uses(store, key, handle)
+                    summary = _uses(store, key, handle, ends)
             elif generation := Generation.parse(name):
                 copies.append(_copy(store, f"{directory}/{name}/{GATE}", key, generation, handle))
             else:
                 store.report(f"{directory}/{records.printable(name)}", "not a copy of the item", Fate.LEFT_ALONE)
     copies.sort(key=lambda copy: copy.generation.created, reverse=True)
     noted = _noted_name(store, copies) if copies and names.key_name(key) is None else None
-    return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted)
+    return Item(key, tuple(copies), summary.uses, summary.last, summary.names, noted, summary.ends)
 
 
 def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
@@ -216,9 +224,9 @@ def _noted_name(store: Store, copies: Iterable[Copy]) -> str | None:
     return None
 
 
-def _uses(store: Store, key: str, via: DirectoryHandle | None) -> history.Summary:
+def _uses(store: Store, key: str, via: DirectoryHandle | None, ends: bool) -> history.Summary:
     try:
-        return history.summarise(store, store.layout.history(key), via)
+        return history.summarise(store, store.layout.history(key), via, ends=ends)
     except OSError as error:
         fate = f"the uses of {names.key_label(key)} are not counted"
         store.report(store.layout.history(key), str(error.strerror), fate)

@@ -7,17 +7,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.cache import Cache
+from sccache_dtool.catalog.holdings import lasts
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import Invocation
 from sccache_dtool.cli.output import Column
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import UsageError
-from sccache_dtool.liveness import State
-from sccache_dtool.liveness.caller import JOB, NAMED
+from sccache_dtool.liveness.caller import JOB
 
 if TYPE_CHECKING:
     from sccache_dtool.catalog.holdings import Holding
-    from sccache_dtool.liveness.record import HolderRecord
 
 
 def print_holdings(now: Invocation, cache: Cache, user: str | None, notice: float | None, ical: bool) -> None:
@@ -76,27 +75,6 @@ def sum_fields(found: Iterable[Holding]) -> dict[str, Any]:
     ends = [one.until for one in listed]
     last = None if None in ends else max(filter(None, ends), default=None)
     return {"held": len(listed), "until": output.moment(last), "lasts": list(dict.fromkeys(map(lasts, listed)))}
-
-
-def lasts(one: Holding) -> str:
-    """Until when a lease is held, in words."""
-    record = one.judged.record
-    if one.judged.verdict.state is State.DEAD:
-        return f"the next clean: {one.judged.verdict.evidence}"
-    if record is None:
-        return "unknown: its holder cannot be read"
-    if record.session is not None and record.session.item is not None:
-        return f"it is released, or session {printable(record.session.session)} ends"
-    end = None if one.until is None else output.moment(one.until)
-    if record.kind is NAMED:
-        return end or "it is released"
-    lives = f"{record.job} ends" if record.kind is JOB else f"{_process(record)} ends"
-    return lives if end is None else f"{lives}; if that cannot be seen: {end}"
-
-
-def _process(record: HolderRecord) -> str:
-    number = "the program" if record.process is None else f"process {record.process.pid}"
-    return f"{number} on {record.host}"
 
 
 def _renew(now: Invocation, one: Holding) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sccache_dtool import __version__
+from sccache_dtool import __version__, as_rows
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
@@ -45,24 +45,11 @@ def last_use(now: float) -> Column:
 
 def item_fields(item: Item) -> dict[str, Any]:
     """The fields of an `item` record, which all listings have."""
-    return {
-        "item": item.key,
-        "name": item.label,
-        "bytes": item.bytes,
-        "entries": sum(copy.generation.entries for copy in item.copies),
-        "copies": len(item.copies),
-        "leases": item.leases,
-        "uses": item.uses,
-        "last_use": output.moment(item.idle_since or None),
-        "state": _state(item),
-        "_idle_since": item.idle_since,
-    }
+    return {**as_rows.item(item), "_idle_since": item.idle_since}
 
 
 def _state(item: Item, fetch: Transfer | None = None) -> str:
-    if not item.copies:
-        return "evicted" if fetch is None else "fetching"
-    return "in-use" if item.leases else "idle"
+    return "fetching" if fetch is not None and not item.copies else as_rows.state(item)
 
 
 def fetch_fields(fetch: Transfer | None) -> dict[str, Any]:

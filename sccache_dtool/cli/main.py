@@ -47,6 +47,7 @@ _GROUPS = {
         "why": "inspect",
         "log": "inspect",
         "transfers": "transfers",
+        "report": "report",
     },
     "Clean the cache": {
         "clean": "clean",
@@ -66,6 +67,7 @@ _GROUPS = {
         "reap": "manage",
         "doctor": "doctor",
         "metrics": "metrics",
+        "serve": "serve",
         "sample": "samples",
     },
 }

@@ -126,9 +126,8 @@ class Invocation:
             may_hold_data=choice.may_hold_data,
             parents=parents or choice.parents,
             jobs=self.jobs,
-            on_scan=self.out.scanned,
             executor=self.spread,
-            **{"progress": self.out.progress(), **more},
+            **{"progress": self.out.progress(), "on_scan": self.out.scanned, **more},
         )
 
     def command(self, *words: str) -> str:

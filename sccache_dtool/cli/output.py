@@ -112,7 +112,7 @@ class Output:
         """Print a table in parts, so that a million rows are not kept in memory. Most tables have one part."""
         # Without a terminal or colour, rich is not imported, which would take long.
         if sys.stdout.isatty() or self._color == "always":
-            self._draw(first, columns)
+            self._draw(_drawn(first, columns))
         else:
             _write(sys.stdout, "\n".join(_plainly(first, columns, titled=True)))
         while piece := list(islice(rows, _ROWS)):  # without rich, which would take minutes for a long table
@@ -138,11 +138,17 @@ class Output:
                 live.update(_drawn(rows, columns) if rows else Text(empty), refresh=True)
                 time.sleep(every)
 
-    def _draw(self, rows: list[Fields], columns: Sequence[Column]) -> None:
+    def drawing(self, make: Callable[[], Table]) -> None:
+        """Draw for people what `make` returns, on a terminal; elsewhere, it is not called."""
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        if self.format == "human" and sys.stdout.isatty() and os.environ.get("TERM") != "dumb" and utf8:
+            self._draw(make())
+
+    def _draw(self, table: Table) -> None:
         from io import StringIO
 
         drawn = StringIO()  # rich's own capture would write to the file as well
-        self._console(drawn, like=sys.stdout).print(_drawn(rows, columns))
+        self._console(drawn, like=sys.stdout).print(table)
         _write(sys.stdout, "\n".join(line.rstrip() for line in drawn.getvalue().splitlines()))
 
     # -- everything else ---------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ SAMPLES = {
     "scrontab": "lines for Slurm's scrontab",
     "sc-dtool-clean.service": "systemd service",
     "sc-dtool-clean.timer": "systemd timer for that service",
+    "sc-dtool-serve.socket": "systemd socket that starts the next one",
+    "sc-dtool-serve.service": "systemd service for the REST interface",
 }
 
 

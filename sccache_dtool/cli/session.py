@@ -16,7 +16,7 @@ from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.use_many import Many
 from sccache_dtool.clock import from_iso
 from sccache_dtool.disk.names import key_label
-from sccache_dtool.errors import CacheError, NoCache, UsageError
+from sccache_dtool.errors import UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.protocol import sessions as on_disk
 from sccache_dtool.sets import sessions
@@ -343,22 +343,4 @@ def _entries_of(cache: Cache, text: str) -> Sequence[Entry]:
         words = shlex.split(before)
     except ValueError as error:
         raise UsageError(f"{plain(text)!r}: {error}", hint=_FORM) from None
-    try:
-        named = cache.find_used(words, None)
-    except NoCache:  # one is set up for the session; it has no item yet that a name could mean
-        return cache.session_entries(cache.request(words), f"/{mount}")
-    try:
-        request = cache.request(words)
-    except CacheError:  # the words are those of a name or a key
-        request = None
-    if request is not None and request.key == named.key:
-        return cache.session_entries(request, f"/{mount}")
-    facts = next((cache.facts(copy) for copy in cache.item(named.key).copies), None)
-    source = tuple(facts.source or ()) if facts else ()
-    for name in (None, key_label(named.key)):
-        try:
-            if cache.item_request(source, name).key == named.key:
-                return [Entry(named.key, f"/{mount}", source, name)]
-        except CacheError:
-            continue
-    raise UsageError(f"the source of {key_label(named.key)} is not known", hint="give its source instead of its name")
+    return cache.entries_used(words, f"/{mount}")

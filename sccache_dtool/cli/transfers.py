@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool import as_rows
 from sccache_dtool.cache import Cache
 from sccache_dtool.cli import output
 from sccache_dtool.cli.options import (
@@ -27,17 +28,6 @@ from sccache_dtool.find import Named, NotFound
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-#: The numbers of the states in the Whole Tale data manager. 5: it failed, and will be tried again.
-_NUMBERS = {
-    TransferState.INITIALIZING: 0,
-    TransferState.QUEUED: 1,
-    TransferState.TRANSFERRING: 2,
-    TransferState.PROCESSING: 2,
-    TransferState.DONE: 3,
-    TransferState.FAILED: 4,
-    TransferState.RETRYING: 5,
-}
 
 #: States that are shown only with --all.
 _OVER = (TransferState.DONE, TransferState.FAILED, TransferState.ABANDONED)
@@ -150,33 +140,7 @@ def _owners(one: Transfer) -> tuple[str, ...]:
 
 def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any]:
     """The fields of a `transfer` record. `moment`: now, in seconds since 1970."""
-    rate = one.rate(moment)
-    number = _NUMBERS.get(TransferState(one.state)) if one.state in list(TransferState) else None
-    if one.state == TransferState.ABANDONED:
-        number = _NUMBERS[TransferState.FAILED if one.continuable_until is None else TransferState.RETRYING]
-    return {
-        "item": one.key,
-        "name": one.label,
-        "state": str(one.state),
-        "state_number": number,
-        "bytes": one.bytes,
-        "total": one.total,
-        "percent": None if one.percent is None else round(one.percent, 1),
-        "rate": None if rate is None else round(rate),
-        "by": one.by,
-        "error": one.error,
-        "attempts": one.attempts,
-        "waiting": 0 if one.state == TransferState.WAITING else waiting,
-        "began": output.moment(one.began),
-        "ended": output.moment(one.ended),
-        "source": list(one.source),
-        "continuable_until": output.moment(one.continuable_until),
-        "message": one.message,
-        "holder": one.holder or None,
-        "session": one.session,
-        "owner": one.lock_owner,
-        "_continuing": continuing(one),
-    }
+    return {**as_rows.transfer(one, waiting, moment), "_continuing": continuing(one)}
 
 
 def _progress(row: Fields) -> str:

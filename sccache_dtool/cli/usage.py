@@ -9,21 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sccache_dtool import as_rows
 from sccache_dtool.cache import Cache
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.cli import output
-from sccache_dtool.cli.datasets import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.cli.inspect import LEASES, SIZE, USES, item_fields, last_use
 from sccache_dtool.cli.options import DURATION, Invocation, common_options, pass_invocation
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.cli.tasks import by_all_tasks
+from sccache_dtool.dataset_totals import DatasetItem, by_dataset, dataset_item
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.lots.model import Usage
 from sccache_dtool.policy.totals import OfLot, Sums, add_up, total
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sccache_dtool.catalog.loose import LooseDirectory
     from sccache_dtool.lots.lookup import Lookup
     from sccache_dtool.policy.shares import Shares
@@ -83,28 +86,20 @@ def du_command(now: Invocation, by: str, top: int | None) -> None:
         whole, left = _by_lot(now, cache, top, shares)
     else:
         whole, left = _summed_up(now, cache, by, top, moment, lookup)
-    files, loose_bytes = sum(loose.files for loose in left), sum(loose.bytes for loose in left)
-    going, going_bytes = whole.reclaimable_items, whole.reclaimable_bytes + sum(loose.old_bytes for loose in left)
+    fields = as_rows.total(whole, left)
+    files, loose_bytes = fields["loose_files"], fields["loose_bytes"]
     if shares is not None and lookup is not None:
         of_lots = _reclaimable(shares, lookup, whole, left)
-        going_bytes = sum(of_lots.values())
-        going = min(going, sum(own.reclaimable_items for lot, own in whole.of_lots.items() if of_lots[lot]))
-    fields = {
-        "items": whole.items,
-        "bytes": whole.bytes + loose_bytes,
-        "leases": whole.leases,
-        "uses": whole.uses,
-        "reclaimable_items": going,
-        "reclaimable_bytes": going_bytes,
-        "loose_files": files,
-        "loose_bytes": loose_bytes,
-    }
+        most = sum(own.reclaimable_items for lot, own in whole.of_lots.items() if of_lots[lot])
+        fields["reclaimable_bytes"] = sum(of_lots.values())
+        fields["reclaimable_items"] = min(fields["reclaimable_items"], most)
     loose = f", of which {output.size(loose_bytes)} in {output.count(files, 'loose file')}" if files else ""
     now.out.result(
         "total",
         fields,
         f"{output.count(whole.items, 'item')}, {output.size(fields['bytes'])}{loose}; not in use and reclaimable: "
-        f"{'' if shares is None else 'at most '}{output.count(going, 'item')}, {output.size(going_bytes)}",
+        f"{'' if shares is None else 'at most '}{output.count(fields['reclaimable_items'], 'item')}, "
+        f"{output.size(fields['reclaimable_bytes'])}",
     )
 
 
@@ -271,7 +266,8 @@ def _by_user(
 def summary_command(now: Invocation, by: str, unused: float) -> None:
     """Show space, uses, and the download time saved by the cache.
 
-    Time is saved by each use that finds its item in the cache: as much as the item's download took.
+    Time is saved by each use that finds its item in the cache: as much as the item's download took. On a terminal, bars
+    show how full the cache is and what has been idle, and a line its size over the last year.
 
     \b
     Example:
@@ -361,3 +357,10 @@ def _print_totals(
         f"saved   {short_duration(fields['saved_seconds'])} of download time by cache hits{and_more}",
     ]
     now.out.result("summary", fields, *lines)
+    now.out.drawing(lambda: _drawing(cache, present, left, moment))
+
+
+def _drawing(cache: Cache, present: Sequence[Item], left: Sequence[LooseDirectory], moment: float) -> Table:
+    from sccache_dtool.cli import drawing
+
+    return drawing.summary(cache, present, left, moment)

@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sccache_dtool.clock import iso
+from sccache_dtool.disk import records
 from sccache_dtool.disk.names import CleaningName, Purpose, WorkName, understood, unique
 from sccache_dtool.errors import explain
 from sccache_dtool.protocol.holders import Holder
@@ -81,6 +82,48 @@ def _lines(done: Cleaned, now: float, by: str, why: str) -> Iterator[dict[str, A
         yield {"failed": failure.candidate.place, "reason": failure.reason}
     for judged in done.reaped.leases:
         yield {"reaped": judged.held.name, "item": judged.held.key, "by": judged.by, "why": judged.verdict.evidence}
+
+
+class CleaningRecord(NamedTuple):
+    """What a cleaning says of itself. Sizes in bytes."""
+
+    by: str
+    why: str
+    missed: int  # by how much the goal was missed
+    removed: tuple[tuple[str, int], ...]  # the place and the size of each copy and loose file
+    failed: tuple[tuple[str, str], ...]  # what could not be removed, and why
+    restored: str | None  # the key of the item, if it is the record of a restore
+
+
+#: No record is larger than this, in bytes.
+_LIMIT = 1 << 30
+
+
+def read(store: Store, name: CleaningName) -> CleaningRecord:
+    """The record of a cleaning. Lines that cannot be read are passed over. Raises OSError, or records.Damaged."""
+    text = store.fs.read_text(f"{store.layout.cleanings}/{name}", _LIMIT)
+    first, *lines = (_line(line) for line in text.removesuffix("\n").split("\n"))
+    if not first:
+        raise records.Damaged("not the record of a cleaning")
+    missed = first.get("missed_bytes")
+    removed = ((one.get("removed"), one.get("bytes")) for one in lines)
+    failed = ((one.get("failed"), one.get("reason")) for one in lines)
+    return CleaningRecord(
+        by=records.printable(str(first.get("by", "?"))),
+        why=records.printable(str(first.get("why", ""))),
+        missed=missed if isinstance(missed, int) else 0,
+        removed=tuple((place, size) for place, size in removed if isinstance(place, str) and isinstance(size, int)),
+        failed=tuple((place, str(reason)) for place, reason in failed if isinstance(place, str)),
+        restored=str(first["restored"]) if "restored" in first else None,
+    )
+
+
+def _line(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def listing(store: Store) -> list[CleaningName]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog import loose as loose_files
-from sccache_dtool.catalog.items import Item
+from sccache_dtool.catalog.items import Item, Sum
 from sccache_dtool.catalog.loose import LooseFiles
 from sccache_dtool.clock import NO_DEADLINE, Deadline
 from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.disk.names import CLEAN, WorkName
-from sccache_dtool.errors import FULL, GONE, InUse, UsageError
+from sccache_dtool.errors import FULL, GONE, CacheError, InUse, UsageError, explain
 from sccache_dtool.evict import audit, execution, loose_removal, pins, plan_file, single, trash
 from sccache_dtool.evict.execution import Cleaned
 from sccache_dtool.evict.leftovers import Leftover, Leftovers
@@ -60,6 +60,16 @@ class CleanOptions(NamedTuple):
     why: str = ""  # for the record
 
 
+class Surveyed(NamedTuple, Generic[Sum]):
+    """What one scan has told, and what a cleaning would do about it."""
+
+    parts: list[Sum]
+    loose: LooseFiles
+    plan: Plan | None  # None: there are no rules, or nobody can say
+    reaped: Reaped | None
+    unknown: str = ""  # why nobody can say
+
+
 class Cleaner:
     """Cleans one cache: `policy/rules` decides, `execution` and `trash` act."""
 
@@ -74,7 +84,44 @@ class Cleaner:
         self._check_floor(rules.limits)
         now = self._store.clock.wall() + ahead
         rules, sifted = self._sift(rules, now)
+        return self._plan_of(sifted, rules, self.loose(), keep_for, now, ahead)
+
+    def survey(
+        self, rules: Rules | None, keep_for: float, lots: Lots, fold: Callable[[Lookup, list[Item]], Sum]
+    ) -> Surveyed[Sum]:
+        """The plan for these rules, and what `fold` makes of the items of each part of the cache, from one scan.
+
+        `fold` is also given what knows the facts of copies, and to which of `lots` they belong, unless the plan is made
+        with others; it may be called in another process.
+        """
+        store, unknown = self._store, ""
+        now = store.clock.wall()
+        lookup = Lookup(store, lots, now)
+        try:
+            if rules is not None:
+                self._check_floor(rules.limits)
+                rules = self._prepare(rules, now)
+                lookup = rules.lots or lookup
+        except (CacheError, OSError) as error:
+            rules, unknown = None, error.message if isinstance(error, CacheError) else explain(error)
+        both = functools.partial(_sift_and_fold, rules, now, lookup, fold)
+        parts, sifted = [], []
+        for part, of_part in items.survey(store, self._pool, both, ends=True):
+            parts.append(part)
+            sifted.append(of_part)
         left = self.loose()
+        if rules is None:
+            return Surveyed(parts, left, None, None, unknown)
+        try:
+            plan, reaped = self._plan_of(merge(sifted), rules, left, keep_for, now)
+        except (CacheError, OSError) as error:
+            unknown = error.message if isinstance(error, CacheError) else explain(error)
+            return Surveyed(parts, left, None, None, unknown)
+        return Surveyed(parts, left, plan, reaped)
+
+    def _plan_of(
+        self, sifted: Sifted, rules: Rules, left: LooseFiles, keep_for: float, now: float, ahead: float = 0.0
+    ) -> tuple[Plan, Reaped]:
         of_sessions = list(sessions.listing(self._store))
         with open_judge(self._store, dry_run=True) as judge:
             reaped = single.end_leases(self._store, judge, sifted.unsettled, dry_run=True, open_sessions=of_sessions)
@@ -287,11 +334,13 @@ class Cleaner:
 
         Raises `table.Unknown` if the lots cannot be read: then nobody knows what must stay.
         """
+        rules = self._prepare(rules, now)
+        return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
+
+    def _prepare(self, rules: Rules, now: float) -> Rules:
         rules = rules._replace(pinned=pins.pinned(self._store, now))
         lots = self._look_at_lots(rules.lot)
-        if lots is not None:
-            rules = rules._replace(lots=Lookup(self._store, lots, now, rules.lot))
-        return rules, merge(items.survey(self._store, self._pool, functools.partial(sift, rules, now)))
+        return rules if lots is None else rules._replace(lots=Lookup(self._store, lots, now, rules.lot))
 
     def _look_at_lots(self, asked: str | None = None) -> Lots | None:
         """The lots of the cache, if it has any. Raises UsageError if the lot that is `asked` for does not exist."""
@@ -391,6 +440,21 @@ class Cleaner:
         if not (keep_for and plan.remove):
             return kept
         return kept.more(plan.freed, sum(candidate.entries for candidate in plan.remove), int(now + keep_for))
+
+
+def _sift_and_fold(
+    rules: Rules | None,
+    now: float,
+    lookup: Lookup,
+    fold: Callable[[Lookup, list[Item]], Sum],
+    found: Iterator[Item],
+) -> tuple[Sum, Sifted]:
+    listed = list(found)
+    part = fold(lookup, listed)
+    sifted = Sifted() if rules is None else sift(rules, now, iter(listed))
+    if listed:
+        lookup.close(listed[-1].key, complete=True)
+    return part, sifted
 
 
 @contextmanager

@@ -37,6 +37,14 @@ DIGITS = r"[0-9a-f]{64}"
 SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
 
 
+class Missing(FetchFailed):
+    """The archive does not have the object."""
+
+
+class Damaged(FetchFailed):
+    """The content of an object is not what its name says."""
+
+
 def word(digits: str, compression: str = "") -> str:
     """The source that is the object with this digest. `compression`: as a file that is compressed in this way."""
     return f"{_scheme(compression)}:{digits}"
@@ -90,14 +98,14 @@ def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[s
     wanted = [bringing.wanted] if bringing.wanted else []
     first, *others = dict.fromkeys((*wanted, *forms(settings.archive_compress)))
     try:
-        return bringing.bring(first)
+        return bringing.retrieve(first)
     except (FetchFailed, OSError) as error:
         if isinstance(error, GaveUp) or (isinstance(error, OSError) and error.errno not in GONE):
             raise
         for other in others:
             if bringing.has(other):
                 clear(context.fs, path)
-                return bringing.bring(other)
+                return bringing.retrieve(other)
         if isinstance(error, OSError) and error.filename == bringing.place(first).location:
             raise missing(digits, settings.archive_url) from error
         raise
@@ -133,7 +141,7 @@ class _Bringing(NamedTuple):
         """Whether the archive says that it has the object in this form."""
         return self._reader.announced(self.place(form)) is not None
 
-    def bring(self, form: str) -> Retrieved:
+    def retrieve(self, form: str) -> Retrieved:
         """Retrieve what is in the archive in this form. Raises FetchFailed, or OSError if it is not there."""
         place = self.place(form)
         if place.scheme == "file":
@@ -220,17 +228,17 @@ def check_directory(fs: FileSystem, url: str) -> None:
         ) from error
 
 
-def missing(digits: str, url: str) -> FetchFailed:
+def missing(digits: str, url: str) -> Missing:
     """The error for an object that the archive does not have."""
-    return FetchFailed(
+    return Missing(
         f"{word(digits)} is not in the archive {plain(url)}",
         hint="whoever has the file can add it again: sc-dtool add FILE",
     )
 
 
-def damaged(digits: str, place: str, found: str | None) -> FetchFailed:
+def damaged(digits: str, place: str, found: str | None) -> Damaged:
     """The error for an object whose content is not what its name says."""
-    return FetchFailed(
+    return Damaged(
         f"{word(digits)} is damaged in the archive",
         details=[f"{plain(place)} has {OBJECT} {found}"],
         hint="nothing was published; move the file away, and restore it from a backup or add it again",

@@ -113,14 +113,14 @@ class Partial(Sink):
             self._context.track.forget(self._context.number)
         if self.origin is not None:
             with contextlib.suppress(FileNotFoundError):
-                self._fs.unlink(f"{self._path}{ORIGIN}")
+                self._fs.unlink(f"{self.path}{ORIGIN}")
         self.origin = None
         self.resumed = False
         super().restart()
 
     def _note_origin(self, origin: Origin) -> None:
         try:
-            self._fs.write_new(f"{self._path}{ORIGIN}", records.encode_document(origin._asdict()))
+            self._fs.write_new(f"{self.path}{ORIGIN}", records.encode_document(origin._asdict()))
         except OSError as error:
             do_without(f"no other process can continue this download if it is interrupted ({error.strerror})")
 
@@ -132,7 +132,7 @@ class Partial(Sink):
         track = self._context.track
         if track is None or track.taken is None:
             return None
-        there = f"{track.taken}/{WORK}/{self._path.rpartition('/')[2]}"
+        there = f"{track.taken}/{WORK}/{self.path.rpartition('/')[2]}"
         try:
             size = downloads.parts(self._fs, track.taken).get(self._context.number, 0)
             origin = Origin.decode(self._fs.read_text(f"{there}{ORIGIN}"))

@@ -51,7 +51,7 @@ class Sink:
     ) -> None:
         self.size = 0
         self._fs = fs
-        self._path = path
+        self.path = path
         self.algorithms = tuple(algorithms)
         self._progress = progress
         self._mode = mode
@@ -95,8 +95,8 @@ class Sink:
     def restart(self) -> None:
         """Start again with a new file. The old one is never truncated: another process may be copying it."""
         self._fs.close(self.fd)
-        self._fs.unlink(self._path)
-        self.fd = self._fs.create(self._path, self._mode)
+        self._fs.unlink(self.path)
+        self.fd = self._fs.create(self.path, self._mode)
         self._digests.close()
         self._digests = Digests(self.algorithms)
         self._progress.advance(-self.size)

@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
 from sccache_dtool.disk.filesystem import FileSystem
-from sccache_dtool.disk.names import TRANSFER_FILE, PartName, Purpose, StateName, WhyName, WorkName, is_fetcher_sign
+from sccache_dtool.disk.names import (
+    TRANSFER_FILE,
+    OutcomeName,
+    PartName,
+    Purpose,
+    StateName,
+    WhyName,
+    WorkName,
+    is_fetcher_sign,
+)
 from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without
 from sccache_dtool.liveness import State as Life
@@ -41,6 +50,18 @@ class TransferState(StrEnum):
     FAILED = "failed"
     WAITING = "waiting"  # for another process, which fetches it
     ABANDONED = "abandoned"  # its process has ended; the next that wants the item continues it
+
+
+#: The numbers of the states in the Whole Tale data manager. 5: it failed, and will be tried again.
+_NUMBERS = {
+    TransferState.INITIALIZING: 0,
+    TransferState.QUEUED: 1,
+    TransferState.TRANSFERRING: 2,
+    TransferState.PROCESSING: 2,
+    TransferState.DONE: 3,
+    TransferState.FAILED: 4,
+    TransferState.RETRYING: 5,
+}
 
 
 class Transfer(NamedTuple):
@@ -72,6 +93,13 @@ class Transfer(NamedTuple):
     def percent(self) -> float | None:
         """How much of it is there."""
         return None if not self.total else min(100.0, 100.0 * self.bytes / self.total)
+
+    @property
+    def number(self) -> int | None:
+        """The number of its state in the Whole Tale data manager; None for a wait."""
+        if self.state == TransferState.ABANDONED:
+            return _NUMBERS[TransferState.FAILED if self.continuable_until is None else TransferState.RETRYING]
+        return _NUMBERS.get(TransferState(self.state)) if self.state in list(TransferState) else None
 
     def rate(self, now: float) -> float | None:
         """Bytes a second since it began, on average; None where none have come."""
@@ -214,14 +242,21 @@ def _running_if_known(store: Store, key: str | None = None) -> list[Transfer]:
 def ended(store: Store) -> Iterator[Transfer]:
     """The fetches that have ended within a day, the oldest first."""
     for name in sorted(downloads.all_outcomes(store), key=lambda one: one.end):
-        try:
-            facts = records.decode_document(store.fs.read_text(downloads.path_of(store.layout, name)))
-        except (OSError, records.Damaged):
-            continue
-        size = _integer(facts, "bytes")
-        total = size if name.how == TransferState.DONE else _integer(facts, "total")
-        state = StateName(name.how, size or 0, total, _integer(facts, "attempts") or 1)
-        yield _transfer(facts, "", state)._replace(ended=name.end / 1000)
+        one = outcome(store, name)
+        if one is not None:
+            yield one
+
+
+def outcome(store: Store, name: OutcomeName) -> Transfer | None:
+    """The fetch that has ended so; None if that cannot be read."""
+    try:
+        facts = records.decode_document(store.fs.read_text(downloads.path_of(store.layout, name)))
+    except (OSError, records.Damaged):
+        return None
+    size = _integer(facts, "bytes")
+    total = size if name.how == TransferState.DONE else _integer(facts, "total")
+    state = StateName(name.how, size or 0, total, _integer(facts, "attempts") or 1)
+    return _transfer(facts, "", state)._replace(ended=name.end / 1000)
 
 
 def describe(transfer: Transfer, now: float) -> str:

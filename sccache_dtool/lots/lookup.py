@@ -38,6 +38,10 @@ class Lookup:
         except (OSError, records.Damaged):
             return None
 
+    def facts(self, copy: Copy) -> ItemFacts:
+        """What is remembered of a copy: user, source, dataset and names. Raises OSError or records.Damaged."""
+        return self._memo.facts(copy)
+
     def close(self, key: str, *, complete: bool = False) -> None:
         """Remember what was read in the directory of this item. `complete`: all copies there have been looked up."""
         self._memo.close(key[:2], complete=complete)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from sccache_dtool.errors import UsageError
+from sccache_dtool.errors import DoesNotExist, UsageError
 
 #: The lot of all data that no other lot has. It is always there.
 DEFAULT = "default"
@@ -222,7 +222,7 @@ class Lots:
         try:
             return self._lots[name]
         except KeyError:
-            raise UsageError(f"there is no lot {name!r}", hint="list the lots with: sc-dtool lot ls") from None
+            raise DoesNotExist(f"there is no lot {name!r}", hint="list the lots with: sc-dtool lot ls") from None
 
     # -- family ------------------------------------------------------------------------------------------------------
 

@@ -17,14 +17,15 @@ from itertools import chain, groupby
 from typing import NamedTuple
 
 from sccache_dtool.disk import records
-from sccache_dtool.disk.filesystem import FileSystem
+from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.names import unique
 from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
 from sccache_dtool.fetch import local, objects
 from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
+from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.request import COMPRESSIONS, OBJECT
-from sccache_dtool.fetch.sink import new_digest
+from sccache_dtool.fetch.sink import Sink, new_digest
 from sccache_dtool.liveness import caller
 from sccache_dtool.policy.config import Config
 from sccache_dtool.protocol.store import Store
@@ -203,14 +204,34 @@ class Archive:
         """The forms that are looked for before an object is placed, so that it is not stored twice."""
         return [other for other in self.forms if other != form]
 
-    def add_record(self, digits: str, details: Details) -> Record:
-        """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not."""
+    def add_record(self, digits: str, details: Details, random: str = "") -> Record:
+        """Record an object that is there once more, such as with another comment. Raises FetchFailed if it is not.
+
+        `random`: the last part of the record's name, 16 hexadecimal digits.
+        """
         size = self.size(digits)
         if size is None:
             raise objects.missing(digits, self.url)
-        record = Record(digits, int(self._store.clock.wall() * 1000), size, unique())
+        record = Record(digits, int(self._store.clock.wall() * 1000), size, random or unique())
         self._note(record, details)
+        if self.size(digits) is None:  # collected before the record was seen
+            raise objects.missing(digits, self.url)
         return record
+
+    def receive(self) -> Sink:
+        """A file that others send, which `accept` gives its name."""
+        return Context(self._store, NoProgress()).sink(f"{self._work}/{unique(32)}", (OBJECT, CHECKSUM))
+
+    def accept(self, staged: Staged) -> bool:
+        """Give a file that was received its name, without a record; False if it is there already.
+
+        Raises FetchFailed if another file is there under that name. What was received is left to `discard`.
+        """
+        self.fs.seal(staged.path, shared=self._shared)
+        if self._place(staged.path, object_name(staged.digits)):
+            return True
+        self._check_same(staged)
+        return False
 
     def discard(self, staged: str) -> None:
         """Remove what is staged, or was left there."""
@@ -347,6 +368,21 @@ class Archive:
         if digest.hexdigest() != digits:
             raise objects.damaged(digits, self.path_of(digits, form), digest.hexdigest())
 
+    def part(self, digits: str, begin: int, size: int) -> Iterator[bytes]:
+        """So many bytes of an object from `begin` on, not checked: for servers, whose clients check the whole."""
+        try:
+            fd = self.fs.open(self.path_of(digits))
+        except OSError:  # it has another form here
+            yield from _within(self.pieces(digits), begin, size)
+            return
+        try:
+            self.fs.seek(fd, begin)
+            while size and (data := self.fs.read(fd, min(CHUNK, size))):
+                size -= len(data)
+                yield data
+        finally:
+            self.fs.close(fd)
+
     def _read(self, name: str) -> Iterator[bytes]:
         """The bytes of a file; nothing if it is not there."""
         with self._reading():
@@ -371,10 +407,10 @@ class Archive:
         for _ in self.pieces(digits):
             pass
 
-    def objects(self) -> Iterator[str]:
-        """The digests of all objects, sorted."""
-        for shard in self._shards(OBJECTS):
-            yield from self._objects_in(shard)
+    def objects(self, first: str = "") -> Iterator[str]:
+        """The digests of all objects, sorted; `first`: of those from this digest on."""
+        for shard in self._shards(OBJECTS, first):
+            yield from (digits for digits in self._objects_in(shard) if digits >= first)
 
     def _objects_in(self, shard: str) -> list[str]:
         """The digests of the objects in a shard, sorted, each once whatever its forms."""
@@ -387,15 +423,19 @@ class Archive:
             found = (Record.parse(name) for name in self._names(f"{ADDED}/{shard}"))
             yield from sorted(one for one in found if one is not None and digits in (None, one.digits))
 
-    def entries(self) -> Iterator[Record]:
-        """As `records`, with one at the time 0 for each object without any: its process was killed."""
-        for shard in sorted({*self._shards(OBJECTS), *self._shards(ADDED)}):
+    def entries(self, after: Record | None = None) -> Iterator[Record]:
+        """As `records`, with one at the time 0 for each object without any: its process was killed.
+
+        `after`: of those that are sorted after this record, which need not be there.
+        """
+        first = "" if after is None else after.digits
+        for shard in sorted({*self._shards(OBJECTS, first), *self._shards(ADDED, first)}):
             found = [one for one in map(Record.parse, self._names(f"{ADDED}/{shard}")) if one is not None]
             recorded = {one.digits for one in found}
             for digits in self._objects_in(shard):
                 if digits not in recorded:
                     found.append(Record(digits, 0, self.size(digits) or 0, "0" * 16))
-            yield from sorted(found)
+            yield from (one for one in sorted(found) if after is None or one > after)
 
     def known(self) -> Iterator[str]:
         """The digests of all that was ever added, sorted: each of a record or an object, once."""
@@ -423,9 +463,10 @@ class Archive:
         """Let an object be found by its MD5 as well."""
         self._write(f"{ADDED}/{_MD5}/{md5}", digits)
 
-    def _shards(self, directory: str) -> list[str]:
+    def _shards(self, directory: str, first: str = "") -> list[str]:
         self.require()
-        return [name for name in self._names(directory) if re.fullmatch("[0-9a-f]{2}", name)]
+        names = self._names(directory)
+        return [name for name in names if re.fullmatch("[0-9a-f]{2}", name) and name >= first[:2]]
 
     def _names(self, directory: str) -> list[str]:
         try:
@@ -454,6 +495,16 @@ def open_archive(store: Store, settings: Config) -> Archive:
     from sccache_dtool.markers.remote import open_remote
 
     return open_remote(store, url, verify=settings.archive_verify, compress=settings.archive_compress)
+
+
+def _within(pieces: Iterator[bytes], begin: int, size: int) -> Iterator[bytes]:
+    """So many of these bytes from `begin` on."""
+    end, at = begin + size, 0
+    for piece in pieces:
+        yield piece[max(0, begin - at) : max(0, end - at)]
+        at += len(piece)
+        if at >= end:
+            return
 
 
 @lru_cache(maxsize=64)

@@ -111,7 +111,7 @@ class Files(NamedTuple):
         """Put what is staged into the cache, unless it is there."""
         is_packed = self.archive.compress == "both" and staged.compression != ""
 
-        def bring(fs: FileSystem, path: str, progress: Progress) -> None:
+        def retrieve(fs: FileSystem, path: str, progress: Progress) -> None:
             progress.start(objects.word(staged.digits)[:15], staged.stored if is_packed else staged.bytes)
             context = Context(self.store, progress)
             if staged.compression and not is_packed:
@@ -122,7 +122,7 @@ class Files(NamedTuple):
             compare(algorithm, expected, found[algorithm], printable(staged.path))
 
         wanted = objects.request(staged.digits, staged.compression if is_packed else "")
-        with self.use(wanted._replace(retrieve=bring)):
+        with self.use(wanted._replace(retrieve=retrieve)):
             pass
 
     @property

@@ -8,6 +8,7 @@ and readers take the union by the lease's name: a crash in between, or two who f
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 
 from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.disk import records
@@ -45,6 +46,7 @@ class Summary(NamedTuple):
     uses: int
     last: float | None
     names: int = 0  # in the directory: many, unless they were folded
+    ends: tuple[float, ...] = ()  # of all uses, in seconds since 1970, if they were asked for
 
 
 class _Listing(NamedTuple):
@@ -53,8 +55,10 @@ class _Listing(NamedTuple):
     unknown: tuple[str, ...]
 
 
-def summarise(store: Store, history: str, via: DirectoryHandle | None = None) -> Summary:
+def summarise(store: Store, history: str, via: DirectoryHandle | None = None, *, ends: bool = False) -> Summary:
     """Count the uses, from names alone where that is exact. `history`: the directory; `via`: a handle of one above.
+
+    `ends`: also when each of them ended, for which segments must be read.
 
     An entry that ended after the last one of the only segment cannot be in it; any other may be, after a crash
     in the middle of a fold, and then the segment is read.
@@ -62,16 +66,21 @@ def summarise(store: Store, history: str, via: DirectoryHandle | None = None) ->
     listing = _list(store.fs, history, via)
     for name in listing.unknown:
         store.report(f"{history}/{records.printable(name)}", "not a finished lease", Fate.LEFT_ALONE)
-    ends = [*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)]
-    last = max(ends, default=None)
-    if not listing.segments:
+    known = [*(entry.end for entry in listing.entries), *(segment.last for segment in listing.segments)]
+    last = max(known, default=None)
+    found: Iterable[EndedName] = listing.entries
+    if ends and listing.segments:
+        found = _gather(store, history, records_too=False).texts
+        count = len(found)
+    elif not listing.segments:
         count = len(listing.entries)
     elif len(listing.segments) == 1 and all(entry.end > listing.segments[0].last for entry in listing.entries):
         count = listing.segments[0].uses + len(listing.entries)
     else:
         count = len(_gather(store, history, records_too=False).texts)
     names = len(listing.entries) + len(listing.segments)
-    return Summary(count, None if last is None else last / 1000, names)
+    times = tuple(entry.end / 1000 for entry in found) if ends else ()
+    return Summary(count, None if last is None else last / 1000, names, times)
 
 
 def read(store: Store, history: str) -> list[Use]:

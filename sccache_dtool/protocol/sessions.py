@@ -37,7 +37,7 @@ from sccache_dtool.disk.names import (
     unique,
 )
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, Expected, InUse, UsageError, explain
+from sccache_dtool.errors import GONE, NOT_EMPTY, CacheError, DoesNotExist, Expected, InUse, UsageError, explain
 from sccache_dtool.liveness.caller import BEATING, NAMED, Owner, user_name
 from sccache_dtool.liveness.record import HolderRecord
 from sccache_dtool.oddity import Fate
@@ -58,7 +58,7 @@ _MOST_CLOSINGS = 100
 _MOST_REVOCATIONS = 3
 
 
-class NoSession(UsageError):
+class NoSession(DoesNotExist):
     """There is no such session; `ended` is when it was deleted, in seconds since 1970, if that is known."""
 
     def __init__(self, store: Store, id: str, ended: float | None) -> None:
@@ -198,6 +198,7 @@ def create(
     links: Mapping[str, str] | None = None,
     id: str | None = None,
     worker: Holder | None = None,
+    user: str | None = None,
 ) -> SessionFacts:
     """Make a session of `holder`, and put it in place by one rename: nobody ever sees a part of it.
 
@@ -208,13 +209,14 @@ def create(
     `links`: what the view shows, from paths relative to it (``refs/hg38.fa``) to absolute paths of payloads in this
     cache (`Place.payload`). None: the session has no view. `id`: one that `new_id` gave, and that was not used yet.
     `worker`: this process, in whose name the work area is made; without it, a work area that a killed process leaves
-    is removed when `holder` has ended. Raises UsageError for an id or a link that is impossible, or OSError.
+    is removed when `holder` has ended. `user`: whose session it is (default: the user of this process). Raises
+    UsageError for an id or a link that is impossible, or OSError.
     """
     id = id or new_id()
     if not is_session(id):
         raise UsageError(f"{id!r} is not the id of a session", hint="an id is s and 16 hexadecimal digits")
     fs, layout = store.fs, store.layout
-    facts = SessionFacts(id, label, holder.by, user_name(), holder.id, iso(store.clock.wall()), tuple(entries))
+    facts = SessionFacts(id, label, holder.by, user or user_name(), holder.id, iso(store.clock.wall()), tuple(entries))
     area = f"{layout.tmp}/{WorkName((worker or holder).next_lease(), SESSION)}"
     fs.mkdir(area, shared=layout.shared)
     try:

@@ -12,7 +12,7 @@ from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease
 from sccache_dtool.protocol.store import Store
 from sccache_dtool.sets import locks, sessions
-from sccache_dtool.sets.locks import Filter, Lock, SessionLock
+from sccache_dtool.sets.locks import Begun, Filter, Lock, SessionLock
 from sccache_dtool.sets.sessions import Deleted, Entry, Object, SessionFacts
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Access(NamedTuple):
     acquire: Callable[
         [Holder, Request, float | None], Lease
     ]  # waits at most so many seconds; None: as the settings say
+    take_cached: Callable[[Holder, Request], Lease | None]  # None: it must be fetched first
     unsettled: Callable[[], Iterable[Item]]
 
     def entries(self, data_set: DataSet) -> tuple[Entry, ...]:
@@ -85,11 +86,19 @@ class Session:
         It lasts until it is released, or the session is deleted. `owner`: a text that names who asks for it
         (default: the session). `wait`: seconds to wait for another process's download. Raises as `Cache.use` does.
         """
+        return self.finish_lock(self.begin_lock(item, owner), wait)
 
-        def acquire(holder: Holder, request: Request) -> Lease:
-            return self._access.acquire(holder, request, wait)
+    def begin_lock(self, item: str, owner: str | None = None) -> Begun:
+        """As `lock`, in two steps: the id of the lock is known after this one, and nothing was waited for."""
+        return Begun(self._access.store, self.id, item, owner, self._access.request_of)
 
-        return locks.take(self._access.store, self.id, item, owner, self._access.request_of, acquire)
+    def finish_lock(self, begun: Begun, wait: float | None = None) -> SessionLock:
+        """Fetch the item of a lock that was begun, if it is not there. If this raises, nothing of the lock is left."""
+        return begun.finish(lambda holder, request: self._access.acquire(holder, request, wait))
+
+    def finish_if_cached(self, begun: Begun) -> SessionLock | None:
+        """As `finish_lock`, but None, and the lock is still begun, if the item must be fetched first."""
+        return begun.finish_if_cached(self._access.take_cached)
 
     def locks(self) -> list[Lock]:
         """All locks of the session."""

@@ -18,13 +18,23 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Item
 from sccache_dtool.clock import from_iso
-from sccache_dtool.disk.names import RELEASED, EndedName, Generation, LeaseName, is_key, is_session
+from sccache_dtool.disk.names import FAILED, RELEASED, EndedName, Generation, LeaseName, OutcomeName, is_key, is_session
 from sccache_dtool.disk.records import Damaged, printable
-from sccache_dtool.errors import GONE, Expected, InUse, LeaseLost, TimedOut, UsageError
+from sccache_dtool.errors import (
+    GONE,
+    CacheError,
+    DoesNotExist,
+    Expected,
+    FetchFailed,
+    InUse,
+    LeaseLost,
+    TimedOut,
+    UsageError,
+)
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.caller import BEATING, job_here
 from sccache_dtool.liveness.record import HolderRecord, Membership
-from sccache_dtool.protocol import history, leases, reaping, sessions
+from sccache_dtool.protocol import downloads, history, leases, reaping, sessions
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Held, Lease, Place
 from sccache_dtool.protocol.reaping import Judge
@@ -37,6 +47,9 @@ if TYPE_CHECKING:
     from sccache_dtool.liveness.job import Job
 
 HELD, WAITING, TRANSFERRING = "held", "waiting", "transferring"
+
+#: What makes the request of an entry of a data set.
+RequestOf = Callable[[Entry], "Request"]
 
 #: States in which locks are listed, and those of a single one that was asked for.
 STATES = (HELD, WAITING, TRANSFERRING)
@@ -54,10 +67,17 @@ class Lock(NamedTuple):
     job: str | None  # scheduler:number, in which it was taken, or whose session it is
     record: HolderRecord | str | None  # what its holder says of itself; of one that has ended, what is known of it
     since: float | None  # seconds since 1970
-    state: str  # held, transferring, waiting, or released
+    state: str  # held, transferring, waiting, failed, or released
     generation: str | None = None
     verdict: Verdict = Verdict(State.UNKNOWN, "")
     ended: float | None = None  # seconds since 1970
+    error: str | None = None  # why it failed
+
+    @property
+    def stable_id(self) -> str:
+        """An id that is known before the item is there, and does not change."""
+        holder = self.id.rpartition(".")[0]
+        return _first_lease(holder) if _is_own(self.session, holder) else self.id
 
     @property
     def by(self) -> str:
@@ -123,30 +143,45 @@ class SessionLock(Lease):
         return done
 
 
-def take(
-    store: Store,
-    session: str,
-    word: str,
-    owner: str | None,
-    request_of: Callable[[Entry], Request],
-    acquire: Callable[[Holder, Request], Lease],
-) -> SessionLock:
-    """A lock for a session on the item of its data set that `word` means, fetched first if it is not there.
+class Begun:
+    """A lock that was asked for, and is not held yet: others see it wait. `finish` or `abandon` ends that."""
 
-    `acquire` takes a lease for a holder, and waits as long as it may. Raises what it raises; UsageError, before
-    anything is written, if the item is not in the data set; LeaseLost if the session has ended.
-    """
-    facts = read_open(store, session)
-    entry = meant(store, facts, word)
-    request = request_of(entry)
-    job, taker = job_here(store.proc), store.proc.identify(os.getpid())
-    named = _text_of(job.job if job else None)
-    membership = Membership(session, owner or session, request.key, taker and taker.text, named)
-    holder = Holder(store, sessions.lock_owner(session), None, session=membership)
-    try:
-        lock = SessionLock.of(store, acquire(holder, request), session)
+    def __init__(self, store: Store, session: str, word: str, owner: str | None, request_of: RequestOf) -> None:
+        """See `take`."""
+        self._store = store
+        self._session = session
+        self.request = request_of(meant(store, read_open(store, session), word))
+        job, taker = job_here(store.proc), store.proc.identify(os.getpid())
+        named = _text_of(job.job if job else None)
+        membership = Membership(session, owner or session, self.request.key, taker and taker.text, named)
+        self._holder = Holder(store, sessions.lock_owner(session), None, session=membership)
+
+    @property
+    def id(self) -> str:
+        """By which the lock can be shown and released from now on."""
+        return _first_lease(self._holder.id)
+
+    def finish(self, acquire: Callable[[Holder, Request], Lease]) -> SessionLock:
+        """The lock, held; see `take`. If this fails, nothing of it is left."""
         try:
-            is_open = sessions.prove_open(store, session, lock.name)
+            return self._held(acquire(self._holder, self.request))
+        except BaseException:
+            self.abandon()
+            raise
+
+    def finish_if_cached(self, take: Callable[[Holder, Request], Lease | None]) -> SessionLock | None:
+        """As `finish`, or None, and still begun, if the item must be fetched first."""
+        try:
+            lease = take(self._holder, self.request)
+            return None if lease is None else self._held(lease)
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _held(self, lease: Lease) -> SessionLock:
+        lock = SessionLock.of(self._store, lease, self._session)
+        try:
+            is_open = sessions.prove_open(self._store, self._session, lock.name)
         except BaseException:
             lock.give_back()
             raise
@@ -154,11 +189,54 @@ def take(
             return lock
         lock.give_back()
         raise LeaseLost(
-            f"session {session} has ended", hint=f"create another one: {store.command('session', 'create')}"
+            f"session {self._session} has ended", hint=f"create another one: {self._store.command('session', 'create')}"
         )
-    except BaseException:
-        holder.retire()
-        raise
+
+    def abandon(self) -> None:
+        """Give up."""
+        self._holder.retire()
+
+    def note_failure(self, error: CacheError) -> None:
+        """Let those who ask for the lock know why it failed, unless its own download has noted it."""
+        if _failure(self._store, self._holder.id) is None:
+            now = self._store.clock.wall()
+            name = OutcomeName(self.request.key[:32], self.id, int(now * 1000), FAILED)
+            facts = {
+                "key": self.request.key,
+                "label": self.request.name or self.request.label,
+                "source": list(self.request.stack.canonical),
+                **self._holder.facts,
+                "holder": self._holder.id,
+                "began": now,
+                "error": error.message,
+            }
+            downloads.note_outcome(self._store, name, facts)
+
+
+def take(
+    store: Store,
+    session: str,
+    word: str,
+    owner: str | None,
+    request_of: RequestOf,
+    acquire: Callable[[Holder, Request], Lease],
+) -> SessionLock:
+    """A lock for a session on the item of its data set that `word` means, fetched first if it is not there.
+
+    `acquire` takes a lease for a holder, and waits as long as it may. Raises what it raises; UsageError, before
+    anything is written, if the item is not in the data set; LeaseLost if the session has ended.
+    """
+    return Begun(store, session, word, owner, request_of).finish(acquire)
+
+
+def _first_lease(holder: str) -> str:
+    """The id of a lock that was taken on its own. Its holder has no other lease; the name may have another number."""
+    return f"{holder}.0"
+
+
+def _is_own(session: str | None, holder: str) -> bool:
+    """Whether a holder is that of a lock that was taken on its own."""
+    return session is not None and holder.startswith(sessions.lock_owner(session).prefix)
 
 
 # -- listing -----------------------------------------------------------------------------------------------------------
@@ -293,26 +371,50 @@ def show(store: Store, id: str) -> Lock:
         reader = _Reader(store, judge)
         record = judge.holder(lease.holder)[0] if lease.holder in judge.listing.present else None
         keys: list[str] = []
+        alone = record is not None and record.session is not None and record.session.item is not None
         if record is not None and record.session is not None and record.session.item is not None:
             keys = sessions.keys_of(store, record.session.item)
         keys = keys or _likely_keys(store, lease)
         for key in keys or items.keys(store):
             for held in items.look(store, key, uses=False).held:
-                if held.lease == lease:
+                if held.lease == lease or (alone and held.lease and held.lease.holder == lease.holder):
                     return reader.lock(held)
         if record is not None:
             for lock in reader.not_held(set()):
                 if lock.id.startswith(f"{lease.holder}."):
                     return lock
+    failed = _failure(store, lease.holder)
+    if failed is not None:
+        return failed
     for key in itertools.chain(keys, items.keys(store)):  # it may have been taken out of its session by force
-        ended = _ended(store, key, id)
+        ended = _ended(store, key, lease)
         if ended is not None:
             return ended
     raise _no_lock(store, id)
 
 
-def _no_lock(store: Store, id: str) -> UsageError:
-    return UsageError(f"there is no lock '{printable(id)}'", hint=f"to list the locks: {store.command('lock', 'ls')}")
+def _failure(store: Store, holder: str) -> Lock | None:
+    """A lock whose item could not be fetched, as long as that is remembered: a day."""
+    from sccache_dtool.fetch import transfers
+
+    if not holder.startswith("n"):
+        return None
+    for name in downloads.all_outcomes(store):
+        if name.how == FAILED and name.lease.rpartition(".")[0] == holder:
+            one = transfers.outcome(store, name)
+            if one is not None and _is_own(one.session, holder):
+                user, _, rest = one.by.partition("@")
+                verdict = Verdict(State.DEAD, "failed")
+                return Lock(
+                    name.lease, one.session, one.key, one.lock_owner or one.session or "?", user,
+                    rest.partition("[")[0], None, one.who, one.began, FAILED, verdict=verdict, ended=one.ended,
+                    error=one.error,
+                )  # fmt: skip
+    return None
+
+
+def _no_lock(store: Store, id: str) -> DoesNotExist:
+    return DoesNotExist(f"there is no lock '{printable(id)}'", hint=f"to list the locks: {store.command('lock', 'ls')}")
 
 
 def _likely_keys(store: Store, lease: LeaseName) -> list[str]:
@@ -327,27 +429,30 @@ def _likely_keys(store: Store, lease: LeaseName) -> list[str]:
     return list(found)
 
 
-def _ended(store: Store, key: str, id: str) -> Lock | None:
+def _ended(store: Store, key: str, lease: LeaseName) -> Lock | None:
     """A lock that was released, from the history of its item."""
-    for use in history.read(store, store.layout.history(key)) if _has_history(store, key, id) else ():
-        if use.lease == id:
-            user, _, rest = use.by.partition("@")
-            host, _, held_by = rest.removesuffix("]").partition("[")
-            session = held_by if is_session(held_by) else None
+    id, of = str(lease), f"{lease.holder}."
+    for use in history.read(store, store.layout.history(key)) if _has_history(store, key, of) else ():
+        if not use.lease.startswith(of):
+            continue
+        user, _, rest = use.by.partition("@")
+        host, _, held_by = rest.removesuffix("]").partition("[")
+        session = held_by if is_session(held_by) else None
+        if use.lease == id or _is_own(session, lease.holder):
             verdict = Verdict(State.DEAD, use.how)
             return Lock(
-                id, session, key, session or use.by, user, host, None, use.by, use.since, RELEASED,
+                use.lease, session, key, session or use.by, user, host, None, use.by, use.since, RELEASED,
                 verdict=verdict, ended=use.end,
             )  # fmt: skip
     return None
 
 
-def _has_history(store: Store, key: str, id: str) -> bool:
-    """Whether the history of an item may have a lease: it is listed, or there is a segment."""
+def _has_history(store: Store, key: str, of: str) -> bool:
+    """Whether the history of an item may have a lease whose name begins so: it is listed, or there is a segment."""
     with Expected(GONE):
         for name in store.fs.names(store.layout.history(key)):
             entry = EndedName.parse(name)
-            if entry is None or entry.lease == id:
+            if entry is None or entry.lease.startswith(of):
                 return True
     return False
 
@@ -358,9 +463,9 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
     Raises InUse for the lease of a set, which ends with its session, and for one of a running program.
     """
     lock = show(store, id)
-    if lock.state == RELEASED:
+    if lock.state in (RELEASED, FAILED):
         return lock, False
-    lease = LeaseName.parse(id)
+    lease = LeaseName.parse(lock.id)
     assert lease is not None
     if lock.session is not None and not lease.holder.startswith(sessions.lock_owner(lock.session).prefix):
         raise InUse(
@@ -371,8 +476,8 @@ def release(store: Store, id: str) -> tuple[Lock, bool]:
         raise InUse(f"{id} is held by a running program: {lock.by}", hint="the program releases it")
     done = False
     if lock.generation is not None:
-        gate = Held(lock.item, lock.generation, id, lease).gate(store.layout)
-        done = leases.end(store, gate, store.layout.history(lock.item), id, RELEASED)
+        gate = Held(lock.item, lock.generation, lock.id, lease).gate(store.layout)
+        done = leases.end(store, gate, store.layout.history(lock.item), lock.id, RELEASED)
     dismiss(store, [lease.holder])
     return lock._replace(state=RELEASED, ended=store.clock.wall()), done or lock.generation is None
 
@@ -387,6 +492,8 @@ def wait_until_held(store: Store, id: str, seconds: float) -> Lock:
         if lock.state == RELEASED:
             taking = store.command("lock", "get", lock.session or "SESSION", lock.item)
             raise UsageError(f"lock {id} was released", hint=f"take another one: {taking}")
+        if lock.state == FAILED:
+            raise FetchFailed(lock.error or f"the item of lock {id} could not be fetched")
         left = deadline - store.clock.monotonic()
         if left <= 0:
             raise TimedOut(

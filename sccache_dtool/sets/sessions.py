@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import Generation, key_label
 from sccache_dtool.disk.records import Damaged
-from sccache_dtool.errors import GONE, InUse, LeaseLost, UsageError
+from sccache_dtool.errors import GONE, DoesNotExist, InUse, LeaseLost, UsageError
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import DTOOL
 from sccache_dtool.liveness.record import Membership as Membership
@@ -79,7 +79,7 @@ def meant(store: Store, facts: SessionFacts, word: str) -> Entry:
         and (word in (entry.item, key_label(entry.item)) or (len(word) >= 4 and entry.item.startswith(word)))
     ]
     if not found:
-        raise UsageError(
+        raise DoesNotExist(
             f"session {facts.id} has no item {plain(word)}",
             hint=f"to list its items: {store.command('session', 'show', facts.id)}",
         )

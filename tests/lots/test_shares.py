@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sccache_dtool.lots.model import DEFAULT, Lot, Lots, Question, Usage
 from sccache_dtool.policy.rules import Candidate
-from sccache_dtool.policy.shares import ORDER, Choice, Shares, choose, reclaimable, used_by
+from sccache_dtool.policy.shares import ORDER, Choice, Shares, choose, reclaimable
 
 NOW = 1000.0
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sccache_dtool.catalog.broker_names import is_uuid
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.catalog.items import Item
-from sccache_dtool.cli import output
+from sccache_dtool.clock import iso
 from sccache_dtool.fetch.request import DTOOL
 
 if TYPE_CHECKING:
@@ -103,5 +103,5 @@ def by_dataset(listed: Iterable[DatasetItem], left: Iterable[LooseDirectory]) ->
         row["loose_bytes"] += loose.bytes
         row["_idle_since"] = max(row["_idle_since"], loose.newest)
     for row in sums.values():
-        row["last_use"] = output.moment(row["_idle_since"])
+        row["last_use"] = iso(row["_idle_since"])
     return sorted(sums.values(), key=lambda row: (-row["bytes"], str(row["dataset"])))

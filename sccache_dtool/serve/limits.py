@@ -1,0 +1,75 @@
+"""Bounds of a request's body, in bytes and in time, whoever sends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from starlette.exceptions import HTTPException  # which FastAPI lets through from the middle of a body
+
+from sccache_dtool.serve.access import Scope
+from sccache_dtool.serve.answers import Refused, refusal
+
+#: The path below which bodies may have any size: they are not kept in memory. Their route bounds them.
+UPLOADS = "/objects/"
+
+
+class Bounds(NamedTuple):
+    """What a client may take up. Sizes in bytes, times in seconds."""
+
+    header: int = 64 << 10
+    body: int = 4 << 20  # of a request that is not an upload
+    patience: float = 30.0  # for the header; for such a body; between two pieces of an upload, or of an answer
+    connections: int = 1000
+
+
+class Limits:
+    """Middleware: refuses what is too large or too slow."""
+
+    def __init__(self, app: Callable[..., Any], bounds: Bounds) -> None:
+        self._app = app
+        self._bounds = bounds
+
+    async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        bounds, loop = self._bounds, asyncio.get_running_loop()
+        is_upload = scope["path"].startswith(UPLOADS) and scope["method"] == "PUT"
+        headers = dict(scope["headers"])
+        announced = headers.get(b"content-length", b"0")
+        if not is_upload and (not announced.isdigit() or int(announced) > bounds.body):
+            await refusal(_too_large(bounds.body))(scope, receive, send)
+            return
+        came, deadline = 0, loop.time() + bounds.patience
+        pending = announced not in (b"0", b"") or b"transfer-encoding" in headers
+
+        async def bounded() -> Any:
+            nonlocal came, pending
+            if not pending:
+                return await receive()  # nothing more comes but the end of the connection
+            try:
+                async with asyncio.timeout_at(loop.time() + bounds.patience if is_upload else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408, "the request took too long to arrive") from None
+            came += len(message.get("body", b""))
+            if not is_upload and came > bounds.body:
+                raise HTTPException(413, _too_large(bounds.body).message)
+            pending = bool(message.get("more_body", False))
+            return message
+
+        async def closing(message: Any) -> None:
+            if message["type"] == "http.response.start" and pending:
+                # What is still to come would have to be read to the end before another request.
+                kept = [pair for pair in message["headers"] if pair[0].lower() != b"connection"]
+                message = {**message, "headers": [*kept, (b"connection", b"close")]}
+            await send(message)
+
+        await self._app(scope, bounded, closing)
+
+
+def _too_large(most: int) -> Refused:
+    return Refused(413, f"the request has more than {most} bytes", "send less at a time")
