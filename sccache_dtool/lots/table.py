@@ -116,7 +116,7 @@ def _claim_of(value: Any) -> Claim:
 def read(store: Store) -> Table:
     """The lots that are in force. Raises Unknown if that cannot be known."""
     try:
-        return _decoded(store, versions.read(store, store.layout.lots))
+        return _decoded(store, _version(store, store.layout.lots))
     except FileNotFoundError:
         return Table(Lots())
     except (OSError, Damaged) as error:
@@ -126,7 +126,7 @@ def read(store: Store) -> Table:
 def log(store: Store) -> Iterator[Table]:
     """The version in force and those before it, the newest first, as far as they are kept and can be read."""
     try:
-        version = versions.read(store, store.layout.lots)
+        version = _version(store, store.layout.lots)
     except FileNotFoundError:
         return
     except (OSError, Damaged) as error:
@@ -142,6 +142,21 @@ def at(store: Store, number: int) -> Table:
         if table.number == number:
             return table
     raise UsageError(f"there is no version {number} of the lots", hint="list the versions with: sc-dtool lot log")
+
+
+def _version(store: Store, directory: str) -> versions.Version:
+    """As `versions.read`; a directory is missing only if it is also missing when this host looks anew.
+
+    Otherwise a host that had looked before another made the first lot would evict what that lot protects.
+    """
+    return _looking_twice(store, lambda: versions.read(store, directory))
+
+
+def _looking_twice(store: Store, act: Callable[[], versions.Version]) -> versions.Version:
+    with contextlib.suppress(FileNotFoundError):
+        return act()
+    store.fs.look_anew(store.layout.control)
+    return act()
 
 
 def _earlier(store: Store, version: versions.Version, name: VersionName) -> Table:
@@ -179,7 +194,8 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
     with _turn(store):
         while True:
             try:
-                return _decoded(store, versions.change(store, store.layout.lots, text, keep=KEPT))
+                made = _looking_twice(store, lambda: versions.change(store, store.layout.lots, text, keep=KEPT))
+                return _decoded(store, made)
             except FileNotFoundError:
                 lots = make(Lots())
                 if lots == Lots():
@@ -238,7 +254,7 @@ def _begin(store: Store, text: str) -> bool:
             except OSError as error:
                 if error.errno in NOT_EMPTY:
                     return False
-                if error.errno in GONE and str(version) in fs.names_if_any(layout.lots):
+                if error.errno in GONE and str(version) in fs.names_if_made(layout.lots):
                     return True  # the server has done it, and its reply was lost
                 raise
         finally:
@@ -266,7 +282,7 @@ def _turn(store: Store) -> Iterator[None]:
 def reported(store: Store) -> dict[str, Usage]:
     """What was reported of data elsewhere, by lot. Raises Unknown."""
     try:
-        return _decode_usage(versions.read(store, store.layout.reported_usage).text)
+        return _decode_usage(_version(store, store.layout.reported_usage).text)
     except FileNotFoundError:
         return {}
     except (OSError, Damaged) as error:
@@ -283,7 +299,8 @@ def report(store: Store, make: Callable[[Mapping[str, Usage]], Mapping[str, Usag
 
     with _turn(store):
         try:
-            return _decode_usage(versions.change(store, store.layout.reported_usage, text).text)
+            directory = store.layout.reported_usage
+            return _decode_usage(_looking_twice(store, lambda: versions.change(store, directory, text)).text)
         except FileNotFoundError:
             raise UsageError("this cache has no lots", hint="make one with: sc-dtool lot create NAME") from None
         except Damaged as error:
