@@ -50,7 +50,10 @@ class Counting(FileSystem):
         return do()
 
 
-_COMPOSED = {"put_record", "get_record", "write_new", "make_dirs", "names_if_any", "seems_there", "open_directory"}
+_COMPOSED = {
+    *("put_record", "get_record", "write_new", "make_dirs", "names_if_any", "names_if_made", "look_anew"),
+    *("seems_there", "open_directory"),
+}
 
 
 def _forward(kind: str) -> Callable[..., Any]:

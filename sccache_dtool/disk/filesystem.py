@@ -241,6 +241,23 @@ class FileSystem:
         except FileNotFoundError:  # only this error: a stale directory, for example, may have names
             return []
 
+    def names_if_made(self, path: str) -> list[str]:
+        """As `names_if_any`, for a directory that another host may just have made.
+
+        A network file system hides it for half a minute from a host that has looked for it in vain, unless that host
+        opens the directory above it.
+        """
+        try:
+            return self.names(path)
+        except FileNotFoundError:
+            self.look_anew(os.path.dirname(path))
+        return self.names_if_any(path)
+
+    def look_anew(self, directory: str) -> None:
+        """Have the next look for a name in a directory be the server's answer, without changing anything."""
+        with contextlib.suppress(OSError), self.open_directory(directory):
+            pass  # for NFS, opening is what revalidates (close-to-open consistency)
+
     def entries(self, path: str, *, via: DirectoryHandle | None = None) -> list[Entry]:
         """Names and kinds in a directory, sorted, without a call for each entry if the file system reports kinds.
 

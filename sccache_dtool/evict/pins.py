@@ -17,7 +17,7 @@ UNTIL_ARCHIVED = 253402300799
 def listing(store: Store) -> list[PinName]:
     """All pins, those among them that have run out. Raises CacheError if nobody can tell: then nothing is evicted."""
     try:
-        found = store.fs.names_if_any(store.layout.pins)
+        found = store.fs.names_if_made(store.layout.pins)
     except OSError as error:
         raise CacheError(
             f"cannot read the pins: {explain(error)}",

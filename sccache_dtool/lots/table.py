@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
@@ -21,6 +22,8 @@ from sccache_dtool.lots.model import DATES, LARGEST, LIMITS, Attribution, Claim,
 from sccache_dtool.protocol import program, versions
 from sccache_dtool.protocol.election import make_election
 from sccache_dtool.protocol.store import Store
+
+Found = TypeVar("Found")
 
 #: Version of the form of a table.
 FORMAT = 1
@@ -142,7 +145,7 @@ def _attribution_of(value: Any) -> Attribution:
 def read(store: Store) -> Table:
     """The lots that are in force. Raises Unknown if that cannot be known."""
     try:
-        return _decoded(store, versions.read(store, store.layout.lots, _LIMIT))
+        return _decoded(store, _version(store, store.layout.lots))
     except FileNotFoundError:
         return Table(Lots())
     except (OSError, Damaged) as error:
@@ -152,7 +155,7 @@ def read(store: Store) -> Table:
 def log(store: Store) -> Iterator[Table]:
     """The version in force and those before it, the newest first, as far as they are kept and can be read."""
     try:
-        seen = versions.look(store, store.layout.lots)
+        seen = _looking_twice(store, lambda: versions.look(store, store.layout.lots))
     except FileNotFoundError:
         return
     except (OSError, Damaged) as error:
@@ -168,6 +171,21 @@ def at(store: Store, number: int) -> Table:
         if table.number == number:
             return table
     raise UsageError(f"there is no version {number} of the lots", hint="list the versions with: sc-dtool lot log")
+
+
+def _version(store: Store, directory: str) -> versions.Version:
+    """As `versions.read`; a directory is missing only if it is also missing when this host looks anew.
+
+    Otherwise a host that had looked before another made the first lot would evict what that lot protects.
+    """
+    return _looking_twice(store, lambda: versions.read(store, directory, _LIMIT))
+
+
+def _looking_twice(store: Store, act: Callable[[], Found]) -> Found:
+    with contextlib.suppress(FileNotFoundError):
+        return act()
+    store.fs.look_anew(store.layout.control)
+    return act()
 
 
 def _decoded(store: Store, version: versions.Version) -> Table:
@@ -220,7 +238,8 @@ def change(store: Store, make: Callable[[Lots], Lots], why: str) -> Table:
     with _turn(store):
         while made is None:
             try:
-                made = _decoded(store, versions.change(store, store.layout.lots, text, keep=KEPT, limit=_LIMIT))
+                make_change = partial(versions.change, store, store.layout.lots, text, keep=KEPT, limit=_LIMIT)
+                made = _decoded(store, _looking_twice(store, make_change))
             except FileNotFoundError:
                 lots = make(Lots())
                 if lots == Lots():
@@ -316,7 +335,7 @@ def _begin(store: Store, text: str) -> bool:
             except OSError as error:
                 if error.errno in NOT_EMPTY:
                     return False
-                if error.errno in GONE and str(version) in fs.names_if_any(layout.lots):
+                if error.errno in GONE and str(version) in fs.names_if_made(layout.lots):
                     return True  # the server has done it, and its reply was lost
                 raise
         finally:
@@ -344,7 +363,7 @@ def _turn(store: Store) -> Iterator[None]:
 def reported(store: Store) -> dict[str, Usage]:
     """What was reported of data elsewhere, by lot. Raises Unknown."""
     try:
-        return _decode_usage(versions.read(store, store.layout.reported_usage, _LIMIT).text)
+        return _decode_usage(_version(store, store.layout.reported_usage).text)
     except FileNotFoundError:
         return {}
     except (OSError, Damaged) as error:
@@ -368,8 +387,8 @@ def report(store: Store, make: Callable[[Mapping[str, Usage]], Mapping[str, Usag
     with _turn(store):
         while True:
             try:
-                found = versions.change(store, store.layout.reported_usage, text, limit=_LIMIT)
-                return _decode_usage(found.text)
+                make_change = partial(versions.change, store, store.layout.reported_usage, text, limit=_LIMIT)
+                return _decode_usage(_looking_twice(store, make_change).text)
             except FileNotFoundError:
                 if not store.fs.names_if_any(store.layout.lots):
                     raise UsageError("this cache has no lots", hint="make one with: sc-dtool lot create NAME") from None

@@ -320,13 +320,18 @@ def _read(store: Store, id: str, directory: str | None = None) -> SessionFacts:
 
 def refresh(store: Store) -> None:
     """Have the next look for a session be the server's answer, by a create of this host's own."""
-    with contextlib.suppress(OSError), probing(store, store.layout.sessions):  # otherwise the look must suffice
-        pass
+    try:
+        with probing(store, store.layout.sessions):
+            pass
+    except FileNotFoundError:  # perhaps it only seems so: another host may just have made the first session
+        store.fs.look_anew(store.layout.control)
+    except OSError:
+        store.fs.look_anew(store.layout.sessions)
 
 
 def ids(store: Store) -> list[str]:
     """The ids of all sessions that are listed; a hint."""
-    found = store.fs.names_if_any(store.layout.sessions)
+    found = store.fs.names_if_made(store.layout.sessions)
     for text in found:
         if not (is_session(text) or text == "gone" or text.startswith(PROBE)):
             store.report(f"{store.layout.sessions}/{records.printable(text)}", "not a session", Fate.LEFT_ALONE)

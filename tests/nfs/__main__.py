@@ -39,6 +39,9 @@ def _report(notes: str, seconds: float) -> Iterator[str]:
     yield "Requests to the server, as the client's kernel counts them:"
     yield ""
     yield from _table(figures.tallied(notes, "nfs requests"))
+    yield "For each item of a set, and each lock of a session:"
+    yield ""
+    yield from _table(figures.tallied(notes, "nfs requests each"))
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -75,6 +75,14 @@ def mounted(lab: Lab, version: str) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def source(tmp_path: Path) -> str:
+    """A file that all hosts see at the same path."""
+    path = tmp_path / "source.bin"
+    path.write_bytes(b"data")
+    return str(path)
+
+
+@pytest.fixture
 def make_lab(tmp_path: Path) -> Iterator[Callable[..., Lab]]:
     """Makes laboratories that end with the test."""
     with ExitStack() as stack:

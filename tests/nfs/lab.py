@@ -21,6 +21,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hosts import leftovers
 from hosts.machine import Done, Host
@@ -120,6 +121,16 @@ class NfsHost(Host):
     def sc_dtool(self, *words: str) -> Done:
         """Run a command of the package on the cache that all hosts share."""
         return super().sc_dtool("--cache-dir", self.place, *words)
+
+    def records(self, *words: str) -> list[dict[str, Any]]:
+        """What a command of the package, which must succeed, says in JSON."""
+        done = self.sc_dtool("--format", "json", *words)
+        assert done.code == 0, (self.name, words, done)
+        return [json.loads(line) for line in done.out.splitlines()]
+
+    def leases(self) -> int:
+        """How many are held, as this host sees it."""
+        return sum(int(record["leases"]) for record in self.records("du") if record["type"] == "total")
 
     @property
     def place(self) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -28,26 +25,6 @@ for number in range(int(sys.argv[3])):
 PATIENCE = 180.0
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> str:
-    """A file that all hosts see at the same path."""
-    path = tmp_path / "source.bin"
-    path.write_bytes(b"data")
-    return str(path)
-
-
-def said(host: NfsHost, *words: str) -> list[dict[str, Any]]:
-    """What a command says, in JSON."""
-    done = host.sc_dtool("--format", "json", *words)
-    assert done.code == 0, (host.name, words, done)
-    return [json.loads(line) for line in done.out.splitlines()]
-
-
-def leases(host: NfsHost) -> int:
-    """How many are held, as a host sees it."""
-    return sum(int(record["leases"]) for record in said(host, "du") if record["type"] == "total")
-
-
 def hold(host: NfsHost, source: str, *options: str) -> int:
     """Have a command run that holds the item until it is told to end."""
     pid = host.start_sc_dtool("--cache-dir", host.place, "run", *options, source, "--", "sh", "-c", "echo held; cat")
@@ -65,17 +42,17 @@ def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, sour
     with lab.mounted(version):
         a.sc_dtool("init")
         holding = {host: hold(host, source, "--ttl", "5s") for host in (b, c, d)}
-        assert leases(a) == 3
+        assert a.leases() == 3
         b.cut()
         c.freeze()
         d.crash()
         assert a.sc_dtool("clean", "--all", "-y").code == 0
-        assert leases(a) == 3
+        assert a.leases() == 3
 
         def reaped() -> bool:
             there = lab.server.run("sh", "-c", f"cat {lab.server.place}/.sc-dtool/items/*/*/*/payload/*")
             assert there.out == "data"
-            return said(a, "reap") != [] and leases(a) == 0
+            return a.records("reap") != [] and a.leases() == 0
 
         wait_until(reaped, "the silent host's lease is reaped", patience=PATIENCE)
         assert a.sc_dtool("clean", "--all", "-y").code == 0
@@ -90,7 +67,7 @@ def test_hosts_that_fall_silent(make_lab: Callable[..., Lab], version: str, sour
         d.connect()
         d.mount(version)
         assert d.sc_dtool("run", source, "--", "cat", "{}").out == "data"
-        ends = [record["how"] for record in said(a, "log", source)]
+        ends = [record["how"] for record in a.records("log", source)]
         assert sorted(ends) == ["reaped"] * 3 + ["released"]
         assert a.sc_dtool("doctor").code == 0
 
@@ -110,9 +87,9 @@ def test_a_server_that_restarts(mounted: Lab, version: str, source: str) -> None
         done = client.wait(pid)
         assert done.code == 0, done
     judge = mounted.server
-    uses = said(judge, "log", source)
+    uses = judge.records("log", source)
     assert len(uses) == len({record["lease"] for record in uses}) == times * len(clients)
-    assert leases(judge) == 0
+    assert judge.leases() == 0
 
 
 def test_lifetimes_are_not_compared_with_another_hosts_clock(mounted: Lab, source: str) -> None:
@@ -123,7 +100,7 @@ def test_lifetimes_are_not_compared_with_another_hosts_clock(mounted: Lab, sourc
         assert host.sc_dtool("use", "--holder", f"job-{host.name}", "--ttl", "10m", source).code == 0
     for host in (a, b):
         assert host.sc_dtool("clean", "--all", "-y").code == 0
-        assert leases(host) == 2
+        assert host.leases() == 2
 
 
 def test_one_of_two_hosts_downloads(mounted: Lab, source: str) -> None:
@@ -137,7 +114,7 @@ def test_one_of_two_hosts_downloads(mounted: Lab, source: str) -> None:
     ]
     for host, pid in running:
         assert host.wait(pid).code == 0
-    item, *_ = (record for record in said(mounted.server, "ls") if record["type"] == "item")
+    item, *_ = (record for record in mounted.server.records("ls") if record["type"] == "item")
     assert (item["copies"], item["leases"]) == (1, 8)
 
 
