@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from sccache_dtool import find, release
+from sccache_dtool import find, forking, release
 from sccache_dtool.acquire import Acquirer, attempts
 from sccache_dtool.catalog import items
 from sccache_dtool.catalog.items import Copy, Item, Sum
@@ -158,6 +158,7 @@ class Cache:
         self._store: Store | None = None
         self._permissions_checked = False
         self._config: config.Config | None = None
+        self._archive: tuple[object, Archive] | None = None  # of this process
         self._program: program.Program | None = None
         self._known: dict[tuple[object, ...], tuple[Place, Stack]] = {}
 
@@ -726,7 +727,10 @@ class Cache:
         """The archive of objects that `config.toml` names. Raises UsageError if it names none."""
         from sccache_dtool.markers.archive import open_archive
 
-        return open_archive(self.store, self.settings)
+        process = forking.token()
+        if self._archive is None or self._archive[0] is not process:  # its connections are those of one process
+            self._archive = process, open_archive(self.store, self.settings)
+        return self._archive[1]
 
     @property
     def files(self) -> Files:

@@ -27,6 +27,9 @@ OBJECTS, ADDED, WORK = "objects", "added", "tmp"
 
 DIGITS = r"[0-9a-f]{64}"
 
+#: The scheme of a server on a Unix socket: ``http+unix:///run/user/1000/sc-dtool/socket``.
+UNIX = "http+unix"
+
 #: What to do if the settings name no archive.
 SET_UP = 'add to config.toml of the cache: [archive] and below it url = "/tank/archive"'
 
@@ -62,6 +65,12 @@ def object_name(digits: str) -> str:
     return f"{OBJECTS}/{digits[:2]}/{digits[2:]}"
 
 
+def is_served(url: str) -> bool:
+    """Whether an archive is behind a server of its own: see `served.py`. Other URLs are those of files."""
+    scheme, _, rest = url.partition("://")
+    return scheme == UNIX or (scheme in ("http", "https") and rest.endswith("/objects"))
+
+
 def source_in(url: str, name: str) -> Source:
     """What is called `name` in the archive at `url`, as a source."""
     return parse_sources(f"{url}/{name}", lambda: "/")[0]
@@ -69,23 +78,38 @@ def source_in(url: str, name: str) -> Source:
 
 def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Bring an object from the archive to `path`. Raises FetchFailed, also if it is not what its name says."""
-    url = config.load(job.fs, job.store.layout, job.store.log).archive_url
+    settings = config.load(job.fs, job.store.layout, job.store.log)
+    url = settings.archive_url
     if url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)
     digits = source.canonical.partition(":")[2]
-    place = source_in(url, object_name(digits))
+    algorithms = tuple(dict.fromkeys((*algorithms, OBJECT)))
+    if is_served(url):
+        from sccache_dtool.fetch.served import Server
+
+        server = Server(job.store, url, settings.archive_token_file)
+        place = server.source(digits)
+        retrieved = server.retrieve(job, digits, path, algorithms)
+    else:
+        place = source_in(url, object_name(digits))
+        retrieved = _read(job, url, digits, place, path, algorithms)
+    if retrieved.digests.get(OBJECT) != digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
+        raise damaged(digits, place.canonical, retrieved.digests.get(OBJECT))
+    return retrieved._replace(version=None)
+
+
+def _read(job: Job, url: str, digits: str, place: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+    """Bring an object to `path` from where it is a file of its own."""
     if place.scheme == "file":
         check_directory(job.fs, url)
     module: Any = import_module(f"sccache_dtool.fetch.{_reader(place.scheme)}")
     try:
-        retrieved: Retrieved = module.retrieve(job, place, path, tuple(dict.fromkeys((*algorithms, OBJECT))))
+        retrieved: Retrieved = module.retrieve(job, place, path, algorithms)
     except OSError as error:
         if error.errno in GONE and error.filename == place.location:
             raise missing(digits, url) from error
         raise
-    if retrieved.digests.get(OBJECT) != digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
-        raise damaged(digits, place.canonical, retrieved.digests.get(OBJECT))
-    return retrieved._replace(version=None)
+    return retrieved
 
 
 def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:

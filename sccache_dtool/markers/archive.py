@@ -42,6 +42,9 @@ LONGEST_COMMENT = 10_000
 #: The directory, among the records, of what predecessors knew objects by.
 _MD5 = "md5"
 
+#: The directory of objects that no marker names, until they are deleted.
+TRASH = "trash"
+
 #: errno values for a file system that has no hard links.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
 
@@ -237,6 +240,43 @@ class Archive:
         elif self._size_of(object_name(staged.digits)) != staged.bytes:
             raise objects.damaged(staged.digits, self.path_of(staged.digits), "of another size")
 
+    # -- removing, as `orphans.py` does ------------------------------------------------------------------------------
+
+    def require_removal(self) -> None:
+        """Raise UsageError if objects cannot be removed from here."""
+
+    def move(self, name: str, target: str) -> bool:
+        """Give what is called `name` another name; False if it is not there."""
+        self.fs.make_dirs(os.path.dirname(f"{self.url}/{target}"), shared=self._shared)
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.rename(f"{self.url}/{name}", f"{self.url}/{target}")
+            return True
+        return False
+
+    def move_back(self, name: str, target: str) -> None:
+        """The same, where somebody else may have written the target."""
+        with contextlib.suppress(FileNotFoundError):
+            self._place(f"{self.url}/{name}", target)
+        self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Delete what is called `name`."""
+        with contextlib.suppress(FileNotFoundError):
+            self.fs.unlink(f"{self.url}/{name}")
+
+    def trashed(self) -> list[str]:
+        """The names in the trash."""
+        return self._names(TRASH)
+
+    def refresh(self, digits: str) -> None:
+        """Let the next listing of the records of an object be current.
+
+        One on NFS is that only after a change of one's own in the directory.
+        """
+        probe = f"{ADDED}/{digits[:2]}/probe-{unique()}"
+        self._write(probe, "")
+        self.remove(probe)
+
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def size(self, digits: str) -> int | None:
@@ -392,6 +432,10 @@ def open_archive(store: Store, settings: Config) -> Archive:
     url = objects.of_setting(settings.archive_url)
     if "://" not in url:
         return Archive(store, url, verify=settings.archive_verify)
+    if objects.is_served(url):
+        from sccache_dtool.markers.served import ServedArchive
+
+        return ServedArchive(store, url, verify=settings.archive_verify, token_file=settings.archive_token_file)
     from sccache_dtool.markers.remote import open_remote
 
     return open_remote(store, url, verify=settings.archive_verify)

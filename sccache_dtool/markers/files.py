@@ -80,19 +80,28 @@ class Files(NamedTuple):
         job = Job(self.store, self.progress or NoProgress())
         details = Details(name or os.path.basename(path), _by(), comment, _project(path))
         try:
-            staged = self.archive.stage(job, path)
-        except (FetchFailed, OSError) as error:
+            staged = self._archived(job, path, details)
+        except (FetchFailed, NoSpace, OSError) as error:
             if not later or isinstance(error, FileNotFoundError):
                 raise
             self.store.log.warning(f"{printable(path)} is kept in the cache until `sc-dtool archive push`: {error}")
             return self._add_later(job, path)
         try:
-            self.archive.put(staged, details)
             if not archive_only:
                 self._keep(staged._replace(path=self.archive.local_path(staged)))
         finally:
             self.archive.discard(staged.path)
         return Chunk(staged.digits, staged.bytes)
+
+    def _archived(self, job: Job, path: str, details: Details) -> Staged:
+        """Put a file into the archive. What is staged is left to whoever calls."""
+        staged = self.archive.stage(job, path)
+        try:
+            self.archive.put(staged, details)
+        except BaseException:
+            self.archive.discard(staged.path)
+            raise
+        return staged
 
     def _keep(self, staged: Staged, algorithm: str = CHECKSUM) -> None:
         """Put what is staged into the cache, unless it is there."""

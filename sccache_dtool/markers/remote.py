@@ -22,6 +22,9 @@ from sccache_dtool.protocol.store import Store
 #: Schemes of stores in which an upload is visible when it is complete, and not before.
 _WHOLE = frozenset({"s3", "gs", "az", "abfs", "oci", "oss"})
 
+#: Schemes of stores that list at once what others have written: `archive orphans --delete` relies on that.
+_CURRENT = _WHOLE | {"sftp", "ssh", "webdav", "webdavs"}
+
 
 def open_remote(store: Store, url: str, *, verify: bool) -> Archive:
     """The archive at a URL."""
@@ -96,6 +99,45 @@ class RemoteArchive(Archive):
             size = system.info(f"{root}/{name}").get("size")
         return None if size is None else int(size)
 
+    def require_removal(self) -> None:
+        """See Archive."""
+        scheme = source_in(self.url, "").scheme
+        if scheme not in _CURRENT:
+            raise UsageError(
+                f"nothing is removed from {plain(self.url)}: it is not known whether {scheme}:// lists at once what "
+                "others have written",
+                hint="nobody may add files meanwhile: delete what is listed with the store's own tools",
+            )
+
+    def move(self, name: str, target: str) -> bool:
+        """See Archive. A store without renaming copies; the object is deleted once its copy has its size."""
+        size = self._size_of(name)
+        if size is None:
+            return False
+        with self._asking() as (system, root):
+            here, there = f"{root}/{name}", f"{root}/{target}"
+            if source_in(self.url, "").scheme in _WHOLE:
+                system.cp_file(here, there)
+                if self._size_of(target) != size:
+                    raise FetchFailed(f"{there} has another size than {here}, of which it is a copy")
+                system.rm_file(here)
+            else:
+                system.makedirs(posixpath.dirname(there), exist_ok=True)
+                system.mv(here, there)
+        return True
+
+    def move_back(self, name: str, target: str) -> None:
+        """See Archive."""
+        if self._size_of(target) is None:
+            self.move(name, target)
+        else:
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """See Archive."""
+        with self._asking(missing=True) as (system, root):
+            system.rm_file(f"{root}/{name}")
+
     def _read(self, name: str) -> Iterator[bytes]:
         with self._asking(missing=True) as (system, root), system.open(f"{root}/{name}", "rb") as file:
             while data := file.read(CHUNK):
@@ -126,6 +168,7 @@ class RemoteArchive(Archive):
         except Exception as error:
             if missing and (isinstance(error, FileNotFoundError) or type(error).__name__ == "ResourceNotFound"):
                 return
+            self._opened = None  # it may have been the connection
             raise FetchFailed(f"cannot use the archive {plain(self.url)}: {why(error)}") from error
 
 

@@ -70,6 +70,7 @@ class _Settings(NamedTuple):
     lots_forget: float | None = None  # how long after its deletion an empty lot is removed; None: never
     lots_managers: tuple[str, ...] = ()  # users who may change every lot, beside the owner of `lots/`
     archive_url: str | None = None  # where objects are kept: a directory, or a URL
+    archive_token_file: str | None = None  # where each user has the token for the archive's server
     archive_limit: int | None = None  # bytes that objects may take up in this cache
     archive_verify: bool = True  # whether an object that is in the archive already is read when it is added again
     globus_collection: str | None = None  # the Globus collection that the cache is in, by its UUID
@@ -187,6 +188,15 @@ def _archive(value: object) -> str:
     return value.rstrip("/") or "/"
 
 
+def _token_file(value: object) -> str:
+    """A path that means a file of each user's own."""
+    if not isinstance(value, str) or not value.startswith(("/", "~/")):
+        raise UsageError(
+            f"{value!r} is not a path", hint='give one in the home directory, such as "~/.config/sc-dtool/token"'
+        )
+    return value
+
+
 def _switch(value: object) -> bool:
     if not isinstance(value, bool):
         raise UsageError(f"{value!r} is neither true nor false", hint="write true or false, without quotes")
@@ -262,6 +272,7 @@ SETTINGS = {
     "clean_exclude": Setting("clean", "exclude", _patterns),
     "clean_grace": Setting("clean", "grace", _duration),
     "archive_url": Setting("archive", "url", _archive),
+    "archive_token_file": Setting("archive", "token_file", _token_file),
     "archive_limit": Setting("archive", "limit", _limit),
     "archive_verify": Setting("archive", "verify", _switch),
     "dtool_directories": Setting("dtool", "directories", _directories),
