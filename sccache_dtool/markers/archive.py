@@ -335,6 +335,10 @@ class Archive:
             finally:
                 self.fs.close(fd)
 
+    def _content(self, name: str) -> bytes:
+        """The same of a small file."""
+        return b"".join(self._read(name))
+
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         """End the block if what it reads is not there. Raises FetchFailed for every other error."""
@@ -384,7 +388,7 @@ class Archive:
 
     def details(self, record: Record) -> Details:
         """What a record says; nothing if it cannot be read."""
-        text = b"".join(self._read(f"{ADDED}/{record.digits[:2]}/{record}")).decode("utf-8", "replace")
+        text = self._content(f"{ADDED}/{record.digits[:2]}/{record}").decode("utf-8", "replace")
         try:
             document = records.decode_document(text)
         except records.Damaged:
@@ -397,7 +401,7 @@ class Archive:
 
     def alias(self, md5: str) -> str | None:
         """The digest of the object that a predecessor knew by an MD5; None if none was adopted."""
-        return objects.digits_of(b"".join(self._read(f"{ADDED}/{_MD5}/{md5}")).decode("ascii", "replace"))
+        return objects.digits_of(self._content(f"{ADDED}/{_MD5}/{md5}").decode("ascii", "replace"))
 
     def add_alias(self, md5: str, digits: str) -> None:
         """Let an object be found by its MD5 as well."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import posixpath
 import tempfile
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http import HTTPStatus
 from typing import Any
 
@@ -21,6 +23,9 @@ from sccache_dtool.protocol.store import Store
 
 #: Schemes of stores in which an upload is visible when it is complete, and not before.
 _WHOLE = frozenset({"s3", "gs", "az", "abfs", "oci", "oss"})
+
+#: Schemes whose packages let several threads ask at a time.
+_FOR_THREADS = _WHOLE | {"webdav", "webdavs"}
 
 #: Schemes of stores that list at once what others have written: `archive orphans --delete` relies on that.
 _CURRENT = _WHOLE | {"sftp", "ssh", "webdav", "webdavs"}
@@ -39,6 +44,8 @@ class RemoteArchive(Archive):
         super().__init__(store, url, verify=verify)
         self._work = tempfile.gettempdir()
         self._opened: tuple[Any, str] | None = None
+        # A package may drop what comes for another thread, which then waits for ever: paramiko does.
+        self._turn = nullcontext() if url.partition(":")[0] in _FOR_THREADS else threading.RLock()
 
     def init(self) -> bool:
         """Write the sign of an archive; False if it is there."""
@@ -139,9 +146,27 @@ class RemoteArchive(Archive):
             system.rm_file(f"{root}/{name}")
 
     def _read(self, name: str) -> Iterator[bytes]:
-        with self._asking(missing=True) as (system, root), system.open(f"{root}/{name}", "rb") as file:
-            while data := file.read(CHUNK):
+        file: Any = None
+        with self._asking(missing=True) as (system, root):
+            file = system.open(f"{root}/{name}", "rb")
+        if file is None:
+            return
+        try:
+            while True:
+                with self._asking():
+                    data = file.read(CHUNK)
+                if not data:
+                    break
                 yield data
+        finally:
+            with self._asking():
+                file.close()
+
+    def _content(self, name: str) -> bytes:
+        found = [b""]
+        with self._asking(missing=True) as (system, root):  # in one request, where a file needs several
+            found.append(system.cat_file(f"{root}/{name}"))
+        return found[-1]
 
     def _names(self, directory: str) -> list[str]:
         found: list[str] = []
@@ -159,10 +184,11 @@ class RemoteArchive(Archive):
         from sccache_dtool.fetch.fsspec_source import open_system
 
         try:
-            if self._opened is None:
-                system, name = open_system(source_in(self.url, ""))
-                self._opened = system, name.rstrip("/")
-            yield self._opened
+            with self._turn:
+                if self._opened is None:
+                    system, name = open_system(source_in(self.url, ""))
+                    self._opened = system, name.rstrip("/")
+                yield self._opened
         except FetchFailed:
             raise
         except Exception as error:

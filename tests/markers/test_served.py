@@ -112,7 +112,7 @@ def test_a_unix_socket(archive: Archive, configured: Callable[..., Cache], data:
             assert path.read_bytes() == DATA
         assert names_of(client) == {f"sha256-{DIGITS[:8]}"}
     with pytest.raises(FetchFailed, match="cannot use the archive http"):
-        client.archive.size(DIGITS)
+        configured(server.url).archive.size(DIGITS)
 
 
 def test_files_of_a_predecessor_are_found_by_md5(client: Cache, server: Server, tmp_path: Path) -> None:
