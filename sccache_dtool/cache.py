@@ -852,8 +852,8 @@ class Cache:
 
         store = self.store
         found = list(transfers.running(store, waits=False))
-        abandoned = [one for one in found if one.state == transfers.State.ABANDONED]
-        running = tuple(one for one in found if one.state != transfers.State.ABANDONED)
+        abandoned = [one for one in found if one.state == transfers.TransferState.ABANDONED]
+        running = tuple(one for one in found if one.state != transfers.TransferState.ABANDONED)
         return Overview(
             root=self.root,
             id=store.id,
@@ -948,7 +948,7 @@ class Cache:
 
     def _progress_upstream(self) -> Callable[[Transfer], Transfer]:
         """Shows what is queued here as far as it is, if it waits for the download by the upstream."""
-        from sccache_dtool.fetch.transfers import State
+        from sccache_dtool.fetch.transfers import TransferState
 
         @functools.cache
         def coming() -> Mapping[str, Transfer]:
@@ -958,7 +958,7 @@ class Cache:
             return {}
 
         def shown(one: Transfer) -> Transfer:
-            there = coming().get(one.key) if one.state == State.QUEUED else None
+            there = coming().get(one.key) if one.state == TransferState.QUEUED else None
             if there is None:
                 return one
             state, attempts = there.state, there.attempts

@@ -34,7 +34,7 @@ def fetch_where_room_is(
     """
     need = options.size
     tiered = next((cache for cache in caches if cache.upstream is not None), None)
-    if need is None and isinstance(request, Request) and request.bring is None and tiered is None:
+    if need is None and isinstance(request, Request) and request.retrieve is None and tiered is None:
         need = caches[0].announced(request)
     short: list[str] = []
     refusals: list[NoCache] = []

@@ -22,7 +22,7 @@ from sccache_dtool.cli.options import (
 from sccache_dtool.cli.output import Column, Fields
 from sccache_dtool.errors import CacheError, NoCache, UsageError
 from sccache_dtool.fetch.reasons import plain
-from sccache_dtool.fetch.transfers import State, Transfer, continuing
+from sccache_dtool.fetch.transfers import Transfer, TransferState, continuing
 from sccache_dtool.find import Named, NotFound
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 #: The numbers of the states in the Whole Tale data manager. 5: it failed, and will be tried again.
 _NUMBERS = {
-    State.INITIALIZING: 0,
-    State.QUEUED: 1,
-    State.TRANSFERRING: 2,
-    State.PROCESSING: 2,
-    State.DONE: 3,
-    State.FAILED: 4,
-    State.RETRYING: 5,
+    TransferState.INITIALIZING: 0,
+    TransferState.QUEUED: 1,
+    TransferState.TRANSFERRING: 2,
+    TransferState.PROCESSING: 2,
+    TransferState.DONE: 3,
+    TransferState.FAILED: 4,
+    TransferState.RETRYING: 5,
 }
 
 #: States that are shown only with --all.
-_OVER = (State.DONE, State.FAILED, State.ABANDONED)
+_OVER = (TransferState.DONE, TransferState.FAILED, TransferState.ABANDONED)
 
 #: Seconds between two looks with --watch.
 _EVERY = 1.0
@@ -125,21 +125,21 @@ def _rows(
 ) -> list[dict[str, Any]]:
     moment = time.time()
     found = cache.transfers()
-    keys = {one.key[:32]: one.key for one in found if one.state != State.WAITING}
+    keys = {one.key[:32]: one.key for one in found if one.state != TransferState.WAITING}
     found = [one._replace(key=keys.get(one.key[:32], one.key)) for one in found]
     if item is not None:
         meant = cache.meant(item, {one.key for one in found})
         found = [one for one in found if one.key in meant]
-    waiting = Counter(one.key for one in found if one.state == State.WAITING)
+    waiting = Counter(one.key for one in found if one.state == TransferState.WAITING)
     if owner is not None or session is not None:
         chosen = [one for one in found if owner in (None, *_owners(one)) and session in (None, one.session)]
-        waited_for = {one.key for one in chosen if one.state == State.WAITING}
+        waited_for = {one.key for one in chosen if one.state == TransferState.WAITING}
         found = [one for one in found if one in chosen or (one.key in waited_for and _is_running(one))]
     return [transfer_fields(one, waiting[one.key], moment) for one in found if everything or one.state not in _OVER]
 
 
 def _is_running(one: Transfer) -> bool:
-    return one.state not in (State.WAITING, *_OVER)
+    return one.state not in (TransferState.WAITING, *_OVER)
 
 
 def _owners(one: Transfer) -> tuple[str, ...]:
@@ -151,9 +151,9 @@ def _owners(one: Transfer) -> tuple[str, ...]:
 def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any]:
     """The fields of a `transfer` record. `moment`: now, in seconds since 1970."""
     rate = one.rate(moment)
-    number = _NUMBERS.get(State(one.state)) if one.state in list(State) else None
-    if one.state == State.ABANDONED:
-        number = _NUMBERS[State.FAILED if one.continuable_until is None else State.RETRYING]
+    number = _NUMBERS.get(TransferState(one.state)) if one.state in list(TransferState) else None
+    if one.state == TransferState.ABANDONED:
+        number = _NUMBERS[TransferState.FAILED if one.continuable_until is None else TransferState.RETRYING]
     return {
         "item": one.key,
         "name": one.label,
@@ -166,7 +166,7 @@ def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any
         "by": one.by,
         "error": one.error,
         "attempts": one.attempts,
-        "waiting": 0 if one.state == State.WAITING else waiting,
+        "waiting": 0 if one.state == TransferState.WAITING else waiting,
         "began": output.moment(one.began),
         "ended": output.moment(one.ended),
         "source": list(one.source),
@@ -180,10 +180,10 @@ def transfer_fields(one: Transfer, waiting: int, moment: float) -> dict[str, Any
 
 
 def _progress(row: Fields) -> str:
-    if row["state"] == State.WAITING:
+    if row["state"] == TransferState.WAITING:
         return ""
     done = output.size(row["bytes"])
-    if row["state"] == State.DONE or row["percent"] is None:
+    if row["state"] == TransferState.DONE or row["percent"] is None:
         return done
     return f"{done} of {output.size(row['total'])}, {row['percent']:.0f} %"
 

@@ -27,7 +27,7 @@ class Retrieved(NamedTuple):
     name: str | None = None  # what the source calls it, where it says so: see `Source.provisional`
 
 
-class Job(NamedTuple):
+class Context(NamedTuple):
     """One fetch: where it writes, how it is shown, and how fast it may be."""
 
     store: Store

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from sccache_dtool.errors import FetchFailed, UsageError
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.plugins import SourcePlugin
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Location, Source
@@ -33,7 +33,7 @@ def parse(word: str) -> Source:
     return Source(f"dirac:{lfn}", Location(lfn), name)
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Have the DIRAC clients download `source`, and put it at `path`. Raises FetchFailed."""
     try:
         client = import_module(_CLIENT).Dirac
@@ -41,24 +41,24 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
         raise FetchFailed(
             f"cannot fetch {source.canonical}: the DIRAC clients are not installed", hint=f"install them: {missing()}"
         ) from error
-    job.progress.start(source.name, None)
+    context.progress.start(source.name, None)
     lfn = str(source.location)
     directory = f"{path}.dirac"
-    job.fs.mkdir(directory)
+    context.fs.mkdir(directory)
     try:
         answer = client().getFile(lfn, destDir=directory)
     except Exception as error:  # the clients raise whatever the grid does
         raise FetchFailed(f"cannot fetch {source.canonical}: {plain(f'{type(error).__name__}: {error}')}") from error
     _check(answer, lfn, source.canonical)
-    found = job.fs.names(directory)
+    found = context.fs.names(directory)
     if found != [source.name]:
         raise FetchFailed(
             f"cannot fetch {source.canonical}: the DIRAC clients reported success, but left {found or 'nothing'}"
         )
-    job.fs.rename(f"{directory}/{source.name}", path)
-    job.fs.rmdir(directory)
-    job.progress.advance(job.fs.lstat(path).st_size)
-    return Retrieved({name: file_digest(job.fs, path, name) for name in algorithms}, None)
+    context.fs.rename(f"{directory}/{source.name}", path)
+    context.fs.rmdir(directory)
+    context.progress.advance(context.fs.lstat(path).st_size)
+    return Retrieved({name: file_digest(context.fs, path, name) for name in algorithms}, None)
 
 
 def missing() -> str | None:

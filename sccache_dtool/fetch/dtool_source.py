@@ -132,7 +132,7 @@ def _completed(
     noted = {"uuid": uuid, "name": str(dataset.name), "uri": plain(str(dataset.uri))}
     source = Source(canonical[0], Location(dataset.uri), name)
     stack = Stack(canonical, name, (Chain((source,), canonical[1:], name),))
-    return Request(key, None, name, stack, bringer.bring, noted, relpath)
+    return Request(key, None, name, stack, bringer.retrieve, noted, relpath)
 
 
 def manifest_of(dataset: DataSet) -> Mapping[str, Any]:
@@ -275,7 +275,7 @@ def _open(uri: str) -> DataSet:
 
 
 class ItemFetcher(NamedTuple):
-    """Brings one item (see `Request.bring`): from what dtool left in the cache, else by its dataset's broker."""
+    """Brings one item (see `Request.retrieve`): from what dtool left in the cache, else by its dataset's broker."""
 
     what: str  # the item, for people
     label: str
@@ -286,7 +286,7 @@ class ItemFetcher(NamedTuple):
     root: str
     directories: tuple[str, ...]  # below the root, where dtool itself keeps the items of this dataset
 
-    def bring(self, fs: FileSystem, target: str, progress: Progress) -> None:
+    def retrieve(self, fs: FileSystem, target: str, progress: Progress) -> None:
         """Bring the item to `target`; what arrives wrong is fetched once more."""
         for path in (target, f"{target}.broker"):  # of a killed fetch that is continued
             with contextlib.suppress(FileNotFoundError):

@@ -52,14 +52,14 @@ class Freshness:
     def election(self) -> str:
         """The name of the election for fetching the item; processes that want another version have another one."""
         name, stack = self._request.key[:32], self._request.stack
-        if self._request.bring is not None or not versions.is_tracked(stack):
+        if self._request.retrieve is not None or not versions.is_tracked(stack):
             return name
         versions.refuse_around(stack, self._store.layout.root)
         return f"{name}-{versions.now(stack).tag}"
 
     def accepts(self, generation: Generation) -> bool:
         """Whether a copy may be used. Raises FetchFailed if its source must be asked, and cannot be."""
-        if self._request.bring is not None or not self._request.stack:
+        if self._request.retrieve is not None or not self._request.stack:
             return True  # items of datasets never change, and what has no source cannot
         name = str(generation)
         if name not in self._judged:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sccache_dtool.clock import Clock
 from sccache_dtool.credentials import hide_those_of
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial
 from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain, why
@@ -68,16 +68,16 @@ _REFUSALS = ("Credential", "Authentication", "BadHostKey", "Forbidden")  # in th
 _FINAL = frozenset({errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EINVAL})
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Download `source` to the new file `path`. Raises FetchFailed, GaveUp, and OSError for what `path` refuses."""
-    with Partial(job, path, algorithms, source) as partial:
-        persist(job, source.canonical, lambda: partial.size, lambda: _attempt(job, source, partial))
+    with Partial(context, path, algorithms, source) as partial:
+        persist(context, source.canonical, lambda: partial.size, lambda: _attempt(context, source, partial))
         version = None if partial.origin is None else partial.origin.validator
         fact = {"version": version, "size": partial.size} if version else None
         return Retrieved(partial.digests(), partial.size, partial.resumed, fact)
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Whether the store still has the version that `fact` describes; False if it tells no versions apart.
 
     Raises FetchFailed or GaveUp if it cannot be asked.
@@ -90,7 +90,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
         found = _ask(source, lambda: _info(*open_system(source)))
         return _version(found) == version and _size(found) in (None, fact.get("size"))
 
-    return persist(job, source.canonical, lambda: 0, ask)
+    return persist(context, source.canonical, lambda: 0, ask)
 
 
 def announced(source: Source) -> int | None:
@@ -122,7 +122,7 @@ def _packages(scheme: str) -> str:
     return "fsspec" if package == "fsspec" else f"fsspec {package}"
 
 
-def _attempt(job: Job, source: Source, partial: Partial) -> None:
+def _attempt(context: Context, source: Source, partial: Partial) -> None:
     """Fetch what is missing. Raises Temporary or FetchFailed."""
     system, name = _ask(source, lambda: open_system(source))
     before = _ask(source, lambda: _info(system, name))
@@ -140,7 +140,7 @@ def _attempt(job: Job, source: Source, partial: Partial) -> None:
     partial.show(origin.length)
     start, length = partial.size, origin.length
     if start != length:
-        file = _ask(source, lambda: open_file(source, system, name, start, length, job.clock))
+        file = _ask(source, lambda: open_file(source, system, name, start, length, context.clock))
         try:
             while data := _ask(source, lambda: file.read(_PIECE)):
                 partial.write(data)

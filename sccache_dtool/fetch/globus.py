@@ -23,7 +23,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.names import ORIGIN, WORK, Purpose, WorkName
 from sccache_dtool.errors import FetchFailed, TimedOut
 from sccache_dtool.fetch import transfers
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.local import fill
 from sccache_dtool.fetch.partial import Origin
 from sccache_dtool.fetch.progress import NoProgress
@@ -52,14 +52,14 @@ _TASK_PAGE = "https://app.globus.org/activity"
 _LOGIN_HINT = "log in with: sc-dtool globus login"
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Have Globus transfer `source`, and put it at `path`. Raises FetchFailed, GaveUp, TimedOut, or OSError."""
-    transfer = _Transfer(job, source, path)
+    transfer = _Transfer(context, source, path)
     try:
-        if not persist(job, source.canonical, lambda: transfer.bytes, lambda: transfer.resume(path)):
-            persist(job, source.canonical, lambda: transfer.bytes, transfer.attempt)
+        if not persist(context, source.canonical, lambda: transfer.bytes, lambda: transfer.resume(path)):
+            persist(context, source.canonical, lambda: transfer.bytes, transfer.attempt)
             transfer.take(path)
-        digests = {name: file_digest(job.fs, path, name) for name in algorithms}
+        digests = {name: file_digest(context.fs, path, name) for name in algorithms}
     except (TakenOver, GaveUp):  # another process continues the task, or the next one will
         raise
     except BaseException:
@@ -69,10 +69,10 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     return Retrieved(digests, transfer.version.size, version={"version": str(transfer.version)})
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Whether the collection still has the version that `fact` describes. Raises FetchFailed or GaveUp."""
-    client = transfer_client(_settings(job))
-    return persist(job, source.canonical, lambda: 0, lambda: str(_look(client, source)) == fact.get("version"))
+    client = transfer_client(_settings(context))
+    return persist(context, source.canonical, lambda: 0, lambda: str(_look(client, source)) == fact.get("version"))
 
 
 def announced(source: Source) -> int | None:
@@ -100,14 +100,14 @@ class _Version(NamedTuple):
 class _Transfer:
     """One file on its way; `attempt` may be called until it returns."""
 
-    def __init__(self, job: Job, source: Source, path: str) -> None:
+    def __init__(self, context: Context, source: Source, path: str) -> None:
         self.bytes = 0
         self.version = _Version(0, "")
-        self._job = job
+        self._context = context
         self._source = source
-        self._settings = _settings(job)
+        self._settings = _settings(context)
         self._client = transfer_client(self._settings)
-        self._deadline = None if job.wait is None else job.clock.monotonic() + job.wait
+        self._deadline = None if context.wait is None else context.clock.monotonic() + context.wait
         self._area = os.path.dirname(os.path.dirname(path))
         work = WorkName.parse(os.path.basename(self._area))
         if work is None:
@@ -124,12 +124,12 @@ class _Transfer:
 
     @property
     def _directory(self) -> str:
-        return f"{self._job.store.layout.tmp}/{self._landing}"
+        return f"{self._context.store.layout.tmp}/{self._landing}"
 
     @property
     def _file(self) -> str:
         """Where Globus puts the file. Beside it are the notes: what was submitted, and as which task."""
-        return f"{self._directory}/{self._job.number}"
+        return f"{self._directory}/{self._context.number}"
 
     def attempt(self) -> None:
         """Continue the task until the file is there. Raises Temporary or FetchFailed."""
@@ -138,7 +138,7 @@ class _Transfer:
         if self._task is None:
             self._submit()
         if not self._shown:
-            self._job.progress.start(self._source.name, self.version.size)
+            self._context.progress.start(self._source.name, self.version.size)
             self._shown = True
         self._wait()
         size = self._arrived()
@@ -154,8 +154,8 @@ class _Transfer:
 
     def resume(self, path: str) -> bool:
         """Put at `path` a file that a process received completely before it was killed."""
-        fs, track, number = self._job.fs, self._job.track, self._job.number
-        if track is None or track.taken is None or self._job.fresh:
+        fs, track, number = self._context.fs, self._context.track, self._context.number
+        if track is None or track.taken is None or self._context.fresh:
             return False
         there = f"{track.taken}/{WORK}/{number}"
         with contextlib.suppress(FileNotFoundError, records.Damaged, _Gone):
@@ -168,14 +168,14 @@ class _Transfer:
             self._note_complete(there, path)
             fs.rename(there, path)
             self._show(self.version.size)
-            self._job.progress.start(self._source.name, self.version.size, self.version.size)
+            self._context.progress.start(self._source.name, self.version.size, self.version.size)
             self._adopt()  # the notes are not needed any more
             return True
         return False
 
     def take(self, path: str) -> None:
         """Put the file at `path`. A file of another account is copied, because that account could change it."""
-        fs = self._job.fs
+        fs = self._context.fs
         status = fs.lstat(self._file)
         if status.st_uid == os.geteuid():
             self._note_complete(self._file, path)
@@ -194,7 +194,7 @@ class _Transfer:
 
         Before it is there, so that a kill between the two does not have it transferred again.
         """
-        fs = self._job.fs
+        fs = self._context.fs
         fd = fs.open(file)
         try:
             fs.sync(fd)
@@ -202,20 +202,20 @@ class _Transfer:
             fs.close(fd)
         origin = Origin(self._source.canonical, str(self.version), self.version.size)
         fs.write_new(f"{path}{ORIGIN}", records.encode_document(origin._asdict()))
-        if self._job.track is not None:
-            self._job.track.complete(self._job.number, self.version.size)
+        if self._context.track is not None:
+            self._context.track.complete(self._context.number, self.version.size)
 
     def tidy(self) -> None:
         """Remove the directory of this transfer; one that other sources of the item use stays."""
         with contextlib.suppress(OSError):
-            for name in self._job.fs.names(self._directory):
-                if name.partition(".")[0] == str(self._job.number):
-                    self._job.fs.unlink(f"{self._directory}/{name}")
-            self._job.fs.rmdir(self._directory)
+            for name in self._context.fs.names(self._directory):
+                if name.partition(".")[0] == str(self._context.number):
+                    self._context.fs.unlink(f"{self._directory}/{name}")
+            self._context.fs.rmdir(self._directory)
 
     def give_up(self) -> None:
         """Cancel the task, unless another process continues it or waits for the item."""
-        if self._is_of_another or transfers.is_taken_away(self._job.fs, self._area) or self._is_awaited():
+        if self._is_of_another or transfers.is_taken_away(self._context.fs, self._area) or self._is_awaited():
             return
         if self._task is not None:
             with contextlib.suppress(Exception):  # it ends at its deadline
@@ -225,7 +225,9 @@ class _Transfer:
 
     def _is_awaited(self) -> bool:
         with contextlib.suppress(OSError):
-            waits = (one for one in transfers.running(self._job.store) if one.state == transfers.State.WAITING)
+            waits = (
+                one for one in transfers.running(self._context.store) if one.state == transfers.TransferState.WAITING
+            )
             return any(one.key[:32] == self._landing.of for one in waits)
         return False
 
@@ -233,14 +235,14 @@ class _Transfer:
 
     def _adopt(self) -> bool:
         """Continue what another process has left of the same source; False if there is nothing."""
-        tmp, mine = self._job.store.layout.tmp, self._landing
-        for text in self._job.fs.names(tmp):
+        tmp, mine = self._context.store.layout.tmp, self._landing
+        for text in self._context.fs.names(tmp):
             found = WorkName.parse(text)
             if found is None or (found.purpose, found.of) != (Purpose.GLOBUS, mine.of) or found in self._unusable:
                 continue
             self._landing = found
             with contextlib.suppress(OSError, records.Damaged):
-                facts = records.decode_document(self._job.fs.read_text(f"{self._file}.json"))
+                facts = records.decode_document(self._context.fs.read_text(f"{self._file}.json"))
                 submission, size = facts.get("submission"), facts.get("size")
                 if facts.get("source") != self._source.canonical or not isinstance(size, int):
                     continue
@@ -255,7 +257,7 @@ class _Transfer:
 
     def _noted_task(self) -> str | None:
         with contextlib.suppress(OSError, records.Damaged):
-            task = records.decode_document(self._job.fs.read_text(f"{self._file}.task")).get("task")
+            task = records.decode_document(self._context.fs.read_text(f"{self._file}.task")).get("task")
             return task if isinstance(task, str) and is_uuid(task) else None
         return None
 
@@ -264,10 +266,10 @@ class _Transfer:
         with _failures(self._source):
             self.version = _look(self._client, self._source)
             submission = _uuid(self._client.get_submission_id()["value"])
-        store = self._job.store
-        self._job.fs.make_dirs(self._directory, shared=store.layout.shared)
+        store = self._context.store
+        self._context.fs.make_dirs(self._directory, shared=store.layout.shared)
         facts = {"source": self._source.canonical, "submission": submission, **self.version._asdict()}
-        self._job.fs.write_new(f"{self._file}.json", records.encode_document(facts), shared=store.layout.shared)
+        self._context.fs.write_new(f"{self._file}.json", records.encode_document(facts), shared=store.layout.shared)
         self._submission = submission
 
     def _begin_again(self) -> None:
@@ -282,7 +284,7 @@ class _Transfer:
         self._landing = work._replace(purpose=Purpose.GLOBUS)
         self._submission = self._task = None
         self._is_of_another = self._adopted = self._may_run = False
-        self._job.progress.advance(-self.bytes)
+        self._context.progress.advance(-self.bytes)
         self.bytes = 0
 
     # -- the service -------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ class _Transfer:
             notify_on_inactive=False,
             **self._bounds(),
         )
-        within = os.path.relpath(self._file, self._job.store.layout.root)
+        within = os.path.relpath(self._file, self._context.store.layout.root)
         data.add_item(f"/{path}", f"{self._settings.globus_base}/{within}")
         self._may_run = True
         try:
@@ -313,13 +315,13 @@ class _Transfer:
             raise
         with contextlib.suppress(FileExistsError):
             note = records.encode_document({"task": self._task})
-            self._job.fs.write_new(f"{self._file}.task", note, shared=self._job.store.layout.shared)
+            self._context.fs.write_new(f"{self._file}.task", note, shared=self._context.store.layout.shared)
 
     def _bounds(self) -> dict[str, Any]:
         """The deadline of a task, after which Globus cancels it even if nobody asks any more."""
-        if self._job.wait is None:
+        if self._context.wait is None:
             return {}
-        return {"deadline": datetime.fromtimestamp(self._job.clock.wall() + self._job.wait, UTC)}
+        return {"deadline": datetime.fromtimestamp(self._context.clock.wall() + self._context.wait, UTC)}
 
     @property
     def _label(self) -> str:
@@ -338,7 +340,7 @@ class _Transfer:
 
     def _wait(self) -> None:
         """Return once the task has succeeded."""
-        clock, pause = self._job.clock, FIRST_POLL
+        clock, pause = self._context.clock, FIRST_POLL
         while True:
             with self._failures():
                 task = dict(self._client.get_task(self._task).data)
@@ -355,14 +357,14 @@ class _Transfer:
             if remaining <= 0:
                 raise self._late()
             with contextlib.suppress(OSError):
-                self._job.fs.touch(self._directory)  # `clean` keeps it for a day
+                self._context.fs.touch(self._directory)  # `clean` keeps it for a day
             clock.sleep(min(pause, remaining))
             pause = min(2 * pause, LONGEST_POLL)
 
     def _show(self, transferred: int) -> None:
         more = min(transferred, self.version.size) - self.bytes
         self.bytes += more
-        self._job.progress.advance(more)  # raises TakenOver if another process continues this fetch
+        self._context.progress.advance(more)  # raises TakenOver if another process continues this fetch
 
     def _failed(self, task: Mapping[str, Any]) -> FetchFailed | Temporary:
         told = task.get("fatal_error")
@@ -381,11 +383,13 @@ class _Transfer:
         elif task.get("is_paused"):
             held = "it is paused: have the person who paused it, or the collection's administrator, resume it"
         if held and held != self._held:
-            self._job.store.log.note(f"{self._source.canonical}: Globus does not transfer it, {held} at {self._page()}")
+            self._context.store.log.note(
+                f"{self._source.canonical}: Globus does not transfer it, {held} at {self._page()}"
+            )
         self._held = held
 
     def _late(self) -> FetchFailed | TimedOut:
-        wait = short_duration(self._job.wait or 0)
+        wait = short_duration(self._context.wait or 0)
         if self._held:
             return FetchFailed(
                 f"cannot fetch {self._source.canonical}: Globus did not transfer it within {wait}",
@@ -403,7 +407,7 @@ class _Transfer:
 
     def _arrived(self) -> int | None:
         """Bytes of the file that Globus has written; None if there is none."""
-        fs = self._job.fs
+        fs = self._context.fs
         fs.touch(self._directory)  # otherwise NFS may not show for a minute what another host has made
         try:
             if not stat.S_ISREG(fs.lstat(self._file).st_mode):
@@ -463,8 +467,8 @@ def transfer_client(settings: Config) -> Any:
     return sdk.TransferClient(app=make_app(settings), retry_config=transport.RetryConfig(max_retries=1, max_sleep=0))
 
 
-def _settings(job: Job) -> Config:
-    return config.load(job.fs, job.store.layout, Silent())
+def _settings(context: Context) -> Config:
+    return config.load(context.fs, context.store.layout, Silent())
 
 
 def _uuid(text: object) -> str:

@@ -24,7 +24,7 @@ from requests.utils import get_netrc_auth
 
 from sccache_dtool.errors import CacheError, FetchFailed
 from sccache_dtool.fetch import codings, transport
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.partial import Origin, Partial, is_version
 from sccache_dtool.fetch.reasons import CONTROL, causes, plain, why
 from sccache_dtool.fetch.request import Source
@@ -81,15 +81,15 @@ class Refusal(FetchFailed):
 
 
 def retrieve(
-    job: Job, source: Source, path: str, algorithms: Sequence[str], made: requests.Session | None = None
+    context: Context, source: Source, path: str, algorithms: Sequence[str], made: requests.Session | None = None
 ) -> Retrieved:
     """Download `source` to the new file `path`, by a session that is closed then.
 
     Raises FetchFailed, GaveUp, and OSError for what `path` refuses.
     """
-    with made or transport.session() as session, Partial(job, path, algorithms, source) as partial:
-        download = _Download(job, session, source, partial)
-        persist(job, source.canonical, lambda: partial.size, download.attempt)
+    with made or transport.session() as session, Partial(context, path, algorithms, source) as partial:
+        download = _Download(context, session, source, partial)
+        persist(context, source.canonical, lambda: partial.size, download.attempt)
         return Retrieved(
             partial.digests(),
             download.announced,
@@ -100,7 +100,7 @@ def retrieve(
         )
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Whether the server still has the version that `fact` describes; one conditional request (RFC 9110, 13.1).
 
     False if the server named no version when it was fetched. Raises FetchFailed or GaveUp if it cannot be asked. The
@@ -117,7 +117,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
     session = transport.session()
 
     def note(text: str) -> None:
-        job.store.log.note(f"{source.canonical}: {text}")
+        context.store.log.note(f"{source.canonical}: {text}")
 
     def ask() -> bool:
         with failures(source.canonical):
@@ -131,7 +131,7 @@ def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
             raise _refusal(source, response)
 
     with session:
-        return persist(job, source.canonical, lambda: 0, ask)
+        return persist(context, source.canonical, lambda: 0, ask)
 
 
 def has_credentials(source: Source) -> bool:
@@ -167,12 +167,12 @@ def announced(source: Source) -> int | None:
 class _Download:
     """One file on its way; `attempt` may be called until it returns."""
 
-    def __init__(self, job: Job, session: requests.Session, source: Source, partial: Partial) -> None:
+    def __init__(self, context: Context, session: requests.Session, source: Source, partial: Partial) -> None:
         self.announced: int | None = None
         self.version: dict[str, str] = {}
         self.decoded = False
         self.name = partial.origin.name if partial.origin is not None else None
-        self._job = job
+        self._context = context
         self._session = session
         self._source = source
         self._partial = partial
@@ -260,7 +260,7 @@ class _Download:
         """
         applied = codings.named(_header(response, "Content-Encoding"))
         names = (self._source.name, _name_of(response.url), _disposition(response) or "")
-        if self._job.as_sent or any(_COMPRESSED.search(name) for name in names):
+        if self._context.as_sent or any(_COMPRESSED.search(name) for name in names):
             applied = []
         unknown = codings.unknown(applied)
         if unknown and not self._partial.algorithms:
@@ -293,7 +293,7 @@ class _Download:
         if slowly or _length(response) is None:  # such a body is not read on where another stopped
             yield from raw.stream(NETWORK_CHUNK, decode_content=False)
             return
-        clock, came = self._job.clock, 0
+        clock, came = self._context.clock, 0
         began = clock.monotonic()
         for data in raw.stream(NETWORK_CHUNK, decode_content=False):
             yield data
@@ -344,7 +344,7 @@ class _Download:
         """Say something, once."""
         if text not in self._notes:
             self._notes.add(text)
-            self._job.store.log.note(f"{self._source.canonical}: {text}")
+            self._context.store.log.note(f"{self._source.canonical}: {text}")
 
     def _failures(self) -> contextlib.AbstractContextManager[None]:
         return failures(self._source.canonical, self.announced, self._partial.size)

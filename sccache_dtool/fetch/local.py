@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
@@ -21,19 +21,19 @@ _ZEROS = bytes(CHUNK)
 _MOST_LINKS = 40  # as Linux has it: path_resolution(7)
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Copy the file or directory that `source` names to `path`. Raises FetchFailed or OSError."""
-    origin = _follow(job.fs, source.location)
-    status = job.fs.lstat(origin)
+    origin = _follow(context.fs, source.location)
+    status = context.fs.lstat(origin)
     if not stat.S_ISDIR(status.st_mode):
-        job.progress.start(source.name, data_in(job.fs, origin, status))
-        return Retrieved(copy_file(job, origin, path, algorithms), status.st_size)
-    if job.step:
+        context.progress.start(source.name, data_in(context.fs, origin, status))
+        return Retrieved(copy_file(context, origin, path, algorithms), status.st_size)
+    if context.step:
         raise FetchFailed(
-            f"cannot fetch {source.canonical}: it is a directory, and {job.step} needs a file", shared=True
+            f"cannot fetch {source.canonical}: it is a directory, and {context.step} needs a file", shared=True
         )
-    job.progress.start(source.name, None)
-    copy_directory(job, origin, path)
+    context.progress.start(source.name, None)
+    copy_directory(context, origin, path)
     return Retrieved({}, None)
 
 
@@ -46,7 +46,7 @@ def announced(source: Source) -> int | None:
         return None
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Whether the source has the version that `fact` describes. Raises OSError."""
     return is_as_noted(source, fact)
 
@@ -88,9 +88,9 @@ def _follow(fs: FileSystem, path: str) -> str:
     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
 
 
-def copy_directory(job: Job, source: str, target: str) -> None:
+def copy_directory(context: Context, source: str, target: str) -> None:
     """Copy a tree; its symbolic links stay as they are, and what was private stays so."""
-    fs = job.fs
+    fs = context.fs
     fs.mkdir(target, stat.S_IMODE(fs.lstat(source).st_mode) & 0o777 | 0o700)
     copy = fs.lstat(target)
     pending = [(source, target)]
@@ -107,19 +107,19 @@ def copy_directory(job: Job, source: str, target: str) -> None:
             elif stat.S_ISLNK(status.st_mode):
                 fs.symlink(fs.readlink(old), new)
             else:
-                copy_file(job, old, new, ())
+                copy_file(context, old, new, ())
 
 
-def copy_file(job: Job, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
+def copy_file(context: Context, source: str, target: str, algorithms: Sequence[str]) -> dict[str, str]:
     """Copy one regular file with its permissions; its digests. Raises FetchFailed if it changes meanwhile."""
-    fs = job.fs
+    fs = context.fs
     mode = fs.lstat(source).st_mode
     if not stat.S_ISREG(mode):  # before it is opened: to open a device may do something
         raise FetchFailed(f"cannot fetch {plain(source)}: it is {_kind(mode)}, neither a file nor a directory")
     fd = fs.open(source)
     try:
         before = fs.lstat(source)  # after it was opened: before that, NFS may show attributes that are a minute old
-        with job.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
+        with context.sink(target, algorithms, stat.S_IMODE(mode) & 0o777 | 0o600) as sink:
             if algorithms or not sink.clone(fd):
                 fill(fs, fd, before, sink)
         after = fs.lstat(source)

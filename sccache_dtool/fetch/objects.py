@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.errors import GONE, FetchFailed, UsageError
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import OBJECT, Request, Source
 from sccache_dtool.fetch.resolve import parse_request
@@ -76,9 +76,9 @@ def source_in(url: str, name: str) -> Source:
     return parse_sources(f"{url}/{name}", lambda: "/")[0]
 
 
-def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def retrieve(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Bring an object from the archive to `path`. Raises FetchFailed, also if it is not what its name says."""
-    settings = config.load(job.fs, job.store.layout, job.store.log)
+    settings = config.load(context.fs, context.store.layout, context.store.log)
     url = settings.archive_url
     if url is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: the cache has no archive", hint=SET_UP)
@@ -87,24 +87,24 @@ def retrieve(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> 
     if is_served(url):
         from sccache_dtool.fetch.served import Server
 
-        server = Server(job.store, url, settings.archive_token_file)
+        server = Server(context.store, url, settings.archive_token_file)
         place = server.source(digits)
-        retrieved = server.retrieve(job, digits, path, algorithms)
+        retrieved = server.retrieve(context, digits, path, algorithms)
     else:
         place = source_in(url, object_name(digits))
-        retrieved = _read(job, url, digits, place, path, algorithms)
+        retrieved = _read(context, url, digits, place, path, algorithms)
     if retrieved.digests.get(OBJECT) != digits and not retrieved.resumed:  # otherwise it is fetched once more, whole
         raise damaged(digits, place.canonical, retrieved.digests.get(OBJECT))
     return retrieved._replace(version=None)
 
 
-def _read(job: Job, url: str, digits: str, place: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+def _read(context: Context, url: str, digits: str, place: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
     """Bring an object to `path` from where it is a file of its own."""
     if place.scheme == "file":
-        check_directory(job.fs, url)
+        check_directory(context.fs, url)
     module: Any = import_module(f"sccache_dtool.fetch.{_reader(place.scheme)}")
     try:
-        retrieved: Retrieved = module.retrieve(job, place, path, algorithms)
+        retrieved: Retrieved = module.retrieve(context, place, path, algorithms)
     except OSError as error:
         if error.errno in GONE and error.filename == place.location:
             raise missing(digits, url) from error
@@ -112,7 +112,7 @@ def _read(job: Job, url: str, digits: str, place: Source, path: str, algorithms:
     return retrieved
 
 
-def is_unchanged(job: Job, source: Source, fact: Mapping[str, object]) -> bool:
+def is_unchanged(context: Context, source: Source, fact: Mapping[str, object]) -> bool:
     """Always: other content would be another object."""
     return True
 

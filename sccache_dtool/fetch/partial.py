@@ -17,7 +17,7 @@ from sccache_dtool.disk import records
 from sccache_dtool.disk.names import ORIGIN, WORK
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import do_without
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.request import Source
 from sccache_dtool.fetch.sink import Sink
 from sccache_dtool.protocol import downloads
@@ -59,20 +59,20 @@ class Origin(NamedTuple):
 class Partial(Sink):
     """A Sink that knows what its bytes are the beginning of. A context manager."""
 
-    def __init__(self, job: Job, path: str, algorithms: Sequence[str], source: Source) -> None:
+    def __init__(self, context: Context, path: str, algorithms: Sequence[str], source: Source) -> None:
         """What is the beginning of another source than `source` is not continued."""
-        super().__init__(job.fs, path, algorithms, job.progress, throttle=job.throttle)
+        super().__init__(context.fs, path, algorithms, context.progress, throttle=context.throttle)
         self.origin: Origin | None = None
         self.resumed = False
-        self._job = job
+        self._context = context
         self._source = source
         self._shown = False
         try:
-            left = None if job.fresh else self._adopt()
-            if job.track is not None:
-                job.track.follow(job.number, self)
+            left = None if context.fresh else self._adopt()
+            if context.track is not None:
+                context.track.follow(context.number, self)
                 if self.size:
-                    job.track.pulse()
+                    context.track.pulse()
             if left is not None:  # not before the copy is durable; a large file need not fit twice
                 with contextlib.suppress(OSError):
                     self._fs.unlink(left)
@@ -109,8 +109,8 @@ class Partial(Sink):
 
     def restart(self) -> None:
         """Start again; the names by which others could continue the old file are removed first."""
-        if self._job.track is not None:
-            self._job.track.forget(self._job.number)
+        if self._context.track is not None:
+            self._context.track.forget(self._context.number)
         if self.origin is not None:
             with contextlib.suppress(FileNotFoundError):
                 self._fs.unlink(f"{self.path}{ORIGIN}")
@@ -129,12 +129,12 @@ class Partial(Sink):
 
         What cannot be read is left. What does not fit is removed, as this download needs its space.
         """
-        track = self._job.track
+        track = self._context.track
         if track is None or track.taken is None:
             return None
         there = f"{track.taken}/{WORK}/{self.path.rpartition('/')[2]}"
         try:
-            size = downloads.parts(self._fs, track.taken).get(self._job.number, 0)
+            size = downloads.parts(self._fs, track.taken).get(self._context.number, 0)
             origin = Origin.decode(self._fs.read_text(f"{there}{ORIGIN}"))
             if not size or origin.source != self._source.canonical or not (origin.validator or self.algorithms):
                 return None
@@ -154,8 +154,8 @@ class Partial(Sink):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if self._job.track is not None:
-                self._job.track.leave(interrupted=error is not None)
+            if self._context.track is not None:
+                self._context.track.leave(interrupted=error is not None)
         except OSError:
             if error is None:
                 raise
@@ -163,7 +163,7 @@ class Partial(Sink):
             super().__exit__(kind, error, trace)
 
 
-def tidy(job: Job, path: str) -> None:
+def tidy(context: Context, path: str) -> None:
     """Remove what lies beside a download that is not to be continued any more."""
     with contextlib.suppress(FileNotFoundError):
-        job.fs.unlink(f"{path}{ORIGIN}")
+        context.fs.unlink(f"{path}{ORIGIN}")

@@ -18,7 +18,7 @@ from sccache_dtool.fetch.track import TakenOver
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-    from sccache_dtool.fetch.context import Job, Retrieved
+    from sccache_dtool.fetch.context import Context, Retrieved
     from sccache_dtool.fetch.request import Source, Step
 
 SOURCES = "sccache_dtool.sources"
@@ -33,7 +33,7 @@ class SourcePlugin(NamedTuple):
     #: The word for a source, such as ``dirac:/lfn``, in its canonical form. Raises UsageError. Must be fast.
     parse: Callable[[str], Source]
     #: Brings the source to a new path, with the digests asked for. Raises FetchFailed.
-    retrieve: Callable[[Job, Source, str, Sequence[str]], Retrieved]
+    retrieve: Callable[[Context, Source, str, Sequence[str]], Retrieved]
     #: What has to be installed for it, in words; None if nothing.
     missing: Callable[[], str | None] = lambda: None
     #: What it is for, in a few words.
@@ -46,7 +46,7 @@ class StepPlugin(NamedTuple):
     #: The text after the colon (None without one) in canonical form. Raises UsageError. Must be fast.
     parse: Callable[[str | None], Step]
     #: Makes the second path from the file at the first; the text names the source in errors. Raises FetchFailed.
-    apply: Callable[[Job, str, str, str], None]
+    apply: Callable[[Context, str, str, str], None]
     #: What has to be installed for it, in words; None if nothing.
     missing: Callable[[], str | None] = lambda: None
     #: What it is for, in a few words.

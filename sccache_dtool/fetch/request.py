@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sccache_dtool.protocol.leases import Lease
 
     #: Puts a source's file at a path, where nothing is yet, with its size and digest checked. Raises FetchFailed.
-    Bring = Callable[[FileSystem, str, Progress], None]
+    Retrieve = Callable[[FileSystem, str, Progress], None]
 
     #: A lease in another cache, which fetches the item if need be, until the end of the block. The number is the
     #: `max_age` of `Freshness`. Raises what a use raises.
@@ -133,7 +133,7 @@ class Request(NamedTuple):
     label: str
     stack: Stack
     #: Fetches the source if `sources.py` does not, and checks the digests among the steps.
-    bring: Bring | None = None
+    retrieve: Retrieve | None = None
     dataset: Mapping[str, str] | None = None  # of an item of dtool's: see ItemFacts
     relpath: str | None = None
     #: Returns the whole request, if that may need a round trip over the network, which a hit must not make. Before it

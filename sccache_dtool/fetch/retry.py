@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 from sccache_dtool.errors import FetchFailed
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.units import LONGEST, short_duration
 
 #: Attempts in a row that come no further than any before; one that does is a new beginning.
@@ -42,7 +42,7 @@ class GaveUp(FetchFailed):
 
 
 def persist(
-    job: Job, source: str, size: Callable[[], int], attempt: Callable[[], Result], failing: str = "cannot fetch"
+    context: Context, source: str, size: Callable[[], int], attempt: Callable[[], Result], failing: str = "cannot fetch"
 ) -> Result:
     """The result of `attempt`, which is repeated while it raises Temporary; `size`: bytes that are there.
 
@@ -56,7 +56,7 @@ def persist(
         except Temporary as error:
             in_vain = 1 if size() > most else in_vain + 1
             most = max(most, size())
-            if job.others and not size():
+            if context.others and not size():
                 raise GaveUp(f"{failing} {source}: {error.reason}") from error
             if error.after is not None and error.after > LONGEST_ASKED:
                 raise GaveUp(
@@ -68,10 +68,10 @@ def persist(
                     f"{failing} {source}: {error.reason}", details=[f"gave up after {number} attempts"]
                 ) from error
             seconds = max(pause(in_vain), error.after or 0.0)  # the server may say 0
-            job.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
-            job.failed(error.reason)
-            job.clock.sleep(seconds)
-            job.attempt()
+            context.store.log.note(f"{source}: {error.reason}; trying again in {short_duration(seconds)}")
+            context.failed(error.reason)
+            context.clock.sleep(seconds)
+            context.attempt()
     raise AssertionError("the last attempt returns or raises")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sccache_dtool.disk.names import PAYLOAD, WORK
 from sccache_dtool.errors import FULL, FetchFailed, NoSpace, UsageError, explain
 from sccache_dtool.fetch import partial, slots, versions
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.reasons import CONTROL, plain
 from sccache_dtool.fetch.request import Chain, Request, Stack, Terms
@@ -63,12 +63,12 @@ def fetch(
     if not is_payload_name(name):
         raise UsageError(f"{plain(name)!r} cannot be the name of a payload")
     throttle = None if terms is None or terms.rate is None else Throttle(terms.rate, store.clock)
-    job = Job(store, track or progress, track, throttle, wait=None if terms is None else terms.wait)
+    context = Context(store, track or progress, track, throttle, wait=None if terms is None else terms.wait)
     came: list[Retrieved] = []
     payload, work, shared = f"{area}/{PAYLOAD}", f"{area}/{WORK}", store.layout.shared
     try:
         for chain in stack.chains:  # what cannot be done on this host, before the first byte is fetched
-            if request.bring is None:
+            if request.retrieve is None:
                 require_source(chain)
             for step in chain.steps:
                 require_step(step, chain.mirrors[0].name, chain.source)
@@ -80,14 +80,14 @@ def fetch(
             # Everything is fetched before anything is unpacked, so that whoever continues an interrupted fetch finds
             # every file that was complete.
             for index, chain in enumerate(stack.chains):
-                job = job._replace(number=index, step=chain.steps[0] if chain.steps else "")
-                came.append(_retrieve(job, request, chain, f"{work}/{index}", terms))
+                context = context._replace(number=index, step=chain.steps[0] if chain.steps else "")
+                came.append(_retrieve(context, request, chain, f"{work}/{index}", terms))
             if stack.provisional and came[0].name:
                 given = label_for(came[0].name, stack.chains[0].steps)  # by a server, or another's interrupted download
                 name = given if is_payload_name(given) else name
-            _fill(job, stack, work, f"{payload}/{name}", shared)
+            _fill(context, stack, work, f"{payload}/{name}", shared)
             fs.rmdir(work)
-        job.progress.stage("writing to disk")
+        context.progress.stage("writing to disk")
         fs.seal(payload, shared=shared)
         usage = fs.usage(f"{payload}/{name}")
     except OSError as error:
@@ -98,12 +98,12 @@ def fetch(
             ) from error
         raise FetchFailed(f"cannot fetch {what}: {plain(explain(error, what))}") from error
     finally:
-        job.progress.done()
+        context.progress.done()
     checked = dict(_digest(step) for chain in stack.chains for step in chain.steps if is_digest(step))
     sizes = [one.announced for one in came]
     announced = None if None in sizes or not sizes else sum(size for size in sizes if size is not None)
     facts = [one.version for one in came]
-    version = None if request.bring is not None else versions.tag_of(facts, stack.chains)
+    version = None if request.retrieve is not None else versions.tag_of(facts, stack.chains)
     return Fetched(name, usage.bytes, usage.entries, checked, announced, facts, version)
 
 
@@ -116,44 +116,44 @@ def is_payload_name(name: str) -> bool:
     return name not in ("", ".", "..") and "/" not in name and not CONTROL.search(name)
 
 
-def _retrieve(job: Job, request: Request, chain: Chain, path: str, terms: Terms | None) -> Retrieved:
+def _retrieve(context: Context, request: Request, chain: Chain, path: str, terms: Terms | None) -> Retrieved:
     """Bring the source of a chain to `path`, within one of the slots of this host."""
     digests = [_digest(step) for step in takewhile(is_digest, chain.steps)]
 
     def on_queue() -> None:
-        if job.track is not None:
-            job.track.queue()
-        job.store.log.note("waiting for your other downloads on this host to end")
+        if context.track is not None:
+            context.track.queue()
+        context.store.log.note("waiting for your other downloads on this host to end")
 
     wait = None if terms is None or chain.mirrors[0].scheme == "file" else terms.wait
-    with nullcontext() if wait is None else slots.slot(job.clock, wait, on_queue):
-        if request.bring is not None:
-            request.bring(job.fs, path, job.progress)
+    with nullcontext() if wait is None else slots.slot(context.clock, wait, on_queue):
+        if request.retrieve is not None:
+            request.retrieve(context.fs, path, context.progress)
             retrieved = Retrieved({}, None)
         else:
-            seen = versions.see(job, chain)
-            retrieved = retrieve(job, chain, path, digests)
+            seen = versions.see(context, chain)
+            retrieved = retrieve(context, chain, path, digests)
             if seen is not None:
-                retrieved = retrieved._replace(version=versions.confirm(job, seen))
-    if chain.steps and stat.S_ISDIR(job.fs.lstat(path).st_mode):
+                retrieved = retrieved._replace(version=versions.confirm(context, seen))
+    if chain.steps and stat.S_ISDIR(context.fs.lstat(path).st_mode):
         raise FetchFailed(
             f"cannot fetch {chain.source}: it is a directory, and {chain.steps[0]} needs a file", shared=True
         )
     return retrieved
 
 
-def _fill(job: Job, stack: Stack, work: str, target: str, shared: bool) -> None:
+def _fill(context: Context, stack: Stack, work: str, target: str, shared: bool) -> None:
     """Make the payload of what was retrieved: do the steps of each source, and move what comes of them in place."""
     several = len(stack.chains) > 1
     if several:
-        job.fs.mkdir(target, shared=shared)
+        context.fs.mkdir(target, shared=shared)
     for index, chain in enumerate(stack.chains):
         path = f"{work}/{index}"
-        partial.tidy(job, path)
+        partial.tidy(context, path)
         at_once = len(list(takewhile(is_digest, chain.steps)))
         for number, step in enumerate(chain.steps[at_once:], 1):
-            path = apply_step(job, step, path, f"{work}/{index}.{number}", chain.source)
-        job.fs.rename(path, f"{target}/{chain.label}" if several else target)
+            path = apply_step(context, step, path, f"{work}/{index}.{number}", chain.source)
+        context.fs.rename(path, f"{target}/{chain.label}" if several else target)
 
 
 def _digest(step: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ import requests
 from sccache_dtool.credentials import HIDDEN
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace, UsageError
 from sccache_dtool.fetch import http, objects, transport
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.request import Location, Source
@@ -81,10 +81,10 @@ class Server:
         self._token = _token_in(self._token_file)
         return transport.session(self._socket, self._token, f"{self._base}/")
 
-    def retrieve(self, job: Job, digits: str, path: str, algorithms: Sequence[str]) -> Retrieved:
+    def retrieve(self, context: Context, digits: str, path: str, algorithms: Sequence[str]) -> Retrieved:
         """Bring an object to `path`, which must not exist; its content is not checked. Raises FetchFailed."""
         try:
-            return http.retrieve(job, self.source(digits), path, algorithms, self.session())
+            return http.retrieve(context, self.source(digits), path, algorithms, self.session())
         except http.Refusal as error:
             raise self._refusal(error.status, self.source(digits).canonical, digits, error.message) from error
 
@@ -135,7 +135,7 @@ class Server:
 
     def persist(self, attempt: Callable[[], Result], size: Callable[[], int] = lambda: 0) -> Result:
         """The result of `attempt`, which is repeated while that may help; `size`: bytes that have come."""
-        return persist(Job(self._store, NoProgress()), plain(self.url), size, attempt, _FAILING)
+        return persist(Context(self._store, NoProgress()), plain(self.url), size, attempt, _FAILING)
 
     def answer(
         self,

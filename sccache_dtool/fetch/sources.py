@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from sccache_dtool.errors import FULL, FetchFailed, explain
 from sccache_dtool.fetch import plugins, versions
-from sccache_dtool.fetch.context import Job, Retrieved
+from sccache_dtool.fetch.context import Context, Retrieved
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.reasons import plain, without_credentials
 from sccache_dtool.fetch.request import OBJECT, Chain, Source
@@ -25,11 +25,11 @@ class SourceKind(NamedTuple):
     """What can be done with sources of one kind."""
 
     #: Brings it to a new path, as a file or a directory; the names are those of the digests to take of a file.
-    retrieve: Callable[[Job, Source, str, Sequence[str]], Retrieved]
+    retrieve: Callable[[Context, Source, str, Sequence[str]], Retrieved]
     #: Bytes that a source says it has, without being fetched; None if it does not say.
     announced: Callable[[Source], int | None] = lambda source: None
     #: Whether a source still has the version that facts of `item.json` describe; False if that is not known.
-    is_unchanged: Callable[[Job, Source, Mapping[str, object]], bool] = lambda job, source, fact: False
+    is_unchanged: Callable[[Context, Source, Mapping[str, object]], bool] = lambda context, source, fact: False
     #: What has to be installed for a scheme, in words; None if nothing.
     missing: Callable[[str], str | None] = lambda scheme: None
 
@@ -60,14 +60,14 @@ def _kind(scheme: str) -> SourceKind | None:
     if plugin is None:
         return _built_in(scheme)
 
-    def retrieve_with_plugin(job: Job, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
+    def retrieve_with_plugin(context: Context, source: Source, path: str, algorithms: Sequence[str]) -> Retrieved:
         with plugins.failing_in_words(f"cannot fetch {source.canonical}", scheme):
-            return plugin.retrieve(job, source, path, algorithms)
+            return plugin.retrieve(context, source, path, algorithms)
 
     return SourceKind(retrieve_with_plugin, missing=lambda scheme: plugin.missing())
 
 
-def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
+def retrieve(context: Context, chain: Chain, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     """Bring the source of `chain` to `path`, which must not exist, from the first of its mirrors that has it.
 
     `digests`: pairs of algorithm and expected digest. A mirror that does not answer is skipped while there is another
@@ -80,14 +80,14 @@ def retrieve(job: Job, chain: Chain, path: str, digests: Sequence[tuple[str, str
     while turns:
         mirror = turns.pop(0)
         if len(chain.mirrors) > 1:
-            job.store.log.info(f"asking mirror {mirror.canonical}")
+            context.store.log.info(f"asking mirror {mirror.canonical}")
         if failures:
-            _make_room(job, path)
-            job.failed([*failures.values()][-1].message)
-            job.attempt()
+            _make_room(context, path)
+            context.failed([*failures.values()][-1].message)
+            context.attempt()
         others = bool(turns)
         try:
-            retrieved = _from_one(job._replace(others=others), mirror, path, digests)
+            retrieved = _from_one(context._replace(others=others), mirror, path, digests)
             return retrieved._replace(version={"source": mirror.canonical, **(retrieved.version or {})})
         except FetchFailed as error:
             without_credentials(error, mirror.location)
@@ -148,9 +148,9 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
     if source is None or kind is None:
         return False
     others = len(chain.mirrors) > 1
-    job = Job(store, NoProgress(), others=others)
+    context = Context(store, NoProgress(), others=others)
     try:
-        return kind.is_unchanged(job, source, fact)
+        return kind.is_unchanged(context, source, fact)
     except OSError as error:
         raise versions.unreadable(source, error) from error
     except FetchFailed as error:
@@ -162,12 +162,12 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
         raise FetchFailed(message, details=error.details, hint=hint) from error
 
 
-def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
+def _from_one(context: Context, source: Source, path: str, digests: Sequence[tuple[str, str]]) -> Retrieved:
     kind = _kind(source.scheme)
     if kind is None:
         raise FetchFailed(f"cannot fetch {source.canonical}: no installed package supports it")
     algorithms = [algorithm for algorithm, _ in digests]
-    retrieved = kind.retrieve(job, source, path, algorithms)
+    retrieved = kind.retrieve(context, source, path, algorithms)
     try:
         _check(retrieved, digests, source)
     except FetchFailed as error:
@@ -175,10 +175,10 @@ def _from_one(job: Job, source: Source, path: str, digests: Sequence[tuple[str, 
             raise
         # What was put together from parts, or decoded on the way, may be wrong where the source is right: once more,
         # from its first byte, as it is sent.
-        _make_room(job, path)
-        job.failed(error.message)
-        job.attempt()
-        retrieved = kind.retrieve(job._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
+        _make_room(context, path)
+        context.failed(error.message)
+        context.attempt()
+        retrieved = kind.retrieve(context._replace(fresh=True, as_sent=retrieved.decoded), source, path, algorithms)
         _check(retrieved, digests, source)
     return retrieved
 
@@ -196,14 +196,14 @@ def _is_within(error: OSError, path: str) -> bool:
     return any(isinstance(name, str) and name.startswith(area) for name in (error.filename, error.filename2))
 
 
-def _make_room(job: Job, path: str) -> None:
+def _make_room(context: Context, path: str) -> None:
     """Remove what a failed attempt left: others must not continue it, and the next attempt makes the path again."""
-    if job.track is not None:
-        job.track.forget(job.number)
+    if context.track is not None:
+        context.track.forget(context.number)
     with contextlib.suppress(FileNotFoundError):
-        status = job.fs.lstat(path)
+        status = context.fs.lstat(path)
         if stat.S_ISREG(status.st_mode):
-            job.progress.advance(-status.st_size)
+            context.progress.advance(-status.st_size)
     for left in (path, f"{path}.origin"):
         with contextlib.suppress(FileNotFoundError):
-            job.fs.remove_tree(left)
+            context.fs.remove_tree(left)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import decompress
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.sink import new_digest
 from sccache_dtool.fetch.words import STEPS, is_digest
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sccache_dtool.fetch.plugins import StepPlugin
 
 #: Makes its second path from the file at its first. The text names the source in errors.
-Transform = Callable[[Job, str, str, str], None]
+Transform = Callable[[Context, str, str, str], None]
 
 #: Names that archives compressed with zstd have.
 _ZSTD_NAMES = (".tar.zst", ".tzst", ".tar.zstd")
 
 
-def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
+def apply_step(context: Context, step: str, path: str, target: str, source: str) -> str:
     """Do a canonical step with the file at `path`; the path of the outcome.
 
     A digest leaves it where it is; another step makes `target` from it and removes it. `source` is shown in errors.
@@ -31,16 +31,16 @@ def apply_step(job: Job, step: str, path: str, target: str, source: str) -> str:
     """
     name, _, argument = step.partition(":")
     if is_digest(step):
-        job.progress.stage("verifying")
-        compare(name, argument, file_digest(job.fs, path, name), source)
+        context.progress.stage("verifying")
+        compare(name, argument, file_digest(context.fs, path, name), source)
         return path
-    job.progress.stage("unpacking" if name in ("tar", "zip") else name)
+    context.progress.stage("unpacking" if name in ("tar", "zip") else name)
     try:
-        _transform(name)(job, path, target, source)
+        _transform(name)(context, path, target, source)
     except FetchFailed as error:
         error.shared = error.shared or (name in STEPS and not _is_of_this_host(name, error))
         raise
-    job.fs.unlink(path)
+    context.fs.unlink(path)
     return target
 
 
@@ -100,17 +100,17 @@ def file_digest(fs: FileSystem, path: str, algorithm: str) -> str:
 
 def _transform(name: str) -> Transform:
     if name in decompress.MODULES:
-        return lambda job, path, target, source: decompress.decompress(job.fs, name, path, target, source)
+        return lambda context, path, target, source: decompress.decompress(context.fs, name, path, target, source)
     if name in STEPS:
         unpack = import_module(f"sccache_dtool.fetch.un{name}").unpack
-        return lambda job, path, target, source: unpack(job.fs, path, target, source)
+        return lambda context, path, target, source: unpack(context.fs, path, target, source)
     from sccache_dtool.fetch.plugins import failing_in_words
 
     apply = _plugin(name).apply
 
-    def apply_plugin(job: Job, path: str, target: str, source: str) -> None:
+    def apply_plugin(context: Context, path: str, target: str, source: str) -> None:
         with failing_in_words(f"cannot apply {name} to {source}", name):
-            apply(job, path, target, source)
+            apply(context, path, target, source)
 
     return apply_plugin
 

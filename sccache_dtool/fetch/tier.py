@@ -19,7 +19,7 @@ from sccache_dtool.disk.names import Generation
 from sccache_dtool.errors import FetchFailed, NoSpace, translate
 from sccache_dtool.fetch import local
 from sccache_dtool.fetch.content import digests_of, wrong_digests
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.freshness import last_confirmed
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Chain, Location, Request, Source, Stack, Terms
@@ -91,21 +91,21 @@ def _copy(store: Store, lease: Lease, request: Request, area: str, track: Track,
     facts = items.facts_if_readable(lease.store, lease.key, lease.place.generation)
     throttle = None if terms.rate is None else Throttle(terms.rate, store.clock)
 
-    def bring(fs: FileSystem, path: str, progress: Progress) -> None:
+    def retrieve(fs: FileSystem, path: str, progress: Progress) -> None:
         status = fs.lstat(origin)
         is_file = stat.S_ISREG(status.st_mode)
         progress.start(name, local.data_in(fs, origin, status) if is_file else generation.bytes)
-        job = Job(store, progress, throttle=throttle)
+        context = Context(store, progress, throttle=throttle)
         if is_file:
-            local.copy_file(job, origin, path, ())
+            local.copy_file(context, origin, path, ())
         else:
-            local.copy_directory(job, origin, path)
+            local.copy_directory(context, origin, path)
         progress.stage("verifying the copy")
         _verify(fs, path, facts, request, origin)
 
     source = Source(f"file:{origin}", Location(origin), name)
     stack = Stack((source.canonical,), name, (Chain((source,), (), name),))
-    copied = Request(request.key, request.name, name, stack, bring)
+    copied = Request(request.key, request.name, name, stack, retrieve)
     fetched = fetch(store, copied, area, progress=track, track=track, terms=terms)
     # A program may have put something into a directory since, such as an index; a file has the size that it had.
     is_whole = fetched.bytes == generation.bytes if fetched.entries == 1 else fetched.bytes >= generation.bytes

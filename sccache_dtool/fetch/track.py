@@ -18,7 +18,7 @@ from sccache_dtool.errors import GONE
 from sccache_dtool.fallback import do_without, start_thread
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.sink import Sink
-from sccache_dtool.fetch.transfers import State
+from sccache_dtool.fetch.transfers import TransferState
 from sccache_dtool.protocol import downloads
 
 #: Seconds between two signs of progress, and so what a download can lose when its host dies.
@@ -41,7 +41,7 @@ class Track:
         self._shown = shown
         self._on_total = on_total
         self._lock = threading.Lock()
-        self._now = StateName(State.INITIALIZING, 0, None, 1)
+        self._now = StateName(TransferState.INITIALIZING, 0, None, 1)
         self._published: StateName | None = None
         self._parts: dict[int, PartName] = {}
         self._following: tuple[int, Sink] | None = None
@@ -99,7 +99,7 @@ class Track:
         if total is not None:
             self._expected = max(self._expected, self._bytes - there + total)
             self._on_total(self._expected - self._bytes)
-        self._publish(State.TRANSFERRING)
+        self._publish(TransferState.TRANSFERRING)
         self._shown.start(label, total, there)
 
     def advance(self, n: int) -> None:
@@ -113,12 +113,12 @@ class Track:
 
     def stage(self, text: str) -> None:
         """See Progress."""
-        self._publish(State.PROCESSING)
+        self._publish(TransferState.PROCESSING)
         self._shown.stage(text)
 
     def queue(self) -> None:
         """The fetch waits for other downloads of this host."""
-        self._publish(State.QUEUED)
+        self._publish(TransferState.QUEUED)
 
     def failed(self, why: str) -> None:
         """An attempt failed, and another one follows, perhaps after a pause."""
@@ -134,7 +134,7 @@ class Track:
 
     def attempt(self) -> None:
         """Another attempt begins."""
-        self._publish(State.TRANSFERRING, self.attempts + 1)
+        self._publish(TransferState.TRANSFERRING, self.attempts + 1)
 
     def done(self) -> None:
         """See Progress."""
@@ -230,7 +230,7 @@ class Track:
             self._lost = True
             raise TakenOver from None
 
-    def _publish(self, state: State, attempts: int | None = None) -> None:
+    def _publish(self, state: TransferState, attempts: int | None = None) -> None:
         with self._lock:
             self._now = self._now._replace(state=state, attempts=attempts or self.attempts)
             self._publish_now()

@@ -29,7 +29,7 @@ from sccache_dtool.protocol.store import Store
 from sccache_dtool.units import short_duration
 
 
-class State(StrEnum):
+class TransferState(StrEnum):
     """What a fetch is doing."""
 
     INITIALIZING = "initializing"
@@ -115,7 +115,7 @@ def in_progress(store: Store, key: str | None = None) -> dict[str, Transfer]:
     """
     found: dict[str, Transfer] = {}
     for one in _running_if_known(store, key):
-        if one.state != State.ABANDONED and (one.key not in found or one.bytes > found[one.key].bytes):
+        if one.state != TransferState.ABANDONED and (one.key not in found or one.bytes > found[one.key].bytes):
             found[one.key] = one
     return found
 
@@ -131,13 +131,13 @@ def _fetched_in(store: Store, work: WorkName) -> Transfer:
         with contextlib.suppress(FileNotFoundError, records.Damaged):  # the next attempt may just have failed, too
             message = records.decode(store.fs.get_record(f"{area}/{reason}")).get("message")
             transfer = transfer._replace(message=records.printable(str(message)))
-        if reason.attempt == transfer.attempts and transfer.state == State.TRANSFERRING:
-            transfer = transfer._replace(state=State.RETRYING)
+        if reason.attempt == transfer.attempts and transfer.state == TransferState.TRANSFERRING:
+            transfer = transfer._replace(state=TransferState.RETRYING)
     if not is_abandoned(store, transfer.sign):
         return transfer
     by_globus = work._replace(purpose=Purpose.GLOBUS)
     until = downloads.continuable_until(store, work) or downloads.continuable_until(store, by_globus)
-    return transfer._replace(state=State.ABANDONED, continuable_until=until)
+    return transfer._replace(state=TransferState.ABANDONED, continuable_until=until)
 
 
 def is_abandoned(store: Store, sign: str) -> bool:
@@ -195,7 +195,7 @@ def reserved(store: Store, before: tuple[float, str] | None = None) -> int:
     """
     total = 0
     for transfer in _running_if_known(store):
-        if transfer.state == State.ABANDONED or transfer.total is None:
+        if transfer.state == TransferState.ABANDONED or transfer.total is None:
             continue
         if before is None or (transfer.began or 0.0, transfer.area) < before:
             total += max(0, transfer.total - transfer.bytes)
@@ -218,7 +218,7 @@ def ended(store: Store) -> Iterator[Transfer]:
         except (OSError, records.Damaged):
             continue
         size = _integer(facts, "bytes")
-        total = size if name.how == State.DONE else _integer(facts, "total")
+        total = size if name.how == TransferState.DONE else _integer(facts, "total")
         state = StateName(name.how, size or 0, total, _integer(facts, "attempts") or 1)
         yield _transfer(facts, "", state)._replace(ended=name.end / 1000)
 
@@ -227,7 +227,7 @@ def describe(transfer: Transfer, now: float) -> str:
     """How far a fetch is, in words: ``1.2 GB of 5.0 GB, 24 %, 30 MB/s, 2 min left``."""
     import humanize
 
-    if transfer.state in (State.QUEUED, State.ABANDONED):
+    if transfer.state in (TransferState.QUEUED, TransferState.ABANDONED):
         return continuing(transfer) or str(transfer.state)
     words = [humanize.naturalsize(transfer.bytes)]
     if transfer.total:
@@ -239,7 +239,7 @@ def describe(transfer: Transfer, now: float) -> str:
             words.append(f"{short_duration((transfer.total - transfer.bytes) / rate)} left")
     if transfer.attempts > 1:
         words.append(f"attempt {transfer.attempts}")
-    if transfer.state == State.RETRYING and transfer.message:
+    if transfer.state == TransferState.RETRYING and transfer.message:
         words.append(transfer.message)
     return ", ".join(words)
 
@@ -259,7 +259,7 @@ def _transfer(facts: dict[str, Any], area: str, state: StateName | None) -> Tran
         key=str(facts.get("key", "?")),
         label=str(facts.get("label", "?")),
         source=tuple(str(word) for word in source) if isinstance(source, list) else (),
-        state=state.state if state else State.WAITING,
+        state=state.state if state else TransferState.WAITING,
         bytes=state.bytes if state else 0,
         total=state.total if state else None,
         attempts=state.attempts if state else 0,

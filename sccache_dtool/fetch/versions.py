@@ -24,7 +24,7 @@ from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import is_digest
 
 if TYPE_CHECKING:
-    from sccache_dtool.fetch.context import Job
+    from sccache_dtool.fetch.context import Context
     from sccache_dtool.fetch.request import Chain, Source, Stack
 
 #: Without O_NONBLOCK, opening what has become a FIFO meanwhile would wait for a writer.
@@ -200,16 +200,16 @@ class Seen(NamedTuple):
     began: float  # when, on the monotonic clock
 
 
-def see(job: Job, chain: Chain) -> Seen | None:
+def see(context: Context, chain: Chain) -> Seen | None:
     """A look at a local source that is about to be copied; None for others, and if it cannot be read."""
-    source, began = tracked(chain), job.clock.monotonic()
+    source, began = tracked(chain), context.clock.monotonic()
     version = None if source is None else _look_if_readable(source)
     return None if source is None or version is None else Seen(source, version, began)
 
 
-def confirm(job: Job, seen: Seen) -> dict[str, object]:
+def confirm(context: Context, seen: Seen) -> dict[str, object]:
     """The version of a source that was copied, for `item.json`. Raises FetchFailed if it changed meanwhile."""
-    _settle(job, seen.version.newest, seen.began)
+    _settle(context, seen.version.newest, seen.began)
     after = _look_if_readable(seen.source)
     if after is None or after.text != seen.version.text:
         raise FetchFailed(
@@ -225,14 +225,14 @@ def _seconds(nanoseconds: int) -> str:
     return f"{seconds}.{rest:09d}"
 
 
-def _settle(job: Job, newest: int, began: float) -> None:
+def _settle(context: Context, newest: int, began: float) -> None:
     """Wait until a further modification would show in the time of the source, if it was modified just now."""
-    if job.clock.wall() - newest / 1e9 > _OLD:
+    if context.clock.wall() - newest / 1e9 > _OLD:
         return
     tick = _TICK if newest % 1_000_000_000 else _COARSE_TICK
-    remaining = tick - (job.clock.monotonic() - began)
+    remaining = tick - (context.clock.monotonic() - began)
     if remaining > 0:
-        job.clock.sleep(remaining)
+        context.clock.sleep(remaining)
 
 
 def _look_if_readable(source: Source) -> Version | None:

@@ -17,7 +17,7 @@ from sccache_dtool.errors import FetchFailed, NoSpace, TimedOut
 from sccache_dtool.fetch import transfers
 from sccache_dtool.fetch.progress import Progress
 from sccache_dtool.fetch.request import Request, Source, Terms
-from sccache_dtool.fetch.transfers import State
+from sccache_dtool.fetch.transfers import TransferState
 from sccache_dtool.liveness.caller import user_name
 from sccache_dtool.protocol import downloads
 from sccache_dtool.protocol.election import Election
@@ -112,14 +112,14 @@ class Waiter:
         who = election.winner() or "an unknown process"
         with contextlib.suppress(OSError):  # it is a message only
             for transfer in transfers.running(self._store, waits=False, key=self._request.key):
-                if transfer.state != State.ABANDONED:
+                if transfer.state != TransferState.ABANDONED:
                     return f"{who}; {transfers.describe(transfer, self._clock.wall())}"
         return who
 
     def _show(self, show: Callable[[str, int, int | None], None]) -> None:
         with contextlib.suppress(OSError):
             for transfer in transfers.running(self._store, waits=False, key=self._request.key):
-                if transfer.state != State.ABANDONED:
+                if transfer.state != TransferState.ABANDONED:
                     show(transfer.label, transfer.bytes, transfer.total)
                     return
 
@@ -179,7 +179,7 @@ def asked_as(request: Request) -> str:
     its client may find credentials in places of its own. A local path leads to the same file if its size and its time
     of modification are the same.
     """
-    if request.bring is not None or request.complete is not None:
+    if request.retrieve is not None or request.complete is not None:
         return user_name()
     return " | ".join(_asked_as(mirror) for chain in request.stack.chains for mirror in chain.mirrors)
 

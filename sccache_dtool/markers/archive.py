@@ -21,7 +21,7 @@ from sccache_dtool.disk.filesystem import CHUNK, FileSystem
 from sccache_dtool.disk.names import unique
 from sccache_dtool.errors import GONE, CacheError, FetchFailed, explain
 from sccache_dtool.fetch import local, objects
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.objects import ADDED, DIGITS, OBJECTS, WORK, object_name
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.request import OBJECT
@@ -125,15 +125,15 @@ class Archive:
 
     # -- adding ------------------------------------------------------------------------------------------------------
 
-    def stage(self, job: Job, path: str) -> Staged:
+    def stage(self, context: Context, path: str) -> Staged:
         """Copy a file into the archive, where it has no name yet. Raises FetchFailed if it does not stop changing."""
         self.require()
         path = os.path.realpath(path)
         for attempt in range(1, _ATTEMPTS + 1):
             staged = f"{self._work}/{unique(32)}"
             try:
-                job.progress.start(os.path.basename(path), os.stat(path).st_size)
-                digests = local.copy_file(job, path, staged, (OBJECT, CHECKSUM))
+                context.progress.start(os.path.basename(path), os.stat(path).st_size)
+                digests = local.copy_file(context, path, staged, (OBJECT, CHECKSUM))
                 self.fs.seal(staged, shared=self._shared)
                 return Staged(staged, digests[OBJECT], digests[CHECKSUM], self.fs.lstat(staged).st_size)
             except FetchFailed:
@@ -144,7 +144,7 @@ class Archive:
                 self.discard(staged)
                 raise
             finally:
-                job.progress.done()
+                context.progress.done()
         raise AssertionError("the last attempt returns or raises")
 
     def put(self, staged: Staged, details: Details) -> Record:
@@ -175,7 +175,7 @@ class Archive:
 
     def receive(self) -> Sink:
         """A file that others send, which `accept` gives its name."""
-        return Job(self._store, NoProgress()).sink(f"{self._work}/{unique(32)}", (OBJECT, CHECKSUM))
+        return Context(self._store, NoProgress()).sink(f"{self._work}/{unique(32)}", (OBJECT, CHECKSUM))
 
     def accept(self, staged: Staged) -> bool:
         """Give a file that was received its name, without a record; False if it is there already.

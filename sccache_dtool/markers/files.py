@@ -18,7 +18,7 @@ from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, FetchFailed, NoSpace, UsageError
 from sccache_dtool.evict import pins
 from sccache_dtool.fetch import local, objects
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.progress import NoProgress, Progress
 from sccache_dtool.fetch.request import OBJECT, Request
 from sccache_dtool.fetch.sink import Digests
@@ -77,15 +77,15 @@ class Files(NamedTuple):
         size = _size_of(path)
         if not archive_only:
             limit.check_size(printable(path), size, self.limit)
-        job = Job(self.store, self.progress or NoProgress())
+        context = Context(self.store, self.progress or NoProgress())
         details = Details(name or os.path.basename(path), _by(), comment, _project(path))
         try:
-            staged = self._archived(job, path, details)
+            staged = self._archived(context, path, details)
         except (FetchFailed, NoSpace, OSError) as error:
             if not later or isinstance(error, FileNotFoundError):
                 raise
             self.store.log.warning(f"{printable(path)} is kept in the cache until `sc-dtool archive push`: {error}")
-            return self._add_later(job, path)
+            return self._add_later(context, path)
         try:
             if not archive_only:
                 self._keep(staged._replace(path=self.archive.local_path(staged)))
@@ -93,9 +93,9 @@ class Files(NamedTuple):
             self.archive.discard(staged.path)
         return Chunk(staged.digits, staged.bytes)
 
-    def _archived(self, job: Job, path: str, details: Details) -> Staged:
+    def _archived(self, context: Context, path: str, details: Details) -> Staged:
         """Put a file into the archive. What is staged is left to whoever calls."""
-        staged = self.archive.stage(job, path)
+        staged = self.archive.stage(context, path)
         try:
             self.archive.put(staged, details)
         except BaseException:
@@ -106,15 +106,15 @@ class Files(NamedTuple):
     def _keep(self, staged: Staged, algorithm: str = CHECKSUM) -> None:
         """Put what is staged into the cache, unless it is there."""
 
-        def bring(fs: FileSystem, path: str, progress: Progress) -> None:
+        def retrieve(fs: FileSystem, path: str, progress: Progress) -> None:
             progress.start(objects.word(staged.digits)[:15], staged.bytes)
-            found = local.copy_file(Job(self.store, progress), staged.path, path, (algorithm,))
+            found = local.copy_file(Context(self.store, progress), staged.path, path, (algorithm,))
             compare(algorithm, staged.checksum, found[algorithm], printable(staged.path))
 
-        with self.use(objects.request(staged.digits)._replace(bring=bring)):
+        with self.use(objects.request(staged.digits)._replace(retrieve=retrieve)):
             pass
 
-    def _add_later(self, job: Job, path: str) -> Chunk:
+    def _add_later(self, context: Context, path: str) -> Chunk:
         """Keep a file in the cache alone. It is pinned before it is there."""
         digits, size = _digest_of(path), _size_of(path)
         key = objects.request(digits).key
@@ -166,7 +166,7 @@ class Files(NamedTuple):
             if digits is None:
                 continue
             with self.use(objects.request(digits)) as path:
-                staged = self.archive.stage(Job(self.store, self.progress or NoProgress()), str(path))
+                staged = self.archive.stage(Context(self.store, self.progress or NoProgress()), str(path))
                 try:
                     if staged.digits != digits:
                         raise objects.damaged(digits, str(path), staged.digits)

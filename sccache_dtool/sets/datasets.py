@@ -32,7 +32,7 @@ _LIMIT = 1 << 28
 def list_request(request: DatasetRequest) -> Request:
     """The item that lists what is in a dataset, fetched from its server if it is not there."""
 
-    def bring(fs: FileSystem, target: str, progress: Progress) -> None:
+    def retrieve(fs: FileSystem, target: str, progress: Progress) -> None:
         progress.stage("listing")
         found = dtool_source.items_of(dtool_source.open_dataset(request.uri))
         listed = {relpath: [identifier, size] for identifier, relpath, size in found}
@@ -40,7 +40,7 @@ def list_request(request: DatasetRequest) -> Request:
 
     source = Source(f"{DTOOL}{request.uuid}", Location(request.uri), _NAME)
     stack = Stack((source.canonical,), _NAME, (Chain((source,), (), _NAME),))
-    return Request(request.key, None, _NAME, stack, bring, {"uuid": request.uuid, "uri": request.label})
+    return Request(request.key, None, _NAME, stack, retrieve, {"uuid": request.uuid, "uri": request.label})
 
 
 def wanted_of(

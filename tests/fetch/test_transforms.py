@@ -15,7 +15,7 @@ from faults import request_for, store_of
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.errors import FetchFailed
 from sccache_dtool.fetch import steps
-from sccache_dtool.fetch.context import Job
+from sccache_dtool.fetch.context import Context
 from sccache_dtool.fetch.progress import NoProgress
 from sccache_dtool.fetch.run import fetch
 
@@ -266,7 +266,7 @@ def test_a_digest_can_be_checked_after_other_steps(tmp_path):
     path.write_bytes(b"x" * 3_000_000)
     right = hashlib.sha1(b"x" * 3_000_000).hexdigest()
     arguments = (str(path), str(tmp_path / "y"), "file:/x")
-    job = Job(store_of(FileSystem(), None), NoProgress())
-    assert steps.apply_step(job, f"sha1:{right}", *arguments) == str(path)
+    context = Context(store_of(FileSystem(), None), NoProgress())
+    assert steps.apply_step(context, f"sha1:{right}", *arguments) == str(path)
     with pytest.raises(FetchFailed, match=f"sha1 of file:/x is {right}, not {'0' * 40}"):
-        steps.apply_step(job, f"sha1:{'0' * 40}", *arguments)
+        steps.apply_step(context, f"sha1:{'0' * 40}", *arguments)

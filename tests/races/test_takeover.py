@@ -433,5 +433,5 @@ def test_a_copy_from_a_local_file_is_not_taken_away_while_it_runs(
     with contextlib.suppress(FetchFailed):  # the source has changed meanwhile
         actor(fs=fs).use(str(source)).release()
     assert seen
-    assert transfers.State.ABANDONED not in seen
+    assert transfers.TransferState.ABANDONED not in seen
     assert len(seen) == 2
