@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk.names import Generation
@@ -18,6 +18,7 @@ from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.progress import Progress

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from sccache_dtool import find, forking, release
 from sccache_dtool.acquire import Acquirer, attempts
@@ -36,6 +36,7 @@ from sccache_dtool.protocol import leases, program
 from sccache_dtool.protocol.holders import Holder, HolderList
 from sccache_dtool.protocol.leases import Lease, Place
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import check_lifetime
 
 if TYPE_CHECKING:
@@ -581,6 +582,8 @@ class Cache:
         self, owners: Sequence[Owner], copies: Iterable[tuple[str, str | None]], *, everything: bool = False
     ) -> int:
         """As `release`, for many keys with their generations: holders are listed once."""
+        from sccache_dtool import release
+
         store = self.store
         ended: list[str] = []
         try:
@@ -604,14 +607,20 @@ class Cache:
 
     def holder_above(self, key: str) -> Owner | None:
         """Which process above this one holds an item on which `release` found nothing; None if none does."""
+        from sccache_dtool import release
+
         return release.holder_above(self.store, items.look(self.store, key, uses=False), self._proc)
 
     def session_holding(self, owners: Sequence[Owner], key: str) -> str | None:
         """The session for which one of `owners` holds an item; None if there is none."""
+        from sccache_dtool import release
+
         return release.session_holding(self.store, items.look(self.store, key, uses=False), owners)
 
     def renew(self, owners: Sequence[Owner]) -> int:
         """Extend the lifetime of all holders of `owners` that have one; returns how many. Raises LeaseLost."""
+        from sccache_dtool import release
+
         return release.renew(self.store, owners)
 
     def close(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
 
 from sccache_dtool.catalog import items
 from sccache_dtool.disk import names
@@ -19,6 +18,7 @@ from sccache_dtool.fetch.request import DTOOL, DatasetRequest, Request
 from sccache_dtool.fetch.words import is_source
 from sccache_dtool.log import Silent
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: Parses words and a name as `use` does. Raises UsageError or FetchFailed if they mean nothing.
 Mean = Callable[[Sequence[str], str | None], Request | DatasetRequest]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sccache_dtool.disk import records
+from sccache_dtool.tuples import NamedTuple
 
 #: Version of the form of `item.json`.
 FORMAT = 1

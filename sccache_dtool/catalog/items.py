@@ -8,7 +8,7 @@ import functools
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sccache_dtool.catalog.facts import ItemFacts
 from sccache_dtool.clock import iso
@@ -33,6 +33,7 @@ from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol import history
 from sccache_dtool.protocol.leases import Held
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from sccache_dtool.pool import Pool

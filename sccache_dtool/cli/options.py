@@ -6,7 +6,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ from sccache_dtool.cli.output import Output
 from sccache_dtool.disk import root
 from sccache_dtool.errors import CacheError, UsageError, did_you_mean
 from sccache_dtool.policy.thresholds import parse_entries_mark, parse_limit, parse_mark
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import parse_duration, parse_lifetime, parse_size, parse_until
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import CacheError, UsageError, explain
 from sccache_dtool.log import NOTE
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import short_duration
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.disk import trees
 from sccache_dtool.disk.nofollow import (
@@ -31,6 +31,7 @@ from sccache_dtool.disk.nofollow import (
 )
 from sccache_dtool.errors import FULL
 from sccache_dtool.fallback import dispensable, do_without
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from sccache_dtool.disk.extraction import Extraction

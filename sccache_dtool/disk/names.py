@@ -10,11 +10,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from sccache_dtool.disk.records import printable
 from sccache_dtool.log import Log
 from sccache_dtool.oddity import Fate, Oddity
+from sccache_dtool.tuples import NamedTuple
 
 #: The control directory, in the root of a cache. No symbolic link is followed below it.
 CONTROL = ".sc-dtool"

@@ -13,9 +13,10 @@ import os
 import re
 import stat
 from contextvars import ContextVar
-from typing import NamedTuple, Self
+from typing import Self
 
 from sccache_dtool.disk.names import GUARDED
+from sccache_dtool.tuples import NamedTuple
 
 _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 

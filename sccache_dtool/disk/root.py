@@ -9,7 +9,6 @@ import re
 import stat
 from collections.abc import Mapping
 from enum import Enum
-from typing import NamedTuple
 
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import (
@@ -28,6 +27,7 @@ from sccache_dtool.disk.names import (
 )
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, CacheError, NoCache, NoSpace, UsageError, explain
 from sccache_dtool.fallback import do_without
+from sccache_dtool.tuples import NamedTuple
 
 VARIABLE = "DTOOL_CACHE_DIRECTORY"
 UPSTREAM = "SC_DTOOL_UPSTREAM"

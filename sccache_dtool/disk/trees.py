@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple, Self
+from typing import Self
 
 from sccache_dtool.disk.nofollow import (
     LISTING,
@@ -22,6 +22,7 @@ from sccache_dtool.disk.nofollow import (
     reached,
 )
 from sccache_dtool.fallback import CANNOT_SYNC, dispensable, do_without
+from sccache_dtool.tuples import NamedTuple
 
 #: Permission bits of directories in a cache that a group shares.
 SHARED_DIRECTORY = stat.S_ISGID | stat.S_IRWXG

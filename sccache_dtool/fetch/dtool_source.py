@@ -1,4 +1,4 @@
-"""Items of dtool datasets: which item that is, what its digest must be, and having its own broker bring it.
+"""Items of dtool datasets: which item that is, what its digest must be, and how its own broker fetches it.
 
 An item is what its dataset's UUID and its identifier say, wherever it comes from: what was fetched over S3 and what
 over HTTP is one item. Its key needs neither manifest nor network.
@@ -119,7 +119,7 @@ def _completed(
     digest = expected_digest(manifest, properties)
     canonical = (identity(uuid, identifier), *([":".join(digest)] if digest else []), *steps)
     name = _payload_name(relpath, steps)
-    bringer = ItemFetcher(
+    fetcher = ItemFetcher(
         label=name,
         what=f"{plain(relpath)} of dataset {plain(dataset.name)} ({plain(dataset.uri)})",
         identifier=identifier,
@@ -158,10 +158,18 @@ def described(uri: object, properties: Any) -> tuple[str, int]:
     return relpath, size
 
 
-def items_of(dataset: DataSet) -> Iterator[tuple[str, str, int]]:
-    """Identifier, path and size of all items of a dataset. Asks a server at the first time. Raises FetchFailed."""
+class ListedItem(NamedTuple):
+    """An item as the manifest of its dataset lists it."""
+
+    identifier: str
+    relpath: str
+    size: int  # bytes
+
+
+def items_of(dataset: DataSet) -> Iterator[ListedItem]:
+    """All items of a dataset. Asks a server at the first time. Raises FetchFailed."""
     for identifier, properties in manifest_of(dataset)["items"].items():
-        yield (identifier, *described(dataset.uri, properties))
+        yield ListedItem(identifier, *described(dataset.uri, properties))
 
 
 def _damaged(uri: object, what: str) -> FetchFailed:
@@ -271,7 +279,7 @@ def _open(uri: str) -> DataSet:
         raise FetchFailed(f"cannot open dataset {plain(uri)}: {why(error)}") from error
 
 
-# -- bringing it -------------------------------------------------------------------------------------------------------
+# -- fetching it -------------------------------------------------------------------------------------------------------
 
 
 class ItemFetcher(NamedTuple):

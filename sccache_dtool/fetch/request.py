@@ -6,10 +6,11 @@ Words are parsed into a request once, where they come in: see `resolve.py`. Ever
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.disk.names import item_key, key_name
 from sccache_dtool.fetch.reasons import plain
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -156,7 +156,7 @@ def is_unchanged(store: Store, chain: Chain, fact: object) -> bool:
     except FetchFailed as error:
         without_credentials(error, source.location)
         if others:
-            return False  # another mirror may bring it
+            return False  # another mirror may have it
         hint = f"{error.hint}; {versions.KEEP_HINT}" if error.hint else versions.KEEP_HINT
         message = error.message.replace("cannot fetch", "cannot check for changes of", 1)
         raise FetchFailed(message, details=error.details, hint=hint) from error

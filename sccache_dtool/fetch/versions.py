@@ -15,13 +15,14 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.disk.names import digest_of
 from sccache_dtool.errors import FetchFailed, explain
 from sccache_dtool.fetch.patience import within
 from sccache_dtool.fetch.reasons import plain
 from sccache_dtool.fetch.words import is_digest
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from sccache_dtool.fetch.context import Context

@@ -6,9 +6,9 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from sccache_dtool.liveness.process import Proc
+from sccache_dtool.tuples import NamedTuple
 
 #: Programs that only start another and wait for it; who called them is the one who uses the data. `starter` is what
 #: Apptainer runs a container with.
@@ -28,12 +28,12 @@ _WRITE_SCRIPTS = frozenset("conda mamba micromamba".split())
 SHELLS = frozenset("ash bash busybox dash ksh mksh sh zsh".split())
 
 #: What lets a shell's command line do more than run one command (or pipeline) and end.
-_GOES_ON = re.compile(r"[;&\n`(){}]")
+_GOES_ON = r"[;&\n`(){}]"
 
 #: Where those characters mean nothing of the kind: in quotes, and in redirections such as ``2>&1``.
-_HARMLESS = re.compile(r"""'[^']*'|"[^"`$\\]*"|[<>]&[0-9-]|&>""")
+_HARMLESS = r"""'[^']*'|"[^"`$\\]*"|[<>]&[0-9-]|&>"""
 
-_COMMAND_OPTION = re.compile(r"-[A-Za-z]*c")  # -c, -lc, -ec …
+_COMMAND_OPTION = r"-[A-Za-z]*c"  # -c, -lc, -ec …
 
 #: Programs that may last until the next boot or only for a moment, so that they cannot own leases.
 DAEMONS = frozenset("systemd init cron crond CRON atd sshd sshd-session supervisord conmon containerd-shim".split()) | {
@@ -106,8 +106,8 @@ def _only_calls(words: Sequence[str]) -> bool:
     """
     if not words or os.path.basename(words[0]) not in SHELLS:
         return False
-    line = next((line for option, line in itertools.pairwise(words) if _COMMAND_OPTION.fullmatch(option)), None)
-    return line is not None and _GOES_ON.search(_HARMLESS.sub("", line)) is None
+    line = next((line for option, line in itertools.pairwise(words) if re.fullmatch(_COMMAND_OPTION, option)), None)
+    return line is not None and re.search(_GOES_ON, re.sub(_HARMLESS, "", line)) is None
 
 
 def _is_wrappers_script(proc: Proc, words: Sequence[str], parent: int) -> bool:

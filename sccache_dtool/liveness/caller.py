@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.credentials import hide
 from sccache_dtool.disk import names as names
@@ -13,6 +13,7 @@ from sccache_dtool.errors import UsageError
 from sccache_dtool.liveness.ancestors import DAEMONS, ancestors, find_owner, may_be_in_job
 from sccache_dtool.liveness.process import Proc, Process
 from sccache_dtool.log import Log
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from sccache_dtool.liveness import Verdict

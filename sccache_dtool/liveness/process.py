@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sccache_dtool import forking
 from sccache_dtool.liveness import State, Verdict
+from sccache_dtool.tuples import NamedTuple
 
 #: Position of a field in /proc/<pid>/stat after the command's closing bracket (proc(5) counts from 1, with two before).
 _STATE, _PPID, _THREADS, _START = 0, 1, 17, 19

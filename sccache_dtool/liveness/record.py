@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sccache_dtool.clock import Clock, iso
 from sccache_dtool.disk import records
@@ -12,6 +12,7 @@ from sccache_dtool.disk.names import is_session
 from sccache_dtool.liveness import State, Verdict
 from sccache_dtool.liveness.caller import JOB, KINDS, MOST_BETWEEN, NAMED, PROGRAM, Kind, Owner, host_name, user_name
 from sccache_dtool.liveness.process import Proc, Process
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import LONGEST
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from sccache_dtool.credentials import hide_also
 from sccache_dtool.disk.filesystem import FileSystem
@@ -25,6 +25,7 @@ from sccache_dtool.policy.thresholds import (
     parse_limit,
     parse_mark,
 )
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import parse_duration, parse_lifetime
 
 
@@ -315,11 +316,11 @@ _KNOWN = (*ALIASES, *SETTINGS.items())
 TABLES = tuple(dict.fromkeys(setting.table for setting in SETTINGS.values()))
 
 #: The line that a table begins with, and lines that say nothing of where one begins.
-_HEAD = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?")
-_BODY = re.compile(r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?")
+_HEAD = r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?"
+_BODY = r"\s*(?:#.*|[A-Za-z0-9_-]+\s*=.*)?"
 
 #: A line that a setting begins in, with its key, or the table's name and the key.
-_KEY = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=.*")
+_KEY = r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?([A-Za-z0-9_-]+)\s*=.*"
 
 
 #: Hint for a file that cannot be parsed.
@@ -382,9 +383,9 @@ def lines(text: str) -> dict[tuple[str, str], int]:
     found: dict[tuple[str, str], int] = {}
     table = ""
     for number, line in enumerate(text.split("\n"), 1):
-        if head := _HEAD.fullmatch(line):
+        if head := re.fullmatch(_HEAD, line):
             table = head[1]
-        elif key := _KEY.fullmatch(line):
+        elif key := re.fullmatch(_KEY, line):
             found.setdefault((table or key[1] or "", key[2]), number)
     return found
 
@@ -413,12 +414,12 @@ def _split(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     name: str | None = None
     for number, line in enumerate(text.split("\n")):
-        head = _HEAD.fullmatch(line)
+        head = re.fullmatch(_HEAD, line)
         if head is not None:
             name = head[1]
             lines = found.setdefault(name, "")
             found[name] += "\n" * (number - lines.count("\n"))
-        elif _BODY.fullmatch(line) is None or (name is None and "=" in line) or '"""' in line or "'''" in line:
+        elif re.fullmatch(_BODY, line) is None or (name is None and "=" in line) or '"""' in line or "'''" in line:
             return {}
         if name is not None:
             found[name] += f"{line}\n"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from sccache_dtool.disk.filesystem import Room
 from sccache_dtool.errors import UsageError
+from sccache_dtool.tuples import NamedTuple
 from sccache_dtool.units import SIZE_FORMS, parse_size
 
 #: In which order copies go; the first is what is done if nobody says. How each is reckoned: `policy/rules.py`.

@@ -8,7 +8,6 @@ and readers take the union by the lease's name: a crash in between, or two who f
 from __future__ import annotations
 
 import contextlib
-from typing import NamedTuple
 
 from sccache_dtool.clock import from_iso, iso
 from sccache_dtool.disk import records
@@ -17,6 +16,7 @@ from sccache_dtool.disk.names import EndedName, SegmentName, unique
 from sccache_dtool.disk.nofollow import DirectoryHandle
 from sccache_dtool.oddity import Fate
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: Entries that make a fold worth its calls.
 FOLD_AT = 100

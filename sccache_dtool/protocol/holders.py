@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 from sccache_dtool.disk import names, records
 from sccache_dtool.disk.names import PROBE, REVOKED, HolderName
@@ -20,6 +19,7 @@ from sccache_dtool.liveness.caller import Owner, host_name, user_name
 from sccache_dtool.liveness.process import OwnProcess
 from sccache_dtool.liveness.record import HolderRecord, Membership, encode
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: Heartbeats in a lifetime, at least: five may fail.
 BEATS_PER_LIFETIME = 6

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from sccache_dtool.disk.names import GATE, PAYLOAD, RELEASED, Layout, LeaseName
 from sccache_dtool.errors import LeaseLost
 from sccache_dtool.protocol import gate, history
 from sccache_dtool.protocol.holders import Holder
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

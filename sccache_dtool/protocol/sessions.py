@@ -14,7 +14,7 @@ import contextlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sccache_dtool.clock import iso
 from sccache_dtool.disk import records
@@ -43,6 +43,7 @@ from sccache_dtool.protocol import gate, leases, versions
 from sccache_dtool.protocol.gate import Closing
 from sccache_dtool.protocol.holders import Holder, HolderList, probing, revoke
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: The purpose of the work area in which a session is made.
 SESSION = "session"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from sccache_dtool.clock import Clock
 from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.names import Layout
 from sccache_dtool.liveness.process import Proc
 from sccache_dtool.log import Log
 from sccache_dtool.oddity import Fate, Oddity
+from sccache_dtool.tuples import NamedTuple
 
 
 class Store(NamedTuple):

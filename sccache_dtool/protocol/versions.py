@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from sccache_dtool.disk.names import VersionFile, VersionName, unique
 from sccache_dtool.disk.records import Damaged
 from sccache_dtool.errors import GONE, CacheError, Expected
 from sccache_dtool.protocol.store import Store
+from sccache_dtool.tuples import NamedTuple
 
 #: Largest text of a table in bytes: a data set of 100,000 items has about 30 MB.
 _LIMIT = 1 << 28

@@ -35,7 +35,7 @@ def list_request(request: DatasetRequest) -> Request:
     def retrieve(fs: FileSystem, target: str, progress: Progress) -> None:
         progress.stage("listing")
         found = dtool_source.items_of(dtool_source.open_dataset(request.uri))
-        listed = {relpath: [identifier, size] for identifier, relpath, size in found}
+        listed = {one.relpath: [one.identifier, one.size] for one in found}
         fs.write_new(target, json.dumps({"format": 1, "uuid": request.uuid, "items": listed}))
 
     source = Source(f"{DTOOL}{request.uuid}", Location(request.uri), _NAME)
@@ -80,4 +80,4 @@ def _read(fs: FileSystem, path: str) -> dict[str, Any]:
 
 def bytes_of(request: DatasetRequest) -> int:
     """What all items of the dataset take up. Asks a server. Raises FetchFailed."""
-    return sum(size for _, _, size in dtool_source.items_of(dtool_source.open_dataset(request.uri)))
+    return sum(one.size for one in dtool_source.items_of(dtool_source.open_dataset(request.uri)))

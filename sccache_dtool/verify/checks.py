@@ -9,10 +9,12 @@ import contextlib
 import errno
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
+from threading import BrokenBarrierError
 from typing import Any, NamedTuple
 
+from sccache_dtool.disk.filesystem import FileSystem
 from sccache_dtool.disk.records import LIMIT
 from sccache_dtool.errors import FULL, GONE, NOT_EMPTY, explain
 from sccache_dtool.liveness.lifetime import ONE_CLOCK
@@ -20,11 +22,9 @@ from sccache_dtool.units import short_duration
 from sccache_dtool.verify.directory import BOTH, LEADER, PEER, Directory
 from sccache_dtool.verify.findings import Finding, Refuted, Weight, good, is_answer, note, refusal, require
 
-#: Bytes of the longest names that the program makes itself: flufl.lock's claims, with a host's name of 64.
-OURS = 160
-
-#: Bytes of the longest name that POSIX systems usually have; payloads are called like their source.
-LONGEST = 255
+#: Bytes of the longest names: that the program makes itself (flufl.lock's claims, with a host's name of 64); that POSIX
+#: systems usually have (payloads are called like their source).
+OURS, LONGEST = 160, 255
 
 #: Seconds by which clocks may differ before it is worth a word: the margin that lifetimes have.
 CLOCKS_DIFFER = 60.0
@@ -32,14 +32,15 @@ CLOCKS_DIFFER = 60.0
 #: Names in one run of a race; the runs between two threads; names that one side creates and the other lists.
 NAMES, RUNS_ALONE, LISTED = 30, 4, 20
 
-#: The runs of a race between hosts: first one after the other, each with its caches as they are, then both at once.
-_RUNS = ((LEADER, PEER), (PEER, LEADER), (BOTH,), (BOTH,))
-
-#: Seconds by which the leader starts later in the last run: either host may be the first to pass a barrier.
-_HEAD_START = 0.02
+#: The runs of a race between hosts: first one after the other, each with its caches as they are, then both at once. In
+#: the last run, the leader starts later by these seconds: either host may be the first to pass a barrier.
+_RUNS, _HEAD_START = ((LEADER, PEER), (PEER, LEADER), (BOTH,), (BOTH,)), 0.02
 
 #: The outcome of one attempt, a letter in the result: won; refused, as it should be; failed otherwise.
 _WON, _REFUSED, _FAILED = "1", "0", "x"
+
+#: What would happen to users, for several checks.
+_REPLACED, _TWICE = "a copy would be replaced under its reader", "two processes would hold what one can hold"
 
 _EXISTS = frozenset({errno.EEXIST})
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
@@ -62,26 +63,35 @@ class Check(NamedTuple):
         """Its name among the findings."""
         return f"{self.name}, between hosts" if between and self.alone else self.name
 
-    def attempt(self, act: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:
+    def attempt(self, act: Callable[[], Finding]) -> Finding:
         """What `act` finds; an error is a finding, too. Raises only an error that means "no space left"."""
         try:
             return act()
+        except BrokenBarrierError:
+            return good()  # the other side has the finding
         except Refuted as refuted:
             what, figures = refuted.args
-            return [Finding("", Weight.UNFIT, f"{what}: {self.harm}", figures)]
+            return Finding("", Weight.UNFIT, f"{what}: {self.harm}", figures)
         except OSError as error:
             if error.errno in FULL:
                 raise
-            if is_answer(error):
-                return [Finding("", Weight.UNFIT, f"failed: {explain(error)}")]
-            return [Finding("", Weight.UNTRIED, f"could not be tried: {explain(error)}")]
+            weight, how = (Weight.UNFIT, "failed") if is_answer(error) else (Weight.UNTRIED, "could not be tried")
+            return Finding("", weight, f"{how}: {explain(error)}")
+
+    def play(self, at: Directory, name: str) -> Finding:
+        """What this side finds in a directory that the leader makes for the check."""
+
+        def act() -> Finding:
+            at.step(LEADER, partial(at.make, name))
+            return self.steps(at.at(name))
+
+        return self.attempt(act)
 
     def evaluate(self, results: Sequence[Finding], between: bool) -> Finding:
         """What the results of all sides show. What goes wrong between hosts may still be right on one host."""
-        found = max(results, key=lambda result: result.weight)
-        if self.combine and found.weight is Weight.GOOD:
-            combine = partial(self.combine, *(result.figures for result in results))
-            (found,) = self.attempt(lambda: [combine()])
+        found, combine = max(results, key=lambda result: (result.weight, bool(result.what))), self.combine
+        if combine and found.weight is Weight.GOOD:
+            found = self.attempt(lambda: combine(*(result.figures for result in results)))
         weight = min(found.weight, Weight.ONE_HOST) if between else found.weight
         return found._replace(check=self.title(between), weight=weight)
 
@@ -90,50 +100,41 @@ class Check(NamedTuple):
 CHECKS: list[Check] = []
 
 
-def _check(name: str, harm: str, **more: Any) -> Callable[[Steps], Steps]:
+def _check(name: str, harm: str, **more: Any) -> Callable[[Steps], object]:
     """Enter the steps of a check into the table."""
-
-    def enter(steps: Steps) -> Steps:
-        CHECKS.append(Check(name, harm, steps, **more))
-        return steps
-
-    return enter
+    return lambda steps: CHECKS.append(Check(name, harm, steps, **more))
 
 
-# -- one side ----------------------------------------------------------------------------------------------------------
+#: Ways to create a name, each given its path.
+_WAYS: dict[str, Callable[[FileSystem, str], object]] = {
+    "record": lambda fs, path: fs.put_record("a record", path),
+    "directory": lambda fs, path: fs.mkdir(path),
+    "file": lambda fs, path: fs.close(fs.create(path)),
+}
 
 
 def _ways_to_create(at: Directory) -> dict[str, Callable[[str], object]]:
-    """All ways to create a name that there are here, each given its path. Makes the file `source`, for links to it."""
+    """All ways to create a name that there are here. Makes the file `source`, for links to it."""
     at.put("source", "")
-    ways: dict[str, Callable[[str], object]] = {
-        "symlink": partial(at.fs.symlink, "text"),
-        "mkdir": at.fs.mkdir,
-        "file": lambda path: at.fs.close(at.fs.create(path)),
-        "link": partial(at.fs.link, f"{at.path}/source"),
-    }
-    return {way: make for way, make in ways.items() if not refusal(partial(_once, make, at, f"s.{way}"), _NO_LINKS)}
+    ways: dict[str, Callable[[str], object]] = {way: partial(make, at.fs) for way, make in _WAYS.items()}
+    ways["link"] = partial(at.fs.link, f"{at.path}/source")
+    refused = {way: refusal(partial(make, f"{at.path}/s.{way}"), _NO_LINKS | _EXISTS) for way, make in ways.items()}
+    return {way: make for way, make in ways.items() if not (error := refused[way]) or error.errno in _EXISTS}
 
 
-def _once(make: Callable[[str], object], at: Directory, name: str) -> None:
-    """Create a name that nobody else creates: if it exists, the reply to a first request was lost."""
-    with contextlib.suppress(FileExistsError):
-        make(f"{at.path}/{name}")
-
-
-@_check("exclusive creation", "two processes would hold what one can hold")
+@_check("exclusive creation", _TWICE)
 def _exclusive_creation(at: Directory) -> Finding:
     ways = _ways_to_create(at)
     for way, make in ways.items():
-        _once(make, at, way)
-        require(refusal(partial(make, f"{at.path}/{way}"), _EXISTS), f"a name that exists can be created ({way})")
+        tries = [refusal(partial(make, f"{at.path}/{way}"), _EXISTS) for _ in range(2)]
+        require(tries[1], f"a name that exists can be created ({way})")
     return good(f"creating a name that exists fails: {', '.join(ways)}")
 
 
 @_check("symbolic links", "nobody would know whose a lease is")
 def _symbolic_links(at: Directory) -> Finding:
     text = "r" * LIMIT
-    if error := refusal(partial(_once, partial(at.fs.symlink, text), at, "record")):
+    if (error := refusal(partial(at.fs.symlink, text, f"{at.path}/record"))) and error.errno not in _EXISTS:
         require(error.errno in _NO_LINKS, f"no record of {LIMIT} bytes can be kept ({explain(error)})")
         return note("not supported: records are files, which takes more requests")
     require(at.fs.readlink(f"{at.path}/record") == text, "the text of a link is not what was written")
@@ -147,9 +148,9 @@ def _symbolic_links(at: Directory) -> Finding:
 def _rmdir(at: Directory) -> Finding:
     gate, ways = at.make("use"), _ways_to_create(at)
     for way, make in ways.items():
-        _once(make, gate, way)
+        refusal(partial(make, f"{gate.path}/{way}"), _EXISTS)  # if it exists, the reply to a first request was lost
         require(refusal(partial(at.fs.rmdir, gate.path), NOT_EMPTY), f"it removes a directory with an entry ({way})")
-        gate.remove(way, is_directory=way == "mkdir")
+        gate.remove(way, is_directory=way == "directory")
     at.remove("use", is_directory=True)
     for way, make in ways.items():
         refused = refusal(partial(make, f"{gate.path}/{way}"), GONE)
@@ -224,9 +225,6 @@ def _permissions(at: Directory) -> Finding:
     return good("directories can be given to a group")
 
 
-# -- races of both sides -----------------------------------------------------------------------------------------------
-
-
 def _one_winner(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Finding:
     """What the outcomes of both sides, name by name, show."""
     pairs = list(zip(leader["outcomes"], peer["outcomes"], strict=True))
@@ -253,28 +251,23 @@ def _race(name: str, harm: str, prepare: _Act, of_leader: _Act, of_peer: _Act) -
         act, order = (of_leader, 1) if at.me == LEADER else (of_peer, 1 if at.is_alone else -1)
         outcomes = list[str]()
 
-        def make_ground(name: str) -> None:
-            ground = at.make(name)
-            for number in range(NAMES):
-                prepare(ground.make(f"r{number}"))
-
-        def race(ground: Directory, delay: float) -> None:
+        def race(names: Sequence[str], delay: float) -> None:
             at.clock.sleep(delay)
             of_run = list[str]()
-            for number in range(NAMES)[::order]:
+            for name in names[::order]:
                 if at.is_alone:
                     at.barrier()
-                error = refusal(partial(act, ground.at(f"r{number}")))
+                error = refusal(partial(act, at.at(name)))
                 of_run.append(_WON if not error else _REFUSED if error.errno in GONE | NOT_EMPTY else _FAILED)
             outcomes.extend(of_run[::order])
 
         for number, turns in enumerate([(BOTH,)] * RUNS_ALONE if at.is_alone else _RUNS, 1):
-            ground = at.at(f"run{number}")
-            at.step(LEADER, partial(make_ground, f"run{number}"))
-            at.step(PEER, partial(at.fs.usage, ground.path))  # so that its caches have what the leader has made
+            names = [f"r{number}{name:02}" for name in range(NAMES)]
+            at.step(LEADER, partial(lambda names: [prepare(at.make(name)) for name in names], names))
+            at.step(PEER, partial(at.fs.usage, at.path))  # so that its caches have what the leader has made
             is_late = number == len(_RUNS) and at.me == LEADER and not at.is_alone
             for turn in turns:
-                at.step(turn, partial(race, ground, _HEAD_START * is_late))
+                at.step(turn, partial(race, names, _HEAD_START * is_late))
         return good(outcomes="".join(outcomes))
 
 
@@ -285,14 +278,9 @@ _race(
     lambda at: at.fs.rmdir(f"{at.path}/use"),
     lambda at: at.fs.put_record("a lease", f"{at.path}/use/lease"),
 )
-_WAYS: dict[str, _Act] = {
-    "record": lambda at: at.fs.put_record("a record", f"{at.path}/name"),
-    "directory": lambda at: at.fs.mkdir(f"{at.path}/name"),
-    "file": lambda at: at.fs.close(at.fs.create(f"{at.path}/name")),
-}
 for _kind, _make in _WAYS.items():
-    _harm = "two processes would hold what one can hold"
-    _race(f"concurrent creation of a {_kind}", _harm, lambda at: None, _make, _make)
+    _create: _Act = partial(lambda make, at: make(at.fs, f"{at.path}/name"), _make)
+    _race(f"concurrent creation of a {_kind}", _TWICE, lambda at: None, _create, _create)
 _race(
     "a heartbeat against a revocation",
     "leases of living holders would be ended",
@@ -302,33 +290,34 @@ _race(
 )
 _race(
     "concurrent publication under one name",
-    "a copy would be replaced under its reader",
+    _REPLACED,
     lambda at: [at.make(name).make("payload") for name in ("mine", "yours")],
     lambda at: at.fs.rename(f"{at.path}/mine", f"{at.path}/published"),
     lambda at: at.fs.rename(f"{at.path}/yours", f"{at.path}/published"),
 )
 
 
-# -- what one side does, and the other sees ----------------------------------------------------------------------------
-
-
-@_check("rename", "a copy would be replaced under its reader", sides=2)
+@_check("rename", _REPLACED, sides=2)
 def _rename(at: Directory) -> Finding:
-    target, refused = at.at("target"), list[OSError | None]()
+    target, refused = at.at("target"), list[OSError]()
     rename = partial(at.fs.rename, f"{at.path}/source", target.path)
+
+    def try_it() -> None:
+        error = refusal(rename, NOT_EMPTY | {errno.EPERM})
+        require(error, "a directory can be renamed onto one that the other side has filled")
+        at.move("source", "moved")
+        texts = [at.fs.get_record(f"{at.path}/{name}/file") for name in ("target", "moved")]
+        require(texts == ["target", "source"], "a renamed directory does not have its content")
+        require(refusal(rename, GONE), "a name that does not exist can be renamed")
+        refused.extend([error] if error and error.errno == errno.EPERM else [])  # what SFTP makes of every refusal
+
     at.step(LEADER, partial(at.make, "target"))
     at.step(LEADER, lambda: at.make("source").record("source", "file"))
     at.step(PEER, partial(at.fs.names, target.path))
     at.step(LEADER, partial(target.record, "target", "file"))
-    at.step(PEER, lambda: refused.append(refusal(rename, NOT_EMPTY | {errno.EPERM})))
-    require(all(refused), "a directory can be renamed onto one that the other side has filled")
-    at.step(PEER, partial(at.move, "source", "moved"))
-    texts = [at.fs.get_record(f"{at.path}/{name}/file") for name in ("target", "moved")] if at.me == PEER else []
-    require(texts in ([], ["target", "source"]), "a renamed directory does not have its content")
-    if at.me == PEER:
-        require(refusal(rename, GONE), "a name that does not exist can be renamed")
+    at.step(PEER, try_it)
     what = "moves whole directories, and never onto one that is not empty"
-    if refused and refused[0] and refused[0].errno == errno.EPERM:  # what SFTP makes of every refusal
+    if refused:
         return note(f"{what}; the reason given for that is unusual: {refused[0].strerror}")
     return good(what)
 
@@ -337,33 +326,28 @@ def _rename(at: Directory) -> Finding:
 def _publication(at: Directory) -> Finding:
     """Both sides know the data, which is made from the name of the scratch directory, new in each verification."""
     name = os.path.basename(os.path.dirname(at.path))
-    data, read, opened = hashlib.shake_256(name.encode()).hexdigest(1 << 19), bytearray(), list[int]()
+    data, read = hashlib.shake_256(name.encode()).hexdigest(1 << 19), bytearray()
 
-    def publish() -> None:
-        at.make("tmp").put("payload", data)
-        at.move("tmp", "generation")
-
-    def open_it() -> None:
+    def parts() -> Generator[None, None, None]:
+        """Read the payload: its beginning, and the rest after a pause. It may be a file without end."""
         at.fresh_names()
-        opened.append(at.fs.open(f"{at.path}/generation/payload"))
-        read.extend(at.fs.read(opened[0], 4096))
-
-    def read_on() -> None:
-        while len(read) <= len(data) and (more := at.fs.read(opened[0])):  # it may be a file without end
-            read.extend(more)
-        require(
-            at.me == LEADER or read == data.encode(),
-            "an open file does not have the content that the other side has published",
-        )
-
-    try:
-        at.step(LEADER, publish)
-        at.step(PEER, open_it)
-        at.step(LEADER, partial(at.move, "generation", "trash"))
-        at.step(PEER, read_on)
-    finally:
-        for fd in opened:
+        fd = at.fs.open(f"{at.path}/generation/payload")
+        try:
+            read.extend(at.fs.read(fd, 4096))
+            yield
+            while len(read) <= len(data) and (more := at.fs.read(fd)):
+                read.extend(more)
+        finally:
             at.fs.close(fd)
+
+    with contextlib.closing(parts()) as reader:
+        at.step(LEADER, lambda: at.make("tmp").put("payload", data))
+        at.step(LEADER, partial(at.move, "tmp", "generation"))
+        at.step(PEER, partial(next, reader))
+        at.step(LEADER, partial(at.move, "generation", "trash"))
+        at.step(PEER, partial(next, reader, None))
+    what = "an open file does not have the content that the other side has published"
+    require(at.me == LEADER or read == data.encode(), what)
     return good("a renamed directory is complete; an open file can be read after its directory was renamed")
 
 
@@ -371,19 +355,19 @@ def _publication(at: Directory) -> Finding:
 def _listings(at: Directory) -> Finding:
     """Even if its absence was seen before. Between hosts, the listing side first creates a name of its own."""
 
-    def look(name: str) -> None:
-        is_absent = name not in at.fs.names(at.path) and refusal(partial(at.fs.lstat, f"{at.path}/{name}"), GONE)
-        require(is_absent, "a name is shown that nobody has created")
-
-    def look_again(name: str) -> None:
-        found = at.fs.names(at.path) if at.is_alone else at.fresh_names()
-        require(name in found, "a name is not shown that was created before")
+    def look(name: str, is_made: bool) -> None:
+        if is_made:
+            found = at.fs.names(at.path) if at.is_alone else at.fresh_names()
+            require(name in found, "a name is not shown that was created before")
+        else:
+            is_absent = name not in at.fs.names(at.path) and refusal(partial(at.fs.lstat, f"{at.path}/{name}"), GONE)
+            require(is_absent, "a name is shown that nobody has created")
 
     for name in [f"n{number}" for number in range(LISTED)]:
         at.step(LEADER, partial(at.fs.touch, at.path))
-        at.step(PEER, partial(look, name))
+        at.step(PEER, partial(look, name, is_made=False))
         at.step(LEADER, partial(at.make, name))
-        at.step(PEER, partial(look_again, name))
+        at.step(PEER, partial(look, name, is_made=True))
     return good(f"show every new name ({LISTED} tried)")
 
 
@@ -397,10 +381,8 @@ def _compare_clocks(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Findi
         what = f"times come from the hosts, whose clocks differ by {short_duration(abs(apart))}: set the clocks (NTP)"
         require(leader["kind"] not in ONE_CLOCK, what, figures)
         return note(f"{what}; leases do not depend on it", **figures)
-    said = []
-    for whose, seconds in offsets.items():
-        size = f"{abs(seconds):.2f} s" if abs(seconds) < 2 else short_duration(abs(seconds))
-        said.append(f"{size} {'ahead of' if seconds > 0 else 'behind'} {whose}")
+    sizes = {whose: f"{abs(by):.2f} s" if abs(by) < 2 else short_duration(abs(by)) for whose, by in offsets.items()}
+    said = [f"{size} {'ahead of' if offsets[whose] > 0 else 'behind'} {whose}" for whose, size in sizes.items()]
     what = f"that of the file system is {' and '.join(said)}"
     if max(map(abs, offsets.values())) > CLOCKS_DIFFER:
         return note(f"{what}: lifetimes last longer by that; set the clocks (NTP)", **figures)
@@ -415,32 +397,22 @@ def _clock(at: Directory) -> Finding:
     def stamp() -> None:
         before = at.clock.wall()
         at.make(at.me)
-        middle = (before + at.clock.wall()) / 2
-        figures["stamp"] = at.fs.lstat(f"{at.path}/{at.me}").st_mtime
-        figures["offset"] = figures["stamp"] - middle
+        middle, stamp = (before + at.clock.wall()) / 2, at.fs.lstat(f"{at.path}/{at.me}").st_mtime
+        figures.update(stamp=stamp, offset=stamp - middle)
 
     at.step(LEADER, stamp)
     at.step(PEER, stamp)
     return good(**figures, passed=at.clock.monotonic() - began)
 
 
-def _say_delays(leader: Mapping[str, Any], peer: Mapping[str, Any]) -> Finding:
-    figures = {name: peer[name] for name in ("delay_looked_up", "delay_listed")}
-    said = [
-        f"not within {peer['longest']:.0f} s {how}" if seconds is None else f"after {seconds:.2f} s {how}"
-        for how, seconds in zip(("if looked up", "if listed"), figures.values(), strict=True)
-    ]
-    return good(f"the other host sees a new name {', '.join(said)}; nothing depends on it", **figures)
-
-
-@_check("visibility between hosts", "nothing depends on it", sides=2, alone=False, combine=_say_delays)
+@_check("visibility between hosts", "nothing depends on it", sides=2, alone=False)
 def _delay(at: Directory) -> Finding:
     """How long the peer, which has looked in vain, does not see a name if nothing refreshes what it remembers."""
     looks: dict[str, Callable[[], object]] = {
         "looked_up": lambda: not refusal(partial(at.fs.lstat, f"{at.path}/looked_up/name"), GONE),
         "listed": lambda: "name" in at.fs.names(f"{at.path}/listed"),
     }
-    delays = dict[str, Any]()
+    delays = dict[str, float]()
 
     def watch() -> None:
         began = at.clock.monotonic()
@@ -454,4 +426,9 @@ def _delay(at: Directory) -> Finding:
     if at.me == LEADER:
         at.announce(f"waiting {at.longest_delay:.0f} s at most until the other host sees what was created here")
     at.step(PEER, watch)
-    return good(longest=at.longest_delay, delay_looked_up=delays.get("looked_up"), delay_listed=delays.get("listed"))
+    if at.me == LEADER:
+        return good()
+    never = f"not within {at.longest_delay:.0f} s"
+    said = [f"{f'after {delays[how]:.2f} s' if how in delays else never} if {how}".replace("_", " ") for how in looks]
+    figures = {f"delay_{how}": delays.get(how) for how in looks}
+    return good(f"the other host sees a new name {', '.join(said)}; nothing depends on it", **figures)

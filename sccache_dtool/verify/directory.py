@@ -14,11 +14,9 @@ from sccache_dtool.verify.findings import Announce, cannot_be_used
 
 LEADER, PEER, BOTH = "leader", "peer", "both"
 
-#: Seconds for which a host is given time to see what the other has made. NFS takes up to 60 by default.
-LONGEST_DELAY = 75.0
-
-#: How often the removal of a scratch directory is tried while the other host makes names in it.
-_REMOVALS = 20
+#: Seconds for which a host is given time to see what the other has made (NFS takes up to 60 by default), and how often
+#: the removal of a scratch directory is tried while the other host makes names in it.
+LONGEST_DELAY, _REMOVALS = 75.0, 20
 
 
 @dataclass(frozen=True)

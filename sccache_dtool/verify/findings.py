@@ -1,13 +1,15 @@
-"""What checks find, what the errors that they meet mean, and the verdict that follows."""
+"""What is known of a file system by its mount, what checks find, what errors mean, and the verdict that follows."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from sccache_dtool.disk.mounts import Mount
+from sccache_dtool.disk.records import printable
 from sccache_dtool.errors import FULL, CacheError, NoSpace, UsageError, explain
 
 Announce = Callable[[str], None]
@@ -24,7 +26,7 @@ class Weight(IntEnum):
 
     @property
     def word(self) -> str:
-        """For people and programs: ``good``, ``note``, ``one host``, ``not tried``, ``unfit``."""
+        """For people and programs."""
         return ("good", "note", "one host", "not tried", "unfit")[self]
 
 
@@ -61,7 +63,7 @@ def good(what: str = "", **figures: object) -> Finding:
 
 def note(what: str, **figures: object) -> Finding:
     """The check under way has passed, with something worth knowing."""
-    return Finding("", Weight.TOLD, what, figures)
+    return good(what, **figures)._replace(weight=Weight.TOLD)
 
 
 class Refuted(Exception):
@@ -108,10 +110,6 @@ class Report(NamedTuple):
             reason = f"only {self.hosts[0]} took part ({self.kind})"
         return f"{self.fitness}: {reason}"
 
-    def plus(self, *findings: Finding) -> Report:
-        """The report with more findings."""
-        return self._replace(findings=(*self.findings, *findings))
-
 
 #: Errors of a moment: a disk or a network that fails, a server that is away, a process or a host at its limits.
 _PASSING = (
@@ -157,3 +155,56 @@ def cannot_be_used(directory: str, error: OSError) -> CacheError:
         return broken_off(directory, error)
     hint = "give a directory on the mount, in which you can write"
     return UsageError(f"cannot verify {directory}: {explain(error)}", hint=hint)
+
+
+TYPE, OPTIONS = "file system", "mount options"
+
+_LOCAL = Weight.GOOD, ", of this host alone"
+
+#: Programs by what is known of their mounts: weight, and the rest of a sentence. There is no rename of directories, no
+#: exclusive creation and no rmdir in an object store, and what a client does instead is not decided in one place.
+_KNOWN = {
+    "s3fs goofys rclone gcsfuse mountpoint-s3 mount-s3 blobfuse blobfuse2 ossfs cosfs obsfs riofs s3backer s3ql davfs "
+    "davfs2 geesefs": (Weight.UNFIT, " shows an object store, which decides nothing in one place"),
+    # As it was measured.
+    "sshfs": (Weight.ONE_HOST, ": its listings are up to 20 s old, and it is not told of other clients' changes"),
+    "bcachefs btrfs exfat ext2 ext3 ext4 f2fs hfsplus jfs ntfs3 overlay ramfs tmpfs vfat xfs zfs fuseblk": _LOCAL,
+}
+
+#: Seconds: an NFS client asks the server at least so often, unless it is told otherwise (nfs(5)).
+_USUAL_ATTRIBUTE_CACHE = 60
+
+
+def known_of(mount: Mount | None) -> Iterator[Finding]:
+    """What type and options say. The program behind a FUSE mount is its subtype or, without one, its source."""
+    if mount is None:
+        yield Finding(TYPE, Weight.TOLD, "its type cannot be told")
+        return
+    kind, _, program = mount.type.partition(".")
+    program = program or (mount.source.rpartition("/")[2] if kind == "fuse" else kind)
+    weight, text = next((known for names, known in _KNOWN.items() if program in names.split()), (Weight.GOOD, ""))
+    yield Finding(TYPE, weight, printable(f"{mount.type} ({mount.source})") + text)
+    if "ro" in mount.options:
+        yield Finding(OPTIONS, Weight.UNFIT, "ro: nothing can be written")
+    if program in ("nfs", "nfs4"):
+        yield from _of_nfs(mount.options)
+
+
+def _of_nfs(options: dict[str, str]) -> Iterator[Finding]:
+    version, lock = options.get("vers", ""), options.get("local_lock", "none")
+    if version.startswith("2"):
+        yield Finding(OPTIONS, Weight.UNFIT, "vers=2 has no exclusive creation")
+    ages = [options.get(name, "") for name in ("acregmax", "acdirmax")]
+    longest = max((int(age) for age in ages if age.isdecimal()), default=0)
+    told = {
+        "nocto: what other hosts have published is found later; a download may be done twice": "nocto" in options,
+        f"attributes are kept for up to {longest} s (actimeo): looks are that old": longest > _USUAL_ATTRIBUTE_CACHE,
+        f"local_lock={lock}: locks are of this host alone; no lease depends on one": lock not in ("", "none"),
+        "soft: while the server is away calls fail instead of waiting, and a download may break off": bool(
+            {"soft", "softerr"} & options.keys()
+        ),
+        "noac: every look asks the server, which is slow and needed for nothing here": "noac" in options,
+    }
+    what = "; ".join(text for text, holds in told.items() if holds)
+    shown = printable(f"vers={version}" if version else "the usual ones")
+    yield Finding(OPTIONS, Weight.TOLD if what else Weight.GOOD, what or shown)

@@ -68,3 +68,14 @@ def test_help_and_version_load_no_command() -> None:
     """`sc-dtool --version` would load the whole program."""
     modules = loaded("--version")
     assert not [name for name in modules if name.startswith("sccache_dtool.cli.") and name.endswith("ing")]
+
+
+def test_a_hit_makes_no_class_of_tuples_by_typing() -> None:
+    """Each of ten thousand jobs would wait a tenth longer for a path: that class checks what mypy has checked."""
+    program = """
+import sys, typing, sccache_dtool.cli.main, sccache_dtool.cli.use
+modules = [module for name, module in sys.modules.items() if name.startswith("sccache_dtool")]
+print(*[module.__name__ for module in modules if getattr(module, "NamedTuple", None) is typing.NamedTuple])
+"""
+    done = shell([PYTHON, "-c", program])
+    assert (done.code, done.out.split()) == (0, [])

@@ -32,22 +32,21 @@ from sccache_dtool.verify import (
     Role,
     Weight,
     checks,
-    session,
-    verification,
+    script,
     verify,
 )
 from sccache_dtool.verify.directory import LEADER as LEADS
 from sccache_dtool.verify.directory import PEER as ASSISTS
 from sccache_dtool.verify.directory import Directory, scratch
 from sccache_dtool.verify.findings import Finding, Refuted, good
-from sccache_dtool.verify.session import Result, Session
+from sccache_dtool.verify.script import Result, Session
 
 CHECKS = {check.name: check for check in checks.CHECKS}
 
 A_RACE = "concurrent creation of a record"
 
 #: The end of a session; the result file in which a host only says who it is, and the one after the first check.
-END, INTRODUCTION, RESULT = session.END, "result-01", "result-02"
+END, INTRODUCTION, RESULT = script.END, "result-01", "result-02"
 
 ALONE = Role(False, "", 0.0)
 LEADER = Role(False, "", 30.0)
@@ -423,7 +422,7 @@ def test_a_fault_of_our_own_on_one_side_is_raised(
         at.barrier()
         return good()
 
-    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]._replace(steps=steps)])
+    monkeypatch.setattr(script, "CHECKS", [CHECKS[A_RACE]._replace(steps=steps)])
     with pytest.raises(TypeError, match="not called like this"):
         alone(FileSystem(), place, tmp_path)
 
@@ -631,7 +630,7 @@ class Sleepy(FileSystem):
 
     def names(self, path: str) -> list[str]:
         found = super().names(path)
-        if f"{session.END}.leader" in found:
+        if f"{script.END}.leader" in found:
             time.sleep(0.5)
         return found
 
@@ -739,7 +738,7 @@ def test_a_peer_that_was_killed_is_not_waited_for_in_vain(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a peer left that was killed would keep every later verification waiting."""
-    monkeypatch.setattr(session, "ANSWER", 0.2)
+    monkeypatch.setattr(script, "ANSWER", 0.2)
     left = waiting(place, 7, introduced(host="gone"))
     report = alone(FileSystem(), place, tmp_path)
     shutil.rmtree(left)
@@ -751,7 +750,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A peer that comes within `--wait` would not be waited for, because one was killed there before."""
-    monkeypatch.setattr(session, "ANSWER", 5.0)
+    monkeypatch.setattr(script, "ANSWER", 5.0)
     few_checks(monkeypatch)
     left = waiting(place, 7, introduced(host="gone"))
     looked = threading.Event()
@@ -759,7 +758,7 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
     class Noticing(FileSystem):
         def put_record(self, text: str, path: str, *, unique: bool = False) -> None:
             super().put_record(text, path, unique=unique)
-            if path.endswith(f"/{session.CLAIM}.leader"):
+            if path.endswith(f"/{script.CLAIM}.leader"):
                 looked.set()
 
     with ThreadPoolExecutor() as pool:
@@ -772,14 +771,14 @@ def test_a_killed_peer_does_not_shorten_the_wait_for_one_that_lives(
 
 def test_a_peer_that_falls_silent_is_named(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader would wait for ever for a host that was switched off, or not say for whom it waited."""
-    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    monkeypatch.setattr(script, "PATIENCE", 1.0)
     is_over = threading.Event()
     with ThreadPoolExecutor() as pool:
 
         def answer_once() -> None:
             parent = Directory(FileSystem(), Clock(), place)
             with scratch(parent) as own:
-                session.join_as_peer(own, Result(**introduced(host="node7")), 30.0).barrier()
+                script.join_as_peer(own, Result(**introduced(host="node7")), 30.0).barrier()
                 is_over.wait(30)
 
         pool.submit(answer_once)
@@ -806,7 +805,7 @@ def test_what_was_found_before_a_host_died_is_reported(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that dies in the middle of a verification would take along what the two had found until then."""
-    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    monkeypatch.setattr(script, "PATIENCE", 1.0)
     is_over = threading.Event()
     with ThreadPoolExecutor() as pool:
         peer = pool.submit(verify, Dies("03", is_over), place, PEER, lambda text: None, mounts=str(tmp_path / "none"))
@@ -821,7 +820,7 @@ def test_what_was_found_before_a_host_died_is_reported(
 
 def test_a_leader_follows_no_link(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write in a directory could send another user through a link into that user's own files."""
-    monkeypatch.setattr(session, "ANSWER", 0.2)
+    monkeypatch.setattr(script, "ANSWER", 0.2)
     left, elsewhere = waiting(place, 7, introduced()), tmp_path / "elsewhere"
     shutil.move(left, elsewhere)
     os.symlink(elsewhere, left)
@@ -896,9 +895,9 @@ def introduced(**fields: Any) -> dict[str, Any]:
 
 def few_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A verification of two hosts and one contest: for tests of how they meet, and what they leave for each other."""
-    monkeypatch.setattr(session, "PATIENCE", 1.0)
+    monkeypatch.setattr(script, "PATIENCE", 1.0)
     monkeypatch.setattr(checks, "RUNS_ALONE", 1)
-    monkeypatch.setattr(verification, "CHECKS", [CHECKS[A_RACE]])
+    monkeypatch.setattr(script, "CHECKS", [CHECKS[A_RACE]])
 
 
 class UntilTheOtherEnds(Clock):
@@ -971,7 +970,7 @@ def test_a_leader_believes_no_nonsense(
 ) -> None:
     """Who may write in the directory could end the verification of another user in a traceback, without a report."""
     few_checks(monkeypatch)
-    monkeypatch.setattr(verification, "host_name", lambda: "node")
+    monkeypatch.setattr(script, "host_name", lambda: "node")
     report, _ = together(FileSystem(), Stranger(name, says), place, tmp_path)
     assert report.fitness is Fitness.ONE_HOST
     assert word in found(report, Weight.ONE_HOST)[check]
@@ -1022,8 +1021,8 @@ def test_nothing_that_a_host_writes_leads_the_other_out_of_the_directory(
     honest: str, name: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in a directory could have another user make, move or read names anywhere."""
-    monkeypatch.setattr(session, "PATIENCE", 1.0)
-    monkeypatch.setattr(verification, "CHECKS", [check for check in checks.CHECKS if check.sides > 1])
+    monkeypatch.setattr(script, "PATIENCE", 1.0)
+    monkeypatch.setattr(script, "CHECKS", [check for check in checks.CHECKS if check.sides > 1])
     says = {"meeting": "", **dict.fromkeys(("host", "boot", "device", "release", "reason", "in", "do"), "../../data")}
     hosts: list[FileSystem] = [
         Counting(),
@@ -1047,7 +1046,6 @@ NONSENSE: dict[str, list[dict[str, Any]]] = {
         {"offset": None},
         {"passed": None, "offset": "now", "stamp": "now"},
     ],
-    "visibility between hosts": [{"delay_listed": "x"}, {"longest": "x", "delay_listed": None}],
 }
 
 
@@ -1060,7 +1058,6 @@ def test_results_that_make_no_sense_are_those_of_hosts_that_do_not_match(
 ) -> None:
     """A result of another release, or a forged one, would end the other host in a traceback."""
     right = {"outcomes": "0" * 6, "offset": 0.0, "stamp": 0.0, "passed": 1.0, "kind": "", "is_alone": False}
-    right |= {"delay_looked_up": 1.0, "delay_listed": 1.0, "longest": 2.0}
     check = CHECKS[name]
     title = check.title(between=True)
     wrong = {} if is_missing else right | says
@@ -1068,7 +1065,7 @@ def test_results_that_make_no_sense_are_those_of_hosts_that_do_not_match(
         Result(**introduced(host=host, between=[Finding(title, Weight.GOOD, "", figures)]))
         for host, figures in (("node7", right), ("node8", wrong))
     ]
-    (one,) = verification.evaluate([check], sides, is_complete=True)
+    (one,) = script.evaluate([check], sides, is_complete=True)
     assert (one.check, one.weight) == (title, Weight.ONE_HOST)
     assert "the results of node7 and node8 do not match" in one.what
 
@@ -1078,7 +1075,7 @@ def test_a_leader_does_not_meet_whom_it_does_not_look_for(
     hello: object, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two jobs that verify one directory would meet crosswise; or what somebody left would end in a traceback."""
-    monkeypatch.setattr(session, "ANSWER", 0.2)
+    monkeypatch.setattr(script, "ANSWER", 0.2)
     left = waiting(place, 7, hello or "?")
     report = alone(FileSystem(), place, tmp_path)
     assert os.listdir(left) == [f"{INTRODUCTION}.peer"]
@@ -1092,7 +1089,7 @@ def test_two_pairs_in_one_directory_do_not_meet(
 ) -> None:
     """Two who verify one directory at once would end with an error, because a leader takes both peers."""
     few_checks(monkeypatch)
-    monkeypatch.setattr(session, "PATIENCE", 30.0)
+    monkeypatch.setattr(script, "PATIENCE", 30.0)
     mounts = str(tmp_path / "no mountinfo")
 
     def start(pool: ThreadPoolExecutor, is_peer: bool, number: int) -> Future[Report]:
@@ -1110,9 +1107,9 @@ def test_a_peer_in_whose_directory_nothing_can_be_made_is_named(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two hosts that run as different users would be told that no peer took part, and not why."""
-    monkeypatch.setattr(session, "ANSWER", 0.2)
+    monkeypatch.setattr(script, "ANSWER", 0.2)
     left, said, fs = waiting(place, 7, introduced()), list[str](), Failing()
-    fs.fail("symlink", errno.EACCES, within=f"/{session.CLAIM}.leader")
+    fs.fail("symlink", errno.EACCES, within=f"/{script.CLAIM}.leader")
     report = verify(fs, place, ALONE, said.append, mounts=str(tmp_path / "no mountinfo"))
     shutil.rmtree(left)
     assert any(f"cannot take part in {left}: Permission denied" in one for one in said)
@@ -1123,14 +1120,14 @@ def test_many_waiting_peers_do_not_keep_a_leader_busy(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who may write in the directory could have another user make as many names there as it likes."""
-    monkeypatch.setattr(session, "ANSWER", 0.2)
+    monkeypatch.setattr(script, "ANSWER", 0.2)
     left = [waiting(place, number, introduced(meeting="" if number else [])) for number in range(100)]
     fs = Counting()
     report = alone(fs, place, tmp_path)
     for path in left:
         shutil.rmtree(path)
     assert len(report.hosts) == 1
-    assert sum(call.kind == "symlink" and call.path.endswith(f"/{session.CLAIM}.leader") for call in fs.calls) == 20
+    assert sum(call.kind == "symlink" and call.path.endswith(f"/{script.CLAIM}.leader") for call in fs.calls) == 20
 
 
 @pytest.mark.parametrize("full", ["leader", "peer"])
